@@ -1,0 +1,499 @@
+//! The state of one app: what serves, what the other color holds, the deploy under way. It is journaled whole
+//! with every step; a variant holds only what is valid then. Changed only by `rules::step`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    event::Want,
+    ids::{Color, CommitId, DeployId, EffectId, Generation, ReleaseId},
+    time::Time,
+    words::{Failure, Outcome, Phase},
+};
+
+/// Everything the machine knows of one app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct App {
+    /// What should receive the traffic.
+    pub serving: Serving,
+    /// The color that does not.
+    pub idle: Idle,
+    /// The deploy under way.
+    pub pipeline: Pipeline,
+    /// A deploy asked for by hand while another is under way; the newest wins.
+    pub queued: Option<Queued>,
+    /// The remote's tip as last seen.
+    pub head: Option<CommitId>,
+    /// Why automatic deploys are off.
+    pub hold: Option<Hold>,
+    /// Commits that are not deployed by themselves.
+    pub verdicts: BTreeMap<CommitId, Verdict>,
+    /// What was live before; where a flip goes.
+    pub previous: Option<Release>,
+    /// The front is told again what is live, beside any deploy.
+    pub rerouting: Option<Rerouting>,
+    /// `bgd down` was asked for and waits for the deploy under way to end.
+    pub down_wanted: bool,
+    /// Pushes superseded since the last deploy that ran to its end.
+    pub superseded_in_a_row: u32,
+    /// The number of the last effect.
+    pub last_effect: EffectId,
+    /// The number of the last route given to the front.
+    pub generation: Generation,
+}
+
+/// A commit, checked out in its own directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// Its directory's name.
+    pub id: ReleaseId,
+    /// Its commit.
+    pub commit: CommitId,
+    /// First line of the commit message, one printable line.
+    pub subject: String,
+    /// The commit's author.
+    pub author: String,
+}
+
+/// What should receive the traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum Serving {
+    /// Nothing was ever live.
+    #[default]
+    Nothing,
+    /// A release is live.
+    Live(Live),
+    /// Taken out of service by `bgd down`; what to bring back.
+    OutOfService(Live),
+}
+
+/// The live release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Live {
+    /// Where it runs.
+    pub color: Color,
+    /// What runs.
+    pub release: Release,
+    /// Since when.
+    pub since: Time,
+    /// Whether its process is up.
+    pub instance: Instance,
+    /// The last health check.
+    pub healthy: Option<bool>,
+}
+
+/// The process behind the live color.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Instance {
+    /// It runs.
+    Up {
+        /// Since when.
+        since: Time,
+        /// Restarts before this one, without a long uptime in between.
+        attempt: u32,
+    },
+    /// It is being started again.
+    Starting {
+        /// Which restart in a row.
+        attempt: u32,
+        /// The start under way.
+        effect: EffectId,
+    },
+    /// It died; waiting to start it again.
+    Waiting {
+        /// Which restart in a row comes next.
+        attempt: u32,
+        /// The timer.
+        effect: EffectId,
+    },
+    /// It died, and `watch.restart` is off.
+    Dead,
+}
+
+/// The color that receives no traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum Idle {
+    /// Nothing runs there.
+    #[default]
+    Vacant,
+    /// It belongs to the deploy under way.
+    Taken,
+    /// The former live release still runs there.
+    Warm {
+        /// What runs.
+        release: Release,
+        /// The end of `standby`; `None` while its successor is watched.
+        timer: Option<EffectId>,
+        /// The last health check.
+        healthy: bool,
+    },
+    /// It finishes what is in flight, or could not be stopped and is stopped again after a wait.
+    Draining {
+        /// What runs.
+        release: Release,
+        /// The drain, or the wait.
+        effect: EffectId,
+    },
+    /// It is being stopped.
+    Stopping {
+        /// What runs.
+        release: Release,
+        /// The stop.
+        effect: EffectId,
+    },
+}
+
+/// A deploy under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deploy {
+    /// Its number.
+    pub id: DeployId,
+    /// Why it exists.
+    pub kind: Kind,
+    /// Who asked.
+    pub by: String,
+    /// When.
+    pub started: Time,
+    /// When the current phase began.
+    pub phase_since: Time,
+}
+
+/// Why a deploy exists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// A new commit on the branch.
+    Push,
+    /// `bgd deploy`.
+    Manual {
+        /// What was asked for.
+        want: Want,
+        /// When; a tip that went live later than this satisfies it.
+        asked: Time,
+        /// The tip at that time; a later one is newer than what was asked for.
+        tip: Option<CommitId>,
+    },
+    /// `bgd flip` to a release that was live before.
+    Rollback,
+    /// `bgd up`.
+    Up,
+}
+
+impl Kind {
+    /// The word in the record.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Push => "push",
+            Self::Manual { .. } => "manual",
+            Self::Rollback => "rollback",
+            Self::Up => "up",
+        }
+    }
+}
+
+/// A deploy asked for by hand, waiting for its turn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queued {
+    /// Its number.
+    pub id: DeployId,
+    /// What was asked for.
+    pub want: Want,
+    /// Who asked.
+    pub by: String,
+    /// When.
+    pub asked: Time,
+    /// The tip at that time.
+    pub tip: Option<CommitId>,
+}
+
+/// Where the deploy under way is. The pivot is `Switching`.
+///
+/// ```text
+/// Resting → Fetching → CheckingOut → Building → [Clearing] → [Hooking] → Starting → Probing
+///   → Switching ═ Routed ═▶ Watching → Retiring → Resting
+/// before the pivot, on failure or flip:  → Discarding → Resting
+/// at or after it, on failure or flip:    → Reverting → Retiring → Resting
+/// a way back that the front refuses:     → Replacing → Retiring → Resting
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum Pipeline {
+    /// Nothing is under way.
+    #[default]
+    Resting,
+    /// The commit is fetched.
+    Fetching {
+        /// The deploy.
+        deploy: Deploy,
+        /// The fetch.
+        effect: EffectId,
+        /// The commit, when it is known beforehand.
+        commit: Option<CommitId>,
+    },
+    /// The release directory is made.
+    CheckingOut(Work),
+    /// The build runs.
+    Building(Work),
+    /// The idle color is still occupied, or the front may route to it; waits until it is vacant and not routed.
+    Clearing {
+        /// The deploy.
+        deploy: Deploy,
+        /// Its release.
+        release: Release,
+    },
+    /// The `before_start` hook runs.
+    Hooking(Work),
+    /// The instance is started.
+    Starting(Work),
+    /// The instance is probed.
+    Probing(Work),
+    /// The front moves the traffic: the pivot.
+    Switching(Work),
+    /// Live, and probed with an automatic way back.
+    Watching {
+        /// The work so far.
+        work: Work,
+        /// What was live before; it becomes `previous` when the watch ends well.
+        former: Option<Release>,
+    },
+    /// Its outcome is decided; the color it left behind drains and stops.
+    Retiring {
+        /// The deploy.
+        deploy: Deploy,
+        /// Its release.
+        release: Release,
+        /// How it ends.
+        end: End,
+    },
+    /// The front moves the traffic back.
+    Reverting {
+        /// The work so far; its effect is the route, or the wait before it is told again.
+        work: Work,
+        /// How it ends.
+        end: End,
+        /// Whether the front is being told or will be.
+        telling: Telling,
+    },
+    /// The front can't be moved: the wanted release takes the place of what serves, on the port it routes to.
+    Replacing {
+        /// The work so far; its color is the live one.
+        work: Work,
+        /// What takes the place.
+        wanted: Release,
+        /// How it ends.
+        end: End,
+    },
+    /// What the deploy left on the idle color is removed.
+    Discarding {
+        /// The deploy.
+        deploy: Deploy,
+        /// The release, if it came that far.
+        release: Option<Release>,
+        /// The removal.
+        effect: EffectId,
+        /// How it ends.
+        end: End,
+    },
+    /// `bgd down`: the traffic is turned away, then the instance drains and stops.
+    TakingDown {
+        /// The step under way.
+        effect: EffectId,
+        /// Which one.
+        stage: DownStage,
+    },
+}
+
+/// A phase with a release and one effect under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// The deploy.
+    pub deploy: Deploy,
+    /// Its release.
+    pub release: Release,
+    /// Where it starts.
+    pub color: Color,
+    /// The effect whose result is awaited.
+    pub effect: EffectId,
+}
+
+/// The front is told again what is live, until it is proven to route there: it was started anew, or did not route
+/// as recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rerouting {
+    /// The route, or the wait before it is told again.
+    pub effect: EffectId,
+    /// Which of the two.
+    pub telling: Telling,
+}
+
+/// A route that has to come true, however often the front fails to take it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Telling {
+    /// The route is under way.
+    Now {
+        /// Which try; the first is 1.
+        attempt: u32,
+    },
+    /// It failed; it is told again after a wait.
+    Later {
+        /// Which try comes next.
+        attempt: u32,
+    },
+}
+
+/// How a deploy ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// In one word.
+    pub outcome: Outcome,
+    /// Why, when it went wrong.
+    pub failure: Option<Failure>,
+}
+
+/// The steps of `bgd down`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DownStage {
+    /// The front is told that nothing is live.
+    Unrouting,
+    /// Requests in flight finish.
+    Draining,
+    /// The instance is stopped.
+    Stopping,
+}
+
+/// Why automatic deploys are off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Who placed it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: Time,
+    /// What releases it.
+    pub until: Until,
+}
+
+/// What releases a hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Until {
+    /// `bgd resume`.
+    Resumed,
+    /// `bgd resume`, or a tip other than this one.
+    NewerThan(Option<CommitId>),
+}
+
+/// What is remembered of a commit, across restarts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Not deployed again by itself.
+    Bad {
+        /// Which deploy found out.
+        deploy: DeployId,
+        /// One line.
+        why: String,
+    },
+    /// Failed for reasons outside of the commit; tried again.
+    Retry {
+        /// How often it failed.
+        failures: u32,
+        /// Not before this.
+        not_before: Time,
+    },
+}
+
+impl App {
+    /// The live release, if one is in service.
+    pub fn live(&self) -> Option<&Live> {
+        match &self.serving {
+            Serving::Live(live) => Some(live),
+            Serving::Nothing | Serving::OutOfService(_) => None,
+        }
+    }
+
+    /// Where the next release starts.
+    pub fn idle_color(&self) -> Color {
+        match &self.serving {
+            Serving::Live(live) => live.color.other(),
+            Serving::OutOfService(live) => live.color,
+            Serving::Nothing => Color::Blue,
+        }
+    }
+
+    /// What the way back would bring: the release and whether it still runs.
+    pub fn way_back(&self) -> Option<(&Release, bool)> {
+        let running = match &self.idle {
+            Idle::Warm { release, .. } | Idle::Draining { release, .. } => Some(release),
+            Idle::Vacant | Idle::Taken | Idle::Stopping { .. } => None,
+        };
+        let to = match &self.pipeline {
+            Pipeline::Watching { former, .. } => former.as_ref()?,
+            _ => self.previous.as_ref()?,
+        };
+        Some((to, running.is_some_and(|release| release.id == to.id)))
+    }
+}
+
+impl Pipeline {
+    /// The deploy under way.
+    pub fn deploy(&self) -> Option<&Deploy> {
+        match self {
+            Self::Resting | Self::TakingDown { .. } => None,
+            Self::Fetching { deploy, .. }
+            | Self::Clearing { deploy, .. }
+            | Self::Retiring { deploy, .. }
+            | Self::Discarding { deploy, .. } => Some(deploy),
+            Self::CheckingOut(work)
+            | Self::Building(work)
+            | Self::Hooking(work)
+            | Self::Starting(work)
+            | Self::Probing(work)
+            | Self::Switching(work)
+            | Self::Watching { work, .. }
+            | Self::Reverting { work, .. }
+            | Self::Replacing { work, .. } => Some(&work.deploy),
+        }
+    }
+
+    /// The release of the deploy under way, once it has one.
+    pub fn release(&self) -> Option<&Release> {
+        match self {
+            Self::Resting | Self::TakingDown { .. } | Self::Fetching { .. } => None,
+            Self::Clearing { release, .. } | Self::Retiring { release, .. } => Some(release),
+            Self::Discarding { release, .. } => release.as_ref(),
+            Self::CheckingOut(work)
+            | Self::Building(work)
+            | Self::Hooking(work)
+            | Self::Starting(work)
+            | Self::Probing(work)
+            | Self::Switching(work)
+            | Self::Watching { work, .. }
+            | Self::Reverting { work, .. }
+            | Self::Replacing { work, .. } => Some(&work.release),
+        }
+    }
+
+    /// The commit of the deploy under way, once known.
+    pub fn commit(&self) -> Option<&CommitId> {
+        match self {
+            Self::Fetching { commit, .. } => commit.as_ref(),
+            _ => self.release().map(|release| &release.commit),
+        }
+    }
+
+    /// The phase as status shows it; needs the idle color to tell draining from stopping.
+    pub fn phase(&self, idle: &Idle) -> Option<Phase> {
+        Some(match self {
+            Self::Resting | Self::TakingDown { .. } => return None,
+            Self::Fetching { .. } => Phase::Fetching,
+            Self::CheckingOut(_) => Phase::CheckingOut,
+            Self::Building(_) => Phase::Building,
+            Self::Clearing { .. } | Self::Hooking(_) | Self::Starting(_) => Phase::Starting,
+            Self::Probing(_) => Phase::Probing,
+            Self::Switching(_) | Self::Reverting { .. } | Self::Replacing { .. } => Phase::Switching,
+            Self::Watching { .. } => Phase::Watching,
+            Self::Retiring { .. } if matches!(idle, Idle::Draining { .. }) => Phase::Draining,
+            Self::Retiring { .. } | Self::Discarding { .. } => Phase::Stopping,
+        })
+    }
+}

@@ -1,0 +1,133 @@
+//! What happened: the only input of the machine. Past tense; data only.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    app::Release,
+    ids::{Color, CommitId, EffectId, ReleaseId},
+    words::Failure,
+};
+
+/// Something happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// The poller saw the tip of the branch.
+    HeadSeen(CommitId),
+    /// An operator asked.
+    Asked {
+        /// Who.
+        by: String,
+        /// For what.
+        ask: Ask,
+    },
+    /// An effect ended.
+    Done {
+        /// Which one.
+        effect: EffectId,
+        /// How.
+        result: Result<Done, Failure>,
+    },
+    /// An instance's whole process tree is gone.
+    InstanceDied {
+        /// Where it ran.
+        color: Color,
+        /// What ran.
+        release: ReleaseId,
+        /// Exit code or signal, for people.
+        how: String,
+        /// The end of its log.
+        #[serde(default)]
+        last_words: Vec<String>,
+    },
+    /// A running instance's health changed.
+    HealthChanged {
+        /// Where it runs.
+        color: Color,
+        /// What runs.
+        release: ReleaseId,
+        /// The new health.
+        healthy: bool,
+        /// The last probe answer.
+        answer: String,
+    },
+    /// The front's process was started again and routes nothing yet.
+    FrontRestarted,
+    /// bgd started and has looked at the world.
+    Recovered(Facts),
+    /// Time passed; only wakes what waits for its turn.
+    Ticked,
+}
+
+/// What an operator can ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// `bgd deploy`.
+    Deploy(Want),
+    /// `bgd flip`.
+    Flip,
+    /// `bgd hold`.
+    Hold {
+        /// Why.
+        reason: String,
+    },
+    /// `bgd resume`.
+    Resume,
+    /// `bgd down`.
+    Down,
+    /// `bgd up`.
+    Up,
+}
+
+/// Which commit is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Want {
+    /// The tip of the configured branch.
+    Tip,
+    /// A commit, tag or branch as typed.
+    Rev(String),
+    /// Exactly this commit.
+    Commit(CommitId),
+}
+
+/// What an effect achieved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Done {
+    /// `Action::Fetch`.
+    Fetched {
+        /// What was asked for, resolved.
+        commit: CommitId,
+        /// First line of the message.
+        subject: String,
+        /// The author.
+        author: String,
+    },
+    /// Every other action: it is as the action says.
+    Ensured,
+}
+
+/// What bgd saw of the world when it started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Facts {
+    /// What the front routes.
+    pub routed: Routed,
+    /// Instances of ours that run, by color.
+    pub running: BTreeMap<Color, ReleaseId>,
+    /// Releases whose build still runs or has left its verdict.
+    pub builds: Vec<ReleaseId>,
+    /// Releases known to the record, for instances that the state does not name.
+    pub known: Vec<Release>,
+}
+
+/// What the front routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum Routed {
+    /// It could not be asked.
+    #[default]
+    Unknown,
+    /// Nothing is routed.
+    Nothing,
+    /// This color.
+    Color(Color),
+}

@@ -1,0 +1,12 @@
+//! The decisions, and nothing else: no tokio, file system, network, clock or randomness below this folder.
+
+pub mod app;
+pub mod backoff;
+pub mod effect;
+pub mod event;
+pub mod health;
+pub mod ids;
+pub mod retention;
+pub mod step;
+pub mod time;
+pub mod words;

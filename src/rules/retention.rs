@@ -1,0 +1,137 @@
+//! Which releases may be deleted. Decides only; the engine asks before and after a deploy, and `build` removes.
+
+use std::{cmp::Reverse, collections::BTreeSet, num::NonZeroUsize};
+
+use crate::rules::ids::ReleaseId;
+
+/// How a release ended up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Worth {
+    /// It passed its checks; one can go back to it.
+    Good,
+    /// Its deploy failed.
+    Failed,
+    /// Its deploy was superseded or cancelled, or nobody knows of one.
+    Abandoned,
+}
+
+/// A release on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Its name.
+    pub release: ReleaseId,
+    /// The stored counter; a higher one is newer.
+    pub seq: u64,
+    /// How it ended up.
+    pub worth: Worth,
+}
+
+/// Releases that are never deleted. Every kind is a field, so that none can be forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Guarded {
+    /// What receives the traffic.
+    pub live: Vec<ReleaseId>,
+    /// Where a flip would go back to.
+    pub last_good: Option<ReleaseId>,
+    /// What a deploy is preparing, starting or probing.
+    pub starting: Vec<ReleaseId>,
+    /// What still runs on the idle color: warm, draining or stopping.
+    pub draining: Vec<ReleaseId>,
+    /// Asked for by anything else, such as an unfinished effect or a command that runs there.
+    pub others: Vec<ReleaseId>,
+}
+
+impl Guarded {
+    fn all(&self) -> BTreeSet<&ReleaseId> {
+        let listed = [&self.live, &self.starting, &self.draining, &self.others];
+        listed.into_iter().flatten().chain(&self.last_good).collect()
+    }
+}
+
+/// The releases to delete, oldest first: good ones beyond the newest `keep`, failed ones but the newest
+/// (whose remains explain the failure), and abandoned ones; never a guarded one. Guarded good releases
+/// count towards `keep`, failed ones never do.
+pub fn to_delete(releases: &[Kept], keep: NonZeroUsize, guarded: &Guarded) -> Vec<ReleaseId> {
+    let mut newest_first: Vec<&Kept> = releases.iter().collect();
+    newest_first.sort_by_key(|kept| Reverse((kept.seq, &kept.release)));
+    let spared: BTreeSet<&ReleaseId> = [(Worth::Good, keep.get()), (Worth::Failed, 1), (Worth::Abandoned, 0)]
+        .into_iter()
+        .flat_map(|(worth, count)| newest_first.iter().filter(move |kept| kept.worth == worth).take(count))
+        .map(|kept| &kept.release)
+        .chain(guarded.all())
+        .collect();
+    newest_first.reverse();
+    newest_first.into_iter().map(|kept| &kept.release).filter(|id| !spared.contains(id)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Worth::*, *};
+    use crate::rules::ids::CommitId;
+
+    fn id(seq: u64) -> ReleaseId {
+        let commit: CommitId = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
+        ReleaseId::new("20261121T101112Z", seq, &commit)
+    }
+
+    fn deleted(worths: &[Worth], keep: usize, guarded: &Guarded) -> Vec<u64> {
+        let kept = |(at, worth): (usize, &Worth)| {
+            let seq = at as u64 + 1;
+            Kept { release: id(seq), seq, worth: *worth }
+        };
+        let releases: Vec<Kept> = worths.iter().enumerate().map(kept).collect();
+        let gone = to_delete(&releases, NonZeroUsize::new(keep).unwrap(), guarded);
+        gone.iter().map(|gone| releases.iter().find(|kept| &kept.release == gone).unwrap().seq).collect()
+    }
+
+    #[test]
+    fn i1_good_releases_beyond_the_newest_are_deleted_oldest_first() {
+        assert_eq!(deleted(&[Good; 12], 10, &Guarded::default()), [1, 2]);
+        assert_eq!(deleted(&[Good; 3], 5, &Guarded::default()), [0; 0]);
+    }
+
+    #[test]
+    fn i1_failures_never_push_out_good_ones_and_c4_only_the_last_failure_stays() {
+        let worths = [Good, Good, Failed, Failed, Failed, Failed];
+        assert_eq!(deleted(&worths, 2, &Guarded::default()), [3, 4, 5]);
+        assert_eq!(deleted(&[Abandoned, Good, Abandoned], 2, &Guarded::default()), [1, 3]);
+    }
+
+    #[test]
+    fn i1_live_last_good_starting_and_draining_are_never_deleted() {
+        let guarded = Guarded {
+            live: vec![id(1)],
+            last_good: Some(id(2)),
+            starting: vec![id(3)],
+            draining: vec![id(4)],
+            others: vec![id(5)],
+        };
+        let worths = [Good, Good, Abandoned, Failed, Failed, Good, Failed];
+        assert_eq!(deleted(&worths, 1, &guarded), [0; 0]);
+        assert_eq!(deleted(&[Good, Good, Good], 1, &guarded), [0; 0]);
+    }
+
+    fn worth() -> impl Strategy<Value = Worth> {
+        prop_oneof![Just(Good), Just(Failed), Just(Abandoned)]
+    }
+
+    proptest! {
+        #[test]
+        fn the_newest_good_and_every_guarded_release_survive(
+            worths in prop::collection::vec(worth(), 0..30),
+            keep in 1_usize..8,
+            live in 1_u64..30,
+        ) {
+            let guarded = Guarded { live: vec![id(live)], ..Guarded::default() };
+            let gone = deleted(&worths, keep, &guarded);
+            prop_assert!(!gone.contains(&live));
+            let good: Vec<u64> =
+                (1..).zip(&worths).filter(|(_, worth)| **worth == Good).map(|(seq, _)| seq).collect();
+            prop_assert!(good.iter().rev().take(keep).all(|seq| !gone.contains(seq)));
+            let left = worths.len() - gone.len();
+            prop_assert!(left <= keep + 2);
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! What operators ask for: admitted, joined to what is under way, queued, or denied with a reason. The one way
+//! back, `flip`, pre-empts a deploy in any phase (promise I3).
+
+use super::{Answer, Denial, DenialKind, Turn};
+use crate::rules::{
+    app::{Deploy, End, Hold, Idle, Kind, Live, Pipeline, Queued, Release, Serving, Until, Verdict, Work},
+    effect::{Action, Note},
+    event::{Ask, Want},
+    ids::CommitId,
+    words::{Outcome, Phase},
+};
+
+impl Turn<'_> {
+    pub(super) fn asked(&mut self, by: &str, ask: &Ask) {
+        let answer = match ask {
+            Ask::Deploy(want) => self.asked_deploy(by, want),
+            Ask::Flip => self.asked_flip(by),
+            Ask::Hold { reason } => {
+                self.place_hold(by.to_owned(), reason.clone(), Until::Resumed);
+                Answer::Said("automatic deploys are off; `bgd resume` turns them on again".to_owned())
+            }
+            Ask::Resume => self.asked_resume(by),
+            Ask::Down => self.asked_down(),
+            Ask::Up => self.asked_up(by),
+        };
+        self.answer = Some(answer);
+    }
+
+    fn asked_deploy(&mut self, by: &str, want: &Want) -> Answer {
+        if self.app.down_wanted || matches!(self.app.serving, Serving::OutOfService(_)) {
+            return denied(DenialKind::Held, "the app was taken out of service by `bgd down`", "bgd up");
+        }
+        if let Some(Hold { by, reason, until: Until::Resumed, .. }) = &self.app.hold {
+            let message = format!("deploys are on hold by {by}: {reason}");
+            return denied(DenialKind::Held, &message, "bgd resume");
+        }
+        let id = self.fresh();
+        if matches!(self.app.pipeline, Pipeline::Resting) {
+            let kind = Kind::Manual { want: want.clone(), asked: self.now(), tip: self.app.head.clone() };
+            self.begin(id, (kind, by.to_owned()), want.clone());
+        } else {
+            let (asked, tip) = (self.now(), self.app.head.clone());
+            let queued = Queued { id, want: want.clone(), by: by.to_owned(), asked, tip };
+            if let Some(older) = self.app.queued.replace(queued.clone()) {
+                self.note(Note::QueueReplaced(older));
+            }
+            self.note(Note::Queued(queued));
+        }
+        Answer::Deploying(id)
+    }
+
+    fn asked_resume(&mut self, by: &str) -> Answer {
+        if self.app.hold.take().is_none() {
+            return Answer::Said("there was no hold; automatic deploys are on".to_owned());
+        }
+        self.note(Note::HoldReleased { why: format!("resumed by {by}") });
+        Answer::Said("automatic deploys are on again".to_owned())
+    }
+
+    fn asked_flip(&mut self, by: &str) -> Answer {
+        self.drop_queue();
+        match self.app.pipeline.clone() {
+            Pipeline::Resting | Pipeline::Retiring { .. } if self.app.down_wanted => being_taken_down(),
+            Pipeline::Resting => self.roll_back(by),
+            Pipeline::TakingDown { .. } => being_taken_down(),
+            Pipeline::Fetching { deploy, .. } | Pipeline::Clearing { deploy, .. } => {
+                self.cancel_before_pivot(by, &deploy)
+            }
+            Pipeline::CheckingOut(work)
+            | Pipeline::Building(work)
+            | Pipeline::Hooking(work)
+            | Pipeline::Starting(work)
+            | Pipeline::Probing(work) => self.cancel_before_pivot(by, &work.deploy),
+            Pipeline::Switching(work) => self.cancel_switch(by, work),
+            Pipeline::Watching { work, former } => self.cancel_watch(by, work, former),
+            // It is the way back, whoever asked for it first.
+            Pipeline::Replacing { work, .. } if work.deploy.kind == Kind::Rollback => {
+                Answer::RollingBack(work.deploy.id)
+            }
+            Pipeline::Replacing { work, .. } => {
+                self.condemn(by);
+                Answer::Cancelling(work.deploy.id)
+            }
+            Pipeline::Reverting { work, .. } => {
+                self.condemn(by);
+                Answer::Cancelling(work.deploy.id)
+            }
+            Pipeline::Discarding { deploy, .. } => {
+                self.condemn(by);
+                Answer::Cancelling(deploy.id)
+            }
+            Pipeline::Retiring { deploy, end, .. } => self.flip_while_retiring(by, deploy, end),
+        }
+    }
+
+    /// A flip or a `down` is newer than a deploy that waits for its turn.
+    fn drop_queue(&mut self) {
+        if let Some(older) = self.app.queued.take() {
+            self.note(Note::QueueReplaced(older));
+        }
+    }
+
+    /// Impatient second flips join the first: cancelling a rollback would keep the bad release live.
+    fn cancel_before_pivot(&mut self, by: &str, deploy: &Deploy) -> Answer {
+        match deploy.kind {
+            Kind::Rollback => Answer::RollingBack(deploy.id),
+            Kind::Push | Kind::Manual { .. } | Kind::Up => {
+                self.condemn(by);
+                self.abandon(Outcome::Cancelled);
+                Answer::Cancelling(deploy.id)
+            }
+        }
+    }
+
+    fn cancel_switch(&mut self, by: &str, work: Work) -> Answer {
+        let id = work.deploy.id;
+        if work.deploy.kind == Kind::Rollback {
+            return Answer::RollingBack(id);
+        }
+        self.condemn(by);
+        self.act(Action::Cancel(work.effect));
+        self.revert(work, cancelled());
+        Answer::Cancelling(id)
+    }
+
+    fn cancel_watch(&mut self, by: &str, work: Work, former: Option<Release>) -> Answer {
+        if !self.way_back_is_warm() {
+            if former.is_none() && self.app.previous.is_none() {
+                return no_way_back(&work.release);
+            }
+            // The former instance died meanwhile or is unwell: the way back is a rollback that proves it first.
+            self.act(Action::Cancel(work.effect));
+            self.adopt_as_previous(former);
+            self.end_deploy(End::live());
+            return self.roll_back(by);
+        }
+        let id = work.deploy.id;
+        self.condemn(by);
+        self.act(Action::Cancel(work.effect));
+        self.enter(Phase::Switching);
+        self.revert(work, cancelled());
+        Answer::Cancelling(id)
+    }
+
+    fn flip_while_retiring(&mut self, by: &str, deploy: Deploy, end: End) -> Answer {
+        let went_well = end.outcome == Outcome::Live;
+        if went_well {
+            self.end_deploy(end);
+            self.roll_back(by)
+        } else {
+            // The traffic is back already; what remains is the stop of the bad color.
+            self.condemn(by);
+            Answer::Cancelling(deploy.id)
+        }
+    }
+
+    /// Marks the commit of the deploy under way bad and holds until a newer one.
+    fn condemn(&mut self, by: &str) {
+        let Some(deploy) = self.app.pipeline.deploy().cloned() else { return };
+        if !matches!(deploy.kind, Kind::Push | Kind::Manual { .. }) {
+            return;
+        }
+        let commit = self.app.pipeline.commit().cloned();
+        if let Some(commit) = commit.clone().filter(|commit| !self.serves_anyway(commit)) {
+            self.judge(commit, Verdict::Bad { deploy: deploy.id, why: format!("flipped away by {by}") });
+        }
+        self.hold_until_newer(by, commit);
+    }
+
+    /// Whether the commit serves, or will again, without the deploy under way: a redeploy.
+    fn serves_anyway(&self, commit: &CommitId) -> bool {
+        let other = match (&self.app.pipeline, &self.app.idle) {
+            (Pipeline::Watching { former, .. }, _) => former.as_ref(),
+            (Pipeline::Reverting { work, .. }, Idle::Warm { release, .. })
+                if self.app.live().is_some_and(|live| live.release.id == work.release.id) =>
+            {
+                Some(release)
+            }
+            _ => self.app.live().map(|live| &live.release),
+        };
+        other.is_some_and(|release| release.commit == *commit)
+    }
+
+    fn hold_until_newer(&mut self, by: &str, commit: Option<CommitId>) {
+        // A hold placed by hand is stronger: it stays until it is resumed.
+        if matches!(self.app.hold, Some(Hold { until: Until::Resumed, .. })) {
+            return;
+        }
+        // Newer than anything seen so far: whoever flips knew the tip.
+        let until = Until::NewerThan(self.app.head.clone().or(commit));
+        let reason = "flipped; automatic deploys wait for a newer commit".to_owned();
+        self.place_hold(by.to_owned(), reason, until);
+    }
+
+    /// Traffic to the release that was live before: a deploy of an older release.
+    fn roll_back(&mut self, by: &str) -> Answer {
+        let live = match &self.app.serving {
+            Serving::Live(live) => live.clone(),
+            Serving::OutOfService(_) => {
+                let message = "nothing is live: the app was taken out of service by `bgd down`";
+                return denied(DenialKind::NothingLive, message, "bgd up");
+            }
+            Serving::Nothing => {
+                return denied(DenialKind::NothingLive, "nothing is live yet", "bgd deploy");
+            }
+        };
+        let Some(to) = self.app.previous.clone() else {
+            return no_way_back(&live.release);
+        };
+        self.abandon_live(by, &live, &to);
+        let id = self.fresh();
+        let deploy = self.new_deploy(id, Kind::Rollback, by.to_owned());
+        self.roll_back_to(deploy, to);
+        Answer::RollingBack(id)
+    }
+
+    fn abandon_live(&mut self, by: &str, live: &Live, to: &Release) {
+        self.app.verdicts.remove(&to.commit);
+        if live.release.commit == to.commit {
+            return;
+        }
+        let bad = Verdict::Bad { deploy: self.context.fresh, why: format!("flipped away by {by}") };
+        self.judge(live.release.commit.clone(), bad);
+        self.hold_until_newer(by, Some(live.release.commit.clone()));
+    }
+
+    pub(super) fn roll_back_to(&mut self, deploy: Deploy, to: Release) {
+        let color = self.app.idle_color();
+        let effect = self.app.last_effect;
+        let work = Work { deploy: deploy.clone(), release: to.clone(), color, effect };
+        match self.app.idle.clone() {
+            Idle::Warm { release, timer, healthy } if release.id == to.id => {
+                if let Some(timer) = timer {
+                    self.act(Action::Cancel(timer));
+                }
+                self.app.idle = Idle::Taken;
+                self.app.pipeline = Pipeline::Probing(work.clone());
+                self.note(Note::DeployStarted);
+                if healthy { self.switch(work) } else { self.probe(work) }
+            }
+            Idle::Draining { release, effect } if release.id == to.id => {
+                self.act(Action::Cancel(effect));
+                self.app.idle = Idle::Taken;
+                self.app.pipeline = Pipeline::Probing(work.clone());
+                self.note(Note::DeployStarted);
+                self.probe(work);
+            }
+            Idle::Vacant
+            | Idle::Taken
+            | Idle::Warm { .. }
+            | Idle::Draining { .. }
+            | Idle::Stopping { .. } => {
+                self.app.pipeline = Pipeline::Clearing { deploy: deploy.clone(), release: to.clone() };
+                self.note(Note::DeployStarted);
+                self.clear_then_start(deploy, to);
+            }
+        }
+    }
+
+    fn asked_down(&mut self) -> Answer {
+        match &self.app.serving {
+            // `bgd up` under way is called off.
+            Serving::OutOfService(_) if self.app.pipeline.deploy().is_some() => {}
+            Serving::OutOfService(_) => return Answer::Said("the app is out of service already".to_owned()),
+            Serving::Nothing => {
+                let hint = "bgd hold -m TEXT stops deploys; bgd flip cancels the one under way";
+                return denied(DenialKind::NothingLive, "nothing is live yet", hint);
+            }
+            Serving::Live(_) => {}
+        }
+        self.app.down_wanted = true;
+        self.drop_queue();
+        match self.app.pipeline.clone() {
+            Pipeline::Fetching { .. }
+            | Pipeline::CheckingOut(_)
+            | Pipeline::Building(_)
+            | Pipeline::Clearing { .. }
+            | Pipeline::Hooking(_)
+            | Pipeline::Starting(_)
+            | Pipeline::Probing(_) => self.abandon(Outcome::Cancelled),
+            Pipeline::Watching { work, former } => {
+                self.act(Action::Cancel(work.effect));
+                self.adopt_as_previous(former);
+                self.retire(work.deploy, work.release, End::live());
+            }
+            Pipeline::Resting
+            | Pipeline::Switching(_)
+            | Pipeline::Retiring { .. }
+            | Pipeline::Reverting { .. }
+            | Pipeline::Replacing { .. }
+            | Pipeline::Discarding { .. }
+            | Pipeline::TakingDown { .. } => {}
+        }
+        Answer::TakingDown
+    }
+
+    fn asked_up(&mut self, by: &str) -> Answer {
+        let Serving::OutOfService(live) = &self.app.serving else {
+            if self.app.down_wanted {
+                return denied(DenialKind::Held, "the app is still being taken out of service", "bgd status");
+            }
+            return Answer::Said("the app is in service".to_owned());
+        };
+        if let Some(deploy) = self.app.pipeline.deploy() {
+            return Answer::Deploying(deploy.id);
+        }
+        let release = live.release.clone();
+        let id = self.fresh();
+        let deploy = self.new_deploy(id, Kind::Up, by.to_owned());
+        self.app.pipeline = Pipeline::Clearing { deploy: deploy.clone(), release: release.clone() };
+        self.note(Note::DeployStarted);
+        self.clear_then_start(deploy, release);
+        Answer::Deploying(id)
+    }
+}
+
+fn being_taken_down() -> Answer {
+    denied(DenialKind::Held, "the app is being taken out of service by `bgd down`", "bgd up")
+}
+
+fn no_way_back(live: &Release) -> Answer {
+    let message = format!("no release was live before {}; it serves on", live.commit.short());
+    denied(DenialKind::NoWayBack, &message, "bgd deploy --rev REV")
+}
+
+fn cancelled() -> End {
+    End { outcome: Outcome::Cancelled, failure: None }
+}
+
+fn denied(kind: DenialKind, message: &str, hint: &str) -> Answer {
+    Answer::Denied(Denial { kind, message: message.to_owned(), hint: hint.to_owned() })
+}

@@ -1,0 +1,292 @@
+//! A deploy on its way forward: one function a phase, called with the result of that phase's effect.
+
+use super::Turn;
+use crate::rules::{
+    app::{Deploy, End, Hold, Idle, Instance, Kind, Live, Pipeline, Release, Serving, Until, Work},
+    effect::{Action, Backend, Hook, Note},
+    event::{Done, Want},
+    ids::{CommitId, DeployId, EffectId, ReleaseId},
+    words::{Failure, Outcome, Phase},
+};
+
+impl Turn<'_> {
+    /// Begins a deploy that needs a fetch.
+    pub(super) fn begin(&mut self, id: DeployId, (kind, by): (Kind, String), want: Want) {
+        let deploy = self.new_deploy(id, kind, by);
+        let commit = match &want {
+            Want::Commit(commit) => Some(commit.clone()),
+            Want::Tip | Want::Rev(_) => None,
+        };
+        let effect = self.act(Action::Fetch(want));
+        self.app.pipeline = Pipeline::Fetching { deploy, effect, commit };
+        self.note(Note::DeployStarted);
+        self.enter(Phase::Fetching);
+    }
+
+    pub(super) fn new_deploy(&self, id: DeployId, kind: Kind, by: String) -> Deploy {
+        Deploy { id, kind, by, started: self.now(), phase_since: self.now() }
+    }
+
+    /// Carries the deploy on when `effect` is the one it waits for; returns false when it is not.
+    pub(super) fn pipeline_done(&mut self, effect: EffectId, result: &Result<Done, Failure>) -> bool {
+        if self.app.pipeline.awaits() != Some(effect) {
+            return false;
+        }
+        match (std::mem::take(&mut self.app.pipeline), result) {
+            (Pipeline::Resting | Pipeline::Clearing { .. } | Pipeline::Retiring { .. }, _) => {}
+            (Pipeline::Fetching { deploy, commit, .. }, result) => self.fetched(deploy, commit, result),
+            (Pipeline::CheckingOut(work), Ok(_)) => self.checked_out(work),
+            (Pipeline::Building(work), Ok(_)) => self.built(work),
+            (Pipeline::Hooking(work), Ok(_)) => self.hook_ran(work),
+            (Pipeline::Starting(work), Ok(_)) => self.started(work),
+            (Pipeline::Probing(work), Ok(_)) => self.proven_healthy(work),
+            (Pipeline::Switching(work), Ok(_)) => self.switched(work),
+            (Pipeline::Watching { work, former }, Ok(_)) => self.watch_passed(work, former),
+            (
+                Pipeline::CheckingOut(work)
+                | Pipeline::Building(work)
+                | Pipeline::Hooking(work)
+                | Pipeline::Starting(work)
+                | Pipeline::Probing(work),
+                Err(failure),
+            ) => self.fail(work, failure),
+            (Pipeline::Switching(work), Err(failure)) => self.switch_failed(work, failure),
+            (Pipeline::Watching { work, former }, Err(failure)) => self.watch_failed(work, former, failure),
+            (Pipeline::Replacing { work, wanted, end }, result) => self.replaced(work, (wanted, end), result),
+            (Pipeline::Reverting { work, end, telling }, result) => {
+                self.reverted(work, (end, telling), result)
+            }
+            (Pipeline::Discarding { deploy, release, end, .. }, result) => {
+                self.discarded((deploy, release), end, result);
+            }
+            (Pipeline::TakingDown { stage, .. }, result) => self.down_stage_done(stage, result),
+        }
+        true
+    }
+
+    fn fetched(&mut self, mut deploy: Deploy, asked: Option<CommitId>, result: &Result<Done, Failure>) {
+        let (commit, subject, author) = match result {
+            Ok(Done::Fetched { commit, subject, author }) => {
+                (commit.clone(), subject.clone(), author.clone())
+            }
+            Ok(Done::Ensured) => return self.fetch_failed(deploy, asked, None),
+            Err(failure) => return self.fetch_failed(deploy, asked, Some(failure.clone())),
+        };
+        // A step belongs to the deploy that the pipeline holds.
+        let effect = self.app.last_effect;
+        self.app.pipeline = Pipeline::Fetching { deploy: deploy.clone(), effect, commit: asked };
+        self.stepped(&mut deploy, Phase::Fetching);
+        let id = ReleaseId::new(&self.context.utc, deploy.id.0, &commit);
+        let release = Release { id, commit, subject, author };
+        if let Some(live) = self.tip_went_live_meanwhile(&deploy.kind, &release) {
+            self.app.pipeline = Pipeline::Retiring { deploy, release: live, end: End::live() };
+            return;
+        }
+        let color = self.app.idle_color();
+        let effect = self.act(Action::CheckOut { release: release.clone(), color });
+        self.app.pipeline = Pipeline::CheckingOut(Work { deploy, release, color, effect });
+        self.note(Note::ReleaseNamed);
+        self.enter(Phase::CheckingOut);
+    }
+
+    /// `bgd deploy` of the tip, asked for while a deploy of that very commit was under way.
+    fn tip_went_live_meanwhile(&self, kind: &Kind, release: &Release) -> Option<Release> {
+        let Kind::Manual { want: Want::Tip, asked, .. } = kind else { return None };
+        let live = self.app.live()?;
+        let meanwhile = live.release.commit == release.commit && live.since > *asked;
+        meanwhile.then(|| live.release.clone())
+    }
+
+    fn checked_out(&mut self, mut work: Work) {
+        self.app.pipeline = Pipeline::CheckingOut(work.clone());
+        self.stepped(&mut work.deploy, Phase::CheckingOut);
+        let action = Action::Build { release: work.release.clone(), color: work.color };
+        self.app.pipeline = Pipeline::Building(self.again(work, action));
+        self.enter(Phase::Building);
+    }
+
+    fn built(&mut self, mut work: Work) {
+        self.app.pipeline = Pipeline::Building(work.clone());
+        self.stepped(&mut work.deploy, Phase::Building);
+        self.clear_then_start(work.deploy, work.release);
+    }
+
+    /// Goes on to the start, which needs the idle color vacant.
+    pub(super) fn clear_then_start(&mut self, deploy: Deploy, release: Release) {
+        self.app.pipeline = Pipeline::Clearing { deploy, release };
+        self.enter(Phase::Starting);
+        self.retire_warm();
+    }
+
+    pub(super) fn settle_clearing(&mut self) -> bool {
+        // While the front is told again what is live, nobody knows that it does not route to the idle color.
+        if !self.idle_is_vacant() || self.app.rerouting.is_some() {
+            return false;
+        }
+        let Pipeline::Clearing { deploy, release } = std::mem::take(&mut self.app.pipeline) else {
+            return false;
+        };
+        self.app.idle = Idle::Taken;
+        let color = self.app.idle_color();
+        let work = Work { deploy, release, color, effect: self.app.last_effect };
+        let hooked = matches!(work.deploy.kind, Kind::Push | Kind::Manual { .. });
+        if hooked && self.context.policy.before_start {
+            let action = Action::RunHook {
+                hook: Hook::BeforeStart,
+                release: work.release.clone(),
+                color,
+                failure: None,
+            };
+            self.app.pipeline = Pipeline::Hooking(self.again(work, action));
+        } else {
+            self.hook_ran(work);
+        }
+        true
+    }
+
+    fn hook_ran(&mut self, work: Work) {
+        let action = Action::Start { release: work.release.clone(), color: work.color };
+        self.app.pipeline = Pipeline::Starting(self.again(work, action));
+    }
+
+    fn started(&mut self, mut work: Work) {
+        self.app.pipeline = Pipeline::Starting(work.clone());
+        self.stepped(&mut work.deploy, Phase::Starting);
+        self.probe(work);
+    }
+
+    pub(super) fn probe(&mut self, work: Work) {
+        let action = Action::Probe { release: work.release.clone(), color: work.color };
+        self.app.pipeline = Pipeline::Probing(self.again(work, action));
+        self.enter(Phase::Probing);
+    }
+
+    fn proven_healthy(&mut self, mut work: Work) {
+        self.app.pipeline = Pipeline::Probing(work.clone());
+        self.stepped(&mut work.deploy, Phase::Probing);
+        self.switch(work);
+    }
+
+    /// The pivot: from here on bgd rolls forward, or back through the same machine.
+    pub(super) fn switch(&mut self, work: Work) {
+        let to = Some(backend(&work.release, work.color));
+        let effect = self.route(to);
+        self.app.pipeline = Pipeline::Switching(Work { effect, ..work });
+        self.enter(Phase::Switching);
+    }
+
+    /// The front is proven to route to the new color.
+    pub(super) fn switched(&mut self, mut work: Work) {
+        self.app.pipeline = Pipeline::Switching(work.clone());
+        self.stepped(&mut work.deploy, Phase::Switching);
+        let former = self.make_live(&work);
+        self.went_live(work.color, work.release.clone());
+        self.pin_or_unpin(&work);
+        if self.context.policy.after_live {
+            let (release, color) = (work.release.clone(), work.color);
+            self.act(Action::RunHook { hook: Hook::AfterLive, release, color, failure: None });
+        }
+        let watched = matches!(work.deploy.kind, Kind::Push | Kind::Manual { .. });
+        if watched && !self.context.policy.watch.is_zero() && !self.app.down_wanted {
+            let action = Action::Watch { release: work.release.clone(), color: work.color };
+            self.app.pipeline = Pipeline::Watching { work: self.again(work, action), former };
+            self.enter(Phase::Watching);
+        } else {
+            self.adopt_as_previous(former);
+            self.retire(work.deploy, work.release, End::live());
+        }
+    }
+
+    /// Makes the new release the live one; the former stays warm on what is now the idle color.
+    fn make_live(&mut self, work: &Work) -> Option<Release> {
+        let live = Live {
+            color: work.color,
+            release: work.release.clone(),
+            since: self.now(),
+            instance: Instance::Up { since: self.now(), attempt: 0 },
+            healthy: Some(true),
+        };
+        let former = std::mem::replace(&mut self.app.serving, Serving::Live(live));
+        self.app.idle = Idle::Vacant;
+        let Serving::Live(former) = former else { return None };
+        self.app.idle = match former.instance {
+            Instance::Up { .. } => Idle::Warm {
+                release: former.release.clone(),
+                timer: None,
+                healthy: former.healthy != Some(false),
+            },
+            Instance::Starting { effect, .. } | Instance::Waiting { effect, .. } => {
+                self.act(Action::Cancel(effect));
+                self.stop_idle(former.release.clone())
+            }
+            Instance::Dead => self.stop_idle(former.release.clone()),
+        };
+        Some(former.release)
+    }
+
+    /// A release other than the tip, asked for by hand, stays until a newer commit arrives; the tip itself ends
+    /// such a pin.
+    fn pin_or_unpin(&mut self, work: &Work) {
+        if !matches!(work.deploy.kind, Kind::Push | Kind::Manual { .. }) {
+            return;
+        }
+        let is_tip = self.app.head.as_ref().is_none_or(|head| *head == work.release.commit);
+        let pinned = matches!(self.app.hold, Some(Hold { until: Until::NewerThan(_), .. }));
+        if is_tip && pinned {
+            self.app.hold = None;
+            return self.note(Note::HoldReleased { why: "the tip of the branch was deployed".to_owned() });
+        }
+        let Kind::Manual { tip, .. } = &work.deploy.kind else { return };
+        // A commit that arrived after the request is newer than what was asked for.
+        if !is_tip && self.app.hold.is_none() && self.app.head == *tip {
+            let by = work.deploy.by.clone();
+            let reason = format!("{} was deployed by hand", work.release.commit.short());
+            self.place_hold(by, reason, Until::NewerThan(self.app.head.clone()));
+        }
+    }
+
+    fn watch_passed(&mut self, mut work: Work, former: Option<Release>) {
+        self.app.pipeline = Pipeline::Watching { work: work.clone(), former: former.clone() };
+        self.stepped(&mut work.deploy, Phase::Watching);
+        self.adopt_as_previous(former);
+        self.retire(work.deploy, work.release, End::live());
+    }
+
+    pub(super) fn adopt_as_previous(&mut self, former: Option<Release>) {
+        if former.is_some() {
+            self.app.previous = former;
+        }
+    }
+}
+
+impl Pipeline {
+    /// The effect whose result it waits for.
+    pub(super) fn awaits(&self) -> Option<EffectId> {
+        match self {
+            Self::Resting | Self::Clearing { .. } | Self::Retiring { .. } => None,
+            Self::Fetching { effect, .. }
+            | Self::Discarding { effect, .. }
+            | Self::TakingDown { effect, .. } => Some(*effect),
+            Self::CheckingOut(work)
+            | Self::Building(work)
+            | Self::Hooking(work)
+            | Self::Starting(work)
+            | Self::Probing(work)
+            | Self::Switching(work)
+            | Self::Watching { work, .. }
+            | Self::Reverting { work, .. }
+            | Self::Replacing { work, .. } => Some(work.effect),
+        }
+    }
+}
+
+impl End {
+    /// It went well.
+    pub fn live() -> Self {
+        Self { outcome: Outcome::Live, failure: None }
+    }
+}
+
+pub(super) fn backend(release: &Release, color: crate::rules::ids::Color) -> Backend {
+    Backend { color, release: release.id.clone(), commit: release.commit.clone() }
+}

@@ -1,0 +1,323 @@
+//! A deploy's end: failure and abandonment before the pivot, the way back after it, retirement of the color it
+//! leaves behind, and what is remembered of its commit.
+
+use std::time::Duration;
+
+use super::Turn;
+use crate::rules::{
+    app::{
+        Deploy, DownStage, End, Hold, Idle, Instance, Kind, Live, Pipeline, Release, Serving, Until, Verdict,
+        Work,
+    },
+    effect::{Action, Hook, Note},
+    event::Done,
+    ids::CommitId,
+    words::{Failure, Nature, Outcome, Phase},
+};
+
+/// How often a commit that fails for outside reasons is tried in all (promise A10).
+const TRIES: u32 = 5;
+/// The wait before the second try; doubles with each.
+const FIRST_RETRY: Duration = Duration::from_secs(10);
+/// Verdicts kept per app; the oldest deploy's go first.
+const VERDICTS_KEPT: usize = 200;
+
+impl Turn<'_> {
+    pub(super) fn fetch_failed(
+        &mut self,
+        deploy: Deploy,
+        commit: Option<CommitId>,
+        failure: Option<Failure>,
+    ) {
+        let failure = failure.unwrap_or_else(|| Failure {
+            phase: Phase::Fetching,
+            nature: Nature::Transient,
+            cause: "the fetch ended without a commit".to_owned(),
+            hint: None,
+            log_tail: Vec::new(),
+        });
+        let end = End { outcome: Outcome::Failed, failure: Some(failure) };
+        // Without a release the commit is known only here.
+        if let Some(commit) = commit {
+            self.pass_verdict(&deploy, commit, &end);
+        }
+        self.discard((deploy, None), end);
+    }
+
+    /// Before the pivot: the live color was never touched.
+    pub(super) fn fail(&mut self, work: Work, failure: &Failure) {
+        let end = End { outcome: Outcome::Failed, failure: Some(failure.clone()) };
+        self.discard((work.deploy, Some(work.release)), end);
+    }
+
+    /// Ends a deploy before the pivot, without a failure of its own.
+    pub(super) fn abandon(&mut self, outcome: Outcome) {
+        if let Some(effect) = self.app.pipeline.awaits() {
+            self.act(Action::Cancel(effect));
+        }
+        let release = self.app.pipeline.release().cloned();
+        if let Some(deploy) = self.app.pipeline.deploy().cloned() {
+            self.discard((deploy, release), End { outcome, failure: None });
+        }
+    }
+
+    pub(super) fn discard(&mut self, (deploy, release): (Deploy, Option<Release>), end: End) {
+        let color = self.app.idle_color();
+        let id = release.as_ref().map(|release| release.id.clone());
+        let effect = self.act(Action::Discard { color, release: id });
+        self.app.pipeline = Pipeline::Discarding { deploy, release, effect, end };
+    }
+
+    pub(super) fn discarded(
+        &mut self,
+        (deploy, release): (Deploy, Option<Release>),
+        end: End,
+        result: &Result<Done, Failure>,
+    ) {
+        let effect = self.app.last_effect;
+        self.app.pipeline =
+            Pipeline::Discarding { deploy, release: release.clone(), effect, end: end.clone() };
+        let taken = matches!(self.app.idle, Idle::Taken);
+        if taken {
+            self.app.idle = Idle::Vacant;
+        }
+        if let Err(trouble) = result {
+            self.note(Note::Trouble(trouble.clone()));
+            if let Some(release) = release.filter(|_| taken) {
+                self.app.idle = self.stop_later(release);
+            }
+        }
+        self.end_deploy(end);
+    }
+
+    /// The front did not prove the switch. Where it routes is uncertain: tell it the former color again.
+    pub(super) fn switch_failed(&mut self, work: Work, failure: &Failure) {
+        if self.switch_in_place(&work, failure) {
+            return;
+        }
+        let end = End { outcome: Outcome::Failed, failure: Some(failure.clone()) };
+        self.revert(work, end);
+    }
+
+    pub(super) fn watch_failed(&mut self, mut work: Work, former: Option<Release>, failure: &Failure) {
+        self.app.pipeline = Pipeline::Watching { work: work.clone(), former: former.clone() };
+        self.stepped(&mut work.deploy, Phase::Watching);
+        self.unpin(&work.deploy);
+        if self.way_back_is_warm() {
+            self.enter(Phase::Switching);
+            let end = End { outcome: Outcome::RolledBack, failure: Some(failure.clone()) };
+            return self.revert(work, end);
+        }
+        let end = End { outcome: Outcome::Failed, failure: Some(failure.clone()) };
+        if former.is_none() {
+            return self.retire(work.deploy, work.release, end);
+        }
+        // The former instance is gone or unwell too: its release is deployed again, and proven first.
+        self.app.previous = former;
+        self.end_deploy(end);
+        self.roll_back_after(&work.deploy);
+    }
+
+    /// Whether the former release still runs, well, beside the one that is watched.
+    pub(super) fn way_back_is_warm(&self) -> bool {
+        matches!(self.app.idle, Idle::Warm { healthy: true, .. })
+    }
+
+    /// A release deployed by hand that did not last pins nothing.
+    fn unpin(&mut self, deploy: &Deploy) {
+        let placed_by_it = |hold: &Hold| {
+            matches!(hold.until, Until::NewerThan(_)) && hold.by == deploy.by && hold.since >= deploy.started
+        };
+        if matches!(deploy.kind, Kind::Manual { .. }) && self.app.hold.as_ref().is_some_and(placed_by_it) {
+            self.app.hold = None;
+            self.note(Note::HoldReleased { why: "what was deployed by hand did not last".to_owned() });
+        }
+    }
+
+    /// The outcome is decided: what is left is the color behind it.
+    pub(super) fn retire(&mut self, deploy: Deploy, release: Release, end: End) {
+        let keep_warm =
+            end.outcome == Outcome::Live && !self.context.policy.standby.is_zero() && !self.app.down_wanted;
+        self.app.pipeline = Pipeline::Retiring { deploy, release, end };
+        if keep_warm {
+            self.start_standby();
+        } else {
+            self.retire_warm();
+        }
+    }
+
+    fn start_standby(&mut self) {
+        if !matches!(self.app.idle, Idle::Warm { .. }) {
+            return;
+        }
+        let wake = self.act(Action::Wake { after: self.context.policy.standby });
+        if let Idle::Warm { timer, .. } = &mut self.app.idle {
+            *timer = Some(wake);
+        }
+    }
+
+    /// Ends the deploy when the idle color is as it should be.
+    pub(super) fn settle_retiring(&mut self) -> bool {
+        match &self.app.idle {
+            Idle::Vacant | Idle::Warm { .. } => {}
+            Idle::Taken | Idle::Draining { .. } | Idle::Stopping { .. } => return false,
+        }
+        let Pipeline::Retiring { end, .. } = &self.app.pipeline else { return false };
+        let end = end.clone();
+        self.end_deploy(end);
+        true
+    }
+
+    /// Records the end, passes the verdict, and rests.
+    pub(super) fn end_deploy(&mut self, end: End) {
+        if let (Some(deploy), Some(commit)) = (self.app.pipeline.deploy(), self.app.pipeline.commit()) {
+            let (deploy, commit) = (deploy.clone(), commit.clone());
+            self.pass_verdict(&deploy, commit, &end);
+        }
+        if end.outcome != Outcome::Superseded {
+            self.app.superseded_in_a_row = 0;
+        }
+        self.note(Note::DeployEnded(end.clone()));
+        if let (Some(failure), Some(release)) = (&end.failure, self.app.pipeline.release().cloned())
+            && self.context.policy.after_failed
+        {
+            let color = self.app.idle_color();
+            let failure = Some(failure.clone());
+            self.act(Action::RunHook { hook: Hook::AfterFailed, release, color, failure });
+        }
+        let was_up = self.app.pipeline.deploy().is_some_and(|deploy| deploy.kind == Kind::Up);
+        if was_up && end.outcome == Outcome::Failed {
+            self.give_up_on_up();
+        }
+        self.app.pipeline = Pipeline::Resting;
+        let protect = self.needed_releases();
+        self.act(Action::Prune { protect });
+    }
+
+    /// What `bgd up` was to bring back does not come up. The app is in service all the same, so that the next
+    /// commit or `bgd deploy` can bring it back; else a broken release could never be replaced.
+    fn give_up_on_up(&mut self) {
+        // A color named by the idle state must not change its meaning.
+        if !self.idle_is_vacant() {
+            return;
+        }
+        if let Serving::OutOfService(live) = std::mem::take(&mut self.app.serving) {
+            self.app.previous = Some(live.release);
+        }
+    }
+
+    /// What must never be pruned (promise I1).
+    fn needed_releases(&self) -> Vec<crate::rules::ids::ReleaseId> {
+        let serving = match &self.app.serving {
+            Serving::Live(live) | Serving::OutOfService(live) => Some(&live.release),
+            Serving::Nothing => None,
+        };
+        let idle = match &self.app.idle {
+            Idle::Vacant | Idle::Taken => None,
+            Idle::Warm { release, .. } | Idle::Draining { release, .. } | Idle::Stopping { release, .. } => {
+                Some(release)
+            }
+        };
+        let all = [serving, idle, self.app.previous.as_ref(), self.app.pipeline.release()];
+        all.into_iter().flatten().map(|release| release.id.clone()).collect()
+    }
+
+    fn pass_verdict(&mut self, deploy: &Deploy, commit: CommitId, end: &End) {
+        if matches!(deploy.kind, Kind::Rollback | Kind::Up) {
+            return;
+        }
+        let Some(failure) = &end.failure else { return };
+        let failures = match self.app.verdicts.get(&commit) {
+            Some(Verdict::Retry { failures, .. }) => failures + 1,
+            // Tried again by hand and failed for another reason: no better than it was.
+            Some(Verdict::Bad { .. }) => TRIES,
+            None => 1,
+        };
+        // What failed before the eyes of the public is not tried on it again.
+        let may_retry = failure.nature != Nature::Deterministic && end.outcome != Outcome::RolledBack;
+        let verdict = if may_retry && failures < TRIES {
+            let wait = FIRST_RETRY * 2u32.saturating_pow(failures - 1);
+            Verdict::Retry { failures, not_before: self.now().plus(wait) }
+        } else {
+            Verdict::Bad { deploy: deploy.id, why: failure.cause.clone() }
+        };
+        self.judge(commit, verdict);
+    }
+
+    pub(super) fn judge(&mut self, commit: CommitId, verdict: Verdict) {
+        if matches!(verdict, Verdict::Bad { .. }) {
+            self.note(Note::MarkedBad(commit.clone()));
+        }
+        self.app.verdicts.insert(commit, verdict);
+        while self.app.verdicts.len() > VERDICTS_KEPT {
+            let age = |verdict: &Verdict| match verdict {
+                Verdict::Bad { deploy, .. } => deploy.0,
+                Verdict::Retry { .. } => u64::MAX,
+            };
+            let oldest = self.app.verdicts.iter().min_by_key(|(_, verdict)| age(verdict));
+            let Some(oldest) = oldest.map(|(commit, _)| commit.clone()) else { return };
+            self.app.verdicts.remove(&oldest);
+        }
+    }
+
+    pub(super) fn place_hold(&mut self, by: String, reason: String, until: Until) {
+        let hold = Hold { by, reason, since: self.now(), until };
+        self.app.hold = Some(hold.clone());
+        self.note(Note::HoldPlaced(hold));
+    }
+
+    /// `bgd down`, once nothing else is under way: warm color first, then the live one.
+    pub(super) fn settle_down(&mut self) -> bool {
+        if !self.idle_is_vacant() {
+            self.retire_warm();
+            return false;
+        }
+        match &self.app.serving {
+            Serving::Live(_) => {
+                let effect = self.route(None);
+                self.app.pipeline = Pipeline::TakingDown { effect, stage: DownStage::Unrouting };
+                true
+            }
+            Serving::Nothing | Serving::OutOfService(_) => {
+                self.app.down_wanted = false;
+                true
+            }
+        }
+    }
+
+    pub(super) fn down_stage_done(&mut self, stage: DownStage, result: &Result<Done, Failure>) {
+        let Serving::Live(live) = self.app.serving.clone() else { return };
+        match (stage, result) {
+            (DownStage::Unrouting | DownStage::Stopping, Err(trouble)) => {
+                self.note(Note::Trouble(trouble.clone()));
+                self.stay_in_service(live);
+            }
+            (DownStage::Unrouting, Ok(_)) => {
+                if let Instance::Starting { effect, .. } | Instance::Waiting { effect, .. } = live.instance {
+                    self.act(Action::Cancel(effect));
+                    self.set_dead();
+                }
+                let effect = self.act(Action::Drain { color: live.color });
+                self.app.pipeline = Pipeline::TakingDown { effect, stage: DownStage::Draining };
+            }
+            (DownStage::Draining, _) => {
+                let effect = self.act(Action::Stop { color: live.color, release: live.release.id });
+                self.app.pipeline = Pipeline::TakingDown { effect, stage: DownStage::Stopping };
+            }
+            (DownStage::Stopping, Ok(_)) => {
+                self.app.serving = Serving::OutOfService(Live { instance: Instance::Dead, ..live });
+                self.app.down_wanted = false;
+                self.note(Note::TakenDown);
+            }
+        }
+    }
+
+    /// `bgd down` could not be carried out: what was live is brought back whole.
+    fn stay_in_service(&mut self, live: Live) {
+        self.app.down_wanted = false;
+        if !matches!(live.instance, Instance::Starting { .. } | Instance::Waiting { .. }) {
+            self.start_live(0, live.color, live.release);
+        }
+        self.reroute();
+    }
+}

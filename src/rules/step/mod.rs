@@ -1,0 +1,330 @@
+//! The machine: `step` takes the state, one event and the time, and says what is next. Pure and total: every
+//! event is answered in every state, if only by a note that says why it was ignored. Called by the engine, which
+//! commits the result before it runs the effects.
+//!
+//! `deploying` carries a deploy forward, `ending` ends it (well or not), `serving` keeps the live instance up and
+//! empties the other color, `routing` tells the front where to, `asking` answers operators, `recovering` takes up the thread after a restart.
+
+mod asking;
+mod deploying;
+mod ending;
+mod recovering;
+mod replacing;
+mod routing;
+mod serving;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use super::{
+    app::{App, Deploy, Idle, Kind, Pipeline, Until, Verdict, Work},
+    effect::{Action, Effect, Note},
+    event::{Event, Want},
+    ids::{CommitId, DeployId, EffectId},
+    time::Time,
+    words::{Outcome, Phase},
+};
+
+/// Pushes in a row that may be superseded before one is let through, so that constant pushing still promotes
+/// something (promise A11).
+const SUPERSEDED_AT_MOST: u32 = 3;
+
+/// What a step needs beside state and event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Context {
+    /// The time.
+    pub now: Time,
+    /// The time as release directories spell it: `YYYYMMDDTHHMMSSZ`.
+    pub utc: String,
+    /// The number that the next deploy gets.
+    pub fresh: DeployId,
+    /// What the configuration says.
+    pub policy: Policy,
+}
+
+/// The part of an app's configuration that decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Length of the watch after a flip.
+    pub watch: Duration,
+    /// How long the former color is kept warm.
+    pub standby: Duration,
+    /// Restart a live instance that dies.
+    pub restart: bool,
+    /// Whether there is a `before_start` hook.
+    pub before_start: bool,
+    /// Whether there is an `after_live` hook.
+    pub after_live: bool,
+    /// Whether there is an `after_failed` hook.
+    pub after_failed: bool,
+}
+
+/// The result of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The state from here on.
+    pub next: App,
+    /// What to do, in order, once this step is committed.
+    pub effects: Vec<Effect>,
+    /// What to record, in order.
+    pub notes: Vec<Noted>,
+    /// What the operator who asked is told.
+    pub answer: Option<Answer>,
+}
+
+/// A note and the deploy it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Noted {
+    /// The deploy under way when it was made.
+    pub deploy: Option<Deploy>,
+    /// The commit and release of that deploy, once known.
+    pub release: Option<super::app::Release>,
+    /// The note.
+    pub note: Note,
+}
+
+/// What an operator who asked is told at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// A deploy began, or waits for its turn, under this number.
+    Deploying(DeployId),
+    /// The deploy is cancelled; the traffic stays, or is brought back.
+    Cancelling(DeployId),
+    /// The traffic moves back by this deploy.
+    RollingBack(DeployId),
+    /// It is being taken out of service.
+    TakingDown,
+    /// Done; one sentence.
+    Said(String),
+    /// Not done.
+    Denied(Denial),
+}
+
+/// Why an operator's request is not carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// In which way.
+    pub kind: DenialKind,
+    /// What was attempted and what stands against it.
+    pub message: String,
+    /// The next command.
+    pub hint: String,
+}
+
+/// The ways in which a request is denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DenialKind {
+    /// A hold, or a state that excludes it.
+    Held,
+    /// Nothing is live.
+    NothingLive,
+    /// There is nothing to go back to.
+    NoWayBack,
+}
+
+/// Takes one event. Total and pure.
+pub fn step(app: &App, event: &Event, context: &Context) -> Step {
+    let mut turn = Turn {
+        app: app.clone(),
+        context,
+        effects: Vec::new(),
+        notes: Vec::new(),
+        answer: None,
+        fresh_used: false,
+    };
+    match event {
+        Event::HeadSeen(commit) => turn.head_seen(commit),
+        Event::Asked { by, ask } => turn.asked(by, ask),
+        Event::Done { effect, result } => turn.done(*effect, result),
+        Event::InstanceDied { color, release, how, last_words } => {
+            turn.instance_died(*color, release, (how, last_words));
+        }
+        Event::HealthChanged { color, release, healthy, answer } => {
+            turn.health_changed(*color, release, (*healthy, answer));
+        }
+        Event::FrontRestarted => turn.front_restarted(),
+        Event::Recovered(facts) => turn.recovered(facts),
+        Event::Ticked => {}
+    }
+    turn.settle();
+    Step { next: turn.app, effects: turn.effects, notes: turn.notes, answer: turn.answer }
+}
+
+/// Why no deploy starts by itself, for `bgd why`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blocked {
+    /// The remote was not seen yet.
+    NotSeen,
+    /// The tip is live.
+    UpToDate,
+    /// A deploy is under way.
+    Deploying,
+    /// A hold.
+    Held,
+    /// The tip is marked bad.
+    BadCommit,
+    /// The tip failed for outside reasons and is tried again later.
+    RetryLater(Time),
+    /// Taken out of service.
+    OutOfService,
+}
+
+/// The commit that would be deployed by itself now, or why none.
+pub fn wanted(app: &App, now: Time) -> Result<CommitId, Blocked> {
+    if app.down_wanted || matches!(app.serving, super::app::Serving::OutOfService(_)) {
+        return Err(Blocked::OutOfService);
+    }
+    let head = app.head.as_ref().ok_or(Blocked::NotSeen)?;
+    if app.live().is_some_and(|live| live.release.commit == *head) {
+        return Err(Blocked::UpToDate);
+    }
+    if app.hold.is_some() {
+        return Err(Blocked::Held);
+    }
+    match app.verdicts.get(head) {
+        Some(Verdict::Bad { .. }) => Err(Blocked::BadCommit),
+        Some(Verdict::Retry { not_before, .. }) if *not_before > now => Err(Blocked::RetryLater(*not_before)),
+        Some(Verdict::Retry { .. }) | None => Ok(head.clone()),
+    }
+}
+
+/// One step being made.
+struct Turn<'a> {
+    app: App,
+    context: &'a Context,
+    effects: Vec<Effect>,
+    notes: Vec<Noted>,
+    answer: Option<Answer>,
+    fresh_used: bool,
+}
+
+impl Turn<'_> {
+    /// Adds an effect and returns its number.
+    fn act(&mut self, action: Action) -> EffectId {
+        self.app.last_effect.0 += 1;
+        let id = self.app.last_effect;
+        self.effects.push(Effect { id, action });
+        id
+    }
+
+    fn note(&mut self, note: Note) {
+        let deploy = self.app.pipeline.deploy().cloned();
+        let release = self.app.pipeline.release().cloned();
+        self.notes.push(Noted { deploy, release, note });
+    }
+
+    fn ignore(&mut self, why: impl Into<String>) {
+        self.note(Note::Ignored(why.into()));
+    }
+
+    fn now(&self) -> Time {
+        self.context.now
+    }
+
+    fn head_seen(&mut self, commit: &CommitId) {
+        if self.app.head.as_ref() != Some(commit) {
+            self.app.head = Some(commit.clone());
+        }
+        let released = match &self.app.hold {
+            Some(hold) => matches!(&hold.until, Until::NewerThan(old) if old.as_ref() != Some(commit)),
+            None => false,
+        };
+        let is_live = self.app.live().is_some_and(|live| live.release.commit == *commit);
+        let is_bad = matches!(self.app.verdicts.get(commit), Some(Verdict::Bad { .. }));
+        if released && !is_live && !is_bad {
+            self.app.hold = None;
+            self.note(Note::HoldReleased { why: format!("a newer commit arrived: {}", commit.short()) });
+        }
+    }
+
+    /// Starts what waits for its turn. Runs at the end of each step, until nothing more moves.
+    fn settle(&mut self) {
+        loop {
+            let moved = match &self.app.pipeline {
+                Pipeline::Resting => self.settle_resting(),
+                Pipeline::Retiring { .. } => self.settle_retiring(),
+                Pipeline::Clearing { .. } => self.settle_clearing(),
+                Pipeline::Fetching { .. }
+                | Pipeline::CheckingOut(_)
+                | Pipeline::Building(_)
+                | Pipeline::Hooking(_)
+                | Pipeline::Starting(_)
+                | Pipeline::Probing(_) => self.settle_before_pivot(),
+                Pipeline::Switching(_)
+                | Pipeline::Watching { .. }
+                | Pipeline::Reverting { .. }
+                | Pipeline::Replacing { .. }
+                | Pipeline::Discarding { .. }
+                | Pipeline::TakingDown { .. } => false,
+            };
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn settle_resting(&mut self) -> bool {
+        if self.app.down_wanted {
+            return self.settle_down();
+        }
+        if let Some(queued) = self.app.queued.take() {
+            let kind = Kind::Manual { want: queued.want.clone(), asked: queued.asked, tip: queued.tip };
+            self.begin(queued.id, (kind, queued.by), queued.want);
+            return true;
+        }
+        // One fresh number a step.
+        if let (Ok(commit), false) = (wanted(&self.app, self.now()), self.fresh_used) {
+            let id = self.fresh();
+            self.begin(id, (Kind::Push, "poller".to_owned()), Want::Commit(commit));
+            return true;
+        }
+        false
+    }
+
+    fn settle_before_pivot(&mut self) -> bool {
+        let Some((deploy, commit)) = self.app.pipeline.deploy().zip(self.app.pipeline.commit()) else {
+            return false;
+        };
+        let yields = deploy.kind == Kind::Push && self.app.superseded_in_a_row < SUPERSEDED_AT_MOST;
+        // A tip that would not be deployed (held, bad) supersedes nothing; one that is live already does.
+        let newer = match wanted(&self.app, self.now()) {
+            Ok(tip) => tip != *commit,
+            Err(Blocked::UpToDate) => true,
+            Err(_) => false,
+        };
+        if !(newer && yields) {
+            return false;
+        }
+        self.app.superseded_in_a_row += 1;
+        self.abandon(Outcome::Superseded);
+        true
+    }
+
+    /// The number of the deploy that begins in this step; the engine keeps one in reserve.
+    fn fresh(&mut self) -> DeployId {
+        self.fresh_used = true;
+        self.context.fresh
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.note(Note::PhaseEntered(phase));
+    }
+
+    /// Ends the current phase's step and starts the clock of the next.
+    fn stepped(&mut self, deploy: &mut Deploy, phase: Phase) {
+        let took = self.now().since(deploy.phase_since);
+        deploy.phase_since = self.now();
+        self.note(Note::StepEnded(phase, took));
+    }
+
+    fn idle_is_vacant(&self) -> bool {
+        matches!(self.app.idle, Idle::Vacant)
+    }
+
+    /// The same work, waiting for another effect.
+    fn again(&mut self, work: Work, action: Action) -> Work {
+        let effect = self.act(action);
+        Work { effect, ..work }
+    }
+}

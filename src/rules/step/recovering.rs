@@ -1,0 +1,409 @@
+//! A restart is an ordinary event: the recorded state and what bgd sees of the world, taken through the same
+//! machine. What the front routes is the truth about live; the record explains it, and gives way to it. Every
+//! effect that was under way is asked for again under a new number.
+
+use super::{Turn, deploying::backend};
+use crate::rules::{
+    app::{DownStage, End, Idle, Instance, Live, Pipeline, Release, Serving, Until, Work},
+    effect::{Action, Hook, Note},
+    event::{Facts, Routed, Want},
+    ids::{Color, EffectId, ReleaseId},
+    words::{Failure, Nature, Outcome, Phase},
+};
+
+impl Turn<'_> {
+    pub(super) fn recovered(&mut self, facts: &Facts) {
+        // Nothing of the former life reports any more.
+        self.app.rerouting = None;
+        self.recover_contradiction(facts);
+        self.recover_pipeline(facts);
+        self.recover_idle(facts);
+        self.recover_live(facts);
+    }
+
+    /// The front routes to a release of ours that the record does not call live, and no switch was under way.
+    fn recover_contradiction(&mut self, facts: &Facts) {
+        let switching = matches!(
+            self.app.pipeline,
+            Pipeline::Switching(_) | Pipeline::Reverting { .. } | Pipeline::Replacing { .. }
+        );
+        let Routed::Color(routed) = facts.routed else { return };
+        let recorded = match &self.app.serving {
+            Serving::Live(live) => Some(live.clone()),
+            Serving::Nothing => None,
+            Serving::OutOfService(_) => return,
+        };
+        let runs = facts.running.get(&routed);
+        let as_recorded = recorded.as_ref().is_some_and(|live| {
+            live.color == routed && runs.is_none_or(|release| *release == live.release.id)
+        });
+        if switching || as_recorded {
+            return;
+        }
+        let Some(release) = runs.and_then(|id| self.named(id, facts)) else {
+            let saw = format!("the front routes to {routed}, where no release of ours runs");
+            return self.note(Note::Contradiction(saw));
+        };
+        let saw = format!(
+            "the front routes to {routed} ({}), not to {}",
+            release.commit.short(),
+            recorded.as_ref().map_or("nothing", |live| live.color.as_str())
+        );
+        self.note(Note::Contradiction(saw));
+        self.adopt_routed(routed, release, recorded);
+    }
+
+    /// The release of that name, from the record or the state.
+    fn named(&self, id: &ReleaseId, facts: &Facts) -> Option<Release> {
+        let idle = match &self.app.idle {
+            Idle::Vacant | Idle::Taken => None,
+            Idle::Warm { release, .. } | Idle::Draining { release, .. } | Idle::Stopping { release, .. } => {
+                Some(release)
+            }
+        };
+        let state = [idle, self.app.previous.as_ref(), self.app.pipeline.release()];
+        state.into_iter().flatten().chain(&facts.known).find(|release| release.id == *id).cloned()
+    }
+
+    fn adopt_routed(&mut self, color: Color, release: Release, recorded: Option<Live>) {
+        let adopted = release.id.clone();
+        let instance = Instance::Up { since: self.now(), attempt: 0 };
+        let live = Live { color, release, since: self.now(), instance, healthy: None };
+        self.went_live(color, live.release.clone());
+        self.app.serving = Serving::Live(live);
+        if let Some(recorded) = recorded {
+            if recorded.color != color {
+                self.app.idle = Idle::Warm { release: recorded.release.clone(), timer: None, healthy: false };
+            }
+            self.app.previous = Some(recorded.release);
+            self.hold_what_a_hand_did();
+        }
+        self.end_contradicted(&adopted);
+    }
+
+    /// Who moved the traffic by hand meant it: as after a flip, only a newer commit moves it again.
+    fn hold_what_a_hand_did(&mut self) {
+        let head = self.app.head.clone();
+        let is_tip = self.app.live().map(|live| &live.release.commit) == head.as_ref();
+        if self.app.hold.is_none() && head.is_some() && !is_tip {
+            let reason = "the front was found switched by hand; automatic deploys wait for a newer commit";
+            self.place_hold("bgd".to_owned(), reason.to_owned(), Until::NewerThan(head));
+        }
+    }
+
+    /// The deploy under way was on its way to something else.
+    fn end_contradicted(&mut self, adopted: &ReleaseId) {
+        let end = End { outcome: Outcome::Failed, failure: Some(contradicted()) };
+        let is_it = self.app.pipeline.release().is_some_and(|release| release.id == *adopted);
+        if is_it && matches!(self.app.idle, Idle::Taken) {
+            self.app.idle = Idle::Vacant;
+        }
+        match self.app.pipeline.clone() {
+            Pipeline::Resting => {}
+            Pipeline::TakingDown { .. } => self.app.pipeline = Pipeline::Resting,
+            Pipeline::Fetching { .. } => {}
+            Pipeline::CheckingOut(work)
+            | Pipeline::Building(work)
+            | Pipeline::Hooking(work)
+            | Pipeline::Starting(work)
+            | Pipeline::Probing(work)
+                if !is_it =>
+            {
+                self.discard((work.deploy, Some(work.release)), end);
+            }
+            Pipeline::Clearing { deploy, release } => self.discard((deploy, Some(release)), end),
+            Pipeline::Discarding { .. } if !is_it => {}
+            Pipeline::CheckingOut(_)
+            | Pipeline::Building(_)
+            | Pipeline::Hooking(_)
+            | Pipeline::Starting(_)
+            | Pipeline::Probing(_)
+            | Pipeline::Switching(_)
+            | Pipeline::Watching { .. }
+            | Pipeline::Retiring { .. }
+            | Pipeline::Reverting { .. }
+            | Pipeline::Replacing { .. }
+            | Pipeline::Discarding { .. } => self.end_deploy(end),
+        }
+    }
+
+    fn recover_live(&mut self, facts: &Facts) {
+        if matches!(self.app.pipeline, Pipeline::Replacing { .. }) {
+            return;
+        }
+        if matches!(self.app.pipeline, Pipeline::TakingDown { .. }) {
+            // Not started again: it is to end. Timers of the former life fire no more.
+            if self.app.live().is_some_and(|live| !matches!(live.instance, Instance::Up { .. })) {
+                self.set_dead();
+            }
+            return;
+        }
+        let switching = matches!(self.app.pipeline, Pipeline::Switching(_) | Pipeline::Reverting { .. });
+        let routed_right = match &self.app.serving {
+            Serving::Live(live) => facts.routed == Routed::Color(live.color),
+            Serving::OutOfService(_) => facts.routed == Routed::Nothing,
+            // A route to nobody would be a route to the first instance before it is proven.
+            Serving::Nothing => match facts.routed {
+                Routed::Color(color) => facts.running.contains_key(&color),
+                Routed::Nothing | Routed::Unknown => true,
+            },
+        };
+        if !switching && !routed_right {
+            self.reroute();
+        }
+        let Some(live) = self.app.live().cloned() else { return };
+        if facts.running.get(&live.color) == Some(&live.release.id) {
+            if !matches!(live.instance, Instance::Up { .. }) {
+                self.set_up(live.since);
+            }
+        } else if !self.is_leaving(&live) {
+            self.start_live(0, live.color, live.release);
+        }
+    }
+
+    /// The traffic is on its way back from it.
+    fn is_leaving(&self, live: &Live) -> bool {
+        matches!(
+            (&self.app.pipeline, &self.app.idle),
+            (Pipeline::Reverting { work, .. }, Idle::Warm { .. }) if work.release.id == live.release.id
+        )
+    }
+
+    fn set_up(&mut self, since: crate::rules::time::Time) {
+        if let Serving::Live(live) = &mut self.app.serving {
+            live.instance = Instance::Up { since, attempt: 0 };
+        }
+    }
+
+    fn recover_idle(&mut self, facts: &Facts) {
+        let color = self.app.idle_color();
+        let running = facts.running.get(&color);
+        if self.app.live().is_none()
+            && let Some(orphan) = facts.running.get(&color.other())
+        {
+            self.stop_orphan(color.other(), orphan);
+        }
+        match self.app.idle.clone() {
+            Idle::Vacant => self.recover_orphan(color, facts),
+            Idle::Taken => {}
+            Idle::Draining { effect, .. } | Idle::Stopping { effect, .. } if self.is_fresh(Some(effect)) => {}
+            Idle::Warm { release, timer, healthy } => {
+                if running == Some(&release.id) {
+                    let timer = timer.map(|_| self.act(Action::Wake { after: self.context.policy.standby }));
+                    self.app.idle = Idle::Warm { release, timer, healthy };
+                    self.retire_leftover(timer);
+                } else {
+                    self.app.idle = self.stop_idle(release);
+                }
+            }
+            Idle::Draining { release, .. } => {
+                let effect = self.act(Action::Drain { color });
+                self.app.idle = Idle::Draining { release, effect };
+            }
+            Idle::Stopping { release, .. } => self.app.idle = self.stop_idle(release),
+        }
+    }
+
+    /// A warm color without an end in sight belongs to a watch; without one it goes.
+    fn retire_leftover(&mut self, timer: Option<EffectId>) {
+        let kept = matches!(
+            self.app.pipeline,
+            Pipeline::Watching { .. }
+                | Pipeline::Reverting { .. }
+                | Pipeline::Replacing { .. }
+                | Pipeline::Switching(_)
+        );
+        if timer.is_none() && !kept {
+            self.retire_warm();
+        }
+    }
+
+    /// An instance on the idle color that no deploy claims (promise D1: an orphan of an earlier release is ended).
+    fn recover_orphan(&mut self, color: Color, facts: &Facts) {
+        let claimed = self.app.pipeline.release().map(|release| &release.id);
+        let Some(orphan) = facts.running.get(&color).filter(|orphan| Some(*orphan) != claimed) else {
+            return;
+        };
+        match self.named(orphan, facts) {
+            Some(release) => {
+                self.note_orphan(color, orphan);
+                self.app.idle = self.stop_idle(release);
+            }
+            None => self.stop_orphan(color, orphan),
+        }
+    }
+
+    fn stop_orphan(&mut self, color: Color, orphan: &ReleaseId) {
+        self.note_orphan(color, orphan);
+        self.act(Action::Stop { color, release: orphan.clone() });
+    }
+
+    fn note_orphan(&mut self, color: Color, orphan: &ReleaseId) {
+        self.note(Note::Contradiction(format!("{orphan} runs on {color} and nothing needs it; stopping it")));
+    }
+
+    /// Asked for in this very step, by an earlier part of it.
+    fn is_fresh(&self, effect: Option<EffectId>) -> bool {
+        self.effects.iter().any(|made| Some(made.id) == effect)
+    }
+
+    fn recover_pipeline(&mut self, facts: &Facts) {
+        if self.is_fresh(self.app.pipeline.awaits()) {
+            return;
+        }
+        match std::mem::take(&mut self.app.pipeline) {
+            Pipeline::Resting => {}
+            Pipeline::Fetching { deploy, commit, .. } => {
+                let want = match (&deploy.kind, &commit) {
+                    (_, Some(commit)) => Want::Commit(commit.clone()),
+                    (crate::rules::app::Kind::Manual { want, .. }, None) => want.clone(),
+                    (_, None) => Want::Tip,
+                };
+                let effect = self.act(Action::Fetch(want));
+                self.app.pipeline = Pipeline::Fetching { deploy, effect, commit };
+            }
+            Pipeline::CheckingOut(work) => self.check_out_again(work),
+            Pipeline::Building(work) => {
+                if facts.builds.contains(&work.release.id) {
+                    let action = Action::Build { release: work.release.clone(), color: work.color };
+                    self.app.pipeline = Pipeline::Building(self.again(work, action));
+                } else {
+                    self.check_out_again(work);
+                }
+            }
+            Pipeline::Clearing { deploy, release } => {
+                self.app.pipeline = Pipeline::Clearing { deploy, release };
+            }
+            // Started there it would get traffic before it is proven.
+            Pipeline::Hooking(work) | Pipeline::Starting(work) | Pipeline::Probing(work)
+                if facts.routed == Routed::Color(work.color) =>
+            {
+                self.app.idle = Idle::Vacant;
+                self.app.pipeline = Pipeline::Clearing { deploy: work.deploy, release: work.release };
+            }
+            Pipeline::Hooking(work) => {
+                let (release, color) = (work.release.clone(), work.color);
+                let action = Action::RunHook { hook: Hook::BeforeStart, release, color, failure: None };
+                self.app.pipeline = Pipeline::Hooking(self.again(work, action));
+            }
+            Pipeline::Starting(work) => self.start_again(work),
+            Pipeline::Probing(work) => {
+                if facts.running.get(&work.color) == Some(&work.release.id) {
+                    let action = Action::Probe { release: work.release.clone(), color: work.color };
+                    self.app.pipeline = Pipeline::Probing(self.again(work, action));
+                } else {
+                    self.start_again(work);
+                }
+            }
+            Pipeline::Switching(work) => self.recover_switching(work, facts),
+            Pipeline::Watching { work, former } => {
+                self.recover_watching(work, former, facts);
+            }
+            Pipeline::Retiring { deploy, release, end } => {
+                self.app.pipeline = Pipeline::Retiring { deploy, release, end };
+            }
+            Pipeline::Reverting { work, end, .. } => self.recover_reverting(work, end, facts),
+            Pipeline::Replacing { work, wanted, end } => self.replace_again(work, (wanted, end)),
+            Pipeline::Discarding { deploy, release, end, .. } => {
+                let color = self.app.idle_color();
+                let id = release.as_ref().map(|release| release.id.clone());
+                let effect = self.act(Action::Discard { color, release: id });
+                self.app.pipeline = Pipeline::Discarding { deploy, release, effect, end };
+            }
+            Pipeline::TakingDown { stage, .. } => self.recover_down(stage, facts),
+        }
+    }
+
+    /// Gone while bgd was away, with its predecessor still up: that serves at once. With neither up (a reboot), the
+    /// new one is started again and the watch decides.
+    fn recover_watching(&mut self, work: Work, former: Option<Release>, facts: &Facts) {
+        let gone = facts.running.get(&work.color) != Some(&work.release.id);
+        if gone && self.way_back_is_warm() && self.warm_runs(facts) {
+            let failure = gone_while(Phase::Watching, "while it was watched");
+            return self.watch_failed(work, former, &failure);
+        }
+        let action = Action::Watch { release: work.release.clone(), color: work.color };
+        self.app.pipeline = Pipeline::Watching { work: self.again(work, action), former };
+    }
+
+    fn warm_runs(&self, facts: &Facts) -> bool {
+        let Idle::Warm { release, .. } = &self.app.idle else { return false };
+        facts.running.get(&self.app.idle_color()) == Some(&release.id)
+    }
+
+    fn recover_reverting(&mut self, work: Work, end: End, facts: &Facts) {
+        let was_switched = self.app.live().is_some_and(|live| live.release.id == work.release.id);
+        let Idle::Warm { release: former, .. } = self.app.idle.clone() else { return self.revert(work, end) };
+        if !was_switched || self.warm_runs(facts) {
+            return self.revert(work, end);
+        }
+        if facts.running.get(&work.color) == Some(&work.release.id) {
+            // Nothing to go back to right now: the new one serves until the former is started again.
+            self.app.previous = Some(former.clone());
+            self.app.idle = self.stop_idle(former);
+            self.revert(work, end);
+        } else {
+            // Neither runs: what is started is the release that the traffic was on its way to.
+            self.app.pipeline = Pipeline::Retiring { deploy: work.deploy, release: work.release, end };
+            self.swap_back();
+        }
+    }
+
+    fn check_out_again(&mut self, work: Work) {
+        let action = Action::CheckOut { release: work.release.clone(), color: work.color };
+        self.app.pipeline = Pipeline::CheckingOut(self.again(work, action));
+        self.enter(Phase::CheckingOut);
+    }
+
+    fn start_again(&mut self, work: Work) {
+        let action = Action::Start { release: work.release.clone(), color: work.color };
+        self.app.pipeline = Pipeline::Starting(self.again(work, action));
+    }
+
+    /// The pivot decides: what the front routes says which side of it bgd died on.
+    fn recover_switching(&mut self, work: Work, facts: &Facts) {
+        let runs = facts.running.get(&work.color) == Some(&work.release.id);
+        match (facts.routed, runs) {
+            (Routed::Color(routed), true) if routed == work.color => self.switched(work),
+            (_, true) => {
+                let to = Some(backend(&work.release, work.color));
+                let effect = self.route(to);
+                self.app.pipeline = Pipeline::Switching(Work { effect, ..work });
+            }
+            (_, false) => {
+                self.switch_failed(work, &gone_while(Phase::Switching, "in the middle of the switch"));
+            }
+        }
+    }
+
+    fn recover_down(&mut self, stage: DownStage, facts: &Facts) {
+        let Serving::Live(live) = self.app.serving.clone() else { return };
+        let stage = if facts.routed == Routed::Nothing { stage } else { DownStage::Unrouting };
+        let effect = match stage {
+            DownStage::Unrouting => self.route(None),
+            DownStage::Draining => self.act(Action::Drain { color: live.color }),
+            DownStage::Stopping => self.act(Action::Stop { color: live.color, release: live.release.id }),
+        };
+        self.app.pipeline = Pipeline::TakingDown { effect, stage };
+    }
+}
+
+fn contradicted() -> Failure {
+    Failure {
+        phase: Phase::Switching,
+        nature: Nature::Transient,
+        cause: "the front was found routing to the other color after a restart".to_owned(),
+        hint: Some("bgd status shows what serves; bgd deploy tries again".to_owned()),
+        log_tail: Vec::new(),
+    }
+}
+
+fn gone_while(phase: Phase, when: &str) -> Failure {
+    Failure {
+        phase,
+        nature: Nature::Deterministic,
+        cause: format!("the new instance was gone when bgd came back {when}"),
+        hint: Some("bgd logs shows its last words; bgd deploy tries again".to_owned()),
+        log_tail: Vec::new(),
+    }
+}

@@ -1,0 +1,106 @@
+//! The emergency way back (promise F4): somebody else's configuration keeps the front from being moved, so the
+//! wanted release is started on the port that the front routes to, in the place of what serves there. Costs a
+//! restart's gap, which is less than a bad release costs. Used by flips and by a failed watch, never forward.
+
+use super::Turn;
+use crate::rules::{
+    app::{End, Idle, Instance, Kind, Live, Pipeline, Release, Serving, Work},
+    effect::{Action, Note},
+    event::Done,
+    words::{Failure, Nature, Outcome, Phase},
+};
+
+impl Turn<'_> {
+    /// A rollback whose switch the front refuses for reasons that are not ours to mend. False: not that case.
+    pub(super) fn switch_in_place(&mut self, work: &Work, failure: &Failure) -> bool {
+        let rollback = work.deploy.kind == Kind::Rollback && matches!(self.app.idle, Idle::Taken);
+        if !rollback || failure.nature != Nature::FrontStuck {
+            return false;
+        }
+        self.app.pipeline = Pipeline::Switching(work.clone());
+        self.note(Note::Trouble(failure.clone()));
+        self.replace(work.clone(), (work.release.clone(), End::live()))
+    }
+
+    /// A way back that the front refuses for reasons that are not ours to mend. False: not that case.
+    pub(super) fn revert_in_place(&mut self, work: &Work, end: &End, failure: &Failure) -> bool {
+        let switched = self.app.live().is_some_and(|live| live.release.id == work.release.id);
+        match &self.app.idle {
+            Idle::Warm { release, .. } if switched && failure.nature == Nature::FrontStuck => {
+                let wanted = release.clone();
+                self.replace(work.clone(), (wanted, end.clone()))
+            }
+            Idle::Vacant
+            | Idle::Taken
+            | Idle::Warm { .. }
+            | Idle::Draining { .. }
+            | Idle::Stopping { .. } => false,
+        }
+    }
+
+    fn replace(&mut self, work: Work, (wanted, end): (Release, End)) -> bool {
+        let Some(Live { color, release, instance, .. }) = self.app.live().cloned() else { return false };
+        if let Instance::Starting { effect, .. } | Instance::Waiting { effect, .. } = instance {
+            self.act(Action::Cancel(effect));
+        }
+        self.set_dead();
+        let effect = self.act(Action::Replace { color, out: release.id, release: wanted.clone() });
+        self.app.pipeline = Pipeline::Replacing { work: Work { color, effect, ..work }, wanted, end };
+        true
+    }
+
+    /// After a restart: asked for again; what of it is done already is found so.
+    pub(super) fn replace_again(&mut self, work: Work, (wanted, end): (Release, End)) {
+        let unchanged = work.clone();
+        if !self.replace(work, (wanted.clone(), end.clone())) {
+            self.app.pipeline = Pipeline::Replacing { work: unchanged, wanted, end };
+        }
+    }
+
+    pub(super) fn replaced(
+        &mut self,
+        mut work: Work,
+        (wanted, end): (Release, End),
+        result: &Result<Done, Failure>,
+    ) {
+        self.app.pipeline =
+            Pipeline::Replacing { work: work.clone(), wanted: wanted.clone(), end: end.clone() };
+        if let Err(trouble) = result {
+            return self.not_replaced(work, trouble);
+        }
+        self.stepped(&mut work.deploy, Phase::Switching);
+        let live = Live {
+            color: work.color,
+            release: wanted.clone(),
+            since: self.now(),
+            instance: Instance::Up { since: self.now(), attempt: 0 },
+            healthy: Some(true),
+        };
+        self.went_live(live.color, wanted.clone());
+        let former = std::mem::replace(&mut self.app.serving, Serving::Live(live));
+        if let (Serving::Live(former), Kind::Rollback) = (former, &work.deploy.kind) {
+            self.app.previous = Some(former.release);
+        }
+        // Its first instance, on the color that the front could not be moved to.
+        self.app.pipeline = Pipeline::Retiring { deploy: work.deploy, release: work.release, end };
+        self.app.idle = self.stop_idle(wanted);
+        // The front learns the new release's name as soon as it can be told again.
+        self.reroute();
+    }
+
+    /// What was stopped for it comes back; the traffic stays there.
+    fn not_replaced(&mut self, work: Work, trouble: &Failure) {
+        self.note(Note::Trouble(trouble.clone()));
+        if let Some(Live { color, release, .. }) = self.app.live().cloned() {
+            self.start_live(0, color, release);
+        }
+        self.reroute();
+        let end = End { outcome: Outcome::Failed, failure: Some(trouble.clone()) };
+        match self.app.idle {
+            Idle::Taken => self.discard((work.deploy, Some(work.release)), end),
+            Idle::Vacant | Idle::Warm { .. } | Idle::Draining { .. } | Idle::Stopping { .. } => {
+                self.retire(work.deploy, work.release, end);
+            }
+        }
+    }
+}

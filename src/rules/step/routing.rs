@@ -1,0 +1,218 @@
+//! What the front is told. A route back, and a route told again beside a deploy, have to come true: while the front
+//! does not take them they are told again with growing waits, because until then nobody knows where it routes, and
+//! nothing may be stopped. A new route always ends the run of the one before.
+
+use super::{Turn, deploying::backend};
+use crate::rules::{
+    app::{
+        Deploy, DownStage, End, Idle, Instance, Kind, Live, Pipeline, Release, Rerouting, Serving, Telling,
+        Work,
+    },
+    backoff,
+    effect::{Action, Backend, Note},
+    event::Done,
+    ids::{Color, EffectId},
+    words::{Failure, Outcome, Phase},
+};
+
+/// The first time of telling.
+const FIRST: Telling = Telling::Now { attempt: 1 };
+
+impl Turn<'_> {
+    /// Tells the front; whatever it was told beside this is void.
+    pub(super) fn route(&mut self, to: Option<Backend>) -> EffectId {
+        if let Some(older) = self.app.rerouting.take() {
+            self.act(Action::Cancel(older.effect));
+        }
+        self.app.generation.0 += 1;
+        self.act(Action::Route { generation: self.app.generation, to })
+    }
+
+    /// The front routes nothing now: it is told again, by whoever tells it at this point.
+    pub(super) fn front_restarted(&mut self) {
+        match self.app.pipeline.clone() {
+            Pipeline::Switching(work) => {
+                self.act(Action::Cancel(work.effect));
+                let effect = self.route(Some(backend(&work.release, work.color)));
+                self.app.pipeline = Pipeline::Switching(Work { effect, ..work });
+            }
+            Pipeline::Reverting { work, end, .. } => {
+                self.act(Action::Cancel(work.effect));
+                self.revert(work, end);
+            }
+            Pipeline::TakingDown { effect, stage: DownStage::Unrouting } => {
+                self.act(Action::Cancel(effect));
+                let effect = self.route(None);
+                self.app.pipeline = Pipeline::TakingDown { effect, stage: DownStage::Unrouting };
+            }
+            Pipeline::TakingDown { stage: DownStage::Draining | DownStage::Stopping, .. } => {
+                self.ignore("the front was started again; nothing is to be routed");
+            }
+            Pipeline::Resting
+            | Pipeline::Fetching { .. }
+            | Pipeline::CheckingOut(_)
+            | Pipeline::Building(_)
+            | Pipeline::Clearing { .. }
+            | Pipeline::Hooking(_)
+            | Pipeline::Starting(_)
+            | Pipeline::Probing(_)
+            | Pipeline::Watching { .. }
+            | Pipeline::Retiring { .. }
+            | Pipeline::Replacing { .. }
+            | Pipeline::Discarding { .. } => {
+                // A new front routes nothing, which is right while nothing is live.
+                if self.app.live().is_some() || self.app.rerouting.is_some() {
+                    self.reroute();
+                }
+            }
+        }
+    }
+
+    /// Tells the front again what is live, until it is proven to route there.
+    pub(super) fn reroute(&mut self) {
+        let to = match &self.app.serving {
+            Serving::Live(live) => Some(backend(&live.release, live.color)),
+            Serving::OutOfService(_) | Serving::Nothing => None,
+        };
+        let effect = self.route(to);
+        self.app.rerouting = Some(Rerouting { effect, telling: FIRST });
+    }
+
+    pub(super) fn reroute_done(&mut self, effect: EffectId, result: &Result<Done, Failure>) -> bool {
+        let Some(Rerouting { telling, .. }) = self.app.rerouting.filter(|it| it.effect == effect) else {
+            return false;
+        };
+        match (telling, result) {
+            (Telling::Now { .. }, Ok(_)) => self.app.rerouting = None,
+            (Telling::Now { attempt }, Err(trouble)) => {
+                self.note(Note::Trouble(trouble.clone()));
+                let (effect, telling) = self.tell_later(attempt);
+                self.app.rerouting = Some(Rerouting { effect, telling });
+            }
+            (Telling::Later { attempt }, _) => {
+                self.app.rerouting = None;
+                self.reroute();
+                if let Some(rerouting) = &mut self.app.rerouting {
+                    rerouting.telling = Telling::Now { attempt };
+                }
+            }
+        }
+        true
+    }
+
+    fn tell_later(&mut self, attempt: u32) -> (EffectId, Telling) {
+        let next = attempt.saturating_add(1);
+        let effect = self.act(Action::Wake { after: backoff::restart_delay(next) });
+        (effect, Telling::Later { attempt: next })
+    }
+
+    /// Moves the traffic (back) to what is live apart from this deploy.
+    pub(super) fn revert(&mut self, work: Work, end: End) {
+        let to = match (&self.app.serving, &self.app.idle) {
+            (Serving::Live(live), Idle::Warm { release, .. }) if live.release.id == work.release.id => {
+                Some(backend(release, live.color.other()))
+            }
+            (Serving::Live(live), _) => Some(backend(&live.release, live.color)),
+            (Serving::Nothing | Serving::OutOfService(_), _) => None,
+        };
+        let effect = self.route(to);
+        self.app.pipeline = Pipeline::Reverting { work: Work { effect, ..work }, end, telling: FIRST };
+    }
+
+    pub(super) fn reverted(
+        &mut self,
+        work: Work,
+        (end, telling): (End, Telling),
+        result: &Result<Done, Failure>,
+    ) {
+        self.app.pipeline = Pipeline::Reverting { work: work.clone(), end: end.clone(), telling };
+        match (telling, result) {
+            (Telling::Now { .. }, Ok(_)) => self.traffic_is_back(work, end),
+            (Telling::Now { attempt }, Err(trouble)) => {
+                self.note(Note::Trouble(trouble.clone()));
+                if self.revert_in_place(&work, &end, trouble) {
+                    return;
+                }
+                let (effect, telling) = self.tell_later(attempt);
+                self.app.pipeline = Pipeline::Reverting { work: Work { effect, ..work }, end, telling };
+            }
+            (Telling::Later { attempt }, _) => {
+                self.revert(work, end);
+                if let Pipeline::Reverting { telling, .. } = &mut self.app.pipeline {
+                    *telling = Telling::Now { attempt };
+                }
+            }
+        }
+    }
+
+    fn traffic_is_back(&mut self, work: Work, end: End) {
+        let was_switched = self.app.live().is_some_and(|live| live.release.id == work.release.id);
+        match (was_switched, &self.app.idle) {
+            (false, _) => self.discard((work.deploy, Some(work.release)), end),
+            (true, Idle::Warm { .. }) => {
+                let mut work = work;
+                self.stepped(&mut work.deploy, Phase::Switching);
+                self.swap_back();
+                self.retire(work.deploy, work.release, end);
+            }
+            (true, Idle::Vacant | Idle::Taken | Idle::Draining { .. } | Idle::Stopping { .. }) => {
+                self.stay_then_roll_back(work.deploy, end);
+            }
+        }
+    }
+
+    /// The former instance died while the traffic was on its way back: the new one serves until the former
+    /// release is started again.
+    fn stay_then_roll_back(&mut self, deploy: Deploy, end: End) {
+        self.revive();
+        let outcome = if end.outcome == Outcome::RolledBack { Outcome::Failed } else { end.outcome };
+        self.end_deploy(End { outcome, ..end });
+        self.roll_back_after(&deploy);
+    }
+
+    /// A rollback that follows a deploy whose way back was not warm.
+    pub(super) fn roll_back_after(&mut self, deploy: &Deploy) {
+        let Some(to) = self.app.previous.clone().filter(|_| !self.app.down_wanted) else { return };
+        let id = self.fresh();
+        let deploy = self.new_deploy(id, Kind::Rollback, deploy.by.clone());
+        self.roll_back_to(deploy, to);
+    }
+
+    /// The warm former release is live again; the abandoned one drains.
+    pub(super) fn swap_back(&mut self) {
+        let Serving::Live(abandoned) = &self.app.serving else { return };
+        let Idle::Warm { release, healthy, timer: _ } = &self.app.idle else { return };
+        let (abandoned, healthy) = (abandoned.clone(), *healthy);
+        let live = Live {
+            color: abandoned.color.other(),
+            release: release.clone(),
+            since: self.now(),
+            instance: Instance::Up { since: self.now(), attempt: 0 },
+            healthy: Some(healthy),
+        };
+        self.went_live(live.color, live.release.clone());
+        self.app.serving = Serving::Live(live);
+        self.app.idle = Idle::Warm { release: abandoned.release, timer: None, healthy: false };
+        // A restart of the abandoned instance that is under way must not outlive it.
+        if let Instance::Starting { effect, .. } | Instance::Waiting { effect, .. } = abandoned.instance {
+            self.act(Action::Cancel(effect));
+        }
+    }
+
+    /// What is live is not bad, whatever was thought of it before.
+    pub(super) fn went_live(&mut self, color: Color, release: Release) {
+        self.app.verdicts.remove(&release.commit);
+        self.note(Note::WentLive { color, release });
+    }
+
+    /// The warm color's instance died: when the traffic is on its way there, it stays where it is.
+    pub(super) fn warm_died_in_revert(&mut self, warm: &Release) {
+        let Pipeline::Reverting { work, end, .. } = self.app.pipeline.clone() else { return };
+        if self.app.live().is_none_or(|live| live.release.id != work.release.id) {
+            return;
+        }
+        self.app.previous = Some(warm.clone());
+        self.act(Action::Cancel(work.effect));
+        self.revert(work, end);
+    }
+}

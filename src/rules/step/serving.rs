@@ -1,0 +1,333 @@
+//! Between deploys and beside them: the live instance is kept up, its health noted, and the other color emptied.
+
+use std::time::Duration;
+
+use super::Turn;
+use crate::rules::{
+    app::{End, Idle, Instance, Live, Pipeline, Release, Serving, Work},
+    backoff,
+    effect::{Action, Note},
+    event::Done,
+    ids::{Color, EffectId, ReleaseId},
+    words::{Failure, Nature, Outcome, Phase},
+};
+
+/// The wait before an instance that could not be stopped is stopped again.
+const STOP_AGAIN: Duration = Duration::from_secs(10);
+
+/// How an instance died: exit code or signal, and the end of its log.
+pub(super) type Death<'a> = (&'a str, &'a [String]);
+
+impl Turn<'_> {
+    pub(super) fn done(&mut self, effect: EffectId, result: &Result<Done, Failure>) {
+        if self.pipeline_done(effect, result)
+            || self.instance_done(effect, result)
+            || self.idle_done(effect, result)
+            || self.reroute_done(effect, result)
+        {
+            return;
+        }
+        match result {
+            Ok(_) => self.ignore(format!("effect {effect} ended and nothing waits for it")),
+            Err(failure) => self.note(Note::Trouble(failure.clone())),
+        }
+    }
+
+    fn live_mut(&mut self) -> Option<&mut Live> {
+        match &mut self.app.serving {
+            Serving::Live(live) => Some(live),
+            Serving::Nothing | Serving::OutOfService(_) => None,
+        }
+    }
+
+    fn instance_done(&mut self, effect: EffectId, result: &Result<Done, Failure>) -> bool {
+        let Some(live) = self.app.live() else { return false };
+        let (instance, color, release) = (live.instance.clone(), live.color, live.release.clone());
+        match instance {
+            Instance::Waiting { attempt, effect: awaited } if awaited == effect => {
+                self.start_live(attempt, color, release);
+                true
+            }
+            Instance::Starting { attempt, effect: awaited } if awaited == effect => {
+                match result {
+                    Ok(_) => self.instance_up(attempt),
+                    Err(failure) => {
+                        self.note(Note::RestartFailed(failure.clone()));
+                        self.wait_to_restart(attempt + 1);
+                    }
+                }
+                true
+            }
+            Instance::Waiting { .. } | Instance::Starting { .. } | Instance::Up { .. } | Instance::Dead => {
+                false
+            }
+        }
+    }
+
+    pub(super) fn start_live(&mut self, attempt: u32, color: Color, release: Release) {
+        let effect = self.act(Action::Start { release, color });
+        if let Some(live) = self.live_mut() {
+            live.instance = Instance::Starting { attempt, effect };
+            live.healthy = None;
+        }
+    }
+
+    fn instance_up(&mut self, attempt: u32) {
+        let since = self.now();
+        if let Some(live) = self.live_mut() {
+            live.instance = Instance::Up { since, attempt };
+            live.healthy = None;
+        }
+        self.note(Note::InstanceRestarted { attempt });
+    }
+
+    fn wait_to_restart(&mut self, attempt: u32) -> Duration {
+        let after = backoff::restart_delay(attempt);
+        let effect = self.act(Action::Wake { after });
+        if let Some(live) = self.live_mut() {
+            live.instance = Instance::Waiting { attempt, effect };
+            live.healthy = Some(false);
+        }
+        after
+    }
+
+    pub(super) fn instance_died(&mut self, color: Color, release: &ReleaseId, how: Death<'_>) {
+        let is_live = self.app.live().is_some_and(|live| live.color == color && live.release.id == *release);
+        if is_live {
+            return self.live_died(how);
+        }
+        match std::mem::take(&mut self.app.idle) {
+            Idle::Warm { release: warm, timer, .. } if warm.id == *release => {
+                if let Some(timer) = timer {
+                    self.act(Action::Cancel(timer));
+                }
+                // Its tree is gone; the stop proves that the port is free too.
+                self.app.idle = self.stop_idle(warm.clone());
+                self.warm_died_in_revert(&warm);
+            }
+            Idle::Draining { release: draining, effect } if draining.id == *release => {
+                self.act(Action::Cancel(effect));
+                self.app.idle = self.stop_idle(draining);
+            }
+            idle @ (Idle::Vacant
+            | Idle::Taken
+            | Idle::Warm { .. }
+            | Idle::Draining { .. }
+            | Idle::Stopping { .. }) => {
+                self.app.idle = idle;
+                self.taken_died(color, release, how);
+            }
+        }
+    }
+
+    /// The instance of the deploy under way died. A start or a probe finds that out by itself, unless it ended
+    /// just before.
+    fn taken_died(&mut self, color: Color, release: &ReleaseId, how: Death<'_>) {
+        let its = |work: &Work| work.color == color && work.release.id == *release;
+        match self.app.pipeline.clone() {
+            Pipeline::Probing(work) if its(&work) => {
+                self.act(Action::Cancel(work.effect));
+                let action = Action::Probe { release: work.release.clone(), color };
+                self.app.pipeline = Pipeline::Probing(self.again(work, action));
+            }
+            Pipeline::Switching(work) if its(&work) => {
+                self.act(Action::Cancel(work.effect));
+                self.switch_failed(work, &died(Phase::Switching, "while the traffic moved to it", how));
+            }
+            _ => {
+                self.ignore(format!("the {color} instance of {release} ended, as whoever waits for it knows"))
+            }
+        }
+    }
+
+    fn live_died(&mut self, how: Death<'_>) {
+        let Some(live) = self.app.live() else { return };
+        let attempt = match live.instance {
+            Instance::Up { since, attempt } => backoff::next_attempt(attempt, self.now().since(since)),
+            // It may have ended right after its start, whose result is still on its way.
+            Instance::Starting { attempt, effect } => {
+                self.act(Action::Cancel(effect));
+                attempt.saturating_add(1)
+            }
+            Instance::Waiting { .. } | Instance::Dead => {
+                return self.ignore("the live instance was known to be down");
+            }
+        };
+        if matches!(self.app.pipeline, Pipeline::TakingDown { .. }) {
+            self.set_dead();
+            return self.ignore("the live instance ended while it is taken down");
+        }
+        if let Pipeline::Watching { work, former } = &self.app.pipeline
+            && self.way_back_is_warm()
+        {
+            let (work, former) = (work.clone(), former.clone());
+            self.act(Action::Cancel(work.effect));
+            self.set_dead();
+            let failure = died(Phase::Watching, "while it was watched", how);
+            return self.watch_failed(work, former, &failure);
+        }
+        let restart_in = if self.context.policy.restart {
+            Some(self.wait_to_restart(attempt))
+        } else {
+            self.set_dead();
+            None
+        };
+        self.note(Note::InstanceDied { how: how.0.to_owned(), restart_in });
+    }
+
+    /// Starts a live instance again that was given up for a way back which then was none.
+    pub(super) fn revive(&mut self) {
+        if self.context.policy.restart && self.app.live().is_some_and(|live| live.instance == Instance::Dead)
+        {
+            self.wait_to_restart(0);
+        }
+    }
+
+    pub(super) fn set_dead(&mut self) {
+        if let Some(live) = self.live_mut() {
+            live.instance = Instance::Dead;
+            live.healthy = Some(false);
+        }
+    }
+
+    pub(super) fn health_changed(&mut self, color: Color, release: &ReleaseId, (now, answer): (bool, &str)) {
+        if let Some(live) = self.live_mut()
+            && live.color == color
+            && live.release.id == *release
+        {
+            let changed = live.healthy != Some(now);
+            let is_news = live.healthy == Some(!now);
+            live.healthy = Some(now);
+            if changed && (is_news || !now) {
+                self.note(Note::HealthChanged { healthy: now, answer: answer.to_owned() });
+            }
+            return;
+        }
+        match &mut self.app.idle {
+            Idle::Warm { release: warm, healthy, .. } if warm.id == *release => {
+                *healthy = now;
+                self.leave_the_dead();
+            }
+            Idle::Vacant
+            | Idle::Taken
+            | Idle::Warm { .. }
+            | Idle::Draining { .. }
+            | Idle::Stopping { .. } => self.ignore(format!("health of {release}, which is not in use")),
+        }
+    }
+
+    /// A former instance that recovers while the watched one is down serves in its place.
+    fn leave_the_dead(&mut self) {
+        let down = self.app.live().is_some_and(|live| !matches!(live.instance, Instance::Up { .. }));
+        let Pipeline::Watching { work, former } = self.app.pipeline.clone() else { return };
+        if down && self.way_back_is_warm() {
+            self.act(Action::Cancel(work.effect));
+            self.watch_failed(
+                work,
+                former,
+                &died(Phase::Watching, "while it was watched", ("not up again", &[])),
+            );
+        }
+    }
+
+    fn idle_done(&mut self, effect: EffectId, result: &Result<Done, Failure>) -> bool {
+        match self.app.idle.clone() {
+            Idle::Warm { timer: Some(timer), .. } if timer == effect => {
+                self.retire_warm();
+                true
+            }
+            Idle::Draining { release, effect: awaited } if awaited == effect => {
+                if let Err(trouble) = result {
+                    self.note(Note::Trouble(trouble.clone()));
+                }
+                self.idle_step_ended(Phase::Draining);
+                self.app.idle = self.stop_idle(release);
+                true
+            }
+            Idle::Stopping { release, effect: awaited } if awaited == effect => {
+                self.idle_stopped(release, result);
+                true
+            }
+            Idle::Vacant
+            | Idle::Taken
+            | Idle::Warm { .. }
+            | Idle::Draining { .. }
+            | Idle::Stopping { .. } => false,
+        }
+    }
+
+    fn idle_stopped(&mut self, release: Release, result: &Result<Done, Failure>) {
+        self.idle_step_ended(Phase::Stopping);
+        match result {
+            Ok(_) => {
+                let color = self.app.idle_color();
+                self.app.idle = Idle::Vacant;
+                self.note(Note::Retired { color, release: release.id });
+            }
+            Err(trouble) => {
+                // Refused (the front routes there) or impossible: said, and tried again; nothing waits for it.
+                self.app.idle = self.stop_later(release);
+                self.note(Note::Trouble(trouble.clone()));
+                match self.app.pipeline.clone() {
+                    Pipeline::Clearing { deploy, release } => {
+                        let failure = Failure { nature: Nature::Transient, ..trouble.clone() };
+                        let end = End { outcome: Outcome::Failed, failure: Some(failure) };
+                        self.discard((deploy, Some(release)), end);
+                    }
+                    Pipeline::Retiring { end, .. } => self.end_deploy(end),
+                    _ => self.app.down_wanted = false,
+                }
+            }
+        }
+    }
+
+    /// The idle color, to be stopped after a wait.
+    pub(super) fn stop_later(&mut self, release: Release) -> Idle {
+        let effect = self.act(Action::Wake { after: STOP_AGAIN });
+        Idle::Draining { release, effect }
+    }
+
+    /// While a deploy retires its predecessor, the idle color's steps are the deploy's.
+    fn idle_step_ended(&mut self, phase: Phase) {
+        if let Pipeline::Retiring { deploy, .. } = &self.app.pipeline {
+            let mut deploy = deploy.clone();
+            self.stepped(&mut deploy, phase);
+            if let Pipeline::Retiring { deploy: kept, .. } = &mut self.app.pipeline {
+                *kept = deploy;
+            }
+        }
+    }
+
+    /// Sends a warm color on its way: drain, then stop.
+    pub(super) fn retire_warm(&mut self) {
+        let Idle::Warm { release, timer, .. } = self.app.idle.clone() else { return };
+        if let Some(timer) = timer {
+            self.act(Action::Cancel(timer));
+        }
+        let color = self.app.idle_color();
+        let effect = self.act(Action::Drain { color });
+        self.app.idle = Idle::Draining { release, effect };
+        if matches!(self.app.pipeline, Pipeline::Retiring { .. }) {
+            self.enter(Phase::Draining);
+        }
+    }
+
+    pub(super) fn stop_idle(&mut self, release: Release) -> Idle {
+        let color = self.app.idle_color();
+        let effect = self.act(Action::Stop { color, release: release.id.clone() });
+        if matches!(self.app.pipeline, Pipeline::Retiring { .. }) {
+            self.enter(Phase::Stopping);
+        }
+        Idle::Stopping { release, effect }
+    }
+}
+
+fn died(phase: Phase, when: &str, (how, last_words): Death<'_>) -> Failure {
+    Failure {
+        phase,
+        nature: Nature::Deterministic,
+        cause: format!("the new instance died {when}: {how}"),
+        hint: Some("bgd logs shows its last words; push a fix".to_owned()),
+        log_tail: last_words.to_vec(),
+    }
+}

@@ -1,0 +1,8 @@
+//! What the machine does, as sentences. `bench` drives it, `edges` shows all of its ways.
+
+mod asking;
+mod bench;
+mod deploying;
+mod edges;
+mod recovering;
+mod replacing;

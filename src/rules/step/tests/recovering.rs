@@ -1,0 +1,248 @@
+//! After a crash or a restart: the record and the facts of the world, in every state that a deploy can be found in.
+
+use super::bench::{Bench, commit};
+use crate::rules::{
+    app::{Idle, Instance, Serving},
+    effect::{Action, Note},
+    event::{Facts, Routed},
+    ids::Color::{Blue, Green},
+    words::{Nature, Outcome},
+};
+
+/// A second deploy, in every state that it can be found in.
+fn in_every_state() -> Vec<(&'static str, Bench)> {
+    let mut found = Vec::new();
+    let states = [
+        "Fetching",
+        "CheckingOut",
+        "Building",
+        "Hooking",
+        "Starting",
+        "Probing",
+        "Switching",
+        "Watching",
+        "Retiring",
+    ];
+    for state in states {
+        let mut bench = Bench::with_one_live();
+        bench.policy.before_start = true;
+        bench.push(2);
+        bench.run_to(state);
+        found.push((state, bench));
+    }
+    for (state, from) in [("Discarding", "Probing"), ("Reverting", "Watching"), ("Reverting", "Switching")] {
+        let mut bench = Bench::with_one_live();
+        bench.push(2);
+        bench.run_to(from);
+        bench.fail(Nature::Deterministic);
+        assert_eq!(bench.state(), state);
+        found.push((state, bench));
+    }
+    found
+}
+
+fn come_to_rest(bench: &mut Bench) {
+    for _ in 0..40 {
+        if let Some(rerouting) = bench.app.rerouting {
+            bench.end(rerouting.effect, Ok(crate::rules::event::Done::Ensured));
+        } else if let Some(effect) = bench.live_effect() {
+            bench.end(effect, Ok(crate::rules::event::Done::Ensured));
+        } else if bench.state() != "Resting" || bench.idle_effect().is_some() {
+            bench.succeed();
+        }
+    }
+}
+
+#[test]
+fn k2_a_crash_in_every_state_ends_with_the_old_or_the_new_release_live_and_the_other_color_vacant() {
+    for routed in [Routed::Color(Blue), Routed::Color(Green), Routed::Nothing, Routed::Unknown] {
+        for runs in [true, false] {
+            for (state, mut bench) in in_every_state() {
+                let mut facts = bench.facts(routed);
+                if !runs {
+                    facts.running.clear();
+                }
+                let case = format!("{state}, routed {routed:?}, runs {runs}");
+                bench.recover(facts);
+                assert!(bench.app.live().is_some(), "{case}");
+                come_to_rest(&mut bench);
+                assert_eq!(bench.state(), "Resting", "{case}");
+                assert_eq!(bench.app.idle, Idle::Vacant, "{case}");
+                let live = bench.live().unwrap();
+                assert!(
+                    live == (Blue, 1) || live.0 == Green && live.1 == 2 || live == (Blue, 2),
+                    "{case}: {live:?}"
+                );
+                assert!(matches!(bench.app.live().unwrap().instance, Instance::Up { .. }), "{case}");
+                assert_eq!(bench.app.rerouting, None, "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_effect_is_asked_for_twice_in_one_recovery() {
+    for routed in [Routed::Color(Blue), Routed::Color(Green), Routed::Nothing] {
+        for runs in [true, false] {
+            for (state, mut bench) in in_every_state() {
+                let mut facts = bench.facts(routed);
+                if !runs {
+                    facts.running.clear();
+                }
+                let made = bench.recover(facts);
+                let actions: Vec<_> =
+                    made.effects.iter().map(|effect| format!("{:?}", effect.action)).collect();
+                let mut once = actions.clone();
+                once.sort();
+                once.dedup();
+                assert_eq!(once.len(), actions.len(), "{state}, {routed:?}, {runs}: {actions:#?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_crash_after_the_front_switched_rolls_forward_and_one_before_switches_again() {
+    for (routed, state) in [(Green, "Watching"), (Blue, "Switching")] {
+        let mut bench = Bench::with_one_live();
+        bench.push(2);
+        bench.run_to("Switching");
+        bench.recover(bench.facts(Routed::Color(routed)));
+        assert_eq!(bench.state(), state);
+        bench.run_to("Resting");
+        assert_eq!(bench.live(), Some((Green, 2)));
+    }
+}
+
+#[test]
+fn a_new_instance_that_is_gone_in_the_switch_is_left_for_the_old() {
+    let mut bench = Bench::with_one_live();
+    bench.push(2);
+    bench.run_to("Switching");
+    let mut facts = bench.facts(Routed::Color(Green));
+    facts.running.remove(&Green);
+    bench.recover(facts);
+    assert_eq!((bench.state(), bench.routed()), ("Reverting", Some((Blue, 1))));
+    bench.run_to("Resting");
+    assert_eq!(bench.outcomes(), [Outcome::Live, Outcome::Failed]);
+}
+
+#[test]
+fn a_watched_instance_that_is_gone_is_left_for_the_warm_one_at_once() {
+    let mut bench = Bench::with_one_live();
+    bench.push(2);
+    bench.run_to("Watching");
+    let mut facts = bench.facts(Routed::Color(Green));
+    facts.running.remove(&Green);
+    let made = bench.recover(facts);
+    assert_eq!((bench.state(), bench.routed()), ("Reverting", Some((Blue, 1))));
+    assert!(!made.effects.iter().any(|effect| matches!(effect.action, Action::Start { .. })));
+}
+
+#[test]
+fn k5_after_a_reboot_the_live_release_is_started_where_the_front_routes() {
+    let mut bench = Bench::with_two_live();
+    bench.recover(Facts { routed: Routed::Color(Green), ..Facts::default() });
+    let Some(Action::Start { release, color }) = bench.acts.last() else { panic!("not started") };
+    assert_eq!((&release.commit, *color), (&commit(2), Green));
+}
+
+#[test]
+fn a_build_whose_verdict_is_there_is_asked_for_and_a_lost_one_begins_again() {
+    for (left, state) in [(true, "Building"), (false, "CheckingOut")] {
+        let mut bench = Bench::with_one_live();
+        bench.push(2);
+        bench.run_to("Building");
+        let mut facts = bench.facts(Routed::Color(Blue));
+        if left {
+            facts.builds.push(bench.app.pipeline.release().unwrap().id.clone());
+        }
+        bench.recover(facts);
+        assert_eq!(bench.state(), state);
+    }
+}
+
+#[test]
+fn f3_what_the_front_routes_is_live_even_against_the_record() {
+    let mut bench = Bench::with_two_live();
+    let former = bench.app.previous.clone().unwrap();
+    let mut facts = bench.facts(Routed::Color(Blue));
+    facts.running.insert(Blue, former.id.clone());
+    facts.known.push(former);
+    bench.recover(facts);
+    assert_eq!(bench.live(), Some((Blue, 1)));
+    assert!(bench.notes.iter().any(|note| matches!(note, Note::Contradiction(_))));
+    assert!(!bench.acts.iter().rev().take(2).any(|act| matches!(act, Action::Stop { color: Blue, .. })));
+    // Who moved it by hand meant it: the next poll does not move it back.
+    assert!(bench.app.hold.is_some() && bench.state() == "Resting", "{:?}", bench.app.hold);
+}
+
+#[test]
+fn a_front_that_routes_to_nobody_is_told_what_is_live() {
+    for routed in [Routed::Color(Blue), Routed::Nothing, Routed::Unknown] {
+        let mut bench = Bench::with_two_live();
+        bench.recover(bench.facts(routed));
+        assert_eq!(bench.routed(), Some((Green, 2)));
+        assert!(bench.app.rerouting.is_some());
+    }
+}
+
+#[test]
+fn k6_a_lost_record_is_rebuilt_from_what_the_front_routes() {
+    let old = Bench::with_two_live();
+    let release = old.app.live().unwrap().release.clone();
+    let mut bench = Bench::new();
+    let mut facts = old.facts(Routed::Color(Green));
+    facts.known.push(release);
+    bench.recover(facts);
+    assert_eq!(bench.live(), Some((Green, 2)));
+    bench.push(2);
+    assert_eq!(bench.state(), "Resting");
+}
+
+#[test]
+fn an_orphan_on_the_idle_color_is_stopped_and_a_claimed_instance_is_not() {
+    let mut bench = Bench::with_two_live();
+    let former = bench.app.previous.clone().unwrap();
+    let mut facts = bench.facts(Routed::Color(Green));
+    facts.running.insert(Blue, former.id.clone());
+    bench.recover(facts);
+    assert!(matches!(&bench.app.idle, Idle::Stopping { release, .. } if release.id == former.id));
+
+    let mut bench = Bench::with_one_live();
+    bench.push(2);
+    bench.run_to("Probing");
+    let made = bench.recover(bench.facts(Routed::Color(Blue)));
+    assert!(!made.effects.iter().any(|effect| matches!(effect.action, Action::Stop { .. })));
+}
+
+#[test]
+fn down_under_way_goes_on_after_a_crash_and_starts_nothing() {
+    for steps in 0..3 {
+        for runs in [true, false] {
+            let mut bench = Bench::with_one_live();
+            bench.ask(crate::rules::event::Ask::Down);
+            for _ in 0..steps {
+                bench.succeed();
+            }
+            let mut facts = bench.facts(Routed::Nothing);
+            if !runs {
+                facts.running.clear();
+            }
+            let made = bench.recover(facts);
+            assert!(!made.effects.iter().any(|effect| matches!(effect.action, Action::Start { .. })));
+            bench.run_to("Resting");
+            assert!(matches!(bench.app.serving, Serving::OutOfService(_)));
+        }
+    }
+}
+
+#[test]
+fn what_an_operator_decided_survives_a_crash() {
+    let mut bench = Bench::with_two_live();
+    bench.flip();
+    bench.run_to("Resting");
+    bench.recover(bench.facts(Routed::Color(Blue)));
+    bench.push(2);
+    assert_eq!((bench.state(), bench.live()), ("Resting", Some((Blue, 1))));
+}
