@@ -11,4 +11,5 @@
 //! rules/      PURE: no tokio, fs, net, clock, randomness
 //! ```
 
+pub mod config;
 pub mod rules;

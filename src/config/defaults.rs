@@ -1,0 +1,56 @@
+//! Every default of the configuration, and nothing else. `init.toml` shows the same values to people; a test
+//! keeps the two equal.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
+
+use super::settings::Ports;
+use crate::rules::ids::AppName;
+
+pub(super) const BRANCH: &str = "main";
+pub(super) const POLL: Duration = Duration::from_secs(10);
+pub(super) const PORTS: Ports = Ports { blue: 9501, green: 9502 };
+pub(super) const STOP_SIGNAL: i32 = libc::SIGTERM;
+pub(super) const STOP_GRACE: Duration = Duration::from_secs(30);
+pub(super) const DRAIN: Duration = Duration::from_secs(30);
+pub(super) const STANDBY: Duration = Duration::ZERO;
+pub(super) const KEEP: NonZeroUsize = NonZeroUsize::new(5).unwrap();
+pub(super) const BUILD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+pub(super) const FAST_FORWARD_ONLY: bool = false;
+
+pub(super) const HEALTH_STATUS: [u16; 1] = [200];
+pub(super) const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const HEALTH_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const HEALTH_SUCCESSES: NonZeroU32 = NonZeroU32::new(2).unwrap();
+
+pub(super) const WATCH_FOR: Duration = Duration::from_secs(30);
+pub(super) const WATCH_RESTART: bool = true;
+
+pub(super) const HOOK_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
+pub(super) const FRONT: &str = "builtin";
+pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+pub(super) const NGINX_TEST: [&str; 2] = ["nginx", "-t"];
+pub(super) const NGINX_RELOAD: [&str; 3] = ["nginx", "-s", "reload"];
+pub(super) const NGINX_PID_FILE: &str = "/run/nginx.pid";
+
+/// The include file of an app behind nginx.
+pub(super) fn nginx_file(app: &AppName) -> PathBuf {
+    PathBuf::from(format!("/etc/nginx/conf.d/bgd-{app}.conf"))
+}
+
+/// The upstream of an app behind nginx.
+pub(super) fn nginx_upstream(app: &AppName) -> String {
+    app.to_string()
+}
+
+pub(super) const ROOT_STATE_DIR: &str = "/var/lib/bgd";
+pub(super) const ROOT_RUNTIME_DIR: &str = "/run/bgd";
+/// Below the state directory: the runtime directory of an ordinary user without `$XDG_RUNTIME_DIR`. Not a
+/// directory of `/tmp`, whose name anybody else could take first.
+pub(super) const RUNTIME_BELOW_STATE: &str = "run";

@@ -1,0 +1,183 @@
+//! Files → settings: reads `bgd.toml` and `apps.d/*.toml`, and looks at the files they name. Called by the
+//! daemon at start and at each reload, and by every command; changes nothing on disk.
+
+use std::{
+    env, fs, io,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    defaults,
+    parse::{Loaded, Source, Surroundings, parse_noting},
+    problem::{Notes, Problem, Problems},
+    validate::{Holds, NamedFile},
+};
+
+/// The directory of further apps, beside the main file.
+const APPS_DIR: &str = "apps.d";
+/// Bytes; a configuration beyond this is some other file.
+const LARGEST: u64 = 4 << 20;
+
+/// Reads, judges and completes the configuration at `file`.
+///
+/// # Errors
+/// Everything that is wrong, at once.
+pub fn load(file: &Path) -> Result<Loaded, Problems> {
+    let fail = |problem| Problems(vec![problem]);
+    let file = std::path::absolute(file).map_err(|error| {
+        fail(Problem::of_file(file, error.to_string(), "name the file with an absolute path"))
+    })?;
+    let main = read(&file).map_err(fail)?;
+    let mut notes = Notes::default();
+    let apps = read_apps(&file, &mut notes);
+    let surroundings = surroundings(&file);
+    let (mut loaded, named) = parse_noting(&main, &apps, (&surroundings, notes))?;
+    let mut notes = Notes { errors: Vec::new(), warnings: loaded.warnings };
+    for file in &named {
+        look_at(file, &mut notes);
+    }
+    super::parse::in_order(&mut notes.warnings, &loaded.settings.files);
+    loaded.warnings = notes.warnings;
+    Ok(loaded)
+}
+
+/// The directories to watch, not recursively, for changes of the configuration at `file`; [`concerns`] tells
+/// which changes matter. Directories, because files are replaced by renaming.
+pub fn sources(file: &Path) -> Vec<PathBuf> {
+    let mut all = vec![dir_of(file), apps_dir(file)];
+    // Where a symlink leads, since a change over there shows nowhere else.
+    all.extend(fs::canonicalize(file).ok().map(|real| dir_of(&real)));
+    all.retain(|dir| dir.is_dir());
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// Whether a change of `changed` is one of the configuration at `file`.
+pub fn concerns(file: &Path, changed: &Path) -> bool {
+    let apps = apps_dir(file);
+    let is_app = changed.parent() == Some(&apps) && is_app_file(changed);
+    changed == file || changed == apps || is_app || fs::canonicalize(file).is_ok_and(|real| real == changed)
+}
+
+fn dir_of(file: &Path) -> PathBuf {
+    file.parent().unwrap_or(Path::new("/")).to_owned()
+}
+
+fn apps_dir(file: &Path) -> PathBuf {
+    dir_of(file).join(APPS_DIR)
+}
+
+/// Hidden files are what editors leave behind.
+fn is_app_file(path: &Path) -> bool {
+    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && path.extension().is_some_and(|extension| extension == "toml")
+}
+
+fn read(file: &Path) -> Result<Source, Problem> {
+    let problem = |what: String, hint: &str| Problem::of_file(file, what, hint);
+    let unreadable = |error: io::Error| {
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound => "`bgd init` writes one",
+            io::ErrorKind::PermissionDenied => "bgd's user needs to read it",
+            _ => "it has to be a readable file",
+        };
+        problem(format!("can't be read: {error}"), hint)
+    };
+    // Looked at first: opening a pipe would wait for ever.
+    let found = fs::metadata(file).map_err(unreadable)?;
+    if !found.is_file() || found.len() > LARGEST {
+        return Err(problem(
+            "is no configuration: not a file of at most 4 MiB".to_owned(),
+            "name another file",
+        ));
+    }
+    let bytes = fs::read(file).map_err(unreadable)?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let line = 1 + error.as_bytes()[..good].iter().filter(|c| **c == b'\n').count();
+        let what = "is not UTF-8".to_owned();
+        Problem { line: u32::try_from(line).ok(), ..problem(what, "save the file as UTF-8") }
+    })?;
+    Ok(Source { file: file.to_owned(), text })
+}
+
+/// The files of `apps.d` in the order of their names; what can't be read is noted.
+fn read_apps(file: &Path, notes: &mut Notes) -> Vec<Source> {
+    let dir = apps_dir(file);
+    let listed = fs::read_dir(&dir).and_then(|entries| {
+        entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()
+    });
+    let mut paths = match listed {
+        Ok(paths) => paths,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            let what = format!("can't be listed: {error}");
+            notes.errors.push(Problem::of_file(
+                &dir,
+                what,
+                "it has to be a directory that bgd's user can read",
+            ));
+            return Vec::new();
+        }
+    };
+    paths.retain(|path| is_app_file(path));
+    paths.sort();
+    let read = paths.iter().map(|path| read(path));
+    read.filter_map(|source| source.map_err(|problem| notes.errors.push(problem)).ok()).collect()
+}
+
+/// Root has the system's directories, anybody else their own. A user without a home is a system's service, and
+/// `bgd check` must not fail for who runs it: the system's state directory again.
+fn surroundings(file: &Path) -> Surroundings {
+    let base = dir_of(file);
+    if nix::unistd::geteuid().is_root() {
+        let (state_dir, runtime_dir) = (defaults::ROOT_STATE_DIR.into(), defaults::ROOT_RUNTIME_DIR.into());
+        return Surroundings { base, state_dir, runtime_dir: Some(runtime_dir) };
+    }
+    // The XDG rules: a relative value counts as unset.
+    let dir = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state =
+        dir("XDG_STATE_HOME").or_else(|| dir("HOME").or_else(home).map(|home| home.join(".local/state")));
+    Surroundings {
+        base,
+        state_dir: state.map_or_else(|| defaults::ROOT_STATE_DIR.into(), |dir| dir.join("bgd")),
+        runtime_dir: dir("XDG_RUNTIME_DIR").map(|dir| dir.join("bgd")),
+    }
+}
+
+/// The home directory of the user database; a service may run without `$HOME`.
+fn home() -> Option<PathBuf> {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten()?;
+    Some(user.dir).filter(|dir| dir.is_absolute() && dir.is_dir())
+}
+
+/// Warns of a named file that is not there or open to others. What this user can't see is not judged.
+fn look_at(file: &NamedFile, notes: &mut Notes) {
+    let found = match fs::metadata(&file.path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // The path is not repeated: people put the token itself here.
+            notes.warn(
+                &file.at,
+                "there is no such file",
+                "create it before the next deploy, or correct the path",
+            );
+            return;
+        }
+        Err(_) => return,
+    };
+    let mode = found.permissions().mode() & 0o777;
+    let (open, hint) = match file.holds {
+        Holds::Secret => (mode & 0o007 != 0, "chmod o= it"),
+        Holds::PrivateKey => (mode & 0o077 != 0, "chmod 600 it; ssh refuses such a key"),
+        Holds::Plain => (false, ""),
+    };
+    if !found.is_file() {
+        notes.warn(&file.at, "is not a file", "correct the path");
+    } else if open {
+        let what = format!("is open to others: mode {mode:03o}, owner uid {}", found.uid());
+        notes.warn(&file.at, what, hint);
+    }
+}

@@ -1,0 +1,37 @@
+//! The configuration: found, read, validated. Nothing here talks to the network or to a daemon.
+//!
+//! ```text
+//! find.rs      which file
+//! load.rs      files → texts, and a look at the files they name
+//! parse.rs     texts → settings; pure
+//!   read.rs      TOML → typed values with their places
+//!   raw.rs       the keys that exist
+//!   validate/    what is written → what is meant, with defaults.rs
+//!   problem.rs   everything that is wrong, at once
+//! ```
+
+mod defaults;
+pub mod duration;
+pub mod env_file;
+mod find;
+pub mod init;
+mod load;
+mod nearest;
+mod parse;
+mod problem;
+mod raw;
+mod read;
+
+pub mod settings;
+pub mod signal;
+pub mod template;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+pub use self::{
+    find::{FindError, VARIABLE, find},
+    load::{concerns, load, sources},
+    parse::{Loaded, Source, Surroundings, parse},
+    problem::{Problem, Problems, Severity},
+};

@@ -1,0 +1,59 @@
+//! Which known word somebody meant. Used for the hints of unknown keys and names; nothing else.
+
+/// The known word that is closest to `word`, if one is close enough to be meant.
+pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    let word = word.to_lowercase().replace('-', "_");
+    // Every third letter may be wrong; two in short words would turn `poll` into `port`.
+    let limit = (word.chars().count() / 3).clamp(1, 3);
+    if word.chars().count() > 64 {
+        return None;
+    }
+    known
+        .iter()
+        .map(|candidate| (distance(&word, candidate), *candidate))
+        .filter(|(distance, _)| *distance <= limit)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Letters to insert, delete, replace or swap with their neighbour.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(best);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_finds_its_word_and_nonsense_finds_none() {
+        let known = ["timeout", "path", "status", "port", "build_timeout", "before_start"];
+        for (word, expected) in [
+            ("timeuot", Some("timeout")),
+            ("Path", Some("path")),
+            ("staus", Some("status")),
+            ("build-timeout", Some("build_timeout")),
+            ("before_strat", Some("before_start")),
+            ("poll", None),
+            ("zzz", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(word, &known), expected, "{word}");
+        }
+        assert_eq!(nearest(&"a".repeat(100_000), &known), None);
+    }
+}

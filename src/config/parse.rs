@@ -1,0 +1,156 @@
+//! Texts → settings, as a pure function: no file is read, nothing is asked of the system. Called by `load.rs`
+//! with what it read, and by tests and fuzzers with anything at all.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    problem::{Notes, Place, Problem, Problems},
+    raw::{RawApp, RawDaemon, RawFile},
+    read::{Given, Reader},
+    settings::{AppSettings, Settings},
+    validate::{self, Judge, NamedFile},
+};
+use crate::rules::ids::AppName;
+
+/// One file of the configuration: its name for messages, and its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The path; of a file of `apps.d`, its stem names the app.
+    pub file: PathBuf,
+    /// The whole text.
+    pub text: String,
+}
+
+/// What the reader's host and user contribute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Where relative paths start: the main file's directory, absolute.
+    pub base: PathBuf,
+    /// Default of `daemon.state_dir`.
+    pub state_dir: PathBuf,
+    /// Default of `daemon.runtime_dir`; `None` is `run` below the state directory.
+    pub runtime_dir: Option<PathBuf>,
+}
+
+/// A configuration that can be used.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// What is meant.
+    pub settings: Settings,
+    /// What somebody should look at, in the order of files and lines.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads and judges `main` and the files of `apps.d`.
+///
+/// # Errors
+/// Everything that is wrong, at once.
+pub fn parse(main: &Source, apps: &[Source], surroundings: &Surroundings) -> Result<Loaded, Problems> {
+    parse_noting(main, apps, (surroundings, Notes::default())).map(|(loaded, _)| loaded)
+}
+
+/// As [`parse`], with problems that were found before; also returns the files that the configuration names.
+pub(super) fn parse_noting(
+    main: &Source,
+    apps: &[Source],
+    (surroundings, mut notes): (&Surroundings, Notes),
+) -> Result<(Loaded, Vec<NamedFile>), Problems> {
+    let unread = notes.errors.len();
+    let (raw_daemon, raw_apps) = raw(main, apps, &mut notes);
+    let syntax_ok = notes.errors.len() == unread && unread == 0;
+    if raw_apps.is_empty() && syntax_ok {
+        let hint = "add [app.NAME] with remote and start; `bgd init` writes a file to begin with";
+        notes.error(&root(&main.file, "app"), "no app is configured", hint);
+    }
+    let mut judge = Judge::new(&surroundings.base, &mut notes);
+    let daemon = validate::daemon(&mut judge, &raw_daemon, surroundings);
+    let mut settings: BTreeMap<AppName, Arc<AppSettings>> = BTreeMap::new();
+    for (name, raw) in raw_apps {
+        let app = validate::app(&mut judge, name.clone(), raw);
+        settings.insert(name, Arc::new(app));
+    }
+    judge.conflicts();
+    let named = std::mem::take(&mut judge.named_files);
+    let files: Vec<PathBuf> = std::iter::once(main).chain(apps).map(|source| source.file.clone()).collect();
+    if notes.errors.is_empty() {
+        in_order(&mut notes.warnings, &files);
+        let settings = Settings { daemon, apps: settings, files };
+        return Ok((Loaded { settings, warnings: notes.warnings }, named));
+    }
+    in_order(&mut notes.errors, &files);
+    Err(Problems(notes.errors))
+}
+
+/// Every file as written: `[daemon]`, and the apps with valid names, each once.
+fn raw(main: &Source, apps: &[Source], notes: &mut Notes) -> (RawDaemon, Vec<(AppName, RawApp)>) {
+    let mut all: Vec<(AppName, RawApp)> = Vec::new();
+    let mut daemon = Given::Absent;
+    if let Some(file) = raw_main(main, notes) {
+        daemon = file.daemon;
+        for app in file.app.into_value().map_or_else(Vec::new, |apps| apps.value.0) {
+            take(&mut all, app, notes);
+        }
+    }
+    for source in apps {
+        let name = stem(&source.file);
+        if let Some(raw) = raw_app(source, &name, notes) {
+            take(&mut all, (name, raw), notes);
+        }
+    }
+    (RawDaemon::or_empty(daemon, root(&main.file, "daemon")), all)
+}
+
+fn raw_main(source: &Source, notes: &mut Notes) -> Option<RawFile> {
+    let mut reader = Reader::new(name(&source.file), &source.text, notes);
+    let table = reader.parse(&source.text)?;
+    let root = reader.root("");
+    Some(RawFile::read(&table, &root, &mut reader))
+}
+
+fn raw_app(source: &Source, name: &str, notes: &mut Notes) -> Option<RawApp> {
+    let mut reader = Reader::new(self::name(&source.file), &source.text, notes);
+    let table = reader.parse(&source.text)?;
+    let at = reader.root("app").key(name, 1);
+    Some(RawApp::read(&table, &at, &mut reader))
+}
+
+/// Adds an app, unless its name is none or already there.
+fn take(all: &mut Vec<(AppName, RawApp)>, (name, raw): (String, RawApp), notes: &mut Notes) {
+    match name.parse::<AppName>() {
+        Err(bad) => {
+            let hint =
+                "1 to 32 of a-z 0-9 - _, beginning with a letter or digit (of a file of apps.d: its name)";
+            notes.error(&raw.at, bad.to_string(), hint);
+        }
+        Ok(name) => match all.iter().find(|(earlier, _)| *earlier == name) {
+            Some((_, earlier)) => {
+                let what = format!("is defined twice, first at {}:{}", earlier.at.file, earlier.at.line);
+                notes.error(&raw.at, what, "an app stands in bgd.toml or in a file of apps.d; remove one");
+            }
+            None => all.push((name, raw)),
+        },
+    }
+}
+
+fn root(file: &Path, key: &str) -> Place {
+    Place { file: name(file), line: 1, key: key.to_owned() }
+}
+
+fn name(file: &Path) -> Arc<str> {
+    file.display().to_string().into()
+}
+
+fn stem(file: &Path) -> String {
+    file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Sorts by file, in the order they were read, then by line.
+pub(super) fn in_order(problems: &mut [Problem], files: &[PathBuf]) {
+    let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    let rank = |problem: &Problem| names.iter().position(|name| *name == problem.file).unwrap_or(names.len());
+    problems.sort_by_cached_key(|problem| (rank(problem), problem.line, problem.column, problem.key.clone()));
+}

@@ -1,0 +1,167 @@
+//! What is wrong with the configuration, as data: where, which key, what was found, and what to do about it.
+//! Filled by the reading and checking files of this folder, printed by `bgd check`, stored by a failed reload.
+//! Texts must never contain a secret: no value of `env`, no token, no password of a URL.
+
+use std::{fmt, path::Path, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// How bad a [`Problem`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The configuration can't be used.
+    Error,
+    /// The configuration can be used; somebody should look.
+    Warning,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        })
+    }
+}
+
+/// One thing wrong with the configuration. `Display` prints a block of one or two lines, without a last newline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Error or warning.
+    pub severity: Severity,
+    /// The file, as it was named.
+    pub file: String,
+    /// Line, counted from 1; `None` when the file as a whole is meant.
+    pub line: Option<u32>,
+    /// Column in characters, counted from 1; only for syntax errors.
+    pub column: Option<u32>,
+    /// The dotted path of the key, such as `app.shop.health.timeout`.
+    pub key: Option<String>,
+    /// What was found.
+    pub what: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    /// A problem of a whole file.
+    pub fn of_file(file: &Path, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            file: file.display().to_string(),
+            line: None,
+            column: None,
+            key: None,
+            what: what.into(),
+            hint: Some(hint.into()),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.severity, self.file)?;
+        for number in [self.line, self.column].into_iter().flatten() {
+            write!(f, ":{number}")?;
+        }
+        if let Some(key) = &self.key {
+            write!(f, ": {key}")?;
+        }
+        write!(f, ": {}", self.what)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\n  hint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// All errors of a configuration at once, in the order of files and lines; never empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, problem) in self.0.iter().enumerate() {
+            if at > 0 {
+                f.write_str("\n")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Where something was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The file, as it was named.
+    pub file: Arc<str>,
+    /// Line, counted from 1.
+    pub line: u32,
+    /// Dotted path of the key; empty for the root of a file.
+    pub key: String,
+}
+
+impl Place {
+    /// The place of a key below this one.
+    pub fn key(&self, name: &str, line: u32) -> Self {
+        let bare = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+        let name = match !name.is_empty() && name.bytes().all(bare) {
+            true => name.to_owned(),
+            false => format!("{name:?}"),
+        };
+        let key = if self.key.is_empty() { name } else { format!("{}.{name}", self.key) };
+        Self { file: Arc::clone(&self.file), line, key }
+    }
+
+    /// A key below this one that is not written, so it has this one's line.
+    pub fn absent(&self, name: &str) -> Self {
+        self.key(name, self.line)
+    }
+
+    /// The place of an element of the list at this place.
+    pub fn element(&self, index: usize, line: u32) -> Self {
+        Self { file: Arc::clone(&self.file), line, key: format!("{}[{index}]", self.key) }
+    }
+
+    fn problem(&self, severity: Severity, what: String, hint: String) -> Problem {
+        Problem {
+            severity,
+            file: self.file.to_string(),
+            line: Some(self.line),
+            column: None,
+            key: (!self.key.is_empty()).then(|| self.key.clone()),
+            what,
+            hint: Some(hint),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}:{})", self.key, self.file, self.line)
+    }
+}
+
+/// The problems found so far.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    pub errors: Vec<Problem>,
+    pub warnings: Vec<Problem>,
+}
+
+impl Notes {
+    /// Records an error.
+    pub fn error(&mut self, at: &Place, what: impl Into<String>, hint: impl Into<String>) {
+        self.errors.push(at.problem(Severity::Error, what.into(), hint.into()));
+    }
+
+    /// Records a warning.
+    pub fn warn(&mut self, at: &Place, what: impl Into<String>, hint: impl Into<String>) {
+        self.warnings.push(at.problem(Severity::Warning, what.into(), hint.into()));
+    }
+}

@@ -1,0 +1,257 @@
+//! TOML text → typed, located values. Called by `raw.rs` for every table and by `parse.rs` for every file; notes
+//! syntax errors, wrong types and unknown keys, and goes on after each. Knows no key by name and no rule.
+
+use std::{fmt::Display, sync::Arc, time::Duration};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    duration,
+    problem::{Notes, Place, Problem, Severity},
+};
+
+/// A value as parsed, with its span.
+pub(super) type Item<'i> = Spanned<DeValue<'i>>;
+
+/// A value and where it was written.
+#[derive(Debug, Clone)]
+pub(super) struct Written<T> {
+    pub value: T,
+    pub at: Place,
+}
+
+/// A key of a table: not there, there but unreadable (already noted), or there.
+#[derive(Debug, Clone)]
+pub(super) enum Given<T> {
+    Absent,
+    Unreadable(Place),
+    Value(Written<T>),
+}
+
+impl<T> Given<T> {
+    /// The value, if it could be read.
+    pub fn value(&self) -> Option<&Written<T>> {
+        match self {
+            Self::Value(written) => Some(written),
+            Self::Absent | Self::Unreadable(_) => None,
+        }
+    }
+
+    /// The value itself, if it could be read.
+    pub fn into_value(self) -> Option<Written<T>> {
+        match self {
+            Self::Value(written) => Some(written),
+            Self::Absent | Self::Unreadable(_) => None,
+        }
+    }
+
+    /// Where the key stands, readable or not.
+    pub fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Absent => None,
+            Self::Unreadable(at) => Some(at),
+            Self::Value(written) => Some(&written.at),
+        }
+    }
+}
+
+/// What a value of TOML can be read as. `None` means that a problem was noted.
+pub(super) trait FromToml: Sized {
+    /// Reads `item`, which stands at `at`.
+    fn from_toml(item: &Item<'_>, at: &Place, reader: &mut Reader<'_>) -> Option<Self>;
+}
+
+/// One file being read.
+#[derive(Debug)]
+pub(super) struct Reader<'n> {
+    file: Arc<str>,
+    /// Byte offsets at which lines begin.
+    lines: Vec<usize>,
+    pub notes: &'n mut Notes,
+}
+
+impl<'n> Reader<'n> {
+    /// Begins with the text of `file`.
+    pub fn new(file: Arc<str>, text: &str, notes: &'n mut Notes) -> Self {
+        let breaks = text.bytes().enumerate().filter(|(_, c)| *c == b'\n').map(|(at, _)| at + 1);
+        Self { file, lines: std::iter::once(0).chain(breaks).collect(), notes }
+    }
+
+    /// The root of the file, its keys named below `key`.
+    pub fn root(&self, key: &str) -> Place {
+        Place { file: Arc::clone(&self.file), line: 1, key: key.to_owned() }
+    }
+
+    /// The table of the whole text; `None` when syntax errors leave nothing to rely on.
+    pub fn parse<'i>(&mut self, text: &'i str) -> Option<DeTable<'i>> {
+        let (table, mut errors) = DeTable::parse_recoverable(text);
+        errors.sort_by_key(|error| error.span().map_or(usize::MAX, |span| span.start));
+        for error in errors {
+            let harmless = self.note_syntax(text, &error);
+            // What follows the first real one is mostly its consequence.
+            if !harmless {
+                return None;
+            }
+        }
+        Some(table.into_inner())
+    }
+
+    /// Notes a syntax error; true when the parser's recovery from it can be trusted.
+    fn note_syntax(&mut self, text: &str, error: &toml::de::Error) -> bool {
+        let message = error.message();
+        let (what, hint, harmless) = if message.starts_with("duplicate key") {
+            ("this key or table is already there", "each may stand once in a file; remove one", true)
+        } else if message.starts_with("string values must be quoted") {
+            ("a text without quotes", "write it in quotes, as in branch = \"main\" or poll = \"10s\"", true)
+        } else {
+            (message, "mind the quotes, brackets and `=` here and on the line before", false)
+        };
+        let start = error.span().map_or(text.len(), |span| span.start).min(text.len());
+        let line = self.line(start);
+        let from = self.lines[line as usize - 1].min(start);
+        let before = text.get(from..start).unwrap_or_default().trim_start_matches('\u{feff}');
+        self.notes.errors.push(Problem {
+            severity: Severity::Error,
+            file: self.file.to_string(),
+            line: Some(line),
+            column: Some(1 + before.chars().count() as u32),
+            key: None,
+            what: format!("syntax error: {what}"),
+            hint: Some(hint.to_owned()),
+        });
+        harmless
+    }
+
+    /// The line of a byte offset, counted from 1.
+    pub fn line(&self, offset: usize) -> u32 {
+        self.lines.partition_point(|start| *start <= offset) as u32
+    }
+
+    /// Reads one key of a table.
+    pub fn field<T: FromToml>(&mut self, table: &DeTable<'_>, parent: &Place, name: &str) -> Given<T> {
+        let Some((key, item)) = table.get_key_value(name) else { return Given::Absent };
+        let at = parent.key(name, self.line(key.span().start));
+        match T::from_toml(item, &at, self) {
+            Some(value) => Given::Value(Written { value, at }),
+            None => Given::Unreadable(at),
+        }
+    }
+
+    /// Notes every key of the table that is not known.
+    pub fn refuse_unknown(
+        &mut self,
+        table: &DeTable<'_>,
+        at: &Place,
+        known: &[&str],
+        hint: impl Fn(&str) -> String,
+    ) {
+        for key in table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
+            let place = at.key(key.get_ref(), self.line(key.span().start));
+            self.notes.error(&place, "unknown key", hint(key.get_ref()));
+        }
+    }
+
+    /// Notes a value of the wrong type; always `None`.
+    pub fn wrong_type<T>(&mut self, at: &Place, expected: &str, item: &Item<'_>) -> Option<T> {
+        let what = format!("expected {expected}, found {}", describe(item.get_ref()));
+        let hint = match (expected.contains("text"), item.get_ref()) {
+            (true, DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_)) => {
+                "write it in quotes".to_owned()
+            }
+            (_, DeValue::String(_))
+                if expected.starts_with("a whole number") || expected.starts_with("true") =>
+            {
+                "leave the quotes out".to_owned()
+            }
+            (_, DeValue::String(_)) if expected.starts_with("a list") => {
+                "write it in brackets, as in [\"a\", \"b\"]".to_owned()
+            }
+            _ => format!("make it {expected}; `bgd init` writes a file with an example of every key"),
+        };
+        self.notes.error(at, what, hint);
+        None
+    }
+}
+
+/// What a value is, for a message. Never its text: that may be a secret in the wrong place.
+fn describe(value: &DeValue<'_>) -> String {
+    let number = |text: &dyn Display| text.to_string().chars().take(40).collect::<String>();
+    match value {
+        DeValue::String(_) => "a text".to_owned(),
+        DeValue::Integer(integer) => format!("the number {}", number(integer)),
+        DeValue::Float(float) => format!("the number {}", number(float)),
+        DeValue::Boolean(value) => value.to_string(),
+        DeValue::Datetime(_) => "a date".to_owned(),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}
+
+impl FromToml for String {
+    fn from_toml(item: &Item<'_>, at: &Place, reader: &mut Reader<'_>) -> Option<Self> {
+        let DeValue::String(text) = item.get_ref() else {
+            return reader.wrong_type(at, "a text", item);
+        };
+        if text.contains('\0') {
+            reader.notes.error(
+                at,
+                "contains a NUL byte",
+                "no path, command or variable can hold one; remove it",
+            );
+            return None;
+        }
+        Some(text.to_string())
+    }
+}
+
+impl FromToml for bool {
+    fn from_toml(item: &Item<'_>, at: &Place, reader: &mut Reader<'_>) -> Option<Self> {
+        match item.get_ref() {
+            DeValue::Boolean(value) => Some(*value),
+            _ => reader.wrong_type(at, "true or false", item),
+        }
+    }
+}
+
+impl FromToml for i64 {
+    fn from_toml(item: &Item<'_>, at: &Place, reader: &mut Reader<'_>) -> Option<Self> {
+        let DeValue::Integer(integer) = item.get_ref() else {
+            return reader.wrong_type(at, "a whole number", item);
+        };
+        let value = Self::from_str_radix(integer.as_str(), integer.radix());
+        value.map_err(|_| reader.notes.error(at, "is too large a number", "write a smaller one")).ok()
+    }
+}
+
+impl FromToml for Duration {
+    fn from_toml(item: &Item<'_>, at: &Place, reader: &mut Reader<'_>) -> Option<Self> {
+        let parsed = match item.get_ref() {
+            DeValue::String(text) => duration::parse(text),
+            DeValue::Integer(number) => Err(duration::BadDuration::NoUnit(number.as_str().to_owned())),
+            _ => return reader.wrong_type(at, "a duration such as \"10s\"", item),
+        };
+        parsed.map_err(|bad| reader.notes.error(at, bad.to_string(), bad.hint())).ok()
+    }
+}
+
+impl<T: FromToml> FromToml for Vec<Written<T>> {
+    fn from_toml(item: &Item<'_>, at: &Place, reader: &mut Reader<'_>) -> Option<Self> {
+        let DeValue::Array(array) = item.get_ref() else {
+            return reader.wrong_type(at, "a list", item);
+        };
+        let mut values = Some(Vec::with_capacity(array.len()));
+        for (index, element) in array.iter().enumerate() {
+            let at = at.element(index, reader.line(element.span().start));
+            // Every element is read, so that every bad one is noted.
+            let value = T::from_toml(element, &at, reader).map(|value| Written { value, at });
+            values = values.zip(value).map(|(mut values, value)| {
+                values.push(value);
+                values
+            });
+        }
+        values
+    }
+}

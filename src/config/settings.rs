@@ -1,0 +1,252 @@
+//! The configuration as meant: validated, with defaults filled in, paths absolute, durations as durations.
+//! Made only by `config::load`; everything above reads these types and never the raw ones.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::rules::ids::{AppName, Color};
+
+/// Everything one daemon runs with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Where bgd itself keeps things.
+    pub daemon: DaemonSettings,
+    /// The apps by name.
+    pub apps: BTreeMap<AppName, Arc<AppSettings>>,
+    /// The files these settings came from, main file first.
+    pub files: Vec<PathBuf>,
+}
+
+/// Where bgd keeps its record and its sockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DaemonSettings {
+    /// Durable: database, mirrors, releases, logs.
+    pub state_dir: PathBuf,
+    /// Gone after a reboot: sockets and the lock.
+    pub runtime_dir: PathBuf,
+}
+
+/// One app, as meant.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AppSettings {
+    /// The app's name.
+    pub name: AppName,
+    /// Anything git fetches: URL or path.
+    pub remote: String,
+    /// The branch to follow, without `refs/heads/`.
+    pub branch: String,
+    /// Wait between two looks at the remote.
+    pub poll: Duration,
+    /// Ports of blue and green.
+    pub ports: Ports,
+    /// Build commands, in order.
+    pub build: Vec<String>,
+    /// How an instance is started.
+    pub start: Start,
+    /// How an instance is stopped.
+    pub stop: Stop,
+    /// The longest wait for requests in flight before `stop`.
+    pub drain: Duration,
+    /// How long the old color is kept warm after a flip.
+    pub standby: Duration,
+    /// Good releases kept on disk.
+    pub keep: NonZeroUsize,
+    /// Build and run as this user; `None` is bgd's own.
+    pub user: Option<String>,
+    /// Extra environment, before placeholders are replaced.
+    pub env: BTreeMap<String, String>,
+    /// A file of `KEY=value` lines, read at each build and start.
+    pub env_file: Option<PathBuf>,
+    /// Paths relative to the release that live in `<app>/shared`; a trailing `/` in the file means directory.
+    pub shared: Vec<PathBuf>,
+    /// Paths relative to the release copied from the previous release before the build.
+    pub cache: Vec<PathBuf>,
+    /// Limit of the whole build.
+    pub build_timeout: Duration,
+    /// Refuse a force-pushed branch.
+    pub fast_forward_only: bool,
+    /// Credentials of the remote.
+    pub auth: Auth,
+    /// Literal replacements in files of the release.
+    pub rewrites: Vec<Rewrite>,
+    /// When an instance counts as healthy.
+    pub health: Health,
+    /// What happens after a flip.
+    pub watch: Watch,
+    /// Commands of the app at points of a deploy.
+    pub hooks: Hooks,
+    /// What routes the public traffic.
+    pub front: FrontSettings,
+}
+
+/// The two ports of an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    /// Port of blue.
+    pub blue: u16,
+    /// Port of green.
+    pub green: u16,
+}
+
+impl Ports {
+    /// The port of a color.
+    pub fn of(self, color: Color) -> u16 {
+        match color {
+            Color::Blue => self.blue,
+            Color::Green => self.green,
+        }
+    }
+
+    /// The color of a port, if it is one of the two.
+    pub fn color(self, port: u16) -> Option<Color> {
+        Color::ALL.into_iter().find(|color| self.of(*color) == port)
+    }
+}
+
+/// A start command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// Run by `/bin/sh -c`.
+    Shell(String),
+    /// Run as it is; never empty.
+    Argv(Vec<String>),
+}
+
+/// How an instance is asked to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// The polite request.
+    pub how: StopHow,
+    /// From the request to KILL.
+    pub grace: Duration,
+}
+
+/// The polite request to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopHow {
+    /// A signal number for the started process (for example 15, TERM).
+    Signal(i32),
+    /// A command run in the release directory.
+    Command(String),
+}
+
+/// Credentials for the remote; all `None` means ssh agent and the user's own keys.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Auth {
+    /// Private key for ssh.
+    pub ssh_key: Option<PathBuf>,
+    /// Known hosts; default the user's and the system's.
+    pub known_hosts: Option<PathBuf>,
+    /// File with a token for https.
+    pub token_file: Option<PathBuf>,
+}
+
+/// One literal replacement in a file of the release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewrite {
+    /// Relative to the release.
+    pub file: PathBuf,
+    /// Literal text; not found is an error.
+    pub find: String,
+    /// The replacement, before placeholders are replaced.
+    pub with: String,
+}
+
+/// When an instance counts as healthy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Health {
+    /// What is asked.
+    pub probe: Probe,
+    /// Between two probes.
+    pub interval: Duration,
+    /// Limit of one probe.
+    pub timeout: Duration,
+    /// Limit of the whole start.
+    pub deadline: Duration,
+    /// Consecutive successes of the same process.
+    pub successes: NonZeroU32,
+}
+
+/// What a probe asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// The port accepts, and the process has been up for [`Probe::TCP_SETTLE`].
+    Tcp,
+    /// GET on 127.0.0.1.
+    Http(HttpProbe),
+    /// A command of the app; exit 0 is healthy.
+    Command(String),
+}
+
+impl Probe {
+    /// How long an instance must have been up before an open port alone counts (contract: 2 s).
+    pub const TCP_SETTLE: Duration = Duration::from_secs(2);
+}
+
+/// An HTTP probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpProbe {
+    /// Begins with `/`.
+    pub path: String,
+    /// Host header; `None` is `127.0.0.1:<port>`.
+    pub host: Option<String>,
+    /// Accepted status codes; never empty.
+    pub status: Vec<u16>,
+    /// Must be contained in the body.
+    pub body: Option<String>,
+}
+
+/// What happens after a flip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watch {
+    /// Keep probing for this long; failure flips back.
+    pub period: Duration,
+    /// Restart a live instance that dies.
+    pub restart: bool,
+}
+
+/// Commands of the app at points of a deploy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hooks {
+    /// Once per deploy, before the instance starts; failure ends the deploy.
+    pub before_start: Option<String>,
+    /// After the traffic moved; failure is reported only.
+    pub after_live: Option<String>,
+    /// After a failed deploy; failure is reported only.
+    pub after_failed: Option<String>,
+    /// Limit of each.
+    pub timeout: Duration,
+}
+
+/// What routes the public traffic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FrontSettings {
+    /// bgd's own proxy process.
+    Builtin {
+        /// The public address.
+        listen: SocketAddr,
+    },
+    /// An nginx that is already there.
+    Nginx(NginxSettings),
+}
+
+/// An nginx that is already there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NginxSettings {
+    /// Name of the upstream block.
+    pub upstream: String,
+    /// The include file that bgd alone writes.
+    pub file: PathBuf,
+    /// Command that validates the configuration.
+    pub test: Vec<String>,
+    /// Command that reloads.
+    pub reload: Vec<String>,
+    /// The master's pid file.
+    pub pid_file: PathBuf,
+}

@@ -1,0 +1,84 @@
+//! Reading real files.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+use super::with;
+use crate::config::{concerns, load, sources};
+
+fn write(dir: &Path, name: &str, text: impl AsRef<[u8]>) -> std::path::PathBuf {
+    let path = dir.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn the_main_file_and_apps_d_are_read_and_what_editors_leave_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let main = write(dir.path(), "bgd.toml", with("health.path = \"/\""));
+    let blog = "remote = \"blog.git\"\nstart = \"x\"\nports = [1, 2]\nfront.listen = \"127.0.0.1:81\"\nhealth.path = \"/\"";
+    let blog = write(dir.path(), "apps.d/blog.toml", blog);
+    write(dir.path(), "apps.d/.blog.toml", "garbage = =");
+    write(dir.path(), "apps.d/blog.toml~", "garbage = =");
+    write(dir.path(), "apps.d/README", "garbage = =");
+    let loaded = load(&main).unwrap();
+    assert_eq!(loaded.settings.files, [main, blog]);
+    assert_eq!(loaded.warnings, []);
+    let remote = &loaded.settings.apps.values().next().unwrap().remote;
+    assert_eq!(Path::new(remote), dir.path().join("blog.git"));
+}
+
+#[test]
+fn files_that_cannot_be_read_are_problems_beside_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let absent = load(&dir.path().join("bgd.toml")).unwrap_err().0;
+    assert!(absent.len() == 1 && absent[0].what.contains("can't be read"), "{absent:#?}");
+    let main = write(dir.path(), "bgd.toml", with("keep = 0"));
+    write(dir.path(), "apps.d/latin.toml", b"# one\nremote = \"\xe4\"");
+    fs::create_dir(dir.path().join("apps.d/dir.toml")).unwrap();
+    let problems = load(&main).unwrap_err().0;
+    let found: Vec<_> = problems.iter().map(|p| (p.line, p.what.as_str())).collect();
+    assert_eq!(found.len(), 3, "{found:#?}");
+    assert!(found.contains(&(Some(2), "is not UTF-8")), "{found:#?}");
+    assert!(found.contains(&(Some(4), "must be 1 or more: 0")), "{found:#?}");
+    let directory = load(dir.path()).unwrap_err().0;
+    assert!(directory[0].what.contains("is no configuration"), "{directory:#?}");
+}
+
+#[test]
+fn l1_secrets_open_to_others_and_files_that_are_missing_are_warned_about_without_their_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |name: &str, mode| {
+        let path = write(dir.path(), name, "x");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open("token", 0o644);
+    open("env", 0o640);
+    let text = with("auth.token_file = \"token\"\nenv_file = \"env\"\nhealth.path = \"/\"");
+    let main = write(dir.path(), "bgd.toml", text.replace("\"env\"", "\"gone\""));
+    let shown: Vec<String> = load(&main).unwrap().warnings.iter().map(|w| w.what.clone()).collect();
+    assert_eq!(shown.len(), 2, "{shown:#?}");
+    assert!(shown[0].starts_with("is open to others: mode 644"), "{shown:#?}");
+    assert_eq!(shown[1], "there is no such file");
+    open("token", 0o640);
+    fs::write(&main, text).unwrap();
+    assert_eq!(load(&main).unwrap().warnings, []);
+}
+
+#[test]
+fn changes_are_watched_by_directory_and_only_those_of_the_configuration_matter() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().canonicalize().unwrap();
+    let real = write(&dir, "real/bgd.toml", "");
+    let file = dir.join("bgd.toml");
+    std::os::unix::fs::symlink(&real, &file).unwrap();
+    assert_eq!(sources(&file), [dir.clone(), dir.join("real")]);
+    write(&dir, "apps.d/a.toml", "");
+    assert_eq!(sources(&file), [dir.clone(), dir.join("apps.d"), dir.join("real")]);
+    for changed in ["bgd.toml", "real/bgd.toml", "apps.d", "apps.d/a.toml", "apps.d/new.toml"] {
+        assert!(concerns(&file, &dir.join(changed)), "{changed}");
+    }
+    for changed in ["other.toml", "apps.d/.a.toml.swp", "apps.d/x/a.toml", "bgd.toml~", "real/a.toml"] {
+        assert!(!concerns(&file, &dir.join(changed)), "{changed}");
+    }
+}

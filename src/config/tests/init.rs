@@ -1,0 +1,101 @@
+//! The file that `bgd init` writes is true: it loads, shows every key, and its defaults are the defaults.
+
+use super::*;
+use crate::config::{init::TEXT, raw};
+
+/// Lines that are settings commented out: their index, and their text without the `#`.
+fn settings() -> Vec<(usize, &'static str)> {
+    let setting = |line: &'static str| {
+        line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['))
+    };
+    TEXT.lines().enumerate().filter_map(|(at, line)| setting(line).map(|rest| (at, rest))).collect()
+}
+
+/// The text with the lines at these indices taken in.
+fn with_lines(indices: &[usize]) -> String {
+    let pick = |(at, line): (usize, &'static str)| match indices.contains(&at) {
+        true => line.trim_start_matches('#'),
+        false => line,
+    };
+    TEXT.lines().enumerate().map(pick).collect::<Vec<_>>().join("\n")
+}
+
+/// The header above a line, if it is one of those commented out.
+fn header(at: usize) -> Option<usize> {
+    settings().iter().rev().find(|(header, text)| *header <= at && text.starts_with('[')).map(|(at, _)| *at)
+}
+
+#[test]
+fn it_loads_as_it_is_with_the_one_warning_about_health() {
+    let loaded = load(TEXT).unwrap();
+    assert_eq!(loaded.warnings.len(), 1, "{:#?}", loaded.warnings);
+}
+
+/// Lines that another one needs beside it: its header, and keys that it makes no sense without.
+fn companions(at: usize, line: &str) -> Vec<usize> {
+    let section = header(at).map_or("", |header| TEXT.lines().nth(header).unwrap());
+    let needed: &[&str] = match line.split(' ').next().unwrap() {
+        _ if section.contains("rewrite") => &["file", "find", "with"],
+        "host" | "status" | "body" if section.contains("health") => &["path"],
+        key if section.contains("front") && key != "type" => &["type"],
+        _ => &[],
+    };
+    let is_needed = |(other, text): &(usize, &str)| {
+        header(*other) == header(at) && needed.iter().any(|key| text.starts_with(&format!("{key} =")))
+    };
+    settings().into_iter().filter(is_needed).map(|(at, _)| at).chain(header(at)).collect()
+}
+
+#[test]
+fn every_line_of_it_loads_when_taken_in_and_is_a_default_unless_marked_as_an_example() {
+    for (at, line) in settings().into_iter().filter(|(_, line)| !line.starts_with('[')) {
+        let mut lines = companions(at, line);
+        lines.retain(|other| *other != at);
+        let ssh = line.starts_with("ssh_key") || line.starts_with("known_hosts");
+        let text = |lines: &[usize]| match ssh {
+            true => with_lines(lines).replace("https://git.example.com/acme", "git@git.example.com:acme"),
+            false => with_lines(lines),
+        };
+        let without = load(&text(&lines));
+        lines.push(at);
+        let with = load(&text(&lines)).unwrap_or_else(|problems| panic!("{line}: {problems}"));
+        // Without one of its three keys, a rewrite is an error.
+        if let Ok(without) = without {
+            assert_eq!(with.settings == without.settings, !line.contains("# example"), "{line}");
+        }
+    }
+}
+
+#[test]
+fn every_key_that_exists_is_in_it_under_its_header() {
+    let headers = [
+        ("[app.shop.auth]", raw::RawAuth::KEYS),
+        ("[[app.shop.rewrite]]", raw::RawRewrite::KEYS),
+        ("[app.shop.health]", raw::RawHealth::KEYS),
+        ("[app.shop.watch]", raw::RawWatch::KEYS),
+        ("[app.shop.hooks]", raw::RawHooks::KEYS),
+        ("[app.shop.front]", raw::RawFront::KEYS),
+        ("[daemon]", raw::RawDaemon::KEYS),
+    ];
+    let tables = ["auth", "rewrite", "health", "watch", "hooks", "front"];
+    let own = raw::RawApp::KEYS.iter().filter(|key| !tables.contains(key));
+    let expected = own
+        .map(|key| ("[app.shop]", *key))
+        .chain(headers.iter().flat_map(|(header, keys)| keys.iter().map(move |key| (*header, *key))));
+    let mut current = "";
+    let mut shown: Vec<(&str, &str)> = Vec::new();
+    for line in TEXT.lines() {
+        let line = line.trim_start_matches('#');
+        if line.starts_with('[') {
+            current = line;
+        } else if let Some((key, _)) = line.split_once('=') {
+            shown.push((current, key.trim()));
+        }
+        if line.contains("or command = ") {
+            shown.push((current, "command"));
+        }
+    }
+    for key in expected {
+        assert!(shown.contains(&key), "{key:?}");
+    }
+}

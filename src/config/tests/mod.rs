@@ -1,0 +1,52 @@
+//! The loader as its users see it.
+
+mod contract;
+mod errors;
+mod files;
+mod init;
+
+use std::path::PathBuf;
+
+use super::{
+    parse::{Loaded, Source, Surroundings, parse},
+    problem::Problems,
+    settings::AppSettings,
+};
+
+/// What a test's host contributes.
+fn surroundings() -> Surroundings {
+    Surroundings {
+        base: PathBuf::from("/etc/bgd"),
+        state_dir: PathBuf::from("/var/lib/bgd"),
+        runtime_dir: Some(PathBuf::from("/run/bgd")),
+    }
+}
+
+fn source(file: &str, text: &str) -> Source {
+    Source { file: PathBuf::from(file), text: text.to_owned() }
+}
+
+fn load(text: &str) -> Result<Loaded, Problems> {
+    parse(&source("bgd.toml", text), &[], &surroundings())
+}
+
+/// The errors of a text, each as `line key: what`.
+fn errors(text: &str) -> Vec<String> {
+    let problems = load(text).expect_err("there should be a problem").0;
+    assert!(problems.iter().all(|problem| problem.hint.as_deref().is_some_and(|hint| !hint.is_empty())));
+    problems
+        .iter()
+        .map(|p| format!("{} {}: {}", p.line.unwrap_or(0), p.key.as_deref().unwrap_or("-"), p.what))
+        .collect()
+}
+
+/// The app `shop` of a text that loads.
+fn shop(text: &str) -> AppSettings {
+    let loaded = load(text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+    loaded.settings.apps.values().find(|app| app.name.as_str() == "shop").expect("shop").as_ref().clone()
+}
+
+/// An app with what is required, in three lines, and `more` after it.
+fn with(more: &str) -> String {
+    format!("[app.shop]\nremote = \"https://git.example.com/shop.git\"\nstart = \"run\"\n{more}")
+}

@@ -1,0 +1,248 @@
+//! One app: the keys that stand directly in `[app.NAME]`, `stop`, `rewrite`, `watch` and `hooks`.
+
+use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use super::{Holds, Judge, PortClaim};
+use crate::config::{
+    defaults,
+    duration::exact,
+    problem::Place,
+    raw::{Commands, RawApp, RawAuth, RawEnv, RawHooks, RawRewrite, RawSignal, RawStart, RawStop, RawWatch},
+    read::{Given, Written},
+    settings::{
+        AppSettings, FrontSettings, Health, Hooks, Ports, Probe, Rewrite, Start, Stop, StopHow, Watch,
+    },
+    signal,
+};
+use crate::rules::ids::AppName;
+
+/// Judges an app. What comes back is whole only if no error was noted.
+pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) -> AppSettings {
+    let at = raw.at;
+    let remote = judge.remote(&raw.remote, &at);
+    let auth = judge.auth(
+        &RawAuth::or_empty(raw.auth, at.absent("auth")),
+        remote.as_ref().map(|remote| remote.transport),
+    );
+    let (shared, cache) = (judge.release_paths(&raw.shared), judge.release_paths(&raw.cache));
+    judge.refuse_overlaps(&[&shared[..], &cache[..]].concat(), "a path is shared or cached, and once");
+    let rewrites = judge.rewrites(&raw.rewrite, &shared);
+    let health = judge.health(raw.health, &at);
+    let watch = judge.watch(RawWatch::or_empty(raw.watch, at.absent("watch")), &health);
+    let front = judge.front(raw.front, &name, &at);
+    AppSettings {
+        remote: remote.map(|remote| remote.url).unwrap_or_default(),
+        branch: judge.branch(&raw.branch).unwrap_or_else(|| defaults::BRANCH.to_owned()),
+        poll: judge.positive(&raw.poll, defaults::POLL),
+        ports: judge.app_ports(&raw.ports, &at),
+        build: judge.build(&raw.build),
+        start: judge.start(&raw.start, &at),
+        stop: judge.stop(RawStop::or_empty(raw.stop, at.absent("stop"))),
+        drain: judge.drain(raw.drain),
+        standby: Judge::or(raw.standby, defaults::STANDBY),
+        keep: judge.keep(&raw.keep),
+        user: judge.user(&raw.user),
+        env: judge.env(raw.env),
+        env_file: judge.host_file(&raw.env_file, Holds::Secret),
+        shared: shared.into_iter().map(|path| path.value).collect(),
+        cache: cache.into_iter().map(|path| path.value).collect(),
+        build_timeout: judge.positive(&raw.build_timeout, defaults::BUILD_TIMEOUT),
+        fast_forward_only: Judge::or(raw.fast_forward_only, defaults::FAST_FORWARD_ONLY),
+        auth,
+        rewrites,
+        health,
+        watch,
+        hooks: judge.hooks(&RawHooks::or_empty(raw.hooks, at.absent("hooks"))),
+        front: front.unwrap_or(FrontSettings::Builtin { listen: defaults::LISTEN }),
+        name,
+    }
+}
+
+impl Judge<'_> {
+    fn app_ports(&mut self, given: &Given<Vec<Written<i64>>>, app: &Place) -> Ports {
+        let (ports, at) = match given {
+            Given::Absent => (Some(defaults::PORTS), app.absent("ports")),
+            Given::Unreadable(at) => (None, at.clone()),
+            Given::Value(written) => (self.port_pair(written), written.at.clone()),
+        };
+        let Some(ports) = ports else { return defaults::PORTS };
+        for port in [ports.blue, ports.green] {
+            self.ports.push(PortClaim {
+                port,
+                listen: None,
+                at: at.clone(),
+                default: given.place().is_none(),
+            });
+        }
+        ports
+    }
+
+    fn port_pair(&mut self, list: &Written<Vec<Written<i64>>>) -> Option<Ports> {
+        let hint = "two ports, [blue, green], each 1 to 65535, such as [9501, 9502]";
+        let [blue, green] = &list.value[..] else {
+            self.notes.error(&list.at, format!("needs two ports, found {}", list.value.len()), hint);
+            return None;
+        };
+        let mut port = |written: &Written<i64>| {
+            let port = u16::try_from(written.value).ok().filter(|port| *port != 0);
+            if port.is_none() {
+                self.notes.error(&written.at, format!("is no port: {}", written.value), hint);
+            }
+            port
+        };
+        let (blue, green) = (port(blue), port(green));
+        let ports = Ports { blue: blue?, green: green? };
+        if ports.blue == ports.green {
+            let what = format!("blue and green have the same port: {}", ports.blue);
+            self.notes.error(&list.at, what, "each color listens on its own port, such as [9501, 9502]");
+            return None;
+        }
+        Some(ports)
+    }
+
+    fn build(&mut self, given: &Given<Commands>) -> Vec<String> {
+        let all = given.value().map_or(&[][..], |written| &written.value.0);
+        for command in all {
+            self.filled(command, "write a command, or leave it out");
+        }
+        all.iter().map(|command| command.value.clone()).collect()
+    }
+
+    fn start(&mut self, given: &Given<RawStart>, app: &Place) -> Start {
+        let hint =
+            "a text (/bin/sh -c) or a list (argv), such as \"node server.js\" or [\"node\", \"server.js\"]";
+        let (argv, at) = match given {
+            Given::Value(Written { value: RawStart::Shell(command), .. }) if !command.trim().is_empty() => {
+                return Start::Shell(command.clone());
+            }
+            Given::Value(Written { value: RawStart::Shell(_), at }) => (&[][..], at),
+            Given::Value(Written { value: RawStart::Argv(argv), at }) => (&argv[..], at),
+            Given::Unreadable(_) => return Start::Argv(Vec::new()),
+            Given::Absent => {
+                self.notes.error(&app.absent("start"), "is required", hint);
+                return Start::Argv(Vec::new());
+            }
+        };
+        match argv.first() {
+            Some(program) if !program.value.trim().is_empty() => {}
+            Some(program) => self.notes.error(&program.at, "is empty", hint),
+            None => self.notes.error(at, "is empty", hint),
+        }
+        Start::Argv(argv.iter().map(|word| word.value.clone()).collect())
+    }
+
+    fn stop(&mut self, raw: RawStop) -> Stop {
+        if let (Some(_), Some(at)) = (raw.signal.place(), raw.command.place()) {
+            self.notes.error(at, "`signal` and `command` exclude each other", "keep one of them");
+        }
+        let number = raw.signal.value().and_then(|written| {
+            let number = match &written.value {
+                RawSignal::Name(name) => signal::by_name(name),
+                RawSignal::Number(number) => signal::by_number(*number),
+            };
+            number.map_err(|bad| self.notes.error(&written.at, bad.to_string(), bad.hint())).ok()
+        });
+        let how = match self.command(&raw.command) {
+            Some(command) => StopHow::Command(command),
+            None => StopHow::Signal(number.unwrap_or(defaults::STOP_SIGNAL)),
+        };
+        Stop { how, grace: Self::or(raw.grace, defaults::STOP_GRACE) }
+    }
+
+    fn drain(&mut self, given: Given<Duration>) -> Duration {
+        if let Some(written) = given.value().filter(|written| written.value.is_zero()) {
+            let hint = format!("leave it out for {}", exact(defaults::DRAIN));
+            self.notes.warn(&written.at, "requests still in flight at a flip are cut", hint);
+        }
+        Self::or(given, defaults::DRAIN)
+    }
+
+    fn keep(&mut self, given: &Given<i64>) -> NonZeroUsize {
+        let Some(written) = given.value() else { return defaults::KEEP };
+        usize::try_from(written.value).ok().and_then(NonZeroUsize::new).unwrap_or_else(|| {
+            let hint = "keep at least 1; 2 or more leave a way back";
+            self.notes.error(&written.at, format!("must be 1 or more: {}", written.value), hint);
+            defaults::KEEP
+        })
+    }
+
+    fn user(&mut self, given: &Given<String>) -> Option<String> {
+        let written = given.value()?;
+        let inner = |c: char| c.is_ascii_alphanumeric() || "._-$".contains(c) || !c.is_ascii();
+        let fits = !written.value.is_empty()
+            && written.value.chars().all(|c| inner(c) && !c.is_control() && !c.is_whitespace())
+            && !written.value.starts_with('-');
+        if !fits {
+            let what = format!("is no name of a user: {:?}", written.value);
+            self.notes.error(&written.at, what, "the name alone; its groups come with it");
+        }
+        fits.then(|| written.value.clone())
+    }
+
+    fn env(&mut self, given: Given<RawEnv>) -> BTreeMap<String, String> {
+        let Some(all) = given.into_value() else { return BTreeMap::new() };
+        for (name, written) in &all.value.0 {
+            if name.is_empty() || name.contains(|c: char| c == '=' || c.is_control() || c.is_whitespace()) {
+                self.notes.error(&written.at, "is no name of a variable", "letters, digits and `_`");
+            }
+            let port = name == "PORT" && written.value != "{port}";
+            if port || name.starts_with("BGD_") {
+                self.notes.error(&written.at, "is set by bgd itself", "leave it out, or choose another name");
+            }
+        }
+        all.value.0.into_iter().map(|(name, written)| (name, written.value)).collect()
+    }
+
+    fn rewrites(
+        &mut self,
+        given: &Given<Vec<Written<RawRewrite>>>,
+        shared: &[Written<PathBuf>],
+    ) -> Vec<Rewrite> {
+        let all = given.value().map_or(&[][..], |written| &written.value);
+        all.iter().filter_map(|one| self.rewrite(&one.value, shared)).collect()
+    }
+
+    fn rewrite(&mut self, raw: &RawRewrite, shared: &[Written<PathBuf>]) -> Option<Rewrite> {
+        for (name, place) in
+            [("file", raw.file.place()), ("find", raw.find.place()), ("with", raw.with.place())]
+        {
+            if place.is_none() {
+                self.notes.error(&raw.at.absent(name), "is required", "a rewrite needs file, find and with");
+            }
+        }
+        let find = raw.find.value();
+        if let Some(find) = find.filter(|find| find.value.is_empty()) {
+            self.notes.error(&find.at, "is empty", "write the text to replace");
+        }
+        let file = raw.file.value()?;
+        let path = self.release_file(file)?;
+        if let Some(holder) = shared.iter().find(|shared| path.starts_with(&shared.value)) {
+            let what = format!("{path:?} is the same file in both colors: it lies in {}", holder.at);
+            self.notes.error(&file.at, what, "rewrite a file of the repository, or take it out of `shared`");
+        }
+        Some(Rewrite { file: path, find: find?.value.clone(), with: raw.with.value()?.value.clone() })
+    }
+
+    fn watch(&mut self, raw: RawWatch, health: &Health) -> Watch {
+        if let Some(period) = raw.period.value().filter(|period| period.value.is_zero())
+            && health.probe == Probe::Tcp
+        {
+            let what =
+                "nothing looks at the app after the flip, and an open port is all that is asked before";
+            self.notes.warn(&period.at, what, "write a health.path, or leave `for` out for 30s");
+        }
+        Watch {
+            period: Self::or(raw.period, defaults::WATCH_FOR),
+            restart: Self::or(raw.restart, defaults::WATCH_RESTART),
+        }
+    }
+
+    fn hooks(&mut self, raw: &RawHooks) -> Hooks {
+        Hooks {
+            before_start: self.command(&raw.before_start),
+            after_live: self.command(&raw.after_live),
+            after_failed: self.command(&raw.after_failed),
+            timeout: self.positive(&raw.timeout, defaults::HOOK_TIMEOUT),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! `[app.NAME.front]`: which front, and only the keys that it has.
+
+use std::net::SocketAddr;
+
+use super::{Judge, NameClaim, PortClaim};
+use crate::config::{
+    defaults,
+    nearest::nearest,
+    problem::Place,
+    raw::RawFront,
+    read::{Given, Written},
+    settings::{FrontSettings, NginxSettings},
+};
+use crate::rules::ids::AppName;
+
+/// The fronts by name.
+const TYPES: [&str; 3] = ["builtin", "nginx", "haproxy"];
+
+impl Judge<'_> {
+    /// Judges the front of the app `name` at `app`; `None` when it is wrong as a whole.
+    pub(super) fn front(
+        &mut self,
+        given: Given<RawFront>,
+        name: &AppName,
+        app: &Place,
+    ) -> Option<FrontSettings> {
+        if matches!(given, Given::Unreadable(_)) {
+            return None;
+        }
+        let raw = RawFront::or_empty(given, app.absent("front"));
+        let kind = match &raw.kind {
+            Given::Absent => defaults::FRONT,
+            Given::Unreadable(_) => return None,
+            Given::Value(written) => &written.value,
+        };
+        match kind {
+            "builtin" => self.builtin(&raw),
+            "nginx" => Some(FrontSettings::Nginx(self.nginx(&raw, name))),
+            _ => {
+                self.other_front(raw.kind.value()?);
+                None
+            }
+        }
+    }
+
+    fn other_front(&mut self, kind: &Written<String>) {
+        if kind.value == "haproxy" {
+            let hint = "use \"nginx\" or \"builtin\"";
+            self.notes.error(&kind.at, "haproxy is not available in this version", hint);
+            return;
+        }
+        let hint = match nearest(&kind.value, &TYPES) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => "use \"builtin\" or \"nginx\"".to_owned(),
+        };
+        self.notes.error(&kind.at, format!("is no front: {:?}", kind.value), hint);
+    }
+
+    fn builtin(&mut self, raw: &RawFront) -> Option<FrontSettings> {
+        let of_nginx = [
+            raw.upstream.place(),
+            raw.file.place(),
+            raw.test.place(),
+            raw.reload.place(),
+            raw.pid_file.place(),
+        ];
+        self.refuse(
+            of_nginx,
+            "has no effect with the builtin front",
+            "write type = \"nginx\", or leave it out",
+        );
+        let listen = match &raw.listen {
+            Given::Absent => defaults::LISTEN,
+            Given::Unreadable(_) => return None,
+            Given::Value(written) => self.listen(written)?,
+        };
+        let at = raw.listen.place().cloned().unwrap_or_else(|| raw.at.absent("listen"));
+        let default = raw.listen.place().is_none();
+        self.ports.push(PortClaim { port: listen.port(), listen: Some(listen.ip()), at, default });
+        Some(FrontSettings::Builtin { listen })
+    }
+
+    fn listen(&mut self, written: &Written<String>) -> Option<SocketAddr> {
+        let text = written.value.as_str();
+        let hint = match text.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
+            Some((_, Ok(0))) => "write a port of 1 to 65535".to_owned(),
+            Some(("" | "*", Ok(port))) => {
+                format!("write \"0.0.0.0:{port}\" (every address) or \"127.0.0.1:{port}\"")
+            }
+            Some(("localhost", Ok(port))) => format!("write \"127.0.0.1:{port}\""),
+            _ => match text.parse::<u16>() {
+                Ok(port) => format!("write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for every address"),
+                Err(_) => "write an IP address and a port, such as \"0.0.0.0:80\" or \"[::]:80\"".to_owned(),
+            },
+        };
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 => Some(address),
+            _ => {
+                self.notes.error(&written.at, format!("is no address to listen on: {text:?}"), hint);
+                None
+            }
+        }
+    }
+
+    fn nginx(&mut self, raw: &RawFront, name: &AppName) -> NginxSettings {
+        let hint = "nginx listens as its own server block says; leave it out";
+        self.refuse([raw.listen.place()], "has no effect with the nginx front", hint);
+        let upstream = self.upstream(&raw.upstream).unwrap_or_else(|| defaults::nginx_upstream(name));
+        let file = self.include(&raw.file).unwrap_or_else(|| defaults::nginx_file(name));
+        self.claim("upstream", &upstream, &raw.upstream, raw.at.absent("upstream"));
+        self.claim("file", &file.display().to_string(), &raw.file, raw.at.absent("file"));
+        NginxSettings {
+            upstream,
+            file,
+            test: self.argv(&raw.test).unwrap_or_else(|| defaults::NGINX_TEST.map(str::to_owned).to_vec()),
+            reload: self
+                .argv(&raw.reload)
+                .unwrap_or_else(|| defaults::NGINX_RELOAD.map(str::to_owned).to_vec()),
+            pid_file: self.host_path(&raw.pid_file).unwrap_or_else(|| defaults::NGINX_PID_FILE.into()),
+        }
+    }
+
+    /// Remembers a name of the front, unless it only stands in for a wrong one.
+    fn claim(&mut self, what: &'static str, value: &str, given: &Given<String>, absent: Place) {
+        let at = match given {
+            Given::Absent => absent,
+            Given::Unreadable(_) => return,
+            Given::Value(written) => written.at.clone(),
+        };
+        self.names.push(NameClaim { what, value: value.to_owned(), at });
+    }
+
+    fn upstream(&mut self, given: &Given<String>) -> Option<String> {
+        let written = given.value()?;
+        let inner = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+        let fits = written.value.chars().all(inner)
+            && written.value.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if !fits {
+            let what = format!("is no name of an upstream: {:?}", written.value);
+            self.notes.error(&written.at, what, "letters, digits, `-`, `_` and `.`, such as \"shop\"");
+        }
+        fits.then(|| written.value.clone())
+    }
+
+    fn include(&mut self, given: &Given<String>) -> Option<std::path::PathBuf> {
+        let path = self.host_path(given)?;
+        let written = given.value()?;
+        if written.value.ends_with('/') || path.file_name().is_none() {
+            self.notes.error(&written.at, "is a directory, not a file", "name the file that bgd shall write");
+            return None;
+        }
+        Some(path)
+    }
+
+    /// A command as a list; `None` when it is absent or wrong.
+    pub(super) fn argv(&mut self, given: &Given<Vec<Written<String>>>) -> Option<Vec<String>> {
+        let list = given.value()?;
+        let Some(first) = list.value.first() else {
+            self.notes.error(
+                &list.at,
+                "is empty",
+                "the first element is the program, the others its arguments",
+            );
+            return None;
+        };
+        self.filled(first, "the first element is the program").then_some(())?;
+        Some(list.value.iter().map(|word| word.value.clone()).collect())
+    }
+}

@@ -1,0 +1,144 @@
+//! `[app.NAME.health]`: what a probe asks, and limits that can be met.
+
+use std::num::NonZeroU32;
+
+use super::Judge;
+use crate::config::{
+    defaults,
+    duration::exact,
+    problem::Place,
+    raw::RawHealth,
+    read::Given,
+    settings::{Health, HttpProbe, Probe},
+};
+
+impl Judge<'_> {
+    /// Judges the health check of the app at `app`.
+    pub(super) fn health(&mut self, given: Given<RawHealth>, app: &Place) -> Health {
+        let unreadable = matches!(given, Given::Unreadable(_));
+        let raw = RawHealth::or_empty(given, app.absent("health"));
+        let health = Health {
+            probe: self.probe(&raw),
+            interval: self.positive(&raw.interval, defaults::HEALTH_INTERVAL),
+            timeout: self.positive(&raw.timeout, defaults::HEALTH_TIMEOUT),
+            deadline: self.positive(&raw.deadline, defaults::HEALTH_DEADLINE),
+            successes: self.successes(&raw.successes),
+        };
+        if health.probe == Probe::Tcp
+            && raw.path.place().is_none()
+            && raw.command.place().is_none()
+            && !unreadable
+        {
+            self.notes.warn(
+                &raw.at,
+                "weak: an open port and 2 s of life is all that is asked before traffic moves",
+                "write path = \"/…\" (or command = \"…\") under health, something that fails when the app does",
+            );
+        }
+        self.deadline_can_be_met(&raw, &health);
+        health
+    }
+
+    fn probe(&mut self, raw: &RawHealth) -> Probe {
+        let of_http = [raw.host.place(), raw.status.place(), raw.body.place()];
+        let http = self.http(raw);
+        match (raw.path.place(), raw.command.place()) {
+            (Some(_), Some(command)) => {
+                self.notes.error(command, "`path` and `command` exclude each other", "keep one of them");
+            }
+            (None, Some(_)) => {
+                self.refuse(of_http, "has no effect with `command`", "leave it out, or ask by `path`");
+            }
+            (None, None) => self.refuse(of_http, "has no effect without `path`", "add path = \"/…\""),
+            (Some(_), None) => {}
+        }
+        match (http, self.command(&raw.command)) {
+            (Some(http), _) => Probe::Http(http),
+            (None, Some(command)) => Probe::Command(command),
+            (None, None) => Probe::Tcp,
+        }
+    }
+
+    fn http(&mut self, raw: &RawHealth) -> Option<HttpProbe> {
+        let host = self.host(&raw.host);
+        let status = self.status(raw);
+        let body = raw.body.value().and_then(|body| {
+            if body.value.is_empty() {
+                self.notes.error(&body.at, "is empty", "every answer contains that; leave it out");
+            }
+            (!body.value.is_empty()).then(|| body.value.clone())
+        });
+        let path = raw.path.value()?;
+        let odd = |c: char| c.is_control() || c.is_whitespace() || c == '#' || !c.is_ascii();
+        if !path.value.starts_with('/') || path.value.contains(odd) {
+            let what = format!("is no path of a URL: {:?}", path.value);
+            self.notes.error(&path.at, what, "begin with `/`; encode blanks and special letters as %20");
+            return None;
+        }
+        Some(HttpProbe { path: path.value.clone(), host, status, body })
+    }
+
+    fn host(&mut self, given: &Given<String>) -> Option<String> {
+        let written = given.value()?;
+        let inner = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
+        if written.value.is_empty() || !written.value.chars().all(inner) {
+            let what = format!("is no value of a Host header: {:?}", written.value);
+            self.notes.error(
+                &written.at,
+                what,
+                "a name, with a port if needed, such as \"shop.example.com\"",
+            );
+            return None;
+        }
+        Some(written.value.clone())
+    }
+
+    fn status(&mut self, raw: &RawHealth) -> Vec<u16> {
+        let Some(list) = raw.status.value() else { return defaults::HEALTH_STATUS.to_vec() };
+        if list.value.is_empty() {
+            self.notes.error(
+                &list.at,
+                "is empty, so no answer is healthy",
+                "write status = [200], or leave it out",
+            );
+        }
+        let mut codes = Vec::new();
+        for code in &list.value {
+            match u16::try_from(code.value) {
+                Ok(value @ 100..=599) => codes.push(value),
+                _ => {
+                    let what = format!("is no status of HTTP: {}", code.value);
+                    self.notes.error(&code.at, what, "a status is 100 to 599, such as 200");
+                }
+            }
+        }
+        codes
+    }
+
+    fn successes(&mut self, given: &Given<i64>) -> NonZeroU32 {
+        let Some(written) = given.value() else { return defaults::HEALTH_SUCCESSES };
+        u32::try_from(written.value).ok().and_then(NonZeroU32::new).unwrap_or_else(|| {
+            let what = format!("must be 1 or more: {}", written.value);
+            self.notes.error(&written.at, what, "2 is the default; one lucky answer is not health");
+            defaults::HEALTH_SUCCESSES
+        })
+    }
+
+    /// The deadline must leave time for what it waits for.
+    fn deadline_can_be_met(&mut self, raw: &RawHealth, health: &Health) {
+        let waits = [raw.deadline.place(), raw.successes.place(), raw.interval.place()];
+        let Some(at) = waits.into_iter().flatten().next() else { return };
+        let settle = if health.probe == Probe::Tcp { Probe::TCP_SETTLE } else { Default::default() };
+        let least = health.interval.saturating_mul(health.successes.get() - 1).max(settle);
+        if least >= health.deadline {
+            let what = format!(
+                "can never be met: {} successes, {} apart, take at least {}, the deadline is {}",
+                health.successes,
+                exact(health.interval),
+                exact(least),
+                exact(health.deadline),
+            );
+            self.notes.error(at, what, "a longer deadline, a shorter interval, or fewer successes");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Where an app comes from: remote, branch, and the credentials that fit them.
+
+use super::{Holds, Judge};
+use crate::config::{problem::Place, raw::RawAuth, read::Given, settings::Auth};
+
+/// How git reaches a remote; decides which credentials make sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport {
+    Https,
+    Http,
+    Ssh,
+    /// The git protocol, which knows no credentials.
+    Git,
+    Local,
+}
+
+/// A checked remote.
+#[derive(Debug)]
+pub(super) struct Remote {
+    pub url: String,
+    pub transport: Transport,
+}
+
+const SCHEMES: [(&str, Transport); 7] = [
+    ("https", Transport::Https),
+    ("http", Transport::Http),
+    ("ssh", Transport::Ssh),
+    ("git+ssh", Transport::Ssh),
+    ("ssh+git", Transport::Ssh),
+    ("git", Transport::Git),
+    ("file", Transport::Local),
+];
+
+const EXAMPLES: &str =
+    "https://host/path.git, ssh://git@host/path.git, git@host:path.git, or a path of this host";
+
+impl Judge<'_> {
+    /// The remote of the app at `app`; `None` when it is missing or wrong.
+    pub(super) fn remote(&mut self, given: &Given<String>, app: &Place) -> Option<Remote> {
+        if given.place().is_none() {
+            self.notes.error(&app.absent("remote"), "is required", format!("write {EXAMPLES}"));
+        }
+        let written = given.value()?;
+        self.filled(written, EXAMPLES).then_some(())?;
+        let (text, at) = (written.value.trim(), &written.at);
+        let is_path = text.starts_with(['/', '.']);
+        let odd = |c: char| c.is_control() || c == ' ' && !is_path;
+        if text.starts_with('-') || text.contains(odd) {
+            self.notes.error(at, "is no address that git fetches", EXAMPLES);
+            return None;
+        }
+        match text.split_once("://") {
+            Some((scheme, rest)) => self.remote_url(scheme, rest, at),
+            None if is_scp(text) => Some(Remote { url: text.to_owned(), transport: Transport::Ssh }),
+            None => {
+                let path = self.resolve(text, at)?;
+                let Some(url) = path.to_str() else {
+                    self.notes.error(
+                        at,
+                        format!("is not UTF-8 in full: {path:?}"),
+                        "move it, or the configuration",
+                    );
+                    return None;
+                };
+                Some(Remote { url: url.to_owned(), transport: Transport::Local })
+            }
+        }
+    }
+
+    fn remote_url(&mut self, scheme: &str, rest: &str, at: &Place) -> Option<Remote> {
+        let known = SCHEMES.iter().find(|(name, _)| scheme.eq_ignore_ascii_case(name));
+        let Some((_, transport)) = known else {
+            let what = format!("is no address that git fetches: {:?}", format!("{scheme}://…"));
+            self.notes.error(at, what, EXAMPLES);
+            return None;
+        };
+        let host = rest.split('/').next().unwrap_or_default();
+        let bare = host.rsplit_once('@').map_or(host, |(_, bare)| bare);
+        match transport {
+            Transport::Local if !rest.starts_with('/') => {
+                self.notes.error(at, "file:// without an absolute path", "write file:///srv/git/shop.git");
+                return None;
+            }
+            Transport::Local => {}
+            _ if bare.is_empty() || bare.starts_with(['-', ':']) => {
+                self.notes.error(at, "names no host", EXAMPLES);
+                return None;
+            }
+            _ if host.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')) => {
+                let hint = "put it into a file that only bgd reads, and name that in auth.token_file";
+                self.notes.warn(at, "holds a password", hint);
+            }
+            _ => {}
+        }
+        Some(Remote { url: format!("{scheme}://{rest}"), transport: *transport })
+    }
+
+    /// The branch, without `refs/heads/`.
+    pub(super) fn branch(&mut self, given: &Given<String>) -> Option<String> {
+        let written = given.value()?;
+        let (name, at) = (written.value.as_str(), &written.at);
+        if let Some(short) = name.strip_prefix("refs/heads/") {
+            self.notes.error(at, "is a whole ref, not a branch", format!("write {short:?}"));
+            return None;
+        }
+        self.filled(written, "write a branch, such as \"main\"").then_some(())?;
+        if !is_branch(name) {
+            self.notes.error(
+                at,
+                format!("is no name of a branch: {name:?}"),
+                "see `git check-ref-format --help`",
+            );
+            return None;
+        }
+        Some(name.to_owned())
+    }
+
+    /// Credentials; each must fit the remote, if that is known.
+    pub(super) fn auth(&mut self, raw: &RawAuth, transport: Option<Transport>) -> Auth {
+        let ssh = [raw.ssh_key.place(), raw.known_hosts.place()];
+        match transport {
+            Some(Transport::Https) => self.refuse(ssh, "is for ssh, but the remote is https", TOKEN),
+            Some(Transport::Http) => {
+                self.refuse(ssh, "is for ssh, but the remote is http", TOKEN);
+                if let Some(at) = raw.token_file.place() {
+                    self.notes.warn(at, "the token travels unencrypted over http", "use https");
+                }
+            }
+            Some(Transport::Ssh) => {
+                let hint = "use auth.ssh_key, or an https remote";
+                self.refuse([raw.token_file.place()], "is for https, but the remote is ssh", hint);
+            }
+            Some(Transport::Git | Transport::Local) => {
+                let all = ssh.into_iter().chain([raw.token_file.place()]);
+                self.refuse(
+                    all,
+                    "the remote takes no credentials",
+                    "leave it out, or use an ssh or https remote",
+                );
+            }
+            None => {}
+        }
+        Auth {
+            ssh_key: self.host_file(&raw.ssh_key, Holds::PrivateKey),
+            known_hosts: self.host_file(&raw.known_hosts, Holds::Plain),
+            token_file: self.host_file(&raw.token_file, Holds::Secret),
+        }
+    }
+}
+
+const TOKEN: &str = "use auth.token_file, or an ssh remote such as git@host:path.git";
+
+/// `host:path` as git reads it: a colon before the first slash.
+fn is_scp(text: &str) -> bool {
+    text.split('/').next().is_some_and(|first| first.find(':').is_some_and(|at| at > 0))
+}
+
+/// The rules of `git check-ref-format --branch`.
+fn is_branch(name: &str) -> bool {
+    let part_ok = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
+    let bad_char = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
+    name.split('/').all(part_ok)
+        && !name.contains(bad_char)
+        && !name.contains("..")
+        && !name.contains("@{")
+        && !name.ends_with('.')
+        && !name.starts_with('-')
+        && name != "@"
+        && name != "HEAD"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn branches_follow_the_rules_of_git() {
+        for good in ["main", "rel/x", "feature-1", "ünï", "v1.2", "a@b"] {
+            assert!(is_branch(good), "{good}");
+        }
+        for bad in
+            ["", "-x", "a..b", "a b", "x.lock", "a/.b", "a//b", "/a", "a/", "@", "a@{1}", "a~1", "HEAD", "a."]
+        {
+            assert!(!is_branch(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_colon_before_the_first_slash_is_ssh() {
+        for scp in ["git@host:acme/shop.git", "host:shop", "host:/abs"] {
+            assert!(is_scp(scp), "{scp}");
+        }
+        for path in ["/srv/a:b", "./a:b", "shop.git", ":x", "../x"] {
+            assert!(!is_scp(path), "{path}");
+        }
+    }
+}
