@@ -12,4 +12,6 @@
 //! ```
 
 pub mod config;
+pub mod errors;
 pub mod rules;
+pub mod store;

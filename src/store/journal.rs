@@ -1,0 +1,368 @@
+//! Writing: one transaction a step, with the next state, the event and effects that led to it, and the rows that
+//! its notes amount to. Either all of it is there after a crash, or nothing.
+
+use rusqlite::{Connection, Transaction, params};
+
+use super::{Store, StoreError, record::EventRecord, sentence, sql};
+use crate::rules::{
+    app::{App, End},
+    effect::{Effect, Note},
+    event::Event,
+    ids::{AppName, DeployId},
+    step::Noted,
+    time::{Stamp, Time},
+    words::{Outcome, Phase},
+};
+
+/// Journal rows kept per app, for a look at how a state came about.
+const JOURNAL_KEPT: u32 = 500;
+/// Events kept over all apps.
+const EVENTS_KEPT: u64 = 20_000;
+
+pub(super) const SCHEMA_1: &str = "
+BEGIN IMMEDIATE;
+CREATE TABLE app (name TEXT PRIMARY KEY, state TEXT NOT NULL, changed INTEGER NOT NULL) STRICT;
+CREATE TABLE journal (seq INTEGER PRIMARY KEY AUTOINCREMENT, app TEXT NOT NULL, at INTEGER NOT NULL,
+  event TEXT NOT NULL, effects TEXT NOT NULL) STRICT;
+CREATE INDEX journal_app ON journal (app, seq);
+CREATE TABLE deploy (id INTEGER PRIMARY KEY, app TEXT NOT NULL, kind TEXT NOT NULL, asked_by TEXT NOT NULL,
+  revision TEXT, subject TEXT, author TEXT, release TEXT, color TEXT, outcome TEXT, phase TEXT, error TEXT,
+  hint TEXT, log_tail TEXT NOT NULL DEFAULT '[]', probes TEXT NOT NULL DEFAULT '[]',
+  started INTEGER NOT NULL, finished INTEGER) STRICT;
+CREATE INDEX deploy_app ON deploy (app, id);
+CREATE TABLE step (deploy INTEGER NOT NULL, seq INTEGER NOT NULL, name TEXT NOT NULL, ms INTEGER NOT NULL,
+  PRIMARY KEY (deploy, seq)) STRICT, WITHOUT ROWID;
+CREATE TABLE release (id TEXT NOT NULL, app TEXT NOT NULL, deploy INTEGER NOT NULL, revision TEXT NOT NULL,
+  subject TEXT NOT NULL, author TEXT NOT NULL, verdict TEXT NOT NULL, PRIMARY KEY (app, id)) STRICT;
+CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, app TEXT, deploy INTEGER,
+  kind TEXT NOT NULL, caused_by TEXT NOT NULL, text TEXT NOT NULL) STRICT;
+CREATE TABLE hold (app TEXT PRIMARY KEY, placed_by TEXT NOT NULL, reason TEXT NOT NULL, since INTEGER NOT NULL)
+  STRICT;
+PRAGMA user_version = 1;
+COMMIT;
+";
+
+/// One step to be recorded.
+#[derive(Debug)]
+pub struct Commit<'a> {
+    /// Whose.
+    pub app: &'a AppName,
+    /// When.
+    pub now: Time,
+    /// What happened.
+    pub event: &'a Event,
+    /// The state from here on.
+    pub next: &'a App,
+    /// What will be done.
+    pub effects: &'a [Effect],
+    /// What is to be remembered.
+    pub notes: &'a [Noted],
+}
+
+impl Store {
+    /// Writes one step durably and returns its events. With a full disk the reserve is given up once.
+    ///
+    /// # Errors
+    /// When it could not be written; then nothing of it was.
+    pub fn commit(&self, commit: &Commit<'_>) -> Result<Vec<EventRecord>, StoreError> {
+        match self.try_commit(commit) {
+            Err(err) if err.is_full() && self.give_up_reserve() => self.try_commit(commit),
+            done => done,
+        }
+    }
+
+    fn try_commit(&self, commit: &Commit<'_>) -> Result<Vec<EventRecord>, StoreError> {
+        let mut connection = self.lock();
+        let tx = connection.transaction().map_err(sql("beginning a step"))?;
+        let written = write_step(&tx, commit).map_err(sql("recording a step"))?;
+        tx.commit().map_err(sql("committing a step"))?;
+        Ok(written)
+    }
+
+    /// Records an event outside of any app's machine.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub fn log(&self, event: EventRecord) -> Result<EventRecord, StoreError> {
+        let connection = self.lock();
+        insert_event(&connection, event).map_err(sql("recording an event"))
+    }
+
+    /// Keeps the last probe answers with a deploy, for `bgd show`.
+    ///
+    /// # Errors
+    /// When they could not be written.
+    pub fn keep_probes(&self, deploy: DeployId, answers: &[String]) -> Result<(), StoreError> {
+        let connection = self.lock();
+        let write = || {
+            // The step that follows flushes the log, and this with it: an app that is ready waits for one flush.
+            connection.pragma_update(None, "synchronous", "NORMAL")?;
+            connection
+                .execute("UPDATE deploy SET probes = ?2 WHERE id = ?1", params![deploy.0, json(&answers)])
+        };
+        let written = write();
+        connection.pragma_update(None, "synchronous", "FULL").map_err(sql("making steps durable again"))?;
+        written.map(drop).map_err(sql("recording probe answers"))
+    }
+
+    /// Makes room again after the disk was full, and trims what grows without end.
+    ///
+    /// # Errors
+    /// When the trimming failed.
+    pub fn tidy(&self) -> Result<(), StoreError> {
+        self.refill_reserve();
+        let connection = self.lock();
+        connection
+            .execute("DELETE FROM event WHERE seq <= (SELECT max(seq) FROM event) - ?1", params![EVENTS_KEPT])
+            .map_err(sql("trimming events"))?;
+        connection
+            .execute(
+                "DELETE FROM journal WHERE seq <= (SELECT max(seq) FROM journal j WHERE j.app = journal.app) - ?1",
+                params![JOURNAL_KEPT],
+            )
+            .map(drop)
+            .map_err(sql("trimming the journal"))
+    }
+}
+
+fn write_step(tx: &Transaction<'_>, commit: &Commit<'_>) -> Result<Vec<EventRecord>, rusqlite::Error> {
+    let app = commit.app.as_str();
+    tx.prepare_cached(
+        "INSERT INTO app (name, state, changed) VALUES (?1, ?2, ?3)
+         ON CONFLICT (name) DO UPDATE SET state = ?2, changed = ?3",
+    )?
+    .execute(params![app, json(commit.next), commit.now.0])?;
+    tx.prepare_cached("INSERT INTO journal (app, at, event, effects) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![app, commit.now.0, json(commit.event), json(&commit.effects)])?;
+    write_hold(tx, commit)?;
+    let mut events = Vec::new();
+    for noted in commit.notes {
+        write_note(tx, commit, noted)?;
+        if let Some(event) = sentence::event(commit.app, commit.now, noted) {
+            events.push(insert_event(tx, event)?);
+        }
+    }
+    Ok(events)
+}
+
+fn write_hold(tx: &Transaction<'_>, commit: &Commit<'_>) -> Result<(), rusqlite::Error> {
+    let app = commit.app.as_str();
+    match &commit.next.hold {
+        Some(hold) => tx
+            .prepare_cached(
+                "INSERT OR REPLACE INTO hold (app, placed_by, reason, since) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![app, hold.by, hold.reason, hold.since.0])?,
+        None => tx.prepare_cached("DELETE FROM hold WHERE app = ?1")?.execute(params![app])?,
+    };
+    Ok(())
+}
+
+fn write_note(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Result<(), rusqlite::Error> {
+    match &noted.note {
+        Note::Queued(queued) => {
+            insert_deploy(tx, commit, (queued.id, "manual", &queued.by))?;
+        }
+        Note::QueueReplaced(queued) => {
+            end_row(tx, queued.id, &End { outcome: Outcome::Superseded, failure: None }, commit.now)?
+        }
+        Note::DeployStarted => {
+            if let Some(deploy) = &noted.deploy {
+                insert_deploy(tx, commit, (deploy.id, deploy.kind.as_str(), &deploy.by))?;
+                write_revision(tx, commit, deploy.id)?;
+                write_release(tx, commit, noted)?;
+            }
+        }
+        Note::ReleaseNamed => write_release(tx, commit, noted)?,
+        Note::PhaseEntered(phase) => {
+            if let Some(deploy) = &noted.deploy {
+                tx.prepare_cached("UPDATE deploy SET phase = ?2 WHERE id = ?1 AND outcome IS NULL")?
+                    .execute(params![deploy.id.0, phase.as_str()])?;
+            }
+        }
+        Note::StepEnded(phase, took) => {
+            if let Some(deploy) = &noted.deploy {
+                insert_step(tx, deploy.id, (*phase, u64::try_from(took.as_millis()).unwrap_or(u64::MAX)))?;
+            }
+        }
+        Note::WentLive { release, .. } => {
+            tx.prepare_cached("UPDATE release SET verdict = 'good' WHERE app = ?1 AND id = ?2")?
+                .execute(params![commit.app.as_str(), release.id.as_str()])?;
+        }
+        Note::DeployEnded(end) => {
+            if let Some(deploy) = &noted.deploy {
+                end_row(tx, deploy.id, end, commit.now)?;
+                write_served(tx, commit, noted)?;
+            }
+            if let (Some(release), false) = (&noted.release, end.outcome == Outcome::Live) {
+                tx.prepare_cached(
+                    // What was rolled back was live for a moment; it counts as failed all the same.
+                    "UPDATE release SET verdict = ?3
+                     WHERE app = ?1 AND id = ?2 AND (verdict <> 'good' OR ?3 = 'rolled_back')",
+                )?
+                .execute(params![
+                    commit.app.as_str(),
+                    release.id.as_str(),
+                    end.outcome.as_str()
+                ])?;
+            }
+        }
+        Note::Retired { .. }
+        | Note::InstanceDied { .. }
+        | Note::InstanceRestarted { .. }
+        | Note::RestartFailed(_)
+        | Note::HealthChanged { .. }
+        | Note::HoldPlaced(_)
+        | Note::HoldReleased { .. }
+        | Note::MarkedBad(_)
+        | Note::TakenDown
+        | Note::Contradiction(_)
+        | Note::Trouble(_)
+        | Note::Ignored(_) => {}
+    }
+    Ok(())
+}
+
+fn insert_deploy(
+    tx: &Transaction<'_>,
+    commit: &Commit<'_>,
+    (id, kind, by): (DeployId, &str, &str),
+) -> Result<(), rusqlite::Error> {
+    // A queued deploy has its row already.
+    tx.prepare_cached(
+        "INSERT OR IGNORE INTO deploy (id, app, kind, asked_by, started) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![id.0, commit.app.as_str(), kind, by, commit.now.0])
+    .map(drop)
+}
+
+/// A deploy that found its commit live by another one's work never named a release of its own.
+fn write_served(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Result<(), rusqlite::Error> {
+    let (Some(deploy), Some(release)) = (&noted.deploy, &noted.release) else { return Ok(()) };
+    let live = commit.next.live().filter(|live| live.release.id == release.id);
+    let Some(color) = live.map(|live| live.color) else { return Ok(()) };
+    tx.prepare_cached(
+        "UPDATE deploy SET revision = ?2, subject = ?3, author = ?4, release = ?5, color = ?6
+         WHERE id = ?1 AND release IS NULL",
+    )?
+    .execute(params![
+        deploy.id.0,
+        release.commit.as_str(),
+        release.subject,
+        release.author,
+        release.id.as_str(),
+        color.as_str()
+    ])
+    .map(drop)
+}
+
+/// A push is of a commit that is known before it is fetched, and so also when it can't be.
+fn write_revision(
+    tx: &Transaction<'_>,
+    commit: &Commit<'_>,
+    deploy: DeployId,
+) -> Result<(), rusqlite::Error> {
+    let pipeline = &commit.next.pipeline;
+    let Some(revision) = pipeline.commit().filter(|_| pipeline.deploy().is_some_and(|one| one.id == deploy))
+    else {
+        return Ok(());
+    };
+    tx.prepare_cached("UPDATE deploy SET revision = ?2 WHERE id = ?1")?
+        .execute(params![deploy.0, revision.as_str()])
+        .map(drop)
+}
+
+fn write_release(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Result<(), rusqlite::Error> {
+    let (Some(deploy), Some(release)) = (&noted.deploy, &noted.release) else { return Ok(()) };
+    let color = commit.next.idle_color();
+    tx.prepare_cached(
+        "UPDATE deploy SET revision = ?2, subject = ?3, author = ?4, release = ?5, color = ?6 WHERE id = ?1",
+    )?
+    .execute(params![
+        deploy.id.0,
+        release.commit.as_str(),
+        release.subject,
+        release.author,
+        release.id.as_str(),
+        color.as_str()
+    ])?;
+    tx.prepare_cached(
+        "INSERT OR IGNORE INTO release (id, app, deploy, revision, subject, author, verdict)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'making')",
+    )?
+    .execute(params![
+        release.id.as_str(),
+        commit.app.as_str(),
+        deploy.id.0,
+        release.commit.as_str(),
+        release.subject,
+        release.author
+    ])
+    .map(drop)
+}
+
+fn insert_step(
+    tx: &Transaction<'_>,
+    deploy: DeployId,
+    (phase, ms): (Phase, u64),
+) -> Result<(), rusqlite::Error> {
+    tx.prepare_cached(
+        "INSERT INTO step (deploy, seq, name, ms)
+         VALUES (?1, (SELECT coalesce(max(seq), 0) + 1 FROM step WHERE deploy = ?1), ?2, ?3)",
+    )?
+    .execute(params![deploy.0, phase.step(), ms])
+    .map(drop)
+}
+
+fn end_row(tx: &Transaction<'_>, id: DeployId, end: &End, now: Time) -> Result<(), rusqlite::Error> {
+    let failure = end.failure.as_ref();
+    tx.prepare_cached(
+        "UPDATE deploy SET outcome = ?2, phase = ?3, error = ?4, hint = ?5, log_tail = ?6, finished = ?7
+         WHERE id = ?1",
+    )?
+    .execute(params![
+        id.0,
+        end.outcome.as_str(),
+        failure.map(|failure| failure.phase.as_str()),
+        failure.map(|failure| failure.cause.as_str()),
+        failure.and_then(|failure| failure.hint.as_deref()),
+        json(&failure.map(|failure| failure.log_tail.as_slice()).unwrap_or_default()),
+        now.0
+    ])
+    .map(drop)
+}
+
+fn insert_event(connection: &Connection, event: EventRecord) -> Result<EventRecord, rusqlite::Error> {
+    connection
+        .prepare_cached(
+            "INSERT INTO event (at, app, deploy, kind, caused_by, text) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![
+            event.at.0.0,
+            event.app.as_ref().map(AppName::as_str),
+            event.deploy.map(|deploy| deploy.0),
+            event.kind,
+            event.by,
+            event.text
+        ])?;
+    let seq = u64::try_from(connection.last_insert_rowid()).unwrap_or(0);
+    Ok(EventRecord { seq, ..event })
+}
+
+/// Our own types always serialize: no maps with keys that are not strings, no failing impls.
+pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_else(|err| panic!("a recorded type did not serialize: {err}"))
+}
+
+/// An event to be recorded; its number comes with the recording.
+pub(super) fn unnumbered(app: &AppName, at: Time) -> EventRecord {
+    EventRecord {
+        seq: 0,
+        at: Stamp(at),
+        app: Some(app.clone()),
+        deploy: None,
+        kind: String::new(),
+        by: "bgd".to_owned(),
+        text: String::new(),
+    }
+}

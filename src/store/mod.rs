@@ -1,0 +1,272 @@
+//! SQLite: the record of releases, deploys, events and the journaled state of each app. One connection writes,
+//! readers (`bgd status` without a daemon) open their own. Nothing here decides; a damaged or newer database is
+//! moved aside and the daemon goes on with what it sees running (promise K6).
+
+mod journal;
+mod read;
+pub mod record;
+mod sentence;
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+pub use journal::Commit;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::rules::time::Time;
+
+/// The version of the schema below, in `PRAGMA user_version`.
+const SCHEMA: i64 = 1;
+
+/// Why the record can't be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file can't be opened.
+    #[error("opening the record: {}", path.display())]
+    Open {
+        /// The database file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A damaged or newer file can't be moved aside.
+    #[error("moving the unusable record aside: {}", path.display())]
+    MoveAside {
+        /// The database file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A statement failed.
+    #[error("{what}")]
+    Sql {
+        /// What was attempted.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A journaled state can't be read.
+    #[error("reading the journaled state of {app}")]
+    State {
+        /// Whose.
+        app: String,
+        /// The cause.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl StoreError {
+    /// Whether the disk (or the database's quota) is full.
+    pub fn is_full(&self) -> bool {
+        matches!(
+            self,
+            Self::Sql { source: rusqlite::Error::SqliteFailure(code, _), .. }
+                if code.code == rusqlite::ErrorCode::DiskFull
+        )
+    }
+}
+
+/// The record.
+#[derive(Debug)]
+pub struct Store {
+    connection: Mutex<Connection>,
+    reserve: PathBuf,
+}
+
+/// What opening found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// A record, or a new one.
+    Usable,
+    /// The file could not be used; where it is now, and why.
+    MovedAside {
+        /// Where the old file went.
+        to: PathBuf,
+        /// Why.
+        why: String,
+    },
+}
+
+/// Bytes kept aside on the disk and given up when it is full, so that a flip can still be committed
+/// (promise I6): a commit of one step needs a few dozen KiB of write-ahead log.
+const RESERVE: u64 = 2 << 20;
+
+impl Store {
+    /// Opens `<state_dir>/bgd.db`, makes or migrates the schema.
+    ///
+    /// # Errors
+    /// When the directory can't be written, or an unusable file can't be moved aside.
+    pub fn open(state_dir: &Path, now: Time) -> Result<(Self, Opened), StoreError> {
+        let path = state_dir.join("bgd.db");
+        let (connection, opened) = match Self::connect(&path) {
+            Ok(connection) => (connection, Opened::Usable),
+            Err(Unusable::Refused(source)) => return Err(StoreError::Open { path, source }),
+            Err(Unusable::Content(why)) => {
+                let to = move_aside(&path, now)?;
+                let connection = Self::connect(&path).map_err(|unusable| StoreError::Open {
+                    path: path.clone(),
+                    source: unusable.into_source(),
+                })?;
+                (connection, Opened::MovedAside { to, why })
+            }
+        };
+        // What apps say when they fail is for those who may act, not for every user of the host.
+        let readable = std::fs::Permissions::from_mode(0o640);
+        if let Err(err) = std::fs::set_permissions(&path, readable) {
+            tracing::warn!(path = %path.display(), %err, "the record's mode could not be set");
+        }
+        let store = Self { connection: Mutex::new(connection), reserve: state_dir.join("reserve") };
+        store.refill_reserve();
+        Ok((store, opened))
+    }
+
+    /// Whether there is a record at all.
+    pub fn exists(state_dir: &Path) -> bool {
+        state_dir.join("bgd.db").exists()
+    }
+
+    /// Gives the write-ahead log its full size at once, by a step that is taken back: from then on a commit writes
+    /// over blocks that exist, and its flush has no growth of the file to record, which costs most of its time.
+    /// Best effort: without it the log grows to this size by itself.
+    pub fn stretch_log(&self) {
+        let stretched = self.lock().execute_batch(
+            "BEGIN IMMEDIATE; CREATE TABLE stretch (bytes BLOB); \
+             INSERT INTO stretch VALUES (zeroblob(5242880)); ROLLBACK;",
+        );
+        if let Err(err) = stretched {
+            tracing::debug!(%err, "the log of the record was not stretched");
+            // An error may have left the transaction open, or ended it already.
+            let _ended = self.lock().execute_batch("ROLLBACK");
+        }
+    }
+
+    /// Opens the record for reading only, for commands that run without the daemon.
+    ///
+    /// # Errors
+    /// When there is no record, or it can't be read.
+    pub fn open_read_only(state_dir: &Path) -> Result<Self, StoreError> {
+        let path = state_dir.join("bgd.db");
+        let open = |path: &Path| {
+            let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            connection.busy_timeout(Duration::from_millis(500))?;
+            connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))?;
+            Ok(connection)
+        };
+        let connection = open(&path).map_err(|source| StoreError::Open { path: path.clone(), source })?;
+        Ok(Self { connection: Mutex::new(connection), reserve: state_dir.join("reserve") })
+    }
+
+    fn connect(path: &Path) -> Result<Connection, Unusable> {
+        let connection = Connection::open(path).map_err(Unusable::classify)?;
+        let set_up = || -> Result<i64, rusqlite::Error> {
+            connection.busy_timeout(Duration::from_secs(5))?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            // One fsync a commit: what was promised to an operator survives a power cut.
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            connection.pragma_update(None, "cache_size", -512)?;
+            let healthy: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+            if healthy != "ok" {
+                return Ok(-1);
+            }
+            connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+        };
+        match set_up().map_err(Unusable::classify)? {
+            0 => connection.execute_batch(journal::SCHEMA_1).map_err(Unusable::classify)?,
+            SCHEMA => {}
+            -1 => return Err(Unusable::Content("it is damaged".to_owned())),
+            newer => {
+                return Err(Unusable::Content(format!(
+                    "its schema is {newer}, this bgd knows {SCHEMA}: a newer bgd wrote it"
+                )));
+            }
+        }
+        Ok(connection)
+    }
+
+    /// A panic in a reader leaves the connection as usable as SQLite's own rollback makes it.
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the reserved space up; true when there was some.
+    fn give_up_reserve(&self) -> bool {
+        std::fs::remove_file(&self.reserve).is_ok()
+    }
+
+    /// Best effort: without a reserve bgd works all the same until the disk is full.
+    fn refill_reserve(&self) {
+        if self.reserve.exists() {
+            return;
+        }
+        let fill = || -> std::io::Result<()> {
+            let file = std::fs::File::create(&self.reserve)?;
+            let bytes = libc::off_t::try_from(RESERVE).unwrap_or(0);
+            nix::fcntl::posix_fallocate(&file, 0, bytes)?;
+            Ok(())
+        };
+        if let Err(err) = fill() {
+            tracing::debug!(path = %self.reserve.display(), %err, "no disk space could be reserved");
+            self.give_up_reserve();
+        }
+    }
+}
+
+enum Unusable {
+    /// The file can't be opened at all: permissions, a full disk, a lock.
+    Refused(rusqlite::Error),
+    /// The file opens, and its content is no good.
+    Content(String),
+}
+
+impl Unusable {
+    fn classify(err: rusqlite::Error) -> Self {
+        match err.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+                Self::Content(format!("it is damaged: {err}"))
+            }
+            _ => Self::Refused(err),
+        }
+    }
+
+    fn into_source(self) -> rusqlite::Error {
+        match self {
+            Self::Refused(err) => err,
+            Self::Content(why) => rusqlite::Error::InvalidParameterName(why),
+        }
+    }
+}
+
+fn move_aside(path: &Path, now: Time) -> Result<PathBuf, StoreError> {
+    let aside = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let to = aside(&format!(".unusable-{}", now.0));
+    std::fs::rename(path, &to).map_err(|source| StoreError::MoveAside { path: path.to_owned(), source })?;
+    for log in ["-wal", "-shm"] {
+        // They belong to the old file; a new database must not replay them.
+        match std::fs::rename(aside(log), aside(&format!(".unusable-{}{log}", now.0))) {
+            Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StoreError::MoveAside { path: aside(log), source: err });
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(to)
+}
+
+fn sql(what: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
+    move |source| StoreError::Sql { what, source }
+}
+
+#[cfg(test)]
+mod tests;

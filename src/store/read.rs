@@ -1,0 +1,250 @@
+//! Reading: states, history, events. Used by the daemon, and by commands that run without it.
+
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::{
+    Store, StoreError,
+    record::{DeployDetail, DeployRecord, EventRecord, StepRecord},
+    sql,
+};
+use crate::rules::{
+    app::{App, Release},
+    ids::{AppName, DeployId, ReleaseId},
+    time::{Stamp, Time},
+};
+
+const DEPLOY_COLUMNS: &str = "id, app, kind, asked_by, revision, subject, author, release, color, outcome, phase, \
+                              error, hint, started, finished";
+
+impl Store {
+    /// The journaled state of an app.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn app(&self, app: &AppName) -> Result<Option<App>, StoreError> {
+        let state: Option<String> = self
+            .lock()
+            .query_row("SELECT state FROM app WHERE name = ?1", params![app.as_str()], |row| row.get(0))
+            .optional()
+            .map_err(sql("reading an app's state"))?;
+        state
+            .map(|text| {
+                serde_json::from_str(&text)
+                    .map_err(|source| StoreError::State { app: app.as_str().to_owned(), source })
+            })
+            .transpose()
+    }
+
+    /// The number after the highest deploy.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn next_deploy(&self) -> Result<DeployId, StoreError> {
+        self.lock()
+            .query_row("SELECT coalesce(max(id), 0) + 1 FROM deploy", [], |row| row.get(0).map(DeployId))
+            .map_err(sql("reading the deploy counter"))
+    }
+
+    /// Deploys, newest first.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub fn history(&self, app: Option<&AppName>, limit: u32) -> Result<Vec<DeployRecord>, StoreError> {
+        let query = format!(
+            "SELECT {DEPLOY_COLUMNS} FROM deploy WHERE (?1 IS NULL OR app = ?1) ORDER BY id DESC LIMIT ?2"
+        );
+        self.deploys(&query, params![app.map(AppName::as_str), limit])
+    }
+
+    /// One deploy's summary.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn deploy(&self, id: DeployId) -> Result<Option<DeployRecord>, StoreError> {
+        let query = format!("SELECT {DEPLOY_COLUMNS} FROM deploy WHERE id = ?1");
+        Ok(self.deploys(&query, params![id.0])?.pop())
+    }
+
+    /// The deploy of an app that ended last.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn last_ended(&self, app: &AppName) -> Result<Option<DeployRecord>, StoreError> {
+        let query = format!(
+            "SELECT {DEPLOY_COLUMNS} FROM deploy WHERE app = ?1 AND outcome IS NOT NULL
+             ORDER BY finished DESC, id DESC LIMIT 1"
+        );
+        Ok(self.deploys(&query, params![app.as_str()])?.pop())
+    }
+
+    /// One deploy with its steps, probe answers, log tail and events.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn detail(&self, id: DeployId) -> Result<Option<DeployDetail>, StoreError> {
+        let Some(deploy) = self.deploy(id)? else { return Ok(None) };
+        let (log_tail, probes) = self
+            .lock()
+            .query_row("SELECT log_tail, probes FROM deploy WHERE id = ?1", params![id.0], |row| {
+                Ok((lines(row, 0)?, lines(row, 1)?))
+            })
+            .map_err(sql("reading a deploy's last words"))?;
+        let events = self.events_where("deploy = ?1 ORDER BY seq", params![id.0])?;
+        Ok(Some(DeployDetail { deploy, log_tail, probes, events }))
+    }
+
+    /// Events with a higher number than `since`, oldest first; without `since` the last 20.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub fn events(&self, app: Option<&AppName>, since: Option<u64>) -> Result<Vec<EventRecord>, StoreError> {
+        let app = app.map(AppName::as_str);
+        match since {
+            Some(since) => self.events_where(
+                "(?1 IS NULL OR app = ?1) AND seq > ?2 ORDER BY seq LIMIT 1000",
+                params![app, since],
+            ),
+            None => self.events_where(
+                "seq IN (SELECT seq FROM event WHERE (?1 IS NULL OR app = ?1) ORDER BY seq DESC LIMIT 20)
+                 ORDER BY seq",
+                params![app],
+            ),
+        }
+    }
+
+    /// The releases of an app that were live once, or are being made, newest first, with their verdicts.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub fn releases(&self, app: &AppName) -> Result<Vec<(Release, String)>, StoreError> {
+        let connection = self.lock();
+        let mut statement = connection
+            .prepare_cached(
+                "SELECT id, revision, subject, author, verdict FROM release WHERE app = ?1 ORDER BY deploy DESC",
+            )
+            .map_err(sql("reading releases"))?;
+        statement
+            .query_map(params![app.as_str()], |row| {
+                let release = Release {
+                    id: parsed(row, 0)?,
+                    commit: parsed(row, 1)?,
+                    subject: row.get(2)?,
+                    author: row.get(3)?,
+                };
+                Ok((release, row.get(4)?))
+            })
+            .and_then(Iterator::collect)
+            .map_err(sql("reading releases"))
+    }
+
+    /// Forgets releases whose directories are gone.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn forget_release(&self, app: &AppName, release: &ReleaseId) -> Result<(), StoreError> {
+        self.lock()
+            .execute(
+                "DELETE FROM release WHERE app = ?1 AND id = ?2",
+                params![app.as_str(), release.as_str()],
+            )
+            .map(drop)
+            .map_err(sql("forgetting a release"))
+    }
+
+    fn deploys(&self, query: &str, params: &[&dyn rusqlite::ToSql]) -> Result<Vec<DeployRecord>, StoreError> {
+        let connection = self.lock();
+        let read = || -> Result<Vec<DeployRecord>, rusqlite::Error> {
+            let mut statement = connection.prepare_cached(query)?;
+            let mut deploys: Vec<DeployRecord> =
+                statement.query_map(params, deploy_row)?.collect::<Result<_, _>>()?;
+            let mut steps =
+                connection.prepare_cached("SELECT name, ms FROM step WHERE deploy = ?1 ORDER BY seq")?;
+            for deploy in &mut deploys {
+                deploy.steps = steps
+                    .query_map(params![deploy.id.0], |row| {
+                        Ok(StepRecord { name: row.get(0)?, ms: row.get(1)? })
+                    })?
+                    .collect::<Result<_, _>>()?;
+            }
+            Ok(deploys)
+        };
+        read().map_err(sql("reading deploys"))
+    }
+
+    fn events_where(
+        &self,
+        condition: &str,
+        params: &[&dyn rusqlite::ToSql],
+    ) -> Result<Vec<EventRecord>, StoreError> {
+        let connection = self.lock();
+        let read = || -> Result<Vec<EventRecord>, rusqlite::Error> {
+            connection
+                .prepare_cached(&format!(
+                    "SELECT seq, at, app, deploy, kind, caused_by, text FROM event WHERE {condition}"
+                ))?
+                .query_map(params, event_row)?
+                .collect()
+        };
+        read().map_err(sql("reading events"))
+    }
+}
+
+fn event_row(row: &Row<'_>) -> Result<EventRecord, rusqlite::Error> {
+    Ok(EventRecord {
+        seq: row.get(0)?,
+        at: Stamp(Time(row.get(1)?)),
+        app: parsed_option(row, 2)?,
+        deploy: row.get::<_, Option<u64>>(3)?.map(DeployId),
+        kind: row.get(4)?,
+        by: row.get(5)?,
+        text: row.get(6)?,
+    })
+}
+
+fn deploy_row(row: &Row<'_>) -> Result<DeployRecord, rusqlite::Error> {
+    Ok(DeployRecord {
+        id: DeployId(row.get(0)?),
+        app: parsed(row, 1)?,
+        kind: row.get(2)?,
+        by: row.get(3)?,
+        commit: parsed_option(row, 4)?,
+        subject: row.get(5)?,
+        author: row.get(6)?,
+        release: parsed_option(row, 7)?,
+        color: parsed_option(row, 8)?,
+        outcome: parsed_option(row, 9)?,
+        phase: parsed_option(row, 10)?,
+        error: row.get(11)?,
+        hint: row.get(12)?,
+        started_at: Stamp(Time(row.get(13)?)),
+        finished_at: row.get::<_, Option<u64>>(14)?.map(|at| Stamp(Time(at))),
+        steps: Vec::new(),
+    })
+}
+
+fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> Result<T, rusqlite::Error>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    let text: String = row.get(column)?;
+    text.parse().map_err(|err| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(err))
+    })
+}
+
+fn parsed_option<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> Result<Option<T>, rusqlite::Error>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    match row.get_ref(column)? {
+        rusqlite::types::ValueRef::Null => Ok(None),
+        _ => parsed(row, column).map(Some),
+    }
+}
+
+fn lines(row: &Row<'_>, column: usize) -> Result<Vec<String>, rusqlite::Error> {
+    let text: String = row.get(column)?;
+    serde_json::from_str(&text).map_err(|err| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(err))
+    })
+}

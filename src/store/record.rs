@@ -1,0 +1,88 @@
+//! What the record says about a deploy and about events, in the shapes that history, show, status and the
+//! event stream share. Plain data; reading and writing is in `store`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::rules::{
+    ids::{AppName, Color, CommitId, DeployId, ReleaseId},
+    time::Stamp,
+    words::{Outcome, Phase},
+};
+
+/// One finished or running step of a deploy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// `fetch`, `checkout`, `build`, …
+    pub name: String,
+    /// How long it took.
+    pub ms: u64,
+}
+
+/// One deploy, as `bgd history` lists it. All keys are always there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployRecord {
+    /// Its number.
+    pub id: DeployId,
+    /// Its app.
+    pub app: AppName,
+    /// `push`, `manual`, `rollback` or `up`.
+    pub kind: String,
+    /// Who asked for it, or `poller`.
+    pub by: String,
+    /// The commit, once known.
+    pub commit: Option<CommitId>,
+    /// First line of the commit message.
+    pub subject: Option<String>,
+    /// The commit's author.
+    pub author: Option<String>,
+    /// The release, once checked out.
+    pub release: Option<ReleaseId>,
+    /// Where it started.
+    pub color: Option<Color>,
+    /// `None` while under way.
+    pub outcome: Option<Outcome>,
+    /// Where it is, or where it failed; `None` when it went well.
+    pub phase: Option<Phase>,
+    /// What went wrong, one line.
+    pub error: Option<String>,
+    /// The next thing to do.
+    pub hint: Option<String>,
+    /// When it was begun.
+    pub started_at: Stamp,
+    /// When its outcome was decided.
+    pub finished_at: Option<Stamp>,
+    /// Steps with durations.
+    pub steps: Vec<StepRecord>,
+}
+
+/// One deploy with everything, as `bgd show` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployDetail {
+    /// The summary.
+    pub deploy: DeployRecord,
+    /// The last lines of the build's or the instance's output, at a failure.
+    pub log_tail: Vec<String>,
+    /// The last probe answers, oldest first.
+    pub probes: Vec<String>,
+    /// The events of this deploy, oldest first.
+    pub events: Vec<EventRecord>,
+}
+
+/// One event: one line in `bgd events`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// Counter over all apps; `--since` takes it.
+    pub seq: u64,
+    /// When.
+    pub at: Stamp,
+    /// Which app; `None` for the daemon's own.
+    pub app: Option<AppName>,
+    /// Which deploy, if one.
+    pub deploy: Option<DeployId>,
+    /// A fixed word, such as `deploy_started`, `phase_entered`, `went_live`, `instance_died`, `hold_placed`.
+    pub kind: String,
+    /// Who caused it: user name, `poller`, `daemon`.
+    pub by: String,
+    /// One line for people; no control characters, no secrets.
+    pub text: String,
+}

@@ -1,0 +1,98 @@
+//! The record against real files: what was committed is there after reopening; what is unusable is moved aside.
+
+use super::*;
+use crate::rules::{
+    app::App,
+    event::{Ask, Event, Want},
+    ids::{AppName, DeployId},
+    step::{Context, Policy, step},
+    words::Phase,
+};
+
+fn context() -> Context {
+    let policy = Policy {
+        watch: Duration::ZERO,
+        standby: Duration::ZERO,
+        restart: true,
+        before_start: false,
+        after_live: false,
+        after_failed: false,
+    };
+    Context { now: Time(1_000), utc: "20261121T101112Z".to_owned(), fresh: DeployId(1), policy }
+}
+
+fn commit_one_step(store: &Store, app: &AppName) -> App {
+    let event = Event::Asked { by: "ann".to_owned(), ask: Ask::Deploy(Want::Tip) };
+    let made = step(&App::default(), &event, &context());
+    let commit = Commit {
+        app,
+        now: Time(1_000),
+        event: &event,
+        next: &made.next,
+        effects: &made.effects,
+        notes: &made.notes,
+    };
+    let events = store.commit(&commit).unwrap();
+    assert_eq!(events[0].kind, "deploy_started");
+    made.next
+}
+
+#[test]
+fn a_committed_step_is_there_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let app: AppName = "shop".parse().unwrap();
+    let (store, opened) = Store::open(dir.path(), Time(0)).unwrap();
+    assert_eq!(opened, Opened::Usable);
+    let state = commit_one_step(&store, &app);
+    drop(store);
+    let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
+    assert_eq!(store.app(&app).unwrap(), Some(state));
+    assert_eq!(store.next_deploy().unwrap(), DeployId(2));
+    let deploy = &store.history(Some(&app), 10).unwrap()[0];
+    assert_eq!((deploy.by.as_str(), deploy.phase), ("ann", Some(Phase::Fetching)));
+    let detail = store.detail(DeployId(1)).unwrap().unwrap();
+    assert_eq!(detail.events.len(), 2);
+    assert_eq!(Store::open_read_only(dir.path()).unwrap().events(None, Some(1)).unwrap().len(), 1);
+}
+
+#[test]
+fn k6_a_damaged_record_is_moved_aside_and_a_new_one_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("bgd.db"), "this is no database, whatever its name says, not at all")
+        .unwrap();
+    let (store, opened) = Store::open(dir.path(), Time(7)).unwrap();
+    let Opened::MovedAside { to, why } = opened else { panic!("not moved aside") };
+    assert!(to.exists() && why.contains("damaged"), "{why}");
+    assert_eq!(store.next_deploy().unwrap(), DeployId(1));
+}
+
+#[test]
+fn k6_a_newer_record_is_moved_aside_and_named_as_newer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bgd.db");
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let (_, opened) = Store::open(dir.path(), Time(7)).unwrap();
+    assert!(matches!(opened, Opened::MovedAside { why, .. } if why.contains("newer bgd")));
+}
+
+#[test]
+fn a_stretched_log_has_its_full_size_and_leaves_nothing_in_the_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let app: AppName = "shop".parse().unwrap();
+    let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
+    let before = commit_one_step(&store, &app);
+    store.stretch_log();
+    let log = || std::fs::metadata(dir.path().join("bgd.db-wal")).unwrap().len();
+    let full = log();
+    assert!(full > 4 << 20, "{full}");
+    store.keep_probes(DeployId(1), &["healthy in 1 ms".to_owned()]).unwrap();
+    assert_eq!(log(), full, "the log grew again");
+    let synchronous: i64 = store.lock().query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+    assert_eq!(synchronous, 2, "steps are no longer durable");
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'stretch'";
+    assert_eq!(store.lock().query_row(tables, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+    drop(store);
+    let (store, opened) = Store::open(dir.path(), Time(0)).unwrap();
+    assert_eq!((opened, store.app(&app).unwrap()), (Opened::Usable, Some(before)));
+    assert_eq!(store.detail(DeployId(1)).unwrap().unwrap().probes, ["healthy in 1 ms"]);
+}
