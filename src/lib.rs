@@ -13,5 +13,6 @@
 
 pub mod config;
 pub mod errors;
+pub mod process;
 pub mod rules;
 pub mod store;

@@ -1,0 +1,206 @@
+//! Who a process is: pid plus start time (plus the boot id in what is stored), so that a pid that was given
+//! out again is never taken for ours. Signals go through a pidfd for the same reason.
+//! Used by shim and daemon; reads /proc only.
+
+use std::{
+    fs, io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
+};
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+/// What /proc/PID/stat says, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub pid: i32,
+    pub state: u8,
+    pub parent: i32,
+    pub session: i32,
+    pub threads: u64,
+    pub start: u64,
+}
+
+impl Stat {
+    /// Reads one process; `None` when there is none.
+    pub fn read(pid: i32) -> Option<Self> {
+        Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// Parses the line; the command name in it may hold anything, so counting begins after its last `)`.
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        let end = line.iter().rposition(|c| *c == b')')?;
+        let pid = text(line.get(..line.iter().position(|c| *c == b'(')?)?)?.trim().parse().ok()?;
+        let fields: Vec<&str> = text(line.get(end + 1..)?)?.split_ascii_whitespace().collect();
+        Some(Self {
+            pid,
+            state: *fields.first()?.as_bytes().first()?,
+            parent: fields.get(1)?.parse().ok()?,
+            session: fields.get(3)?.parse().ok()?,
+            threads: fields.get(17)?.parse().ok()?,
+            start: fields.get(19)?.parse().ok()?,
+        })
+    }
+
+    /// Not a zombie; one whose first thread ended while others run shows as a zombie and is alive.
+    pub fn alive(&self) -> bool {
+        !matches!(self.state, b'Z' | b'X' | b'x') || self.threads > 1
+    }
+
+    pub fn identity(&self) -> Identity {
+        Identity { pid: self.pid, start: self.start }
+    }
+}
+
+fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}
+
+/// A process that can't be confused with a later one of the same pid, within one boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Identity {
+    /// The process id.
+    pub pid: i32,
+    /// Start time in clock ticks since boot (field 22 of /proc/PID/stat).
+    pub start: u64,
+}
+
+impl Identity {
+    /// The identity of the process that has this pid now, dead but not reaped ones included.
+    pub fn of(pid: i32) -> Option<Self> {
+        Stat::read(pid).map(|stat| stat.identity())
+    }
+
+    /// This very process still runs (a zombie does not).
+    pub fn is_alive(self) -> bool {
+        Stat::read(self.pid).is_some_and(|stat| stat.start == self.start && stat.alive())
+    }
+
+    /// Sends a signal to this very process; `Ok(false)` when it is gone.
+    pub fn signal(self, signal: i32) -> io::Result<bool> {
+        self.signal_if(signal, |_| true)
+    }
+
+    /// Opens a pidfd (readable when the process ends); `None` when the process is gone.
+    pub fn pidfd(self) -> io::Result<Option<OwnedFd>> {
+        let Some(fd) = open_pidfd(self.pid)? else { return Ok(None) };
+        Ok(Self::of(self.pid).is_some_and(|now| now == self).then_some(fd))
+    }
+
+    /// Sends a signal if `belongs` still holds once the process is pinned by its pidfd.
+    /// Order matters: pin first, look after, so that a pid given out in between is never hit.
+    pub(crate) fn signal_if(self, signal: i32, belongs: impl Fn(&Stat) -> bool) -> io::Result<bool> {
+        let pinned = match open_pidfd(self.pid) {
+            Ok(None) => return Ok(false),
+            Ok(fd) => fd,
+            // A container's filter that knows no pidfd: the look is then as close to the signal as can be.
+            Err(error) if is_filtered(&error) => None,
+            Err(error) => return Err(error),
+        };
+        match Stat::read(self.pid) {
+            Some(stat) if stat.start == self.start && belongs(&stat) => {
+                send(self.pid, pinned.as_ref(), signal)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+fn open_pidfd(pid: i32) -> io::Result<Option<OwnedFd>> {
+    // SAFETY: takes two integers and touches no memory of ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    match Errno::result(fd) {
+        // SAFETY: the kernel has just given us this descriptor (close-on-exec) and nobody else knows it.
+        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(io::Error::other)?) })),
+        Err(Errno::ESRCH | Errno::EINVAL) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn is_filtered(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
+}
+
+fn send(pid: i32, pinned: Option<&OwnedFd>, signal: i32) -> io::Result<bool> {
+    let done = match pinned {
+        Some(fd) => {
+            let none = std::ptr::null::<libc::siginfo_t>();
+            // SAFETY: the descriptor is open, and a null siginfo is allowed (the kernel fills it in).
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, none, 0) }
+        }
+        // SAFETY: takes two integers.
+        None => unsafe { libc::kill(pid, signal) }.into(),
+    };
+    match Errno::result(done) {
+        Ok(_) => Ok(true),
+        Err(Errno::ESRCH) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The id of this boot of the host; a stored pid of another boot means nothing.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// The command line of a process with spaces between the words, at most 200 characters, for messages.
+/// Empty when it is gone or hidden.
+pub fn command_line(pid: i32) -> String {
+    let raw = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<_> = raw.split(|c| *c == 0).filter(|word| !word.is_empty()).collect();
+    String::from_utf8_lossy(&words.join(&b' ')).chars().map(printable).take(200).collect()
+}
+
+fn printable(c: char) -> char {
+    if c.is_control() { ' ' } else { c }
+}
+
+/// Milliseconds since the epoch, now.
+pub(crate) fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_name_with_brackets_and_spaces_does_not_confuse_the_fields() {
+        let line = b"42 (a) b (c) S 7 42 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 9 0 123456 1 2\n";
+        let stat = Stat::parse(line).unwrap();
+        assert_eq!(stat, Stat { pid: 42, state: b'S', parent: 7, session: 40, threads: 9, start: 123_456 });
+    }
+
+    #[test]
+    fn garbage_is_not_a_process() {
+        for bad in [&b""[..], b")", b"1 (x)", b"1 (x) S", b"x (x) S 1 2 3", b"\xff(\xff)\xff"] {
+            assert_eq!(Stat::parse(bad), None);
+        }
+    }
+
+    #[test]
+    fn this_process_is_alive_and_one_with_another_start_time_is_not() {
+        let me = Identity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert!(me.is_alive());
+        assert!(me.signal(0).unwrap());
+        let other = Identity { start: me.start + 1, ..me };
+        assert!(!other.is_alive());
+        assert!(!other.signal(0).unwrap());
+    }
+
+    #[test]
+    fn a_zombie_is_dead() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let identity = Identity::of(pid).unwrap();
+        let fd = identity.pidfd().unwrap().unwrap();
+        use std::os::fd::AsFd;
+        let mut waiting = [nix::poll::PollFd::new(fd.as_fd(), nix::poll::PollFlags::POLLIN)];
+        assert_eq!(nix::poll::poll(&mut waiting, 10_000u16), Ok(1));
+        assert!(!identity.is_alive());
+        child.wait().unwrap();
+        assert!(!identity.is_alive());
+    }
+}

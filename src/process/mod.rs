@@ -1,0 +1,33 @@
+//! Processes: every instance, build and hook runs under its own small shim, which outlives the daemon, keeps
+//! its log, tracks its whole tree and ends it on request. Called by the engine.
+//!
+//! ```text
+//! daemon side   shims (start, find) · handle (ask, wait, stop) · status (what a handle reports)
+//!               client (one exchange) · orphans (when a shim was killed) · logs (what shims wrote)
+//! the shim      shim/: run (loop) · child (exec) · log (write, rotate) · ending (stop, kill) · socket
+//! both          spec (what to run) · wire (what they say) · record (the state file)
+//! the kernel    identity · tree · ports · sockets
+//! ```
+//!
+//! Nothing here decides: whether to start, stop or restart is the engine's.
+
+mod client;
+mod handle;
+pub mod identity;
+pub mod logs;
+mod orphans;
+pub mod ports;
+mod record;
+pub mod shim;
+mod shims;
+mod sockets;
+mod spec;
+mod status;
+mod tree;
+mod wire;
+
+pub use handle::Handle;
+pub use record::{Exit, How};
+pub use shims::{Shims, StartError};
+pub use spec::{LogSpec, Priority, Role, Spec, StopRequest, StopSpec};
+pub use status::{Main, Overseer, ShimError, Status, Stopped};

@@ -1,0 +1,176 @@
+//! Who holds a TCP port: listeners on IPv4 and IPv6, the processes that own them, connections still open.
+//! Called before a start (is the port free, who holds it), while probing (is it our tree that listens) and
+//! while draining. Sees this network namespace only; blocks for milliseconds ([`holders`], which reads all of
+//! /proc, for tens of them on a large host): call it through `spawn_blocking`.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, bind, setsockopt, socket,
+        sockopt::{Ipv6V6Only, ReuseAddr},
+    },
+};
+
+use super::{
+    identity::command_line,
+    sockets::{self, State},
+};
+
+/// A listening TCP socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listener {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its owner.
+    pub uid: u32,
+    /// What its descriptors point to; the key for [`holders`].
+    pub inode: u64,
+}
+
+/// A process that has a socket open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its pid.
+    pub pid: i32,
+    /// Its command line, shortened, for messages.
+    pub command: String,
+    /// The sockets that it holds, of those asked for.
+    pub inodes: BTreeSet<u64>,
+}
+
+/// All sockets that listen on this port, on any address.
+pub fn listeners(port: u16) -> io::Result<Vec<Listener>> {
+    let found = sockets::read(State::Listen, port)?.into_iter();
+    Ok(found.map(|one| Listener { address: one.local, uid: one.uid, inode: one.inode }).collect())
+}
+
+/// The processes that have one of these sockets open. Those of other users are seen by root only.
+pub fn holders(inodes: &[u64]) -> io::Result<Vec<Holder>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let held = held_by(pid, inodes);
+        if !held.is_empty() {
+            found.push(Holder { pid, command: command_line(pid), inodes: held });
+        }
+    }
+    Ok(found)
+}
+
+/// Those of the sockets that this process has open; none when it is gone or another user's.
+pub fn held_by(pid: i32, inodes: &[u64]) -> BTreeSet<u64> {
+    let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeSet::new() };
+    open.filter_map(|entry| socket_inode(fs::read_link(entry.ok()?.path()).ok()?.to_str()?))
+        .filter(|inode| inodes.contains(inode))
+        .collect()
+}
+
+fn socket_inode(link: &str) -> Option<u64> {
+    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// Where the processes that `ours` accepts listen; for telling an operator which port an app took instead.
+pub fn listening_of(ours: impl Fn(i32) -> bool) -> io::Result<BTreeSet<SocketAddr>> {
+    let listening = sockets::read(State::Listen, 0)?;
+    let inodes: Vec<u64> = listening.iter().map(|one| one.inode).collect();
+    let held: BTreeSet<u64> = holders(&inodes)?
+        .into_iter()
+        .filter(|holder| ours(holder.pid))
+        .flat_map(|holder| holder.inodes)
+        .collect();
+    Ok(listening.into_iter().filter(|one| held.contains(&one.inode)).map(|one| one.local).collect())
+}
+
+/// Connections of clients to this local port that are established.
+pub fn established(port: u16) -> io::Result<usize> {
+    Ok(sockets::read(State::Established, port)?.len())
+}
+
+/// Nothing listens on the port and an app could bind it, on every address of both families.
+pub fn free(port: u16) -> io::Result<bool> {
+    Ok(listeners(port)?.is_empty() && can_bind(port)?)
+}
+
+/// Binds without listening, so that no client is ever accepted by the attempt.
+fn can_bind(port: u16) -> io::Result<bool> {
+    let v4 = SockaddrIn::from(std::net::SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port));
+    let v6 = SockaddrIn6::from(std::net::SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0));
+    Ok(try_bind(AddressFamily::Inet, &v4)? && try_bind(AddressFamily::Inet6, &v6)?)
+}
+
+fn try_bind(family: AddressFamily, address: &dyn SockaddrLike) -> io::Result<bool> {
+    let attempt = || -> nix::Result<()> {
+        let socket: OwnedFd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        // As nearly every server does it: connections in TIME_WAIT don't count.
+        setsockopt(&socket, ReuseAddr, &true)?;
+        if family == AddressFamily::Inet6 {
+            setsockopt(&socket, Ipv6V6Only, &true)?;
+        }
+        bind(socket.as_raw_fd(), address)
+    };
+    match attempt() {
+        Ok(()) => Ok(true),
+        Err(Errno::EADDRINUSE) => Ok(false),
+        // No such family on this host; or a port below 1024 that only root could try: the listeners decide.
+        Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL | Errno::EACCES) => Ok(true),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn me() -> i32 {
+        i32::try_from(std::process::id()).unwrap()
+    }
+
+    #[test]
+    fn d1_a_listener_is_found_with_its_process_and_the_port_is_not_free() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let found = listeners(address.port()).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].address, address);
+        assert!(!free(address.port()).unwrap());
+        let holders = holders(&[found[0].inode]).unwrap();
+        assert!(holders.iter().any(|holder| holder.pid == me() && !holder.command.is_empty()));
+        assert_eq!(held_by(me(), &[found[0].inode]), BTreeSet::from([found[0].inode]));
+    }
+
+    #[test]
+    fn an_ipv6_listener_is_found_too() {
+        let Ok(listener) = TcpListener::bind("[::1]:0") else {
+            println!("skipped: no IPv6 here");
+            return;
+        };
+        let address = listener.local_addr().unwrap();
+        assert_eq!(listeners(address.port()).unwrap()[0].address, address);
+        assert!(!free(address.port()).unwrap());
+    }
+
+    #[test]
+    fn open_connections_are_counted_and_a_closed_listener_leaves_the_port_free() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(established(address.port()).unwrap(), 0);
+        let client = TcpStream::connect(address).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        assert_eq!(established(address.port()).unwrap(), 1);
+        drop(listener);
+        drop(client);
+        drop(server);
+        assert!(free(address.port()).unwrap());
+    }
+}

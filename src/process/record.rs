@@ -1,0 +1,242 @@
+//! The state file of a shim, `<state_dir>/<app>/run/<id>.json`: who runs, since when, how it ended. Written by
+//! the shim only, read by the daemon; what makes adoption possible, and finding orphans when the shim was
+//! killed. It never holds the app's environment or the command, which may be secret.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    identity::{Identity, boot_id},
+    spec::Role,
+};
+use crate::rules::ids::{AppName, ReleaseId};
+
+/// Variables of bgd's own (documented, never secret) by which a process is known after its shim was killed.
+pub(super) const MARKS: [&str; 5] = ["BGD_APP", "BGD_COLOR", "BGD_EVENT", "BGD_RELEASE", "BGD_RELEASE_DIR"];
+
+/// How a main command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Code or signal.
+    pub how: How,
+    /// The time limit was reached and bgd killed it.
+    pub timed_out: bool,
+}
+
+impl Exit {
+    /// The exit of a command whose shim was killed before it could see it.
+    pub(crate) const UNKNOWN: Self = Self { how: How::Unknown, timed_out: false };
+
+    /// Exited with code 0, in time.
+    pub fn success(self) -> bool {
+        self.how == How::Code(0) && !self.timed_out
+    }
+
+    /// Ended by something outside of it that has nothing to do with what it did: the machine went down, memory ran
+    /// out, somebody killed it. A shell passes its child's signal on as 128 and the signal's number.
+    pub fn is_from_outside(self) -> bool {
+        let ends = |signal| matches!(signal, libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP);
+        !self.timed_out
+            && match self.how {
+                How::Unknown => true,
+                How::Signal(signal) => ends(signal),
+                How::Code(code) => code > 128 && ends(code - 128),
+            }
+    }
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.timed_out, self.how) {
+            (true, _) => f.write_str("killed at its time limit"),
+            (false, How::Code(code)) => write!(f, "exit code {code}"),
+            (false, How::Signal(signal)) => match nix::sys::signal::Signal::try_from(signal) {
+                Ok(name) => write!(f, "signal {signal} ({name})"),
+                Err(_) => write!(f, "signal {signal}"),
+            },
+            (false, How::Unknown) => f.write_str("unknown exit: its shim was killed"),
+        }
+    }
+}
+
+/// Code or signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// Exited with this code.
+    Code(i32),
+    /// Died of this signal.
+    Signal(i32),
+    /// Nobody saw it: its shim was killed.
+    Unknown,
+}
+
+/// What is known about one shim and its command. Fields may be added, never changed or removed: a newer
+/// daemon adopts older shims.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub id: String,
+    pub boot: String,
+    pub app: AppName,
+    pub role: Role,
+    pub release: ReleaseId,
+    pub socket: PathBuf,
+    pub log: PathBuf,
+    pub stop_signal: i32,
+    pub grace_ms: u64,
+    pub shim: Identity,
+    /// Missing while the command is being started.
+    pub main: Option<Identity>,
+    /// Milliseconds since the epoch.
+    pub started_ms: u64,
+    pub exit: Option<Exit>,
+    /// When the last descendant was gone, in milliseconds since the epoch.
+    pub ended_ms: Option<u64>,
+    /// KILL was needed to end it.
+    pub killed: bool,
+    /// Those of [`MARKS`] that the environment of its processes has.
+    #[serde(default)]
+    pub marks: BTreeMap<String, String>,
+}
+
+impl Record {
+    /// Written in the boot that we are in; the pids of another boot mean nothing.
+    pub fn of_this_boot(&self) -> bool {
+        boot_id().is_ok_and(|boot| boot == self.boot)
+    }
+
+    /// The shim itself runs.
+    pub fn shim_alive(&self) -> bool {
+        self.of_this_boot() && self.shim.is_alive()
+    }
+
+    /// Replaces the file as a whole: temp in the same directory, rename; an exit durably, with fsync of both. Who
+    /// runs means nothing after a power cut, and everything after a death of the daemon or the shim, which what
+    /// is written survives without a flush.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        let temp = folder.join(format!(".{}.tmp", self.id));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        if self.exit.is_none() {
+            return fs::rename(&temp, path);
+        }
+        file.sync_all()?;
+        fs::rename(&temp, path)?;
+        File::open(folder)?.sync_all()
+    }
+
+    /// Reads one file; `None` when it is not there, `InvalidData` when it is damaged.
+    pub fn load(path: &Path) -> io::Result<Option<Self>> {
+        match fs::read(path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The folder of an app's state files.
+pub(crate) fn folder(state_dir: &Path, app: &AppName) -> PathBuf {
+    state_dir.join(app.as_str()).join("run")
+}
+
+/// The state files in a folder; none when there is no such folder.
+pub(crate) fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "json") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Makes a folder with this mode; what is missing above it can be entered by all, as releases must be.
+pub(crate) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    if let Some(above) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(above)?;
+    }
+    DirBuilder::new().recursive(true).mode(mode).create(path)
+}
+
+/// A file in the way of a folder (a stray one in the state directory) is as good as no folder.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// No room, of whichever kind: something that passes and must not end a start.
+pub(crate) fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    #[test]
+    fn a10_only_what_ends_from_outside_is_not_the_commands_own_doing() {
+        let exit = |how| Exit { how, timed_out: false };
+        for how in [How::Unknown, How::Signal(9), How::Signal(15), How::Code(137), How::Code(143)] {
+            assert!(exit(how).is_from_outside(), "{how:?}");
+            assert!(!Exit { how, timed_out: true }.is_from_outside(), "{how:?}");
+        }
+        for how in [How::Code(0), How::Code(1), How::Code(128), How::Signal(11), How::Code(139)] {
+            assert!(!exit(how).is_from_outside(), "{how:?}");
+        }
+    }
+
+    pub(crate) fn sample() -> Record {
+        Record {
+            id: "0123456789ab".into(),
+            boot: boot_id().unwrap(),
+            app: "shop".parse().unwrap(),
+            role: Role::Hook("before_start".into()),
+            release: "20261121T101112Z-1-0123456".parse().unwrap(),
+            socket: "/run/bgd/s/0123456789ab.sock".into(),
+            log: "/l".into(),
+            stop_signal: 15,
+            grace_ms: 1,
+            shim: Identity { pid: 2, start: 3 },
+            main: None,
+            started_ms: 4,
+            exit: Some(Exit { how: How::Signal(9), timed_out: true }),
+            ended_ms: None,
+            killed: false,
+            marks: BTreeMap::from([("BGD_APP".to_owned(), "shop".to_owned())]),
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_saved_and_leaves_no_temp() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.json");
+        assert_eq!(Record::load(&path).unwrap(), None);
+        sample().save(&path).unwrap();
+        assert_eq!(Record::load(&path).unwrap(), Some(sample()));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(files(dir.path()).unwrap(), [path]);
+    }
+
+    #[test]
+    fn a_record_of_a_newer_bgd_with_unknown_fields_is_still_read() {
+        let mut value = serde_json::to_value(sample()).unwrap();
+        value["later"] = true.into();
+        assert_eq!(serde_json::from_value::<Record>(value).unwrap(), sample());
+    }
+}

@@ -1,0 +1,238 @@
+//! Starts one command as a child of the shim: own session, empty stdin, output into the shim's pipe, default
+//! signals, its user and priority, exactly its environment. Called when the shim starts, and for a stop
+//! command. The forked half may only make system calls and must never return.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{CStr, CString},
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    sys::{
+        prctl,
+        signal::{SigSet, SigmaskHow, sigprocmask},
+        stat::{Mode, umask},
+    },
+    unistd::{self, ForkResult, Uid, User},
+};
+
+use super::{
+    identity::Identity,
+    spec::{Priority, Spec},
+    wire::{Fault, Stage},
+};
+
+/// Searched when the environment has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Added to the nice value of background work: clearly behind the live app, still moving.
+const BACKGROUND_NICE: i32 = 10;
+
+/// Best-effort class (2), lowest level (7); the idle class could starve a build for ever on a busy disk.
+const BACKGROUND_IO: i32 = (2 << 13) | 7;
+
+/// Half of the scale: goes before any app, but a small build still not before a runaway one.
+const BACKGROUND_OOM: &[u8] = b"500";
+
+/// A command ready to be started, any number of times.
+pub(super) struct Launch {
+    candidates: Vec<CString>,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    cwd: PathBuf,
+    user: Option<CString>,
+    priority: Priority,
+}
+
+impl Launch {
+    /// The command of an order; `argv` may differ from the spec's own (a stop command).
+    pub fn new(spec: &Spec, argv: &[String]) -> Result<Self, Fault> {
+        let words = argv.iter().map(|word| c_string(word)).collect::<Result<Vec<_>, _>>()?;
+        let program =
+            argv.first().filter(|name| !name.is_empty()).ok_or(fault(Stage::Program, Errno::ENOENT))?;
+        let pairs = spec.env.iter().map(|(name, value)| c_string(&format!("{name}={value}")));
+        Ok(Self {
+            candidates: candidates(program, &spec.env)?,
+            argv: words,
+            env: pairs.collect::<Result<_, _>>()?,
+            cwd: spec.cwd.clone(),
+            user: spec.user.as_deref().map(c_string).transpose()?,
+            priority: spec.priority,
+        })
+    }
+
+    /// Forks and waits until the program was exec'd. The shim's only thread must be the caller.
+    pub fn start(&self, output: BorrowedFd<'_>) -> Result<Identity, Fault> {
+        let (problem, sender) = unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| fault(Stage::Fork, e))?;
+        // SAFETY: the shim has one thread, so the child may do whatever its parent may.
+        match unsafe { unistd::fork() }.map_err(|e| fault(Stage::Fork, e))? {
+            ForkResult::Child => self.become_command(output, sender),
+            ForkResult::Parent { child } => {
+                drop(sender);
+                let identity = Identity::of(child.as_raw());
+                let Some(problem) = read_fault(problem) else {
+                    // An exec'd child is reaped by nobody but us, so it must have an identity.
+                    return identity.ok_or(fault(Stage::Fork, Errno::ESRCH));
+                };
+                nix::sys::wait::waitpid(child, None).map_err(|e| fault(Stage::Fork, e))?;
+                Err(problem)
+            }
+        }
+    }
+
+    fn become_command(&self, output: BorrowedFd<'_>, problem: OwnedFd) -> ! {
+        let fault = match self.prepare(output) {
+            Ok(()) => self.exec(),
+            Err(fault) => fault,
+        };
+        // If even this fails the shim sees a child that exited with 127, as from a shell.
+        let _unsent = File::from(problem).write_all(&fault.to_bytes());
+        // SAFETY: ends this forked half at once, without running the exit handlers of the shim.
+        unsafe { libc::_exit(127) }
+    }
+
+    fn prepare(&self, output: BorrowedFd<'_>) -> Result<(), Fault> {
+        unistd::setsid().map_err(|e| fault(Stage::Session, e))?;
+        connect(output).map_err(|e| fault(Stage::Session, e))?;
+        reset_signals().map_err(|e| fault(Stage::Session, e))?;
+        umask(Mode::from_bits_truncate(0o022));
+        if self.priority == Priority::Background {
+            step_back().map_err(|e| io_fault(Stage::Priority, &e))?;
+        }
+        if let Some(user) = &self.user {
+            become_user(user)?;
+        }
+        // After the change of user: it is the user's right to enter that counts.
+        unistd::chdir(self.cwd.as_path()).map_err(|e| fault(Stage::Directory, e))
+    }
+
+    /// As execvp does it, but with the PATH of the command's own environment. Returns only on failure.
+    fn exec(&self) -> Fault {
+        let mut worst = fault(Stage::Program, Errno::ENOENT);
+        for path in &self.candidates {
+            let errno = match unistd::execve(path, &self.argv, &self.env) {
+                Err(Errno::ENOEXEC) => self.exec_by_shell(path),
+                Err(errno) => errno,
+            };
+            match errno {
+                Errno::ENOENT if as_path(path).exists() => return fault(Stage::Interpreter, errno),
+                Errno::ENOENT | Errno::ENOTDIR => {}
+                Errno::EACCES => worst = fault(Stage::Program, errno),
+                errno => return fault(Stage::Program, errno),
+            }
+        }
+        worst
+    }
+
+    /// A script without a first line that names its interpreter.
+    fn exec_by_shell(&self, path: &CString) -> Errno {
+        let mut argv = vec![c"/bin/sh".to_owned(), path.clone()];
+        argv.extend(self.argv.iter().skip(1).cloned());
+        match unistd::execve(c"/bin/sh", &argv, &self.env) {
+            Err(errno) => errno,
+        }
+    }
+}
+
+fn as_path(path: &CStr) -> &Path {
+    use std::os::unix::ffi::OsStrExt;
+    Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()))
+}
+
+fn fault(stage: Stage, errno: Errno) -> Fault {
+    Fault { stage, errno: errno as i32 }
+}
+
+fn io_fault(stage: Stage, error: &io::Error) -> Fault {
+    Fault { stage, errno: error.raw_os_error().unwrap_or(0) }
+}
+
+fn c_string(text: &str) -> Result<CString, Fault> {
+    CString::new(text).map_err(|_| fault(Stage::Program, Errno::EINVAL))
+}
+
+fn candidates(program: &str, env: &BTreeMap<String, String>) -> Result<Vec<CString>, Fault> {
+    if program.contains('/') {
+        return Ok(vec![c_string(program)?]);
+    }
+    let path = env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
+    let folders = path.split(':').map(|folder| if folder.is_empty() { "." } else { folder });
+    folders.map(|folder| c_string(&format!("{folder}/{program}"))).collect()
+}
+
+/// Whatever the child had to say before it gave up; nothing once it was exec'd (the pipe closes by itself).
+fn read_fault(problem: OwnedFd) -> Option<Fault> {
+    let mut said = Vec::new();
+    match File::from(problem).read_to_end(&mut said) {
+        Ok(0) => None,
+        Ok(_) => Some(Fault::from_bytes(&said).unwrap_or(fault(Stage::Fork, Errno::EPROTO))),
+        Err(error) => Some(io_fault(Stage::Fork, &error)),
+    }
+}
+
+/// Descriptors 0, 1 and 2; all others of the shim are close-on-exec.
+fn connect(output: BorrowedFd<'_>) -> nix::Result<()> {
+    let nothing = nix::fcntl::open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    unistd::dup2_stdin(nothing.as_fd())?;
+    unistd::dup2_stdout(output)?;
+    unistd::dup2_stderr(output)
+}
+
+/// The shim blocks all signals and ignores some; its commands start like from a shell. By system call,
+/// because the C library refuses to touch 32 and 33, which an ancestor may have ignored.
+fn reset_signals() -> nix::Result<()> {
+    // A zeroed kernel sigaction (at most 32 bytes everywhere) is the default action.
+    let default = [0_u64; 4];
+    for signal in (1..=libc::SIGRTMAX()).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+        let no_old = std::ptr::null_mut::<u64>();
+        // SAFETY: the kernel reads one sigaction from `default` and writes nothing; 8 is the size of its set.
+        let done = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), no_old, 8) };
+        Errno::result(done)?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+fn step_back() -> io::Result<()> {
+    // SAFETY: three calls with plain integers about the calling process.
+    unsafe {
+        let nice = libc::getpriority(libc::PRIO_PROCESS, 0);
+        Errno::result(libc::setpriority(libc::PRIO_PROCESS, 0, nice.saturating_add(BACKGROUND_NICE)))?;
+        // 1 is "this process"; a kernel without IO priorities (ENOSYS) has nothing to set.
+        match Errno::result(libc::syscall(libc::SYS_ioprio_set, 1, 0, BACKGROUND_IO)) {
+            Err(errno) if errno != Errno::ENOSYS => return Err(errno.into()),
+            _ => {}
+        }
+    }
+    std::fs::write("/proc/self/oom_score_adj", BACKGROUND_OOM)
+}
+
+/// Becomes the user with all its groups, for good. Looked up here and not in the shim, whose memory would
+/// otherwise keep the name service libraries.
+fn become_user(name: &CStr) -> Result<(), Fault> {
+    let text = name.to_str().map_err(|_| fault(Stage::UnknownUser, Errno::EINVAL))?;
+    let user = match User::from_name(text) {
+        Ok(Some(user)) => user,
+        Ok(None) => return Err(Fault { stage: Stage::UnknownUser, errno: 0 }),
+        Err(errno) => return Err(fault(Stage::UnknownUser, errno)),
+    };
+    prctl::set_no_new_privs().map_err(|e| fault(Stage::User, e))?;
+    if !Uid::effective().is_root() && user.uid == Uid::effective() {
+        return Ok(());
+    }
+    let switch = || {
+        // So that the app may open /dev/stdout again by name.
+        unistd::fchown(io::stdout(), Some(user.uid), Some(user.gid))?;
+        unistd::initgroups(name, user.gid)?;
+        unistd::setgid(user.gid)?;
+        unistd::setuid(user.uid)
+    };
+    switch().map_err(|e| fault(Stage::User, e))?;
+    let switched = Uid::current() == user.uid && Uid::effective() == user.uid;
+    if switched { Ok(()) } else { Err(fault(Stage::User, Errno::EPERM)) }
+}

@@ -1,0 +1,152 @@
+//! How a tree is ended: polite request, grace, then KILL until no descendant is left. A small state machine
+//! that the shim's loop drives with "main has exited", "a child is gone" and the passing of time. It decides
+//! and signals; it does not reap and does not know of sockets.
+//!
+//! ```text
+//! Idle --ask--> Polite --grace is over--> Killing --> (tree empty: the loop ends the shim)
+//!   \-------------kill / time limit---------^
+//! ```
+
+use std::{
+    collections::BTreeSet,
+    io,
+    time::{Duration, Instant},
+};
+
+use super::{identity::Identity, tree};
+
+/// Between two rounds of KILL while something is left: the kernel needs a moment to take a large one down.
+const KILL_AGAIN: Duration = Duration::from_millis(20);
+
+/// Later rounds of KILL, for what is stuck in the kernel or may not be signalled.
+const KILL_SLOWLY: Duration = Duration::from_secs(1);
+
+/// After this long KILL is said to have failed; the rounds go on.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Where the end of a tree stands.
+pub(super) struct Ending {
+    root: i32,
+    signal: i32,
+    stage: Stage,
+    killed: bool,
+}
+
+enum Stage {
+    Idle,
+    Polite { until: Instant, main_asked: bool, asked: BTreeSet<Identity>, command: Option<Identity> },
+    Killing { since: Instant, next: Instant },
+}
+
+impl Ending {
+    /// For the tree below `root`; `signal` is the polite one.
+    pub fn new(root: i32, signal: i32) -> Self {
+        Self { root, signal, stage: Stage::Idle, killed: false }
+    }
+
+    /// Nothing was asked yet.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.stage, Stage::Idle)
+    }
+
+    /// KILL was sent to something that lived.
+    pub fn killed(&self) -> bool {
+        self.killed
+    }
+
+    /// KILL has been tried for so long that whoever waits should be told.
+    pub fn has_failed(&self, now: Instant) -> bool {
+        matches!(self.stage, Stage::Killing { since, .. } if now >= since + KILL_LIMIT)
+    }
+
+    /// Begins politely; a repeated request changes nothing. With a stop command running, signals wait.
+    pub fn ask(&mut self, grace: Duration, command: Option<Identity>) {
+        if self.is_idle() {
+            let until = Instant::now() + grace;
+            self.stage = Stage::Polite { until, main_asked: false, asked: BTreeSet::new(), command };
+        }
+    }
+
+    /// Begins to KILL, whatever was asked before.
+    pub fn kill(&mut self) {
+        if !matches!(self.stage, Stage::Killing { .. }) {
+            let now = Instant::now();
+            self.stage = Stage::Killing { since: now, next: now };
+        }
+    }
+
+    /// A child of the shim was reaped; `worked` says whether it exited with 0. A stop command that failed is
+    /// replaced by the signal; one that worked leaves the rest to the app.
+    pub fn reaped(&mut self, pid: i32, worked: Outcome) {
+        if let Stage::Polite { command, main_asked, .. } = &mut self.stage
+            && command.is_some_and(|one| one.pid == pid)
+        {
+            *command = None;
+            *main_asked = matches!(worked, Outcome::Worked);
+        }
+    }
+
+    /// Does what is due now. `main` is the main process while it lives.
+    pub fn advance(&mut self, main: Option<Identity>) -> io::Result<()> {
+        if matches!(self.stage, Stage::Polite { until, .. } if Instant::now() >= until) {
+            self.kill();
+        }
+        match &mut self.stage {
+            Stage::Idle | Stage::Polite { command: Some(_), .. } => Ok(()),
+            Stage::Polite { main_asked, asked, .. } => match main {
+                Some(_) if *main_asked => Ok(()),
+                Some(main) => {
+                    *main_asked = true;
+                    asked.insert(main);
+                    polite(self.root, main, self.signal)
+                }
+                // A wrapper that died of its own signal, or a daemon that left its starter: the topmost of
+                // what remains. Not their children: a server asks its own workers, and in its own way.
+                None => {
+                    let tops = tree::tops(self.root)?.into_iter();
+                    let new: Vec<_> = tops.filter(|one| asked.insert(*one)).collect();
+                    new.into_iter().try_for_each(|one| polite(self.root, one, self.signal))
+                }
+            },
+            Stage::Killing { since, next } => {
+                let now = Instant::now();
+                if now >= *next {
+                    *next = now + if now < *since + KILL_LIMIT { KILL_AGAIN } else { KILL_SLOWLY };
+                    self.killed |= !tree::descendants(self.root)?.is_empty();
+                    tree::kill_all(self.root)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// When [`Ending::advance`] has something to do by itself.
+    pub fn next(&self) -> Option<Instant> {
+        match &self.stage {
+            Stage::Idle => None,
+            Stage::Polite { until, .. } => Some(*until),
+            Stage::Killing { next, .. } => Some(*next),
+        }
+    }
+}
+
+/// How a reaped child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Exit code 0.
+    Worked,
+    /// Anything else.
+    Failed,
+}
+
+/// The signal, and CONT so that one that was stopped can act on it. A setuid program may refuse us: KILL
+/// will, too, and then it is reported as left.
+fn polite(root: i32, one: Identity, signal: i32) -> io::Result<()> {
+    for number in [signal, libc::SIGCONT] {
+        match tree::signal(root, one, number) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}

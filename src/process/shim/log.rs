@@ -1,0 +1,212 @@
+//! Writes the output of a command into a capped, rotated file. Called by the shim's loop with whatever the
+//! pipe held. A missing file or folder is made again, a full disk drops output and counts it; nothing here
+//! may fail in a way that stops the reading.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::PathBuf,
+};
+
+use super::{record::make_folder, spec::LogSpec};
+
+/// The log of one command.
+pub(super) struct Log {
+    spec: LogSpec,
+    file: Option<File>,
+    /// The last byte written was a line feed (or nothing was written yet).
+    line_start: bool,
+    dropped: u64,
+    unreported: u64,
+}
+
+impl Log {
+    /// Opens nothing yet.
+    pub fn new(spec: LogSpec) -> Self {
+        Self { spec, file: None, line_start: true, dropped: 0, unreported: 0 }
+    }
+
+    /// Bytes that could not be written so far.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Writes or drops all of `output`.
+    pub fn write(&mut self, output: &[u8]) {
+        let mut rest = output;
+        while !rest.is_empty() {
+            match self.write_some(rest) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.drop_all(rest),
+            }
+        }
+    }
+
+    fn drop_all(&mut self, rest: &[u8]) {
+        let count = u64::try_from(rest.len()).unwrap_or(u64::MAX);
+        self.dropped = self.dropped.saturating_add(count);
+        self.unreported = self.unreported.saturating_add(count);
+        self.file = None;
+    }
+
+    fn write_some(&mut self, output: &[u8]) -> io::Result<usize> {
+        let size = self.current()?;
+        if self.unreported > 0 {
+            self.report_gap()?;
+        }
+        let room = usize::try_from(self.spec.max_bytes.saturating_sub(size)).unwrap_or(usize::MAX);
+        let cut = cut(output, room, self.line_start && size > 0);
+        if cut == 0 && size > 0 {
+            self.rotate()?;
+            return Ok(0);
+        }
+        // A cap of 0 means one byte at a time, not none.
+        let part = output.get(..cut.max(1)).unwrap_or(output);
+        let Some(file) = &mut self.file else { return Ok(0) };
+        let written = file.write(part)?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.line_start = part.get(written - 1) == Some(&b'\n');
+        Ok(written)
+    }
+
+    /// Makes sure that our file is the one under the name, and says how large it is. The name is asked each
+    /// time: a deleted log comes back, one rotated by others is left alone, a truncated one starts at 0.
+    fn current(&mut self) -> io::Result<u64> {
+        if let Some(file) = &self.file {
+            let ours = file.metadata()?;
+            match fs::symlink_metadata(&self.spec.path) {
+                Ok(named) if (named.dev(), named.ino()) == (ours.dev(), ours.ino()) => return Ok(named.len()),
+                _ => self.file = None,
+            }
+        }
+        if let Some(folder) = self.spec.path.parent() {
+            make_folder(folder, 0o750)?;
+        }
+        let mut options = OpenOptions::new();
+        let file = options.append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
+        let file = file.open(&self.spec.path)?;
+        let size = file.metadata()?.len();
+        self.file = Some(file);
+        Ok(size)
+    }
+
+    fn report_gap(&mut self) -> io::Result<()> {
+        if let Some(file) = &mut self.file {
+            let start = if self.line_start { "" } else { "\n" };
+            file.write_all(
+                format!("{start}bgd: {} bytes of output could not be written\n", self.unreported).as_bytes(),
+            )?;
+            self.unreported = 0;
+            self.line_start = true;
+        }
+        Ok(())
+    }
+
+    /// `<path>.1` is the newest of the old ones; the oldest is written over.
+    fn rotate(&mut self) -> io::Result<()> {
+        self.file = None;
+        if self.spec.keep == 0 {
+            return fs::remove_file(&self.spec.path);
+        }
+        for number in (1..self.spec.keep).rev() {
+            match fs::rename(self.numbered(number), self.numbered(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        match fs::rename(&self.spec.path, self.numbered(1)) {
+            // Another shim of the same log was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done,
+        }
+    }
+
+    fn numbered(&self, number: u32) -> PathBuf {
+        super::logs::rotated(&self.spec.path, number)
+    }
+}
+
+/// How much of `output` goes into a file with this much room: all of it, else whole lines, else nothing if
+/// the line can begin in the next file, else as much as fits.
+fn cut(output: &[u8], room: usize, can_wait: bool) -> usize {
+    if output.len() <= room {
+        return output.len();
+    }
+    let room_for = output.get(..room).unwrap_or(output);
+    match room_for.iter().rposition(|c| *c == b'\n') {
+        Some(at) => at + 1,
+        None if can_wait => 0,
+        None => room,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(dir: &tempfile::TempDir, max_bytes: u64, keep: u32) -> (Log, PathBuf) {
+        let path = dir.path().join("logs/app.log");
+        (Log::new(LogSpec { path: path.clone(), max_bytes, keep }), path)
+    }
+
+    fn read(path: &std::path::Path) -> String {
+        fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn h3_files_are_rotated_at_line_ends_and_the_oldest_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, path) = log(&dir, 10, 2);
+        for n in 1..=9 {
+            log.write(format!("line{n}\n").as_bytes());
+        }
+        log.write(b"a\nb\nc\n");
+        assert_eq!(read(&path), "c\n");
+        assert_eq!(read(&log.numbered(1)), "line9\na\nb\n");
+        assert_eq!(read(&log.numbered(2)), "line8\n");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn h3_a_deleted_log_comes_back_with_its_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, path) = log(&dir, 100, 1);
+        log.write(b"one\n");
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        log.write(b"two\n");
+        assert_eq!(read(&path), "two\n");
+    }
+
+    #[test]
+    fn a_line_longer_than_the_cap_is_cut_and_none_kept_means_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, path) = log(&dir, 4, 0);
+        log.write(b"0123456789");
+        assert_eq!(read(&path), "89");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_cap_of_nothing_still_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _) = log(&dir, 0, 1);
+        log.write(b"ab\n");
+        assert_eq!(log.dropped(), 0);
+    }
+
+    #[test]
+    fn j1_output_on_a_full_disk_is_counted_and_reported_when_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, path) = log(&dir, 1000, 1);
+        fs::create_dir_all(&path).unwrap();
+        log.write(b"lost\n");
+        assert_eq!(log.dropped(), 5);
+        fs::remove_dir(&path).unwrap();
+        log.write(b"kept\n");
+        assert_eq!(read(&path), "bgd: 5 bytes of output could not be written\nkept\n");
+    }
+}

@@ -1,0 +1,375 @@
+//! The shim's loop: one `poll` over signals, output pipe and socket; then reap, log, end, answer. Owns the
+//! record. Everything here is non-blocking except writing to disk.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signalfd::SignalFd,
+    unistd,
+};
+
+use super::{
+    child::Launch,
+    ending::{Ending, Outcome},
+    identity::{Identity, boot_id, now_ms},
+    log::Log,
+    record::{Exit, How, MARKS, Record, is_disk_full},
+    socket::Socket,
+    spec::{Spec, StopRequest},
+    tree,
+    wire::{Fault, MAX_TREE, Order, Reply, Report, Request, Stage},
+};
+
+/// One read of the output pipe; also what bounds the shim's memory.
+const CHUNK: usize = 32 * 1024;
+
+/// Reads per round, so that an app that never stops talking can't keep the shim from its other work.
+const CHUNKS: usize = 32;
+
+/// Between two attempts to save a record on a full disk.
+const SAVE_AGAIN: Duration = Duration::from_secs(5);
+
+/// After a system call failed that never should (no memory, no descriptors).
+const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// A running shim.
+pub(super) struct Shim {
+    record: Record,
+    path: PathBuf,
+    saving: Saving,
+    signals: SignalFd,
+    output: OwnedFd,
+    /// Kept open, so that the pipe never reports its end; the end of the tree is what counts.
+    input: OwnedFd,
+    buffer: Box<[u8]>,
+    log: Log,
+    socket: Socket,
+    ending: Ending,
+    grace: Duration,
+    stop_command: Option<Launch>,
+    limit: Option<Instant>,
+    timed_out: bool,
+}
+
+/// Whether the record on disk is the one in memory.
+enum Saving {
+    Done,
+    Due(Instant),
+}
+
+impl Shim {
+    /// Binds, records, starts the command. On failure nothing is left behind.
+    pub fn begin(order: Order, signals: SignalFd) -> Result<Self, Fault> {
+        let Order { id, record: path, socket, spec } = order;
+        let launch = Launch::new(&spec, &spec.argv)?;
+        let stop_command = match &spec.stop.how {
+            StopRequest::Signal(_) => None,
+            StopRequest::Command(argv) => Some(Launch::new(&spec, argv)?),
+        };
+        let (output, input) = pipe().map_err(|e| fault(Stage::Fork, &e))?;
+        let socket_path = socket.clone();
+        let socket = Socket::bind(socket).map_err(|e| fault(Stage::Socket, &e))?;
+        let record = new_record(id, socket_path, &spec).map_err(|e| fault(Stage::Record, &e))?;
+        let mut shim = Self {
+            ending: Ending::new(record.shim.pid, record.stop_signal),
+            saving: Saving::Done,
+            buffer: vec![0; CHUNK].into_boxed_slice(),
+            log: Log::new(spec.log),
+            grace: spec.stop.grace,
+            limit: spec.time_limit.and_then(|limit| Instant::now().checked_add(limit)),
+            record,
+            path,
+            signals,
+            output,
+            input,
+            socket,
+            stop_command,
+            timed_out: false,
+        };
+        match shim.start(&launch) {
+            Ok(()) => Ok(shim),
+            Err(fault) => {
+                shim.undo();
+                Err(fault)
+            }
+        }
+    }
+
+    /// What is known so far.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Recorded before and after the start: a shim that is killed in between can still be found.
+    fn start(&mut self, launch: &Launch) -> Result<(), Fault> {
+        self.save_or_retry().map_err(|e| fault(Stage::Record, &e))?;
+        self.record.main = Some(launch.start(self.input.as_fd())?);
+        self.record.started_ms = now_ms();
+        // From here on the command runs: a failure to write is retried, not returned.
+        if self.save_or_retry().is_err() {
+            self.saving = Saving::Due(Instant::now() + SAVE_AGAIN);
+        }
+        Ok(())
+    }
+
+    /// Takes back what a failed start left. What can't be removed is ignored by the daemon: no such process.
+    fn undo(&self) {
+        let _left = fs::remove_file(&self.path);
+        let _left = self.socket.remove();
+    }
+
+    /// Runs until no descendant is left and that is recorded. While the command runs nothing ends the shim:
+    /// an error goes to the log, since there is nobody else to tell, and the round is tried again.
+    pub fn run(mut self) -> io::Result<()> {
+        loop {
+            match self.round() {
+                Ok(()) if self.is_over() => return self.socket.remove(),
+                Ok(()) => {}
+                Err(error) if self.record.ended_ms.is_some() => return Err(error),
+                Err(error) => {
+                    self.log.write(format!("bgd: trouble in the shim: {error}\n").as_bytes());
+                    std::thread::sleep(TROUBLE_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.record.ended_ms.is_some() && matches!(self.saving, Saving::Done)
+    }
+
+    /// Order matters: what the app said is logged before its exit is seen, and that is saved before it is told.
+    fn round(&mut self) -> io::Result<()> {
+        self.wait()?;
+        self.take_signals()?;
+        self.copy_output();
+        self.reap()?;
+        self.keep_time()?;
+        self.serve()
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let fixed = [self.signals.as_fd(), self.output.as_fd()];
+        let mut polled: Vec<PollFd<'_>> = fixed
+            .into_iter()
+            .chain(self.socket.descriptors())
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        match poll(&mut polled, self.timeout()) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn timeout(&self) -> PollTimeout {
+        let save = match self.saving {
+            Saving::Due(at) => Some(at),
+            Saving::Done => None,
+        };
+        let Some(next) = [self.ending.next(), self.limit, save].into_iter().flatten().min() else {
+            return PollTimeout::NONE;
+        };
+        // One millisecond more: rounding down would spin until the moment has come.
+        let wait = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)
+    }
+
+    fn take_signals(&mut self) -> io::Result<()> {
+        while let Some(info) = self.signals.read_signal()? {
+            match i32::try_from(info.ssi_signo) {
+                Ok(libc::SIGTERM | libc::SIGINT) => self.ask_to_stop(),
+                // Failing (no room for a socket) is seen by the daemon, which then goes by pid.
+                Ok(libc::SIGUSR1) => drop(self.socket.restore()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is there and gives it to the log.
+    fn copy_output(&mut self) {
+        for _ in 0..CHUNKS {
+            match unistd::read(&self.output, &mut self.buffer) {
+                Ok(count) if count > 0 => self.log.write(self.buffer.get(..count).unwrap_or_default()),
+                Err(Errno::EINTR) => {}
+                _ => return,
+            }
+        }
+    }
+
+    fn reap(&mut self) -> io::Result<()> {
+        loop {
+            let mut status = 0;
+            // Not nix's: it has no name for the real-time signals, and would lose the pid of what died of one.
+            // SAFETY: the status is ours to write; -1 is any child of ours.
+            let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::__WALL) };
+            match Errno::result(pid) {
+                Ok(0) => return Ok(()),
+                Ok(pid) if libc::WIFSIGNALED(status) => {
+                    self.child_gone(pid, How::Signal(libc::WTERMSIG(status)));
+                }
+                Ok(pid) => self.child_gone(pid, How::Code(libc::WEXITSTATUS(status))),
+                Err(Errno::EINTR) => {}
+                Err(Errno::ECHILD) => {
+                    self.all_gone();
+                    return Ok(());
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    fn child_gone(&mut self, pid: i32, how: How) {
+        let outcome = if how == How::Code(0) { Outcome::Worked } else { Outcome::Failed };
+        self.ending.reaped(pid, outcome);
+        if self.record.main.is_some_and(|main| main.pid == pid) && self.record.exit.is_none() {
+            // Whoever is told of the exit finds the last words in the log.
+            self.copy_output();
+            self.record.exit = Some(Exit { how, timed_out: self.timed_out });
+            self.limit = None;
+            self.saving = Saving::Due(Instant::now());
+            if self.record.role.ends_with_main() {
+                self.ending.kill();
+            }
+        }
+    }
+
+    fn all_gone(&mut self) {
+        if self.record.ended_ms.is_none() {
+            self.copy_output();
+            self.record.exit.get_or_insert(Exit::UNKNOWN);
+            self.record.killed = self.ending.killed();
+            self.record.ended_ms = Some(now_ms());
+            self.saving = Saving::Due(Instant::now());
+        }
+    }
+
+    fn keep_time(&mut self) -> io::Result<()> {
+        if self.record.ended_ms.is_none() {
+            if self.limit.is_some_and(|limit| Instant::now() >= limit) {
+                self.limit = None;
+                self.timed_out = true;
+                self.ending.kill();
+            }
+            let main = self.record.main.filter(|_| self.record.exit.is_none());
+            self.ending.advance(main)?;
+        }
+        if matches!(self.saving, Saving::Due(at) if Instant::now() >= at) {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// While the command runs, no failure to save may end the shim.
+    fn save(&mut self) -> io::Result<()> {
+        match self.save_or_retry() {
+            Err(error) if self.record.ended_ms.is_some() => Err(error),
+            Err(_) => {
+                self.saving = Saving::Due(Instant::now() + SAVE_AGAIN);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn save_or_retry(&mut self) -> io::Result<()> {
+        match self.record.save(&self.path) {
+            Ok(()) => self.saving = Saving::Done,
+            Err(error) if is_disk_full(&error) => self.saving = Saving::Due(Instant::now() + SAVE_AGAIN),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn ask_to_stop(&mut self) {
+        if self.ending.is_idle() && self.record.ended_ms.is_none() {
+            let command = self.stop_command.as_ref();
+            // One that can't be started is the same as one that failed: the signal is sent instead.
+            let running = command.and_then(|launch| launch.start(self.input.as_fd()).ok());
+            self.ending.ask(self.grace, running);
+        }
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
+        let asked = self.socket.serve();
+        for request in &asked {
+            match request {
+                Request::Stop => self.ask_to_stop(),
+                Request::Kill => self.ending.kill(),
+                Request::Forget if self.record.ended_ms.is_some() => self.saving = Saving::Done,
+                _ => {}
+            }
+        }
+        if asked.iter().any(|request| matches!(request, Request::Stop | Request::Kill)) {
+            self.keep_time()?;
+        }
+        let due: Vec<Request> = asked.into_iter().filter(|request| self.is_due(*request)).collect();
+        if !due.is_empty() {
+            let reply = Reply::Report(Box::new(self.report()?));
+            self.socket.answer(&due, &reply);
+        }
+        Ok(())
+    }
+
+    fn is_due(&self, request: Request) -> bool {
+        let ended = self.record.ended_ms.is_some();
+        match request {
+            Request::Status | Request::Forget => true,
+            Request::WaitExit => self.record.exit.is_some(),
+            Request::WaitEnd => ended,
+            Request::Stop | Request::Kill => ended || self.ending.has_failed(Instant::now()),
+        }
+    }
+
+    fn report(&self) -> io::Result<Report> {
+        let tree = tree::descendants(self.record.shim.pid)?.into_iter().map(|one| one.pid);
+        let tree = tree.take(MAX_TREE).collect();
+        Ok(Report { record: self.record.clone(), tree, dropped: self.log.dropped() })
+    }
+}
+
+fn fault(stage: Stage, error: &io::Error) -> Fault {
+    Fault { stage, errno: error.raw_os_error().unwrap_or(0) }
+}
+
+/// Only our end is non-blocking; the app's must behave as it expects.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (output, input) = unistd::pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((output, input))
+}
+
+fn marks(spec: &Spec) -> BTreeMap<String, String> {
+    let known = |name: &&str| spec.env.get(*name).map(|value| ((*name).to_owned(), value.clone()));
+    MARKS.iter().filter_map(known).collect()
+}
+
+fn new_record(id: String, socket: PathBuf, spec: &Spec) -> io::Result<Record> {
+    Ok(Record {
+        id,
+        boot: boot_id()?,
+        app: spec.app.clone(),
+        role: spec.role.clone(),
+        release: spec.release.clone(),
+        socket,
+        log: spec.log.path.clone(),
+        stop_signal: spec.stop.how.signal(),
+        grace_ms: u64::try_from(spec.stop.grace.as_millis()).unwrap_or(u64::MAX),
+        shim: Identity::of(unistd::getpid().as_raw()).ok_or(io::ErrorKind::NotFound)?,
+        main: None,
+        started_ms: now_ms(),
+        exit: None,
+        ended_ms: None,
+        killed: false,
+        marks: marks(spec),
+    })
+}

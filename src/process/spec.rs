@@ -1,0 +1,153 @@
+//! What to run and how: the order that the daemon hands to a shim. Made by the engine; serialised on a pipe
+//! only, never stored and never on a command line, because the environment holds secrets.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::rules::ids::{AppName, Color, ReleaseId};
+
+/// What a shim's command is to its app.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Serves on the port of a color; alive until its whole tree is gone.
+    Instance(Color),
+    /// A build; what its main command leaves behind is killed.
+    Build,
+    /// A hook of this name; what its main command leaves behind is killed.
+    Hook(String),
+}
+
+impl Role {
+    /// Ends with its main command: what is left of the tree then goes.
+    pub fn ends_with_main(&self) -> bool {
+        !matches!(self, Self::Instance(_))
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Instance(color) => f.pad(color.as_str()),
+            Self::Build => f.pad("build"),
+            Self::Hook(name) => f.pad(name),
+        }
+    }
+}
+
+/// One command to run under a shim.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The app it belongs to.
+    pub app: AppName,
+    /// What it is to the app.
+    pub role: Role,
+    /// The release it runs.
+    pub release: ReleaseId,
+    /// Program and arguments; a name without `/` is looked up in the `PATH` of `env`.
+    pub argv: Vec<String>,
+    /// Working directory, absolute.
+    pub cwd: PathBuf,
+    /// The complete environment.
+    pub env: BTreeMap<String, String>,
+    /// Run as this user, groups included; needs root unless it is bgd's own.
+    pub user: Option<String>,
+    /// Where the output goes.
+    pub log: LogSpec,
+    /// How it is asked to stop.
+    pub stop: StopSpec,
+    /// From the start; then the whole tree is killed.
+    pub time_limit: Option<Duration>,
+    /// Its share of the machine.
+    pub priority: Priority,
+}
+
+impl fmt::Debug for Spec {
+    /// Names of the environment only: values may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spec")
+            .field("app", &self.app)
+            .field("role", &self.role)
+            .field("release", &self.release)
+            .field("argv", &self.argv)
+            .field("cwd", &self.cwd)
+            .field("env", &self.env.keys().collect::<Vec<_>>())
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A capped log: at most `(keep + 1) * max_bytes` on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSpec {
+    /// The current file, absolute; rotated ones are `<path>.1` (newest), `<path>.2`, …
+    pub path: PathBuf,
+    /// Largest size of one file in bytes.
+    pub max_bytes: u64,
+    /// Rotated files kept beside the current one.
+    pub keep: u32,
+}
+
+/// How a command is asked to stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopSpec {
+    /// The polite request.
+    pub how: StopRequest,
+    /// From the request to KILL.
+    pub grace: Duration,
+}
+
+/// The polite request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopRequest {
+    /// This signal to the main process; once that is gone, to the topmost of those left.
+    Signal(i32),
+    /// This program, run with the environment, directory and user of the app; TERM if it fails.
+    Command(Vec<String>),
+}
+
+impl StopRequest {
+    /// The signal that is sent when no command can be run.
+    pub(crate) fn signal(&self) -> i32 {
+        match self {
+            Self::Signal(signal) => *signal,
+            Self::Command(_) => libc::SIGTERM,
+        }
+    }
+}
+
+/// A command's share of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// As bgd itself.
+    Normal,
+    /// For builds: nice 10, lowest best-effort IO, first to go when memory is short (OOM score +500).
+    Background,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn l1_no_value_of_the_environment_shows_in_debug_output() {
+        let spec = Spec {
+            app: "shop".parse().unwrap(),
+            role: Role::Build,
+            release: "20261121T101112Z-1-0123456".parse().unwrap(),
+            argv: vec!["true".into()],
+            cwd: "/".into(),
+            env: BTreeMap::from([("TOKEN".into(), "hush".into())]),
+            user: None,
+            log: LogSpec { path: "/l".into(), max_bytes: 1, keep: 1 },
+            stop: StopSpec { how: StopRequest::Signal(15), grace: Duration::ZERO },
+            time_limit: None,
+            priority: Priority::Normal,
+        };
+        let shown = format!("{spec:?}");
+        assert!(shown.contains("TOKEN") && !shown.contains("hush"), "{shown}");
+    }
+}

@@ -1,0 +1,158 @@
+//! The process tree below a shim, read from /proc. Because the shim is a child subreaper, every descendant
+//! stays below it, whatever it does (setsid, double fork). Used by the shim to end a tree, and by the daemon
+//! to say what belongs to an instance. Signals nothing but verified descendants.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+};
+
+use super::identity::{Identity, Stat};
+
+/// Rounds of stopping what is new before a tree is killed; a fork bomb stands still after a few.
+const FREEZE_ROUNDS: usize = 50;
+
+/// A chain of parents longer than this is a loop made by pids changing hands while we read.
+const DEPTH: usize = 4096;
+
+/// Every process that can be seen now.
+pub(crate) fn snapshot() -> io::Result<Vec<Stat>> {
+    let entries = fs::read_dir("/proc")?;
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    Ok(pids.filter_map(Stat::read).collect())
+}
+
+/// All descendants of `root`, without it and without zombies.
+pub(crate) fn descendants(root: i32) -> io::Result<Vec<Identity>> {
+    let below = walk(root)?;
+    Ok(below.iter().filter(|stat| stat.alive()).map(Stat::identity).collect())
+}
+
+/// The living children of `root`: what it started, and the orphans that came to it.
+pub(crate) fn tops(root: i32) -> io::Result<Vec<Identity>> {
+    let below = walk(root)?;
+    Ok(below.iter().filter(|stat| stat.parent == root && stat.alive()).map(Stat::identity).collect())
+}
+
+/// Those of `all` that descend from one of `roots` (which are left out).
+pub(crate) fn below<'a>(all: &'a [Stat], roots: &BTreeSet<i32>) -> Vec<&'a Stat> {
+    let mut children: BTreeMap<i32, Vec<&Stat>> = BTreeMap::new();
+    for stat in all {
+        children.entry(stat.parent).or_default().push(stat);
+    }
+    let mut seen = roots.clone();
+    let mut open: Vec<i32> = roots.iter().copied().collect();
+    let mut found = Vec::new();
+    while let Some(pid) = open.pop() {
+        for child in children.get(&pid).into_iter().flatten() {
+            if seen.insert(child.pid) {
+                found.push(*child);
+                open.push(child.pid);
+            }
+        }
+    }
+    found
+}
+
+/// `pid` descends from `root`.
+pub(crate) fn is_below(pid: i32, root: i32) -> bool {
+    let mut at = pid;
+    for _ in 0..DEPTH {
+        match Stat::read(at) {
+            Some(stat) if stat.parent == root => return true,
+            Some(stat) if stat.parent > 1 => at = stat.parent,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// Sends a signal to one process if it still is a descendant of `root`; `Ok(false)` when it is not.
+pub(crate) fn signal(root: i32, one: Identity, signal: i32) -> io::Result<bool> {
+    one.signal_if(signal, |_| is_below(one.pid, root))
+}
+
+/// KILLs all descendants that can be seen now. They are stopped first, until nothing new appears: a process
+/// that stands still can't fork away. The caller repeats this until it has no child left.
+pub(crate) fn kill_all(root: i32) -> io::Result<()> {
+    let mut frozen = BTreeSet::new();
+    for _ in 0..FREEZE_ROUNDS {
+        let new: Vec<_> = walk(root)?.iter().map(Stat::identity).filter(|one| frozen.insert(*one)).collect();
+        if new.is_empty() {
+            break;
+        }
+        new.into_iter().for_each(|one| try_signal(root, one, libc::SIGSTOP));
+    }
+    frozen.into_iter().for_each(|one| try_signal(root, one, libc::SIGKILL));
+    Ok(())
+}
+
+/// A refusal (a setuid program, when we are not root) must not keep us from ending the others; whoever is
+/// left shows in the tree, which is what gets reported.
+fn try_signal(root: i32, one: Identity, number: i32) {
+    let _refused = signal(root, one, number);
+}
+
+/// Descendants including zombies: through the kernel's own lists of children where it has them (fast enough
+/// to outrun a forking tree), else by reading all of /proc.
+fn walk(root: i32) -> io::Result<Vec<Stat>> {
+    let mut seen = BTreeSet::from([root]);
+    let mut open = vec![root];
+    let mut found = Vec::new();
+    while let Some(pid) = open.pop() {
+        let children = match children(pid) {
+            Ok(children) => children,
+            Err(_) if pid != root => continue,
+            Err(_) => return Ok(below(&snapshot()?, &BTreeSet::from([root])).into_iter().copied().collect()),
+        };
+        for child in children {
+            if let Some(stat) = Stat::read(child).filter(|_| seen.insert(child)) {
+                found.push(stat);
+                open.push(child);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn children(pid: i32) -> io::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let list = fs::read_to_string(task?.path().join("children"))?;
+        found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stat(pid: i32, parent: i32) -> Stat {
+        Stat { pid, state: b'S', parent, session: pid, threads: 1, start: 1 }
+    }
+
+    #[test]
+    fn only_what_descends_from_the_roots_is_found_and_loops_end() {
+        let all = [stat(2, 1), stat(3, 2), stat(4, 3), stat(5, 1), stat(6, 7), stat(7, 6)];
+        let pids = |roots: &[i32]| {
+            below(&all, &roots.iter().copied().collect()).iter().map(|s| s.pid).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(pids(&[2]), BTreeSet::from([3, 4]));
+        assert_eq!(pids(&[6]), BTreeSet::from([7]));
+        assert_eq!(pids(&[9]), BTreeSet::new());
+    }
+
+    #[test]
+    fn a_child_is_below_this_process_and_pid_1_is_not() {
+        let me = i32::try_from(std::process::id()).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        assert!(is_below(pid, me));
+        assert!(!is_below(1, me));
+        assert!(descendants(me).unwrap().iter().any(|one| one.pid == pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!is_below(pid, me));
+    }
+}
