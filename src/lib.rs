@@ -13,6 +13,7 @@
 
 pub mod config;
 pub mod errors;
+pub mod git;
 pub mod process;
 pub mod rules;
 pub mod store;

@@ -1,0 +1,279 @@
+//! A commit's files, written into a new directory: exact bytes, execute bits and symlinks, submodules included,
+//! no `.git`. Used inside the worker. Directories and files are only ever created, never opened when they exist,
+//! so that no symlink of the commit can lead a later file elsewhere. Nothing is flushed to the disk here: that is
+//! done once, by whoever records the release as complete.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{OpenOptionsExt, symlink},
+    },
+    path::{Path, PathBuf},
+    sync::{
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+
+use git2::{Odb, Oid, Repository};
+
+use super::{
+    error::{Cause, GitError, Stage},
+    lfs::{self, Pointer, Store},
+    mirror::Mirror,
+    submodule,
+    transfer::Context,
+    wire::{CheckedOut, Progress},
+};
+
+/// More threads than this do not make one disk faster.
+const MOST_THREADS: usize = 8;
+/// A thread is worth its start from this many files on.
+const FILES_PER_THREAD: usize = 64;
+/// Between two progress reports.
+const REPORT: Duration = Duration::from_millis(100);
+
+/// One commit to write.
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    /// The worker's context.
+    pub context: &'a Context,
+    /// The mirror that has the commit.
+    pub mirror: &'a Mirror,
+    /// URLs of the repositories this one is a submodule of, outermost first, its own last.
+    pub urls: &'a [String],
+    /// The commit.
+    pub commit: Oid,
+    /// An empty directory.
+    pub dir: &'a Path,
+}
+
+/// Writes one commit and its submodules.
+pub fn write(job: &Job<'_>) -> Result<CheckedOut, GitError> {
+    job.context.reporter.stage(Stage::Writing);
+    let plan = job.plan()?;
+    let (mut written, pointers) = job.write_files(&plan)?;
+    for (path, oid) in &plan.links {
+        let target = job.blob(*oid)?;
+        symlink(OsStr::from_bytes(&target), job.dir.join(path)).map_err(|err| job.failed(path, &err))?;
+        written.files += 1;
+    }
+    written.bytes += job.fill_pointers(&pointers)?;
+    if !plan.modules.is_empty() {
+        let inner = submodule::check_out(job, &plan.modules, plan.gitmodules)?;
+        written.files += inner.files;
+        written.bytes += inner.bytes;
+    }
+    Ok(written)
+}
+
+/// What a commit consists of; its directories are made while it is drawn up.
+#[derive(Default)]
+struct Plan {
+    files: Vec<Planned>,
+    links: Vec<(PathBuf, Oid)>,
+    modules: Vec<(PathBuf, Oid)>,
+    gitmodules: Option<Oid>,
+    uses_lfs: bool,
+}
+
+struct Planned {
+    path: PathBuf,
+    oid: Oid,
+    mode: u32,
+}
+
+/// An LFS pointer that was written as it is.
+struct Found {
+    path: PathBuf,
+    content: Vec<u8>,
+}
+
+impl Job<'_> {
+    fn failed(&self, path: &Path, err: &io::Error) -> GitError {
+        let cause = Cause::new(format!("{}: {err}", path.display()));
+        GitError::Checkout { dir: self.dir.to_owned(), cause }
+    }
+
+    fn unreadable(&self, err: &git2::Error) -> GitError {
+        GitError::Commit { commit: self.commit.to_string(), cause: Cause::new(err.message()) }
+    }
+
+    fn blob(&self, oid: Oid) -> Result<Vec<u8>, GitError> {
+        let blob = self.mirror.repo().find_blob(oid).map_err(|err| self.unreadable(&err))?;
+        Ok(blob.content().to_owned())
+    }
+
+    fn plan(&self) -> Result<Plan, GitError> {
+        let repo = self.mirror.repo();
+        let commit = repo.find_commit(self.commit).map_err(|err| self.unreadable(&err))?;
+        let mut plan = Plan::default();
+        let mut left = vec![(commit.tree_id(), PathBuf::new())];
+        while let Some((tree, at)) = left.pop() {
+            let tree = repo.find_tree(tree).map_err(|err| self.unreadable(&err))?;
+            for entry in &tree {
+                let path = at.join(safe_name(&at, entry.name_bytes())?);
+                match entry.filemode_raw() & 0o170_000 {
+                    0o040_000 => {
+                        fs::create_dir(self.dir.join(&path)).map_err(|err| self.failed(&path, &err))?;
+                        left.push((entry.id(), path));
+                    }
+                    0o120_000 => plan.links.push((path, entry.id())),
+                    0o160_000 => plan.modules.push((path, entry.id())),
+                    _ => self.plan_file(&mut plan, path, &entry)?,
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    fn plan_file(&self, plan: &mut Plan, path: PathBuf, entry: &git2::TreeEntry<'_>) -> Result<(), GitError> {
+        match path.file_name().map(OsStr::as_bytes) {
+            Some(b".gitattributes") => plan.uses_lfs |= lfs::hands_to_lfs(&self.blob(entry.id())?),
+            Some(b".gitmodules") if path.as_os_str() == ".gitmodules" => plan.gitmodules = Some(entry.id()),
+            _ => {}
+        }
+        let mode = if entry.filemode_raw() & 0o100 == 0 { 0o666 } else { 0o777 };
+        plan.files.push(Planned { path, oid: entry.id(), mode });
+        Ok(())
+    }
+
+    /// Writes all files on a few threads while this one reports.
+    fn write_files(&self, plan: &Plan) -> Result<(CheckedOut, Vec<Found>), GitError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = cores.min(MOST_THREADS).min(plan.files.len() / FILES_PER_THREAD + 1);
+        let shared = Writing::new(self.dir, plan);
+        let (ends, ended) = mpsc::channel();
+        let mut found = Vec::new();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                let (ends, shared, mirror) = (ends.clone(), &shared, self.mirror.path());
+                scope.spawn(move || {
+                    let end = shared.work(mirror);
+                    shared.stop.fetch_or(end.is_err(), Ordering::Relaxed);
+                    // The receiver lives until all threads have ended.
+                    ends.send(end).is_ok()
+                });
+            }
+            drop(ends);
+            self.watch(&ended, &shared, &mut found)
+        })?;
+        let written = CheckedOut { files: plan.files.len() as u64, bytes: shared.bytes.into_inner() };
+        Ok((written, found))
+    }
+
+    fn watch(
+        &self,
+        ended: &mpsc::Receiver<Result<Vec<Found>, Broken>>,
+        shared: &Writing<'_>,
+        found: &mut Vec<Found>,
+    ) -> Result<(), GitError> {
+        loop {
+            match ended.recv_timeout(REPORT) {
+                Ok(Ok(pointers)) => found.extend(pointers),
+                Ok(Err(Broken::Object(err))) => return Err(self.unreadable(&err)),
+                Ok(Err(Broken::File(path, err))) => return Err(self.failed(&path, &err)),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+            }
+            self.context.reporter.progress(Progress {
+                stage: Stage::Writing,
+                done: shared.done.load(Ordering::Relaxed),
+                bytes: shared.bytes.load(Ordering::Relaxed),
+            });
+        }
+    }
+
+    /// Replaces pointers by content; the bytes that came on top.
+    fn fill_pointers(&self, pointers: &[Found]) -> Result<u64, GitError> {
+        let Some(remote) = self.urls.last() else { return Ok(0) };
+        let store = Store { context: self.context, mirror: self.mirror.path(), remote };
+        let mut more = 0;
+        for found in pointers {
+            let (name, file) = (found.path.to_string_lossy(), self.dir.join(&found.path));
+            let pointer = Pointer { name: &name, file: &file, content: &found.content };
+            more += store.fill(&pointer)?.saturating_sub(found.content.len() as u64);
+        }
+        Ok(more)
+    }
+}
+
+/// Why a thread stopped.
+enum Broken {
+    Object(git2::Error),
+    File(PathBuf, io::Error),
+}
+
+/// What the writing threads share.
+struct Writing<'a> {
+    job_dir: &'a Path,
+    plan: &'a Plan,
+    next: AtomicUsize,
+    done: AtomicU64,
+    bytes: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl<'a> Writing<'a> {
+    fn new(job_dir: &'a Path, plan: &'a Plan) -> Self {
+        let (done, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { job_dir, plan, next: AtomicUsize::new(0), done, bytes, stop: AtomicBool::new(false) }
+    }
+
+    /// One thread: its own handle on the mirror, files until none is left.
+    fn work(&self, mirror: &Path) -> Result<Vec<Found>, Broken> {
+        let repo = Repository::open_bare(mirror).map_err(Broken::Object)?;
+        let odb = repo.odb().map_err(Broken::Object)?;
+        let mut pointers = Vec::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            let Some(file) = self.plan.files.get(self.next.fetch_add(1, Ordering::Relaxed)) else { break };
+            pointers.extend(self.write(&odb, file)?);
+        }
+        Ok(pointers)
+    }
+
+    fn write(&self, odb: &Odb<'_>, file: &Planned) -> Result<Option<Found>, Broken> {
+        let object = odb.read(file.oid).map_err(Broken::Object)?;
+        let content = object.data();
+        File::options()
+            .write(true)
+            .create_new(true)
+            .mode(file.mode)
+            .open(self.job_dir.join(&file.path))
+            .and_then(|mut out| out.write_all(content))
+            .map_err(|err| Broken::File(file.path.clone(), err))?;
+        self.done.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(content.len() as u64, Ordering::Relaxed);
+        let pointer = self.plan.uses_lfs && lfs::pointed_size(content).is_some();
+        Ok(pointer.then(|| Found { path: file.path.clone(), content: content.to_owned() }))
+    }
+}
+
+/// A name from a tree, if it can only mean an entry of its directory, and not git's own.
+fn safe_name<'a>(at: &Path, name: &'a [u8]) -> Result<&'a OsStr, GitError> {
+    let git = |name: &[u8]| name.eq_ignore_ascii_case(b".git") || name.eq_ignore_ascii_case(b"git~1");
+    if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') || git(name) {
+        let path = at.join(OsStr::from_bytes(name)).to_string_lossy().into_owned();
+        return Err(GitError::UnsafePath { path });
+    }
+    Ok(OsStr::from_bytes(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b11_names_that_lead_elsewhere_or_into_git_are_refused() {
+        for bad in [&b""[..], b".", b"..", b"a/b", b".git", b".GiT", b"GIT~1"] {
+            assert!(safe_name(Path::new("x"), bad).is_err(), "{bad:?}");
+        }
+        for good in [&b".gitignore"[..], b"...", b"git", b"\xff\xfe", b"a b\n"] {
+            assert!(safe_name(Path::new("x"), good).is_ok(), "{good:?}");
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The worker itself, `bgd git-worker`: reads requests from stdin, answers on stdout, one at a time. Started by
+//! `worker` only. It has no terminal, no daemon state and no rights but those of the app's user, and it dies with
+//! the daemon: when stdin ends it ends itself and whatever it started, in the middle of a request as well.
+
+use std::{
+    fs,
+    io::{self, BufRead},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    process::ExitCode,
+    sync::mpsc,
+    thread,
+};
+
+use git2::{ConfigLevel, ErrorCode, Oid};
+use nix::{
+    sys::{
+        signal::{Signal, killpg},
+        stat::{Mode, umask},
+    },
+    unistd::{Gid, Uid, User, chown, geteuid, getpid, initgroups, setgid, setsid, setuid},
+};
+
+use super::{
+    checkout::{self, Job},
+    credentials::Secrets,
+    error::{Cause, GitError, Stage},
+    fetch,
+    mirror::{Failed, HOME, Mirror},
+    repack,
+    report::Reporter,
+    text::one_line,
+    transfer::Context,
+    wire::{self, Answer, CheckedOut, Described, Fetched, Head, Line, Opening, Request, Want},
+};
+use crate::rules::ids::CommitId;
+
+/// Object data libgit2 keeps unpacked; the default of 256 MiB is the daemon's whole budget several times over.
+const CACHE_BYTES: isize = 32 << 20;
+/// Pack data mapped at once.
+const MAPPED_BYTES: usize = 256 << 20;
+/// Packs open at once, far below the usual limit on descriptors.
+const OPEN_PACKS: usize = 64;
+/// Limit for a TCP connection to stand, in milliseconds.
+const CONNECT_MS: i32 = 15_000;
+
+/// Runs the worker until stdin ends.
+pub fn main() -> ExitCode {
+    // Fails only for a process group leader, which then has no terminal to lose either way.
+    setsid().ok();
+    umask(Mode::from_bits_truncate(0o022));
+    // A panic is answered as an error; its text must not run into the daemon's log unframed.
+    std::panic::set_hook(Box::new(|_| {}));
+    let reporter = Reporter::default();
+    let mut first = String::new();
+    if !matches!(io::stdin().lock().read_line(&mut first), Ok(read) if read > 0) {
+        return ExitCode::from(2);
+    }
+    let opened = match wire::parse::<Opening>(&first) {
+        Ok(opening) => Session::open(opening, reporter),
+        Err(err) => Err((worker_error(Stage::Opening, &err), reporter)),
+    };
+    match opened {
+        Ok(session) => session.serve(),
+        Err((err, reporter)) => {
+            reporter.line(&Line::Failed(err));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn worker_error(stage: Stage, err: &dyn std::fmt::Display) -> GitError {
+    GitError::Worker { stage, cause: Cause::new(err) }
+}
+
+struct Session {
+    context: Context,
+    mirror: Mirror,
+    /// A damaged mirror is replaced once; if that did not help the mirror was not the reason.
+    rebuilt: bool,
+}
+
+impl Session {
+    fn open(opening: Opening, reporter: Reporter) -> Result<Self, (GitError, Reporter)> {
+        let prepared = Secrets::read(&opening).and_then(|secrets| {
+            become_user(&opening)?;
+            configure_libgit2(&opening)?;
+            let mirror = Mirror::open(&opening.mirror)?;
+            Ok((secrets, mirror))
+        });
+        match prepared {
+            Ok((secrets, mirror)) => {
+                let home = opening.home.clone();
+                let context = Context { opening, secrets, home, reporter };
+                Ok(Self { context, mirror, rebuilt: false })
+            }
+            Err(err) => Err((err, reporter)),
+        }
+    }
+
+    fn serve(mut self) -> ExitCode {
+        self.context.reporter.line(&Line::Done(Answer::Ready));
+        for line in requests() {
+            let line = match wire::parse::<Request>(&line) {
+                Ok(request) => self.reply(request),
+                Err(err) => Line::Failed(worker_error(Stage::Opening, &err)),
+            };
+            self.context.reporter.line(&line);
+        }
+        ExitCode::SUCCESS
+    }
+
+    fn reply(&mut self, request: Request) -> Line {
+        match catch_unwind(AssertUnwindSafe(|| self.answer(request))) {
+            Ok(Ok(answer)) => Line::Done(answer),
+            Ok(Err(err)) => Line::Failed(err),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
+                Line::Failed(worker_error(Stage::Opening, &format!("panic: {text}")))
+            }
+        }
+    }
+
+    fn answer(&mut self, request: Request) -> Result<Answer, GitError> {
+        match request {
+            Request::Head => Ok(Answer::Head(Head { commit: id(fetch::head(&self.context)?)? })),
+            Request::Fetch { want } => self.fetch(&want).map(Answer::Fetched),
+            Request::Checkout { commit, dir } => self.check_out(&commit, &dir).map(Answer::CheckedOut),
+            Request::Describe { commit } => self.describe(oid(&commit)?).map(Answer::Described),
+        }
+    }
+
+    fn fetch(&mut self, want: &Want) -> Result<Fetched, GitError> {
+        let fetched = self.repaired(|session| session.fetch_once(want))?;
+        // Joining packs is housekeeping: the fetch is done whether or not it works, and it is tried again.
+        if let Err(err) = repack::join_small_packs(self.mirror.repo()) {
+            eprintln!("bgd git-worker: {err}");
+        }
+        Ok(fetched)
+    }
+
+    fn fetch_once(&self, want: &Want) -> Result<Fetched, Failed> {
+        let (oid, rewound) = match want {
+            Want::Branch => {
+                let tip = fetch::branch(&self.context, &self.mirror)?;
+                (tip.oid, tip.rewound)
+            }
+            Want::Rev(rev) => {
+                (fetch::rev(&self.context, &self.mirror, &self.context.opening.remote, rev)?, false)
+            }
+        };
+        // What was just fetched and can't be read is damage.
+        let described = self.describe(oid).map_err(|error| Failed { error, damage: true })?;
+        let Described { subject, author, committed_at } = described;
+        Ok(Fetched { commit: id(oid)?, subject, author, committed_at, rewound })
+    }
+
+    /// Runs a fetch, and once more on an empty mirror if the mirror's own data was the reason to fail.
+    fn repaired<T>(&mut self, fetch: impl Fn(&Self) -> Result<T, Failed>) -> Result<T, GitError> {
+        let outcome = match fetch(self) {
+            Err(Failed { damage: true, .. }) if !self.rebuilt => {
+                self.rebuild()?;
+                fetch(self)
+            }
+            other => other,
+        };
+        let done = outcome.map_err(|failed| failed.error)?;
+        self.rebuilt = false;
+        Ok(done)
+    }
+
+    fn rebuild(&mut self) -> Result<(), GitError> {
+        self.rebuilt = true;
+        self.mirror.rebuild()
+    }
+
+    fn check_out(&mut self, commit: &CommitId, dir: &Path) -> Result<CheckedOut, GitError> {
+        match self.write(commit, dir) {
+            Err(GitError::Commit { .. }) if !self.rebuilt => {
+                empty(dir)?;
+                // Not in the mirror is one thing, unreadable another: only that is damage.
+                let found = self.mirror.repo().find_commit(oid(commit)?);
+                if !found.is_err_and(|err| err.code() == ErrorCode::NotFound) {
+                    self.rebuild()?;
+                }
+                self.fetch(&Want::Rev(commit.to_string()))?;
+                self.write(commit, dir)
+            }
+            other => other,
+        }
+    }
+
+    fn write(&self, commit: &CommitId, dir: &Path) -> Result<CheckedOut, GitError> {
+        let urls = [self.context.opening.remote.clone()];
+        let (context, mirror) = (&self.context, &self.mirror);
+        checkout::write(&Job { context, mirror, urls: &urls, commit: oid(commit)?, dir })
+    }
+
+    fn describe(&self, oid: Oid) -> Result<Described, GitError> {
+        let unreadable =
+            |err: git2::Error| GitError::Commit { commit: oid.to_string(), cause: Cause::new(err.message()) };
+        let commit = self.mirror.repo().find_commit(oid).map_err(unreadable)?;
+        let author = commit.author();
+        let name = one_line(author.name_bytes());
+        let message = commit.message_bytes();
+        let subject = message.trim_ascii_start().split(|c| *c == b'\n').next().unwrap_or_default();
+        Ok(Described {
+            subject: one_line(subject),
+            author: if name.is_empty() { one_line(author.email_bytes()) } else { name },
+            committed_at: commit.time().seconds(),
+        })
+    }
+}
+
+/// Requests as they come. A thread reads them, so that the end of stdin is seen at any moment.
+fn requests() -> mpsc::Receiver<String> {
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        for line in io::stdin().lock().lines() {
+            let Ok(line) = line else { break };
+            if send.send(line).is_err() {
+                break;
+            }
+        }
+        // The daemon is gone, or done with this worker: nobody is left to read an answer. The group is the
+        // worker's own session, so a git-lfs that it started ends as well.
+        killpg(getpid(), Signal::SIGKILL).ok();
+        std::process::exit(0);
+    });
+    receive
+}
+
+fn empty(dir: &Path) -> Result<(), GitError> {
+    let failed = |err: io::Error| GitError::Checkout { dir: dir.to_owned(), cause: Cause::new(err) };
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let is_dir = entry.file_type().map_err(failed)?.is_dir();
+        let path = entry.path();
+        if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) }.map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn oid(commit: &CommitId) -> Result<Oid, GitError> {
+    Oid::from_str(commit.as_str()).map_err(|err| worker_error(Stage::Opening, &err.message()))
+}
+
+fn id(oid: Oid) -> Result<CommitId, GitError> {
+    oid.to_string().parse().map_err(|err| worker_error(Stage::Opening, &err))
+}
+
+/// Gives up root for good. The mirror is handed over first; one that belonged to another user is made anew,
+/// because walking through another user's tree as root to change owners is not safe.
+fn become_user(opening: &Opening) -> Result<(), GitError> {
+    let Some(name) = &opening.user else { return Ok(()) };
+    let failed =
+        |cause: &dyn std::fmt::Display| GitError::User { user: name.clone(), cause: Cause::new(cause) };
+    let user = User::from_name(name).map_err(|err| failed(&err))?.ok_or_else(|| failed(&"no such user"))?;
+    if user.uid == geteuid() {
+        return Ok(());
+    }
+    if !geteuid().is_root() {
+        return Err(failed(&"bgd does not run as root"));
+    }
+    hand_over(&opening.mirror, user.uid, user.gid).map_err(|err| failed(&err))?;
+    let account = std::ffi::CString::new(name.as_str()).map_err(|err| failed(&err))?;
+    initgroups(&account, user.gid).map_err(|err| failed(&err))?;
+    setgid(user.gid).map_err(|err| failed(&err))?;
+    setuid(user.uid).map_err(|err| failed(&err))?;
+    if !user.uid.is_root() && setuid(Uid::from_raw(0)).is_ok() {
+        return Err(failed(&"root could be had back"));
+    }
+    Ok(())
+}
+
+fn hand_over(mirror: &Path, uid: Uid, gid: Gid) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    match fs::symlink_metadata(mirror) {
+        Ok(meta) if meta.uid() == uid.as_raw() => return Ok(()),
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(mirror)?,
+        Ok(_) => return Err(io::Error::other(format!("not a directory: {}", mirror.display()))),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+        Err(err) => return Err(err),
+    }
+    if let Some(parent) = mirror.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::create_dir(mirror)?;
+    chown(mirror, Some(uid), Some(gid)).map_err(io::Error::from)
+}
+
+fn configure_libgit2(opening: &Opening) -> Result<(), GitError> {
+    let failed = |err: git2::Error| worker_error(Stage::Opening, &err.message());
+    let levels = [ConfigLevel::System, ConfigLevel::XDG, ConfigLevel::Global, ConfigLevel::ProgramData];
+    // SAFETY: these change libgit2's globals, and this is its first use, in a process with one thread.
+    unsafe {
+        // The worker opens the app's mirror and remote and nothing else, whoever owns them.
+        git2::opts::set_verify_owner_validation(false).map_err(failed)?;
+        git2::opts::set_server_connect_timeout_in_milliseconds(CONNECT_MS.min(opening.read_timeout_ms))
+            .map_err(failed)?;
+        git2::opts::set_server_timeout_in_milliseconds(opening.read_timeout_ms).map_err(failed)?;
+        git2::opts::set_cache_max_size(CACHE_BYTES).map_err(failed)?;
+        git2::opts::set_mwindow_mapped_limit(MAPPED_BYTES).map_err(failed)?;
+        git2::opts::set_mwindow_file_limit(OPEN_PACKS).map_err(failed)?;
+        for level in levels {
+            // A user's insteadOf, hooks or line-ending settings must not change what is deployed.
+            git2::opts::set_search_path(level, "").map_err(failed)?;
+        }
+    }
+    let home = opening.mirror.join(HOME);
+    fs::create_dir_all(&home)
+        .map_err(|err| GitError::Mirror { mirror: opening.mirror.clone(), cause: Cause::new(err) })
+}

@@ -1,0 +1,256 @@
+//! What can go wrong with git, as the engine sees it: each variant names what was attempted, [`Kind`] says what
+//! to do about it. Travels from the worker to the daemon as JSON. Texts hold no user info and one line only.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::text::one_line;
+
+/// The cause of an error that came from another process or library, as one clean line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{0}")]
+pub struct Cause(String);
+
+impl Cause {
+    /// The cause's text, made fit to show.
+    pub fn new(text: impl std::fmt::Display) -> Self {
+        Self(one_line(super::text::redact(&text.to_string()).as_bytes()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What an error asks of the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// Network, disk or the worker itself: worth another try, with backoff.
+    Transient,
+    /// The same request fails again until the repository or the configuration changes.
+    Permanent,
+    /// The credentials were refused, or there are none.
+    Auth,
+    /// The server is not the one that is known.
+    HostKey,
+    /// The remote has no such branch.
+    BranchMissing,
+    /// The remote has no branch at all.
+    Empty,
+    /// A limit in time was reached and the worker was ended.
+    Stalled,
+    /// Possible, but not allowed by the settings or by bgd.
+    Refused,
+}
+
+/// What a worker is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Starting, and opening the mirror.
+    Opening,
+    /// Connecting, and listing what the remote has.
+    Asking,
+    /// The remote prepares what was asked for.
+    Preparing,
+    /// Data arrives.
+    Receiving,
+    /// The received pack is resolved.
+    Indexing,
+    /// Files are written.
+    Writing,
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Opening => "opening the mirror",
+            Self::Asking => "asking the remote",
+            Self::Preparing => "waiting for the remote's data",
+            Self::Receiving => "receiving",
+            Self::Indexing => "indexing what was received",
+            Self::Writing => "writing files",
+        })
+    }
+}
+
+/// A git operation that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
+pub enum GitError {
+    #[error("the remote has no branch {branch:?}: {remote}")]
+    BranchMissing { remote: String, branch: String },
+    #[error("the remote is empty, nothing was pushed yet: {remote}")]
+    Empty { remote: String },
+    #[error("the remote can't be reached: {remote}")]
+    Unreachable {
+        remote: String,
+        #[source]
+        cause: Cause,
+    },
+    #[error("there is no repository at the remote: {remote}")]
+    NoRepository {
+        remote: String,
+        #[source]
+        cause: Cause,
+    },
+    #[error("the remote refused the credentials ({tried}): {remote}")]
+    Auth {
+        remote: String,
+        tried: String,
+        #[source]
+        cause: Cause,
+    },
+    #[error("the credentials can't be read: {}", path.display())]
+    Credentials {
+        path: PathBuf,
+        #[source]
+        cause: Cause,
+    },
+    #[error("the ssh host key of {host} is unknown: {fingerprint} is not in {files}")]
+    HostKeyUnknown { host: String, fingerprint: String, files: String },
+    #[error("the ssh host key of {host} has changed: {fingerprint} is not the one in {file}")]
+    HostKeyChanged { host: String, fingerprint: String, file: String },
+    #[error("no progress for {} s while {stage}, the git worker was ended: {remote}", after.as_secs_f32())]
+    Stalled { remote: String, stage: Stage, after: Duration },
+    #[error("not done within {} s, the git worker was ended while {stage}: {remote}", after.as_secs_f32())]
+    TooSlow { remote: String, stage: Stage, after: Duration },
+    #[error("the branch {branch:?} was rewound from {from} to {to}, and fast_forward_only is set")]
+    Rewound { branch: String, from: String, to: String },
+    #[error("the remote has no revision {rev:?}: {remote}")]
+    RevMissing { rev: String, remote: String },
+    #[error("more than one commit begins with {rev:?}")]
+    RevAmbiguous { rev: String },
+    #[error("fetching failed: {remote}")]
+    Fetch {
+        remote: String,
+        #[source]
+        cause: Cause,
+    },
+    #[error("the mirror can't be used: {}", mirror.display())]
+    Mirror {
+        mirror: PathBuf,
+        #[source]
+        cause: Cause,
+    },
+    #[error("the commit {commit} can't be read from the mirror")]
+    Commit {
+        commit: String,
+        #[source]
+        cause: Cause,
+    },
+    #[error("the checkout into {} is incomplete and has to be deleted", dir.display())]
+    Checkout {
+        dir: PathBuf,
+        #[source]
+        cause: Cause,
+    },
+    #[error("a file name in the commit is refused: {path:?}")]
+    UnsafePath { path: String },
+    #[error("{path:?} is kept in Git LFS and its content can't be had")]
+    Lfs {
+        path: String,
+        #[source]
+        cause: Cause,
+    },
+    #[error("the submodule {path:?} can't be checked out")]
+    Submodule {
+        path: String,
+        kind: Kind,
+        #[source]
+        cause: Cause,
+    },
+    #[error("the git worker can't run as user {user:?}")]
+    User {
+        user: String,
+        #[source]
+        cause: Cause,
+    },
+    #[error("the git worker failed while {stage}")]
+    Worker {
+        stage: Stage,
+        #[source]
+        cause: Cause,
+    },
+}
+
+impl GitError {
+    /// What the error asks of the caller.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::BranchMissing { .. } => Kind::BranchMissing,
+            Self::Empty { .. } => Kind::Empty,
+            Self::Auth { .. } | Self::Credentials { .. } => Kind::Auth,
+            Self::HostKeyUnknown { .. } | Self::HostKeyChanged { .. } => Kind::HostKey,
+            Self::Stalled { .. } | Self::TooSlow { .. } => Kind::Stalled,
+            Self::Rewound { .. } | Self::UnsafePath { .. } | Self::Lfs { .. } => Kind::Refused,
+            Self::NoRepository { .. }
+            | Self::RevMissing { .. }
+            | Self::RevAmbiguous { .. }
+            | Self::User { .. } => Kind::Permanent,
+            Self::Submodule { kind, .. } => *kind,
+            Self::Unreachable { .. }
+            | Self::Fetch { .. }
+            | Self::Mirror { .. }
+            | Self::Commit { .. }
+            | Self::Checkout { .. }
+            | Self::Worker { .. } => Kind::Transient,
+        }
+    }
+
+    /// What the reader may do about it.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::BranchMissing { branch, .. } => {
+                return Some(format!("push {branch:?}, or set `branch`; the live release keeps serving"));
+            }
+            Self::Empty { .. } => "push a first commit; bgd goes on looking",
+            Self::NoRepository { .. } => {
+                "check `remote`; a private repository also looks like this without credentials"
+            }
+            Self::Auth { .. } => {
+                "set `auth.ssh_key` or `auth.token_file`; git's credential helpers are not asked"
+            }
+            Self::Credentials { .. } => "the file has to exist and be readable by bgd",
+            Self::HostKeyUnknown { host, .. } => {
+                return Some(format!(
+                    "compare the fingerprint with the server's, then add the output of {} to the file",
+                    keyscan(host)
+                ));
+            }
+            Self::HostKeyChanged { .. } => {
+                "find out why the server's key changed before replacing the entry: someone may be in between"
+            }
+            Self::Rewound { .. } => {
+                "`bgd deploy --rev` deploys it once; put the branch right, or set fast_forward_only = false and `bgd deploy`"
+            }
+            Self::RevMissing { .. } => {
+                "a full or short commit id, a tag, or a branch of the remote is wanted"
+            }
+            Self::RevAmbiguous { .. } => "give more digits",
+            Self::Lfs { .. } => "install git-lfs where bgd runs, and check the access to the LFS store",
+            Self::User { .. } => "`user` needs bgd to run as root, and an account of that name",
+            Self::Unreachable { .. } | Self::Stalled { .. } | Self::TooSlow { .. } => {
+                "the live release keeps serving; bgd tries again by itself"
+            }
+            Self::Fetch { .. }
+            | Self::Mirror { .. }
+            | Self::Commit { .. }
+            | Self::Checkout { .. }
+            | Self::UnsafePath { .. }
+            | Self::Submodule { .. }
+            | Self::Worker { .. } => return None,
+        };
+        Some(text.to_owned())
+    }
+}
+
+/// The command that prints a host's keys; `host` is `name` or `[name]:port`.
+fn keyscan(host: &str) -> String {
+    match host.strip_prefix('[').and_then(|rest| rest.split_once("]:")) {
+        Some((name, port)) => format!("`ssh-keyscan -p {port} {name}`"),
+        None => format!("`ssh-keyscan {host}`"),
+    }
+}

@@ -1,0 +1,211 @@
+//! What is fetched, and what came of it: the branch's tip or a revision by name, from this machine or another.
+//! Used inside the worker by `child` and `submodule`. Never merges; a tip counts as it is.
+
+use git2::{ErrorCode, Oid, Repository};
+
+use super::{
+    error::{Cause, GitError},
+    local::{local_head, local_path},
+    local_fetch::LocalRemote,
+    mirror::{Failed, Mirror, TIP, WANTED, means_damage},
+    text::redact,
+    transfer::{Chosen, Context, Listed, Peer},
+};
+
+/// The shortest abbreviation of a commit id that is looked up.
+const SHORTEST: usize = 4;
+
+/// The tip of the app's branch at the remote.
+pub fn head(context: &Context) -> Result<Oid, GitError> {
+    let (remote, branch) = (&context.opening.remote, &context.opening.branch);
+    let Some(path) = local_path(remote) else {
+        return branch_tip(&Peer::new(context, remote).list()?, remote, branch).map(|found| found.oid);
+    };
+    match local_head(&path, branch) {
+        Ok(Some(commit)) => Oid::from_str(commit.as_str()).map_err(|err| fetch_error(remote, &err)),
+        // No branch, no repository, or something odd: libgit2 tells which.
+        Ok(None) | Err(_) => LocalRemote::open(&path, remote)?.branch(branch),
+    }
+}
+
+/// A branch's tip that was fetched and accepted.
+pub struct Tip {
+    /// The commit.
+    pub oid: Oid,
+    /// It does not descend from the tip before it.
+    pub rewound: bool,
+}
+
+/// Fetches the tip of the app's branch and accepts it, unless it was rewound and must not be.
+pub fn branch(context: &Context, mirror: &Mirror) -> Result<Tip, Failed> {
+    let opening = &context.opening;
+    let (remote, branch, repo) = (opening.remote.as_str(), opening.branch.as_str(), mirror.repo());
+    let oid = match local_path(remote) {
+        Some(path) => {
+            let local = LocalRemote::open(&path, remote)?;
+            let tip = local.branch(branch)?;
+            local.bring(repo, tip, &context.reporter)?;
+            tip
+        }
+        None => {
+            let choose = |listed: Vec<Listed>| Ok(Chosen::listed(branch_tip(&listed, remote, branch)?));
+            let chosen = Peer::new(context, remote).fetch(repo, choose)?;
+            commit_of(repo, remote, chosen.oid.ok_or_else(|| missing(remote, branch))?)?
+        }
+    };
+    let source = format!("{branch}\n{}", redact(remote));
+    let rewound = mirror.tip(&source).filter(|before| *before != oid);
+    let rewound = rewound.map(|before| left_behind(repo, remote, before, oid)).transpose()?.flatten();
+    if let Some(from) = rewound.filter(|_| opening.fast_forward_only) {
+        let (from, to) = (from.to_string(), oid.to_string());
+        return Err(GitError::Rewound { branch: branch.to_owned(), from, to }.into());
+    }
+    mirror.accept(&source, oid)?;
+    Ok(Tip { oid, rewound: rewound.is_some() })
+}
+
+/// The tip before, if the new one does not descend from it.
+fn left_behind(repo: &Repository, remote: &str, before: Oid, tip: Oid) -> Result<Option<Oid>, Failed> {
+    match repo.graph_descendant_of(tip, before) {
+        Ok(true) => Ok(None),
+        Ok(false) => Ok(Some(before)),
+        // In a mirror made anew the remote's history no longer has it; else it was there and must be readable.
+        Err(err) if err.code() == ErrorCode::NotFound && repo.refname_to_id(TIP).is_err() => Ok(Some(before)),
+        Err(err) => Err(Failed { error: fetch_error(remote, &err), damage: true }),
+    }
+}
+
+/// Brings a revision into the mirror: a full id that is there already costs no connection.
+pub fn rev(context: &Context, mirror: &Mirror, url: &str, rev: &str) -> Result<Oid, Failed> {
+    let repo = mirror.repo();
+    let oid = match present(repo, rev) {
+        Some(oid) => oid,
+        None => match local_path(url) {
+            Some(path) => {
+                let local = LocalRemote::open(&path, url)?;
+                let oid = local.rev(rev)?;
+                local.bring(repo, oid, &context.reporter)?;
+                oid
+            }
+            None => over_network(context, repo, url, rev)?,
+        },
+    };
+    mirror.point(WANTED, oid)?;
+    Ok(oid)
+}
+
+/// A full id of a commit that an earlier fetch completed.
+fn present(repo: &Repository, rev: &str) -> Option<Oid> {
+    let oid = Oid::from_str(rev).ok().filter(|_| rev.len() == 40)?;
+    let fetched_before = [TIP, WANTED].iter().any(|name| repo.refname_to_id(name).is_ok());
+    (fetched_before && repo.find_commit(oid).is_ok()).then_some(oid)
+}
+
+fn over_network(context: &Context, repo: &Repository, url: &str, rev: &str) -> Result<Oid, Failed> {
+    let first = Peer::new(context, url).fetch(repo, |listed| named(&listed, url, rev));
+    let chosen = match first {
+        // Servers differ in which ids they give out by themselves; then everything is fetched.
+        Err(Failed { error: GitError::Fetch { .. } | GitError::Unreachable { .. }, damage: false })
+            if is_id(rev) =>
+        {
+            Peer::new(context, url).fetch(repo, |_| Ok(everything()))?
+        }
+        other => other?,
+    };
+    match chosen.oid {
+        Some(oid) if repo.find_object(oid, None).is_ok() => commit_of(repo, url, oid),
+        Some(_) => Err(missing(url, rev).into()),
+        None => abbreviated(repo, url, rev),
+    }
+}
+
+fn named(listed: &[Listed], url: &str, rev: &str) -> Result<Chosen, GitError> {
+    let full = is_id(rev) && rev.len() == 40;
+    let names = [format!("refs/heads/{rev}"), format!("refs/tags/{rev}"), rev.to_owned()];
+    let by_name = names.iter().find_map(|name| listed.iter().find(|found| found.name == *name));
+    let at_tip = || listed.iter().find(|found| found.oid.to_string() == rev && !found.name.ends_with("^{}"));
+    if let Some(found) = by_name.filter(|_| !full).or_else(at_tip) {
+        return Ok(Chosen::listed(found));
+    }
+    match is_id(rev) {
+        true if full => Ok(Chosen { specs: vec![format!("+{rev}:{WANTED}")], oid: Oid::from_str(rev).ok() }),
+        true => Ok(everything()),
+        false => Err(missing(url, rev)),
+    }
+}
+
+fn everything() -> Chosen {
+    let spec = |kind| format!("+refs/{kind}/*:refs/bgd/all/{kind}/*");
+    Chosen { specs: vec![spec("heads"), spec("tags")], oid: None }
+}
+
+fn abbreviated(repo: &Repository, url: &str, rev: &str) -> Result<Oid, Failed> {
+    match repo.revparse_single(rev).and_then(|object| object.peel_to_commit()) {
+        Ok(commit) => Ok(commit.id()),
+        Err(err) if err.code() == ErrorCode::Ambiguous => {
+            Err(GitError::RevAmbiguous { rev: rev.to_owned() }.into())
+        }
+        Err(_) => Err(missing(url, rev).into()),
+    }
+}
+
+fn is_id(rev: &str) -> bool {
+    (SHORTEST..=40).contains(&rev.len()) && rev.bytes().all(|c| c.is_ascii_hexdigit())
+}
+
+fn missing(url: &str, rev: &str) -> GitError {
+    GitError::RevMissing { rev: super::text::one_line(rev.as_bytes()), remote: redact(url) }
+}
+
+fn branch_tip<'a>(listed: &'a [Listed], remote: &str, branch: &str) -> Result<&'a Listed, GitError> {
+    let name = format!("refs/heads/{branch}");
+    let found = listed.iter().find(|found| found.name == name);
+    found.ok_or_else(|| match listed.iter().any(|found| found.name.starts_with("refs/heads/")) {
+        true => GitError::BranchMissing { remote: redact(remote), branch: branch.to_owned() },
+        false => GitError::Empty { remote: redact(remote) },
+    })
+}
+
+fn commit_of(repo: &Repository, url: &str, oid: Oid) -> Result<Oid, Failed> {
+    let peeled = repo.find_object(oid, None).and_then(|object| object.peel_to_commit());
+    peeled
+        .map(|commit| commit.id())
+        .map_err(|err| Failed { damage: means_damage(&err), error: fetch_error(url, &err) })
+}
+
+fn fetch_error(url: &str, err: &git2::Error) -> GitError {
+    GitError::Fetch { remote: redact(url), cause: Cause::new(err.message()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "1111111111111111111111111111111111111111";
+
+    fn listed(names: &[&str]) -> Vec<Listed> {
+        let oid = Oid::from_str(ONE).unwrap();
+        names.iter().map(|name| Listed { name: (*name).to_owned(), oid }).collect()
+    }
+
+    #[test]
+    fn a3_a_missing_branch_and_an_empty_remote_are_told_apart() {
+        assert!(branch_tip(&listed(&["HEAD", "refs/heads/main"]), "r", "main").is_ok());
+        let missing = branch_tip(&listed(&["refs/heads/dev"]), "r", "main").unwrap_err();
+        assert!(matches!(missing, GitError::BranchMissing { .. }));
+        let empty = branch_tip(&listed(&["refs/tags/x"]), "https://u:p@h/r", "main").unwrap_err();
+        assert_eq!(empty, GitError::Empty { remote: "https://h/r".into() });
+    }
+
+    #[test]
+    fn a_revision_is_a_branch_a_tag_or_an_id_in_this_order() {
+        let refs = listed(&["refs/heads/beef", "refs/tags/v1"]);
+        assert_eq!(named(&refs, "r", "beef").unwrap().specs, ["+refs/heads/beef:refs/bgd/wanted"]);
+        assert_eq!(named(&refs, "r", "v1").unwrap().specs, ["+refs/tags/v1:refs/bgd/wanted"]);
+        assert_eq!(named(&refs, "r", ONE).unwrap().specs, ["+refs/heads/beef:refs/bgd/wanted"]);
+        let other = ONE.replace('1', "2");
+        assert_eq!(named(&refs, "r", &other).unwrap().specs, [format!("+{other}:refs/bgd/wanted")]);
+        assert_eq!(named(&refs, "r", "2222").unwrap().oid, None);
+        assert!(matches!(named(&refs, "r", "nope"), Err(GitError::RevMissing { .. })));
+    }
+}

@@ -1,0 +1,190 @@
+//! Which ssh host keys are trusted. libssh2 does the comparison, but reads one fixed file, knows no patterns and
+//! stops at the first odd line; so the worker gives it a file of its own with just the lines that concern one
+//! host. Used by `transfer`; the text work is pure.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// The system's file, read after the user's.
+const SYSTEM: &str = "/etc/ssh/ssh_known_hosts";
+
+/// The files that say which hosts are known.
+pub fn files(configured: Option<&Path>, home: &Path) -> Vec<PathBuf> {
+    match configured {
+        Some(path) => vec![path.to_owned()],
+        None => vec![home.join(".ssh/known_hosts"), PathBuf::from(SYSTEM)],
+    }
+}
+
+/// A host as known_hosts files write it.
+pub fn host_token(host: &str, port: u16) -> String {
+    if port == 22 { host.to_owned() } else { format!("[{host}]:{port}") }
+}
+
+/// Writes `target` so that libssh2 finds in it what `files` say about one host. A missing file says nothing.
+pub fn gather(files: &[PathBuf], token: &str, target: &Path) -> io::Result<()> {
+    let mut text = String::new();
+    for file in files {
+        match fs::read(file) {
+            Ok(bytes) => text.push_str(&relevant_lines(&String::from_utf8_lossy(&bytes), token)),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            Err(err) => return Err(io::Error::new(err.kind(), format!("{}: {err}", file.display()))),
+        }
+    }
+    if let Some(dir) = target.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    fs::write(target, text)
+}
+
+/// The lines about one host, its name written out; hashed lines stay as they are, for libssh2 to try.
+pub fn relevant_lines(text: &str, token: &str) -> String {
+    let lines = text.lines().filter_map(Entry::parse).filter(|entry| !revoked(text, entry));
+    let mut out = String::new();
+    for entry in lines {
+        if entry.hosts.starts_with("|1|") {
+            out.push_str(&format!("{} {} {}\n", entry.hosts, entry.kind, entry.key));
+        } else if entry.names(token) {
+            out.push_str(&format!("{token} {} {}\n", entry.kind, entry.key));
+        }
+    }
+    out
+}
+
+/// Whether some file lists the host in plain or, as far as `ssh-keygen` is there to tell, hashed.
+pub fn listed_in<'a>(files: &'a [PathBuf], token: &str) -> Option<&'a Path> {
+    files.iter().map(PathBuf::as_path).find(|file| {
+        let text =
+            fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let plain = text.lines().filter_map(Entry::parse).any(|entry| entry.names(token));
+        plain || (text.contains("|1|") && listed_hashed(file, token))
+    })
+}
+
+fn listed_hashed(file: &Path, token: &str) -> bool {
+    let mut ask = Command::new("ssh-keygen");
+    ask.args(["-F", token, "-f"]).arg(file);
+    let status = ask.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// One line `hosts kind key`, markers and comments left out.
+struct Entry<'a> {
+    hosts: &'a str,
+    kind: &'a str,
+    key: &'a str,
+}
+
+impl<'a> Entry<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        let (hosts, kind, key) = (words.next()?, words.next()?, words.next()?);
+        let base64 = |c: u8| c.is_ascii_alphanumeric() || b"+/=".contains(&c);
+        let sound = !hosts.starts_with(['#', '@']) && key.len() > 16 && key.bytes().all(base64);
+        sound.then_some(Self { hosts, kind, key })
+    }
+
+    fn names(&self, token: &str) -> bool {
+        let mut named = false;
+        for pattern in self.hosts.split(',') {
+            match pattern.strip_prefix('!') {
+                Some(pattern) if matches(pattern, token) => return false,
+                Some(_) => {}
+                None => named |= matches(pattern, token),
+            }
+        }
+        named
+    }
+}
+
+/// A key marked `@revoked` is known nowhere, whatever host it is listed for.
+fn revoked(text: &str, entry: &Entry<'_>) -> bool {
+    let marked = |line: &str| line.trim_start().strip_prefix("@revoked").map(str::to_owned);
+    text.lines().filter_map(marked).any(|line| line.split_whitespace().any(|word| word == entry.key))
+}
+
+/// `*` and `?`, without regard to case, as OpenSSH has it.
+fn matches(pattern: &str, text: &str) -> bool {
+    let fold = |text: &str| text.bytes().map(|c| c.to_ascii_lowercase()).collect::<Vec<u8>>();
+    let (pattern, text) = (fold(pattern), fold(text));
+    let (mut p, mut t, mut star) = (0, 0, None);
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(c) if *c == b'?' || *c == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => {
+                let Some((at, from)) = star else { return false };
+                star = Some((at, from + 1));
+                p = at + 1;
+                t = from + 1;
+            }
+        }
+    }
+    pattern[p..].iter().all(|c| *c == b'*')
+}
+
+/// `SHA256:…`, as OpenSSH shows a key.
+pub fn fingerprint(sha256: &[u8; 32]) -> String {
+    format!("SHA256:{}", base64_unpadded(sha256))
+}
+
+/// Base64 with the usual alphabet and without `=` at the end.
+pub fn base64_unpadded(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for chunk in bytes.chunks(3) {
+        let bits =
+            chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for at in 0..=chunk.len() {
+            out.push(char::from(DIGITS[(bits >> (18 - 6 * at) & 63) as usize]));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIabc";
+
+    #[test]
+    fn a8_only_lines_about_the_host_are_kept_and_patterns_are_written_out() {
+        let text = format!(
+            "# note\nh.example,10.0.0.1 ssh-ed25519 {KEY} me@x\n*.example,!bad.example ssh-rsa {KEY}RSA\n\
+             other ssh-rsa {KEY}\n|1|c2FsdA==|aGFzaA== ssh-rsa {KEY}H\n@cert-authority * ssh-rsa {KEY}\nbroken\n"
+        );
+        assert_eq!(
+            relevant_lines(&text, "h.example"),
+            format!(
+                "h.example ssh-ed25519 {KEY}\nh.example ssh-rsa {KEY}RSA\n|1|c2FsdA==|aGFzaA== ssh-rsa {KEY}H\n"
+            )
+        );
+        assert!(!relevant_lines(&text, "bad.example").contains("bad.example"));
+        let port = format!("[h]:2222 ssh-ed25519 {KEY}\nh ssh-ed25519 {KEY}22\n");
+        assert_eq!(relevant_lines(&port, &host_token("h", 2222)), format!("[h]:2222 ssh-ed25519 {KEY}\n"));
+    }
+
+    #[test]
+    fn a8_a_revoked_key_is_not_known() {
+        let text = format!("h ssh-ed25519 {KEY}\n@revoked * ssh-ed25519 {KEY}\n");
+        assert_eq!(relevant_lines(&text, "h"), "");
+    }
+
+    #[test]
+    fn a_fingerprint_reads_as_openssh_writes_it() {
+        let mut bytes = [0u8; 32];
+        bytes[0] = 0xff;
+        bytes[31] = 0x01;
+        assert_eq!(fingerprint(&bytes), "SHA256:/wAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE");
+    }
+}

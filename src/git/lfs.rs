@@ -1,0 +1,183 @@
+//! Git LFS: a pointer file is never shipped as content. With git-lfs on the PATH its smudge filter fetches the
+//! real content, else the checkout is refused. Used by `checkout` inside the worker.
+
+use std::{
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use super::{
+    error::{Cause, GitError, Stage},
+    remote::{Location, location, same_server},
+    transfer::Context,
+    wire::Progress,
+};
+
+/// A pointer is smaller than this; the specification says so.
+pub const LONGEST_POINTER: usize = 1024;
+/// Between two looks at a running git-lfs.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The size of the content a pointer file stands for; `None` for any other file.
+pub fn pointed_size(content: &[u8]) -> Option<u64> {
+    if content.len() >= LONGEST_POINTER {
+        return None;
+    }
+    let text = std::str::from_utf8(content).ok()?;
+    let mut lines = text.lines();
+    let version = lines.next()?.strip_prefix("version ")?;
+    let known =
+        ["https://git-lfs.github.com/spec/", "http://git-media.io/v/", "https://hawser.github.com/spec/"];
+    if !known.iter().any(|spec| version.starts_with(spec)) {
+        return None;
+    }
+    lines.clone().find(|line| line.starts_with("oid sha256:"))?;
+    lines.find_map(|line| line.strip_prefix("size "))?.parse().ok()
+}
+
+/// Whether an attributes file hands anything to LFS. Without one, what looks like a pointer is content.
+pub fn hands_to_lfs(attributes: &[u8]) -> bool {
+    let lines = attributes.split(|c| *c == b'\n').filter(|line| !line.trim_ascii_start().starts_with(b"#"));
+    lines.into_iter().any(|line| line.windows(10).any(|part| part == b"filter=lfs"))
+}
+
+/// A pointer to be replaced by its content.
+pub struct Pointer<'a> {
+    /// In the repository, for messages and for git-lfs.
+    pub name: &'a str,
+    /// The file, written with the pointer in it.
+    pub file: &'a Path,
+    /// The pointer.
+    pub content: &'a [u8],
+}
+
+/// Where the content comes from.
+pub struct Store<'a> {
+    /// The worker's context.
+    pub context: &'a Context,
+    /// The mirror that the commit is in.
+    pub mirror: &'a Path,
+    /// The remote that the commit came from.
+    pub remote: &'a str,
+}
+
+impl Store<'_> {
+    /// Replaces a pointer file by its content, or says why not.
+    pub fn fill(&self, pointer: &Pointer<'_>) -> Result<u64, GitError> {
+        let refused = |cause: &dyn std::fmt::Display| GitError::Lfs {
+            path: pointer.name.to_owned(),
+            cause: Cause::new(super::text::scrub(&cause.to_string(), &self.context.secrets.texts())),
+        };
+        let size = pointed_size(pointer.content).unwrap_or_default();
+        let tool = tool().ok_or_else(|| refused(&"git-lfs is not installed"))?;
+        let file =
+            File::options().write(true).truncate(true).open(pointer.file).map_err(|err| refused(&err))?;
+        let mut child = self.command(&tool, pointer.name, file).spawn().map_err(|err| refused(&err))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(pointer.content).map_err(|err| refused(&err))?;
+        }
+        let status = self.wait(&mut child, pointer.file).map_err(|err| refused(&err))?;
+        let got = std::fs::metadata(pointer.file).map_err(|err| refused(&err))?.len();
+        if !status.success() {
+            return Err(refused(&format!("git-lfs ended with {status}")));
+        }
+        if got != size {
+            return Err(refused(&format!("git-lfs gave {got} of {size} bytes")));
+        }
+        Ok(got)
+    }
+
+    fn wait(&self, child: &mut Child, file: &Path) -> std::io::Result<std::process::ExitStatus> {
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            let bytes = std::fs::metadata(file)?.len();
+            self.context.reporter.progress(Progress { stage: Stage::Writing, done: 0, bytes });
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// All settings go by the environment: nothing of the user's own, no prompt, no secret in the arguments.
+    fn command(&self, tool: &Path, name: &str, out: File) -> Command {
+        let context = self.context;
+        let mut settings = vec![
+            ("remote.origin.url".to_owned(), self.remote.to_owned()),
+            ("credential.helper".to_owned(), String::new()),
+            ("safe.directory".to_owned(), "*".to_owned()),
+        ];
+        if let (Some(token), Location::Url { scheme, authority }) =
+            (context.secrets.token(), location(self.remote))
+            && same_server(self.remote, &context.opening.remote)
+        {
+            settings.push((
+                format!("http.{scheme}://{authority}/.extraheader"),
+                format!("Authorization: Basic {}", base64(format!("x-access-token:{token}").as_bytes())),
+            ));
+        }
+        let mut command = Command::new(tool);
+        command.args(["smudge", "--", name]).stdin(Stdio::piped()).stdout(out).stderr(Stdio::inherit());
+        command.env("GIT_DIR", self.mirror).env("HOME", &context.home).current_dir(self.mirror);
+        command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+        command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_ASKPASS", "false").env("SSH_ASKPASS", "false");
+        command.env("GIT_SSH_COMMAND", ssh_command(context));
+        command.env("GIT_CONFIG_COUNT", settings.len().to_string());
+        for (at, (key, value)) in settings.iter().enumerate() {
+            command.env(format!("GIT_CONFIG_KEY_{at}"), key).env(format!("GIT_CONFIG_VALUE_{at}"), value);
+        }
+        command
+    }
+}
+
+fn ssh_command(context: &Context) -> String {
+    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
+    let mut command = "ssh -o BatchMode=yes -o StrictHostKeyChecking=yes".to_owned();
+    if let Some(key) = &context.opening.ssh_key {
+        command.push_str(&format!(" -o IdentitiesOnly=yes -i {}", quoted(key)));
+    }
+    if let Some(hosts) = &context.opening.known_hosts {
+        command.push_str(&format!(" -o UserKnownHostsFile={}", quoted(hosts)));
+    }
+    command
+}
+
+/// git-lfs on the worker's PATH.
+fn tool() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join("git-lfs")).find(|file| file.is_file())
+}
+
+fn base64(bytes: &[u8]) -> String {
+    let mut out = super::known_hosts::base64_unpadded(bytes);
+    while !out.len().is_multiple_of(4) {
+        out.push('=');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\n\
+        oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
+
+    #[test]
+    fn b7_a_pointer_is_told_from_content() {
+        assert_eq!(pointed_size(POINTER), Some(12345));
+        assert_eq!(pointed_size(b"version 2\nsize 3\n"), None);
+        assert_eq!(pointed_size(&[POINTER, &[b'x'; 2000]].concat()), None);
+        assert!(hands_to_lfs(b"*.txt text\n*.bin filter=lfs diff=lfs merge=lfs -text\n"));
+        assert!(!hands_to_lfs(b"# *.bin filter=lfs\n*.bin binary\n"));
+    }
+
+    #[test]
+    fn base64_is_padded() {
+        for (given, want) in [("", ""), ("a", "YQ=="), ("ab", "YWI="), ("abc", "YWJj")] {
+            assert_eq!(base64(given.as_bytes()), want);
+        }
+    }
+}

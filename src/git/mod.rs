@@ -1,0 +1,32 @@
+//! Git, in a child that can be killed. [`Worker`] lives in the daemon and talks JSON lines to a re-executed
+//! `bgd git-worker` ([`child::main`]), the only process that ever calls libgit2; [`local_head`] and
+//! [`LocalWatch`] look at a local bare repository without git. Called by the engine and by `bgd doctor`.
+//! Nothing here decides what is deployed, and nothing here builds, starts or routes anything.
+
+mod checkout;
+pub mod child;
+mod credentials;
+mod error;
+mod fetch;
+mod known_hosts;
+mod lfs;
+mod local;
+mod local_fetch;
+mod mirror;
+mod remote;
+mod repack;
+mod report;
+mod stall;
+mod submodule;
+mod text;
+mod transfer;
+mod watch;
+mod wire;
+mod worker;
+
+pub use error::{Cause, GitError, Kind, Stage};
+pub use local::{LocalError, local_head, local_path};
+pub use text::{one_line, redact};
+pub use watch::{LocalWatch, WatchMode};
+pub use wire::{CheckedOut, Described, Fetched, Head, Want};
+pub use worker::{Limits, Source, Worker};

@@ -1,0 +1,87 @@
+//! Keeps the mirror small in files: every fetch leaves a pack, and libgit2 opens all of them. Once there are many
+//! small ones they are written as one. Called by the worker after a fetch.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use git2::{Oid, Repository};
+
+/// From this many small packs on they are written as one.
+const MANY: usize = 50;
+/// A pack larger than this is left alone: copying it costs more than it saves.
+const SMALL: u64 = 4 << 20;
+/// Version 2 index: magic and version, then 256 counts, then the sorted ids.
+const IDS_AT: usize = 8 + 256 * 4;
+
+/// Why packs could not be joined; the mirror stays as usable as before.
+#[derive(Debug, thiserror::Error)]
+pub enum RepackError {
+    /// A file of the mirror could not be read or removed.
+    #[error("can't join packs at {}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// libgit2 could not write the new pack.
+    #[error("can't write a joined pack")]
+    Pack(#[source] git2::Error),
+}
+
+/// Joins the small packs when there are many; true when it did.
+pub fn join_small_packs(repo: &Repository) -> Result<bool, RepackError> {
+    let dir = repo.path().join("objects/pack");
+    let small = small_packs(&dir).map_err(|source| RepackError::Io { path: dir.clone(), source })?;
+    if small.len() < MANY {
+        return Ok(false);
+    }
+    let name = written(repo, &dir, &small)?;
+    for idx in small.iter().filter(|idx| idx.file_stem() != Some(name.as_ref())) {
+        // The index first: a pack without an index is ignored, the other way round it is damage.
+        for path in [idx.clone(), idx.with_extension("pack")] {
+            fs::remove_file(&path).map_err(|source| RepackError::Io { path, source })?;
+        }
+    }
+    repo.odb().and_then(|odb| odb.refresh()).map_err(RepackError::Pack)?;
+    Ok(true)
+}
+
+fn written(repo: &Repository, dir: &Path, small: &[PathBuf]) -> Result<String, RepackError> {
+    let mut pack = repo.packbuilder().map_err(RepackError::Pack)?;
+    for idx in small {
+        let bytes = fs::read(idx).map_err(|source| RepackError::Io { path: idx.clone(), source })?;
+        for id in ids(&bytes) {
+            pack.insert_object(id, None).map_err(RepackError::Pack)?;
+        }
+    }
+    pack.write(dir, 0o444).map_err(RepackError::Pack)?;
+    let name = pack.name().map_err(RepackError::Pack)?.unwrap_or_default();
+    Ok(format!("pack-{name}"))
+}
+
+fn small_packs(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "idx")
+            && fs::metadata(path.with_extension("pack"))?.len() <= SMALL
+        {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// The object ids in a pack's index; none when it is not of version 2.
+fn ids(index: &[u8]) -> Vec<Oid> {
+    let Some(count) = index.get(IDS_AT - 4..IDS_AT).and_then(|bytes| bytes.try_into().ok()) else {
+        return Vec::new();
+    };
+    let count = u32::from_be_bytes(count) as usize;
+    let ids = index.get(IDS_AT..).unwrap_or_default().chunks_exact(20).take(count);
+    ids.filter_map(|id| Oid::from_bytes(id).ok()).collect()
+}

@@ -1,0 +1,127 @@
+//! Submodules: each is fetched into a mirror of its own and written at the commit that the parent recorded,
+//! recursively. Used by `checkout` inside the worker. A submodule that can't be had fails the checkout.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use git2::{Config, Oid};
+
+use super::{
+    checkout::{Job, write},
+    error::{Cause, GitError, Kind},
+    fetch,
+    mirror::{Failed, Mirror},
+    remote::submodule_url,
+    wire::CheckedOut,
+};
+
+/// Submodules within submodules; more is taken for a loop.
+const DEEPEST: usize = 8;
+
+/// What `.gitmodules` says about one submodule.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Entry {
+    path: Option<String>,
+    url: Option<String>,
+    update: Option<String>,
+}
+
+/// Writes the submodules of a commit whose other files are there.
+pub fn check_out(
+    parent: &Job<'_>,
+    modules: &[(PathBuf, Oid)],
+    gitmodules: Option<Oid>,
+) -> Result<CheckedOut, GitError> {
+    let entries = match gitmodules {
+        Some(oid) => read_entries(parent, oid)?,
+        None => Vec::new(),
+    };
+    let mut written = CheckedOut::default();
+    for (path, commit) in modules {
+        let shown = path.display().to_string();
+        let entry = entries.iter().find(|entry| entry.path.as_deref().map(Path::new) == Some(path.as_path()));
+        let dir = parent.dir.join(path);
+        fs::create_dir(&dir).map_err(|err| wrapped(&shown, Kind::Transient, &err))?;
+        if entry.is_some_and(|entry| entry.update.as_deref() == Some("none")) {
+            continue;
+        }
+        let url = url_of(parent, entry).map_err(|why| wrapped(&shown, Kind::Refused, &why))?;
+        let inner =
+            one(parent, &url, *commit, &dir).map_err(|err| wrapped(&shown, err.kind(), &chain(&err)))?;
+        written.files += inner.files;
+        written.bytes += inner.bytes;
+    }
+    Ok(written)
+}
+
+fn wrapped(path: &str, kind: Kind, cause: &dyn std::fmt::Display) -> GitError {
+    GitError::Submodule { path: path.to_owned(), kind, cause: Cause::new(cause) }
+}
+
+fn chain(err: &GitError) -> String {
+    match std::error::Error::source(err) {
+        Some(cause) => format!("{err}: {cause}"),
+        None => err.to_string(),
+    }
+}
+
+fn url_of(parent: &Job<'_>, entry: Option<&Entry>) -> Result<String, String> {
+    let url = entry.and_then(|entry| entry.url.as_deref()).ok_or(".gitmodules names no url for it")?;
+    let parent_url = parent.urls.last().map_or("", String::as_str);
+    let url = submodule_url(parent_url, url).map_err(|err| err.to_string())?;
+    if parent.urls.contains(&url) {
+        return Err("it contains itself".to_owned());
+    }
+    if parent.urls.len() > DEEPEST {
+        return Err(format!("it is nested more than {DEEPEST} deep"));
+    }
+    Ok(url)
+}
+
+fn one(parent: &Job<'_>, url: &str, commit: Oid, dir: &Path) -> Result<CheckedOut, GitError> {
+    let root = &parent.context.opening.mirror;
+    let mut mirror = Mirror::open(&Mirror::module_path(root, url)?)?;
+    let urls: Vec<String> = parent.urls.iter().cloned().chain([url.to_owned()]).collect();
+    let rev = commit.to_string();
+    match fetch::rev(parent.context, &mirror, url, &rev) {
+        Err(Failed { damage: true, .. }) => {
+            mirror.rebuild()?;
+            fetch::rev(parent.context, &mirror, url, &rev).map_err(|failed| failed.error)?;
+        }
+        other => drop(other.map_err(|failed| failed.error)?),
+    }
+    write(&Job { context: parent.context, mirror: &mirror, urls: &urls, commit, dir })
+}
+
+/// libgit2 reads `.gitmodules` only from a file, so it gets one beside the mirror.
+fn read_entries(parent: &Job<'_>, oid: Oid) -> Result<Vec<Entry>, GitError> {
+    let odd = |err: &dyn std::fmt::Display| wrapped(".gitmodules", Kind::Refused, err);
+    let repo = parent.mirror.repo();
+    let content = repo.find_blob(oid).map_err(|err| odd(&err.message()))?.content().to_owned();
+    let file = parent.mirror.path().join("bgd-gitmodules");
+    fs::write(&file, content).map_err(|err| wrapped(".gitmodules", Kind::Transient, &err))?;
+    let config = Config::open(&file).map_err(|err| odd(&err.message()))?;
+    let mut found: BTreeMap<String, Entry> = BTreeMap::new();
+    let entries = config.entries(Some("^submodule\\..*")).map_err(|err| odd(&err.message()))?;
+    entries
+        .for_each(|entry| {
+            let (Ok(name), Ok(value)) = (entry.name(), entry.value()) else { return };
+            let Some((module, key)) = name.strip_prefix("submodule.").and_then(|rest| rest.rsplit_once('.'))
+            else {
+                return;
+            };
+            let module = found.entry(module.to_owned()).or_default();
+            let value = Some(value.to_owned());
+            match key {
+                "path" => module.path = value.map(|path| path.trim_end_matches('/').to_owned()),
+                "url" => module.url = value,
+                "update" => module.update = value,
+                _ => {}
+            }
+        })
+        .map_err(|err| odd(&err.message()))?;
+    Ok(found.into_values().collect())
+}
