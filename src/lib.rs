@@ -11,9 +11,11 @@
 //! rules/      PURE: no tokio, fs, net, clock, randomness
 //! ```
 
+pub mod build;
 pub mod config;
 pub mod errors;
 pub mod git;
+pub mod probe;
 pub mod process;
 pub mod rules;
 pub mod store;

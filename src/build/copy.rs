@@ -1,0 +1,134 @@
+//! Copies of trees, by reflink where the file system can. Called for the cache, and for shared paths on
+//! another file system; follows no symlink and never overwrites.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File, FileTimes, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use nix::sys::{
+    stat::{UtimensatFlags, utimensat},
+    time::TimeSpec,
+};
+
+use crate::build::{BuildError, error::failed, owner::Owner, tree::Dir};
+
+/// What a copy made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Tally {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+}
+
+/// Copies trees: modes, symlinks and modification times stay, the owner becomes `owner`.
+/// What is already at the destination stays as it is; directories are merged. Sockets, FIFOs and
+/// devices are left out. Space is shared with the original where the file system can (reflink).
+pub(super) struct Copier<'a> {
+    pub(super) owner: Option<Owner>,
+    pub(super) cancel: &'a AtomicBool,
+    pub(super) tally: Tally,
+}
+
+impl Copier<'_> {
+    /// Copies the entry `name` of `from` to the same name, or `as_name`, in `to`.
+    pub(super) fn copy(
+        &mut self,
+        (from, name): (&Dir, &OsStr),
+        (to, as_name): (&Dir, &OsStr),
+    ) -> Result<(), BuildError> {
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(BuildError::Cancelled);
+        }
+        // An app that still runs may remove its files while they are copied.
+        let Some(meta) = from.stat(name)? else { return Ok(()) };
+        let there = to.stat(as_name)?;
+        if meta.is_dir() {
+            match there {
+                Some(there) if there.is_dir() => self.copy_into(&from.child(name)?, &to.child(as_name)?),
+                Some(_) => Ok(()),
+                None => self.copy_dir((from, name), (to, as_name)),
+            }
+        } else if there.is_some() {
+            Ok(())
+        } else if meta.is_symlink() {
+            self.copy_link((from, name), (to, as_name))
+        } else if meta.is_file() {
+            self.copy_file((from, name), (to, as_name))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn copy_into(&mut self, from: &Dir, to: &Dir) -> Result<(), BuildError> {
+        for name in from.names()? {
+            self.copy((from, &name), (to, &name))?;
+        }
+        Ok(())
+    }
+
+    fn copy_dir(
+        &mut self,
+        (from, name): (&Dir, &OsStr),
+        (to, as_name): (&Dir, &OsStr),
+    ) -> Result<(), BuildError> {
+        let inner = from.child(name)?;
+        let made = to.create(as_name, None)?;
+        self.copy_into(&inner, &made)?;
+        // Mode and time last: a read-only directory could not be filled, and filling it changes its time.
+        self.dress(made.file(), inner.file(), &to.shown(as_name))
+    }
+
+    fn copy_link(
+        &mut self,
+        (from, name): (&Dir, &OsStr),
+        (to, as_name): (&Dir, &OsStr),
+    ) -> Result<(), BuildError> {
+        let shown = to.shown(as_name);
+        let target = fs::read_link(from.at(name)).map_err(failed("read", &from.shown(name)))?;
+        let meta = fs::symlink_metadata(from.at(name)).map_err(failed("inspect", &from.shown(name)))?;
+        to.link(as_name, &target, self.owner)?;
+        let at = TimeSpec::new(meta.atime(), meta.atime_nsec());
+        let mt = TimeSpec::new(meta.mtime(), meta.mtime_nsec());
+        utimensat(to.file(), as_name, &at, &mt, UtimensatFlags::NoFollowSymlink)
+            .map_err(|errno| failed("set the time of", &shown)(errno.into()))?;
+        self.tally.files += 1;
+        Ok(())
+    }
+
+    fn copy_file(
+        &mut self,
+        (from, name): (&Dir, &OsStr),
+        (to, as_name): (&Dir, &OsStr),
+    ) -> Result<(), BuildError> {
+        let mut source = from.open_file(name, OpenOptions::new().read(true))?;
+        let meta = source.metadata().map_err(failed("inspect", &from.shown(name)))?;
+        if self.owner.is_some_and(|owner| meta.nlink() > 1 && meta.uid() != owner.uid) {
+            return Err(BuildError::HardLink { path: from.shown(name) });
+        }
+        let shown = to.shown(as_name);
+        let mut made = to.open_file(as_name, OpenOptions::new().write(true).create_new(true).mode(0o600))?;
+        // Becomes copy_file_range, which the kernel turns into a reflink where it can.
+        let bytes = io::copy(&mut source, &mut made).map_err(failed("copy to", &shown))?;
+        self.tally.files += 1;
+        self.tally.bytes += bytes;
+        self.dress(&made, &source, &shown)
+    }
+
+    /// Owner first: changing it clears special mode bits.
+    fn dress(&self, made: &File, like: &File, shown: &Path) -> Result<(), BuildError> {
+        let meta = like.metadata().map_err(failed("inspect", shown))?;
+        if let Some(owner) = self.owner {
+            fchown(made, Some(owner.uid), Some(owner.gid)).map_err(failed("change the owner of", shown))?;
+        }
+        made.set_permissions(Permissions::from_mode(meta.mode() & 0o7777))
+            .map_err(failed("set the mode of", shown))?;
+        let accessed = meta.accessed().map_err(failed("inspect", shown))?;
+        let modified = meta.modified().map_err(failed("inspect", shown))?;
+        made.set_times(FileTimes::new().set_accessed(accessed).set_modified(modified))
+            .map_err(failed("set the time of", shown))
+    }
+}

@@ -1,0 +1,176 @@
+//! Why a release could not be prepared, described or removed. Read by the engine, which turns it into the
+//! failure of a deploy; must not carry values of the app's environment (they may be secrets).
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use crate::{build::in_use::Occupant, rules::ids::ReleaseId};
+
+/// What went wrong, with the path or name it went wrong at.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A system call on a path failed.
+    #[error("can't {action} {}", path.display())]
+    Io {
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A configured path is absolute, empty or contains `..`.
+    #[error("not a path inside the release: {}", path.display())]
+    Outside {
+        /// As configured.
+        path: PathBuf,
+    },
+    /// A directory on the way is a symlink.
+    #[error("{} is a symlink, which bgd does not follow", path.display())]
+    Symlink {
+        /// The symlink.
+        path: PathBuf,
+    },
+    /// Something else is where a directory has to be.
+    #[error("{} is not a directory", path.display())]
+    NotDirectory {
+        /// What is in the way.
+        path: PathBuf,
+    },
+    /// A file with several names that is not the app user's own: copying or giving it away could give away
+    /// a file from outside of the release.
+    #[error("{} is a hard link to a file of another user", path.display())]
+    HardLink {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Shared files (or the targets of symlinks in their place) do not exist.
+    #[error("shared {} missing: {}", if missing.len() == 1 { "file is" } else { "files are" }, list(missing))]
+    SharedMissing {
+        /// Where they are expected.
+        missing: Vec<PathBuf>,
+    },
+    /// The text of a rewrite is not in its file.
+    #[error("nothing to rewrite in {}: {find:?} not found", file.display())]
+    RewriteNotFound {
+        /// Relative to the release.
+        file: PathBuf,
+        /// The text looked for.
+        find: String,
+    },
+    /// A line of the app's `env_file` is not `KEY=value`.
+    #[error("{}:{line}: not a line of the form KEY=value", path.display())]
+    EnvLine {
+        /// The `env_file`.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+    },
+    /// A variable that no process can be given.
+    #[error("not a possible environment variable: {name:?}")]
+    EnvVariable {
+        /// Its name; the value is left out.
+        name: String,
+    },
+    /// A path that can't be given to the app in a variable.
+    #[error("not UTF-8: {}", path.display())]
+    NotUtf8 {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The configured `user` does not exist on this host.
+    #[error("no such user: {user}")]
+    UnknownUser {
+        /// As configured.
+        user: String,
+    },
+    /// Only root can give files to another user.
+    #[error("root is needed to prepare a release for user {user}")]
+    NotRoot {
+        /// As configured.
+        user: String,
+    },
+    /// The user database could not be read.
+    #[error("can't look up user {user}")]
+    UserLookup {
+        /// Name or number looked for.
+        user: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A release that processes or mounts still use is not deleted.
+    #[error("release {release} is in use by {}", occupants.iter().map(Occupant::to_string).collect::<Vec<_>>().join(", "))]
+    InUse {
+        /// The release.
+        release: ReleaseId,
+        /// Who uses it; never empty.
+        occupants: Vec<Occupant>,
+    },
+    /// The caller took the work back.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl BuildError {
+    /// What to do about it, where there is more to say than the error does.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::SharedMissing { .. } => {
+                "put it there, then `bgd deploy`; a directory is written with a `/` at its end in `shared`"
+            }
+            Self::RewriteNotFound { .. } => {
+                "`find` is literal text of that file in the repository; correct `rewrite`, then `bgd deploy`"
+            }
+            Self::EnvLine { .. } | Self::EnvVariable { .. } => "correct the environment, then `bgd deploy`",
+            Self::UnknownUser { .. } | Self::NotRoot { .. } => {
+                "`user` needs bgd to run as root, and an account of that name"
+            }
+            Self::InUse { .. } => "end what uses it",
+            Self::Io { .. }
+            | Self::Outside { .. }
+            | Self::Symlink { .. }
+            | Self::NotDirectory { .. }
+            | Self::HardLink { .. }
+            | Self::NotUtf8 { .. }
+            | Self::UserLookup { .. }
+            | Self::Cancelled => return None,
+        };
+        Some(text.to_owned())
+    }
+
+    /// Whether the same commit may succeed later without any change to it: no space, no inodes, a
+    /// quota, a failing disk, too many open files, too little memory.
+    pub fn is_transient(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        matches!(
+            source.raw_os_error(),
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EIO | libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+        )
+    }
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// Names what was attempted on which path when an [`io::Error`] comes up.
+pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BuildError {
+    move |source| BuildError::Io { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn j1_a_full_disk_is_transient_and_a_missing_file_is_not() {
+        let error = |code| failed("write", Path::new("/x"))(io::Error::from_raw_os_error(code));
+        assert!(error(libc::ENOSPC).is_transient() && error(libc::EDQUOT).is_transient());
+        assert!(!error(libc::ENOENT).is_transient() && !BuildError::Cancelled.is_transient());
+        assert_eq!(error(libc::ENOSPC).to_string(), "can't write /x");
+    }
+}

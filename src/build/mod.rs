@@ -1,0 +1,37 @@
+//! What turns a checkout into a release, and the words for running it.
+//!
+//! Called by the engine, on a blocking thread. Prepares release directories (cache, shared paths, rewrites),
+//! describes the app's commands with their exact environment, and removes releases again. It runs nothing:
+//! builds, hooks and instances are started by the engine under a shim from what is described here.
+
+mod cache;
+mod command;
+mod copy;
+mod disk;
+mod env_file;
+mod environment;
+mod error;
+mod in_use;
+mod owner;
+mod places;
+mod prepare;
+mod releases;
+mod rewrite;
+mod shared;
+mod tree;
+
+#[cfg(test)]
+mod fixture;
+
+pub use command::{
+    Command, Hook, build_command, exec_command, hook_command, probe_command, start_command, stop_command,
+};
+pub use disk::{Space, free_space, sync_filesystem};
+pub use environment::environment;
+pub use error::BuildError;
+pub use in_use::{Occupant, occupants};
+pub use places::{Context, Places};
+pub use prepare::{Prepared, Skipped, prepare};
+pub use releases::{
+    Found, Standing, forget_leftovers, list_releases, mark_complete, remove_release, standing,
+};

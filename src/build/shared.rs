@@ -1,0 +1,105 @@
+//! The `shared` paths of an app: kept in `<app>/shared`, linked into every release. Called by `prepare`.
+//!
+//! A path is a directory if the configuration ends it with `/`, or if it is one in `shared` or in the
+//! checkout; it is a file if it is one there. Where it exists in neither, a last name with a dot in it
+//! (`.env`, `app.sqlite`) means a file and any other a directory. A missing directory is created, a missing
+//! file is an error. What the checkout brings moves into `shared` if that lacks the path (the first deploy),
+//! and else gives way to the link. No symlink is followed, except that an entry of `shared` may itself be one.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    io::ErrorKind,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+use crate::build::{
+    BuildError,
+    copy::{Copier, Tally},
+    error::failed,
+    owner::Owner,
+    tree::{Dir, split},
+};
+
+/// Reports all shared files that are missing, before anything is changed.
+pub(super) fn check(paths: &[PathBuf], release: &Dir, store: &Dir) -> Result<(), BuildError> {
+    let mut missing = Vec::new();
+    for path in paths {
+        missing.extend(missing_file(path, release, store)?);
+    }
+    if missing.is_empty() { Ok(()) } else { Err(BuildError::SharedMissing { missing }) }
+}
+
+/// Where the file of a shared path is expected, if it is nowhere.
+fn missing_file(path: &Path, release: &Dir, store: &Dir) -> Result<Option<PathBuf>, BuildError> {
+    let (parent, name) = split(path)?;
+    let expected = store.shown(parent.join(&name).as_os_str());
+    let stored = store.stat_below(&parent, &name)?;
+    let brought = release.stat_below(&parent, &name)?.filter(|meta| !meta.is_symlink());
+    let there = match stored.or(brought) {
+        // Followed only to see whether it leads anywhere.
+        Some(meta) if meta.is_symlink() => expected.exists(),
+        Some(meta) if !meta.is_dir() && ends_with_slash(path) => {
+            return Err(BuildError::NotDirectory { path: path.to_owned() });
+        }
+        Some(_) => true,
+        None => !is_file_by_name(path),
+    };
+    Ok((!there).then_some(expected))
+}
+
+fn ends_with_slash(path: &Path) -> bool {
+    path.as_os_str().as_bytes().ends_with(b"/")
+}
+
+fn is_file_by_name(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    !ends_with_slash(path) && name.as_bytes().contains(&b'.')
+}
+
+/// Links the shared paths of one release.
+pub(super) struct Linking<'a> {
+    pub(super) release: &'a Dir,
+    pub(super) store: &'a Dir,
+    pub(super) owner: Option<Owner>,
+    pub(super) cancel: &'a AtomicBool,
+}
+
+impl Linking<'_> {
+    /// Links every path; `target` is the path of the store as the links shall name it.
+    pub(super) fn all(&self, paths: &[PathBuf], target: &Path) -> Result<(), BuildError> {
+        paths.iter().try_for_each(|path| self.one(path, target))
+    }
+
+    fn one(&self, path: &Path, target: &Path) -> Result<(), BuildError> {
+        let (parent, name) = split(path)?;
+        let stored = self.store.descend_or_create(&parent, self.owner)?;
+        let inside = self.release.descend_or_create(&parent, self.owner)?;
+        if stored.stat(&name)?.is_none() {
+            match inside.stat(&name)? {
+                Some(meta) if meta.is_dir() || meta.is_file() => self.keep((&inside, &name), &stored)?,
+                _ => drop(stored.create(&name, self.owner)?),
+            }
+        }
+        inside.remove(&name)?;
+        inside.link(&name, &target.join(&parent).join(&name), self.owner)
+    }
+
+    /// Moves what the checkout brought into the store: by rename, or where the store is another file
+    /// system, by a copy that gets its name only when it is whole.
+    fn keep(&self, (inside, name): (&Dir, &OsStr), stored: &Dir) -> Result<(), BuildError> {
+        let moved = fs::rename(inside.at(name), stored.at(name));
+        match moved {
+            Err(error) if error.kind() == ErrorKind::CrossesDevices => {}
+            other => return other.map_err(failed("move to", &stored.shown(name))),
+        }
+        let mut growing = OsString::from(".bgd-new-");
+        growing.push(name);
+        stored.remove(&growing)?;
+        let mut copier = Copier { owner: self.owner, cancel: self.cancel, tally: Tally::default() };
+        copier.copy((inside, name), (stored, &growing))?;
+        fs::rename(stored.at(&growing), stored.at(name)).map_err(failed("move to", &stored.shown(name)))
+    }
+}

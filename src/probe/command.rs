@@ -1,0 +1,169 @@
+//! The command probe: a command of the app, run as its user in a process group of its own; exit code 0 is
+//! healthy. The group is killed at the limit, after the command's end, and when the caller loses interest.
+
+use std::{
+    ffi::CString,
+    io,
+    os::fd::OwnedFd,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::{Gid, Pid, Uid, User, geteuid, getgrouplist},
+};
+use tokio::{
+    io::AsyncReadExt,
+    net::unix::pipe,
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::probe::{Outcome, ProbeCommand, Reason, reason::tail};
+
+/// The end of the output that is kept.
+const KEPT: usize = 4096;
+/// The most a pipe holds after its writer has ended: its default capacity.
+const PIPE: usize = 64 * 1024;
+
+/// Runs the command once.
+pub(super) async fn ask(command: &ProbeCommand, limit: Duration) -> Outcome {
+    let program = command.argv.first().cloned().unwrap_or_default();
+    let not_run = |error: io::Error| {
+        (Reason::NotRun { program: program.clone(), error: error.to_string() }, String::new())
+    };
+    let mut running = start(command).map_err(not_run)?;
+    let ended = timeout(limit, running.ended()).await;
+    // Whatever it left behind goes, so that nothing keeps the pipe or piles up.
+    running.group.kill();
+    if ended.is_err() {
+        // A process stuck in the kernel is reaped later, by the runtime; a probe does not wait for it.
+        let _ = timeout(REAP, running.child.wait()).await;
+    }
+    running.drain();
+    let output = tail(&running.output);
+    match ended {
+        Ok(Ok(status)) if status.success() => Ok(output),
+        Ok(Ok(status)) => Err((Reason::Command { status: words(status), output: output.clone() }, output)),
+        Ok(Err(error)) => Err(not_run(error)),
+        Err(_) => Err((Reason::CommandTooSlow { limit, output: output.clone() }, output)),
+    }
+}
+
+/// How long a killed command may take to go.
+const REAP: Duration = Duration::from_secs(1);
+
+/// A command under way.
+struct Running {
+    child: Child,
+    group: Group,
+    pipe: pipe::Receiver,
+    output: Vec<u8>,
+}
+
+impl Running {
+    /// Waits for the end of the command (not of its output, which a child left behind may hold open).
+    async fn ended(&mut self) -> io::Result<ExitStatus> {
+        let mut open = true;
+        let mut chunk = [0; 4096];
+        loop {
+            tokio::select! {
+                // Cancel-safe: waiting again gives the same status.
+                status = self.child.wait() => return status,
+                // Cancel-safe: either bytes were read or none were taken.
+                read = self.pipe.read(&mut chunk), if open => match read {
+                    Ok(0) | Err(_) => open = false,
+                    Ok(count) => keep(&mut self.output, &chunk[..count]),
+                },
+            }
+        }
+    }
+
+    /// Takes what the ended command has left in the pipe, without waiting for more.
+    fn drain(&mut self) {
+        let mut chunk = [0; 4096];
+        for _ in 0..PIPE / chunk.len() {
+            match self.pipe.try_read(&mut chunk) {
+                Ok(0) | Err(_) => break,
+                Ok(count) => keep(&mut self.output, &chunk[..count]),
+            }
+        }
+    }
+}
+
+fn keep(output: &mut Vec<u8>, more: &[u8]) {
+    output.extend_from_slice(more);
+    output.drain(..output.len().saturating_sub(KEPT));
+}
+
+/// A process group that does not outlive this value.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn kill(&mut self) {
+        if let Some(group) = self.0.take() {
+            // No such group: everything has ended already, which is what is wanted.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn start(command: &ProbeCommand) -> io::Result<Running> {
+    let (program, arguments) =
+        command.argv.split_first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let (sender, pipe) = pipe::pipe()?;
+    let stdout = sender.into_blocking_fd()?;
+    let stderr: OwnedFd = stdout.try_clone()?;
+    let mut run = Command::new(program);
+    run.args(arguments)
+        .current_dir(&command.cwd)
+        .env_clear()
+        .envs(&command.env)
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr)
+        .process_group(0)
+        .kill_on_drop(true);
+    become_user(&mut run, command.user.as_deref())?;
+    let child = run.spawn()?;
+    let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+    Ok(Running { child, group: Group(group), pipe, output: Vec::new() })
+}
+
+/// Lets the child take on user, group and all groups of `user`, or not start at all.
+fn become_user(run: &mut Command, user: Option<&str>) -> io::Result<()> {
+    let Some(name) = user else { return Ok(()) };
+    let user = User::from_name(name)?
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no such user: {name}")))?;
+    if user.uid == geteuid() && !user.uid.is_root() {
+        return Ok(());
+    }
+    let groups = getgrouplist(&CString::new(name)?, user.gid)?;
+    let (uid, gid) = (user.uid, user.gid);
+    // SAFETY: between fork and exec the closure only makes three system calls, on values made before.
+    unsafe { run.pre_exec(move || drop_to(uid, gid, &groups)) };
+    Ok(())
+}
+
+fn drop_to(uid: Uid, gid: Gid, groups: &[Gid]) -> io::Result<()> {
+    nix::unistd::setgroups(groups)?;
+    nix::unistd::setresgid(gid, gid, gid)?;
+    nix::unistd::setresuid(uid, uid, uid)?;
+    Ok(())
+}
+
+fn words(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "no status".to_owned(),
+    }
+}

@@ -1,0 +1,114 @@
+//! The HTTP probe: one GET to 127.0.0.1, without proxy, redirects, compression or kept connections.
+//! Reads the whole body, but never more than [`BODY_LIMIT`].
+
+use std::{error::Error, io, time::Duration};
+
+use reqwest::{Client, Response, header, redirect};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    config::settings::HttpProbe,
+    probe::{
+        Outcome, Reason,
+        reason::{chain, excerpt},
+    },
+};
+
+/// The most that is read of a body; a health page is short, and a stream without end must end here.
+const BODY_LIMIT: usize = 64 * 1024;
+
+/// Asks once.
+pub(super) async fn ask(probe: &HttpProbe, port: u16, limit: Duration) -> Outcome {
+    let deadline = Instant::now() + limit;
+    let bare = |reason| (reason, String::new());
+    let mut response = match timeout_at(deadline, send(probe, port)).await {
+        Ok(sent) => sent.map_err(bare)?,
+        Err(_) => return Err(bare(Reason::NoAnswer { limit })),
+    };
+    let mut body = Vec::new();
+    let read = timeout_at(deadline, read(&mut response, &mut body)).await;
+    let seen = excerpt(&body);
+    if let Some(reason) = wrong_status(probe, &response) {
+        return Err((reason, seen));
+    }
+    let reason = match read {
+        Err(_) => Reason::Unfinished { path: probe.path.clone(), status: response.status().as_u16(), limit },
+        Ok(Err(error)) => Reason::Broken { port, error: chain(&error) },
+        Ok(Ok(())) => match &probe.body {
+            Some(wanted) if !contains(&body, wanted.as_bytes()) => {
+                Reason::Body { path: probe.path.clone(), wanted: wanted.clone() }
+            }
+            _ => return Ok(seen),
+        },
+    };
+    Err((reason, seen))
+}
+
+async fn send(probe: &HttpProbe, port: u16) -> Result<Response, Reason> {
+    let url = format!("http://127.0.0.1:{port}{}", probe.path);
+    let mut request = client()?.get(url);
+    if let Some(host) = &probe.host {
+        request = request.header(header::HOST, host);
+    }
+    request.send().await.map_err(|error| {
+        if refused(&error) {
+            Reason::Refused { port }
+        } else if error.is_builder() {
+            Reason::Impossible { error: chain(&error) }
+        } else {
+            Reason::Broken { port, error: chain(&error.without_url()) }
+        }
+    })
+}
+
+/// A client for each probe: nothing of an earlier connection or process can be left in it.
+fn client() -> Result<Client, Reason> {
+    Client::builder()
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .pool_max_idle_per_host(0)
+        .http1_only()
+        .user_agent(concat!("bgd/", env!("CARGO_PKG_VERSION"), " (health probe)"))
+        .build()
+        .map_err(|error| Reason::Impossible { error: chain(&error) })
+}
+
+async fn read(response: &mut Response, body: &mut Vec<u8>) -> Result<(), reqwest::Error> {
+    while let Some(chunk) = response.chunk().await? {
+        let room = BODY_LIMIT - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if body.len() == BODY_LIMIT {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn wrong_status(probe: &HttpProbe, response: &Response) -> Option<Reason> {
+    let status = response.status().as_u16();
+    if probe.status.contains(&status) {
+        return None;
+    }
+    let path = probe.path.clone();
+    match response.headers().get(header::LOCATION) {
+        Some(to) if response.status().is_redirection() => {
+            Some(Reason::Redirect { path, status, to: excerpt(to.as_bytes()) })
+        }
+        _ => Some(Reason::Status { path, status, expected: probe.status.clone() }),
+    }
+}
+
+fn contains(body: &[u8], wanted: &[u8]) -> bool {
+    wanted.is_empty() || body.windows(wanted.len()).any(|part| part == wanted)
+}
+
+fn refused(error: &reqwest::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}

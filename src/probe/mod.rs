@@ -1,0 +1,97 @@
+//! Health probes: one question to one instance, one answer, within its own limit of time.
+//!
+//! Called by the engine at the start of an instance, while it is watched and while it is live. Counts nothing
+//! (that is `rules::health`) and knows nothing of processes beyond the probe command that it runs.
+
+mod command;
+mod http;
+mod reason;
+mod tcp;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    time::{Duration, Instant, SystemTime},
+};
+
+pub use reason::Reason;
+
+use crate::config::settings::{Health, Probe};
+
+/// What is probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The instance's port on 127.0.0.1 (never `localhost`, which may mean another address).
+    pub port: u16,
+    /// What to run for [`Probe::Command`]; unused by the others.
+    pub command: Option<ProbeCommand>,
+}
+
+/// A command whose exit code 0 means healthy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeCommand {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Where to run.
+    pub cwd: PathBuf,
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
+    /// Whom to run as, with all groups; `None` is bgd's own user.
+    pub user: Option<String>,
+}
+
+/// What one probe found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// When the question was asked.
+    pub at: SystemTime,
+    /// How long the answer took.
+    pub took: Duration,
+    /// Whether the instance is healthy.
+    pub verdict: Verdict,
+    /// The beginning of an HTTP body or the end of a command's output, on one line; may be empty.
+    pub excerpt: String,
+}
+
+/// Whether an instance is healthy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It answered as configured.
+    Healthy,
+    /// It did not.
+    Unhealthy(Reason),
+}
+
+impl Verdict {
+    /// Whether this is [`Verdict::Healthy`].
+    pub fn is_healthy(&self) -> bool {
+        matches!(self, Self::Healthy)
+    }
+}
+
+/// What a kind of probe comes back with: the excerpt, or the reason with the excerpt.
+type Outcome = Result<String, (Reason, String)>;
+
+/// Probes once, on a fresh connection, for at most `health.timeout`. Dropping the future ends everything
+/// that was started for it.
+pub async fn once(health: &Health, target: &Target) -> Answer {
+    let at = SystemTime::now();
+    let begun = Instant::now();
+    let limit = health.timeout;
+    let outcome = match &health.probe {
+        Probe::Tcp => tcp::ask(target.port, limit).await,
+        Probe::Http(probe) => http::ask(probe, target.port, limit).await,
+        Probe::Command(_) => match &target.command {
+            Some(command) => command::ask(command, limit).await,
+            None => Err((Reason::NoCommand, String::new())),
+        },
+    };
+    let (verdict, excerpt) = match outcome {
+        Ok(excerpt) => (Verdict::Healthy, excerpt),
+        Err((reason, excerpt)) => (Verdict::Unhealthy(reason), excerpt),
+    };
+    Answer { at, took: begun.elapsed(), verdict, excerpt }
+}
