@@ -14,6 +14,7 @@
 pub mod build;
 pub mod config;
 pub mod errors;
+pub mod front;
 pub mod git;
 pub mod probe;
 pub mod process;

@@ -1,0 +1,141 @@
+//! The control socket: accepts, reads one line, answers one line. Mode 0600; it comes back when its file is
+//! deleted (a runtime directory is emptied when a service restarts). Run by `role` on the main thread.
+
+use std::{
+    io,
+    os::{
+        fd::AsFd,
+        unix::fs::{MetadataExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+};
+
+use super::{
+    control::{self, Answer, LONGEST, Request},
+    handover,
+    stage::{Phase, Stage},
+};
+
+/// Between two looks at whether the socket's file is still there.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// A listening control socket and the file it is known by.
+pub(super) struct Desk {
+    listener: UnixListener,
+    file: (u64, u64),
+}
+
+impl Desk {
+    /// Listens at `path`, in the place of whoever listened there before: made beside it, then renamed.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let mut aside = path.to_owned().into_os_string();
+        aside.push(format!(".{}", std::process::id()));
+        let aside = PathBuf::from(aside);
+        match std::fs::remove_file(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&aside)?;
+        std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&aside, path)?;
+        Ok(Self { listener, file: identity(path)? })
+    }
+
+    /// Answers until the process leaves or stops; then the file goes, unless a successor's is in its place.
+    pub(super) async fn attend(mut self, stage: Arc<Stage>) {
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            // Cancel-safe: all three arms may be dropped and awaited again without loss.
+            tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        tokio::spawn(serve(stream, Arc::clone(&stage)));
+                    }
+                    Err(error) => {
+                        stage.journal.warn(format_args!("can't accept on the control socket: {error}"));
+                        tokio::time::sleep(LOOK).await;
+                    }
+                },
+                _ = look.tick() => self.come_back(&stage),
+                () = stage.no_longer_serving() => break,
+            }
+        }
+        if identity(&stage.control).is_ok_and(|now| now == self.file) {
+            // Left behind it would only be found stale at the next start.
+            let _left_behind = std::fs::remove_file(&stage.control);
+        }
+    }
+
+    /// Listens again when the file is gone; not when somebody else listens there.
+    fn come_back(&mut self, stage: &Stage) {
+        if identity(&stage.control).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            && let Ok(again) = Self::open(&stage.control)
+        {
+            stage.journal.warn(format_args!("the control socket was gone and is back"));
+            *self = again;
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// Answers the requests of one connection. When the process leaves, only the connection of the successor
+/// stays; when that one ends, nobody leads any more and the process stops.
+async fn serve(stream: UnixStream, stage: Arc<Stage>) {
+    let mut stream = BufReader::new(stream);
+    let mut is_successor = false;
+    loop {
+        // Cancel-safe: the connection is dropped in the other arm.
+        let line = tokio::select! {
+            line = read(&mut stream) => line,
+            () = stage.no_longer_serving(), if !is_successor => return,
+        };
+        let Ok(Some(line)) = line else { break };
+        let answered = match control::parse(&line) {
+            Ok(Request::Handover) => give(&stream, &stage).await,
+            Ok(request) => {
+                is_successor |= request == Request::Leave;
+                let answer = stage.answer(request).await;
+                stream.get_mut().write_all(&control::line(&answer)).await
+            }
+            Err(bad) => stream.get_mut().write_all(&control::line(&Answer::Refused(bad.to_string()))).await,
+        };
+        if answered.is_err() {
+            break;
+        }
+    }
+    if is_successor {
+        stage.close(Phase::Stopping);
+    }
+}
+
+async fn read(stream: &mut BufReader<UnixStream>) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    stream.take(LONGEST as u64).read_until(b'\n', &mut line).await?;
+    Ok(line.ends_with(b"\n").then_some(line))
+}
+
+async fn give(stream: &BufReader<UnixStream>, stage: &Stage) -> io::Result<()> {
+    let listener = stage.listener().as_ref().map(|socket| socket.as_fd().try_clone_to_owned()).transpose()?;
+    let stream = stream.get_ref();
+    match listener {
+        Some(socket) => {
+            let line = control::line(&Answer::Heritage(stage.switch.route()));
+            handover::give(stream, &line, socket.as_fd()).await
+        }
+        None => {
+            let line = control::line(&Answer::Refused("already handed over".to_owned()));
+            stream.writable().await?;
+            stream.try_write(&line).map(drop)
+        }
+    }
+}

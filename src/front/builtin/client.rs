@@ -1,0 +1,250 @@
+//! The daemon's side of the builtin front: start it, replace it, tell it what to route. One connection is
+//! kept open, so that a flip costs one line each way; waits go over connections of their own. Called by the
+//! engine's interpreter.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::{Instant, sleep},
+};
+
+use super::{
+    BuiltinError,
+    control::{Answer, Counters, Hello, PerColor, Request},
+    link::Link,
+    pidfd::Process,
+    spawn::{self, Entrance, build_of},
+};
+use crate::{
+    front::route::Route,
+    rules::ids::{AppName, Color},
+};
+
+/// How long a front may take for an answer. It has nothing slow to do.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// How long the control socket of a front that serves may be gone: it brings it back by itself.
+const SOCKET_BACK_WITHIN: Duration = Duration::from_secs(3);
+/// Between two looks at a control socket that is gone.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long a front may take to end; its own limit is 30 s.
+const STOP_WITHIN: Duration = Duration::from_secs(35);
+/// How long a killed process takes to be gone, at most.
+const KILL_WITHIN: Duration = Duration::from_secs(5);
+
+/// Where an app's front lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrontPlace {
+    /// The app, for people who look at the process list.
+    pub app: AppName,
+    /// The public address.
+    pub listen: SocketAddr,
+    /// The control socket; at most 95 bytes long.
+    pub control: PathBuf,
+    /// The log file.
+    pub log: PathBuf,
+}
+
+/// An app's front, seen from the daemon.
+pub struct Front {
+    exe: PathBuf,
+    place: FrontPlace,
+    link: Mutex<Option<Link>>,
+}
+
+impl std::fmt::Debug for Front {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Front").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl Front {
+    /// The front at `place`, run by the program `exe` (bgd itself). Nothing is started yet.
+    pub fn new(exe: PathBuf, place: FrontPlace) -> Self {
+        Self { exe, place, link: Mutex::new(None) }
+    }
+
+    /// Where it lives.
+    pub fn place(&self) -> &FrontPlace {
+        &self.place
+    }
+
+    /// Makes sure that this build of bgd serves the address: starts a front, or has a newer one take over
+    /// from the one that runs, which finishes what it has. A front started fresh routes nothing yet.
+    pub async fn ensure_running(&self) -> Result<Hello, BuiltinError> {
+        let mut link = self.link.lock().await;
+        let exe = &self.exe;
+        let build = build_of(exe).map_err(|source| BuiltinError::Spawn { exe: exe.clone(), source })?;
+        let wanted = |hello: &Hello| {
+            hello.build == build
+                && hello.version == env!("CARGO_PKG_VERSION")
+                && hello.listen == self.place.listen
+        };
+        let entrance = match self.greet(&mut link).await? {
+            Some(hello) if wanted(&hello) => return Ok(hello),
+            Some(_) => Entrance::Takeover,
+            None => Entrance::Fresh,
+        };
+        self.make_control_directory()?;
+        match spawn::start(exe, &self.place, entrance).await {
+            // Perhaps our own front, whose socket was deleted: it comes back within a moment.
+            Err(taken @ BuiltinError::AddressTaken { .. }) => match self.socket_back(&mut link).await? {
+                Some(hello) if wanted(&hello) => return Ok(hello),
+                Some(_) => spawn::start(exe, &self.place, Entrance::Takeover).await?,
+                None => return Err(taken),
+            },
+            other => other?,
+        }
+        *link = None;
+        self.greet(&mut link).await?.ok_or_else(|| self.not_running())
+    }
+
+    /// A runtime directory may be wiped while apps live on.
+    fn make_control_directory(&self) -> Result<(), BuiltinError> {
+        let path = &self.place.control;
+        let Some(directory) = path.parent() else { return Ok(()) };
+        std::fs::create_dir_all(directory)
+            .map_err(|source| BuiltinError::Control { path: path.clone(), source })
+    }
+
+    /// What runs there; `None` when nothing does.
+    pub async fn hello(&self) -> Result<Option<Hello>, BuiltinError> {
+        self.greet(&mut self.link.lock().await).await
+    }
+
+    /// Puts a route in force: when this returns, no new request goes anywhere else.
+    pub async fn route(&self, route: &Route) -> Result<(), BuiltinError> {
+        match self.ask(&Request::Route { route: route.clone() }).await? {
+            Answer::Applied(_) => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What is routed; `None` when no front runs, or one that has no route yet.
+    pub async fn routed(&self) -> Result<Option<Route>, BuiltinError> {
+        Ok(self.hello().await?.and_then(|hello| hello.route))
+    }
+
+    /// Waits until nothing is in flight on a color, at most `deadline`; answers what is left.
+    pub async fn drained(&self, color: Color, deadline: Duration) -> Result<u64, BuiltinError> {
+        let mut link = Link::connect(&self.place.control).await?.ok_or_else(|| self.not_running())?;
+        let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        let within = deadline.saturating_add(ANSWER_WITHIN);
+        match link.ask(&Request::Drained { color, deadline_ms }, within).await? {
+            Answer::Left(left) => Ok(left),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Closes what is open on a color: websockets, streams, slow requests. Answers how many those were.
+    pub async fn cut(&self, color: Color) -> Result<u64, BuiltinError> {
+        match self.ask(&Request::Cut { color }).await? {
+            Answer::Closed(closed) => Ok(closed),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Requests in flight on a color, upgraded connections included.
+    pub async fn inflight(&self, color: Color) -> Result<u64, BuiltinError> {
+        match self.ask(&Request::Inflight).await? {
+            Answer::Inflight(counts) => Ok(*counts.of(color)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What was counted since the front's process began: numbers fall when the process was replaced.
+    pub async fn counters(&self) -> Result<PerColor<Counters>, BuiltinError> {
+        match self.ask(&Request::Counters).await? {
+            Answer::Counters(counters) => Ok(counters),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Ends the front: it finishes requests in flight (up to 30 s); if it does not end, it is killed. Does
+    /// nothing when none runs.
+    pub async fn stop(&self) -> Result<(), BuiltinError> {
+        let mut link = self.link.lock().await;
+        let Some(hello) = self.greet(&mut link).await? else { return Ok(()) };
+        let pid = hello.pid;
+        let failed = |source| BuiltinError::Unstoppable { pid, source };
+        let process = Process::open(pid).map_err(failed)?;
+        // It answers after the handle was opened, under the same pid: the handle is this process.
+        match self.greet(&mut link).await? {
+            Some(again) if again.pid == pid => {}
+            _ => return Ok(()),
+        }
+        *link = None;
+        process.signal(libc::SIGTERM).map_err(failed)?;
+        if process.ended(STOP_WITHIN).await.is_ok() {
+            return Ok(());
+        }
+        process.signal(libc::SIGKILL).map_err(failed)?;
+        process.ended(KILL_WITHIN).await.map_err(failed)
+    }
+
+    /// Asks over the kept connection. All requests may be asked twice, so a connection that turns out
+    /// closed (the front was replaced) is replaced as well.
+    async fn ask(&self, request: &Request) -> Result<Answer, BuiltinError> {
+        let mut link = self.link.lock().await;
+        self.ask_over(&mut link, request).await?.ok_or_else(|| self.not_running())
+    }
+
+    async fn greet(&self, link: &mut MutexGuard<'_, Option<Link>>) -> Result<Option<Hello>, BuiltinError> {
+        match self.ask_over(link, &Request::Hello).await? {
+            Some(Answer::Hello(hello)) => Ok(Some(*hello)),
+            Some(other) => Err(unexpected(&other)),
+            None => Ok(None),
+        }
+    }
+
+    /// `None` when no front listens. The link is kept only after a whole answer: one that was dropped in the
+    /// middle of an exchange would give the next question the answer to this one.
+    async fn ask_over(
+        &self,
+        kept: &mut MutexGuard<'_, Option<Link>>,
+        request: &Request,
+    ) -> Result<Option<Answer>, BuiltinError> {
+        if let Some(mut link) = kept.take().filter(|link| !link.is_stale()) {
+            match link.ask(request, ANSWER_WITHIN).await {
+                Err(BuiltinError::Control { .. }) => {}
+                answer => return self.keep(kept, link, answer).map(Some),
+            }
+        }
+        let Some(mut link) = Link::connect(&self.place.control).await? else { return Ok(None) };
+        let answer = link.ask(request, ANSWER_WITHIN).await;
+        self.keep(kept, link, answer).map(Some)
+    }
+
+    fn keep(
+        &self,
+        kept: &mut MutexGuard<'_, Option<Link>>,
+        link: Link,
+        answer: Result<Answer, BuiltinError>,
+    ) -> Result<Answer, BuiltinError> {
+        if matches!(answer, Ok(_) | Err(BuiltinError::Refused { .. })) {
+            **kept = Some(link);
+        }
+        answer
+    }
+
+    async fn socket_back(
+        &self,
+        link: &mut MutexGuard<'_, Option<Link>>,
+    ) -> Result<Option<Hello>, BuiltinError> {
+        let until = Instant::now() + SOCKET_BACK_WITHIN;
+        loop {
+            match self.greet(link).await? {
+                None if Instant::now() < until => sleep(LOOK).await,
+                found => return Ok(found),
+            }
+        }
+    }
+
+    fn not_running(&self) -> BuiltinError {
+        BuiltinError::NotRunning { path: self.place.control.clone() }
+    }
+}
+
+fn unexpected(answer: &Answer) -> BuiltinError {
+    BuiltinError::Unexpected { answer: format!("{answer:?}") }
+}

@@ -1,0 +1,208 @@
+//! The words of the control socket: one JSON line per request, one per answer. Pure; parsing never fails
+//! in any other way than by a [`BadLine`]. Spoken by `answer` on one side, `client` and `link` on the other.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    front::route::Route,
+    rules::ids::{Color, Generation},
+};
+
+/// The longest line, in bytes.
+pub const LONGEST: usize = 64 * 1024;
+
+/// What can be asked of a front.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Who are you?
+    Hello,
+    /// Put this route in force.
+    Route {
+        /// The whole route.
+        route: Route,
+    },
+    /// How many requests are in flight, per color?
+    Inflight,
+    /// Wait until nothing is in flight on a color.
+    Drained {
+        /// The color.
+        color: Color,
+        /// The longest wait, in milliseconds.
+        deadline_ms: u64,
+    },
+    /// Close what is left on a color.
+    Cut {
+        /// The color.
+        color: Color,
+    },
+    /// What was counted since the start?
+    Counters,
+    /// Give me the listening socket; it comes along with the answer.
+    Handover,
+    /// I serve now: accept no more, finish, and end.
+    Leave,
+}
+
+/// What a front answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// To [`Request::Hello`].
+    Hello(Box<Hello>),
+    /// To [`Request::Route`]: in force.
+    Applied(Generation),
+    /// To [`Request::Inflight`].
+    Inflight(PerColor<u64>),
+    /// To [`Request::Drained`]: what is still in flight.
+    Left(u64),
+    /// To [`Request::Cut`]: how many connections were closed.
+    Closed(u64),
+    /// To [`Request::Counters`].
+    Counters(PerColor<Counters>),
+    /// To [`Request::Handover`]: the route to go on with.
+    Heritage(Option<Route>),
+    /// To [`Request::Leave`].
+    Leaving,
+    /// The request could not be fulfilled, and why.
+    Refused(String),
+}
+
+/// A front in its own words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The version of bgd it runs.
+    pub version: String,
+    /// Which file it runs: device, inode, size and time of change.
+    pub build: String,
+    /// Its process.
+    pub pid: u32,
+    /// Milliseconds since 1970 UTC.
+    pub started_at_ms: u64,
+    /// The public address as it was asked for.
+    pub listen: std::net::SocketAddr,
+    /// The public address as it is: the port is the real one where 0 was asked for.
+    pub bound: std::net::SocketAddr,
+    /// What it routes.
+    pub route: Option<Route>,
+    /// Requests in flight.
+    pub inflight: PerColor<u64>,
+}
+
+/// Plain numbers since the start of the front's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Requests answered, by the backend or for it.
+    pub requests: u64,
+    /// Of these, answers of 500 and above.
+    pub server_errors: u64,
+    /// Failed attempts to connect.
+    pub connect_failures: u64,
+}
+
+impl Counters {
+    /// The sum of both.
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            requests: self.requests + other.requests,
+            server_errors: self.server_errors + other.server_errors,
+            connect_failures: self.connect_failures + other.connect_failures,
+        }
+    }
+}
+
+/// One value for each color.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PerColor<T> {
+    /// Of blue.
+    pub blue: T,
+    /// Of green.
+    pub green: T,
+}
+
+impl<T> PerColor<T> {
+    /// Makes each value from its color.
+    pub fn from_fn(mut make: impl FnMut(Color) -> T) -> Self {
+        Self { blue: make(Color::Blue), green: make(Color::Green) }
+    }
+
+    /// The value of a color.
+    pub fn of(&self, color: Color) -> &T {
+        match color {
+            Color::Blue => &self.blue,
+            Color::Green => &self.green,
+        }
+    }
+}
+
+/// A line that is not a request or an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("not a line of the front's protocol: {line:?}")]
+pub struct BadLine {
+    /// Its beginning.
+    pub line: String,
+    #[source]
+    cause: serde_json::Error,
+}
+
+/// Reads a request or an answer from one line.
+pub fn parse<'line, T: Deserialize<'line>>(line: &'line [u8]) -> Result<T, BadLine> {
+    serde_json::from_slice(line).map_err(|cause| BadLine {
+        line: String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned(),
+        cause,
+    })
+}
+
+/// Writes a request or an answer as one line.
+pub fn line<T: Serialize>(message: &T) -> Vec<u8> {
+    let mut line = serde_json::to_vec(message).expect("our own types are always valid JSON");
+    line.push(b'\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::front::route::Backend;
+
+    #[test]
+    fn requests_and_answers_survive_the_line() {
+        let route = Route {
+            generation: Generation(3),
+            backends: vec![Backend {
+                color: Color::Green,
+                port: 9502,
+                weight: 100,
+                release: "20261121T101112Z-1-0123456".parse().unwrap(),
+            }],
+        };
+        let requests = [
+            Request::Hello,
+            Request::Route { route: route.clone() },
+            Request::Inflight,
+            Request::Drained { color: Color::Blue, deadline_ms: 5 },
+            Request::Cut { color: Color::Green },
+            Request::Counters,
+            Request::Handover,
+            Request::Leave,
+        ];
+        for request in requests {
+            let text = line(&request);
+            assert_eq!(parse::<Request>(&text).unwrap(), request, "{}", String::from_utf8_lossy(&text));
+        }
+        let answer = Answer::Heritage(Some(route));
+        assert_eq!(parse::<Answer>(&line(&answer)).unwrap(), answer);
+        assert_eq!(line(&Request::Hello), b"{\"do\":\"hello\"}\n");
+        assert!(parse::<Request>(b"{\"do\":\"cut\",\"color\":\"red\"}").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_request_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _either = parse::<Request>(&bytes);
+            let _either = parse::<Answer>(&bytes);
+        }
+    }
+}

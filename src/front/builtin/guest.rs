@@ -1,0 +1,190 @@
+//! One client connection from accept to end. While it is idle it is parked: no HTTP state and no buffers,
+//! only the socket, so that thousands of idle connections cost little. The sweep asks for parking; the
+//! first byte ends it. Spawned by `worker`.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    server::conn::http1::{Builder, UpgradeableConnection},
+    service::Service,
+};
+use hyper_util::rt::TokioIo;
+
+use super::{
+    reply::Reply,
+    sockets::{Slot, Wire},
+    upstream::BUFFER,
+};
+
+/// One client connection.
+pub(super) struct Guest<S: Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible>> {
+    state: State<S>,
+    slot: Arc<Slot>,
+}
+
+enum State<S: Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible>> {
+    Parked(Wire, S),
+    Serving(Box<UpgradeableConnection<TokioIo<Wire>, S>>),
+    Gone,
+}
+
+impl<S> Guest<S>
+where
+    S: Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible>,
+{
+    /// Begins parked.
+    pub(super) fn new(wire: Wire, service: S) -> Self {
+        let slot = Arc::clone(wire.slot());
+        Self { state: State::Parked(wire, service), slot }
+    }
+}
+
+impl<S> Future for Guest<S>
+where
+    S: Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible> + Unpin,
+    S::Future: Send,
+{
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.slot.remember(cx.waker());
+        loop {
+            let (next, polled) = match mem::replace(&mut self.state, State::Gone) {
+                State::Parked(wire, service) => wait(wire, service, cx),
+                State::Serving(connection) => serve(connection, &self.slot, cx),
+                State::Gone => return Poll::Ready(()),
+            };
+            self.state = next;
+            if polled.is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+fn wait<S>(wire: Wire, service: S, cx: &mut Context<'_>) -> (State<S>, Poll<()>)
+where
+    S: Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible>,
+{
+    if wire.poll_readable(cx).is_pending() {
+        return (State::Parked(wire, service), Poll::Pending);
+    }
+    wire.slot().unpark();
+    let mut builder = Builder::new();
+    // Idle and slow clients are found by the sweep.
+    builder.header_read_timeout(None).max_buf_size(BUFFER).max_header_size(BUFFER);
+    let connection = builder.serve_connection(TokioIo::new(wire), service).with_upgrades();
+    (State::Serving(Box::new(connection)), Poll::Ready(()))
+}
+
+fn serve<S>(
+    mut connection: Box<UpgradeableConnection<TokioIo<Wire>, S>>,
+    slot: &Slot,
+    cx: &mut Context<'_>,
+) -> (State<S>, Poll<()>)
+where
+    S: Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible> + Unpin,
+{
+    if Pin::new(&mut *connection).poll(cx).is_ready() {
+        // An error is a client that went away or spoke nonsense: no news.
+        return (State::Gone, Poll::Ready(()));
+    }
+    if !slot.may_park() {
+        return (State::Serving(connection), Poll::Pending);
+    }
+    match connection.into_parts() {
+        Some(parts) => {
+            (State::Parked(parts.io.into_inner().unread(&parts.read_buf), parts.service), Poll::Ready(()))
+        }
+        None => (State::Gone, Poll::Ready(())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hyper::service::service_fn;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::front::builtin::sockets::{Doing, Sockets};
+
+    async fn until(mut holds: impl FnMut() -> bool) {
+        let waiting = async {
+            while !holds() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(20), waiting).await.unwrap();
+    }
+
+    async fn guest() -> (TcpStream, Arc<Sockets>, Arc<Slot>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let sockets = Arc::<Sockets>::default();
+        let wire = sockets.admit(listener.accept().await.unwrap().0);
+        let slot = Arc::clone(wire.slot());
+        let answering = Arc::clone(&slot);
+        let service = service_fn(move |_request| {
+            let slot = Arc::clone(&answering);
+            slot.set(Doing::Answering);
+            async move { Ok::<_, Infallible>(Response::new(Reply::text("hi", slot))) }
+        });
+        tokio::spawn(Guest::new(wire, service));
+        (client, sockets, slot)
+    }
+
+    async fn exchange(client: &mut TcpStream) {
+        client.write_all(b"GET / HTTP/1.1\r\nhost: t\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\nhi") {
+            let mut buffer = [0; 512];
+            let read = timeout(Duration::from_secs(20), client.read(&mut buffer)).await.unwrap().unwrap();
+            assert!(read > 0);
+            answer.extend_from_slice(&buffer[..read]);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_is_parked_and_serves_on() {
+        let (mut client, sockets, slot) = guest().await;
+        for _ in 0..3 {
+            exchange(&mut client).await;
+            assert_eq!(sockets.park(2), 0, "not idle for long enough");
+            sockets.tick();
+            sockets.tick();
+            assert_eq!(sockets.park(2), 1);
+            until(|| slot.is_parked()).await;
+            assert_eq!(sockets.park(2), 0, "parked already");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_end_is_cut_off_and_an_idle_connection_is_not() {
+        let (mut slow, sockets, slot) = guest().await;
+        slow.write_all(b"GET / HTTP/1.1\r\nho").await.unwrap();
+        until(|| slot.is(Doing::Hearing)).await;
+        sockets.tick();
+        sockets.close(Doing::Quiet, 0);
+        sockets.close(Doing::Hearing, 2);
+        assert_eq!(sockets.len(), 1);
+        sockets.close(Doing::Hearing, 1);
+        let mut rest = Vec::new();
+        timeout(Duration::from_secs(20), slow.read_to_end(&mut rest)).await.unwrap().unwrap();
+        until(|| sockets.len() == 0).await;
+    }
+}

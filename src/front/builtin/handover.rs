@@ -1,0 +1,95 @@
+//! Passing the listening socket to a successor over the control socket (SCM_RIGHTS). The queue of
+//! connections stays with the socket, so none is refused or lost. Used by `answer` (gives) and `role` (takes).
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    net::TcpListener,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
+    path::Path,
+    time::Duration,
+};
+
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use tokio::io::Interest;
+
+use super::{
+    BuiltinError,
+    control::{self, Answer, LONGEST, Request},
+};
+use crate::front::route::Route;
+
+/// How long a successor waits for its predecessor's answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a successor goes on with.
+pub(super) struct Heritage {
+    /// The public listening socket.
+    pub(super) listener: TcpListener,
+    /// The route in force.
+    pub(super) route: Option<Route>,
+    /// Over which the predecessor is told to leave, and is led until it has gone.
+    pub(super) stream: UnixStream,
+}
+
+/// Sends one line along with a descriptor.
+pub(super) async fn give(
+    stream: &tokio::net::UnixStream,
+    line: &[u8],
+    listener: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let fds = [listener.as_raw_fd()];
+    let sent = stream.async_io(Interest::WRITABLE, || {
+        let message = [ControlMessage::ScmRights(&fds)];
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        Ok(sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(line)], &message, flags, None)?)
+    });
+    // A stream may take part of a long line; the descriptor went with the first byte.
+    match sent.await? {
+        whole if whole == line.len() => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
+}
+
+/// Asks the running front at `control` for its socket and route. It goes on serving until told to leave.
+pub(super) fn take(control: &Path) -> Result<Heritage, BuiltinError> {
+    let failed = |source| BuiltinError::Control { path: control.to_owned(), source };
+    let mut stream = UnixStream::connect(control).map_err(failed)?;
+    stream.set_read_timeout(Some(ANSWER_WITHIN)).map_err(failed)?;
+    io::Write::write_all(&mut stream, &control::line(&Request::Handover)).map_err(failed)?;
+    let (line, fd) = receive(&stream).map_err(failed)?;
+    match (control::parse(&line)?, fd) {
+        (Answer::Heritage(route), Some(fd)) => {
+            stream.set_read_timeout(None).map_err(failed)?;
+            Ok(Heritage { listener: TcpListener::from(fd), route, stream })
+        }
+        (Answer::Refused(reason), _) => Err(BuiltinError::Refused { reason }),
+        (other, _) => Err(BuiltinError::Unexpected { answer: format!("{other:?}") }),
+    }
+}
+
+fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+    let mut line = Vec::new();
+    let mut passed = None;
+    while !line.ends_with(b"\n") && line.len() < LONGEST {
+        let mut buffer = vec![0; LONGEST];
+        let mut space = nix::cmsg_space!([RawFd; 1]);
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+        for control in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(fds) = control {
+                // SAFETY: the kernel has just made these descriptors for us; nobody else owns them.
+                passed = fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).next_back();
+            }
+        }
+        let read = message.bytes;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        line.extend_from_slice(&buffer[..read]);
+    }
+    Ok((line, passed))
+}

@@ -1,0 +1,137 @@
+//! The builtin front: an HTTP/1.1 reverse proxy in a process of its own (`bgd front`), which outlives the
+//! daemon. The daemon's side is [`Front`]; it starts the process, replaces it by a newer one without losing
+//! a connection, and tells it what to route. The process keeps its route in memory only: whoever starts it
+//! anew sends the route again.
+//!
+//! ```text
+//! daemon                          front process
+//! client ── link ── control ──▶  answer ── stage ── switch ◀── proxy ◀── guest ◀── worker (per core)
+//!    └── spawn ─────────────────▶ role ── listen, handover        └── upstream, reply, tunnel, headers
+//! ```
+//!
+//! What passes: everything HTTP/1.1 and 1.0, streamed both ways, and upgrades; `headers` says what changes
+//! in heads, `proxy` what is sent again. There is no limit on how long an app may take to answer: the drain
+//! has one. Limits on clients: 64 KiB and 100 fields of head within 20 s, 75 s idle.
+//!
+//! Must not decide what is live: it routes what it is told.
+
+mod answer;
+mod client;
+pub mod control;
+mod guest;
+mod handover;
+mod headers;
+mod journal;
+mod link;
+mod listen;
+mod pidfd;
+mod proxy;
+mod reply;
+mod role;
+mod sockets;
+mod spawn;
+mod stage;
+mod switch;
+mod target;
+mod tunnel;
+mod upstream;
+mod worker;
+
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+
+pub use client::{Front, FrontPlace};
+pub use role::run;
+
+/// What can go wrong between the daemon and its front.
+#[derive(Debug, thiserror::Error)]
+pub enum BuiltinError {
+    /// The front's program could not be started.
+    #[error("can't start the front {exe}", exe = .exe.display())]
+    Spawn {
+        /// The program.
+        exe: PathBuf,
+        #[source]
+        #[expect(missing_docs, reason = "the cause")]
+        source: io::Error,
+    },
+    /// A file or directory the front needs can't be used.
+    #[error("can't use {path} for the front", path = .path.display())]
+    Place {
+        /// The file or directory.
+        path: PathBuf,
+        #[source]
+        #[expect(missing_docs, reason = "the cause")]
+        source: io::Error,
+    },
+    /// Somebody else listens on the public address.
+    #[error("the address {listen} is in use by {holder}")]
+    AddressTaken {
+        /// The public address.
+        listen: SocketAddr,
+        /// Who holds it, as far as that can be seen.
+        holder: String,
+    },
+    /// The front's process ended, or said why it can't serve.
+    #[error("the front can't serve {listen}: {reason}")]
+    Start {
+        /// The public address.
+        listen: SocketAddr,
+        /// In the front's own words.
+        reason: String,
+    },
+    /// The front's process did not say in time that it serves.
+    #[error("the front for {listen} was not ready within {waited:?}")]
+    NotReady {
+        /// The public address.
+        listen: SocketAddr,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The control socket failed.
+    #[error("can't talk to the front at {path}", path = .path.display())]
+    Control {
+        /// The control socket.
+        path: PathBuf,
+        #[source]
+        #[expect(missing_docs, reason = "the cause")]
+        source: io::Error,
+    },
+    /// The control socket gave no answer.
+    #[error("no answer from the front at {path} within {waited:?}", path = .path.display())]
+    Silent {
+        /// The control socket.
+        path: PathBuf,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// No front runs here.
+    #[error("no front runs at {path}", path = .path.display())]
+    NotRunning {
+        /// The control socket.
+        path: PathBuf,
+    },
+    /// The front refused the request.
+    #[error("the front refused: {reason}")]
+    Refused {
+        /// In the front's own words.
+        reason: String,
+    },
+    /// The front answered something else than was asked.
+    #[error("unexpected answer of the front: {answer}")]
+    Unexpected {
+        /// What it said.
+        answer: String,
+    },
+    /// The answer was no line of the protocol.
+    #[error(transparent)]
+    BadLine(#[from] control::BadLine),
+    /// The front did not end.
+    #[error("the front did not end: pid {pid}")]
+    Unstoppable {
+        /// Its process.
+        pid: u32,
+        #[source]
+        #[expect(missing_docs, reason = "the cause")]
+        source: io::Error,
+    },
+}

@@ -1,0 +1,132 @@
+//! The body of an answer on its way to the client. Moves the backend's connection along while it is read,
+//! gives it back to the pool at the end, and keeps the request counted as in flight until hyper has taken
+//! the last byte or the client is gone. Made by `proxy`.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+
+use super::{
+    sockets::{Doing, Slot},
+    target::Lease,
+    upstream::Upstream,
+};
+
+/// The body of an answer.
+pub(super) struct Reply {
+    source: Source,
+    client: Arc<Slot>,
+}
+
+enum Source {
+    /// Words of our own.
+    Text(Option<Bytes>),
+    /// The backend's body.
+    Stream(Box<Stream>),
+}
+
+struct Stream {
+    body: Incoming,
+    /// `None` once it went back to the pool.
+    upstream: Option<Upstream>,
+    lease: Lease,
+}
+
+impl Reply {
+    /// Words of our own.
+    pub(super) fn text(text: &'static str, client: Arc<Slot>) -> Self {
+        let text = (!text.is_empty()).then(|| Bytes::from_static(text.as_bytes()));
+        Self { source: Source::Text(text), client }
+    }
+
+    /// The backend's body; `upstream` moves it, unless a task of its own does.
+    pub(super) fn stream(
+        body: Incoming,
+        upstream: Option<Upstream>,
+        lease: Lease,
+        client: Arc<Slot>,
+    ) -> Self {
+        let mut stream = Stream { body, upstream, lease };
+        if stream.body.is_end_stream() {
+            stream.finish();
+        }
+        Self { source: Source::Stream(Box::new(stream)), client }
+    }
+}
+
+impl Stream {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = self.poll_body(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.finish(),
+            Poll::Ready(None) => self.finish(),
+            Poll::Ready(Some(Err(_))) => self.upstream = None,
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(upstream) = self.upstream.as_mut().filter(|upstream| upstream.is_driven_here()) else {
+            return Pin::new(&mut self.body).poll_frame(cx);
+        };
+        // Only the connection fills the body, and it is polled right here: no waker is needed.
+        let quiet = &mut Context::from_waker(Waker::noop());
+        if let ready @ Poll::Ready(_) = Pin::new(&mut self.body).poll_frame(quiet) {
+            return ready;
+        }
+        upstream.poll(cx);
+        Pin::new(&mut self.body).poll_frame(quiet)
+    }
+
+    /// The backend has said everything.
+    fn finish(&mut self) {
+        if let Some(mut upstream) = self.upstream.take()
+            && upstream.is_reusable()
+        {
+            self.lease.target().put_back(self.lease.worker(), upstream);
+        }
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.source {
+            Source::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Source::Stream(stream) => stream.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Text(text) => text.is_none(),
+            Source::Stream(stream) => stream.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Source::Stream(stream) => stream.body.size_hint(),
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        // An upgraded connection has its own state already.
+        if self.client.is(Doing::Answering) {
+            self.client.set(Doing::Quiet);
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The process `bgd front`: bind or inherit the public address, start the workers, answer the control
+//! socket, end in good order. Its first line on stdout tells the spawner how the start went; afterwards it
+//! has no terminal, no pipe and no parent that matters.
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use super::{
+    BuiltinError,
+    answer::Desk,
+    control::Request,
+    handover::{self, Heritage},
+    journal::Journal,
+    link::Link,
+    listen,
+    sockets::Sockets,
+    spawn::build_of,
+    stage::{Phase, Stage},
+    switch::Switch,
+    worker::{House, Worker},
+};
+
+/// How long requests in flight may go on after SIGTERM.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+/// How long connections (websockets, say) may go on after a handover.
+const LINGER: Duration = Duration::from_secs(3600);
+/// Between two looks at what is left to finish.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long a predecessor may take to say that it leaves.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+/// More threads than this don't help a proxy on loopback.
+const MOST_WORKERS: usize = 16;
+
+/// How the start went: the one line on stdout.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Report {
+    /// Serves.
+    Ready,
+    /// Somebody else has the address; who, as far as that can be seen.
+    Taken(String),
+    /// Anything else.
+    Failed(String),
+}
+
+/// The arguments of `bgd front`.
+#[derive(Debug, PartialEq, Eq)]
+struct Arguments {
+    listen: SocketAddr,
+    control: PathBuf,
+    log: PathBuf,
+    takeover: bool,
+}
+
+impl Arguments {
+    fn read(arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
+        let (mut listen, mut control, mut log, mut takeover) = (None, None, None, false);
+        let mut rest = arguments;
+        while let Some(name) = rest.next() {
+            let name = name.to_string_lossy().into_owned();
+            let mut value = || rest.next().ok_or_else(|| format!("{name} needs a value"));
+            match name.as_str() {
+                "--listen" => listen = value()?.to_str().and_then(|text| text.parse().ok()),
+                "--control" => control = Some(PathBuf::from(value()?)),
+                "--log" => log = Some(PathBuf::from(value()?)),
+                // For people who look at the process list.
+                "--app" => drop(value()?),
+                "--takeover" => takeover = true,
+                _ => return Err(format!("unknown argument: {name}")),
+            }
+        }
+        let missing = |name: &str| format!("{name} is missing or not valid");
+        Ok(Self {
+            listen: listen.ok_or_else(|| missing("--listen"))?,
+            control: control.ok_or_else(|| missing("--control"))?,
+            log: log.ok_or_else(|| missing("--log"))?,
+            takeover,
+        })
+    }
+}
+
+/// Runs the front with the arguments after `bgd front`, until it is told to end.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let started = Arguments::read(arguments).and_then(|arguments| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        Ok((arguments, runtime.map_err(|error| format!("no runtime: {error}"))?))
+    });
+    match started {
+        Ok((arguments, runtime)) => runtime.block_on(live(arguments)),
+        Err(reason) => fail(&Report::Failed(reason)),
+    }
+}
+
+async fn live(arguments: Arguments) -> ExitCode {
+    let journal = Arc::new(Journal::new(arguments.log.clone()));
+    let (stage, clients, desk) = match begin(&arguments, &journal).await {
+        Ok(begun) => begun,
+        Err(report) => return fail(&report),
+    };
+    let attending = tokio::spawn(desk.attend(Arc::clone(&stage)));
+    report(&Report::Ready);
+    journal.info(format_args!("serving {} as pid {}", stage.bound, std::process::id()));
+    end(&stage, &clients).await;
+    // The socket's file goes before the process does.
+    if attending.await.is_err() {
+        journal.warn(format_args!("the control socket ended early"));
+    }
+    journal.info(format_args!("ended, pid {}", std::process::id()));
+    ExitCode::SUCCESS
+}
+
+/// Everything up to the point where the public address is served and the predecessor is leaving.
+async fn begin(
+    arguments: &Arguments,
+    journal: &Arc<Journal>,
+) -> Result<(Arc<Stage>, Vec<Arc<Sockets>>, Desk), Report> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| Report::Failed(format!("{what}: {error}"));
+    raise_descriptor_limit(journal);
+    let heritage = arguments.takeover.then(|| handover::take(&arguments.control)).transpose();
+    let heritage = heritage.map_err(|error| Report::Failed(chain(&error)))?;
+    let (listener, route, predecessor) = public_socket(arguments.listen, heritage)?;
+    let bound = listener.local_addr().map_err(|error| failed("no local address", &error))?;
+    let count = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
+    let switch = Arc::new(Switch::new(count));
+    if let Some(route) = route {
+        switch.apply(&route).map_err(|error| failed("inherited route", &error))?;
+    }
+    let house = Arc::new(House::default());
+    let shared = (Arc::clone(&switch), Arc::clone(journal), Arc::clone(&house));
+    let clients = start_workers(count, &listener, shared).map_err(|error| failed("worker", &error))?;
+    let control = &arguments.control;
+    let desk = Desk::open(control)
+        .map_err(|error| failed(&format!("control socket {}", control.display()), &error))?;
+    let predecessor = match predecessor {
+        Some(stream) => Some(dismiss(stream, control).await.map_err(|error| failed("predecessor", &error))?),
+        None => None,
+    };
+    let stage = Stage {
+        listen: arguments.listen,
+        bound,
+        control: control.clone(),
+        build: build_of(Path::new("/proc/self/exe")).map_err(|error| failed("own program", &error))?,
+        started_at_ms: jiff::Timestamp::now().as_millisecond().unsigned_abs(),
+        switch,
+        journal: Arc::clone(journal),
+        house,
+        phase: watch::Sender::new(Phase::Serving),
+        listener: Mutex::new(Some(listener)),
+        predecessor: tokio::sync::Mutex::new(predecessor),
+    };
+    Ok((Arc::new(stage), clients, desk))
+}
+
+fn start_workers(
+    count: usize,
+    listener: &TcpListener,
+    (switch, journal, house): (Arc<Switch>, Arc<Journal>, Arc<House>),
+) -> io::Result<Vec<Arc<Sockets>>> {
+    let start = |id| {
+        let clients = Arc::<Sockets>::default();
+        let worker = Worker {
+            id,
+            switch: Arc::clone(&switch),
+            journal: Arc::clone(&journal),
+            clients: Arc::clone(&clients),
+            house: Arc::clone(&house),
+        };
+        Arc::new(worker).start(listener.try_clone()?)?;
+        Ok(clients)
+    };
+    (0..count).map(start).collect()
+}
+
+type Public = (TcpListener, Option<crate::front::route::Route>, Option<std::os::unix::net::UnixStream>);
+
+/// The predecessor's socket if it is the wanted address, else one of our own.
+fn public_socket(listen: SocketAddr, heritage: Option<Heritage>) -> Result<Public, Report> {
+    let fits = |socket: &TcpListener| {
+        socket.local_addr().is_ok_and(|at| at.ip() == listen.ip() && [0, at.port()].contains(&listen.port()))
+    };
+    let (inherited, route, stream) = match heritage {
+        Some(Heritage { listener, route, stream }) => (Some(listener), route, Some(stream)),
+        None => (None, None, None),
+    };
+    let socket = match inherited.filter(fits) {
+        Some(socket) => socket,
+        None => listen::bound(listen).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                Report::Taken(listen::holder(listen).unwrap_or_else(|| "another process".to_owned()))
+            }
+            _ => Report::Failed(format!("can't listen: {error}")),
+        })?,
+    };
+    Ok((socket, route, stream))
+}
+
+/// Tells the predecessor to leave, once we serve.
+async fn dismiss(stream: std::os::unix::net::UnixStream, path: &Path) -> Result<Link, BuiltinError> {
+    let failed = |source| BuiltinError::Control { path: path.to_owned(), source };
+    stream.set_nonblocking(true).map_err(failed)?;
+    let mut link = Link::over(tokio::net::UnixStream::from_std(stream).map_err(failed)?, path);
+    link.ask(&Request::Leave, LEAVE_WITHIN).await?;
+    Ok(link)
+}
+
+/// Serves until told to end, then until what is open has ended, within limits.
+async fn end(stage: &Stage, clients: &[Arc<Sockets>]) {
+    let phase = stage.phase.subscribe();
+    let is_empty = |of: &dyn Fn(&Sockets) -> usize| {
+        stage.house.accepting.load(Ordering::SeqCst) == 0 && clients.iter().all(|sockets| of(sockets) == 0)
+    };
+    // One wait for all, so that no signal falls between two; polled until it comes, and not after.
+    let asked = asked_to_end();
+    tokio::pin!(asked);
+    // Cancel-safe: nothing is lost when either wait is dropped.
+    tokio::select! {
+        () = &mut asked => stage.close(Phase::Stopping),
+        () = stage.no_longer_serving() => {}
+    }
+    let until = Instant::now() + LINGER;
+    // A successor leads us, and we lead a predecessor: it must not be left alone before it is done.
+    while *phase.borrow() == Phase::Leaving
+        && Instant::now() < until
+        && !(is_empty(&Sockets::len) && stage.leads_nobody().await)
+    {
+        // Cancel-safe, as above.
+        tokio::select! {
+            () = &mut asked => stage.close(Phase::Stopping),
+            () = sleep(LOOK) => {}
+        }
+    }
+    stage.close(Phase::Stopping);
+    let until = Instant::now() + STOP_WITHIN;
+    while Instant::now() < until && !is_empty(&Sockets::plain) {
+        sleep(LOOK).await;
+    }
+}
+
+async fn asked_to_end() {
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            // Cancel-safe: either signal ends the wait.
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        // Without handlers the signals keep their default: they end the process.
+        _ => std::future::pending().await,
+    }
+}
+
+/// Each client takes up to two descriptors.
+fn raise_descriptor_limit(journal: &Journal) {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        journal.warn(format_args!("can't raise the limit of open files: {error}"));
+    }
+}
+
+fn fail(report_of_failure: &Report) -> ExitCode {
+    report(report_of_failure);
+    ExitCode::FAILURE
+}
+
+/// Writes the one line and closes stdout, so that the spawner's pipe ends here.
+fn report(report: &Report) {
+    let line = super::control::line(report);
+    // The spawner may have gone; the front serves all the same.
+    let _unread = io::stdout().write_all(&line).and_then(|()| io::stdout().flush());
+    if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+        // If this fails, stdout stays a pipe that nobody reads and nothing writes to.
+        let _still_open = nix::unistd::dup2_stdout(null);
+    }
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<Arguments, String> {
+        Arguments::read(arguments.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn arguments_are_read_and_nonsense_is_named() {
+        let all =
+            ["--app", "shop", "--listen", "127.0.0.1:80", "--control", "/c", "--log", "/l", "--takeover"];
+        let expected = Arguments {
+            listen: "127.0.0.1:80".parse().unwrap(),
+            control: "/c".into(),
+            log: "/l".into(),
+            takeover: true,
+        };
+        assert_eq!(read(&all), Ok(expected));
+        assert!(read(&all[..4]).unwrap_err().contains("--control"));
+        assert!(read(&["--listen"]).unwrap_err().contains("--listen"));
+        assert!(read(&["--what"]).unwrap_err().contains("--what"));
+    }
+}

@@ -1,0 +1,283 @@
+//! Open sockets and how long each has been quiet: lets a sweep close idle and slow connections, and lets a
+//! cut reach sockets that hyper owns, without a timer or a task per connection. Used for clients and for
+//! backends alike. A socket is shut down only under the registry's lock, which its owner takes before
+//! closing, so a reused descriptor number is never hit.
+
+use std::{
+    collections::HashMap,
+    io,
+    io::IoSlice,
+    os::fd::{AsRawFd, RawFd},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Doing {
+    /// Nothing was received since the last exchange ended (client) or since the request was sent (backend).
+    Quiet = 0,
+    /// Bytes came, but no whole head yet (client); the answer has begun (backend).
+    Hearing = 1,
+    /// A request is being answered.
+    Answering = 2,
+    /// Upgraded; bytes are copied both ways.
+    Tunnel = 3,
+}
+
+/// One socket's state, shared by its owner and the registry.
+#[derive(Debug)]
+pub(super) struct Slot {
+    fd: RawFd,
+    doing: AtomicU8,
+    since: AtomicU32,
+    /// The peer did not take all that we have for it.
+    clogged: AtomicBool,
+    parking: AtomicU8,
+    /// Of the task that serves a client.
+    waker: OnceLock<Waker>,
+    ticks: Arc<AtomicU32>,
+}
+
+/// [`Slot::parking`]: in use.
+const USED: u8 = 0;
+/// [`Slot::parking`]: the task was asked to park.
+const ASKED: u8 = 1;
+/// [`Slot::parking`]: parked.
+const PARKED: u8 = 2;
+
+impl Slot {
+    /// Records what the connection does from now on.
+    pub(super) fn set(&self, doing: Doing) {
+        self.since.store(self.ticks.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.doing.store(doing as u8, Ordering::Relaxed);
+    }
+
+    /// Whether the connection does this.
+    pub(super) fn is(&self, doing: Doing) -> bool {
+        self.doing.load(Ordering::Relaxed) == doing as u8
+    }
+
+    /// Keeps the waker of the task that serves this client; a task has the same one all its life.
+    pub(super) fn remember(&self, waker: &Waker) {
+        if self.waker.get().is_none() {
+            self.waker.get_or_init(|| waker.clone());
+        }
+    }
+
+    /// Whether the connection was asked to park and still can; it is parked then.
+    pub(super) fn may_park(&self) -> bool {
+        let asked = self.parking.load(Ordering::Relaxed) == ASKED;
+        let can = asked && self.is(Doing::Quiet) && !self.clogged.load(Ordering::Relaxed);
+        if asked {
+            self.parking.store(if can { PARKED } else { USED }, Ordering::Relaxed);
+        }
+        can
+    }
+
+    /// Whether it has given up its buffers.
+    pub(super) fn is_parked(&self) -> bool {
+        self.parking.load(Ordering::Relaxed) == PARKED
+    }
+
+    /// The connection is in use again.
+    pub(super) fn unpark(&self) {
+        self.parking.store(USED, Ordering::Relaxed);
+    }
+
+    /// Ticks since [`Slot::set`].
+    fn age(&self) -> u32 {
+        self.ticks.load(Ordering::Relaxed).wrapping_sub(self.since.load(Ordering::Relaxed))
+    }
+}
+
+/// All open sockets of one worker (clients), or of one worker at one target (backends).
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
+    open: Mutex<HashMap<RawFd, Arc<Slot>>>,
+    ticks: Arc<AtomicU32>,
+}
+
+impl Sockets {
+    /// Takes a connected socket into the registry.
+    pub(super) fn admit(self: &Arc<Self>, stream: TcpStream) -> Wire {
+        let fd = stream.as_raw_fd();
+        let slot = Arc::new(Slot {
+            fd,
+            doing: AtomicU8::new(Doing::Quiet as u8),
+            since: AtomicU32::new(self.ticks.load(Ordering::Relaxed)),
+            clogged: AtomicBool::new(false),
+            parking: AtomicU8::new(PARKED),
+            waker: OnceLock::new(),
+            ticks: Arc::clone(&self.ticks),
+        });
+        self.lock().insert(fd, Arc::clone(&slot));
+        Wire { stream, unread: Bytes::new(), slot, sockets: Arc::clone(self) }
+    }
+
+    /// One tick of the clock that [`Sockets::close`] measures ages with.
+    pub(super) fn tick(&self) {
+        self.ticks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Shuts down what has been `doing` this for at least `ticks` and has nothing left to write. To be
+    /// called on the thread that serves these sockets, so that none is between two steps of an answer.
+    pub(super) fn close(&self, doing: Doing, ticks: u32) {
+        for slot in self.lock().values() {
+            if slot.is(doing) && slot.age() >= ticks && !slot.clogged.load(Ordering::Relaxed) {
+                shut(slot.fd);
+            }
+        }
+    }
+
+    /// Asks what has been quiet for at least `ticks` to give up its buffers; answers how many were asked.
+    pub(super) fn park(&self, ticks: u32) -> usize {
+        let open = self.lock();
+        let due = open.values().filter(|slot| slot.is(Doing::Quiet) && slot.age() >= ticks);
+        due.filter(|slot| !slot.is_parked())
+            .filter_map(|slot| slot.waker.get().map(|waker| (slot, waker)))
+            .map(|(slot, waker)| {
+                slot.parking.store(ASKED, Ordering::Relaxed);
+                waker.wake_by_ref();
+            })
+            .count()
+    }
+
+    /// Shuts down everything; answers how many those were.
+    pub(super) fn close_all(&self) -> usize {
+        self.lock().values().map(|slot| shut(slot.fd)).count()
+    }
+
+    /// How many sockets are open, upgraded ones left out.
+    pub(super) fn plain(&self) -> usize {
+        self.lock().values().filter(|slot| !slot.is(Doing::Tunnel)).count()
+    }
+
+    /// How many sockets are open.
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RawFd, Arc<Slot>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The only error possible is that the peer has gone already, which is what is wanted.
+fn shut(fd: RawFd) {
+    let _gone_already = shutdown(fd, Shutdown::Both);
+}
+
+/// A TCP stream that is in the registry for as long as it is open.
+#[derive(Debug)]
+pub(super) struct Wire {
+    stream: TcpStream,
+    /// Read already, but not by whoever reads now.
+    unread: Bytes,
+    slot: Arc<Slot>,
+    sockets: Arc<Sockets>,
+}
+
+impl Wire {
+    /// The state of this socket.
+    pub(super) fn slot(&self) -> &Arc<Slot> {
+        &self.slot
+    }
+
+    /// Puts back what was read too far.
+    pub(super) fn unread(mut self, bytes: &[u8]) -> Self {
+        if !bytes.is_empty() {
+            self.slot.set(Doing::Hearing);
+        }
+        // Copied: even an empty slice of a buffer would keep all of it.
+        self.unread = Bytes::copy_from_slice(bytes);
+        self
+    }
+
+    /// Waits until there is something to read, or an end, without a buffer.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.unread.is_empty() {
+            return Poll::Ready(());
+        }
+        // Readiness alone is only a guess (a new socket counts as ready), hence a real look. An error shows
+        // up again when it is read.
+        self.stream.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map(drop)
+    }
+}
+
+/// Whether an idle connection can still be written to: nothing to read, not even an end. The caller owns
+/// the [`Wire`] of this slot, so the descriptor is open.
+pub(super) fn is_silent_and_open(slot: &Slot) -> bool {
+    let mut byte = [0];
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    matches!(recv(slot.fd, &mut byte, flags), Err(nix::errno::Errno::EAGAIN))
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        // Before the stream is closed (fields drop after this): see the file's head.
+        self.sockets.lock().remove(&self.slot.fd);
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            let count = self.unread.len().min(buf.remaining());
+            buf.put_slice(&self.unread.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before && self.slot.is(Doing::Quiet) {
+            self.slot.set(Doing::Hearing);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.slot.clogged.store(written.is_pending(), Ordering::Relaxed);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.slot.clogged.store(written.is_pending(), Ordering::Relaxed);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,103 @@
+//! Starting a front's process: its own session, nothing inherited but /dev/null, the log and one pipe for
+//! its first line. It belongs to nobody afterwards; as long as the spawner lives, it also reaps it.
+
+use std::{
+    fs::OpenOptions,
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use super::{BuiltinError, FrontPlace, control, role::Report};
+
+/// How long a front may take until it serves; a predecessor may have to answer meanwhile.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+
+/// Which file a program is: changes whenever it is replaced.
+pub(super) fn build_of(exe: &Path) -> io::Result<String> {
+    let meta = std::fs::metadata(exe)?;
+    Ok(format!("{}:{}:{}:{}.{}", meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
+}
+
+/// Whether a new front begins or follows one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entrance {
+    /// Nobody serves.
+    Fresh,
+    /// Takes over from the one that serves.
+    Takeover,
+}
+
+/// Starts a front and waits until it serves.
+pub(super) async fn start(exe: &Path, place: &FrontPlace, entrance: Entrance) -> Result<(), BuiltinError> {
+    let mut child = spawn(exe, place, entrance)?;
+    let report = timeout(READY_WITHIN, first_line(&mut child)).await;
+    // Reaped whenever it ends, for as long as this runtime lives; after that, by whoever adopts orphans.
+    let reap = |mut child: Child| tokio::spawn(async move { child.wait().await.ok() });
+    let listen = place.listen;
+    let report = match report {
+        Ok(line) => control::parse::<Report>(line.unwrap_or_default().as_bytes()),
+        Err(_) => {
+            // It never served; a successor that is stuck has not been given the traffic.
+            let _ended_already = child.start_kill();
+            reap(child);
+            return Err(BuiltinError::NotReady { listen, waited: READY_WITHIN });
+        }
+    };
+    reap(child);
+    match report {
+        Ok(Report::Ready) => Ok(()),
+        Ok(Report::Taken(holder)) => Err(BuiltinError::AddressTaken { listen, holder }),
+        Ok(Report::Failed(reason)) => Err(BuiltinError::Start { listen, reason }),
+        Err(_) => {
+            let reason = format!("it ended at once, see {}", place.log.display());
+            Err(BuiltinError::Start { listen, reason })
+        }
+    }
+}
+
+async fn first_line(child: &mut Child) -> io::Result<String> {
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout).read_line(&mut line).await?;
+    }
+    Ok(line)
+}
+
+fn spawn(exe: &Path, place: &FrontPlace, entrance: Entrance) -> Result<Child, BuiltinError> {
+    let log = OpenOptions::new().create(true).append(true).mode(0o640).open(&place.log);
+    let log = log.map_err(|source| BuiltinError::Place { path: place.log.clone(), source })?;
+    let mut command = Command::new(exe);
+    command.arg("front").args(["--app", place.app.as_str(), "--listen", &place.listen.to_string()]);
+    command.arg("--control").arg(&place.control).arg("--log").arg(&place.log);
+    if entrance == Entrance::Takeover {
+        command.arg("--takeover");
+    }
+    command.env_clear().current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    // SAFETY: only system calls that are safe between fork and exec; nothing is allocated.
+    unsafe { command.pre_exec(detach) };
+    command.spawn().map_err(|source| BuiltinError::Spawn { exe: exe.to_owned(), source })
+}
+
+/// In the child before exec: a session of its own, and no descriptor but 0, 1 and 2 beyond the exec.
+fn detach() -> io::Result<()> {
+    nix::unistd::setsid()?;
+    // SAFETY: marks descriptors only; those that are closed on exec already are not harmed.
+    let marked = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    match io::Error::last_os_error() {
+        // Kernels before 5.11 don't know it; our own descriptors are all closed on exec anyway.
+        error if marked != 0 && !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
+            Err(error)
+        }
+        _ => Ok(()),
+    }
+}

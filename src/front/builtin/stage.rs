@@ -1,0 +1,176 @@
+//! What the front's process knows about itself, and its answers to control requests. While a predecessor
+//! still finishes its connections, the successor leads it: routes are passed on before they are answered,
+//! counts are added up. Used by `answer`; set up by `role`.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    control::{Answer, Counters, Hello, PerColor, Request},
+    journal::Journal,
+    link::Link,
+    switch::Switch,
+    worker::House,
+};
+use crate::rules::ids::Color;
+
+/// How long a predecessor may take for an answer before it is given up: it then finishes what it has.
+const LED_WITHIN: Duration = Duration::from_secs(2);
+/// Between two looks at a predecessor that is being drained.
+const LED_LOOK: Duration = Duration::from_millis(20);
+
+/// Where the process is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Accepts and serves.
+    Serving,
+    /// A successor accepts; what is open is served until it ends, led by the successor.
+    Leaving,
+    /// Idle connections are closed, requests in flight finish, then the process ends.
+    Stopping,
+}
+
+/// What the process knows about itself.
+pub(super) struct Stage {
+    pub(super) listen: SocketAddr,
+    pub(super) bound: SocketAddr,
+    pub(super) control: PathBuf,
+    pub(super) build: String,
+    pub(super) started_at_ms: u64,
+    pub(super) switch: Arc<Switch>,
+    pub(super) journal: Arc<Journal>,
+    pub(super) house: Arc<House>,
+    pub(super) phase: watch::Sender<Phase>,
+    /// For a successor; gone once one has taken over.
+    pub(super) listener: Mutex<Option<TcpListener>>,
+    pub(super) predecessor: tokio::sync::Mutex<Option<Link>>,
+}
+
+impl Stage {
+    /// Answers everything but a handover, which needs the connection itself.
+    pub(super) async fn answer(&self, request: Request) -> Answer {
+        match request {
+            Request::Hello => Answer::Hello(Box::new(self.hello().await)),
+            Request::Route { ref route } => match self.switch.apply(route) {
+                Ok(()) => {
+                    let generation = route.generation;
+                    self.lead(&request).await;
+                    Answer::Applied(generation)
+                }
+                Err(outdated) => Answer::Refused(outdated.to_string()),
+            },
+            Request::Inflight => Answer::Inflight(self.in_flight().await),
+            Request::Drained { color, deadline_ms } => {
+                Answer::Left(self.drained(color, Duration::from_millis(deadline_ms)).await)
+            }
+            Request::Cut { color } => {
+                let own = self.switch.cut(color) as u64;
+                match self.lead(&request).await {
+                    Some(Answer::Closed(led)) => Answer::Closed(own + led),
+                    _ => Answer::Closed(own),
+                }
+            }
+            Request::Counters => Answer::Counters(self.counters().await),
+            Request::Handover => Answer::Refused("already handed over".to_owned()),
+            Request::Leave => {
+                self.close(Phase::Leaving);
+                Answer::Leaving
+            }
+        }
+    }
+
+    /// Accepts no more; what is queued stays with the socket if a successor has it.
+    pub(super) fn close(&self, phase: Phase) {
+        self.house.leaving.store(true, Ordering::SeqCst);
+        self.house.closed.cancel();
+        if phase == Phase::Stopping {
+            self.house.stopping.cancel();
+        }
+        self.listener().take();
+        self.phase.send_replace(phase);
+    }
+
+    /// Waits until the process leaves or stops. Cancel-safe.
+    pub(super) async fn no_longer_serving(&self) {
+        let mut phase = self.phase.subscribe();
+        // The sender is ours, so the wait can't fail.
+        let _phase = phase.wait_for(|phase| *phase != Phase::Serving).await;
+    }
+
+    /// The listening socket kept for a successor.
+    pub(super) fn listener(&self) -> MutexGuard<'_, Option<TcpListener>> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn hello(&self) -> Hello {
+        Hello {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            build: self.build.clone(),
+            pid: std::process::id(),
+            started_at_ms: self.started_at_ms,
+            listen: self.listen,
+            bound: self.bound,
+            route: self.switch.route(),
+            inflight: self.in_flight().await,
+        }
+    }
+
+    async fn in_flight(&self) -> PerColor<u64> {
+        let own = self.switch.in_flight();
+        match self.lead(&Request::Inflight).await {
+            Some(Answer::Inflight(led)) => PerColor::from_fn(|color| own.of(color) + led.of(color)),
+            _ => own,
+        }
+    }
+
+    async fn counters(&self) -> PerColor<Counters> {
+        let own = self.switch.counters();
+        match self.lead(&Request::Counters).await {
+            Some(Answer::Counters(led)) => PerColor::from_fn(|color| own.of(color).plus(led.of(color))),
+            _ => own,
+        }
+    }
+
+    async fn drained(&self, color: Color, within: Duration) -> u64 {
+        let deadline = Instant::now() + within.min(Duration::from_secs(24 * 3600));
+        loop {
+            let own = self.switch.drained(color, deadline).await;
+            let left = match self.lead(&Request::Inflight).await {
+                Some(Answer::Inflight(led)) => own + led.of(color),
+                _ => own,
+            };
+            if left == 0 || Instant::now() >= deadline {
+                return left;
+            }
+            tokio::time::sleep(LED_LOOK).await;
+        }
+    }
+
+    /// Whether there is nobody to lead, or nobody any more.
+    pub(super) async fn leads_nobody(&self) -> bool {
+        let mut predecessor = self.predecessor.lock().await;
+        *predecessor = predecessor.take().filter(|link| !link.is_stale());
+        predecessor.is_none()
+    }
+
+    /// Asks the predecessor, while there is one. One that does not answer is let go: it sees the end of the
+    /// link and finishes on its own.
+    async fn lead(&self, request: &Request) -> Option<Answer> {
+        let mut predecessor = self.predecessor.lock().await;
+        let link = predecessor.as_mut()?;
+        match link.ask(request, LED_WITHIN).await {
+            Ok(answer) => Some(answer),
+            Err(error) => {
+                self.journal.info(format_args!("predecessor let go: {error}"));
+                *predecessor = None;
+                None
+            }
+        }
+    }
+}

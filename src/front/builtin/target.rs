@@ -1,0 +1,160 @@
+//! One backend as the proxy sees it: counts of requests in flight, idle connections, open sockets, each per
+//! worker thread so that threads don't share cache lines. The pool belongs to the target and dies with it:
+//! once retired, nothing is put back or taken out. Made and retired by `switch`.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use super::{sockets::Sockets, upstream::Upstream};
+use crate::{
+    front::route::Backend,
+    rules::ids::{Color, ReleaseId},
+};
+
+/// How long an idle connection is kept. Short on purpose: apps close theirs after 2 to 5 s, and an app
+/// that serves one connection at a time must not be blocked by ours. A new one costs about 50 µs.
+const IDLE_KEPT: Duration = Duration::from_secs(1);
+/// Idle connections kept per worker; more than this are closed after their exchange.
+const IDLE_MOST: usize = 256;
+
+/// What makes two backends the same target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) color: Color,
+    pub(super) port: u16,
+    pub(super) release: ReleaseId,
+}
+
+impl From<&Backend> for Identity {
+    fn from(backend: &Backend) -> Self {
+        Self { color: backend.color, port: backend.port, release: backend.release.clone() }
+    }
+}
+
+/// One worker's share of a target. Aligned so that two workers never write to one cache line.
+#[repr(align(128))]
+#[derive(Default)]
+struct Lane {
+    in_flight: AtomicU64,
+    idle: Mutex<Vec<Idle>>,
+    sockets: Arc<Sockets>,
+}
+
+struct Idle {
+    upstream: Upstream,
+    since: Instant,
+}
+
+/// One backend as the proxy sees it.
+pub(super) struct Target {
+    pub(super) identity: Identity,
+    lanes: Box<[Lane]>,
+    retired: AtomicBool,
+    /// Told when the last request in flight of a retired target ends.
+    empty: Arc<Notify>,
+    /// Ends the upgraded connections that are open now.
+    pub(super) cut: Notify,
+}
+
+impl Target {
+    pub(super) fn new(identity: Identity, workers: usize, empty: Arc<Notify>) -> Self {
+        Self {
+            identity,
+            lanes: (0..workers).map(|_| Lane::default()).collect(),
+            retired: AtomicBool::new(false),
+            empty,
+            cut: Notify::new(),
+        }
+    }
+
+    /// Requests in flight. Each is counted in one lane from its choice to its end, so a sum of 0 after the
+    /// flip means that none of them is left.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.in_flight.load(Ordering::SeqCst)).sum()
+    }
+
+    /// No connection of this target is reused from now on; idle ones are closed.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+        for lane in &self.lanes {
+            self.idle(lane).clear();
+        }
+    }
+
+    /// Closes everything that is open, idle or not; answers how many connections those were.
+    pub(super) fn cut(&self) -> usize {
+        // Sockets first: a tunnel that is woken closes its own, and would not be counted.
+        let closed = self.lanes.iter().map(|lane| lane.sockets.close_all()).sum();
+        self.cut.notify_waiters();
+        closed
+    }
+
+    /// The registry for sockets that `worker` opens.
+    pub(super) fn sockets(&self, worker: usize) -> &Arc<Sockets> {
+        &self.lanes[worker].sockets
+    }
+
+    /// The most recently used idle connection of `worker` that is not older than `within`.
+    pub(super) fn take(&self, worker: usize, within: Duration) -> Option<Upstream> {
+        let mut idle = self.idle(&self.lanes[worker]);
+        let fresh_enough = idle.last().is_some_and(|newest| newest.since.elapsed() <= within);
+        if fresh_enough { idle.pop().map(|entry| entry.upstream) } else { None }
+    }
+
+    /// Keeps a connection for the next request, unless the target is retired.
+    pub(super) fn put_back(&self, worker: usize, upstream: Upstream) {
+        let mut idle = self.idle(&self.lanes[worker]);
+        // Read under the lock that `retire` takes after setting it: nothing slips in behind it.
+        if !self.retired.load(Ordering::SeqCst) && idle.len() < IDLE_MOST {
+            idle.push(Idle { upstream, since: Instant::now() });
+        }
+    }
+
+    /// Closes what has been idle for too long.
+    pub(super) fn sweep(&self, worker: usize) {
+        let mut idle = self.idle(&self.lanes[worker]);
+        let due = idle.partition_point(|entry| entry.since.elapsed() > IDLE_KEPT);
+        idle.drain(..due);
+    }
+
+    fn idle<'lane>(&self, lane: &'lane Lane) -> MutexGuard<'lane, Vec<Idle>> {
+        lane.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One request's claim on a target: in flight until dropped.
+pub(super) struct Lease {
+    target: Arc<Target>,
+    worker: usize,
+}
+
+impl Lease {
+    pub(super) fn new(target: Arc<Target>, worker: usize) -> Self {
+        target.lanes[worker].in_flight.fetch_add(1, Ordering::SeqCst);
+        Self { target, worker }
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub(super) fn worker(&self) -> usize {
+        self.worker
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.target.lanes[self.worker].in_flight.fetch_sub(1, Ordering::SeqCst);
+        if self.target.retired.load(Ordering::SeqCst) {
+            self.target.empty.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Upgraded connections (websockets and others): always on a connection of their own, copied both ways,
+//! counted as in flight until closed, ended at once by a cut. Called by `proxy`.
+
+use std::{io, sync::Arc};
+
+use hyper::{Request, Response, StatusCode, body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use tokio::io::copy_bidirectional_with_sizes;
+
+use super::{
+    sockets::{Doing, Slot},
+    target::Lease,
+    upstream::{Upload, builder, connect},
+};
+
+/// Bytes each way of an upgraded connection: there may be thousands, mostly silent.
+const BUFFER: usize = 4096;
+
+/// Why an upgrade did not get an answer.
+pub(super) enum Broken {
+    /// Nothing was sent.
+    Connect(io::Error, Box<Request<Upload>>),
+    /// The backend failed to answer.
+    Exchange(hyper::Error),
+}
+
+/// Sends an upgrade request on a connection of its own and waits for the head of the answer. The connection
+/// is driven by a task that ends with it.
+pub(super) async fn ask(lease: &Lease, request: Request<Upload>) -> Result<Response<Incoming>, Broken> {
+    let wire = match connect(lease).await {
+        Ok(wire) => wire,
+        Err(error) => return Err(Broken::Connect(error, Box::new(request))),
+    };
+    let (mut sender, driver) = builder().handshake(TokioIo::new(wire)).await.map_err(Broken::Exchange)?;
+    // An error of the driver reaches the answer or its body as well.
+    tokio::spawn(async move { driver.with_upgrades().await.ok() });
+    sender.send_request(request).await.map_err(Broken::Exchange)
+}
+
+/// After a 101: copies until both sides are done or the target is cut.
+pub(super) fn join(lease: Lease, slot: Arc<Slot>, client: OnUpgrade, answer: &mut Response<Incoming>) {
+    debug_assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let backend = hyper::upgrade::on(answer);
+    slot.set(Doing::Tunnel);
+    tokio::spawn(async move {
+        // Registered before anything is awaited, so that a cut from now on is seen.
+        let cut = lease.target().cut.notified();
+        tokio::pin!(cut);
+        cut.as_mut().enable();
+        let copied = async {
+            let (client, backend) = tokio::try_join!(client, backend).ok()?;
+            let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
+            copy_bidirectional_with_sizes(&mut client, &mut backend, BUFFER, BUFFER).await.ok()
+        };
+        // Cancel-safe: a cut drops both connections on purpose. A side that vanished is a usual end.
+        tokio::select! {
+            _ended = copied => {}
+            () = cut => {}
+        }
+    });
+}

@@ -1,0 +1,187 @@
+//! One worker: a thread with a runtime of its own that accepts from the shared listening socket and serves
+//! what it accepted to the end. One per core; connections never move between workers. Started by `role`.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::{header::HeaderValue, service::service_fn};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    guest::Guest,
+    headers::Client,
+    journal::Journal,
+    proxy::Session,
+    sockets::{Doing, Sockets},
+    switch::Switch,
+};
+
+/// Between two sweeps; also the unit in which ages of client connections are measured.
+const TICK: Duration = Duration::from_millis(500);
+/// Between two sweeps while the process stops.
+const STOPPING_TICK: Duration = Duration::from_millis(20);
+/// Ticks after which an idle client connection is closed: 75 s.
+const IDLE_TICKS: u32 = 150;
+/// Ticks after which an idle client connection gives up its buffers: 1 s.
+const PARK_TICKS: u32 = 2;
+/// Connections parked or ended after which memory is given back to the system ...
+const WORTH_A_TRIM: usize = 256;
+/// ... at most once in so many ticks: 10 s.
+const TRIM_TICKS: u32 = 20;
+/// Ticks within which a request's head must be complete: 20 s.
+const HEAD_TICKS: u32 = 40;
+/// After an accept that failed (out of descriptors, say).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What one worker's connections share.
+pub(super) struct Worker {
+    pub(super) id: usize,
+    pub(super) switch: Arc<Switch>,
+    pub(super) journal: Arc<Journal>,
+    pub(super) clients: Arc<Sockets>,
+    pub(super) house: Arc<House>,
+}
+
+/// What all workers share with the main thread.
+#[derive(Default)]
+pub(super) struct House {
+    /// Cancelled when no more connections are accepted.
+    pub(super) closed: CancellationToken,
+    /// Set with it: each answer is the last one of its connection.
+    pub(super) leaving: AtomicBool,
+    /// Cancelled when idle connections are to be closed at once.
+    pub(super) stopping: CancellationToken,
+    /// Workers that still accept.
+    pub(super) accepting: AtomicUsize,
+}
+
+impl Worker {
+    /// Whether connections are to be closed after their next answer.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.house.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Runs a thread that serves `listener`, until the process ends.
+    pub(super) fn start(self: Arc<Self>, listener: TcpListener) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        self.house.accepting.fetch_add(1, Ordering::SeqCst);
+        std::thread::Builder::new().name(format!("front-{}", self.id)).spawn(move || {
+            runtime.block_on(async {
+                let sweeping = self.sweep();
+                tokio::join!(self.accept(listener), sweeping);
+            });
+        })?;
+        Ok(())
+    }
+
+    async fn accept(self: &Arc<Self>, listener: TcpListener) {
+        match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => loop {
+                // Cancel-safe: a cancelled accept leaves the connection in the queue for the successor.
+                let accepted = tokio::select! {
+                    biased;
+                    () = self.house.closed.cancelled() => break,
+                    accepted = listener.accept() => accepted,
+                };
+                match accepted {
+                    Ok((stream, peer)) => self.serve(stream, peer),
+                    Err(error) if is_of_one_connection(&error) => {}
+                    Err(error) => {
+                        self.journal.warn(format_args!("can't accept: {error}"));
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            },
+            Err(error) => self.journal.warn(format_args!("worker {} can't listen: {error}", self.id)),
+        }
+        self.house.accepting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Serves one connection in a task of its own.
+    fn serve(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let wire = self.clients.admit(stream);
+        let session = Arc::new(Session {
+            worker: Arc::clone(self),
+            client: client(peer),
+            slot: Arc::clone(wire.slot()),
+        });
+        let service = service_fn(move |request| {
+            let session = Arc::clone(&session);
+            async move { Ok::<_, Infallible>(session.answer(request).await) }
+        });
+        tokio::spawn(Guest::new(wire, service));
+    }
+
+    /// Closes what is idle or slow, until the process ends.
+    async fn sweep(&self) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut trim = Trim::default();
+        while !self.house.stopping.is_cancelled() {
+            // Cancel-safe: a tick that is not awaited to its end comes with the next round.
+            tokio::select! {
+                () = self.house.stopping.cancelled() => break,
+                _ = tick.tick() => {}
+            }
+            self.clients.tick();
+            self.clients.close(Doing::Quiet, IDLE_TICKS);
+            self.clients.close(Doing::Hearing, HEAD_TICKS);
+            self.switch.sweep(self.id);
+            let parked = self.clients.park(PARK_TICKS);
+            trim.tick(parked, self.clients.len());
+        }
+        loop {
+            self.clients.close(Doing::Quiet, 0);
+            tokio::time::sleep(STOPPING_TICK).await;
+        }
+    }
+}
+
+/// Gives freed memory back after many connections at once became idle or ended: the allocator alone keeps
+/// what lies between pieces in use.
+#[derive(Default)]
+struct Trim {
+    freed: usize,
+    open: usize,
+    waited: u32,
+}
+
+impl Trim {
+    fn tick(&mut self, parked: usize, open: usize) {
+        self.waited += 1;
+        // Those that were asked at the former tick have parked by now.
+        if self.freed >= WORTH_A_TRIM && self.waited >= TRIM_TICKS {
+            *self = Self { open: self.open, ..Self::default() };
+            #[cfg(target_env = "gnu")]
+            // SAFETY: only returns unused memory; takes the allocator's own locks.
+            unsafe {
+                libc::malloc_trim(0);
+            }
+        }
+        self.freed += parked + self.open.saturating_sub(open);
+        self.open = open;
+    }
+}
+
+/// Errors of `accept` that concern the connection only, which is gone.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+fn client(peer: SocketAddr) -> Client {
+    let address = peer.ip().to_canonical();
+    let text = HeaderValue::try_from(address.to_string()).expect("an address is printable");
+    Client { address: text, trusted: address.is_loopback() }
+}

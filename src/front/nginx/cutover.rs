@@ -1,0 +1,346 @@
+//! The flip: write the file, test, reload, prove by effect; or undo. Called by the engine for every change of
+//! the route, and again after a crash: it is idempotent, and repairs what an interrupted one left.
+//!
+//! ```text
+//! look ─▶ write ─▶ test ─▶ reload ─▶ prove ─▶ done
+//!           ▲        │ no     │ no      │ no
+//!           └────────┴────────┘         ▼
+//!            old text back, no reload   old text back, reload only if nginx has not refused by itself
+//! ```
+//! Dropped before the reload, the old text goes back at once. Dropped later, the file says what nginx was
+//! asked for and the text before it is kept beside it, so that the next call can still go back.
+
+use std::{net::SocketAddrV4, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Aftermath, Former, Include, Limits, Nginx, NginxError, PlaceError, Present, Process, Refusal, RouteError,
+    command, effect,
+    effect::Effect,
+    errorlog::Mark,
+    master,
+    master::{Standing, Worker},
+    placed::Placed,
+};
+use crate::{
+    front::route::Route,
+    rules::ids::{Color, Generation},
+};
+
+/// That a route is in force, and what must be gone before the old color may stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// The heaviest color that nginx answered with.
+    pub color: Option<Color>,
+    /// The generation that nginx answered with.
+    pub generation: Generation,
+    /// The master in whose workers it is in force.
+    pub master: Process,
+    /// The workers to wait for.
+    pub former: Former,
+    /// Whether nginx had to be reloaded.
+    pub how: How,
+    /// From the call to the proof, waiting for another flip on the same nginx left out.
+    pub elapsed: Duration,
+}
+
+/// How a route came to be in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// By one reload.
+    Reloaded,
+    /// It was already; nothing was touched.
+    AlreadyInForce,
+}
+
+/// A look costs a few small files and one local request; a flip usually takes 10 to 120 ms, so looks are close
+/// at first, and rarer when something takes its time.
+const SOON: Duration = Duration::from_millis(4);
+const LATER: Duration = Duration::from_millis(100);
+const AT_FIRST: Duration = Duration::from_millis(500);
+/// nginx takes up a reload that waited within milliseconds.
+const SETTLE: Duration = Duration::from_millis(300);
+
+impl Nginx {
+    /// Puts a route in force, proven by effect, with at most one reload; or leaves the old one untouched.
+    pub async fn route(&self, route: &Route, limits: Limits) -> Result<Proof, RouteError> {
+        let turn = self.turn.clone().lock_owned().await;
+        let started = Instant::now();
+        let plan = self.plan(route).await.map_err(RouteError::Untouched)?;
+        let answer = |former, how| Proof {
+            color: route.color(),
+            generation: route.generation,
+            master: plan.master,
+            former,
+            how,
+            elapsed: started.elapsed(),
+        };
+        if plan.is_in_force() {
+            let leaving = master::workers(plan.master).map_err(RouteError::Untouched)?;
+            let leaving = leaving.iter().filter(|worker| worker.standing == Standing::Leaving);
+            let former = leaving.map(|worker| worker.process).collect();
+            return Ok(answer(self.former(former, route), How::AlreadyInForce));
+        }
+        let mut placed =
+            Placed::write(plan.present.place.clone(), plan.old.clone(), plan.wanted.render(), turn)
+                .await
+                .map_err(untouched)?;
+        self.agree(&mut placed, &plan, limits).await?;
+        let workers = self.cut(&mut placed, &plan, limits).await?;
+        placed.settle();
+        Ok(answer(self.former(workers, route), How::Reloaded))
+    }
+
+    fn former(&self, workers: Vec<Process>, route: &Route) -> Former {
+        let routed = |port: u16| route.backends.iter().any(|b| b.weight > 0 && b.port == port);
+        let ports = Color::ALL.into_iter().map(|color| self.ports.of(color)).filter(|port| !routed(*port));
+        Former::new(workers, ports.collect())
+    }
+
+    /// All that has to be known before anything is touched.
+    async fn plan(&self, route: &Route) -> Result<Plan, NginxError> {
+        let master = master::master(&self.settings.pid_file)?;
+        let present = self.present()?;
+        present.place.check()?;
+        let proof = match &present.found {
+            Some(found) => found.include.proof,
+            None => effect::choose(self.ports)?,
+        };
+        // Silence is normal before the first deploy; everything else shows in the proof.
+        let before = effect::ask(proof).await.ok().filter(|effect| effect.app == self.app);
+        let old = old_text(&present, before.as_ref());
+        Ok(Plan {
+            master,
+            wanted: self.include(route, proof),
+            parked: self.parked(proof),
+            before,
+            old,
+            present,
+        })
+    }
+
+    /// nginx must accept the new file; nothing has been reloaded yet, so a refusal costs nothing.
+    async fn agree(&self, placed: &mut Placed, plan: &Plan, limits: Limits) -> Result<(), RouteError> {
+        let Err(refusal) = self.test(&plan.present, limits.command).await else { return Ok(()) };
+        let err = match refusal {
+            Refusal::Foreign(fault) => RouteError::ForeignConfig(fault),
+            other => RouteError::TakenBack(self.judge(other)),
+        };
+        Err(placed.put_back(err).await)
+    }
+
+    /// Reload and proof; answers with the workers to wait for.
+    async fn cut(
+        &self,
+        placed: &mut Placed,
+        plan: &Plan,
+        limits: Limits,
+    ) -> Result<Vec<Process>, RouteError> {
+        let former = match processes(plan.master) {
+            Ok(former) => former,
+            Err(err) => return Err(placed.put_back(RouteError::TakenBack(err)).await),
+        };
+        let log = Mark::now(plan.master);
+        let witness = Witness { address: plan.wanted.proof, sum: plan.wanted.sum(), former, log };
+        let asked = Instant::now();
+        placed.asked();
+        let (refused, result) = match self.reload(limits.command).await {
+            // Whether a reload that hangs was heard is seen by its effect.
+            Ok(()) | Err(NginxError::CommandTimeout { .. }) => {
+                (None, self.prove(&witness, limits.proof).await)
+            }
+            Err(err) => {
+                let seen = err.to_string();
+                (Some(err), Err(Unproven { seen, rejected: true }))
+            }
+        };
+        let unproven = match result {
+            Ok(workers) => return Ok(workers),
+            Err(unproven) => unproven,
+        };
+        let aftermath = self.bring_back(placed, plan, &unproven, limits).await;
+        let not_in_effect = |aftermath| RouteError::NotInEffect {
+            waited: asked.elapsed(),
+            seen: unproven.seen,
+            log: witness.log.as_ref().map(Mark::complaints).unwrap_or_default(),
+            aftermath,
+        };
+        Err(match (aftermath, refused) {
+            (Ok(Aftermath::NeverLeft | Aftermath::BroughtBack), Some(err)) => RouteError::TakenBack(err),
+            (Ok(aftermath), _) => not_in_effect(aftermath),
+            (Err(source), _) => {
+                RouteError::NotPutBack { cause: Box::new(not_in_effect(Aftermath::Unproven)), source }
+            }
+        })
+    }
+
+    async fn reload(&self, limit: Duration) -> Result<(), NginxError> {
+        let ended = command::run(&self.settings.reload, limit).await?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        let (status, said) = (ended.status, command::fault(&ended).quote);
+        Err(NginxError::Reload { command: self.settings.reload.join(" "), status, said })
+    }
+
+    /// Waits for the proof: new workers, every former one on its way out, and nginx's own answer. Looks at the
+    /// workers again after the answer, so that one started between the first look and the reload is caught.
+    async fn prove(&self, witness: &Witness, limit: Duration) -> Result<Vec<Process>, Unproven> {
+        let start = Instant::now();
+        let deadline = start + limit;
+        loop {
+            // Before the look: what is answered or changed after a final refusal is not this reload's doing.
+            let rejected = witness.log.as_ref().is_some_and(Mark::is_rejected);
+            let seen = match self.testify(witness).await {
+                Ok(workers) => return Ok(workers),
+                Err(seen) => seen,
+            };
+            if rejected || Instant::now() >= deadline {
+                return Err(Unproven { seen, rejected });
+            }
+            sleep(if start.elapsed() < AT_FIRST { SOON } else { LATER }).await;
+        }
+    }
+
+    async fn testify(&self, witness: &Witness) -> Result<Vec<Process>, String> {
+        self.sample(&witness.former)?;
+        let effect = effect::ask(witness.address).await.map_err(|err| err.to_string())?;
+        if effect.sum != witness.sum {
+            let color = effect.color.map_or("no color", Color::as_str);
+            return Err(format!("nginx still answers with generation {} ({color})", effect.generation));
+        }
+        self.sample(&witness.former)
+    }
+
+    /// One look at the workers; in the end those to wait for: former ones, and any other that is leaving.
+    fn sample(&self, former: &[Process]) -> Result<Vec<Process>, String> {
+        // Asked anew each time: whoever restarted nginx meanwhile has also put the new file in force.
+        let master = master::master(&self.settings.pid_file).map_err(|err| err.to_string())?;
+        let workers = master::workers(master).map_err(|err| err.to_string())?;
+        // Whoever their master is now: one that was replaced or upgraded leaves its workers behind.
+        let old =
+            former.iter().filter(|worker| master::standing(**worker) == Some(Standing::Serving)).count();
+        if old > 0 {
+            return Err(format!("{old} of its workers still accept with the old configuration"));
+        }
+        let is_new =
+            |worker: &Worker| worker.standing == Standing::Serving && !former.contains(&worker.process);
+        if !workers.iter().any(is_new) {
+            return Err("nginx has started no new worker".to_owned());
+        }
+        let leaving = workers.iter().filter(|worker| worker.standing == Standing::Leaving);
+        let mut all: Vec<Process> = former.iter().copied().filter(|worker| worker.is_alive()).collect();
+        all.extend(leaving.map(|worker| worker.process).filter(|worker| !former.contains(worker)));
+        Ok(all)
+    }
+
+    /// After a reload that is not proven: the old text goes back, and nginx is reloaded with it unless it has
+    /// refused the new one for good. On the very first route there is no old text; an include that routes
+    /// nowhere is left then, without which nginx could not even be restarted.
+    async fn bring_back(
+        &self,
+        placed: &mut Placed,
+        plan: &Plan,
+        unproven: &Unproven,
+        limits: Limits,
+    ) -> Result<Aftermath, PlaceError> {
+        let text = plan.old.clone().unwrap_or_else(|| plan.parked.render());
+        placed.write_back(Some(text)).await?;
+        if unproven.rejected && !self.serves(&plan.wanted).await {
+            return Ok(Aftermath::NeverLeft);
+        }
+        // Without a master or its workers nothing can be proven, only said.
+        let Ok(former) = processes(plan.master) else { return Ok(Aftermath::Unproven) };
+        let sum = match (&plan.before, &plan.old) {
+            (Some(effect), _) => effect.sum.clone(),
+            (None, Some(_)) => plan.present.found.as_ref().map_or_else(String::new, |f| f.include.sum()),
+            (None, None) => plan.parked.sum(),
+        };
+        let log = Mark::now(plan.master);
+        let witness = Witness { address: plan.wanted.proof, sum, former, log };
+        if let Err(err) = self.reload(limits.command).await {
+            tracing::warn!(app = %self.app, err = %err, "reload with the old text failed");
+        }
+        Ok(match self.prove(&witness, limits.proof).await {
+            Ok(_) => Aftermath::BroughtBack,
+            // Refused again, so what was in force all along still is.
+            Err(again) if again.rejected && !self.serves(&plan.wanted).await => Aftermath::NeverLeft,
+            Err(_) => Aftermath::Unproven,
+        })
+    }
+
+    /// Whether an include comes into force after all: the refusal in the log may have been of a reload that
+    /// somebody else had asked for just before.
+    async fn serves(&self, include: &Include) -> bool {
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            if effect::ask(include.proof).await.is_ok_and(|effect| effect.sum == include.sum()) {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            sleep(SOON).await;
+        }
+    }
+}
+
+fn processes(master: Process) -> Result<Vec<Process>, NginxError> {
+    Ok(master::workers(master)?.iter().map(|worker| worker.process).collect())
+}
+
+fn untouched(err: PlaceError) -> RouteError {
+    RouteError::Untouched(NginxError::Place(err))
+}
+
+/// What to go back to: the text that nginx has in force. After an interrupted flip that is the one kept
+/// beside the file.
+fn old_text(present: &Present, before: Option<&Effect>) -> Option<String> {
+    let in_force = |text: &String| {
+        let found = super::parse(text);
+        before.zip(found.ok()).is_some_and(|(effect, found)| found.include.sum() == effect.sum)
+    };
+    let file = present.text.clone();
+    if file.as_ref().is_some_and(in_force) {
+        return file;
+    }
+    present.place.kept().filter(in_force).or(file)
+}
+
+struct Plan {
+    master: Process,
+    wanted: Include,
+    parked: Include,
+    /// What was in force.
+    before: Option<Effect>,
+    /// The text to go back to.
+    old: Option<String>,
+    present: Present,
+}
+
+impl Plan {
+    fn is_in_force(&self) -> bool {
+        let on_file = self.present.text.as_deref() == Some(self.wanted.render().as_str());
+        // A flip that was never settled may be half way: nginx lets old and new workers accept side by side for
+        // 100 ms, and only a reload of our own tells which are which.
+        let settled = self.present.place.kept().is_none();
+        settled && on_file && self.before.as_ref().is_some_and(|effect| effect.sum == self.wanted.sum())
+    }
+}
+
+/// What has to be seen for a proof.
+struct Witness {
+    address: SocketAddrV4,
+    sum: String,
+    former: Vec<Process>,
+    log: Option<Mark>,
+}
+
+struct Unproven {
+    seen: String,
+    /// nginx itself gave the new configuration up.
+    rejected: bool,
+}

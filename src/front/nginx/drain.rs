@@ -1,0 +1,159 @@
+//! Waiting until nginx's former workers are gone. Only that is safe: a worker that is shutting down may still
+//! open a connection to the old port for a request whose body it has just completed, so a connection count
+//! of zero proves nothing. Former workers are known by pid and start time, so the wait survives a restart.
+
+use std::{collections::HashSet, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Nginx, NginxError, master,
+    master::{Process, Standing, boot_id},
+};
+
+/// The workers that served before a cutover, and the ports they may still talk to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Former {
+    /// The boot their start times belong to.
+    pub boot: String,
+    /// The workers.
+    pub workers: Vec<Process>,
+    /// The app's ports that no longer receive new requests.
+    pub ports: Vec<u16>,
+}
+
+/// How a drain ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drained {
+    /// Pids of former workers that are still there; empty when all is drained.
+    pub left_workers: Vec<u32>,
+    /// Connections to the former ports that are open now, and would be cut by stopping; `None` when the
+    /// kernel does not tell.
+    pub connections: Option<usize>,
+}
+
+impl Drained {
+    /// Whether nothing is in flight any more.
+    pub fn is_complete(&self) -> bool {
+        self.left_workers.is_empty()
+    }
+}
+
+/// A worker's end is seen this late at most, at first and in a long wait; a look costs one small file.
+const SOON: Duration = Duration::from_millis(10);
+const LATER: Duration = Duration::from_millis(50);
+
+impl Former {
+    pub(super) fn new(workers: Vec<Process>, ports: Vec<u16>) -> Self {
+        Self { boot: boot_id(), workers, ports }
+    }
+
+    /// Those that still run.
+    pub fn left(&self) -> Vec<Process> {
+        let same_boot = self.boot == boot_id();
+        self.workers.iter().copied().filter(|worker| same_boot && worker.is_alive()).collect()
+    }
+}
+
+impl Nginx {
+    /// The workers that nginx itself calls leaving: what to wait for when the proof of the last cutover is lost.
+    pub fn leaving(&self) -> Result<Former, NginxError> {
+        let workers = master::workers(master::master(&self.settings.pid_file)?)?;
+        let leaving = workers.into_iter().filter(|worker| worker.standing == Standing::Leaving);
+        Ok(Former::new(
+            leaving.map(|worker| worker.process).collect(),
+            vec![self.ports.blue, self.ports.green],
+        ))
+    }
+
+    /// Waits until every former worker is gone, or until the deadline. Dropping the future changes nothing.
+    pub async fn drained(&self, former: &Former, deadline: Instant) -> Drained {
+        let mut pause = SOON;
+        loop {
+            let left = former.left();
+            if left.is_empty() {
+                return Drained { left_workers: Vec::new(), connections: Some(0) };
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                let left_workers = left.iter().map(|worker| worker.pid).collect();
+                return Drained { left_workers, connections: connections(&left, &former.ports) };
+            }
+            sleep(pause.min(deadline - now)).await;
+            pause = (pause * 2).min(LATER);
+        }
+    }
+}
+
+/// Asked once, at the end of a drain that took too long: the whole table is read.
+fn connections(workers: &[Process], ports: &[u16]) -> Option<usize> {
+    let own: Option<HashSet<u64>> =
+        workers.iter().map(|worker| sockets(*worker)).try_fold(HashSet::new(), |mut all, sockets| {
+            all.extend(sockets?);
+            Some(all)
+        });
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(std::fs::read_to_string);
+    let [Ok(v4), v6] = tables else { return None };
+    let v6 = v6.unwrap_or_default();
+    let established = v4.lines().chain(v6.lines()).filter_map(established);
+    let counted = established.filter(|(port, inode)| {
+        // Without permission to see the workers' own sockets every client of the port counts.
+        ports.contains(port) && own.as_ref().is_none_or(|own| own.contains(inode))
+    });
+    Some(counted.count())
+}
+
+/// The inodes of a worker's sockets; `None` without permission.
+fn sockets(worker: Process) -> Option<HashSet<u64>> {
+    let entries = match std::fs::read_dir(format!("/proc/{}/fd", worker.pid)) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Some(HashSet::new()),
+        other => other.ok()?,
+    };
+    let inode = |entry: std::fs::DirEntry| {
+        let link = std::fs::read_link(entry.path()).ok()?;
+        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    };
+    Some(entries.filter_map(|entry| inode(entry.ok()?)).collect())
+}
+
+/// Remote port and inode of an established connection, from a line of `/proc/net/tcp`.
+fn established(line: &str) -> Option<(u16, u64)> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let (remote, state, inode) = (fields.get(2)?, fields.get(3)?, fields.get(9)?);
+    let port = u16::from_str_radix(remote.rsplit_once(':')?.1, 16).ok()?;
+    (*state == "01").then_some((port, inode.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_established_connections_to_the_port_count() {
+        let line = "   0: 0100007F:8AE6 0100007F:251D 01 00000000:00000000 00:00000000 00000000     0        \
+                    0 32864 1 0000000000000000 20 4 30 10 -1";
+        assert_eq!(established(line), Some((9501, 32864)));
+        assert_eq!(established(&line.replace(" 01 ", " 0A ")), None);
+        assert_eq!(established("  sl  local_address rem_address   st"), None);
+    }
+
+    #[test]
+    fn a_worker_of_an_earlier_boot_is_gone() {
+        let pid = std::process::id();
+        let own = Process::of(pid).unwrap();
+        let mut former = Former::new(vec![own], vec![]);
+        assert_eq!(former.left(), [own]);
+        former.boot = "another".into();
+        assert_eq!(former.left(), []);
+    }
+
+    #[test]
+    fn own_connections_are_found_by_their_port() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let _open = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let own = Process::of(std::process::id()).unwrap();
+        assert_eq!(connections(&[own], &[port]), Some(1));
+    }
+}

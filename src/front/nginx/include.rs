@@ -1,0 +1,293 @@
+//! The text of the one file that bgd owns: rendered from a route, and read back. Pure, so that it can be
+//! fuzzed. It carries, in comments, all that is needed to know the route again without a database, and a sum
+//! by which a hand edit is noticed. The same sum is answered by the proof address, so that two texts of one
+//! generation are told apart.
+//!
+//! No `keepalive` towards the app: a fresh connection per request can't be one that a stopping app has just
+//! closed. `max_fails=0`: whether a color may receive traffic is bgd's decision alone.
+
+use std::{fmt::Write as _, net::SocketAddrV4};
+
+use serde::{Deserialize, Serialize};
+
+use super::syntax;
+use crate::{
+    front::route::{Backend, Route},
+    rules::ids::{AppName, Generation},
+};
+
+/// The first words of a file written by bgd.
+const MARK: &str = "# Written by bgd alone";
+const SUM_LINE: &str = "# bgd-sum ";
+const STATE_LINE: &str = "# bgd-state ";
+/// Stands for the sum while the sum is computed.
+const NO_SUM: &str = "0000000000000000";
+
+/// What the file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Include {
+    /// The app whose file it is.
+    pub app: AppName,
+    /// Name of the upstream block.
+    pub upstream: String,
+    /// What is routed.
+    pub route: Route,
+    /// Port of blue, named (as down) when nothing is live: nginx refuses an upstream without servers.
+    pub parking: u16,
+    /// Where nginx tells what it has in force.
+    pub proof: SocketAddrV4,
+}
+
+/// A file as found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What its header says.
+    pub include: Include,
+    /// Whether the rest agrees with the header.
+    pub integrity: Integrity,
+}
+
+/// Whether somebody changed the file since bgd wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Integrity {
+    /// As written.
+    Intact,
+    /// Changed by hand.
+    Edited {
+        /// The local ports that the upstream block names now, without those marked down.
+        ports: Vec<u16>,
+    },
+}
+
+/// Why a text is no include of bgd's.
+#[derive(Debug, thiserror::Error)]
+pub enum IncludeError {
+    /// No trace of bgd: somebody else's file.
+    #[error("not written by bgd: the line {MARK:?} is missing")]
+    NotOurs,
+    /// Written by bgd, and damaged since.
+    #[error("the line {line:?} is missing")]
+    LineMissing {
+        /// How the line begins.
+        line: &'static str,
+    },
+    /// Written by bgd, and damaged since.
+    #[error("the state in its header can't be read")]
+    State(#[source] serde_json::Error),
+}
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    app: AppName,
+    upstream: String,
+    generation: Generation,
+    parking: u16,
+    proof: SocketAddrV4,
+    backends: Vec<Backend>,
+}
+
+impl Include {
+    /// The whole file.
+    pub fn render(&self) -> String {
+        let unsealed = self.unsealed();
+        let sum = sum(&unsealed);
+        unsealed.replace(NO_SUM, &sum)
+    }
+
+    /// The sum of the rendered text, 16 hex digits.
+    pub fn sum(&self) -> String {
+        sum(&self.unsealed())
+    }
+
+    fn unsealed(&self) -> String {
+        let Self { app, upstream, proof, .. } = self;
+        let state = self.state();
+        let servers = self.servers();
+        let answer = self.answer();
+        format!(
+            "{MARK} (app {app}). A change made here by hand is noticed, and lost at the next flip.\n\
+             {SUM_LINE}{NO_SUM}\n\
+             {STATE_LINE}{state}\n\
+             \n\
+             upstream {upstream} {{\n{servers}}}\n\
+             \n\
+             # Tells which of these files nginx has truly in force; reachable from this machine only.\n\
+             server {{\n    \
+                 listen {proof};\n    \
+                 access_log off;\n    \
+                 location / {{\n        \
+                     default_type application/json;\n        \
+                     return 200 '{answer}';\n    \
+                 }}\n\
+             }}\n"
+        )
+    }
+
+    fn state(&self) -> String {
+        let state = State {
+            app: self.app.clone(),
+            upstream: self.upstream.clone(),
+            generation: self.route.generation,
+            parking: self.parking,
+            proof: self.proof,
+            backends: self.route.backends.clone(),
+        };
+        serde_json::to_string(&state).expect("plain data becomes JSON")
+    }
+
+    fn servers(&self) -> String {
+        let live: Vec<_> = self.route.backends.iter().filter(|backend| backend.weight > 0).collect();
+        let mut lines = String::new();
+        match live.as_slice() {
+            [] => _ = writeln!(lines, "    server 127.0.0.1:{} down;", self.parking),
+            [only] => _ = writeln!(lines, "    server 127.0.0.1:{} max_fails=0;", only.port),
+            several => {
+                for Backend { port, weight, .. } in several {
+                    _ = writeln!(lines, "    server 127.0.0.1:{port} weight={weight} max_fails=0;");
+                }
+            }
+        }
+        lines
+    }
+
+    /// Has neither quotes that nginx would end the word at, nor a `$`: names and numbers only.
+    fn answer(&self) -> String {
+        serde_json::json!({
+            "app": self.app,
+            "color": self.route.color(),
+            "generation": self.route.generation,
+            "release": self.route.live().map(|backend| &backend.release),
+            "sum": NO_SUM,
+        })
+        .to_string()
+    }
+}
+
+/// Reads a file back.
+pub fn parse(text: &str) -> Result<Found, IncludeError> {
+    if !text.lines().any(|line| line.starts_with(MARK)) {
+        return Err(IncludeError::NotOurs);
+    }
+    let said = after(text, SUM_LINE)?.trim();
+    let state: State = serde_json::from_str(after(text, STATE_LINE)?).map_err(IncludeError::State)?;
+    let include = Include {
+        app: state.app,
+        upstream: state.upstream,
+        route: Route { generation: state.generation, backends: state.backends },
+        parking: state.parking,
+        proof: state.proof,
+    };
+    let is_sum = said.len() == NO_SUM.len() && said.bytes().all(|c| c.is_ascii_hexdigit());
+    let integrity = if is_sum && sum(&text.replace(said, NO_SUM)) == said {
+        Integrity::Intact
+    } else {
+        Integrity::Edited { ports: ports(text, &include.upstream) }
+    };
+    Ok(Found { include, integrity })
+}
+
+fn after<'a>(text: &'a str, line: &'static str) -> Result<&'a str, IncludeError> {
+    text.lines().find_map(|text| text.strip_prefix(line)).ok_or(IncludeError::LineMissing { line })
+}
+
+/// The local ports that an upstream block sends requests to.
+fn ports(text: &str, upstream: &str) -> Vec<u16> {
+    let tokens = syntax::tokens(text);
+    let Some(inside) = syntax::block(&tokens, "upstream", upstream) else { return Vec::new() };
+    inside
+        .split(|token| *token == syntax::Token::End)
+        .filter(|directive| !directive.contains(&syntax::Token::Word("down".into())))
+        .flat_map(|directive| syntax::arguments(directive, "server"))
+        .filter_map(|server| server.rsplit_once(':')?.1.parse().ok())
+        .collect()
+}
+
+/// FNV-1a, 64 bits: against accidents and hand edits, not against an attacker, who could write the file.
+fn sum(text: &str) -> String {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::ids::Color;
+
+    fn backend(color: Color, port: u16, weight: u16) -> Backend {
+        Backend { color, port, weight, release: "20261121T101112Z-1-0123456".parse().unwrap() }
+    }
+
+    fn include(backends: Vec<Backend>) -> Include {
+        Include {
+            app: "shop".parse().unwrap(),
+            upstream: "shop_app".into(),
+            route: Route { generation: Generation(7), backends },
+            parking: 9501,
+            proof: "127.98.103.100:29501".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_rendered_include_is_read_back_as_it_was() {
+        for backends in [
+            vec![],
+            vec![backend(Color::Green, 9502, 100)],
+            vec![backend(Color::Blue, 9501, 90), backend(Color::Green, 9502, 10)],
+        ] {
+            let include = include(backends);
+            let found = parse(&include.render()).unwrap();
+            assert_eq!(found, Found { include, integrity: Integrity::Intact });
+        }
+    }
+
+    #[test]
+    fn weights_are_written_only_when_there_is_a_choice() {
+        let single = include(vec![backend(Color::Green, 9502, 30), backend(Color::Blue, 9501, 0)]).render();
+        assert!(single.contains("{\n    server 127.0.0.1:9502 max_fails=0;\n}"), "{single}");
+        let both = include(vec![backend(Color::Blue, 9501, 90), backend(Color::Green, 9502, 10)]).render();
+        assert!(both.contains("9501 weight=90 max_fails=0;\n    server 127.0.0.1:9502 weight=10 "), "{both}");
+        let none = include(vec![]).render();
+        assert!(none.contains("{\n    server 127.0.0.1:9501 down;\n}"), "{none}");
+    }
+
+    #[test]
+    fn two_texts_of_one_generation_have_different_sums() {
+        let even = include(vec![backend(Color::Blue, 9501, 50), backend(Color::Green, 9502, 50)]);
+        let canary = include(vec![backend(Color::Blue, 9501, 90), backend(Color::Green, 9502, 10)]);
+        assert_ne!(even.sum(), canary.sum());
+        assert!(even.render().contains(&format!(r#""sum":"{}"}}';"#, even.sum())));
+    }
+
+    #[test]
+    fn f3_a_hand_edit_is_noticed_with_the_ports_it_names() {
+        let text = include(vec![backend(Color::Blue, 9501, 100)]).render();
+        let edited = text.replace("    server 127.0.0.1:9501 max_fails=0;", "  server 127.0.0.1:9502;");
+        let found = parse(&edited).unwrap();
+        assert_eq!(found.integrity, Integrity::Edited { ports: vec![9502] });
+        let harmless = format!("{text}# a note\n");
+        assert_eq!(parse(&harmless).unwrap().integrity, Integrity::Edited { ports: vec![9501] });
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_and_a_damaged_one_are_told_apart() {
+        let foreign = "upstream shop { server 127.0.0.1:9501; }";
+        assert!(matches!(parse(foreign), Err(IncludeError::NotOurs)));
+        let text = include(vec![]).render();
+        assert!(matches!(parse(&text.replace("bgd-sum", "sum")), Err(IncludeError::LineMissing { .. })));
+        assert!(matches!(parse(&text.replace("\"generation\":", "\"g\":")), Err(IncludeError::State(_))));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_parsed_without_a_panic(noise in "\\PC{0,40}", at in 0_usize..900) {
+            let mut text = include(vec![backend(Color::Blue, 9501, 100)]).render();
+            let at = (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            text.insert_str(at, &noise);
+            let _ = parse(&text);
+            let _ = parse(&text[..at]);
+            let _ = parse(&noise);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What `bgd doctor` wants to know about an nginx and a flip does not need: whether the file is included,
+//! whether long requests would be cut by nginx itself, whether a reload is permitted. Changes nothing.
+
+use std::{path::Path, time::Duration};
+
+use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
+
+use super::{Limits, Nginx, NginxError, command, master, place::Place, syntax};
+
+/// Whether nginx reads bgd's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inclusion {
+    /// nginx lists it.
+    Included,
+    /// nginx does not list it although it exists.
+    NotIncluded,
+    /// It does not exist yet, so nginx can't list it.
+    NotThereYet,
+    /// nginx could not be asked; its words, or why.
+    Unknown(String),
+}
+
+/// Whether the reload command may do its work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Permission {
+    /// bgd's user may signal the master.
+    Granted,
+    /// The master belongs to another user, and the command is plain nginx.
+    Denied {
+        /// The master.
+        master: u32,
+    },
+    /// It goes through another program (sudo, systemctl), which decides by itself.
+    Delegated {
+        /// That program.
+        program: String,
+    },
+}
+
+/// A dump of some thousand virtual hosts.
+const DUMP_CAP: usize = 64 * 1024 * 1024;
+/// nginx prints each file under this line.
+const FILE_LINE: &str = "# configuration file ";
+
+impl Nginx {
+    /// Whether nginx reads bgd's file, as its own dump of the configuration (`-T`) tells.
+    pub async fn inclusion(&self) -> Inclusion {
+        let place = match Place::find(&self.settings.file) {
+            Ok(place) if !place.path().exists() => return Inclusion::NotThereYet,
+            Ok(place) => place,
+            Err(err) => return Inclusion::Unknown(err.to_string()),
+        };
+        let same = |file: &str| {
+            Path::new(file) == self.settings.file
+                || std::fs::canonicalize(file).is_ok_and(|file| file == place.path())
+        };
+        match self.dump().await {
+            Ok(dump) if files(&dump).any(same) => Inclusion::Included,
+            Ok(_) => Inclusion::NotIncluded,
+            Err(why) => Inclusion::Unknown(why),
+        }
+    }
+
+    /// nginx's `worker_shutdown_timeout`: requests that take longer are cut at every reload. `None`: not set,
+    /// or nginx could not be asked (then [`Nginx::inclusion`] says why).
+    pub async fn shutdown_timeout(&self) -> Option<Duration> {
+        let dump = self.dump().await.ok()?;
+        syntax::arguments(&syntax::tokens(&dump), "worker_shutdown_timeout").first().and_then(|t| time(t))
+    }
+
+    /// Whether the reload command may do its work, without trying it.
+    pub fn may_reload(&self) -> Result<Permission, NginxError> {
+        let master = master::master(&self.settings.pid_file)?;
+        let program = self.settings.reload.first().cloned().unwrap_or_default();
+        let pid = Pid::from_raw(i32::try_from(master.pid).unwrap_or(i32::MAX));
+        Ok(match kill(pid, None) {
+            Ok(()) => Permission::Granted,
+            Err(Errno::EPERM) if Path::new(&program).ends_with("nginx") => {
+                Permission::Denied { master: master.pid }
+            }
+            Err(_) => Permission::Delegated { program },
+        })
+    }
+
+    /// The configured test with `-T` for `-t`; its output holds every file that nginx reads.
+    async fn dump(&self) -> Result<String, String> {
+        let mut argv = self.settings.test.clone();
+        let Some(flag) = argv.iter_mut().find(|argument| *argument == "-t") else {
+            return Err(format!("`{}` has no -t to make -T of", self.settings.test.join(" ")));
+        };
+        *flag = "-T".to_owned();
+        let limit = Limits::default().command;
+        let ended = command::run_keeping(&argv, limit, DUMP_CAP).await.map_err(|err| err.to_string())?;
+        if ended.status.success() { Ok(ended.stdout) } else { Err(command::fault(&ended).quote) }
+    }
+}
+
+fn files(dump: &str) -> impl Iterator<Item = &str> {
+    dump.lines().filter_map(|line| line.strip_prefix(FILE_LINE)?.strip_suffix(':'))
+}
+
+/// nginx's way of writing a time: `500ms`, `10s`, `1m 30s`, a bare number of seconds.
+fn time(text: &str) -> Option<Duration> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().ok()?;
+    let (scale, rest) = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)]
+        .into_iter()
+        .find_map(|(name, scale)| Some((scale, unit.strip_prefix(name)?)))
+        .unwrap_or((1_000, unit));
+    let first = Duration::from_millis(number.checked_mul(scale)?);
+    if rest.trim().is_empty() { Some(first) } else { first.checked_add(time(rest.trim_start())?) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nginx_times_are_understood() {
+        for (text, ms) in
+            [("500ms", 500), ("10s", 10_000), ("30", 30_000), ("1m 30s", 90_000), ("2h", 7_200_000)]
+        {
+            assert_eq!(time(text), Some(Duration::from_millis(ms)), "{text}");
+        }
+        for bad in ["", "s", "10x", "x10"] {
+            assert_eq!(time(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_files_of_a_dump_are_listed() {
+        let dump =
+            "# configuration file /etc/nginx/nginx.conf:\nuser a;\n\n# configuration file /a b.conf:\n";
+        assert_eq!(files(dump).collect::<Vec<_>>(), ["/etc/nginx/nginx.conf", "/a b.conf"]);
+    }
+}

@@ -1,0 +1,203 @@
+//! The front for an nginx that is already there. bgd owns one include file; a flip replaces it and reloads,
+//! and counts only when it is proven by effect. Called by the engine, by `bgd flip` without a daemon, and by
+//! `bgd doctor`. It never starts, stops or configures nginx beyond that file, and it does not decide what is
+//! live: it tells what nginx serves, and puts a given route in force or leaves the old one untouched.
+//!
+//! ```text
+//! include   the file's text: render, parse       place     the file on disk: symlinks, whole replacement
+//! master    processes: master, workers            effect    the proof address: what is truly in force
+//! command   test and reload, with limits          errorlog  what the master complained about
+//! cutover   route(): the flip, proven or undone   standing  routed(): what nginx serves now
+//! placed    the new text until it is proven       drain     waiting for former workers
+//! syntax    a look into nginx's language          inspect   what doctor wants to know
+//! ```
+
+mod command;
+mod cutover;
+mod drain;
+mod effect;
+mod error;
+mod errorlog;
+pub mod include;
+mod inspect;
+mod master;
+mod place;
+mod placed;
+mod standing;
+mod syntax;
+
+use std::{
+    collections::HashMap,
+    net::SocketAddrV4,
+    path::PathBuf,
+    sync::{Arc, LazyLock, PoisonError},
+    time::Duration,
+};
+
+pub use cutover::{How, Proof};
+pub use drain::{Drained, Former};
+pub use error::{Aftermath, Fault, NginxError, RouteError};
+pub use include::{Found, Include, IncludeError, Integrity, parse};
+pub use inspect::{Inclusion, Permission};
+pub use master::Process;
+pub use place::PlaceError;
+pub use standing::{Contradiction, Routed, Source};
+
+use crate::{
+    config::settings::{NginxSettings, Ports},
+    front::route::Route,
+    rules::ids::{AppName, Generation},
+};
+use place::Place;
+
+/// How long the steps of a cutover may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// One run of the test or reload command.
+    pub command: Duration,
+    /// From the reload to the proof.
+    pub proof: Duration,
+}
+
+impl Default for Limits {
+    /// 30 s for a command: many hundred virtual hosts with certificates take several. 15 s for the proof:
+    /// nginx itself tries a failing bind again for 2.5 s.
+    fn default() -> Self {
+        Self { command: Duration::from_secs(30), proof: Duration::from_secs(15) }
+    }
+}
+
+/// One app's part in an nginx.
+#[derive(Debug, Clone)]
+pub struct Nginx {
+    settings: NginxSettings,
+    app: AppName,
+    ports: Ports,
+    /// One cutover at a time on one nginx, whichever app it is for: workers of two at once can't be told apart.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+type Turns = std::sync::Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>;
+
+/// By pid file, which is what makes an nginx one nginx. One entry for each nginx of the configuration.
+static TURNS: LazyLock<Turns> = LazyLock::new(Turns::default);
+
+/// The include file as it stands.
+struct Present {
+    place: Place,
+    text: Option<String>,
+    /// `None` too when the file is empty, or bgd's and damaged.
+    found: Option<Found>,
+}
+
+impl Nginx {
+    /// The front of one app; touches nothing.
+    pub fn new(settings: NginxSettings, app: AppName, ports: Ports) -> Self {
+        let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = turns.entry(settings.pid_file.clone()).or_default().clone();
+        Self { settings, app, ports, turn }
+    }
+
+    /// Everything that would make a flip fail and can be known before a build. Changes nothing.
+    pub async fn preflight(&self) -> Result<(), NginxError> {
+        master::master(&self.settings.pid_file)?;
+        let present = self.present()?;
+        present.place.check()?;
+        match self.test(&present, Limits::default().command).await {
+            // Before the first deploy the site names an upstream that only bgd's file will define.
+            Err(Refusal::Unknown(_)) if present.text.is_none() => Ok(()),
+            Err(refusal) => Err(self.judge(refusal)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Writes a file that routes nowhere (nginx answers 502) if there is none yet, so that an nginx whose site
+    /// names the upstream can start before the first deploy. Reloads nothing; says whether it wrote.
+    pub async fn ensure_file(&self) -> Result<bool, NginxError> {
+        let _turn = self.turn.lock().await;
+        let present = self.present()?;
+        if present.text.is_some_and(|text| !text.trim().is_empty()) {
+            return Ok(false);
+        }
+        present.place.replace(&self.parked(effect::choose(self.ports)?).render())?;
+        Ok(true)
+    }
+
+    /// The include for a route, under a proof address.
+    fn include(&self, route: &Route, proof: SocketAddrV4) -> Include {
+        Include {
+            app: self.app.clone(),
+            upstream: self.settings.upstream.clone(),
+            route: route.clone(),
+            parking: self.ports.blue,
+            proof,
+        }
+    }
+
+    /// The include that routes nowhere.
+    fn parked(&self, proof: SocketAddrV4) -> Include {
+        self.include(&Route { generation: Generation::default(), backends: Vec::new() }, proof)
+    }
+
+    /// The file as it stands; refuses one that is not this app's.
+    fn present(&self) -> Result<Present, NginxError> {
+        let place = Place::find(&self.settings.file)?;
+        let text = place.read()?;
+        let path = || self.settings.file.clone();
+        let found = match text.as_deref().filter(|text| !text.trim().is_empty()).map(parse) {
+            Some(Ok(found)) if found.include.app != self.app => {
+                let app = found.include.app.to_string();
+                return Err(NginxError::OtherApp { path: path(), app });
+            }
+            Some(Err(source @ IncludeError::NotOurs)) => {
+                return Err(NginxError::Include { path: path(), source });
+            }
+            Some(Ok(found)) => Some(found),
+            Some(Err(IncludeError::LineMissing { .. } | IncludeError::State(_))) | None => None,
+        };
+        Ok(Present { place, text, found })
+    }
+
+    /// Runs the configured test.
+    async fn test(&self, present: &Present, limit: Duration) -> Result<(), Refusal> {
+        let ended = command::run(&self.settings.test, limit).await.map_err(Refusal::NotRun)?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        let fault = command::fault(&ended);
+        let same = |file: &PathBuf| {
+            *file == self.settings.file
+                || std::fs::canonicalize(file).is_ok_and(|f| f == present.place.path())
+        };
+        let unknown = format!("host not found in upstream \"{}\"", self.settings.upstream);
+        let absent = format!("open() \"{}\" failed (2:", self.settings.file.display());
+        Err(if fault.quote.contains(&unknown) || fault.quote.contains(&absent) {
+            Refusal::Unknown(fault)
+        } else if fault.file.as_ref().is_some_and(same) {
+            Refusal::Own(fault)
+        } else {
+            Refusal::Foreign(fault)
+        })
+    }
+
+    fn judge(&self, refusal: Refusal) -> NginxError {
+        match refusal {
+            Refusal::NotRun(err) => err,
+            Refusal::Own(fault) => NginxError::OwnConfig(fault),
+            Refusal::Unknown(fault) => NginxError::NotIncluded { path: self.settings.file.clone(), fault },
+            Refusal::Foreign(fault) => NginxError::ForeignConfig(fault),
+        }
+    }
+}
+
+/// Why the test did not pass.
+enum Refusal {
+    /// It could not be run to its end.
+    NotRun(NginxError),
+    /// bgd's file is blamed.
+    Own(Fault),
+    /// nginx does not know the upstream, so it does not see bgd's file.
+    Unknown(Fault),
+    /// Somebody else's file is blamed, or something that is in no file.
+    Foreign(Fault),
+}

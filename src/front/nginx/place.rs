@@ -1,0 +1,317 @@
+//! The one file on disk: where it really is, and how it is replaced whole. A symlink stays a symlink (its
+//! target is written), a bind-mounted file is refused (a rename over it can't work, and a write into it would
+//! not be whole). Blocking; the cutover calls it off the runtime's threads. Knows nothing of what it writes.
+
+use std::{
+    fs, io,
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use nix::unistd::{AccessFlags, Gid, Uid, eaccess, fchown};
+
+/// Why the file can't be read or replaced.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// The directory is missing, or the path leads nowhere.
+    #[error("can't find the directory of {path}")]
+    NoDirectory {
+        /// The configured file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Replacing a file needs write permission on its directory.
+    #[error("can't write in {directory}, where bgd's file is")]
+    NotWritable {
+        /// The directory of the file, symlinks followed.
+        directory: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A directory, device or pipe is in its place.
+    #[error("not a regular file: {path}")]
+    NotAFile {
+        /// The file, symlinks followed.
+        path: PathBuf,
+    },
+    /// A mount point can't be replaced by a rename.
+    #[error("{path} is bind-mounted, so it can't be replaced whole: mount its directory instead")]
+    BindMounted {
+        /// The file, symlinks followed.
+        path: PathBuf,
+    },
+    /// Reading failed.
+    #[error("can't read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// One step of replacing or removing failed; the old file is as it was.
+    #[error("can't {step} {path}")]
+    Write {
+        /// Which step.
+        step: &'static str,
+        /// The file or directory of that step.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A chain of symlinks longer than this is a loop (the kernel's own limit).
+const MOST_LINKS: usize = 40;
+/// For a file that was not there before: nginx's workers never read it, administrators may.
+const NEW_MODE: u32 = 0o644;
+
+/// The file, with symlinks followed: what is read, and what a rename replaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    path: PathBuf,
+    directory: PathBuf,
+}
+
+impl Place {
+    /// Follows symlinks, also one whose target does not exist yet.
+    pub(super) fn find(configured: &Path) -> Result<Self, PlaceError> {
+        let lost = |source| PlaceError::NoDirectory { path: configured.to_owned(), source };
+        let mut path = configured.to_owned();
+        for _ in 0..MOST_LINKS {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let directory = fs::canonicalize(parent.unwrap_or(Path::new("."))).map_err(lost)?;
+            let name = path.file_name().ok_or_else(|| lost(io::ErrorKind::InvalidInput.into()))?;
+            let whole = directory.join(name);
+            match fs::read_link(&whole) {
+                Ok(target) => path = directory.join(target),
+                Err(_) => return Ok(Self { path: whole, directory }),
+            }
+        }
+        Err(lost(io::Error::from_raw_os_error(libc::ELOOP)))
+    }
+
+    /// The file itself, symlinks followed.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether [`Place::replace`] can work, without touching anything.
+    pub(super) fn check(&self) -> Result<(), PlaceError> {
+        match fs::symlink_metadata(&self.path) {
+            Ok(meta) if !meta.is_file() => return Err(PlaceError::NotAFile { path: self.path.clone() }),
+            Ok(_) if is_mount_point(&self.path) => {
+                return Err(PlaceError::BindMounted { path: self.path.clone() });
+            }
+            Ok(_) | Err(_) => {}
+        }
+        eaccess(&self.directory, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|errno| {
+            PlaceError::NotWritable { directory: self.directory.clone(), source: errno.into() }
+        })
+    }
+
+    /// The text, or `None` when there is no file.
+    pub(super) fn read(&self) -> Result<Option<String>, PlaceError> {
+        match fs::read(&self.path) {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(PlaceError::Read { path: self.path.clone(), source }),
+        }
+    }
+
+    /// When the file was last changed or put there, by whatever means.
+    pub(super) fn changed(&self) -> Option<SystemTime> {
+        let meta = fs::metadata(&self.path).ok()?;
+        let (seconds, nanos) = (u64::try_from(meta.ctime()).ok()?, u64::try_from(meta.ctime_nsec()).ok()?);
+        Some(UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_nanos(nanos))
+    }
+
+    /// Replaces the file whole and durably: at every instant, also after a power cut, it is the old or the
+    /// new. On a full disk an existing file is written over instead, in the block it already has: a flip must
+    /// work there too, and a file this small is written in one piece.
+    pub(super) fn replace(&self, text: &str) -> Result<(), PlaceError> {
+        self.check()?;
+        match self.write_whole(&self.path, text) {
+            Err(PlaceError::Write { source, .. }) if is_full(&source) && self.path.exists() => {
+                tracing::warn!(path = %self.path.display(), "disk full: writing over bgd's nginx file");
+                self.write_over(text)
+            }
+            other => other,
+        }
+    }
+
+    /// Keeps a text beside the file, invisible to nginx, for going back after a crash. Without it (a full
+    /// disk) a flip goes back by memory alone, which is no reason to refuse it.
+    pub(super) fn keep(&self, text: &str) {
+        if let Err(err) = self.write_whole(&self.beside("old"), text) {
+            tracing::warn!(path = %self.path.display(), err = %err, "no copy of bgd's nginx file kept");
+        }
+    }
+
+    /// The text kept last, if any.
+    pub(super) fn kept(&self) -> Option<String> {
+        fs::read_to_string(self.beside("old")).ok()
+    }
+
+    /// Drops the kept text. One that stays behind is harmless: it only counts while nginx has it in force.
+    pub(super) fn forget(&self) {
+        let _ = fs::remove_file(self.beside("old"));
+    }
+
+    fn write_whole(&self, path: &Path, text: &str) -> Result<(), PlaceError> {
+        let temp = self.beside("new");
+        // Left by a crash; being the only writer, bgd may take its name again.
+        forgive_missing(fs::remove_file(&temp)).map_err(at("remove", &temp))?;
+        let written = self.write_new(&temp, text).and_then(|()| fs::rename(&temp, path));
+        if let Err(source) = written {
+            // The first failure is the one to tell; a leftover is invisible to nginx and cleared next time.
+            let _ = fs::remove_file(&temp);
+            return Err(at("write", path)(source));
+        }
+        self.sync_directory().map_err(at("sync", &self.directory))
+    }
+
+    fn write_over(&self, text: &str) -> Result<(), PlaceError> {
+        let write = || {
+            let mut file = fs::OpenOptions::new().write(true).open(&self.path)?;
+            file.write_all(text.as_bytes())?;
+            file.set_len(text.len() as u64)?;
+            file.sync_all()
+        };
+        write().map_err(at("write over", &self.path))
+    }
+
+    /// Takes the file away durably.
+    pub(super) fn remove(&self) -> Result<(), PlaceError> {
+        forgive_missing(fs::remove_file(&self.path))
+            .and_then(|()| self.sync_directory())
+            .map_err(at("remove", &self.path))
+    }
+
+    /// A name that neither `*.conf` nor `*` matches: globs leave out names that begin with a dot.
+    fn beside(&self, what: &str) -> PathBuf {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        self.directory.join(format!(".{name}.{what}"))
+    }
+
+    fn write_new(&self, temp: &Path, text: &str) -> io::Result<()> {
+        let before = fs::metadata(&self.path).ok();
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(NEW_MODE).open(temp)?;
+        file.write_all(text.as_bytes())?;
+        if let Some(before) = before {
+            file.set_permissions(before.permissions())?;
+            let meta = file.metadata()?;
+            if (meta.uid(), meta.gid()) != (before.uid(), before.gid()) {
+                // Only root may give files away; without it the new owner is bgd's user, as for any editor.
+                let _ = fchown(&file, Some(Uid::from_raw(before.uid())), Some(Gid::from_raw(before.gid())));
+            }
+        }
+        file.sync_all()
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        fs::File::open(&self.directory)?.sync_all()
+    }
+}
+
+fn at(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PlaceError {
+    let path = path.to_owned();
+    move |source| PlaceError::Write { step, path, source }
+}
+
+fn is_full(err: &io::Error) -> bool {
+    matches!(err.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn forgive_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Without a readable mount table the rename itself would tell (EBUSY), later.
+fn is_mount_point(path: &Path) -> bool {
+    fs::read_to_string("/proc/self/mountinfo").is_ok_and(|table| lists(&table, path))
+}
+
+/// Whether a mount table has an entry for exactly this path (fifth column, octal escapes).
+fn lists(table: &str, path: &Path) -> bool {
+    let wanted = path.to_string_lossy();
+    let mut points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    points.any(|point| {
+        let plain = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+        plain.into_iter().fold(point.to_owned(), |text, (code, c)| text.replace(code, c)) == wanted
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    #[test]
+    fn f5_a_file_is_replaced_whole_with_its_mode_and_nothing_left_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bgd-shop.conf");
+        let place = Place::find(&path).unwrap();
+        assert_eq!(place.read().unwrap(), None);
+        place.replace("one").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        fs::write(dir.path().join(".bgd-shop.conf.new"), "left by a crash").unwrap();
+        place.replace("two").unwrap();
+        assert_eq!(place.read().unwrap().as_deref(), Some("two"));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        place.remove().unwrap();
+        place.remove().unwrap();
+        assert_eq!(place.read().unwrap(), None);
+    }
+
+    #[test]
+    fn f5_the_temporary_name_matches_no_include_glob() {
+        let place = Place { path: "/etc/nginx/conf.d/a.conf".into(), directory: "/etc/nginx/conf.d".into() };
+        let temp = place.beside("new");
+        assert!(temp.file_name().unwrap().to_string_lossy().starts_with('.'), "{}", temp.display());
+        assert_eq!(temp.parent(), Some(Path::new("/etc/nginx/conf.d")));
+    }
+
+    #[test]
+    fn f11_a_symlink_stays_one_even_when_it_dangles() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link.conf"));
+        fs::create_dir(&real).unwrap();
+        symlink("real/a.conf", &link).unwrap();
+        for text in ["one", "two"] {
+            Place::find(&link).unwrap().replace(text).unwrap();
+            assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+            assert_eq!(fs::read_to_string(real.join("a.conf")).unwrap(), text);
+        }
+        symlink("loop", dir.path().join("loop")).unwrap();
+        assert!(matches!(Place::find(&dir.path().join("loop")), Err(PlaceError::NoDirectory { .. })));
+    }
+
+    #[test]
+    fn f11_a_mount_table_is_read_with_its_escapes() {
+        let table = "36 35 98:0 /mnt1 /etc/a\\040b.conf rw - ext3 /dev/root rw\n37 35 0:5 / /etc rw - x y rw";
+        assert!(lists(table, Path::new("/etc/a b.conf")));
+        assert!(lists(table, Path::new("/etc")));
+        assert!(!lists(table, Path::new("/etc/a")));
+    }
+
+    #[test]
+    fn a_directory_in_its_place_or_no_directory_at_all_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("d")).unwrap();
+        let place = Place::find(&dir.path().join("d")).unwrap();
+        assert!(matches!(place.check(), Err(PlaceError::NotAFile { .. })));
+        let missing = Place::find(&dir.path().join("none/a.conf"));
+        assert!(matches!(missing, Err(PlaceError::NoDirectory { .. })));
+    }
+}

@@ -1,0 +1,144 @@
+//! What nginx serves now. Its own answer on the proof address comes first; the file only speaks when nginx is
+//! down, and is said to. Every disagreement between the two is reported, never resolved here: the engine
+//! decides, and the next `route()` makes them agree.
+
+use super::{
+    Include, Integrity, Nginx, NginxError, effect, effect::Effect, master, master::Standing, place::Place,
+};
+use crate::rules::ids::{Color, Generation, ReleaseId};
+
+/// What is routed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Routed {
+    /// The heaviest color; `None` when nothing receives traffic.
+    pub color: Option<Color>,
+    /// Which state of the front.
+    pub generation: Generation,
+    /// What runs there.
+    pub release: Option<ReleaseId>,
+    /// Who says so.
+    pub source: Source,
+    /// What speaks against it.
+    pub contradiction: Option<Contradiction>,
+}
+
+/// Who says what is routed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// nginx itself answered: this is in force.
+    Effect,
+    /// nginx does not answer; the file says what it would serve.
+    File,
+}
+
+/// File and nginx do not tell the same.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Contradiction {
+    /// Changed by hand: what the upstream truly names is not what the header says.
+    #[error("bgd's file was changed by hand and now names the ports {ports:?}")]
+    Edited {
+        /// The local ports in the upstream block.
+        ports: Vec<u16>,
+    },
+    /// A flip was interrupted between writing and reloading, or somebody put another file there.
+    #[error("the file says generation {generation}, which nginx does not have in force")]
+    FileDiffers {
+        /// The heaviest color in the file.
+        color: Option<Color>,
+        /// The file's generation.
+        generation: Generation,
+    },
+    /// nginx serves from a file that is lost or can't be read; its next restart would fail or forget.
+    #[error("nginx serves from bgd's file, which is missing or damaged on disk")]
+    FileLost,
+    /// nginx runs and does not have the file in force: never reloaded, or not included.
+    #[error("nginx runs, but does not have bgd's file in force: {0}")]
+    NotLoaded(String),
+}
+
+impl Nginx {
+    /// What nginx truly serves now. While a flip is under way the file may be ahead of nginx. `None` when neither nginx nor a file knows of this app.
+    pub async fn routed(&self) -> Result<Option<Routed>, NginxError> {
+        let present = self.present()?;
+        let address = present.found.as_ref().map_or(effect::usual(self.ports), |found| found.include.proof);
+        let answer = effect::ask(address).await;
+        let lost = present.found.is_none();
+        Ok(match (answer, present.found) {
+            (Ok(effect), found) if effect.app == self.app => {
+                let (by_hand, contradiction) = match found {
+                    Some(found) => {
+                        let by_hand = self.color_by_hand(&present.place, &found.integrity);
+                        (by_hand, differs(&effect, &found.include, found.integrity))
+                    }
+                    None => (None, lost.then_some(Contradiction::FileLost)),
+                };
+                Some(Routed { color: by_hand.or(effect.color), ..in_force(effect, contradiction) })
+            }
+            (_, None) => None,
+            (answer, Some(found)) => {
+                let reason = match answer {
+                    Ok(other) => format!("app {} answers on {address}", other.app),
+                    Err(err) => err.to_string(),
+                };
+                let edited = edited(found.integrity);
+                let running = master::master(&self.settings.pid_file).is_ok();
+                let unloaded = || running.then_some(Contradiction::NotLoaded(reason));
+                let by_hand = match &edited {
+                    Some(Contradiction::Edited { ports }) if !running => self.one_color(ports),
+                    _ => None,
+                };
+                let on_file = on_file(&found.include, edited.or_else(unloaded));
+                Some(Routed { color: by_hand.or(on_file.color), ..on_file })
+            }
+        })
+    }
+
+    /// The color that a file changed by hand routes to, once nginx has taken it up. A hand edit leaves the answer
+    /// of the proof address as it was; workers that are all younger than the change tell the two apart (a single
+    /// one may have been replaced after a crash).
+    fn color_by_hand(&self, place: &Place, integrity: &Integrity) -> Option<Color> {
+        let Integrity::Edited { ports } = integrity else { return None };
+        let changed = place.changed()?;
+        let workers = master::workers(master::master(&self.settings.pid_file).ok()?).ok()?;
+        let serving = workers.iter().filter(|worker| worker.standing == Standing::Serving);
+        let oldest = serving.filter_map(|worker| worker.process.started()).min()?;
+        if oldest > changed { self.one_color(ports) } else { None }
+    }
+
+    /// The color of the ports, when they are all of one color.
+    fn one_color(&self, ports: &[u16]) -> Option<Color> {
+        let mut colors = ports.iter().map(|port| self.ports.color(*port));
+        let first = colors.next()??;
+        colors.all(|color| color == Some(first)).then_some(first)
+    }
+}
+
+fn in_force(effect: Effect, contradiction: Option<Contradiction>) -> Routed {
+    let Effect { color, generation, release, .. } = effect;
+    Routed { color, generation, release, source: Source::Effect, contradiction }
+}
+
+fn on_file(include: &Include, contradiction: Option<Contradiction>) -> Routed {
+    Routed {
+        color: include.route.color(),
+        generation: include.route.generation,
+        release: include.route.live().map(|backend| backend.release.clone()),
+        source: Source::File,
+        contradiction,
+    }
+}
+
+fn edited(integrity: Integrity) -> Option<Contradiction> {
+    match integrity {
+        Integrity::Intact => None,
+        Integrity::Edited { ports } => Some(Contradiction::Edited { ports }),
+    }
+}
+
+fn differs(effect: &Effect, include: &Include, integrity: Integrity) -> Option<Contradiction> {
+    let differs = || {
+        let (color, generation) = (include.route.color(), include.route.generation);
+        (effect.sum != include.sum()).then_some(Contradiction::FileDiffers { color, generation })
+    };
+    edited(integrity).or_else(differs)
+}
