@@ -13,6 +13,7 @@
 
 pub mod build;
 pub mod config;
+pub mod engine;
 pub mod errors;
 pub mod front;
 pub mod git;

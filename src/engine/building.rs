@@ -1,0 +1,245 @@
+//! Effects before the start: the release directory, the build, the hooks.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use super::interpreter::{Interpreter, failure, git_failure, tail, trouble};
+use crate::{
+    build::{self, Command, Context},
+    config::settings::StopHow,
+    process::{Exit, Handle, LogSpec, Priority, Role, Spec, StartError, StopRequest, StopSpec},
+    rules::{
+        app::Release,
+        effect::Hook,
+        ids::Color,
+        words::{Failure, Nature, Phase},
+    },
+};
+
+/// One build log: this much twice (the current file and one rotated), so that a gigabyte of output costs 20 MiB.
+const BUILD_LOG: u64 = 10 << 20;
+/// One instance log file; four of them are kept.
+const INSTANCE_LOG: u64 = 10 << 20;
+/// Below this much free space a deploy is not begun: a checkout and a build would fail half way.
+const ROOM: u64 = 64 << 20;
+/// Likewise for inodes.
+const ROOM_INODES: u64 = 2_000;
+
+impl Interpreter {
+    /// A fresh release directory: front and disk looked at first, then the commit, caches, links, rewrites.
+    pub(super) async fn check_out(&self, release: &Release, color: Color) -> Result<(), Failure> {
+        let phase = Phase::CheckingOut;
+        self.front.preflight().await.map_err(|err| err.failure(phase))?;
+        self.check_room()?;
+        self.blocking(phase, {
+            let (places, id) = (self.places.clone(), release.id.clone());
+            move || build::remove_release(&places, &id)
+        })
+        .await?;
+        let context = self.context(release, color);
+        self.git
+            .checkout(&release.commit, &context.release_dir())
+            .await
+            .map_err(|err| git_failure(phase, &err))?;
+        let previous = self.newest_good(release);
+        let cancelled = CancelOnDrop::default();
+        let prepared = self
+            .blocking(phase, {
+                let (settings, places) = (self.settings.clone(), self.places.clone());
+                let (id, commit) = (release.id.clone(), release.commit.clone());
+                let cancel = cancelled.0.clone();
+                move || {
+                    let prepared = build::prepare(&settings, &context, previous.as_ref(), &cancel)?;
+                    build::mark_complete(&places, &id, &commit)?;
+                    Ok(prepared)
+                }
+            })
+            .await?;
+        for skipped in prepared.skipped {
+            tracing::info!(app = %self.settings.name, path = %skipped.path.display(), why = skipped.why, "cache not copied");
+        }
+        Ok(())
+    }
+
+    fn check_room(&self) -> Result<(), Failure> {
+        let space = build::free_space(&self.places).map_err(|err| trouble(Phase::CheckingOut, &err))?;
+        if space.bytes >= ROOM && space.inodes.is_none_or(|inodes| inodes >= ROOM_INODES) {
+            return Ok(());
+        }
+        let cause = format!(
+            "no room for a release in {}: {} MiB and {} inodes free",
+            self.places.app().display(),
+            space.bytes >> 20,
+            space.inodes.map_or_else(|| "enough".to_owned(), |inodes| inodes.to_string()),
+        );
+        let hint = "free some space, then `bgd deploy`; what is live serves on".to_owned();
+        Err(Failure { hint: Some(hint), ..failure(Phase::CheckingOut, Nature::Transient, cause) })
+    }
+
+    fn newest_good(&self, making: &Release) -> Option<crate::rules::ids::ReleaseId> {
+        let releases = self.store.releases(&self.settings.name).unwrap_or_else(|err| {
+            tracing::warn!(app = %self.settings.name, err = %crate::errors::chain(&err), "no previous release is known");
+            Vec::new()
+        });
+        releases
+            .into_iter()
+            .find(|(release, verdict)| verdict == "good" && release.id != making.id)
+            .map(|(release, _)| release.id)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        phase: Phase,
+        work: impl FnOnce() -> Result<T, build::BuildError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(err)) => Err(build_failure(phase, &err)),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+
+    pub(super) async fn build(&self, release: &Release, color: Color) -> Result<(), Failure> {
+        let phase = Phase::Building;
+        let context = self.context(release, color);
+        let command =
+            build::build_command(&self.settings, &context).map_err(|err| build_failure(phase, &err))?;
+        let Some(command) = command else { return Ok(()) };
+        let mut spec = self.spec(Role::Build, release, command);
+        spec.log = LogSpec { path: self.build_log(&release.id), max_bytes: BUILD_LOG, keep: 1 };
+        spec.time_limit = Some(self.settings.build_timeout);
+        spec.priority = Priority::Background;
+        let exit = self.run_to_end(phase, &spec).await?;
+        if exit.success() {
+            return Ok(());
+        }
+        let cause = if exit.timed_out {
+            format!("the build was still running after {:?} and was ended", self.settings.build_timeout)
+        } else {
+            format!("the build failed: {exit}")
+        };
+        Err(Failure {
+            hint: Some("bgd logs --build shows all of its output; push a fix".to_owned()),
+            log_tail: tail(&spec.log.path),
+            ..failure(phase, nature(exit), cause)
+        })
+    }
+
+    pub(super) async fn run_hook(
+        &self,
+        hook: Hook,
+        (release, color): (&Release, Color),
+        failed: Option<&Failure>,
+    ) -> Result<(), Failure> {
+        let (phase, name) = match hook {
+            Hook::BeforeStart => (Phase::Starting, "before_start"),
+            Hook::AfterLive => (Phase::Watching, "after_live"),
+            Hook::AfterFailed => (failed.map_or(Phase::Stopping, |failure| failure.phase), "after_failed"),
+        };
+        let which = match (hook, failed) {
+            (Hook::BeforeStart, _) => build::Hook::BeforeStart,
+            (Hook::AfterLive, _) => build::Hook::AfterLive,
+            (Hook::AfterFailed, Some(failure)) => {
+                build::Hook::AfterFailed { phase: failure.phase.as_str(), error: &failure.cause }
+            }
+            (Hook::AfterFailed, None) => build::Hook::AfterFailed { phase: "", error: "" },
+        };
+        let context = self.context(release, color);
+        let command =
+            build::hook_command(&self.settings, &context, which).map_err(|err| build_failure(phase, &err))?;
+        let Some(command) = command else { return Ok(()) };
+        let mut spec = self.spec(Role::Hook(name.to_owned()), release, command);
+        spec.log.path = self.places.logs().join(format!("hook-{name}.log"));
+        spec.time_limit = Some(self.settings.hooks.timeout);
+        let exit = self.run_to_end(phase, &spec).await?;
+        if exit.success() {
+            return Ok(());
+        }
+        let cause = if exit.timed_out {
+            format!("hook {name} was still running after {:?} and was ended", self.settings.hooks.timeout)
+        } else {
+            format!("hook {name} failed: {exit}")
+        };
+        Err(Failure { log_tail: tail(&spec.log.path), ..failure(phase, nature(exit), cause) })
+    }
+
+    /// Runs a command that ends, or takes up one that runs or ended while bgd was away.
+    async fn run_to_end(&self, phase: Phase, spec: &Spec) -> Result<Exit, Failure> {
+        let found = self.shim(&spec.role, &spec.release).await.map_err(|err| trouble(phase, &err))?;
+        let handle: Handle = match found {
+            Some(handle) => handle,
+            None => self.shims.start(spec).await.map_err(|err| start_failure(phase, &err))?,
+        };
+        let exit = handle.exited().await;
+        // C3: what the command left behind goes too; the verdict is the command's own.
+        handle.ended().await;
+        if let Err(err) = handle.forget().await {
+            tracing::warn!(app = %self.settings.name, err = %crate::errors::chain(&err), "a finished shim was not forgotten");
+        }
+        Ok(exit)
+    }
+
+    pub(super) fn spec(&self, role: Role, release: &Release, command: Command) -> Spec {
+        let path = match role {
+            Role::Instance(color) => self.instance_log(color),
+            Role::Build | Role::Hook(_) => self.build_log(&release.id),
+        };
+        Spec {
+            app: self.settings.name.clone(),
+            role,
+            release: release.id.clone(),
+            argv: command.argv,
+            cwd: command.cwd,
+            env: command.env,
+            user: command.user,
+            log: LogSpec { path, max_bytes: INSTANCE_LOG, keep: 3 },
+            stop: StopSpec { how: StopRequest::Signal(libc::SIGTERM), grace: self.settings.stop.grace },
+            time_limit: None,
+            priority: Priority::Normal,
+        }
+    }
+
+    pub(super) fn stop_request(&self, context: &Context) -> Result<StopRequest, build::BuildError> {
+        Ok(match (self.settings.stop.how.clone(), build::stop_command(&self.settings, context)?) {
+            (_, Some(command)) => StopRequest::Command(command.argv),
+            (StopHow::Signal(signal), None) => StopRequest::Signal(signal),
+            (StopHow::Command(_), None) => StopRequest::Signal(libc::SIGTERM),
+        })
+    }
+}
+
+/// A commit is not to blame for a command that was ended from outside (promise A10).
+fn nature(exit: Exit) -> Nature {
+    if exit.is_from_outside() { Nature::Transient } else { Nature::Deterministic }
+}
+
+/// Ends work on a blocking thread when the effect that waits for it is abandoned.
+#[derive(Debug, Default)]
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+pub(super) fn build_failure(phase: Phase, err: &build::BuildError) -> Failure {
+    let nature = if err.is_transient() { Nature::Transient } else { Nature::Deterministic };
+    Failure { hint: err.hint(), ..failure(phase, nature, crate::errors::chain(err)) }
+}
+
+/// A command that can't be started (no such program, user or directory) is the commit's or the configuration's
+/// own fault; trying again does not help.
+pub(super) fn start_failure(phase: Phase, err: &StartError) -> Failure {
+    let nature = match err {
+        StartError::Directory { .. }
+        | StartError::UnknownUser { .. }
+        | StartError::User { .. }
+        | StartError::Program { .. }
+        | StartError::Interpreter { .. } => Nature::Deterministic,
+        _ => Nature::Transient,
+    };
+    failure(phase, nature, crate::errors::chain(err))
+}

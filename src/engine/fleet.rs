@@ -1,0 +1,284 @@
+//! The apps of one daemon: started, ended and changed together. Used by the daemon, by the control socket to reach
+//! an app, and by a `bgd flip` that works without a daemon.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{
+    sync::{Notify, broadcast, mpsc::error::SendError, oneshot, watch},
+    task::JoinHandle,
+};
+
+use super::{
+    app_task::{AppTask, DeployCounter, Deps, Inbox, Message},
+    interpreter::{Interpreter, Place},
+    poller::watch_remote,
+    snapshot::Snapshot,
+};
+use crate::{
+    build::BuildError,
+    config::settings::{AppSettings, Settings},
+    rules::{
+        app::{Idle, Serving},
+        event::{Ask, Event},
+        ids::AppName,
+        step::Answer,
+    },
+    store::{Store, StoreError, record::EventRecord},
+};
+
+/// Events kept for slow listeners; one that falls further behind reads the record instead.
+const EVENT_BUFFER: usize = 1024;
+
+/// Why an app can't be run.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// Its directories can't be made.
+    #[error("preparing app {app}")]
+    Places {
+        /// Which.
+        app: AppName,
+        /// Why.
+        #[source]
+        source: BuildError,
+    },
+    /// Its record can't be read.
+    #[error("loading app {app}")]
+    Record {
+        /// Which.
+        app: AppName,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// A change that would cut the live release off.
+    #[error("{what} of app {app} can't change while it is in service")]
+    InService {
+        /// Which.
+        app: AppName,
+        /// Which key.
+        what: &'static str,
+    },
+}
+
+/// Whether the remotes are watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Polling {
+    /// As configured.
+    On,
+    /// Not at all: for one act without a daemon.
+    Off,
+}
+
+/// The apps of one daemon.
+#[derive(Debug)]
+pub struct Fleet {
+    place: Place,
+    store: Arc<Store>,
+    deploys: Arc<DeployCounter>,
+    events: broadcast::Sender<EventRecord>,
+    polling: Polling,
+    apps: Mutex<BTreeMap<AppName, Member>>,
+}
+
+/// One app of the fleet; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Member {
+    settings: Arc<AppSettings>,
+    interpreter: Arc<Interpreter>,
+    inbox: Inbox,
+    kick: Arc<Notify>,
+    seen: watch::Receiver<Snapshot>,
+    tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+impl Fleet {
+    /// An empty fleet on a record.
+    ///
+    /// # Errors
+    /// When the record can't be read.
+    pub fn new(place: Place, store: Arc<Store>, polling: Polling) -> Result<Self, StoreError> {
+        let deploys = Arc::new(DeployCounter::new(store.next_deploy()?));
+        let (events, _) = broadcast::channel(EVENT_BUFFER);
+        Ok(Self { place, store, deploys, events, polling, apps: Mutex::default() })
+    }
+
+    /// The record.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// All events from now on.
+    pub fn events(&self) -> broadcast::Receiver<EventRecord> {
+        self.events.subscribe()
+    }
+
+    /// The app of this name.
+    pub fn app(&self, name: &AppName) -> Option<Member> {
+        self.lock().get(name).cloned()
+    }
+
+    /// All apps, by name.
+    pub fn apps(&self) -> Vec<Member> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Starts an app's task: it looks at the world and takes up the thread.
+    ///
+    /// # Errors
+    /// When its directories can't be made or its record can't be read.
+    pub fn start(&self, settings: &Arc<AppSettings>) -> Result<(), FleetError> {
+        let app = || settings.name.clone();
+        let interpreter = Interpreter::new(settings.clone(), self.store.clone(), &self.place)
+            .map_err(|source| FleetError::Places { app: app(), source })?;
+        let interpreter = Arc::new(interpreter);
+        let deps = Deps {
+            store: self.store.clone(),
+            interpreter: interpreter.clone(),
+            events: self.events.clone(),
+            deploys: self.deploys.clone(),
+        };
+        let (task, inbox, seen) = AppTask::new(settings.clone(), deps)
+            .map_err(|source| FleetError::Record { app: app(), source })?;
+        let kick = Arc::new(Notify::new());
+        let mut tasks = vec![tokio::spawn(task.run())];
+        if self.polling == Polling::On {
+            tasks.push(tokio::spawn(watch_remote(interpreter.clone(), inbox.clone(), kick.clone())));
+        }
+        let member = Member {
+            settings: settings.clone(),
+            interpreter,
+            inbox,
+            kick,
+            seen,
+            tasks: Arc::new(Mutex::new(tasks)),
+        };
+        self.lock().insert(app(), member);
+        Ok(())
+    }
+
+    /// Takes new settings into force. Nothing changes when any of them can't be: the old ones stay (promise L4).
+    ///
+    /// # Errors
+    /// A change that would cut a live release off, or an app that can't be started.
+    pub async fn adopt(&self, settings: &Settings) -> Result<Vec<AppName>, FleetError> {
+        let running = self.apps();
+        for member in &running {
+            if let Some(new) = settings.apps.get(&member.settings.name) {
+                member.refuse_cut(new)?;
+            }
+        }
+        let mut changed = Vec::new();
+        for member in running {
+            let name = member.settings.name.clone();
+            if settings.apps.get(&name).is_none_or(|new| **new != *member.settings) {
+                // What is removed from the configuration serves on: only `bgd down` stops a last instance.
+                member.end().await;
+                self.lock().remove(&name);
+                changed.push(name);
+            }
+        }
+        for (name, new) in &settings.apps {
+            if self.app(name).is_none() {
+                self.start(new)?;
+                changed.push(name.clone());
+            }
+        }
+        changed.sort();
+        changed.dedup();
+        Ok(changed)
+    }
+
+    /// Ends all tasks; apps and fronts serve on.
+    pub async fn end(&self) {
+        for member in self.apps() {
+            member.end().await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<AppName, Member>> {
+        self.apps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Member {
+    /// The app's settings.
+    pub fn settings(&self) -> &Arc<AppSettings> {
+        &self.settings
+    }
+
+    /// Its parts.
+    pub fn interpreter(&self) -> &Arc<Interpreter> {
+        &self.interpreter
+    }
+
+    /// What it is like now; never waits.
+    pub fn snapshot(&self) -> Snapshot {
+        self.seen.borrow().clone()
+    }
+
+    /// To wait for a change.
+    pub fn watch(&self) -> watch::Receiver<Snapshot> {
+        self.seen.clone()
+    }
+
+    /// Looks at the remote at once.
+    pub fn look_now(&self) {
+        self.kick.notify_one();
+    }
+
+    /// Hands an operator's request to the machine.
+    ///
+    /// # Errors
+    /// When the app's task has ended.
+    pub async fn ask(&self, by: String, ask: Ask) -> Result<Answer, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.send(Message::Ask { by, ask, reply }).map_err(|SendError(_)| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+
+    /// Lets what waits for time to pass have a turn.
+    pub fn tick(&self) {
+        // A task that has ended needs no time.
+        let _ended = self.inbox.send(Message::Event(Event::Ticked));
+    }
+
+    async fn end(&self) {
+        // A task that has ended already needs no telling.
+        let _ended = self.inbox.send(Message::End);
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for (at, task) in tasks.into_iter().enumerate() {
+            if at > 0 {
+                task.abort();
+            }
+            if let Err(err) = task.await
+                && !err.is_cancelled()
+            {
+                tracing::error!(app = %self.settings.name, %err, "the app's task panicked");
+            }
+        }
+    }
+
+    fn refuse_cut(&self, new: &AppSettings) -> Result<(), FleetError> {
+        let state = &self.seen.borrow().app;
+        let in_service = matches!(state.serving, Serving::Live(_))
+            || !matches!(state.idle, Idle::Vacant)
+            || state.pipeline.deploy().is_some();
+        let changed = [
+            ("ports", self.settings.ports != new.ports),
+            ("front", self.settings.front != new.front),
+            ("user", self.settings.user != new.user),
+        ];
+        match changed.into_iter().find(|(_, changed)| in_service && *changed) {
+            Some((what, _)) => Err(FleetError::InService { app: self.settings.name.clone(), what }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The app's task has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the app is being reloaded or the daemon is ending")]
+pub struct Gone;

@@ -1,0 +1,246 @@
+//! The two kinds of front behind one set of verbs: ensure, route, routed, drained. Turns their errors into
+//! failures that name what serves and what to do next.
+
+use std::{path::PathBuf, time::Duration};
+
+use tokio::{sync::Mutex, time::Instant};
+
+use super::interpreter::{Place, failure};
+use crate::{
+    build::Places,
+    config::settings::{AppSettings, FrontSettings},
+    errors::chain,
+    front::{
+        builtin::{self, BuiltinError},
+        nginx::{self, Contradiction, Former, Nginx, NginxError, RouteError, Routed, Source},
+        route::{Backend, Route},
+    },
+    rules::{
+        ids::{Color, Generation, ReleaseId},
+        words::{Failure, Nature, Phase},
+    },
+};
+
+/// What routes an app's public traffic.
+#[derive(Debug)]
+pub enum AppFront {
+    /// bgd's own proxy process.
+    Builtin(builtin::Front),
+    /// An nginx that is already there.
+    Nginx {
+        /// The front.
+        nginx: Nginx,
+        /// The workers that the last cutover left behind; `None` after a restart of bgd.
+        former: Mutex<Option<Former>>,
+    },
+}
+
+/// Where traffic is to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The color.
+    pub color: Color,
+    /// Its port.
+    pub port: u16,
+    /// What runs there.
+    pub release: ReleaseId,
+}
+
+/// What is wrong with an nginx between flips.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// For people.
+    pub said: String,
+    /// After a change by hand: the color that receives the traffic.
+    pub edited_to: Option<Color>,
+}
+
+/// What went wrong with a front.
+#[derive(Debug, thiserror::Error)]
+pub enum FrontTrouble {
+    /// With the builtin front.
+    #[error(transparent)]
+    Builtin(#[from] BuiltinError),
+    /// With nginx.
+    #[error(transparent)]
+    Nginx(#[from] NginxError),
+    /// With a cutover of nginx.
+    #[error(transparent)]
+    Cutover(#[from] RouteError),
+}
+
+impl FrontTrouble {
+    fn nature(&self) -> Nature {
+        match self {
+            Self::Cutover(
+                RouteError::ForeignConfig(_) | RouteError::Untouched(NginxError::ForeignConfig(_)),
+            )
+            | Self::Nginx(NginxError::ForeignConfig(_)) => Nature::FrontStuck,
+            Self::Builtin(_) | Self::Nginx(_) | Self::Cutover(_) => Nature::Transient,
+        }
+    }
+
+    /// As a deploy's failure: always worth another try, because the commit is not to blame.
+    pub fn failure(&self, phase: Phase) -> Failure {
+        let (hint, log_tail) = match self {
+            Self::Builtin(_) => (None, Vec::new()),
+            Self::Nginx(err) => (err.hint(), Vec::new()),
+            Self::Cutover(err) => (err.hint(), err.log().to_vec()),
+        };
+        let hint = Some(hint.unwrap_or("bgd doctor checks the front").to_owned());
+        Failure { hint, log_tail, ..failure(phase, self.nature(), chain(self)) }
+    }
+}
+
+impl AppFront {
+    /// The front of an app; touches nothing.
+    pub fn new(settings: &AppSettings, place: &Place, places: &Places) -> Self {
+        match &settings.front {
+            FrontSettings::Builtin { listen } => Self::Builtin(builtin::Front::new(
+                place.exe.clone(),
+                builtin::FrontPlace {
+                    app: settings.name.clone(),
+                    listen: *listen,
+                    control: control_socket(place, settings),
+                    log: places.logs().join("front.log"),
+                },
+            )),
+            FrontSettings::Nginx(nginx) => Self::Nginx {
+                nginx: Nginx::new(nginx.clone(), settings.name.clone(), settings.ports),
+                former: Mutex::new(None),
+            },
+        }
+    }
+
+    /// Has the builtin front running, or nginx's include file in place.
+    pub async fn ensure(&self) -> Result<(), FrontTrouble> {
+        match self {
+            Self::Builtin(front) => drop(front.ensure_running().await?),
+            Self::Nginx { nginx, .. } => drop(nginx.ensure_file().await?),
+        }
+        Ok(())
+    }
+
+    /// What would make a flip fail and can be known before a build (promises F4, F7).
+    pub async fn preflight(&self) -> Result<(), FrontTrouble> {
+        match self {
+            Self::Builtin(front) => drop(front.ensure_running().await?),
+            Self::Nginx { nginx, .. } => nginx.preflight().await?,
+        }
+        Ok(())
+    }
+
+    /// The color that truly receives the traffic now.
+    pub async fn routed(&self) -> Result<Option<Color>, FrontTrouble> {
+        Ok(self.standing().await?.and_then(|(color, _)| color))
+    }
+
+    /// What is wrong with nginx or with bgd's file for it, and whether traffic goes where the file was edited to.
+    /// The builtin front is looked after by its own process.
+    pub async fn trouble(&self) -> Option<Trouble> {
+        let Self::Nginx { nginx, .. } = self else { return None };
+        match nginx.routed().await {
+            Err(err) => Some(Trouble { said: chain(&err), edited_to: None }),
+            Ok(None) => Some(Trouble { said: "bgd's nginx file is gone".to_owned(), edited_to: None }),
+            Ok(Some(Routed { contradiction: Some(found), color, .. })) => {
+                let edited_to = color.filter(|_| matches!(found, Contradiction::Edited { .. }));
+                Some(Trouble { said: found.to_string(), edited_to })
+            }
+            Ok(Some(Routed { source: Source::File, .. })) => {
+                Some(Trouble { said: "nginx does not run".to_owned(), edited_to: None })
+            }
+            Ok(Some(_)) => None,
+        }
+    }
+
+    /// What is routed, and under which number; `None` when the front knows of no route.
+    pub async fn standing(&self) -> Result<Option<(Option<Color>, Generation)>, FrontTrouble> {
+        Ok(match self {
+            Self::Builtin(front) => front.routed().await?.map(|route| (route.color(), route.generation)),
+            Self::Nginx { nginx, .. } => {
+                nginx.routed().await?.map(|routed| (routed.color, routed.generation))
+            }
+        })
+    }
+
+    /// Routes to exactly the target, proven by effect; `None` turns the traffic away.
+    pub async fn route(&self, generation: Generation, to: Option<&Target>) -> Result<(), FrontTrouble> {
+        match self {
+            Self::Builtin(front) => {
+                let route = route(generation, to);
+                match front.route(&route).await {
+                    Err(BuiltinError::NotRunning { .. }) => {
+                        front.ensure_running().await?;
+                        front.route(&route).await?;
+                    }
+                    done => done?,
+                }
+            }
+            Self::Nginx { nginx, former } => {
+                let standing = standing_generation(nginx, to).await?;
+                let wanted = route(standing.unwrap_or(generation), to);
+                match nginx.route(&wanted, nginx::Limits::default()).await {
+                    Ok(proof) => *former.lock().await = Some(proof.former),
+                    // Nothing was to be changed: file and nginx, or with nginx down the file, say so already.
+                    Err(RouteError::Untouched(err)) if standing.is_some() && err.is_down() => {
+                        tracing::warn!(err = %chain(&err), "nginx can't be reached; its file has the wanted route");
+                    }
+                    Err(err) => return Err(err.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing is in flight on the color, at most for `limit`; what is left then is cut. Returns how
+    /// much that was.
+    pub async fn drained(&self, color: Color, limit: Duration) -> Result<u64, FrontTrouble> {
+        match self {
+            Self::Builtin(front) => {
+                let left = front.drained(color, limit).await?;
+                if left > 0 {
+                    front.cut(color).await?;
+                }
+                Ok(left)
+            }
+            Self::Nginx { nginx, former } => {
+                let former = match former.lock().await.clone() {
+                    Some(former) => former,
+                    None => leaving(nginx).await?,
+                };
+                let drained = nginx.drained(&former, Instant::now() + limit).await;
+                let left = drained.connections.unwrap_or(drained.left_workers.len());
+                Ok(u64::try_from(left).unwrap_or(u64::MAX))
+            }
+        }
+    }
+}
+
+/// The same color and release are in force already: asking for them under their own number reloads nothing (F8).
+async fn standing_generation(nginx: &Nginx, to: Option<&Target>) -> Result<Option<Generation>, FrontTrouble> {
+    let Some(routed) = nginx.routed().await? else { return Ok(None) };
+    let same = routed.contradiction.is_none()
+        && routed.color == to.map(|target| target.color)
+        && routed.release.as_ref() == to.map(|target| &target.release);
+    Ok(same.then_some(routed.generation))
+}
+
+/// After a restart of bgd: the workers that nginx itself calls leaving.
+async fn leaving(nginx: &Nginx) -> Result<Former, FrontTrouble> {
+    Ok(nginx.leaving()?)
+}
+
+fn route(generation: Generation, to: Option<&Target>) -> Route {
+    let backends = to.map(|target| Backend {
+        color: target.color,
+        port: target.port,
+        weight: 100,
+        release: target.release.clone(),
+    });
+    Route { generation, backends: backends.into_iter().collect() }
+}
+
+/// Beside the daemon's own socket, with a short name: a unix socket's path must fit 107 bytes.
+fn control_socket(place: &Place, settings: &AppSettings) -> PathBuf {
+    place.runtime_dir.join("f").join(format!("{}.sock", settings.name))
+}

@@ -1,0 +1,224 @@
+//! Carries effects out: one function an action, each idempotent, each saying in a `Failure` what was attempted
+//! and what to do next. Knows nothing of the machine's state; what it needs stands in the action.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use tokio::sync::Mutex;
+
+use super::{front::AppFront, instances::Instances};
+use crate::{
+    build::{self, Places},
+    config::{settings::AppSettings, template::Values},
+    errors::chain,
+    git,
+    process::{Handle, Role, ShimError, Shims},
+    rules::{
+        app::Release,
+        effect::Action,
+        event::{Done, Want},
+        ids::{Color, ReleaseId},
+        words::{Failure, Nature, Phase},
+    },
+    store::Store,
+};
+
+/// Lines of output kept with a failure.
+const TAIL: usize = 40;
+
+/// Carries the effects of one app out.
+#[derive(Debug)]
+pub struct Interpreter {
+    pub(super) settings: Arc<AppSettings>,
+    pub(super) places: Places,
+    pub(super) shims: Shims,
+    pub(super) git: git::Worker,
+    pub(super) front: AppFront,
+    pub(super) instances: Instances,
+    pub(super) store: Arc<Store>,
+    /// Route, proof and the look before a stop: one at a time.
+    pub(super) front_turn: Mutex<()>,
+    /// How far the front's numbers are ahead of the record's: after the record was lost it counts from 1 again,
+    /// and a front rightly refuses what looks older than what it routes.
+    pub(super) ahead: AtomicU64,
+}
+
+/// What an interpreter is made of.
+#[derive(Debug)]
+pub struct Place {
+    /// This binary, for the re-executed roles.
+    pub exe: PathBuf,
+    /// `state_dir` of the daemon.
+    pub state_dir: PathBuf,
+    /// `runtime_dir` of the daemon.
+    pub runtime_dir: PathBuf,
+}
+
+impl Interpreter {
+    /// Makes the app's directories and its parts; starts nothing.
+    ///
+    /// # Errors
+    /// When a directory can't be made.
+    pub fn new(
+        settings: Arc<AppSettings>,
+        store: Arc<Store>,
+        place: &Place,
+    ) -> Result<Self, build::BuildError> {
+        let places = Places::new(&place.state_dir, &settings.name);
+        places.create()?;
+        if let Err(err) = places.give_to(settings.user.as_deref()) {
+            // What is live must be looked after all the same; each deploy tries it again and says so.
+            tracing::error!(app = %settings.name, err = %chain(&err), "nothing can be deployed");
+        }
+        let source = git::Source::of(&settings, places.mirror());
+        Ok(Self {
+            shims: Shims::new(place.exe.clone(), &place.state_dir, &place.runtime_dir),
+            git: git::Worker::new(place.exe.clone(), source, git::Limits::default()),
+            front: AppFront::new(&settings, place, &places),
+            instances: Instances::default(),
+            front_turn: Mutex::new(()),
+            ahead: AtomicU64::new(0),
+            places,
+            store,
+            settings,
+        })
+    }
+
+    /// The running instances.
+    pub fn instances(&self) -> &Instances {
+        &self.instances
+    }
+
+    /// The front.
+    pub fn front(&self) -> &AppFront {
+        &self.front
+    }
+
+    /// The git worker.
+    pub fn git(&self) -> &git::Worker {
+        &self.git
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Arc<AppSettings> {
+        &self.settings
+    }
+
+    /// The app's directories.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// Carries one action out. Dropping the future abandons it; what it left behind is found by `Discard`.
+    pub async fn run(&self, action: &Action) -> Result<Done, Failure> {
+        match action {
+            Action::Fetch(want) => return self.fetch(want).await,
+            Action::CheckOut { release, color } => self.check_out(release, *color).await?,
+            Action::Build { release, color } => self.build(release, *color).await?,
+            Action::RunHook { hook, release, color, failure } => {
+                self.run_hook(*hook, (release, *color), failure.as_ref()).await?;
+            }
+            Action::Start { release, color } => self.start(release, *color).await?,
+            Action::Probe { release, color } => self.probe(release, *color).await?,
+            Action::Replace { color, out, release } => self.replace(*color, out, release).await?,
+            Action::Route { generation, to } => self.route(*generation, to.as_ref()).await?,
+            Action::Watch { release, color } => self.watch(release, *color).await?,
+            Action::Drain { color } => self.drain(*color).await?,
+            Action::Stop { color, release } => self.stop(*color, release).await?,
+            Action::Discard { color, release } => self.discard(*color, release.as_ref()).await?,
+            Action::Wake { after } => tokio::time::sleep(*after).await,
+            Action::Prune { protect } => self.prune(protect).await?,
+            // The task ends the effect itself: only it knows which one runs.
+            Action::Cancel(_) => {}
+        }
+        Ok(Done::Ensured)
+    }
+
+    async fn fetch(&self, want: &Want) -> Result<Done, Failure> {
+        let given = self.places.give_to(self.settings.user.as_deref());
+        given.map_err(|err| Failure { hint: err.hint(), ..trouble(Phase::Fetching, &err) })?;
+        let asked = match want {
+            // The branch has the last word on whether this commit may follow what was deployed before.
+            Want::Commit(commit) if self.settings.fast_forward_only => {
+                let tip = self.git.fetch(git::Want::Branch).await;
+                let tip = tip.map_err(|err| git_failure(Phase::Fetching, &err))?;
+                if tip.commit == *commit {
+                    return Ok(fetched(tip));
+                }
+                git::Want::Rev(commit.as_str().to_owned())
+            }
+            Want::Tip => git::Want::Branch,
+            Want::Rev(rev) => git::Want::Rev(rev.clone()),
+            Want::Commit(commit) => git::Want::Rev(commit.as_str().to_owned()),
+        };
+        self.git.fetch(asked).await.map(fetched).map_err(|err| git_failure(Phase::Fetching, &err))
+    }
+
+    pub(super) fn context(&self, release: &Release, color: Color) -> build::Context {
+        build::Context {
+            places: self.places.clone(),
+            values: Values {
+                port: self.settings.ports.of(color),
+                color,
+                release: release.id.clone(),
+                commit: release.commit.clone(),
+            },
+        }
+    }
+
+    /// The shim of this app with this role and release, running or with its exit still recorded.
+    pub(super) async fn shim(&self, role: &Role, release: &ReleaseId) -> Result<Option<Handle>, ShimError> {
+        let all = self.shims.find(&self.settings.name).await?;
+        Ok(all.into_iter().rfind(|handle| handle.role() == role && handle.release() == release))
+    }
+
+    pub(super) fn instance_log(&self, color: Color) -> PathBuf {
+        self.places.logs().join(format!("{color}.log"))
+    }
+
+    pub(super) fn build_log(&self, release: &ReleaseId) -> PathBuf {
+        self.places.logs().join(format!("build-{release}.log"))
+    }
+}
+
+fn fetched(found: git::Fetched) -> Done {
+    Done::Fetched { commit: found.commit, subject: found.subject, author: found.author }
+}
+
+/// A failure without a log tail.
+pub(super) fn failure(phase: Phase, nature: Nature, cause: impl Into<String>) -> Failure {
+    Failure { phase, nature, cause: cause.into(), hint: None, log_tail: Vec::new() }
+}
+
+/// The machine's own trouble: disk, processes, permissions.
+pub(super) fn trouble(phase: Phase, err: &dyn std::error::Error) -> Failure {
+    failure(phase, Nature::Transient, chain(err))
+}
+
+pub(super) fn git_failure(phase: Phase, err: &git::GitError) -> Failure {
+    // What is wrong with access or network may be mended without a new commit; what is wrong with the commit not.
+    let nature = match err.kind() {
+        git::Kind::Permanent | git::Kind::Refused => Nature::Deterministic,
+        git::Kind::Transient
+        | git::Kind::Auth
+        | git::Kind::HostKey
+        | git::Kind::BranchMissing
+        | git::Kind::Empty
+        | git::Kind::Stalled => Nature::Transient,
+    };
+    Failure { hint: err.hint(), ..failure(phase, nature, chain(err)) }
+}
+
+/// The last lines of a log, for people; empty when there is none.
+pub(super) fn tail(path: &std::path::Path) -> Vec<String> {
+    match crate::process::logs::tail(path, TAIL) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).lines().map(printable).collect(),
+        Err(err) => vec![format!("(the log can't be read: {err})")],
+    }
+}
+
+fn printable(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect()
+}

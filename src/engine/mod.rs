@@ -1,0 +1,22 @@
+//! One task per app: select → step → commit → run. The task owns the app's state; everything it learns comes as
+//! an event through its inbox, everything it does goes through the interpreter after the commit. Called by the
+//! daemon and by a `bgd flip` that works without one.
+
+mod app_task;
+mod building;
+pub mod clock;
+pub mod fleet;
+mod front;
+mod instances;
+mod interpreter;
+mod observe;
+mod poller;
+mod snapshot;
+mod starting;
+mod stopping;
+mod tend;
+
+pub use app_task::{AppTask, DeployCounter, Deps, Inbox, Message};
+pub use interpreter::{Interpreter, Place};
+pub use poller::watch_remote;
+pub use snapshot::{RemoteSeen, Snapshot};

@@ -1,0 +1,101 @@
+//! What bgd sees of the world when it starts: what the front routes, which instances and builds of ours run.
+
+use std::sync::atomic::Ordering;
+
+use super::interpreter::Interpreter;
+use crate::{
+    build,
+    errors::chain,
+    process::{Handle, Role},
+    rules::{
+        app::{App, Release},
+        event::{Facts, Routed},
+        ids::Generation,
+    },
+    store::Store,
+};
+
+/// Looks at front, processes and record. What can't be seen is left out and said in the log: recovery then goes
+/// by the record.
+pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Facts {
+    let mut facts = Facts { routed: routed(interpreter, state.generation).await, ..Facts::default() };
+    let name = &interpreter.settings().name;
+    match interpreter.shims.find(name).await {
+        Ok(shims) => {
+            for handle in shims {
+                let mut verdict = None;
+                let alive = match handle.status().await {
+                    Ok(status) => {
+                        verdict = status.main.exit();
+                        !status.tree.is_empty()
+                    }
+                    Err(err) => {
+                        tracing::warn!(app = %name, err = %chain(&err), "an instance can't be asked; taken as running");
+                        true
+                    }
+                };
+                match handle.role().clone() {
+                    Role::Instance(color) if alive => {
+                        facts.running.insert(color, handle.release().clone());
+                        interpreter.instances().put(color, handle);
+                    }
+                    // One that went down with the machine has no verdict: it is done again from the start.
+                    Role::Build if alive || verdict.is_some_and(|exit| !exit.is_from_outside()) => {
+                        facts.builds.push(handle.release().clone());
+                    }
+                    Role::Build => forget(&handle).await,
+                    Role::Instance(_) | Role::Hook(_) => {}
+                }
+            }
+        }
+        Err(err) => tracing::error!(app = %name, err = %chain(&err), "the running processes can't be listed"),
+    }
+    match store.releases(name) {
+        Ok(releases) => facts.known = releases.into_iter().map(|(release, _)| release).collect(),
+        Err(err) => tracing::error!(app = %name, err = %chain(&err), "the releases can't be read"),
+    }
+    facts.known.extend(state.live().map(|live| live.release.clone()));
+    facts.known.extend(on_disk(interpreter));
+    facts
+}
+
+async fn forget(handle: &Handle) {
+    if let Err(err) = handle.forget().await {
+        tracing::warn!(app = %handle.app(), err = %chain(&err), "an interrupted build's shim was not forgotten");
+    }
+}
+
+async fn routed(interpreter: &Interpreter, recorded: Generation) -> Routed {
+    match interpreter.front().ensure().await {
+        Ok(()) => {}
+        Err(err) => {
+            tracing::error!(app = %interpreter.settings().name, err = %err, "the front is not usable");
+        }
+    }
+    match interpreter.front().standing().await {
+        Ok(Some((color, generation))) => {
+            interpreter.ahead.store(generation.0.saturating_sub(recorded.0), Ordering::Relaxed);
+            color.map_or(Routed::Nothing, Routed::Color)
+        }
+        Ok(None) => Routed::Nothing,
+        Err(err) => {
+            tracing::error!(app = %interpreter.settings().name, err = %err, "the front can't be asked");
+            Routed::Unknown
+        }
+    }
+}
+
+/// Releases by the markers beside their directories: what is left of the record when the database is lost.
+fn on_disk(interpreter: &Interpreter) -> Vec<Release> {
+    let found = build::list_releases(interpreter.places()).unwrap_or_else(|err| {
+        tracing::error!(app = %interpreter.settings().name, err = %chain(&err), "the release directories can't be read");
+        Vec::new()
+    });
+    let complete = found.into_iter().filter_map(|found| match found.standing {
+        build::Standing::Complete(commit) => {
+            Some(Release { id: found.release, commit, subject: String::new(), author: String::new() })
+        }
+        build::Standing::HalfMade | build::Standing::Absent => None,
+    });
+    complete.collect()
+}

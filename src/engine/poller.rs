@@ -1,0 +1,81 @@
+//! Watches the remote of one app: asks at `poll`, at once when a local bare repository changes or somebody asks
+//! for it, with backoff and jitter while it fails. Only tells what it saw; the machine decides.
+
+use std::sync::Arc;
+
+use tokio::{sync::Notify, time::sleep};
+
+use super::{
+    app_task::{Inbox, Message},
+    clock,
+    interpreter::Interpreter,
+    snapshot::RemoteSeen,
+};
+use crate::{
+    errors::chain,
+    git::{self, LocalWatch},
+    rules::{backoff, event::Event, ids::CommitId},
+};
+
+/// Runs until the app's task ends. `kick` asks for a look at once.
+pub async fn watch_remote(interpreter: Arc<Interpreter>, inbox: Inbox, kick: Arc<Notify>) {
+    let settings = interpreter.settings().clone();
+    let local = git::local_path(&settings.remote);
+    let watch = local.as_ref().map(|path| LocalWatch::start(path.clone()));
+    let seed = seed(settings.name.as_str());
+    let mut seen = RemoteSeen::default();
+    let mut failures = 0;
+    loop {
+        match look(&interpreter, local.as_deref()).await {
+            Ok(head) => {
+                failures = 0;
+                seen = RemoteSeen { head: Some(head.clone()), checked_at: Some(clock::now()), error: None };
+                if inbox.send(Message::Event(Event::HeadSeen(head))).is_err() {
+                    return;
+                }
+            }
+            Err(err) => {
+                failures += 1;
+                if seen.error.as_ref() != Some(&err) {
+                    tracing::warn!(app = %settings.name, %err, "the remote can't be read; the live release serves on");
+                }
+                seen.error = Some(err);
+            }
+        }
+        if inbox.send(Message::Remote(seen.clone())).is_err() {
+            return;
+        }
+        let wait = backoff::poll_wait(settings.poll, failures, seed);
+        // All arms are cancel-safe: a sleep, a notification that is kept for the next wait, a watch's signal.
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = kick.notified() => {}
+            () = changed(watch.as_ref()) => {}
+        }
+    }
+}
+
+async fn changed(watch: Option<&LocalWatch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A local bare repository's ref is read without git; everything else is the worker's.
+async fn look(interpreter: &Interpreter, local: Option<&std::path::Path>) -> Result<CommitId, String> {
+    let branch = &interpreter.settings().branch;
+    if let Some(path) = local
+        && let Ok(Some(head)) = git::local_head(path, branch)
+    {
+        return Ok(head);
+    }
+    // Absent or unreadable in the cheap way: the worker's answer has the reason.
+    interpreter.git().head().await.map(|head| head.commit).map_err(|err| chain(&err))
+}
+
+/// Spreads the apps that failed together.
+fn seed(name: &str) -> u64 {
+    name.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}

@@ -1,0 +1,179 @@
+//! Effects that move traffic or end things. Each looks first at what the front routes: nothing routed is ever
+//! stopped (promise F3).
+
+use std::sync::atomic::Ordering;
+
+use super::{
+    front::{FrontTrouble, Target},
+    interpreter::{Interpreter, failure, trouble},
+};
+use crate::{
+    build,
+    process::{Role, ShimError},
+    rules::{
+        app::Release,
+        effect::Backend,
+        ids::{Color, Generation, ReleaseId},
+        retention::{self, Guarded, Kept, Worth},
+        words::{Failure, Nature, Phase},
+    },
+};
+
+impl Interpreter {
+    pub(super) async fn route(&self, generation: Generation, to: Option<&Backend>) -> Result<(), Failure> {
+        let _turn = self.front_turn.lock().await;
+        let target = to.map(|backend| Target {
+            color: backend.color,
+            port: self.settings.ports.of(backend.color),
+            release: backend.release.clone(),
+        });
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        self.front
+            .route(Generation(generation.0.saturating_add(ahead)), target.as_ref())
+            .await
+            .map_err(|err: FrontTrouble| err.failure(Phase::Switching))
+    }
+
+    pub(super) async fn drain(&self, color: Color) -> Result<(), Failure> {
+        let left = self
+            .front
+            .drained(color, self.settings.drain)
+            .await
+            .map_err(|err| err.failure(Phase::Draining))?;
+        if left > 0 {
+            tracing::warn!(app = %self.settings.name, %color, left, "requests were still open at the drain limit and were cut");
+        }
+        Ok(())
+    }
+
+    pub(super) async fn stop(&self, color: Color, release: &ReleaseId) -> Result<(), Failure> {
+        let phase = Phase::Stopping;
+        self.refuse_if_routed(color, release).await?;
+        self.end_instance(color, release).await.map_err(|err| trouble(phase, &err))?;
+        self.port_is_free(color)
+    }
+
+    /// In the place of what the front routes to: the one stop that does not look at the front first, because the
+    /// front can't be moved and the operator wants what serves there gone (promise F4).
+    pub(super) async fn replace(
+        &self,
+        color: Color,
+        out: &ReleaseId,
+        release: &Release,
+    ) -> Result<(), Failure> {
+        let phase = Phase::Switching;
+        tracing::warn!(app = %self.settings.name, %color, %out, new = %release.id, "the front can't be moved; replacing what serves on its port");
+        self.end_instance(color, out).await.map_err(|err| trouble(phase, &err))?;
+        self.start(release, color).await?;
+        self.probe(release, color).await
+    }
+
+    async fn end_instance(&self, color: Color, release: &ReleaseId) -> Result<(), ShimError> {
+        for handle in self.shims.find(&self.settings.name).await? {
+            if *handle.role() == Role::Instance(color) && handle.release() == release {
+                self.end_shim(&handle).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn port_is_free(&self, color: Color) -> Result<(), Failure> {
+        let Err(held) = self.prove_free(color) else { return Ok(()) };
+        // Said, not fatal: every process of ours is gone, and what holds the port is not ours.
+        tracing::warn!(app = %self.settings.name, %color, cause = held.cause, "the port is not free after the stop");
+        Ok(())
+    }
+
+    /// The look alone takes its turn: a stop may last, and no route must wait for it. The machine never routes to
+    /// a color that it stops.
+    async fn refuse_if_routed(&self, color: Color, release: &ReleaseId) -> Result<(), Failure> {
+        let _turn = self.front_turn.lock().await;
+        let routed = self.front.routed().await.map_err(|err| err.failure(Phase::Stopping))?;
+        if routed != Some(color) {
+            return Ok(());
+        }
+        let cause = format!("{release} was to be stopped, but the front routes to {color}: it stays");
+        let hint = "someone changed the front by hand? bgd status shows what serves".to_owned();
+        Err(Failure { hint: Some(hint), ..failure(Phase::Stopping, Nature::Transient, cause) })
+    }
+
+    pub(super) async fn discard(&self, color: Color, release: Option<&ReleaseId>) -> Result<(), Failure> {
+        let Some(release) = release else { return Ok(()) };
+        let phase = Phase::Stopping;
+        let shims = self.shims.find(&self.settings.name).await.map_err(|err| trouble(phase, &err))?;
+        for handle in shims.iter().filter(|handle| handle.release() == release) {
+            match handle.role() {
+                Role::Instance(_) => {}
+                Role::Build | Role::Hook(_) => {
+                    handle.kill().await.map_err(|err| trouble(phase, &err))?;
+                    handle.forget().await.map_err(|err| trouble(phase, &err))?;
+                }
+            }
+        }
+        let ours = |role: &Role| matches!(role, Role::Instance(_));
+        if shims.iter().any(|handle| handle.release() == release && ours(handle.role())) {
+            self.stop(color, release).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what retention does not want; a release in use or undeletable is reported and blocks nothing (J2).
+    pub(super) async fn prune(&self, protect: &[ReleaseId]) -> Result<(), Failure> {
+        let (places, store, settings) = (self.places.clone(), self.store.clone(), self.settings.clone());
+        let protect = protect.to_vec();
+        let pruned = tokio::task::spawn_blocking(move || {
+            let app = &settings.name;
+            let known = store.releases(app).map_err(|err| trouble(Phase::Stopping, &err))?;
+            let on_disk = build::list_releases(&places).map_err(|err| trouble(Phase::Stopping, &err))?;
+            let kept: Vec<Kept> = on_disk
+                .iter()
+                .map(|found| Kept {
+                    seq: found.release.deploy().0,
+                    worth: known
+                        .iter()
+                        .find(|(release, _)| release.id == found.release)
+                        .map_or(Worth::Abandoned, |(_, verdict)| worth(verdict)),
+                    release: found.release.clone(),
+                })
+                .collect();
+            let guarded = Guarded { others: protect, ..Guarded::default() };
+            for release in retention::to_delete(&kept, settings.keep, &guarded) {
+                match build::remove_release(&places, &release) {
+                    Ok(()) => {
+                        if let Err(err) = store.forget_release(app, &release) {
+                            tracing::warn!(%app, %release, err = %crate::errors::chain(&err), "a pruned release is still recorded");
+                        }
+                        forget_build_log(&places, &release);
+                    }
+                    Err(err) => {
+                        tracing::warn!(%app, %release, err = %crate::errors::chain(&err), "a release could not be pruned")
+                    }
+                }
+            }
+            store.tidy().map_err(|err| trouble(Phase::Stopping, &err))
+        });
+        match pruned.await {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+}
+
+fn worth(verdict: &str) -> Worth {
+    match verdict {
+        "good" => Worth::Good,
+        "failed" | "rolled_back" => Worth::Failed,
+        _ => Worth::Abandoned,
+    }
+}
+
+fn forget_build_log(places: &build::Places, release: &ReleaseId) {
+    for suffix in ["log", "log.1"] {
+        let path = places.logs().join(format!("build-{release}.{suffix}"));
+        if let Err(err) = std::fs::remove_file(&path)
+            && err.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %err, "a build log could not be removed");
+        }
+    }
+}

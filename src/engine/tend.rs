@@ -1,0 +1,213 @@
+//! What is looked after between effects: a watcher for each instance's end, a health monitor for the live and the
+//! warm color, and the builtin front's process. Tells the machine, decides nothing.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{task::JoinHandle, time::sleep};
+
+use super::{
+    app_task::{Inbox, Message},
+    front::AppFront,
+    interpreter::{Interpreter, tail},
+    starting::{FAILURES_THAT_COUNT, answer_line},
+};
+use crate::{
+    errors::chain,
+    front::builtin,
+    probe,
+    rules::{
+        app::{App, Idle, Instance, Release},
+        event::Event,
+        ids::Color,
+    },
+};
+
+/// A live instance is asked this often at most: health beside deploys is for status, not for a gate.
+const CALM: Duration = Duration::from_secs(2);
+/// Between two looks at the builtin front's process: how long a killed front goes unnoticed.
+const FRONT_LOOK: Duration = Duration::from_millis(250);
+
+/// The watchers of one app.
+#[derive(Debug)]
+pub(super) struct Tend {
+    inbox: Inbox,
+    interpreter: Arc<Interpreter>,
+    ends: HashMap<String, JoinHandle<()>>,
+    monitors: HashMap<(Color, String), JoinHandle<()>>,
+    front: Option<JoinHandle<()>>,
+}
+
+impl Tend {
+    pub(super) fn new(inbox: Inbox, interpreter: Arc<Interpreter>) -> Self {
+        Self { inbox, interpreter, ends: HashMap::new(), monitors: HashMap::new(), front: None }
+    }
+
+    /// Starts and ends watchers so that they fit the state.
+    pub(super) fn reconcile(&mut self, state: &App) {
+        self.watch_ends();
+        self.monitor(state);
+        if self.front.is_none() {
+            self.front = Some(tokio::spawn(tend_front(self.interpreter.clone(), self.inbox.clone())));
+        }
+    }
+
+    /// Ends all watchers; what they watch is untouched.
+    pub(super) fn end(&mut self) {
+        let tasks = self.ends.drain().map(|(_, task)| task);
+        for task in tasks.chain(self.monitors.drain().map(|(_, task)| task)).chain(self.front.take()) {
+            task.abort();
+        }
+    }
+
+    fn watch_ends(&mut self) {
+        self.ends.retain(|_, task| !task.is_finished());
+        for color in Color::ALL {
+            let Some(handle) = self.interpreter.instances().on(color) else { continue };
+            let shim = handle.id().to_owned();
+            if self.ends.contains_key(&shim) {
+                continue;
+            }
+            let (inbox, interpreter) = (self.inbox.clone(), self.interpreter.clone());
+            let task = tokio::spawn(async move {
+                let exit = handle.ended().await;
+                interpreter.instances().remove(color, handle.id());
+                let release = handle.release().clone();
+                let last_words = tail(handle.log());
+                let event = Event::InstanceDied { color, release, how: exit.to_string(), last_words };
+                let _ended = inbox.send(Message::Event(event));
+            });
+            self.ends.insert(shim, task);
+        }
+    }
+
+    fn monitor(&mut self, state: &App) {
+        let wanted: Vec<(Color, Release)> = monitored(state);
+        self.monitors.retain(|(color, release), task| {
+            let keep = wanted.iter().any(|(c, r)| c == color && r.id.as_str() == release);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for (color, release) in wanted {
+            let key = (color, release.id.as_str().to_owned());
+            if !self.monitors.contains_key(&key) {
+                let task = monitor(self.interpreter.clone(), self.inbox.clone(), (color, release));
+                self.monitors.insert(key, tokio::spawn(task));
+            }
+        }
+    }
+}
+
+fn monitored(state: &App) -> Vec<(Color, Release)> {
+    let live = state
+        .live()
+        .filter(|live| matches!(live.instance, Instance::Up { .. }))
+        .map(|live| (live.color, live.release.clone()));
+    let warm = match &state.idle {
+        Idle::Warm { release, .. } => Some((state.idle_color(), release.clone())),
+        Idle::Vacant | Idle::Taken | Idle::Draining { .. } | Idle::Stopping { .. } => None,
+    };
+    live.into_iter().chain(warm).collect()
+}
+
+async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): (Color, Release)) {
+    let settings = interpreter.settings().clone();
+    let pause = settings.health.interval.max(CALM);
+    let mut known = None;
+    let mut failures = 0;
+    loop {
+        let target = match interpreter.target(&release, color) {
+            Ok(target) => target,
+            Err(failure) => {
+                tracing::warn!(app = %settings.name, cause = failure.cause, "the health of the instance can't be asked");
+                return;
+            }
+        };
+        let answer = probe::once(&settings.health, &target).await;
+        let (healthy, line) = answer_line(&answer);
+        failures = if healthy { 0 } else { failures + 1 };
+        let verdict = match (healthy, failures) {
+            (true, _) => Some(true),
+            (false, failures) if failures >= FAILURES_THAT_COUNT => Some(false),
+            (false, _) => known,
+        };
+        if verdict != known
+            && let Some(healthy) = verdict
+        {
+            known = verdict;
+            let event = Event::HealthChanged { color, release: release.id.clone(), healthy, answer: line };
+            if inbox.send(Message::Event(event)).is_err() {
+                return;
+            }
+        }
+        sleep(pause).await;
+    }
+}
+
+async fn tend_front(interpreter: Arc<Interpreter>, inbox: Inbox) {
+    match interpreter.front() {
+        AppFront::Builtin(front) => tend_builtin(&interpreter, front, &inbox).await,
+        AppFront::Nginx { .. } => tend_nginx(&interpreter, &inbox).await,
+    }
+}
+
+/// Tells what is wrong with nginx, so that status speaks of what is really served (promise M1). Where a hand sent
+/// the traffic to a color on which nothing runs, the front is told again what is live.
+async fn tend_nginx(interpreter: &Interpreter, inbox: &Inbox) {
+    let mut known = None;
+    loop {
+        let trouble = {
+            // Not in the middle of a flip, when file and nginx differ for a moment.
+            let _turn = interpreter.front_turn.lock().await;
+            interpreter.front().trouble().await
+        };
+        let nowhere = trouble.as_ref().and_then(|trouble| trouble.edited_to);
+        if nowhere.is_some_and(|color| interpreter.instances().on(color).is_none()) {
+            let _ended = inbox.send(Message::Event(Event::FrontRestarted));
+        }
+        let said = trouble.map(|trouble| trouble.said);
+        if said != known {
+            if let Some(err) = &said {
+                tracing::error!(app = %interpreter.settings().name, %err, "nginx is not as bgd left it");
+            }
+            known.clone_from(&said);
+            if inbox.send(Message::FrontTrouble(said)).is_err() {
+                return;
+            }
+        }
+        // Trouble that is over is not shown for long.
+        sleep(if known.is_some() { FRONT_LOOK } else { CALM }).await;
+    }
+}
+
+/// Keeps the builtin front's process up: killed, it is started again within [`FRONT_LOOK`] and told its route.
+async fn tend_builtin(interpreter: &Interpreter, front: &builtin::Front, inbox: &Inbox) {
+    let mut known = None;
+    let mut trouble = None;
+    loop {
+        let seen = match front.hello().await {
+            Ok(Some(hello)) => Ok(hello),
+            Ok(None) => front.ensure_running().await,
+            Err(err) => Err(err),
+        };
+        let now = seen.as_ref().err().map(|err| chain(err));
+        if now != trouble {
+            if let Some(err) = &now {
+                tracing::error!(app = %interpreter.settings().name, %err, "the front does not run");
+            }
+            trouble.clone_from(&now);
+            if inbox.send(Message::FrontTrouble(now)).is_err() {
+                return;
+            }
+        }
+        if let Ok(hello) = seen {
+            // A handover inherits the route; only a front that came up empty needs telling.
+            if known.is_some_and(|pid| pid != hello.pid) && hello.route.is_none() {
+                let _ended = inbox.send(Message::Event(Event::FrontRestarted));
+            }
+            known = Some(hello.pid);
+        }
+        sleep(FRONT_LOOK).await;
+    }
+}
