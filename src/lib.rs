@@ -11,6 +11,7 @@
 //! rules/      PURE: no tokio, fs, net, clock, randomness
 //! ```
 
+pub mod api;
 pub mod build;
 pub mod config;
 pub mod engine;

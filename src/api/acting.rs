@@ -1,0 +1,255 @@
+//! Requests that change something: handed to the app's machine, then followed through its events and snapshots
+//! until they are done. A client that goes away calls nothing off.
+
+use std::io;
+
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+use super::{
+    reading::read,
+    report,
+    server::{Client, Desk, closing, member, refusal},
+    wire::{Answer, DeployRecord, EventRecord, Exit, Progress, Refusal, Reply, Request},
+};
+use crate::{
+    engine::{Snapshot, fleet::Member},
+    rules::{
+        app::{Pipeline, Serving},
+        event::{Ask, Want},
+        ids::{AppName, CommitId, DeployId},
+        step::{self, Denial, DenialKind},
+        words::Outcome,
+    },
+};
+
+pub(super) async fn act(request: Request, client: &mut Client, desk: &Desk) -> io::Result<()> {
+    // Subscribed before asking, so that no event of the act is missed.
+    let events = desk.fleet.events();
+    let reply = match request {
+        Request::Hold { app, reason } => say(desk, client, (app, Ask::Hold { reason })).await,
+        Request::Resume { app } => say(desk, client, (app, Ask::Resume)).await,
+        Request::Deploy { app, rev } => {
+            deploy(Following { desk, client, events }, app, Ask::Deploy(want(rev))).await
+        }
+        Request::DeployDetached { app, rev } => detached(desk, client, (app, Ask::Deploy(want(rev)))).await,
+        Request::Up { app } => deploy(Following { desk, client, events }, app, Ask::Up).await,
+        Request::Flip { app } => flip(Following { desk, client, events }, app).await,
+        Request::Down { app } => down(Following { desk, client, events }, app).await,
+        _ => Err(refusal(Exit::Usage, "not a request that acts".to_owned(), None)),
+    };
+    client_closing(client, reply).await
+}
+
+async fn client_closing(client: &mut Client, reply: Result<Answer, Refusal>) -> io::Result<()> {
+    client.send(&closing(reply)).await
+}
+
+fn want(rev: Option<String>) -> Want {
+    rev.map_or(Want::Tip, Want::Rev)
+}
+
+/// One act being followed for a client.
+struct Following<'a> {
+    desk: &'a Desk,
+    client: &'a mut Client,
+    events: Receiver<EventRecord>,
+}
+
+async fn ask(member: &Member, by: &str, ask: Ask) -> Result<step::Answer, Refusal> {
+    let answer = member.ask(by.to_owned(), ask).await;
+    match answer.map_err(|gone| refusal(Exit::Unreachable, gone.to_string(), Some("bgd status")))? {
+        step::Answer::Denied(denial) => Err(denied(member, denial)),
+        answer => Ok(answer),
+    }
+}
+
+fn denied(member: &Member, denial: Denial) -> Refusal {
+    let exit = match denial.kind {
+        DenialKind::Held => Exit::Held,
+        DenialKind::NothingLive => Exit::NothingLive,
+        DenialKind::NoWayBack => Exit::Failed,
+    };
+    let message = format!("{}: {}", member.settings().name, denial.message);
+    Refusal { exit, message, hint: Some(denial.hint) }
+}
+
+async fn say(desk: &Desk, client: &Client, (app, what): (Option<AppName>, Ask)) -> Result<Answer, Refusal> {
+    let member = member(desk, app.as_ref())?;
+    let answer = ask(&member, &client.by, what).await?;
+    member.look_now();
+    Ok(Answer::Said(match answer {
+        step::Answer::Said(text) => text,
+        other => format!("{other:?}"),
+    }))
+}
+
+async fn detached(
+    desk: &Desk,
+    client: &Client,
+    (app, what): (Option<AppName>, Ask),
+) -> Result<Answer, Refusal> {
+    let member = member(desk, app.as_ref())?;
+    match ask(&member, &client.by, what).await? {
+        step::Answer::Deploying(id) => Ok(Answer::Deploy(record(desk, id).await?)),
+        step::Answer::Said(text) => Ok(Answer::Said(text)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn deploy(mut following: Following<'_>, app: Option<AppName>, what: Ask) -> Result<Answer, Refusal> {
+    let member = member(following.desk, app.as_ref())?;
+    match ask(&member, &following.client.by, what).await? {
+        step::Answer::Deploying(id) => following.until_ended(&member, id).await.map(Answer::Deploy),
+        step::Answer::Said(text) => Ok(Answer::Said(text)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Answers as soon as the traffic is where the operator wants it; what the old color still does goes on.
+async fn flip(mut following: Following<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
+    let member = member(following.desk, app.as_ref())?;
+    let before = member.snapshot();
+    match ask(&member, &following.client.by, Ask::Flip).await? {
+        step::Answer::Cancelling(id) => {
+            let moved =
+                before.app.pipeline.release().is_some_and(|release| {
+                    before.app.live().is_some_and(|live| live.release.id == release.id)
+                });
+            following.until(&member, |snapshot| !moving(snapshot, id)).await;
+            let abandoned = before.app.pipeline.commit().cloned();
+            Ok(Answer::Flip(report::flip(&member.snapshot(), abandoned, !moved)))
+        }
+        step::Answer::RollingBack(id) => following.rolled_back(&member, id).await,
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn moving(snapshot: &Snapshot, id: DeployId) -> bool {
+    let under_way = snapshot.app.pipeline.deploy().is_some_and(|deploy| deploy.id == id);
+    under_way
+        && matches!(
+            snapshot.app.pipeline,
+            Pipeline::Reverting { .. } | Pipeline::Replacing { .. } | Pipeline::Switching(_)
+        )
+}
+
+async fn down(mut following: Following<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
+    let member = member(following.desk, app.as_ref())?;
+    match ask(&member, &following.client.by, Ask::Down).await? {
+        step::Answer::TakingDown => {
+            following.until(&member, |snapshot| !snapshot.app.down_wanted).await;
+            if matches!(member.snapshot().app.serving, Serving::Live(_)) {
+                let message = "the app could not be taken out of service; it serves on".to_owned();
+                return Err(refusal(Exit::Failed, message, Some("bgd events")));
+            }
+            Ok(Answer::Said("the app is out of service; `bgd up` brings it back".to_owned()))
+        }
+        step::Answer::Said(text) => Ok(Answer::Said(text)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+impl Following<'_> {
+    /// Until the deploy has an outcome; its events go to the client.
+    async fn until_ended(&mut self, member: &Member, id: DeployId) -> Result<DeployRecord, Refusal> {
+        loop {
+            let known = record(self.desk, id).await?;
+            if known.outcome.is_some() {
+                return Ok(known);
+            }
+            self.until_event(member, id).await;
+        }
+    }
+
+    /// Until something of this deploy ended, or events were missed.
+    async fn until_event(&mut self, member: &Member, id: DeployId) {
+        loop {
+            match self.events.recv().await {
+                Ok(event) if event.app.as_ref() == Some(&member.settings().name) => {
+                    let ends = matches!(event.kind.as_str(), "deploy_ended" | "deploy_superseded");
+                    if event.deploy == Some(id) {
+                        self.forward(event).await;
+                    }
+                    if ends {
+                        return;
+                    }
+                }
+                Ok(_) => {}
+                Err(RecvError::Lagged(_) | RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// A client that is gone is noticed at the end; the act goes on without it.
+    async fn forward(&mut self, event: EventRecord) {
+        if let Err(err) = self.client.send(&Reply::Progress(Progress::Event(event))).await {
+            tracing::debug!(%err, "the client that asked went away");
+        }
+    }
+
+    async fn until(&mut self, member: &Member, reached: impl Fn(&Snapshot) -> bool) {
+        let mut watch = member.watch();
+        loop {
+            if reached(&watch.borrow_and_update()) {
+                return;
+            }
+            // Both arms are cancel-safe: a watch keeps its last value, a broadcast what is not received.
+            tokio::select! {
+                changed = watch.changed() => if changed.is_err() { return },
+                event = self.events.recv() => if let Ok(event) = event
+                    && event.app.as_ref() == Some(&member.settings().name)
+                {
+                    self.forward(event).await;
+                },
+            }
+        }
+    }
+
+    async fn rolled_back(&mut self, member: &Member, id: DeployId) -> Result<Answer, Refusal> {
+        self.until(member, |snapshot| {
+            let deploy = snapshot.app.pipeline.deploy();
+            let under_way = deploy.is_some_and(|deploy| deploy.id == id);
+            !under_way || matches!(snapshot.app.pipeline, Pipeline::Retiring { .. })
+        })
+        .await;
+        let snapshot = member.snapshot();
+        let known = ended(self.desk, &snapshot, id).await?;
+        match known.as_ref().and_then(|known| known.outcome) {
+            None | Some(Outcome::Live) => {
+                let abandoned = abandoned(&snapshot);
+                Ok(Answer::Flip(report::flip(&snapshot, abandoned, false)))
+            }
+            Some(_) => Err(Refusal {
+                exit: Exit::Failed,
+                message: format!(
+                    "{}: the way back failed, what was live serves on: {}",
+                    member.settings().name,
+                    known.as_ref().and_then(|known| known.error.clone()).unwrap_or_default()
+                ),
+                hint: Some(known.and_then(|known| known.hint).unwrap_or_else(|| format!("bgd show {id}"))),
+            }),
+        }
+    }
+}
+
+fn abandoned(snapshot: &Snapshot) -> Option<CommitId> {
+    snapshot.app.previous.as_ref().map(|release| release.commit.clone())
+}
+
+/// A deploy in the record, or, when that can't be written, as it is known here; `None` while it is under way.
+async fn ended(desk: &Desk, snapshot: &Snapshot, id: DeployId) -> Result<Option<DeployRecord>, Refusal> {
+    match snapshot.last.clone().filter(|last| last.id == id) {
+        Some(last) => Ok(Some(last)),
+        None => read(desk, move |store| store.deploy(id)).await,
+    }
+}
+
+async fn record(desk: &Desk, id: DeployId) -> Result<DeployRecord, Refusal> {
+    read(desk, move |store| store.deploy(id))
+        .await?
+        .ok_or_else(|| refusal(Exit::Failed, format!("deploy {id} is not in the record"), Some("bgd status")))
+}
+
+fn unexpected(answer: &step::Answer) -> Refusal {
+    refusal(Exit::Failed, format!("the machine answered something else: {answer:?}"), Some("bgd status"))
+}

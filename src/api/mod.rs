@@ -1,0 +1,8 @@
+//! The control socket: wire types, server, client, who may do what.
+
+mod acting;
+pub mod client;
+mod reading;
+pub mod report;
+pub mod server;
+pub mod wire;

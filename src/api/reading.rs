@@ -1,0 +1,243 @@
+//! Requests that read: snapshots, the record, logs. None of them waits for an app's task.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+use super::{
+    report,
+    server::{Client, Desk, closing, refusal},
+    wire::{Answer, ExecPlan, Exit, LogSource, Progress, Refusal, Reply, Status},
+};
+use crate::{
+    build,
+    config::template::Values,
+    engine::fleet::Member,
+    errors::chain,
+    process::logs::{Follow, tail},
+    rules::ids::{AppName, DeployId},
+    store::{Store, StoreError, record::EventRecord},
+};
+
+/// Right after its start a daemon looks at the world; status waits this long for it at most, in all.
+const FIRST_LOOK: Duration = Duration::from_millis(700);
+
+pub(super) async fn status(desk: &Desk, app: Option<&AppName>) -> Result<Answer, Refusal> {
+    let apps = match app {
+        Some(_) => vec![super::server::member(desk, app)?],
+        None => desk.fleet.apps(),
+    };
+    let looked = async {
+        for member in &apps {
+            // An app whose task has ended shows what it last was.
+            let mut watch = member.watch();
+            let _ended = watch.wait_for(|snapshot| snapshot.observed).await;
+        }
+    };
+    if tokio::time::timeout(FIRST_LOOK, looked).await.is_err() {
+        tracing::debug!("status shows the record: not all apps were looked at yet");
+    }
+    let apps = apps.iter().map(|member| report::app(&member.snapshot())).collect();
+    Ok(Answer::Status(Status { schema: 1, daemon: desk.daemon.clone(), apps }))
+}
+
+pub(super) async fn history(desk: &Desk, (app, limit): (Option<&AppName>, u32)) -> Result<Answer, Refusal> {
+    let app = app.cloned();
+    read(desk, move |store| store.history(app.as_ref(), limit)).await.map(Answer::History)
+}
+
+pub(super) async fn show(desk: &Desk, id: DeployId) -> Result<Answer, Refusal> {
+    match read(desk, move |store| store.detail(id)).await? {
+        Some(detail) => Ok(Answer::Show(Box::new(detail))),
+        None => Err(refusal(Exit::Usage, format!("no such deploy: {id}"), Some("bgd history"))),
+    }
+}
+
+pub(super) fn why(member: &Member) -> Answer {
+    Answer::Why(report::why(&member.snapshot()))
+}
+
+/// Reads the record on a blocking thread: a slow disk must not hold up other clients.
+pub(super) async fn read<T: Send + 'static>(
+    desk: &Desk,
+    query: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Refusal> {
+    let store = desk.fleet.store().clone();
+    match tokio::task::spawn_blocking(move || query(&store)).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(err)) => {
+            Err(refusal(Exit::Failed, format!("the record can't be read: {}", chain(&err)), None))
+        }
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+pub(super) fn exec(member: &Member) -> Result<Answer, Refusal> {
+    let snapshot = member.snapshot();
+    let Some(live) = snapshot.app.live() else {
+        return Err(refusal(Exit::NothingLive, "nothing is live".to_owned(), Some("bgd deploy")));
+    };
+    let settings = member.settings();
+    let context = build::Context {
+        places: member.interpreter().places().clone(),
+        values: Values {
+            port: settings.ports.of(live.color),
+            color: live.color,
+            release: live.release.id.clone(),
+            commit: live.release.commit.clone(),
+        },
+    };
+    let command = build::exec_command(settings, &context, &[])
+        .map_err(|err| refusal(Exit::Failed, chain(&err), Some("bgd doctor")))?;
+    Ok(Answer::Exec(ExecPlan {
+        cwd: command.cwd.to_string_lossy().into_owned(),
+        env: command.env,
+        user: command.user,
+    }))
+}
+
+pub(super) async fn logs(
+    client: &mut Client,
+    member: &Member,
+    (lines, follow, source): (u32, bool, LogSource),
+) -> io::Result<()> {
+    let path = match log_path(member, source) {
+        Ok(path) => path,
+        Err(refusal) => return client.send(&Reply::Refused(refusal)).await,
+    };
+    let lines = usize::try_from(lines).unwrap_or(usize::MAX);
+    if follow {
+        let follow = Follow::new(&path, lines)?;
+        return match source {
+            LogSource::Live => follow_live(client, member, (path, follow)).await,
+            LogSource::Color(_) | LogSource::Build => follow_log(client, follow).await,
+        };
+    }
+    for line in text_lines(&tail(&path, lines).or_else(absent_is_empty)?) {
+        client.send(&Reply::Progress(Progress::Line(line))).await?;
+    }
+    client.send(&Reply::Done(Answer::Said(String::new()))).await
+}
+
+fn absent_is_empty(err: io::Error) -> io::Result<Vec<u8>> {
+    if err.kind() == io::ErrorKind::NotFound { Ok(Vec::new()) } else { Err(err) }
+}
+
+async fn follow_log(client: &mut Client, mut follow: Follow) -> io::Result<()> {
+    loop {
+        // Both arms are cancel-safe: what was read of the file is returned at once, and the client says nothing.
+        let bytes = tokio::select! {
+            bytes = follow.next() => bytes?,
+            () = client.gone() => return Ok(()),
+        };
+        for line in text_lines(&bytes) {
+            client.send(&Reply::Progress(Progress::Line(line))).await?;
+        }
+    }
+}
+
+/// As the live color changes, so does the log that is followed.
+async fn follow_live(
+    client: &mut Client,
+    member: &Member,
+    (mut path, mut follow): (PathBuf, Follow),
+) -> io::Result<()> {
+    let mut seen = member.watch();
+    loop {
+        // All arms are cancel-safe: as above, and a watch keeps what changed.
+        tokio::select! {
+            bytes = follow.next() => {
+                for line in text_lines(&bytes?) {
+                    client.send(&Reply::Progress(Progress::Line(line))).await?;
+                }
+            }
+            changed = seen.changed() => {
+                if changed.is_err() {
+                    // Its task was replaced (a reload) or is ending: what it runs goes on, and so does its log.
+                    return follow_log(client, follow).await;
+                }
+                match log_path(member, LogSource::Live) {
+                    Ok(now) if now != path => {
+                        follow = Follow::new(&now, 0)?;
+                        path = now;
+                    }
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            () = client.gone() => return Ok(()),
+        }
+    }
+}
+
+fn text_lines(bytes: &[u8]) -> Vec<String> {
+    String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect()
+}
+
+fn log_path(member: &Member, source: LogSource) -> Result<PathBuf, Refusal> {
+    let places = member.interpreter().places();
+    let snapshot = member.snapshot();
+    let color = match source {
+        LogSource::Color(color) => color,
+        LogSource::Live => match snapshot.app.live() {
+            Some(live) => live.color,
+            None => snapshot.app.idle_color(),
+        },
+        LogSource::Build => return report::newest_build(&places.logs()),
+    };
+    Ok(places.logs().join(format!("{color}.log")))
+}
+
+pub(super) async fn events(
+    client: &mut Client,
+    desk: &Desk,
+    (app, since, follow): (Option<AppName>, Option<u64>, bool),
+) -> io::Result<()> {
+    // Subscribed before reading, so that nothing falls between record and stream.
+    let live = desk.fleet.events();
+    let mut last = since.unwrap_or(0);
+    let mut from = since;
+    loop {
+        let wanted = app.clone();
+        let page = match read(desk, move |store| store.events(wanted.as_ref(), from)).await {
+            Ok(page) => page,
+            Err(refused) => return client.send(&closing(Err(refused))).await,
+        };
+        let done = from.is_none() || page.is_empty();
+        for event in page {
+            last = last.max(event.seq);
+            client.send(&Reply::Progress(Progress::Event(event))).await?;
+        }
+        if done {
+            break;
+        }
+        from = Some(last);
+    }
+    if follow {
+        return follow_events(client, live, (app, last)).await;
+    }
+    client.send(&Reply::Done(Answer::Said(String::new()))).await
+}
+
+/// Until the client goes. One that is too slow for the stream misses events here; the record has them all.
+async fn follow_events(
+    client: &mut Client,
+    mut live: Receiver<EventRecord>,
+    (app, mut last): (Option<AppName>, u64),
+) -> io::Result<()> {
+    loop {
+        // Both arms are cancel-safe: a broadcast keeps what is not received, and the client says nothing.
+        let event = tokio::select! {
+            event = live.recv() => event,
+            () = client.gone() => return Ok(()),
+        };
+        match event {
+            Ok(event) if event.seq > last && (app.is_none() || app == event.app) => {
+                last = event.seq;
+                client.send(&Reply::Progress(Progress::Event(event))).await?;
+            }
+            Ok(_) => {}
+            Err(RecvError::Lagged(missed)) => tracing::debug!(missed, "a slow listener missed events"),
+            Err(RecvError::Closed) => return client.send(&Reply::Done(Answer::Said(String::new()))).await,
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The server's end of the control socket: who asks, what for, and the answer, line by line. Requests that change
+//! something go to the app's machine; reading never waits for it.
+
+use std::{
+    io,
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::mpsc,
+};
+
+use super::{
+    acting, reading,
+    wire::{Answer, DaemonReport, Exit, Refusal, Reply, Request},
+};
+use crate::{
+    engine::fleet::{Fleet, Member},
+    rules::ids::AppName,
+};
+
+/// The longest request line in bytes; requests are names, revisions and one reason.
+const LONGEST: u64 = 64 << 10;
+
+/// Why the control socket can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Something else is at its path.
+    #[error("the control socket's path is taken by something that is no socket: {}", path.display())]
+    Taken {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The socket can't be made.
+    #[error("making the control socket: {}", path.display())]
+    Bind {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What every connection is served from.
+#[derive(Debug)]
+pub struct Desk {
+    /// The apps.
+    pub fleet: Arc<Fleet>,
+    /// The daemon, as status shows it.
+    pub daemon: DaemonReport,
+    /// `bgd reload`: asks, and where the answer goes.
+    pub reload: mpsc::Sender<tokio::sync::oneshot::Sender<Result<String, Refusal>>>,
+}
+
+/// Between two looks whether the socket is still to be found under its name.
+const LOOK: Duration = Duration::from_secs(1);
+/// Before the next try of an accept that failed.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// The listening socket and the name it is found under.
+#[derive(Debug)]
+pub struct Door {
+    path: PathBuf,
+    listener: UnixListener,
+    inode: (u64, u64),
+}
+
+/// Makes the socket, mode 0660; the daemon's lock is held, so that a socket found there is a leftover.
+///
+/// # Errors
+/// When the path is taken by something else, or can't be bound.
+pub fn bind(path: &Path) -> Result<Door, ServerError> {
+    let failed = |source| ServerError::Bind { path: path.to_owned(), source };
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path).map_err(failed)?,
+        Ok(_) => return Err(ServerError::Taken { path: path.to_owned() }),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+        Err(err) => return Err(failed(err)),
+    }
+    if let Some(directory) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    let made = std::fs::symlink_metadata(path).map_err(failed)?;
+    Ok(Door { path: path.to_owned(), listener, inode: (made.dev(), made.ino()) })
+}
+
+impl Door {
+    fn is_in_place(&self) -> bool {
+        std::fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.inode)
+    }
+
+    /// A runtime directory may be wiped while the daemon lives: without its socket it could not be told anything.
+    fn restore(&mut self) {
+        match bind(&self.path) {
+            Ok(door) => {
+                tracing::warn!(path = %self.path.display(), "the control socket was gone and is back");
+                *self = door;
+            }
+            Err(err) => tracing::error!(err = %crate::errors::chain(&err), "the control socket is gone"),
+        }
+    }
+}
+
+/// Serves until dropped.
+pub async fn serve(mut door: Door, desk: Arc<Desk>) {
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        // Both arms are cancel-safe: an accept takes nothing when dropped, an interval keeps its time.
+        let accepted = tokio::select! {
+            accepted = door.listener.accept() => accepted,
+            _ = look.tick() => {
+                if !door.is_in_place() {
+                    door.restore();
+                }
+                continue;
+            }
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let desk = desk.clone();
+                tokio::spawn(async move {
+                    if let Err(err) = converse(stream, &desk).await {
+                        tracing::debug!(%err, "a client of the control socket went away");
+                    }
+                });
+            }
+            Err(err) => {
+                tracing::warn!(%err, "the control socket can't accept; trying again");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, desk: &Desk) -> io::Result<()> {
+    let by = peer(&stream)?;
+    let (read, write) = stream.into_split();
+    let mut client = Client { write, read: BufReader::new(read), by };
+    let mut line = Vec::new();
+    (&mut client.read).take(LONGEST).read_until(b'\n', &mut line).await?;
+    if line.is_empty() {
+        return Ok(());
+    }
+    match serde_json::from_slice::<Request>(&line) {
+        Ok(request) => answer(request, &mut client, desk).await,
+        Err(err) => {
+            let refusal = refusal(Exit::Usage, format!("this daemon can't read the request: {err}"), None);
+            client.send(&Reply::Refused(refusal)).await
+        }
+    }
+}
+
+/// Who connected, by name where the system knows one.
+fn peer(stream: &UnixStream) -> io::Result<String> {
+    let uid = stream.peer_cred()?.uid();
+    let user = nix::unistd::User::from_uid(uid.into());
+    Ok(user.ok().flatten().map_or_else(|| format!("uid {uid}"), |user| user.name))
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Client {
+    write: OwnedWriteHalf,
+    read: BufReader<OwnedReadHalf>,
+    /// Who it is.
+    pub by: String,
+}
+
+impl Client {
+    /// Sends one reply line.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn send(&mut self, reply: &Reply) -> io::Result<()> {
+        let mut line = serde_json::to_vec(reply)?;
+        line.push(b'\n');
+        self.write.write_all(&line).await
+    }
+
+    /// Resolves when the client has gone. Cancel-safe: what it might still send is of no use.
+    pub async fn gone(&mut self) {
+        let mut rest = [0; 64];
+        while let Ok(read) = self.read.read(&mut rest).await {
+            if read == 0 {
+                return;
+            }
+        }
+    }
+}
+
+async fn answer(request: Request, client: &mut Client, desk: &Desk) -> io::Result<()> {
+    let reply = match request {
+        Request::Status { app } => reading::status(desk, app.as_ref()).await,
+        Request::History { app, limit } => reading::history(desk, (app.as_ref(), limit)).await,
+        Request::Show { id } => reading::show(desk, id).await,
+        Request::Why { app } => member(desk, app.as_ref()).map(|member| reading::why(&member)),
+        Request::Exec { app } => member(desk, app.as_ref()).and_then(|member| reading::exec(&member)),
+        Request::Logs { app, lines, follow, source } => {
+            return match member(desk, app.as_ref()) {
+                Ok(member) => reading::logs(client, &member, (lines, follow, source)).await,
+                Err(refusal) => client.send(&Reply::Refused(refusal)).await,
+            };
+        }
+        Request::Events { app, since, follow } => {
+            return reading::events(client, desk, (app, since, follow)).await;
+        }
+        Request::Reload => reload(desk).await,
+        Request::Hold { .. }
+        | Request::Resume { .. }
+        | Request::Deploy { .. }
+        | Request::DeployDetached { .. }
+        | Request::Flip { .. }
+        | Request::Down { .. }
+        | Request::Up { .. } => return acting::act(request, client, desk).await,
+    };
+    client.send(&closing(reply)).await
+}
+
+/// The last line of an answer.
+pub fn closing(answer: Result<Answer, Refusal>) -> Reply {
+    match answer {
+        Ok(answer) => Reply::Done(answer),
+        Err(refusal) => Reply::Refused(refusal),
+    }
+}
+
+async fn reload(desk: &Desk) -> Result<Answer, Refusal> {
+    let ending = || refusal(Exit::Unreachable, "the daemon is ending".to_owned(), Some("bgd status"));
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    desk.reload.send(reply).await.map_err(|_| ending())?;
+    answer.await.map_err(|_| ending())?.map(Answer::Said)
+}
+
+/// The app meant; it may be left out when there is one.
+///
+/// # Errors
+/// When there is no such app, or several to choose from.
+pub fn member(desk: &Desk, app: Option<&AppName>) -> Result<Member, Refusal> {
+    let apps = desk.fleet.apps();
+    let names = || {
+        let names: Vec<&str> = apps.iter().map(|member| member.settings().name.as_str()).collect();
+        names.join(", ")
+    };
+    match (app, apps.as_slice()) {
+        (Some(name), _) => desk.fleet.app(name).ok_or_else(|| {
+            let hint = format!("configured are: {}", names());
+            Refusal { hint: Some(hint), ..refusal(Exit::Usage, format!("no such app: {name}"), None) }
+        }),
+        (None, [member]) => Ok(member.clone()),
+        (None, []) => Err(refusal(Exit::Usage, "no app is configured".to_owned(), Some("bgd init"))),
+        (None, _) => {
+            let hint = format!("name one of: {}", names());
+            Err(Refusal {
+                hint: Some(hint),
+                ..refusal(Exit::Usage, "there are several apps".to_owned(), None)
+            })
+        }
+    }
+}
+
+/// A refusal with an optional next command.
+pub fn refusal(exit: Exit, message: String, hint: Option<&str>) -> Refusal {
+    Refusal { exit, message, hint: hint.map(str::to_owned) }
+}

@@ -1,0 +1,396 @@
+//! What crosses the control socket: one JSON line a request, then zero or more `Progress` lines and exactly one
+//! `Done` or `Refused`. Shared by server and client; nothing here acts.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::rules::{
+    ids::{AppName, Color, CommitId, DeployId, ReleaseId},
+    time::Stamp,
+    words::{AppState, IdleState, Outcome, Phase},
+};
+pub use crate::store::record::{DeployDetail, DeployRecord, EventRecord, StepRecord};
+
+/// Exit codes of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed; the old color still serves.
+    Failed = 1,
+    /// Usage or configuration.
+    Usage = 2,
+    /// Nothing is live.
+    NothingLive = 3,
+    /// The daemon can't be reached.
+    Unreachable = 4,
+    /// Refused because of a hold or a lock.
+    Held = 5,
+    /// Rolled back automatically.
+    RolledBack = 6,
+    /// Not permitted.
+    NotPermitted = 7,
+    /// Timed out while waiting; the work goes on.
+    TimedOut = 8,
+    /// `status` only: serving but degraded.
+    Degraded = 20,
+}
+
+/// A request. `app` may be left out when there is one app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// `Done(Status)`; never waits for anything.
+    Status {
+        /// Only this app.
+        app: Option<AppName>,
+    },
+    /// `Progress(Event)` lines of that deploy, then `Done(Deploy)` when it has ended.
+    Deploy {
+        /// The app.
+        app: Option<AppName>,
+        /// A commit, tag or branch; default the tip of the configured branch.
+        rev: Option<String>,
+    },
+    /// Like `Deploy`, but answers `Done(Deploy)` with the deploy just begun (or queued).
+    DeployDetached {
+        /// The app.
+        app: Option<AppName>,
+        /// A commit, tag or branch; default the tip of the configured branch.
+        rev: Option<String>,
+    },
+    /// `Progress(Event)` lines, then `Done(Flip)` when the traffic has moved (or the deploy is cancelled).
+    Flip {
+        /// The app.
+        app: Option<AppName>,
+    },
+    /// `Done(Said)`.
+    Hold {
+        /// The app.
+        app: Option<AppName>,
+        /// Why, for the others.
+        reason: String,
+    },
+    /// `Done(Said)`.
+    Resume {
+        /// The app.
+        app: Option<AppName>,
+    },
+    /// `Done(History)`, newest first.
+    History {
+        /// The app; `None` with several apps lists all.
+        app: Option<AppName>,
+        /// At most this many.
+        limit: u32,
+    },
+    /// `Done(Show)`.
+    Show {
+        /// The deploy.
+        id: DeployId,
+    },
+    /// `Progress(Line)` for each line; ends with `Done(Said)`, with `follow` when the client goes.
+    Logs {
+        /// The app.
+        app: Option<AppName>,
+        /// How many of the last lines first.
+        lines: u32,
+        /// Go on with what comes.
+        follow: bool,
+        /// Output of which source.
+        source: LogSource,
+    },
+    /// `Progress(Event)` for each event; ends with `Done(Said)`, with `follow` when the client goes.
+    Events {
+        /// Only this app's.
+        app: Option<AppName>,
+        /// Only those with a higher `seq`; `None`: the last 20.
+        since: Option<u64>,
+        /// Go on with what comes.
+        follow: bool,
+    },
+    /// `Done(Why)`.
+    Why {
+        /// The app.
+        app: Option<AppName>,
+    },
+    /// `Done(Exec)`: what to run; the client runs it.
+    Exec {
+        /// The app.
+        app: Option<AppName>,
+    },
+    /// `Progress(Event)` lines, then `Done(Said)` when it is out of service.
+    Down {
+        /// The app.
+        app: Option<AppName>,
+    },
+    /// `Progress(Event)` lines, then `Done(Deploy)` when it serves again.
+    Up {
+        /// The app.
+        app: Option<AppName>,
+    },
+    /// `Done(Said)`, or `Refused` with the problems of the files.
+    Reload,
+}
+
+/// Whose output `bgd logs` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogSource {
+    /// The live color.
+    Live,
+    /// A given color.
+    Color(Color),
+    /// The newest build.
+    Build,
+}
+
+/// One line of an answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// More will follow.
+    Progress(Progress),
+    /// The end, well.
+    Done(Answer),
+    /// The end, not done.
+    Refused(Refusal),
+}
+
+/// Something on the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress {
+    /// An event of the app.
+    Event(EventRecord),
+    /// A line of output.
+    Line(String),
+}
+
+/// Why not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The exit code for the client.
+    pub exit: Exit,
+    /// What was attempted, the value, what serves now.
+    pub message: String,
+    /// The next command.
+    pub hint: Option<String>,
+}
+
+/// The result of a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// For `Status`.
+    Status(Status),
+    /// For `Deploy`, `DeployDetached`, `Up`.
+    Deploy(DeployRecord),
+    /// For `Flip`.
+    Flip(FlipReport),
+    /// For `History`.
+    History(Vec<DeployRecord>),
+    /// For `Show`.
+    Show(Box<DeployDetail>),
+    /// For `Why`.
+    Why(Why),
+    /// For `Exec`.
+    Exec(ExecPlan),
+    /// One sentence for people.
+    Said(String),
+}
+
+/// What a flip did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlipReport {
+    /// Whether it cancelled a deploy before the traffic moved; else traffic moved.
+    pub cancelled: bool,
+    /// What is live now.
+    pub live: Option<LiveReport>,
+    /// The commit marked bad.
+    pub abandoned: Option<CommitId>,
+    /// One sentence for people.
+    pub text: String,
+}
+
+/// Why nothing is being deployed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Why {
+    /// A fixed word: `up_to_date`, `deploying`, `held`, `bad_commit`, `retry_later`, `remote_error`, `stopped`,
+    /// `not_polled_yet`.
+    pub code: String,
+    /// The sentence.
+    pub text: String,
+    /// The next command.
+    pub hint: Option<String>,
+}
+
+/// What `bgd exec` runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecPlan {
+    /// The live release's directory.
+    pub cwd: String,
+    /// The complete environment.
+    pub env: BTreeMap<String, String>,
+    /// Run as this user, when bgd runs as root.
+    pub user: Option<String>,
+}
+
+/// `bgd status --json`, exactly as in the contract. All keys are always there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// 1.
+    pub schema: u32,
+    /// The daemon.
+    pub daemon: DaemonReport,
+    /// One for each app.
+    pub apps: Vec<AppReport>,
+}
+
+/// The daemon itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonReport {
+    /// False when the record was read without it.
+    pub running: bool,
+    /// Its version.
+    pub version: Option<String>,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Since when.
+    pub started_at: Option<Stamp>,
+}
+
+/// One app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppReport {
+    /// Its name.
+    pub name: AppName,
+    /// In one word.
+    pub state: AppState,
+    /// What receives the traffic.
+    pub live: Option<LiveReport>,
+    /// The other color.
+    pub idle: Option<IdleReport>,
+    /// The deploy under way.
+    pub deploy: Option<DeployReport>,
+    /// Why automatic deploys are off.
+    pub hold: Option<HoldReport>,
+    /// The remote.
+    pub remote: RemoteReport,
+    /// The deploy that ended last.
+    pub last: Option<LastReport>,
+    /// The way back.
+    pub rollback: RollbackReport,
+}
+
+/// What receives the traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveReport {
+    /// Its color.
+    pub color: Color,
+    /// Its port.
+    pub port: u16,
+    /// Its release.
+    pub release: ReleaseId,
+    /// Its commit.
+    pub commit: CommitId,
+    /// First line of the commit message.
+    pub subject: Option<String>,
+    /// The commit's author.
+    pub author: Option<String>,
+    /// The main process; `None` while it is being restarted.
+    pub pid: Option<u32>,
+    /// The last health check; `None` before the first.
+    pub healthy: Option<bool>,
+    /// Since when it is live.
+    pub since: Stamp,
+}
+
+/// The color that receives no traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdleReport {
+    /// Its color.
+    pub color: Color,
+    /// Its port.
+    pub port: u16,
+    /// What runs there.
+    pub release: Option<ReleaseId>,
+    /// Its commit.
+    pub commit: Option<CommitId>,
+    /// Its main process.
+    pub pid: Option<u32>,
+    /// In one word.
+    pub state: IdleState,
+}
+
+/// The deploy under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployReport {
+    /// Its number.
+    pub id: DeployId,
+    /// Its commit, once known.
+    pub commit: Option<CommitId>,
+    /// Where it goes.
+    pub color: Option<Color>,
+    /// Where it is.
+    pub phase: Phase,
+    /// Since when.
+    pub started_at: Stamp,
+}
+
+/// Why automatic deploys are off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldReport {
+    /// Who placed it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: Stamp,
+}
+
+/// The remote, as last seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteReport {
+    /// The branch followed.
+    pub branch: String,
+    /// Its tip.
+    pub head: Option<CommitId>,
+    /// The last good look.
+    pub checked_at: Option<Stamp>,
+    /// What is wrong with it now.
+    pub error: Option<String>,
+}
+
+/// The deploy that ended last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastReport {
+    /// Its number.
+    pub id: DeployId,
+    /// Its commit.
+    pub commit: Option<CommitId>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Where it failed.
+    pub phase: Option<Phase>,
+    /// What went wrong.
+    pub error: Option<String>,
+    /// The next thing to do.
+    pub hint: Option<String>,
+    /// When.
+    pub finished_at: Stamp,
+    /// Steps with durations.
+    pub steps: Vec<StepRecord>,
+}
+
+/// The way back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollbackReport {
+    /// Whether `bgd flip` has somewhere to go.
+    pub possible: bool,
+    /// Where.
+    pub to: Option<CommitId>,
+    /// Whether it still runs.
+    pub warm: bool,
+}
