@@ -13,7 +13,9 @@
 
 pub mod api;
 pub mod build;
+pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod engine;
 pub mod errors;
 pub mod front;

@@ -1,0 +1,212 @@
+//! `bgd deploy` and, with the same answer, `bgd up`: shows the progress, then says how it went and what to do
+//! about it. Leaving with Ctrl-C ends only the watching.
+
+use crate::{
+    api::{
+        client::Client,
+        wire::{Answer, DeployRecord, Exit, Request, Status},
+    },
+    cli::{
+        Context,
+        args::{AppArg, DeployArgs},
+        phrase,
+        problem::Problem,
+        progress,
+        terminal::{self, Look, Tone, one_line},
+    },
+    rules::words::Outcome,
+};
+
+/// How many lines of the app's own output a failure shows; `bgd show` has all that was kept.
+const TAIL: usize = 20;
+
+/// Runs `bgd deploy`.
+pub async fn run(context: &Context, args: DeployArgs) -> Result<Exit, Problem> {
+    let client = context.installation()?.client();
+    let DeployArgs { app, rev, detach } = args;
+    if detach {
+        let Answer::Deploy(deploy) = client.ask(&Request::DeployDetached { app, rev }).await? else {
+            return Err(Problem::unexpected());
+        };
+        terminal::chatter(&format!(
+            "deploy of {} begun; `bgd show {}` tells how it goes",
+            deploy.app, deploy.id
+        ));
+        terminal::data(&deploy.id.to_string())?;
+        return Ok(Exit::Done);
+    }
+    watched(context, &client, Request::Deploy { app, rev }).await
+}
+
+/// Runs `bgd up`.
+pub async fn up(context: &Context, args: AppArg) -> Result<Exit, Problem> {
+    let client = context.installation()?.client();
+    watched(context, &client, Request::Up { app: args.app }).await
+}
+
+async fn watched(context: &Context, client: &Client, request: Request) -> Result<Exit, Problem> {
+    let mut call = client.open(&request).await?;
+    let answer = tokio::select! {
+        // Not polled again after the other arm: both ends of the call are dropped with it.
+        answer = progress::follow(&mut call, context.stderr) => answer?,
+        _ = tokio::signal::ctrl_c() => return Err(left()),
+    };
+    match answer {
+        Answer::Deploy(deploy) => report(client, &deploy, context).await,
+        // There was nothing to do, such as `up` of what is in service.
+        Answer::Said(text) => {
+            terminal::data(&text)?;
+            Ok(Exit::Done)
+        }
+        _ => Err(Problem::unexpected()),
+    }
+}
+
+fn left() -> Problem {
+    Problem::refused(
+        Exit::TimedOut,
+        "left; the deploy goes on without you",
+        "`bgd status` shows it, `bgd flip` cancels it",
+    )
+}
+
+async fn report(client: &Client, deploy: &DeployRecord, context: &Context) -> Result<Exit, Problem> {
+    let mut exit = exit_of(deploy);
+    if exit == Exit::Done {
+        terminal::data(&success(deploy, context.stdout))?;
+        return Ok(exit);
+    }
+    // Both only explain; the answer stands without them.
+    let tail = match client.ask(&Request::Show { id: deploy.id }).await {
+        Ok(Answer::Show(detail)) => detail.log_tail,
+        _ => Vec::new(),
+    };
+    let serving = match client.ask(&Request::Status { app: Some(deploy.app.clone()) }).await {
+        Ok(Answer::Status(status)) => {
+            // "Failed" alone would claim that an old color still serves.
+            if exit == Exit::Failed && status.apps.iter().all(|app| app.live.is_none()) {
+                exit = Exit::NothingLive;
+            }
+            Some(serving(&status))
+        }
+        _ => None,
+    };
+    terminal::chatter(&failure(deploy, &tail, context.stderr));
+    terminal::chatter(&serving.unwrap_or_default());
+    Ok(exit)
+}
+
+/// How the exit code tells it: rolled back is 6, everything else that is not live is 1 (as long as something is).
+pub fn exit_of(deploy: &DeployRecord) -> Exit {
+    match deploy.outcome {
+        Some(Outcome::Live) => Exit::Done,
+        Some(Outcome::RolledBack) => Exit::RolledBack,
+        Some(Outcome::Failed | Outcome::Superseded | Outcome::Cancelled) | None => Exit::Failed,
+    }
+}
+
+/// `shop: a1b2c3d "Fix the cart total" is live on green after 4.2 s (fetch 41 ms, build 2.1 s)`.
+fn success(deploy: &DeployRecord, look: Look) -> String {
+    let subject = deploy.subject.as_deref().map(|subject| format!(" {:?}", one_line(subject)));
+    let color = deploy.color.map(|color| format!(" on {color}")).unwrap_or_default();
+    let took = phrase::took(deploy).map(|took| format!(" after {}", phrase::span(took))).unwrap_or_default();
+    let steps = match deploy.steps.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", phrase::steps(&deploy.steps)),
+    };
+    let live = look.paint(Tone::Good, "is live");
+    let commit = phrase::short(deploy.commit.as_ref());
+    format!("{}: {commit}{} {live}{color}{took}{steps}", deploy.app, subject.unwrap_or_default())
+}
+
+fn failure(deploy: &DeployRecord, tail: &[String], look: Look) -> String {
+    let mut text = format!("{} {}: {}", look.paint(Tone::Bad, "error:"), deploy.app, phrase::failure(deploy));
+    if !tail.is_empty() {
+        text.push_str("\nlast output:");
+    }
+    for line in &tail[tail.len().saturating_sub(TAIL)..] {
+        text.push_str(&format!("\n  | {}", one_line(line)));
+    }
+    let hint = deploy.hint.clone().unwrap_or_else(|| format!("`bgd show {}` has the whole story", deploy.id));
+    text.push_str(&format!("\nhint: {}", one_line(&hint)));
+    text
+}
+
+fn serving(status: &Status) -> String {
+    match status.apps.first().and_then(|app| app.live.as_ref()) {
+        Some(live) => format!("{} serves on {}", live.commit.short(), live.color),
+        None => "nothing is live".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::wire::StepRecord,
+        cli::status::fixture,
+        rules::{
+            ids::{Color, DeployId},
+            words::Phase,
+        },
+    };
+
+    fn record(outcome: Option<Outcome>) -> DeployRecord {
+        DeployRecord {
+            id: DeployId(7),
+            app: "shop".parse().unwrap(),
+            kind: "manual".to_owned(),
+            by: "ann".to_owned(),
+            commit: Some(fixture::commit("c3")),
+            subject: Some("Add a banner".to_owned()),
+            author: Some("Ann".to_owned()),
+            release: None,
+            color: Some(Color::Green),
+            outcome,
+            phase: None,
+            error: None,
+            hint: None,
+            started_at: fixture::before(20),
+            finished_at: Some(fixture::before(16)),
+            steps: vec![StepRecord { name: "build".to_owned(), ms: 2_100 }],
+        }
+    }
+
+    #[test]
+    fn the_exit_code_of_a_deploy_is_its_outcome() {
+        for (outcome, exit) in [
+            (Some(Outcome::Live), 0),
+            (Some(Outcome::Failed), 1),
+            (Some(Outcome::Superseded), 1),
+            (Some(Outcome::Cancelled), 1),
+            (Some(Outcome::RolledBack), 6),
+            (None, 1),
+        ] {
+            assert_eq!(exit_of(&record(outcome)) as u8, exit, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn success_is_one_line_with_the_steps() {
+        assert_eq!(
+            success(&record(Some(Outcome::Live)), Look::PLAIN),
+            "shop: c3c3c3c \"Add a banner\" is live on green after 4.0 s (build 2.1 s)"
+        );
+    }
+
+    #[test]
+    fn d3_a_failure_shows_the_reason_the_last_output_and_a_hint() {
+        let failed = DeployRecord {
+            phase: Some(Phase::Probing),
+            error: Some("GET /up answered 500".to_owned()),
+            ..record(Some(Outcome::Failed))
+        };
+        let tail = ["booting".to_owned(), "panic: no\x1b[2J database".to_owned()];
+        assert_eq!(
+            failure(&failed, &tail, Look::PLAIN),
+            "error: shop: deploy #7 of c3c3c3c failed while probing: GET /up answered 500\n\
+             last output:\n  | booting\n  | panic: no [2J database\n\
+             hint: `bgd show 7` has the whole story"
+        );
+    }
+}

@@ -1,0 +1,206 @@
+//! The host itself: directories, disk, users, shells, length of paths. Needs no network; changes nothing.
+
+use std::path::{Path, PathBuf};
+
+use nix::{
+    sys::statvfs::statvfs,
+    unistd::{AccessFlags, Uid, User, access},
+};
+
+use super::finding::Finding;
+use crate::config::settings::{AppSettings, Settings};
+
+/// The longest path of a unix socket on Linux, in bytes.
+const SOCKET_PATH: usize = 107;
+/// What an app may want to put below its release directory: EasySwoole's socket needs 38 bytes (design).
+const BELOW_RELEASE: usize = 38;
+/// `<YYYYMMDDTHHMMSSZ>-<seq>-<short sha>` with a counter of six digits.
+const RELEASE_NAME: usize = 16 + 1 + 6 + 1 + 7;
+/// A release and its build fit into less in most projects; below this a deploy is likely to fail.
+const BYTES: Limit = Limit { fail: 200 << 20, warn: 2 << 30 };
+/// A checkout of a medium project has some ten thousand files.
+const INODES: Limit = Limit { fail: 2_000, warn: 50_000 };
+
+struct Limit {
+    fail: u64,
+    warn: u64,
+}
+
+/// Everything that concerns no app in particular.
+pub fn check(settings: &Settings) -> Vec<Finding> {
+    let dirs = &settings.daemon;
+    let mut found = vec![
+        directory("state directory", &dirs.state_dir),
+        directory("runtime directory", &dirs.runtime_dir),
+        socket(&dirs.runtime_dir.join("bgd.sock")),
+    ];
+    found.extend(disk(&dirs.state_dir));
+    found.push(shell());
+    found
+}
+
+/// What concerns one app.
+pub fn check_app(settings: &Settings, app: &AppSettings) -> Vec<Finding> {
+    let mut found: Vec<_> = app.user.iter().map(|name| user(app, name)).collect();
+    found.extend(release_path(&settings.daemon.state_dir, app));
+    found
+}
+
+fn directory(label: &str, dir: &Path) -> Finding {
+    let Some(there) = nearest(dir) else {
+        return Finding::fail(format!("{label}: nothing of {} exists", dir.display()), "correct the path");
+    };
+    let (shown, below) = (dir.display(), there.display());
+    if !there.is_dir() {
+        return Finding::fail(
+            format!("{label}: {below} is no directory"),
+            "move it away, or correct the path",
+        );
+    }
+    match access(&there, AccessFlags::W_OK | AccessFlags::X_OK) {
+        Ok(()) if there == dir => Finding::ok(format!("{label}: {shown} is writable")),
+        Ok(()) => Finding::ok(format!("{label}: {shown} will be made")),
+        Err(errno) => Finding::fail(
+            format!("{label}: {below} is not writable for this user: {}", errno.desc()),
+            "run this as the user of the daemon, or give it the directory",
+        ),
+    }
+}
+
+/// The path, or the first of its parents that exists.
+fn nearest(path: &Path) -> Option<PathBuf> {
+    path.ancestors().find(|path| path.symlink_metadata().is_ok()).map(Path::to_owned)
+}
+
+fn socket(path: &Path) -> Finding {
+    let length = path.as_os_str().len();
+    if length <= SOCKET_PATH {
+        return Finding::ok(format!("control socket: {}", path.display()));
+    }
+    Finding::fail(
+        format!(
+            "control socket: {} has {length} bytes, and a socket's path at most {SOCKET_PATH}",
+            path.display()
+        ),
+        "set a shorter daemon.runtime_dir",
+    )
+}
+
+fn disk(dir: &Path) -> Vec<Finding> {
+    let Some(there) = nearest(dir) else { return Vec::new() };
+    let stat = match statvfs(&there) {
+        Ok(stat) => stat,
+        Err(errno) => {
+            let what = format!("disk: can't be asked at {}: {}", there.display(), errno.desc());
+            return vec![Finding::warn(what, "check the mount")];
+        }
+    };
+    let bytes = stat.blocks_available().saturating_mul(stat.fragment_size());
+    let mut found = vec![room("disk", bytes, &BYTES, &size(bytes), &there)];
+    // Some file systems have no fixed number of inodes, and say 0.
+    if stat.files() > 0 {
+        let inodes = stat.files_available();
+        found.push(room("inodes", inodes, &INODES, &inodes.to_string(), &there));
+    }
+    found
+}
+
+fn room(label: &str, left: u64, limit: &Limit, shown: &str, at: &Path) -> Finding {
+    let what = format!("{label}: {shown} left at {}", at.display());
+    let hint = "make room; a lower `keep` keeps fewer releases";
+    match left {
+        _ if left < limit.fail => Finding::fail(what, hint),
+        _ if left < limit.warn => Finding::warn(what, hint),
+        _ => Finding::ok(what),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10) >> 30;
+    match tenths {
+        0..10 => format!("{} MiB", bytes >> 20),
+        _ => format!("{}.{} GiB", tenths / 10, tenths % 10),
+    }
+}
+
+fn shell() -> Finding {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|dir| access(&dir.join("bash"), AccessFlags::X_OK).is_ok()) {
+        return Finding::ok("shell: bash is there for builds");
+    }
+    Finding::warn(
+        "shell: bash is missing, builds run by `sh -e`, where `false | tee log` succeeds",
+        "install bash",
+    )
+}
+
+fn user(app: &AppSettings, name: &str) -> Finding {
+    let label = format!("{}: user {name}", app.name);
+    match User::from_name(name) {
+        Ok(Some(user)) if Uid::effective().is_root() || Uid::effective() == user.uid => {
+            Finding::ok(format!("{label} exists"))
+        }
+        Ok(Some(_)) => Finding::fail(
+            format!("{label} exists, and only root can become it"),
+            "run bgd as root, or drop `user`",
+        ),
+        Ok(None) => Finding::fail(format!("{label} does not exist"), "create it, or correct `user`"),
+        Err(errno) => {
+            Finding::fail(format!("{label} can't be looked up: {}", errno.desc()), "check nsswitch.conf")
+        }
+    }
+}
+
+/// A word only when a socket below a release would not fit.
+fn release_path(state_dir: &Path, app: &AppSettings) -> Option<Finding> {
+    let length = state_dir.join(app.name.as_str()).join("releases").as_os_str().len() + 1 + RELEASE_NAME;
+    (length + BELOW_RELEASE > SOCKET_PATH).then(|| {
+        Finding::warn(
+            format!(
+                "{}: release directories have paths of {length} bytes, too long for some apps' sockets",
+                app.name
+            ),
+            format!("a daemon.state_dir shorter by {} bytes", length + BELOW_RELEASE - SOCKET_PATH),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::{finding::Level, fixture};
+
+    #[test]
+    fn a_directory_that_can_be_made_is_fine_and_a_file_in_its_place_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(directory("state directory", &dir.path().join("a/b")).level, Level::Ok);
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let found = directory("state directory", &dir.path().join("file/b"));
+        assert_eq!(found.level, Level::Fail, "{found:?}");
+    }
+
+    #[test]
+    fn j1_little_room_is_said_before_it_is_none() {
+        let at = Path::new("/srv");
+        let level = |bytes| room("disk", bytes, &BYTES, "", at).level;
+        assert_eq!([level(1 << 20), level(1 << 30), level(3 << 30)], [Level::Fail, Level::Warn, Level::Ok]);
+        assert_eq!(size(1_610_612_736), "1.5 GiB");
+        assert_eq!(size(10 << 20), "10 MiB");
+    }
+
+    #[test]
+    fn a_release_path_too_long_for_sockets_is_noticed() {
+        let (settings, app) = fixture::settings(Path::new("/var/lib/bgd"));
+        assert_eq!(release_path(&settings.daemon.state_dir, &app), None);
+        let long = PathBuf::from(format!("/{}", "x".repeat(60)));
+        assert_eq!(release_path(&long, &app).unwrap().level, Level::Warn);
+    }
+
+    #[test]
+    fn l3_a_user_that_does_not_exist_is_found() {
+        let (_, app) = fixture::settings(Path::new("/var/lib/bgd"));
+        assert_eq!(user(&app, "no-such-user-here").level, Level::Fail);
+        let own = User::from_uid(Uid::effective()).unwrap().unwrap();
+        assert_eq!(user(&app, &own.name).level, Level::Ok);
+    }
+}

@@ -1,0 +1,77 @@
+//! `bgd doctor`: would a deploy work on this host? One line a check, nothing changed. Best run as the daemon's
+//! user, because it asks what this user may do.
+
+mod finding;
+#[cfg(test)]
+mod fixture;
+mod front;
+mod host;
+mod ports;
+mod remote;
+
+use self::finding::{Finding, Level};
+use crate::{
+    api::{
+        client::CallError,
+        wire::{Answer, Exit, Request},
+    },
+    cli::{
+        Context,
+        args::AppArg,
+        installation::Installation,
+        problem::Problem,
+        terminal::{self, Look},
+    },
+    config::settings::AppSettings,
+};
+
+/// Runs the command.
+pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
+    let installation = context.installation()?;
+    let settings = installation.settings()?;
+    if let Some(app) = &args.app {
+        installation.app(Some(app))?;
+    }
+    let mut report = Report { look: context.stdout, worst: Level::Ok };
+    report.add(vec![daemon(&installation).await])?;
+    report.add(host::check(settings))?;
+    let wanted = |app: &&AppSettings| args.app.as_ref().is_none_or(|name| *name == app.name);
+    for app in settings.apps.values().map(AsRef::as_ref).filter(wanted) {
+        report.add(host::check_app(settings, app))?;
+        report.add(ports::check(settings, app))?;
+        report.add(vec![remote::check(app).await])?;
+        report.add(front::check(app).await)?;
+    }
+    Ok(if report.worst == Level::Fail { Exit::Failed } else { Exit::Done })
+}
+
+/// Prints findings as they come: some checks take seconds.
+struct Report {
+    look: Look,
+    worst: Level,
+}
+
+impl Report {
+    fn add(&mut self, findings: Vec<Finding>) -> Result<(), Problem> {
+        for finding in findings {
+            terminal::data(&finding.line(self.look))?;
+            self.worst = self.worst.max(finding.level);
+        }
+        Ok(())
+    }
+}
+
+async fn daemon(installation: &Installation) -> Finding {
+    let client = installation.client();
+    match client.ask(&Request::Status { app: None }).await {
+        Ok(Answer::Status(status)) => {
+            let pid = status.daemon.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+            Finding::ok(format!("daemon: answers at {}{pid}", client.socket().display()))
+        }
+        Ok(_) => Finding::warn("daemon: answers in another version", "restart it"),
+        Err(error @ CallError::Absent { .. }) => {
+            Finding::warn("daemon: is not running", error.hint().unwrap_or_default())
+        }
+        Err(error) => Finding::fail(format!("daemon: {error}"), error.hint().unwrap_or_default()),
+    }
+}

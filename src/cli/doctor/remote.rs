@@ -1,0 +1,59 @@
+//! Whether the remote answers and has the branch: asked through the same worker as the daemon does, as the same
+//! user, with the same credentials.
+
+use std::{
+    fs::{self, DirBuilder},
+    os::unix::fs::DirBuilderExt as _,
+    path::PathBuf,
+    time::Duration,
+};
+
+use super::finding::Finding;
+use crate::{
+    config::settings::AppSettings,
+    errors::chain,
+    git::{GitError, Kind, Limits, Source, Worker, redact},
+};
+
+/// A person waits for this; the daemon itself is more patient.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// Asks for the tip of the branch. The worker wants a place of its own, which is made and removed again, so
+/// that nothing in the state directory changes hands before the daemon has ever run.
+pub async fn check(app: &AppSettings) -> Finding {
+    let scratch = std::env::temp_dir().join(format!("bgd-doctor-{}-{}", std::process::id(), app.name));
+    let made = DirBuilder::new().mode(0o755).create(&scratch);
+    let exe = match made.and_then(|()| std::env::current_exe()) {
+        Ok(exe) => exe,
+        Err(error) => {
+            let what = format!("{}: remote not asked: {}: {error}", app.name, scratch.display());
+            return Finding::warn(what, "is the directory for temporary files writable?");
+        }
+    };
+    let found = ask(app, exe, scratch.join("mirror.git")).await;
+    match fs::remove_dir_all(&scratch) {
+        Ok(()) => found,
+        Err(error) => {
+            Finding::warn(format!("{}: {} is left behind: {error}", app.name, scratch.display()), "remove it")
+        }
+    }
+}
+
+async fn ask(app: &AppSettings, exe: PathBuf, mirror: PathBuf) -> Finding {
+    let limits = Limits { ask: LIMIT, stall: LIMIT, total: LIMIT };
+    let (name, branch, remote) = (&app.name, &app.branch, redact(&app.remote));
+    match Worker::new(exe, Source::of(app, mirror), limits).head().await {
+        Ok(head) => Finding::ok(format!("{name}: {remote} answers, {branch} is at {}", head.commit.short())),
+        Err(error) => judge(app, &error),
+    }
+}
+
+fn judge(app: &AppSettings, error: &GitError) -> Finding {
+    let what = format!("{}: {}", app.name, chain(error));
+    let hint = error.hint().unwrap_or_else(|| "check `remote` and `auth`".to_owned());
+    match error.kind() {
+        // The first push makes it right.
+        Kind::Empty => Finding::warn(what, hint),
+        _ => Finding::fail(what, hint),
+    }
+}

@@ -1,0 +1,65 @@
+//! `bgd events`: one line an event; `--since` with the first number of the last line seen takes up again where
+//! a reader left off.
+
+use crate::{
+    api::{
+        client::Part,
+        wire::{EventRecord, Exit, Progress, Request},
+    },
+    cli::{
+        Context,
+        args::EventsArgs,
+        offline,
+        problem::Problem,
+        terminal::{self, one_line},
+    },
+};
+
+/// Runs the command.
+pub async fn run(context: &Context, args: EventsArgs) -> Result<Exit, Problem> {
+    let installation = context.installation()?;
+    let request = Request::Events { app: args.app.clone(), since: args.since, follow: args.follow };
+    let mut call = match installation.client().begin(&request).await {
+        Ok(call) => call,
+        Err(error) if error.without_daemon() => {
+            let found = offline::events(installation.settings_or(&error)?, args.app.as_ref(), args.since)?;
+            context.say_record(&error);
+            found.iter().try_for_each(|event| terminal::data(&text(event, &args)))?;
+            // What was asked for with `-f` can't be had.
+            return if args.follow { Err(error.into()) } else { Ok(Exit::Done) };
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut last = args.since;
+    loop {
+        match call.next().await {
+            Ok(Part::Progress(Progress::Event(event))) => {
+                last = Some(event.seq);
+                terminal::data(&text(&event, &args))?;
+            }
+            Ok(Part::Progress(Progress::Line(line))) => terminal::chatter(&one_line(&line)),
+            Ok(Part::Done(_)) => return Ok(Exit::Done),
+            Err(error) => {
+                if let Some(seq) = last {
+                    terminal::chatter(&format!("`bgd events --since {seq}` goes on from here"));
+                }
+                return Err(error.into());
+            }
+        }
+    }
+}
+
+fn text(event: &EventRecord, args: &EventsArgs) -> String {
+    match args.json {
+        true => serde_json::to_string(event).expect("an event is plain data"),
+        false => line(event),
+    }
+}
+
+/// `12 2026-11-21T07:51:12.034Z shop #7 phase_entered building (poller)`.
+pub fn line(event: &EventRecord) -> String {
+    let app = event.app.as_ref().map_or("-", |app| app.as_str());
+    let deploy = event.deploy.map_or("-".to_owned(), |id| format!("#{id}"));
+    let (text, by) = (one_line(&event.text), one_line(&event.by));
+    format!("{} {} {app} {deploy} {} {text} ({by})", event.seq, event.at, event.kind)
+}

@@ -1,0 +1,174 @@
+//! Which bgd is meant: the configuration that was found, and the socket of its daemon. A configuration that
+//! does not load must not keep anybody from `status` and `flip`, so the socket is found without it as well.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    api::{
+        client::{CallError, Client},
+        wire::Exit,
+    },
+    cli::{problem::Problem, terminal},
+    config::{self, Problems, settings::Settings},
+    rules::ids::AppName,
+};
+
+/// Name of the control socket below the runtime directory (contract).
+const SOCKET: &str = "bgd.sock";
+/// Where the daemon of the whole system has its socket.
+const SYSTEM_RUNTIME: &str = "/run/bgd";
+/// Where the configuration of the whole system lives.
+const SYSTEM_CONFIG: &str = "/etc/bgd";
+
+/// One bgd on this host.
+#[derive(Debug)]
+pub struct Installation {
+    settings: Result<Settings, Unusable>,
+    socket: PathBuf,
+}
+
+/// Why there are no settings.
+#[derive(Debug, Clone)]
+enum Unusable {
+    Missing { message: String, hint: String },
+    Bad(Problems),
+}
+
+impl From<Unusable> for Problem {
+    fn from(why: Unusable) -> Self {
+        match why {
+            Unusable::Missing { message, hint } => Self::usage(message, hint),
+            Unusable::Bad(problems) => Self::Config(problems),
+        }
+    }
+}
+
+impl Installation {
+    /// Finds it. An error only when there is neither a configuration nor a daemon.
+    pub fn find(explicit: Option<&Path>) -> Result<Self, Problem> {
+        let file = match config::find(explicit) {
+            Ok(file) => file,
+            Err(error) => {
+                let why = Unusable::Missing { message: error.to_string(), hint: error.hint().to_owned() };
+                let asked_for = matches!(error, config::FindError::Missing { .. });
+                let socket = usual_sockets().into_iter().find(|socket| socket.exists() && !asked_for);
+                return match socket {
+                    Some(socket) => Ok(Self { settings: Err(why), socket }),
+                    None => Err(why.into()),
+                };
+            }
+        };
+        match config::load(&file) {
+            Ok(loaded) => {
+                let socket = loaded.settings.daemon.runtime_dir.join(SOCKET);
+                Ok(Self { socket: of_the_system(&file, socket), settings: Ok(loaded.settings) })
+            }
+            Err(problems) => {
+                let socket =
+                    written_socket(&file).or_else(|| usual_sockets().into_iter().find(|s| s.exists()));
+                match socket {
+                    Some(socket) => Ok(Self { settings: Err(Unusable::Bad(problems)), socket }),
+                    None => Err(Problem::Config(problems)),
+                }
+            }
+        }
+    }
+
+    /// A client of its daemon.
+    pub fn client(&self) -> Client {
+        Client::new(self.socket.clone())
+    }
+
+    /// The settings, for what is done without the daemon.
+    pub fn settings(&self) -> Result<&Settings, Problem> {
+        self.settings.as_ref().map_err(|why| why.clone().into())
+    }
+
+    /// The settings, when the daemon did not answer. Without them that is the thing to say first, and the
+    /// configuration the reason why nothing better can be done.
+    pub fn settings_or(&self, error: &CallError) -> Result<&Settings, Problem> {
+        self.settings()
+            .inspect_err(|_| terminal::chatter(&format!("{error}, and the record can't be found:")))
+    }
+
+    /// The app meant: the one named, or the only one.
+    pub fn app(&self, named: Option<&AppName>) -> Result<AppName, Problem> {
+        let apps = &self.settings()?.apps;
+        let names = || apps.keys().map(AppName::as_str).collect::<Vec<_>>().join(", ");
+        match (named, apps.len()) {
+            (Some(name), _) if apps.contains_key(name) => Ok(name.clone()),
+            (Some(name), _) => Err(Problem::refused(
+                Exit::Usage,
+                format!("no such app: {name}"),
+                format!("one of {}", names()),
+            )),
+            (None, 1) => Ok(apps.keys().next().cloned().expect("one app")),
+            (None, _) => Err(Problem::usage("which app?", format!("name one of {}", names()))),
+        }
+    }
+}
+
+/// An ordinary user's defaults are their own directories; with the system's configuration the system's daemon
+/// is meant all the same.
+fn of_the_system(file: &Path, socket: PathBuf) -> PathBuf {
+    let system = Path::new(SYSTEM_RUNTIME).join(SOCKET);
+    if file.starts_with(SYSTEM_CONFIG) && !socket.exists() && system.exists() { system } else { socket }
+}
+
+/// `daemon.runtime_dir` of a file that is otherwise not usable.
+fn written_socket(file: &Path) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let table: toml::Table = text.parse().ok()?;
+    let dir = table.get("daemon")?.get("runtime_dir")?.as_str()?;
+    Some(file.parent()?.join(dir).join(SOCKET))
+}
+
+fn usual_sockets() -> Vec<PathBuf> {
+    let own = std::env::var_os("XDG_RUNTIME_DIR").map(|dir| PathBuf::from(dir).join("bgd"));
+    own.into_iter().chain([PathBuf::from(SYSTEM_RUNTIME)]).map(|dir| dir.join(SOCKET)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("bgd.toml");
+        std::fs::write(&file, text).unwrap();
+        (dir, file)
+    }
+
+    const APP: &str = "remote = \"/srv/a.git\"\nstart = \"true\"\n";
+
+    #[test]
+    fn the_app_may_be_left_out_when_there_is_one() {
+        let (_dir, file) =
+            write(&format!("[daemon]\nstate_dir = \"s\"\nruntime_dir = \"r\"\n[app.shop]\n{APP}"));
+        let one = Installation::find(Some(&file)).unwrap();
+        assert_eq!(one.app(None).unwrap().as_str(), "shop");
+        assert_eq!(one.app(Some(&"other".parse().unwrap())).unwrap_err().exit(), Exit::Usage);
+        assert!(one.client().socket().ends_with("r/bgd.sock"));
+        let two = format!(
+            "[app.a]\n{APP}[app.b]\nports = [9601, 9602]\n{APP}[app.b.front]\nlisten = \"127.0.0.1:8081\"\n"
+        );
+        let (_dir, file) = write(&two);
+        let two = Installation::find(Some(&file)).unwrap();
+        assert!(two.app(None).unwrap_err().text().contains("hint: name one of a, b"));
+    }
+
+    #[test]
+    fn a_broken_configuration_still_leads_to_the_daemon() {
+        let (dir, file) = write("[daemon]\nruntime_dir = \"r\"\n[app.shop]\nnonsense = 1\n");
+        let found = Installation::find(Some(&file)).unwrap();
+        assert_eq!(found.client().socket(), dir.path().join("r/bgd.sock"));
+        assert_eq!(found.settings().unwrap_err().exit(), Exit::Usage);
+    }
+
+    #[test]
+    fn a_file_that_was_asked_for_and_is_not_there_is_an_error() {
+        let error = Installation::find(Some(Path::new("/nonexistent/bgd.toml"))).unwrap_err();
+        assert_eq!(error.exit(), Exit::Usage);
+        assert!(error.text().contains("/nonexistent/bgd.toml"), "{}", error.text());
+    }
+}

@@ -1,0 +1,40 @@
+//! `bgd logs`: output of instances or builds, passed on as it was written: people ask for their own app's words
+//! here, colours included.
+
+use crate::{
+    api::{
+        client::Part,
+        wire::{Exit, LogSource, Progress, Request},
+    },
+    cli::{Context, args::LogsArgs, offline, problem::Problem, terminal},
+};
+
+/// Runs the command.
+pub async fn run(context: &Context, args: LogsArgs) -> Result<Exit, Problem> {
+    let installation = context.installation()?;
+    let LogsArgs { app, lines, follow, .. } = args;
+    let source = match (args.color, args.build) {
+        (_, true) => LogSource::Build,
+        (Some(color), false) => LogSource::Color(color),
+        (None, false) => LogSource::Live,
+    };
+    let request = Request::Logs { app: app.clone(), lines, follow, source };
+    let mut call = match installation.client().begin(&request).await {
+        Ok(call) => call,
+        Err(error) if error.without_daemon() => {
+            let settings = installation.settings_or(&error)?;
+            let found = offline::logs(settings, &installation.app(app.as_ref())?, source, lines)?;
+            context.say_record(&error);
+            found.iter().try_for_each(|line| terminal::data(line))?;
+            return if follow { Err(error.into()) } else { Ok(Exit::Done) };
+        }
+        Err(error) => return Err(error.into()),
+    };
+    loop {
+        match call.next().await? {
+            Part::Progress(Progress::Line(line)) => terminal::data(&line)?,
+            Part::Progress(Progress::Event(event)) => terminal::chatter(&terminal::one_line(&event.text)),
+            Part::Done(_) => return Ok(Exit::Done),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The command line: one file per command, or per family of commands with the same answer. Each builds a
+//! request, sends it through `api::client`, renders the reply, and returns the exit code of the contract.
+//! Data goes to stdout, chatter to stderr.
+
+mod args;
+mod daemon;
+pub mod demo;
+mod deploy;
+mod doctor;
+mod events;
+mod exec;
+mod files;
+mod flip;
+mod history;
+mod installation;
+mod logs;
+mod offline;
+mod phrase;
+mod problem;
+mod progress;
+mod say;
+mod status;
+mod table;
+mod terminal;
+mod wait;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser as _;
+
+use self::{
+    args::{Cli, Command},
+    installation::Installation,
+    problem::Problem,
+    terminal::Look,
+};
+use crate::api::{client::CallError, wire::Exit};
+
+/// What every command is given.
+#[derive(Debug)]
+pub struct Context {
+    config: Option<PathBuf>,
+    stdout: Look,
+    stderr: Look,
+}
+
+impl Context {
+    fn installation(&self) -> Result<Installation, Problem> {
+        Installation::find(self.config.as_deref())
+    }
+
+    /// Says that what follows is not from the daemon.
+    fn say_record(&self, error: &CallError) {
+        terminal::chatter(&self.stderr.paint(terminal::Tone::Notice, &record_note(error)));
+    }
+}
+
+/// Why what is shown comes from the record.
+fn record_note(error: &CallError) -> String {
+    match error {
+        CallError::Hung { .. } => format!("{error}; this is the record"),
+        _ => "the daemon is not running; this is the record".to_owned(),
+    }
+}
+
+/// The program, after the re-executed roles have been told apart.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let context = Context { config: cli.config, stdout: Look::of_stdout(), stderr: Look::of_stderr() };
+    match run(&context, cli.command) {
+        Ok(exit) => ExitCode::from(exit as u8),
+        // `bgd events | head`: the reader has what it wanted.
+        Err(problem) if problem.reader_left() => ExitCode::SUCCESS,
+        Err(problem) => {
+            terminal::chatter(&problem.text());
+            ExitCode::from(problem.exit() as u8)
+        }
+    }
+}
+
+fn run(context: &Context, command: Command) -> Result<Exit, Problem> {
+    match command {
+        Command::Demo => demo::run(context),
+        Command::Init => files::init(),
+        Command::Check => files::check(context),
+        Command::Completions { shell } => files::completions(shell),
+        Command::Man { dir } => files::man(dir),
+        Command::Daemon => daemon::run(context),
+        Command::Exec(args) => {
+            let prepared = waiting(exec::prepare(context, args))??;
+            let (code, text) = exec::replace(prepared);
+            terminal::chatter(&text);
+            // A code of the shell's, not one of the contract's.
+            std::process::exit(i32::from(code))
+        }
+        other => waiting(talk(context, other))?,
+    }
+}
+
+/// The commands that talk to the daemon.
+async fn talk(context: &Context, command: Command) -> Result<Exit, Problem> {
+    match command {
+        Command::Status(args) => status::run(context, args).await,
+        Command::Deploy(args) => deploy::run(context, args).await,
+        Command::Up(args) => deploy::up(context, args).await,
+        Command::Flip(args) => flip::run(context, args).await,
+        Command::Hold(args) => say::hold(context, args).await,
+        Command::Resume(args) => say::resume(context, args).await,
+        Command::Down(args) => say::down(context, args).await,
+        Command::Reload => say::reload(context).await,
+        Command::Why(args) => say::why(context, args).await,
+        Command::History(args) => history::run(context, args).await,
+        Command::Show(args) => history::show(context, args).await,
+        Command::Logs(args) => logs::run(context, args).await,
+        Command::Events(args) => events::run(context, args).await,
+        Command::Wait(args) => wait::run(context, args).await,
+        Command::Doctor(args) => doctor::run(context, args).await,
+        other => unreachable!("handled without the daemon: {other:?}"),
+    }
+}
+
+/// Runs to the end on this thread: a client has one thing to do.
+fn waiting<T>(work: impl Future<Output = T>) -> Result<T, Problem> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(work))
+}

@@ -1,0 +1,279 @@
+//! What can be known and done without the daemon. Called when it is away or hangs: reading goes by the record and
+//! by what really runs; a flip runs the app's own machine in this process, under the daemon's lock.
+
+use std::time::Duration;
+
+use crate::{
+    api::{
+        report,
+        wire::{
+            DaemonReport, DeployDetail, DeployRecord, EventRecord, Exit, FlipReport, LogSource, Refusal,
+            Status,
+        },
+    },
+    build::Places,
+    config::settings::{AppSettings, Settings},
+    daemon::{self, DaemonError, Lock},
+    engine::{
+        RemoteSeen, Snapshot,
+        fleet::{Fleet, Member, Polling},
+    },
+    errors::chain,
+    process::{Role, Shims, identity, logs::tail},
+    rules::{
+        app::{Idle, Instance, Pipeline, Serving},
+        event::Ask,
+        ids::{AppName, CommitId, DeployId},
+        step::{Answer, DenialKind},
+        words::Outcome,
+    },
+    store::{Store, StoreError},
+};
+
+/// How long a daemon that was ended, or is ending, may keep its lock.
+const LOCK_WITHIN: Duration = Duration::from_secs(5);
+/// Beyond drain and grace: what the rest of a flip may take before this process leaves it to the next daemon.
+const ALLOWANCE: Duration = Duration::from_secs(30);
+
+/// Why the daemon does not do it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Daemon {
+    /// Nobody listens.
+    Absent,
+    /// It accepts, and never answers.
+    Hung,
+}
+
+/// As `Request::Status` for all apps; `daemon.running` is false. Where no daemon ever ran, nothing is deployed.
+pub async fn status(settings: &Settings) -> Result<Status, Refusal> {
+    let store = if Store::exists(&settings.daemon.state_dir) { Some(open(settings)?) } else { None };
+    let mut apps = Vec::new();
+    for app in settings.apps.values() {
+        apps.push(report::app(&snapshot(settings, app, store.as_ref()).await?));
+    }
+    let daemon = DaemonReport { running: false, version: None, pid: None, started_at: None };
+    Ok(Status { schema: 1, daemon, apps })
+}
+
+/// The record's state, corrected by which instances really run.
+async fn snapshot(
+    settings: &Settings,
+    app: &std::sync::Arc<AppSettings>,
+    store: Option<&Store>,
+) -> Result<Snapshot, Refusal> {
+    let recorded = store.map(|store| store.app(&app.name)).transpose().map_err(unread)?;
+    let mut state = recorded.flatten().unwrap_or_default();
+    let shims = Shims::new("/proc/self/exe".into(), &settings.daemon.state_dir, &settings.daemon.runtime_dir);
+    let mut pids = std::collections::BTreeMap::new();
+    // Who may read the record may not be allowed to ask the shims; the record then speaks alone.
+    if let Ok(found) = shims.find(&app.name).await {
+        for handle in found {
+            let running = handle.status().await.is_ok_and(|status| !status.tree.is_empty());
+            if let (Role::Instance(color), true, Some(pid)) = (handle.role(), running, handle.main_pid()) {
+                pids.insert(*color, pid);
+            }
+        }
+        if let Serving::Live(live) = &mut state.serving
+            && !pids.contains_key(&live.color)
+        {
+            live.instance = Instance::Dead;
+        }
+    }
+    let remote = RemoteSeen { head: state.head.clone(), ..RemoteSeen::default() };
+    let last = store.map(|store| store.last_ended(&app.name)).transpose().map_err(unread)?.flatten();
+    Ok(Snapshot {
+        settings: app.clone(),
+        app: state,
+        observed: true,
+        pids,
+        last,
+        unrecorded: None,
+        front_error: None,
+        remote,
+    })
+}
+
+/// As `Request::History`.
+pub fn history(settings: &Settings, app: Option<&AppName>, limit: u32) -> Result<Vec<DeployRecord>, Refusal> {
+    open(settings)?.history(app, limit).map_err(unread)
+}
+
+/// As `Request::Show`.
+pub fn show(settings: &Settings, id: DeployId) -> Result<DeployDetail, Refusal> {
+    open(settings)?
+        .detail(id)
+        .map_err(unread)?
+        .ok_or_else(|| refusal(Exit::Usage, format!("no such deploy: {id}"), "bgd history"))
+}
+
+/// As `Request::Events` without following.
+pub fn events(
+    settings: &Settings,
+    app: Option<&AppName>,
+    since: Option<u64>,
+) -> Result<Vec<EventRecord>, Refusal> {
+    open(settings)?.events(app, since).map_err(unread)
+}
+
+/// As `Request::Logs` without following: the last `lines` lines.
+pub fn logs(
+    settings: &Settings,
+    app: &AppName,
+    source: LogSource,
+    lines: u32,
+) -> Result<Vec<String>, Refusal> {
+    let logs = Places::new(&settings.daemon.state_dir, app).logs();
+    let path = match source {
+        LogSource::Color(color) => logs.join(format!("{color}.log")),
+        LogSource::Build => report::newest_build(&logs)?,
+        LogSource::Live => {
+            let state = open(settings)?.app(app).map_err(unread)?.unwrap_or_default();
+            let color = state.live().map_or_else(|| state.idle_color(), |live| live.color);
+            logs.join(format!("{color}.log"))
+        }
+    };
+    let lines = usize::try_from(lines).unwrap_or(usize::MAX);
+    let bytes = tail(&path, lines).map_err(|err| {
+        refusal(Exit::Failed, format!("reading {}: {err}", path.display()), "bgd logs --color blue|green")
+    })?;
+    Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
+}
+
+/// As `Request::Flip`, under the daemon's lock; ends a hung daemon first. Returns when the flip is complete, with
+/// the other color stopped, because nobody else would do it.
+pub async fn flip(settings: &Settings, app: &AppName, daemon: Daemon) -> Result<FlipReport, Refusal> {
+    super::daemon::log_to_stderr("warn");
+    if daemon == Daemon::Hung {
+        end_hung(settings)?;
+    }
+    daemon::make_directories(&settings.daemon).map_err(unable)?;
+    let _lock = take_lock(settings).await?;
+    let store = daemon::open_store(&settings.daemon).map_err(unable)?;
+    let place = daemon::place(&settings.daemon).map_err(unable)?;
+    let fleet = Fleet::new(place, store, Polling::Off).map_err(unread)?;
+    let settings = settings
+        .apps
+        .get(app)
+        .ok_or_else(|| refusal(Exit::Usage, format!("no such app: {app}"), "bgd check"))?;
+    fleet.start(settings).map_err(|err| refusal(Exit::Failed, chain(&err), "bgd doctor"))?;
+    let member = fleet
+        .app(app)
+        .ok_or_else(|| refusal(Exit::Failed, format!("the app did not start: {app}"), "bgd doctor"))?;
+    let flipped = flip_member(&fleet, &member).await;
+    fleet.end().await;
+    flipped
+}
+
+async fn flip_member(fleet: &Fleet, member: &Member) -> Result<FlipReport, Refusal> {
+    let gone = |_| refusal(Exit::Failed, "the app's task ended before the flip".to_owned(), "bgd doctor");
+    let by = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+    let by = by.map_or_else(|| nix::unistd::getuid().to_string(), |user| user.name);
+    let before = fleet.store().app(&member.settings().name).map_err(unread)?.unwrap_or_default();
+    let abandoned: Option<CommitId> =
+        before.pipeline.commit().cloned().or_else(|| before.live().map(|live| live.release.commit.clone()));
+    let id = match member.ask(by, Ask::Flip).await.map_err(gone)? {
+        Answer::Cancelling(id) | Answer::RollingBack(id) => id,
+        Answer::Denied(denial) => {
+            let exit = match denial.kind {
+                DenialKind::Held => Exit::Held,
+                DenialKind::NothingLive => Exit::NothingLive,
+                DenialKind::NoWayBack => Exit::Failed,
+            };
+            return Err(refusal(exit, denial.message, &denial.hint));
+        }
+        other => return Err(refusal(Exit::Failed, format!("the machine answered {other:?}"), "bgd status")),
+    };
+    settle(member).await;
+    let shown = member.snapshot().last.filter(|last| last.id == id);
+    let last = match shown {
+        Some(last) => Some(last),
+        None => fleet.store().deploy(id).map_err(unread)?,
+    };
+    match last.as_ref().and_then(|last| last.outcome) {
+        Some(Outcome::Failed | Outcome::RolledBack) => {
+            let why = last.and_then(|last| last.error).map(|why| format!(": {why}")).unwrap_or_default();
+            let message = format!("the way back failed; what was live serves on{why}");
+            Err(refusal(Exit::Failed, message, &format!("bgd show {id}")))
+        }
+        Some(Outcome::Live | Outcome::Superseded) => Ok(report::flip(&member.snapshot(), abandoned, false)),
+        None if is_routed(&member.snapshot(), id) => Ok(report::flip(&member.snapshot(), abandoned, false)),
+        None => {
+            let message = "the flip is not complete yet; the next daemon goes on with it".to_owned();
+            Err(refusal(Exit::TimedOut, message, "start the daemon; bgd status"))
+        }
+        Some(Outcome::Cancelled) => Ok(report::flip(&member.snapshot(), abandoned, true)),
+    }
+}
+
+/// The traffic is where it was to go; what is left is the color behind it.
+fn is_routed(snapshot: &Snapshot, id: DeployId) -> bool {
+    let pipeline = &snapshot.app.pipeline;
+    pipeline.deploy().is_none_or(|deploy| deploy.id != id) || matches!(pipeline, Pipeline::Retiring { .. })
+}
+
+/// Until nothing is under way, or the limits of drain and grace are over.
+async fn settle(member: &Member) {
+    let settings = member.settings();
+    let limit = settings.health.deadline + settings.drain + settings.stop.grace + ALLOWANCE;
+    let mut watch = member.watch();
+    let settled = watch.wait_for(|snapshot| {
+        matches!(snapshot.app.pipeline, Pipeline::Resting)
+            && matches!(snapshot.app.idle, Idle::Vacant | Idle::Warm { .. })
+    });
+    if tokio::time::timeout(limit, settled).await.is_err() {
+        tracing::warn!(app = %settings.name, "not everything is stopped yet; the next daemon goes on with it");
+    }
+}
+
+async fn take_lock(settings: &Settings) -> Result<Lock, Refusal> {
+    let deadline = tokio::time::Instant::now() + LOCK_WITHIN;
+    loop {
+        match Lock::take(&settings.daemon.state_dir) {
+            Ok(lock) => return Ok(lock),
+            Err(DaemonError::Running { .. }) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(err @ DaemonError::Running { .. }) => {
+                return Err(refusal(Exit::Held, chain(&err), "wait for it, or end it; then bgd flip"));
+            }
+            Err(err) => return Err(unable(err)),
+        }
+    }
+}
+
+/// The daemon that holds the lock, if one does.
+pub fn daemon_alive(settings: &Settings) -> Option<identity::Identity> {
+    let pid = daemon::lock_holder(&settings.daemon.state_dir)?;
+    identity::Identity::of(pid).filter(|_| identity::command_line(pid).contains("daemon"))
+}
+
+/// Ends the daemon that holds the lock and does not answer. Apps and fronts live on by design.
+fn end_hung(settings: &Settings) -> Result<(), Refusal> {
+    let Some(process) = daemon_alive(settings) else { return Ok(()) };
+    let pid = process.pid;
+    super::terminal::chatter(&format!("the daemon (pid {pid}) hangs and is ended; apps and fronts live on"));
+    process
+        .signal(libc::SIGKILL)
+        .map(drop)
+        .map_err(|err| refusal(Exit::NotPermitted, format!("ending the daemon, pid {pid}: {err}"), "as root"))
+}
+
+fn open(settings: &Settings) -> Result<Store, Refusal> {
+    Store::open_read_only(&settings.daemon.state_dir).map_err(|err| Refusal {
+        exit: Exit::Unreachable,
+        message: format!("the daemon can't be reached, and its record can't be read: {}", chain(&err)),
+        hint: Some("start it: `systemctl start bgd`, or `bgd daemon` in the foreground".to_owned()),
+    })
+}
+
+fn unread(err: StoreError) -> Refusal {
+    refusal(Exit::Failed, format!("the record can't be read: {}", chain(&err)), "bgd doctor")
+}
+
+fn unable(err: DaemonError) -> Refusal {
+    refusal(Exit::Failed, chain(&err), "bgd doctor")
+}
+
+fn refusal(exit: Exit, message: String, hint: &str) -> Refusal {
+    Refusal { exit, message, hint: Some(hint.to_owned()) }
+}

@@ -1,0 +1,194 @@
+//! `bgd status`: asks the daemon, or reads the record when the daemon is away or hangs, and renders. The exit
+//! code answers for scripts; how it looks is in the files below `status/`.
+
+#[cfg(test)]
+pub(crate) mod fixture;
+mod oneline;
+mod pick;
+mod summary;
+
+use std::{io::Write as _, time::Duration};
+
+use crate::{
+    api::{
+        client::CallError,
+        wire::{Answer, AppReport, Exit, Request, Status},
+    },
+    cli::{
+        Context,
+        args::StatusArgs,
+        installation::Installation,
+        offline, phrase,
+        problem::Problem,
+        record_note,
+        terminal::{self, Look},
+    },
+};
+
+/// Between two looks of `-w` (contract of the command: every second).
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// Runs the command.
+pub async fn run(context: &Context, args: StatusArgs) -> Result<Exit, Problem> {
+    if let Some(key) = &args.output {
+        pick::check(key)?;
+    }
+    let installation = context.installation()?;
+    if args.watch {
+        return watch(context, &installation, &args).await;
+    }
+    let seen = look(&installation, &args).await?;
+    if let Some(error) = &seen.unreachable {
+        context.say_record(error);
+    }
+    terminal::data(&text(&seen.status, &args, context.stdout)?)?;
+    Ok(seen.exit())
+}
+
+/// A status and, when it was read from the record, why.
+struct Seen {
+    status: Status,
+    unreachable: Option<CallError>,
+}
+
+impl Seen {
+    fn exit(&self) -> Exit {
+        match self.unreachable {
+            Some(_) => Exit::Unreachable,
+            None => verdict(&self.status),
+        }
+    }
+}
+
+async fn look(installation: &Installation, args: &StatusArgs) -> Result<Seen, Problem> {
+    match installation.client().ask(&Request::Status { app: args.app.clone() }).await {
+        Ok(Answer::Status(status)) => Ok(Seen { status, unreachable: None }),
+        Ok(_) => Err(Problem::unexpected()),
+        Err(error) if error.without_daemon() => {
+            let mut status = offline::status(installation.settings_or(&error)?).await?;
+            if let Some(app) = &args.app {
+                status.apps.retain(|report| report.name == *app);
+            }
+            Ok(Seen { status, unreachable: Some(error) })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The worst of all apps: nothing live, then degraded.
+fn verdict(status: &Status) -> Exit {
+    let exits: Vec<_> = status.apps.iter().map(exit_of).collect();
+    [Exit::NothingLive, Exit::Degraded].into_iter().find(|bad| exits.contains(bad)).unwrap_or(Exit::Done)
+}
+
+fn exit_of(app: &AppReport) -> Exit {
+    use crate::rules::words::AppState as S;
+    match app.state {
+        S::Empty | S::Down | S::Stopped => Exit::NothingLive,
+        S::Live | S::Deploying | S::Watching | S::Held | S::Degraded if app.live.is_none() => {
+            Exit::NothingLive
+        }
+        S::Degraded => Exit::Degraded,
+        S::Live | S::Deploying | S::Watching | S::Held => Exit::Done,
+    }
+}
+
+fn text(status: &Status, args: &StatusArgs, look: Look) -> Result<String, Problem> {
+    if let Some(key) = &args.output {
+        return pick::value(status, key);
+    }
+    if args.json {
+        return Ok(serde_json::to_string_pretty(status).expect("a status is plain data"));
+    }
+    if args.oneline {
+        return Ok(lines(status, look));
+    }
+    Ok(summary::render(status, phrase::now(), look))
+}
+
+fn lines(status: &Status, look: Look) -> String {
+    status.apps.iter().map(|app| oneline::line(app, look)).collect::<Vec<_>>().join("\n")
+}
+
+async fn watch(context: &Context, installation: &Installation, args: &StatusArgs) -> Result<Exit, Problem> {
+    let mut every = tokio::time::interval(REFRESH);
+    let mut before = Vec::new();
+    loop {
+        every.tick().await;
+        let seen = look(installation, args).await?;
+        if context.stdout.ansi {
+            redraw(&seen, args, context.stdout)?;
+        } else {
+            append(&seen.status, args, &mut before)?;
+        }
+    }
+}
+
+fn redraw(seen: &Seen, args: &StatusArgs, look: Look) -> Result<(), Problem> {
+    let mut text = text(&seen.status, args, look)?;
+    if let Some(error) = &seen.unreachable {
+        text.push_str(&format!("\n\n{}", record_note(error)));
+    }
+    let mut out = std::io::stdout().lock();
+    // Home, each line cleared to its end, the rest below cleared: no flicker, no leftovers.
+    write!(out, "\x1b[H{}\x1b[K\n\x1b[J", text.replace('\n', "\x1b[K\n"))?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Prints what differs from the last look, line by line; `before` is that last look.
+fn append(status: &Status, args: &StatusArgs, before: &mut Vec<String>) -> Result<(), Problem> {
+    let now: Vec<String> = match &args.output {
+        Some(key) => vec![pick::value(status, key)?],
+        None if args.json => vec![settled(status)],
+        None => status.apps.iter().map(|app| oneline::line(app, Look::PLAIN)).collect(),
+    };
+    for line in now.iter().filter(|line| !before.contains(line)) {
+        terminal::data(line)?;
+    }
+    *before = now;
+    Ok(())
+}
+
+/// The JSON on one line, without the time of the last look at the remote, which changes with every poll.
+fn settled(status: &Status) -> String {
+    let mut status = status.clone();
+    for app in &mut status.apps {
+        app.remote.checked_at = None;
+    }
+    serde_json::to_string(&status).expect("a status is plain data")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::words::AppState;
+
+    #[test]
+    fn the_exit_code_is_that_of_the_worst_app() {
+        let with = |state| AppReport { state, ..fixture::live() };
+        let exit = |apps| verdict(&fixture::status(apps)) as u8;
+        assert_eq!(exit(vec![]), 0);
+        for state in [AppState::Live, AppState::Deploying, AppState::Watching, AppState::Held] {
+            assert_eq!(exit(vec![with(state)]), 0, "{state}");
+        }
+        for state in [AppState::Empty, AppState::Down, AppState::Stopped] {
+            assert_eq!(exit(vec![with(state)]), 3, "{state}");
+        }
+        assert_eq!(exit(vec![with(AppState::Degraded), with(AppState::Live)]), 20);
+        assert_eq!(exit(vec![with(AppState::Degraded), with(AppState::Down)]), 3);
+        assert_eq!(exit(vec![AppReport { state: AppState::Deploying, ..fixture::empty() }]), 3);
+    }
+
+    #[test]
+    fn watching_in_a_pipe_prints_only_what_changed() {
+        let args = StatusArgs { app: None, json: true, oneline: false, watch: true, output: None };
+        let mut status = fixture::status(vec![fixture::live()]);
+        let first = settled(&status);
+        status.apps[0].remote.checked_at = Some(fixture::before(0));
+        assert_eq!(settled(&status), first);
+        status.apps[0].remote.head = None;
+        assert_ne!(settled(&status), first);
+        assert!(text(&status, &args, Look::PLAIN).unwrap().contains("\"checked_at\""));
+    }
+}

@@ -1,0 +1,142 @@
+//! Hand-made reports for the rendering tests.
+
+use crate::{
+    api::wire::{
+        AppReport, DaemonReport, DeployReport, HoldReport, IdleReport, LastReport, LiveReport, RemoteReport,
+        RollbackReport, Status, StepRecord,
+    },
+    rules::{
+        ids::{Color, CommitId, DeployId, ReleaseId},
+        time::{Stamp, Time},
+        words::{AppState, IdleState, Outcome, Phase},
+    },
+};
+
+/// The moment all ages are counted from.
+pub const NOW: Time = Time(1_795_247_472_034);
+
+/// So many seconds before [`NOW`].
+pub fn before(seconds: u64) -> Stamp {
+    Stamp(Time(NOW.0 - seconds * 1000))
+}
+
+/// A commit made of two letters.
+pub fn commit(pair: &str) -> CommitId {
+    pair.repeat(20).parse().expect("hex")
+}
+
+/// A status of a running daemon.
+pub fn status(apps: Vec<AppReport>) -> Status {
+    let daemon = DaemonReport {
+        running: true,
+        version: Some("0.1.0".to_owned()),
+        pid: Some(4242),
+        started_at: Some(before(9000)),
+    };
+    Status { schema: 1, daemon, apps }
+}
+
+/// Nothing deployed.
+pub fn empty() -> AppReport {
+    AppReport {
+        name: "shop".parse().expect("a name"),
+        state: AppState::Empty,
+        live: None,
+        idle: None,
+        deploy: None,
+        hold: None,
+        remote: RemoteReport { branch: "main".to_owned(), head: None, checked_at: None, error: None },
+        last: None,
+        rollback: RollbackReport { possible: false, to: None, warm: false },
+    }
+}
+
+/// Serving, nothing under way.
+pub fn live() -> AppReport {
+    AppReport {
+        state: AppState::Live,
+        live: Some(LiveReport {
+            color: Color::Blue,
+            port: 9501,
+            release: ReleaseId::new("20261121T073912Z", 6, &commit("a1")),
+            commit: commit("a1"),
+            subject: Some("Fix the cart total".to_owned()),
+            author: Some("Ann".to_owned()),
+            pid: Some(4300),
+            healthy: Some(true),
+            since: before(720),
+        }),
+        idle: Some(IdleReport {
+            color: Color::Green,
+            port: 9502,
+            release: None,
+            commit: None,
+            pid: None,
+            state: IdleState::Stopped,
+        }),
+        remote: RemoteReport {
+            branch: "main".to_owned(),
+            head: Some(commit("a1")),
+            checked_at: Some(before(4)),
+            error: None,
+        },
+        last: Some(LastReport {
+            id: DeployId(6),
+            commit: Some(commit("a1")),
+            outcome: Outcome::Live,
+            phase: None,
+            error: None,
+            hint: None,
+            finished_at: before(720),
+            steps: vec![step("fetch", 41), step("switch", 63)],
+        }),
+        rollback: RollbackReport { possible: true, to: Some(commit("b2")), warm: false },
+        ..empty()
+    }
+}
+
+fn step(name: &str, ms: u64) -> StepRecord {
+    StepRecord { name: name.to_owned(), ms }
+}
+
+/// A newer commit is being built.
+pub fn deploying() -> AppReport {
+    let mut app = live();
+    app.state = AppState::Deploying;
+    app.remote.head = Some(commit("c3"));
+    app.deploy = Some(DeployReport {
+        id: DeployId(7),
+        commit: Some(commit("c3")),
+        color: Some(Color::Green),
+        phase: Phase::Building,
+        started_at: before(14),
+    });
+    app
+}
+
+/// A newer commit failed its health check.
+pub fn failed() -> AppReport {
+    let mut app = live();
+    app.remote.head = Some(commit("c3"));
+    app.last = Some(LastReport {
+        id: DeployId(7),
+        commit: Some(commit("c3")),
+        outcome: Outcome::Failed,
+        phase: Some(Phase::Probing),
+        error: Some("GET http://127.0.0.1:9502/up answered 500".to_owned()),
+        hint: Some("bgd show 7".to_owned()),
+        finished_at: before(121),
+        steps: vec![step("fetch", 41)],
+    });
+    app
+}
+
+/// Automatic deploys are off, and a newer commit waits.
+pub fn held() -> AppReport {
+    let mut app = live();
+    app.state = AppState::Held;
+    app.remote.head = Some(commit("c3"));
+    app.hold =
+        Some(HoldReport { by: "ann".to_owned(), reason: "release freeze".to_owned(), since: before(200) });
+    app
+}

@@ -1,0 +1,65 @@
+//! `bgd status --oneline`: one line an app, free of ages, so that a line changes only when something happened
+//! (`-w` in a pipe depends on that). Pure.
+
+use crate::{
+    api::wire::AppReport,
+    cli::{
+        phrase,
+        status::summary,
+        terminal::{Look, Tone, one_line},
+    },
+    rules::words::Outcome,
+};
+
+/// One line.
+pub fn line(app: &AppReport, look: Look) -> String {
+    let mut parts = vec![summary::headline(app)];
+    if let Some(live) = &app.live {
+        let subject = live.subject.as_deref().map(|subject| format!(" {:?}", one_line(subject)));
+        let since = phrase::moment(live.since);
+        parts.push(format!(
+            "{}{} on {} since {since}Z",
+            live.commit.short(),
+            subject.unwrap_or_default(),
+            live.color
+        ));
+    }
+    if let Some(deploy) = &app.deploy {
+        let commit = phrase::short(deploy.commit.as_ref());
+        parts.push(format!(
+            "deploy #{} of {commit} {}",
+            deploy.id,
+            phrase::plain_word(deploy.phase.as_str())
+        ));
+    }
+    parts.extend(summary::idle(app));
+    parts.extend(
+        app.hold.iter().map(|hold| format!("hold by {}: {}", one_line(&hold.by), one_line(&hold.reason))),
+    );
+    parts.extend(app.remote.error.iter().map(|error| format!("remote: {}", one_line(error))));
+    if let Some(last) = app.last.as_ref().filter(|last| !matches!(last.outcome, Outcome::Live)) {
+        let commit = phrase::short(last.commit.as_ref());
+        parts.push(format!("last deploy #{} of {commit} {}", last.id, phrase::outcome(Some(last.outcome))));
+    }
+    format!("{}: {}", look.paint(Tone::Strong, app.name.as_str()), parts.join(" | "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::status::fixture;
+
+    #[test]
+    fn one_line_says_all_that_matters() {
+        assert_eq!(
+            line(&fixture::live(), Look::PLAIN),
+            "shop: live, healthy | a1a1a1a \"Fix the cart total\" on blue since 2026-11-21 07:39:12Z"
+        );
+        assert_eq!(
+            line(&fixture::failed(), Look::PLAIN),
+            "shop: live, healthy | a1a1a1a \"Fix the cart total\" on blue since 2026-11-21 07:39:12Z \
+             | last deploy #7 of c3c3c3c failed"
+        );
+        assert_eq!(line(&fixture::empty(), Look::PLAIN), "shop: nothing deployed yet");
+    }
+}

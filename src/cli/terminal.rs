@@ -1,0 +1,109 @@
+//! What the streams can show: colour, width, refreshing in place. Asked once at the start and handed down, so
+//! that rendering stays pure. Colour only on a terminal, without `NO_COLOR`, and not with `TERM=dumb`.
+
+use std::io::{self, IsTerminal, Write as _};
+
+/// What one stream can show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// Colours and cursor movement.
+    pub ansi: bool,
+    /// Columns, when it is a terminal.
+    pub width: Option<u16>,
+}
+
+/// What a colour means here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    /// As it should be.
+    Good,
+    /// Under way, or wants a look.
+    Notice,
+    /// Wrong.
+    Bad,
+    /// Labels and asides.
+    Quiet,
+    /// The name of something.
+    Strong,
+}
+
+impl Look {
+    /// A pipe or a file.
+    pub const PLAIN: Self = Self { ansi: false, width: None };
+
+    /// Of stdout.
+    pub fn of_stdout() -> Self {
+        Self::of(&io::stdout())
+    }
+
+    /// Of stderr.
+    pub fn of_stderr() -> Self {
+        Self::of(&io::stderr())
+    }
+
+    fn of(stream: &(impl IsTerminal + std::os::fd::AsRawFd)) -> Self {
+        if !stream.is_terminal() {
+            return Self::PLAIN;
+        }
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let dumb = set("TERM").is_none_or(|term| term == "dumb");
+        Self { ansi: !dumb && set("NO_COLOR").is_none(), width: width(stream.as_raw_fd()) }
+    }
+
+    /// The text in that tone, or as it is.
+    pub fn paint(self, tone: Tone, text: &str) -> String {
+        if !self.ansi {
+            return text.to_owned();
+        }
+        let code = match tone {
+            Tone::Good => "32",
+            Tone::Notice => "33",
+            Tone::Bad => "31;1",
+            Tone::Quiet => "2",
+            Tone::Strong => "1",
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+}
+
+nix::ioctl_read_bad!(window_size, libc::TIOCGWINSZ, libc::winsize);
+
+fn width(fd: std::os::fd::RawFd) -> Option<u16> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the descriptor is one of our standard streams, and the kernel fills exactly this struct.
+    unsafe { window_size(fd, &raw mut size) }.ok()?;
+    (size.ws_col > 0).then_some(size.ws_col)
+}
+
+/// Data, to stdout, with a line end. A closed pipe is an error here and silence in `main`.
+pub fn data(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", text.trim_end_matches('\n'))?;
+    out.flush()
+}
+
+/// Chatter, to stderr, with a line end. Nobody listening is no reason to stop.
+pub fn chatter(text: &str) {
+    drop(writeln!(io::stderr().lock(), "{}", text.trim_end_matches('\n')));
+}
+
+/// The text without anything that could move a cursor or forge a line: for what other people wrote.
+pub fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_text_has_no_escape_codes() {
+        assert_eq!(Look::PLAIN.paint(Tone::Bad, "x"), "x");
+        assert_eq!(Look { ansi: true, width: None }.paint(Tone::Good, "x"), "\x1b[32mx\x1b[0m");
+    }
+
+    #[test]
+    fn a13_foreign_text_stays_one_line() {
+        assert_eq!(one_line("a\nb\x1b[31mc"), "a b [31mc");
+    }
+}

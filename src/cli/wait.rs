@@ -1,0 +1,181 @@
+//! `bgd wait`: looks at the status until what was asked for is so. Survives a restart of the daemon; ends early
+//! only when the commit asked for has failed, since nothing would change any more.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    api::{
+        client::CallError,
+        wire::{Answer, AppReport, Exit, Request},
+    },
+    cli::{
+        Context,
+        args::{Goal, WaitArgs},
+        phrase,
+        problem::Problem,
+        terminal::{self, one_line},
+    },
+    config::duration,
+    rules::words::{AppState, Outcome, Phase},
+};
+
+/// Between two looks: a status costs the daemon well under a millisecond.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// Runs the command.
+pub async fn run(context: &Context, args: WaitArgs) -> Result<Exit, Problem> {
+    let client = context.installation()?.client();
+    let until = Instant::now() + args.timeout;
+    loop {
+        let found = match client.ask(&Request::Status { app: args.app.clone() }).await {
+            Ok(Answer::Status(status)) => Ok(all(&status.apps, &args.goal)?),
+            Ok(_) => return Err(Problem::unexpected()),
+            Err(CallError::Refused(refusal)) => return Err(refusal.into()),
+            Err(error @ CallError::NotPermitted { .. }) => return Err(error.into()),
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(Verdict::Reached(text)) => {
+                terminal::data(&text)?;
+                return Ok(Exit::Done);
+            }
+            Ok(Verdict::Hopeless(exit, text)) => {
+                return Err(Problem::refused(exit, text, "`bgd history` has the whole story"));
+            }
+            Ok(Verdict::NotYet(_)) | Err(_) if Instant::now() + LOOK < until => {}
+            Ok(Verdict::NotYet(text)) => {
+                let waited = duration::exact(args.timeout);
+                let message = format!("not so within {waited}: {text}");
+                return Err(Problem::refused(
+                    Exit::TimedOut,
+                    message,
+                    "`bgd status` shows what is under way",
+                ));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What a look showed.
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Reached(String),
+    NotYet(String),
+    Hopeless(Exit, String),
+}
+
+/// All apps asked for; a commit belongs to one app.
+fn all(apps: &[AppReport], goal: &Goal) -> Result<Verdict, Problem> {
+    if let (Goal::Rev(_), [_, _, ..]) = (goal, apps) {
+        return Err(Problem::usage("which app?", "`bgd wait APP --for rev=SHA`"));
+    }
+    let mut reached = Vec::new();
+    for app in apps {
+        match judge(app, goal) {
+            Verdict::Reached(text) => reached.push(text),
+            other => return Ok(other),
+        }
+    }
+    Ok(Verdict::Reached(reached.join("\n")))
+}
+
+fn judge(app: &AppReport, goal: &Goal) -> Verdict {
+    match goal {
+        Goal::Live => judge_live(app),
+        Goal::Rev(_) => judge_rev(app, goal),
+    }
+}
+
+fn judge_live(app: &AppReport) -> Verdict {
+    let serves = !matches!(app.state, AppState::Empty | AppState::Down | AppState::Stopped);
+    match &app.live {
+        Some(live) if serves && live.healthy != Some(false) => {
+            Verdict::Reached(format!("{}: {} is live on {}", app.name, live.commit.short(), live.color))
+        }
+        _ => Verdict::NotYet(format!("{} is {}", app.name, app.state)),
+    }
+}
+
+fn judge_rev(app: &AppReport, goal: &Goal) -> Verdict {
+    let under_way =
+        app.deploy.as_ref().filter(|deploy| deploy.commit.as_ref().is_some_and(|c| goal.names(c)));
+    if let Some(deploy) = under_way.filter(|deploy| deploy.phase <= Phase::Watching) {
+        let phase = phrase::plain_word(deploy.phase.as_str());
+        return Verdict::NotYet(format!("{}: deploy #{} is {phase}", app.name, deploy.id));
+    }
+    if let Some(live) = app.live.as_ref().filter(|live| goal.names(&live.commit)) {
+        return Verdict::Reached(format!("{}: {} is live on {}", app.name, live.commit.short(), live.color));
+    }
+    let last = app.last.as_ref().filter(|last| last.commit.as_ref().is_some_and(|c| goal.names(c)));
+    match last.map(|last| (last, last.outcome)) {
+        Some((
+            last,
+            outcome @ (Outcome::Failed | Outcome::RolledBack | Outcome::Cancelled | Outcome::Superseded),
+        )) => {
+            let exit = if outcome == Outcome::RolledBack { Exit::RolledBack } else { Exit::Failed };
+            let error =
+                last.error.as_deref().map(|error| format!(": {}", one_line(error))).unwrap_or_default();
+            let word = phrase::outcome(Some(outcome));
+            Verdict::Hopeless(
+                exit,
+                format!("{}: deploy #{} of that commit: {word}{error}", app.name, last.id),
+            )
+        }
+        Some((_, Outcome::Live)) | None => {
+            let live = app.live.as_ref().map_or("nothing", |live| live.commit.short());
+            Verdict::NotYet(format!("{}: {live} is live", app.name))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::status::fixture;
+
+    fn rev(pair: &str) -> Goal {
+        Goal::Rev(pair.repeat(4))
+    }
+
+    #[test]
+    fn live_is_reached_by_anything_that_serves() {
+        assert!(matches!(judge(&fixture::live(), &Goal::Live), Verdict::Reached(_)));
+        assert!(matches!(judge(&fixture::deploying(), &Goal::Live), Verdict::Reached(_)));
+        assert!(matches!(judge(&fixture::empty(), &Goal::Live), Verdict::NotYet(_)));
+        let mut sick = fixture::live();
+        sick.live.as_mut().unwrap().healthy = Some(false);
+        assert!(matches!(judge(&sick, &Goal::Live), Verdict::NotYet(_)));
+    }
+
+    #[test]
+    fn a_commit_is_reached_when_it_is_live_and_its_watch_is_over() {
+        assert!(matches!(judge(&fixture::live(), &rev("a1")), Verdict::Reached(_)));
+        assert!(matches!(judge(&fixture::deploying(), &rev("c3")), Verdict::NotYet(_)));
+        let mut watched = fixture::deploying();
+        watched.deploy.as_mut().unwrap().phase = Phase::Watching;
+        watched.live.as_mut().unwrap().commit = fixture::commit("c3");
+        assert!(matches!(judge(&watched, &rev("c3")), Verdict::NotYet(_)));
+        watched.deploy.as_mut().unwrap().phase = Phase::Draining;
+        assert!(matches!(judge(&watched, &rev("c3")), Verdict::Reached(_)));
+    }
+
+    #[test]
+    fn a_commit_that_failed_ends_the_wait_at_once_unless_it_is_tried_again() {
+        let failed = fixture::failed();
+        let Verdict::Hopeless(exit, text) = judge(&failed, &rev("c3")) else { panic!("hopeless") };
+        assert_eq!(exit, Exit::Failed);
+        assert_eq!(text, "shop: deploy #7 of that commit: failed: GET http://127.0.0.1:9502/up answered 500");
+        assert!(matches!(judge(&failed, &rev("d4")), Verdict::NotYet(_)));
+        let again = AppReport { deploy: fixture::deploying().deploy, ..failed };
+        assert!(matches!(judge(&again, &rev("c3")), Verdict::NotYet(_)));
+    }
+
+    #[test]
+    fn a_commit_needs_one_app() {
+        let two = [fixture::live(), fixture::live()];
+        assert_eq!(all(&two, &rev("a1")).unwrap_err().exit(), Exit::Usage);
+        assert!(matches!(all(&two, &Goal::Live), Ok(Verdict::Reached(_))));
+    }
+}

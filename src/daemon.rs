@@ -1,0 +1,332 @@
+//! `bgd daemon`: takes the lock, opens the record, starts the apps, serves the control socket, notices changed
+//! configuration, tells systemd, and ends in order. It leaves apps and fronts serving.
+
+mod lock;
+
+use std::{
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{Notify, mpsc, oneshot},
+};
+
+use crate::{
+    api::{
+        server::{self, Desk, ServerError},
+        wire::{DaemonReport, Exit, Refusal},
+    },
+    config::{
+        self,
+        settings::{DaemonSettings, Settings},
+    },
+    engine::{
+        Place, clock,
+        fleet::{Fleet, FleetError, Polling},
+    },
+    errors::chain,
+    rules::{ids::AppName, time::Stamp},
+    store::{Opened, Store, StoreError},
+};
+
+pub use lock::{Lock, lock_holder};
+
+/// How often waiting apps get a turn: retries fall due by the clock, not by an event.
+const TICK: Duration = Duration::from_secs(1);
+/// After a change of the files, before reading them: editors write in several steps.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// A directory of its own.
+    #[error("making the directory {}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The lock file.
+    #[error("taking the lock {}", path.display())]
+    Lock {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another daemon works on the same state.
+    #[error("another bgd daemon runs on {}: pid {holder}", state_dir.display())]
+    Running {
+        /// The state directory.
+        state_dir: PathBuf,
+        /// Its pid, as it wrote it.
+        holder: String,
+    },
+    /// The record.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The control socket.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// An app.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+    /// The runtime or a signal handler.
+    #[error("{what}")]
+    System {
+        /// What was attempted.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Makes state and runtime directory.
+///
+/// # Errors
+/// When one can't be made.
+pub fn make_directories(settings: &DaemonSettings) -> Result<(), DaemonError> {
+    for path in [&settings.state_dir, &settings.runtime_dir] {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(path)
+            .map_err(|source| DaemonError::Directory { path: path.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it can't start; once it runs, trouble is logged and lived with.
+pub fn run(file: &Path, settings: Settings) -> Result<(), DaemonError> {
+    make_directories(&settings.daemon)?;
+    let lock = lock::after_a_flip(&settings.daemon.state_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .enable_all()
+        .build()
+        .map_err(|source| DaemonError::System { what: "starting the runtime", source })?;
+    let ended = runtime.block_on(Daemon { file: file.to_owned(), settings, started: clock::now() }.work());
+    // A stuck disk or checkout must not keep the daemon from ending.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    drop(lock);
+    ended
+}
+
+/// Opens the record; says loudly when an unusable one had to be moved aside.
+///
+/// # Errors
+/// When it can't be opened at all.
+pub fn open_store(settings: &DaemonSettings) -> Result<Arc<Store>, DaemonError> {
+    let (store, opened) = Store::open(&settings.state_dir, clock::now())?;
+    if let Opened::MovedAside { to, why } = opened {
+        tracing::error!(to = %to.display(), why, "the record was unusable and is kept aside; state is rebuilt from what runs");
+    }
+    Ok(Arc::new(store))
+}
+
+/// This daemon's place in the file system.
+///
+/// # Errors
+/// When its own binary can't be found.
+pub fn place(settings: &DaemonSettings) -> Result<Place, DaemonError> {
+    let exe = std::env::current_exe()
+        .map_err(|source| DaemonError::System { what: "finding bgd's own binary", source })?;
+    Ok(Place {
+        exe: replaced(exe),
+        state_dir: settings.state_dir.clone(),
+        runtime_dir: settings.runtime_dir.clone(),
+    })
+}
+
+/// After an upgrade the kernel names the running binary with this suffix; its path has the new one.
+fn replaced(exe: PathBuf) -> PathBuf {
+    match exe.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
+        Some(path) => PathBuf::from(path),
+        None => exe,
+    }
+}
+
+struct Daemon {
+    file: PathBuf,
+    settings: Settings,
+    started: crate::rules::time::Time,
+}
+
+/// A `bgd reload` on its way: where its answer goes.
+type ReloadReply = oneshot::Sender<Result<String, Refusal>>;
+
+impl Daemon {
+    async fn work(self) -> Result<(), DaemonError> {
+        // First of all: from the first answer on, no signal and no change of the files is missed.
+        let mut told = Told::listen(&self.file)?;
+        let store = open_store(&self.settings.daemon)?;
+        store.stretch_log();
+        let place = place(&self.settings.daemon)?;
+        let fleet = Arc::new(Fleet::new(place, store, Polling::On)?);
+        let listener = server::bind(&self.settings.daemon.runtime_dir.join("bgd.sock"))?;
+        for settings in self.settings.apps.values() {
+            // One app's trouble stays its own (promise K7).
+            if let Err(err) = fleet.start(settings) {
+                tracing::error!(app = %settings.name, err = %chain(&err), "the app can't be supervised");
+            }
+        }
+        let (reload, reloads) = mpsc::channel(1);
+        let desk = Desk { fleet: fleet.clone(), daemon: self.report(), reload };
+        let serving = tokio::spawn(server::serve(listener, Arc::new(desk)));
+        notify_systemd(&[sd_notify::NotifyState::Ready]);
+        tracing::info!(
+            pid = std::process::id(),
+            version = env!("CARGO_PKG_VERSION"),
+            apps = self.settings.apps.len(),
+            "ready"
+        );
+        let ended = self.until_told(&fleet, &mut told, reloads).await;
+        notify_systemd(&[sd_notify::NotifyState::Stopping]);
+        serving.abort();
+        fleet.end().await;
+        tracing::info!("ended; apps and fronts serve on");
+        ended
+    }
+
+    fn report(&self) -> DaemonReport {
+        DaemonReport {
+            running: true,
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            pid: Some(std::process::id()),
+            started_at: Some(Stamp(self.started)),
+        }
+    }
+
+    async fn until_told(
+        &self,
+        fleet: &Fleet,
+        told: &mut Told,
+        mut reloads: mpsc::Receiver<ReloadReply>,
+    ) -> Result<(), DaemonError> {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            // All arms are cancel-safe: signals, a channel, a notification and an interval keep what is missed.
+            tokio::select! {
+                _ = told.term.recv() => return Ok(()),
+                _ = told.int.recv() => return Ok(()),
+                _ = told.hup.recv() => log_reload(&self.reload(fleet).await),
+                Some(reply) = reloads.recv() => {
+                    // A client that went away has lost only the answer.
+                    let _gone = reply.send(self.reload(fleet).await);
+                }
+                () = told.changed.notified() => {
+                    tokio::time::sleep(SETTLE).await;
+                    // Directories may have come (apps.d) or be others by now; watched before they are read.
+                    told.watch = watch_files(&self.file, told.changed.clone());
+                    log_reload(&self.reload(fleet).await);
+                }
+                _ = tick.tick() => {
+                    notify_systemd(&[sd_notify::NotifyState::Watchdog]);
+                    for member in fleet.apps() {
+                        member.tick();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads the files again; a bad file leaves the old configuration in force and says why.
+    async fn reload(&self, fleet: &Fleet) -> Result<String, Refusal> {
+        let refused = |message: String, hint: &str| Refusal {
+            exit: Exit::Usage,
+            message: format!("the old configuration stays in force: {message}"),
+            hint: Some(hint.to_owned()),
+        };
+        let loaded =
+            config::load(&self.file).map_err(|problems| refused(problems.to_string(), "bgd check"))?;
+        if loaded.settings.daemon != self.settings.daemon {
+            let message = "[daemon] can't change while the daemon runs".to_owned();
+            return Err(refused(message, "restart the daemon; apps and fronts serve on meanwhile"));
+        }
+        let changed = fleet
+            .adopt(&loaded.settings)
+            .await
+            .map_err(|err| refused(chain(&err), "bgd down, then bgd reload"))?;
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            changed.iter().partition(|name| loaded.settings.apps.contains_key(*name));
+        let list = |names: &[&AppName]| names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+        let mut said = Vec::new();
+        if !kept.is_empty() {
+            said.push(format!("in force: {}", list(&kept)));
+        }
+        if !gone.is_empty() {
+            said.push(format!("no longer looked after, what is live serves on: {}", list(&gone)));
+        }
+        Ok(if said.is_empty() { "nothing changed".to_owned() } else { said.join("; ") })
+    }
+}
+
+/// Signals and changes of the configuration's files.
+struct Told {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+    changed: Arc<Notify>,
+    /// Held for its drop, which ends the watch.
+    watch: Option<notify::RecommendedWatcher>,
+}
+
+impl Told {
+    fn listen(file: &Path) -> Result<Self, DaemonError> {
+        let on = |kind, what| signal(kind).map_err(|source| DaemonError::System { what, source });
+        let changed = Arc::new(Notify::new());
+        Ok(Self {
+            term: on(SignalKind::terminate(), "handling SIGTERM")?,
+            int: on(SignalKind::interrupt(), "handling SIGINT")?,
+            hup: on(SignalKind::hangup(), "handling SIGHUP")?,
+            watch: watch_files(file, changed.clone()),
+            changed,
+        })
+    }
+}
+
+fn log_reload(done: &Result<String, Refusal>) {
+    match done {
+        Ok(text) => tracing::info!(text, "configuration read again"),
+        Err(refusal) => tracing::error!(err = refusal.message, "configuration refused"),
+    }
+}
+
+/// Not under systemd is the usual case for a user's own daemon.
+fn notify_systemd(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(err) = sd_notify::notify(states) {
+        tracing::debug!(%err, "systemd was not notified");
+    }
+}
+
+/// Tells of changes of the configuration files; without it `bgd reload` and SIGHUP still work.
+fn watch_files(file: &Path, changed: Arc<Notify>) -> Option<notify::RecommendedWatcher> {
+    use notify::Watcher as _;
+    let main = file.to_owned();
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| match event {
+        Ok(event) if event.kind.is_access() => {}
+        Ok(event) if event.paths.iter().any(|path| config::concerns(&main, path)) => changed.notify_one(),
+        Ok(_) => {}
+        Err(err) => tracing::warn!(%err, "a change of the configuration may have been missed"),
+    });
+    let watched = watcher.and_then(|mut watcher| {
+        for directory in config::sources(file) {
+            watcher.watch(&directory, notify::RecursiveMode::NonRecursive)?;
+        }
+        Ok(watcher)
+    });
+    watched.inspect_err(|err| tracing::warn!(%err, "the configuration is not watched; use `bgd reload`")).ok()
+}
