@@ -1,0 +1,71 @@
+//! What the kernel says of a process: memory and time used.
+
+use std::{fs, path::PathBuf};
+
+use super::Res;
+
+/// Memory of a process in KiB.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Memory {
+    /// Resident.
+    pub rss: u64,
+    /// Its share of what is resident, shared pages divided among those that share them.
+    pub pss: u64,
+    /// What would come back if it ended.
+    pub unique: u64,
+}
+
+impl Memory {
+    /// Of one process.
+    pub fn of(pid: u32) -> Res<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.and_then(|value| value.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
+        };
+        let unique = field("Private_Clean") + field("Private_Dirty") + field("Private_Hugetlb");
+        Ok(Self { rss: field("Rss"), pss: field("Pss"), unique })
+    }
+
+    /// Of several together.
+    pub fn sum(pids: &[u32]) -> Res<Self> {
+        let mut all = Self::default();
+        for pid in pids {
+            let one = Self::of(*pid)?;
+            all = Self { rss: all.rss + one.rss, pss: all.pss + one.pss, unique: all.unique + one.unique };
+        }
+        Ok(all)
+    }
+}
+
+/// KiB as MiB, for people.
+pub fn mib(kib: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let kib = kib as f64;
+    format!("{:.2} MiB", kib / 1024.0)
+}
+
+/// Processor time used so far, in milliseconds; the kernel counts in steps of 10.
+pub fn cpu_ms(pid: u32) -> Res<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = text.rsplit_once(')').ok_or("no stat")?.1.split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    Ok((ticks(11) + ticks(12)) * 10)
+}
+
+/// Children of a process, grandchildren not included.
+pub fn children(pid: u32) -> Vec<u32> {
+    let parent = |pid: &u32| -> Option<u32> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|child| parent(child) == Some(pid)).collect()
+}
+
+/// The role of a `bgd` process: its first argument.
+pub fn role(pid: u32) -> Option<String> {
+    let bytes = fs::read(PathBuf::from(format!("/proc/{pid}/cmdline"))).ok()?;
+    bytes.split(|byte| *byte == 0).nth(1).map(|word| String::from_utf8_lossy(word).into_owned())
+}
