@@ -1,0 +1,153 @@
+//! The configurations of `contrib/`: each loads, and each is really deployed, under load, where the machine has its
+//! interpreter: a push, a second push, the way back. Every request has to be answered.
+
+#[path = "contrib/stage.rs"]
+mod stage;
+
+use std::{fs, path::Path};
+
+use stage::{Front, Sample, Stage, contrib, installed};
+use toml::Value;
+
+/// Deploys the sample twice and goes back once, while clients ask all the time.
+fn deploys_under_load(sample: &Sample<'_>) {
+    let stage = Stage::set(sample);
+    let first = stage.push("first");
+    stage.start_daemon();
+    stage.bgd(&["wait", "--for", "live", "--timeout", "60s"]);
+    stage.open_site(sample);
+    assert_eq!(stage.get(sample.path).unwrap().trim(), first);
+
+    let load = stage.load(sample.path);
+    let second = stage.push("second");
+    stage.bgd(&["wait", "--for", &format!("rev={second}"), "--timeout", "60s"]);
+    assert_eq!(stage.get(sample.path).unwrap().trim(), second);
+    stage.bgd(&["flip"]);
+    assert_eq!(stage.get(sample.path).unwrap().trim(), first);
+    stage.wait_until_settled();
+    let seen = load.end();
+    assert!(seen.lost.is_empty(), "{} answered, lost: {:#?}", seen.answered, seen.lost);
+    assert!(seen.answered > 20, "only {} requests", seen.answered);
+    stage.clear();
+}
+
+#[test]
+fn every_configuration_loads() {
+    let mut seen = 0;
+    for entry in fs::read_dir(contrib("")).unwrap() {
+        let dir = entry.unwrap().path();
+        if !dir.is_dir() {
+            continue;
+        }
+        let loaded = bgd::config::load(&dir.join("bgd.toml")).unwrap_or_else(|problems| panic!("{problems}"));
+        assert!(loaded.warnings.is_empty(), "{}: {:?}", dir.display(), loaded.warnings);
+        assert_eq!(loaded.settings.apps.keys().map(|app| app.as_str()).collect::<Vec<_>>(), ["shop"]);
+        seen += 1;
+    }
+    assert_eq!(seen, 5);
+}
+
+#[test]
+fn every_configuration_is_named_in_the_list() {
+    let list = fs::read_to_string(contrib("README.md")).unwrap();
+    for entry in fs::read_dir(contrib("")).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        assert!(!entry.path().is_dir() || list.contains(&format!("`{name}`")), "{name}");
+    }
+}
+
+#[test]
+fn the_commented_lines_of_every_configuration_load_too() {
+    for name in ["php-easyswoole", "python-gunicorn", "rust"] {
+        let dir = tempfile::tempdir().unwrap();
+        let text = fs::read_to_string(contrib(name).join("bgd.toml")).unwrap();
+        // A setting that is off has no blank after its `#`. The files it names are not here: a warning.
+        let on: Vec<&str> = text
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(setting) if setting.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()) => setting,
+                _ => line,
+            })
+            .collect();
+        assert_ne!(on.join("\n"), text.trim_end(), "{name} has settings that are off");
+        let file = dir.path().join("bgd.toml");
+        let on = on.join("\n");
+        fs::write(&file, on).unwrap();
+        if let Err(problems) = bgd::config::load(&file) {
+            panic!("{name}: {problems}");
+        }
+    }
+}
+
+#[test]
+fn a_site_behind_an_nginx_that_is_already_there() {
+    if installed(&["python3", "nginx"]) {
+        deploys_under_load(&Sample {
+            path: "/revision.txt",
+            front: Front::Nginx,
+            ..Sample::of("nginx-site")
+        });
+    }
+}
+
+#[test]
+fn php_that_keeps_its_port_in_a_file_and_puts_itself_into_the_background() {
+    if !installed(&["php"]) {
+        return;
+    }
+    let stand_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/contrib/easyswoole");
+    deploys_under_load(&Sample {
+        files: &[(stand_in.join("dev.php"), "dev.php"), (stand_in.join("easyswoole"), "easyswoole")],
+        // composer.phar wants the network; the stand-in has no dependencies.
+        build: Some("test -f dev.php"),
+        ..Sample::of("php-easyswoole")
+    });
+}
+
+#[test]
+fn python_under_gunicorn() {
+    if !installed(&["gunicorn"]) {
+        return;
+    }
+    deploys_under_load(&Sample {
+        files: &[(contrib("python-gunicorn/app.py"), "app.py")],
+        // The machine's gunicorn in place of one from the network.
+        build: Some("mkdir -p .venv/bin && ln -s \"$(command -v gunicorn)\" .venv/bin/gunicorn"),
+        ..Sample::of("python-gunicorn")
+    });
+}
+
+#[test]
+fn node_with_npm() {
+    if !installed(&["node"]) {
+        return;
+    }
+    let dir = contrib("node");
+    let files = ["server.js", "package.json", "package-lock.json"].map(|name| (dir.join(name), name));
+    deploys_under_load(&Sample {
+        files: &files,
+        build: (!installed(&["npm"])).then_some("true"),
+        ..Sample::of("node")
+    });
+}
+
+#[test]
+fn a_binary_built_by_cargo() {
+    let dir = contrib("rust");
+    let files = ["Cargo.toml", "Cargo.lock", "src/main.rs"].map(|name| (dir.join(name), name));
+    deploys_under_load(&Sample {
+        files: &files,
+        env: &[("PATH", &std::env::var("PATH").unwrap())],
+        ..Sample::of("rust")
+    });
+}
+
+#[test]
+fn the_changed_keys_are_the_ones_meant() {
+    let mut table: Value = toml::from_str("[app.shop]\nremote = \"a\"\n").unwrap();
+    stage::set(&mut table, "app.shop.front.listen", Value::from("b"));
+    stage::set(&mut table, "app.shop.remote", Value::from("c"));
+    assert_eq!(table["app"]["shop"]["front"]["listen"].as_str(), Some("b"));
+    assert_eq!(table["app"]["shop"]["remote"].as_str(), Some("c"));
+}

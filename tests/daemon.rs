@@ -1,0 +1,22 @@
+//! The whole daemon from outside: real git, real children, the builtin front and a real nginx, `kill -9`, and
+//! clients that count what is lost.
+
+#[path = "daemon/app.rs"]
+mod app;
+#[path = "daemon/load.rs"]
+mod load;
+#[path = "daemon/ports.rs"]
+mod ports;
+#[path = "daemon/stage.rs"]
+mod stage;
+
+#[path = "daemon/commands.rs"]
+mod commands;
+#[path = "daemon/crashes.rs"]
+mod crashes;
+#[path = "daemon/flips.rs"]
+mod flips;
+#[path = "daemon/living.rs"]
+mod living;
+#[path = "daemon/refused.rs"]
+mod refused;

@@ -1,0 +1,183 @@
+//! Beside deploys: what dies comes back, a second daemon is refused, SIGTERM leaves everything serving, a bad
+//! configuration changes nothing, and websockets outlive a flip.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+};
+
+use nix::sys::signal::Signal;
+
+use crate::{
+    load,
+    stage::{Kind, Plan, Stage, on_both, send},
+};
+
+fn live_pid(stage: &Stage) -> u32 {
+    stage.value("live.pid").parse().expect("a live pid")
+}
+
+fn comes_back(stage: &Stage, old: u32, rev: &str) {
+    stage.until("another instance is live and healthy", |status| {
+        let pid = status["live"]["pid"].as_u64();
+        pid.is_some_and(|pid| pid != u64::from(old)) && status["live"]["healthy"] == true
+    });
+    stage.eventually("it is routed", |stage| stage.served() == rev);
+    stage.assert_no_leftover();
+}
+
+#[test]
+fn h1_a_live_instance_that_is_killed_is_started_again() {
+    on_both(|kind| {
+        let Some(mut stage) = Stage::set(Plan::of(kind)) else { return };
+        stage.push_live("one");
+        stage.until_at_rest();
+        let pid = live_pid(&stage);
+        send(pid, Signal::SIGKILL);
+        comes_back(&stage, pid, "one");
+        assert!(stage.done(&["events", "--since", "0"]).contains("SIGKILL"), "{}", stage.done(&["events"]));
+        // And again after a restart of the daemon, which only adopted it.
+        stage.end_daemon();
+        stage.start_daemon();
+        let pid = live_pid(&stage);
+        send(pid, Signal::SIGKILL);
+        comes_back(&stage, pid, "one");
+    });
+}
+
+#[test]
+fn h1_a_live_instance_that_died_without_a_daemon_is_started_by_the_next_one() {
+    let Some(mut stage) = Stage::set(Plan::of(Kind::Builtin)) else { return };
+    stage.push_live("one");
+    stage.until_at_rest();
+    let pid = live_pid(&stage);
+    stage.kill_daemon();
+    send(pid, Signal::SIGKILL);
+    stage.start_daemon();
+    comes_back(&stage, pid, "one");
+}
+
+#[test]
+fn h1_an_instance_whose_shim_is_killed_serves_on_and_can_be_stopped_and_started() {
+    on_both(|kind| {
+        let Some(stage) = Stage::set(Plan::of(kind)) else { return };
+        stage.push_live("one");
+        stage.until_at_rest();
+        let shims = stage.shims();
+        assert_eq!(shims.len(), 1, "{shims:?}");
+        let load = stage.load();
+        load.sees("one");
+        send(shims[0], Signal::SIGKILL);
+        stage.eventually("the shim is gone", |stage| !stage.shims().contains(&shims[0]));
+        load.sees("one");
+        stage.push_live("two");
+        load.sees("two");
+        load.end_without_loss();
+        stage.assert_no_leftover();
+        // Both at once.
+        stage.until_at_rest();
+        let pid = live_pid(&stage);
+        send(stage.shims()[0], Signal::SIGKILL);
+        send(pid, Signal::SIGKILL);
+        comes_back(&stage, pid, "two");
+    });
+}
+
+#[test]
+fn a_killed_builtin_front_comes_back_with_its_route() {
+    let Some(mut stage) = Stage::set(Plan::of(Kind::Builtin)) else { return };
+    stage.push_live("one");
+    stage.until_at_rest();
+    for restarted in [false, true] {
+        if restarted {
+            stage.end_daemon();
+            stage.start_daemon();
+        }
+        let fronts: Vec<_> =
+            stage.processes().into_iter().filter(|(_, line)| line.contains(" front")).collect();
+        assert_eq!(fronts.len(), 1, "{fronts:?}");
+        send(fronts[0].0, Signal::SIGKILL);
+        stage.eventually("another front runs", |stage| {
+            stage.processes().iter().any(|(pid, line)| line.contains(" front") && *pid != fronts[0].0)
+        });
+        stage.eventually("it is routed", |stage| stage.served() == "one");
+    }
+    stage.push_live("two");
+    stage.assert_no_leftover();
+}
+
+#[test]
+fn k4_a_second_daemon_refuses_and_names_the_first() {
+    let Some(stage) = Stage::set(Plan::of(Kind::Builtin)) else { return };
+    let ran = stage.bgd(&["daemon"]);
+    assert_eq!(ran.code, 5, "{ran:?}");
+    assert!(ran.stderr.contains(&stage.daemon_pid().to_string()), "{ran:?}");
+    assert_ne!(stage.bgd(&["status"]).code, 4);
+}
+
+#[test]
+fn k1_sigterm_of_the_daemon_leaves_app_and_front_serving() {
+    on_both(|kind| {
+        let Some(mut stage) = Stage::set(Plan::of(kind)) else { return };
+        stage.push_live("one");
+        stage.until_at_rest();
+        let pid = live_pid(&stage);
+        let load = stage.load();
+        load.sees("one");
+        stage.end_daemon();
+        load.sees("one");
+        let ran = stage.bgd(&["status"]);
+        assert_eq!(ran.code, 4, "{ran:?}");
+        stage.start_daemon();
+        assert_eq!(live_pid(&stage), pid);
+        load.sees("one");
+        load.end_without_loss();
+    });
+}
+
+#[test]
+fn l4_a_bad_configuration_keeps_the_old_one_in_force() {
+    let Some(stage) = Stage::set(Plan::of(Kind::Builtin)) else { return };
+    stage.push_live("one");
+    let good = fs::read_to_string(stage.path("bgd.toml")).unwrap();
+    fs::write(stage.path("bgd.toml"), good.replace("build =", "biuld =")).unwrap();
+    assert_eq!(stage.bgd(&["check"]).code, 2);
+    let put_back = || fs::write(stage.path("bgd.toml"), &good).unwrap();
+    stage.signal_daemon(Signal::SIGHUP);
+    stage.eventually("it is refused and said", |stage| {
+        fs::read_to_string(stage.path("daemon.log")).unwrap().contains("biuld")
+    });
+    assert_eq!(stage.served(), "one");
+    put_back();
+    stage.done(&["reload"]);
+    stage.configure("keep = 3\n");
+    stage.done(&["reload"]);
+    stage.push_live("two");
+    // L2: a changed environment takes effect by a redeploy.
+    let text = fs::read_to_string(stage.path("bgd.toml")).unwrap();
+    fs::write(stage.path("bgd.toml"), text.replace("env = { ", "env = { COLOUR = \"teal\", ")).unwrap();
+    stage.done(&["reload"]);
+    stage.done(&["deploy"]);
+    assert_eq!(stage.done(&["exec", "--", "sh", "-c", "echo $COLOUR"]), "teal");
+}
+
+#[test]
+fn g1_a_websocket_outlives_the_flip_until_the_drain_is_over() {
+    on_both(|kind| {
+        let Some(stage) = Stage::set(Plan { drain: "2s", ..Plan::of(kind) }) else { return };
+        stage.push_live("one");
+        let mut tunnel = load::connect(stage.public()).unwrap();
+        let hello = "GET /ws HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        tunnel.get_mut().write_all(hello.as_bytes()).unwrap();
+        assert_eq!(load::answer(&mut tunnel).unwrap().status, 101);
+        let two = stage.push("two", "");
+        stage.until("two is live", |status| status["live"]["commit"] == two);
+        tunnel.get_mut().write_all(b"still there?").unwrap();
+        let mut said = [0; 12];
+        tunnel.read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"still there?");
+        stage.until_at_rest();
+        assert!(matches!(tunnel.read(&mut said), Ok(0) | Err(_)), "cut at the drain limit");
+        stage.assert_no_leftover();
+    });
+}

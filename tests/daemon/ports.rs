@@ -1,0 +1,34 @@
+//! Ports for one test alone: below the range of outgoing connections, and reserved over all test processes of
+//! this machine by an abstract socket each, so that a port that is free for a moment (an app between two
+//! releases) is not taken by another test.
+
+use std::{
+    net::TcpListener,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixListener},
+    },
+};
+
+const FIRST: u16 = 20_000;
+const LAST: u16 = 31_000;
+
+/// A port and its reservation.
+pub struct Port {
+    pub number: u16,
+    _reserved: UnixListener,
+}
+
+pub fn reserve() -> Port {
+    let span = u32::from(LAST - FIRST);
+    let start = std::process::id().wrapping_mul(131) % span;
+    let numbers = (0..span).map(|n| FIRST + u16::try_from((start + n) % span).expect("in the range"));
+    numbers.into_iter().find_map(one).expect("a free port")
+}
+
+fn one(number: u16) -> Option<Port> {
+    let name = SocketAddr::from_abstract_name(format!("bgd-test-port-{number}")).ok()?;
+    let reserved = UnixListener::bind_addr(&name).ok()?;
+    TcpListener::bind(("127.0.0.1", number)).ok()?;
+    Some(Port { number, _reserved: reserved })
+}

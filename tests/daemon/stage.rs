@@ -1,0 +1,597 @@
+//! Where the tests take place: a temporary directory with a remote, a configuration and a daemon of its own, the
+//! `bgd` commands, and an nginx where one is asked for. Drop ends every process that belongs to the directory.
+
+#![allow(dead_code, reason = "shared by test files that each use a part")]
+
+use std::{
+    fs,
+    io::Read as _,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    app,
+    load::{self, Idle, Load},
+    ports::{self, Port},
+};
+
+/// Between two looks at what can't be awaited.
+const LOOK: Duration = Duration::from_millis(30);
+/// Longer than anything takes on a busy machine; a test that fails waits this long.
+const GENEROUS: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Builtin,
+    Nginx,
+}
+
+/// The same on both fronts, at the same time: most of a test is waiting.
+pub fn on_both(test: impl Fn(Kind) + Sync) {
+    thread::scope(|scope| {
+        for kind in [Kind::Builtin, Kind::Nginx] {
+            let test = &test;
+            scope.spawn(move || test(kind));
+        }
+    });
+}
+
+/// What differs between tests in the configuration.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub kind: Kind,
+    pub watch: &'static str,
+    pub drain: &'static str,
+    pub standby: &'static str,
+    pub deadline: &'static str,
+    /// Whether there is a `before_start` hook (which waits at the gate `hook`).
+    pub hook: bool,
+}
+
+impl Plan {
+    pub fn of(kind: Kind) -> Self {
+        Self { kind, watch: "600ms", drain: "3s", standby: "0s", deadline: "20s", hook: false }
+    }
+}
+
+/// What a command printed, and its exit code.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+pub struct Stage {
+    dir: TempDir,
+    plan: Plan,
+    ports: [Port; 3],
+    pub daemon: Option<Child>,
+    pub nginx: Option<Child>,
+}
+
+impl Stage {
+    /// With a daemon; `None`, with the reason printed, when something is missing on this machine.
+    pub fn set(plan: Plan) -> Option<Self> {
+        let mut stage = Self::empty(plan)?;
+        stage.start_daemon();
+        Some(stage)
+    }
+
+    fn empty(plan: Plan) -> Option<Self> {
+        if plan.kind == Kind::Nginx && Command::new("nginx").arg("-v").output().is_err() {
+            eprintln!("skipped: nginx is not installed");
+            return None;
+        }
+        // Short: sockets below it must fit 107 bytes.
+        let dir = tempfile::Builder::new().prefix("bgd-e2e-").tempdir().expect("a directory");
+        let ports = [ports::reserve(), ports::reserve(), ports::reserve()];
+        let stage = Self { dir, plan, ports, daemon: None, nginx: None };
+        fs::create_dir(stage.path("gates")).expect("gates");
+        stage.git_at(&stage.path(""), &["init", "-q", "--bare", "-b", "main", "remote.git"]);
+        stage.git_at(&stage.path(""), &["init", "-q", "-b", "main", "work"]);
+        stage.git(&["remote", "add", "origin", stage.path("remote.git").to_str().expect("utf-8")]);
+        stage.configure("");
+        if plan_is_nginx(&stage.plan) {
+            stage.write_nginx();
+        }
+        Some(stage)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn port(&self, color: &str) -> u16 {
+        self.ports[usize::from(color == "green")].number
+    }
+
+    /// The public address.
+    pub fn public(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports[2].number))
+    }
+
+    /// Writes the configuration, with more lines for the app.
+    pub fn configure(&self, more: &str) {
+        let dir = self.dir.path().display();
+        let Plan { watch, drain, standby, deadline, hook, .. } = self.plan;
+        let start = serde_json::to_string(&app::command()).expect("a list of strings");
+        let [blue, green] = [self.ports[0].number, self.ports[1].number];
+        let hooks = if hook { "[app.shop.hooks]\nbefore_start = \"sh hook.sh\"\n" } else { "" };
+        let front = match self.plan.kind {
+            Kind::Builtin => format!("listen = \"{}\"", self.public()),
+            Kind::Nginx => format!(
+                "type = \"nginx\"\nupstream = \"shop\"\nfile = \"{dir}/conf.d/bgd-shop.conf\"\n\
+                 test = {}\nreload = {}\npid_file = \"{dir}/nginx.pid\"",
+                self.nginx_words(&["-t"]),
+                self.gated_reload(),
+            ),
+        };
+        let text = format!(
+            r#"[daemon]
+state_dir = "{dir}/state"
+runtime_dir = "{dir}/run"
+
+[app.shop]
+remote = "{dir}/remote.git"
+poll = "1s"
+ports = [{blue}, {green}]
+build = "sh build.sh"
+start = {start}
+stop = {{ signal = "TERM", grace = "2s" }}
+drain = "{drain}"
+standby = "{standby}"
+env = {{ {gates} = "{dir}/gates" }}
+{more}
+[app.shop.health]
+path = "/up"
+interval = "50ms"
+timeout = "2s"
+deadline = "{deadline}"
+
+[app.shop.watch]
+for = "{watch}"
+
+{hooks}
+[app.shop.front]
+{front}
+"#,
+            gates = app::GATES,
+        );
+        fs::write(self.path("bgd.toml"), text).expect("write the configuration");
+    }
+
+    fn nginx_words(&self, more: &[&str]) -> String {
+        let prefix = format!("{}/", self.dir.path().display());
+        let words: Vec<&str> =
+            ["nginx", "-p", &prefix, "-c", "nginx.conf"].into_iter().chain(more.iter().copied()).collect();
+        serde_json::to_string(&words).expect("a list of strings")
+    }
+
+    /// Waits at the gate `reload`.
+    fn gated_reload(&self) -> String {
+        let dir = self.dir.path().display();
+        let gates = format!("{}={dir}/gates\n", app::GATES);
+        let reload = format!("exec nginx -p {dir}/ -c nginx.conf -s reload");
+        let words = ["sh", "-c", &format!("{gates}{}{reload}", app::wait_at("reload"))].map(str::to_owned);
+        serde_json::to_string(&words).expect("a list of strings")
+    }
+
+    fn write_nginx(&self) {
+        fs::create_dir(self.path("conf.d")).expect("conf.d");
+        let site = format!(
+            "server {{ listen {}; location / {{ proxy_pass http://shop; proxy_next_upstream off; \
+             proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; \
+             proxy_set_header Connection $http_connection; }} }}\n",
+            self.public()
+        );
+        fs::write(self.path("conf.d/site.conf"), site).expect("the site");
+        let main = "worker_processes 2;\npid nginx.pid;\nerror_log error.log notice;\n\
+             events { worker_connections 512; }\n\
+             http { access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; \
+             scgi_temp_path s; uwsgi_temp_path u; include conf.d/*.conf; }\n";
+        fs::write(self.path("nginx.conf"), main).expect("nginx.conf");
+    }
+
+    /// nginx needs bgd's file, which the daemon writes when it starts.
+    pub fn run_nginx(&mut self) {
+        self.eventually("bgd has written its file", |stage| stage.path("conf.d/bgd-shop.conf").exists());
+        let prefix = format!("{}/", self.dir.path().display());
+        let child = Command::new("nginx")
+            .args(["-p", &prefix, "-c", "nginx.conf", "-g", "daemon off;"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nginx");
+        self.nginx = Some(child);
+        self.eventually("nginx runs", |stage| {
+            let pid = fs::read_to_string(stage.path("nginx.pid"));
+            pid.is_ok_and(|pid| !pid.trim().is_empty()) && load::connect(stage.public()).is_ok()
+        });
+    }
+
+    pub fn start_daemon(&mut self) -> u32 {
+        let pid = self.spawn_daemon();
+        self.eventually("the daemon answers", |stage| stage.bgd(&["status", "--oneline"]).code != 4);
+        if plan_is_nginx(&self.plan) && self.nginx.is_none() {
+            self.run_nginx();
+        }
+        pid
+    }
+
+    pub fn spawn_daemon(&mut self) -> u32 {
+        let log = fs::File::options().create(true).append(true).open(self.path("daemon.log")).expect("a log");
+        let child = self
+            .command(&["daemon"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("share the log"))
+            .stderr(log)
+            .spawn()
+            .expect("the daemon");
+        let pid = child.id();
+        assert!(self.daemon.replace(child).is_none(), "one daemon at a time");
+        pid
+    }
+
+    pub fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().expect("a daemon runs").id()
+    }
+
+    pub fn signal_daemon(&self, signal: Signal) {
+        send(self.daemon_pid(), signal);
+    }
+
+    /// `kill -9`.
+    pub fn kill_daemon(&mut self) {
+        let mut child = self.daemon.take().expect("a daemon runs");
+        child.kill().expect("kill the daemon");
+        child.wait().expect("the daemon has ended");
+    }
+
+    /// Waits for the end of one that something else has ended.
+    pub fn forget_daemon(&mut self) {
+        let mut child = self.daemon.take().expect("a daemon ran");
+        let until = Instant::now() + GENEROUS;
+        while child.try_wait().expect("ask for its status").is_none() {
+            assert!(Instant::now() < until, "the daemon has not ended");
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn end_daemon(&mut self) {
+        self.signal_daemon(Signal::SIGTERM);
+        let mut child = self.daemon.take().expect("a daemon runs");
+        let until = Instant::now() + GENEROUS;
+        while child.try_wait().expect("ask for its status").is_none() {
+            assert!(Instant::now() < until, "the daemon does not end at SIGTERM");
+            thread::sleep(LOOK);
+        }
+    }
+
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bgd"));
+        command
+            .args(words.iter().take_while(|word| **word != "--"))
+            .arg("--config")
+            .arg(self.path("bgd.toml"))
+            .args(words.iter().skip_while(|word| **word != "--"))
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("BGD_CONFIG")
+            .current_dir(self.dir.path());
+        command
+    }
+
+    /// Runs a command of the binary on this stage's configuration.
+    pub fn bgd(&self, words: &[&str]) -> Ran {
+        let output = self.command(words).stdin(Stdio::null()).output().expect("run bgd");
+        ran(output)
+    }
+
+    /// Begins a command of the binary.
+    pub fn begin(&self, words: &[&str]) -> Begun {
+        let child = self
+            .command(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("run bgd");
+        Begun(Some(child))
+    }
+
+    /// Runs a command that has to work.
+    pub fn done(&self, words: &[&str]) -> String {
+        let ran = self.bgd(words);
+        assert_eq!(ran.code, 0, "bgd {words:?}: {ran:?}");
+        ran.stdout
+    }
+
+    /// `bgd status --json`, the app alone.
+    pub fn status(&self) -> Value {
+        let ran = self.bgd(&["status", "--json"]);
+        let whole: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|err| panic!("{err}: {ran:?}"));
+        whole["apps"][0].clone()
+    }
+
+    /// One value of the status, by its path; empty when unknown.
+    pub fn value(&self, key: &str) -> String {
+        self.bgd(&["status", "-o", key]).stdout
+    }
+
+    pub fn until(&self, what: &str, reached: impl Fn(&Value) -> bool) -> Value {
+        let until = Instant::now() + GENEROUS;
+        loop {
+            let status = self.status();
+            if reached(&status) {
+                return status;
+            }
+            assert!(Instant::now() < until, "never came about: {what}; {status:#}");
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Waits until the deploy of that commit is in that phase.
+    pub fn until_phase(&self, commit: &str, phase: &str) {
+        self.until(&format!("{commit} is {phase}"), |status| {
+            let deploy = &status["deploy"];
+            if status["last"]["commit"] == commit {
+                panic!("ended before it was {phase}: {status:#}");
+            }
+            deploy["commit"] == commit && deploy["phase"] == phase
+        });
+    }
+
+    /// Waits until no deploy is under way and nothing is left on the idle color.
+    pub fn until_at_rest(&self) -> Value {
+        self.until("at rest", |status| {
+            status["deploy"].is_null()
+                && (status["idle"]["state"] == "stopped" || status["idle"]["state"] == "warm")
+        })
+    }
+
+    pub fn eventually(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+        let until = Instant::now() + GENEROUS;
+        while !holds(self) {
+            assert!(Instant::now() < until, "never came about: {what}");
+            thread::sleep(LOOK);
+        }
+    }
+
+    pub fn git(&self, args: &[&str]) -> String {
+        self.git_at(&self.path("work"), args)
+    }
+
+    fn git_at(&self, dir: &Path, args: &[&str]) -> String {
+        let output = Command::new("git")
+            .args(args)
+            .current_dir(dir)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.dir.path())
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_AUTHOR_NAME", "Ann")
+            .env("GIT_AUTHOR_EMAIL", "ann@example.com")
+            .env("GIT_COMMITTER_NAME", "Ann")
+            .env("GIT_COMMITTER_EMAIL", "ann@example.com")
+            .output()
+            .expect("git");
+        assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Pushes a revision that behaves as the lines of `app.conf` say; the commit.
+    pub fn push(&self, rev: &str, conf: &str) -> String {
+        self.push_with(rev, conf, "")
+    }
+
+    /// The same, with more lines for `build.sh`.
+    pub fn push_with(&self, rev: &str, conf: &str, build: &str) -> String {
+        let write = |name: &str, text: String| fs::write(self.path("work").join(name), text).expect("write");
+        write("app.conf", format!("rev = {rev}\n{conf}\n"));
+        write("build.sh", format!("echo building {rev}\n{}{build}\n", app::wait_at("build")));
+        write("hook.sh", format!("echo hook of {rev}\n{}", app::wait_at("hook")));
+        self.git(&["add", "-A"]);
+        self.git(&["commit", "-q", "-m", &format!("Make {rev}")]);
+        self.git(&["push", "-q", "origin", "HEAD:main"]);
+        self.git(&["rev-parse", "HEAD"])
+    }
+
+    /// Pushes a good revision and waits until it is live and its watch is over.
+    pub fn push_live(&self, rev: &str) -> String {
+        let commit = self.push(rev, "");
+        self.wait_live(&commit);
+        commit
+    }
+
+    pub fn wait_live(&self, commit: &str) {
+        let ran = self.bgd(&["wait", "--for", &format!("rev={commit}"), "--timeout", "60s"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+
+    /// Closes a gate: what waits there waits.
+    pub fn close(&self, gate: &str) {
+        fs::write(self.path("gates").join(gate), "").expect("close the gate");
+    }
+
+    pub fn open(&self, gate: &str) {
+        fs::remove_file(self.path("gates").join(gate)).expect("open the gate");
+    }
+
+    /// One request that the live color works on until the gate `held` opens, and then answers.
+    pub fn hold_a_request(&self) -> thread::JoinHandle<()> {
+        self.close("held");
+        let mut stream = load::connect(self.public()).expect("connect");
+        load::send(&mut stream, "GET", "/held", "").expect("ask");
+        // Only what has arrived there is in flight.
+        self.eventually("the request is with the app", |stage| stage.path("gates/held-arrived").exists());
+        fs::remove_file(self.path("gates/held-arrived")).expect("the mark");
+        thread::spawn(move || assert_eq!(load::answer(&mut stream).expect("an answer").status, 200))
+    }
+
+    pub fn load(&self) -> Load {
+        let idle = match self.plan.kind {
+            Kind::Builtin => Idle::Stays,
+            Kind::Nginx => Idle::MayClose,
+        };
+        Load::start(self.public(), idle)
+    }
+
+    /// The revision that the public address shows.
+    pub fn served(&self) -> String {
+        match load::once(self.public(), "GET", "/", "") {
+            Ok(answer) if answer.status == 200 => answer.head.get("x-rev").cloned().unwrap_or_default(),
+            Ok(answer) => format!("answered {}", answer.status),
+            Err(err) => err.to_string(),
+        }
+    }
+
+    /// Everything of the stage's directory that runs, as `(pid, command line)`.
+    pub fn processes(&self) -> Vec<(u32, String)> {
+        belonging(self.dir.path())
+    }
+
+    /// Pids of the shims.
+    pub fn shims(&self) -> Vec<u32> {
+        let all = self.processes().into_iter();
+        all.filter(|(_, line)| line.contains(" shim shop ")).map(|(pid, _)| pid).collect()
+    }
+
+    /// At rest: one front, one app (two with a warm color) with a shim each unless a test killed it, the daemon and
+    /// its git worker; nothing else.
+    pub fn assert_no_leftover(&self) {
+        let status = self.until_at_rest();
+        let live = status["live"]["pid"].as_u64().expect("a live pid");
+        let strays = |stage: &Self| -> Vec<(u32, String)> {
+            let warm = status["idle"]["pid"].as_u64();
+            let expected = if warm.is_some() { 2 } else { 1 };
+            let all = stage.processes();
+            let shims = all.iter().filter(|(_, line)| line.contains(" shim")).count();
+            let fronts = all.iter().filter(|(_, line)| line.contains(" front")).count();
+            let known = |pid: u32, line: &str| {
+                u64::from(pid) == live
+                    || Some(u64::from(pid)) == warm
+                    || line.contains("nginx")
+                    || line.contains("bgd daemon")
+                    || line.contains(" git-worker")
+                    || (line.contains(" shim") && shims <= expected)
+                    || (line.contains(" front") && fronts == 1)
+            };
+            all.into_iter().filter(|(pid, line)| !known(*pid, line)).collect()
+        };
+        let until = Instant::now() + Duration::from_secs(10);
+        while !strays(self).is_empty() {
+            assert!(Instant::now() < until, "left over: {:#?}; {status:#}", strays(self));
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let log = fs::read_to_string(self.path("daemon.log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("the daemon's log:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+        }
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+        if let Some(mut nginx) = self.nginx.take() {
+            send(nginx.id(), Signal::SIGTERM);
+            let _ = nginx.wait();
+        }
+        // A shim may start what it was just told to: until nothing is left.
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let left = belonging(self.dir.path());
+            if left.is_empty() || Instant::now() > until {
+                break;
+            }
+            for (pid, _) in left {
+                send(pid, Signal::SIGKILL);
+            }
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+/// A command that runs.
+pub struct Begun(Option<Child>);
+
+impl Begun {
+    pub fn end(mut self) -> Ran {
+        ran(self.0.take().expect("not ended yet").wait_with_output().expect("its output"))
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+pub fn send(pid: u32, signal: Signal) {
+    // It may have ended meanwhile.
+    let _ = kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), signal);
+}
+
+fn plan_is_nginx(plan: &Plan) -> bool {
+    plan.kind == Kind::Nginx
+}
+
+fn ran(output: Output) -> Ran {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    }
+}
+
+/// Processes that name the directory in command line, environment or working directory.
+fn belonging(dir: &Path) -> Vec<(u32, String)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let ours = pids.filter(|pid| *pid != std::process::id() && names(*pid, dir));
+    ours.filter_map(|pid| Some((pid, line_of(pid)?))).collect()
+}
+
+fn line_of(pid: u32) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok().filter(|bytes| !bytes.is_empty())?;
+    Some(String::from_utf8_lossy(&bytes).replace('\0', " ").trim_end().to_owned())
+}
+
+fn names(pid: u32, dir: &Path) -> bool {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    if fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir)) {
+        return true;
+    }
+    // A shim names nothing of it, and keeps the log open.
+    let open = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    if open.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|file| file.starts_with(dir)) {
+        return true;
+    }
+    let wanted = dir.as_os_str().as_encoded_bytes();
+    ["cmdline", "environ"].iter().any(|file| {
+        let mut bytes = Vec::new();
+        let read = fs::File::open(process.join(file)).and_then(|mut file| file.read_to_end(&mut bytes));
+        read.is_ok() && bytes.windows(wanted.len()).any(|window| window == wanted)
+    })
+}

@@ -1,0 +1,268 @@
+//! An nginx that others use too: stopped, started, reloaded, misconfigured and edited by hand.
+
+use std::fs;
+
+use crate::{
+    broken::error,
+    stage::{Kind, Plan, Stage},
+};
+
+fn two_live() -> Option<(Stage, String, String)> {
+    let stage = Stage::set(Plan::of(Kind::Nginx))?;
+    let one = stage.push_live("one");
+    let two = stage.push_live("two");
+    stage.until_at_rest();
+    Some((stage, one, two))
+}
+
+#[test]
+fn f4_a_foreign_vhost_that_breaks_the_test_is_named_before_the_build_and_a_flip_still_works() {
+    let Some((stage, one, two)) = two_live() else { return };
+    let load = stage.load();
+    load.sees("two");
+    let color = stage.value("live.color");
+    fs::write(stage.path("conf.d/foreign.conf"), "server { listen 127.0.0.1:1; nonsense; }\n").unwrap();
+    stage.close("build");
+    let three = stage.push("three", "");
+    let status = stage.until("it failed", |status| status["last"]["commit"] == three);
+    assert_eq!(status["live"]["commit"], two);
+    assert!(error(&status).contains("foreign.conf"), "{}", error(&status));
+    stage.open("build");
+    let ran = stage.bgd(&["flip"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(stage.served(), "one", "{ran:?}");
+    // Started where nginx routes already, in the place of what ran there: that moment is all that may be lost.
+    assert_eq!(stage.value("live.color"), color, "nginx was not to be touched");
+    load.sees("one");
+    let answered = load.counts().answered;
+    drop(load);
+    assert!(!answered.contains_key("three"), "{answered:?}");
+    fs::remove_file(stage.path("conf.d/foreign.conf")).unwrap();
+    assert_eq!(stage.until_at_rest()["live"]["commit"], one);
+    stage.push_live("four");
+    stage.assert_no_leftover();
+}
+
+#[test]
+fn f2_a_vhost_that_passes_the_test_and_does_not_apply_leaves_the_old_color_untouched() {
+    let Some((stage, _one, two)) = two_live() else { return };
+    let load = stage.load();
+    load.sees("two");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    fs::write(stage.path("conf.d/foreign.conf"), format!("server {{ listen {address}; }}\n")).unwrap();
+    let before = stage.include();
+    let three = stage.push("three", "");
+    let status = stage.until("it failed", |status| status["last"]["commit"] == three);
+    assert_eq!(status["live"]["commit"], two);
+    assert_eq!(status["last"]["phase"], "switching", "{status:#}");
+    let shown = stage.done(&["show", &status["last"]["id"].to_string()]);
+    assert!(shown.contains("bind"), "nginx's own words are missing: {shown}");
+    stage.until_at_rest();
+    assert_eq!(stage.include(), before, "the file is as it was");
+    drop(taken);
+    fs::remove_file(stage.path("conf.d/foreign.conf")).unwrap();
+    stage.done(&["deploy"]);
+    assert_eq!(stage.served(), "three");
+    load.end_without_loss();
+    stage.assert_no_leftover();
+}
+
+#[test]
+fn f7_without_its_pid_file_nginx_is_said_to_be_down_before_anything_is_touched() {
+    let Some((stage, _one, two)) = two_live() else { return };
+    let load = stage.load();
+    load.sees("two");
+    let pid = fs::read_to_string(stage.path("nginx.pid")).unwrap();
+    for (text, what) in [(None, "missing"), (Some(""), "empty"), (Some("999999\n"), "stale")] {
+        match text {
+            None => fs::remove_file(stage.path("nginx.pid")).unwrap(),
+            Some(text) => fs::write(stage.path("nginx.pid"), text).unwrap(),
+        }
+        let before = stage.include();
+        let rev = format!("three-{what}");
+        let three = stage.push(&rev, "");
+        let status = stage.until(what, |status| status["last"]["commit"] == three);
+        assert_eq!(status["last"]["outcome"], "failed", "{what}: {status:#}");
+        assert!(error(&status).contains("nginx.pid"), "{what}: {}", error(&status));
+        assert_eq!(status["live"]["commit"], two);
+        assert_eq!(stage.include(), before);
+        fs::write(stage.path("nginx.pid"), &pid).unwrap();
+        stage.until_at_rest();
+    }
+    stage.done(&["deploy"]);
+    assert_eq!(stage.served(), "three-stale");
+    load.end_without_loss();
+    stage.assert_no_leftover();
+}
+
+#[test]
+fn f3_a_file_edited_by_hand_to_the_other_color_is_noticed_and_loses_nothing() {
+    let Some((stage, _one, _two)) = two_live() else { return };
+    let load = stage.load();
+    load.sees("two");
+    let status = stage.until_at_rest();
+    let (live, idle) = (status["live"]["port"].to_string(), status["idle"]["port"].to_string());
+    let edited =
+        stage.include().replace(&format!("server 127.0.0.1:{live}"), &format!("server 127.0.0.1:{idle}"));
+    // Not reloaded: what nginx has in force is still the live color.
+    fs::write(stage.path("conf.d/bgd-shop.conf"), edited).unwrap();
+    let three = stage.push("three", "");
+    stage.wait_live(&three);
+    stage.until_at_rest();
+    load.end_without_loss();
+    stage.assert_no_leftover();
+}
+
+#[test]
+fn f3_a_flip_by_hand_is_the_truth_for_a_daemon_that_starts() {
+    let plan = Plan { standby: "5m", ..Plan::of(Kind::Nginx) };
+    let Some(mut stage) = Stage::set(plan) else { return };
+    let one = stage.push_live("one");
+    let two = stage.push_live("two");
+    let status = stage.until_at_rest();
+    let load = stage.load();
+    load.sees("two");
+    let (live, idle) = (status["live"]["port"].to_string(), status["idle"]["port"].to_string());
+    let edited =
+        stage.include().replace(&format!("server 127.0.0.1:{live}"), &format!("server 127.0.0.1:{idle}"));
+    stage.kill_daemon();
+    fs::write(stage.path("conf.d/bgd-shop.conf"), edited).unwrap();
+    assert_eq!(stage.nginx(&["-s", "reload"]).code, 0);
+    load.sees("one");
+    stage.start_daemon();
+    let adopted =
+        format!("the front routes to {} ({}), not to", status["idle"]["color"].as_str().unwrap(), &one[..7]);
+    stage.eventually("it is adopted", |stage| stage.done(&["events"]).contains(&adopted));
+    let _ = two;
+    stage.until_at_rest();
+    load.end_without_loss();
+    stage.assert_no_leftover();
+}
+
+#[test]
+fn f3_a_flip_by_hand_under_a_running_daemon_stops_nothing_that_serves() {
+    let plan = Plan { standby: "4s", ..Plan::of(Kind::Nginx) };
+    let Some(stage) = Stage::set(plan) else { return };
+    let one = stage.push_live("one");
+    stage.push_live("two");
+    let status = stage.until_at_rest();
+    let load = stage.load();
+    load.sees("two");
+    let (live, idle) = (status["live"]["port"].to_string(), status["idle"]["port"].to_string());
+    let edited =
+        stage.include().replace(&format!("server 127.0.0.1:{live}"), &format!("server 127.0.0.1:{idle}"));
+    fs::write(stage.path("conf.d/bgd-shop.conf"), edited).unwrap();
+    assert_eq!(stage.nginx(&["-s", "reload"]).code, 0);
+    load.sees("one");
+    // The standby runs out; the old color receives the traffic and must not be stopped.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    load.sees("one");
+    let three = stage.push("three", "");
+    let ran = stage.bgd(&["wait", "--for", &format!("rev={three}"), "--timeout", "20s"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stderr.contains("the front routes to"), "{ran:?}");
+    assert_eq!(stage.status()["state"], "degraded");
+    // The operator's word decides: what the hand meant is what a flip does.
+    stage.done(&["flip"]);
+    let status = stage.until_at_rest();
+    assert_eq!(status["live"]["commit"], one, "{status:#}");
+    load.sees("one");
+    load.end_without_loss();
+    stage.assert_no_leftover();
+}
+
+#[test]
+fn f6_a_hand_that_sends_the_traffic_to_nobody_is_corrected() {
+    let Some((stage, _one, _two)) = two_live() else { return };
+    let status = stage.until_at_rest();
+    let (live, idle) = (status["live"]["port"].to_string(), status["idle"]["port"].to_string());
+    let edited =
+        stage.include().replace(&format!("server 127.0.0.1:{live}"), &format!("server 127.0.0.1:{idle}"));
+    fs::write(stage.path("conf.d/bgd-shop.conf"), edited).unwrap();
+    assert_eq!(stage.nginx(&["-s", "reload"]).code, 0);
+    stage.eventually("the edit is in force", |stage| stage.served() != "two");
+    stage.eventually("the traffic is back", |stage| stage.served() == "two");
+    stage.until("nothing is wrong any more", |status| status["state"] == "live");
+    stage.assert_no_leftover();
+}
+
+#[test]
+fn m1_a_stopped_nginx_shows_in_status() {
+    let Some((mut stage, _one, _two)) = two_live() else { return };
+    stage.stop_nginx();
+    stage.until("it is said", |status| status["state"] == "degraded");
+    stage.run_nginx();
+    stage.until("it is over", |status| status["state"] == "live");
+    assert_eq!(stage.served(), "two");
+}
+
+#[test]
+fn f11_a_symlinked_file_stays_a_symlink() {
+    let Some((stage, _one, _two)) = two_live() else { return };
+    let file = stage.path("conf.d/bgd-shop.conf");
+    fs::create_dir(stage.path("elsewhere")).unwrap();
+    let real = stage.path("elsewhere/real.conf");
+    fs::rename(&file, &real).unwrap();
+    std::os::unix::fs::symlink(&real, &file).unwrap();
+    let load = stage.load();
+    load.sees("two");
+    stage.push_live("three");
+    stage.done(&["flip"]);
+    assert!(fs::symlink_metadata(&file).unwrap().is_symlink());
+    stage.until_at_rest();
+    load.end_without_loss();
+    stage.assert_no_leftover();
+}
+
+#[test]
+fn f7_nginx_stopped_by_others_in_the_middle_of_a_deploy_keeps_the_old_color_for_its_return() {
+    let Some((mut stage, _one, two)) = two_live() else { return };
+    stage.close("up");
+    let three = stage.push("three", "");
+    stage.until_phase(&three, "probing");
+    stage.stop_nginx();
+    stage.open("up");
+    let status = stage.until("it failed", |status| status["last"]["commit"] == three);
+    assert_eq!(status["last"]["outcome"], "failed", "{status:#}");
+    assert_eq!(status["live"]["commit"], two);
+    stage.until("the new one is gone", |status| status["deploy"].is_null());
+    stage.run_nginx();
+    assert_eq!(stage.served(), "two");
+    stage.done(&["deploy"]);
+    assert_eq!(stage.served(), "three");
+    stage.assert_no_leftover();
+}
+
+#[test]
+fn f2_reloads_by_others_in_the_middle_of_a_deploy_lose_nothing() {
+    let Some((stage, _one, _two)) = two_live() else { return };
+    let load = stage.load();
+    load.sees("two");
+    for rev in ["three", "four", "five"] {
+        let commit = stage.push(rev, "");
+        loop {
+            let status = stage.status();
+            if status["live"]["commit"] == commit && status["deploy"].is_null() {
+                break;
+            }
+            assert!(status["last"]["commit"] != commit || status["last"]["outcome"] == "live", "{status:#}");
+            assert_eq!(stage.nginx(&["-s", "reload"]).code, 0);
+        }
+    }
+    stage.until_at_rest();
+    load.end_without_loss();
+    stage.assert_no_leftover();
+}
+
+#[test]
+fn f6_nginx_restarted_by_others_serves_the_live_color() {
+    let Some((mut stage, _one, two)) = two_live() else { return };
+    stage.stop_nginx();
+    stage.run_nginx();
+    assert_eq!(stage.served(), "two");
+    stage.done(&["flip"]);
+    assert_eq!(stage.served(), "one");
+    let _ = two;
+    stage.assert_no_leftover();
+}

@@ -1,0 +1,245 @@
+//! The shape of the house: arrows point down only, `rules/` stays pure, files stay readable. The sources are read
+//! as text, so that a wrong arrow fails here with its file and line instead of being argued about later.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// From the bottom to the top. Modules of one row know nothing of each other.
+const ROWS: [&[&str]; 9] = [
+    &["rules"],
+    &["config"],
+    &["store"],
+    &["git", "build", "probe", "process", "front"],
+    &["engine"],
+    &["api"],
+    &["daemon"],
+    &["cli"],
+    &["main", "lib"],
+];
+/// One adapter that prints an error chain; it knows nothing of anybody.
+const FOR_ALL: &str = "errors";
+/// `store` is above `config` and below the outside world, which must not know it either.
+const OUTSIDE_MAY_USE: [&str; 2] = ["rules", "config"];
+/// What a decision must not touch: time and the world come in as events.
+const IMPURE: [&str; 11] = [
+    "tokio",
+    "std::fs",
+    "std::net",
+    "std::env",
+    "std::process",
+    "std::thread",
+    "SystemTime",
+    "Instant",
+    "rand",
+    "nix",
+    "libc",
+];
+/// Lines without the tests; beyond this a file is split.
+const LONGEST: usize = 600;
+
+struct Source {
+    /// Relative to `src`.
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    /// The first part of its path: `front` of `front/nginx/mod.rs`, `daemon` of `daemon.rs`.
+    fn module(&self) -> &str {
+        let first = self.path.components().next().unwrap().as_os_str().to_str().unwrap();
+        first.strip_suffix(".rs").unwrap_or(first)
+    }
+
+    /// The text with comments blanked and lines kept.
+    fn code(&self) -> String {
+        let lines = self.text.lines().map(|line| match line.find("//") {
+            // A URL in a string is no comment.
+            Some(at) if !line[..at].ends_with(':') => &line[..at],
+            _ => line,
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    let mut waiting = vec![root.clone()];
+    while let Some(dir) = waiting.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push(Source { path: path.strip_prefix(&root).unwrap().to_owned(), text });
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(found.len() > 50, "only {} sources below {}", found.len(), root.display());
+    found
+}
+
+fn row(module: &str) -> Option<usize> {
+    ROWS.iter().position(|row| row.contains(&module))
+}
+
+fn word_ends(text: &str) -> usize {
+    text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len())
+}
+
+/// The top-level modules named by `crate::…` in `code`, each with its line: `crate::a::b`, and every branch of
+/// `crate::{a::b, c::{d, e}}`.
+fn arrows(code: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (at, matched) in code.match_indices("crate::") {
+        let line = 1 + code[..at].matches('\n').count();
+        let rest = &code[at + matched.len()..];
+        match rest.strip_prefix('{') {
+            Some(group) => {
+                found.extend(branches(group).into_iter().map(|(down, name)| (line + down, name)));
+            }
+            None => found.push((line, rest[..word_ends(rest)].to_owned())),
+        }
+    }
+    found
+}
+
+/// The first word of each branch of a group whose opening brace is behind us; with the lines below the brace.
+fn branches(group: &str) -> Vec<(usize, String)> {
+    let (mut depth, mut begins, mut found) = (0, true, Vec::new());
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => begins = true,
+            c if begins && (c.is_alphabetic() || c == '_') => {
+                let name = group[at..at + word_ends(&group[at..])].to_owned();
+                found.push((group[..at].matches('\n').count(), name));
+                begins = false;
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Why `from` must not name `to`.
+fn objection(from: &str, to: &str) -> Option<String> {
+    if from == to || to == FOR_ALL {
+        return None;
+    }
+    let (Some(above), Some(below)) = (row(from), row(to)) else {
+        return Some(format!("{from} → {to}: no row is known; add it to ROWS and to the picture in lib.rs"));
+    };
+    let outside = ROWS[3].contains(&from);
+    if outside && !OUTSIDE_MAY_USE.contains(&to) {
+        return Some(format!(
+            "{from} → {to}: the outside world knows only {}",
+            OUTSIDE_MAY_USE.join(" and ")
+        ));
+    }
+    (below >= above).then(|| format!("{from} → {to}: upwards"))
+}
+
+fn assert_none(rule: &str, broken: &[String]) {
+    assert!(broken.is_empty(), "{rule}:\n  {}", broken.join("\n  "));
+}
+
+#[test]
+fn arrows_between_modules_point_down_only() {
+    let mut broken = Vec::new();
+    for source in sources().iter().filter(|source| source.module() != FOR_ALL) {
+        for (line, to) in arrows(&source.code()) {
+            if let Some(why) = objection(source.module(), &to) {
+                broken.push(format!("src/{}:{line}: {why}", source.path.display()));
+            }
+        }
+    }
+    assert_none("arrows point down only", &broken);
+}
+
+#[test]
+fn every_module_of_the_crate_has_its_row() {
+    let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    let modules: BTreeSet<&str> =
+        lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    let unknown: Vec<String> = modules
+        .iter()
+        .filter(|module| **module != FOR_ALL && row(module).is_none())
+        .map(|module| (*module).to_owned())
+        .collect();
+    assert_none("a module without a row; add it to ROWS and to the picture in lib.rs", &unknown);
+    assert!(modules.contains("rules") && modules.contains("cli"), "{modules:?}");
+}
+
+#[test]
+fn the_rules_are_pure() {
+    let mut broken = Vec::new();
+    for source in sources().iter().filter(|source| source.module() == "rules") {
+        for (number, line) in source.code().lines().enumerate() {
+            let words = IMPURE.iter().filter(|word| mentions(line, word));
+            broken.extend(words.map(|word| format!("src/{}:{}: {word}", source.path.display(), number + 1)));
+        }
+    }
+    assert_none("rules/ knows no runtime, file, network, clock or chance", &broken);
+}
+
+/// Whether `line` has `word` as a whole word.
+fn mentions(line: &str, word: &str) -> bool {
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(word).any(|(at, _)| {
+        let before = line[..at].chars().next_back().is_some_and(part);
+        let after = line[at + word.len()..].chars().next().is_some_and(part);
+        !before && !after
+    })
+}
+
+#[test]
+fn every_file_opens_with_what_it_is_for() {
+    let broken: Vec<String> = sources()
+        .iter()
+        .filter(|source| !source.text.starts_with("//!"))
+        .map(|source| format!("src/{}", source.path.display()))
+        .collect();
+    assert_none("the first line is `//!` and its job", &broken);
+}
+
+#[test]
+fn no_file_is_too_long_to_read() {
+    let broken: Vec<String> = sources()
+        .iter()
+        .filter(|source| !source.path.components().any(|part| part.as_os_str() == "tests"))
+        .map(|source| {
+            (source.text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count(), source)
+        })
+        .filter(|(lines, _)| *lines > LONGEST)
+        .map(|(lines, source)| format!("src/{}: {lines} lines", source.path.display()))
+        .collect();
+    assert_none("more than 600 lines without the tests", &broken);
+}
+
+#[test]
+fn a_group_of_uses_is_taken_apart() {
+    let code = "use crate::{\n    a::{b, c},\n    d,\n};\nlet x = crate::e::f;\nuse crate::{g::h, i};";
+    let found: Vec<String> = arrows(code).into_iter().map(|(line, name)| format!("{line} {name}")).collect();
+    assert_eq!(found, ["2 a", "3 d", "5 e", "6 g", "6 i"]);
+}
+
+#[test]
+fn an_upward_arrow_and_one_between_neighbours_are_found() {
+    assert_eq!(objection("engine", "front"), None);
+    assert_eq!(objection("front", "config"), None);
+    assert_eq!(objection("git", "errors"), None);
+    assert!(objection("front", "process").is_some());
+    assert!(objection("git", "store").is_some());
+    assert!(objection("engine", "api").is_some());
+    assert!(objection("rules", "config").is_some());
+    assert!(objection("engine", "elsewhere").is_some());
+    assert!(mentions("use tokio::fs;", "tokio") && !mentions("let brand = 1;", "rand"));
+}
