@@ -37,10 +37,6 @@ pub(super) async fn act(request: Request, client: &mut Client, desk: &Desk) -> i
         Request::Down { app } => down(Following { desk, client, events }, app).await,
         _ => Err(refusal(Exit::Usage, "not a request that acts".to_owned(), None)),
     };
-    client_closing(client, reply).await
-}
-
-async fn client_closing(client: &mut Client, reply: Result<Answer, Refusal>) -> io::Result<()> {
     client.send(&closing(reply)).await
 }
 

@@ -206,7 +206,8 @@ impl AppFront {
             Self::Nginx { nginx, former } => {
                 let former = match former.lock().await.clone() {
                     Some(former) => former,
-                    None => leaving(nginx).await?,
+                    // bgd was restarted since: those that nginx itself calls leaving.
+                    None => nginx.leaving()?,
                 };
                 let drained = nginx.drained(&former, Instant::now() + limit).await;
                 let left = drained.connections.unwrap_or(drained.left_workers.len());
@@ -223,11 +224,6 @@ async fn standing_generation(nginx: &Nginx, to: Option<&Target>) -> Result<Optio
         && routed.color == to.map(|target| target.color)
         && routed.release.as_ref() == to.map(|target| &target.release);
     Ok(same.then_some(routed.generation))
-}
-
-/// After a restart of bgd: the workers that nginx itself calls leaving.
-async fn leaving(nginx: &Nginx) -> Result<Former, FrontTrouble> {
-    Ok(nginx.leaving()?)
 }
 
 fn route(generation: Generation, to: Option<&Target>) -> Route {
