@@ -27,3 +27,5 @@ mod nginx;
 mod record;
 #[path = "promises/restarts.rs"]
 mod restarts;
+#[path = "promises/stall.rs"]
+mod stall;

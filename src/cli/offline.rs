@@ -46,7 +46,7 @@ pub enum Daemon {
 
 /// As `Request::Status` for all apps; `daemon.running` is false. Where no daemon ever ran, nothing is deployed.
 pub async fn status(settings: &Settings) -> Result<Status, Refusal> {
-    let store = if Store::exists(&settings.daemon.state_dir) { Some(open(settings)?) } else { None };
+    let store = open_if_any(settings)?;
     let mut apps = Vec::new();
     for app in settings.apps.values() {
         apps.push(report::app(&snapshot(settings, app, store.as_ref()).await?));
@@ -61,7 +61,7 @@ async fn snapshot(
     app: &std::sync::Arc<AppSettings>,
     store: Option<&Store>,
 ) -> Result<Snapshot, Refusal> {
-    let recorded = store.map(|store| store.app(&app.name)).transpose().map_err(unread)?;
+    let recorded = store.map(|store| store.app(&app.name)).transpose().map_err(unreadable)?;
     let mut state = recorded.flatten().unwrap_or_default();
     let shims = Shims::new("/proc/self/exe".into(), &settings.daemon.state_dir, &settings.daemon.runtime_dir);
     let mut pids = std::collections::BTreeMap::new();
@@ -80,7 +80,7 @@ async fn snapshot(
         }
     }
     let remote = RemoteSeen { head: state.head.clone(), ..RemoteSeen::default() };
-    let last = store.map(|store| store.last_ended(&app.name)).transpose().map_err(unread)?.flatten();
+    let last = store.map(|store| store.last_ended(&app.name)).transpose().map_err(unreadable)?.flatten();
     Ok(Snapshot {
         settings: app.clone(),
         app: state,
@@ -95,14 +95,14 @@ async fn snapshot(
 
 /// As `Request::History`.
 pub fn history(settings: &Settings, app: Option<&AppName>, limit: u32) -> Result<Vec<DeployRecord>, Refusal> {
-    open(settings)?.history(app, limit).map_err(unread)
+    open(settings)?.history(app, limit).map_err(unreadable)
 }
 
 /// As `Request::Show`.
 pub fn show(settings: &Settings, id: DeployId) -> Result<DeployDetail, Refusal> {
     open(settings)?
         .detail(id)
-        .map_err(unread)?
+        .map_err(unreadable)?
         .ok_or_else(|| refusal(Exit::Usage, format!("no such deploy: {id}"), "bgd history"))
 }
 
@@ -112,7 +112,7 @@ pub fn events(
     app: Option<&AppName>,
     since: Option<u64>,
 ) -> Result<Vec<EventRecord>, Refusal> {
-    open(settings)?.events(app, since).map_err(unread)
+    open(settings)?.events(app, since).map_err(unreadable)
 }
 
 /// As `Request::Logs` without following: the last `lines` lines.
@@ -127,7 +127,7 @@ pub fn logs(
         LogSource::Color(color) => logs.join(format!("{color}.log")),
         LogSource::Build => report::newest_build(&logs)?,
         LogSource::Live => {
-            let state = open(settings)?.app(app).map_err(unread)?.unwrap_or_default();
+            let state = open(settings)?.app(app).map_err(unreadable)?.unwrap_or_default();
             let color = state.live().map_or_else(|| state.idle_color(), |live| live.color);
             logs.join(format!("{color}.log"))
         }
@@ -150,7 +150,7 @@ pub async fn flip(settings: &Settings, app: &AppName, daemon: Daemon) -> Result<
     let _lock = take_lock(settings).await?;
     let store = daemon::open_store(&settings.daemon).map_err(unable)?;
     let place = daemon::place(&settings.daemon).map_err(unable)?;
-    let fleet = Fleet::new(place, store, Polling::Off).map_err(unread)?;
+    let fleet = Fleet::new(place, store, Polling::Off).map_err(unreadable)?;
     let settings = settings
         .apps
         .get(app)
@@ -168,7 +168,7 @@ async fn flip_member(fleet: &Fleet, member: &Member) -> Result<FlipReport, Refus
     let gone = |_| refusal(Exit::Failed, "the app's task ended before the flip".to_owned(), "bgd doctor");
     let by = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
     let by = by.map_or_else(|| nix::unistd::getuid().to_string(), |user| user.name);
-    let before = fleet.store().app(&member.settings().name).map_err(unread)?.unwrap_or_default();
+    let before = fleet.store().app(&member.settings().name).map_err(unreadable)?.unwrap_or_default();
     let abandoned: Option<CommitId> =
         before.pipeline.commit().cloned().or_else(|| before.live().map(|live| live.release.commit.clone()));
     let id = match member.ask(by, Ask::Flip).await.map_err(gone)? {
@@ -187,7 +187,7 @@ async fn flip_member(fleet: &Fleet, member: &Member) -> Result<FlipReport, Refus
     let shown = member.snapshot().last.filter(|last| last.id == id);
     let last = match shown {
         Some(last) => Some(last),
-        None => fleet.store().deploy(id).map_err(unread)?,
+        None => fleet.store().deploy(id).map_err(unreadable)?,
     };
     match last.as_ref().and_then(|last| last.outcome) {
         Some(Outcome::Failed | Outcome::RolledBack) => {
@@ -259,15 +259,23 @@ fn end_hung(settings: &Settings) -> Result<(), Refusal> {
 }
 
 fn open(settings: &Settings) -> Result<Store, Refusal> {
-    Store::open_read_only(&settings.daemon.state_dir).map_err(|err| Refusal {
-        exit: Exit::Unreachable,
-        message: format!("the daemon can't be reached, and its record can't be read: {}", chain(&err)),
-        hint: Some("start it: `systemctl start bgd`, or `bgd daemon` in the foreground".to_owned()),
-    })
+    open_if_any(settings)?.ok_or_else(|| unread("there is none yet".to_owned()))
 }
 
-fn unread(err: StoreError) -> Refusal {
-    refusal(Exit::Failed, format!("the record can't be read: {}", chain(&err)), "bgd doctor")
+fn open_if_any(settings: &Settings) -> Result<Option<Store>, Refusal> {
+    Store::open_read_only(&settings.daemon.state_dir).map_err(unreadable)
+}
+
+fn unreadable(err: StoreError) -> Refusal {
+    unread(chain(&err))
+}
+
+fn unread(why: String) -> Refusal {
+    Refusal {
+        exit: Exit::Unreachable,
+        message: format!("the daemon can't be reached, and its record can't be read: {why}"),
+        hint: Some("start it: `systemctl start bgd`, or `bgd daemon` in the foreground".to_owned()),
+    }
 }
 
 fn unable(err: DaemonError) -> Refusal {

@@ -439,7 +439,7 @@ enum Wait {
 
 /// On this thread where the runtime can move its other work elsewhere meanwhile: a flip waits for no second thread
 /// to wake up, nor for the way back.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
         return tokio::task::block_in_place(work);
     }

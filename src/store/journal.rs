@@ -8,7 +8,7 @@ use crate::rules::{
     app::{App, End},
     effect::{Effect, Note},
     event::Event,
-    ids::{AppName, DeployId},
+    ids::{AppName, DeployId, ReleaseId},
     step::Noted,
     time::{Stamp, Time},
     words::{Outcome, Phase},
@@ -72,7 +72,7 @@ impl Store {
     }
 
     fn try_commit(&self, commit: &Commit<'_>) -> Result<Vec<EventRecord>, StoreError> {
-        let mut connection = self.lock();
+        let mut connection = self.write();
         let tx = connection.transaction().map_err(sql("beginning a step"))?;
         let written = write_step(&tx, commit).map_err(sql("recording a step"))?;
         tx.commit().map_err(sql("committing a step"))?;
@@ -84,7 +84,7 @@ impl Store {
     /// # Errors
     /// When it could not be written.
     pub fn log(&self, event: EventRecord) -> Result<EventRecord, StoreError> {
-        let connection = self.lock();
+        let connection = self.write();
         insert_event(&connection, event).map_err(sql("recording an event"))
     }
 
@@ -93,7 +93,7 @@ impl Store {
     /// # Errors
     /// When they could not be written.
     pub fn keep_probes(&self, deploy: DeployId, answers: &[String]) -> Result<(), StoreError> {
-        let connection = self.lock();
+        let connection = self.write();
         let write = || {
             // The step that follows flushes the log, and this with it: an app that is ready waits for one flush.
             connection.pragma_update(None, "synchronous", "NORMAL")?;
@@ -105,13 +105,27 @@ impl Store {
         written.map(drop).map_err(sql("recording probe answers"))
     }
 
+    /// Forgets releases whose directories are gone.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn forget_release(&self, app: &AppName, release: &ReleaseId) -> Result<(), StoreError> {
+        self.write()
+            .execute(
+                "DELETE FROM release WHERE app = ?1 AND id = ?2",
+                params![app.as_str(), release.as_str()],
+            )
+            .map(drop)
+            .map_err(sql("forgetting a release"))
+    }
+
     /// Makes room again after the disk was full, and trims what grows without end.
     ///
     /// # Errors
     /// When the trimming failed.
     pub fn tidy(&self) -> Result<(), StoreError> {
         self.refill_reserve();
-        let connection = self.lock();
+        let connection = self.write();
         connection
             .execute("DELETE FROM event WHERE seq <= (SELECT max(seq) FROM event) - ?1", params![EVENTS_KEPT])
             .map_err(sql("trimming events"))?;

@@ -1,6 +1,7 @@
-//! SQLite: the record of releases, deploys, events and the journaled state of each app. One connection writes,
-//! readers (`bgd status` without a daemon) open their own. Nothing here decides; a damaged or newer database is
-//! moved aside and the daemon goes on with what it sees running (promise K6).
+//! SQLite: the record of releases, deploys, events and the journaled state of each app. One connection writes;
+//! reading has its own, so that it never waits for a disk that takes seconds to flush a step, and commands without
+//! the daemon open theirs. Nothing here decides; a damaged or newer database is moved aside and the daemon goes on
+//! with what it sees running (promise K6).
 
 mod journal;
 mod read;
@@ -77,7 +78,10 @@ impl StoreError {
 /// The record.
 #[derive(Debug)]
 pub struct Store {
-    connection: Mutex<Connection>,
+    /// Held while a step is flushed, which may take as long as the disk likes: for blocking threads alone.
+    writer: Mutex<Connection>,
+    /// Held for microseconds.
+    reader: Mutex<Connection>,
     reserve: PathBuf,
 }
 
@@ -123,45 +127,57 @@ impl Store {
         if let Err(err) = std::fs::set_permissions(&path, readable) {
             tracing::warn!(path = %path.display(), %err, "the record's mode could not be set");
         }
-        let store = Self { connection: Mutex::new(connection), reserve: state_dir.join("reserve") };
+        let reader = Self::connect_reader(&path).map_err(|source| StoreError::Open { path, source })?;
+        let store = Self::on(connection, reader, state_dir);
         store.refill_reserve();
         Ok((store, opened))
-    }
-
-    /// Whether there is a record at all.
-    pub fn exists(state_dir: &Path) -> bool {
-        state_dir.join("bgd.db").exists()
     }
 
     /// Gives the write-ahead log its full size at once, by a step that is taken back: from then on a commit writes
     /// over blocks that exist, and its flush has no growth of the file to record, which costs most of its time.
     /// Best effort: without it the log grows to this size by itself.
     pub fn stretch_log(&self) {
-        let stretched = self.lock().execute_batch(
+        let stretched = self.write().execute_batch(
             "BEGIN IMMEDIATE; CREATE TABLE stretch (bytes BLOB); \
              INSERT INTO stretch VALUES (zeroblob(5242880)); ROLLBACK;",
         );
         if let Err(err) = stretched {
             tracing::debug!(%err, "the log of the record was not stretched");
             // An error may have left the transaction open, or ended it already.
-            let _ended = self.lock().execute_batch("ROLLBACK");
+            let _ended = self.write().execute_batch("ROLLBACK");
         }
     }
 
-    /// Opens the record for reading only, for commands that run without the daemon.
+    /// Opens the record for reading only, for commands that run without the daemon; `None` where none was made yet.
     ///
     /// # Errors
-    /// When there is no record, or it can't be read.
-    pub fn open_read_only(state_dir: &Path) -> Result<Self, StoreError> {
+    /// When there is a record and it can't be read.
+    pub fn open_read_only(state_dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = state_dir.join("bgd.db");
-        let open = |path: &Path| {
-            let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-            connection.busy_timeout(Duration::from_millis(500))?;
-            connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))?;
-            Ok(connection)
+        if !path.exists() {
+            return Ok(None);
+        }
+        let open = || -> Result<Option<Self>, rusqlite::Error> {
+            let reader = Self::connect_reader(&path)?;
+            // A daemon that is just starting has made the file and not yet what is in it.
+            if reader.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? == 0 {
+                return Ok(None);
+            }
+            // What writes all the same is refused by SQLite.
+            Ok(Some(Self::on(Self::connect_reader(&path)?, reader, state_dir)))
         };
-        let connection = open(&path).map_err(|source| StoreError::Open { path: path.clone(), source })?;
-        Ok(Self { connection: Mutex::new(connection), reserve: state_dir.join("reserve") })
+        open().map_err(|source| StoreError::Open { path: path.clone(), source })
+    }
+
+    fn on(writer: Connection, reader: Connection, state_dir: &Path) -> Self {
+        Self { writer: Mutex::new(writer), reader: Mutex::new(reader), reserve: state_dir.join("reserve") }
+    }
+
+    fn connect_reader(path: &Path) -> Result<Connection, rusqlite::Error> {
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        connection.busy_timeout(Duration::from_millis(500))?;
+        connection.pragma_update(None, "cache_size", -128)?;
+        Ok(connection)
     }
 
     fn connect(path: &Path) -> Result<Connection, Unusable> {
@@ -191,9 +207,13 @@ impl Store {
         Ok(connection)
     }
 
-    /// A panic in a reader leaves the connection as usable as SQLite's own rollback makes it.
-    fn lock(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A panic leaves the connection as usable as SQLite's own rollback makes it.
+    fn write(&self) -> MutexGuard<'_, Connection> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> MutexGuard<'_, Connection> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the reserved space up; true when there was some.

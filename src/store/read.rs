@@ -9,7 +9,7 @@ use super::{
 };
 use crate::rules::{
     app::{App, Release},
-    ids::{AppName, DeployId, ReleaseId},
+    ids::{AppName, DeployId},
     time::{Stamp, Time},
 };
 
@@ -23,7 +23,7 @@ impl Store {
     /// When it can't be read.
     pub fn app(&self, app: &AppName) -> Result<Option<App>, StoreError> {
         let state: Option<String> = self
-            .lock()
+            .read()
             .query_row("SELECT state FROM app WHERE name = ?1", params![app.as_str()], |row| row.get(0))
             .optional()
             .map_err(sql("reading an app's state"))?;
@@ -40,7 +40,7 @@ impl Store {
     /// # Errors
     /// When it can't be read.
     pub fn next_deploy(&self) -> Result<DeployId, StoreError> {
-        self.lock()
+        self.read()
             .query_row("SELECT coalesce(max(id), 0) + 1 FROM deploy", [], |row| row.get(0).map(DeployId))
             .map_err(sql("reading the deploy counter"))
     }
@@ -84,7 +84,7 @@ impl Store {
     pub fn detail(&self, id: DeployId) -> Result<Option<DeployDetail>, StoreError> {
         let Some(deploy) = self.deploy(id)? else { return Ok(None) };
         let (log_tail, probes) = self
-            .lock()
+            .read()
             .query_row("SELECT log_tail, probes FROM deploy WHERE id = ?1", params![id.0], |row| {
                 Ok((lines(row, 0)?, lines(row, 1)?))
             })
@@ -117,7 +117,7 @@ impl Store {
     /// # Errors
     /// When they can't be read.
     pub fn releases(&self, app: &AppName) -> Result<Vec<(Release, String)>, StoreError> {
-        let connection = self.lock();
+        let connection = self.read();
         let mut statement = connection
             .prepare_cached(
                 "SELECT id, revision, subject, author, verdict FROM release WHERE app = ?1 ORDER BY deploy DESC",
@@ -137,22 +137,8 @@ impl Store {
             .map_err(sql("reading releases"))
     }
 
-    /// Forgets releases whose directories are gone.
-    ///
-    /// # Errors
-    /// When it can't be written.
-    pub fn forget_release(&self, app: &AppName, release: &ReleaseId) -> Result<(), StoreError> {
-        self.lock()
-            .execute(
-                "DELETE FROM release WHERE app = ?1 AND id = ?2",
-                params![app.as_str(), release.as_str()],
-            )
-            .map(drop)
-            .map_err(sql("forgetting a release"))
-    }
-
     fn deploys(&self, query: &str, params: &[&dyn rusqlite::ToSql]) -> Result<Vec<DeployRecord>, StoreError> {
-        let connection = self.lock();
+        let connection = self.read();
         let read = || -> Result<Vec<DeployRecord>, rusqlite::Error> {
             let mut statement = connection.prepare_cached(query)?;
             let mut deploys: Vec<DeployRecord> =
@@ -176,7 +162,7 @@ impl Store {
         condition: &str,
         params: &[&dyn rusqlite::ToSql],
     ) -> Result<Vec<EventRecord>, StoreError> {
-        let connection = self.lock();
+        let connection = self.read();
         let read = || -> Result<Vec<EventRecord>, rusqlite::Error> {
             connection
                 .prepare_cached(&format!(

@@ -52,7 +52,7 @@ fn a_committed_step_is_there_after_reopening() {
     assert_eq!((deploy.by.as_str(), deploy.phase), ("ann", Some(Phase::Fetching)));
     let detail = store.detail(DeployId(1)).unwrap().unwrap();
     assert_eq!(detail.events.len(), 2);
-    assert_eq!(Store::open_read_only(dir.path()).unwrap().events(None, Some(1)).unwrap().len(), 1);
+    assert_eq!(Store::open_read_only(dir.path()).unwrap().unwrap().events(None, Some(1)).unwrap().len(), 1);
 }
 
 #[test]
@@ -87,12 +87,20 @@ fn a_stretched_log_has_its_full_size_and_leaves_nothing_in_the_record() {
     assert!(full > 4 << 20, "{full}");
     store.keep_probes(DeployId(1), &["healthy in 1 ms".to_owned()]).unwrap();
     assert_eq!(log(), full, "the log grew again");
-    let synchronous: i64 = store.lock().query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+    let synchronous: i64 = store.write().query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
     assert_eq!(synchronous, 2, "steps are no longer durable");
     let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'stretch'";
-    assert_eq!(store.lock().query_row(tables, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+    assert_eq!(store.write().query_row(tables, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
     drop(store);
     let (store, opened) = Store::open(dir.path(), Time(0)).unwrap();
     assert_eq!((opened, store.app(&app).unwrap()), (Opened::Usable, Some(before)));
     assert_eq!(store.detail(DeployId(1)).unwrap().unwrap().probes, ["healthy in 1 ms"]);
+}
+
+#[test]
+fn a_record_that_is_only_just_being_made_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(Store::open_read_only(dir.path()).unwrap().is_none());
+    std::fs::write(dir.path().join("bgd.db"), "").unwrap();
+    assert!(Store::open_read_only(dir.path()).unwrap().is_none());
 }

@@ -223,8 +223,15 @@ for = "{watch}"
     }
 
     pub fn start_daemon(&mut self) -> u32 {
-        let pid = self.spawn_daemon();
-        self.eventually("the daemon answers", |stage| stage.bgd(&["status", "--oneline"]).code != 4);
+        self.start_daemon_with(&[])
+    }
+
+    /// With more in its environment.
+    pub fn start_daemon_with(&mut self, env: &[(&str, &Path)]) -> u32 {
+        let pid = self.spawn_daemon_with(env);
+        self.eventually("the daemon answers", |stage| {
+            stage.bgd(&["status", "--json"]).stdout.contains("\"running\": true")
+        });
         if plan_is_nginx(&self.plan) && self.nginx.is_none() {
             self.run_nginx();
         }
@@ -232,9 +239,14 @@ for = "{watch}"
     }
 
     pub fn spawn_daemon(&mut self) -> u32 {
+        self.spawn_daemon_with(&[])
+    }
+
+    fn spawn_daemon_with(&mut self, env: &[(&str, &Path)]) -> u32 {
         let log = fs::File::options().create(true).append(true).open(self.path("daemon.log")).expect("a log");
         let child = self
             .command(&["daemon"])
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("share the log"))
             .stderr(log)
