@@ -113,7 +113,9 @@ impl Interpreter {
         spec.priority = Priority::Background;
         let exit = self.run_to_end(phase, &spec).await?;
         if exit.success() {
-            return Ok(());
+            // Its exit code is on disk: after a power cut it must not speak for files that are not.
+            let directory = self.places.release(&release.id);
+            return self.blocking(phase, move || build::sync_filesystem(&directory)).await;
         }
         let cause = if exit.timed_out {
             format!("the build was still running after {:?} and was ended", self.settings.build_timeout)
