@@ -37,7 +37,10 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
                 match handle.role().clone() {
                     Role::Instance(color) if alive => {
                         facts.running.insert(color, handle.release().clone());
+                        let shim = handle.id().to_owned();
                         interpreter.instances().put(color, handle);
+                        // What is live now was healthy when it became so; anything else is probed anew.
+                        interpreter.instances().prove(color, &shim);
                     }
                     // One that went down with the machine has no verdict: it is done again from the start.
                     Role::Build if alive || verdict.is_some_and(|exit| !exit.is_from_outside()) => {

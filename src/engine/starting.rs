@@ -6,6 +6,7 @@ use std::{collections::VecDeque, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
+    app_task::blocking,
     building::{build_failure, start_failure},
     interpreter::{Interpreter, failure, tail, trouble},
 };
@@ -98,7 +99,10 @@ impl Interpreter {
             exit = handle.ended() => Err(self.exited_early(&handle, exit, &answers)),
             proven = self.until_healthy((&handle, &target), deadline, &mut answers) => proven,
         };
-        self.keep_answers(release, answers);
+        self.keep_answers(release, answers).await;
+        if proven.is_ok() {
+            self.instances.prove(color, handle.id());
+        }
         proven
     }
 
@@ -235,8 +239,10 @@ impl Interpreter {
         }
     }
 
-    fn keep_answers(&self, release: &Release, answers: VecDeque<String>) {
-        if let Err(err) = self.store.keep_probes(release.id.deploy(), &Vec::from(answers)) {
+    async fn keep_answers(&self, release: &Release, answers: VecDeque<String>) {
+        let (store, deploy) = (self.store.clone(), release.id.deploy());
+        let kept = blocking(move || store.keep_probes(deploy, &Vec::from(answers))).await;
+        if let Err(err) = kept {
             tracing::warn!(app = %self.settings.name, err = %crate::errors::chain(&err), "probe answers were not recorded");
         }
     }
@@ -253,16 +259,23 @@ impl Interpreter {
         Ok(Target { port: self.settings.ports.of(color), command })
     }
 
-    /// The whole watch without [`FAILURES_THAT_COUNT`] failed probes in a row. A death is told by others.
+    /// The whole watch without [`FAILURES_THAT_COUNT`] failed probes in a row. A death is told by others. An
+    /// instance that is only just started again, as after a power cut, first has `health.deadline` to be up.
     pub(super) async fn watch(&self, release: &Release, color: Color) -> Result<(), Failure> {
         let health = &self.settings.health;
         let target = self.target(release, color)?;
-        let end = Instant::now() + self.settings.watch.period;
+        let mut end = Instant::now() + self.settings.watch.period;
+        let mut boots_until =
+            (!self.instances.is_proven(color, &release.id)).then(|| Instant::now() + health.deadline);
         let mut failures = 0;
         loop {
             let answer = probe::once(health, &target).await;
             let (healthy, line) = answer_line(&answer);
-            failures = if healthy { 0 } else { failures + 1 };
+            if healthy && boots_until.take().is_some() {
+                end = Instant::now() + self.settings.watch.period;
+            }
+            let boots = boots_until.is_some_and(|until| Instant::now() < until);
+            failures = if healthy || boots { 0 } else { failures + 1 };
             if failures >= FAILURES_THAT_COUNT {
                 let cause = format!("not healthy while it was watched, {failures} times in a row: {line}");
                 return Err(Failure {
@@ -272,11 +285,12 @@ impl Interpreter {
                 });
             }
             let now = Instant::now();
-            if now >= end && failures == 0 {
+            if now >= end && healthy {
                 return Ok(());
             }
             // A watch does not end on a failed probe: the next ones decide.
-            sleep(health.interval.min(end.saturating_duration_since(now)).max(FIRST_LOOK)).await;
+            let left = end.saturating_duration_since(now);
+            sleep(if left.is_zero() { health.interval } else { health.interval.min(left) }).await;
         }
     }
 }

@@ -78,6 +78,11 @@ impl App {
                 }
             }
             "elsewhere" => self.serve(bind("0")),
+            "waits" => {
+                while gate_is_closed("boot") {
+                    thread::sleep(LOOK);
+                }
+            }
             "dies_when_told" => {
                 thread::spawn(move || {
                     while !gate_is_closed(&format!("die-{rev}")) {

@@ -68,6 +68,27 @@ fn k5_a_reboot_in_every_phase_of_a_deploy_ends_in_one_of_the_two_releases() {
 }
 
 #[test]
+fn k5_a_release_that_is_watched_at_a_power_cut_has_its_time_to_start_again() {
+    let Some(mut stage) = Stage::set(Plan { watch: "4s", ..Plan::of(Kind::Builtin) }) else { return };
+    stage.push_live("one");
+    stage.until_at_rest();
+    let two = stage.push("two", "start = waits");
+    stage.until_phase(&two, "watching");
+    stage.power_cut();
+    stage.close("boot");
+    stage.start_daemon();
+    // By then the watch has asked far more often than it takes to call a release sick.
+    stage.eventually("it is known to be down", |stage| {
+        stage.done(&["events"]).lines().any(|line| line.contains("health_changed"))
+    });
+    stage.open("boot");
+    stage.wait_live(&two);
+    let status = stage.until_at_rest();
+    assert_eq!(status["last"]["outcome"], "live", "{status:#}");
+    stage.assert_no_leftover();
+}
+
+#[test]
 fn k1_sigterm_in_every_phase_of_a_deploy_loses_nothing_and_the_deploy_goes_on() {
     for kind in BOTH {
         for (gate, phase) in
