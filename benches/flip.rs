@@ -19,7 +19,7 @@ use std::{
 use serde_json::json;
 use stage::{
     BGD, Daemon, Nginx, Place, Remote, Res, Sample, Table,
-    daemon::{App, builtin},
+    daemon::{App, DEMO, builtin},
     figures::{ms, verdict},
     http::{self, Client},
     place,
@@ -107,7 +107,7 @@ struct Flipped {
 impl Flipped {
     fn app(remote: &Remote, name: &'static str, ports: [u16; 2], front: String) -> App<'static> {
         let more = "standby = \"1h\"".to_owned();
-        App { name, remote: remote.path().to_owned(), ports, front, more, interval: "10ms" }
+        App { name, remote: remote.path().to_owned(), ports, front, start: DEMO, more, interval: "10ms" }
     }
 
     /// Deploys two versions.

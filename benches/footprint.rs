@@ -12,7 +12,7 @@ use std::{
 
 use stage::{
     Daemon, Place, Remote, Res, Sample, Table,
-    daemon::{App, builtin},
+    daemon::{App, DEMO, builtin},
     figures::verdict,
     proc::{self, Memory, mib},
 };
@@ -97,6 +97,7 @@ fn measure(apps: usize, poll: &str) -> Res<Measured> {
         remote: place.path(&format!("{name}.git")),
         ports: [blue, green],
         front: builtin(SocketAddr::from((Ipv4Addr::LOCALHOST, front))),
+        start: DEMO,
         more: format!("poll = \"{poll}\""),
         interval: "100ms",
     };

@@ -16,7 +16,7 @@ use std::{
 
 use stage::{
     BGD, Daemon, Nginx, Place, Remote, Res, Sample, Table,
-    daemon::{App, builtin},
+    daemon::{App, DEMO, builtin},
     figures::{ms, verdict},
     http, place,
 };
@@ -51,7 +51,7 @@ impl Watched {
     fn app(&self, ports: [u16; 2], front: String) -> App<'_> {
         let remote = self.remote.path().to_owned();
         let more = "build = \"sh build.sh\"".to_owned();
-        App { name: self.name, remote, ports, front, more, interval: INTERVAL }
+        App { name: self.name, remote, ports, front, start: DEMO, more, interval: INTERVAL }
     }
 
     fn round(&mut self, daemon: &Daemon, number: usize) -> Res<()> {

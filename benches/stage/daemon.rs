@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::SocketAddr,
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -19,10 +19,14 @@ use serde_json::{Value, json};
 
 use super::{BGD, Place, Res};
 
+/// `start` of the sample app of `bgd demo`.
+pub const DEMO: &str = concat!("[\"", env!("CARGO_BIN_EXE_bgd"), "\", \"demo-app\"]");
+
 /// A running daemon; told to end when dropped.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
+    log: PathBuf,
     socket: PathBuf,
     config: PathBuf,
 }
@@ -38,6 +42,8 @@ pub struct App<'a> {
     pub ports: [u16; 2],
     /// The lines of `[app.NAME.front]`.
     pub front: String,
+    /// `start`, as TOML.
+    pub start: &'a str,
     /// Further lines of `[app.NAME]`.
     pub more: String,
     /// `health.interval`.
@@ -46,9 +52,9 @@ pub struct App<'a> {
 
 impl App<'_> {
     fn configuration(&self) -> String {
-        let Self { name, remote, ports: [blue, green], front, more, interval } = self;
+        let Self { name, remote, ports: [blue, green], front, start, more, interval } = self;
         format!(
-            "[app.{name}]\nremote = \"{}\"\nports = [{blue}, {green}]\nstart = [\"{BGD}\", \"demo-app\"]\n\
+            "[app.{name}]\nremote = \"{}\"\nports = [{blue}, {green}]\nstart = {start}\n\
              drain = \"5s\"\n{more}\n[app.{name}.health]\npath = \"/up\"\ninterval = \"{interval}\"\n\
              [app.{name}.watch]\nfor = \"0s\"\n[app.{name}.front]\n{front}\n",
             remote.display()
@@ -74,20 +80,26 @@ impl Daemon {
         std::fs::create_dir(place.path("conf"))?;
         let config = place.path("conf/bgd.toml");
         std::fs::write(&config, text)?;
-        let log = File::create(place.path("daemon.log"))?;
-        let child = Command::new(BGD)
-            .args(["daemon", "--config"])
-            .arg(&config)
-            .env_remove("NOTIFY_SOCKET")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        let mut daemon = Self { child, socket: run.join("bgd.sock"), config };
+        let log = place.path("daemon.log");
+        let child = spawn(&config, &log)?;
+        let mut daemon = Self { child, log, socket: run.join("bgd.sock"), config };
+        daemon.answers()?;
+        Ok(daemon)
+    }
+
+    /// `kill -9`, and another one in its place, as systemd would.
+    pub fn kill_and_start(&mut self) -> Res<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.child = spawn(&self.config, &self.log)?;
+        self.answers()
+    }
+
+    fn answers(&mut self) -> Res<()> {
         let until = Instant::now() + Duration::from_secs(20);
-        while daemon.status().is_err() {
-            if let Some(status) = daemon.child.try_wait()? {
-                let log = std::fs::read_to_string(place.path("daemon.log"))?;
+        while self.status().is_err() {
+            if let Some(status) = self.child.try_wait()? {
+                let log = std::fs::read_to_string(&self.log)?;
                 return Err(format!("the daemon ended: {status}\n{log}").into());
             }
             if Instant::now() > until {
@@ -95,7 +107,7 @@ impl Daemon {
             }
             sleep(Duration::from_millis(10));
         }
-        Ok(daemon)
+        Ok(())
     }
 
     /// Its process.
@@ -154,6 +166,13 @@ impl Daemon {
         }
         Err(format!("bgd flip: {}", String::from_utf8_lossy(&output.stderr)).into())
     }
+}
+
+fn spawn(config: &Path, log: &Path) -> Res<Child> {
+    let log = File::options().create(true).append(true).open(log)?;
+    let mut command = Command::new(BGD);
+    command.args(["daemon", "--config"]).arg(config).env_remove("NOTIFY_SOCKET");
+    Ok(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?)
 }
 
 impl Drop for Daemon {

@@ -6,6 +6,7 @@
 pub mod daemon;
 pub mod figures;
 pub mod http;
+pub mod load;
 pub mod nginx;
 pub mod place;
 pub mod proc;

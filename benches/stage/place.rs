@@ -32,6 +32,11 @@ impl Place {
         self.dir.path().join(name)
     }
 
+    /// All that runs in it.
+    pub fn processes(&self) -> Vec<u32> {
+        belonging(self.dir.path()).into_iter().filter_map(|pid| u32::try_from(pid.as_raw()).ok()).collect()
+    }
+
     /// The directory itself.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -60,7 +65,7 @@ impl Drop for Place {
     }
 }
 
-/// Processes that name the directory in their command line, environment or working directory; never this one.
+/// Processes that name the directory in command line, environment, working directory or an open file; never this one.
 fn belonging(dir: &Path) -> Vec<Pid> {
     let own = std::process::id();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -72,6 +77,11 @@ fn belonging(dir: &Path) -> Vec<Pid> {
 fn names(pid: u32, dir: &Path) -> bool {
     let process = PathBuf::from(format!("/proc/{pid}"));
     if fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir)) {
+        return true;
+    }
+    // A shim names nothing of it, and keeps the log open.
+    let open = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    if open.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|file| file.starts_with(dir)) {
         return true;
     }
     let wanted = dir.as_os_str().as_encoded_bytes();

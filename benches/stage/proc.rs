@@ -38,6 +38,26 @@ impl Memory {
     }
 }
 
+/// What a process holds that may leak.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Holdings {
+    /// Open descriptors.
+    pub descriptors: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Resident memory in KiB.
+    pub rss: u64,
+}
+
+impl Holdings {
+    /// Of one process.
+    pub fn of(pid: u32) -> Res<Self> {
+        let count =
+            |what: &str| Ok::<_, std::io::Error>(fs::read_dir(format!("/proc/{pid}/{what}"))?.count());
+        Ok(Self { descriptors: count("fd")?, threads: count("task")?, rss: Memory::of(pid)?.rss })
+    }
+}
+
 /// KiB as MiB, for people.
 pub fn mib(kib: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "for people")]

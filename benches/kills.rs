@@ -1,0 +1,226 @@
+//! Random `kill -9` of the daemon, of shims and of the builtin front under load, while one push follows the other:
+//! what each kill cost. `KILLS` makes the run shorter or longer, `SEED` another one.
+
+mod stage;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use stage::{
+    Daemon, Nginx, Place, Remote, Res, Table,
+    daemon::{App, DEMO, builtin},
+    load::Load,
+    place, proc,
+};
+
+/// Clients, and the pause of each between two requests: about 300 requests a second.
+const CLIENTS: usize = 3;
+const PAUSE: Duration = Duration::from_millis(10);
+/// The longest time between two kills.
+const CALM_MS: u64 = 900;
+
+fn main() -> ExitCode {
+    stage::main(run)
+}
+
+fn run() -> Res<()> {
+    let kills = stage::count("KILLS", 200);
+    let mut rng = Rng(stage::count("SEED", 1) as u64);
+    let mut table = Table::new(
+        &format!("{kills} random kill -9 under load, pushes all the while"),
+        &["front", "killed", "times", "requests lost after it", "at most", "how"],
+    );
+    // Half of them on each front.
+    for nginx in [false, true] {
+        let Some(scene) = Scene::set(nginx)? else { continue };
+        scene.rage(kills / 2, &mut rng, &mut table)?;
+    }
+    table.print();
+    Ok(())
+}
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Daemon,
+    /// Of the live instance, of the idle one or of a build: whichever is met.
+    Shim,
+    Front,
+}
+
+impl Victim {
+    const ALL: [Self; 3] = [Self::Daemon, Self::Shim, Self::Front];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Daemon => "the daemon",
+            Self::Shim => "a shim",
+            Self::Front => "the builtin front",
+        }
+    }
+}
+
+struct Scene {
+    place: Place,
+    remote: Remote,
+    daemon: Daemon,
+    public: SocketAddr,
+    nginx: Option<Nginx>,
+}
+
+/// What the kills of one victim cost.
+#[derive(Default)]
+struct Cost {
+    times: usize,
+    lost: usize,
+    most: usize,
+    how: Vec<(Instant, String)>,
+}
+
+impl Scene {
+    fn set(behind_nginx: bool) -> Res<Option<Self>> {
+        let place = Place::new()?;
+        let [blue, green, public]: [u16; 3] = place::free_ports()?;
+        let public = SocketAddr::from((Ipv4Addr::LOCALHOST, public));
+        let nginx = if behind_nginx { Nginx::prepare(&place)? } else { None };
+        let front = match &nginx {
+            None if behind_nginx => return Ok(None),
+            None => builtin(public),
+            Some(nginx) => {
+                nginx.site("shop", public)?;
+                nginx.front("shop")
+            }
+        };
+        let remote = Remote::create(&place.path("shop.git"))?;
+        let app = App {
+            name: "shop",
+            remote: PathBuf::from(remote.path()),
+            ports: [blue, green],
+            front,
+            start: DEMO,
+            more: "poll = \"1s\"\nbuild = \"sh build.sh\"".to_owned(),
+            interval: "20ms",
+        };
+        let daemon = Daemon::start(&place, &[app])?;
+        if let Some(nginx) = &nginx {
+            nginx.start_with("bgd-shop.conf")?;
+        }
+        Ok(Some(Self { place, remote, daemon, public, nginx }))
+    }
+
+    fn rage(mut self, kills: usize, rng: &mut Rng, table: &mut Table) -> Res<()> {
+        self.push_and_wait("0")?;
+        let mut costs = [Cost::default(), Cost::default(), Cost::default()];
+        let load = Load::start(self.public, CLIENTS, PAUSE);
+        for number in 0..kills {
+            let commit = self.remote.stage_version(&format!("{}", number + 1))?;
+            self.remote.push(commit)?;
+            sleep(Duration::from_millis(rng.below(CALM_MS)));
+            let at = Instant::now();
+            let Some(victim) = self.kill_one(rng)? else { continue };
+            sleep(Duration::from_millis(300 + rng.below(CALM_MS)));
+            let tally = load.tally();
+            let lost = tally.lost_since(at);
+            let Some(cost) = costs.get_mut(victim as usize) else { continue };
+            cost.times += 1;
+            cost.lost += lost;
+            cost.most = cost.most.max(lost);
+            cost.how.extend(tally.lost.into_iter().filter(|(when, _)| *when >= at));
+        }
+        self.push_and_wait("last")?;
+        let tally = load.end();
+        let front = if self.nginx.is_some() { "nginx" } else { "builtin" };
+        println!(
+            "  {front}: {} requests, {} lost, longest gap {} ms; at the end the newest push is live",
+            tally.answered,
+            tally.lost.len(),
+            tally.gap.as_millis()
+        );
+        for (victim, cost) in Victim::ALL.into_iter().zip(costs).filter(|(_, cost)| cost.times > 0) {
+            let how = stage::load::words(&cost.how);
+            let [times, lost, most] = [cost.times, cost.lost, cost.most].map(|count| count.to_string());
+            table.row([front.to_owned(), victim.name().to_owned(), times, lost, most, how]);
+        }
+        self.leftovers()
+    }
+
+    fn push_and_wait(&self, version: &str) -> Res<()> {
+        let commit = self.remote.stage_version(version)?;
+        self.remote.push(commit)?;
+        let commit = commit.to_string();
+        let until = Instant::now() + Duration::from_secs(120);
+        // A deploy that a kill has ended may come before.
+        loop {
+            let app = self.daemon.app("shop")?;
+            if app["deploy"].is_null()
+                && app["live"]["commit"] == *commit
+                && app["idle"]["state"] == "stopped"
+            {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(format!("{version} does not go live: {app}").into());
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// `None` when there is nothing of the kind that was drawn.
+    fn kill_one(&mut self, rng: &mut Rng) -> Res<Option<Victim>> {
+        let kinds = if self.nginx.is_some() { 2 } else { 3 };
+        let victim = match rng.below(kinds) {
+            0 => Victim::Daemon,
+            1 => Victim::Shim,
+            _ => Victim::Front,
+        };
+        if victim == Victim::Daemon {
+            self.daemon.kill_and_start()?;
+            return Ok(Some(victim));
+        }
+        let role = if victim == Victim::Shim { "shim" } else { "front" };
+        let found: Vec<u32> = self
+            .place
+            .processes()
+            .into_iter()
+            .filter(|pid| proc::role(*pid).as_deref() == Some(role))
+            .collect();
+        let drawn = rng.below(found.len().max(1) as u64) as usize;
+        let Some(pid) = found.get(drawn) else { return Ok(None) };
+        // It may have ended since it was listed; then nothing was killed.
+        match kill(Pid::from_raw(i32::try_from(*pid)?), Signal::SIGKILL) {
+            Ok(()) => Ok(Some(victim)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// One daemon, one instance, one front, and nothing of all that was started meanwhile.
+    fn leftovers(&self) -> Res<()> {
+        let app = self.daemon.app("shop")?;
+        let live = app["live"]["pid"].as_u64();
+        let of_shims =
+            |pid: &u32| proc::role(*pid).as_deref() == Some("demo-app") && Some(u64::from(*pid)) != live;
+        let strays: Vec<u32> = self.place.processes().into_iter().filter(of_shims).collect();
+        if strays.is_empty() { Ok(()) } else { Err(format!("left running: {strays:?}; {app}").into()) }
+    }
+}
+
+/// xorshift64: the same seed gives the same kills.
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit.max(1)
+    }
+}
