@@ -181,7 +181,7 @@ async fn tend_nginx(interpreter: &Interpreter, inbox: &Inbox) {
     }
 }
 
-/// Keeps the builtin front's process up: killed, it is started again within [`FRONT_LOOK`] and told its route.
+/// Keeps the builtin front's process up: killed, it is started again at once, with its route.
 async fn tend_builtin(interpreter: &Interpreter, front: &builtin::Front, inbox: &Inbox) {
     let mut known = None;
     let mut trouble = None;
@@ -203,11 +203,14 @@ async fn tend_builtin(interpreter: &Interpreter, front: &builtin::Front, inbox: 
         }
         if let Ok(hello) = seen {
             // A handover inherits the route; only a front that came up empty needs telling.
-            if known.is_some_and(|pid| pid != hello.pid) && hello.route.is_none() {
-                let _ended = inbox.send(Message::Event(Event::FrontRestarted));
+            if known.is_some_and(|pid| pid != hello.pid) {
+                tracing::warn!(app = %interpreter.settings().name, pid = hello.pid, "the front had ended and serves again");
+                if hello.route.is_none() {
+                    let _ended = inbox.send(Message::Event(Event::FrontRestarted));
+                }
             }
             known = Some(hello.pid);
         }
-        sleep(FRONT_LOOK).await;
+        front.ended(FRONT_LOOK).await;
     }
 }

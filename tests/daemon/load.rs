@@ -19,6 +19,8 @@ use std::{
 const LOST_AFTER: Duration = Duration::from_secs(60);
 /// Between two requests of one client: a steady load, not a stress test.
 const PAUSE: Duration = Duration::from_millis(8);
+/// How many clients ask at the same time.
+pub const CLIENTS: usize = 7;
 /// How long the slow requests take.
 const SLOW_MS: u64 = 700;
 
@@ -56,7 +58,8 @@ impl Load {
     pub fn start(to: SocketAddr, idle: Idle) -> Self {
         let (counts, stop) = (Arc::<Mutex<Counts>>::default(), Arc::<AtomicBool>::default());
         let begun = Instant::now();
-        let clients = ["fresh", "fresh", "kept", "kept", "slow", "slow", "upload"].map(|kind| {
+        let kinds: [_; CLIENTS] = ["fresh", "fresh", "kept", "kept", "slow", "slow", "upload"];
+        let clients = kinds.map(|kind| {
             let (counts, stop) = (counts.clone(), stop.clone());
             let mut client = Client { to, idle, kind, kept: None };
             thread::spawn(move || {
@@ -90,20 +93,23 @@ impl Load {
         }
     }
 
+    /// Ends it; what became of all requests.
+    pub fn end(mut self) -> Counts {
+        self.stop();
+        self.counts()
+    }
+
     /// Ends it. An instance that dies while it is live takes with it what it was working on: one request for each
     /// client, and nothing that came after.
-    pub fn end_with_loss_in_flight(mut self) {
-        let clients = self.clients.len();
-        self.stop();
-        let Counts { lost, .. } = self.counts();
+    pub fn end_with_loss_in_flight(self) {
+        let Counts { lost, .. } = self.end();
         let in_flight = |what: &String| what.contains("without an answer");
-        assert!(lost.len() <= clients && lost.iter().all(in_flight), "lost {}: {lost:#?}", lost.len());
+        assert!(lost.len() <= CLIENTS && lost.iter().all(in_flight), "lost {}: {lost:#?}", lost.len());
     }
 
     /// Ends it; nothing may be lost.
-    pub fn end_without_loss(mut self) -> Counts {
-        self.stop();
-        let counts = self.counts();
+    pub fn end_without_loss(self) -> Counts {
+        let counts = self.end();
         assert!(
             counts.lost.is_empty(),
             "lost {} of {}: {:#?}",

@@ -14,6 +14,7 @@ use super::{
     control::{Answer, Counters, Hello, PerColor, Request},
     link::Link,
     pidfd::Process,
+    spare::Spare,
     spawn::{self, Entrance, build_of},
 };
 use crate::{
@@ -50,6 +51,7 @@ pub struct Front {
     exe: PathBuf,
     place: FrontPlace,
     link: Mutex<Option<Link>>,
+    spare: Mutex<Option<Spare>>,
 }
 
 impl std::fmt::Debug for Front {
@@ -61,7 +63,7 @@ impl std::fmt::Debug for Front {
 impl Front {
     /// The front at `place`, run by the program `exe` (bgd itself). Nothing is started yet.
     pub fn new(exe: PathBuf, place: FrontPlace) -> Self {
-        Self { exe, place, link: Mutex::new(None) }
+        Self { exe, place, link: Mutex::new(None), spare: Mutex::new(None) }
     }
 
     /// Where it lives.
@@ -72,7 +74,14 @@ impl Front {
     /// Makes sure that this build of bgd serves the address: starts a front, or has a newer one take over
     /// from the one that runs, which finishes what it has. A front started fresh routes nothing yet.
     pub async fn ensure_running(&self) -> Result<Hello, BuiltinError> {
+        let hello = self.ensure_one_runs().await?;
+        self.keep_spare(hello.pid).await;
+        Ok(hello)
+    }
+
+    async fn ensure_one_runs(&self) -> Result<Hello, BuiltinError> {
         let mut link = self.link.lock().await;
+        let spare = self.spare.lock().await;
         let exe = &self.exe;
         let build = build_of(exe).map_err(|source| BuiltinError::Spawn { exe: exe.clone(), source })?;
         let wanted = |hello: &Hello| {
@@ -83,7 +92,10 @@ impl Front {
         let entrance = match self.greet(&mut link).await? {
             Some(hello) if wanted(&hello) => return Ok(hello),
             Some(_) => Entrance::Takeover,
-            None => Entrance::Fresh,
+            None => match spare.as_ref() {
+                Some(spare) if spare.is_orphaned().await => Entrance::Heir(spare),
+                Some(_) | None => Entrance::Fresh,
+            },
         };
         self.make_control_directory()?;
         match spawn::start(exe, &self.place, entrance).await {
@@ -97,6 +109,31 @@ impl Front {
         }
         *link = None;
         self.greet(&mut link).await?.ok_or_else(|| self.not_running())
+    }
+
+    /// Without one the front works as well; it only costs more when it is killed.
+    async fn keep_spare(&self, pid: u32) {
+        let mut spare = self.spare.lock().await;
+        if spare.as_ref().is_some_and(|spare| spare.is_of(pid)) {
+            return;
+        }
+        match Spare::take(&self.place.control, pid).await {
+            Ok(taken) => *spare = Some(taken),
+            Err(err) => {
+                tracing::debug!(app = %self.place.app, %err, "no second handle on the public socket");
+                *spare = None;
+            }
+        }
+    }
+
+    /// Waits this long, or until the front's process has ended, if that comes first. Cancel-safe.
+    pub async fn ended(&self, within: Duration) {
+        let process = self.spare.lock().await.as_ref().and_then(|spare| spare.process().ok());
+        match process {
+            // Not ended by then is as good.
+            Some(process) => drop(process.ended(within).await),
+            None => sleep(within).await,
+        }
     }
 
     /// A runtime directory may be wiped while apps live on.
@@ -115,7 +152,12 @@ impl Front {
     /// Puts a route in force: when this returns, no new request goes anywhere else.
     pub async fn route(&self, route: &Route) -> Result<(), BuiltinError> {
         match self.ask(&Request::Route { route: route.clone() }).await? {
-            Answer::Applied(_) => Ok(()),
+            Answer::Applied(_) => {
+                if let Some(spare) = self.spare.lock().await.as_mut() {
+                    spare.routed(route);
+                }
+                Ok(())
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -174,6 +216,8 @@ impl Front {
             _ => return Ok(()),
         }
         *link = None;
+        // Who connects from now on is refused, and does not wait for nobody.
+        *self.spare.lock().await = None;
         process.signal(libc::SIGTERM).map_err(failed)?;
         if process.ended(STOP_WITHIN).await.is_ok() {
             return Ok(());

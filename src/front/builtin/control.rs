@@ -155,9 +155,14 @@ pub fn parse<'line, T: Deserialize<'line>>(line: &'line [u8]) -> Result<T, BadLi
 
 /// Writes a request or an answer as one line.
 pub fn line<T: Serialize>(message: &T) -> Vec<u8> {
-    let mut line = serde_json::to_vec(message).expect("our own types are always valid JSON");
+    let mut line = text(message).into_bytes();
     line.push(b'\n');
     line
+}
+
+/// The same without the end of the line, for an argument.
+pub(super) fn text<T: Serialize>(message: &T) -> String {
+    serde_json::to_string(message).expect("our own types are always valid JSON")
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{
     io::{self, IoSlice, IoSliceMut},
     net::TcpListener,
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     path::Path,
@@ -30,8 +30,19 @@ pub(super) struct Heritage {
     pub(super) listener: TcpListener,
     /// The route in force.
     pub(super) route: Option<Route>,
-    /// Over which the predecessor is told to leave, and is led until it has gone.
-    pub(super) stream: UnixStream,
+    /// Over which the predecessor is told to leave, and is led until it has gone; none when it is dead.
+    pub(super) stream: Option<UnixStream>,
+}
+
+impl Heritage {
+    /// Of a front that was killed: its socket is our standard input, and was kept open by the daemon.
+    pub(super) fn of_the_dead(route: Option<Route>) -> io::Result<Self> {
+        let listener = TcpListener::from(io::stdin().as_fd().try_clone_to_owned()?);
+        // Once this process accepts no more, nothing of it may hold the socket open.
+        nix::unistd::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, route, stream: None })
+    }
 }
 
 /// Sends one line along with a descriptor.
@@ -63,7 +74,7 @@ pub(super) fn take(control: &Path) -> Result<Heritage, BuiltinError> {
     match (control::parse(&line)?, fd) {
         (Answer::Heritage(route), Some(fd)) => {
             stream.set_read_timeout(None).map_err(failed)?;
-            Ok(Heritage { listener: TcpListener::from(fd), route, stream })
+            Ok(Heritage { listener: TcpListener::from(fd), route, stream: Some(stream) })
         }
         (Answer::Refused(reason), _) => Err(BuiltinError::Refused { reason }),
         (other, _) => Err(BuiltinError::Unexpected { answer: format!("{other:?}") }),

@@ -1,7 +1,8 @@
 //! The builtin front: an HTTP/1.1 reverse proxy in a process of its own (`bgd front`), which outlives the
 //! daemon. The daemon's side is [`Front`]; it starts the process, replaces it by a newer one without losing
 //! a connection, and tells it what to route. The process keeps its route in memory only: whoever starts it
-//! anew sends the route again.
+//! anew sends the route again. The daemon keeps a second handle on the listening socket (`spare`), so that a front
+//! that is killed costs what was in flight and no connection more.
 //!
 //! ```text
 //! daemon                          front process
@@ -29,6 +30,7 @@ mod proxy;
 mod reply;
 mod role;
 mod sockets;
+mod spare;
 mod spawn;
 mod stage;
 mod switch;

@@ -1,5 +1,5 @@
 //! A handle on one process (pidfd): a signal can't reach another one that was given the same pid. Used by
-//! `client` to end a front.
+//! `client` to end a front, and by `spare` to see that one has ended.
 
 use std::{
     io,
@@ -23,6 +23,11 @@ impl Process {
         let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
         // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Another handle on the same process.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
     }
 
     /// Sends a signal; one that has ended already is no error.

@@ -23,7 +23,7 @@ use tokio::{
 use super::{
     BuiltinError,
     answer::Desk,
-    control::Request,
+    control::{self, Request},
     handover::{self, Heritage},
     journal::Journal,
     link::Link,
@@ -34,6 +34,7 @@ use super::{
     switch::Switch,
     worker::{House, Worker},
 };
+use crate::front::route::Route;
 
 /// How long requests in flight may go on after SIGTERM.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -64,12 +65,24 @@ struct Arguments {
     listen: SocketAddr,
     control: PathBuf,
     log: PathBuf,
-    takeover: bool,
+    entrance: Entrance,
+}
+
+/// How it comes to its socket.
+#[derive(Debug, PartialEq, Eq)]
+enum Entrance {
+    /// Binds it.
+    Fresh,
+    /// Is given it by the one that serves.
+    Takeover,
+    /// Has it as standard input, from the daemon: the one that served was killed.
+    Heir(Option<Route>),
 }
 
 impl Arguments {
     fn read(arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
-        let (mut listen, mut control, mut log, mut takeover) = (None, None, None, false);
+        let (mut listen, mut control, mut log) = (None, None, None);
+        let (mut entrance, mut route) = (Entrance::Fresh, None);
         let mut rest = arguments;
         while let Some(name) = rest.next() {
             let name = name.to_string_lossy().into_owned();
@@ -80,7 +93,11 @@ impl Arguments {
                 "--log" => log = Some(PathBuf::from(value()?)),
                 // For people who look at the process list.
                 "--app" => drop(value()?),
-                "--takeover" => takeover = true,
+                "--takeover" => entrance = Entrance::Takeover,
+                "--heir" => entrance = Entrance::Heir(None),
+                "--route" => {
+                    route = control::parse(value()?.as_encoded_bytes()).map_err(|bad| bad.to_string())?
+                }
                 _ => return Err(format!("unknown argument: {name}")),
             }
         }
@@ -89,7 +106,7 @@ impl Arguments {
             listen: listen.ok_or_else(|| missing("--listen"))?,
             control: control.ok_or_else(|| missing("--control"))?,
             log: log.ok_or_else(|| missing("--log"))?,
-            takeover,
+            entrance: if let Entrance::Heir(_) = entrance { Entrance::Heir(route) } else { entrance },
         })
     }
 }
@@ -131,8 +148,16 @@ async fn begin(
 ) -> Result<(Arc<Stage>, Vec<Arc<Sockets>>, Desk), Report> {
     let failed = |what: &str, error: &dyn std::fmt::Display| Report::Failed(format!("{what}: {error}"));
     raise_descriptor_limit(journal);
-    let heritage = arguments.takeover.then(|| handover::take(&arguments.control)).transpose();
-    let heritage = heritage.map_err(|error| Report::Failed(chain(&error)))?;
+    let heritage = match &arguments.entrance {
+        Entrance::Fresh => None,
+        Entrance::Takeover => {
+            Some(handover::take(&arguments.control).map_err(|error| Report::Failed(chain(&error)))?)
+        }
+        Entrance::Heir(route) => {
+            let heritage = Heritage::of_the_dead(route.clone());
+            Some(heritage.map_err(|error| failed("the socket handed down", &error))?)
+        }
+    };
     let (listener, route, predecessor) = public_socket(arguments.listen, heritage)?;
     let bound = listener.local_addr().map_err(|error| failed("no local address", &error))?;
     let count = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
@@ -186,7 +211,7 @@ fn start_workers(
     (0..count).map(start).collect()
 }
 
-type Public = (TcpListener, Option<crate::front::route::Route>, Option<std::os::unix::net::UnixStream>);
+type Public = (TcpListener, Option<Route>, Option<std::os::unix::net::UnixStream>);
 
 /// The predecessor's socket if it is the wanted address, else one of our own.
 fn public_socket(listen: SocketAddr, heritage: Option<Heritage>) -> Result<Public, Report> {
@@ -194,7 +219,7 @@ fn public_socket(listen: SocketAddr, heritage: Option<Heritage>) -> Result<Publi
         socket.local_addr().is_ok_and(|at| at.ip() == listen.ip() && [0, at.port()].contains(&listen.port()))
     };
     let (inherited, route, stream) = match heritage {
-        Some(Heritage { listener, route, stream }) => (Some(listener), route, Some(stream)),
+        Some(Heritage { listener, route, stream }) => (Some(listener), route, stream),
         None => (None, None, None),
     };
     let socket = match inherited.filter(fits) {
@@ -312,11 +337,15 @@ mod tests {
             listen: "127.0.0.1:80".parse().unwrap(),
             control: "/c".into(),
             log: "/l".into(),
-            takeover: true,
+            entrance: Entrance::Takeover,
         };
         assert_eq!(read(&all), Ok(expected));
         assert!(read(&all[..4]).unwrap_err().contains("--control"));
         assert!(read(&["--listen"]).unwrap_err().contains("--listen"));
+        let heir = ["--heir", "--route", r#"{"generation":3,"backends":[]}"#];
+        let heir = read(&[&all[..8], &heir].concat()).unwrap();
+        assert!(matches!(heir.entrance, Entrance::Heir(Some(route)) if route.generation.0 == 3));
+        assert!(read(&["--route", "{"]).is_err());
         assert!(read(&["--what"]).unwrap_err().contains("--what"));
     }
 }

@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{BuiltinError, FrontPlace, control, role::Report};
+use super::{BuiltinError, FrontPlace, control, role::Report, spare::Spare};
 
 /// How long a front may take until it serves; a predecessor may have to answer meanwhile.
 const READY_WITHIN: Duration = Duration::from_secs(10);
@@ -28,16 +28,21 @@ pub(super) fn build_of(exe: &Path) -> io::Result<String> {
 }
 
 /// Whether a new front begins or follows one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Entrance {
+pub(super) enum Entrance<'a> {
     /// Nobody serves.
     Fresh,
     /// Takes over from the one that serves.
     Takeover,
+    /// Nobody serves, and the socket of the one that did is still open.
+    Heir(&'a Spare),
 }
 
 /// Starts a front and waits until it serves.
-pub(super) async fn start(exe: &Path, place: &FrontPlace, entrance: Entrance) -> Result<(), BuiltinError> {
+pub(super) async fn start(
+    exe: &Path,
+    place: &FrontPlace,
+    entrance: Entrance<'_>,
+) -> Result<(), BuiltinError> {
     let mut child = spawn(exe, place, entrance)?;
     let report = timeout(READY_WITHIN, first_line(&mut child)).await;
     // Reaped whenever it ends, for as long as this runtime lives; after that, by whoever adopts orphans.
@@ -72,20 +77,29 @@ async fn first_line(child: &mut Child) -> io::Result<String> {
     Ok(line)
 }
 
-fn spawn(exe: &Path, place: &FrontPlace, entrance: Entrance) -> Result<Child, BuiltinError> {
+fn spawn(exe: &Path, place: &FrontPlace, entrance: Entrance<'_>) -> Result<Child, BuiltinError> {
+    let failed = |source| BuiltinError::Spawn { exe: exe.to_owned(), source };
     let log = OpenOptions::new().create(true).append(true).mode(0o640).open(&place.log);
     let log = log.map_err(|source| BuiltinError::Place { path: place.log.clone(), source })?;
     let mut command = Command::new(exe);
     command.arg("front").args(["--app", place.app.as_str(), "--listen", &place.listen.to_string()]);
     command.arg("--control").arg(&place.control).arg("--log").arg(&place.log);
-    if entrance == Entrance::Takeover {
-        command.arg("--takeover");
-    }
     command.env_clear().current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    match entrance {
+        Entrance::Fresh => {}
+        Entrance::Takeover => drop(command.arg("--takeover")),
+        Entrance::Heir(spare) => {
+            command.arg("--heir").stdin(Stdio::from(spare.socket().map_err(failed)?));
+            if let Some(route) = spare.route() {
+                // Before it accepts: it must answer nobody without knowing where to.
+                command.arg("--route").arg(control::text(route));
+            }
+        }
+    }
     // SAFETY: only system calls that are safe between fork and exec; nothing is allocated.
     unsafe { command.pre_exec(detach) };
-    command.spawn().map_err(|source| BuiltinError::Spawn { exe: exe.to_owned(), source })
+    command.spawn().map_err(failed)
 }
 
 /// In the child before exec: a session of its own, and no descriptor but 0, 1 and 2 beyond the exec.

@@ -1,0 +1,67 @@
+//! A second handle on the public listening socket, which the daemon keeps while a front serves. When the front's
+//! process is killed, who connects waits in the socket's queue until the next one serves, and is not refused; what
+//! is lost is what was in flight. Held by `client`, given to `spawn`. Must not be used while the process that it
+//! was taken from lives: two fronts would serve one address with different routes.
+
+use std::{
+    net::TcpListener,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{BuiltinError, handover, pidfd::Process};
+use crate::front::route::Route;
+
+/// The socket, and what was routed over it last.
+pub(super) struct Spare {
+    listener: TcpListener,
+    route: Option<Route>,
+    pid: u32,
+    process: Process,
+}
+
+impl Spare {
+    /// From the front that runs at `control` as this process.
+    pub(super) async fn take(control: &Path, pid: u32) -> Result<Self, BuiltinError> {
+        let path = PathBuf::from(control);
+        let process =
+            Process::open(pid).map_err(|source| BuiltinError::Control { path: path.clone(), source })?;
+        let taken = tokio::task::spawn_blocking(move || handover::take(&path)).await;
+        let heritage = match taken {
+            Ok(heritage) => heritage?,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
+        Ok(Self { listener: heritage.listener, route: heritage.route, pid, process })
+    }
+
+    /// Whether it is this process's.
+    pub(super) fn is_of(&self, pid: u32) -> bool {
+        self.pid == pid
+    }
+
+    /// What is routed from now on.
+    pub(super) fn routed(&mut self, route: &Route) {
+        self.route = Some(route.clone());
+    }
+
+    /// A handle on the process.
+    pub(super) fn process(&self) -> std::io::Result<Process> {
+        self.process.try_clone()
+    }
+
+    /// Whether nobody serves the socket any more.
+    pub(super) async fn is_orphaned(&self) -> bool {
+        self.process.ended(Duration::ZERO).await.is_ok()
+    }
+
+    /// The socket, for a child.
+    pub(super) fn socket(&self) -> std::io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
+    }
+
+    /// What its next owner begins with.
+    pub(super) fn route(&self) -> Option<&Route> {
+        self.route.as_ref()
+    }
+}
