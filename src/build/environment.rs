@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, path::Path};
 
 use crate::{
-    build::{BuildError, Context, env_file, owner},
-    config::settings::AppSettings,
+    build::{BuildError, Context, owner},
+    config::{env_file, settings::AppSettings},
 };
 
 /// Where programs are looked for if bgd itself was started without a `PATH`.
@@ -81,6 +81,7 @@ fn possible(name: &str, value: &str) -> bool {
 mod tests {
     use super::*;
     use crate::build::fixture::Fixture;
+    use crate::errors::chain;
 
     fn nothing(_: &str) -> Option<String> {
         None
@@ -127,8 +128,9 @@ mod tests {
         assert_eq!((env["TOKEN"].as_str(), env["APP_ENV"].as_str()), ("a b", "env"));
         assert_eq!((env["PORT"].as_str(), env["RAW"].as_str()), ("9502", "{port}"));
         fixture.write(&file, "OK=1\nsecret without sign\n");
-        let error = environment(&fixture.app, &fixture.context).unwrap_err().to_string();
-        assert_eq!(error, format!("{}:2: not a line of the form KEY=value", file.display()));
+        let error = chain(&environment(&fixture.app, &fixture.context).unwrap_err());
+        let said = "line 2: no `=`; a line is KEY=value";
+        assert_eq!(error, format!("environment file {}: {said}", file.display()));
     }
 
     #[test]

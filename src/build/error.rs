@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{build::in_use::Occupant, rules::ids::ReleaseId};
+use crate::{build::in_use::Occupant, config::env_file::EnvFileError, rules::ids::ReleaseId};
 
 /// What went wrong, with the path or name it went wrong at.
 #[derive(Debug, thiserror::Error)]
@@ -61,14 +61,9 @@ pub enum BuildError {
         /// The text looked for.
         find: String,
     },
-    /// A line of the app's `env_file` is not `KEY=value`.
-    #[error("{}:{line}: not a line of the form KEY=value", path.display())]
-    EnvLine {
-        /// The `env_file`.
-        path: PathBuf,
-        /// Counted from 1.
-        line: usize,
-    },
+    /// The app's `env_file` can't be read or understood.
+    #[error(transparent)]
+    EnvFile(#[from] EnvFileError),
     /// A variable that no process can be given.
     #[error("not a possible environment variable: {name:?}")]
     EnvVariable {
@@ -125,7 +120,7 @@ impl BuildError {
             Self::RewriteNotFound { .. } => {
                 "`find` is literal text of that file in the repository; correct `rewrite`, then `bgd deploy`"
             }
-            Self::EnvLine { .. } | Self::EnvVariable { .. } => "correct the environment, then `bgd deploy`",
+            Self::EnvFile(_) | Self::EnvVariable { .. } => "correct the environment, then `bgd deploy`",
             Self::UnknownUser { .. } | Self::NotRoot { .. } => {
                 "`user` needs bgd to run as root, and an account of that name"
             }

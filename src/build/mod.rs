@@ -8,7 +8,6 @@ mod cache;
 mod command;
 mod copy;
 mod disk;
-mod env_file;
 mod environment;
 mod error;
 mod in_use;
