@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{
         UnixListener, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -147,18 +147,29 @@ async fn converse(stream: UnixStream, desk: &Desk) -> io::Result<()> {
     let by = peer(&stream)?;
     let (read, write) = stream.into_split();
     let mut client = Client { write, read: BufReader::new(read), by };
+    match request(&mut client.read).await? {
+        None => Ok(()),
+        Some(Ok(request)) => answer(request, &mut client, desk).await,
+        Some(Err(refusal)) => client.send(&Reply::Refused(refusal)).await,
+    }
+}
+
+/// The one request of a connection, in whatever pieces it comes; `None` when the client went without a word.
+///
+/// # Errors
+/// When the connection fails. A line that is no request, or longer than 64 KiB, is a refusal.
+pub async fn request(
+    stream: &mut (impl AsyncBufRead + Unpin),
+) -> io::Result<Option<Result<Request, Refusal>>> {
     let mut line = Vec::new();
-    (&mut client.read).take(LONGEST).read_until(b'\n', &mut line).await?;
+    stream.take(LONGEST).read_until(b'\n', &mut line).await?;
     if line.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    match serde_json::from_slice::<Request>(&line) {
-        Ok(request) => answer(request, &mut client, desk).await,
-        Err(err) => {
-            let refusal = refusal(Exit::Usage, format!("this daemon can't read the request: {err}"), None);
-            client.send(&Reply::Refused(refusal)).await
-        }
-    }
+    Ok(Some(
+        serde_json::from_slice(&line)
+            .map_err(|err| refusal(Exit::Usage, format!("this daemon can't read the request: {err}"), None)),
+    ))
 }
 
 /// Who connected, by name where the system knows one.

@@ -3,6 +3,7 @@
 //! host. Used by `transfer`; the text work is pure.
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -42,7 +43,8 @@ pub fn gather(files: &[PathBuf], token: &str, target: &Path) -> io::Result<()> {
 
 /// The lines about one host, its name written out; hashed lines stay as they are, for libssh2 to try.
 pub fn relevant_lines(text: &str, token: &str) -> String {
-    let lines = text.lines().filter_map(Entry::parse).filter(|entry| !revoked(text, entry));
+    let revoked = revoked(text);
+    let lines = text.lines().filter_map(Entry::parse).filter(|entry| !revoked.contains(entry.key));
     let mut out = String::new();
     for entry in lines {
         if entry.hosts.starts_with("|1|") {
@@ -100,10 +102,10 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// A key marked `@revoked` is known nowhere, whatever host it is listed for.
-fn revoked(text: &str, entry: &Entry<'_>) -> bool {
-    let marked = |line: &str| line.trim_start().strip_prefix("@revoked").map(str::to_owned);
-    text.lines().filter_map(marked).any(|line| line.split_whitespace().any(|word| word == entry.key))
+/// The keys marked `@revoked` are known nowhere, whatever host they are listed for.
+fn revoked(text: &str) -> HashSet<&str> {
+    let marked = text.lines().filter_map(|line| line.trim_start().strip_prefix("@revoked"));
+    marked.flat_map(str::split_whitespace).collect()
 }
 
 /// `*` and `?`, without regard to case, as OpenSSH has it.

@@ -8,7 +8,7 @@ pub mod child;
 mod credentials;
 mod error;
 mod fetch;
-mod known_hosts;
+pub mod known_hosts;
 mod lfs;
 mod local;
 mod local_fetch;
@@ -21,7 +21,7 @@ mod submodule;
 mod text;
 mod transfer;
 mod watch;
-mod wire;
+pub mod wire;
 mod worker;
 
 pub use error::{Cause, GitError, Kind, Stage};

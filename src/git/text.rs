@@ -26,31 +26,52 @@ pub fn one_line(bytes: &[u8]) -> String {
     }
 }
 
-/// Characters that reorder or hide text on a terminal or in a page.
+/// Characters that reorder or hide text on a terminal or in a page: Unicode's format characters, but for those
+/// that are drawn (the number signs of Arabic and its neighbours).
 fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    matches!(
+        c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{feff}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e007f}'
+    )
 }
 
-/// Text without the user info and the query of any URL in it; a URL's path and host stay.
+/// Text without the user info and the query of any URL in it, also of one inside another's path; a URL's path
+/// and host stay.
 pub fn redact(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at + 3);
-        out.push_str(before);
-        let end = after.find(|c: char| c.is_whitespace() || "'\"<>`".contains(c)).unwrap_or(after.len());
-        let (url, tail) = after.split_at(end);
-        let authority_end = url.find(['/', '?', '#']).unwrap_or(url.len());
-        let host = url[..authority_end].rfind('@').map_or(0, |at| at + 1);
-        let query = url.find('?').filter(|at| *at >= host).unwrap_or(url.len());
-        out.push_str(&url[host..query]);
-        if query < url.len() {
-            out.push_str("?…");
+    let (mut at, mut end) = (0, 0);
+    while let Some(found) = text[at..].find("://") {
+        let start = at + found + 3;
+        out.push_str(&text[at..start]);
+        if start > end {
+            end = url_end(text, start);
         }
-        rest = tail;
+        let url = &text[start..end];
+        let authority = &url[..url.find(['/', '?', '#']).unwrap_or(url.len())];
+        // The colon may be that of the next URL.
+        let authority = authority.strip_suffix(':').unwrap_or(authority);
+        let host = authority.rfind('@').map_or(0, |sign| sign + 1);
+        let rest = &url[authority.len()..];
+        at = start + authority.len();
+        out.push_str(&authority[host..]);
+        let inner = rest.find("://").unwrap_or(rest.len());
+        if let Some(query) = rest[..inner].find('?') {
+            out.push_str(&rest[..query]);
+            out.push_str("?…");
+            at = end;
+        }
     }
-    out.push_str(rest);
+    out.push_str(&text[at..]);
     out
+}
+
+/// Where the URL ends that holds the place `start`.
+fn url_end(text: &str, start: usize) -> usize {
+    let ends = |c: char| c.is_whitespace() || "'\"<>`".contains(c);
+    text[start..].find(ends).map_or(text.len(), |length| start + length)
 }
 
 /// [`redact`], and each of `secrets` replaced as well.
@@ -68,6 +89,7 @@ mod tests {
         assert_eq!(one_line(b" a\r\n\tb\x1b[31m c\x00 "), "a b [31m c");
         assert_eq!(one_line(b"caf\xe9 \xff"), "caf\u{fffd} \u{fffd}");
         assert_eq!(one_line("x\u{202e}y\u{2028}z\u{85}w".as_bytes()), "x y z w");
+        assert_eq!(one_line("x\u{61c}y\u{ad}\u{e0041}z".as_bytes()), "x y z");
         assert_eq!(one_line(&[b'a'; 5000]).chars().count(), LONGEST + 1);
         assert_eq!(one_line(b"\n\n"), "");
     }
@@ -83,6 +105,9 @@ mod tests {
             ("ssh://git@host/x", "ssh://host/x"),
             ("git@host:x", "git@host:x"),
             ("plain :// text", "plain :// text"),
+            ("http://proxy/https://me:s3@host/x", "http://proxy/https://host/x"),
+            ("http://proxy/?to=https://me:s3@host/x y", "http://proxy/?… y"),
+            ("http://a@https://me:s3@host/x?q", "http://https://host/x?…"),
         ] {
             assert_eq!(redact(given), want);
         }

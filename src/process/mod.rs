@@ -24,10 +24,10 @@ mod sockets;
 mod spec;
 mod status;
 mod tree;
-mod wire;
+pub mod wire;
 
 pub use handle::Handle;
-pub use record::{Exit, How};
+pub use record::{Exit, How, Record};
 pub use shims::{Shims, StartError};
 pub use spec::{LogSpec, Priority, Role, Spec, StopRequest, StopSpec};
 pub use status::{Main, Overseer, ShimError, Status, Stopped};

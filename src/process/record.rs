@@ -81,21 +81,32 @@ pub enum How {
 /// What is known about one shim and its command. Fields may be added, never changed or removed: a newer
 /// daemon adopts older shims.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Record {
+pub struct Record {
+    /// Names the record, the socket and the shim.
     pub id: String,
+    /// The boot it was written in.
     pub boot: String,
+    /// The app it belongs to.
     pub app: AppName,
+    /// What it is to the app.
     pub role: Role,
+    /// The release it runs.
     pub release: ReleaseId,
+    /// Where the shim answers.
     pub socket: PathBuf,
+    /// The current log file.
     pub log: PathBuf,
+    /// The polite request to end; TERM when that is a command.
     pub stop_signal: i32,
+    /// From the polite request to KILL, in milliseconds.
     pub grace_ms: u64,
+    /// The shim's own process.
     pub shim: Identity,
     /// Missing while the command is being started.
     pub main: Option<Identity>,
     /// Milliseconds since the epoch.
     pub started_ms: u64,
+    /// How the command ended; missing while it runs.
     pub exit: Option<Exit>,
     /// When the last descendant was gone, in milliseconds since the epoch.
     pub ended_ms: Option<u64>,

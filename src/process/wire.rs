@@ -8,28 +8,32 @@ use serde::{Deserialize, Serialize};
 
 use super::{record::Record, spec::Spec};
 
-/// Longest request line in bytes; the real ones are under 20.
-pub(crate) const MAX_REQUEST: usize = 256;
+/// Longest request line in bytes, without its line feed; the real ones are under 20.
+pub const MAX_REQUEST: usize = 256;
 
 /// Longest reply in bytes that is read: a tree of tens of thousands of processes.
-pub(crate) const MAX_REPLY: u64 = 1 << 20;
+pub const MAX_REPLY: u64 = 1 << 20;
 
 /// Most pids of a tree that a reply names.
-pub(crate) const MAX_TREE: usize = 10_000;
+pub const MAX_TREE: usize = 10_000;
 
 /// What a new shim is told on its stdin.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Order {
+pub struct Order {
+    /// Names the record and the socket.
     pub id: String,
+    /// The state file to write.
     pub record: PathBuf,
+    /// The socket to answer on.
     pub socket: PathBuf,
+    /// What to run.
     pub spec: Spec,
 }
 
 /// What a new shim answers on its stdout.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Started {
+pub enum Started {
     /// The command was exec'd.
     Running(Box<Record>),
     /// It was not, and nothing is left of the attempt.
@@ -38,7 +42,8 @@ pub(crate) enum Started {
 
 /// Why a command was not started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Fault {
+pub struct Fault {
+    /// At what.
     pub stage: Stage,
     /// As the kernel gave it; 0 when there is none.
     pub errno: i32,
@@ -47,7 +52,8 @@ pub(crate) struct Fault {
 /// Where a start failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Stage {
+#[expect(missing_docs, reason = "the names say what was attempted")]
+pub enum Stage {
     Socket,
     Record,
     Fork,
@@ -93,7 +99,7 @@ impl Fault {
 /// What a connection asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Request {
+pub enum Request {
     /// Answered at once.
     Status,
     /// Answered when the main command has exited.
@@ -115,10 +121,41 @@ impl Request {
     }
 }
 
+/// What one connection has sent so far: bytes in pieces of any size, until they are one request.
+#[derive(Debug, Default)]
+pub struct Inbox(Vec<u8>);
+
+impl Inbox {
+    /// Takes the next bytes. `None` while the line has no end; what follows the first line is dropped, since a
+    /// connection asks once. How the bytes were cut into pieces makes no difference.
+    pub fn take(&mut self, bytes: &[u8]) -> Option<Result<Request, BadRequest>> {
+        self.0.extend_from_slice(bytes);
+        match self.0.iter().position(|c| *c == b'\n') {
+            Some(end) if end <= MAX_REQUEST => {
+                let line = self.0.get(..end).unwrap_or_default();
+                Some(Request::parse(line).map_err(BadRequest::Malformed))
+            }
+            None if self.0.len() <= MAX_REQUEST => None,
+            Some(_) | None => Some(Err(BadRequest::TooLong)),
+        }
+    }
+}
+
+/// Why a line is no request.
+#[derive(Debug, thiserror::Error)]
+pub enum BadRequest {
+    /// More than [`MAX_REQUEST`] bytes.
+    #[error("the request is too long")]
+    TooLong,
+    /// Not understood, for example by an older shim.
+    #[error(transparent)]
+    Malformed(serde_json::Error),
+}
+
 /// The answer to every request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Reply {
+pub enum Reply {
     /// How things stand now.
     Report(Box<Report>),
     /// Not understood, for example by an older shim.
@@ -127,7 +164,8 @@ pub(crate) enum Reply {
 
 /// How things stand with a shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Report {
+pub struct Report {
+    /// What its state file says.
     pub record: Record,
     /// Living descendants.
     pub tree: Vec<i32>,
@@ -136,7 +174,7 @@ pub(crate) struct Report {
 }
 
 /// One line for the wire.
-pub(crate) fn line<T: Serialize>(value: &T) -> Result<Vec<u8>, serde_json::Error> {
+pub fn line<T: Serialize>(value: &T) -> Result<Vec<u8>, serde_json::Error> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
     Ok(line)
@@ -160,6 +198,24 @@ mod tests {
             let fault = Fault { stage, errno: -2 };
             assert_eq!(Fault::from_bytes(&fault.to_bytes()), Some(fault));
         }
+    }
+
+    #[test]
+    fn a_request_is_the_same_in_one_piece_and_in_many() {
+        for (sent, want) in [
+            (&b"\"status\"\n"[..], Some(Request::Status)),
+            (b"\"stop\"\nwhat follows", Some(Request::Stop)),
+            (b"\"stop\"", None),
+        ] {
+            assert_eq!(Inbox::default().take(sent).map(Result::unwrap), want);
+            let mut inbox = Inbox::default();
+            assert_eq!(sent.chunks(1).find_map(|one| inbox.take(one)).map(Result::unwrap), want);
+        }
+        let long = [b"\"status\"".as_slice(), &[b' '; MAX_REQUEST], b"\n"].concat();
+        assert!(matches!(Inbox::default().take(&long), Some(Err(BadRequest::TooLong))));
+        let mut inbox = Inbox::default();
+        let refused = long.chunks(7).find_map(|piece| inbox.take(piece));
+        assert!(matches!(refused, Some(Err(BadRequest::TooLong))));
     }
 
     proptest! {

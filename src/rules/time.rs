@@ -29,8 +29,9 @@ pub struct Stamp(pub Time);
 
 impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = i64::try_from(self.0.0).unwrap_or(i64::MAX);
-        let at = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX);
+        // In two parts: as one number of milliseconds the last second of all time is refused.
+        let (seconds, ms) = ((self.0.0 / 1000) as i64, (self.0.0 % 1000) as i32);
+        let at = jiff::Timestamp::new(seconds, ms * 1_000_000).unwrap_or(jiff::Timestamp::MAX);
         write!(f, "{at:.3}")
     }
 }
@@ -66,6 +67,10 @@ mod tests {
     fn a_stamp_is_rfc_3339_and_round_trips() {
         let stamp = Stamp(Time(1_795_247_472_034));
         assert_eq!(stamp.to_string(), "2026-11-21T07:51:12.034Z");
-        assert_eq!(stamp.to_string().parse::<Stamp>().unwrap(), stamp);
+        let last = Stamp(Time(253_402_207_200_909));
+        for stamp in [stamp, last, Stamp(Time(0))] {
+            assert_eq!(stamp.to_string().parse::<Stamp>().unwrap(), stamp);
+        }
+        assert_eq!(Stamp(Time(u64::MAX)).to_string(), "9999-12-30T22:00:00.999Z");
     }
 }

@@ -6,7 +6,10 @@
 //! No `keepalive` towards the app: a fresh connection per request can't be one that a stopping app has just
 //! closed. `max_fails=0`: whether a color may receive traffic is bgd's decision alone.
 
-use std::{fmt::Write as _, net::SocketAddrV4};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, SocketAddrV4},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -89,24 +92,22 @@ struct State {
 impl Include {
     /// The whole file.
     pub fn render(&self) -> String {
-        let unsealed = self.unsealed();
-        let sum = sum(&unsealed);
-        unsealed.replace(NO_SUM, &sum)
+        self.with_sum(&self.sum())
     }
 
     /// The sum of the rendered text, 16 hex digits.
     pub fn sum(&self) -> String {
-        sum(&self.unsealed())
+        sum(&self.with_sum(NO_SUM))
     }
 
-    fn unsealed(&self) -> String {
+    fn with_sum(&self, sum: &str) -> String {
         let Self { app, upstream, proof, .. } = self;
         let state = self.state();
         let servers = self.servers();
-        let answer = self.answer();
+        let answer = self.answer(sum);
         format!(
             "{MARK} (app {app}). A change made here by hand is noticed, and lost at the next flip.\n\
-             {SUM_LINE}{NO_SUM}\n\
+             {SUM_LINE}{sum}\n\
              {STATE_LINE}{state}\n\
              \n\
              upstream {upstream} {{\n{servers}}}\n\
@@ -151,13 +152,13 @@ impl Include {
     }
 
     /// Has neither quotes that nginx would end the word at, nor a `$`: names and numbers only.
-    fn answer(&self) -> String {
+    fn answer(&self, sum: &str) -> String {
         serde_json::json!({
             "app": self.app,
             "color": self.route.color(),
             "generation": self.route.generation,
             "release": self.route.live().map(|backend| &backend.release),
-            "sum": NO_SUM,
+            "sum": sum,
         })
         .to_string()
     }
@@ -178,12 +179,18 @@ pub fn parse(text: &str) -> Result<Found, IncludeError> {
         proof: state.proof,
     };
     let is_sum = said.len() == NO_SUM.len() && said.bytes().all(|c| c.is_ascii_hexdigit());
-    let integrity = if is_sum && sum(&text.replace(said, NO_SUM)) == said {
+    let integrity = if is_sum && sum(&without_sum(text, said)) == said {
         Integrity::Intact
     } else {
         Integrity::Edited { ports: ports(text, &include.upstream) }
     };
     Ok(Found { include, integrity })
+}
+
+/// The text as it was while its sum was computed. Only where sums stand: a name may be made of the same digits.
+fn without_sum(text: &str, said: &str) -> String {
+    let line = text.replacen(&format!("{SUM_LINE}{said}"), &format!("{SUM_LINE}{NO_SUM}"), 1);
+    line.replacen(&format!("\"sum\":\"{said}\""), &format!("\"sum\":\"{NO_SUM}\""), 1)
 }
 
 fn after<'a>(text: &'a str, line: &'static str) -> Result<&'a str, IncludeError> {
@@ -198,8 +205,17 @@ fn ports(text: &str, upstream: &str) -> Vec<u16> {
         .split(|token| *token == syntax::Token::End)
         .filter(|directive| !directive.contains(&syntax::Token::Word("down".into())))
         .flat_map(|directive| syntax::arguments(directive, "server"))
-        .filter_map(|server| server.rsplit_once(':')?.1.parse().ok())
+        .filter_map(|server| local_port(&server))
         .collect()
+}
+
+/// The port of an address on this machine; the same port elsewhere is nothing of bgd's.
+fn local_port(server: &str) -> Option<u16> {
+    let (host, port) = server.rsplit_once(':')?;
+    let loopback = |host: &str| host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let local = host == "localhost" || loopback(host.trim_start_matches('[').trim_end_matches(']'));
+    let digits = port.bytes().all(|c| c.is_ascii_digit());
+    (local && digits).then(|| port.parse().ok()).flatten()
 }
 
 /// FNV-1a, 64 bits: against accidents and hand edits, not against an attacker, who could write the file.
@@ -268,6 +284,32 @@ mod tests {
         assert_eq!(found.integrity, Integrity::Edited { ports: vec![9502] });
         let harmless = format!("{text}# a note\n");
         assert_eq!(parse(&harmless).unwrap().integrity, Integrity::Edited { ports: vec![9501] });
+    }
+
+    #[test]
+    fn f3_the_same_port_on_another_machine_is_no_color() {
+        let text = include(vec![backend(Color::Blue, 9501, 100)]).render();
+        for (server, ports) in [
+            ("10.0.0.9:9502", vec![]),
+            ("shop.example.com:9502", vec![]),
+            ("unix:/run/x:9502", vec![]),
+            ("127.0.0.1:+9502", vec![]),
+            ("localhost:9502", vec![9502]),
+            ("[::1]:9502", vec![9502]),
+        ] {
+            let edited = text.replace("127.0.0.1:9501 max_fails=0", server);
+            assert_eq!(parse(&edited).unwrap().integrity, Integrity::Edited { ports }, "{server}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_looks_like_a_sum_is_read_back_as_it_was() {
+        let mut named = include(vec![backend(Color::Blue, 9501, 100)]);
+        named.app = NO_SUM.parse().unwrap();
+        named.upstream = format!("x{NO_SUM}");
+        let text = named.render();
+        assert!(text.contains(&format!("upstream x{NO_SUM} {{")), "{text}");
+        assert_eq!(parse(&text).unwrap(), Found { include: named, integrity: Integrity::Intact });
     }
 
     #[test]

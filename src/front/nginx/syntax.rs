@@ -38,7 +38,7 @@ fn quoted(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, quote: char) -> 
     while let Some(c) = chars.next() {
         match c {
             end if end == quote => break,
-            '\\' => word.extend(chars.next()),
+            '\\' => escaped(&mut word, chars.next()),
             other => word.push(other),
         }
     }
@@ -50,7 +50,7 @@ fn bare(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, first: char) -> St
     loop {
         let ends = |c: &char| c.is_whitespace() || matches!(c, ';' | '{' | '}');
         match chars.next_if(|c| !ends(c)) {
-            Some('\\') => word.extend(chars.next()),
+            Some('\\') => escaped(&mut word, chars.next()),
             Some(c) => word.push(c),
             // `${name}` is a variable inside a word, not a block.
             None if word.ends_with('$') && chars.next_if_eq(&'{').is_some() => {
@@ -62,6 +62,17 @@ fn bare(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, first: char) -> St
             }
             None => return word,
         }
+    }
+}
+
+/// What stands behind a backslash: a quote, a backslash, a blank by name; before anything else it stays.
+fn escaped(word: &mut String, next: Option<char>) {
+    match next {
+        Some(itself @ ('"' | '\'' | '\\')) => word.push(itself),
+        Some('t') => word.push('\t'),
+        Some('r') => word.push('\r'),
+        Some('n') => word.push('\n'),
+        other => word.extend(['\\'].into_iter().chain(other)),
     }
 }
 
@@ -109,6 +120,16 @@ mod tests {
         assert_eq!(arguments(inside, "server"), ["127.0.0.1:9501", "unix:/x"]);
         assert!(tokens.contains(&Token::Word("${y}z".into())));
         assert!(block(&tokens, "upstream", "other").is_none());
+    }
+
+    #[test]
+    fn a_backslash_means_what_it_means_to_nginx() {
+        let words = |text| tokens(text).into_iter().filter(|token| *token != Token::End).collect::<Vec<_>>();
+        for (text, word) in
+            [(r"9\502;", r"9\502"), (r"a\;b;", r"a\;b"), (r#""a\"b\\c\td";"#, "a\"b\\c\td"), ("a\\", "a\\")]
+        {
+            assert_eq!(words(text), [Token::Word(word.into())], "{text}");
+        }
     }
 
     proptest::proptest! {

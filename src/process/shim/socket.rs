@@ -23,7 +23,7 @@ use nix::{
 };
 
 use super::record::make_folder;
-use super::wire::{self, MAX_REQUEST, Reply, Request};
+use super::wire::{self, Inbox, MAX_REQUEST, Reply, Request};
 
 /// Connections kept at once; the daemon needs a handful.
 const MAX_CONNECTIONS: usize = 64;
@@ -39,7 +39,7 @@ pub(super) struct Socket {
 /// One client.
 struct Connection {
     stream: UnixStream,
-    read: Vec<u8>,
+    read: Inbox,
     /// What it waits for, once it has said so.
     asked: Option<Request>,
     gone: bool,
@@ -96,7 +96,12 @@ impl Socket {
         while self.connections.len() < MAX_CONNECTIONS {
             let Ok((stream, _)) = self.listener.accept() else { return };
             if is_allowed(&stream) && stream.set_nonblocking(true).is_ok() {
-                self.connections.push(Connection { stream, read: Vec::new(), asked: None, gone: false });
+                self.connections.push(Connection {
+                    stream,
+                    read: Inbox::default(),
+                    asked: None,
+                    gone: false,
+                });
             }
         }
     }
@@ -126,16 +131,10 @@ impl Connection {
         if self.asked.is_some() {
             return;
         }
-        self.read.extend_from_slice(bytes);
-        let Some(end) = self.read.iter().position(|c| *c == b'\n') else {
-            if self.read.len() > MAX_REQUEST {
-                self.answer(&Reply::Refused("the request is too long".into()));
-            }
-            return;
-        };
-        match Request::parse(self.read.get(..end).unwrap_or_default()) {
-            Ok(request) => self.asked = Some(request),
-            Err(error) => self.answer(&Reply::Refused(error.to_string())),
+        match self.read.take(bytes) {
+            None => {}
+            Some(Ok(request)) => self.asked = Some(request),
+            Some(Err(bad)) => self.answer(&Reply::Refused(bad.to_string())),
         }
     }
 }

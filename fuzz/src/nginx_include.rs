@@ -1,0 +1,83 @@
+//! nginx's include: what is written is read back, whatever the names and ports; what is read claims nothing that
+//! the text does not say.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use bgd::{
+    front::{
+        nginx::{Found, Include, Integrity, parse},
+        route::{Backend, Route},
+    },
+    rules::ids::{Color, CommitId, Generation, ReleaseId},
+};
+
+/// A text as found on disk, which also makes up the names and numbers of one that is written.
+pub fn nginx_include(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Ok(found) = parse(&text) {
+        claims_only_what_is_there(&found, &text);
+        is_read_back(&found.include);
+    }
+    let made = made_of(data, &text);
+    is_read_back(&made);
+    let rendered = made.render();
+    let edited = rendered.replacen("    server 127.0.0.1:", &format!("    server {text}:"), 1);
+    if let Ok(found) = parse(&edited) {
+        claims_only_what_is_there(&found, &edited);
+    }
+}
+
+fn claims_only_what_is_there(found: &Found, text: &str) {
+    // With a backslash anything can be spelled in other letters.
+    if text.contains('\\') {
+        return;
+    }
+    for backend in &found.include.route.backends {
+        assert!(text.contains(backend.color.as_str()), "{} is not in {text:?}", backend.color);
+        assert!(text.contains(&backend.port.to_string()), "{} is not in {text:?}", backend.port);
+    }
+    if let Integrity::Edited { ports } = &found.integrity {
+        for port in ports {
+            assert!(text.contains(&port.to_string()), "{port} is not in {text:?}");
+        }
+    }
+}
+
+fn is_read_back(include: &Include) {
+    let text = include.render();
+    let found = parse(&text).expect("what is written can be read");
+    assert_eq!(found, Found { include: include.clone(), integrity: Integrity::Intact });
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    if include.upstream.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && include.upstream.chars().all(plain)
+    {
+        let noted = parse(&format!("{text}# a note\n")).expect("a note does not make it unreadable");
+        let live = include.route.backends.iter().filter(|backend| backend.weight > 0);
+        let ports = live.map(|backend| backend.port).collect();
+        assert_eq!(noted.integrity, Integrity::Edited { ports });
+    }
+}
+
+fn made_of(data: &[u8], text: &str) -> Include {
+    let number = |at: usize| data.iter().cycle().skip(at).step_by(3).take(2);
+    let port = |at: usize| number(at).fold(0_u16, |number, byte| number << 8 | u16::from(*byte));
+    let commit: CommitId = "0123456789abcdef0123456789abcdef01234567".parse().expect("40 digits");
+    let backend = |at: usize| Backend {
+        color: Color::ALL[at % 2],
+        port: port(at),
+        weight: port(at + 1) % 101,
+        release: ReleaseId::new("20261121T101112Z", u64::from(port(at + 2)), &commit),
+    };
+    let app: String =
+        text.chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit()).take(32).collect();
+    Include {
+        app: app.parse().unwrap_or_else(|_| "shop".parse().expect("a name")),
+        upstream: text.lines().last().unwrap_or("shop").to_owned(),
+        route: Route {
+            generation: Generation(u64::from(port(5)) << (data.len() % 48)),
+            backends: (0..data.len() % 3).map(backend).collect(),
+        },
+        parking: port(7),
+        proof: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port(8)),
+    }
+}

@@ -1,0 +1,159 @@
+//! Settings as somebody would write them who leaves nothing out, so that they can be read again.
+
+use std::{path::Path, time::Duration};
+
+use bgd::config::{
+    duration,
+    settings::{
+        AppSettings, Auth, FrontSettings, Health, Hooks, Probe, Rewrite, Settings, Start, Stop, StopHow,
+    },
+    signal,
+};
+use toml::{Table, Value};
+
+/// The whole of a `bgd.toml`.
+pub fn settings(settings: &Settings) -> String {
+    let mut daemon = Table::new();
+    put(&mut daemon, "state_dir", path(&settings.daemon.state_dir));
+    put(&mut daemon, "runtime_dir", path(&settings.daemon.runtime_dir));
+    let apps = settings.apps.iter().map(|(name, of)| (name.to_string(), Value::Table(app(of))));
+    let mut all = Table::new();
+    put(&mut all, "daemon", daemon);
+    put(&mut all, "app", apps.collect::<Table>());
+    toml::to_string(&all).expect("a table can be written")
+}
+
+fn app(app: &AppSettings) -> Table {
+    let mut out = Table::new();
+    // A path is written as a directory: blanks at the end of a remote mean nothing.
+    let slash = if app.remote.starts_with('/') { "/" } else { "" };
+    put(&mut out, "remote", format!("{}{slash}", app.remote));
+    put(&mut out, "branch", app.branch.as_str());
+    put(&mut out, "poll", time(app.poll));
+    put(&mut out, "ports", list([i64::from(app.ports.blue), i64::from(app.ports.green)]));
+    put(&mut out, "build", list(app.build.clone()));
+    put(&mut out, "start", start(&app.start));
+    put(&mut out, "stop", stop(&app.stop));
+    put(&mut out, "drain", time(app.drain));
+    put(&mut out, "standby", time(app.standby));
+    put(&mut out, "keep", i64::try_from(app.keep.get()).expect("it was read from one"));
+    put_if(&mut out, "user", app.user.clone());
+    put(&mut out, "env", app.env.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect::<Table>());
+    put_if(&mut out, "env_file", app.env_file.as_deref().map(path));
+    put(&mut out, "shared", list(app.shared.iter().map(|one| path(one))));
+    put(&mut out, "cache", list(app.cache.iter().map(|one| path(one))));
+    put(&mut out, "build_timeout", time(app.build_timeout));
+    put(&mut out, "fast_forward_only", app.fast_forward_only);
+    put(&mut out, "auth", auth(&app.auth));
+    put(&mut out, "rewrite", list(app.rewrites.iter().map(rewrite)));
+    put(&mut out, "health", health(&app.health));
+    let mut watch = Table::new();
+    put(&mut watch, "for", time(app.watch.period));
+    put(&mut watch, "restart", app.watch.restart);
+    put(&mut out, "watch", watch);
+    put(&mut out, "hooks", hooks(&app.hooks));
+    put(&mut out, "front", front(&app.front));
+    out
+}
+
+fn start(start: &Start) -> Value {
+    match start {
+        Start::Shell(command) => command.as_str().into(),
+        Start::Argv(argv) => list(argv.clone()),
+    }
+}
+
+fn stop(stop: &Stop) -> Table {
+    let mut out = Table::new();
+    match &stop.how {
+        StopHow::Signal(number) => put(&mut out, "signal", signal::name(*number)),
+        StopHow::Command(command) => put(&mut out, "command", command.as_str()),
+    }
+    put(&mut out, "grace", time(stop.grace));
+    out
+}
+
+fn auth(auth: &Auth) -> Table {
+    let mut out = Table::new();
+    put_if(&mut out, "ssh_key", auth.ssh_key.as_deref().map(path));
+    put_if(&mut out, "known_hosts", auth.known_hosts.as_deref().map(path));
+    put_if(&mut out, "token_file", auth.token_file.as_deref().map(path));
+    out
+}
+
+fn rewrite(rewrite: &Rewrite) -> Table {
+    let mut out = Table::new();
+    put(&mut out, "file", path(&rewrite.file));
+    put(&mut out, "find", rewrite.find.as_str());
+    put(&mut out, "with", rewrite.with.as_str());
+    out
+}
+
+fn health(health: &Health) -> Table {
+    let mut out = Table::new();
+    match &health.probe {
+        Probe::Tcp => {}
+        Probe::Command(command) => put(&mut out, "command", command.as_str()),
+        Probe::Http(http) => {
+            put(&mut out, "path", http.path.as_str());
+            put_if(&mut out, "host", http.host.clone());
+            put(&mut out, "status", list(http.status.iter().map(|code| i64::from(*code))));
+            put_if(&mut out, "body", http.body.clone());
+        }
+    }
+    put(&mut out, "interval", time(health.interval));
+    put(&mut out, "timeout", time(health.timeout));
+    put(&mut out, "deadline", time(health.deadline));
+    put(&mut out, "successes", i64::from(health.successes.get()));
+    out
+}
+
+fn hooks(hooks: &Hooks) -> Table {
+    let mut out = Table::new();
+    put_if(&mut out, "before_start", hooks.before_start.clone());
+    put_if(&mut out, "after_live", hooks.after_live.clone());
+    put_if(&mut out, "after_failed", hooks.after_failed.clone());
+    put(&mut out, "timeout", time(hooks.timeout));
+    out
+}
+
+fn front(front: &FrontSettings) -> Table {
+    let mut out = Table::new();
+    match front {
+        FrontSettings::Builtin { listen } => {
+            put(&mut out, "type", "builtin");
+            put(&mut out, "listen", listen.to_string());
+        }
+        FrontSettings::Nginx(nginx) => {
+            put(&mut out, "type", "nginx");
+            put(&mut out, "upstream", nginx.upstream.as_str());
+            put(&mut out, "file", path(&nginx.file));
+            put(&mut out, "test", list(nginx.test.clone()));
+            put(&mut out, "reload", list(nginx.reload.clone()));
+            put(&mut out, "pid_file", path(&nginx.pid_file));
+        }
+    }
+    out
+}
+
+fn put(table: &mut Table, key: &str, value: impl Into<Value>) {
+    table.insert(key.to_owned(), value.into());
+}
+
+fn put_if(table: &mut Table, key: &str, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        put(table, key, value);
+    }
+}
+
+fn list<T: Into<Value>>(all: impl IntoIterator<Item = T>) -> Value {
+    Value::Array(all.into_iter().map(Into::into).collect())
+}
+
+fn path(path: &Path) -> String {
+    path.to_str().expect("it was read from a text").to_owned()
+}
+
+fn time(time: Duration) -> String {
+    duration::exact(time)
+}
