@@ -70,6 +70,7 @@ fn measure(files: usize, rounds: usize) -> Res<Measured> {
         auth: Auth::default(),
         user: None,
         fast_forward_only: false,
+        verify: None,
     };
     let mirror = source.mirror.clone();
     let worker = Worker::new(BGD.into(), source, Limits::default());

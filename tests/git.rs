@@ -1,9 +1,13 @@
 //! The git worker against real repositories made by the `git` command line, and against remotes that stall.
 
+#[path = "git/keys.rs"]
+mod keys;
 #[path = "git/repo.rs"]
 mod repo;
 #[path = "git/servers.rs"]
 mod servers;
+#[path = "git/signed.rs"]
+mod signed;
 
 use std::{
     fs,

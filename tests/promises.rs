@@ -10,6 +10,10 @@ mod ports;
 #[path = "daemon/stage.rs"]
 mod stage;
 
+#[path = "git/keys.rs"]
+#[allow(dead_code, reason = "the tests of the git worker use more of it")]
+mod keys;
+
 #[path = "promises/broken.rs"]
 mod broken;
 #[path = "promises/host.rs"]
@@ -29,3 +33,5 @@ mod record;
 mod restarts;
 #[path = "promises/stall.rs"]
 mod stall;
+#[path = "promises/signed.rs"]
+mod signed;

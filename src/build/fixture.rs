@@ -81,6 +81,7 @@ fn app() -> AppSettings {
         build_timeout: second,
         fast_forward_only: false,
         auth: Auth::default(),
+        verify: None,
         rewrites: Vec::new(),
         health: Health {
             probe: Probe::Tcp,

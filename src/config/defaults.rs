@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::settings::Ports;
+use super::settings::{Ports, VerifyRange};
 use crate::rules::ids::AppName;
 
 pub(super) const BRANCH: &str = "main";
@@ -21,6 +21,7 @@ pub(super) const STANDBY: Duration = Duration::ZERO;
 pub(super) const KEEP: NonZeroUsize = NonZeroUsize::new(5).unwrap();
 pub(super) const BUILD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 pub(super) const FAST_FORWARD_ONLY: bool = false;
+pub(super) const VERIFY_RANGE: VerifyRange = VerifyRange::Tip;
 
 pub(super) const HEALTH_STATUS: [u16; 1] = [200];
 pub(super) const HEALTH_INTERVAL: Duration = Duration::from_millis(500);

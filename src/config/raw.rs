@@ -85,6 +85,7 @@ table! {
         build_timeout = "build_timeout": Duration,
         fast_forward_only = "fast_forward_only": bool,
         auth = "auth": RawAuth,
+        verify = "verify": RawVerify,
         rewrite = "rewrite": Vec<Written<RawRewrite>>,
         health = "health": RawHealth,
         watch = "watch": RawWatch,
@@ -101,6 +102,11 @@ table! {
 table! {
     /// `[app.NAME.auth]`.
     RawAuth { ssh_key = "ssh_key": String, known_hosts = "known_hosts": String, token_file = "token_file": String }
+}
+
+table! {
+    /// `[app.NAME.verify]`.
+    RawVerify { signers = "signers": String, keyring = "keyring": String, range = "range": String }
 }
 
 table! {
@@ -152,10 +158,11 @@ table! {
 }
 
 /// The tables of an app with their keys; the empty name is the app itself.
-const APP_TABLES: [(&str, &[&str]); 8] = [
+const APP_TABLES: [(&str, &[&str]); 9] = [
     ("", RawApp::KEYS),
     ("stop", RawStop::KEYS),
     ("auth", RawAuth::KEYS),
+    ("verify", RawVerify::KEYS),
     ("rewrite", RawRewrite::KEYS),
     ("health", RawHealth::KEYS),
     ("watch", RawWatch::KEYS),

@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::rules::ids::{AppName, Color};
 
 /// Everything one daemon runs with.
@@ -73,6 +75,8 @@ pub struct AppSettings {
     pub fast_forward_only: bool,
     /// Credentials of the remote.
     pub auth: Auth,
+    /// Deploy signed commits only.
+    pub verify: Option<Verify>,
     /// Literal replacements in files of the release.
     pub rewrites: Vec<Rewrite>,
     /// When an instance counts as healthy.
@@ -145,6 +149,27 @@ pub struct Auth {
     pub known_hosts: Option<PathBuf>,
     /// File with a token for https.
     pub token_file: Option<PathBuf>,
+}
+
+/// Whose signed commits are deployed; at least one file is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verify {
+    /// SSH keys, in OpenSSH's format allowed_signers (`gpg.ssh.allowedSignersFile` of git).
+    pub signers: Option<PathBuf>,
+    /// GPG keys, as `gpg --export` writes them; all of them are trusted.
+    pub keyring: Option<PathBuf>,
+    /// Which commits have to be signed.
+    pub range: VerifyRange,
+}
+
+/// Which commits have to be signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerifyRange {
+    /// The one that is deployed: who signs it vouches for its history.
+    Tip,
+    /// Every commit since the one accepted last; of the first deploy, the tip.
+    All,
 }
 
 /// One literal replacement in a file of the release.

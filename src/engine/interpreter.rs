@@ -140,20 +140,19 @@ impl Interpreter {
         let given = self.places.give_to(self.settings.user.as_deref());
         given.map_err(|err| Failure { hint: err.hint(), ..trouble(Phase::Fetching, &err) })?;
         let asked = match want {
-            // The branch has the last word on whether this commit may follow what was deployed before.
-            Want::Commit(commit) if self.settings.fast_forward_only => {
-                let tip = self.git.fetch(git::Want::Branch).await;
-                let tip = tip.map_err(|err| git_failure(Phase::Fetching, &err))?;
-                if tip.commit == *commit {
-                    return Ok(fetched(tip));
-                }
-                git::Want::Rev(commit.as_str().to_owned())
+            // A push: whether this commit may follow what was accepted before is the branch's to say.
+            Want::Commit(commit) if self.settings.fast_forward_only || self.settings.verify.is_some() => {
+                git::Want::Seen(commit.clone())
             }
             Want::Tip => git::Want::Branch,
             Want::Rev(rev) => git::Want::Rev(rev.clone()),
             Want::Commit(commit) => git::Want::Rev(commit.as_str().to_owned()),
         };
-        self.git.fetch(asked).await.map(fetched).map_err(|err| git_failure(Phase::Fetching, &err))
+        let found = self.git.fetch(asked).await.map_err(|err| git_failure(Phase::Fetching, &err))?;
+        if let Some(signer) = &found.signer {
+            tracing::info!(app = %self.settings.name, rev = %found.commit, %signer, "the commit is signed");
+        }
+        Ok(fetched(found))
     }
 
     pub(super) fn context(&self, release: &Release, color: Color) -> build::Context {

@@ -25,12 +25,13 @@ use super::{
     checkout::{self, Job},
     credentials::Secrets,
     error::{Cause, GitError, Stage},
-    fetch,
+    fetch::{self, Terms, Tip},
     mirror::{Failed, HOME, Mirror},
     repack,
     report::Reporter,
     text::one_line,
     transfer::Context,
+    verify::Trust,
     wire::{self, Answer, CheckedOut, Described, Fetched, Head, Line, Opening, Request, Want},
 };
 use crate::rules::ids::CommitId;
@@ -125,14 +126,14 @@ impl Session {
     fn answer(&mut self, request: Request) -> Result<Answer, GitError> {
         match request {
             Request::Head => Ok(Answer::Head(Head { commit: id(fetch::head(&self.context)?)? })),
-            Request::Fetch { want } => self.fetch(&want).map(Answer::Fetched),
+            Request::Fetch { want, trust } => self.fetch(&want, trust.as_ref()).map(Answer::Fetched),
             Request::Checkout { commit, dir } => self.check_out(&commit, &dir).map(Answer::CheckedOut),
             Request::Describe { commit } => self.describe(oid(&commit)?).map(Answer::Described),
         }
     }
 
-    fn fetch(&mut self, want: &Want) -> Result<Fetched, GitError> {
-        let fetched = self.repaired(|session| session.fetch_once(want))?;
+    fn fetch(&mut self, want: &Want, trust: Option<&Trust>) -> Result<Fetched, GitError> {
+        let fetched = self.repaired(|session| session.fetch_once(want, trust))?;
         // Joining packs is housekeeping: the fetch is done whether or not it works, and it is tried again.
         if let Err(err) = repack::join_small_packs(self.mirror.repo()) {
             eprintln!("bgd git-worker: {err}");
@@ -140,20 +141,18 @@ impl Session {
         Ok(fetched)
     }
 
-    fn fetch_once(&self, want: &Want) -> Result<Fetched, Failed> {
-        let (oid, rewound) = match want {
-            Want::Branch => {
-                let tip = fetch::branch(&self.context, &self.mirror)?;
-                (tip.oid, tip.rewound)
-            }
-            Want::Rev(rev) => {
-                (fetch::rev(&self.context, &self.mirror, &self.context.opening.remote, rev)?, false)
-            }
+    fn fetch_once(&self, want: &Want, trust: Option<&Trust>) -> Result<Fetched, Failed> {
+        let (context, mirror) = (&self.context, &self.mirror);
+        let branch = |seen| fetch::branch(context, mirror, Terms { seen, trust });
+        let Tip { oid, rewound, signer } = match want {
+            Want::Branch => branch(None)?,
+            Want::Seen(commit) => branch(Some(oid(commit)?))?,
+            Want::Rev(rev) => fetch::chosen(context, mirror, rev, trust)?,
         };
         // What was just fetched and can't be read is damage.
         let described = self.describe(oid).map_err(|error| Failed { error, damage: true })?;
         let Described { subject, author, committed_at } = described;
-        Ok(Fetched { commit: id(oid)?, subject, author, committed_at, rewound })
+        Ok(Fetched { commit: id(oid)?, subject, author, committed_at, rewound, signer })
     }
 
     /// Runs a fetch, and once more on an empty mirror if the mirror's own data was the reason to fail.
@@ -184,7 +183,8 @@ impl Session {
                 if !found.is_err_and(|err| err.code() == ErrorCode::NotFound) {
                     self.rebuild()?;
                 }
-                self.fetch(&Want::Rev(commit.to_string()))?;
+                // It was judged before it was given a release.
+                self.fetch(&Want::Rev(commit.to_string()), None)?;
                 self.write(commit, dir)
             }
             other => other,

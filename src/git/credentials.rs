@@ -157,7 +157,7 @@ mod tests {
             mirror: "/m".into(),
             remote: remote.into(),
             branch: "main".into(),
-            fast_forward_only: false,
+            fast_forward_only: None,
             ssh_key: None,
             known_hosts: None,
             token_file: None,

@@ -59,6 +59,8 @@ pub enum Stage {
     Receiving,
     /// The received pack is resolved.
     Indexing,
+    /// Signatures are checked.
+    Verifying,
     /// Files are written.
     Writing,
 }
@@ -71,6 +73,7 @@ impl std::fmt::Display for Stage {
             Self::Preparing => "waiting for the remote's data",
             Self::Receiving => "receiving",
             Self::Indexing => "indexing what was received",
+            Self::Verifying => "checking signatures",
             Self::Writing => "writing files",
         })
     }
@@ -117,8 +120,28 @@ pub enum GitError {
     Stalled { remote: String, stage: Stage, after: Duration },
     #[error("not done within {} s, the git worker was ended while {stage}: {remote}", after.as_secs_f32())]
     TooSlow { remote: String, stage: Stage, after: Duration },
-    #[error("the branch {branch:?} was rewound from {from} to {to}, and fast_forward_only is set")]
-    Rewound { branch: String, from: String, to: String },
+    #[error("the branch {branch:?} was rewound from {from} to {to}, which {rule} does not allow")]
+    Rewound { branch: String, from: String, to: String, rule: String },
+    #[error("the commit {commit} is not trusted")]
+    Unverified {
+        commit: String,
+        lists: String,
+        #[source]
+        cause: Cause,
+    },
+    #[error("the keys to trust can't be read: {}", path.display())]
+    Signers {
+        path: PathBuf,
+        #[source]
+        cause: Cause,
+    },
+    #[error("{program:?} can't check signatures")]
+    Verifier {
+        program: String,
+        kind: Kind,
+        #[source]
+        cause: Cause,
+    },
     #[error("the remote has no revision {rev:?}: {remote}")]
     RevMissing { rev: String, remote: String },
     #[error("more than one commit begins with {rev:?}")]
@@ -185,12 +208,15 @@ impl GitError {
             Self::Auth { .. } | Self::Credentials { .. } => Kind::Auth,
             Self::HostKeyUnknown { .. } | Self::HostKeyChanged { .. } => Kind::HostKey,
             Self::Stalled { .. } | Self::TooSlow { .. } => Kind::Stalled,
-            Self::Rewound { .. } | Self::UnsafePath { .. } | Self::Lfs { .. } => Kind::Refused,
+            Self::Rewound { .. } | Self::Unverified { .. } | Self::UnsafePath { .. } | Self::Lfs { .. } => {
+                Kind::Refused
+            }
             Self::NoRepository { .. }
             | Self::RevMissing { .. }
             | Self::RevAmbiguous { .. }
+            | Self::Signers { .. }
             | Self::User { .. } => Kind::Permanent,
-            Self::Submodule { kind, .. } => *kind,
+            Self::Submodule { kind, .. } | Self::Verifier { kind, .. } => *kind,
             Self::Unreachable { .. }
             | Self::Fetch { .. }
             | Self::Mirror { .. }
@@ -223,8 +249,25 @@ impl GitError {
             Self::HostKeyChanged { .. } => {
                 "find out why the server's key changed before replacing the entry: someone may be in between"
             }
+            Self::Rewound { to, rule, .. } if rule == "verify" => {
+                return Some(format!(
+                    "put the branch right; or, if it is meant to go there: `bgd deploy --rev {to}`"
+                ));
+            }
             Self::Rewound { .. } => {
                 "`bgd deploy --rev` deploys it once; put the branch right, or set fast_forward_only = false and `bgd deploy`"
+            }
+            Self::Unverified { lists, .. } => {
+                return Some(format!(
+                    "sign it (`git commit --amend -S`) and push again; or add the key to {lists}, then `bgd deploy`"
+                ));
+            }
+            Self::Signers { .. } => {
+                "the file has to exist and be readable by bgd; put it right, then `bgd deploy`"
+            }
+            Self::Verifier { program, .. } => {
+                let package = if program == "gpgv" { "gpgv" } else { "openssh-client" };
+                return Some(format!("install the package {package} where bgd runs, then `bgd deploy`"));
             }
             Self::RevMissing { .. } => {
                 "a full or short commit id, a tag, or a branch of the remote is wanted"

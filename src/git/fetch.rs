@@ -10,6 +10,7 @@ use super::{
     mirror::{Failed, Mirror, TIP, WANTED, means_damage},
     text::redact,
     transfer::{Chosen, Context, Listed, Peer},
+    verify::{self, Push, Trust},
 };
 
 /// The shortest abbreviation of a commit id that is looked up.
@@ -28,40 +29,112 @@ pub fn head(context: &Context) -> Result<Oid, GitError> {
     }
 }
 
-/// A branch's tip that was fetched and accepted.
+/// What was fetched and accepted.
 pub struct Tip {
     /// The commit.
     pub oid: Oid,
     /// It does not descend from the tip before it.
     pub rewound: bool,
+    /// Who signed it, if that was asked.
+    pub signer: Option<String>,
 }
 
-/// Fetches the tip of the app's branch and accepts it, unless it was rewound and must not be.
-pub fn branch(context: &Context, mirror: &Mirror) -> Result<Tip, Failed> {
+/// What is asked of the branch.
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
+    /// The commit that was its tip a moment ago; `None` is the tip of now.
+    pub seen: Option<Oid>,
+    /// By whom it has to be signed.
+    pub trust: Option<&'a Trust>,
+}
+
+/// Fetches the tip of the app's branch and accepts it, unless it was rewound and must not be, or is not signed
+/// and must be. A tip that was refused is nothing that a later one has to follow.
+pub fn branch(context: &Context, mirror: &Mirror, terms: Terms<'_>) -> Result<Tip, Failed> {
+    let (opening, repo) = (&context.opening, mirror.repo());
+    let tip = bring_tip(context, repo)?;
+    let refused = |from: Oid, to: Oid, rule: &str| GitError::Rewound {
+        branch: opening.branch.clone(),
+        from: from.to_string(),
+        to: to.to_string(),
+        rule: rule.to_owned(),
+    };
+    let oid = terms.seen.unwrap_or(tip);
+    // Between look and fetch the branch may go on, but not elsewhere: who moves it back and forth could else
+    // have any old commit taken for its tip.
+    if let Some(rule) = opening.fast_forward_only.as_deref().filter(|_| oid != tip)
+        && !repo.graph_descendant_of(tip, oid).unwrap_or(false)
+    {
+        return Err(refused(oid, tip, rule).into());
+    }
+    let source = source(context);
+    let before = mirror.tip(&source);
+    let moved = before.filter(|before| *before != oid);
+    let left = moved.map(|before| left_behind(repo, &opening.remote, before, oid)).transpose()?.flatten();
+    if let Some((from, rule)) = left.zip(opening.fast_forward_only.as_deref()) {
+        return Err(refused(from, oid, rule).into());
+    }
+    let signer = signed(context, mirror, oid, terms.trust)?;
+    mirror.accept(&source, oid)?;
+    Ok(Tip { oid, rewound: left.is_some(), signer })
+}
+
+/// A revision that the operator chose: it may go back, and has to be signed all the same. With `verify`, where
+/// it is the branch's own tip, that the branch went there is accepted, and the next push is compared with it:
+/// else nothing but another forced push would ever be deployed again.
+pub fn chosen(
+    context: &Context,
+    mirror: &Mirror,
+    wanted: &str,
+    trust: Option<&Trust>,
+) -> Result<Tip, Failed> {
+    let oid = rev(context, mirror, &context.opening.remote, wanted)?;
+    let signer = signed(context, mirror, oid, trust)?;
+    let source = source(context);
+    if trust.is_some() && mirror.tip(&source) != Some(oid) {
+        match head(context) {
+            Ok(tip) if tip == oid => mirror.accept(&source, oid)?,
+            Ok(_) => {}
+            // The revision is there; the remote is not needed for it.
+            Err(err) => eprintln!("bgd git-worker: whether {oid} is the branch's tip is unknown: {err}"),
+        }
+    }
+    Ok(Tip { oid, rewound: false, signer })
+}
+
+fn signed(
+    context: &Context,
+    mirror: &Mirror,
+    tip: Oid,
+    trust: Option<&Trust>,
+) -> Result<Option<String>, Failed> {
+    let Some(trust) = trust else { return Ok(None) };
+    let push = Push { repo: mirror.repo(), tip, since: mirror.tip(&source(context)) };
+    verify::push(&push, trust, &context.reporter).map(Some)
+}
+
+/// Names what an accepted tip belongs to.
+fn source(context: &Context) -> String {
+    format!("{}\n{}", context.opening.branch, redact(&context.opening.remote))
+}
+
+/// Brings the branch's tip into the mirror.
+fn bring_tip(context: &Context, repo: &Repository) -> Result<Oid, Failed> {
     let opening = &context.opening;
-    let (remote, branch, repo) = (opening.remote.as_str(), opening.branch.as_str(), mirror.repo());
-    let oid = match local_path(remote) {
+    let (remote, branch) = (opening.remote.as_str(), opening.branch.as_str());
+    match local_path(remote) {
         Some(path) => {
             let local = LocalRemote::open(&path, remote)?;
             let tip = local.branch(branch)?;
             local.bring(repo, tip, &context.reporter)?;
-            tip
+            Ok(tip)
         }
         None => {
             let choose = |listed: Vec<Listed>| Ok(Chosen::listed(branch_tip(&listed, remote, branch)?));
             let chosen = Peer::new(context, remote).fetch(repo, choose)?;
-            commit_of(repo, remote, chosen.oid.ok_or_else(|| missing(remote, branch))?)?
+            commit_of(repo, remote, chosen.oid.ok_or_else(|| missing(remote, branch))?)
         }
-    };
-    let source = format!("{branch}\n{}", redact(remote));
-    let rewound = mirror.tip(&source).filter(|before| *before != oid);
-    let rewound = rewound.map(|before| left_behind(repo, remote, before, oid)).transpose()?.flatten();
-    if let Some(from) = rewound.filter(|_| opening.fast_forward_only) {
-        let (from, to) = (from.to_string(), oid.to_string());
-        return Err(GitError::Rewound { branch: branch.to_owned(), from, to }.into());
     }
-    mirror.accept(&source, oid)?;
-    Ok(Tip { oid, rewound: rewound.is_some() })
 }
 
 /// The tip before, if the new one does not descend from it.

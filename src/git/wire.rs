@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::error::{GitError, Stage};
+use super::{
+    error::{GitError, Stage},
+    verify::Trust,
+};
 use crate::rules::ids::CommitId;
 
 /// The first line to a worker: for whom it works.
@@ -17,8 +20,8 @@ pub struct Opening {
     pub remote: String,
     /// Without `refs/heads/`.
     pub branch: String,
-    /// Refuse a tip that does not descend from the last one.
-    pub fast_forward_only: bool,
+    /// Refuse a tip that does not descend from the last one; the setting that says so.
+    pub fast_forward_only: Option<String>,
     /// Private key for ssh.
     pub ssh_key: Option<PathBuf>,
     /// Known hosts; `None` is the user's and the system's.
@@ -43,6 +46,8 @@ pub enum Request {
     Fetch {
         /// Which.
         want: Want,
+        /// Whose signature it has to bear; `None` is anybody's or none.
+        trust: Option<Trust>,
     },
     /// Write a commit's files.
     Checkout {
@@ -64,6 +69,8 @@ pub enum Request {
 pub enum Want {
     /// The tip of the app's branch.
     Branch,
+    /// A commit that was the branch's tip a moment ago, by its full id. What holds for a tip holds for it.
+    Seen(CommitId),
     /// A full or short commit id, a tag or a branch.
     Rev(String),
 }
@@ -134,6 +141,8 @@ pub struct Fetched {
     pub committed_at: i64,
     /// The tip does not descend from the one fetched before: a force-push or an unrelated history.
     pub rewound: bool,
+    /// Who signed it, fit to show; `None` where that does not matter.
+    pub signer: Option<String>,
 }
 
 /// Who and what a commit is.
@@ -177,8 +186,9 @@ mod tests {
         let commit: CommitId = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
         let requests = [
             Request::Head,
-            Request::Fetch { want: Want::Branch },
-            Request::Fetch { want: Want::Rev("v1\n2".into()) },
+            Request::Fetch { want: Want::Branch, trust: None },
+            Request::Fetch { want: Want::Seen(commit.clone()), trust: None },
+            Request::Fetch { want: Want::Rev("v1\n2".into()), trust: None },
             Request::Checkout { commit: commit.clone(), dir: "/x y/\"z\"\n".into() },
         ];
         for request in requests {

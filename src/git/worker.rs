@@ -24,10 +24,11 @@ use super::{
     mirror::HOME,
     stall::Stall,
     text::redact,
+    verify::Trust,
     wire::{self, Answer, CheckedOut, Described, Fetched, Head, Line, Opening, Request, Want},
 };
 use crate::{
-    config::settings::{AppSettings, Auth},
+    config::settings::{AppSettings, Auth, Verify},
     rules::ids::CommitId,
 };
 
@@ -68,6 +69,9 @@ pub struct Source {
     pub user: Option<String>,
     /// Refuse a tip that does not descend from the last one.
     pub fast_forward_only: bool,
+    /// Refuse commits that are not signed by these; then the tip has to descend from the last one as well, or
+    /// an old signed commit could be brought back by a forced push.
+    pub verify: Option<Verify>,
 }
 
 impl Source {
@@ -80,6 +84,7 @@ impl Source {
             auth: app.auth.clone(),
             user: app.user.clone(),
             fast_forward_only: app.fast_forward_only,
+            verify: app.verify.clone(),
         }
     }
 }
@@ -143,12 +148,25 @@ impl Worker {
         }
     }
 
-    /// Brings a revision into the mirror.
+    /// Brings a revision into the mirror, and refuses it if it has to be signed and is not.
     pub async fn fetch(&self, want: Want) -> Result<Fetched, GitError> {
-        match self.call(&Request::Fetch { want }, self.limits.total).await? {
+        let trust = self.trust().await?;
+        match self.call(&Request::Fetch { want, trust }, self.limits.total).await? {
             Answer::Fetched(fetched) => Ok(fetched),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Whom to trust at this moment. Read here and not by the worker, which may not be allowed to read the lists,
+    /// and on another thread, which a hanging file system may keep.
+    async fn trust(&self) -> Result<Option<Trust>, GitError> {
+        let Some(verify) = self.source.verify.clone() else { return Ok(None) };
+        let reading = tokio::task::spawn_blocking(move || Trust::read(&verify));
+        let read = tokio::time::timeout(self.limits.ask, reading).await;
+        let broken = |cause| GitError::Worker { stage: Stage::Verifying, cause };
+        read.map_err(|_| broken(Cause::new("the list of signers can't be read in time")))?
+            .map_err(|err| broken(Cause::new(err)))?
+            .map(Some)
     }
 
     /// Writes a commit's files into `dir`, which is made here and must not exist; its parent must. They are not
@@ -248,7 +266,9 @@ impl Worker {
     }
 
     fn opening(&self) -> Opening {
-        let Source { mirror, remote, branch, auth, user, fast_forward_only } = self.source.clone();
+        let Source { mirror, remote, branch, auth, user, fast_forward_only, verify } = self.source.clone();
+        let rules = [("verify", verify.is_some()), ("fast_forward_only", fast_forward_only)];
+        let rule = rules.iter().find(|(_, set)| *set).map(|(name, _)| (*name).to_owned());
         let account = match &user {
             Some(name) => User::from_name(name).ok().flatten(),
             None => User::from_uid(geteuid()).ok().flatten(),
@@ -262,7 +282,7 @@ impl Worker {
             mirror,
             remote,
             branch,
-            fast_forward_only,
+            fast_forward_only: rule,
             ssh_key,
             known_hosts,
             token_file,

@@ -161,6 +161,7 @@ impl Bench {
             auth: Auth::default(),
             user: None,
             fast_forward_only: false,
+            verify: None,
         }
     }
 
@@ -174,8 +175,18 @@ impl Bench {
 
     /// bgd with a git-lfs first on its PATH that runs `script`.
     pub fn exe_with_lfs(&self, script: &str) -> PathBuf {
-        self.script("git-lfs", script);
+        self.exe_with_program("git-lfs", script)
+    }
+
+    /// bgd with a program of that name first on its PATH that runs `script`.
+    pub fn exe_with_program(&self, name: &str, script: &str) -> PathBuf {
+        self.script(name, script);
         self.script("bgd", &format!("PATH={}:$PATH exec {} \"$@\"", self.root().display(), exe().display()))
+    }
+
+    /// bgd where no other program is installed.
+    pub fn exe_without_programs(&self) -> PathBuf {
+        self.script("bgd", &format!("PATH=/nonexistent exec {} \"$@\"", exe().display()))
     }
 
     /// bgd with its mirror on a file system of its own of 2 MiB; `None` where that can't be made.
@@ -241,7 +252,7 @@ fn feed(dir: &Path, args: &[&str], input: &[u8]) -> String {
 /// A worker without a daemon, asked for the head already.
 pub fn raw_worker(source: &Source) -> Child {
     let opening = format!(
-        "{{\"mirror\":{:?},\"remote\":{:?},\"branch\":\"main\",\"fast_forward_only\":false,\"home\":\"/\",\
+        "{{\"mirror\":{:?},\"remote\":{:?},\"branch\":\"main\",\"fast_forward_only\":null,\"home\":\"/\",\
          \"read_timeout_ms\":600000}}\n",
         source.mirror, source.remote
     );
@@ -259,15 +270,17 @@ pub fn raw_worker(source: &Source) -> Child {
 pub fn until(what: &str, mut met: impl FnMut() -> bool) {
     let began = Instant::now();
     while !met() {
-        assert!(began.elapsed() < Duration::from_secs(10), "not in time: {what}");
+        assert!(began.elapsed() < Duration::from_secs(60), "not in time: {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Dead, reaped or not.
+/// Dead, reaped or not. A first thread that has ended while others have not yet is not dead: nobody can wait
+/// for it.
 pub fn is_gone(pid: u32) -> bool {
+    let alone = fs::read_dir(format!("/proc/{pid}/task")).map_or(true, |threads| threads.count() <= 1);
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')),
+        Ok(stat) => alone && stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')),
         Err(_) => true,
     }
 }

@@ -8,6 +8,7 @@ mod front;
 mod host;
 mod ports;
 mod remote;
+mod signing;
 
 use self::finding::{Finding, Level};
 use crate::{
@@ -40,6 +41,7 @@ pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
         report.add(host::check_app(settings, app))?;
         report.add(ports::check(settings, app))?;
         report.add(vec![remote::check(app).await])?;
+        report.add(signing::check(app))?;
         report.add(front::check(app).await)?;
     }
     Ok(if report.worst == Level::Fail { Exit::Failed } else { Exit::Done })

@@ -4,7 +4,8 @@ use std::{num::NonZeroU32, time::Duration};
 
 use super::*;
 use crate::config::settings::{
-    Auth, FrontSettings, Hooks, HttpProbe, NginxSettings, Ports, Probe, Rewrite, Start, Stop, StopHow, Watch,
+    Auth, FrontSettings, Hooks, HttpProbe, NginxSettings, Ports, Probe, Rewrite, Start, Stop, StopHow,
+    Verify, VerifyRange, Watch,
 };
 
 const SMALLEST: &str = r#"
@@ -37,6 +38,11 @@ fast_forward_only = false
 [app.shop.auth]
 ssh_key     = "/etc/bgd/shop_deploy_key"
 known_hosts = "/etc/bgd/known_hosts"
+
+[app.shop.verify]
+signers = "/etc/bgd/allowed_signers"
+keyring = "/etc/bgd/keyring.gpg"
+range   = "all"
 
 [[app.shop.rewrite]]
 file = "dev.php"
@@ -98,7 +104,7 @@ fn the_smallest_file_means_the_defaults_of_the_contract() {
     assert_eq!((app.build_timeout, app.fast_forward_only), (SECS(900), false));
     assert!(app.build.is_empty() && app.env.is_empty() && app.shared.is_empty() && app.cache.is_empty());
     assert!(app.user.is_none() && app.env_file.is_none() && app.rewrites.is_empty());
-    assert_eq!(app.auth, Auth::default());
+    assert_eq!((app.auth, app.verify), (Auth::default(), None));
     assert_eq!(app.health.probe, Probe::Tcp);
     assert_eq!(
         (app.health.interval, app.health.timeout, app.health.deadline, app.health.successes),
@@ -137,6 +143,12 @@ fn every_key_of_the_contract_is_understood() {
     assert_eq!(app.cache, [PathBuf::from("vendor")]);
     assert_eq!(app.auth.ssh_key, Some("/etc/bgd/shop_deploy_key".into()));
     assert_eq!(app.auth.known_hosts, Some("/etc/bgd/known_hosts".into()));
+    let verify = Verify {
+        signers: Some("/etc/bgd/allowed_signers".into()),
+        keyring: Some("/etc/bgd/keyring.gpg".into()),
+        range: VerifyRange::All,
+    };
+    assert_eq!(app.verify, Some(verify));
     let rewrite = Rewrite { file: "dev.php".into(), find: "9501".to_owned(), with: "{port}".to_owned() };
     assert_eq!(app.rewrites, [rewrite]);
     let http = HttpProbe {
@@ -172,6 +184,8 @@ fn other_ways_to_write_things_are_understood() {
     assert_eq!(shop(&with("stop.signal = 28")).stop.how, StopHow::Signal(28));
     let token = shop(&with("auth.token_file = \"secrets/token\""));
     assert_eq!(token.auth.token_file, Some("/etc/bgd/secrets/token".into()));
+    let verify = shop(&with("verify = { signers = \"allowed_signers\" }")).verify.unwrap();
+    assert_eq!((verify.signers, verify.range), (Some("/etc/bgd/allowed_signers".into()), VerifyRange::Tip));
     let argv = shop("[app.shop]\nremote = \"./shop.git\"\nstart = [\"node\", \"server.js\", \"\"]");
     assert_eq!(argv.start, Start::Argv(["node", "server.js", ""].map(str::to_owned).to_vec()));
     assert_eq!(argv.remote, "/etc/bgd/shop.git");

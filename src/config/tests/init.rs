@@ -36,6 +36,7 @@ fn companions(at: usize, line: &str) -> Vec<usize> {
     let section = header(at).map_or("", |header| TEXT.lines().nth(header).unwrap());
     let needed: &[&str] = match line.split(' ').next().unwrap() {
         _ if section.contains("rewrite") => &["file", "find", "with"],
+        "range" => &["signers"],
         "host" | "status" | "body" if section.contains("health") => &["path"],
         key if section.contains("front") && key != "type" => &["type"],
         _ => &[],
@@ -70,6 +71,7 @@ fn every_line_of_it_loads_when_taken_in_and_is_a_default_unless_marked_as_an_exa
 fn every_key_that_exists_is_in_it_under_its_header() {
     let headers = [
         ("[app.shop.auth]", raw::RawAuth::KEYS),
+        ("[app.shop.verify]", raw::RawVerify::KEYS),
         ("[[app.shop.rewrite]]", raw::RawRewrite::KEYS),
         ("[app.shop.health]", raw::RawHealth::KEYS),
         ("[app.shop.watch]", raw::RawWatch::KEYS),
@@ -77,7 +79,7 @@ fn every_key_that_exists_is_in_it_under_its_header() {
         ("[app.shop.front]", raw::RawFront::KEYS),
         ("[daemon]", raw::RawDaemon::KEYS),
     ];
-    let tables = ["auth", "rewrite", "health", "watch", "hooks", "front"];
+    let tables = ["auth", "verify", "rewrite", "health", "watch", "hooks", "front"];
     let own = raw::RawApp::KEYS.iter().filter(|key| !tables.contains(key));
     let expected = own
         .map(|key| ("[app.shop]", *key))

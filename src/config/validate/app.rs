@@ -24,6 +24,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         &RawAuth::or_empty(raw.auth, at.absent("auth")),
         remote.as_ref().map(|remote| remote.transport),
     );
+    let verify = judge.verify(raw.verify);
     let (shared, cache) = (judge.release_paths(&raw.shared), judge.release_paths(&raw.cache));
     judge.refuse_overlaps(&[&shared[..], &cache[..]].concat(), "a path is shared or cached, and once");
     let rewrites = judge.rewrites(&raw.rewrite, &shared);
@@ -49,6 +50,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         build_timeout: judge.positive(&raw.build_timeout, defaults::BUILD_TIMEOUT),
         fast_forward_only: Judge::or(raw.fast_forward_only, defaults::FAST_FORWARD_ONLY),
         auth,
+        verify,
         rewrites,
         health,
         watch,

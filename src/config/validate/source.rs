@@ -1,7 +1,13 @@
-//! Where an app comes from: remote, branch, and the credentials that fit them.
+//! Where an app comes from: remote, branch, the credentials that fit them, and whose commits are deployed.
 
 use super::{Holds, Judge};
-use crate::config::{problem::Place, raw::RawAuth, read::Given, settings::Auth};
+use crate::config::{
+    defaults,
+    problem::Place,
+    raw::{RawAuth, RawVerify},
+    read::Given,
+    settings::{Auth, Verify, VerifyRange},
+};
 
 /// How git reaches a remote; decides which credentials make sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +150,35 @@ impl Judge<'_> {
             ssh_key: self.host_file(&raw.ssh_key, Holds::PrivateKey),
             known_hosts: self.host_file(&raw.known_hosts, Holds::Plain),
             token_file: self.host_file(&raw.token_file, Holds::Secret),
+        }
+    }
+}
+
+impl Judge<'_> {
+    /// Whose commits are deployed; a table that names nobody would look like a check and be none.
+    pub(super) fn verify(&mut self, given: Given<RawVerify>) -> Option<Verify> {
+        let raw = given.into_value()?.value;
+        if raw.signers.place().or(raw.keyring.place()).is_none() {
+            let hint = "write signers = \"allowed_signers\" (SSH keys), keyring = \"keyring.gpg\" (GPG keys), or both";
+            self.notes.error(&raw.at, "names nobody to trust", hint);
+        }
+        Some(Verify {
+            signers: self.host_file(&raw.signers, Holds::Plain),
+            keyring: self.host_file(&raw.keyring, Holds::Plain),
+            range: self.verify_range(&raw.range),
+        })
+    }
+
+    fn verify_range(&mut self, given: &Given<String>) -> VerifyRange {
+        match given.value().map(|written| (written.value.as_str(), &written.at)) {
+            None => defaults::VERIFY_RANGE,
+            Some(("tip", _)) => VerifyRange::Tip,
+            Some(("all", _)) => VerifyRange::All,
+            Some((other, at)) => {
+                let hint = "\"tip\": the commit that is deployed; \"all\": every new commit";
+                self.notes.error(at, format!("is no range: {other:?}"), hint);
+                defaults::VERIFY_RANGE
+            }
         }
     }
 }

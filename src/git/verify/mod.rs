@@ -1,0 +1,127 @@
+//! Whether a commit is signed by somebody the operator trusts (`[app.x.verify]`). Called by `fetch` inside the
+//! worker, after a commit has arrived and before it is accepted: what is refused here leaves no trace that later
+//! fetches are compared with. Decides by stock tools (`ssh-keygen -Y verify`, `gpgv`), never by cryptography of
+//! its own, and trusts nothing of the repository: what is signed is split off the raw object here.
+
+mod gpg;
+mod sealed;
+mod signature;
+mod ssh;
+mod tool;
+mod trust;
+
+use git2::{Oid, Repository};
+
+use self::signature::{Kind, Signed};
+pub use self::trust::Trust;
+use super::{
+    error::{Cause, GitError, Stage},
+    mirror::{Failed, means_damage},
+    report::Reporter,
+    wire::Progress,
+};
+use crate::config::settings::VerifyRange;
+
+/// What is to be judged.
+pub struct Push<'a> {
+    /// The mirror that holds the commits.
+    pub repo: &'a Repository,
+    /// The commit to be deployed; always judged.
+    pub tip: Oid,
+    /// What was accepted last. Without it there is no range, and the tip alone is judged.
+    pub since: Option<Oid>,
+}
+
+/// Judges the tip, and with `range = "all"` every commit that it brings beside what was accepted last, merged
+/// branches included. A commit of another range than the tip is vouched for by who signed the tip, as with
+/// `git verify-commit`.
+///
+/// Gives who signed the tip.
+///
+/// # Errors
+/// [`GitError::Unverified`] for the first commit that is not trusted, the tip first; trouble with tools or data.
+pub fn push(push: &Push<'_>, trust: &Trust, reporter: &Reporter) -> Result<String, Failed> {
+    let mut done = 0;
+    let mut judge = |oid| {
+        reporter.progress(Progress { stage: Stage::Verifying, done, bytes: 0 });
+        done += 1;
+        commit(push.repo, oid, trust)
+    };
+    let signer = judge(push.tip)?;
+    if trust.range == VerifyRange::Tip {
+        return Ok(signer);
+    }
+    for oid in newcomers(push).map_err(|err| unreadable(push.tip, &err))? {
+        judge(oid.map_err(|err| unreadable(push.tip, &err))?)?;
+    }
+    Ok(signer)
+}
+
+/// What the tip brings, itself left out.
+fn newcomers<'a>(
+    push: &Push<'a>,
+) -> Result<impl Iterator<Item = Result<Oid, git2::Error>> + use<'a>, git2::Error> {
+    let mut walk = push.repo.revwalk()?;
+    // One that a mirror made anew lost can't be walked from; that the tip follows it was judged before.
+    if let Some(since) = push.since.filter(|since| push.repo.find_commit(*since).is_ok()) {
+        walk.push(push.tip)?;
+        walk.hide(since)?;
+    }
+    let tip = push.tip;
+    Ok(walk.filter(move |oid| oid.as_ref().is_ok_and(|oid| *oid != tip) || oid.is_err()))
+}
+
+/// One commit: signed, by a key that is listed, over these very bytes. Gives by whom.
+fn commit(repo: &Repository, oid: Oid, trust: &Trust) -> Result<String, Failed> {
+    let odb = repo.odb().map_err(|err| unreadable(oid, &err))?;
+    let object = odb.read(oid).map_err(|err| unreadable(oid, &err))?;
+    // At the committer's time, as git does: a key that has ended since still vouches for what it signed before.
+    let at = repo.find_commit(oid).map_err(|err| unreadable(oid, &err))?.time().seconds();
+    let refused = |cause: String| GitError::Unverified {
+        commit: oid.to_string(),
+        lists: trust.lists(),
+        cause: Cause::new(cause),
+    };
+    let signed = signature::split(object.data()).map_err(|bad| refused(bad.to_string()))?;
+    let Some(signed) = signed else {
+        return Err(refused("it is not signed".to_owned()).into());
+    };
+    match judged(&signed, at, trust) {
+        Ok(signer) => Ok(signer),
+        Err(Refusal::Untrusted(cause)) => Err(refused(cause).into()),
+        Err(Refusal::Trouble(err)) => Err(err.into()),
+    }
+}
+
+fn judged(signed: &Signed, at: i64, trust: &Trust) -> Result<String, Refusal> {
+    match (signed.kind, &trust.signers, &trust.keyring) {
+        (Kind::Ssh, Some(signers), _) => ssh::verify(signed, at, signers),
+        (Kind::Gpg, _, Some(keyring)) => gpg::verify(signed, keyring),
+        (Kind::Ssh, None, _) => {
+            Err(Refusal::untrusted("it is signed with an ssh key, and verify.signers is not set"))
+        }
+        (Kind::Gpg, _, None) => {
+            Err(Refusal::untrusted("it is signed with GPG, and verify.keyring is not set"))
+        }
+    }
+}
+
+/// Why one signature does not count.
+#[derive(Debug)]
+enum Refusal {
+    /// The commit's own fault: who signed it, and what is wrong.
+    Untrusted(String),
+    /// Nothing is known about the commit.
+    Trouble(GitError),
+}
+
+impl Refusal {
+    fn untrusted(text: impl Into<String>) -> Self {
+        Self::Untrusted(text.into())
+    }
+}
+
+fn unreadable(oid: Oid, err: &git2::Error) -> Failed {
+    let error = GitError::Commit { commit: oid.to_string(), cause: Cause::new(err.message()) };
+    Failed { damage: means_damage(err), error }
+}
