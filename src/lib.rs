@@ -10,6 +10,8 @@
 //! config/     raw (as written) → settings (as meant, validated)
 //! rules/      PURE: no tokio, fs, net, clock, randomness
 //! ```
+//!
+//! What holds when things go wrong, and the test of each promise: [`promises`].
 
 pub mod api;
 pub mod build;
@@ -22,5 +24,6 @@ pub mod front;
 pub mod git;
 pub mod probe;
 pub mod process;
+pub mod promises;
 pub mod rules;
 pub mod store;

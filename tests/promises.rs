@@ -31,7 +31,7 @@ mod nginx;
 mod record;
 #[path = "promises/restarts.rs"]
 mod restarts;
-#[path = "promises/stall.rs"]
-mod stall;
 #[path = "promises/signed.rs"]
 mod signed;
+#[path = "promises/stall.rs"]
+mod stall;

@@ -17,7 +17,7 @@ const ROWS: [&[&str]; 9] = [
     &["api"],
     &["daemon"],
     &["cli"],
-    &["main", "lib"],
+    &["main", "lib", "promises"],
 ];
 /// One adapter that prints an error chain; it knows nothing of anybody.
 const FOR_ALL: &str = "errors";
@@ -222,6 +222,95 @@ fn no_file_is_too_long_to_read() {
         .map(|(lines, source)| format!("src/{}: {lines} lines", source.path.display()))
         .collect();
     assert_none("more than 600 lines without the tests", &broken);
+}
+
+/// Every promise: a letter a theme, and the one rule above them all.
+const PROMISES: [(&str, &[u32]); 14] = [
+    ("R", &[0]),
+    ("A", &[1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13]),
+    ("B", &[1, 2, 3, 4, 6, 7, 8, 10, 11]),
+    ("C", &[1, 2, 3, 4, 5]),
+    ("D", &[1, 2, 3, 4, 5, 6, 7]),
+    ("E", &[1, 2, 3, 4, 5, 6, 8]),
+    ("F", &[1, 2, 3, 4, 5, 6, 7, 8, 10, 11]),
+    ("G", &[1, 2, 3, 4, 5, 6]),
+    ("H", &[1, 2, 3, 4, 5]),
+    ("I", &[1, 2, 3, 4, 5, 6, 8]),
+    ("J", &[1, 2, 3]),
+    ("K", &[1, 2, 3, 4, 5, 6, 7]),
+    ("L", &[1, 2, 3, 4]),
+    ("M", &[1, 2, 3]),
+];
+
+/// A row of the table in `src/promises.rs`.
+struct Row {
+    id: String,
+    /// `file::test`.
+    tests: Vec<String>,
+}
+
+/// The rows of a markdown table in a module's documentation, without its head.
+fn rows(text: &str) -> Vec<Row> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix("//! |")).skip(2);
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let tests = cells.get(2).map_or("", |cell| *cell).split('`').skip(1).step_by(2);
+        Row { id: cells[0].to_owned(), tests: tests.map(str::to_owned).collect() }
+    };
+    lines.map(row).collect()
+}
+
+/// Why a test that a row names does not count.
+fn missing(test: &str) -> Option<String> {
+    let Some((file, name)) = test.split_once("::") else { return Some("is not file::test".to_owned()) };
+    let Ok(text) = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)) else {
+        return Some("there is no such file".to_owned());
+    };
+    (!has_test(&text, name)).then(|| "there is no such test".to_owned())
+}
+
+/// Whether `text` has a function of that name right below the attribute of a test.
+fn has_test(text: &str, name: &str) -> bool {
+    let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+    let begins = [format!("fn {name}("), format!("async fn {name}(")];
+    let at = lines.iter().position(|line| begins.iter().any(|begin| line.starts_with(begin)));
+    let attributes = |at| lines[..at].iter().rev().take_while(|line| line.starts_with("#["));
+    at.is_some_and(|at| {
+        attributes(at).any(|line| line.starts_with("#[test]") || line.starts_with("#[tokio::test"))
+    })
+}
+
+#[test]
+fn every_promise_has_a_test() {
+    let table = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/promises.rs")).unwrap();
+    let rows = rows(&table);
+    let wanted: Vec<String> = PROMISES
+        .iter()
+        .flat_map(|(letter, numbers)| numbers.iter().map(move |number| format!("{letter}{number}")))
+        .collect();
+    let found: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    assert_eq!(found, wanted, "a row a promise, in their order");
+    let mut broken = Vec::new();
+    for row in &rows {
+        if row.tests.is_empty() {
+            broken.push(format!("{}: names no test", row.id));
+        }
+        let faults = row.tests.iter().filter_map(|test| Some((test, missing(test)?)));
+        broken.extend(faults.map(|(test, why)| format!("{}: {test}: {why}", row.id)));
+    }
+    assert_none("each promise is proven by a test", &broken);
+}
+
+#[test]
+fn a_function_that_is_no_test_proves_nothing() {
+    let text = "#[tokio::test]\n#[cfg(unix)]\nasync fn real() {\n}\nfn real_not() {}\n#[test]\nfn other() {}";
+    assert!(has_test(text, "real") && has_test(text, "other"));
+    assert!(!has_test(text, "real_not") && !has_test(text, "othe"));
+    let table = "//! | id | promise | proven by |\n//! |---|---|---|\n//! | X1 | words | `a::b`, `c::d` |";
+    let read = rows(table);
+    assert_eq!((read[0].id.as_str(), read[0].tests.len()), ("X1", 2));
+    assert_eq!(missing("src/lib.rs::nothing").as_deref(), Some("there is no such test"));
+    assert_eq!(missing("src/no.rs::nothing").as_deref(), Some("there is no such file"));
 }
 
 #[test]

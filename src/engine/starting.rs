@@ -1,7 +1,11 @@
 //! Effects around a new instance: start it on a port proven free, prove that it is healthy and that the socket is
 //! its own, and watch it once it is live.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -128,6 +132,7 @@ impl Interpreter {
         let mut pause = FIRST_LOOK;
         let mut said = None;
         loop {
+            self.refuse_other_port(handle, target.port)?;
             let mut socket = Socket::glance(handle, target.port);
             let answer = match &socket {
                 Socket::Ours(_) => match timeout_at(deadline, probe::once(health, target)).await {
@@ -154,7 +159,7 @@ impl Interpreter {
                     // Promise D1, in full before the flip; a stranger seen only now is waited for like any other.
                     socket = Socket::of(handle, target.port);
                     if matches!(socket, Socket::Ours(_)) {
-                        return self.refuse_second_port(handle, target.port);
+                        return self.refuse_other_port(handle, target.port);
                     }
                     streak = Streak::new(health.successes);
                 }
@@ -170,23 +175,21 @@ impl Interpreter {
     /// An open port alone is weak evidence: the process must also have been up for a while.
     fn settled(&self, handle: &Handle) -> bool {
         match self.settings.health.probe {
-            Probe::Tcp => {
-                let up = handle.started_at().elapsed().unwrap_or_default();
-                up >= Probe::TCP_SETTLE
-            }
+            Probe::Tcp => handle.age() >= Probe::TCP_SETTLE,
             Probe::Http(_) | Probe::Command(_) => true,
         }
     }
 
-    /// Promise D2: an app that (also) listens on its neighbour's port would take the live color's traffic.
-    fn refuse_second_port(&self, handle: &Handle, port: u16) -> Result<(), Failure> {
+    /// Promise D2: an app that listens on its neighbour's port takes the live color's traffic, healthy or not; so it
+    /// is refused as soon as it is seen there, not at the deadline.
+    fn refuse_other_port(&self, handle: &Handle, port: u16) -> Result<(), Failure> {
         let ports = self.settings.ports;
         let other = if ports.blue == port { ports.green } else { ports.blue };
         // The live color's own listener there is as it should be; one of ours beside it would share its traffic.
         if !handle.listens_on(other).map_err(|err| trouble(Phase::Probing, &err))? {
             return Ok(());
         }
-        let cause = format!("the new instance also listens on port {other}, which is the other color's");
+        let cause = format!("the new instance listens on port {other}, which is the other color's");
         Err(Failure {
             hint: Some("the app must listen on $PORT alone".to_owned()),
             log_tail: tail(handle.log()),
@@ -214,8 +217,9 @@ impl Interpreter {
         let (cause, hint) = match socket {
             Socket::Ours(_) => (
                 format!(
-                    "not healthy within {deadline:?} (one probe: {:?}): {last}",
-                    self.settings.health.timeout
+                    "not healthy within {deadline:?} (one probe: {:?}): {last}{}",
+                    self.settings.health.timeout,
+                    out_of_reach(port),
                 ),
                 "bgd show has the probe answers and the app's last words".to_owned(),
             ),
@@ -347,6 +351,18 @@ pub(super) fn holders_of(port: u16) -> String {
         Ok(_) => "a process that this user may not see".to_owned(),
         Err(err) => format!("a process that can't be named ({err})"),
     }
+}
+
+/// Where the port is open instead, when it is open on no address that a probe of 127.0.0.1 reaches.
+fn out_of_reach(port: u16) -> String {
+    let addresses: Vec<SocketAddr> =
+        ports::listeners(port).unwrap_or_default().into_iter().map(|one| one.address).collect();
+    let reached = |ip: IpAddr| ip.is_unspecified() || ip == IpAddr::V4(Ipv4Addr::LOCALHOST);
+    if addresses.is_empty() || addresses.iter().any(|address| reached(address.ip())) {
+        return String::new();
+    }
+    let named: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    format!("; it listens on {} instead", named.join(", "))
 }
 
 fn listens_instead(handle: &Handle) -> String {

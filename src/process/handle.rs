@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     client,
+    identity::Identity,
     orphans::{self, Manner},
     ports,
     record::{Exit, Record},
@@ -94,6 +95,17 @@ impl Handle {
     /// When the command was exec'd.
     pub fn started_at(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(self.0.record.started_ms)
+    }
+
+    /// How long the command has run, by the clock that nobody sets; zero while it is not known to run.
+    pub fn age(&self) -> Duration {
+        self.0.record.main.map_or(Duration::ZERO, Identity::age)
+    }
+
+    /// Later ones sort after earlier ones, even when the wall clock was set back in between.
+    pub(super) fn order(&self) -> (bool, u64, SystemTime) {
+        let record = &self.0.record;
+        (record.of_this_boot(), record.shim.start, self.started_at())
     }
 
     /// `pid` is in the tree now. Reads /proc and does not wait for the shim.

@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    time::{ClockId, clock_gettime},
+    unistd::{SysconfVar, sysconf},
+};
 use serde::{Deserialize, Serialize};
 
 /// What /proc/PID/stat says, as far as it matters here.
@@ -75,6 +79,14 @@ impl Identity {
     /// This very process still runs (a zombie does not).
     pub fn is_alive(self) -> bool {
         Stat::read(self.pid).is_some_and(|stat| stat.start == self.start && stat.alive())
+    }
+
+    /// How long ago it started; a wall clock that is set, and a sleep of the host, change nothing about it.
+    pub fn age(self) -> Duration {
+        let Ok(now) = clock_gettime(ClockId::CLOCK_BOOTTIME) else { return Duration::ZERO };
+        let ticks = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100)).unwrap_or(100);
+        let start = Duration::from_millis(self.start.saturating_mul(1000) / ticks.max(1));
+        Duration::from(now).saturating_sub(start)
     }
 
     /// Sends a signal to this very process; `Ok(false)` when it is gone.

@@ -205,7 +205,7 @@ impl Shims {
         }
         let unrecorded = self.unrecorded().await?;
         found.extend(unrecorded.into_iter().filter(|handle| handle.app() == app));
-        found.sort_by_key(Handle::started_at);
+        found.sort_by_key(Handle::order);
         Ok(found)
     }
 

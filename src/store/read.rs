@@ -65,14 +65,16 @@ impl Store {
         Ok(self.deploys(&query, params![id.0])?.pop())
     }
 
-    /// The deploy of an app that ended last.
+    /// The deploy of an app that ended last: by the order of the events, so that a wall clock that was set back
+    /// hides nothing, and by the clock only where the events are no longer kept.
     ///
     /// # Errors
     /// When it can't be read.
     pub fn last_ended(&self, app: &AppName) -> Result<Option<DeployRecord>, StoreError> {
         let query = format!(
             "SELECT {DEPLOY_COLUMNS} FROM deploy WHERE app = ?1 AND outcome IS NOT NULL
-             ORDER BY finished DESC, id DESC LIMIT 1"
+             ORDER BY id IS (SELECT deploy FROM event WHERE app = ?1 AND kind IN ('deploy_ended', 'deploy_superseded')
+                             ORDER BY seq DESC LIMIT 1) DESC, finished DESC, id DESC LIMIT 1"
         );
         Ok(self.deploys(&query, params![app.as_str()])?.pop())
     }

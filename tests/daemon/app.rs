@@ -7,10 +7,16 @@ use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
     path::Path,
     process::exit,
     thread,
     time::Duration,
+};
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind as bind_socket, listen, setsockopt,
+    socket, sockopt,
 };
 
 /// Set in the app's environment: where the gates are. Without it the test is an empty one.
@@ -77,7 +83,7 @@ impl App {
                     thread::park();
                 }
             }
-            "elsewhere" => self.serve(bind("0")),
+            "elsewhere" => self.leak().serve(bind("0")),
             "waits" => {
                 while gate_is_closed("boot") {
                     thread::sleep(LOOK);
@@ -93,12 +99,28 @@ impl App {
             }
             _ => {}
         }
-        self.serve(bind(&port()))
+        let addresses = self.get("listen").to_owned();
+        let app = self.leak();
+        if addresses.is_empty() {
+            app.serve(bind(&port()));
+        }
+        let shared =
+            addresses.split(',').map(|address| bind_shared(&address.trim().replace("$PORT", &port())));
+        let mut listeners: Vec<TcpListener> = shared.collect();
+        let last = listeners.pop().expect("an address");
+        for listener in listeners {
+            thread::spawn(move || app.serve(listener));
+        }
+        app.serve(last)
     }
 
-    fn serve(self, listener: TcpListener) -> ! {
+    fn leak(self) -> &'static Self {
+        Box::leak(Box::new(self))
+    }
+
+    fn serve(&'static self, listener: TcpListener) -> ! {
         println!("rev {} listens on {}", self.get("rev"), listener.local_addr().expect("address"));
-        let app: &'static Self = Box::leak(Box::new(self));
+        let app = self;
         for stream in listener.incoming() {
             let Ok(stream) = stream else { continue };
             // A client that breaks off is its own affair.
@@ -186,6 +208,18 @@ fn port() -> String {
 
 fn bind(port: &str) -> TcpListener {
     TcpListener::bind(format!("127.0.0.1:{port}")).expect("listen")
+}
+
+/// With SO_REUSEPORT, as servers with several processes listen: others that do the same may share the port.
+fn bind_shared(address: &str) -> TcpListener {
+    let address: std::net::SocketAddr = address.parse().expect("an address");
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    setsockopt(&socket, sockopt::ReuseAddr, &true).expect("SO_REUSEADDR");
+    setsockopt(&socket, sockopt::ReusePort, &true).expect("SO_REUSEPORT");
+    bind_socket(socket.as_raw_fd(), &SockaddrStorage::from(address)).expect("bind");
+    listen(&socket, Backlog::MAXCONN).expect("listen");
+    socket.into()
 }
 
 fn leave(words: &str, code: i32) -> ! {

@@ -12,6 +12,7 @@ use crate::rules::{
     effect::{Action, Hook, Note},
     event::Done,
     ids::CommitId,
+    time::Time,
     words::{Failure, Nature, Outcome, Phase},
 };
 
@@ -21,6 +22,17 @@ const TRIES: u32 = 5;
 const FIRST_RETRY: Duration = Duration::from_secs(10);
 /// Verdicts kept per app; the oldest deploy's go first.
 const VERDICTS_KEPT: usize = 200;
+
+/// The wait after that many failures.
+fn retry_wait(failures: u32) -> Duration {
+    FIRST_RETRY * 2u32.saturating_pow(failures.saturating_sub(1))
+}
+
+/// Whether it is too early for the next try. More to wait than there ever was means that the clock went back
+/// (promise B8): then it is time.
+pub(super) fn waits(not_before: Time, failures: u32, now: Time) -> bool {
+    not_before > now && not_before.since(now) <= retry_wait(failures)
+}
 
 impl Turn<'_> {
     pub(super) fn fetch_failed(
@@ -236,8 +248,7 @@ impl Turn<'_> {
         // What failed before the eyes of the public is not tried on it again.
         let may_retry = failure.nature != Nature::Deterministic && end.outcome != Outcome::RolledBack;
         let verdict = if may_retry && failures < TRIES {
-            let wait = FIRST_RETRY * 2u32.saturating_pow(failures - 1);
-            Verdict::Retry { failures, not_before: self.now().plus(wait) }
+            Verdict::Retry { failures, not_before: self.now().plus(retry_wait(failures)) }
         } else {
             Verdict::Bad { deploy: deploy.id, why: failure.cause.clone() }
         };

@@ -184,7 +184,9 @@ pub fn wanted(app: &App, now: Time) -> Result<CommitId, Blocked> {
     }
     match app.verdicts.get(head) {
         Some(Verdict::Bad { .. }) => Err(Blocked::BadCommit),
-        Some(Verdict::Retry { not_before, .. }) if *not_before > now => Err(Blocked::RetryLater(*not_before)),
+        Some(Verdict::Retry { not_before, failures }) if ending::waits(*not_before, *failures, now) => {
+            Err(Blocked::RetryLater(*not_before))
+        }
         Some(Verdict::Retry { .. }) | None => Ok(head.clone()),
     }
 }

@@ -8,6 +8,7 @@ use crate::rules::{
     effect::{Action, Hook, Note},
     event::{Ask, Event},
     ids::Color::{Blue, Green},
+    time::Time,
     words::{Nature, Outcome},
 };
 
@@ -74,6 +75,22 @@ fn a10_a_transient_failure_is_tried_five_times_with_growing_waits() {
             assert_eq!(bench.state() == "Fetching", tries < 5, "{phase}, try {tries}");
         }
     }
+}
+
+#[test]
+fn b8_a_clock_that_goes_back_does_not_put_the_next_try_off() {
+    let mut bench = Bench::with_one_live();
+    bench.now = bench.now.plus(Duration::from_secs(7200));
+    bench.push(2);
+    bench.run_to("Building");
+    bench.fail(Nature::Transient);
+    bench.run_to("Resting");
+    bench.now = bench.now.plus(Duration::from_secs(9));
+    bench.tell(&Event::Ticked);
+    assert_eq!(bench.state(), "Resting", "it waits");
+    bench.now = Time(bench.now.0 - 3_600_000);
+    bench.tell(&Event::Ticked);
+    assert_eq!(bench.state(), "Fetching", "an hour is no wait that was ever meant");
 }
 
 #[test]
