@@ -9,6 +9,8 @@ mod load;
 mod ports;
 #[path = "daemon/stage.rs"]
 mod stage;
+#[path = "daemon/truth.rs"]
+mod truth;
 
 #[path = "daemon/commands.rs"]
 mod commands;

@@ -10,6 +10,8 @@ mod load;
 mod ports;
 #[path = "daemon/stage.rs"]
 mod stage;
+#[path = "daemon/truth.rs"]
+mod truth;
 
 #[path = "promises/broken.rs"]
 mod broken;

@@ -9,6 +9,8 @@ mod load;
 mod ports;
 #[path = "daemon/stage.rs"]
 mod stage;
+#[path = "daemon/truth.rs"]
+mod truth;
 
 #[path = "git/keys.rs"]
 #[allow(dead_code, reason = "the tests of the git worker use more of it")]
@@ -23,8 +25,12 @@ mod host;
 mod disk;
 #[path = "promises/drain.rs"]
 mod drain;
+#[path = "promises/everyday.rs"]
+mod everyday;
 #[path = "promises/flips.rs"]
 mod flips;
+#[path = "promises/neighbours.rs"]
+mod neighbours;
 #[path = "promises/nginx.rs"]
 mod nginx;
 #[path = "promises/record.rs"]

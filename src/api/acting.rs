@@ -65,7 +65,15 @@ fn denied(member: &Member, denial: Denial) -> Refusal {
         DenialKind::NothingLive => Exit::NothingLive,
         DenialKind::NoWayBack => Exit::Failed,
     };
-    let message = format!("{}: {}", member.settings().name, denial.message);
+    let serving = match (denial.kind, member.snapshot().app.live()) {
+        (DenialKind::Held, Some(live)) => {
+            format!("; {} serves on {}", live.release.commit.short(), live.color)
+        }
+        (DenialKind::Held, None) => "; nothing is live".to_owned(),
+        // They say so themselves.
+        (DenialKind::NothingLive | DenialKind::NoWayBack, _) => String::new(),
+    };
+    let message = format!("{}: {}{serving}", member.settings().name, denial.message);
     Refusal { exit, message, hint: Some(denial.hint) }
 }
 

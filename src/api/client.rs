@@ -97,7 +97,7 @@ impl CallError {
         match self {
             Self::Absent { .. } => Some("start it: `systemctl start bgd`, or `bgd daemon` in the foreground; the apps serve on without it".to_owned()),
             Self::NotPermitted { .. } => {
-                Some("run as root, or as a member of the group that owns the socket".to_owned())
+                Some("`sudo bgd …`, or join the group that owns the socket: `usermod -aG bgd NAME`".to_owned())
             }
             Self::Hung { .. } => {
                 Some("`systemctl restart bgd`; the apps serve on meanwhile, and `bgd flip` works without it".to_owned())

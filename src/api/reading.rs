@@ -75,7 +75,11 @@ pub(super) async fn read<T: Send + 'static>(
 pub(super) fn exec(member: &Member) -> Result<Answer, Refusal> {
     let snapshot = member.snapshot();
     let Some(live) = snapshot.app.live() else {
-        return Err(refusal(Exit::NothingLive, "nothing is live".to_owned(), Some("bgd deploy")));
+        return Err(refusal(
+            Exit::NothingLive,
+            "no release to run it in: nothing is live".to_owned(),
+            Some("bgd deploy"),
+        ));
     };
     let settings = member.settings();
     let context = build::Context {

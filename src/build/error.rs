@@ -122,11 +122,11 @@ impl BuildError {
             }
             Self::EnvFile(_) | Self::EnvVariable { .. } => "correct the environment, then `bgd deploy`",
             Self::UnknownUser { .. } | Self::NotRoot { .. } => {
-                "`user` needs bgd to run as root, and an account of that name"
+                "`user` needs bgd to run as root, and an account of that name; then `bgd deploy`"
             }
             Self::InUse { .. } => "end what uses it",
-            Self::Io { .. }
-            | Self::Outside { .. }
+            Self::Io { .. } => "put that right (`bgd doctor` looks at this host), then `bgd deploy`",
+            Self::Outside { .. }
             | Self::Symlink { .. }
             | Self::NotDirectory { .. }
             | Self::HardLink { .. }

@@ -133,10 +133,7 @@ fn failure(deploy: &DeployRecord, tail: &[String], look: Look) -> String {
 }
 
 fn serving(status: &Status) -> String {
-    match status.apps.first().and_then(|app| app.live.as_ref()) {
-        Some(live) => format!("{} serves on {}", live.commit.short(), live.color),
-        None => "nothing is live".to_owned(),
-    }
+    status.apps.first().map_or_else(|| "nothing is live".to_owned(), phrase::serving)
 }
 
 #[cfg(test)]

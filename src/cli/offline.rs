@@ -30,6 +30,10 @@ use crate::{
     store::{Store, StoreError},
 };
 
+/// The next thing to do when there is neither a daemon nor a record that can be read.
+const START: &str = "start it: `systemctl start bgd`, or `bgd daemon` in the foreground; it sets a damaged record aside \
+                     and goes by what runs";
+
 /// How long a daemon that was ended, or is ending, may keep its lock.
 const LOCK_WITHIN: Duration = Duration::from_secs(5);
 /// Beyond drain and grace: what the rest of a flip may take before this process leaves it to the next daemon.
@@ -270,11 +274,12 @@ fn unreadable(err: StoreError) -> Refusal {
     unread(chain(&err))
 }
 
+/// Reading instead of a daemon that can't be reached: that is what the exit code says, not that something failed.
 fn unread(why: String) -> Refusal {
     Refusal {
         exit: Exit::Unreachable,
         message: format!("the daemon can't be reached, and its record can't be read: {why}"),
-        hint: Some("start it: `systemctl start bgd`, or `bgd daemon` in the foreground".to_owned()),
+        hint: Some(START.to_owned()),
     }
 }
 

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use crate::{
-    api::wire::{DeployRecord, StepRecord},
+    api::wire::{AppReport, DeployRecord, StepRecord},
     cli::terminal::one_line,
     rules::{
         ids::CommitId,
         time::{Stamp, Time},
-        words::Outcome,
+        words::{AppState, Outcome},
     },
 };
 
@@ -91,9 +91,30 @@ pub fn plain_word(word: &str) -> String {
     word.replace('_', " ")
 }
 
+/// `a1b2c3d serves on blue`: what answers the public now, for the end of a failure.
+pub fn serving(app: &AppReport) -> String {
+    let Some(live) = &app.live else { return "nothing is live".to_owned() };
+    let place = format!("{} serves on {}", live.commit.short(), live.color);
+    match app.state {
+        AppState::Down => format!(
+            "{} should serve on {} and does not: `bgd logs` tells why",
+            live.commit.short(),
+            live.color
+        ),
+        AppState::Degraded => format!("{place}, but not all is well: `bgd doctor` tells what"),
+        AppState::Empty
+        | AppState::Live
+        | AppState::Deploying
+        | AppState::Watching
+        | AppState::Held
+        | AppState::Stopped => place,
+    }
+}
+
 /// `deploy #7 of 8c9d0e1 failed while probing: GET /up answered 500`, for a deploy that did not go well.
 pub fn failure(deploy: &DeployRecord) -> String {
-    let mut text = format!("deploy #{} of {} ", deploy.id, short(deploy.commit.as_ref()));
+    let of = deploy.commit.as_ref().map(|commit| format!(" of {}", commit.short())).unwrap_or_default();
+    let mut text = format!("deploy #{}{of} ", deploy.id);
     text.push_str(match deploy.outcome {
         None => "has not ended",
         Some(Outcome::Live) => "went live",

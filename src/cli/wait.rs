@@ -16,7 +16,10 @@ use crate::{
         terminal::{self, one_line},
     },
     config::duration,
-    rules::words::{AppState, Outcome, Phase},
+    rules::{
+        ids::DeployId,
+        words::{AppState, Outcome, Phase},
+    },
 };
 
 /// Between two looks: a status costs the daemon well under a millisecond.
@@ -39,8 +42,9 @@ pub async fn run(context: &Context, args: WaitArgs) -> Result<Exit, Problem> {
                 terminal::data(&text)?;
                 return Ok(Exit::Done);
             }
-            Ok(Verdict::Hopeless(exit, text)) => {
-                return Err(Problem::refused(exit, text, "`bgd history` has the whole story"));
+            Ok(Verdict::Hopeless(exit, text, id)) => {
+                let hint = format!("`bgd show {id}` has the whole story");
+                return Err(Problem::refused(exit, text, hint));
             }
             Ok(Verdict::NotYet(_)) | Err(_) if Instant::now() + LOOK < until => {}
             Ok(Verdict::NotYet(text)) => {
@@ -63,7 +67,7 @@ pub async fn run(context: &Context, args: WaitArgs) -> Result<Exit, Problem> {
 enum Verdict {
     Reached(String),
     NotYet(String),
-    Hopeless(Exit, String),
+    Hopeless(Exit, String, DeployId),
 }
 
 /// All apps asked for; a commit belongs to one app.
@@ -120,7 +124,13 @@ fn judge_rev(app: &AppReport, goal: &Goal) -> Verdict {
             let word = phrase::outcome(Some(outcome));
             Verdict::Hopeless(
                 exit,
-                format!("{}: deploy #{} of that commit: {word}{error}", app.name, last.id),
+                format!(
+                    "{}: deploy #{} of that commit: {word}{error}; {}",
+                    app.name,
+                    last.id,
+                    phrase::serving(app)
+                ),
+                last.id,
             )
         }
         Some((_, Outcome::Live)) | None => {
@@ -164,9 +174,12 @@ mod tests {
     #[test]
     fn a_commit_that_failed_ends_the_wait_at_once_unless_it_is_tried_again() {
         let failed = fixture::failed();
-        let Verdict::Hopeless(exit, text) = judge(&failed, &rev("c3")) else { panic!("hopeless") };
+        let Verdict::Hopeless(exit, text, _) = judge(&failed, &rev("c3")) else { panic!("hopeless") };
         assert_eq!(exit, Exit::Failed);
-        assert_eq!(text, "shop: deploy #7 of that commit: failed: GET http://127.0.0.1:9502/up answered 500");
+        assert_eq!(
+            text,
+            "shop: deploy #7 of that commit: failed: GET http://127.0.0.1:9502/up answered 500; a1a1a1a serves on blue"
+        );
         assert!(matches!(judge(&failed, &rev("d4")), Verdict::NotYet(_)));
         let again = AppReport { deploy: fixture::deploying().deploy, ..failed };
         assert!(matches!(judge(&again, &rev("c3")), Verdict::NotYet(_)));

@@ -123,7 +123,7 @@ impl Interpreter {
             format!("the build failed: {exit}")
         };
         Err(Failure {
-            hint: Some("bgd logs --build shows all of its output; push a fix".to_owned()),
+            hint: Some("`bgd logs --build` shows all of its output; push a fix".to_owned()),
             log_tail: tail(&spec.log.path),
             ..failure(phase, nature(exit), cause)
         })
@@ -235,13 +235,16 @@ pub(super) fn build_failure(phase: Phase, err: &build::BuildError) -> Failure {
 /// A command that can't be started (no such program, user or directory) is the commit's or the configuration's
 /// own fault; trying again does not help.
 pub(super) fn start_failure(phase: Phase, err: &StartError) -> Failure {
-    let nature = match err {
-        StartError::Directory { .. }
-        | StartError::UnknownUser { .. }
-        | StartError::User { .. }
-        | StartError::Program { .. }
-        | StartError::Interpreter { .. } => Nature::Deterministic,
-        _ => Nature::Transient,
+    let (nature, hint) = match err {
+        StartError::UnknownUser { .. } | StartError::User { .. } => (
+            Nature::Deterministic,
+            "`user` needs bgd to run as root, and an account of that name; then `bgd deploy`",
+        ),
+        StartError::Directory { .. } | StartError::Program { .. } | StartError::Interpreter { .. } => (
+            Nature::Deterministic,
+            "the program must be in the release or in PATH, and executable; correct that, then `bgd deploy`",
+        ),
+        _ => (Nature::Transient, "`bgd doctor` looks at disk, user and ports; then `bgd deploy`"),
     };
-    failure(phase, nature, crate::errors::chain(err))
+    Failure { hint: Some(hint.to_owned()), ..failure(phase, nature, crate::errors::chain(err)) }
 }

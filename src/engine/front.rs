@@ -87,7 +87,7 @@ impl FrontTrouble {
             Self::Nginx(err) => (err.hint(), Vec::new()),
             Self::Cutover(err) => (err.hint(), err.log().to_vec()),
         };
-        let hint = Some(hint.unwrap_or("bgd doctor checks the front").to_owned());
+        let hint = Some(hint.unwrap_or("`bgd doctor` checks the front").to_owned());
         Failure { hint, log_tail, ..failure(phase, self.nature(), chain(self)) }
     }
 }

@@ -191,7 +191,7 @@ impl Interpreter {
         }
         let cause = format!("the new instance listens on port {other}, which is the other color's");
         Err(Failure {
-            hint: Some("the app must listen on $PORT alone".to_owned()),
+            hint: Some(format!("the app must listen on $PORT alone; {} shows its output", logs_of(handle))),
             log_tail: tail(handle.log()),
             ..failure(Phase::Probing, Nature::Deterministic, cause)
         })
@@ -200,7 +200,7 @@ impl Interpreter {
     fn exited_early(&self, handle: &Handle, exit: Exit, answers: &VecDeque<String>) -> Failure {
         let last = answers.back().map(|answer| format!("; last probe: {answer}")).unwrap_or_default();
         Failure {
-            hint: Some("bgd logs shows its output; push a fix".to_owned()),
+            hint: Some(format!("{} shows its output; push a fix", logs_of(handle))),
             log_tail: tail(handle.log()),
             ..failure(
                 Phase::Probing,
@@ -221,19 +221,25 @@ impl Interpreter {
                     self.settings.health.timeout,
                     out_of_reach(port),
                 ),
-                "bgd show has the probe answers and the app's last words".to_owned(),
+                format!(
+                    "`bgd show {}` has the answers, {} its output",
+                    handle.release().deploy(),
+                    logs_of(handle)
+                ),
             ),
             Socket::Absent => {
                 let instead = listens_instead(handle);
                 (
                     format!("the app did not listen on port {port} within {deadline:?}; {instead}"),
-                    "it must listen on 127.0.0.1:$PORT (see `rewrite` for apps with the port in a file)"
-                        .to_owned(),
+                    format!(
+                        "it must listen on 127.0.0.1:$PORT (`rewrite` is for a port in a file); {} shows its output",
+                        logs_of(handle)
+                    ),
                 )
             }
             Socket::Strange(holder) => (
                 format!("port {port} is held by {holder}, not by the new instance"),
-                "stop it or change `ports`".to_owned(),
+                "stop it or change `ports`; then `bgd deploy`".to_owned(),
             ),
         };
         Failure {
@@ -283,7 +289,7 @@ impl Interpreter {
             if failures >= FAILURES_THAT_COUNT {
                 let cause = format!("not healthy while it was watched, {failures} times in a row: {line}");
                 return Err(Failure {
-                    hint: Some(format!("bgd logs --color {color} shows its output; push a fix")),
+                    hint: Some(format!("`bgd logs --color {color}` shows its output; push a fix")),
                     log_tail: tail(&self.instance_log(color)),
                     ..failure(Phase::Watching, Nature::Deterministic, cause)
                 });
@@ -336,6 +342,12 @@ impl Socket {
             None => holders.iter().map(|holder| holder.pid).min().map_or(Self::Absent, Self::Ours),
         }
     }
+}
+
+/// The command that shows what an instance says; `bgd logs` alone shows what is live.
+fn logs_of(handle: &Handle) -> String {
+    // An instance's role is written as its color.
+    format!("`bgd logs --color {}`", handle.role())
 }
 
 /// Who holds a port, for people.

@@ -230,16 +230,18 @@ impl GitError {
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::BranchMissing { branch, .. } => {
-                return Some(format!("push {branch:?}, or set `branch`; the live release keeps serving"));
+                return Some(format!(
+                    "push {branch:?}, or set `branch` and `bgd reload`; what is live serves on"
+                ));
             }
-            Self::Empty { .. } => "push a first commit; bgd goes on looking",
+            Self::Empty { .. } => "push a first commit; it is deployed by itself, `bgd status -w` shows it",
             Self::NoRepository { .. } => {
-                "check `remote`; a private repository also looks like this without credentials"
+                "check `remote` (`bgd doctor` tries it); a private repository also looks like this without credentials"
             }
             Self::Auth { .. } => {
-                "set `auth.ssh_key` or `auth.token_file`; git's credential helpers are not asked"
+                "set `auth.ssh_key` or `auth.token_file`, `bgd doctor` tries it; git's credential helpers are not asked"
             }
-            Self::Credentials { .. } => "the file has to exist and be readable by bgd",
+            Self::Credentials { .. } => "the file has to exist and be readable by bgd; `bgd doctor` tries it",
             Self::HostKeyUnknown { host, .. } => {
                 return Some(format!(
                     "compare the fingerprint with the server's, then add the output of {} to the file",
@@ -247,15 +249,17 @@ impl GitError {
                 ));
             }
             Self::HostKeyChanged { .. } => {
-                "find out why the server's key changed before replacing the entry: someone may be in between"
+                "someone may be in between: find out why the key changed before `ssh-keygen -R` and a new entry"
             }
-            Self::Rewound { to, rule, .. } if rule == "verify" => {
-                return Some(format!(
-                    "put the branch right; or, if it is meant to go there: `bgd deploy --rev {to}`"
-                ));
-            }
-            Self::Rewound { .. } => {
-                "`bgd deploy --rev` deploys it once; put the branch right, or set fast_forward_only = false and `bgd deploy`"
+            Self::Rewound { to, rule, .. } => {
+                let to = to.get(..7).unwrap_or(to);
+                return Some(if rule == "verify" {
+                    format!("put the branch right; or, if it is meant to go there: `bgd deploy --rev {to}`")
+                } else {
+                    format!(
+                        "`bgd deploy --rev {to}` deploys it once; else put the branch right, or set fast_forward_only = false"
+                    )
+                });
             }
             Self::Unverified { lists, .. } => {
                 return Some(format!(
@@ -270,13 +274,17 @@ impl GitError {
                 return Some(format!("install the package {package} where bgd runs, then `bgd deploy`"));
             }
             Self::RevMissing { .. } => {
-                "a full or short commit id, a tag, or a branch of the remote is wanted"
+                "`bgd deploy --rev REV` takes a commit id (full or short), a tag or a branch of the remote"
             }
-            Self::RevAmbiguous { .. } => "give more digits",
-            Self::Lfs { .. } => "install git-lfs where bgd runs, and check the access to the LFS store",
-            Self::User { .. } => "`user` needs bgd to run as root, and an account of that name",
+            Self::RevAmbiguous { .. } => "give more digits: `bgd deploy --rev REV`",
+            Self::Lfs { .. } => {
+                "install git-lfs where bgd runs, check the access to the LFS store, then `bgd deploy`"
+            }
+            Self::User { .. } => {
+                "`user` needs bgd to run as root, and an account of that name; then `bgd deploy`"
+            }
             Self::Unreachable { .. } | Self::Stalled { .. } | Self::TooSlow { .. } => {
-                "the live release keeps serving; bgd tries again by itself"
+                "bgd tries again by itself; `bgd doctor` tries the remote at once"
             }
             Self::Fetch { .. }
             | Self::Mirror { .. }

@@ -29,6 +29,7 @@ fn a_push_goes_live(kind: Kind) {
     let status = stage.status();
     assert_eq!(status["state"], "empty");
     assert_eq!(stage.bgd(&["status"]).code, 3);
+    stage.assert_status_is_true();
 
     let first = stage.push_live("one");
     assert_eq!(stage.served(), "one");
@@ -167,6 +168,7 @@ fn a_live_release_that_turns_unhealthy_serves_on_and_is_called_degraded() {
         stage.close("up");
         let status = stage.until("unhealthy", |status| status["live"]["healthy"] == false);
         assert_eq!(status["state"], "degraded");
+        stage.assert_status_is_true();
         assert_eq!(stage.bgd(&["status"]).code, 20);
         assert_eq!(stage.served(), "good");
         stage.open("up");

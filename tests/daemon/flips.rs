@@ -176,6 +176,7 @@ fn there_is_nothing_to_flip_to_before_the_second_release() {
     assert_eq!(ran.code, 1, "{ran:?}");
     assert_eq!(stage.value("live.commit"), one);
     assert!(stage.status()["hold"].is_null());
+    stage.assert_status_is_true();
 }
 
 #[test]
@@ -191,9 +192,11 @@ fn a_hold_keeps_pushes_away_until_it_is_released() {
     assert_eq!(keys, ["by", "reason", "since"]);
     assert_eq!(stage.bgd(&["deploy"]).code, 5);
     assert!(stage.done(&["why"]).contains("freeze"));
+    stage.assert_status_is_true();
     assert_eq!(stage.value("live.commit"), one);
     stage.done(&["resume"]);
     stage.wait_live(&two);
+    stage.assert_status_is_true();
 }
 
 #[test]
@@ -205,6 +208,7 @@ fn down_stops_the_app_and_up_brings_the_same_release_back() {
         let status = stage.status();
         assert_eq!(status["state"], "stopped", "{status:#}");
         assert!(!stage.served().contains("one"));
+        stage.assert_status_is_true();
         assert_eq!(stage.bgd(&["flip"]).code, 3);
         assert_eq!(stage.bgd(&["exec", "--", "true"]).code, 3);
         let apps =

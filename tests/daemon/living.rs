@@ -115,7 +115,7 @@ fn k4_a_second_daemon_refuses_and_names_the_first() {
     let ran = stage.bgd(&["daemon"]);
     assert_eq!(ran.code, 5, "{ran:?}");
     assert!(ran.stderr.contains(&stage.daemon_pid().to_string()), "{ran:?}");
-    assert_ne!(stage.bgd(&["status"]).code, 4);
+    stage.assert_status_is_true();
 }
 
 #[test]
@@ -131,7 +131,9 @@ fn k1_sigterm_of_the_daemon_leaves_app_and_front_serving() {
         load.sees("one");
         let ran = stage.bgd(&["status"]);
         assert_eq!(ran.code, 4, "{ran:?}");
+        stage.assert_status_is_true();
         stage.start_daemon();
+        stage.assert_status_is_true();
         assert_eq!(live_pid(&stage), pid);
         load.sees("one");
         load.end_without_loss();
@@ -162,6 +164,7 @@ fn l4_a_bad_configuration_keeps_the_old_one_in_force() {
     stage.done(&["reload"]);
     stage.done(&["deploy"]);
     assert_eq!(stage.done(&["exec", "--", "sh", "-c", "echo $COLOUR"]), "teal");
+    stage.assert_status_is_true();
 }
 
 #[test]

@@ -508,6 +508,7 @@ for = "{watch}"
             assert!(Instant::now() < until, "left over: {:#?}; {status:#}", strays(self));
             thread::sleep(LOOK);
         }
+        self.assert_status_is_true();
     }
 }
 

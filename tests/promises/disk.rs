@@ -82,3 +82,58 @@ fn i6_a_flip_works_on_a_full_disk_without_a_daemon() {
         stage.assert_no_leftover();
     }
 }
+
+#[test]
+fn j1_without_inodes_that_deploy_alone_fails_and_the_next_push_deploys() {
+    let Some(mut stage) = Stage::set(Plan::of(Kind::Builtin)) else { return };
+    stage.end_daemon();
+    let _ = std::fs::remove_dir_all(stage.path("state"));
+    let Some(_disk) = SmallDisk::mount(stage.path("state"), "200m,nr_inodes=4000") else { return };
+    stage.start_daemon();
+    stage.push_live("one");
+    let two = stage.push_live("two");
+    stage.until_at_rest();
+    let load = stage.load();
+    load.sees("two");
+    let ballast = stage.path("state/ballast");
+    std::fs::create_dir(&ballast).unwrap();
+    let made = (0..4_000).take_while(|n| std::fs::File::create(ballast.join(n.to_string())).is_ok()).count();
+    assert!(made < 4_000, "there was an end to the inodes");
+    let three = stage.push("three", "");
+    let seen =
+        |status: &serde_json::Value| status["last"]["commit"] == three || status["state"] == "degraded";
+    let status = stage.until("the deploy has failed", seen);
+    assert_eq!(status["live"]["commit"], two, "{status:#}");
+    assert_eq!(stage.bgd(&["flip"]).code, 0);
+    stage.eventually("what serves is one of the two", |stage| {
+        ["one", "two"].contains(&stage.served().as_str())
+    });
+    std::fs::remove_dir_all(&ballast).unwrap();
+    let four = stage.push_live("four");
+    assert_eq!(stage.until_at_rest()["live"]["commit"], four);
+    load.end_without_loss();
+    stage.assert_no_leftover();
+}
+
+#[test]
+fn j1_a_daemon_started_on_a_full_disk_serves_on_and_deploys_when_there_is_room() {
+    let Some(mut stage) = Stage::set(Plan::of(Kind::Builtin)) else { return };
+    stage.end_daemon();
+    let _ = std::fs::remove_dir_all(stage.path("state"));
+    let Some(disk) = SmallDisk::mount(stage.path("state"), "100m") else { return };
+    stage.start_daemon();
+    let one = stage.push_live("one");
+    stage.until_at_rest();
+    let load = stage.load();
+    load.sees("one");
+    stage.kill_daemon();
+    disk.fill();
+    stage.start_daemon();
+    let status = stage.until("it says what serves", |status| status["live"]["commit"] == one);
+    assert_eq!(stage.served(), "one", "{status:#}");
+    load.sees("one");
+    disk.free();
+    stage.push_live("two");
+    load.end_without_loss();
+    stage.assert_no_leftover();
+}

@@ -1,6 +1,8 @@
 //! What these tests do to the host around bgd: nginx stopped and started by others, a small disk, a remote that
 //! is silent, a power cut.
 
+#![allow(dead_code, reason = "shared by test files that each use a part")]
+
 use std::{
     fs,
     net::TcpListener,

@@ -192,9 +192,11 @@ fn m1_a_stopped_nginx_shows_in_status() {
     let Some((mut stage, _one, _two)) = two_live() else { return };
     stage.stop_nginx();
     stage.until("it is said", |status| status["state"] == "degraded");
+    stage.assert_status_is_true();
     stage.run_nginx();
     stage.until("it is over", |status| status["state"] == "live");
     assert_eq!(stage.served(), "two");
+    stage.assert_status_is_true();
 }
 
 #[test]

@@ -71,6 +71,7 @@ fn k6_a_flip_without_a_daemon_works_with_the_record_lost() {
         assert_eq!(ran.code, 0, "{kind:?} {ran:?}");
         assert_eq!(stage.served(), "one");
         load.end_without_loss();
+        stage.assert_status_is_true();
     }
 }
 

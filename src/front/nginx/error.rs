@@ -5,6 +5,10 @@ use std::{fmt, io, path::PathBuf, process::ExitStatus, time::Duration};
 
 use super::{include::IncludeError, place::PlaceError};
 
+/// What to do when somebody else's file is in the way.
+const FOREIGN: &str =
+    "repair that file until `nginx -t` passes, then `bgd deploy`; `bgd flip` works meanwhile";
+
 /// Why nginx refused a configuration, as far as its output tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -221,10 +225,10 @@ impl NginxError {
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::PidFile { .. } | Self::PidFileEmpty { .. } | Self::PidFileGarbled { .. } => {
-                "start nginx, or set `pid_file` to what `pid` says in nginx.conf"
+                "start nginx (`systemctl start nginx`), or set `pid_file` to what `pid` says in nginx.conf"
             }
             Self::NotRunning { .. } | Self::NotNginx { .. } => {
-                "start nginx (with a master process); its file then routes as before"
+                "start nginx (`systemctl start nginx`); its file then routes as before"
             }
             Self::Place(PlaceError::NotWritable { .. }) => {
                 "let bgd's user write in that directory: the file is replaced by a rename"
@@ -236,7 +240,7 @@ impl NginxError {
             Self::NotIncluded { .. } | Self::OwnConfig(_) => {
                 "include bgd's file in nginx's http block, once, and define the upstream nowhere else"
             }
-            Self::ForeignConfig(_) => "repair that first; `nginx -t` must pass before a flip",
+            Self::ForeignConfig(_) => FOREIGN,
             Self::Spawn { .. } | Self::CommandTimeout { .. } | Self::Reload { .. } => {
                 "run the command by hand, as bgd's user"
             }
@@ -252,11 +256,13 @@ impl RouteError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Untouched(err) | Self::TakenBack(err) => err.hint(),
-            Self::ForeignConfig(_) => Some("repair that first; `nginx -t` must pass before a flip"),
+            Self::ForeignConfig(_) => Some(FOREIGN),
             Self::NotInEffect { .. } => Some(
-                "nginx's error log says why; often an address of some `listen` is taken by another process",
+                "nginx's error log says why; often another process has the address of some `listen`: `ss -ltnp`",
             ),
-            Self::NotPutBack { .. } => Some("make room or permission, then flip again: it repairs the file"),
+            Self::NotPutBack { .. } => {
+                Some("make room or permission, then `bgd flip` again: it repairs the file")
+            }
         }
     }
 }

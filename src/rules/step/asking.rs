@@ -197,11 +197,16 @@ impl Turn<'_> {
         let live = match &self.app.serving {
             Serving::Live(live) => live.clone(),
             Serving::OutOfService(_) => {
-                let message = "nothing is live: the app was taken out of service by `bgd down`";
+                let message =
+                    "there is no way back: nothing is live, the app was taken out of service by `bgd down`";
                 return denied(DenialKind::NothingLive, message, "bgd up");
             }
             Serving::Nothing => {
-                return denied(DenialKind::NothingLive, "nothing is live yet", "bgd deploy");
+                return denied(
+                    DenialKind::NothingLive,
+                    "there is no way back: nothing is live yet",
+                    "bgd deploy",
+                );
             }
         };
         let Some(to) = self.app.previous.clone() else {
@@ -264,7 +269,7 @@ impl Turn<'_> {
             Serving::OutOfService(_) => return Answer::Said("the app is out of service already".to_owned()),
             Serving::Nothing => {
                 let hint = "bgd hold -m TEXT stops deploys; bgd flip cancels the one under way";
-                return denied(DenialKind::NothingLive, "nothing is live yet", hint);
+                return denied(DenialKind::NothingLive, "nothing to take down: nothing is live yet", hint);
             }
             Serving::Live(_) => {}
         }
@@ -319,8 +324,9 @@ fn being_taken_down() -> Answer {
 }
 
 fn no_way_back(live: &Release) -> Answer {
-    let message = format!("no release was live before {}; it serves on", live.commit.short());
-    denied(DenialKind::NoWayBack, &message, "bgd deploy --rev REV")
+    let message =
+        format!("there is no way back: no release was live before {}, which serves on", live.commit.short());
+    denied(DenialKind::NoWayBack, &message, "`bgd deploy --rev REV` goes to any commit of the remote")
 }
 
 fn cancelled() -> End {

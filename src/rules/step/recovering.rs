@@ -319,7 +319,7 @@ impl Turn<'_> {
     fn recover_watching(&mut self, work: Work, former: Option<Release>, facts: &Facts) {
         let gone = facts.running.get(&work.color) != Some(&work.release.id);
         if gone && self.way_back_is_warm() && self.warm_runs(facts) {
-            let failure = gone_while(Phase::Watching, "while it was watched");
+            let failure = gone_while((work.color, Phase::Watching), "while it was watched");
             return self.watch_failed(work, former, &failure);
         }
         let action = Action::Watch { release: work.release.clone(), color: work.color };
@@ -371,7 +371,8 @@ impl Turn<'_> {
                 self.app.pipeline = Pipeline::Switching(Work { effect, ..work });
             }
             (_, false) => {
-                self.switch_failed(work, &gone_while(Phase::Switching, "in the middle of the switch"));
+                let failure = gone_while((work.color, Phase::Switching), "in the middle of the switch");
+                self.switch_failed(work, &failure);
             }
         }
     }
@@ -393,17 +394,17 @@ fn contradicted() -> Failure {
         phase: Phase::Switching,
         nature: Nature::Transient,
         cause: "the front was found routing to the other color after a restart".to_owned(),
-        hint: Some("bgd status shows what serves; bgd deploy tries again".to_owned()),
+        hint: Some("`bgd status` shows what serves; `bgd deploy` tries again".to_owned()),
         log_tail: Vec::new(),
     }
 }
 
-fn gone_while(phase: Phase, when: &str) -> Failure {
+fn gone_while((color, phase): (Color, Phase), when: &str) -> Failure {
     Failure {
         phase,
         nature: Nature::Deterministic,
         cause: format!("the new instance was gone when bgd came back {when}"),
-        hint: Some("bgd logs shows its last words; bgd deploy tries again".to_owned()),
+        hint: Some(format!("`bgd logs --color {color}` shows its last words; `bgd deploy` tries again")),
         log_tail: Vec::new(),
     }
 }

@@ -132,7 +132,8 @@ impl Turn<'_> {
             }
             Pipeline::Switching(work) if its(&work) => {
                 self.act(Action::Cancel(work.effect));
-                self.switch_failed(work, &died(Phase::Switching, "while the traffic moved to it", how));
+                let failure = died((color, Phase::Switching), "while the traffic moved to it", how);
+                self.switch_failed(work, &failure);
             }
             _ => {
                 self.ignore(format!("the {color} instance of {release} ended, as whoever waits for it knows"))
@@ -163,7 +164,7 @@ impl Turn<'_> {
             let (work, former) = (work.clone(), former.clone());
             self.act(Action::Cancel(work.effect));
             self.set_dead();
-            let failure = died(Phase::Watching, "while it was watched", how);
+            let failure = died((work.color, Phase::Watching), "while it was watched", how);
             return self.watch_failed(work, former, &failure);
         }
         let restart_in = if self.context.policy.restart {
@@ -222,10 +223,11 @@ impl Turn<'_> {
         let Pipeline::Watching { work, former } = self.app.pipeline.clone() else { return };
         if down && self.way_back_is_warm() {
             self.act(Action::Cancel(work.effect));
+            let color = work.color;
             self.watch_failed(
                 work,
                 former,
-                &died(Phase::Watching, "while it was watched", ("not up again", &[])),
+                &died((color, Phase::Watching), "while it was watched", ("not up again", &[])),
             );
         }
     }
@@ -322,12 +324,12 @@ impl Turn<'_> {
     }
 }
 
-fn died(phase: Phase, when: &str, (how, last_words): Death<'_>) -> Failure {
+fn died((color, phase): (Color, Phase), when: &str, (how, last_words): Death<'_>) -> Failure {
     Failure {
         phase,
         nature: Nature::Deterministic,
         cause: format!("the new instance died {when}: {how}"),
-        hint: Some("bgd logs shows its last words; push a fix".to_owned()),
+        hint: Some(format!("`bgd logs --color {color}` shows its last words; push a fix")),
         log_tail: last_words.to_vec(),
     }
 }

@@ -1,0 +1,127 @@
+//! Two apps in one daemon, one behind nginx and one on the builtin front: the trouble of one stays its own.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::{
+    app, load,
+    ports::{self, Port},
+    stage::{Kind, Plan, Stage},
+};
+
+/// The other app, `zoo`: its releases come from the branch of that name.
+struct Zoo {
+    ports: [Port; 3],
+}
+
+impl Zoo {
+    fn beside(stage: &Stage) -> Self {
+        let zoo = Self { ports: [ports::reserve(), ports::reserve(), ports::reserve()] };
+        let [blue, green, public] = [0, 1, 2].map(|at| zoo.ports[at].number);
+        let start = serde_json::to_string(&app::command()).unwrap();
+        let text = format!(
+            "remote = \"{remote}\"\nbranch = \"zoo\"\npoll = \"1s\"\nports = [{blue}, {green}]\n\
+             build = \"sh build.sh\"\nstart = [\"sh\", \"-c\", \"sh storm.sh; exec \\\"$@\\\"\", \"sh\", {start}\n\
+             env = {{ {gates} = \"{dir}/gates\" }}\ndrain = \"1s\"\nstop = {{ signal = \"TERM\", grace = \"1s\" }}\n\
+             [health]\npath = \"/up\"\ninterval = \"50ms\"\ndeadline = \"20s\"\n[watch]\nfor = \"200ms\"\n\
+             [front]\nlisten = \"127.0.0.1:{public}\"\n",
+            remote = stage.path("remote.git").display(),
+            start = &start[1..],
+            gates = app::GATES,
+            dir = stage.path("gates").parent().unwrap().display(),
+        );
+        fs::create_dir(stage.path("apps.d")).unwrap();
+        fs::write(stage.path("apps.d/zoo.toml"), text).unwrap();
+        stage.done(&["reload"]);
+        zoo
+    }
+
+    fn push(stage: &Stage, rev: &str, (conf, build, storm): (&str, &str, &str)) -> String {
+        let write = |name: &str, text: String| fs::write(stage.path("work").join(name), text).unwrap();
+        write("app.conf", format!("rev = {rev}\n{conf}\n"));
+        write("build.sh", format!("{build}\n"));
+        write("storm.sh", format!("{storm}\n"));
+        stage.git(&["add", "-A"]);
+        stage.git(&["commit", "-q", "-m", &format!("Make {rev}")]);
+        stage.git(&["push", "-q", "-f", "origin", "HEAD:zoo"]);
+        stage.git(&["rev-parse", "HEAD"])
+    }
+
+    fn served(&self) -> String {
+        let answer = load::once(([127, 0, 0, 1], self.ports[2].number).into(), "GET", "/", "");
+        answer.ok().and_then(|answer| answer.head.get("x-rev").cloned()).unwrap_or_default()
+    }
+}
+
+fn status_of(stage: &Stage, app: &str) -> Value {
+    let ran = stage.bgd(&["status", app, "--json"]);
+    let whole: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|err| panic!("{err}: {ran:?}"));
+    whole["apps"][0].clone()
+}
+
+/// A push to the well-behaved app goes live as ever.
+fn shop_deploys(stage: &Stage, rev: &str) {
+    let commit = stage.push(rev, "");
+    let wait = format!("rev={commit}");
+    let ran = stage.bgd(&["wait", "shop", "--for", &wait, "--timeout", "60s"]);
+    assert_eq!(ran.code, 0, "{rev}: {ran:?}");
+    assert_eq!(stage.served(), rev);
+}
+
+#[test]
+fn k7_one_apps_trouble_stays_its_own() {
+    let Some(stage) = Stage::set(Plan { watch: "200ms", ..Plan::of(Kind::Nginx) }) else { return };
+    stage.push_live("shop-one");
+    let zoo = Zoo::beside(&stage);
+    Zoo::push(&stage, "zoo-one", ("", "true", "true"));
+    stage.eventually("the other app serves", |_| zoo.served() == "zoo-one");
+    let load = stage.load();
+    load.sees("shop-one");
+
+    // Builds that fail one after the other, and one that floods its log.
+    for number in 0..4 {
+        Zoo::push(&stage, &format!("unbuildable-{number}"), ("", "exit 4", "true"));
+    }
+    Zoo::push(&stage, "flood", ("", "yes | head -c 60000000; exit 4", "true"));
+    stage.eventually("it builds", |stage| status_of(stage, "zoo")["deploy"]["phase"] == "building");
+    shop_deploys(&stage, "shop-two");
+    stage.eventually("the builds have failed", |stage| {
+        let status = status_of(stage, "zoo");
+        status["deploy"].is_null() && status["last"]["outcome"] == "failed"
+    });
+    assert_eq!(zoo.served(), "zoo-one");
+
+    // Forks, tens of them, in sessions of their own.
+    let storm = "for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do setsid sleep 300 & done";
+    let stormy = Zoo::push(&stage, "stormy", ("", "true", storm));
+    shop_deploys(&stage, "shop-three");
+    stage.eventually("it is live all the same", |stage| {
+        let status = status_of(stage, "zoo");
+        status["live"]["commit"] == stormy && status["deploy"].is_null()
+    });
+
+    // A live instance that dies again and again.
+    let dying = Zoo::push(&stage, "dying", ("start = dies_when_told", "true", "true"));
+    stage.eventually("the next one is live", |stage| {
+        let status = status_of(stage, "zoo");
+        status["live"]["commit"] == dying && status["deploy"].is_null()
+    });
+    stage.close("die-dying");
+    stage.eventually("it crashes in a loop", |stage| {
+        let events = stage.done(&["events", "zoo", "--since", "0"]);
+        events.lines().filter(|line| line.contains("exit code 9")).count() >= 3
+    });
+    shop_deploys(&stage, "shop-four");
+    stage.done(&["flip", "shop"]);
+    assert_eq!(stage.served(), "shop-three");
+    load.end_without_loss();
+    stage.open("die-dying");
+
+    stage.done(&["down", "zoo", "--yes"]);
+    fs::remove_file(stage.path("apps.d/zoo.toml")).unwrap();
+    stage.done(&["reload"]);
+    let left = |stage: &Stage| stage.pids("sleep 300").len();
+    stage.eventually("nothing of the storm is left", |stage| left(stage) == 0);
+    assert_eq!(stage.served(), "shop-three");
+}
