@@ -7,7 +7,7 @@ use std::{
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -18,18 +18,20 @@ use tokio::{
 
 use crate::{
     api::{
+        access::Access,
         server::{self, Desk, ServerError},
         wire::{DaemonReport, Exit, Refusal},
     },
     config::{
         self,
-        settings::{DaemonSettings, Settings},
+        settings::{AppSettings, DaemonSettings, Settings},
     },
     engine::{
         Place, clock,
         fleet::{Fleet, FleetError, Polling},
     },
     errors::chain,
+    privilege,
     rules::{ids::AppName, time::Stamp},
     store::{Opened, Store, StoreError},
 };
@@ -110,6 +112,8 @@ pub fn make_directories(settings: &DaemonSettings) -> Result<(), DaemonError> {
 /// # Errors
 /// When it can't start; once it runs, trouble is logged and lived with.
 pub fn run(file: &Path, settings: Settings) -> Result<(), DaemonError> {
+    privilege::seal_descriptors()
+        .map_err(|source| DaemonError::System { what: "sealing inherited descriptors", source })?;
     make_directories(&settings.daemon)?;
     let lock = lock::after_a_flip(&settings.daemon.state_dir)?;
     share_one_heap();
@@ -187,15 +191,19 @@ impl Daemon {
         store.stretch_log();
         let place = place(&self.settings.daemon)?;
         let fleet = Arc::new(Fleet::new(place, store, Polling::On)?);
-        let listener = server::bind(&self.settings.daemon.runtime_dir.join("bgd.sock"))?;
+        let access = Access::new(&self.settings.daemon);
+        let listener =
+            server::bind(&self.settings.daemon.runtime_dir.join("bgd.sock"), access.socket_mode())?;
         for settings in self.settings.apps.values() {
+            warn_of_lost_privileges(settings);
             // One app's trouble stays its own (promise K7).
             if let Err(err) = fleet.start(settings) {
                 tracing::error!(app = %settings.name, err = %chain(&err), "the app can't be supervised");
             }
         }
         let (reload, reloads) = mpsc::channel(1);
-        let desk = Desk { fleet: fleet.clone(), daemon: self.report(), reload };
+        let desk =
+            Desk { fleet: fleet.clone(), daemon: self.report(), access, refused: Mutex::default(), reload };
         let serving = tokio::spawn(server::serve(listener, Arc::new(desk)));
         notify_systemd(&[sd_notify::NotifyState::Ready]);
         tracing::info!(
@@ -267,6 +275,7 @@ impl Daemon {
             let message = "[daemon] can't change while the daemon runs".to_owned();
             return Err(refused(message, "restart the daemon; apps and fronts serve on meanwhile"));
         }
+        loaded.settings.apps.values().for_each(|settings| warn_of_lost_privileges(settings));
         let changed = fleet
             .adopt(&loaded.settings)
             .await
@@ -282,6 +291,14 @@ impl Daemon {
             said.push(format!("no longer looked after, what is live serves on: {}", list(&gone)));
         }
         Ok(if said.is_empty() { "nothing changed".to_owned() } else { said.join("; ") })
+    }
+}
+
+/// What bgd itself may not do, no app of it can.
+fn warn_of_lost_privileges(app: &AppSettings) {
+    let refused = nix::sys::prctl::get_no_new_privs().unwrap_or(false);
+    if refused && app.new_privileges == privilege::NewPrivileges::Allowed {
+        tracing::warn!(app = %app.name, "new_privileges has no effect: bgd itself runs without (NoNewPrivileges of its unit?)");
     }
 }
 

@@ -12,6 +12,7 @@
 //! ```
 //!
 //! What holds when things go wrong, and the test of each promise: [`promises`].
+//! Beside them, known to all: `errors` prints a chain of errors, `privilege` is what a started command inherits.
 
 pub mod api;
 pub mod build;
@@ -22,6 +23,7 @@ pub mod engine;
 pub mod errors;
 pub mod front;
 pub mod git;
+pub mod privilege;
 pub mod probe;
 pub mod process;
 pub mod promises;

@@ -17,6 +17,7 @@ use bgd::{
         Answer, AppReport, DaemonReport, DeployRecord, EventRecord, ExecPlan, Exit, FlipReport, LiveReport,
         Progress, Refusal, RemoteReport, Reply, Request, RollbackReport, Status,
     },
+    privilege::NewPrivileges,
     rules::{
         ids::{Color, CommitId, DeployId, ReleaseId},
         time::{Stamp, Time},
@@ -153,6 +154,7 @@ fn deploy(outcome: Outcome) -> DeployRecord {
         app: "shop".parse().unwrap(),
         kind: "manual".to_owned(),
         by: "ann".to_owned(),
+        uid: None,
         commit: Some(commit("c3")),
         subject: Some("Add a banner".to_owned()),
         author: Some("Ann".to_owned()),
@@ -176,6 +178,7 @@ fn event(seq: u64, text: &str) -> Reply {
         deploy: Some(DeployId(7)),
         kind: "phase_entered".to_owned(),
         by: "ann".to_owned(),
+        uid: None,
         text: text.to_owned(),
     }))
 }
@@ -340,6 +343,7 @@ fn exec_runs_with_the_plans_directory_and_environment_and_passes_the_exit_code_o
         cwd: dir.path().canonicalize().unwrap().display().to_string(),
         env: [("PATH", "/usr/bin:/bin"), ("APP_ENV", "prod")].map(|(k, v)| (k.into(), v.into())).into(),
         user: None,
+        new_privileges: NewPrivileges::Refused,
     };
     let reply = Reply::Done(Answer::Exec(plan.clone()));
     let place = Place::with(move |_| vec![reply.clone()]);
@@ -347,6 +351,8 @@ fn exec_runs_with_the_plans_directory_and_environment_and_passes_the_exit_code_o
     let output = place.command(&words).env("LEAK", "leaked").output().unwrap();
     let ran = Ran::from(output);
     assert_eq!((ran.code, ran.out), (42, format!("{}\nprod\n\n", plan.cwd)));
+    let ran = place.run(&["exec", "--", "grep", "-E", "^(NoNewPrivs|CapInh|CapAmb)", "/proc/self/status"]);
+    assert_eq!(ran.out, "CapInh:\t0000000000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\n");
     assert_eq!(place.run(&["exec", "--", "no-such-command-here"]).code, 127);
 }
 

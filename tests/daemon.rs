@@ -12,12 +12,16 @@ mod stage;
 #[path = "daemon/truth.rs"]
 mod truth;
 
+#[path = "daemon/access.rs"]
+mod access;
 #[path = "daemon/commands.rs"]
 mod commands;
 #[path = "daemon/crashes.rs"]
 mod crashes;
 #[path = "daemon/flips.rs"]
 mod flips;
+#[path = "daemon/limits.rs"]
+mod limits;
 #[path = "daemon/living.rs"]
 mod living;
 #[path = "daemon/refused.rs"]

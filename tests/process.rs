@@ -1,6 +1,11 @@
 //! Real processes under real shims: what they can hide, how they end, and what survives which death.
 //! Needs the binary; runs as root or not.
 
+#[path = "process/inherit.rs"]
+mod inherit;
+#[path = "process/limits.rs"]
+mod limits;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -11,9 +16,11 @@ use std::{
 };
 
 use bgd::{
+    config::settings::Limits,
+    privilege::NewPrivileges,
     process::{
-        Exit, Handle, How, LogSpec, Main, Overseer, Priority, Role, ShimError, Shims, Spec, StartError,
-        StopRequest, StopSpec,
+        Exit, Handle, How, Limiter, LogSpec, Main, Overseer, Priority, Role, ShimError, Shims, Spec,
+        StartError, StopRequest, StopSpec,
         identity::Identity,
         logs::{Follow, tail},
     },
@@ -56,10 +63,12 @@ impl House {
                 ("D".into(), self.dir.path().to_str().unwrap().into()),
             ]),
             user: None,
+            new_privileges: NewPrivileges::Refused,
             log: LogSpec { path: self.path("logs/app.log"), max_bytes: 1 << 20, keep: 1 },
             stop: StopSpec { how: StopRequest::Signal(libc::SIGTERM), grace: BOUND },
             time_limit: None,
             priority: Priority::Normal,
+            limits: Limits::default(),
         }
     }
 
@@ -136,11 +145,11 @@ fn kill(pid: i32, signal: i32) {
 }
 
 fn code(code: i32) -> Exit {
-    Exit { how: How::Code(code), timed_out: false }
+    Exit { how: How::Code(code), timed_out: false, out_of_memory: false }
 }
 
 fn signalled(signal: i32) -> Exit {
-    Exit { how: How::Signal(signal), timed_out: false }
+    Exit { how: How::Signal(signal), timed_out: false, out_of_memory: false }
 }
 
 #[tokio::test]
@@ -422,7 +431,7 @@ async fn c1_at_the_time_limit_the_whole_tree_goes() {
     let handle = house.start(&spec).await;
     let hidden = house.pid("hidden").await;
     let exit = soon(handle.ended()).await;
-    assert_eq!(exit, Exit { how: How::Signal(9), timed_out: true });
+    assert_eq!(exit, Exit { timed_out: true, ..signalled(9) });
     assert_eq!(exit.to_string(), "killed at its time limit");
     assert!(!alive(hidden));
 }

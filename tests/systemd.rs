@@ -89,6 +89,20 @@ fn k1_a_restart_of_the_unit_leaves_apps_and_their_sockets_alone() {
 }
 
 #[test]
+fn what_bgd_needs_to_give_rights_up_is_not_taken_from_it() {
+    let unit = text_of("bgd.service");
+    let dropped = values(&unit, "CapabilityBoundingSet");
+    assert!(dropped.iter().all(|list| list.starts_with('~')), "{dropped:?}");
+    let dropped = dropped.join(" ").replace('~', "");
+    // Changing user and emptying the bounding set, owning releases, ending apps, who holds a port, OOM scores.
+    let needed =
+        "SETUID SETGID SETPCAP CHOWN FOWNER DAC_OVERRIDE KILL SYS_PTRACE SYS_RESOURCE NET_BIND_SERVICE";
+    for name in needed.split(' ') {
+        assert!(!dropped.split_whitespace().any(|one| one == format!("CAP_{name}")), "{name}");
+    }
+}
+
+#[test]
 fn apps_that_compile_while_they_run_are_not_forbidden_to() {
     let unit = text_of("bgd.service");
     for key in ["MemoryDenyWriteExecute", "PrivateTmp", "ProtectHome", "RestrictSUIDSGID", "PrivateDevices"] {

@@ -6,9 +6,10 @@ use std::io;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
+    access::Peer,
     reading::read,
     report,
-    server::{Client, Desk, closing, member, refusal},
+    server::{Act, Client, Desk, closing, member, refusal},
     wire::{Answer, DeployRecord, EventRecord, Exit, Progress, Refusal, Reply, Request},
 };
 use crate::{
@@ -51,11 +52,38 @@ struct Following<'a> {
     events: Receiver<EventRecord>,
 }
 
-async fn ask(member: &Member, by: &str, ask: Ask) -> Result<step::Answer, Refusal> {
-    let answer = member.ask(by.to_owned(), ask).await;
-    match answer.map_err(|gone| refusal(Exit::Unreachable, gone.to_string(), Some("bgd status")))? {
+/// Hands it to the machine, and records who asked for what, denied or not.
+async fn ask(desk: &Desk, peer: &Peer, (member, ask): (&Member, Ask)) -> Result<step::Answer, Refusal> {
+    let text = words(&ask);
+    let answer = member.ask(peer.name.clone(), ask).await;
+    let answer = answer.map_err(|gone| refusal(Exit::Unreachable, gone.to_string(), Some("bgd status")))?;
+    let (deploy, began) = match &answer {
+        step::Answer::Deploying(id) | step::Answer::RollingBack(id) => (Some(*id), Some(*id)),
+        step::Answer::Cancelling(id) => (Some(*id), None),
+        step::Answer::Said(_) | step::Answer::TakingDown | step::Answer::Denied(_) => (None, None),
+    };
+    let text = match &answer {
+        step::Answer::Denied(denial) => format!("{text}; denied: {}", denial.message),
+        _ => text,
+    };
+    desk.note_asked(peer, Act { app: Some(&member.settings().name), text, deploy, began });
+    match answer {
         step::Answer::Denied(denial) => Err(denied(member, denial)),
         answer => Ok(answer),
+    }
+}
+
+/// What was asked for, as the record says it.
+fn words(ask: &Ask) -> String {
+    match ask {
+        Ask::Deploy(Want::Tip) => "deploy".to_owned(),
+        Ask::Deploy(Want::Rev(rev)) => format!("deploy of {rev}"),
+        Ask::Deploy(Want::Commit(commit)) => format!("deploy of {}", commit.short()),
+        Ask::Flip => "flip".to_owned(),
+        Ask::Hold { reason } => format!("hold: {reason}"),
+        Ask::Resume => "resume".to_owned(),
+        Ask::Down => "down".to_owned(),
+        Ask::Up => "up".to_owned(),
     }
 }
 
@@ -79,7 +107,7 @@ fn denied(member: &Member, denial: Denial) -> Refusal {
 
 async fn say(desk: &Desk, client: &Client, (app, what): (Option<AppName>, Ask)) -> Result<Answer, Refusal> {
     let member = member(desk, app.as_ref())?;
-    let answer = ask(&member, &client.by, what).await?;
+    let answer = ask(desk, &client.peer, (&member, what)).await?;
     member.look_now();
     Ok(Answer::Said(match answer {
         step::Answer::Said(text) => text,
@@ -93,7 +121,7 @@ async fn detached(
     (app, what): (Option<AppName>, Ask),
 ) -> Result<Answer, Refusal> {
     let member = member(desk, app.as_ref())?;
-    match ask(&member, &client.by, what).await? {
+    match ask(desk, &client.peer, (&member, what)).await? {
         step::Answer::Deploying(id) => Ok(Answer::Deploy(record(desk, id).await?)),
         step::Answer::Said(text) => Ok(Answer::Said(text)),
         other => Err(unexpected(&other)),
@@ -102,7 +130,7 @@ async fn detached(
 
 async fn deploy(mut following: Following<'_>, app: Option<AppName>, what: Ask) -> Result<Answer, Refusal> {
     let member = member(following.desk, app.as_ref())?;
-    match ask(&member, &following.client.by, what).await? {
+    match ask(following.desk, &following.client.peer, (&member, what)).await? {
         step::Answer::Deploying(id) => following.until_ended(&member, id).await.map(Answer::Deploy),
         step::Answer::Said(text) => Ok(Answer::Said(text)),
         other => Err(unexpected(&other)),
@@ -113,7 +141,7 @@ async fn deploy(mut following: Following<'_>, app: Option<AppName>, what: Ask) -
 async fn flip(mut following: Following<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
     let member = member(following.desk, app.as_ref())?;
     let before = member.snapshot();
-    match ask(&member, &following.client.by, Ask::Flip).await? {
+    match ask(following.desk, &following.client.peer, (&member, Ask::Flip)).await? {
         step::Answer::Cancelling(id) => {
             let moved =
                 before.app.pipeline.release().is_some_and(|release| {
@@ -139,7 +167,7 @@ fn moving(snapshot: &Snapshot, id: DeployId) -> bool {
 
 async fn down(mut following: Following<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
     let member = member(following.desk, app.as_ref())?;
-    match ask(&member, &following.client.by, Ask::Down).await? {
+    match ask(following.desk, &following.client.peer, (&member, Ask::Down)).await? {
         step::Answer::TakingDown => {
             following.until(&member, |snapshot| !snapshot.app.down_wanted).await;
             if matches!(member.snapshot().app.serving, Serving::Live(_)) {

@@ -1,5 +1,6 @@
 //! The control socket: wire types, server, client, who may do what.
 
+pub mod access;
 mod acting;
 pub mod client;
 mod reading;

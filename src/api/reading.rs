@@ -97,6 +97,7 @@ pub(super) fn exec(member: &Member) -> Result<Answer, Refusal> {
         cwd: command.cwd.to_string_lossy().into_owned(),
         env: command.env,
         user: command.user,
+        new_privileges: command.new_privileges,
     }))
 }
 

@@ -2,11 +2,12 @@
 //! something go to the app's machine; reading never waits for it.
 
 use std::{
+    collections::BTreeMap,
     io,
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -19,12 +20,19 @@ use tokio::{
 };
 
 use super::{
+    access::{Access, Peer, Right},
     acting, reading,
-    wire::{Answer, DaemonReport, Exit, Refusal, Reply, Request},
+    wire::{Answer, DaemonReport, EventRecord, Exit, Refusal, Reply, Request},
 };
 use crate::{
-    engine::fleet::{Fleet, Member},
-    rules::ids::AppName,
+    engine::{
+        clock,
+        fleet::{Fleet, Member},
+    },
+    rules::{
+        ids::{AppName, DeployId},
+        time::Stamp,
+    },
 };
 
 /// The longest request line in bytes; requests are names, revisions and one reason.
@@ -57,10 +65,16 @@ pub struct Desk {
     pub fleet: Arc<Fleet>,
     /// The daemon, as status shows it.
     pub daemon: DaemonReport,
+    /// Who may do what.
+    pub access: Access,
+    /// When somebody was refused last, by user id: a flood of requests must not push the record out.
+    pub refused: Mutex<BTreeMap<u32, Instant>>,
     /// `bgd reload`: asks, and where the answer goes.
     pub reload: mpsc::Sender<tokio::sync::oneshot::Sender<Result<String, Refusal>>>,
 }
 
+/// Between two refusals of one user that are recorded.
+const REFUSALS_APART: Duration = Duration::from_secs(60);
 /// Between two looks whether the socket is still to be found under its name.
 const LOOK: Duration = Duration::from_secs(1);
 /// Before the next try of an accept that failed.
@@ -70,15 +84,16 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Door {
     path: PathBuf,
+    mode: u32,
     listener: UnixListener,
     inode: (u64, u64),
 }
 
-/// Makes the socket, mode 0660; the daemon's lock is held, so that a socket found there is a leftover.
+/// Makes the socket with the mode that [`Access::socket_mode`] says; the daemon's lock is held, so that a socket found there is a leftover.
 ///
 /// # Errors
 /// When the path is taken by something else, or can't be bound.
-pub fn bind(path: &Path) -> Result<Door, ServerError> {
+pub fn bind(path: &Path, mode: u32) -> Result<Door, ServerError> {
     let failed = |source| ServerError::Bind { path: path.to_owned(), source };
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path).map_err(failed)?,
@@ -90,9 +105,9 @@ pub fn bind(path: &Path) -> Result<Door, ServerError> {
         std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     let made = std::fs::symlink_metadata(path).map_err(failed)?;
-    Ok(Door { path: path.to_owned(), listener, inode: (made.dev(), made.ino()) })
+    Ok(Door { path: path.to_owned(), mode, listener, inode: (made.dev(), made.ino()) })
 }
 
 impl Door {
@@ -102,7 +117,7 @@ impl Door {
 
     /// A runtime directory may be wiped while the daemon lives: without its socket it could not be told anything.
     fn restore(&mut self) {
-        match bind(&self.path) {
+        match bind(&self.path, self.mode) {
             Ok(door) => {
                 tracing::warn!(path = %self.path.display(), "the control socket was gone and is back");
                 *self = door;
@@ -144,12 +159,18 @@ pub async fn serve(mut door: Door, desk: Arc<Desk>) {
 }
 
 async fn converse(stream: UnixStream, desk: &Desk) -> io::Result<()> {
-    let by = peer(&stream)?;
+    let peer = Peer::of(&stream)?;
     let (read, write) = stream.into_split();
-    let mut client = Client { write, read: BufReader::new(read), by };
+    let mut client = Client { write, read: BufReader::new(read), peer };
     match request(&mut client.read).await? {
         None => Ok(()),
-        Some(Ok(request)) => answer(request, &mut client, desk).await,
+        Some(Ok(request)) => match desk.access.admit(&client.peer, &request) {
+            Ok(()) => answer(request, &mut client, desk).await,
+            Err(refusal) => {
+                desk.note_refusal(&client.peer, &request);
+                client.send(&Reply::Refused(refusal)).await
+            }
+        },
         Some(Err(refusal)) => client.send(&Reply::Refused(refusal)).await,
     }
 }
@@ -172,11 +193,54 @@ pub async fn request(
     ))
 }
 
-/// Who connected, by name where the system knows one.
-fn peer(stream: &UnixStream) -> io::Result<String> {
-    let uid = stream.peer_cred()?.uid();
-    let user = nix::unistd::User::from_uid(uid.into());
-    Ok(user.ok().flatten().map_or_else(|| format!("uid {uid}"), |user| user.name))
+impl Desk {
+    /// Records what somebody was refused, once a while for each user.
+    fn note_refusal(&self, peer: &Peer, request: &Request) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.get(&peer.uid).is_some_and(|last| last.elapsed() < REFUSALS_APART) {
+            return;
+        }
+        refused.insert(peer.uid, Instant::now());
+        tracing::warn!(by = %peer.described(), request = request.verb(), "refused: not permitted");
+        let event = act_event(peer, "refused", format!("{}: not permitted", request.verb()));
+        self.fleet.note_act(event, None);
+    }
+
+    /// Records that somebody asked for something that has an effect.
+    pub(super) fn note_asked(&self, peer: &Peer, act: Act<'_>) {
+        let mut event = act_event(peer, "asked", act.text);
+        event.app = act.app.cloned();
+        event.deploy = act.deploy;
+        self.fleet.note_act(event, act.began);
+    }
+}
+
+/// What somebody asked for, as the record has it.
+pub(super) struct Act<'a> {
+    /// Of which app; `None` for the daemon's own.
+    pub app: Option<&'a AppName>,
+    /// One line.
+    pub text: String,
+    /// The deploy it is about.
+    pub deploy: Option<DeployId>,
+    /// That deploy, if it was begun by this.
+    pub began: Option<DeployId>,
+}
+
+/// An event of a person, with uid and, through sudo, who logged in.
+pub fn act_event(peer: &Peer, kind: &str, text: String) -> EventRecord {
+    let login = peer.login.as_deref().map(|login| format!(" (logged in as {login})")).unwrap_or_default();
+    let text = format!("{text}{login}").chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    EventRecord {
+        seq: 0,
+        at: Stamp(clock::now()),
+        app: None,
+        deploy: None,
+        kind: kind.to_owned(),
+        by: peer.name.clone(),
+        uid: Some(peer.uid),
+        text,
+    }
 }
 
 /// One connection.
@@ -185,7 +249,7 @@ pub struct Client {
     write: OwnedWriteHalf,
     read: BufReader<OwnedReadHalf>,
     /// Who it is.
-    pub by: String,
+    pub peer: Peer,
 }
 
 impl Client {
@@ -214,9 +278,23 @@ async fn answer(request: Request, client: &mut Client, desk: &Desk) -> io::Resul
     let reply = match request {
         Request::Status { app } => reading::status(desk, app.as_ref()).await,
         Request::History { app, limit } => reading::history(desk, (app.as_ref(), limit)).await,
-        Request::Show { id } => reading::show(desk, id).await,
+        Request::Show { id } => {
+            let right = desk.access.right_of(&client.peer);
+            reading::show(desk, id)
+                .await
+                .map(|answer| if right == Right::Act { answer } else { without_output(answer) })
+        }
         Request::Why { app } => member(desk, app.as_ref()).map(|member| reading::why(&member)),
-        Request::Exec { app } => member(desk, app.as_ref()).and_then(|member| reading::exec(&member)),
+        Request::Exec { app } => member(desk, app.as_ref()).and_then(|member| {
+            let act = Act {
+                app: Some(&member.settings().name),
+                text: "exec".to_owned(),
+                deploy: None,
+                began: None,
+            };
+            desk.note_asked(&client.peer, act);
+            reading::exec(&member)
+        }),
         Request::Logs { app, lines, follow, source } => {
             return match member(desk, app.as_ref()) {
                 Ok(member) => reading::logs(client, &member, (lines, follow, source)).await,
@@ -226,7 +304,13 @@ async fn answer(request: Request, client: &mut Client, desk: &Desk) -> io::Resul
         Request::Events { app, since, follow } => {
             return reading::events(client, desk, (app, since, follow)).await;
         }
-        Request::Reload => reload(desk).await,
+        Request::Reload => {
+            desk.note_asked(
+                &client.peer,
+                Act { app: None, text: "reload".to_owned(), deploy: None, began: None },
+            );
+            reload(desk).await
+        }
         Request::Hold { .. }
         | Request::Resume { .. }
         | Request::Deploy { .. }
@@ -236,6 +320,18 @@ async fn answer(request: Request, client: &mut Client, desk: &Desk) -> io::Resul
         | Request::Up { .. } => return acting::act(request, client, desk).await,
     };
     client.send(&closing(reply)).await
+}
+
+/// What the app said is for those who may act.
+fn without_output(answer: Answer) -> Answer {
+    match answer {
+        Answer::Show(mut detail) => {
+            detail.log_tail.clear();
+            detail.probes.clear();
+            Answer::Show(detail)
+        }
+        other => other,
+    }
 }
 
 /// The last line of an answer.

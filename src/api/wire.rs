@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{
-    ids::{AppName, Color, CommitId, DeployId, ReleaseId},
-    time::Stamp,
-    words::{AppState, IdleState, Outcome, Phase},
-};
 pub use crate::store::record::{DeployDetail, DeployRecord, EventRecord, StepRecord};
+use crate::{
+    privilege::NewPrivileges,
+    rules::{
+        ids::{AppName, Color, CommitId, DeployId, ReleaseId},
+        time::Stamp,
+        words::{AppState, IdleState, Outcome, Phase},
+    },
+};
 
 /// Exit codes of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +137,28 @@ pub enum Request {
     Reload,
 }
 
+impl Request {
+    /// Its command, as the record and refusals name it.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Status { .. } => "status",
+            Self::Deploy { .. } | Self::DeployDetached { .. } => "deploy",
+            Self::Flip { .. } => "flip",
+            Self::Hold { .. } => "hold",
+            Self::Resume { .. } => "resume",
+            Self::History { .. } => "history",
+            Self::Show { .. } => "show",
+            Self::Logs { .. } => "logs",
+            Self::Events { .. } => "events",
+            Self::Why { .. } => "why",
+            Self::Exec { .. } => "exec",
+            Self::Down { .. } => "down",
+            Self::Up { .. } => "up",
+            Self::Reload => "reload",
+        }
+    }
+}
+
 /// Whose output `bgd logs` shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -235,6 +260,9 @@ pub struct ExecPlan {
     pub env: BTreeMap<String, String>,
     /// Run as this user, when bgd runs as root.
     pub user: Option<String>,
+    /// Whether the command may gain rights by running a setuid program.
+    #[serde(default)]
+    pub new_privileges: NewPrivileges,
 }
 
 /// `bgd status --json`, exactly as in the contract. All keys are always there.

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use crate::{
     build::{BuildError, Context, environment},
     config::settings::{AppSettings, Probe, Start, StopHow},
+    privilege::NewPrivileges,
 };
 
 /// What to run.
@@ -19,6 +20,8 @@ pub struct Command {
     pub env: BTreeMap<String, String>,
     /// Whom to run as; `None` is bgd's own user.
     pub user: Option<String>,
+    /// Whether it may gain rights by running a setuid program.
+    pub new_privileges: NewPrivileges,
 }
 
 /// A point of a deploy at which the app may run a command of its own.
@@ -144,7 +147,8 @@ pub fn exec_command(app: &AppSettings, context: &Context, argv: &[String]) -> Re
 
 fn in_release(app: &AppSettings, context: &Context, argv: Vec<String>) -> Result<Command, BuildError> {
     let env = environment(app, context)?;
-    Ok(Command { argv, cwd: context.release_dir(), env, user: app.user.clone() })
+    let (cwd, user) = (context.release_dir(), app.user.clone());
+    Ok(Command { argv, cwd, env, user, new_privileges: app.new_privileges })
 }
 
 fn shell(line: &str) -> Vec<String> {

@@ -74,6 +74,8 @@ fn app() -> AppSettings {
         standby: Duration::ZERO,
         keep: NonZeroUsize::MIN,
         user: None,
+        new_privileges: crate::privilege::NewPrivileges::Refused,
+        limits: Default::default(),
         env: BTreeMap::new(),
         env_file: None,
         shared: Vec::new(),

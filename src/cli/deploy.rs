@@ -154,6 +154,7 @@ mod tests {
             app: "shop".parse().unwrap(),
             kind: "manual".to_owned(),
             by: "ann".to_owned(),
+            uid: None,
             commit: Some(fixture::commit("c3")),
             subject: Some("Add a banner".to_owned()),
             author: Some("Ann".to_owned()),

@@ -60,6 +60,9 @@ fn text(event: &EventRecord, args: &EventsArgs) -> String {
 pub fn line(event: &EventRecord) -> String {
     let app = event.app.as_ref().map_or("-", |app| app.as_str());
     let deploy = event.deploy.map_or("-".to_owned(), |id| format!("#{id}"));
-    let (text, by) = (one_line(&event.text), one_line(&event.by));
+    let (text, mut by) = (one_line(&event.text), one_line(&event.by));
+    if let Some(uid) = event.uid {
+        by = format!("{by}, uid {uid}");
+    }
     format!("{} {} {app} {deploy} {} {text} ({by})", event.seq, event.at, event.kind)
 }

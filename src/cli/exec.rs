@@ -1,18 +1,14 @@
-//! `bgd exec`: asks the daemon what the live release's directory, environment and user are, becomes that user,
+//! `bgd exec`: asks the daemon what the live release's directory, environment, user and rights are, takes those on,
 //! and replaces itself with the command, whose exit code is then bgd's.
 
-use std::{
-    ffi::{CString, OsString},
-    io,
-    os::unix::process::CommandExt as _,
-    process::Command,
-};
+use std::{ffi::OsString, io, os::unix::process::CommandExt as _, process::Command};
 
-use nix::unistd::{Uid, User, initgroups, setgid, setuid};
+use nix::unistd::Uid;
 
 use crate::{
     api::wire::{Answer, ExecPlan, Exit, Request},
     cli::{Context, args::ExecArgs, problem::Problem},
+    privilege::{self, Account, Rights},
 };
 
 /// What shells return for a command that is not there, and for one that can't be run.
@@ -25,10 +21,17 @@ pub async fn prepare(context: &Context, args: ExecArgs) -> Result<Command, Probl
     let Answer::Exec(plan) = context.installation()?.client().ask(&request).await? else {
         return Err(Problem::unexpected());
     };
-    if let Some(user) = &plan.user {
-        become_user(user)?;
-    }
-    Ok(command(&plan, args.command))
+    let account = plan.user.as_deref().map(account).transpose()?;
+    let rights = Rights { account, new_privileges: plan.new_privileges };
+    let mut command = command(&plan, args.command);
+    let prepare = move || {
+        privilege::seal_descriptors()?;
+        privilege::shed_daemon()?;
+        Ok(rights.take_on()?)
+    };
+    // SAFETY: run by the one thread that is left when the command replaces this process.
+    unsafe { command.pre_exec(prepare) };
+    Ok(command)
 }
 
 fn command(plan: &ExecPlan, words: Vec<OsString>) -> Command {
@@ -50,11 +53,11 @@ pub fn replace(mut command: Command) -> (u8, String) {
     (code, format!("error: can't run {}: {error}", command.get_program().display()))
 }
 
-fn become_user(name: &str) -> Result<(), Problem> {
+/// The account of the app; only root may take on another than its own.
+fn account(name: &str) -> Result<Account, Problem> {
     let refused = |what: String, hint: &str| Problem::refused(Exit::NotPermitted, what, hint);
-    let found = User::from_name(name);
-    let user = match found {
-        Ok(Some(user)) => user,
+    let account = match Account::find(name) {
+        Ok(Some(account)) => account,
         Ok(None) => {
             return Err(refused(format!("no such user: {name}"), "the app's `user` must exist on this host"));
         }
@@ -62,19 +65,11 @@ fn become_user(name: &str) -> Result<(), Problem> {
             return Err(refused(format!("can't look up the user {name}: {errno}"), "check nsswitch.conf"));
         }
     };
-    if Uid::effective() == user.uid {
-        return Ok(());
+    if account.is_own() || Uid::effective().is_root() {
+        return Ok(account);
     }
-    if !Uid::effective().is_root() {
-        let hint = format!("run it as root or as {name}");
-        return Err(refused(format!("the live release runs as {name}, and this is another user"), &hint));
-    }
-    let c_name = CString::new(name).unwrap_or_default();
-    // Groups first: without root they could not be changed any more.
-    initgroups(&c_name, user.gid)
-        .and_then(|()| setgid(user.gid))
-        .and_then(|()| setuid(user.uid))
-        .map_err(|errno| refused(format!("can't become {name}: {errno}"), "run it as root"))
+    let hint = format!("run it as root or as {name}");
+    Err(refused(format!("the live release runs as {name}, and this is another user"), &hint))
 }
 
 #[cfg(test)]
@@ -87,6 +82,7 @@ mod tests {
             cwd: "/srv/shop".to_owned(),
             env: [("PATH".to_owned(), "/bin".to_owned()), ("TERM".to_owned(), "x".to_owned())].into(),
             user: None,
+            new_privileges: privilege::NewPrivileges::Refused,
         };
         let command = command(&plan, vec!["ls".into(), "-l".into()]);
         assert_eq!(command.get_current_dir(), Some(std::path::Path::new("/srv/shop")));

@@ -127,7 +127,8 @@ fn describe(detail: &DeployDetail, now: Time) -> String {
     row("", author);
     row("release", deploy.release.as_ref().map(|release| release.to_string()));
     row("color", deploy.color.map(|color| color.to_string()));
-    row("asked by", Some(format!("{} ({})", deploy.by, deploy.kind)));
+    let uid = deploy.uid.map(|uid| format!(", uid {uid}")).unwrap_or_default();
+    row("asked by", Some(format!("{} ({}{uid})", deploy.by, deploy.kind)));
     row("begun", Some(when(deploy.started_at, now)));
     row("ended", deploy.finished_at.map(|at| when(at, now)));
     row("failed", deploy.error.as_ref().map(|_| phase(deploy.phase)));
@@ -181,6 +182,7 @@ mod tests {
             app: app.parse().unwrap(),
             kind: "push".to_owned(),
             by: "poller".to_owned(),
+            uid: None,
             commit: Some(fixture::commit("c3")),
             subject: Some("Add a banner".to_owned()),
             author: Some("Ann".to_owned()),
@@ -231,6 +233,7 @@ ID  BEGUN                     OUTCOME  COMMIT   COLOR  TOOK   BY             SUB
             deploy: Some(DeployId(8)),
             kind: "phase_entered".to_owned(),
             by: "poller".to_owned(),
+            uid: None,
             text: "probing".to_owned(),
         };
         let detail = DeployDetail {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::{
     api::{
-        report,
+        access, report,
+        server::act_event,
         wire::{
             DaemonReport, DeployDetail, DeployRecord, EventRecord, Exit, FlipReport, LogSource, Refusal,
             Status,
@@ -170,12 +171,24 @@ pub async fn flip(settings: &Settings, app: &AppName, daemon: Daemon) -> Result<
 
 async fn flip_member(fleet: &Fleet, member: &Member) -> Result<FlipReport, Refusal> {
     let gone = |_| refusal(Exit::Failed, "the app's task ended before the flip".to_owned(), "bgd doctor");
-    let by = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
-    let by = by.map_or_else(|| nix::unistd::getuid().to_string(), |user| user.name);
+    let peer = access::own_peer();
     let before = fleet.store().app(&member.settings().name).map_err(unreadable)?.unwrap_or_default();
     let abandoned: Option<CommitId> =
         before.pipeline.commit().cloned().or_else(|| before.live().map(|live| live.release.commit.clone()));
-    let id = match member.ask(by, Ask::Flip).await.map_err(gone)? {
+    let answer = member.ask(peer.name.clone(), Ask::Flip).await.map_err(gone)?;
+    let (deploy, began) = match &answer {
+        Answer::Cancelling(id) => (Some(*id), None),
+        Answer::RollingBack(id) => (Some(*id), Some(*id)),
+        Answer::Denied(_) | Answer::Deploying(_) | Answer::TakingDown | Answer::Said(_) => (None, None),
+    };
+    let app = Some(member.settings().name.clone());
+    let event =
+        EventRecord { app, deploy, ..act_event(&peer, "asked", "flip, without the daemon".to_owned()) };
+    // A flip works on a full disk (promise I6); who asked for it is then in this process's own words only.
+    if let Err(err) = fleet.store().log_act(event, began) {
+        tracing::warn!(err = %chain(&err), "an act was not recorded");
+    }
+    let id = match answer {
         Answer::Cancelling(id) | Answer::RollingBack(id) => id,
         Answer::Denied(denial) => {
             let exit = match denial.kind {

@@ -101,6 +101,7 @@ fn plain(event: &EventRecord) -> String {
 fn text(event: &EventRecord) -> String {
     match event.kind.as_str() {
         "phase_entered" => phrase::plain_word(&one_line(&event.text)),
+        "asked" => format!("{} asked for it: {}", one_line(&event.by), one_line(&event.text)),
         _ => one_line(&event.text),
     }
 }
@@ -119,6 +120,7 @@ mod tests {
             deploy: Some(DeployId(7)),
             kind: "phase_entered".to_owned(),
             by: "poller".to_owned(),
+            uid: None,
             text: "checking_out\n".to_owned(),
         };
         assert_eq!(plain(&event), "07:51:12 shop #7 checking out ");

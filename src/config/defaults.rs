@@ -22,6 +22,7 @@ pub(super) const KEEP: NonZeroUsize = NonZeroUsize::new(5).unwrap();
 pub(super) const BUILD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 pub(super) const FAST_FORWARD_ONLY: bool = false;
 pub(super) const VERIFY_RANGE: VerifyRange = VerifyRange::Tip;
+pub(super) const NEW_PRIVILEGES: bool = false;
 
 pub(super) const HEALTH_STATUS: [u16; 1] = [200];
 pub(super) const HEALTH_INTERVAL: Duration = Duration::from_millis(500);

@@ -61,7 +61,12 @@ table! {
 
 table! {
     /// `[daemon]`.
-    RawDaemon { state_dir = "state_dir": String, runtime_dir = "runtime_dir": String }
+    RawDaemon {
+        state_dir = "state_dir": String,
+        runtime_dir = "runtime_dir": String,
+        operators = "operators": Vec<Written<String>>,
+        readers = "readers": Vec<Written<String>>,
+    }
 }
 
 table! {
@@ -91,6 +96,8 @@ table! {
         watch = "watch": RawWatch,
         hooks = "hooks": RawHooks,
         front = "front": RawFront,
+        new_privileges = "new_privileges": bool,
+        limits = "limits": RawLimits,
     }
 }
 
@@ -157,8 +164,13 @@ table! {
     }
 }
 
+table! {
+    /// `[app.NAME.limits]`.
+    RawLimits { memory = "memory": String, cpu = "cpu": String, tasks = "tasks": i64 }
+}
+
 /// The tables of an app with their keys; the empty name is the app itself.
-const APP_TABLES: [(&str, &[&str]); 9] = [
+const APP_TABLES: [(&str, &[&str]); 10] = [
     ("", RawApp::KEYS),
     ("stop", RawStop::KEYS),
     ("auth", RawAuth::KEYS),
@@ -168,6 +180,7 @@ const APP_TABLES: [(&str, &[&str]); 9] = [
     ("watch", RawWatch::KEYS),
     ("hooks", RawHooks::KEYS),
     ("front", RawFront::KEYS),
+    ("limits", RawLimits::KEYS),
 ];
 
 /// Words of other tools for keys of ours.

@@ -12,7 +12,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::rules::ids::{AppName, Color};
+use crate::{
+    privilege::NewPrivileges,
+    rules::ids::{AppName, Color},
+};
 
 /// Everything one daemon runs with.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +35,28 @@ pub struct DaemonSettings {
     pub state_dir: PathBuf,
     /// Gone after a reboot: sockets and the lock.
     pub runtime_dir: PathBuf,
+    /// Who may act through the control socket; `None`: whoever may open it.
+    pub operators: Option<Vec<Principal>>,
+    /// Who may read through it, beside them.
+    pub readers: Vec<Principal>,
+}
+
+/// Somebody of this host, by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Principal {
+    /// One user.
+    User(String),
+    /// All members of a group; written with `@`.
+    Group(String),
+}
+
+impl std::fmt::Display for Principal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::User(name) => f.pad(name),
+            Self::Group(name) => write!(f, "@{name}"),
+        }
+    }
 }
 
 /// One app, as meant.
@@ -61,6 +86,8 @@ pub struct AppSettings {
     pub keep: NonZeroUsize,
     /// Build and run as this user; `None` is bgd's own.
     pub user: Option<String>,
+    /// Whether builds, hooks and instances may gain rights by running a setuid program.
+    pub new_privileges: NewPrivileges,
     /// Extra environment, before placeholders are replaced.
     pub env: BTreeMap<String, String>,
     /// A file of `KEY=value` lines, read at each build and start.
@@ -87,6 +114,26 @@ pub struct AppSettings {
     pub hooks: Hooks,
     /// What routes the public traffic.
     pub front: FrontSettings,
+    /// What an instance, a build or a hook may use.
+    pub limits: Limits,
+}
+
+/// What the processes of an instance, a build or a hook may use together; `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory in bytes; there is no swap beside it.
+    pub memory: Option<u64>,
+    /// Percent of one core.
+    pub cpu: Option<u32>,
+    /// Processes and threads.
+    pub tasks: Option<u32>,
+}
+
+impl Limits {
+    /// Whether any is set.
+    pub fn any(&self) -> bool {
+        *self != Self::default()
+    }
 }
 
 /// The two ports of an app.

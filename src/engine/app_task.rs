@@ -364,6 +364,7 @@ impl AppTask {
             app: self.name.clone(),
             kind: deploy.kind.as_str().to_owned(),
             by: deploy.by.clone(),
+            uid: None,
             commit: release.map(|release| release.commit.clone()),
             subject: release.map(|release| release.subject.clone()),
             author: release.map(|release| release.author.clone()),

@@ -33,6 +33,7 @@ impl Interpreter {
         let phase = Phase::CheckingOut;
         self.front.preflight().await.map_err(|err| err.failure(phase))?;
         self.check_room()?;
+        self.check_limits()?;
         self.blocking(phase, {
             let (places, id) = (self.places.clone(), release.id.clone());
             move || build::remove_release(&places, &id)
@@ -76,6 +77,18 @@ impl Interpreter {
         );
         let hint = "free some space, then `bgd deploy`; what is live serves on".to_owned();
         Err(Failure { hint: Some(hint), ..failure(Phase::CheckingOut, Nature::Transient, cause) })
+    }
+
+    /// Before anything is touched: a limit that silently does not hold would be a lie.
+    fn check_limits(&self) -> Result<(), Failure> {
+        let obstacle = self.shims.limiter().obstacle().filter(|_| self.settings.limits.any());
+        let Some(why) = obstacle else { return Ok(()) };
+        let cause = format!("the limits of {} can't be kept on this host: {why}", self.settings.name);
+        let hint = "take `limits` out, or run bgd where systemd and cgroup v2 are; what is live serves on";
+        Err(Failure {
+            hint: Some(hint.to_owned()),
+            ..failure(Phase::CheckingOut, Nature::Deterministic, cause)
+        })
     }
 
     fn newest_good(&self, making: &Release) -> Option<crate::rules::ids::ReleaseId> {
@@ -196,10 +209,12 @@ impl Interpreter {
             cwd: command.cwd,
             env: command.env,
             user: command.user,
+            new_privileges: command.new_privileges,
             log: LogSpec { path, max_bytes: INSTANCE_LOG, keep: 3 },
             stop: StopSpec { how: StopRequest::Signal(libc::SIGTERM), grace: self.settings.stop.grace },
             time_limit: None,
             priority: Priority::Normal,
+            limits: self.settings.limits,
         }
     }
 

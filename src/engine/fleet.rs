@@ -20,10 +20,11 @@ use super::{
 use crate::{
     build::BuildError,
     config::settings::{AppSettings, Settings},
+    errors::chain,
     rules::{
         app::{Idle, Serving},
         event::{Ask, Event},
-        ids::AppName,
+        ids::{AppName, DeployId},
         step::Answer,
     },
     store::{Store, StoreError, record::EventRecord},
@@ -113,6 +114,17 @@ impl Fleet {
     /// All events from now on.
     pub fn events(&self) -> broadcast::Receiver<EventRecord> {
         self.events.subscribe()
+    }
+
+    /// Records an operator's act and tells those who listen, beside whatever its app's machine makes of it. Never
+    /// waited for: the act is done, and a slow or full disk is said in the log.
+    pub fn note_act(&self, event: EventRecord, began: Option<DeployId>) {
+        let (store, events) = (self.store.clone(), self.events.clone());
+        tokio::task::spawn_blocking(move || match store.log_act(event, began) {
+            // Nobody listens: nobody misses it.
+            Ok(event) => drop(events.send(event)),
+            Err(err) => tracing::error!(err = %chain(&err), "an act was not recorded"),
+        });
     }
 
     /// The app of this name.

@@ -12,19 +12,22 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{
     app_task::blocking,
     building::{build_failure, start_failure},
+    clock,
     interpreter::{Interpreter, failure, tail, trouble},
 };
 use crate::{
     build,
-    config::settings::Probe,
+    config::settings::{Limits, Probe},
     probe::{self, Answer, ProbeCommand, Target, Verdict},
-    process::{Exit, Handle, Role, ports},
+    process::{Exit, Handle, Role, Spec, StartError, ports},
     rules::{
         app::Release,
         health::{Decision, Seen, Streak},
         ids::Color,
+        time::Stamp,
         words::{Failure, Nature, Phase},
     },
+    store::record::EventRecord,
 };
 
 /// The first wait for the port to open; grows to `health.interval`, so that a fast app is promoted at once.
@@ -48,9 +51,39 @@ impl Interpreter {
             build::start_command(&self.settings, &context).map_err(|err| build_failure(phase, &err))?;
         let mut spec = self.spec(Role::Instance(color), release, command);
         spec.stop.how = self.stop_request(&context).map_err(|err| build_failure(phase, &err))?;
-        let handle = self.shims.start(&spec).await.map_err(|err| start_failure(phase, &err))?;
-        self.instances.put(color, handle);
+        let started = match self.shims.start(&spec).await {
+            Err(StartError::Limits { why, .. }) if self.was_live(release) => {
+                self.say_unlimited(&why);
+                self.shims.start(&Spec { limits: Limits::default(), ..spec }).await
+            }
+            started => started,
+        };
+        self.instances.put(color, started.map_err(|err| start_failure(phase, &err))?);
         Ok(())
+    }
+
+    /// Restarting what served, or going back to it, comes before its limits: refusing to serve is worse.
+    fn was_live(&self, release: &Release) -> bool {
+        self.store
+            .releases(&self.settings.name)
+            .is_ok_and(|known| known.iter().any(|(one, verdict)| one.id == release.id && verdict == "good"))
+    }
+
+    fn say_unlimited(&self, why: &str) {
+        tracing::error!(app = %self.settings.name, why, "started without its limits, which can't be kept");
+        let event = EventRecord {
+            seq: 0,
+            at: Stamp(clock::now()),
+            app: Some(self.settings.name.clone()),
+            deploy: None,
+            kind: "limits_not_kept".to_owned(),
+            by: "bgd".to_owned(),
+            uid: None,
+            text: format!("started without its limits, which can't be kept: {}", why.replace('\n', " ")),
+        };
+        if let Err(err) = self.store.log(event) {
+            tracing::warn!(app = %self.settings.name, err = %crate::errors::chain(&err), "an event was not recorded");
+        }
     }
 
     /// True when this very instance runs already. Another one of ours on the color is an orphan and goes (D1).
@@ -265,6 +298,7 @@ impl Interpreter {
             cwd: command.cwd,
             env: command.env,
             user: command.user,
+            new_privileges: command.new_privileges,
         });
         Ok(Target { port: self.settings.ports.of(color), command })
     }

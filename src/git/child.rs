@@ -18,7 +18,7 @@ use nix::{
         signal::{Signal, killpg},
         stat::{Mode, umask},
     },
-    unistd::{Gid, Uid, User, chown, geteuid, getpid, initgroups, setgid, setsid, setuid},
+    unistd::{Gid, Uid, chown, geteuid, getpid, setsid, setuid},
 };
 
 use super::{
@@ -34,7 +34,10 @@ use super::{
     verify::Trust,
     wire::{self, Answer, CheckedOut, Described, Fetched, Head, Line, Opening, Request, Want},
 };
-use crate::rules::ids::CommitId;
+use crate::{
+    privilege::{Account, NewPrivileges, Rights},
+    rules::ids::CommitId,
+};
 
 /// Object data libgit2 keeps unpacked; the default of 256 MiB is the daemon's whole budget several times over.
 const CACHE_BYTES: isize = 32 << 20;
@@ -253,22 +256,24 @@ fn id(oid: Oid) -> Result<CommitId, GitError> {
 /// Gives up root for good. The mirror is handed over first; one that belonged to another user is made anew,
 /// because walking through another user's tree as root to change owners is not safe.
 fn become_user(opening: &Opening) -> Result<(), GitError> {
-    let Some(name) = &opening.user else { return Ok(()) };
+    let name = opening.user.as_deref().unwrap_or("bgd's own");
     let failed =
-        |cause: &dyn std::fmt::Display| GitError::User { user: name.clone(), cause: Cause::new(cause) };
-    let user = User::from_name(name).map_err(|err| failed(&err))?.ok_or_else(|| failed(&"no such user"))?;
-    if user.uid == geteuid() {
-        return Ok(());
+        |cause: &dyn std::fmt::Display| GitError::User { user: name.to_owned(), cause: Cause::new(cause) };
+    let account = match &opening.user {
+        Some(name) => {
+            Some(Account::find(name).map_err(|err| failed(&err))?.ok_or_else(|| failed(&"no such user"))?)
+        }
+        None => None,
+    };
+    if let Some(account) = account.as_ref().filter(|account| account.uid != geteuid()) {
+        if !geteuid().is_root() {
+            return Err(failed(&"bgd does not run as root"));
+        }
+        hand_over(&opening.mirror, account.uid, account.gid).map_err(|err| failed(&err))?;
     }
-    if !geteuid().is_root() {
-        return Err(failed(&"bgd does not run as root"));
-    }
-    hand_over(&opening.mirror, user.uid, user.gid).map_err(|err| failed(&err))?;
-    let account = std::ffi::CString::new(name.as_str()).map_err(|err| failed(&err))?;
-    initgroups(&account, user.gid).map_err(|err| failed(&err))?;
-    setgid(user.gid).map_err(|err| failed(&err))?;
-    setuid(user.uid).map_err(|err| failed(&err))?;
-    if !user.uid.is_root() && setuid(Uid::from_raw(0)).is_ok() {
+    let rights = Rights { account, new_privileges: NewPrivileges::Refused };
+    rights.take_on().map_err(|err| failed(&err))?;
+    if !geteuid().is_root() && setuid(Uid::from_raw(0)).is_ok() {
         return Err(failed(&"root could be had back"));
     }
     Ok(())

@@ -2,7 +2,6 @@
 //! healthy. The group is killed at the limit, after the command's end, and when the caller loses interest.
 
 use std::{
-    ffi::CString,
     io,
     os::fd::OwnedFd,
     process::{ExitStatus, Stdio},
@@ -11,7 +10,7 @@ use std::{
 
 use nix::{
     sys::signal::{Signal, killpg},
-    unistd::{Gid, Pid, Uid, User, geteuid, getgrouplist},
+    unistd::Pid,
 };
 use tokio::{
     io::AsyncReadExt,
@@ -20,7 +19,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::probe::{Outcome, ProbeCommand, Reason, reason::tail};
+use crate::{
+    privilege::{self, Account, Rights},
+    probe::{Outcome, ProbeCommand, Reason, reason::tail},
+};
 
 /// The end of the output that is kept.
 const KEPT: usize = 4096;
@@ -131,31 +133,29 @@ fn start(command: &ProbeCommand) -> io::Result<Running> {
         .stderr(stderr)
         .process_group(0)
         .kill_on_drop(true);
-    become_user(&mut run, command.user.as_deref())?;
+    give_up_rights(&mut run, command)?;
     let child = run.spawn()?;
     let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
     Ok(Running { child, group: Group(group), pipe, output: Vec::new() })
 }
 
-/// Lets the child take on user, group and all groups of `user`, or not start at all.
-fn become_user(run: &mut Command, user: Option<&str>) -> io::Result<()> {
-    let Some(name) = user else { return Ok(()) };
-    let user = User::from_name(name)?
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no such user: {name}")))?;
-    if user.uid == geteuid() && !user.uid.is_root() {
-        return Ok(());
-    }
-    let groups = getgrouplist(&CString::new(name)?, user.gid)?;
-    let (uid, gid) = (user.uid, user.gid);
-    // SAFETY: between fork and exec the closure only makes three system calls, on values made before.
-    unsafe { run.pre_exec(move || drop_to(uid, gid, &groups)) };
-    Ok(())
-}
-
-fn drop_to(uid: Uid, gid: Gid, groups: &[Gid]) -> io::Result<()> {
-    nix::unistd::setgroups(groups)?;
-    nix::unistd::setresgid(gid, gid, gid)?;
-    nix::unistd::setresuid(uid, uid, uid)?;
+/// Lets the child take on user, groups and rights of the app, or not start at all.
+fn give_up_rights(run: &mut Command, command: &ProbeCommand) -> io::Result<()> {
+    let account = match &command.user {
+        Some(name) => {
+            let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("no such user: {name}"));
+            Some(Account::find(name)?.ok_or_else(unknown)?)
+        }
+        None => None,
+    };
+    let rights = Rights { account, new_privileges: command.new_privileges };
+    let prepare = move || {
+        privilege::seal_descriptors()?;
+        privilege::shed_daemon()?;
+        Ok(rights.take_on()?)
+    };
+    // SAFETY: between fork and exec the closure only makes system calls, on values made before.
+    unsafe { run.pre_exec(prepare) };
     Ok(())
 }
 

@@ -19,7 +19,10 @@ use std::{
 
 pub use reason::Reason;
 
-use crate::config::settings::{Health, Probe};
+use crate::{
+    config::settings::{Health, Probe},
+    privilege::NewPrivileges,
+};
 
 /// What is probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct ProbeCommand {
     pub env: BTreeMap<String, String>,
     /// Whom to run as, with all groups; `None` is bgd's own user.
     pub user: Option<String>,
+    /// Whether it may gain rights by running a setuid program.
+    pub new_privileges: NewPrivileges,
 }
 
 /// What one probe found.

@@ -240,6 +240,7 @@ async fn command(line: &str, dir: &Path, timeout: Duration) -> Answer {
         cwd: dir.to_owned(),
         env: BTreeMap::from([("PORT".to_owned(), "9502".to_owned())]),
         user: None,
+        new_privileges: crate::privilege::NewPrivileges::Refused,
     };
     let target = Target { port: 9502, command: Some(command) };
     once(&health(Probe::Command(line.to_owned()), timeout), &target).await
@@ -325,16 +326,26 @@ async fn l3_a_command_runs_as_its_user_with_its_groups() {
         return;
     }
     let probe = ProbeCommand {
-        argv: ["/bin/sh", "-c", "id -un; id -G"].map(str::to_owned).to_vec(),
+        argv: [
+            "/bin/sh",
+            "-c",
+            "id -un; id -G; grep -E '^(NoNew|CapPrm)' /proc/self/status; ls /proc/self/fd",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         cwd: "/".into(),
         env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
         user: Some("nobody".to_owned()),
+        new_privileges: crate::privilege::NewPrivileges::Refused,
     };
     let health = health(Probe::Command(String::new()), LONG);
     let target = Target { port: 1, command: Some(probe) };
     let answer = once(&health, &target).await;
     assert!(answer.verdict.is_healthy(), "{answer:?}");
-    assert!(answer.excerpt.starts_with("nobody ") && !answer.excerpt.ends_with(" 0"), "{answer:?}");
+    let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+    // 3 is the listing itself.
+    let expected = format!("nobody {} CapPrm: 0000000000000000 NoNewPrivs: 1 0 1 2 3", nobody.gid);
+    assert_eq!(answer.excerpt.split_whitespace().collect::<Vec<_>>().join(" "), expected, "{answer:?}");
     let mut unknown = target;
     unknown.command.as_mut().unwrap().user = Some("no-such-user".to_owned());
     let answer = once(&health, &unknown).await;

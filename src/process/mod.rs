@@ -5,6 +5,7 @@
 //! daemon side   shims (start, find) · handle (ask, wait, stop) · status (what a handle reports)
 //!               client (one exchange) · orphans (when a shim was killed) · logs (what shims wrote)
 //! the shim      shim/: run (loop) · child (exec) · log (write, rotate) · ending (stop, kill) · socket
+//!               limits (a scope of its own)
 //! both          spec (what to run) · wire (what they say) · record (the state file)
 //! the kernel    identity · tree · ports · sockets
 //! ```
@@ -14,6 +15,7 @@
 mod client;
 mod handle;
 pub mod identity;
+mod limits;
 pub mod logs;
 mod orphans;
 pub mod ports;
@@ -27,6 +29,7 @@ mod tree;
 pub mod wire;
 
 pub use handle::Handle;
+pub use limits::Limiter;
 pub use record::{Exit, How, Record};
 pub use shims::{Shims, StartError};
 pub use spec::{LogSpec, Priority, Role, Spec, StopRequest, StopSpec};

@@ -28,11 +28,14 @@ pub struct Exit {
     pub how: How,
     /// The time limit was reached and bgd killed it.
     pub timed_out: bool,
+    /// Something of it was killed because all of it used more memory than it may.
+    #[serde(default)]
+    pub out_of_memory: bool,
 }
 
 impl Exit {
     /// The exit of a command whose shim was killed before it could see it.
-    pub(crate) const UNKNOWN: Self = Self { how: How::Unknown, timed_out: false };
+    pub(crate) const UNKNOWN: Self = Self { how: How::Unknown, timed_out: false, out_of_memory: false };
 
     /// Exited with code 0, in time.
     pub fn success(self) -> bool {
@@ -44,6 +47,7 @@ impl Exit {
     pub fn is_from_outside(self) -> bool {
         let ends = |signal| matches!(signal, libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP);
         !self.timed_out
+            && !self.out_of_memory
             && match self.how {
                 How::Unknown => true,
                 How::Signal(signal) => ends(signal),
@@ -54,6 +58,10 @@ impl Exit {
 
 impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.out_of_memory {
+            let killed = Self { out_of_memory: false, ..*self };
+            return write!(f, "{killed}, because it used more memory than limits.memory allows");
+        }
         match (self.timed_out, self.how) {
             (true, _) => f.write_str("killed at its time limit"),
             (false, How::Code(code)) => write!(f, "exit code {code}"),
@@ -202,10 +210,11 @@ pub(crate) mod tests {
 
     #[test]
     fn a10_only_what_ends_from_outside_is_not_the_commands_own_doing() {
-        let exit = |how| Exit { how, timed_out: false };
+        let exit = |how| Exit { how, timed_out: false, out_of_memory: false };
         for how in [How::Unknown, How::Signal(9), How::Signal(15), How::Code(137), How::Code(143)] {
             assert!(exit(how).is_from_outside(), "{how:?}");
-            assert!(!Exit { how, timed_out: true }.is_from_outside(), "{how:?}");
+            assert!(!Exit { timed_out: true, ..exit(how) }.is_from_outside(), "{how:?}");
+            assert!(!Exit { out_of_memory: true, ..exit(how) }.is_from_outside(), "{how:?}");
         }
         for how in [How::Code(0), How::Code(1), How::Code(128), How::Signal(11), How::Code(139)] {
             assert!(!exit(how).is_from_outside(), "{how:?}");
@@ -226,7 +235,7 @@ pub(crate) mod tests {
             shim: Identity { pid: 2, start: 3 },
             main: None,
             started_ms: 4,
-            exit: Some(Exit { how: How::Signal(9), timed_out: true }),
+            exit: Some(Exit { how: How::Signal(9), timed_out: true, out_of_memory: false }),
             ended_ms: None,
             killed: false,
             marks: BTreeMap::from([("BGD_APP".to_owned(), "shop".to_owned())]),

@@ -21,6 +21,7 @@ use super::{
     client,
     handle::Handle,
     identity::now_ms,
+    limits::Limiter,
     record::{self, Record},
     spec::{Role, Spec},
     status::ShimError,
@@ -87,6 +88,14 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// Memory, CPU or processes can't be limited here.
+    #[error("the limits of {role} can't be kept: {why}")]
+    Limits {
+        /// Of what.
+        role: Role,
+        /// Why, in the host's words.
+        why: String,
+    },
     /// The working directory.
     #[error("entering the directory {path} for {role}")]
     Directory {
@@ -133,12 +142,29 @@ pub struct Shims {
     exe: PathBuf,
     state_dir: PathBuf,
     sockets: PathBuf,
+    limiter: Limiter,
 }
 
 impl Shims {
     /// `exe` is the bgd binary, absolute; the directories are those of the configuration, absolute.
     pub fn new(exe: PathBuf, state_dir: &Path, runtime_dir: &Path) -> Self {
-        Self { exe, state_dir: state_dir.to_owned(), sockets: runtime_dir.join("s") }
+        Self {
+            exe,
+            state_dir: state_dir.to_owned(),
+            sockets: runtime_dir.join("s"),
+            limiter: Limiter::default(),
+        }
+    }
+
+    /// The same with something else that makes scopes.
+    #[must_use]
+    pub fn limited_by(self, limiter: Limiter) -> Self {
+        Self { limiter, ..self }
+    }
+
+    /// What keeps limits.
+    pub fn limiter(&self) -> &Limiter {
+        &self.limiter
     }
 
     /// Starts a command under a new shim; returns when it was exec'd. Not called off by dropping it: a shim
@@ -169,14 +195,25 @@ impl Shims {
         let role = || order.spec.role.clone();
         let failed = |source| StartError::Shim { exe: self.exe.clone(), role: role(), source };
         let text = serde_json::to_vec(order).map_err(|e| failed(e.into()))?;
-        let mut child = Command::new(&self.exe)
+        let limited = order.spec.limits.any();
+        let mut command = if limited {
+            self.limiter.command(&self.exe, (&order.id, &order.spec))
+        } else {
+            let mut command = Command::new(&self.exe);
+            command.env_clear();
+            command
+        };
+        let no_scope = |why: String| StartError::Limits { role: role(), why };
+        let mut child = command
             .args(["shim", order.spec.app.as_str(), &role().to_string(), &order.id])
-            .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(failed)?;
+            .map_err(|err| match limited {
+                true => no_scope(format!("running {}: {err}", self.limiter.program.display())),
+                false => failed(err),
+            })?;
         let said = tokio::time::timeout(START_LIMIT, converse(&mut child, &text)).await;
         if said.is_err() {
             child.start_kill().map_err(failed)?;
@@ -184,9 +221,10 @@ impl Shims {
         // While this daemon lives it is the shim's parent and must reap it.
         tokio::spawn(async move { child.wait().await });
         let (answer, errors) = said.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?.map_err(failed)?;
-        serde_json::from_slice(&answer).map_err(|_| StartError::NoAnswer {
-            role: role(),
-            said: String::from_utf8_lossy(errors.trim_ascii()).into_owned(),
+        serde_json::from_slice(&answer).map_err(|_| {
+            let said = String::from_utf8_lossy(errors.trim_ascii()).into_owned();
+            // Before it became the shim it was what makes the scope, and that says why it could not.
+            if limited { no_scope(said) } else { StartError::NoAnswer { role: role(), said } }
         })
     }
 
@@ -291,6 +329,7 @@ fn explain(fault: &Fault, order: Order) -> StartError {
         Stage::Directory => StartError::Directory { path: cwd, role, source },
         Stage::Program => StartError::Program { program, source },
         Stage::Interpreter => StartError::Interpreter { program },
+        Stage::Rights => prepare("rights", role, source),
     }
 }
 

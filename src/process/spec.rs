@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::rules::ids::{AppName, Color, ReleaseId};
+use crate::{
+    config::settings::Limits,
+    privilege::NewPrivileges,
+    rules::ids::{AppName, Color, ReleaseId},
+};
 
 /// What a shim's command is to its app.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -53,6 +57,9 @@ pub struct Spec {
     pub env: BTreeMap<String, String>,
     /// Run as this user, groups included; needs root unless it is bgd's own.
     pub user: Option<String>,
+    /// Whether it may gain rights by running a setuid program.
+    #[serde(default)]
+    pub new_privileges: NewPrivileges,
     /// Where the output goes.
     pub log: LogSpec,
     /// How it is asked to stop.
@@ -61,6 +68,9 @@ pub struct Spec {
     pub time_limit: Option<Duration>,
     /// Its share of the machine.
     pub priority: Priority,
+    /// What its whole tree may use, its shim included.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 impl fmt::Debug for Spec {
@@ -142,10 +152,12 @@ mod tests {
             cwd: "/".into(),
             env: BTreeMap::from([("TOKEN".into(), "hush".into())]),
             user: None,
+            new_privileges: NewPrivileges::Refused,
             log: LogSpec { path: "/l".into(), max_bytes: 1, keep: 1 },
             stop: StopSpec { how: StopRequest::Signal(15), grace: Duration::ZERO },
             time_limit: None,
             priority: Priority::Normal,
+            limits: Limits::default(),
         };
         let shown = format!("{spec:?}");
         assert!(shown.contains("TOKEN") && !shown.contains("hush"), "{shown}");

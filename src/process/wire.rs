@@ -64,10 +64,11 @@ pub enum Stage {
     Directory,
     Program,
     Interpreter,
+    Rights,
 }
 
 impl Stage {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Socket,
         Self::Record,
         Self::Fork,
@@ -78,6 +79,7 @@ impl Stage {
         Self::Directory,
         Self::Program,
         Self::Interpreter,
+        Self::Rights,
     ];
 }
 

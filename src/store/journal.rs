@@ -26,8 +26,8 @@ CREATE TABLE journal (seq INTEGER PRIMARY KEY AUTOINCREMENT, app TEXT NOT NULL, 
   event TEXT NOT NULL, effects TEXT NOT NULL) STRICT;
 CREATE INDEX journal_app ON journal (app, seq);
 CREATE TABLE deploy (id INTEGER PRIMARY KEY, app TEXT NOT NULL, kind TEXT NOT NULL, asked_by TEXT NOT NULL,
-  revision TEXT, subject TEXT, author TEXT, release TEXT, color TEXT, outcome TEXT, phase TEXT, error TEXT,
-  hint TEXT, log_tail TEXT NOT NULL DEFAULT '[]', probes TEXT NOT NULL DEFAULT '[]',
+  asked_uid INTEGER, revision TEXT, subject TEXT, author TEXT, release TEXT, color TEXT, outcome TEXT, phase TEXT,
+  error TEXT, hint TEXT, log_tail TEXT NOT NULL DEFAULT '[]', probes TEXT NOT NULL DEFAULT '[]',
   started INTEGER NOT NULL, finished INTEGER) STRICT;
 CREATE INDEX deploy_app ON deploy (app, id);
 CREATE TABLE step (deploy INTEGER NOT NULL, seq INTEGER NOT NULL, name TEXT NOT NULL, ms INTEGER NOT NULL,
@@ -35,7 +35,7 @@ CREATE TABLE step (deploy INTEGER NOT NULL, seq INTEGER NOT NULL, name TEXT NOT 
 CREATE TABLE release (id TEXT NOT NULL, app TEXT NOT NULL, deploy INTEGER NOT NULL, revision TEXT NOT NULL,
   subject TEXT NOT NULL, author TEXT NOT NULL, verdict TEXT NOT NULL, PRIMARY KEY (app, id)) STRICT;
 CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, app TEXT, deploy INTEGER,
-  kind TEXT NOT NULL, caused_by TEXT NOT NULL, text TEXT NOT NULL) STRICT;
+  kind TEXT NOT NULL, caused_by TEXT NOT NULL, uid INTEGER, text TEXT NOT NULL) STRICT;
 CREATE TABLE hold (app TEXT PRIMARY KEY, placed_by TEXT NOT NULL, reason TEXT NOT NULL, since INTEGER NOT NULL)
   STRICT;
 PRAGMA user_version = 1;
@@ -86,6 +86,28 @@ impl Store {
     pub fn log(&self, event: EventRecord) -> Result<EventRecord, StoreError> {
         let connection = self.write();
         insert_event(&connection, event).map_err(sql("recording an event"))
+    }
+
+    /// Records an operator's act, and with it who asked for the deploy that it began. No flush of its own: what the
+    /// act itself amounts to is durable by its step.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub fn log_act(&self, event: EventRecord, began: Option<DeployId>) -> Result<EventRecord, StoreError> {
+        let mut connection = self.write();
+        connection.pragma_update(None, "synchronous", "NORMAL").map_err(sql("recording an act"))?;
+        let uid = event.uid;
+        let written = (|| {
+            let tx = connection.transaction()?;
+            let event = insert_event(&tx, event)?;
+            if let Some(deploy) = began {
+                tx.execute("UPDATE deploy SET asked_uid = ?2 WHERE id = ?1", params![deploy.0, uid])?;
+            }
+            tx.commit()?;
+            Ok(event)
+        })();
+        connection.pragma_update(None, "synchronous", "FULL").map_err(sql("making steps durable again"))?;
+        written.map_err(sql("recording an act"))
     }
 
     /// Keeps the last probe answers with a deploy, for `bgd show`.
@@ -349,7 +371,7 @@ fn end_row(tx: &Transaction<'_>, id: DeployId, end: &End, now: Time) -> Result<(
 fn insert_event(connection: &Connection, event: EventRecord) -> Result<EventRecord, rusqlite::Error> {
     connection
         .prepare_cached(
-            "INSERT INTO event (at, app, deploy, kind, caused_by, text) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO event (at, app, deploy, kind, caused_by, text, uid) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
         .execute(params![
             event.at.0.0,
@@ -357,7 +379,8 @@ fn insert_event(connection: &Connection, event: EventRecord) -> Result<EventReco
             event.deploy.map(|deploy| deploy.0),
             event.kind,
             event.by,
-            event.text
+            event.text,
+            event.uid
         ])?;
     let seq = u64::try_from(connection.last_insert_rowid()).unwrap_or(0);
     Ok(EventRecord { seq, ..event })
@@ -377,6 +400,7 @@ pub(super) fn unnumbered(app: &AppName, at: Time) -> EventRecord {
         deploy: None,
         kind: String::new(),
         by: "bgd".to_owned(),
+        uid: None,
         text: String::new(),
     }
 }

@@ -78,10 +78,10 @@ impl StoreError {
 /// The record.
 #[derive(Debug)]
 pub struct Store {
+    /// Held for microseconds. Closed before the writer, which then can put the log away.
+    reader: Mutex<Connection>,
     /// Held while a step is flushed, which may take as long as the disk likes: for blocking threads alone.
     writer: Mutex<Connection>,
-    /// Held for microseconds.
-    reader: Mutex<Connection>,
     reserve: PathBuf,
 }
 

@@ -14,7 +14,7 @@ use crate::rules::{
 };
 
 const DEPLOY_COLUMNS: &str = "id, app, kind, asked_by, revision, subject, author, release, color, outcome, phase, \
-                              error, hint, started, finished";
+                              error, hint, started, finished, asked_uid";
 
 impl Store {
     /// The journaled state of an app.
@@ -168,7 +168,7 @@ impl Store {
         let read = || -> Result<Vec<EventRecord>, rusqlite::Error> {
             connection
                 .prepare_cached(&format!(
-                    "SELECT seq, at, app, deploy, kind, caused_by, text FROM event WHERE {condition}"
+                    "SELECT seq, at, app, deploy, kind, caused_by, text, uid FROM event WHERE {condition}"
                 ))?
                 .query_map(params, event_row)?
                 .collect()
@@ -186,6 +186,7 @@ fn event_row(row: &Row<'_>) -> Result<EventRecord, rusqlite::Error> {
         kind: row.get(4)?,
         by: row.get(5)?,
         text: row.get(6)?,
+        uid: row.get(7)?,
     })
 }
 
@@ -207,6 +208,7 @@ fn deploy_row(row: &Row<'_>) -> Result<DeployRecord, rusqlite::Error> {
         started_at: Stamp(Time(row.get(13)?)),
         finished_at: row.get::<_, Option<u64>>(14)?.map(|at| Stamp(Time(at))),
         steps: Vec::new(),
+        uid: row.get(15)?,
     })
 }
 

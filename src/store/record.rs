@@ -29,6 +29,9 @@ pub struct DeployRecord {
     pub kind: String,
     /// Who asked for it, or `poller`.
     pub by: String,
+    /// The user id of who asked; `None` for the poller, and where it is not known.
+    #[serde(default)]
+    pub uid: Option<u32>,
     /// The commit, once known.
     pub commit: Option<CommitId>,
     /// First line of the commit message.
@@ -83,6 +86,9 @@ pub struct EventRecord {
     pub kind: String,
     /// Who caused it: user name, `poller`, `daemon`.
     pub by: String,
+    /// The user id of who asked, in the events of an operator's act.
+    #[serde(default)]
+    pub uid: Option<u32>,
     /// One line for people; no control characters, no secrets.
     pub text: String,
 }

@@ -1,6 +1,6 @@
 //! The record against real files: what was committed is there after reopening; what is unusable is moved aside.
 
-use super::*;
+use super::{record::EventRecord, *};
 use crate::rules::{
     app::App,
     event::{Ask, Event, Want},
@@ -111,4 +111,23 @@ fn a_stretched_log_has_its_full_size_and_leaves_nothing_in_the_record() {
     let (store, opened) = Store::open(dir.path(), Time(0)).unwrap();
     assert_eq!((opened, store.app(&app).unwrap()), (Opened::Usable, Some(before)));
     assert_eq!(store.detail(DeployId(1)).unwrap().unwrap().probes, ["healthy in 1 ms"]);
+}
+
+#[test]
+fn who_asked_is_kept_with_the_event_and_the_deploy_that_it_began() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
+    store
+        .write()
+        .execute_batch(
+            "INSERT INTO deploy (id, app, kind, asked_by, started) VALUES (1, 'shop', 'manual', 'ann', 1)",
+        )
+        .unwrap();
+    let unasked = journal::unnumbered(&"shop".parse().unwrap(), Time(2));
+    let asked = EventRecord { uid: Some(1000), ..unasked.clone() };
+    store.log(unasked).unwrap();
+    store.log_act(asked, Some(DeployId(1))).unwrap();
+    let uids: Vec<_> = store.events(None, None).unwrap().iter().map(|event| event.uid).collect();
+    assert_eq!(uids, [None, Some(1000)]);
+    assert_eq!(store.history(None, 10).unwrap()[0].uid, Some(1000));
 }

@@ -8,7 +8,10 @@ use nix::{
 };
 
 use super::finding::Finding;
-use crate::config::settings::{AppSettings, Settings};
+use crate::{
+    config::settings::{AppSettings, Settings},
+    process::Limiter,
+};
 
 /// The longest path of a unix socket on Linux, in bytes.
 const SOCKET_PATH: usize = 107;
@@ -43,7 +46,18 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
 pub fn check_app(settings: &Settings, app: &AppSettings) -> Vec<Finding> {
     let mut found: Vec<_> = app.user.iter().map(|name| user(app, name)).collect();
     found.extend(release_path(&settings.daemon.state_dir, app));
+    found.extend(limits(app));
     found
+}
+
+fn limits(app: &AppSettings) -> Option<Finding> {
+    app.limits.any().then(|| match Limiter::default().obstacle() {
+        None => Finding::ok(format!("limits of {}: systemd and cgroup v2 can keep them", app.name)),
+        Some(why) => Finding::fail(
+            format!("limits of {} can't be kept: {why}", app.name),
+            "take `limits` out, or run bgd where systemd and cgroup v2 are",
+        ),
+    })
 }
 
 fn directory(label: &str, dir: &Path) -> Finding {

@@ -227,3 +227,16 @@ fn a_file_of_apps_d_is_one_app_with_the_same_keys_at_the_root() {
         [PathBuf::from("/etc/bgd/bgd.toml"), "/etc/bgd/apps.d/blog.toml".into()]
     );
 }
+
+#[test]
+fn who_may_act_and_what_an_app_may_use_are_understood() {
+    use crate::config::settings::{Limits, Principal};
+    let text = with(
+        "limits = { memory = \"2G\", cpu = \"150%\", tasks = 512 }\n[daemon]\noperators = [\"anna\", \"@ops\"]",
+    );
+    assert_eq!(shop(&text).limits, Limits { memory: Some(2 << 30), cpu: Some(150), tasks: Some(512) });
+    let daemon = load(&text).unwrap().settings.daemon;
+    assert_eq!(daemon.operators, Some(vec![Principal::User("anna".into()), Principal::Group("ops".into())]));
+    assert_eq!(daemon.readers, []);
+    assert_eq!(load(SMALLEST).unwrap().settings.daemon.operators, None, "nobody named is not nobody");
+}

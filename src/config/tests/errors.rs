@@ -66,6 +66,12 @@ error: bgd.toml:20: demon: unknown key
 
 /// Lines after the three of [`with`], the one error they make as `line key`, and a part of its text.
 const WRONG: &[(&str, &str, &str)] = &[
+    ("limits.memory = \"512\"", "4 app.shop.limits.memory", "is no amount of memory"),
+    ("limits.memory = \"1M\"", "4 app.shop.limits.memory", "is too little"),
+    ("limits.cpu = \"2\"", "4 app.shop.limits.cpu", "is no share of the CPU"),
+    ("limits.tasks = 0", "4 app.shop.limits.tasks", "must be 8 or more"),
+    ("[daemon]\noperators = [\"an na\"]", "5 daemon.operators[0]", "is no name of a user or group"),
+    ("[daemon]\nreaders = [\"@\"]", "5 daemon.readers[0]", "is no name of a user or group"),
     ("branch = \"\"", "4 app.shop.branch", "is empty"),
     ("branch = \"refs/heads/main\"", "4 app.shop.branch", "whole ref"),
     ("branch = \"a..b\"", "4 app.shop.branch", "no name of a branch"),

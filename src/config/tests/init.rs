@@ -77,9 +77,10 @@ fn every_key_that_exists_is_in_it_under_its_header() {
         ("[app.shop.watch]", raw::RawWatch::KEYS),
         ("[app.shop.hooks]", raw::RawHooks::KEYS),
         ("[app.shop.front]", raw::RawFront::KEYS),
+        ("[app.shop.limits]", raw::RawLimits::KEYS),
         ("[daemon]", raw::RawDaemon::KEYS),
     ];
-    let tables = ["auth", "verify", "rewrite", "health", "watch", "hooks", "front"];
+    let tables = ["auth", "verify", "rewrite", "health", "watch", "hooks", "front", "limits"];
     let own = raw::RawApp::KEYS.iter().filter(|key| !tables.contains(key));
     let expected = own
         .map(|key| ("[app.shop]", *key))

@@ -14,7 +14,7 @@ use crate::config::{
     },
     signal,
 };
-use crate::rules::ids::AppName;
+use crate::{privilege::NewPrivileges, rules::ids::AppName};
 
 /// Judges an app. What comes back is whole only if no error was noted.
 pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) -> AppSettings {
@@ -31,6 +31,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
     let health = judge.health(raw.health, &at);
     let watch = judge.watch(RawWatch::or_empty(raw.watch, at.absent("watch")), &health);
     let front = judge.front(raw.front, &name, &at);
+    let limits = judge.limits(raw.limits, &at);
     AppSettings {
         remote: remote.map(|remote| remote.url).unwrap_or_default(),
         branch: judge.branch(&raw.branch).unwrap_or_else(|| defaults::BRANCH.to_owned()),
@@ -43,6 +44,10 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         standby: Judge::or(raw.standby, defaults::STANDBY),
         keep: judge.keep(&raw.keep),
         user: judge.user(&raw.user),
+        new_privileges: match Judge::or(raw.new_privileges, defaults::NEW_PRIVILEGES) {
+            true => NewPrivileges::Allowed,
+            false => NewPrivileges::Refused,
+        },
         env: judge.env(raw.env),
         env_file: judge.host_file(&raw.env_file, Holds::Secret),
         shared: shared.into_iter().map(|path| path.value).collect(),
@@ -56,6 +61,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         watch,
         hooks: judge.hooks(&RawHooks::or_empty(raw.hooks, at.absent("hooks"))),
         front: front.unwrap_or(FrontSettings::Builtin { listen: defaults::LISTEN }),
+        limits,
         name,
     }
 }

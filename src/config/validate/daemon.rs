@@ -1,10 +1,15 @@
-//! `[daemon]`: where bgd itself keeps things.
+//! `[daemon]`: where bgd itself keeps things, and who may use it.
 
 use std::path::Path;
 
 use super::Judge;
 use crate::config::{
-    defaults, parse::Surroundings, problem::Place, raw::RawDaemon, settings::DaemonSettings,
+    defaults,
+    parse::Surroundings,
+    problem::Place,
+    raw::RawDaemon,
+    read::{Given, Written},
+    settings::{DaemonSettings, Principal},
 };
 
 /// The file name of the control socket, which has to fit into a socket address with its directory.
@@ -25,7 +30,27 @@ pub(in crate::config) fn daemon(
         .unwrap_or_else(|| state_dir.join(defaults::RUNTIME_BELOW_STATE));
     let at = raw.runtime_dir.place().cloned().unwrap_or_else(|| raw.at.absent("runtime_dir"));
     socket_fits(judge, &runtime_dir, &at);
-    DaemonSettings { state_dir, runtime_dir }
+    let operators = raw.operators.value().map(|_| principals(judge, &raw.operators));
+    DaemonSettings { state_dir, runtime_dir, operators, readers: principals(judge, &raw.readers) }
+}
+
+/// Whether they exist is a question to the host, which `bgd check` does not ask.
+fn principals(judge: &mut Judge<'_>, given: &Given<Vec<Written<String>>>) -> Vec<Principal> {
+    let all = given.value().map_or(&[][..], |written| &written.value);
+    all.iter().filter_map(|one| principal(judge, one)).collect()
+}
+
+fn principal(judge: &mut Judge<'_>, written: &Written<String>) -> Option<Principal> {
+    let group = written.value.strip_prefix('@');
+    let name = group.unwrap_or(&written.value);
+    let strange = |c: char| c.is_whitespace() || c.is_control() || "@,:/".contains(c);
+    if name.is_empty() || name.contains(strange) || name.starts_with('-') {
+        let what = format!("is no name of a user or group: {:?}", written.value);
+        judge.notes.error(&written.at, what, "a user such as \"anna\", or a group with @ such as \"@ops\"");
+        return None;
+    }
+    let name = name.to_owned();
+    Some(if group.is_some() { Principal::Group(name) } else { Principal::User(name) })
 }
 
 fn socket_fits(judge: &mut Judge<'_>, runtime_dir: &Path, at: &Place) {

@@ -6,6 +6,7 @@ mod conflicts;
 mod daemon;
 mod front;
 mod health;
+mod limits;
 mod paths;
 mod source;
 

@@ -105,13 +105,5 @@ fn spawn(exe: &Path, place: &FrontPlace, entrance: Entrance<'_>) -> Result<Child
 /// In the child before exec: a session of its own, and no descriptor but 0, 1 and 2 beyond the exec.
 fn detach() -> io::Result<()> {
     nix::unistd::setsid()?;
-    // SAFETY: marks descriptors only; those that are closed on exec already are not harmed.
-    let marked = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    match io::Error::last_os_error() {
-        // Kernels before 5.11 don't know it; our own descriptors are all closed on exec anyway.
-        error if marked != 0 && !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
-            Err(error)
-        }
-        _ => Ok(()),
-    }
+    crate::privilege::seal_descriptors()
 }

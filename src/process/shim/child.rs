@@ -15,11 +15,10 @@ use nix::{
     errno::Errno,
     fcntl::OFlag,
     sys::{
-        prctl,
         signal::{SigSet, SigmaskHow, sigprocmask},
-        stat::{Mode, umask},
+        stat::Mode,
     },
-    unistd::{self, ForkResult, Uid, User},
+    unistd::{self, ForkResult},
 };
 
 use super::{
@@ -27,6 +26,7 @@ use super::{
     spec::{Priority, Spec},
     wire::{Fault, Stage},
 };
+use crate::privilege::{self, Account, NewPrivileges, Rights};
 
 /// Searched when the environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -38,7 +38,7 @@ const BACKGROUND_NICE: i32 = 10;
 const BACKGROUND_IO: i32 = (2 << 13) | 7;
 
 /// Half of the scale: goes before any app, but a small build still not before a runaway one.
-const BACKGROUND_OOM: &[u8] = b"500";
+const BACKGROUND_OOM: i32 = 500;
 
 /// A command ready to be started, any number of times.
 pub(super) struct Launch {
@@ -46,7 +46,8 @@ pub(super) struct Launch {
     argv: Vec<CString>,
     env: Vec<CString>,
     cwd: PathBuf,
-    user: Option<CString>,
+    user: Option<String>,
+    new_privileges: NewPrivileges,
     priority: Priority,
 }
 
@@ -62,7 +63,8 @@ impl Launch {
             argv: words,
             env: pairs.collect::<Result<_, _>>()?,
             cwd: spec.cwd.clone(),
-            user: spec.user.as_deref().map(c_string).transpose()?,
+            user: spec.user.clone(),
+            new_privileges: spec.new_privileges,
             priority: spec.priority,
         })
     }
@@ -101,15 +103,29 @@ impl Launch {
         unistd::setsid().map_err(|e| fault(Stage::Session, e))?;
         connect(output).map_err(|e| fault(Stage::Session, e))?;
         reset_signals().map_err(|e| fault(Stage::Session, e))?;
-        umask(Mode::from_bits_truncate(0o022));
+        privilege::shed_daemon().map_err(|e| io_fault(Stage::Priority, &e))?;
         if self.priority == Priority::Background {
             step_back().map_err(|e| io_fault(Stage::Priority, &e))?;
         }
-        if let Some(user) = &self.user {
-            become_user(user)?;
-        }
+        self.take_on_rights()?;
         // After the change of user: it is the user's right to enter that counts.
         unistd::chdir(self.cwd.as_path()).map_err(|e| fault(Stage::Directory, e))
+    }
+
+    /// The user is looked up here and not in the shim, whose memory would otherwise keep the name service libraries.
+    fn take_on_rights(&self) -> Result<(), Fault> {
+        let stage = if self.user.is_some() { Stage::User } else { Stage::Rights };
+        let account = match self.user.as_deref().map(Account::find).transpose() {
+            Ok(Some(None)) => return Err(Fault { stage: Stage::UnknownUser, errno: 0 }),
+            Ok(found) => found.flatten(),
+            Err(errno) => return Err(fault(Stage::UnknownUser, errno)),
+        };
+        if let Some(account) = account.as_ref().filter(|account| !account.is_own()) {
+            // So that the app may open /dev/stdout again by name.
+            unistd::fchown(io::stdout(), Some(account.uid), Some(account.gid))
+                .map_err(|e| fault(stage, e))?;
+        }
+        Rights { account, new_privileges: self.new_privileges }.take_on().map_err(|e| fault(stage, e))
     }
 
     /// As execvp does it, but with the PATH of the command's own environment. Returns only on failure.
@@ -209,30 +225,5 @@ fn step_back() -> io::Result<()> {
             _ => {}
         }
     }
-    std::fs::write("/proc/self/oom_score_adj", BACKGROUND_OOM)
-}
-
-/// Becomes the user with all its groups, for good. Looked up here and not in the shim, whose memory would
-/// otherwise keep the name service libraries.
-fn become_user(name: &CStr) -> Result<(), Fault> {
-    let text = name.to_str().map_err(|_| fault(Stage::UnknownUser, Errno::EINVAL))?;
-    let user = match User::from_name(text) {
-        Ok(Some(user)) => user,
-        Ok(None) => return Err(Fault { stage: Stage::UnknownUser, errno: 0 }),
-        Err(errno) => return Err(fault(Stage::UnknownUser, errno)),
-    };
-    prctl::set_no_new_privs().map_err(|e| fault(Stage::User, e))?;
-    if !Uid::effective().is_root() && user.uid == Uid::effective() {
-        return Ok(());
-    }
-    let switch = || {
-        // So that the app may open /dev/stdout again by name.
-        unistd::fchown(io::stdout(), Some(user.uid), Some(user.gid))?;
-        unistd::initgroups(name, user.gid)?;
-        unistd::setgid(user.gid)?;
-        unistd::setuid(user.uid)
-    };
-    switch().map_err(|e| fault(Stage::User, e))?;
-    let switched = Uid::current() == user.uid && Uid::effective() == user.uid;
-    if switched { Ok(()) } else { Err(fault(Stage::User, Errno::EPERM)) }
+    privilege::raise_oom_score(BACKGROUND_OOM)
 }

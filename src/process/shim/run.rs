@@ -21,6 +21,7 @@ use super::{
     child::Launch,
     ending::{Ending, Outcome},
     identity::{Identity, boot_id, now_ms},
+    limits,
     log::Log,
     record::{Exit, How, MARKS, Record, is_disk_full},
     socket::Socket,
@@ -28,6 +29,8 @@ use super::{
     tree,
     wire::{Fault, MAX_TREE, Order, Reply, Report, Request, Stage},
 };
+
+use crate::config::settings::Limits;
 
 /// One read of the output pipe; also what bounds the shim's memory.
 const CHUNK: usize = 32 * 1024;
@@ -58,6 +61,7 @@ pub(super) struct Shim {
     stop_command: Option<Launch>,
     limit: Option<Instant>,
     timed_out: bool,
+    limits: Limits,
 }
 
 /// Whether the record on disk is the one in memory.
@@ -94,6 +98,7 @@ impl Shim {
             socket,
             stop_command,
             timed_out: false,
+            limits: spec.limits,
         };
         match shim.start(&launch) {
             Ok(()) => Ok(shim),
@@ -234,7 +239,9 @@ impl Shim {
         if self.record.main.is_some_and(|main| main.pid == pid) && self.record.exit.is_none() {
             // Whoever is told of the exit finds the last words in the log.
             self.copy_output();
-            self.record.exit = Some(Exit { how, timed_out: self.timed_out });
+            let failed = outcome == Outcome::Failed && self.limits.memory.is_some();
+            let out_of_memory = failed && limits::has_run_out_of_memory();
+            self.record.exit = Some(Exit { how, timed_out: self.timed_out, out_of_memory });
             self.limit = None;
             self.saving = Saving::Due(Instant::now());
             if self.record.role.ends_with_main() {

@@ -1,0 +1,311 @@
+//! Who asks, and what they may: the kernel's word for the peer against `[daemon] operators` and `readers`. Used by
+//! `server` for each connection; decides, and neither answers nor records.
+
+use std::{
+    ffi::c_void,
+    io,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use nix::{
+    errno::Errno,
+    unistd::{Gid, Group, User, getegid, geteuid},
+};
+use tokio::net::UnixStream;
+
+use super::{
+    server::refusal,
+    wire::{Exit, Refusal, Request},
+};
+use crate::config::settings::{DaemonSettings, Principal};
+
+/// `SO_PEERGROUPS`: the supplementary groups that the peer had when it connected.
+const SO_PEERGROUPS: i32 = 59;
+/// More groups than anybody has; the kernel's own limit is 65536.
+const GROUPS: usize = 65_536;
+/// `/proc/PID/loginuid` of a process that nobody logged in for.
+const NO_LOGIN: u32 = u32::MAX;
+
+/// Who connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// By name where the system knows one, else `uid 1000`.
+    pub name: String,
+    /// The user id.
+    pub uid: u32,
+    /// Who logged in before becoming root (sudo), where the kernel keeps that.
+    pub login: Option<String>,
+    groups: Vec<u32>,
+}
+
+impl Peer {
+    /// Asks the kernel; what the client says about itself counts for nothing.
+    ///
+    /// # Errors
+    /// When the kernel can't say.
+    pub fn of(stream: &UnixStream) -> io::Result<Self> {
+        let credentials = stream.peer_cred()?;
+        let uid = credentials.uid();
+        let mut groups = supplementary(stream)?;
+        groups.push(credentials.gid());
+        let login = credentials.pid().and_then(login_of).filter(|login| *login != uid).map(name_of);
+        Ok(Self { name: name_of(uid), uid, login, groups })
+    }
+
+    /// `anna (uid 1000)`.
+    pub fn described(&self) -> String {
+        if self.name.starts_with("uid ") {
+            self.name.clone()
+        } else {
+            format!("{} (uid {})", self.name, self.uid)
+        }
+    }
+}
+
+fn name_of(uid: u32) -> String {
+    let user = User::from_uid(uid.into());
+    user.ok().flatten().map_or_else(|| format!("uid {uid}"), |user| user.name)
+}
+
+/// A hint for the record and never for a decision: the process may be gone and its pid given out again.
+fn login_of(pid: i32) -> Option<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/loginuid")).ok()?;
+    text.trim().parse().ok().filter(|uid| *uid != NO_LOGIN)
+}
+
+fn supplementary(stream: &UnixStream) -> io::Result<Vec<u32>> {
+    let mut groups = vec![0_u32; 32];
+    loop {
+        let mut bytes = libc::socklen_t::try_from(groups.len() * 4).map_err(io::Error::other)?;
+        // SAFETY: the buffer is ours and has at least `bytes` bytes; the kernel writes gids and their size in bytes.
+        let got = unsafe {
+            let buffer = groups.as_mut_ptr().cast::<c_void>();
+            libc::getsockopt(
+                stream.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_PEERGROUPS,
+                buffer,
+                &raw mut bytes,
+            )
+        };
+        let count = usize::try_from(bytes).map_err(io::Error::other)? / 4;
+        match Errno::result(got) {
+            Ok(_) => {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            // Too small; the kernel has said how many there are.
+            Err(Errno::ERANGE) if groups.len() < GROUPS => groups.resize(count.max(groups.len() * 2), 0),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// What a request takes, and what a peer has. In this order: who may act may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Right {
+    /// Nothing at all.
+    None,
+    /// What bgd says about the apps: status, history, show, why, events.
+    Read,
+    /// What changes something, and what apps say or know: logs, and exec with its secrets.
+    Act,
+}
+
+/// Who may do what, resolved when the daemon starts.
+#[derive(Debug)]
+pub struct Access {
+    own: u32,
+    /// `None`: nothing is configured, and the mode of the socket decides.
+    circles: Option<Circles>,
+}
+
+#[derive(Debug)]
+struct Circles {
+    operators: Circle,
+    readers: Circle,
+}
+
+/// Users and groups, and how to name them in a refusal.
+#[derive(Debug, Default)]
+struct Circle {
+    users: Vec<u32>,
+    groups: Vec<u32>,
+    words: String,
+}
+
+impl Access {
+    /// As configured. A name that this host does not know is nobody, and said in the log.
+    pub fn new(settings: &DaemonSettings) -> Self {
+        let circles = (settings.operators.is_some() || !settings.readers.is_empty()).then(|| Circles {
+            operators: match &settings.operators {
+                Some(named) => Circle::of(named),
+                None => Circle::of_socket(),
+            },
+            readers: Circle::of(&settings.readers),
+        });
+        Self { own: geteuid().as_raw(), circles }
+    }
+
+    /// The mode of the socket: closed to strangers where it decides, open to all where credentials do.
+    pub fn socket_mode(&self) -> u32 {
+        if self.circles.is_some() { 0o666 } else { 0o660 }
+    }
+
+    /// What a peer may.
+    pub fn right_of(&self, peer: &Peer) -> Right {
+        match &self.circles {
+            None => Right::Act,
+            Some(_) if peer.uid == 0 || peer.uid == self.own => Right::Act,
+            Some(circles) if circles.operators.has(peer) => Right::Act,
+            Some(circles) if circles.readers.has(peer) => Right::Read,
+            Some(_) => Right::None,
+        }
+    }
+
+    /// Lets a request pass, or says who asked, for what, and who may.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn admit(&self, peer: &Peer, request: &Request) -> Result<(), Refusal> {
+        let right = self.right_of(peer);
+        if right >= needed(request) {
+            return Ok(());
+        }
+        let operators = self.circles.as_ref().map_or("", |circles| circles.operators.words.as_str());
+        let may = match right {
+            Right::Read => "may read only (status, history, show, why, events)",
+            Right::None | Right::Act => "may not use bgd here",
+        };
+        let message = format!("{} is not permitted for {}, who {may}", request.verb(), peer.described());
+        let hint = format!(
+            "ask root or one of: {operators}; or add {} to `operators` in [daemon] and restart bgd",
+            peer.name
+        );
+        Err(refusal(Exit::NotPermitted, message, Some(&hint)))
+    }
+}
+
+impl Circle {
+    fn of(named: &[Principal]) -> Self {
+        let mut circle = Self::default();
+        let mut words = Vec::new();
+        for principal in named {
+            let known = match principal {
+                Principal::User(name) => {
+                    let user = User::from_name(name).ok().flatten();
+                    user.map(|user| circle.users.push(user.uid.as_raw()))
+                }
+                Principal::Group(name) => {
+                    let group = Group::from_name(name).ok().flatten();
+                    group.map(|group| circle.groups.push(group.gid.as_raw()))
+                }
+            };
+            if known.is_none() {
+                tracing::warn!(name = %principal, "[daemon] names somebody that this host does not know");
+            }
+            words.push(principal.to_string());
+        }
+        circle.words = if words.is_empty() { "nobody else".to_owned() } else { words.join(", ") };
+        circle
+    }
+
+    /// The members of the socket's group, who are the operators where none are named.
+    fn of_socket() -> Self {
+        let gid: Gid = getegid();
+        let name = Group::from_gid(gid).ok().flatten().map_or_else(|| gid.to_string(), |group| group.name);
+        Self { users: Vec::new(), groups: vec![gid.as_raw()], words: format!("@{name}") }
+    }
+
+    fn has(&self, peer: &Peer) -> bool {
+        self.users.contains(&peer.uid) || self.groups.iter().any(|group| peer.groups.contains(group))
+    }
+}
+
+fn needed(request: &Request) -> Right {
+    match request {
+        Request::Status { .. }
+        | Request::History { .. }
+        | Request::Show { .. }
+        | Request::Events { .. }
+        | Request::Why { .. } => Right::Read,
+        Request::Logs { .. }
+        | Request::Exec { .. }
+        | Request::Deploy { .. }
+        | Request::DeployDetached { .. }
+        | Request::Flip { .. }
+        | Request::Hold { .. }
+        | Request::Resume { .. }
+        | Request::Down { .. }
+        | Request::Up { .. }
+        | Request::Reload => Right::Act,
+    }
+}
+
+/// The one who runs this process, for an act without the daemon.
+pub fn own_peer() -> Peer {
+    let uid = nix::unistd::getuid().as_raw();
+    let login = login_of(std::process::id().cast_signed()).filter(|login| *login != uid).map(name_of);
+    Peer { name: name_of(uid), uid, login, groups: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(uid: u32, groups: &[u32]) -> Peer {
+        Peer { name: format!("uid {uid}"), uid, login: None, groups: groups.to_vec() }
+    }
+
+    fn access(operators: &[u32], readers: &[u32]) -> Access {
+        let circle = |groups: &[u32]| Circle { groups: groups.to_vec(), ..Circle::default() };
+        let circles = Some(Circles { operators: circle(operators), readers: circle(readers) });
+        Access { own: 500, circles }
+    }
+
+    #[test]
+    fn root_bgd_and_operators_act_readers_read_and_others_do_nothing() {
+        let access = access(&[10], &[20]);
+        for (who, right) in [
+            (peer(0, &[]), Right::Act),
+            (peer(500, &[]), Right::Act),
+            (peer(1, &[7, 10]), Right::Act),
+            (peer(1, &[10, 20]), Right::Act),
+            (peer(1, &[20]), Right::Read),
+            (peer(1, &[7]), Right::None),
+            (peer(1, &[]), Right::None),
+        ] {
+            assert_eq!(access.right_of(&who), right, "{who:?}");
+        }
+        assert_eq!(access.socket_mode(), 0o666);
+    }
+
+    #[test]
+    fn without_lists_the_mode_of_the_socket_decides() {
+        let access = Access { own: 500, circles: None };
+        assert_eq!((access.right_of(&peer(1, &[])), access.socket_mode()), (Right::Act, 0o660));
+    }
+
+    #[test]
+    fn what_apps_say_or_know_is_not_for_readers() {
+        let access = access(&[], &[20]);
+        let logs =
+            Request::Logs { app: None, lines: 1, follow: false, source: super::super::wire::LogSource::Live };
+        for refused in [Request::Exec { app: None }, logs, Request::Reload, Request::Flip { app: None }] {
+            let refusal = access.admit(&peer(1, &[20]), &refused).unwrap_err();
+            assert_eq!(refusal.exit, Exit::NotPermitted);
+            assert!(refusal.message.starts_with(refused.verb()), "{}", refusal.message);
+        }
+        assert_eq!(access.admit(&peer(1, &[20]), &Request::Why { app: None }), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn the_kernel_says_who_a_peer_is_with_its_groups() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let peer = Peer::of(&ours).unwrap();
+        assert_eq!(peer.uid, geteuid().as_raw());
+        let own = nix::unistd::getgroups().unwrap();
+        assert!(own.iter().all(|group| peer.groups.contains(&group.as_raw())), "{peer:?}");
+        assert!(peer.groups.contains(&getegid().as_raw()));
+    }
+}

@@ -1,0 +1,238 @@
+//! What a command of an app takes over from bgd, in one list, for builds, hooks, instances, stop commands, health
+//! commands, `bgd exec` and, as to rights, the git worker. Called between fork and exec, or in a process with one
+//! thread; makes system calls only (but for [`Account::find`]). Must not know what the command is for.
+//!
+//! | inherited | as |
+//! |---|---|
+//! | descriptors | 0, 1 and 2; no other ([`seal_descriptors`]) |
+//! | environment | the documented one, nothing of bgd's own (`build::environment`) |
+//! | user and groups | `user` with all its groups; without `user`, bgd's own |
+//! | gaining rights by exec (setuid programs, file capabilities) | off for good, unless `new_privileges` |
+//! | capabilities | none, in none of the five sets; an app that runs as root keeps those of root, none inheritable |
+//! | keyring | a session keyring of its own when the user changes |
+//! | session, terminal | a session of its own, without a terminal (a health command: a process group) |
+//! | signals | all at their defaults, none blocked |
+//! | umask | 022 |
+//! | OOM score | bgd's, but never less than 0: bgd may be protected, an app is not; a build at least 500 |
+//! | priority, resource limits | bgd's; a build is nicer |
+
+use std::{ffi::CString, io};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        prctl,
+        stat::{Mode, umask},
+    },
+    unistd::{Gid, Uid, User, geteuid, getgrouplist, getresuid, setgroups, setresgid, setresuid},
+};
+use serde::{Deserialize, Serialize};
+
+/// Descriptors marked one by one where the kernel can't mark them all (before 5.11); the usual limit is 1024.
+const MARKED: i32 = 4096;
+
+/// `KEYCTL_JOIN_SESSION_KEYRING`.
+const JOIN_SESSION: i32 = 1;
+
+/// More capabilities than any kernel has; the loop ends at the first unknown one.
+const CAPABILITIES: i32 = 64;
+
+/// `_LINUX_CAPABILITY_VERSION_3`: two words for each set.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
+/// Whether a command may gain rights by running a setuid program (sudo, ping, a mail submission program).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NewPrivileges {
+    /// Never again, nor may what it starts (`no_new_privs`).
+    #[default]
+    Refused,
+    /// As from a shell.
+    Allowed,
+}
+
+/// Somebody of this host, with all groups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The user.
+    pub uid: Uid,
+    /// Its first group.
+    pub gid: Gid,
+    groups: Vec<Gid>,
+}
+
+impl Account {
+    /// Looks a user up by name; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the name service can't say.
+    pub fn find(name: &str) -> nix::Result<Option<Self>> {
+        let Some(user) = User::from_name(name)? else { return Ok(None) };
+        let c_name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+        Ok(Some(Self { uid: user.uid, gid: user.gid, groups: getgrouplist(&c_name, user.gid)? }))
+    }
+
+    /// An ordinary user that already is this account has nothing to change, and no right to.
+    pub fn is_own(&self) -> bool {
+        !geteuid().is_root() && geteuid() == self.uid
+    }
+
+    /// Groups first: without root they could not be changed any more.
+    fn enter(&self) -> nix::Result<()> {
+        leave_keyring()?;
+        setgroups(&self.groups)?;
+        setresgid(self.gid, self.gid, self.gid)?;
+        setresuid(self.uid, self.uid, self.uid)?;
+        let now = getresuid()?;
+        let switched = [now.real, now.effective, now.saved].iter().all(|uid| *uid == self.uid);
+        if switched { Ok(()) } else { Err(Errno::EPERM) }
+    }
+}
+
+/// With which rights a command runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rights {
+    /// As whom; `None` is bgd's own user.
+    pub account: Option<Account>,
+    /// What it may gain.
+    pub new_privileges: NewPrivileges,
+}
+
+impl Rights {
+    /// Gives up everything else, for good and for all descendants; the calling thread must be the one that execs.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step; the command must not be run then.
+    pub fn take_on(&self) -> nix::Result<()> {
+        let own = geteuid();
+        let root = self.account.as_ref().map_or(own, |account| account.uid).is_root();
+        if self.new_privileges == NewPrivileges::Refused {
+            prctl::set_no_new_privs()?;
+            if !root {
+                // Before the change of user, which takes away the right to. With `new_privileges` it stays: sudo
+                // would become a root that may do nothing.
+                empty_bounding_set()?;
+            }
+        }
+        if let Some(account) = self.account.as_ref().filter(|account| !account.is_own()) {
+            account.enter()?;
+        }
+        lower_capabilities(root)
+    }
+}
+
+/// What has to do with bgd and not with rights: umask and OOM score. Before [`Rights::take_on`], after which the
+/// score is no longer ours to write.
+///
+/// # Errors
+/// When the kernel refuses a step.
+pub fn shed_daemon() -> io::Result<()> {
+    umask(Mode::from_bits_truncate(0o022));
+    raise_oom_score(0)
+}
+
+/// Makes this process at least as ready to be killed for memory as `least`; a higher score stays, since lowering
+/// one takes a right.
+///
+/// # Errors
+/// When the score can't be read or written.
+pub fn raise_oom_score(least: i32) -> io::Result<()> {
+    let file = "/proc/self/oom_score_adj";
+    let score: i32 = std::fs::read_to_string(file)?.trim().parse().map_err(io::Error::other)?;
+    if score < least { std::fs::write(file, least.to_string()) } else { Ok(()) }
+}
+
+/// Marks every descriptor but 0, 1 and 2 to be closed at an exec, those included that bgd was itself born with.
+///
+/// # Errors
+/// When the kernel refuses for a reason other than its age.
+pub fn seal_descriptors() -> io::Result<()> {
+    // SAFETY: marks descriptors only; those that are closed on exec already are not harmed.
+    let marked = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    match Errno::result(marked) {
+        Ok(_) => Ok(()),
+        // Too old a kernel, or a container's filter that knows only older ones.
+        Err(Errno::ENOSYS | Errno::EINVAL | Errno::EPERM) => {
+            for fd in 3..MARKED {
+                // SAFETY: sets a flag of a descriptor; one that is not open (EBADF) needs none.
+                unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+            }
+            Ok(())
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whoever holds root's session keyring may use its keys. Where there are none (no such call, or one that is
+/// filtered) there is nothing to leave.
+fn leave_keyring() -> nix::Result<()> {
+    let anonymous = std::ptr::null::<libc::c_char>();
+    // SAFETY: a null name asks for a new keyring without one; no memory of ours is touched.
+    match Errno::result(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION, anonymous) }) {
+        Ok(_) | Err(Errno::ENOSYS | Errno::EPERM) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn empty_bounding_set() -> nix::Result<()> {
+    for capability in 0..CAPABILITIES {
+        // SAFETY: takes integers only.
+        match Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }) {
+            Ok(_) => {}
+            // Past the last; or not permitted, as for every ordinary user, who has nothing to raise from it.
+            Err(Errno::EINVAL | Errno::EPERM) => return Ok(()),
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// As the kernel wants them: the low and the high half of the capabilities.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Sets {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: i32,
+}
+
+/// Root keeps what it has and passes nothing on but by being root; everybody else keeps nothing. The ambient set
+/// can't outlive the inheritable one.
+fn lower_capabilities(root: bool) -> nix::Result<()> {
+    let mut header = Header { version: CAPABILITY_VERSION, pid: 0 };
+    let mut sets = [Sets::default(); 2];
+    if root {
+        // SAFETY: header and both halves are ours, of the layout that this version names, and live during the call.
+        Errno::result(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) })?;
+        sets = sets.map(|half| Sets { inheritable: 0, ..half });
+    }
+    // SAFETY: as above; the kernel only reads them.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_has_its_groups_and_a_stranger_is_none() {
+        let root = Account::find("root").unwrap().unwrap();
+        assert!(root.uid.is_root() && root.groups.contains(&root.gid));
+        assert_eq!(Account::find("no-such-user-x").unwrap(), None);
+        assert_eq!(Account::find("with\0nul").unwrap(), None);
+    }
+
+    #[test]
+    fn an_oom_score_is_raised_and_never_lowered() {
+        let score = || std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+        let before = score();
+        raise_oom_score(-1000).unwrap();
+        assert_eq!(score(), before);
+    }
+}
