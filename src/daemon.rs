@@ -33,7 +33,7 @@ use crate::{
     errors::chain,
     privilege,
     rules::{ids::AppName, time::Stamp},
-    store::{Opened, Store, StoreError},
+    store::{Opened, Store, StoreError, record::EventRecord},
 };
 
 pub use lock::{Lock, lock_holder};
@@ -147,7 +147,19 @@ fn share_one_heap() {
 pub fn open_store(settings: &DaemonSettings) -> Result<Arc<Store>, DaemonError> {
     let (store, opened) = Store::open(&settings.state_dir, clock::now())?;
     if let Opened::MovedAside { to, why } = opened {
-        tracing::error!(to = %to.display(), why, "the record was unusable and is kept aside; state is rebuilt from what runs");
+        let text = format!("{why}; kept as {}, state is rebuilt from what runs", to.display());
+        tracing::error!(text, "the record was unusable");
+        let event = EventRecord {
+            seq: 0,
+            at: Stamp(clock::now()),
+            app: None,
+            deploy: None,
+            kind: "record_replaced".to_owned(),
+            by: "bgd".to_owned(),
+            uid: None,
+            text: format!("the record was unusable: {text}"),
+        };
+        store.log(event)?;
     }
     Ok(Arc::new(store))
 }

@@ -27,6 +27,7 @@ pub fn app(snapshot: &Snapshot) -> AppReport {
     AppReport {
         name: settings.name.clone(),
         state: state(snapshot),
+        trouble: trouble(snapshot),
         live: app.live().map(|live| live_report(snapshot, live)),
         idle: Some(idle(snapshot)),
         deploy: deploy(app),
@@ -50,6 +51,12 @@ pub fn app(snapshot: &Snapshot) -> AppReport {
     }
 }
 
+fn trouble(snapshot: &Snapshot) -> Option<String> {
+    let unrecorded = snapshot.unrecorded.as_ref().map(|why| format!("the record can't be written: {why}"));
+    let front = snapshot.front_error.as_ref().map(|why| format!("the front: {why}"));
+    unrecorded.or(front)
+}
+
 fn state(snapshot: &Snapshot) -> AppState {
     let app = &snapshot.app;
     let live = match &app.serving {
@@ -64,8 +71,7 @@ fn state(snapshot: &Snapshot) -> AppState {
     if !matches!(live.instance, Instance::Up { .. }) {
         return AppState::Down;
     }
-    let troubled = snapshot.unrecorded.is_some() || snapshot.front_error.is_some();
-    if live.healthy == Some(false) || troubled {
+    if live.healthy == Some(false) || trouble(snapshot).is_some() {
         return AppState::Degraded;
     }
     match &app.pipeline {

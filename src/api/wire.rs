@@ -296,6 +296,8 @@ pub struct AppReport {
     pub name: AppName,
     /// In one word.
     pub state: AppState,
+    /// Why it is degraded, beyond the health of what is live: the front, or the record.
+    pub trouble: Option<String>,
     /// What receives the traffic.
     pub live: Option<LiveReport>,
     /// The other color.

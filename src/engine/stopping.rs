@@ -137,6 +137,7 @@ impl Interpreter {
                 })
                 .collect();
             let guarded = Guarded { others: protect, ..Guarded::default() };
+            let mut left = Vec::new();
             for release in retention::to_delete(&kept, settings.keep, &guarded) {
                 match build::remove_release(&places, &release) {
                     Ok(()) => {
@@ -145,12 +146,15 @@ impl Interpreter {
                         }
                         forget_build_log(&places, &release);
                     }
-                    Err(err) => {
-                        tracing::warn!(%app, %release, err = %crate::errors::chain(&err), "a release could not be pruned")
-                    }
+                    Err(err) => left.push(crate::errors::chain(&err)),
                 }
             }
-            store.tidy().map_err(|err| trouble(Phase::Stopping, &err))
+            store.tidy().map_err(|err| trouble(Phase::Stopping, &err))?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            let cause = format!("old releases could not be deleted: {}", left.join("; "));
+            Err(failure(Phase::Stopping, Nature::Transient, cause))
         });
         match pruned.await {
             Ok(done) => done,

@@ -41,6 +41,7 @@ pub fn empty() -> AppReport {
     AppReport {
         name: "shop".parse().expect("a name"),
         state: AppState::Empty,
+        trouble: None,
         live: None,
         idle: None,
         deploy: None,
@@ -55,6 +56,7 @@ pub fn empty() -> AppReport {
 pub fn live() -> AppReport {
     AppReport {
         state: AppState::Live,
+        trouble: None,
         live: Some(LiveReport {
             color: Color::Blue,
             port: 9501,

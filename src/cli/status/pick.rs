@@ -55,6 +55,7 @@ const KEYS: &[&str] = &[
     "last.hint",
     "last.finished_at",
     "last.steps",
+    "trouble",
     "rollback",
     "rollback.possible",
     "rollback.to",

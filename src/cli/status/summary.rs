@@ -70,6 +70,7 @@ fn block(app: &AppReport, now: Time, look: Look) -> String {
             lines.push(format!("  {label}{text}"));
         }
     };
+    row("trouble", app.trouble.iter().map(|why| look.paint(Tone::Bad, &one_line(why))).collect());
     row("live", live(app, now));
     row("deploy", app.deploy.iter().map(|deploy| under_way(deploy, now)).collect());
     row("hold", hold(app, now));
