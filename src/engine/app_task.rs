@@ -191,9 +191,31 @@ impl AppTask {
     }
 
     async fn next(&mut self) -> Option<Message> {
-        match self.backlog.pop_front() {
-            Some(message) => Some(message),
-            None => self.inbox.recv().await,
+        if let Some(message) = self.backlog.pop_front() {
+            return Some(message);
+        }
+        while self.unrecorded_before() {
+            // Both arms are cancel-safe: a channel's receive takes nothing when dropped, and a sleep begins anew.
+            tokio::select! {
+                message = self.inbox.recv() => return message,
+                () = tokio::time::sleep(COMMIT_RETRY) => self.catch_up().await,
+            }
+        }
+        self.inbox.recv().await
+    }
+
+    /// After a flip that did without a record: what came of it is recorded as soon as that can be done, whether or
+    /// not anything else happens to the app.
+    async fn catch_up(&mut self) {
+        let next = self.state.clone();
+        let made = Step { next, effects: Vec::new(), notes: Vec::new(), answer: None };
+        match self.try_commit(&Event::Ticked, &made).await {
+            Ok(events) => {
+                self.unwritten.clear();
+                self.show_recorded(&made);
+                self.tell(events, &made.notes);
+            }
+            Err(err) => self.report_unrecorded(&err),
         }
     }
 

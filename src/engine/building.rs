@@ -48,14 +48,9 @@ impl Interpreter {
         let cancelled = CancelOnDrop::default();
         let prepared = self
             .blocking(phase, {
-                let (settings, places) = (self.settings.clone(), self.places.clone());
-                let (id, commit) = (release.id.clone(), release.commit.clone());
+                let settings = self.settings.clone();
                 let cancel = cancelled.0.clone();
-                move || {
-                    let prepared = build::prepare(&settings, &context, previous.as_ref(), &cancel)?;
-                    build::mark_complete(&places, &id, &commit)?;
-                    Ok(prepared)
-                }
+                move || build::prepare(&settings, &context, previous.as_ref(), &cancel)
             })
             .await?;
         for skipped in prepared.skipped {
@@ -119,16 +114,14 @@ impl Interpreter {
         let context = self.context(release, color);
         let command =
             build::build_command(&self.settings, &context).map_err(|err| build_failure(phase, &err))?;
-        let Some(command) = command else { return Ok(()) };
+        let Some(command) = command else { return self.complete(release).await };
         let mut spec = self.spec(Role::Build, release, command);
         spec.log = LogSpec { path: self.build_log(&release.id), max_bytes: BUILD_LOG, keep: 1 };
         spec.time_limit = Some(self.settings.build_timeout);
         spec.priority = Priority::Background;
         let exit = self.run_to_end(phase, &spec).await?;
         if exit.success() {
-            // Its exit code is on disk: after a power cut it must not speak for files that are not.
-            let directory = self.places.release(&release.id);
-            return self.blocking(phase, move || build::sync_filesystem(&directory)).await;
+            return self.complete(release).await;
         }
         let cause = if exit.timed_out {
             format!("the build was still running after {:?} and was ended", self.settings.build_timeout)
@@ -140,6 +133,13 @@ impl Interpreter {
             log_tail: tail(&spec.log.path),
             ..failure(phase, nature(exit), cause)
         })
+    }
+
+    /// What the build made is on disk before anything relies on it: a power cut leaves no half-made release that the
+    /// record takes for a whole one (promise B10).
+    async fn complete(&self, release: &Release) -> Result<(), Failure> {
+        let (places, id, commit) = (self.places.clone(), release.id.clone(), release.commit.clone());
+        self.blocking(Phase::Building, move || build::mark_complete(&places, &id, &commit)).await
     }
 
     pub(super) async fn run_hook(

@@ -129,7 +129,7 @@ impl Interpreter {
             Action::Stop { color, release } => self.stop(*color, release).await?,
             Action::Discard { color, release } => self.discard(*color, release.as_ref()).await?,
             Action::Wake { after } => tokio::time::sleep(*after).await,
-            Action::Prune { protect } => self.prune(protect).await?,
+            Action::Prune { before, protect } => self.prune(*before, protect).await?,
             // The task ends the effect itself: only it knows which one runs.
             Action::Cancel(_) => {}
         }

@@ -6,7 +6,7 @@ use super::interpreter::Interpreter;
 use crate::{
     build,
     errors::chain,
-    process::{Handle, Role},
+    process::{Exit, Handle, Role},
     rules::{
         app::{App, Release},
         event::{Facts, Routed},
@@ -42,8 +42,9 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
                         // What is live now was healthy when it became so; anything else is probed anew.
                         interpreter.instances().prove(color, &shim);
                     }
-                    // One that went down with the machine has no verdict: it is done again from the start.
-                    Role::Build if alive || verdict.is_some_and(|exit| !exit.is_from_outside()) => {
+                    // One that went down with the machine is done again from the start; also one that had ended,
+                    // because what it made may have gone down with the machine all the same.
+                    Role::Build if alive || (handle.of_this_boot() && is_verdict(verdict)) => {
                         facts.builds.push(handle.release().clone());
                     }
                     Role::Build => forget(&handle).await,
@@ -60,6 +61,10 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
     facts.known.extend(state.live().map(|live| live.release.clone()));
     facts.known.extend(on_disk(interpreter));
     facts
+}
+
+fn is_verdict(exit: Option<Exit>) -> bool {
+    exit.is_some_and(|exit| !exit.is_from_outside())
 }
 
 async fn forget(handle: &Handle) {

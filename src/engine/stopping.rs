@@ -13,7 +13,7 @@ use crate::{
     rules::{
         app::Release,
         effect::Backend,
-        ids::{Color, Generation, ReleaseId},
+        ids::{Color, DeployId, Generation, ReleaseId},
         retention::{self, Guarded, Kept, Worth},
         words::{Failure, Nature, Phase},
     },
@@ -118,7 +118,8 @@ impl Interpreter {
     }
 
     /// Deletes what retention does not want; a release in use or undeletable is reported and blocks nothing (J2).
-    pub(super) async fn prune(&self, protect: &[ReleaseId]) -> Result<(), Failure> {
+    /// It may run late, with the next release half made already: what is newer than the decision is left alone.
+    pub(super) async fn prune(&self, before: DeployId, protect: &[ReleaseId]) -> Result<(), Failure> {
         let (places, store, settings) = (self.places.clone(), self.store.clone(), self.settings.clone());
         let protect = protect.to_vec();
         let pruned = tokio::task::spawn_blocking(move || {
@@ -136,7 +137,7 @@ impl Interpreter {
                     release: found.release.clone(),
                 })
                 .collect();
-            let guarded = Guarded { others: protect, ..Guarded::default() };
+            let guarded = Guarded { others: protect, since: Some(before), ..Guarded::default() };
             let mut left = Vec::new();
             for release in retention::to_delete(&kept, settings.keep, &guarded) {
                 match build::remove_release(&places, &release) {

@@ -108,6 +108,11 @@ impl Handle {
         (record.of_this_boot(), record.shim.start, self.started_at())
     }
 
+    /// It was started since the host was.
+    pub fn of_this_boot(&self) -> bool {
+        self.0.record.of_this_boot()
+    }
+
     /// `pid` is in the tree now. Reads /proc and does not wait for the shim.
     pub fn owns(&self, pid: i32) -> bool {
         let record = &self.0.record;

@@ -169,8 +169,9 @@ pub enum Kind {
     Manual {
         /// What was asked for.
         want: Want,
-        /// When; a tip that went live later than this satisfies it.
-        asked: Time,
+        /// What was live then; the tip that has gone live since satisfies it.
+        #[serde(default)]
+        live: Option<ReleaseId>,
         /// The tip at that time; a later one is newer than what was asked for.
         tip: Option<CommitId>,
     },
@@ -201,8 +202,9 @@ pub struct Queued {
     pub want: Want,
     /// Who asked.
     pub by: String,
-    /// When.
-    pub asked: Time,
+    /// What was live then.
+    #[serde(default)]
+    pub live: Option<ReleaseId>,
     /// The tip at that time.
     pub tip: Option<CommitId>,
 }
@@ -372,6 +374,9 @@ pub struct Hold {
     pub since: Time,
     /// What releases it.
     pub until: Until,
+    /// The deploy by hand that it came with, and does not outlive when that one does not last.
+    #[serde(default)]
+    pub pins: Option<DeployId>,
 }
 
 /// What releases a hold.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     app::Release,
     event::Want,
-    ids::{Color, CommitId, EffectId, Generation, ReleaseId},
+    ids::{Color, CommitId, DeployId, EffectId, Generation, ReleaseId},
     words::{Failure, Phase},
 };
 
@@ -116,6 +116,8 @@ pub enum Action {
     Cancel(EffectId),
     /// Delete releases that are not needed; never one that was made after this was asked for.
     Prune {
+        /// Only releases of deploys before this one.
+        before: DeployId,
         /// Never these.
         protect: Vec<ReleaseId>,
     },

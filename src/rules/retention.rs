@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::BTreeSet, num::NonZeroUsize};
 
-use crate::rules::ids::ReleaseId;
+use crate::rules::ids::{DeployId, ReleaseId};
 
 /// How a release ended up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct Guarded {
     pub starting: Vec<ReleaseId>,
     /// What still runs on the idle color: warm, draining or stopping.
     pub draining: Vec<ReleaseId>,
+    /// Releases of this deploy and later ones: made since it was decided what is needed.
+    pub since: Option<DeployId>,
     /// Asked for by anything else, such as an unfinished effect or a command that runs there.
     pub others: Vec<ReleaseId>,
 }
@@ -61,7 +63,9 @@ pub fn to_delete(releases: &[Kept], keep: NonZeroUsize, guarded: &Guarded) -> Ve
         .chain(guarded.all())
         .collect();
     newest_first.reverse();
-    newest_first.into_iter().map(|kept| &kept.release).filter(|id| !spared.contains(id)).cloned().collect()
+    let old = |kept: &&Kept| guarded.since.is_none_or(|since| kept.seq < since.0);
+    let old = newest_first.into_iter().filter(old).map(|kept| &kept.release);
+    old.filter(|id| !spared.contains(id)).cloned().collect()
 }
 
 #[cfg(test)]
@@ -107,10 +111,17 @@ mod tests {
             starting: vec![id(3)],
             draining: vec![id(4)],
             others: vec![id(5)],
+            since: None,
         };
         let worths = [Good, Good, Abandoned, Failed, Failed, Good, Failed];
         assert_eq!(deleted(&worths, 1, &guarded), [0; 0]);
         assert_eq!(deleted(&[Good, Good, Good], 1, &guarded), [0; 0]);
+    }
+
+    #[test]
+    fn i1_a_release_made_since_it_was_decided_is_not_deleted_however_late_that_is_done() {
+        let guarded = Guarded { since: Some(DeployId(4)), ..Guarded::default() };
+        assert_eq!(deleted(&[Abandoned, Good, Abandoned, Abandoned, Abandoned], 2, &guarded), [1, 3]);
     }
 
     fn worth() -> impl Strategy<Value = Worth> {

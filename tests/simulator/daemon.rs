@@ -1,70 +1,56 @@
-//! The fake engine: steps, commits, runs effects as tasks, crashes between any two of these, and comes back. Every
-//! choice that the real one leaves to chance (order, delay, repetition, loss) is made by the seed.
+//! The fake engine: steps, commits, and only then runs effects; does without a record for a flip alone. Every choice
+//! that the real one leaves to chance (order, delay, repetition, loss) is made by the seed. How effects are carried
+//! out is in `carrying`, how it ends and begins again in `fate`.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use bgd::rules::{
-    app::{App, Release, Telling},
+    app::{App, Idle, Instance, Pipeline, Telling},
     effect::{Action, Effect, Note},
-    event::{Ask, Event, Facts, Routed},
+    event::{Ask, Event},
     ids::{Color, DeployId, EffectId, ReleaseId},
-    step::{Context, Policy, Step},
+    step::{self, Blocked, Context, Noted, Policy, Step},
     time::Time,
-    words::{Nature, Phase},
 };
 
 use crate::{
-    oracle::Oracle,
+    carrying::Task,
+    defects::{Defect, Habit, Machine},
+    figures::Figures,
+    front::Kind,
+    oracle::{Moment, Oracle},
+    record::{Entry, Record},
     rng::Rng,
     world::{self, Quality, World},
 };
 
-/// The machine, or a wrapper with a defect around it.
-pub type Machine = fn(&App, &Event, &Context) -> Step;
+/// Ends of effects of this life that may be told once more, much later.
+const REMEMBERED: usize = 16;
+/// The longest wait before a commit is tried again.
+const LONGEST_RETRY: Duration = Duration::from_secs(80);
+/// Things that may happen in a healed world before it has to be at rest.
+const PATIENCE: u32 = 3000;
+/// When a schedule begins: far enough from zero for a clock to be set back.
+const EPOCH: Time = Time(1_795_247_472_034);
 
-struct Task {
-    action: Action,
-    due: Time,
-    /// For a prune: what was there when it was asked for.
-    present: Vec<ReleaseId>,
-}
-
-/// What a schedule did.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Figures {
-    pub steps: u64,
-    pub deploys: u64,
-    pub crashes: u64,
-    pub flips: u64,
-    /// Ends of deploys: live, failed, superseded, cancelled, rolled back.
-    pub outcomes: [u64; 5],
-}
-
-pub struct Daemon {
-    machine: Machine,
-    pub rng: Rng,
-    pub world: World,
-    pub app: App,
-    journal: String,
-    tasks: BTreeMap<EffectId, Task>,
-    pub inbox: Vec<Event>,
-    fresh: u64,
-    known: Vec<Release>,
-    pub now: Time,
+/// What the seed decides before anything happens.
+#[derive(Debug, Clone)]
+pub struct Setup {
     pub policy: Policy,
+    pub front: Kind,
     /// In percent: effects that fail, and steps that are the daemon's last.
-    faults: usize,
-    crashes: usize,
+    pub faults: usize,
+    pub crashes: usize,
+    /// Good releases kept; none for a retention that keeps only what is asked for.
+    pub keep: usize,
     /// In percent: how much of nature's and the operators' doings takes place.
     pub bustle: usize,
-    oracle: Oracle,
-    pub figures: Figures,
-    pub trace: Option<Vec<String>>,
+    /// The record is a real database.
+    pub real_store: bool,
 }
 
-impl Daemon {
-    pub fn new(seed: u64, machine: Machine) -> Self {
-        let mut rng = Rng::new(seed);
+impl Setup {
+    pub fn new(rng: &mut Rng, real_store: bool) -> Self {
         let seconds = |choice: u64| Duration::from_secs(choice);
         let policy = Policy {
             watch: seconds(rng.pick(&[0, 30, 30])),
@@ -74,31 +60,96 @@ impl Daemon {
             after_live: rng.percent(30),
             after_failed: rng.percent(30),
         };
-        let (faults, crashes) = (rng.pick(&[0, 2, 7]), rng.pick(&[0, 1, 3]));
-        let bustle = rng.pick(&[20, 50, 100]);
+        Self {
+            policy,
+            front: rng.pick(&[Kind::Builtin, Kind::Nginx]),
+            faults: rng.pick(&[0, 2, 7]),
+            crashes: rng.pick(&[0, 1, 3]),
+            keep: rng.pick(&[0, 1, 2]),
+            bustle: rng.pick(&[20, 50, 100]),
+            real_store,
+        }
+    }
+}
+
+/// What status would say beside the state.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Shown {
+    /// The record can't be written.
+    pub unrecorded: bool,
+    /// The front is not as bgd left it.
+    pub front: bool,
+}
+
+pub struct Daemon {
+    machine: Machine,
+    pub(crate) habit: Habit,
+    pub rng: Rng,
+    pub setup: Setup,
+    pub world: World,
+    pub app: App,
+    pub(crate) record: Record,
+    pub(crate) tasks: BTreeMap<EffectId, Task>,
+    pub inbox: Vec<Event>,
+    /// Ends of effects that were told already.
+    pub(crate) told: Vec<Event>,
+    pub(crate) fresh: DeployId,
+    /// The wall clock, which jumps.
+    pub wall: Time,
+    /// The clock that does not.
+    pub steady: Time,
+    /// A step that could not be recorded yet; nothing else happens until it is.
+    pub(crate) stuck: Option<(Event, Step)>,
+    /// A flip is under way, which does without a record.
+    pub(crate) flipping: bool,
+    /// The last effect that it asked for without one.
+    licensed: EffectId,
+    pub(crate) unwritten: Vec<Noted>,
+    /// How far the front's numbers are ahead of the record's.
+    pub(crate) ahead: u64,
+    /// Somebody touched the front since it was looked at.
+    pub(crate) unseen: bool,
+    pub(crate) shown: Shown,
+    pub(crate) oracle: Oracle,
+    /// As it was when the record was last written, while that can't be done.
+    pub(crate) remembered: Option<Oracle>,
+    pub figures: Figures,
+    pub trace: Option<Vec<String>>,
+}
+
+impl Daemon {
+    pub fn new(setup: Setup, defect: &Defect) -> Self {
+        let (machine, habit) = defect.parts();
         Self {
             machine,
-            rng,
-            world: World::new(),
+            habit,
+            rng: Rng::new(0),
+            world: World::new(setup.front, habit),
             app: App::default(),
-            journal: serde_json::to_string(&App::default()).unwrap(),
+            record: Record::new(setup.real_store),
             tasks: BTreeMap::new(),
             inbox: Vec::new(),
-            fresh: 1,
-            known: Vec::new(),
-            now: Time(1_000_000),
-            policy,
-            faults,
-            crashes,
-            bustle,
+            told: Vec::new(),
+            fresh: DeployId(1),
+            wall: EPOCH,
+            steady: Time(0),
+            stuck: None,
+            flipping: false,
+            licensed: EffectId(0),
+            unwritten: Vec::new(),
+            ahead: 0,
+            unseen: false,
+            shown: Shown::default(),
             oracle: Oracle::default(),
-            figures: Figures::default(),
+            remembered: None,
+            figures: Figures { real_stores: u64::from(setup.real_store), ..Figures::default() },
             trace: None,
+            setup,
         }
     }
 
     /// For a trace only.
-    fn tell(&mut self, line: impl FnOnce(&Self) -> String) {
+    pub(crate) fn tell(&mut self, line: impl FnOnce(&Self) -> String) {
         if let Some(mut trace) = self.trace.take() {
             trace.push(brief(&line(self)));
             self.trace = Some(trace);
@@ -106,45 +157,114 @@ impl Daemon {
     }
 
     fn context(&self) -> Context {
-        Context {
-            now: self.now,
-            utc: "20261121T101112Z".to_owned(),
-            fresh: DeployId(self.fresh),
-            policy: self.policy.clone(),
+        Context { now: self.wall, utc: utc(self.wall), fresh: self.fresh, policy: self.setup.policy.clone() }
+    }
+
+    pub fn advance(&mut self, wait: Duration) {
+        self.wall = self.wall.plus(wait);
+        self.steady = self.steady.plus(wait);
+    }
+
+    /// What reaches the daemon waits for its turn while a step can't be recorded, save for a flip.
+    pub fn hear(&mut self, event: Event) -> Result<(), String> {
+        if self.stuck.is_none() {
+            return self.deliver(&event);
         }
+        if !matches!(event, Event::Asked { ask: Ask::Flip, .. }) {
+            self.inbox.push(event);
+            return Ok(());
+        }
+        self.retry_record(true)?;
+        self.deliver(&event)
     }
 
     /// Step, commit, run.
-    pub fn deliver(&mut self, event: &Event) -> Result<(), String> {
-        let effects = self.commit(event)?;
-        for effect in effects {
-            self.spawn(effect);
+    pub(crate) fn deliver(&mut self, event: &Event) -> Result<(), String> {
+        let Some(step) = self.decide(event)? else { return self.after() };
+        if self.habit == Habit::ActsBeforeCommit {
+            self.run(&step.effects)?;
+        }
+        let urgent = self.flipping || self.habit == Habit::ActsWithoutRecord;
+        if !self.write(event, &step, urgent)? {
+            self.stuck = Some((event.clone(), step));
+            return self.after();
+        }
+        if self.habit != Habit::ActsBeforeCommit {
+            self.run(&step.effects)?;
         }
         self.after()
     }
 
-    /// Step and commit, then die before, in or after the effects.
-    pub fn deliver_and_crash(&mut self, event: &Event) -> Result<(), String> {
-        let effects = self.commit(event)?;
-        for effect in effects {
-            if self.rng.percent(50) {
-                self.tell(|_| format!("  half run before the crash: {:?}", effect.action));
-                let _lost = self.world.obey(&effect.action);
-            }
+    pub(crate) fn retry_record(&mut self, urgent: bool) -> Result<(), String> {
+        let Some((event, step)) = self.stuck.take() else { return Ok(()) };
+        if self.write(&event, &step, urgent)? {
+            self.run(&step.effects)?;
+        } else {
+            self.stuck = Some((event, step));
         }
-        if let Some(crime) = self.world.crimes.first() {
-            return Err(crime.clone());
-        }
-        self.crash()
+        self.after()
     }
 
-    fn commit(&mut self, event: &Event) -> Result<Vec<Effect>, String> {
+    /// `None`: it changes nothing, and is not recorded.
+    pub(crate) fn decide(&mut self, event: &Event) -> Result<Option<Step>, String> {
         let context = self.context();
         self.tell(|_| format!("event {event:?}"));
         let step = (self.machine)(&self.app, event, &context);
         if step != (self.machine)(&self.app, event, &context) {
             return Err("the step is not deterministic".to_owned());
         }
+        self.figures.steps += 1;
+        self.flipping |= matches!(event, Event::Asked { ask: Ask::Flip, .. });
+        let ignored = step.notes.iter().all(|noted| matches!(noted.note, Note::Ignored(_)));
+        if ignored && step.effects.is_empty() && step.next == self.app {
+            self.flipping &= !matches!(self.app.pipeline, Pipeline::Resting);
+            self.oracle.judge_answer(event, &step)?;
+            return Ok(None);
+        }
+        Ok(Some(step))
+    }
+
+    /// True when the step is to be carried out: it is in the record, or must do without.
+    fn write(&mut self, event: &Event, step: &Step, urgent: bool) -> Result<bool, String> {
+        if self.world.disk_full {
+            self.shown.unrecorded = self.habit != Habit::HidesWhatIsUnrecorded;
+            self.figures.unrecorded += 1;
+            self.tell(|_| "  NOT RECORDED".to_owned());
+            if !urgent {
+                return Ok(false);
+            }
+            if self.flipping || self.habit != Habit::ActsWithoutRecord {
+                self.licensed = step.next.last_effect;
+            }
+            self.remembered.get_or_insert_with(|| self.oracle.clone());
+            self.unwritten.extend(step.notes.iter().cloned());
+            self.adopt(event, step)?;
+            return Ok(true);
+        }
+        let notes = self.notes_of(step);
+        self.record.commit(&self.entry(event, step, &notes))?;
+        self.recorded(event, step)?;
+        Ok(true)
+    }
+
+    pub(crate) fn notes_of(&self, step: &Step) -> Vec<Noted> {
+        self.unwritten.iter().chain(&step.notes).cloned().collect()
+    }
+
+    pub(crate) fn entry<'a>(&self, event: &'a Event, step: &'a Step, notes: &'a [Noted]) -> Entry<'a> {
+        let lost = if self.habit == Habit::LosesUnwritten { self.unwritten.len() } else { 0 };
+        Entry { now: self.wall, event, step, notes, lost }
+    }
+
+    pub(crate) fn recorded(&mut self, event: &Event, step: &Step) -> Result<(), String> {
+        self.unwritten.clear();
+        self.remembered = None;
+        self.shown.unrecorded = false;
+        self.adopt(event, step)
+    }
+
+    fn adopt(&mut self, event: &Event, step: &Step) -> Result<(), String> {
+        self.flipping &= !matches!(step.next.pipeline, Pipeline::Resting);
         let before = std::mem::replace(&mut self.app, step.next.clone());
         self.tell(|it| {
             format!(
@@ -152,35 +272,44 @@ impl Daemon {
                 it.app.pipeline, it.app.serving, it.app.idle, it.app.hold, step.effects
             )
         });
-        self.journal = serde_json::to_string(&self.app).map_err(|error| error.to_string())?;
-        let back: App = serde_json::from_str(&self.journal).map_err(|error| error.to_string())?;
-        if back != self.app {
-            return Err("the journal does not give the state back".to_owned());
-        }
-        self.figures.steps += 1;
-        for noted in &step.notes {
-            self.known.extend(noted.release.clone().filter(|_| matches!(noted.note, Note::ReleaseNamed)));
-            let used = match &noted.note {
-                Note::DeployStarted => {
-                    self.figures.deploys += 1;
-                    noted.deploy.as_ref().map(|deploy| deploy.id)
-                }
-                Note::Queued(queued) => Some(queued.id),
-                Note::DeployEnded(end) => {
-                    self.figures.outcomes[end.outcome as usize] += 1;
-                    None
-                }
-                _ => None,
-            };
-            if used == Some(DeployId(self.fresh)) {
-                self.fresh += 1;
-            }
-        }
-        self.oracle.judge(&before, event, &step, (&self.world, self.now))?;
-        Ok(step.effects)
+        self.count(step);
+        self.oracle.judge(&Moment { before: &before, event, step, world: &self.world })
     }
 
-    fn after(&mut self) -> Result<(), String> {
+    fn count(&mut self, step: &Step) {
+        for noted in &step.notes {
+            match &noted.note {
+                Note::DeployStarted => {
+                    self.figures.deploys += 1;
+                    self.use_up(noted.deploy.as_ref().map(|deploy| deploy.id));
+                }
+                Note::Queued(queued) => self.use_up(Some(queued.id)),
+                Note::DeployEnded(end) => self.figures.outcomes[end.outcome as usize] += 1,
+                _ => {}
+            }
+        }
+    }
+
+    fn use_up(&mut self, id: Option<DeployId>) {
+        if id == Some(self.fresh) {
+            self.fresh.0 += 1;
+        }
+    }
+
+    pub(crate) fn run(&mut self, effects: &[Effect]) -> Result<(), String> {
+        effects.iter().cloned().try_for_each(|effect| self.spawn(effect))
+    }
+
+    /// Nothing acts that the record does not know of, save for a flip while that is said.
+    pub(crate) fn judge_order(&self, effect: EffectId) -> Result<(), String> {
+        let licensed = self.shown.unrecorded && effect <= self.licensed;
+        if effect <= self.record.last_effect() || licensed {
+            return Ok(());
+        }
+        Err(format!("effect {effect} acts, and the record does not know of it"))
+    }
+
+    pub(crate) fn after(&mut self) -> Result<(), String> {
         for (color, release) in std::mem::take(&mut self.world.ended) {
             self.inbox.push(Event::InstanceDied {
                 color,
@@ -192,220 +321,132 @@ impl Daemon {
         if let Some(crime) = self.world.crimes.first() {
             return Err(crime.clone());
         }
-        if self.is_quiet() { self.oracle.judge_quiet(&self.app, &self.world, &self.policy) } else { Ok(()) }
+        if !self.record.is_of(&self.app) && !self.shown.unrecorded {
+            return Err("the record does not agree, and nobody says so".to_owned());
+        }
+        if self.stuck.is_some() && !self.shown.unrecorded {
+            return Err("a step could not be recorded, and nobody says so".to_owned());
+        }
+        if self.is_quiet() {
+            return self.oracle.judge_quiet((&self.app, self.shown), &self.world, &self.setup.policy);
+        }
+        Ok(())
     }
 
     /// All effects had time to act: only timers and watches are left, and nothing is unread.
-    fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
+        let waits = |task: &Task| matches!(task.effect.action, Action::Wake { .. } | Action::Watch { .. });
         self.inbox.is_empty()
-            && self
-                .tasks
-                .values()
-                .all(|task| matches!(task.action, Action::Wake { .. } | Action::Watch { .. }))
-    }
-
-    fn spawn(&mut self, effect: Effect) {
-        if let Action::Cancel(other) = &effect.action {
-            // The cancelled one may have acted already; it reports nothing more.
-            if let Some(task) = self.tasks.remove(other)
-                && self.rng.percent(50)
-            {
-                let _lost = self.world.obey(&task.action);
-            }
-            return;
-        }
-        let due = self.now.plus(world::takes(&effect.action, self.policy.watch));
-        let present = self.world.directories.keys().cloned().collect();
-        self.tasks.insert(effect.id, Task { action: effect.action, due, present });
-    }
-
-    fn due(&self) -> Vec<EffectId> {
-        let fails_early = |action: &Action| match action {
-            Action::Watch { release, color } => self
-                .world
-                .processes
-                .get(color)
-                .is_none_or(|process| process.release.id != release.id || !process.healthy),
-            _ => false,
-        };
-        let due = |task: &Task| task.due <= self.now || fails_early(&task.action);
-        self.tasks.iter().filter(|(_, task)| due(task)).map(|(id, _)| *id).collect()
-    }
-
-    /// One task comes to its end; its report is on the way.
-    pub fn act(&mut self) -> Result<bool, String> {
-        if !self.world.healed && self.rng.percent(15) {
-            self.doom()?;
-        }
-        let due = self.due();
-        if due.is_empty() {
-            return Ok(false);
-        }
-        let effect = self.rng.pick(&due);
-        let task = self.tasks.remove(&effect).unwrap();
-        let can_fail = !self.world.healed && !matches!(task.action, Action::Wake { .. });
-        let result = if can_fail && self.rng.percent(self.faults) {
-            let nature = self.rng.pick(&[Nature::Transient, Nature::Deterministic, Nature::FrontStuck]);
-            // A front that is stuck says so before it touches anything.
-            if nature != Nature::FrontStuck && self.rng.percent(50) {
-                let _hidden = self.world.obey(&task.action);
-            }
-            Err(world::failure(Phase::Building, nature, "an injected fault"))
-        } else {
-            self.prune(&task);
-            self.world.obey(&task.action)
-        };
-        self.tell(|_| {
-            format!("act {effect} {:?} = {:?}", task.action, result.as_ref().map_err(|it| &it.cause))
-        });
-        self.inbox.push(Event::Done { effect, result });
-        self.after()?;
-        Ok(true)
-    }
-
-    fn prune(&mut self, task: &Task) {
-        if let Action::Prune { protect } = &task.action {
-            for release in task.present.iter().filter(|release| !protect.contains(release)) {
-                self.world.directories.remove(release);
-            }
-        }
+            && self.stuck.is_none()
+            && !self.unseen
+            && !self.owes_a_record()
+            && self.health_news().is_empty()
+            && self.due().is_empty()
+            && self.tasks.values().all(waits)
     }
 
     /// Reads one event; which one is chance, and so is whether it arrives twice.
     pub fn read(&mut self) -> Result<bool, String> {
+        if self.unseen && (self.inbox.is_empty() || self.rng.percent(30)) {
+            self.look_at_front();
+            return Ok(true);
+        }
+        if self.stuck.is_some() {
+            self.retry_record(false)?;
+            return Ok(self.stuck.is_none());
+        }
+        if self.owes_a_record() {
+            return self.catch_up().map(|()| true);
+        }
         if self.inbox.is_empty() {
-            return Ok(false);
+            self.inbox = self.health_news();
+            return Ok(!self.inbox.is_empty());
         }
         let at = self.rng.below(self.inbox.len());
         let event = self.inbox.remove(at);
-        if !self.world.healed {
-            if self.rng.percent(4) {
-                self.inbox.push(event.clone());
-            }
-            if self.rng.percent(self.crashes) {
-                self.deliver_and_crash(&event)?;
-                return Ok(true);
-            }
+        if self.world.healed {
+            self.deliver(&event)?;
+            return Ok(true);
         }
-        self.deliver(&event)?;
+        if self.rng.percent(4) {
+            self.figures.repeated += 1;
+            self.inbox.push(event.clone());
+        }
+        if matches!(event, Event::Done { .. }) && self.told.len() < REMEMBERED {
+            self.told.push(event.clone());
+        }
+        if self.rng.percent(self.setup.crashes) {
+            self.deliver_and_die(&event)?;
+        } else {
+            self.deliver(&event)?;
+        }
         Ok(true)
+    }
+
+    fn owes_a_record(&self) -> bool {
+        self.shown.unrecorded && !self.world.disk_full && self.habit != Habit::RecordsNothingLater
+    }
+
+    /// What came of a flip that did without a record.
+    fn catch_up(&mut self) -> Result<(), String> {
+        let step = Step { next: self.app.clone(), effects: Vec::new(), notes: Vec::new(), answer: None };
+        self.write(&Event::Ticked, &step, false)?;
+        self.after()
+    }
+
+    /// What ended long ago is told once more.
+    pub fn repeat_late(&mut self) {
+        if !self.told.is_empty() {
+            let at = self.rng.below(self.told.len());
+            let event = self.told.remove(at);
+            self.figures.late += 1;
+            self.inbox.push(event);
+        }
+    }
+
+    /// The front's looker: tells the machine when a hand sent the traffic to where nothing runs.
+    pub fn look_at_front(&mut self) {
+        self.unseen = false;
+        self.shown.front = self.world.front.trouble();
+        if let Some(crate::front::Hand::To(color)) = self.world.front.hand
+            && self.world.on(color).is_none()
+        {
+            self.inbox.push(Event::FrontRestarted);
+        }
+    }
+
+    /// The monitors of the live and the warm color: what they have to tell and the state does not have yet.
+    fn health_news(&self) -> Vec<Event> {
+        let live = self.app.live().filter(|live| matches!(live.instance, Instance::Up { .. }));
+        let live = live.map(|live| (live.color, &live.release.id, live.healthy));
+        let warm = match &self.app.idle {
+            Idle::Warm { release, healthy, .. } => Some((self.app.idle_color(), &release.id, Some(*healthy))),
+            Idle::Vacant | Idle::Taken | Idle::Draining { .. } | Idle::Stopping { .. } => None,
+        };
+        let news = |(color, release, known): (Color, &ReleaseId, Option<bool>)| {
+            let process = self.world.on(color).filter(|it| it.release.id == *release && !it.ending)?;
+            let (release, healthy) = (release.clone(), process.healthy);
+            let answer = "503".to_owned();
+            (known != Some(healthy)).then_some(Event::HealthChanged { color, release, healthy, answer })
+        };
+        live.into_iter().chain(warm).filter_map(news).collect()
     }
 
     pub fn poll(&mut self) -> Result<(), String> {
         match self.world.tip {
-            Some(tip) => self.deliver(&Event::HeadSeen(world::commit(tip))),
+            Some(tip) => self.hear(Event::HeadSeen(world::commit(tip))),
             None => Ok(()),
         }
     }
 
     pub fn ask(&mut self, ask: Ask) -> Result<(), String> {
-        if ask == Ask::Flip {
-            self.figures.flips += 1;
-        }
+        let flip = ask == Ask::Flip;
+        self.figures.flips += u64::from(flip);
         let event = Event::Asked { by: "operator".to_owned(), ask };
-        if !self.world.healed && self.rng.percent(self.crashes) {
-            return self.deliver_and_crash(&event);
+        if self.stuck.is_none() && !self.world.healed && self.rng.percent(self.setup.crashes) {
+            return self.deliver_and_die(&event);
         }
-        self.deliver(&event)
-    }
-
-    /// The daemon is killed, the world goes on without it, and it comes back.
-    pub fn crash(&mut self) -> Result<(), String> {
-        self.figures.crashes += 1;
-        self.tell(|_| "CRASH".to_owned());
-        for task in std::mem::take(&mut self.tasks).into_values() {
-            if self.rng.percent(30) {
-                let _unheard = self.world.obey(&task.action);
-            }
-        }
-        self.inbox.clear();
-        self.app = serde_json::from_str(&self.journal).map_err(|error| error.to_string())?;
-        let could_be_asked = !self.rng.percent(10);
-        self.while_away(could_be_asked);
-        self.world.ended.clear();
-        let facts = Facts {
-            routed: match self.world.front.to {
-                _ if !could_be_asked => Routed::Unknown,
-                Some(color) => Routed::Color(color),
-                None => Routed::Nothing,
-            },
-            running: self
-                .world
-                .processes
-                .iter()
-                .map(|(color, process)| (*color, process.release.id.clone()))
-                .collect(),
-            builds: self.world.builds.iter().cloned().collect(),
-            known: self.known.clone(),
-        };
-        self.oracle.forget_tasks();
-        let event = Event::Recovered(facts);
-        if self.rng.percent(10) { self.deliver_and_crash(&event) } else { self.deliver(&event) }
-    }
-
-    fn while_away(&mut self, may_interfere: bool) {
-        if self.rng.percent(15) {
-            self.tell(|_| "REBOOT".to_owned());
-            self.world.processes.clear();
-            self.world.builds.clear();
-            if self.rng.percent(50) {
-                self.front_restarts();
-            }
-        }
-        for color in Color::ALL {
-            if self.rng.percent(10) {
-                self.world.kill(color);
-            }
-        }
-        if may_interfere && self.rng.percent(3) {
-            let color = self.rng.pick(&Color::ALL);
-            self.tell(|_| format!("somebody routes to {color}"));
-            self.world.front.to = Some(color);
-        }
-    }
-
-    /// The front's process is a new one: it routes nothing and knows no generation.
-    pub fn front_restarts(&mut self) {
-        self.world.front.to = None;
-        self.world.front.generation.0 = 0;
-    }
-
-    /// A process ends or changes its mind by itself.
-    pub fn nature_takes_its_course(&mut self) -> Result<(), String> {
-        let color = self.rng.pick(&Color::ALL);
-        let Some(process) = self.world.processes.get(&color).cloned() else { return Ok(()) };
-        let doomed = process.proven && self.world.front.to == Some(color);
-        match self.world.quality(&process.release) {
-            Quality::DiesWatched if doomed => self.world.kill(color),
-            Quality::SickWatched if doomed && process.healthy => self.set_health(color, false),
-            Quality::NeverHealthy => {}
-            _ if self.rng.percent(20) => self.world.kill(color),
-            _ if self.rng.percent(20) => self.set_health(color, !process.healthy),
-            _ => {}
-        }
-        self.after()
-    }
-
-    /// What was pushed to fail its watch does so.
-    fn doom(&mut self) -> Result<(), String> {
-        let watched = self.tasks.values().find_map(|task| match &task.action {
-            Action::Watch { release, color } => Some((self.world.quality(release), *color)),
-            _ => None,
-        });
-        match watched {
-            Some((Quality::DiesWatched, color)) => self.world.kill(color),
-            Some((Quality::SickWatched, color)) => self.set_health(color, false),
-            _ => {}
-        }
-        self.after()
-    }
-
-    fn set_health(&mut self, color: Color, healthy: bool) {
-        if let Some(process) = self.world.processes.get_mut(&color) {
-            process.healthy = healthy;
-            let release = process.release.id.clone();
-            self.inbox.push(Event::HealthChanged { color, release, healthy, answer: "503".to_owned() });
-        }
+        self.hear(event)
     }
 
     /// Ends all faults; what was sick recovers, save what never could.
@@ -413,22 +454,34 @@ impl Daemon {
         self.tell(|_| "HEALED".to_owned());
         self.world.healed = true;
         self.world.front.broken = false;
-        for color in Color::ALL {
-            let Some(process) = self.world.processes.get(&color) else { continue };
-            if !process.healthy && self.world.quality(&process.release) != Quality::NeverHealthy {
+        self.mend_front();
+        self.world.strangers.clear();
+        self.world.disk_full = false;
+        let sick = self.world.processes.iter().filter(|it| !it.healthy && !it.ending);
+        let sick: Vec<_> = sick.map(|it| (it.color, it.release.clone())).collect();
+        for (color, release) in sick {
+            if self.world.quality(&release) != Quality::NeverHealthy {
                 self.set_health(color, true);
             }
         }
+        self.world.kill_if(|process| process.ending);
+    }
+
+    pub fn mend_front(&mut self) {
+        let settled = matches!(self.app.pipeline, Pipeline::Resting) || self.app.rerouting.is_some();
+        let live = self.app.live().filter(|_| settled);
+        self.world.front.mend(live.map(|live| (live.color, live.release.id.clone())));
+        self.unseen = true;
     }
 
     /// Runs until nothing moves; an error when that takes too long.
     pub fn settle(&mut self) -> Result<(), String> {
-        for _ in 0..3000 {
+        for _ in 0..PATIENCE {
             if self.read()? || self.act()? {
                 continue;
             }
             if let Some(next) = self.tasks.values().map(|task| task.due).min() {
-                self.now = next.max(self.now);
+                self.advance(next.since(self.steady));
                 continue;
             }
             let before = self.app.clone();
@@ -436,12 +489,18 @@ impl Daemon {
             if self.app != before || !self.is_quiet() || !self.tasks.is_empty() {
                 continue;
             }
-            match bgd::rules::step::wanted(&self.app, self.now) {
-                Err(bgd::rules::step::Blocked::RetryLater(at)) => {
-                    self.now = at;
+            match step::wanted(&self.app, self.wall) {
+                Err(Blocked::RetryLater(at)) if at.since(self.wall) > LONGEST_RETRY => {
+                    return Err(format!("a try waits for {:?}", at.since(self.wall)));
+                }
+                Err(Blocked::RetryLater(at)) => {
+                    self.advance(at.since(self.wall));
                     self.deliver(&Event::Ticked)?;
                 }
-                _ => return self.oracle.judge_settled(&self.app, &self.world, &self.policy),
+                _ => {
+                    let seen = (&self.app, self.shown);
+                    return self.oracle.judge_settled(seen, &self.world, &self.setup.policy);
+                }
             }
         }
         Err(format!("it does not come to rest: {:?} {:?}", self.app.pipeline, self.app.idle))
@@ -453,9 +512,16 @@ impl Daemon {
     }
 }
 
+/// As a release is named; the calendar of this world has days of 24 hours and nothing else.
+fn utc(now: Time) -> String {
+    let seconds = now.0 / 1000;
+    let (day, hour, minute) = (seconds / 86_400 % 100_000_000, seconds / 3600 % 24, seconds / 60 % 60);
+    format!("{day:08}T{hour:02}{minute:02}{:02}Z", seconds % 60)
+}
+
 /// Debug text without what does not matter in a trace.
 fn brief(line: &str) -> String {
-    let mut text = line.replace("ReleaseId(\"20261121T101112Z-", "(\"").replace("Release { id: ", "r");
+    let mut text = line.replace("Release { id: ", "r");
     let cuts = [
         (", commit: CommitId(", "author: \"author\" }"),
         (", by: \"operator\"", " }"),
@@ -469,5 +535,5 @@ fn brief(line: &str) -> String {
             text.replace_range(start..start + length + to.len(), "");
         }
     }
-    text.replace("0000000000000000000000000000000000", "")
+    text.replace("000000000000000000000000000000000", "")
 }

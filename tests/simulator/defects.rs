@@ -1,27 +1,223 @@
-//! Machines with a defect each, to prove that the simulator can fail.
+//! Machines and engines with a defect each, to prove that the simulator can fail: each has to be caught within the
+//! schedules of an ordinary run, give or take a few.
 
 use bgd::rules::{
-    app::{App, Idle, Pipeline},
-    effect::{Action, Effect},
-    event::{Event, Facts, Routed},
+    app::{App, Idle, Instance, Pipeline, Verdict},
+    effect::{Action, Effect, Note},
+    event::{Ask, Done, Event, Facts, Routed},
+    ids::Generation,
     step::{Context, Step, step},
+    time::Time,
 };
 
-use crate::daemon::Machine;
+/// The machine, or a wrapper with a defect around it.
+pub type Machine = fn(&App, &Event, &Context) -> Step;
 
-pub const ALL: &[(&str, Machine)] = &[
-    ("a hold is forgotten", forgets_the_hold),
-    ("the live color is stopped before the front is proven to route away", stops_before_routed),
-    ("what the front routes is not looked at after a restart", trusts_the_record),
-    ("the former color is retired before the watch has ended", retires_while_watched),
-    ("a verdict is forgotten", forgets_verdicts),
-    ("a front that was started again is not told", ignores_the_front),
-    ("a dead live instance is not started again", ignores_deaths),
-    ("the result of a deploy's end is lost: the color is never vacated", never_stops),
-    ("a new instance gets the traffic without a probe", skips_the_probe),
-    ("a crash loses the deploy under way", forgets_the_deploy),
-    ("effect numbers are used again", counts_badly),
+/// What the fake engine does wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Habit {
+    /// Nothing.
+    Sound,
+    ActsBeforeCommit,
+    ActsWithoutRecord,
+    HidesWhatIsUnrecorded,
+    LosesUnwritten,
+    RecordsNothingLater,
+    StartsBesideItself,
+    StopsWithoutLooking,
+    PrunesWhatIsNew,
+    FlushesNoBuild,
+    TrustsAnEarlierBoot,
+}
+
+/// What is wrong.
+#[derive(Debug, Clone, Copy)]
+pub enum Defect {
+    /// Nothing.
+    None,
+    Rules(Machine),
+    Engine(Habit),
+}
+
+impl Defect {
+    pub fn parts(&self) -> (Machine, Habit) {
+        match *self {
+            Self::None => (step, Habit::Sound),
+            Self::Rules(machine) => (machine, Habit::Sound),
+            Self::Engine(habit) => (step, habit),
+        }
+    }
+}
+
+pub const ALL: &[(&str, Defect)] = &[
+    ("effects run before their step is committed", Defect::Engine(Habit::ActsBeforeCommit)),
+    ("anything is done without a record", Defect::Engine(Habit::ActsWithoutRecord)),
+    ("a full disk is not shown", Defect::Engine(Habit::HidesWhatIsUnrecorded)),
+    ("what happened on a full disk is not recorded later", Defect::Engine(Habit::LosesUnwritten)),
+    ("only the next step is recorded once there is room", Defect::Engine(Habit::RecordsNothingLater)),
+    ("an instance is started beside itself", Defect::Engine(Habit::StartsBesideItself)),
+    ("a stop does not look at the front first", Defect::Engine(Habit::StopsWithoutLooking)),
+    ("a late prune deletes the release being made", Defect::Engine(Habit::PrunesWhatIsNew)),
+    ("a build is not flushed to the disk", Defect::Engine(Habit::FlushesNoBuild)),
+    ("a build of an earlier boot counts as done", Defect::Engine(Habit::TrustsAnEarlierBoot)),
+    ("a hold is forgotten", Defect::Rules(forgets_the_hold)),
+    ("a flip does not hold", Defect::Rules(flips_without_a_hold)),
+    ("a flip does not mark what it abandons", Defect::Rules(flips_without_a_mark)),
+    (
+        "the live color is stopped before the front is proven to route away",
+        Defect::Rules(stops_before_routed),
+    ),
+    ("what the front routes is not looked at after a restart", Defect::Rules(trusts_the_record)),
+    ("the former color is retired before the watch has ended", Defect::Rules(retires_while_watched)),
+    ("a verdict is forgotten", Defect::Rules(forgets_verdicts)),
+    ("a front that was started again is not told", Defect::Rules(ignores_the_front)),
+    ("a refused route counts as taken", Defect::Rules(believes_in_the_route)),
+    ("the number of a route is not counted up", Defect::Rules(counts_no_routes)),
+    ("a dead live instance is not started again", Defect::Rules(ignores_deaths)),
+    (
+        "a live instance is replaced by its predecessor when it is started again",
+        Defect::Rules(starts_the_former),
+    ),
+    ("health is not noted", Defect::Rules(ignores_health)),
+    ("a color is never vacated", Defect::Rules(never_stops)),
+    ("what a deploy that ended early had started is left behind", Defect::Rules(discards_nothing)),
+    ("a new instance gets the traffic without a probe", Defect::Rules(skips_the_probe)),
+    ("a crash loses the deploy under way", Defect::Rules(forgets_the_deploy)),
+    ("a crash loses the deploy that waits", Defect::Rules(forgets_the_queue)),
+    ("a crash loses that the app was to be taken down", Defect::Rules(forgets_the_down)),
+    ("effect numbers are used again", Defect::Rules(counts_badly)),
+    ("a timer is never set", Defect::Rules(never_wakes)),
+    ("pruning spares nothing", Defect::Rules(prunes_all)),
+    ("constant pushing promotes nothing", Defect::Rules(supersedes_for_ever)),
+    ("a commit is tried for ever", Defect::Rules(tries_for_ever)),
+    ("a try waits for the clock to come round", Defect::Rules(waits_for_the_clock)),
 ];
+
+fn flips_without_a_hold(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    if matches!(event, Event::Asked { ask: Ask::Flip, .. }) {
+        made.next.hold.clone_from(&app.hold);
+        made.notes.retain(|noted| !matches!(noted.note, Note::HoldPlaced(_)));
+    }
+    made
+}
+
+fn flips_without_a_mark(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    if matches!(event, Event::Asked { ask: Ask::Flip, .. }) {
+        made.next.verdicts.clone_from(&app.verdicts);
+        made.notes.retain(|noted| !matches!(noted.note, Note::MarkedBad(_)));
+    }
+    made
+}
+
+fn believes_in_the_route(app: &App, event: &Event, context: &Context) -> Step {
+    match event {
+        Event::Done { effect, result: Err(_) } if matches!(app.pipeline, Pipeline::Switching(_)) => {
+            step(app, &Event::Done { effect: *effect, result: Ok(Done::Ensured) }, context)
+        }
+        _ => step(app, event, context),
+    }
+}
+
+fn counts_no_routes(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    made.next.generation = Generation(1);
+    for effect in &mut made.effects {
+        if let Action::Route { generation, .. } = &mut effect.action {
+            *generation = Generation(1);
+        }
+    }
+    made
+}
+
+fn starts_the_former(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    let restarts = matches!(made.next.live().map(|live| &live.instance), Some(Instance::Starting { .. }));
+    if let Some(former) = made.next.previous.clone().filter(|_| restarts) {
+        for effect in &mut made.effects {
+            if let Action::Start { release, .. } = &mut effect.action {
+                *release = former.clone();
+            }
+        }
+    }
+    made
+}
+
+fn ignores_health(app: &App, event: &Event, context: &Context) -> Step {
+    match event {
+        Event::HealthChanged { .. } => step(app, &Event::Ticked, context),
+        _ => step(app, event, context),
+    }
+}
+
+fn discards_nothing(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    for effect in &mut made.effects {
+        if let Action::Discard { release, .. } = &mut effect.action {
+            *release = None;
+        }
+    }
+    made
+}
+
+fn forgets_the_queue(app: &App, event: &Event, context: &Context) -> Step {
+    if !matches!(event, Event::Recovered(_)) {
+        return step(app, event, context);
+    }
+    step(&App { queued: None, ..app.clone() }, event, context)
+}
+
+fn forgets_the_down(app: &App, event: &Event, context: &Context) -> Step {
+    if !matches!(event, Event::Recovered(_)) {
+        return step(app, event, context);
+    }
+    step(&App { down_wanted: false, ..app.clone() }, event, context)
+}
+
+fn never_wakes(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    made.effects.retain(|effect| !matches!(effect.action, Action::Wake { .. }));
+    made
+}
+
+fn prunes_all(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    for effect in &mut made.effects {
+        if let Action::Prune { protect, .. } = &mut effect.action {
+            protect.clear();
+        }
+    }
+    made
+}
+
+fn supersedes_for_ever(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    made.next.superseded_in_a_row = 0;
+    made
+}
+
+fn tries_for_ever(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    for verdict in made.next.verdicts.values_mut() {
+        if let Verdict::Retry { failures, .. } = verdict {
+            *failures = 1;
+        }
+    }
+    made
+}
+
+fn waits_for_the_clock(app: &App, event: &Event, context: &Context) -> Step {
+    let late = |verdict: &Verdict| match verdict {
+        Verdict::Retry { not_before, .. } => *not_before > context.now,
+        Verdict::Bad { .. } => false,
+    };
+    if app.verdicts.values().any(late) {
+        // Set back a day, it would be a day; here it is the machine that never gets there.
+        return step(app, event, &Context { now: Time(context.now.0 / 2), ..context.clone() });
+    }
+    step(app, event, context)
+}
 
 fn forgets_the_hold(app: &App, event: &Event, context: &Context) -> Step {
     let mut made = step(app, event, context);

@@ -1,23 +1,29 @@
 //! What must hold after each step, kept from notes and effects alone and apart from the state of the machine, so
 //! that a machine that forgets is found out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bgd::rules::{
-    app::{App, DownStage, Idle, Instance, Kind, Pipeline, Serving, Until},
+    app::{App, DownStage, End, Idle, Instance, Kind, Pipeline, Serving, Until},
     effect::{Action, Effect, Note},
     event::{Ask, Event, Want},
     ids::{Color, CommitId, DeployId, EffectId, ReleaseId},
-    step::{Answer, Blocked, Policy, Step, wanted},
+    step::{Answer, Blocked, Noted, Policy, Step, wanted},
     time::Time,
+    words::Outcome,
 };
 
 use crate::{
-    daemon::Daemon,
+    daemon::{Daemon, Shown},
     world::{self, Quality, World},
 };
 
-#[derive(Default)]
+/// A deploy by itself is superseded this often in a row at most (promise A11).
+const SUPERSEDED_AT_MOST: u32 = 3;
+/// A commit that fails for outside reasons is tried this often by itself (promise A10).
+const TRIES: u32 = 5;
+
+#[derive(Default, Clone)]
 pub struct Oracle {
     bad: BTreeSet<CommitId>,
     hold: Option<Until>,
@@ -26,8 +32,20 @@ pub struct Oracle {
     /// The watch under way and what must stay warm meanwhile.
     watch: Option<(EffectId, Color, ReleaseId)>,
     open: Option<DeployId>,
+    queued: Option<DeployId>,
     ended: BTreeSet<DeployId>,
+    superseded: u32,
+    /// How often a commit failed by itself since it last went well or was asked for.
+    failures: BTreeMap<CommitId, u32>,
     last_effect: EffectId,
+}
+
+/// A step and what there was when it was carried out.
+pub struct Moment<'a> {
+    pub before: &'a App,
+    pub event: &'a Event,
+    pub step: &'a Step,
+    pub world: &'a World,
 }
 
 fn fail<T>(text: String) -> Result<T, String> {
@@ -39,13 +57,8 @@ impl Oracle {
         self.watch = None;
     }
 
-    pub fn judge(
-        &mut self,
-        before: &App,
-        event: &Event,
-        step: &Step,
-        (world, now): (&World, Time),
-    ) -> Result<(), String> {
+    pub fn judge(&mut self, moment: &Moment<'_>) -> Result<(), String> {
+        let Moment { before, event, step, world } = *moment;
         self.judge_numbers(step)?;
         if let Event::Asked { ask: Ask::Down, .. } = event
             && step.answer == Some(Answer::TakingDown)
@@ -56,10 +69,21 @@ impl Oracle {
         if failed && before.down_wanted && !step.next.down_wanted && step.next.live().is_some() {
             self.down = false;
         }
-        self.judge_notes(event, step, (before, now))?;
+        self.judge_notes(event, step, before)?;
+        self.judge_queue(step)?;
+        self.judge_flip(before, event, step)?;
+        self.judge_answer(event, step)?;
         self.judge_watch(event, step)?;
         for effect in &step.effects {
             self.judge_effect(effect, world)?;
+        }
+        Ok(())
+    }
+
+    /// Whoever asks is answered.
+    pub fn judge_answer(&self, event: &Event, step: &Step) -> Result<(), String> {
+        if matches!(event, Event::Asked { .. }) && step.answer.is_none() {
+            return fail(format!("{event:?} was not answered"));
         }
         Ok(())
     }
@@ -74,7 +98,40 @@ impl Oracle {
         Ok(())
     }
 
-    fn judge_notes(&mut self, event: &Event, step: &Step, (before, now): (&App, Time)) -> Result<(), String> {
+    /// What waits for its turn gets it, or gives way to a newer request.
+    fn judge_queue(&mut self, step: &Step) -> Result<(), String> {
+        for noted in &step.notes {
+            let deploy = noted.deploy.as_ref().map(|deploy| deploy.id);
+            match &noted.note {
+                Note::Queued(queued) => self.queued = Some(queued.id),
+                Note::QueueReplaced(queued) if self.queued == Some(queued.id) => self.queued = None,
+                Note::DeployStarted if self.queued == deploy => self.queued = None,
+                _ => {}
+            }
+        }
+        if step.next.queued.as_ref().map(|queued| queued.id) != self.queued {
+            return fail(format!("deploy {:?} waits, and the state has {:?}", self.queued, step.next.queued));
+        }
+        Ok(())
+    }
+
+    /// A flip marks what it abandons bad, and holds (promise I2).
+    fn judge_flip(&self, before: &App, event: &Event, step: &Step) -> Result<(), String> {
+        if !matches!(event, Event::Asked { ask: Ask::Flip, .. }) {
+            return Ok(());
+        }
+        let (Some(live), Some(Answer::RollingBack(id))) = (before.live(), &step.answer) else {
+            return Ok(());
+        };
+        let begun = before.pipeline.deploy().is_none_or(|deploy| deploy.id != *id);
+        let to = step.next.pipeline.release().filter(|to| begun && to.commit != live.release.commit);
+        if to.is_some() && (self.hold.is_none() || !self.bad.contains(&live.release.commit)) {
+            return fail(format!("{} was flipped away and may come back", live.release.commit.short()));
+        }
+        Ok(())
+    }
+
+    fn judge_notes(&mut self, event: &Event, step: &Step, before: &App) -> Result<(), String> {
         for noted in &step.notes {
             match &noted.note {
                 Note::DeployStarted => {
@@ -83,6 +140,10 @@ impl Oracle {
                         return fail(format!("deploy {} starts beside {:?}", deploy.id, self.open));
                     }
                     self.open = Some(deploy.id);
+                    if let Kind::Manual { .. } = deploy.kind {
+                        // Asked for: it may be tried anew.
+                        self.failures.clear();
+                    }
                     match deploy.kind {
                         Kind::Push => self.judge_push(step)?,
                         // A flip forgives what it goes back to; an automatic way back does only once it is live.
@@ -93,7 +154,8 @@ impl Oracle {
                         Kind::Rollback | Kind::Up | Kind::Manual { .. } => {}
                     }
                 }
-                Note::DeployEnded(_) => {
+                Note::DeployEnded(end) => {
+                    self.judge_end(noted, end)?;
                     // An app that does not come up is in service, so that something else can.
                     self.down &= step.next.serving != Serving::Nothing;
                     let id = noted.deploy.as_ref().map(|deploy| deploy.id);
@@ -117,10 +179,34 @@ impl Oracle {
             }
         }
         if step.next.hold.is_none() != self.hold.is_none() {
-            return fail(format!("the hold changed without a note: {:?} at {now:?}", before.hold));
+            return fail(format!("the hold changed without a note: {:?}", before.hold));
         }
         if step.next.pipeline.deploy().map(|deploy| deploy.id) != self.open {
             return fail(format!("open is {:?}, under way is {:?}", self.open, step.next.pipeline));
+        }
+        Ok(())
+    }
+
+    fn judge_end(&mut self, noted: &Noted, end: &End) -> Result<(), String> {
+        let is_push = noted.deploy.as_ref().is_some_and(|deploy| deploy.kind == Kind::Push);
+        match end.outcome {
+            Outcome::Superseded => self.superseded += 1,
+            Outcome::Live | Outcome::Failed | Outcome::Cancelled | Outcome::RolledBack => self.superseded = 0,
+        }
+        if self.superseded > SUPERSEDED_AT_MOST {
+            return fail(format!("{} pushes in a row were superseded", self.superseded));
+        }
+        let Some(release) = noted.release.as_ref().filter(|_| is_push) else { return Ok(()) };
+        match end.outcome {
+            Outcome::Failed => {
+                let failures = self.failures.entry(release.commit.clone()).or_default();
+                *failures += 1;
+                if *failures > TRIES {
+                    return fail(format!("{} failed {failures} times", release.commit.short()));
+                }
+            }
+            Outcome::Live => drop(self.failures.remove(&release.commit)),
+            Outcome::Superseded | Outcome::Cancelled | Outcome::RolledBack => {}
         }
         Ok(())
     }
@@ -190,22 +276,21 @@ impl Oracle {
     }
 
     fn judge_effect(&self, effect: &Effect, world: &World) -> Result<(), String> {
-        let serves = |color: &Color, release: &ReleaseId| {
-            world.front.to == Some(*color)
-                && world.processes.get(color).is_some_and(|process| process.release.id == *release)
+        // A hand may have moved the traffic since bgd looked.
+        let serves = |color: Color, release: &ReleaseId| {
+            world.front.truth == Some(color) && world.front.hand.is_none() && world.runs(color, release)
         };
         match &effect.action {
             Action::Stop { color, release } | Action::Discard { color, release: Some(release) }
-                if serves(color, release) =>
+                if serves(*color, release) =>
             {
                 fail(format!("{:?}, and the front routes to it", effect.action))
             }
             Action::Route { to: Some(to), .. } => {
-                let proven = world
-                    .processes
-                    .get(&to.color)
-                    .is_some_and(|process| process.release.id == to.release && process.proven);
-                if proven || self.was_live.contains(&to.release) || self.may_have_died(to.color, world) {
+                let it = world.on(to.color);
+                let proven = it.is_some_and(|process| process.release.id == to.release && process.proven);
+                // The death of a proven instance may not have been heard of yet.
+                if proven || self.was_live.contains(&to.release) || it.is_none() {
                     Ok(())
                 } else {
                     fail(format!("{:?} was never proven healthy", effect.action))
@@ -215,13 +300,20 @@ impl Oracle {
         }
     }
 
-    /// The death of a proven instance may not have been heard of yet.
-    fn may_have_died(&self, color: Color, world: &World) -> bool {
-        !world.processes.contains_key(&color)
-    }
-
     /// When all effects had time to act.
-    pub fn judge_quiet(&self, app: &App, world: &World, policy: &Policy) -> Result<(), String> {
+    pub fn judge_quiet(
+        &self,
+        (app, shown): (&App, Shown),
+        world: &World,
+        policy: &Policy,
+    ) -> Result<(), String> {
+        if world.front.hand.is_some() && !shown.front {
+            return fail("the front was changed by hand, and nobody says so".to_owned());
+        }
+        if shown.unrecorded && !world.disk_full {
+            return fail("there is room, and what is not recorded stays so".to_owned());
+        }
+        self.judge_claims(app, world)?;
         let turned_away = matches!(
             app.pipeline,
             Pipeline::TakingDown { stage: DownStage::Draining | DownStage::Stopping, .. }
@@ -231,10 +323,10 @@ impl Oracle {
         if insists || turned_away {
             return Ok(());
         }
-        if world.front.to != Some(live.color) {
-            return fail(format!("the front routes to {:?}, live is {}", world.front.to, live.color));
+        if world.front.truth != Some(live.color) && !shown.front {
+            return fail(format!("the front routes to {:?}, live is {}", world.front.truth, live.color));
         }
-        let runs = world.processes.get(&live.color).is_some_and(|it| it.release.id == live.release.id);
+        let runs = world.runs(live.color, &live.release.id);
         let waits = matches!(live.instance, Instance::Waiting { .. });
         let left_dead = live.instance == Instance::Dead && !policy.restart;
         if !runs && !waits && !left_dead {
@@ -246,28 +338,73 @@ impl Oracle {
         {
             return fail(format!("{} could serve in place of the dead {}", release.id, live.release.id));
         }
+        self.judge_health(app, world)
+    }
+
+    /// Where something healthy does not serve, bgd says that what serves is not healthy: outside of a watch it
+    /// starts that again, and leaves the way back to the operator.
+    fn judge_health(&self, app: &App, world: &World) -> Result<(), String> {
+        let Some(live) = app.live() else { return Ok(()) };
+        let well = |color: Color| world.on(color).is_some_and(|it| it.healthy && it.proven && !it.ending);
+        let says = live.healthy == Some(false) || !matches!(live.instance, Instance::Up { .. });
+        let known_well = world.on(live.color).is_some_and(|it| it.healthy);
+        if !known_well && !says && well(live.color.other()) {
+            return fail(format!(
+                "the sick {} serves beside a healthy one, and is called well",
+                live.release.id
+            ));
+        }
+        Ok(())
+    }
+
+    /// Nothing runs that the state does not name.
+    fn judge_claims(&self, app: &App, world: &World) -> Result<(), String> {
+        let idle = match &app.idle {
+            Idle::Vacant | Idle::Taken => None,
+            Idle::Warm { release, .. } | Idle::Draining { release, .. } | Idle::Stopping { release, .. } => {
+                Some(&release.id)
+            }
+        };
+        for process in world.processes.iter().filter(|process| !process.ending) {
+            let id = &process.release.id;
+            let is_live = app.live().is_some_and(|it| it.color == process.color && it.release.id == *id);
+            let is_idle = idle == Some(id) && process.color == app.idle_color();
+            let is_made = app.pipeline.release().is_some_and(|release| release.id == *id);
+            if !is_live && !is_idle && !is_made {
+                return fail(format!("{id} runs on {}, and nothing names it", process.color));
+            }
+        }
         Ok(())
     }
 
     /// When nothing moves any more in a healed world.
-    pub fn judge_settled(&self, app: &App, world: &World, policy: &Policy) -> Result<(), String> {
+    pub fn judge_settled(
+        &self,
+        (app, shown): (&App, Shown),
+        world: &World,
+        policy: &Policy,
+    ) -> Result<(), String> {
         if !matches!(app.pipeline, Pipeline::Resting) || !matches!(app.idle, Idle::Vacant) {
             return fail(format!("it rests in {:?} with {:?} idle", app.pipeline, app.idle));
         }
         if app.queued.is_some() || app.rerouting.is_some() || app.down_wanted {
             return fail(format!("something is left over: {app:?}"));
         }
-        self.judge_quiet(app, world, policy)?;
+        // Before anything was live a front that could not be asked is left as it was, which is said.
+        if (shown.front && app.live().is_some()) || shown.unrecorded {
+            return fail(format!("trouble is shown that is over: {shown:?}"));
+        }
+        self.judge_quiet((app, shown), world, policy)?;
         let mut running: Vec<_> =
-            world.processes.iter().map(|(at, it)| (*at, it.release.id.clone())).collect();
+            world.processes.iter().map(|it| (it.color, it.release.id.clone())).collect();
         if let Some(live) = app.live() {
             let dead = live.instance == Instance::Dead && !policy.restart;
             running.retain(|it| *it != (live.color, live.release.id.clone()));
-            if !dead && !world.processes.contains_key(&live.color) {
+            if !dead && !world.runs(live.color, &live.release.id) {
                 return fail(format!("live does not run: {live:?}"));
             }
-        } else if world.front.to.is_some() && !matches!(app.serving, Serving::Nothing) {
-            return fail(format!("out of service, and the front routes to {:?}", world.front.to));
+        } else if world.front.truth.is_some() && !matches!(app.serving, Serving::Nothing) {
+            return fail(format!("out of service, and the front routes to {:?}", world.front.truth));
         }
         if !running.is_empty() {
             return fail(format!("orphans: {running:?}"));
@@ -277,7 +414,8 @@ impl Oracle {
 
     fn judge_tip(&self, app: &App, world: &World) -> Result<(), String> {
         let Some(tip) = world.tip.map(world::commit) else { return Ok(()) };
-        let legitimate = match wanted(app, Time(u64::MAX)) {
+        let why = wanted(app, Time(u64::MAX));
+        let legitimate = match &why {
             Ok(_) => false,
             Err(Blocked::UpToDate) => app.live().is_some_and(|live| live.release.commit == tip),
             Err(Blocked::Held) => self.hold.is_some(),
@@ -286,23 +424,20 @@ impl Oracle {
             Err(Blocked::NotSeen | Blocked::Deploying | Blocked::RetryLater(_)) => false,
         };
         if legitimate {
-            Ok(())
-        } else {
-            {
-                let why = wanted(app, Time(u64::MAX));
-                fail(format!("the tip {} is not live, for no good reason: {why:?}", tip.short()))
-            }
+            return Ok(());
         }
+        fail(format!("the tip {} is not live, for no good reason: {why:?}", tip.short()))
     }
 
     /// A fresh good commit with no hold has to be live.
     pub fn judge_newest(app: &App, world: &World) -> Result<(), String> {
-        let tip = world::commit(world.tip.unwrap());
-        let color = app.live().filter(|live| live.release.commit == tip).map(|live| live.color);
-        let serves = color.is_some()
-            && world.front.to == color
-            && world.processes.len() == 1
-            && world.processes.values().all(|it| it.healthy && world.quality(&it.release) == Quality::Good);
+        let tip = world.tip.map(world::commit);
+        let live = app.live().filter(|live| Some(&live.release.commit) == tip.as_ref());
+        let serves = live.is_some_and(|live| {
+            world.front.truth == Some(live.color)
+                && world.processes.len() == 1
+                && world.processes.iter().all(|it| it.healthy && world.quality(&it.release) == Quality::Good)
+        });
         if serves { Ok(()) } else { fail(format!("the newest good commit is not live: {app:?}")) }
     }
 }

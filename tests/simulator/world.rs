@@ -1,5 +1,6 @@
-//! The fake world: a remote with pushes, release directories, one process per color, a front. It obeys the
-//! actions of the machine as the real interpreter would, including its refusals.
+//! The fake world: a remote with pushes, release directories on a disk that forgets what was not flushed, processes
+//! on two ports, strangers, a front. It obeys the actions of the machine as the real interpreter would, including
+//! its refusals, and writes down what must never have happened.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,8 +11,13 @@ use bgd::rules::{
     app::Release,
     effect::{Action, Backend},
     event::{Done, Want},
-    ids::{Color, CommitId, Generation, ReleaseId},
+    ids::{Color, CommitId, ReleaseId},
     words::{Failure, Nature, Phase},
+};
+
+use crate::{
+    defects::Habit,
+    front::{Front, Kind},
 };
 
 /// How a commit behaves.
@@ -19,6 +25,8 @@ use bgd::rules::{
 pub enum Quality {
     Good,
     BuildBroken,
+    /// Its build fails each time, for reasons outside of it.
+    BuildUnlucky,
     StartBroken,
     NeverHealthy,
     /// Passes its probes, then dies within the watch.
@@ -29,29 +37,34 @@ pub enum Quality {
 
 #[derive(Debug, Clone)]
 pub struct Process {
+    pub color: Color,
     pub release: Release,
     pub healthy: bool,
     /// Its probes have passed in this life.
     pub proven: bool,
+    /// It was told to end.
+    pub ending: bool,
 }
 
-#[derive(Debug, Clone)]
-pub struct Front {
-    pub to: Option<Color>,
-    pub generation: Generation,
-    /// Takes no route for now.
-    pub broken: bool,
+/// A release directory.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Directory {
+    pub built: bool,
+    /// What the build made is on disk.
+    pub flushed: bool,
 }
 
 pub struct World {
     /// Every commit ever pushed; the index is its name.
     pub pushed: Vec<Quality>,
     pub tip: Option<usize>,
-    /// Release directories; true once built.
-    pub directories: BTreeMap<ReleaseId, bool>,
-    /// Builds that run or left their verdict.
-    pub builds: BTreeSet<ReleaseId>,
-    pub processes: BTreeMap<Color, Process>,
+    pub directories: BTreeMap<ReleaseId, Directory>,
+    /// Builds that left their verdict; whether in this boot.
+    pub builds: BTreeMap<ReleaseId, bool>,
+    pub processes: Vec<Process>,
+    /// Ports that somebody else listens on.
+    pub strangers: BTreeSet<Color>,
+    pub disk_full: bool,
     pub front: Front,
     /// Nothing breaks by itself any more.
     pub healed: bool,
@@ -59,6 +72,7 @@ pub struct World {
     pub crimes: Vec<String>,
     /// Instances that ended by our hand or their own since last asked.
     pub ended: Vec<(Color, ReleaseId)>,
+    habit: Habit,
 }
 
 pub fn commit(index: usize) -> CommitId {
@@ -74,17 +88,20 @@ pub fn failure(phase: Phase, nature: Nature, cause: &str) -> Failure {
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub fn new(front: Kind, habit: Habit) -> Self {
         Self {
             pushed: Vec::new(),
             tip: None,
             directories: BTreeMap::new(),
-            builds: BTreeSet::new(),
-            processes: BTreeMap::new(),
-            front: Front { to: None, generation: Generation(0), broken: false },
+            builds: BTreeMap::new(),
+            processes: Vec::new(),
+            strangers: BTreeSet::new(),
+            disk_full: false,
+            front: Front::new(front),
             healed: false,
             crimes: Vec::new(),
             ended: Vec::new(),
+            habit,
         }
     }
 
@@ -97,39 +114,57 @@ impl World {
         self.pushed[index_of(&release.commit)]
     }
 
+    pub fn on(&self, color: Color) -> Option<&Process> {
+        self.processes.iter().rfind(|process| process.color == color)
+    }
+
+    pub fn runs(&self, color: Color, release: &ReleaseId) -> bool {
+        self.processes.iter().any(|process| process.color == color && process.release.id == *release)
+    }
+
+    pub fn on_mut(&mut self, color: Color, release: &ReleaseId) -> Option<&mut Process> {
+        self.processes.iter_mut().find(|it| it.color == color && it.release.id == *release)
+    }
+
     pub fn kill(&mut self, color: Color) {
-        if let Some(process) = self.processes.remove(&color) {
-            self.ended.push((color, process.release.id));
-        }
+        self.kill_if(|process| process.color == color);
+    }
+
+    pub fn kill_if(&mut self, dies: impl Fn(&Process) -> bool) {
+        let ended = self.processes.iter().filter(|process| dies(process));
+        self.ended.extend(ended.map(|process| (process.color, process.release.id.clone())));
+        self.processes.retain(|process| !dies(process));
     }
 
     /// Runs an action to its end.
     pub fn obey(&mut self, action: &Action) -> Result<Done, Failure> {
         match action {
             Action::Fetch(want) => self.fetch(want),
-            Action::CheckOut { release, .. } => {
-                self.directories.insert(release.id.clone(), false);
-                self.builds.remove(&release.id);
-                Ok(Done::Ensured)
-            }
+            Action::CheckOut { release, .. } => self.check_out(release),
             Action::Build { release, .. } => self.build(release),
+            // Pruning needs the record: see `Daemon::prune`.
+            Action::Prune { .. } => self.room(Phase::Stopping),
             Action::RunHook { .. } | Action::Drain { .. } | Action::Wake { .. } | Action::Cancel(_) => {
                 Ok(Done::Ensured)
             }
-            Action::Start { release, color } => self.start(release, *color),
+            Action::Start { release, color } => match self.begin_start(release, *color)? {
+                Begun::Adopted => Ok(Done::Ensured),
+                Begun::Cleared => self.spawn(release, *color),
+            },
             Action::Probe { release, color } => self.probe(release, *color, Phase::Probing),
             Action::Watch { release, color } => self.probe(release, *color, Phase::Watching),
-            Action::Route { generation, to } => self.route(*generation, to.as_ref()),
-            Action::Replace { color, out, release } => self.replace(*color, out, release),
-            Action::Stop { color, release } => self.stop(*color, Some(release)),
-            Action::Discard { color, release } => {
-                if let Some(release) = release {
-                    self.builds.remove(release);
-                }
-                self.stop(*color, release.as_ref())
+            Action::Route { generation, to } => {
+                self.front.begin(*generation, to.as_ref())?;
+                self.finish_route(to.as_ref());
+                Ok(Done::Ensured)
             }
-            // Pruning needs to know when it was asked for: see `Daemon::prune`.
-            Action::Prune { .. } => Ok(Done::Ensured),
+            Action::Replace { color, out, release } => self.replace(*color, out, release),
+            Action::Stop { color, release } => {
+                self.begin_stop(*color, release)?;
+                self.end_stop(*color, release);
+                Ok(Done::Ensured)
+            }
+            Action::Discard { color, release } => self.discard(*color, release.as_ref()),
         }
     }
 
@@ -146,42 +181,96 @@ impl World {
         Ok(Done::Fetched { commit: commit_id, subject: "subject".to_owned(), author: "author".to_owned() })
     }
 
-    fn build(&mut self, release: &Release) -> Result<Done, Failure> {
-        if !self.directories.contains_key(&release.id) {
-            self.crimes.push(format!("build of {} without its directory", release.id));
+    fn room(&self, phase: Phase) -> Result<Done, Failure> {
+        if self.disk_full {
+            return Err(failure(phase, Nature::Transient, "the disk is full"));
         }
-        self.builds.insert(release.id.clone());
-        if self.quality(release) == Quality::BuildBroken {
-            return Err(failure(Phase::Building, Nature::Deterministic, "the build failed"));
-        }
-        self.directories.insert(release.id.clone(), true);
         Ok(Done::Ensured)
     }
 
-    fn start(&mut self, release: &Release, color: Color) -> Result<Done, Failure> {
-        if self.processes.get(&color).is_some_and(|process| process.release.id == release.id) {
-            return Ok(Done::Ensured);
+    fn check_out(&mut self, release: &Release) -> Result<Done, Failure> {
+        self.room(Phase::CheckingOut)?;
+        self.directories.insert(release.id.clone(), Directory::default());
+        Ok(Done::Ensured)
+    }
+
+    /// Done by the shim alone, whoever still waits for it.
+    pub fn build_by_shim(&mut self, release: &Release) {
+        if !self.directories.contains_key(&release.id) {
+            self.crimes.push(format!("build of {} without its directory", release.id));
         }
-        if self.directories.get(&release.id) != Some(&true) {
-            self.crimes.push(format!("start of {}, which is not built or was deleted", release.id));
+        if self.builds.contains_key(&release.id) {
+            return;
         }
-        if let Some(other) = self.processes.get(&color)
-            && self.front.to == Some(color)
-            && other.healthy
+        self.builds.insert(release.id.clone(), true);
+        let built = !matches!(self.quality(release), Quality::BuildBroken | Quality::BuildUnlucky);
+        self.directories.insert(release.id.clone(), Directory { built, flushed: false });
+    }
+
+    fn build(&mut self, release: &Release) -> Result<Done, Failure> {
+        self.room(Phase::Building)?;
+        self.build_by_shim(release);
+        // Its verdict is taken from the shim, and forgotten.
+        self.builds.remove(&release.id);
+        match self.quality(release) {
+            Quality::BuildBroken => {
+                return Err(failure(Phase::Building, Nature::Deterministic, "the build failed"));
+            }
+            Quality::BuildUnlucky => {
+                return Err(failure(Phase::Building, Nature::Transient, "the build was killed"));
+            }
+            _ => {}
+        }
+        if self.habit != Habit::FlushesNoBuild
+            && let Some(directory) = self.directories.get_mut(&release.id)
+        {
+            directory.flushed = true;
+        }
+        Ok(Done::Ensured)
+    }
+
+    /// The first half of a start: nothing else of ours is on the port, and nobody else.
+    pub fn begin_start(&mut self, release: &Release, color: Color) -> Result<Begun, Failure> {
+        if self.habit == Habit::StartsBesideItself {
+            return Ok(Begun::Cleared);
+        }
+        let proven = |other: &&Process| other.healthy && other.proven && other.release.id != release.id;
+        let healthy = self.on(color).filter(proven);
+        if let Some(other) = healthy.filter(|_| self.front.truth == Some(color) && self.front.hand.is_none())
         {
             self.crimes.push(format!("start of {} on {color} in place of {}", release.id, other.release.id));
         }
-        self.kill(color);
+        self.kill_if(|process| process.color == color && process.release.id != release.id);
+        if self.runs(color, &release.id) {
+            // One that was told to end is adopted, and ends.
+            self.kill_if(|process| process.color == color && process.ending);
+            return Ok(Begun::Adopted);
+        }
+        if self.strangers.contains(&color) {
+            return Err(failure(Phase::Starting, Nature::Transient, "the port is held by a stranger"));
+        }
+        Ok(Begun::Cleared)
+    }
+
+    /// The second half.
+    pub fn spawn(&mut self, release: &Release, color: Color) -> Result<Done, Failure> {
+        if !self.directories.get(&release.id).is_some_and(|directory| directory.built) {
+            self.crimes.push(format!("start of {}, which is not built or was deleted", release.id));
+        }
+        if let Some(other) = self.on(color) {
+            self.crimes.push(format!("{} and {} share the port of {color}", release.id, other.release.id));
+        }
         if self.quality(release) == Quality::StartBroken {
             return Err(failure(Phase::Starting, Nature::Deterministic, "the start failed"));
         }
         let healthy = self.quality(release) != Quality::NeverHealthy;
-        self.processes.insert(color, Process { release: release.clone(), healthy, proven: false });
+        let release = release.clone();
+        self.processes.push(Process { color, release, healthy, proven: false, ending: false });
         Ok(Done::Ensured)
     }
 
     fn probe(&mut self, release: &Release, color: Color, phase: Phase) -> Result<Done, Failure> {
-        match self.processes.get_mut(&color).filter(|process| process.release.id == release.id) {
+        match self.on_mut(color, &release.id) {
             None => Err(failure(phase, Nature::Deterministic, "the instance ended")),
             Some(process) if !process.healthy => {
                 Err(failure(phase, Nature::Deterministic, "the instance is not healthy"))
@@ -193,44 +282,83 @@ impl World {
         }
     }
 
-    fn route(&mut self, generation: Generation, to: Option<&Backend>) -> Result<Done, Failure> {
-        let phase = Phase::Switching;
-        if self.front.broken {
-            // Half of the time for a reason that a way back does without the front for.
-            let nature = if generation.0.is_multiple_of(2) { Nature::FrontStuck } else { Nature::Transient };
-            return Err(failure(phase, nature, "the front does not take it"));
+    pub fn finish_route(&mut self, to: Option<&Backend>) {
+        // Where nothing healthy serves, what is ending is as good as nobody.
+        let serves = self.front.truth.is_some_and(|color| self.on(color).is_some_and(|it| it.healthy));
+        let ending = |it: &&Process| to.is_some_and(|to| it.color == to.color && it.release.id == to.release);
+        if let Some(process) = self.processes.iter().filter(ending).find(|it| it.ending && serves) {
+            let (release, color) = (&process.release.id, process.color);
+            self.crimes.push(format!("the front is moved to {release} on {color}, which is being stopped"));
         }
-        if generation <= self.front.generation {
-            return Err(failure(phase, Nature::Transient, "the front knows a newer route"));
-        }
-        self.front.generation = generation;
-        self.front.to = to.map(|backend| backend.color);
-        Ok(Done::Ensured)
+        self.front.finish();
     }
 
     /// In the place of what the front routes to.
     fn replace(&mut self, color: Color, out: &ReleaseId, release: &Release) -> Result<Done, Failure> {
-        if self.processes.get(&color).is_some_and(|process| process.release.id == *out) {
-            self.kill(color);
+        if out != &release.id {
+            self.kill_if(|process| process.color == color && process.release.id == *out);
         }
-        self.start(release, color)?;
+        if let Begun::Cleared = self.begin_start(release, color)? {
+            self.spawn(release, color)?;
+        }
         self.probe(release, color, Phase::Switching)
     }
 
-    /// Refused while the front routes to the color (promise F3).
-    fn stop(&mut self, color: Color, release: Option<&ReleaseId>) -> Result<Done, Failure> {
-        let runs = self.processes.get(&color).is_some_and(|process| Some(&process.release.id) == release);
-        if self.front.to == Some(color) {
-            if runs {
-                self.crimes.push(format!("{release:?} was to be stopped while the front routes there"));
-            }
+    /// The first half of a stop; refused while the front routes to the color (promise F3).
+    pub fn begin_stop(&mut self, color: Color, release: &ReleaseId) -> Result<(), Failure> {
+        let runs = self.runs(color, release);
+        if runs && self.front.truth == Some(color) && self.front.hand.is_none() {
+            self.crimes.push(format!("{release} was to be stopped while the front routes there"));
+        }
+        if self.front.seen() == Some(color) && self.habit != Habit::StopsWithoutLooking {
             return Err(failure(Phase::Stopping, Nature::Transient, "the front routes there"));
         }
-        if runs {
-            self.kill(color);
+        if runs && self.front.truth == Some(color) && self.front.seen() == Some(color) {
+            self.crimes.push(format!("{release} is stopped although a hand made the front route there"));
+        }
+        if let Some(process) = self.on_mut(color, release) {
+            process.ending = true;
+            process.healthy = false;
+        }
+        Ok(())
+    }
+
+    pub fn end_stop(&mut self, color: Color, release: &ReleaseId) {
+        self.kill_if(|process| process.color == color && process.release.id == *release);
+    }
+
+    fn discard(&mut self, color: Color, release: Option<&ReleaseId>) -> Result<Done, Failure> {
+        let Some(release) = release else { return Ok(Done::Ensured) };
+        self.builds.remove(release);
+        if self.runs(color, release) {
+            self.begin_stop(color, release)?;
+            self.end_stop(color, release);
         }
         Ok(Done::Ensured)
     }
+
+    /// Everything that ran is gone, and so is what was not flushed: `lost` says of what it is true.
+    pub fn lose_power(&mut self, mut lost: impl FnMut() -> bool) {
+        self.processes.clear();
+        self.ended.clear();
+        // A verdict is flushed by the shim that writes it.
+        for of_this_boot in self.builds.values_mut() {
+            *of_this_boot = false;
+        }
+        for directory in self.directories.values_mut() {
+            directory.built &= directory.flushed || !lost();
+        }
+        self.front.reboot();
+    }
+}
+
+/// How far the first half of a start got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// It runs already.
+    Adopted,
+    /// Nothing is in its way.
+    Cleared,
 }
 
 /// How long an action takes at least.

@@ -6,7 +6,7 @@ use crate::rules::{
     app::{Deploy, End, Hold, Idle, Kind, Live, Pipeline, Queued, Release, Serving, Until, Verdict, Work},
     effect::{Action, Note},
     event::{Ask, Want},
-    ids::CommitId,
+    ids::{CommitId, ReleaseId},
     words::{Outcome, Phase},
 };
 
@@ -36,17 +36,21 @@ impl Turn<'_> {
         }
         let id = self.fresh();
         if matches!(self.app.pipeline, Pipeline::Resting) {
-            let kind = Kind::Manual { want: want.clone(), asked: self.now(), tip: self.app.head.clone() };
+            let kind = Kind::Manual { want: want.clone(), live: self.live_id(), tip: self.app.head.clone() };
             self.begin(id, (kind, by.to_owned()), want.clone());
         } else {
-            let (asked, tip) = (self.now(), self.app.head.clone());
-            let queued = Queued { id, want: want.clone(), by: by.to_owned(), asked, tip };
+            let (live, tip) = (self.live_id(), self.app.head.clone());
+            let queued = Queued { id, want: want.clone(), by: by.to_owned(), live, tip };
             if let Some(older) = self.app.queued.replace(queued.clone()) {
                 self.note(Note::QueueReplaced(older));
             }
             self.note(Note::Queued(queued));
         }
         Answer::Deploying(id)
+    }
+
+    fn live_id(&self) -> Option<ReleaseId> {
+        self.app.live().map(|live| live.release.id.clone())
     }
 
     fn asked_resume(&mut self, by: &str) -> Answer {

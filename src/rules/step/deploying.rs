@@ -91,9 +91,9 @@ impl Turn<'_> {
 
     /// `bgd deploy` of the tip, asked for while a deploy of that very commit was under way.
     fn tip_went_live_meanwhile(&self, kind: &Kind, release: &Release) -> Option<Release> {
-        let Kind::Manual { want: Want::Tip, asked, .. } = kind else { return None };
+        let Kind::Manual { want: Want::Tip, live: then, .. } = kind else { return None };
         let live = self.app.live()?;
-        let meanwhile = live.release.commit == release.commit && live.since > *asked;
+        let meanwhile = live.release.commit == release.commit && *then != Some(live.release.id.clone());
         meanwhile.then(|| live.release.clone())
     }
 
@@ -239,9 +239,14 @@ impl Turn<'_> {
         let Kind::Manual { tip, .. } = &work.deploy.kind else { return };
         // A commit that arrived after the request is newer than what was asked for.
         if !is_tip && self.app.hold.is_none() && self.app.head == *tip {
-            let by = work.deploy.by.clone();
-            let reason = format!("{} was deployed by hand", work.release.commit.short());
-            self.place_hold(by, reason, Until::NewerThan(self.app.head.clone()));
+            let hold = Hold {
+                by: work.deploy.by.clone(),
+                reason: format!("{} was deployed by hand", work.release.commit.short()),
+                since: self.now(),
+                until: Until::NewerThan(self.app.head.clone()),
+                pins: Some(work.deploy.id),
+            };
+            self.hold(hold);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::rules::{
     },
     effect::{Action, Hook, Note},
     event::Done,
-    ids::CommitId,
+    ids::{CommitId, DeployId},
     time::Time,
     words::{Failure, Nature, Outcome, Phase},
 };
@@ -137,10 +137,7 @@ impl Turn<'_> {
 
     /// A release deployed by hand that did not last pins nothing.
     fn unpin(&mut self, deploy: &Deploy) {
-        let placed_by_it = |hold: &Hold| {
-            matches!(hold.until, Until::NewerThan(_)) && hold.by == deploy.by && hold.since >= deploy.started
-        };
-        if matches!(deploy.kind, Kind::Manual { .. }) && self.app.hold.as_ref().is_some_and(placed_by_it) {
+        if self.app.hold.as_ref().is_some_and(|hold| hold.pins == Some(deploy.id)) {
             self.app.hold = None;
             self.note(Note::HoldReleased { why: "what was deployed by hand did not last".to_owned() });
         }
@@ -203,7 +200,13 @@ impl Turn<'_> {
         }
         self.app.pipeline = Pipeline::Resting;
         let protect = self.needed_releases();
-        self.act(Action::Prune { protect });
+        self.act(Action::Prune { before: self.next_release(), protect });
+    }
+
+    /// The least number that a release made from here on can have: one that waits for its turn has its own already.
+    fn next_release(&self) -> DeployId {
+        let queued = self.app.queued.as_ref().map(|queued| queued.id);
+        queued.map_or(self.context.fresh, |queued| queued.min(self.context.fresh))
     }
 
     /// What `bgd up` was to bring back does not come up. The app is in service all the same, so that the next
@@ -272,7 +275,10 @@ impl Turn<'_> {
     }
 
     pub(super) fn place_hold(&mut self, by: String, reason: String, until: Until) {
-        let hold = Hold { by, reason, since: self.now(), until };
+        self.hold(Hold { by, reason, since: self.now(), until, pins: None });
+    }
+
+    pub(super) fn hold(&mut self, hold: Hold) {
         self.app.hold = Some(hold.clone());
         self.note(Note::HoldPlaced(hold));
     }

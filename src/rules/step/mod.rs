@@ -271,7 +271,7 @@ impl Turn<'_> {
             return self.settle_down();
         }
         if let Some(queued) = self.app.queued.take() {
-            let kind = Kind::Manual { want: queued.want.clone(), asked: queued.asked, tip: queued.tip };
+            let kind = Kind::Manual { want: queued.want.clone(), live: queued.live, tip: queued.tip };
             self.begin(queued.id, (kind, queued.by), queued.want);
             return true;
         }

@@ -14,11 +14,26 @@ use crate::rules::{
 impl Turn<'_> {
     pub(super) fn recovered(&mut self, facts: &Facts) {
         // Nothing of the former life reports any more.
-        self.app.rerouting = None;
+        let was_rerouting = self.app.rerouting.take().is_some();
         self.recover_contradiction(facts);
         self.recover_pipeline(facts);
         self.recover_idle(facts);
         self.recover_live(facts);
+        self.recover_rerouting(was_rerouting);
+    }
+
+    /// Half told, a front may route as recorded now and another way once it is started again.
+    fn recover_rerouting(&mut self, was_rerouting: bool) {
+        let told_anyway = matches!(
+            self.app.pipeline,
+            Pipeline::Switching(_)
+                | Pipeline::Reverting { .. }
+                | Pipeline::Replacing { .. }
+                | Pipeline::TakingDown { .. }
+        );
+        if was_rerouting && !told_anyway && self.app.rerouting.is_none() {
+            self.reroute();
+        }
     }
 
     /// The front routes to a release of ours that the record does not call live, and no switch was under way.
@@ -79,6 +94,8 @@ impl Turn<'_> {
             self.hold_what_a_hand_did();
         }
         self.end_contradicted(&adopted);
+        // A file that a hand changed still says otherwise (promise F6).
+        self.reroute();
     }
 
     /// Who moved the traffic by hand meant it: as after a flip, only a newer commit moves it again.
@@ -364,7 +381,11 @@ impl Turn<'_> {
     fn recover_switching(&mut self, work: Work, facts: &Facts) {
         let runs = facts.running.get(&work.color) == Some(&work.release.id);
         match (facts.routed, runs) {
-            (Routed::Color(routed), true) if routed == work.color => self.switched(work),
+            (Routed::Color(routed), true) if routed == work.color => {
+                self.switched(work);
+                // By bgd, whose proof was not heard of, or by a hand, whose change is no route of bgd's yet.
+                self.reroute();
+            }
             (_, true) => {
                 let to = Some(backend(&work.release, work.color));
                 let effect = self.route(to);

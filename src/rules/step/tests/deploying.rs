@@ -369,3 +369,55 @@ fn late_and_repeated_results_change_nothing_and_say_so() {
     assert_eq!(made.next, before);
     assert!(matches!(made.notes[..], [super::super::Noted { note: Note::Ignored(_), .. }]));
 }
+
+#[test]
+fn b8_a_clock_that_was_set_back_keeps_no_try_waiting() {
+    let mut bench = Bench::with_one_live();
+    bench.push(2);
+    bench.fail(Nature::Transient);
+    bench.succeed();
+    assert_eq!(bench.state(), "Resting");
+    bench.push(2);
+    assert_eq!(bench.state(), "Resting", "it is too early");
+    bench.now.0 -= 600_000;
+    bench.push(2);
+    assert_eq!(bench.state(), "Fetching");
+}
+
+#[test]
+fn b8_a_redeploy_is_one_whatever_the_clock_said_when_its_commit_went_live() {
+    let mut bench = Bench::with_one_live();
+    bench.now.0 -= 600_000;
+    bench.ask(Ask::Deploy(crate::rules::event::Want::Tip));
+    bench.run_to("Resting");
+    assert_eq!(bench.live(), Some((Green, 1)));
+}
+
+#[test]
+fn b8_a_pin_does_not_outlive_its_deploy_whatever_the_clock_said_in_between() {
+    let mut bench = Bench::with_two_live();
+    bench.deploy_rev(1);
+    bench.run_to("Switching");
+    bench.now.0 -= 600_000;
+    bench.succeed();
+    assert!(bench.app.hold.is_some());
+    bench.fail(Nature::Deterministic);
+    assert_eq!(bench.app.hold, None);
+}
+
+#[test]
+fn i1_pruning_spares_what_is_made_since_and_what_waited_for_its_turn() {
+    let mut bench = Bench::with_one_live();
+    bench.push(2);
+    bench.ask(Ask::Deploy(crate::rules::event::Want::Tip));
+    let queued = bench.app.queued.clone().unwrap().id;
+    while bench.app.queued.is_some() {
+        bench.succeed();
+    }
+    let before = bench.acts.iter().rev().find_map(|action| match action {
+        Action::Prune { before, .. } => Some(*before),
+        _ => None,
+    });
+    assert_eq!(bench.app.pipeline.deploy().unwrap().id, queued);
+    assert_eq!(before, Some(queued));
+}

@@ -4,7 +4,7 @@ use super::bench::{Bench, commit};
 use crate::rules::{
     app::{Idle, Instance, Serving},
     effect::{Action, Note},
-    event::{Facts, Routed},
+    event::{Event, Facts, Routed},
     ids::Color::{Blue, Green},
     words::{Nature, Outcome},
 };
@@ -245,4 +245,26 @@ fn what_an_operator_decided_survives_a_crash() {
     bench.recover(bench.facts(Routed::Color(Blue)));
     bench.push(2);
     assert_eq!((bench.state(), bench.live()), ("Resting", Some((Blue, 1))));
+}
+
+#[test]
+fn f6_a_front_that_a_hand_switched_is_told_properly_what_is_live_since() {
+    let mut bench = Bench::with_one_live();
+    bench.policy.standby = std::time::Duration::from_secs(60);
+    bench.push(2);
+    bench.run_to("Resting");
+    assert_eq!(bench.live(), Some((Green, 2)));
+    bench.recover(bench.facts(Routed::Color(Blue)));
+    assert_eq!((bench.live(), bench.routed()), (Some((Blue, 1)), Some((Blue, 1))));
+    assert!(bench.app.rerouting.is_some());
+}
+
+#[test]
+fn f6_a_front_that_was_being_told_as_bgd_died_is_told_again_although_it_routes_right() {
+    let mut bench = Bench::with_one_live();
+    bench.tell(&Event::FrontRestarted);
+    let told = bench.app.generation;
+    bench.recover(bench.facts(Routed::Color(Blue)));
+    assert_eq!(bench.routed(), Some((Blue, 1)));
+    assert!(bench.app.rerouting.is_some() && bench.app.generation > told);
 }

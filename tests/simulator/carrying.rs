@@ -1,0 +1,302 @@
+//! How the fake engine carries effects out: each takes its time, some in two halves between which anything may
+//! happen; it can fail before, in or after its work, and be cancelled at any moment.
+
+use bgd::rules::{
+    app::Release,
+    effect::{Action, Backend, Effect},
+    event::{Done, Event},
+    ids::{Color, EffectId, Generation, ReleaseId},
+    retention::{self, Guarded, Kept},
+    time::Time,
+    words::{Failure, Nature, Phase},
+};
+
+use crate::{
+    daemon::Daemon,
+    defects::Habit,
+    front::{Former, Kind},
+    world::{self, Begun, Quality},
+};
+
+pub struct Task {
+    pub effect: Effect,
+    pub due: Time,
+    /// What its first half left behind.
+    half: Option<Half>,
+}
+
+#[derive(Clone)]
+enum Half {
+    /// Of a start: the port is clear.
+    Cleared,
+    /// Of a stop: it was told to end.
+    Told,
+    /// Of a route: the file is written.
+    Written(Former),
+    /// Of a prune: what it found on the disk.
+    Found(Vec<Kept>),
+}
+
+impl Task {
+    fn is_begun_route(&self) -> bool {
+        matches!(self.half, Some(Half::Written(_)))
+    }
+
+    /// It looks at the front first, and for that waits for a route that is under way.
+    fn waits_for_the_front(&self) -> bool {
+        match self.effect.action {
+            Action::Route { .. } | Action::Stop { .. } => self.half.is_none(),
+            Action::Discard { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+impl Daemon {
+    pub(crate) fn spawn(&mut self, effect: Effect) -> Result<(), String> {
+        self.judge_order(effect.id)?;
+        if let Action::Cancel(other) = &effect.action {
+            if let Some(task) = self.tasks.remove(other) {
+                self.tell(|_| format!("  cancelled {:?}", task.effect.action));
+                self.abandon(task);
+            }
+            return Ok(());
+        }
+        let due = self.steady.plus(world::takes(&effect.action, self.setup.policy.watch));
+        self.tasks.insert(effect.id, Task { effect, due, half: None });
+        Ok(())
+    }
+
+    /// The cancelled one may have acted already; it reports nothing more.
+    fn abandon(&mut self, task: Task) {
+        let routing = self.tasks.values().any(Task::is_begun_route);
+        let acted = self.rng.percent(50) && !(routing && task.waits_for_the_front());
+        match (&task.effect.action, task.half) {
+            (Action::Route { to, .. }, Some(Half::Written(former))) => match acted {
+                true => self.world.finish_route(to.as_ref()),
+                false => self.world.front.put_back(former),
+            },
+            (Action::Start { release, color }, Some(Half::Cleared)) if acted => {
+                let _lost = self.world.spawn(release, *color);
+            }
+            // What was told to end does so, sooner or later.
+            (_, Some(_)) => {}
+            (Action::Prune { .. }, None) => {}
+            (action, None) if acted => {
+                let _lost = self.world.obey(action);
+            }
+            (_, None) => {}
+        }
+    }
+
+    /// What becomes of the effects of a daemon that dies.
+    pub(crate) fn orphan_tasks(&mut self) {
+        let routing = self.tasks.values().any(Task::is_begun_route);
+        for task in std::mem::take(&mut self.tasks).into_values() {
+            if routing && task.waits_for_the_front() {
+                continue;
+            }
+            match (&task.effect.action, &task.half) {
+                // A file that was written stays, in force or not.
+                (Action::Route { .. }, Some(Half::Written(_))) if self.rng.percent(70) => {}
+                (Action::Build { release, .. }, _)
+                    if self.rng.percent(50) && self.world.directories.contains_key(&release.id) =>
+                {
+                    self.world.build_by_shim(release);
+                }
+                _ if self.rng.percent(30) => self.abandon(task),
+                _ => {}
+            }
+        }
+    }
+
+    pub(crate) fn due(&self) -> Vec<EffectId> {
+        let routing = self.tasks.values().any(Task::is_begun_route);
+        let due = |task: &Task| match &task.effect.action {
+            Action::Watch { release, color } => {
+                let well = self.world.on(*color).is_some_and(|it| it.release.id == release.id && it.healthy);
+                task.due <= self.steady || !well
+            }
+            _ => task.due <= self.steady && !(routing && task.waits_for_the_front()),
+        };
+        self.tasks.iter().filter(|(_, task)| due(task)).map(|(id, _)| *id).collect()
+    }
+
+    /// One task goes on or comes to its end; then its report is on the way.
+    pub fn act(&mut self) -> Result<bool, String> {
+        if !self.world.healed && self.rng.percent(15) {
+            self.doom()?;
+        }
+        let due = self.due();
+        if due.is_empty() {
+            return Ok(false);
+        }
+        let id = self.rng.pick(&due);
+        self.judge_order(id)?;
+        let Some(task) = self.tasks.remove(&id) else { return Ok(false) };
+        let action = task.effect.action.clone();
+        let can_fail = !self.world.healed && !matches!(action, Action::Wake { .. });
+        let result = if can_fail && self.rng.percent(self.setup.faults) {
+            Some(Err(self.fail(task)))
+        } else {
+            self.carry(task)?
+        };
+        self.tell(|_| {
+            let said = result.as_ref().map(|result| result.as_ref().map_err(|failure| &failure.cause));
+            format!("act {id} {action:?} = {said:?}")
+        });
+        if let Some(result) = result {
+            self.inbox.push(Event::Done { effect: id, result });
+        }
+        self.after()?;
+        Ok(true)
+    }
+
+    fn fail(&mut self, task: Task) -> Failure {
+        self.figures.failed += 1;
+        let nature = self.rng.pick(&[Nature::Transient, Nature::Deterministic, Nature::FrontStuck]);
+        match task.half {
+            Some(Half::Written(former)) => self.world.front.put_back(former),
+            Some(_) => {}
+            // A front that is stuck says so before it touches anything.
+            None if nature != Nature::FrontStuck && self.rng.percent(50) => {
+                let _hidden = self.world.obey(&task.effect.action);
+                // Its last part is the proof.
+                if let Action::Replace { color, release, .. } = &task.effect.action
+                    && let Some(process) = self.world.on_mut(*color, &release.id)
+                {
+                    process.proven = false;
+                }
+            }
+            None => {}
+        }
+        world::failure(Phase::Building, nature, "an injected fault")
+    }
+
+    /// `None`: half of it is done.
+    fn carry(&mut self, task: Task) -> Result<Option<Result<Done, Failure>>, String> {
+        let in_halves = !self.world.healed && self.rng.percent(30);
+        let Task { effect, due, half } = task;
+        let result = match (effect.action.clone(), half) {
+            (Action::Start { release, color }, None) if in_halves => {
+                match self.world.begin_start(&release, color) {
+                    Ok(Begun::Cleared) => {
+                        return Ok(self.keep(Task { effect, due, half: Some(Half::Cleared) }));
+                    }
+                    Ok(Begun::Adopted) => Ok(Done::Ensured),
+                    Err(failure) => Err(failure),
+                }
+            }
+            (Action::Start { release, color }, Some(_)) => self.world.spawn(&release, color),
+            (Action::Stop { color, release }, None) if in_halves => {
+                match self.world.begin_stop(color, &release) {
+                    Ok(()) => return Ok(self.keep(Task { effect, due, half: Some(Half::Told) })),
+                    Err(failure) => Err(failure),
+                }
+            }
+            (Action::Stop { color, release }, Some(_)) => {
+                self.world.end_stop(color, &release);
+                Ok(Done::Ensured)
+            }
+            (Action::Route { generation, to }, None) => {
+                let generation = Generation(generation.0.saturating_add(self.ahead));
+                match self.world.front.begin(generation, to.as_ref()) {
+                    Ok(former) if in_halves && self.setup.front == Kind::Nginx => {
+                        return Ok(self.keep(Task { effect, due, half: Some(Half::Written(former)) }));
+                    }
+                    Ok(_) => self.routed(to.as_ref()),
+                    Err(failure) => Err(failure),
+                }
+            }
+            (Action::Route { to, .. }, Some(_)) => self.routed(to.as_ref()),
+            (Action::Prune { .. }, None) if in_halves && !self.world.disk_full => {
+                let found = self.record.kept(self.world.directories.keys());
+                return Ok(self.keep(Task { effect, due, half: Some(Half::Found(found)) }));
+            }
+            (Action::Prune { before, protect }, half) => {
+                let found = match half {
+                    Some(Half::Found(found)) => found,
+                    _ => self.record.kept(self.world.directories.keys()),
+                };
+                let since = (self.habit != Habit::PrunesWhatIsNew).then_some(before);
+                let guarded = Guarded { since, others: protect, ..Guarded::default() };
+                self.prune(found, &guarded)?;
+                self.world.obey(&effect.action)
+            }
+            (action, _) => self.world.obey(&action),
+        };
+        Ok(Some(result))
+    }
+
+    fn keep(&mut self, task: Task) -> Option<Result<Done, Failure>> {
+        self.tasks.insert(task.effect.id, task);
+        None
+    }
+
+    fn routed(&mut self, to: Option<&Backend>) -> Result<Done, Failure> {
+        self.world.finish_route(to);
+        self.shown.front = self.world.front.trouble();
+        Ok(Done::Ensured)
+    }
+
+    fn prune(&mut self, mut found: Vec<Kept>, guarded: &Guarded) -> Result<(), String> {
+        if self.world.disk_full {
+            return Ok(());
+        }
+        let keep = std::num::NonZeroUsize::new(self.setup.keep).unwrap_or_else(|| {
+            // No release is worth keeping but what is asked for.
+            for kept in &mut found {
+                kept.worth = retention::Worth::Abandoned;
+            }
+            std::num::NonZeroUsize::MIN
+        });
+        for release in retention::to_delete(&found, keep, guarded) {
+            self.judge_prune(&release)?;
+            // One in use is not deleted.
+            if self.world.processes.iter().any(|process| process.release.id == release) {
+                continue;
+            }
+            self.tell(|_| format!("  pruned {release}"));
+            self.world.directories.remove(&release);
+            self.record.forget_release(&release)?;
+        }
+        Ok(())
+    }
+
+    fn judge_prune(&self, release: &ReleaseId) -> Result<(), String> {
+        let is_it = |one: &Release| one.id == *release;
+        let routed = self.world.front.truth.and_then(|color| self.world.on(color));
+        let live = self.app.live().is_some_and(|live| is_it(&live.release));
+        let made = self.app.pipeline.release().is_some_and(is_it);
+        let previous = self.app.previous.as_ref().is_some_and(is_it);
+        let hand = self.world.front.hand.is_some();
+        if (routed.is_some_and(|process| is_it(&process.release)) && !hand) || live || made || previous {
+            return Err(format!("{release} is pruned, which is live, being made, or the way back"));
+        }
+        Ok(())
+    }
+
+    /// What was pushed to fail its watch does so.
+    fn doom(&mut self) -> Result<(), String> {
+        let watched = self.tasks.values().find_map(|task| match &task.effect.action {
+            Action::Watch { release, color } => Some((self.world.quality(release), *color)),
+            _ => None,
+        });
+        match watched {
+            Some((Quality::DiesWatched, color)) => self.world.kill(color),
+            Some((Quality::SickWatched, color)) => self.set_health(color, false),
+            _ => {}
+        }
+        self.after()
+    }
+
+    pub(crate) fn set_health(&mut self, color: Color, healthy: bool) {
+        let process = self.world.processes.iter_mut().find(|it| it.color == color && !it.ending);
+        if let Some(process) = process {
+            process.healthy = healthy;
+            let release = process.release.id.clone();
+            self.figures.sick += u64::from(!healthy);
+            self.inbox.push(Event::HealthChanged { color, release, healthy, answer: "503".to_owned() });
+        }
+    }
+}

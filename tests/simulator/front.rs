@@ -1,0 +1,164 @@
+//! The fake front: bgd's own proxy, or an nginx with its file. What it has in force, what its file says, what a hand
+//! did to that file and where the traffic truly goes are four things, and come apart as they do in life.
+
+use bgd::rules::{
+    effect::Backend,
+    ids::{Color, Generation, ReleaseId},
+    words::{Failure, Nature, Phase},
+};
+
+use crate::world::failure;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A process of ours: it forgets its route when it ends.
+    Builtin,
+    /// Somebody else's: it keeps its route in a file.
+    Nginx,
+}
+
+/// What a hand did to the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hand {
+    To(Color),
+    ToNobody,
+    /// Not to be parsed, and so not in force.
+    Garbage,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Route {
+    pub to: Option<(Color, ReleaseId)>,
+    pub generation: Generation,
+}
+
+impl Route {
+    fn color(&self) -> Option<Color> {
+        self.to.as_ref().map(|(color, _)| *color)
+    }
+}
+
+/// What a route that failed half way puts back.
+#[derive(Debug, Clone)]
+pub struct Former {
+    file: Route,
+    hand: Option<Hand>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Front {
+    pub kind: Kind,
+    /// What it says of itself.
+    force: Route,
+    /// What it would have in force after a reload or a restart.
+    file: Route,
+    pub hand: Option<Hand>,
+    /// Where the traffic goes.
+    pub truth: Option<Color>,
+    /// Takes no route for now.
+    pub broken: bool,
+}
+
+impl Front {
+    pub fn new(kind: Kind) -> Self {
+        let (force, file) = (Route::default(), Route::default());
+        Self { kind, force, file, hand: None, truth: None, broken: false }
+    }
+
+    /// What a look at it tells: a hand's change to one color is seen, one to nobody is not.
+    pub fn seen(&self) -> Option<Color> {
+        match self.hand {
+            Some(Hand::To(color)) => Some(color),
+            Some(Hand::ToNobody | Hand::Garbage) | None => self.force.color(),
+        }
+    }
+
+    pub fn generation(&self) -> Generation {
+        self.force.generation
+    }
+
+    /// Whether status says that it is not as bgd left it.
+    pub fn trouble(&self) -> bool {
+        self.hand.is_some() || (self.kind == Kind::Nginx && self.file != self.force)
+    }
+
+    /// The first half of a route: all is ready, nothing has changed for the traffic.
+    pub fn begin(&mut self, generation: Generation, to: Option<&Backend>) -> Result<Former, Failure> {
+        let phase = Phase::Switching;
+        if self.broken {
+            // Half of the time for a reason that a way back does without the front for.
+            let nature = if generation.0.is_multiple_of(2) { Nature::FrontStuck } else { Nature::Transient };
+            return Err(failure(phase, nature, "the front does not take it"));
+        }
+        let former = Former { file: self.file.clone(), hand: self.hand };
+        let wanted = Route { to: to.map(|to| (to.color, to.release.clone())), generation };
+        let stands = self.kind == Kind::Nginx && !self.trouble() && wanted.to == self.force.to;
+        if stands {
+            return Ok(former);
+        }
+        if generation <= self.force.generation {
+            return Err(failure(phase, Nature::Transient, "the front knows a newer route"));
+        }
+        self.file = wanted;
+        self.hand = None;
+        Ok(former)
+    }
+
+    /// The second half: proven by effect.
+    pub fn finish(&mut self) {
+        self.force = self.file.clone();
+        self.truth = self.force.color();
+    }
+
+    pub fn put_back(&mut self, former: Former) {
+        self.file = former.file;
+        self.hand = former.hand;
+        if self.hand.is_none() {
+            self.finish();
+        }
+    }
+
+    /// Its process is a new one.
+    pub fn restart(&mut self) {
+        match self.kind {
+            Kind::Builtin => *self = Self::new(Kind::Builtin),
+            Kind::Nginx => self.reload(),
+        }
+    }
+
+    /// Somebody makes nginx read its files again, for reasons of their own.
+    pub fn reload(&mut self) {
+        if self.hand.is_none() && self.kind == Kind::Nginx {
+            self.finish();
+        }
+    }
+
+    /// The machine it runs on is a new one.
+    pub fn reboot(&mut self) {
+        if self.hand == Some(Hand::Garbage) {
+            // Nobody gets it to start before that is put right.
+            self.hand = None;
+        }
+        self.restart();
+    }
+
+    pub fn edit(&mut self, hand: Hand) {
+        if self.kind == Kind::Builtin {
+            return;
+        }
+        self.hand = Some(hand);
+        match hand {
+            Hand::To(color) => self.truth = Some(color),
+            Hand::ToNobody => self.truth = None,
+            Hand::Garbage => {}
+        }
+    }
+
+    /// Whoever changed the file puts it right: to what bgd says is live, or to what the file was.
+    pub fn mend(&mut self, live: Option<(Color, ReleaseId)>) {
+        if self.hand.take().is_some() {
+            self.file.to = live.or_else(|| self.force.to.clone());
+            self.finish();
+        }
+    }
+}
