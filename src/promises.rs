@@ -65,31 +65,31 @@
 //! | G5 | a warm color makes the flip instant | `tests/promises/flips.rs::g5_a_warm_color_makes_the_flip_instant` |
 //! | G6 | hooks tell the app when it became live, and `stop` when it retires: nothing need run twice as live | `tests/promises/retiring.rs::g6_the_app_hears_once_that_it_is_live_and_once_that_it_retires` |
 //! | H1 | a live instance that dies is started again, with backoff, for ever | `tests/daemon/living.rs::h1_a_live_instance_that_is_killed_is_started_again`, `src/rules/backoff.rs::h1_a_restart_is_immediate_after_a_long_life_then_backs_off_and_never_ends` |
-//! | H2 | an app never blocks on bgd for its output | `tests/process.rs::c5_much_output_passes_quickly_and_the_log_stays_capped` |
+//! | H2 | an app never blocks on bgd for its output | `tests/promises/everyday.rs::h2_an_app_never_waits_for_bgd_to_read_its_output` |
 //! | H3 | logs are capped and rotated, and a deleted one comes back | `src/process/shim/log.rs::h3_files_are_rotated_at_line_ends_and_the_oldest_goes`, `tests/process.rs::h3_a_deleted_log_comes_back_and_can_be_followed` |
 //! | H4 | many deploys leave descriptors, threads and memory flat | `tests/promises/restarts.rs::h4_thirty_deploys_leave_descriptors_threads_memory_and_files_flat` |
-//! | H5 | the age of the last good poll is visible | `src/cli/status/summary.rs::a_remote_error_is_shown_and_what_follows_from_it` |
+//! | H5 | the age of the last good poll is visible | `tests/promises/everyday.rs::h5_the_age_of_the_last_good_poll_is_visible_and_grows_while_the_remote_is_away` |
 //! | I1 | what is live, good, starting or draining is never pruned, and nothing is deleted that bgd did not make | `src/rules/retention.rs::i1_live_last_good_starting_and_draining_are_never_deleted`, `src/build/releases.rs::i1_only_a_directory_that_bgd_made_is_removed_and_never_through_a_symlink` |
-//! | I2 | a flip marks the commit bad and holds until a newer one | `src/rules/step/tests/asking.rs::i3_a_flip_cancels_a_deploy_in_every_phase_marks_the_commit_and_holds` |
+//! | I2 | a flip marks the commit bad and holds until a newer one | `tests/promises/everyday.rs::i2_a_flip_marks_the_commit_bad_and_holds_across_restarts_until_a_newer_commit` |
 //! | I3 | a flip pre-empts a deploy in any phase | `tests/daemon/flips.rs::i3_a_flip_pre_empts_a_deploy_in_any_phase`, `tests/daemon/flips.rs::i3_a_flip_pre_empts_a_deploy_in_any_phase_behind_nginx` |
 //! | I4 | the target is healthy before traffic moves | `src/rules/step/tests/asking.rs::i4_a_flip_to_a_sick_warm_color_probes_it_first` |
 //! | I5 | flips one after the other have a defined result | `tests/daemon/flips.rs::i5_a_second_flip_goes_forward_again_and_a_third_back` |
 //! | I6 | a flip works on a full disk, without a daemon or with one that hangs, and beside a broken vhost | `tests/promises/flips.rs::i6_a_flip_works_with_the_daemon_killed`, `tests/promises/flips.rs::i6_a_flip_works_with_the_daemon_hung`, `tests/promises/disk.rs::i6_a_flip_works_on_a_full_disk_without_a_daemon` |
 //! | I8 | `flip --help` does nothing | `tests/cli.rs::i8_flip_help_asks_nobody` |
-//! | J1 | a full disk fails that deploy alone, and the next push after room is made deploys | `tests/promises/disk.rs::j1_i6_a_full_disk_fails_that_deploy_only_and_a_flip_works_on_it` |
-//! | J2 | cleaning up that fails is reported and blocks nothing | `src/rules/step/tests/deploying.rs::a_stop_that_fails_blocks_nothing_and_is_tried_again` |
+//! | J1 | a full disk fails that deploy alone, and the next push after room is made deploys | `tests/promises/disk.rs::j1_i6_a_full_disk_fails_that_deploy_only_and_a_flip_works_on_it`, `tests/promises/disk.rs::j1_without_inodes_that_deploy_alone_fails_and_the_next_push_deploys`, `tests/promises/disk.rs::j1_a_daemon_started_on_a_full_disk_serves_on_and_deploys_when_there_is_room` |
+//! | J2 | cleaning up that fails is reported and blocks nothing | `tests/promises/everyday.rs::j2_a_cleanup_that_fails_is_reported_and_blocks_nothing` |
 //! | J3 | a directory in use is not deleted | `src/build/releases.rs::j3_a_release_in_use_is_not_removed_and_who_uses_it_is_said` |
 //! | K1 | apps live through restart, kill and replacement of bgd, and are adopted again | `tests/daemon/crashes.rs::k1_a_killed_daemon_adopts_the_live_instance_with_its_pid_logs_and_stop`, `tests/promises/restarts.rs::k1_sigterm_in_every_phase_of_a_deploy_loses_nothing_and_the_deploy_goes_on` |
 //! | K2 | `kill -9` at any instant loses nothing and ends in the old or the new release | `tests/promises/restarts.rs::k2_kill_9_of_the_daemon_at_any_instant_of_a_deploy_or_a_flip_loses_nothing`, `tests/daemon/crashes.rs::k2_a_daemon_killed_in_a_phase_of_a_deploy_loses_nothing_and_ends_it` |
-//! | K3 | locks are the kernel's; a process is its pid, start time and boot | `tests/process.rs::k3_orphans_of_a_killed_shim_are_found_and_ended` |
+//! | K3 | locks are the kernel's; a process is its pid, start time and boot | `tests/process.rs::k3_orphans_of_a_killed_shim_are_found_and_ended`, `tests/promises/everyday.rs::k3_a_pid_given_out_again_is_never_signalled` |
 //! | K4 | a second daemon refuses and names the first | `tests/promises/flips.rs::k4_a_second_daemon_refuses_and_names_the_first` |
-//! | K5 | after a reboot the last live release starts where the front routes | `tests/promises/restarts.rs::k5_a_reboot_with_the_remote_gone_brings_the_live_release_back_on_its_color` |
+//! | K5 | after a reboot the last live release starts where the front routes | `tests/promises/restarts.rs::k5_a_reboot_with_the_remote_gone_brings_the_live_release_back_on_its_color`, `tests/promises/restarts.rs::k5_a_release_that_is_watched_at_a_power_cut_has_its_time_to_start_again` |
 //! | K6 | a damaged or newer database is moved aside, and the state rebuilt from what runs | `tests/promises/record.rs::k6_a_lost_damaged_or_newer_record_is_rebuilt_from_what_runs` |
-//! | K7 | the trouble of one app stays its own | `tests/front_nginx.rs::k7_two_apps_flip_at_once_on_one_nginx` |
-//! | L1 | no secret in logs, events, status, command lines or releases | `tests/git.rs::l1_user_info_in_the_remote_works_and_is_never_shown`, `tests/process.rs::l1_no_value_of_the_environment_is_on_disk_or_on_a_command_line` |
-//! | L2 | a changed environment takes effect by a redeploy | `src/build/environment.rs::d6_the_environment_is_exactly_the_documented_one` |
+//! | K7 | the trouble of one app stays its own | `tests/front_nginx.rs::k7_two_apps_flip_at_once_on_one_nginx`, `tests/promises/neighbours.rs::k7_one_apps_trouble_stays_its_own` |
+//! | L1 | no secret in logs, events, status, command lines or releases | `tests/git.rs::l1_user_info_in_the_remote_works_and_is_never_shown`, `tests/process.rs::l1_no_value_of_the_environment_is_on_disk_or_on_a_command_line`, `tests/promises/everyday.rs::l1_no_secret_is_in_logs_events_status_command_lines_or_release_directories` |
+//! | L2 | a changed environment takes effect by a redeploy | `tests/promises/everyday.rs::l2_a_changed_environment_takes_effect_by_a_redeploy` |
 //! | L3 | `user` applies to build, hooks and app with its groups, and not being able to is fatal | `tests/process.rs::l3_the_user_applies_with_its_groups_and_there_is_no_way_back`, `tests/audit.rs::l3_an_unknown_user_is_said_in_the_status_and_fails_the_deploy` |
 //! | L4 | a bad file leaves the old configuration in force and says so | `tests/daemon/living.rs::l4_a_bad_configuration_keeps_the_old_one_in_force` |
-//! | M1 | the status is computed from what is served | `tests/promises/nginx.rs::m1_a_stopped_nginx_shows_in_status` |
-//! | M2 | a hook that hangs, fails or floods changes nothing | `src/rules/step/tests/deploying.rs::hooks_run_at_their_points` |
+//! | M1 | the status is computed from what is served | `tests/promises/nginx.rs::m1_a_stopped_nginx_shows_in_status`, `tests/promises/stall.rs::m1_status_and_the_record_answer_while_the_disk_stands_still` |
+//! | M2 | a hook that hangs, fails or floods changes nothing | `tests/promises/everyday.rs::m2_a_hook_that_hangs_fails_or_floods_changes_nothing` |
 //! | M3 | no success as an exit code of a failure | `tests/cli.rs::m3_a_deploy_that_did_not_go_live_never_exits_with_zero`, `tests/audit.rs::m3_the_exit_code_says_whether_anything_serves` |
