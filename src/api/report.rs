@@ -103,12 +103,17 @@ pub fn live_report(snapshot: &Snapshot, live: &Live) -> LiveReport {
         port: snapshot.settings.ports.of(live.color),
         release: live.release.id.clone(),
         commit: live.release.commit.clone(),
-        subject: Some(live.release.subject.clone()),
-        author: Some(live.release.author.clone()),
+        subject: known(&live.release.subject),
+        author: known(&live.release.author),
         pid: pid.and_then(|pid| u32::try_from(*pid).ok()),
         healthy: if up { live.healthy } else { Some(false) },
         since: Stamp(live.since),
     }
+}
+
+/// A release that was found without its record has neither.
+fn known(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 fn idle(snapshot: &Snapshot) -> IdleReport {

@@ -1,6 +1,8 @@
 //! What bgd sees of the world when it starts: what the front routes, which instances and builds of ours run.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
+
+use tokio::time::{Instant, timeout_at};
 
 use super::interpreter::Interpreter;
 use crate::{
@@ -14,6 +16,9 @@ use crate::{
     },
     store::Store,
 };
+
+/// How long the mirror may be asked about releases that the record does not know; after that, ids have to do.
+const DESCRIBE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Looks at front, processes and record. What can't be seen is left out and said in the log: recovery then goes
 /// by the record.
@@ -59,8 +64,26 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
         Err(err) => tracing::error!(app = %name, err = %chain(&err), "the releases can't be read"),
     }
     facts.known.extend(state.live().map(|live| live.release.clone()));
-    facts.known.extend(on_disk(interpreter));
+    let unrecorded =
+        on_disk(interpreter).into_iter().filter(|found| facts.known.iter().all(|it| it.id != found.id));
+    let unrecorded = unrecorded.collect();
+    facts.known.extend(described(interpreter, unrecorded).await);
     facts
+}
+
+/// What the record would have said of these releases, from the mirror. Best effort: the traffic does not wait for it.
+async fn described(interpreter: &Interpreter, mut releases: Vec<Release>) -> Vec<Release> {
+    let until = Instant::now() + DESCRIBE_WITHIN;
+    for release in &mut releases {
+        match timeout_at(until, interpreter.git.describe(&release.commit)).await {
+            Ok(Ok(found)) => (release.subject, release.author) = (found.subject, found.author),
+            Ok(Err(err)) => {
+                tracing::warn!(release = %release.id, err = %chain(&err), "what it is is not known")
+            }
+            Err(_) => break,
+        }
+    }
+    releases
 }
 
 fn is_verdict(exit: Option<Exit>) -> bool {

@@ -42,8 +42,8 @@ pub fn the_request_or_the_daemon_is_to_blame(book: &mut Book) {
     book.fails("the record is damaged and the daemon is away", &stage, &["history"]);
     stage.start_daemon();
     stage.until_at_rest();
-    let log = fs::read_to_string(stage.path("daemon.log")).unwrap();
-    assert!(log.contains("kept aside") && log.contains("it is damaged"), "{log}");
+    let events = stage.done(&["events"]);
+    assert!(events.contains("record_replaced") && events.contains("it is damaged"), "{events}");
 }
 
 fn refusals(book: &mut Book, stage: &Stage) {
