@@ -214,7 +214,7 @@ fn status_json_is_the_contracts_with_all_keys() {
     let json: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(json["schema"], 1);
     let shop = &json["apps"][0];
-    for key in ["name", "state", "trouble", "live", "idle", "deploy", "hold", "remote", "last", "rollback"] {
+    for key in ["name", "state", "live", "idle", "deploy", "hold", "remote", "last", "rollback"] {
         assert!(shop.get(key).is_some(), "{key}");
     }
     let one = place.run(&["status", "-o", "live.commit"]);

@@ -296,7 +296,8 @@ pub struct AppReport {
     pub name: AppName,
     /// In one word.
     pub state: AppState,
-    /// Why it is degraded, beyond the health of what is live: the front, or the record.
+    /// Why it is degraded, beyond the health of what is live: the front, or the record. Not there when all is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
     /// What receives the traffic.
     pub live: Option<LiveReport>,

@@ -298,7 +298,7 @@ async fn an_older_signed_commit_does_not_come_back_by_a_forced_push_unless_the_o
     for want in [Want::Branch, Want::Seen(one.clone())] {
         let err = worker.fetch(want).await.unwrap_err();
         assert!(matches!(&err, GitError::Rewound { rule, .. } if rule == "verify"), "{err:?}");
-        assert!(err.hint().unwrap().contains(&format!("bgd deploy --rev {one}")), "{err:?}");
+        assert!(err.hint().unwrap().contains(&format!("bgd deploy --rev {}", one.short())), "{err:?}");
     }
     // Seen at the tip for a moment, and gone from there when it is fetched.
     signing.bench.git(&["reset", "-q", "--hard", two.as_str()]);

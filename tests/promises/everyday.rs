@@ -191,9 +191,9 @@ fn j2_a_cleanup_that_fails_is_reported_and_blocks_nothing() {
         stage.until_at_rest();
     }
     assert!(dir.is_dir(), "a directory in use is not deleted");
-    let log = fs::read_to_string(stage.path("daemon.log")).unwrap();
-    let reported = log.lines().find(|line| line.contains("could not be pruned")).unwrap_or_default();
-    assert!(reported.contains(&release) && reported.contains(&guest.id().to_string()), "{log}");
+    let events = stage.done(&["events"]);
+    let reported = events.lines().find(|line| line.contains("could not be deleted")).unwrap_or_default();
+    assert!(reported.contains(&release) && reported.contains(&guest.id().to_string()), "{events}");
     guest.kill().unwrap();
     guest.wait().unwrap();
     stage.push_live("five");

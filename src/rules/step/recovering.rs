@@ -351,6 +351,11 @@ impl Turn<'_> {
     fn recover_reverting(&mut self, work: Work, end: End, facts: &Facts) {
         let was_switched = self.app.live().is_some_and(|live| live.release.id == work.release.id);
         let Idle::Warm { release: former, .. } = self.app.idle.clone() else { return self.revert(work, end) };
+        if was_switched && self.warm_runs(facts) && facts.routed == Routed::Color(work.color.other()) {
+            // It came true, and nobody was left to hear of it.
+            self.traffic_is_back(work, end);
+            return self.reroute();
+        }
         if !was_switched || self.warm_runs(facts) {
             return self.revert(work, end);
         }

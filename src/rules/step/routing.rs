@@ -145,7 +145,7 @@ impl Turn<'_> {
         }
     }
 
-    fn traffic_is_back(&mut self, work: Work, end: End) {
+    pub(super) fn traffic_is_back(&mut self, work: Work, end: End) {
         let was_switched = self.app.live().is_some_and(|live| live.release.id == work.release.id);
         match (was_switched, &self.app.idle) {
             (false, _) => self.discard((work.deploy, Some(work.release)), end),
