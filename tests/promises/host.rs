@@ -40,6 +40,14 @@ impl Stage {
         }
     }
 
+    /// Reloads nginx as an administrator would, and waits until nobody accepts with the old configuration.
+    pub fn reload_nginx(&self) {
+        let master = self.nginx.as_ref().expect("nginx runs").id();
+        let former: Vec<u32> = children(master).into_iter().filter(|pid| is_worker(*pid)).collect();
+        assert_eq!(self.nginx(&["-s", "reload"]).code, 0);
+        self.eventually("the former workers accept no more", |_| former.iter().all(|pid| !is_accepting(*pid)));
+    }
+
     /// Stops nginx as an administrator would.
     pub fn stop_nginx(&mut self) {
         let mut nginx = self.nginx.take().expect("nginx runs");
@@ -111,6 +119,11 @@ fn children(pid: u32) -> Vec<u32> {
 
 fn is_worker(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with("nginx: worker"))
+}
+
+fn is_accepting(pid: u32) -> bool {
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.starts_with("nginx: worker") && !line.contains("shutting down")
 }
 
 /// A remote that takes connections and never says a word.

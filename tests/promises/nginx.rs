@@ -128,7 +128,7 @@ fn f3_a_flip_by_hand_is_the_truth_for_a_daemon_that_starts() {
         stage.include().replace(&format!("server 127.0.0.1:{live}"), &format!("server 127.0.0.1:{idle}"));
     stage.kill_daemon();
     fs::write(stage.path("conf.d/bgd-shop.conf"), edited).unwrap();
-    assert_eq!(stage.nginx(&["-s", "reload"]).code, 0);
+    stage.reload_nginx();
     load.sees("one");
     stage.start_daemon();
     let adopted =
@@ -153,7 +153,7 @@ fn f3_a_flip_by_hand_under_a_running_daemon_stops_nothing_that_serves() {
     let edited =
         stage.include().replace(&format!("server 127.0.0.1:{live}"), &format!("server 127.0.0.1:{idle}"));
     fs::write(stage.path("conf.d/bgd-shop.conf"), edited).unwrap();
-    assert_eq!(stage.nginx(&["-s", "reload"]).code, 0);
+    stage.reload_nginx();
     load.sees("one");
     // The standby runs out; the old color receives the traffic and must not be stopped.
     std::thread::sleep(std::time::Duration::from_secs(6));
