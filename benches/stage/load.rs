@@ -96,7 +96,6 @@ impl Drop for Load {
 }
 
 fn ask(to: SocketAddr, tally: &Mutex<Tally>) {
-    let begun = Instant::now();
     let answer = http::get(to, "/");
     let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
     match answer {
@@ -106,7 +105,7 @@ fn ask(to: SocketAddr, tally: &Mutex<Tally>) {
             tally.gap = tally.gap.max(now.duration_since(tally.last));
             tally.last = now;
         }
-        Ok(answer) => tally.lost.push((begun, format!("answered {}", answer.status))),
-        Err(err) => tally.lost.push((begun, err.kind().to_string())),
+        Ok(answer) => tally.lost.push((Instant::now(), format!("answered {}", answer.status))),
+        Err(err) => tally.lost.push((Instant::now(), err.kind().to_string())),
     }
 }

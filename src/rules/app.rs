@@ -42,6 +42,9 @@ pub struct App {
     pub last_effect: EffectId,
     /// The number of the last route given to the front.
     pub generation: Generation,
+    /// A switch was called off half way: where the front routes is not known until it has taken a route again.
+    #[serde(default)]
+    pub front_unsure: bool,
 }
 
 /// A commit, checked out in its own directory.

@@ -177,6 +177,7 @@ impl Turn<'_> {
 
     /// The front is proven to route to the new color.
     pub(super) fn switched(&mut self, mut work: Work) {
+        self.app.front_unsure = false;
         self.app.pipeline = Pipeline::Switching(work.clone());
         self.stepped(&mut work.deploy, Phase::Switching);
         let former = self.make_live(&work);

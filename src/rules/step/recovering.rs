@@ -15,6 +15,7 @@ impl Turn<'_> {
     pub(super) fn recovered(&mut self, facts: &Facts) {
         // Nothing of the former life reports any more.
         let was_rerouting = self.app.rerouting.take().is_some();
+        self.app.front_unsure = facts.routed == Routed::Unknown;
         self.recover_contradiction(facts);
         self.recover_pipeline(facts);
         self.recover_idle(facts);

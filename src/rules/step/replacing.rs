@@ -14,7 +14,7 @@ impl Turn<'_> {
     /// A rollback whose switch the front refuses for reasons that are not ours to mend. False: not that case.
     pub(super) fn switch_in_place(&mut self, work: &Work, failure: &Failure) -> bool {
         let rollback = work.deploy.kind == Kind::Rollback && matches!(self.app.idle, Idle::Taken);
-        if !rollback || failure.nature != Nature::FrontStuck {
+        if !rollback || !self.is_stuck_where_it_was(failure) {
             return false;
         }
         self.app.pipeline = Pipeline::Switching(work.clone());
@@ -26,7 +26,7 @@ impl Turn<'_> {
     pub(super) fn revert_in_place(&mut self, work: &Work, end: &End, failure: &Failure) -> bool {
         let switched = self.app.live().is_some_and(|live| live.release.id == work.release.id);
         match &self.app.idle {
-            Idle::Warm { release, .. } if switched && failure.nature == Nature::FrontStuck => {
+            Idle::Warm { release, .. } if switched && self.is_stuck_where_it_was(failure) => {
                 let wanted = release.clone();
                 self.replace(work.clone(), (wanted, end.clone()))
             }
@@ -36,6 +36,11 @@ impl Turn<'_> {
             | Idle::Draining { .. }
             | Idle::Stopping { .. } => false,
         }
+    }
+
+    /// In the place of what serves, and never beside it: the front must be known to route there.
+    fn is_stuck_where_it_was(&self, failure: &Failure) -> bool {
+        failure.nature == Nature::FrontStuck && !self.app.front_unsure
     }
 
     fn replace(&mut self, work: Work, (wanted, end): (Release, End)) -> bool {

@@ -32,12 +32,12 @@ impl Turn<'_> {
     pub(super) fn front_restarted(&mut self) {
         match self.app.pipeline.clone() {
             Pipeline::Switching(work) => {
-                self.act(Action::Cancel(work.effect));
+                self.call_off(work.effect);
                 let effect = self.route(Some(backend(&work.release, work.color)));
                 self.app.pipeline = Pipeline::Switching(Work { effect, ..work });
             }
             Pipeline::Reverting { work, end, .. } => {
-                self.act(Action::Cancel(work.effect));
+                self.call_off(work.effect);
                 self.revert(work, end);
             }
             Pipeline::TakingDown { effect, stage: DownStage::Unrouting } => {
@@ -68,6 +68,12 @@ impl Turn<'_> {
         }
     }
 
+    /// What is not waited for may have come true all the same.
+    fn call_off(&mut self, switch: EffectId) {
+        self.act(Action::Cancel(switch));
+        self.app.front_unsure = true;
+    }
+
     /// Tells the front again what is live, until it is proven to route there.
     pub(super) fn reroute(&mut self) {
         let to = match &self.app.serving {
@@ -83,7 +89,10 @@ impl Turn<'_> {
             return false;
         };
         match (telling, result) {
-            (Telling::Now { .. }, Ok(_)) => self.app.rerouting = None,
+            (Telling::Now { .. }, Ok(_)) => {
+                self.app.rerouting = None;
+                self.app.front_unsure = false;
+            }
             (Telling::Now { attempt }, Err(trouble)) => {
                 self.note(Note::Trouble(trouble.clone()));
                 let (effect, telling) = self.tell_later(attempt);
@@ -146,6 +155,7 @@ impl Turn<'_> {
     }
 
     pub(super) fn traffic_is_back(&mut self, work: Work, end: End) {
+        self.app.front_unsure = false;
         let was_switched = self.app.live().is_some_and(|live| live.release.id == work.release.id);
         match (was_switched, &self.app.idle) {
             (false, _) => self.discard((work.deploy, Some(work.release)), end),
@@ -212,7 +222,7 @@ impl Turn<'_> {
             return;
         }
         self.app.previous = Some(warm.clone());
-        self.act(Action::Cancel(work.effect));
+        self.call_off(work.effect);
         self.revert(work, end);
     }
 }

@@ -4,7 +4,7 @@ use super::bench::{Bench, commit};
 use crate::rules::{
     app::{Idle, Verdict},
     effect::Action,
-    event::{Facts, Routed},
+    event::{Event, Facts, Routed},
     ids::Color::Green,
     step::Answer,
     words::{Nature, Outcome},
@@ -56,6 +56,21 @@ fn f4_a_replacement_that_does_not_start_brings_back_what_it_stopped() {
     assert_eq!(bench.live(), before);
     bench.run_to("Resting");
     assert_eq!(bench.outcomes().last(), Some(&Outcome::Failed));
+}
+
+#[test]
+fn f4_nothing_is_replaced_while_it_is_not_known_where_the_front_routes() {
+    let mut bench = Bench::with_two_live();
+    let before = bench.live();
+    bench.flip();
+    bench.run_to("Switching");
+    // The route that was under way is called off, and may have come true.
+    bench.tell(&Event::FrontRestarted);
+    let step = bench.fail(Nature::FrontStuck);
+    assert_ne!(bench.state(), "Replacing");
+    let stops = |action: &Action| matches!(action, Action::Stop { .. } | Action::Replace { .. });
+    assert!(!step.effects.iter().any(|effect| stops(&effect.action)), "{:?}", step.effects);
+    assert_eq!(bench.live(), before);
 }
 
 #[test]
