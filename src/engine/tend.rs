@@ -201,16 +201,19 @@ async fn tend_builtin(interpreter: &Interpreter, front: &builtin::Front, inbox: 
                 return;
             }
         }
-        if let Ok(hello) = seen {
-            // A handover inherits the route; only a front that came up empty needs telling.
-            if known.is_some_and(|pid| pid != hello.pid) {
-                tracing::warn!(app = %interpreter.settings().name, pid = hello.pid, "the front had ended and serves again");
-                if hello.route.is_none() {
-                    let _ended = inbox.send(Message::Event(Event::FrontRestarted));
-                }
+        // Without one that runs there is no end to wait for, and the next try has time.
+        let Ok(hello) = seen else {
+            sleep(FRONT_LOOK).await;
+            continue;
+        };
+        // A handover inherits the route; only a front that came up empty needs telling.
+        if known.is_some_and(|pid| pid != hello.pid) {
+            tracing::warn!(app = %interpreter.settings().name, pid = hello.pid, "the front had ended and serves again");
+            if hello.route.is_none() {
+                let _ended = inbox.send(Message::Event(Event::FrontRestarted));
             }
-            known = Some(hello.pid);
         }
-        front.ended(FRONT_LOOK).await;
+        known = Some(hello.pid);
+        front.ended(hello.pid, FRONT_LOOK).await;
     }
 }

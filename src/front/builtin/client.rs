@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use tokio::{
-    sync::{Mutex, MutexGuard},
+    sync::Mutex,
     time::{Instant, sleep},
 };
 
@@ -50,8 +50,14 @@ pub struct FrontPlace {
 pub struct Front {
     exe: PathBuf,
     place: FrontPlace,
-    link: Mutex<Option<Link>>,
-    spare: Mutex<Option<Spare>>,
+    kept: Mutex<Kept>,
+}
+
+/// Under one lock: what a front was told and what its heir would begin with never differ.
+#[derive(Default)]
+struct Kept {
+    link: Option<Link>,
+    spare: Option<Spare>,
 }
 
 impl std::fmt::Debug for Front {
@@ -63,7 +69,7 @@ impl std::fmt::Debug for Front {
 impl Front {
     /// The front at `place`, run by the program `exe` (bgd itself). Nothing is started yet.
     pub fn new(exe: PathBuf, place: FrontPlace) -> Self {
-        Self { exe, place, link: Mutex::new(None), spare: Mutex::new(None) }
+        Self { exe, place, kept: Mutex::default() }
     }
 
     /// Where it lives.
@@ -74,14 +80,13 @@ impl Front {
     /// Makes sure that this build of bgd serves the address: starts a front, or has a newer one take over
     /// from the one that runs, which finishes what it has. A front started fresh routes nothing yet.
     pub async fn ensure_running(&self) -> Result<Hello, BuiltinError> {
-        let hello = self.ensure_one_runs().await?;
-        self.keep_spare(hello.pid).await;
+        let mut kept = self.kept.lock().await;
+        let hello = self.ensure_one_runs(&mut kept).await?;
+        self.keep_spare(&mut kept.spare, hello.pid).await;
         Ok(hello)
     }
 
-    async fn ensure_one_runs(&self) -> Result<Hello, BuiltinError> {
-        let mut link = self.link.lock().await;
-        let spare = self.spare.lock().await;
+    async fn ensure_one_runs(&self, Kept { link, spare }: &mut Kept) -> Result<Hello, BuiltinError> {
         let exe = &self.exe;
         let build = build_of(exe).map_err(|source| BuiltinError::Spawn { exe: exe.clone(), source })?;
         let wanted = |hello: &Hello| {
@@ -89,7 +94,7 @@ impl Front {
                 && hello.version == env!("CARGO_PKG_VERSION")
                 && hello.listen == self.place.listen
         };
-        let entrance = match self.greet(&mut link).await? {
+        let entrance = match self.greet(link).await? {
             Some(hello) if wanted(&hello) => return Ok(hello),
             Some(_) => Entrance::Takeover,
             None => match spare.as_ref() {
@@ -100,7 +105,7 @@ impl Front {
         self.make_control_directory()?;
         match spawn::start(exe, &self.place, entrance).await {
             // Perhaps our own front, whose socket was deleted: it comes back within a moment.
-            Err(taken @ BuiltinError::AddressTaken { .. }) => match self.socket_back(&mut link).await? {
+            Err(taken @ BuiltinError::AddressTaken { .. }) => match self.socket_back(link).await? {
                 Some(hello) if wanted(&hello) => return Ok(hello),
                 Some(_) => spawn::start(exe, &self.place, Entrance::Takeover).await?,
                 None => return Err(taken),
@@ -108,12 +113,11 @@ impl Front {
             other => other?,
         }
         *link = None;
-        self.greet(&mut link).await?.ok_or_else(|| self.not_running())
+        self.greet(link).await?.ok_or_else(|| self.not_running())
     }
 
     /// Without one the front works as well; it only costs more when it is killed.
-    async fn keep_spare(&self, pid: u32) {
-        let mut spare = self.spare.lock().await;
+    async fn keep_spare(&self, spare: &mut Option<Spare>, pid: u32) {
         if spare.as_ref().is_some_and(|spare| spare.is_of(pid)) {
             return;
         }
@@ -126,9 +130,11 @@ impl Front {
         }
     }
 
-    /// Waits this long, or until the front's process has ended, if that comes first. Cancel-safe.
-    pub async fn ended(&self, within: Duration) {
-        let process = self.spare.lock().await.as_ref().and_then(|spare| spare.process().ok());
+    /// Waits this long, or until the front that runs as `pid` has ended, if that comes first. Cancel-safe.
+    pub async fn ended(&self, pid: u32, within: Duration) {
+        let of_it = |spare: &&Spare| spare.is_of(pid);
+        let process =
+            self.kept.lock().await.spare.as_ref().filter(of_it).and_then(|spare| spare.process().ok());
         match process {
             // Not ended by then is as good.
             Some(process) => drop(process.ended(within).await),
@@ -146,16 +152,16 @@ impl Front {
 
     /// What runs there; `None` when nothing does.
     pub async fn hello(&self) -> Result<Option<Hello>, BuiltinError> {
-        self.greet(&mut self.link.lock().await).await
+        self.greet(&mut self.kept.lock().await.link).await
     }
 
     /// Puts a route in force: when this returns, no new request goes anywhere else.
     pub async fn route(&self, route: &Route) -> Result<(), BuiltinError> {
-        match self.ask(&Request::Route { route: route.clone() }).await? {
+        let mut kept = self.kept.lock().await;
+        let answer = self.ask_over(&mut kept.link, &Request::Route { route: route.clone() }).await?;
+        match answer.ok_or_else(|| self.not_running())? {
             Answer::Applied(_) => {
-                if let Some(spare) = self.spare.lock().await.as_mut() {
-                    spare.routed(route);
-                }
+                kept.spare.iter_mut().for_each(|spare| spare.routed(route));
                 Ok(())
             }
             other => Err(unexpected(&other)),
@@ -205,19 +211,18 @@ impl Front {
     /// Ends the front: it finishes requests in flight (up to 30 s); if it does not end, it is killed. Does
     /// nothing when none runs.
     pub async fn stop(&self) -> Result<(), BuiltinError> {
-        let mut link = self.link.lock().await;
-        let Some(hello) = self.greet(&mut link).await? else { return Ok(()) };
+        let mut kept = self.kept.lock().await;
+        let Some(hello) = self.greet(&mut kept.link).await? else { return Ok(()) };
         let pid = hello.pid;
         let failed = |source| BuiltinError::Unstoppable { pid, source };
         let process = Process::open(pid).map_err(failed)?;
         // It answers after the handle was opened, under the same pid: the handle is this process.
-        match self.greet(&mut link).await? {
+        match self.greet(&mut kept.link).await? {
             Some(again) if again.pid == pid => {}
             _ => return Ok(()),
         }
-        *link = None;
-        // Who connects from now on is refused, and does not wait for nobody.
-        *self.spare.lock().await = None;
+        // The second handle on the socket too: who connects from now on is refused, and does not wait for nobody.
+        *kept = Kept::default();
         process.signal(libc::SIGTERM).map_err(failed)?;
         if process.ended(STOP_WITHIN).await.is_ok() {
             return Ok(());
@@ -229,11 +234,11 @@ impl Front {
     /// Asks over the kept connection. All requests may be asked twice, so a connection that turns out
     /// closed (the front was replaced) is replaced as well.
     async fn ask(&self, request: &Request) -> Result<Answer, BuiltinError> {
-        let mut link = self.link.lock().await;
-        self.ask_over(&mut link, request).await?.ok_or_else(|| self.not_running())
+        let mut kept = self.kept.lock().await;
+        self.ask_over(&mut kept.link, request).await?.ok_or_else(|| self.not_running())
     }
 
-    async fn greet(&self, link: &mut MutexGuard<'_, Option<Link>>) -> Result<Option<Hello>, BuiltinError> {
+    async fn greet(&self, link: &mut Option<Link>) -> Result<Option<Hello>, BuiltinError> {
         match self.ask_over(link, &Request::Hello).await? {
             Some(Answer::Hello(hello)) => Ok(Some(*hello)),
             Some(other) => Err(unexpected(&other)),
@@ -245,7 +250,7 @@ impl Front {
     /// middle of an exchange would give the next question the answer to this one.
     async fn ask_over(
         &self,
-        kept: &mut MutexGuard<'_, Option<Link>>,
+        kept: &mut Option<Link>,
         request: &Request,
     ) -> Result<Option<Answer>, BuiltinError> {
         if let Some(mut link) = kept.take().filter(|link| !link.is_stale()) {
@@ -261,20 +266,17 @@ impl Front {
 
     fn keep(
         &self,
-        kept: &mut MutexGuard<'_, Option<Link>>,
+        kept: &mut Option<Link>,
         link: Link,
         answer: Result<Answer, BuiltinError>,
     ) -> Result<Answer, BuiltinError> {
         if matches!(answer, Ok(_) | Err(BuiltinError::Refused { .. })) {
-            **kept = Some(link);
+            *kept = Some(link);
         }
         answer
     }
 
-    async fn socket_back(
-        &self,
-        link: &mut MutexGuard<'_, Option<Link>>,
-    ) -> Result<Option<Hello>, BuiltinError> {
+    async fn socket_back(&self, link: &mut Option<Link>) -> Result<Option<Hello>, BuiltinError> {
         let until = Instant::now() + SOCKET_BACK_WITHIN;
         loop {
             match self.greet(link).await? {
