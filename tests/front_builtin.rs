@@ -416,6 +416,20 @@ async fn a_front_survives_its_spawner_and_is_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_end_of_the_front_that_is_meant_cuts_a_wait_short() {
+    let front = TestFront::start().await;
+    let pid = front.front.ensure_running().await.unwrap().pid;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::SIGKILL).unwrap();
+    let whole = Duration::from_secs(3600);
+    tokio::time::timeout(LONG, front.front.ended(pid, whole)).await.expect("its end is told");
+    let (begun, short) = (Instant::now(), Duration::from_millis(50));
+    front.front.ended(pid + 1, short).await;
+    assert!(begun.elapsed() >= short, "the dead one cut the wait for another short");
+    assert_ne!(front.front.ensure_running().await.unwrap().pid, pid);
+    front.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k1_a_front_started_by_a_process_that_is_killed_serves_on() {
     let dir = tempfile::tempdir().unwrap();
     // A shell stands for the daemon: it starts a front and is killed at once.
