@@ -1,6 +1,7 @@
 //! What a command of an app takes over from bgd, in one list, for builds, hooks, instances, stop commands, health
 //! commands, `bgd exec` and, as to rights, the git worker. Called between fork and exec, or in a process with one
-//! thread; makes system calls only (but for [`Account::find`]). Must not know what the command is for.
+//! thread: makes system calls only and allocates nothing, but for [`Account::find`]. Must not know what the command is
+//! for.
 //!
 //! | inherited | as |
 //! |---|---|
@@ -16,7 +17,11 @@
 //! | OOM score | bgd's, but never less than 0: bgd may be protected, an app is not; a build at least 500 |
 //! | priority, resource limits | bgd's; a build is nicer |
 
-use std::{ffi::CString, io};
+use std::{
+    ffi::CString,
+    fs::File,
+    io::{self, Read, Write},
+};
 
 use nix::{
     errno::Errno,
@@ -35,7 +40,10 @@ const MARKED: i32 = 4096;
 const JOIN_SESSION: i32 = 1;
 
 /// More capabilities than any kernel has; the loop ends at the first unknown one.
-const CAPABILITIES: i32 = 64;
+const CAPABILITIES: libc::c_ulong = 64;
+
+/// The kernel's range is -1000 to 1000.
+const SCORE_BYTES: usize = 8;
 
 /// `_LINUX_CAPABILITY_VERSION_3`: two words for each set.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
@@ -99,6 +107,16 @@ pub struct Rights {
 }
 
 impl Rights {
+    /// All of the list at once, for a child that is nothing else: descriptors, umask, score and rights.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step; the command must not be run then.
+    pub fn prepare_child(&self) -> io::Result<()> {
+        seal_descriptors()?;
+        shed_daemon()?;
+        Ok(self.take_on()?)
+    }
+
     /// Gives up everything else, for good and for all descendants; the calling thread must be the one that execs.
     ///
     /// # Errors
@@ -138,8 +156,17 @@ pub fn shed_daemon() -> io::Result<()> {
 /// When the score can't be read or written.
 pub fn raise_oom_score(least: i32) -> io::Result<()> {
     let file = "/proc/self/oom_score_adj";
-    let score: i32 = std::fs::read_to_string(file)?.trim().parse().map_err(io::Error::other)?;
-    if score < least { std::fs::write(file, least.to_string()) } else { Ok(()) }
+    let mut text = [0; SCORE_BYTES];
+    let length = File::open(file)?.read(&mut text)?;
+    let score = std::str::from_utf8(&text[..length]).ok().and_then(|text| text.trim().parse().ok());
+    let score: i32 = score.ok_or(io::ErrorKind::InvalidData)?;
+    if score >= least {
+        return Ok(());
+    }
+    let mut room = &mut text[..];
+    write!(room, "{least}")?;
+    let length = SCORE_BYTES - room.len();
+    File::options().write(true).open(file)?.write_all(&text[..length])
 }
 
 /// Marks every descriptor but 0, 1 and 2 to be closed at an exec, those included that bgd was itself born with.
@@ -177,7 +204,7 @@ fn leave_keyring() -> nix::Result<()> {
 fn empty_bounding_set() -> nix::Result<()> {
     for capability in 0..CAPABILITIES {
         // SAFETY: takes integers only.
-        match Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }) {
+        match Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability) }) {
             Ok(_) => {}
             // Past the last; or not permitted, as for every ordinary user, who has nothing to raise from it.
             Err(Errno::EINVAL | Errno::EPERM) => return Ok(()),

@@ -8,7 +8,7 @@ use nix::unistd::Uid;
 use crate::{
     api::wire::{Answer, ExecPlan, Exit, Request},
     cli::{Context, args::ExecArgs, problem::Problem},
-    privilege::{self, Account, Rights},
+    privilege::{Account, Rights},
 };
 
 /// What shells return for a command that is not there, and for one that can't be run.
@@ -24,13 +24,8 @@ pub async fn prepare(context: &Context, args: ExecArgs) -> Result<Command, Probl
     let account = plan.user.as_deref().map(account).transpose()?;
     let rights = Rights { account, new_privileges: plan.new_privileges };
     let mut command = command(&plan, args.command);
-    let prepare = move || {
-        privilege::seal_descriptors()?;
-        privilege::shed_daemon()?;
-        Ok(rights.take_on()?)
-    };
     // SAFETY: run by the one thread that is left when the command replaces this process.
-    unsafe { command.pre_exec(prepare) };
+    unsafe { command.pre_exec(move || rights.prepare_child()) };
     Ok(command)
 }
 
@@ -82,7 +77,7 @@ mod tests {
             cwd: "/srv/shop".to_owned(),
             env: [("PATH".to_owned(), "/bin".to_owned()), ("TERM".to_owned(), "x".to_owned())].into(),
             user: None,
-            new_privileges: privilege::NewPrivileges::Refused,
+            new_privileges: crate::privilege::NewPrivileges::Refused,
         };
         let command = command(&plan, vec!["ls".into(), "-l".into()]);
         assert_eq!(command.get_current_dir(), Some(std::path::Path::new("/srv/shop")));

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    privilege::{self, Account, Rights},
+    privilege::{Account, Rights},
     probe::{Outcome, ProbeCommand, Reason, reason::tail},
 };
 
@@ -149,13 +149,8 @@ fn give_up_rights(run: &mut Command, command: &ProbeCommand) -> io::Result<()> {
         None => None,
     };
     let rights = Rights { account, new_privileges: command.new_privileges };
-    let prepare = move || {
-        privilege::seal_descriptors()?;
-        privilege::shed_daemon()?;
-        Ok(rights.take_on()?)
-    };
     // SAFETY: between fork and exec the closure only makes system calls, on values made before.
-    unsafe { run.pre_exec(prepare) };
+    unsafe { run.pre_exec(move || rights.prepare_child()) };
     Ok(())
 }
 
