@@ -149,17 +149,8 @@ pub fn open_store(settings: &DaemonSettings) -> Result<Arc<Store>, DaemonError> 
     if let Opened::MovedAside { to, why } = opened {
         let text = format!("{why}; kept as {}, state is rebuilt from what runs", to.display());
         tracing::error!(text, "the record was unusable");
-        let event = EventRecord {
-            seq: 0,
-            at: Stamp(clock::now()),
-            app: None,
-            deploy: None,
-            kind: "record_replaced".to_owned(),
-            by: "bgd".to_owned(),
-            uid: None,
-            text: format!("the record was unusable: {text}"),
-        };
-        store.log(event)?;
+        let said = format!("the record was unusable: {text}");
+        store.log(EventRecord::new("record_replaced", clock::now(), &said))?;
     }
     Ok(Arc::new(store))
 }

@@ -13,7 +13,7 @@ use crate::{
     rules::{
         app::Release,
         effect::Hook,
-        ids::Color,
+        ids::{Color, ReleaseId},
         words::{Failure, Nature, Phase},
     },
 };
@@ -76,8 +76,10 @@ impl Interpreter {
 
     /// Before anything is touched: a limit that silently does not hold would be a lie.
     fn check_limits(&self) -> Result<(), Failure> {
-        let obstacle = self.shims.limiter().obstacle().filter(|_| self.settings.limits.any());
-        let Some(why) = obstacle else { return Ok(()) };
+        if !self.settings.limits.any() {
+            return Ok(());
+        }
+        let Some(why) = self.shims.limiter().obstacle() else { return Ok(()) };
         let cause = format!("the limits of {} can't be kept on this host: {why}", self.settings.name);
         let hint = "take `limits` out, or run bgd where systemd and cgroup v2 are; what is live serves on";
         Err(Failure {
@@ -86,15 +88,19 @@ impl Interpreter {
         })
     }
 
-    fn newest_good(&self, making: &Release) -> Option<crate::rules::ids::ReleaseId> {
-        let releases = self.store.releases(&self.settings.name).unwrap_or_else(|err| {
-            tracing::warn!(app = %self.settings.name, err = %crate::errors::chain(&err), "no previous release is known");
-            Vec::new()
-        });
-        releases
-            .into_iter()
+    fn newest_good(&self, making: &Release) -> Option<ReleaseId> {
+        let mut known = self.releases().into_iter();
+        known
             .find(|(release, verdict)| verdict == "good" && release.id != making.id)
             .map(|(release, _)| release.id)
+    }
+
+    /// The recorded releases with their verdicts, newest first; none where the record can't be read.
+    pub(super) fn releases(&self) -> Vec<(Release, String)> {
+        self.store.releases(&self.settings.name).unwrap_or_else(|err| {
+            tracing::warn!(app = %self.settings.name, err = %crate::errors::chain(&err), "no previous release is known");
+            Vec::new()
+        })
     }
 
     async fn blocking<T: Send + 'static>(

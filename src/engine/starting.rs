@@ -18,13 +18,13 @@ use super::{
 use crate::{
     build,
     config::settings::{Limits, Probe},
+    errors::chain,
     probe::{self, Answer, ProbeCommand, Target, Verdict},
     process::{Exit, Handle, Role, Spec, StartError, ports},
     rules::{
         app::Release,
         health::{Decision, Seen, Streak},
         ids::Color,
-        time::Stamp,
         words::{Failure, Nature, Phase},
     },
     store::record::EventRecord,
@@ -53,7 +53,7 @@ impl Interpreter {
         spec.stop.how = self.stop_request(&context).map_err(|err| build_failure(phase, &err))?;
         let started = match self.shims.start(&spec).await {
             Err(StartError::Limits { why, .. }) if self.was_live(release) => {
-                self.say_unlimited(&why);
+                self.say_unlimited(&why).await;
                 self.shims.start(&Spec { limits: Limits::default(), ..spec }).await
             }
             started => started,
@@ -64,25 +64,18 @@ impl Interpreter {
 
     /// Restarting what served, or going back to it, comes before its limits: refusing to serve is worse.
     fn was_live(&self, release: &Release) -> bool {
-        self.store
-            .releases(&self.settings.name)
-            .is_ok_and(|known| known.iter().any(|(one, verdict)| one.id == release.id && verdict == "good"))
+        let known = self.releases();
+        known.iter().any(|(one, verdict)| one.id == release.id && verdict == "good")
     }
 
-    fn say_unlimited(&self, why: &str) {
+    async fn say_unlimited(&self, why: &str) {
         tracing::error!(app = %self.settings.name, why, "started without its limits, which can't be kept");
-        let event = EventRecord {
-            seq: 0,
-            at: Stamp(clock::now()),
-            app: Some(self.settings.name.clone()),
-            deploy: None,
-            kind: "limits_not_kept".to_owned(),
-            by: "bgd".to_owned(),
-            uid: None,
-            text: format!("started without its limits, which can't be kept: {}", why.replace('\n', " ")),
-        };
-        if let Err(err) = self.store.log(event) {
-            tracing::warn!(app = %self.settings.name, err = %crate::errors::chain(&err), "an event was not recorded");
+        let text = format!("started without its limits, which can't be kept: {why}");
+        let mut event = EventRecord::new("limits_not_kept", clock::now(), &text);
+        event.app = Some(self.settings.name.clone());
+        let store = self.store.clone();
+        if let Err(err) = blocking(move || store.log(event)).await {
+            tracing::warn!(app = %self.settings.name, err = %chain(&err), "an event was not recorded");
         }
     }
 
@@ -286,7 +279,7 @@ impl Interpreter {
         let (store, deploy) = (self.store.clone(), release.id.deploy());
         let kept = blocking(move || store.keep_probes(deploy, &Vec::from(answers))).await;
         if let Err(err) = kept {
-            tracing::warn!(app = %self.settings.name, err = %crate::errors::chain(&err), "probe answers were not recorded");
+            tracing::warn!(app = %self.settings.name, err = %chain(&err), "probe answers were not recorded");
         }
     }
 

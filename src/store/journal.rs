@@ -10,7 +10,7 @@ use crate::rules::{
     event::Event,
     ids::{AppName, DeployId, ReleaseId},
     step::Noted,
-    time::{Stamp, Time},
+    time::Time,
     words::{Outcome, Phase},
 };
 
@@ -94,37 +94,42 @@ impl Store {
     /// # Errors
     /// When it could not be written.
     pub fn log_act(&self, event: EventRecord, began: Option<DeployId>) -> Result<EventRecord, StoreError> {
-        let mut connection = self.write();
-        connection.pragma_update(None, "synchronous", "NORMAL").map_err(sql("recording an act"))?;
         let uid = event.uid;
-        let written = (|| {
-            let tx = connection.transaction()?;
-            let event = insert_event(&tx, event)?;
+        self.write_unflushed("recording an act", |tx| {
+            let event = insert_event(tx, event)?;
             if let Some(deploy) = began {
                 tx.execute("UPDATE deploy SET asked_uid = ?2 WHERE id = ?1", params![deploy.0, uid])?;
             }
-            tx.commit()?;
             Ok(event)
-        })();
-        connection.pragma_update(None, "synchronous", "FULL").map_err(sql("making steps durable again"))?;
-        written.map_err(sql("recording an act"))
+        })
     }
 
-    /// Keeps the last probe answers with a deploy, for `bgd show`.
+    /// Keeps the last probe answers with a deploy, for `bgd show`. The step that follows flushes the log, and this
+    /// with it: an app that is ready waits for one flush.
     ///
     /// # Errors
     /// When they could not be written.
     pub fn keep_probes(&self, deploy: DeployId, answers: &[String]) -> Result<(), StoreError> {
-        let connection = self.write();
-        let write = || {
-            // The step that follows flushes the log, and this with it: an app that is ready waits for one flush.
-            connection.pragma_update(None, "synchronous", "NORMAL")?;
-            connection
-                .execute("UPDATE deploy SET probes = ?2 WHERE id = ?1", params![deploy.0, json(&answers)])
-        };
-        let written = write();
+        self.write_unflushed("recording probe answers", |tx| {
+            tx.execute("UPDATE deploy SET probes = ?2 WHERE id = ?1", params![deploy.0, json(&answers)])
+        })
+        .map(drop)
+    }
+
+    fn write_unflushed<T>(
+        &self,
+        doing: &'static str,
+        write: impl FnOnce(&Transaction<'_>) -> Result<T, rusqlite::Error>,
+    ) -> Result<T, StoreError> {
+        let mut connection = self.write();
+        connection.pragma_update(None, "synchronous", "NORMAL").map_err(sql(doing))?;
+        let written = connection.transaction().and_then(|tx| {
+            let value = write(&tx)?;
+            tx.commit()?;
+            Ok(value)
+        });
         connection.pragma_update(None, "synchronous", "FULL").map_err(sql("making steps durable again"))?;
-        written.map(drop).map_err(sql("recording probe answers"))
+        written.map_err(sql(doing))
     }
 
     /// Forgets releases whose directories are gone.
@@ -389,18 +394,4 @@ fn insert_event(connection: &Connection, event: EventRecord) -> Result<EventReco
 /// Our own types always serialize: no maps with keys that are not strings, no failing impls.
 pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_else(|err| panic!("a recorded type did not serialize: {err}"))
-}
-
-/// An event to be recorded; its number comes with the recording.
-pub(super) fn unnumbered(app: &AppName, at: Time) -> EventRecord {
-    EventRecord {
-        seq: 0,
-        at: Stamp(at),
-        app: Some(app.clone()),
-        deploy: None,
-        kind: String::new(),
-        by: "bgd".to_owned(),
-        uid: None,
-        text: String::new(),
-    }
 }

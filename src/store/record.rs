@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::rules::{
     ids::{AppName, Color, CommitId, DeployId, ReleaseId},
-    time::Stamp,
+    time::{Stamp, Time},
     words::{Outcome, Phase},
 };
 
@@ -91,4 +91,25 @@ pub struct EventRecord {
     pub uid: Option<u32>,
     /// One line for people; no control characters, no secrets.
     pub text: String,
+}
+
+impl EventRecord {
+    /// One of bgd's own, of no app, to be recorded; its number comes with the recording.
+    pub fn new(kind: &str, at: Time, text: &str) -> Self {
+        Self {
+            seq: 0,
+            at: Stamp(at),
+            app: None,
+            deploy: None,
+            kind: kind.to_owned(),
+            by: "bgd".to_owned(),
+            uid: None,
+            text: one_line(text),
+        }
+    }
+}
+
+/// One event stays one line, whatever bytes a commit message holds (promise A13).
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,6 +1,6 @@
 //! Notes as events: the fixed word, who caused it, and one line for people.
 
-use super::{journal::unnumbered, record::EventRecord};
+use super::record::EventRecord;
 use crate::rules::{
     effect::Note,
     ids::AppName,
@@ -12,9 +12,8 @@ use crate::rules::{
 /// The event of a note; `None` for notes that are rows only.
 pub(super) fn event(app: &AppName, at: Time, noted: &Noted) -> Option<EventRecord> {
     let (kind, text) = sentence(noted)?;
-    let mut event = unnumbered(app, at);
-    event.kind = kind.to_owned();
-    event.text = one_line(&text);
+    let mut event = EventRecord::new(kind, at, &text);
+    event.app = Some(app.clone());
     event.deploy = noted.deploy.as_ref().map(|deploy| deploy.id);
     if let Some(by) = caused_by(noted) {
         event.by = by;
@@ -91,9 +90,4 @@ fn ended(commit: &str, outcome: Outcome, failure: Option<&Failure>) -> String {
         Outcome::Cancelled => format!("{commit} was cancelled"),
         Outcome::RolledBack => format!("{commit} was rolled back{why}"),
     }
-}
-
-/// One event stays one line, whatever bytes a commit message holds (promise A13).
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

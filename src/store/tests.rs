@@ -123,7 +123,7 @@ fn who_asked_is_kept_with_the_event_and_the_deploy_that_it_began() {
             "INSERT INTO deploy (id, app, kind, asked_by, started) VALUES (1, 'shop', 'manual', 'ann', 1)",
         )
         .unwrap();
-    let unasked = journal::unnumbered(&"shop".parse().unwrap(), Time(2));
+    let unasked = EventRecord::new("asked", Time(2), "flip");
     let asked = EventRecord { uid: Some(1000), ..unasked.clone() };
     store.log(unasked).unwrap();
     store.log_act(asked, Some(DeployId(1))).unwrap();
