@@ -15,12 +15,13 @@ use tokio::net::UnixStream;
 
 use super::{
     server::refusal,
-    wire::{Exit, Refusal, Request},
+    wire::{EventRecord, Exit, Refusal, Request},
 };
-use crate::config::settings::{DaemonSettings, Principal};
+use crate::{
+    config::settings::{DaemonSettings, Principal},
+    engine::clock,
+};
 
-/// `SO_PEERGROUPS`: the supplementary groups that the peer had when it connected.
-const SO_PEERGROUPS: i32 = 59;
 /// More groups than anybody has; the kernel's own limit is 65536.
 const GROUPS: usize = 65_536;
 /// `/proc/PID/loginuid` of a process that nobody logged in for.
@@ -60,6 +61,13 @@ impl Peer {
             format!("{} (uid {})", self.name, self.uid)
         }
     }
+
+    /// What it did, for the record: with uid and, through sudo, who logged in.
+    pub fn event(&self, kind: &str, text: &str) -> EventRecord {
+        let login = self.login.as_deref().map(|login| format!(" (logged in as {login})")).unwrap_or_default();
+        let event = EventRecord::new(kind, clock::now(), &format!("{text}{login}"));
+        EventRecord { by: self.name.clone(), uid: Some(self.uid), ..event }
+    }
 }
 
 fn name_of(uid: u32) -> String {
@@ -73,6 +81,7 @@ fn login_of(pid: i32) -> Option<u32> {
     text.trim().parse().ok().filter(|uid| *uid != NO_LOGIN)
 }
 
+/// The supplementary groups that the peer had when it connected.
 fn supplementary(stream: &UnixStream) -> io::Result<Vec<u32>> {
     let mut groups = vec![0_u32; 32];
     loop {
@@ -83,7 +92,7 @@ fn supplementary(stream: &UnixStream) -> io::Result<Vec<u32>> {
             libc::getsockopt(
                 stream.as_fd().as_raw_fd(),
                 libc::SOL_SOCKET,
-                SO_PEERGROUPS,
+                libc::SO_PEERGROUPS,
                 buffer,
                 &raw mut bytes,
             )
@@ -191,23 +200,29 @@ impl Circle {
         let mut circle = Self::default();
         let mut words = Vec::new();
         for principal in named {
-            let known = match principal {
-                Principal::User(name) => {
-                    let user = User::from_name(name).ok().flatten();
-                    user.map(|user| circle.users.push(user.uid.as_raw()))
+            match circle.add(principal) {
+                Ok(Some(())) => {}
+                Ok(None) => {
+                    tracing::warn!(name = %principal, "[daemon] names somebody that this host does not know")
                 }
-                Principal::Group(name) => {
-                    let group = Group::from_name(name).ok().flatten();
-                    group.map(|group| circle.groups.push(group.gid.as_raw()))
+                Err(err) => {
+                    tracing::error!(name = %principal, %err, "[daemon] names somebody who can't be looked up")
                 }
-            };
-            if known.is_none() {
-                tracing::warn!(name = %principal, "[daemon] names somebody that this host does not know");
             }
             words.push(principal.to_string());
         }
         circle.words = if words.is_empty() { "nobody else".to_owned() } else { words.join(", ") };
         circle
+    }
+
+    /// `None` when there is no such user or group.
+    fn add(&mut self, principal: &Principal) -> nix::Result<Option<()>> {
+        Ok(match principal {
+            Principal::User(name) => User::from_name(name)?.map(|user| self.users.push(user.uid.as_raw())),
+            Principal::Group(name) => {
+                Group::from_name(name)?.map(|group| self.groups.push(group.gid.as_raw()))
+            }
+        })
     }
 
     /// The members of the socket's group, who are the operators where none are named.

@@ -9,7 +9,7 @@ use super::{
     access::Peer,
     reading::read,
     report,
-    server::{Act, Client, Desk, closing, member, refusal},
+    server::{Client, Desk, closing, member, refusal},
     wire::{Answer, DeployRecord, EventRecord, Exit, Progress, Refusal, Reply, Request},
 };
 use crate::{
@@ -54,19 +54,15 @@ struct Following<'a> {
 
 /// Hands it to the machine, and records who asked for what, denied or not.
 async fn ask(desk: &Desk, peer: &Peer, (member, ask): (&Member, Ask)) -> Result<step::Answer, Refusal> {
-    let text = words(&ask);
+    let mut text = words(&ask);
     let answer = member.ask(peer.name.clone(), ask).await;
     let answer = answer.map_err(|gone| refusal(Exit::Unreachable, gone.to_string(), Some("bgd status")))?;
-    let (deploy, began) = match &answer {
-        step::Answer::Deploying(id) | step::Answer::RollingBack(id) => (Some(*id), Some(*id)),
-        step::Answer::Cancelling(id) => (Some(*id), None),
-        step::Answer::Said(_) | step::Answer::TakingDown | step::Answer::Denied(_) => (None, None),
-    };
-    let text = match &answer {
-        step::Answer::Denied(denial) => format!("{text}; denied: {}", denial.message),
-        _ => text,
-    };
-    desk.note_asked(peer, Act { app: Some(&member.settings().name), text, deploy, began });
+    if let step::Answer::Denied(denial) = &answer {
+        text = format!("{text}; denied: {}", denial.message);
+    }
+    let app = Some(member.settings().name.clone());
+    let event = EventRecord { app, deploy: answer.deploy(), ..peer.event("asked", &text) };
+    desk.fleet.note_act(event, answer.begun());
     match answer {
         step::Answer::Denied(denial) => Err(denied(member, denial)),
         answer => Ok(answer),

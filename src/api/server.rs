@@ -25,14 +25,8 @@ use super::{
     wire::{Answer, DaemonReport, EventRecord, Exit, Refusal, Reply, Request},
 };
 use crate::{
-    engine::{
-        clock,
-        fleet::{Fleet, Member},
-    },
-    rules::{
-        ids::{AppName, DeployId},
-        time::Stamp,
-    },
+    engine::fleet::{Fleet, Member},
+    rules::ids::AppName,
 };
 
 /// The longest request line in bytes; requests are names, revisions and one reason.
@@ -89,7 +83,8 @@ pub struct Door {
     inode: (u64, u64),
 }
 
-/// Makes the socket with the mode that [`Access::socket_mode`] says; the daemon's lock is held, so that a socket found there is a leftover.
+/// Makes the socket with the mode that [`Access::socket_mode`] says; the daemon's lock is held, so that a socket
+/// found there is a leftover.
 ///
 /// # Errors
 /// When the path is taken by something else, or can't be bound.
@@ -202,44 +197,8 @@ impl Desk {
         }
         refused.insert(peer.uid, Instant::now());
         tracing::warn!(by = %peer.described(), request = request.verb(), "refused: not permitted");
-        let event = act_event(peer, "refused", format!("{}: not permitted", request.verb()));
+        let event = peer.event("refused", &format!("{}: not permitted", request.verb()));
         self.fleet.note_act(event, None);
-    }
-
-    /// Records that somebody asked for something that has an effect.
-    pub(super) fn note_asked(&self, peer: &Peer, act: Act<'_>) {
-        let mut event = act_event(peer, "asked", act.text);
-        event.app = act.app.cloned();
-        event.deploy = act.deploy;
-        self.fleet.note_act(event, act.began);
-    }
-}
-
-/// What somebody asked for, as the record has it.
-pub(super) struct Act<'a> {
-    /// Of which app; `None` for the daemon's own.
-    pub app: Option<&'a AppName>,
-    /// One line.
-    pub text: String,
-    /// The deploy it is about.
-    pub deploy: Option<DeployId>,
-    /// That deploy, if it was begun by this.
-    pub began: Option<DeployId>,
-}
-
-/// An event of a person, with uid and, through sudo, who logged in.
-pub fn act_event(peer: &Peer, kind: &str, text: String) -> EventRecord {
-    let login = peer.login.as_deref().map(|login| format!(" (logged in as {login})")).unwrap_or_default();
-    let text = format!("{text}{login}").chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    EventRecord {
-        seq: 0,
-        at: Stamp(clock::now()),
-        app: None,
-        deploy: None,
-        kind: kind.to_owned(),
-        by: peer.name.clone(),
-        uid: Some(peer.uid),
-        text,
     }
 }
 
@@ -285,16 +244,9 @@ async fn answer(request: Request, client: &mut Client, desk: &Desk) -> io::Resul
                 .map(|answer| if right == Right::Act { answer } else { without_output(answer) })
         }
         Request::Why { app } => member(desk, app.as_ref()).map(|member| reading::why(&member)),
-        Request::Exec { app } => member(desk, app.as_ref()).and_then(|member| {
-            let act = Act {
-                app: Some(&member.settings().name),
-                text: "exec".to_owned(),
-                deploy: None,
-                began: None,
-            };
-            desk.note_asked(&client.peer, act);
-            reading::exec(&member)
-        }),
+        Request::Exec { app } => {
+            member(desk, app.as_ref()).and_then(|member| exec(desk, &client.peer, &member))
+        }
         Request::Logs { app, lines, follow, source } => {
             return match member(desk, app.as_ref()) {
                 Ok(member) => reading::logs(client, &member, (lines, follow, source)).await,
@@ -305,10 +257,7 @@ async fn answer(request: Request, client: &mut Client, desk: &Desk) -> io::Resul
             return reading::events(client, desk, (app, since, follow)).await;
         }
         Request::Reload => {
-            desk.note_asked(
-                &client.peer,
-                Act { app: None, text: "reload".to_owned(), deploy: None, began: None },
-            );
+            desk.fleet.note_act(client.peer.event("asked", "reload"), None);
             reload(desk).await
         }
         Request::Hold { .. }
@@ -320,6 +269,12 @@ async fn answer(request: Request, client: &mut Client, desk: &Desk) -> io::Resul
         | Request::Up { .. } => return acting::act(request, client, desk).await,
     };
     client.send(&closing(reply)).await
+}
+
+fn exec(desk: &Desk, peer: &Peer, member: &Member) -> Result<Answer, Refusal> {
+    let event = EventRecord { app: Some(member.settings().name.clone()), ..peer.event("asked", "exec") };
+    desk.fleet.note_act(event, None);
+    reading::exec(member)
 }
 
 /// What the app said is for those who may act.

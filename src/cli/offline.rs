@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::{
     api::{
         access, report,
-        server::act_event,
         wire::{
             DaemonReport, DeployDetail, DeployRecord, EventRecord, Exit, FlipReport, LogSource, Refusal,
             Status,
@@ -176,16 +175,11 @@ async fn flip_member(fleet: &Fleet, member: &Member) -> Result<FlipReport, Refus
     let abandoned: Option<CommitId> =
         before.pipeline.commit().cloned().or_else(|| before.live().map(|live| live.release.commit.clone()));
     let answer = member.ask(peer.name.clone(), Ask::Flip).await.map_err(gone)?;
-    let (deploy, began) = match &answer {
-        Answer::Cancelling(id) => (Some(*id), None),
-        Answer::RollingBack(id) => (Some(*id), Some(*id)),
-        Answer::Denied(_) | Answer::Deploying(_) | Answer::TakingDown | Answer::Said(_) => (None, None),
-    };
     let app = Some(member.settings().name.clone());
-    let event =
-        EventRecord { app, deploy, ..act_event(&peer, "asked", "flip, without the daemon".to_owned()) };
+    let (deploy, begun) = (answer.deploy(), answer.begun());
+    let event = EventRecord { app, deploy, ..peer.event("asked", "flip, without the daemon") };
     // A flip works on a full disk (promise I6); who asked for it is then in this process's own words only.
-    if let Err(err) = fleet.store().log_act(event, began) {
+    if let Err(err) = fleet.store().log_act(event, begun) {
         tracing::warn!(err = %chain(&err), "an act was not recorded");
     }
     let id = match answer {

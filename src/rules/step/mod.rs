@@ -101,6 +101,21 @@ pub enum Answer {
     Denied(Denial),
 }
 
+impl Answer {
+    /// The deploy that it is about.
+    pub fn deploy(&self) -> Option<DeployId> {
+        match self {
+            Self::Deploying(id) | Self::Cancelling(id) | Self::RollingBack(id) => Some(*id),
+            Self::TakingDown | Self::Said(_) | Self::Denied(_) => None,
+        }
+    }
+
+    /// The deploy that began by it.
+    pub fn begun(&self) -> Option<DeployId> {
+        self.deploy().filter(|_| !matches!(self, Self::Cancelling(_)))
+    }
+}
+
 /// Why an operator's request is not carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
