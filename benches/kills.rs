@@ -1,11 +1,12 @@
 //! Random `kill -9` of the daemon, of shims and of the builtin front under load, while one push follows the other:
 //! what each kill cost. `KILLS` makes the run shorter or longer, `SEED` another one.
 
+#[path = "../tests/simulator/rng.rs"]
+#[allow(dead_code, reason = "the simulator uses more of it")]
+mod rng;
 mod stage;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
     process::ExitCode,
     thread::sleep,
     time::{Duration, Instant},
@@ -15,18 +16,21 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use rng::Rng;
 use stage::{
-    Daemon, Nginx, Place, Remote, Res, Table,
-    daemon::{App, DEMO, builtin},
+    Res, Table,
     load::Load,
-    place, proc,
+    proc,
+    scene::{Kind, Scene},
 };
 
 /// Clients, and the pause of each between two requests: about 300 requests a second.
 const CLIENTS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(10);
 /// The longest time between two kills.
-const CALM_MS: u64 = 900;
+const CALM_MS: usize = 900;
+/// Of the app that is deployed.
+const MORE: &str = "poll = \"1s\"\nbuild = \"sh build.sh\"";
 
 fn main() -> ExitCode {
     stage::main(run)
@@ -34,14 +38,14 @@ fn main() -> ExitCode {
 
 fn run() -> Res<()> {
     let kills = stage::count("KILLS", 200);
-    let mut rng = Rng(stage::count("SEED", 1) as u64);
+    let mut rng = Rng::new(stage::count("SEED", 1) as u64);
     let mut table = Table::new(
         &format!("{kills} random kill -9 under load, pushes all the while"),
         &["front", "killed", "times", "requests lost after it", "at most", "how"],
     );
     // Half of them on each front.
-    for nginx in [false, true] {
-        let Some(scene) = Scene::set(nginx)? else { continue };
+    for kind in Kind::BOTH {
+        let Some(scene) = Scene::set(kind, MORE, "20ms")? else { continue };
         scene.rage(kills / 2, &mut rng, &mut table)?;
     }
     table.print();
@@ -69,14 +73,6 @@ impl Victim {
     }
 }
 
-struct Scene {
-    place: Place,
-    remote: Remote,
-    daemon: Daemon,
-    public: SocketAddr,
-    nginx: Option<Nginx>,
-}
-
 /// What the kills of one victim cost.
 #[derive(Default)]
 struct Cost {
@@ -87,36 +83,6 @@ struct Cost {
 }
 
 impl Scene {
-    fn set(behind_nginx: bool) -> Res<Option<Self>> {
-        let place = Place::new()?;
-        let [blue, green, public]: [u16; 3] = place::free_ports()?;
-        let public = SocketAddr::from((Ipv4Addr::LOCALHOST, public));
-        let nginx = if behind_nginx { Nginx::prepare(&place)? } else { None };
-        let front = match &nginx {
-            None if behind_nginx => return Ok(None),
-            None => builtin(public),
-            Some(nginx) => {
-                nginx.site("shop", public)?;
-                nginx.front("shop")
-            }
-        };
-        let remote = Remote::create(&place.path("shop.git"))?;
-        let app = App {
-            name: "shop",
-            remote: PathBuf::from(remote.path()),
-            ports: [blue, green],
-            front,
-            start: DEMO,
-            more: "poll = \"1s\"\nbuild = \"sh build.sh\"".to_owned(),
-            interval: "20ms",
-        };
-        let daemon = Daemon::start(&place, &[app])?;
-        if let Some(nginx) = &nginx {
-            nginx.start_with("bgd-shop.conf")?;
-        }
-        Ok(Some(Self { place, remote, daemon, public, nginx }))
-    }
-
     fn rage(mut self, kills: usize, rng: &mut Rng, table: &mut Table) -> Res<()> {
         self.push_and_wait("0")?;
         let mut costs = [Cost::default(), Cost::default(), Cost::default()];
@@ -124,10 +90,10 @@ impl Scene {
         for number in 0..kills {
             let commit = self.remote.stage_version(&format!("{}", number + 1))?;
             self.remote.push(commit)?;
-            sleep(Duration::from_millis(rng.below(CALM_MS)));
+            sleep(calm(rng));
             let at = Instant::now();
             let Some(victim) = self.kill_one(rng)? else { continue };
-            sleep(Duration::from_millis(300 + rng.below(CALM_MS)));
+            sleep(Duration::from_millis(300) + calm(rng));
             let tally = load.tally();
             let lost = tally.lost_since(at);
             let Some(cost) = costs.get_mut(victim as usize) else { continue };
@@ -193,8 +159,7 @@ impl Scene {
             .into_iter()
             .filter(|pid| proc::role(*pid).as_deref() == Some(role))
             .collect();
-        let drawn = rng.below(found.len().max(1) as u64) as usize;
-        let Some(pid) = found.get(drawn) else { return Ok(None) };
+        let Some(pid) = found.get(rng.below(found.len().max(1))) else { return Ok(None) };
         // It may have ended since it was listed; then nothing was killed.
         match kill(Pid::from_raw(i32::try_from(*pid)?), Signal::SIGKILL) {
             Ok(()) => Ok(Some(victim)),
@@ -213,14 +178,6 @@ impl Scene {
     }
 }
 
-/// xorshift64: the same seed gives the same kills.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit.max(1)
-    }
+fn calm(rng: &mut Rng) -> Duration {
+    Duration::from_millis(rng.below(CALM_MS) as u64)
 }

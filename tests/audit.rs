@@ -86,14 +86,7 @@ fn k1_the_pid_is_known_after_a_reload_and_after_a_restart() {
 fn a_first_file_of_apps_d_is_noticed() {
     let Some(stage) = stage() else { return };
     fs::create_dir(stage.path("apps.d")).unwrap();
-    let ports = [ports::reserve(), ports::reserve(), ports::reserve()];
-    let text = format!(
-        "remote = \"{}\"\nstart = \"true\"\nports = [{}, {}]\nfront.listen = \"127.0.0.1:{}\"\n",
-        stage.path("remote.git").display(),
-        ports[0].number,
-        ports[1].number,
-        ports[2].number
-    );
+    let (text, _ports) = ports::app_file(&stage.path("remote.git"));
     fs::write(stage.path("apps.d/blog.toml"), text).unwrap();
     stage.eventually("the new app is known", |stage| stage.bgd(&["status", "blog"]).code != 2);
     assert_eq!(stage.bgd(&["status", "blog"]).code, 3);

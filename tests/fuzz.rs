@@ -4,8 +4,13 @@
 
 use std::{collections::BTreeSet, env, fs, path::PathBuf};
 
+#[path = "simulator/rng.rs"]
+#[allow(dead_code, reason = "the simulator uses more of it")]
+mod rng;
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
+
+use rng::Rng;
 
 /// No larger inputs are kept or made: every property shows in a small one.
 const LONGEST: usize = 2048;
@@ -42,7 +47,7 @@ fn run(target: &str, check: fn(&[u8]), runs: u64) {
         drop(told);
     }
     let seed = number("BGD_FUZZ_SEED").unwrap_or(1);
-    let mut chance = Chance(seed);
+    let mut chance = Rng::new(seed);
     for at in 0..number("BGD_FUZZ_RUNS").unwrap_or(runs) {
         let input = changed(&kept, &mut chance);
         let told = Told { what: format!("{target}, BGD_FUZZ_SEED={seed}, run {at}"), input: &input };
@@ -65,28 +70,11 @@ impl Drop for Told<'_> {
     }
 }
 
-/// Splitmix64: the same numbers everywhere for the same seed.
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `end`, which is not 0.
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    /// A part of `bytes`, mostly short.
-    fn part<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
-        let from = self.below(bytes.len() + 1);
-        let longest = [4, 16, LONGEST][self.below(3)].min(bytes.len() - from);
-        &bytes[from..from + self.below(longest + 1)]
-    }
+/// A part of `bytes`, mostly short.
+fn part<'b>(chance: &mut Rng, bytes: &'b [u8]) -> &'b [u8] {
+    let from = chance.below(bytes.len() + 1);
+    let longest = chance.pick(&[4, 16, LONGEST]).min(bytes.len() - from);
+    &bytes[from..from + chance.below(longest + 1)]
 }
 
 /// What parsers stumble over.
@@ -118,22 +106,22 @@ const STUMBLING: [&[u8]; 24] = [
 ];
 
 /// One of the kept inputs after one to four changes.
-fn changed(kept: &[(String, Vec<u8>)], chance: &mut Chance) -> Vec<u8> {
+fn changed(kept: &[(String, Vec<u8>)], chance: &mut Rng) -> Vec<u8> {
     let mut bytes = kept[chance.below(kept.len())].1.clone();
     for _ in 0..=chance.below(4) {
         let at = chance.below(bytes.len() + 1);
         match chance.below(6) {
-            0 => insert(&mut bytes, at, STUMBLING[chance.below(STUMBLING.len())]),
+            0 => insert(&mut bytes, at, chance.pick(&STUMBLING)),
             1 => {
                 let (_, other) = &kept[chance.below(kept.len())];
-                insert(&mut bytes, at, chance.part(other));
+                insert(&mut bytes, at, part(chance, other));
             }
             2 => {
-                let own = chance.part(&bytes).to_vec();
+                let own = part(chance, &bytes).to_vec();
                 insert(&mut bytes, at, &own);
             }
             3 => {
-                let until = at + chance.part(&bytes[at..]).len();
+                let until = at + part(chance, &bytes[at..]).len();
                 bytes.drain(at..until);
             }
             4 if at < bytes.len() => bytes[at] ^= 1 << chance.below(8),

@@ -4,10 +4,14 @@ use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::{
-    Kind, Scene,
-    stage::{Res, Table, http::Client},
+use super::stage::{
+    Res, Table,
+    http::Client,
+    scene::{Kind, Scene},
 };
+
+/// Of the app that is deployed.
+const BUILD: &str = "build = \"sh build.sh\"";
 
 pub fn run(connections: usize) -> Res<()> {
     let connections = connections.min(open_files()?);
@@ -16,7 +20,7 @@ pub fn run(connections: usize) -> Res<()> {
         &["", "answered by the new version", "closed while idle, answered anew", "lost"],
     );
     for kind in Kind::BOTH {
-        let Some(scene) = Scene::set(kind)? else { continue };
+        let Some(scene) = Scene::set(kind, BUILD, "10ms")? else { continue };
         scene.deploy("old")?;
         let mut clients: Vec<Client> = (0..connections).map(|_| Client::new(scene.public)).collect();
         for client in &mut clients {

@@ -6,15 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Kind, Scene,
-    stage::{
-        Remote, Res, Table,
-        load::{self, Load},
-        proc::{self, Holdings, mib},
-    },
+use super::stage::{
+    Remote, Res, Table,
+    load::{self, Load},
+    proc::{self, Holdings, mib},
+    scene::{Kind, Scene},
 };
 
+/// Of the app that is deployed.
+const BUILD: &str = "build = \"sh build.sh\"";
 /// Deploys before the first look: caches and pools have their size by then.
 const WARM_UP: usize = 20;
 /// Clients, and the pause of each between two requests: about 200 requests a second.
@@ -27,7 +27,7 @@ pub fn run(deploys: usize) -> Res<()> {
         &["", "requests", "lost", "longest gap", "seconds", "", "descriptors", "threads", "memory", "disk"],
     );
     for kind in Kind::BOTH {
-        let Some(scene) = Scene::set(kind)? else { continue };
+        let Some(scene) = Scene::set(kind, BUILD, "10ms")? else { continue };
         soak(&scene, kind, deploys, &mut table)?;
     }
     table.print();

@@ -11,6 +11,7 @@ pub mod nginx;
 pub mod place;
 pub mod proc;
 pub mod remote;
+pub mod scene;
 
 use std::process::ExitCode;
 

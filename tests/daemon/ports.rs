@@ -1,6 +1,7 @@
 //! Ports for one test alone: below the range of outgoing connections, and reserved over all test processes of
 //! this machine by an abstract socket each, so that a port that is free for a moment (an app between two
 //! releases) is not taken by another test.
+#![allow(dead_code, reason = "shared by test files that each use a part")]
 
 use std::{
     net::TcpListener,
@@ -31,4 +32,17 @@ fn one(number: u16) -> Option<Port> {
     let reserved = UnixListener::bind_addr(&name).ok()?;
     TcpListener::bind(("127.0.0.1", number)).ok()?;
     Some(Port { number, _reserved: reserved })
+}
+
+/// A file of `apps.d` for an app that ends at once, with its ports.
+pub fn app_file(remote: &std::path::Path) -> (String, [Port; 3]) {
+    let ports = [reserve(), reserve(), reserve()];
+    let text = format!(
+        "remote = \"{}\"\nstart = \"true\"\nports = [{}, {}]\nfront.listen = \"127.0.0.1:{}\"\n",
+        remote.display(),
+        ports[0].number,
+        ports[1].number,
+        ports[2].number
+    );
+    (text, ports)
 }

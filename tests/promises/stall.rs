@@ -55,14 +55,7 @@ fn m1_status_and_the_record_answer_while_the_disk_stands_still() {
     fs::write(stage.path("stall"), "").expect("stall");
     let two = stage.push("two", "");
     // A second app: its first steps and its reading must not stand behind the first one's flush.
-    let ports = [ports::reserve(), ports::reserve(), ports::reserve()];
-    let text = format!(
-        "remote = \"{}\"\nstart = \"true\"\nports = [{}, {}]\nfront.listen = \"127.0.0.1:{}\"\n",
-        stage.path("remote.git").display(),
-        ports[0].number,
-        ports[1].number,
-        ports[2].number
-    );
+    let (text, _ports) = ports::app_file(&stage.path("remote.git"));
     fs::create_dir(stage.path("apps.d")).expect("apps.d");
     fs::write(stage.path("apps.d/zine.toml"), text).expect("a second app");
     stage.eventually("the second app is known", |stage| stage.bgd(&["status", "zine"]).code == 3);
