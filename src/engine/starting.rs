@@ -160,22 +160,7 @@ impl Interpreter {
         loop {
             self.refuse_other_port(handle, target.port)?;
             let mut socket = Socket::glance(handle, target.port);
-            let answer = match &socket {
-                Socket::Ours(_) => match timeout_at(deadline, probe::once(health, target)).await {
-                    Ok(answer) => {
-                        let answer = answer_line(&answer);
-                        said = Some(answer.1.clone());
-                        answer
-                    }
-                    // What it said before tells more than a probe that was cut short.
-                    Err(_) => {
-                        (false, said.take().unwrap_or_else(|| "no answer before the deadline".to_owned()))
-                    }
-                },
-                Socket::Absent | Socket::Strange(_) => {
-                    (false, format!("port {} is not open yet", target.port))
-                }
-            };
+            let answer = self.ask((&socket, target), deadline, &mut said).await;
             let settled = self.settled(handle);
             let healthy = answer.0 && settled;
             note_answer(answers, answer.1);
@@ -196,6 +181,25 @@ impl Interpreter {
             sleep(if healthy { pause.max(CONFIRM.min(health.interval)) } else { pause }).await;
             pause = if healthy { health.interval } else { (pause * 2).min(health.interval) };
         }
+    }
+
+    /// One probe, if the port is open; `said` is what the last whole one found.
+    async fn ask(
+        &self,
+        (socket, target): (&Socket, &Target),
+        deadline: Instant,
+        said: &mut Option<String>,
+    ) -> (bool, String) {
+        if !matches!(socket, Socket::Ours(_)) {
+            return (false, format!("port {} is not open yet", target.port));
+        }
+        let Ok(answer) = timeout_at(deadline, probe::once(&self.settings.health, target)).await else {
+            // What it said before tells more than a probe that was cut short.
+            return (false, said.take().unwrap_or_else(|| "no answer before the deadline".to_owned()));
+        };
+        let answer = answer_line(&answer);
+        *said = Some(answer.1.clone());
+        answer
     }
 
     /// An open port alone is weak evidence: the process must also have been up for a while.

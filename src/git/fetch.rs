@@ -63,7 +63,7 @@ pub fn branch(context: &Context, mirror: &Mirror, terms: Terms<'_>) -> Result<Ti
     // Between look and fetch the branch may go on, but not elsewhere: who moves it back and forth could else
     // have any old commit taken for its tip.
     if let Some(rule) = opening.fast_forward_only.as_deref().filter(|_| oid != tip)
-        && !repo.graph_descendant_of(tip, oid).unwrap_or(false)
+        && !is_below(repo, &opening.remote, oid, tip)?
     {
         return Err(refused(oid, tip, rule).into());
     }
@@ -134,6 +134,14 @@ fn bring_tip(context: &Context, repo: &Repository) -> Result<Oid, Failed> {
             let chosen = Peer::new(context, remote).fetch(repo, choose)?;
             commit_of(repo, remote, chosen.oid.ok_or_else(|| missing(remote, branch))?)
         }
+    }
+}
+
+/// Whether a commit that may not be here at all is in the history of a tip that is.
+fn is_below(repo: &Repository, remote: &str, oid: Oid, tip: Oid) -> Result<bool, Failed> {
+    match repo.graph_descendant_of(tip, oid) {
+        Err(err) if err.code() == ErrorCode::NotFound && repo.find_commit(oid).is_err() => Ok(false),
+        found => found.map_err(|err| Failed { error: fetch_error(remote, &err), damage: true }),
     }
 }
 
