@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use super::{
+    acts::Acts,
     app_task::{AppTask, DeployCounter, Deps, Inbox, Message},
     interpreter::{Interpreter, Place},
     poller::watch_remote,
@@ -20,7 +21,6 @@ use super::{
 use crate::{
     build::BuildError,
     config::settings::{AppSettings, Settings},
-    errors::chain,
     rules::{
         app::{Idle, Serving},
         event::{Ask, Event},
@@ -80,6 +80,7 @@ pub struct Fleet {
     store: Arc<Store>,
     deploys: Arc<DeployCounter>,
     events: broadcast::Sender<EventRecord>,
+    acts: Arc<Acts>,
     polling: Polling,
     apps: Mutex<BTreeMap<AppName, Member>>,
 }
@@ -103,7 +104,8 @@ impl Fleet {
     pub fn new(place: Place, store: Arc<Store>, polling: Polling) -> Result<Self, StoreError> {
         let deploys = Arc::new(DeployCounter::new(store.next_deploy()?));
         let (events, _) = broadcast::channel(EVENT_BUFFER);
-        Ok(Self { place, store, deploys, events, polling, apps: Mutex::default() })
+        let acts = Acts::new(store.clone(), events.clone());
+        Ok(Self { place, store, deploys, events, acts, polling, apps: Mutex::default() })
     }
 
     /// The record.
@@ -116,15 +118,9 @@ impl Fleet {
         self.events.subscribe()
     }
 
-    /// Records an operator's act and tells those who listen, beside whatever its app's machine makes of it. Never
-    /// waited for: the act is done, and a slow or full disk is said in the log.
+    /// Records an operator's act and tells those who listen, beside whatever its app's machine makes of it.
     pub fn note_act(&self, event: EventRecord, began: Option<DeployId>) {
-        let (store, events) = (self.store.clone(), self.events.clone());
-        tokio::task::spawn_blocking(move || match store.log_act(event, began) {
-            // Nobody listens: nobody misses it.
-            Ok(event) => drop(events.send(event)),
-            Err(err) => tracing::error!(err = %chain(&err), "an act was not recorded"),
-        });
+        self.acts.note(event, began);
     }
 
     /// The app of this name.

@@ -2,6 +2,7 @@
 //! an event through its inbox, everything it does goes through the interpreter after the commit. Called by the
 //! daemon and by a `bgd flip` that works without one.
 
+mod acts;
 mod app_task;
 mod building;
 pub mod clock;

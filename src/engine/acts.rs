@@ -1,0 +1,92 @@
+//! Operators' acts on their way into the record: in their order, and by one thread at a time, so that a disk that
+//! stalls keeps no more than one from those who read. Used by `fleet`. Never waited for: the act itself is done, and
+//! what can't be recorded is said in the log.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::broadcast;
+
+use crate::{
+    errors::chain,
+    rules::ids::DeployId,
+    store::{Store, record::EventRecord},
+};
+
+/// Acts that wait to be recorded.
+#[derive(Debug)]
+pub(super) struct Acts {
+    store: Arc<Store>,
+    events: broadcast::Sender<EventRecord>,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<(EventRecord, Option<DeployId>)>,
+    /// A thread is at it, and looks here again before it leaves.
+    served: bool,
+}
+
+impl Acts {
+    /// Into this record, and to those who listen.
+    pub(super) fn new(store: Arc<Store>, events: broadcast::Sender<EventRecord>) -> Arc<Self> {
+        Arc::new(Self { store, events, queue: Mutex::default() })
+    }
+
+    /// Records an act, and with it who began that deploy.
+    pub(super) fn note(self: &Arc<Self>, event: EventRecord, began: Option<DeployId>) {
+        let mut queue = self.lock();
+        queue.waiting.push_back((event, began));
+        if !std::mem::replace(&mut queue.served, true) {
+            let acts = self.clone();
+            tokio::task::spawn_blocking(move || acts.record());
+        }
+    }
+
+    fn record(&self) {
+        while let Some((event, began)) = self.next() {
+            match self.store.log_act(event, began) {
+                // Nobody listens: nobody misses it.
+                Ok(event) => drop(self.events.send(event)),
+                Err(err) => tracing::error!(err = %chain(&err), "an act was not recorded"),
+            }
+        }
+    }
+
+    fn next(&self) -> Option<(EventRecord, Option<DeployId>)> {
+        let mut queue = self.lock();
+        let next = queue.waiting.pop_front();
+        queue.served = next.is_some();
+        next
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::time::Time;
+
+    #[tokio::test]
+    async fn acts_are_recorded_and_told_in_the_order_in_which_they_were_noted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
+        let (store, (events, mut told)) = (Arc::new(store), broadcast::channel(64));
+        let acts = Acts::new(store.clone(), events);
+        let texts: Vec<String> = (0..50).map(|number| format!("act {number}")).collect();
+        for text in &texts {
+            acts.note(EventRecord::new("asked", Time(1), text), None);
+        }
+        for text in &texts {
+            assert_eq!(told.recv().await.unwrap().text, *text);
+        }
+        let recorded = store.events(None, Some(0)).unwrap();
+        assert_eq!(recorded.into_iter().map(|event| event.text).collect::<Vec<_>>(), texts);
+    }
+}
