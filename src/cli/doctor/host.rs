@@ -137,9 +137,14 @@ fn size(bytes: u64) -> String {
     }
 }
 
-fn shell() -> Finding {
+/// Whether a program is where programs are looked for.
+pub fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    if std::env::split_paths(&path).any(|dir| access(&dir.join("bash"), AccessFlags::X_OK).is_ok()) {
+    std::env::split_paths(&path).any(|dir| access(&dir.join(program), AccessFlags::X_OK).is_ok())
+}
+
+fn shell() -> Finding {
+    if is_installed("bash") {
         return Finding::ok("shell: bash is there for builds");
     }
     Finding::warn(

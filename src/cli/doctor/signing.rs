@@ -7,9 +7,9 @@ use std::{
     path::Path,
 };
 
-use nix::unistd::{AccessFlags, User, access};
+use nix::unistd::User;
 
-use super::finding::Finding;
+use super::{finding::Finding, host::is_installed};
 use crate::{
     config::settings::{AppSettings, Verify},
     errors::chain,
@@ -56,9 +56,7 @@ fn writable(app: &AppSettings, path: &Path) -> Option<Finding> {
 }
 
 fn missing(app: &AppSettings, program: &str, package: &str) -> Option<Finding> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let there = std::env::split_paths(&path).any(|dir| access(&dir.join(program), AccessFlags::X_OK).is_ok());
-    (!there).then(|| {
+    (!is_installed(program)).then(|| {
         Finding::fail(
             format!("{}: {program} is not installed, so no signature can be checked", app.name),
             format!("install the package {package}"),

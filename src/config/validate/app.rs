@@ -44,10 +44,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         standby: Judge::or(raw.standby, defaults::STANDBY),
         keep: judge.keep(&raw.keep),
         user: judge.user(&raw.user),
-        new_privileges: match Judge::or(raw.new_privileges, defaults::NEW_PRIVILEGES) {
-            true => NewPrivileges::Allowed,
-            false => NewPrivileges::Refused,
-        },
+        new_privileges: new_privileges(raw.new_privileges),
         env: judge.env(raw.env),
         env_file: judge.host_file(&raw.env_file, Holds::Secret),
         shared: shared.into_iter().map(|path| path.value).collect(),
@@ -63,6 +60,13 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         front: front.unwrap_or(FrontSettings::Builtin { listen: defaults::LISTEN }),
         limits,
         name,
+    }
+}
+
+fn new_privileges(given: Given<bool>) -> NewPrivileges {
+    match Judge::or(given, defaults::NEW_PRIVILEGES) {
+        true => NewPrivileges::Allowed,
+        false => NewPrivileges::Refused,
     }
 }
 

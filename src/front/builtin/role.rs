@@ -141,6 +141,19 @@ async fn live(arguments: Arguments) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// What is taken over, if anything is.
+fn heritage(entrance: &Entrance, control: &Path) -> Result<Option<Heritage>, Report> {
+    match entrance {
+        Entrance::Fresh => Ok(None),
+        Entrance::Takeover => {
+            handover::take(control).map(Some).map_err(|error| Report::Failed(chain(&error)))
+        }
+        Entrance::Heir(route) => Heritage::of_the_dead(route.clone())
+            .map(Some)
+            .map_err(|error| Report::Failed(format!("the socket handed down: {error}"))),
+    }
+}
+
 /// Everything up to the point where the public address is served and the predecessor is leaving.
 async fn begin(
     arguments: &Arguments,
@@ -148,16 +161,7 @@ async fn begin(
 ) -> Result<(Arc<Stage>, Vec<Arc<Sockets>>, Desk), Report> {
     let failed = |what: &str, error: &dyn std::fmt::Display| Report::Failed(format!("{what}: {error}"));
     raise_descriptor_limit(journal);
-    let heritage = match &arguments.entrance {
-        Entrance::Fresh => None,
-        Entrance::Takeover => {
-            Some(handover::take(&arguments.control).map_err(|error| Report::Failed(chain(&error)))?)
-        }
-        Entrance::Heir(route) => {
-            let heritage = Heritage::of_the_dead(route.clone());
-            Some(heritage.map_err(|error| failed("the socket handed down", &error))?)
-        }
-    };
+    let heritage = heritage(&arguments.entrance, &arguments.control)?;
     let (listener, route, predecessor) = public_socket(arguments.listen, heritage)?;
     let bound = listener.local_addr().map_err(|error| failed("no local address", &error))?;
     let count = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
