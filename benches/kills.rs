@@ -2,7 +2,7 @@
 //! what each kill cost. `KILLS` makes the run shorter or longer, `SEED` another one.
 
 #[path = "../tests/simulator/rng.rs"]
-#[allow(dead_code, reason = "the simulator uses more of it")]
+#[expect(dead_code, reason = "the simulator uses more of it")]
 mod rng;
 mod stage;
 

@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, env, fs, path::PathBuf};
 
 #[path = "simulator/rng.rs"]
-#[allow(dead_code, reason = "the simulator uses more of it")]
+#[expect(dead_code, reason = "the simulator uses more of it")]
 mod rng;
 #[path = "../fuzz/src/lib.rs"]
 mod targets;

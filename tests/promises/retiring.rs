@@ -24,17 +24,22 @@ fn runs(pid: u32) -> bool {
     !crate::repo::is_gone(pid)
 }
 
+/// The request gets its answer, and then nothing is left of the release that gave it.
+fn answered_and_gone(stage: &Stage, (request, old): (std::thread::JoinHandle<()>, u32)) {
+    stage.open("held");
+    request.join().expect("the request was answered");
+    stage.until_at_rest();
+    assert!(!runs(old));
+    stage.assert_no_leftover();
+}
+
 #[test]
 fn g1_an_instance_is_asked_to_stop_only_when_its_last_request_is_answered() {
     on_both(|kind| {
         let Some((stage, request, old)) = draining(kind) else { return };
         // It dies of the first signal, in the middle of whatever it does: so none has come.
         assert!(runs(old) && stage.served() == "two");
-        stage.open("held");
-        request.join().expect("the request was answered");
-        stage.until_at_rest();
-        assert!(!runs(old));
-        stage.assert_no_leftover();
+        answered_and_gone(&stage, (request, old));
     });
 }
 
@@ -50,11 +55,7 @@ fn g4_a_drain_under_way_survives_the_end_of_bgd_however_it_ends() {
         assert_eq!(status["idle"]["pid"], old, "{status:#}");
         assert_eq!(stage.served(), "two");
         assert!(runs(old));
-        stage.open("held");
-        request.join().expect("the request was answered");
-        stage.until_at_rest();
-        assert!(!runs(old));
-        stage.assert_no_leftover();
+        answered_and_gone(&stage, (request, old));
     });
 }
 
