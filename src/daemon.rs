@@ -150,7 +150,10 @@ pub fn open_store(settings: &DaemonSettings) -> Result<Arc<Store>, DaemonError> 
         let text = format!("{why}; kept as {}, state is rebuilt from what runs", to.display());
         tracing::error!(text, "the record was unusable");
         let said = format!("the record was unusable: {text}");
-        store.log(EventRecord::new("record_replaced", clock::now(), &said))?;
+        // Serving comes before telling.
+        if let Err(err) = store.log(EventRecord::new("record_replaced", clock::now(), &said)) {
+            tracing::error!(err = %chain(&err), "that is not in the new record either");
+        }
     }
     Ok(Arc::new(store))
 }
