@@ -45,7 +45,9 @@ impl Stage {
         let master = self.nginx.as_ref().expect("nginx runs").id();
         let former: Vec<u32> = children(master).into_iter().filter(|pid| is_worker(*pid)).collect();
         assert_eq!(self.nginx(&["-s", "reload"]).code, 0);
-        self.eventually("the former workers accept no more", |_| former.iter().all(|pid| !is_accepting(*pid)));
+        self.eventually("the former workers accept no more", |_| {
+            former.iter().all(|pid| !is_accepting(*pid))
+        });
     }
 
     /// Stops nginx as an administrator would.

@@ -143,6 +143,7 @@ mod tests {
     fn the_list_of_keys_is_that_of_the_json() {
         let mut full = fixture::deploying();
         full.hold = fixture::held().hold;
+        full.trouble = Some("nginx does not run".to_owned());
         let Value::Object(app) = serde_json::to_value(&full).unwrap() else { panic!("an object") };
         let mut real = BTreeSet::new();
         for (name, value) in &app {
