@@ -177,6 +177,7 @@ impl Daemon {
     fn carry(&mut self, task: Task) -> Result<Option<Result<Done, Failure>>, String> {
         let in_halves = !self.world.healed && self.rng.percent(30);
         let Task { effect, due, half } = task;
+        self.world.told_again = self.app.rerouting.is_some();
         let result = match (effect.action.clone(), half) {
             (Action::Start { release, color }, None) if in_halves => {
                 match self.world.begin_start(&release, color) {

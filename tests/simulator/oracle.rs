@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bgd::rules::{
     app::{App, DownStage, End, Idle, Instance, Kind, Pipeline, Serving, Until},
     effect::{Action, Effect, Note},
-    event::{Ask, Event, Want},
+    event::{Ask, Event, Routed, Want},
     ids::{Color, CommitId, DeployId, EffectId, ReleaseId},
     step::{Answer, Blocked, Noted, Policy, Step, wanted},
     time::Time,
@@ -74,7 +74,12 @@ impl Oracle {
         self.judge_flip(before, event, step)?;
         self.judge_answer(event, step)?;
         self.judge_watch(event, step)?;
-        for effect in &step.effects {
+        // Of a front that can't be asked, or is being told again, the machine knows nothing; the stop itself waits
+        // for its turn and looks, when it acts.
+        let unknown = matches!(event, Event::Recovered(facts) if facts.routed == Routed::Unknown);
+        let blind = unknown || step.next.rerouting.is_some();
+        let stops = |effect: &&Effect| matches!(effect.action, Action::Stop { .. } | Action::Discard { .. });
+        for effect in step.effects.iter().filter(|effect| !(blind && stops(effect))) {
             self.judge_effect(effect, world)?;
         }
         Ok(())

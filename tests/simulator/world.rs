@@ -72,6 +72,8 @@ pub struct World {
     pub crimes: Vec<String>,
     /// Instances that ended by our hand or their own since last asked.
     pub ended: Vec<(Color, ReleaseId)>,
+    /// Whether what is live is being told to the front once more.
+    pub told_again: bool,
     habit: Habit,
 }
 
@@ -101,6 +103,7 @@ impl World {
             healed: false,
             crimes: Vec::new(),
             ended: Vec::new(),
+            told_again: false,
             habit,
         }
     }
@@ -307,7 +310,9 @@ impl World {
     /// The first half of a stop; refused while the front routes to the color (promise F3).
     pub fn begin_stop(&mut self, color: Color, release: &ReleaseId) -> Result<(), Failure> {
         let runs = self.runs(color, release);
-        if runs && self.front.truth == Some(color) && self.front.hand.is_none() {
+        // While the front is told again the machine can't know better; the look does.
+        let saved_by_the_look = self.told_again && self.front.seen() == Some(color);
+        if runs && self.front.truth == Some(color) && self.front.hand.is_none() && !saved_by_the_look {
             self.crimes.push(format!("{release} was to be stopped while the front routes there"));
         }
         if self.front.seen() == Some(color) && self.habit != Habit::StopsWithoutLooking {
