@@ -30,7 +30,7 @@ fn killed_in_each_phase(kind: Kind) {
     for (number, phase) in HELD.into_iter().chain(switching).enumerate() {
         let rev = format!("r{}-{phase}", number + 1);
         let commit = killed_in(&mut stage, &rev, phase);
-        load.sees(&stage.served());
+        load.goes_on();
         stage.start_daemon();
         open_all(&stage);
         stage.wait_live(&commit);
@@ -96,7 +96,7 @@ fn killed_at_moments(kind: Kind) {
         let commit = stage.push(&rev, "");
         thread::sleep(Duration::from_millis(number * 45));
         stage.kill_daemon();
-        load.sees(&stage.served());
+        load.goes_on();
         stage.start_daemon();
         stage.wait_live(&commit);
         load.sees(&rev);
