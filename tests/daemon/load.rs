@@ -84,19 +84,21 @@ impl Load {
 
     /// Waits until that revision has answered a few times more.
     pub fn sees(&self, rev: &str) {
-        self.rises(&format!("not {rev}"), |counts| counts.answered.get(rev).copied().unwrap_or_default());
+        self.rises(&format!("{rev} does not answer"), |counts| {
+            counts.answered.get(rev).copied().unwrap_or_default()
+        });
     }
 
     /// Waits until any revision has: in the middle of a switch nobody knows which.
     pub fn goes_on(&self) {
-        self.rises("nobody", Counts::total);
+        self.rises("nobody answers", Counts::total);
     }
 
-    fn rises(&self, who: &str, count: impl Fn(&Counts) -> u64) {
+    fn rises(&self, else_said: &str, count: impl Fn(&Counts) -> u64) {
         let (before, until) = (count(&self.counts()), Instant::now() + LOST_AFTER);
         while count(&self.counts()) < before + 5 {
             let told = |counts: Counts| (counts.answered, counts.lost.len(), counts.lost.first().cloned());
-            assert!(Instant::now() < until, "{who} answers: {:?}", told(self.counts()));
+            assert!(Instant::now() < until, "{else_said}: {:?}", told(self.counts()));
             thread::sleep(PAUSE);
         }
     }
