@@ -463,6 +463,13 @@ async fn l3_the_worker_runs_as_the_user_of_the_app() {
     use std::os::unix::fs::MetadataExt;
     assert_eq!(fs::metadata(out.join("a")).unwrap().uid(), user.uid.as_raw());
 
+    // The user may not write beside the mirror, so a worker that gave its rights up can't make it again.
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(source.mirror.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::remove_dir_all(&source.mirror).unwrap();
+    assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, commit);
+    assert_eq!(fs::metadata(&source.mirror).unwrap().uid(), user.uid.as_raw());
+
     source.user = Some("no-such-user".into());
     let err = bench.worker_of(source).head().await.unwrap_err();
     assert!(matches!(err, GitError::User { .. }), "{err:?}");

@@ -209,7 +209,9 @@ impl Worker {
     async fn call(&self, request: &Request, total: Duration) -> Result<Answer, GitError> {
         let mut idle = self.idle.lock().await;
         let until = Instant::now() + total;
-        let mut running = match idle.take().and_then(Running::still_alive) {
+        // Only a new worker can make the mirror again: it begins with bgd's rights, and gives them up.
+        let fit = idle.take().and_then(Running::still_alive).filter(|_| self.source.mirror.exists());
+        let mut running = match fit {
             Some(running) => running,
             None => self.start(until).await?,
         };
