@@ -109,6 +109,10 @@ fn k1_a_wiped_runtime_directory_costs_nothing() {
         load.sees("two");
         fs::remove_dir_all(stage.path("run")).unwrap();
         stage.eventually("the daemon answers again", |stage| stage.bgd(&["status"]).code == 0);
+        if kind == Kind::Builtin {
+            // Without it a drain would not be waited for.
+            stage.eventually("the front can be asked again", |stage| stage.path("run/f/shop.sock").exists());
+        }
         assert_eq!(stage.status()["live"]["pid"], before["live"]["pid"]);
         let three = stage.push_live("three");
         stage.until_at_rest();

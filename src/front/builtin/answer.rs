@@ -73,10 +73,18 @@ impl Desk {
         }
     }
 
+    /// As [`Desk::open`], where the directory may be gone as well: a runtime directory is wiped as a whole.
+    fn open_anew(path: &Path) -> io::Result<Self> {
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        Self::open(path)
+    }
+
     /// Listens again when the file is gone; not when somebody else listens there.
     fn come_back(&mut self, stage: &Stage) {
         if identity(&stage.control).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-            && let Ok(again) = Self::open(&stage.control)
+            && let Ok(again) = Self::open_anew(&stage.control)
         {
             stage.journal.warn(format_args!("the control socket was gone and is back"));
             *self = again;
