@@ -2,10 +2,15 @@
 //! down, and is said to. Every disagreement between the two is reported, never resolved here: the engine
 //! decides, and the next `route()` makes them agree.
 
+use std::time::Duration;
+
 use super::{
     Include, Integrity, Nginx, NginxError, effect, effect::Effect, master, master::Standing, place::Place,
 };
 use crate::rules::ids::{Color, Generation, ReleaseId};
+
+/// The kernel counts starts in ticks and rounds down: `sed -i … && nginx -s reload` takes less than one.
+const TICK: Duration = Duration::from_millis(10);
 
 /// What is routed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +107,7 @@ impl Nginx {
         let workers = master::workers(master::master(&self.settings.pid_file).ok()?).ok()?;
         let serving = workers.iter().filter(|worker| worker.standing == Standing::Serving);
         let oldest = serving.filter_map(|worker| worker.process.started()).min()?;
-        if oldest > changed { self.one_color(ports) } else { None }
+        if oldest + TICK > changed { self.one_color(ports) } else { None }
     }
 
     /// The color of the ports, when they are all of one color.
