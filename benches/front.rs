@@ -116,7 +116,7 @@ async fn front(place: &Place, listen: u16, backend: u16) -> Res<Front> {
     front.ensure_running().await?;
     let release = "20261121T101112Z-1-0123456".parse()?;
     let backends = vec![Backend { color: Color::Blue, port: backend, weight: 100, release }];
-    front.route(&Route { generation: Generation(1), backends }).await?;
+    front.route(&Route::new(Generation(1), backends)).await?;
     Ok(front)
 }
 

@@ -73,10 +73,10 @@ fn made_of(data: &[u8], text: &str) -> Include {
     Include {
         app: app.parse().unwrap_or_else(|_| "shop".parse().expect("a name")),
         upstream: text.lines().last().unwrap_or("shop").to_owned(),
-        route: Route {
-            generation: Generation(u64::from(port(5)) << (data.len() % 48)),
-            backends: (0..data.len() % 3).map(backend).collect(),
-        },
+        route: Route::new(
+            Generation(u64::from(port(5)) << (data.len() % 48)),
+            (0..data.len() % 3).map(backend).collect(),
+        ),
         parking: port(7),
         proof: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port(8)),
     }

@@ -78,6 +78,9 @@ fn words(ask: &Ask) -> String {
         Ask::Flip => "flip".to_owned(),
         Ask::Hold { reason } => format!("hold: {reason}"),
         Ask::Resume => "resume".to_owned(),
+        Ask::SetShare(share) => format!("canary set {share}"),
+        Ask::ResumeSteps => "canary resume".to_owned(),
+        Ask::Promote => "promote".to_owned(),
         Ask::Down => "down".to_owned(),
         Ask::Up => "up".to_owned(),
     }
@@ -87,13 +90,13 @@ fn denied(member: &Member, denial: Denial) -> Refusal {
     let exit = match denial.kind {
         DenialKind::Held => Exit::Held,
         DenialKind::NothingLive => Exit::NothingLive,
-        DenialKind::NoWayBack => Exit::Failed,
+        DenialKind::NoWayBack | DenialKind::NoCanary => Exit::Failed,
     };
     let serving = match (denial.kind, member.snapshot().app.live()) {
-        (DenialKind::Held, Some(live)) => {
+        (DenialKind::Held | DenialKind::NoCanary, Some(live)) => {
             format!("; {} serves on {}", live.release.commit.short(), live.color)
         }
-        (DenialKind::Held, None) => "; nothing is live".to_owned(),
+        (DenialKind::Held | DenialKind::NoCanary, None) => "; nothing is live".to_owned(),
         // They say so themselves.
         (DenialKind::NothingLive | DenialKind::NoWayBack, _) => String::new(),
     };

@@ -85,6 +85,9 @@ fn state(snapshot: &Snapshot) -> AppState {
         | Pipeline::Hooking(_)
         | Pipeline::Starting(_)
         | Pipeline::Probing(_)
+        | Pipeline::Warming(_)
+        | Pipeline::Sharing(_)
+        | Pipeline::Canary(_)
         | Pipeline::Switching(_)
         | Pipeline::Retiring { .. }
         | Pipeline::Reverting { .. }

@@ -14,7 +14,8 @@ use crate::{
     build::{Context, Places},
     config::{
         settings::{
-            AppSettings, Auth, FrontSettings, Health, Hooks, Ports, Probe, Start, Stop, StopHow, Watch,
+            AppSettings, Auth, Canary, FrontSettings, Health, Hooks, Inconclusive, Ports, Probe, Start, Stop,
+            StopHow, Traffic, Watch,
         },
         template::Values,
     },
@@ -92,7 +93,15 @@ fn app() -> AppSettings {
             deadline: second,
             successes: NonZeroU32::MIN,
         },
-        watch: Watch { period: second, restart: true },
+        watch: Watch {
+            period: second,
+            restart: true,
+            traffic: Traffic::IGNORED,
+            inconclusive: Inconclusive::GoOn,
+        },
+        warmup: None,
+        canary: Canary::default(),
+        preview: None,
         hooks: Hooks { before_start: None, after_live: None, after_failed: None, timeout: second },
         front: FrontSettings::Builtin { listen: "127.0.0.1:0".parse().unwrap() },
     }

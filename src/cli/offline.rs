@@ -188,7 +188,7 @@ async fn flip_member(fleet: &Fleet, member: &Member) -> Result<FlipReport, Refus
             let exit = match denial.kind {
                 DenialKind::Held => Exit::Held,
                 DenialKind::NothingLive => Exit::NothingLive,
-                DenialKind::NoWayBack => Exit::Failed,
+                DenialKind::NoWayBack | DenialKind::NoCanary => Exit::Failed,
             };
             return Err(refusal(exit, denial.message, &denial.hint));
         }

@@ -21,6 +21,7 @@ mod parse;
 mod problem;
 mod raw;
 mod read;
+mod secret;
 
 pub mod settings;
 pub mod signal;

@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     privilege::NewPrivileges,
-    rules::ids::{AppName, Color},
+    rules::{
+        canary::CanaryStep,
+        ids::{AppName, Color},
+    },
 };
 
 /// Everything one daemon runs with.
@@ -108,6 +111,12 @@ pub struct AppSettings {
     pub rewrites: Vec<Rewrite>,
     /// When an instance counts as healthy.
     pub health: Health,
+    /// Requests to a new instance before it gets traffic.
+    pub warmup: Option<Warmup>,
+    /// How the traffic moves to a new release by degrees.
+    pub canary: Canary,
+    /// How a request asks for the color that is not live; `None`: it can't.
+    pub preview: Option<Preview>,
     /// What happens after a flip.
     pub watch: Watch,
     /// Commands of the app at points of a deploy.
@@ -274,6 +283,51 @@ pub struct HttpProbe {
     pub body: Option<String>,
 }
 
+/// Requests to a new instance before it gets traffic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warmup {
+    /// What is asked, in turn; each begins with `/`, never empty.
+    pub paths: Vec<String>,
+    /// Requests at most.
+    pub requests: NonZeroU32,
+    /// Enough when 95 of the last 100 requests (of all, while they are fewer, at least 20) took no longer than
+    /// this; `None`: all `requests` are made.
+    pub until_p95: Option<Duration>,
+}
+
+/// How the traffic moves to a new release by degrees.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Canary {
+    /// Shares on the way to all of it; empty: all at once.
+    pub steps: Vec<CanaryStep>,
+    /// What keeps a client on its side.
+    pub sticky: Sticky,
+}
+
+/// What keeps a client on its side while two colors receive traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sticky {
+    /// Nothing: each request for itself.
+    #[default]
+    None,
+    /// The client's address; with nginx the first three bytes of IPv4, so that a /24 moves together.
+    Ip,
+    /// A cookie of this name.
+    Cookie(String),
+}
+
+/// How a request asks for the color that is not live. Either is enough.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preview {
+    /// A header with this name.
+    pub header: String,
+    /// A cookie with this name.
+    pub cookie: String,
+    /// A file whose first line is the value that either must have.
+    pub secret_file: PathBuf,
+}
+
 /// What happens after a flip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watch {
@@ -281,6 +335,46 @@ pub struct Watch {
     pub period: Duration,
     /// Restart a live instance that dies.
     pub restart: bool,
+    /// What real traffic must look like, in a canary's steps too.
+    pub traffic: Traffic,
+    /// What follows when there was too little traffic to tell.
+    pub inconclusive: Inconclusive,
+}
+
+/// What real traffic must look like; `None` is not looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// Answers with a status of 500 or more, and requests without an answer, of all.
+    pub max_error_rate: Option<Rate>,
+    /// How much slower than the old color's last minutes the 95th percentile may be, in percent.
+    pub max_p95: Option<u32>,
+    /// Fewer requests than this to the new color tell nothing.
+    pub min_requests: NonZeroU32,
+}
+
+impl Traffic {
+    /// Real traffic is not looked at.
+    pub const IGNORED: Self =
+        Self { max_error_rate: None, max_p95: None, min_requests: NonZeroU32::new(200).unwrap() };
+
+    /// Whether real traffic is looked at.
+    pub fn any(&self) -> bool {
+        self.max_error_rate.is_some() || self.max_p95.is_some()
+    }
+}
+
+/// A part of all, in millionths, so that settings can be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Rate(pub u32);
+
+/// What follows when there was too little traffic to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Inconclusive {
+    /// It is said, and the deploy goes on.
+    #[default]
+    GoOn,
+    /// The step or the watch lasts until there was enough, or `bgd promote`.
+    Hold,
 }
 
 /// Commands of the app at points of a deploy.

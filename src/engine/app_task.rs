@@ -15,7 +15,7 @@ use tokio::{
 
 use super::snapshot::{RemoteSeen, Snapshot};
 use crate::{
-    config::settings::AppSettings,
+    config::settings::{AppSettings, Inconclusive},
     engine::{clock, interpreter::Interpreter, observe, tend::Tend},
     rules::{
         app::{App, Pipeline},
@@ -258,6 +258,9 @@ impl AppTask {
         let now = clock::now();
         let settings = &self.settings;
         let policy = Policy {
+            warmup: settings.warmup.is_some(),
+            canary: settings.canary.steps.clone(),
+            hold_inconclusive: settings.watch.inconclusive == Inconclusive::Hold,
             watch: settings.watch.period,
             standby: settings.standby,
             restart: settings.watch.restart,

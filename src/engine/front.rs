@@ -13,10 +13,11 @@ use crate::{
     front::{
         builtin::{self, BuiltinError},
         nginx::{self, Contradiction, Former, Nginx, NginxError, RouteError, Routed, Source},
-        route::{Backend, Route},
+        route::Route,
     },
     rules::{
-        ids::{Color, Generation, ReleaseId},
+        canary::Share,
+        ids::{Color, Generation},
         words::{Failure, Nature, Phase},
     },
 };
@@ -35,15 +36,27 @@ pub enum AppFront {
     },
 }
 
-/// Where traffic is to go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// The color.
-    pub color: Color,
-    /// Its port.
-    pub port: u16,
-    /// What runs there.
-    pub release: ReleaseId,
+/// What a front routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The live color; `None` when nothing receives traffic.
+    pub live: Option<Color>,
+    /// The color beside it, and its share in percent.
+    pub canary: Option<(Color, Share)>,
+    /// Which state of the front.
+    pub generation: Generation,
+}
+
+impl Standing {
+    fn of(route: &Route) -> Self {
+        let canary = route.canary().map(|canary| (canary.color, share(route.canary_share())));
+        Self { live: route.color(), canary, generation: route.generation }
+    }
+
+    /// Whether requests can reach the color.
+    pub fn names(&self, color: Color) -> bool {
+        self.live == Some(color) || self.canary.is_some_and(|(canary, _)| canary == color)
+    }
 }
 
 /// What is wrong with an nginx between flips.
@@ -130,11 +143,6 @@ impl AppFront {
         Ok(())
     }
 
-    /// The color that truly receives the traffic now.
-    pub async fn routed(&self) -> Result<Option<Color>, FrontTrouble> {
-        Ok(self.standing().await?.and_then(|(color, _)| color))
-    }
-
     /// What is wrong with nginx or with bgd's file for it, and whether traffic goes where the file was edited to.
     /// The builtin front is looked after by its own process.
     pub async fn trouble(&self) -> Option<Trouble> {
@@ -153,32 +161,31 @@ impl AppFront {
         }
     }
 
-    /// What is routed, and under which number; `None` when the front knows of no route.
-    pub async fn standing(&self) -> Result<Option<(Option<Color>, Generation)>, FrontTrouble> {
+    /// What is truly routed now; `None` when the front knows of no route.
+    pub async fn standing(&self) -> Result<Option<Standing>, FrontTrouble> {
         Ok(match self {
-            Self::Builtin(front) => front.routed().await?.map(|route| (route.color(), route.generation)),
-            Self::Nginx { nginx, .. } => {
-                nginx.routed().await?.map(|routed| (routed.color, routed.generation))
-            }
+            Self::Builtin(front) => front.routed().await?.as_ref().map(Standing::of),
+            Self::Nginx { nginx, .. } => nginx.routed().await?.map(|routed| Standing {
+                live: routed.color,
+                canary: routed.canary.map(|(color, percent)| (color, share(percent))),
+                generation: routed.generation,
+            }),
         })
     }
 
-    /// Routes to exactly the target, proven by effect; `None` turns the traffic away.
-    pub async fn route(&self, generation: Generation, to: Option<&Target>) -> Result<(), FrontTrouble> {
+    /// Routes exactly so, proven by effect; no backends turn the traffic away.
+    pub async fn route(&self, route: Route) -> Result<(), FrontTrouble> {
         match self {
-            Self::Builtin(front) => {
-                let route = route(generation, to);
-                match front.route(&route).await {
-                    Err(BuiltinError::NotRunning { .. }) => {
-                        front.ensure_running().await?;
-                        front.route(&route).await?;
-                    }
-                    done => done?,
+            Self::Builtin(front) => match front.route(&route).await {
+                Err(BuiltinError::NotRunning { .. }) => {
+                    front.ensure_running().await?;
+                    front.route(&route).await?;
                 }
-            }
+                done => done?,
+            },
             Self::Nginx { nginx, former } => {
-                let standing = standing_generation(nginx, to).await?;
-                let wanted = route(standing.unwrap_or(generation), to);
+                let standing = standing_generation(nginx, &route).await?;
+                let wanted = Route { generation: standing.unwrap_or(route.generation), ..route };
                 match nginx.route(&wanted, nginx::Limits::default()).await {
                     Ok(proof) => *former.lock().await = Some(proof.former),
                     // Nothing was to be changed: file and nginx, or with nginx down the file, say so already.
@@ -217,23 +224,19 @@ impl AppFront {
     }
 }
 
-/// The same color and release are in force already: asking for them under their own number reloads nothing (F8).
-async fn standing_generation(nginx: &Nginx, to: Option<&Target>) -> Result<Option<Generation>, FrontTrouble> {
+/// The same backends are in force already: asking for them under their own number reloads nothing (F8).
+async fn standing_generation(nginx: &Nginx, wanted: &Route) -> Result<Option<Generation>, FrontTrouble> {
     let Some(routed) = nginx.routed().await? else { return Ok(None) };
     let same = routed.contradiction.is_none()
-        && routed.color == to.map(|target| target.color)
-        && routed.release.as_ref() == to.map(|target| &target.release);
+        && routed.color == wanted.color()
+        && routed.release.as_ref() == wanted.live().map(|live| &live.release)
+        && routed.canary == wanted.canary().map(|canary| (canary.color, wanted.canary_share()));
     Ok(same.then_some(routed.generation))
 }
 
-fn route(generation: Generation, to: Option<&Target>) -> Route {
-    let backends = to.map(|target| Backend {
-        color: target.color,
-        port: target.port,
-        weight: 100,
-        release: target.release.clone(),
-    });
-    Route { generation, backends: backends.into_iter().collect() }
+/// What a front says is never more than the whole.
+fn share(percent: u16) -> Share {
+    u8::try_from(percent).ok().and_then(Share::percent).unwrap_or(Share::ALL)
 }
 
 /// Beside the daemon's own socket, with a short name: a unix socket's path must fit 107 bytes.

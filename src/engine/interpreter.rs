@@ -123,8 +123,13 @@ impl Interpreter {
             Action::Start { release, color } => self.start(release, *color).await?,
             Action::Probe { release, color } => self.probe(release, *color).await?,
             Action::Replace { color, out, release } => self.replace(*color, out, release).await?,
-            Action::Route { generation, to } => self.route(*generation, to.as_ref()).await?,
-            Action::Watch { release, color } => self.watch(release, *color).await?,
+            Action::Route { generation, to, canary } => {
+                self.route(*generation, to.as_ref(), canary.as_ref()).await?;
+            }
+            Action::WarmUp { release, color } => self.warm_up(release, *color).await?,
+            Action::Watch { release, color, period } => {
+                return self.watch(release, *color, *period).await;
+            }
             Action::Drain { color } => self.drain(*color).await?,
             Action::Stop { color, release } => self.stop(*color, release).await?,
             Action::Discard { color, release } => self.discard(*color, release.as_ref()).await?,

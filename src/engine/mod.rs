@@ -16,6 +16,7 @@ mod snapshot;
 mod starting;
 mod stopping;
 mod tend;
+mod warmup;
 
 pub use app_task::{AppTask, DeployCounter, Deps, Inbox, Message};
 pub use interpreter::{Interpreter, Place};

@@ -11,8 +11,9 @@ use crate::{
     process::{Exit, Handle, Role},
     rules::{
         app::{App, Release},
+        canary::Share,
         event::{Facts, Routed},
-        ids::Generation,
+        ids::{Color, Generation},
     },
     store::Store,
 };
@@ -23,7 +24,8 @@ const DESCRIBE_WITHIN: Duration = Duration::from_secs(2);
 /// Looks at front, processes and record. What can't be seen is left out and said in the log: recovery then goes
 /// by the record.
 pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Facts {
-    let mut facts = Facts { routed: routed(interpreter, state.generation).await, ..Facts::default() };
+    let (routed, canary) = routed(interpreter, state.generation).await;
+    let mut facts = Facts { routed, canary, ..Facts::default() };
     let name = &interpreter.settings().name;
     match interpreter.shims.find(name).await {
         Ok(shims) => {
@@ -96,7 +98,7 @@ async fn forget(handle: &Handle) {
     }
 }
 
-async fn routed(interpreter: &Interpreter, recorded: Generation) -> Routed {
+async fn routed(interpreter: &Interpreter, recorded: Generation) -> (Routed, Option<(Color, Share)>) {
     match interpreter.front().ensure().await {
         Ok(()) => {}
         Err(err) => {
@@ -104,14 +106,14 @@ async fn routed(interpreter: &Interpreter, recorded: Generation) -> Routed {
         }
     }
     match interpreter.front().standing().await {
-        Ok(Some((color, generation))) => {
-            interpreter.ahead.store(generation.0.saturating_sub(recorded.0), Ordering::Relaxed);
-            color.map_or(Routed::Nothing, Routed::Color)
+        Ok(Some(standing)) => {
+            interpreter.ahead.store(standing.generation.0.saturating_sub(recorded.0), Ordering::Relaxed);
+            (standing.live.map_or(Routed::Nothing, Routed::Color), standing.canary)
         }
-        Ok(None) => Routed::Nothing,
+        Ok(None) => (Routed::Nothing, None),
         Err(err) => {
             tracing::error!(app = %interpreter.settings().name, err = %err, "the front can't be asked");
-            Routed::Unknown
+            (Routed::Unknown, None)
         }
     }
 }

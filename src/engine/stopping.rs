@@ -4,15 +4,18 @@
 use std::sync::atomic::Ordering;
 
 use super::{
-    front::{FrontTrouble, Target},
+    front::FrontTrouble,
     interpreter::{Interpreter, failure, trouble},
 };
 use crate::{
     build,
+    errors::chain,
+    front::route::{self, Route},
     process::{Role, ShimError},
     rules::{
         app::Release,
-        effect::Backend,
+        canary::Share,
+        effect::{Backend, Canary},
         ids::{Color, DeployId, Generation, ReleaseId},
         retention::{self, Guarded, Kept, Worth},
         words::{Failure, Nature, Phase},
@@ -20,18 +23,48 @@ use crate::{
 };
 
 impl Interpreter {
-    pub(super) async fn route(&self, generation: Generation, to: Option<&Backend>) -> Result<(), Failure> {
+    pub(super) async fn route(
+        &self,
+        generation: Generation,
+        live: Option<&Backend>,
+        canary: Option<&Canary>,
+    ) -> Result<(), Failure> {
         let _turn = self.front_turn.lock().await;
-        let target = to.map(|backend| Target {
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        let share = canary.map_or(Share::NONE, |canary| canary.share);
+        let backends = live.map(|live| self.backend(live, share.rest())).into_iter();
+        let route = Route {
+            generation: Generation(generation.0.saturating_add(ahead)),
+            backends: backends.chain(canary.map(|it| self.backend(&it.backend, share.get()))).collect(),
+            sticky: self.settings.canary.sticky.clone(),
+            preview: canary.and(self.preview()),
+        };
+        self.front.route(route).await.map_err(|err: FrontTrouble| err.failure(Phase::Switching))
+    }
+
+    fn backend(&self, backend: &Backend, percent: u8) -> route::Backend {
+        route::Backend {
             color: backend.color,
             port: self.settings.ports.of(backend.color),
+            weight: u16::from(percent),
             release: backend.release.clone(),
-        });
-        let ahead = self.ahead.load(Ordering::Relaxed);
-        self.front
-            .route(Generation(generation.0.saturating_add(ahead)), target.as_ref())
-            .await
-            .map_err(|err: FrontTrouble| err.failure(Phase::Switching))
+        }
+    }
+
+    /// A preview that can't be had keeps no traffic from moving.
+    fn preview(&self) -> Option<route::Preview> {
+        let settings = self.settings.preview.as_ref()?;
+        match settings.secret() {
+            Ok(secret) => Some(route::Preview {
+                header: settings.header.clone(),
+                cookie: settings.cookie.clone(),
+                secret,
+            }),
+            Err(err) => {
+                tracing::error!(app = %self.settings.name, err = %chain(&err), "there is no preview");
+                None
+            }
+        }
     }
 
     pub(super) async fn drain(&self, color: Color) -> Result<(), Failure> {
@@ -88,8 +121,8 @@ impl Interpreter {
     /// a color that it stops.
     async fn refuse_if_routed(&self, color: Color, release: &ReleaseId) -> Result<(), Failure> {
         let _turn = self.front_turn.lock().await;
-        let routed = self.front.routed().await.map_err(|err| err.failure(Phase::Stopping))?;
-        if routed != Some(color) {
+        let standing = self.front.standing().await.map_err(|err| err.failure(Phase::Stopping))?;
+        if !standing.is_some_and(|standing| standing.names(color)) {
             return Ok(());
         }
         let cause = format!("{release} was to be stopped, but the front routes to {color}: it stays");
@@ -143,11 +176,11 @@ impl Interpreter {
                 match build::remove_release(&places, &release) {
                     Ok(()) => {
                         if let Err(err) = store.forget_release(app, &release) {
-                            tracing::warn!(%app, %release, err = %crate::errors::chain(&err), "a pruned release is still recorded");
+                            tracing::warn!(%app, %release, err = %chain(&err), "a pruned release is still recorded");
                         }
                         forget_build_log(&places, &release);
                     }
-                    Err(err) => left.push(crate::errors::chain(&err)),
+                    Err(err) => left.push(chain(&err)),
                 }
             }
             store.tidy().map_err(|err| trouble(Phase::Stopping, &err))?;

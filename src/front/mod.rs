@@ -4,3 +4,4 @@
 pub mod builtin;
 pub mod nginx;
 pub mod route;
+pub mod traffic;

@@ -3,7 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::rules::ids::{Color, Generation, ReleaseId};
+use crate::{
+    config::settings::Sticky,
+    rules::ids::{Color, Generation, ReleaseId},
+};
 
 /// One place that can receive traffic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,19 +26,64 @@ pub struct Backend {
 pub struct Route {
     /// Which state of the front this is; a higher number is newer.
     pub generation: Generation,
-    /// Where the traffic goes.
+    /// Where the traffic goes. The first one with a weight is live; the others are canaries, which receive their
+    /// weight, and at weight 0 only what asks for a preview.
     pub backends: Vec<Backend>,
+    /// What keeps a client on its side while two colors receive traffic.
+    #[serde(default)]
+    pub sticky: Sticky,
+    /// How a request asks for the canary, whatever its weight; `None`: it can't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<Preview>,
+}
+
+/// How a request asks for the canary. Either is enough.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preview {
+    /// A header with this name, whose value is the secret.
+    pub header: String,
+    /// A cookie with this name, whose value is the secret.
+    pub cookie: String,
+    /// 16 to 200 of `A-Z a-z 0-9 - _`, so that no front needs to quote it.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for Preview {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Preview")
+            .field("header", &self.header)
+            .field("cookie", &self.cookie)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Route {
-    /// The heaviest backend, the first of equals; `None` when nothing receives traffic.
-    pub fn live(&self) -> Option<&Backend> {
-        self.backends.iter().filter(|backend| backend.weight > 0).rev().max_by_key(|backend| backend.weight)
+    /// To these, with neither stickiness nor preview.
+    pub fn new(generation: Generation, backends: Vec<Backend>) -> Self {
+        Self { generation, backends, sticky: Sticky::None, preview: None }
     }
 
-    /// The color of the heaviest backend.
+    /// The live backend: the first with a weight; `None` when nothing receives traffic.
+    pub fn live(&self) -> Option<&Backend> {
+        self.backends.iter().find(|backend| backend.weight > 0)
+    }
+
+    /// The color of the live backend.
     pub fn color(&self) -> Option<Color> {
         self.live().map(|backend| backend.color)
+    }
+
+    /// The backend beside the live one, of the other color.
+    pub fn canary(&self) -> Option<&Backend> {
+        let live = self.color()?;
+        self.backends.iter().find(|backend| backend.color != live)
+    }
+
+    /// The canary's share of the traffic in percent, rounded.
+    pub fn canary_share(&self) -> u16 {
+        let total: u32 = self.backends.iter().map(|backend| u32::from(backend.weight)).sum();
+        let canary = self.canary().map_or(0, |canary| u32::from(canary.weight));
+        u16::try_from((canary * 100 + total / 2).checked_div(total).unwrap_or(0)).unwrap_or(100)
     }
 }
 
@@ -47,14 +95,27 @@ mod tests {
         Backend { color, port: 1, weight, release: "20261121T101112Z-1-0123456".parse().unwrap() }
     }
 
+    fn route(backends: Vec<Backend>) -> Route {
+        Route::new(Generation(1), backends)
+    }
+
     #[test]
-    fn the_heaviest_backend_is_live_and_weight_zero_never_is() {
-        let route = |backends| Route { generation: Generation(1), backends };
+    fn the_first_backend_with_a_weight_is_live_and_the_other_color_is_the_canary() {
         assert_eq!(route(vec![]).color(), None);
         assert_eq!(route(vec![backend(Color::Blue, 0)]).color(), None);
         let mixed = route(vec![backend(Color::Blue, 10), backend(Color::Green, 90)]);
-        assert_eq!(mixed.color(), Some(Color::Green));
-        let even = route(vec![backend(Color::Blue, 50), backend(Color::Green, 50)]);
-        assert_eq!(even.color(), Some(Color::Blue));
+        assert_eq!(mixed.color(), Some(Color::Blue));
+        assert_eq!((mixed.canary().map(|it| it.color), mixed.canary_share()), (Some(Color::Green), 90));
+        let previewed = route(vec![backend(Color::Green, 100), backend(Color::Blue, 0)]);
+        assert_eq!((previewed.color(), previewed.canary_share()), (Some(Color::Green), 0));
+        assert_eq!(previewed.canary().map(|it| it.color), Some(Color::Blue));
+    }
+
+    #[test]
+    fn the_secret_of_a_preview_is_not_shown_by_accident() {
+        let secret = "s3cret-s3cret-s3cret".to_owned();
+        let preview =
+            Preview { header: "X-Bgd-Preview".to_owned(), cookie: "p".to_owned(), secret: secret.clone() };
+        assert!(!format!("{preview:?}").contains(&secret));
     }
 }

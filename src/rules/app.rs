@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    canary::Canary,
     event::Want,
     ids::{Color, CommitId, DeployId, EffectId, Generation, ReleaseId},
     time::Time,
@@ -22,6 +23,9 @@ pub struct App {
     pub idle: Idle,
     /// The deploy under way.
     pub pipeline: Pipeline,
+    /// The share of the traffic that the deploy under way has, had until the switch, or is about to have.
+    #[serde(default)]
+    pub canary: Option<Canary>,
     /// A deploy asked for by hand while another is under way; the newest wins.
     pub queued: Option<Queued>,
     /// The remote's tip as last seen.
@@ -215,9 +219,10 @@ pub struct Queued {
 /// Where the deploy under way is. The pivot is `Switching`.
 ///
 /// ```text
-/// Resting → Fetching → CheckingOut → Building → [Clearing] → [Hooking] → Starting → Probing
-///   → Switching ═ Routed ═▶ Watching → Retiring → Resting
+/// Resting → Fetching → CheckingOut → Building → [Clearing] → [Hooking] → Starting → Probing → [Warming]
+///   → [Sharing ⇄ Canary] → Switching ═ Routed ═▶ Watching → Retiring → Resting
 /// before the pivot, on failure or flip:  → Discarding → Resting
+/// with a share of the traffic:           → Reverting → Retiring → Resting
 /// at or after it, on failure or flip:    → Reverting → Retiring → Resting
 /// a way back that the front refuses:     → Replacing → Retiring → Resting
 /// ```
@@ -252,6 +257,12 @@ pub enum Pipeline {
     Starting(Work),
     /// The instance is probed.
     Probing(Work),
+    /// The instance is warmed up.
+    Warming(Work),
+    /// The front gives a share of the traffic to it.
+    Sharing(Work),
+    /// It has a share of the traffic, and is watched.
+    Canary(Work),
     /// The front moves the traffic: the pivot.
     Switching(Work),
     /// Live, and probed with an automatic way back.
@@ -260,6 +271,9 @@ pub enum Pipeline {
         work: Work,
         /// What was live before; it becomes `previous` when the watch ends well.
         former: Option<Release>,
+        /// What was seen of too little traffic, while that keeps the watch going.
+        #[serde(default)]
+        held: Option<String>,
     },
     /// Its outcome is decided; the color it left behind drains and stops.
     Retiring {
@@ -456,6 +470,9 @@ impl Pipeline {
             | Self::Hooking(work)
             | Self::Starting(work)
             | Self::Probing(work)
+            | Self::Warming(work)
+            | Self::Sharing(work)
+            | Self::Canary(work)
             | Self::Switching(work)
             | Self::Watching { work, .. }
             | Self::Reverting { work, .. }
@@ -474,6 +491,9 @@ impl Pipeline {
             | Self::Hooking(work)
             | Self::Starting(work)
             | Self::Probing(work)
+            | Self::Warming(work)
+            | Self::Sharing(work)
+            | Self::Canary(work)
             | Self::Switching(work)
             | Self::Watching { work, .. }
             | Self::Reverting { work, .. }
@@ -498,6 +518,8 @@ impl Pipeline {
             Self::Building(_) => Phase::Building,
             Self::Clearing { .. } | Self::Hooking(_) | Self::Starting(_) => Phase::Starting,
             Self::Probing(_) => Phase::Probing,
+            Self::Warming(_) => Phase::Warming,
+            Self::Sharing(_) | Self::Canary(_) => Phase::Canary,
             Self::Switching(_) | Self::Reverting { .. } | Self::Replacing { .. } => Phase::Switching,
             Self::Watching { .. } => Phase::Watching,
             Self::Retiring { .. } if matches!(idle, Idle::Draining { .. }) => Phase::Draining,

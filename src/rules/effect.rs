@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     app::Release,
+    canary::Share,
     event::Want,
     ids::{Color, CommitId, DeployId, EffectId, Generation, ReleaseId},
     words::{Failure, Phase},
@@ -71,6 +72,9 @@ pub enum Action {
         generation: Generation,
         /// Where to.
         to: Option<Backend>,
+        /// What receives a share of it.
+        #[serde(default)]
+        canary: Option<Canary>,
     },
     /// Have `release` running and proven healthy on a color in the place of `out`, although the front routes there.
     Replace {
@@ -81,12 +85,22 @@ pub enum Action {
         /// What takes its place.
         release: Release,
     },
-    /// Have the instance healthy for the whole watch.
+    /// Have the instance warmed up by requests of its own.
+    WarmUp {
+        /// The release.
+        release: Release,
+        /// Where.
+        color: Color,
+    },
+    /// Have the instance healthy, and its traffic well, for the whole watch.
     Watch {
         /// The release.
         release: Release,
         /// Where.
         color: Color,
+        /// How long; `None`: until told otherwise.
+        #[serde(default)]
+        period: Option<Duration>,
     },
     /// Have nothing in flight on the color, or the drain limit over.
     Drain {
@@ -134,6 +148,15 @@ pub struct Backend {
     pub commit: CommitId,
 }
 
+/// What receives a share of the traffic beside the live color.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canary {
+    /// Where, and what runs there.
+    pub backend: Backend,
+    /// How much of it.
+    pub share: Share,
+}
+
 /// A command of the app at a point of a deploy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Hook {
@@ -158,6 +181,10 @@ pub enum Note {
     StepEnded(Phase, Duration),
     /// A deploy ended.
     DeployEnded(super::app::End),
+    /// A new release receives this share of the traffic.
+    ShareChanged(Share),
+    /// There was too little traffic to tell whether a release is well; what was seen.
+    Inconclusive(String),
     /// A release receives the traffic.
     WentLive {
         /// Where.

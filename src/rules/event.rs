@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     app::Release,
+    canary::Share,
     ids::{Color, CommitId, EffectId, ReleaseId},
     words::Failure,
 };
@@ -67,6 +68,12 @@ pub enum Ask {
     Deploy(Want),
     /// `bgd flip`.
     Flip,
+    /// `bgd canary set`: this share, until an operator says otherwise.
+    SetShare(Share),
+    /// `bgd canary resume`: on with the steps.
+    ResumeSteps,
+    /// `bgd promote`: all of the traffic now, or the end of the watch.
+    Promote,
     /// `bgd hold`.
     Hold {
         /// Why.
@@ -103,6 +110,11 @@ pub enum Done {
         /// The author.
         author: String,
     },
+    /// `Action::Watch`: the instance was healthy, with too little traffic to tell more.
+    Inconclusive {
+        /// What was seen, for people.
+        seen: String,
+    },
     /// Every other action: it is as the action says.
     Ensured,
 }
@@ -112,6 +124,9 @@ pub enum Done {
 pub struct Facts {
     /// What the front routes.
     pub routed: Routed,
+    /// What it routes beside that.
+    #[serde(default)]
+    pub canary: Option<(Color, Share)>,
     /// Instances of ours that run, by color.
     pub running: BTreeMap<Color, ReleaseId>,
     /// Releases whose build still runs or has left its verdict.

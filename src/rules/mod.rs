@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod backoff;
+pub mod canary;
 pub mod effect;
 pub mod event;
 pub mod health;
@@ -9,4 +10,5 @@ pub mod ids;
 pub mod retention;
 pub mod step;
 pub mod time;
+pub mod traffic;
 pub mod words;

@@ -48,6 +48,10 @@ words! {
         Starting = "starting",
         /// The instance is probed.
         Probing = "probing",
+        /// Requests of bgd's own warm the instance up.
+        Warming = "warming",
+        /// A share of the traffic goes to it.
+        Canary = "canary",
         /// The front moves the traffic.
         Switching = "switching",
         /// Live, and probed with an automatic way back.
@@ -68,6 +72,8 @@ impl Phase {
             Self::Building => "build",
             Self::Starting => "start",
             Self::Probing => "probe",
+            Self::Warming => "warm_up",
+            Self::Canary => "canary",
             Self::Switching => "switch",
             Self::Watching => "watch",
             Self::Draining => "drain",

@@ -248,7 +248,9 @@ fn write_note(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Resul
                 ])?;
             }
         }
-        Note::Retired { .. }
+        Note::ShareChanged(_)
+        | Note::Inconclusive(_)
+        | Note::Retired { .. }
         | Note::InstanceDied { .. }
         | Note::InstanceRestarted { .. }
         | Note::RestartFailed(_)

@@ -44,6 +44,10 @@ fn sentence(noted: &Noted) -> Option<(&'static str, String)> {
         Note::PhaseEntered(phase) => ("phase_entered", phase.to_string()),
         Note::StepEnded(..) => return None,
         Note::DeployEnded(end) => ("deploy_ended", ended(&commit(), end.outcome, end.failure.as_ref())),
+        Note::ShareChanged(share) => {
+            ("share_changed", format!("{} receives {share} of the traffic", commit()))
+        }
+        Note::Inconclusive(seen) => ("inconclusive", format!("{}: {seen}", commit())),
         Note::WentLive { color, release } => {
             ("went_live", format!("{} is live on {color}", release.commit.short()))
         }

@@ -11,6 +11,9 @@ use crate::rules::{
 
 fn context() -> Context {
     let policy = Policy {
+        warmup: false,
+        canary: Vec::new(),
+        hold_inconclusive: false,
         watch: Duration::ZERO,
         standby: Duration::ZERO,
         restart: true,

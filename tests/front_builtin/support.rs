@@ -102,7 +102,7 @@ impl TestFront {
     pub async fn route(&self, generation: u64, color: Color, port: u16) {
         let backend =
             Routed { color, port, weight: 100, release: "20261121T101112Z-1-0123456".parse().unwrap() };
-        let route = Route { generation: Generation(generation), backends: vec![backend] };
+        let route = Route::new(Generation(generation), vec![backend]);
         self.front.route(&route).await.unwrap();
     }
 

@@ -132,7 +132,7 @@ impl Stage {
     }
 
     pub fn empty(&self, generation: u64) -> Route {
-        Route { generation: Generation(generation), backends: Vec::new() }
+        Route::new(Generation(generation), Vec::new())
     }
 
     /// The same front with other settings.
@@ -269,7 +269,7 @@ fn release() -> ReleaseId {
 
 fn route(ports: Ports, generation: u64, color: Color) -> Route {
     let backend = Backend { color, port: ports.of(color), weight: 100, release: release() };
-    Route { generation: Generation(generation), backends: vec![backend] }
+    Route::new(Generation(generation), vec![backend])
 }
 
 /// Below the range of outgoing connections (which `bind(0)` hands out too): under load, one of nginx's own

@@ -113,7 +113,7 @@ impl Daemon {
     pub(crate) fn due(&self) -> Vec<EffectId> {
         let routing = self.tasks.values().any(Task::is_begun_route);
         let due = |task: &Task| match &task.effect.action {
-            Action::Watch { release, color } => {
+            Action::Watch { release, color, .. } => {
                 let well = self.world.on(*color).is_some_and(|it| it.release.id == release.id && it.healthy);
                 task.due <= self.steady || !well
             }
@@ -199,7 +199,7 @@ impl Daemon {
                 self.world.end_stop(color, &release);
                 Ok(Done::Ensured)
             }
-            (Action::Route { generation, to }, None) => {
+            (Action::Route { generation, to, .. }, None) => {
                 let generation = Generation(generation.0.saturating_add(self.ahead));
                 match self.world.front.begin(generation, to.as_ref()) {
                     Ok(former) if in_halves && self.setup.front == Kind::Nginx => {
@@ -280,7 +280,7 @@ impl Daemon {
     /// What was pushed to fail its watch does so.
     fn doom(&mut self) -> Result<(), String> {
         let watched = self.tasks.values().find_map(|task| match &task.effect.action {
-            Action::Watch { release, color } => Some((self.world.quality(release), *color)),
+            Action::Watch { release, color, .. } => Some((self.world.quality(release), *color)),
             _ => None,
         });
         match watched {

@@ -53,6 +53,9 @@ impl Setup {
     pub fn new(rng: &mut Rng, real_store: bool) -> Self {
         let seconds = |choice: u64| Duration::from_secs(choice);
         let policy = Policy {
+            warmup: false,
+            canary: Vec::new(),
+            hold_inconclusive: false,
             watch: seconds(rng.pick(&[0, 30, 30])),
             standby: seconds(rng.pick(&[0, 0, 60])),
             restart: rng.percent(85),

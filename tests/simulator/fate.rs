@@ -138,6 +138,6 @@ impl Daemon {
         known.extend(self.app.live().map(|live| live.release.clone()));
         known.extend(self.world.processes.iter().map(|process| process.release.clone()));
         let running = self.world.processes.iter().map(|it| (it.color, it.release.id.clone())).collect();
-        Facts { routed, running, builds, known }
+        Facts { routed, canary: None, running, builds, known }
     }
 }

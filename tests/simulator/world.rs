@@ -155,8 +155,10 @@ impl World {
                 Begun::Cleared => self.spawn(release, *color),
             },
             Action::Probe { release, color } => self.probe(release, *color, Phase::Probing),
-            Action::Watch { release, color } => self.probe(release, *color, Phase::Watching),
-            Action::Route { generation, to } => {
+            Action::Watch { release, color, .. } | Action::WarmUp { release, color } => {
+                self.probe(release, *color, Phase::Watching)
+            }
+            Action::Route { generation, to, .. } => {
                 self.front.begin(*generation, to.as_ref())?;
                 self.finish_route(to.as_ref());
                 Ok(Done::Ensured)
@@ -370,7 +372,7 @@ pub enum Begun {
 pub fn takes(action: &Action, watch: Duration) -> Duration {
     match action {
         Action::Wake { after } => *after,
-        Action::Watch { .. } => watch,
+        Action::Watch { period, .. } => period.unwrap_or(watch),
         _ => Duration::ZERO,
     }
 }

@@ -187,14 +187,23 @@ fn next_of_deploy(app: &AppReport, deploy: &DeployReport) -> String {
     let new = phrase::short(deploy.commit.as_ref());
     let serving = app.live.as_ref().filter(|live| Some(&live.commit) != deploy.commit.as_ref());
     match deploy.phase {
-        Phase::Fetching | Phase::CheckingOut | Phase::Building | Phase::Starting | Phase::Probing => {
-            match serving {
-                Some(live) => format!(
-                    "{new} gets the traffic once it is healthy; {} serves until then",
-                    live.commit.short()
-                ),
-                None => format!("{new} gets the traffic once it is healthy"),
-            }
+        Phase::Fetching
+        | Phase::CheckingOut
+        | Phase::Building
+        | Phase::Starting
+        | Phase::Probing
+        | Phase::Warming => match serving {
+            Some(live) => format!(
+                "{new} gets the traffic once it is healthy; {} serves until then",
+                live.commit.short()
+            ),
+            None => format!("{new} gets the traffic once it is healthy"),
+        },
+        Phase::Canary => {
+            let name = &app.name;
+            format!(
+                "{new} gets more of it in steps; `bgd promote {name}` gives it all, `bgd flip {name}` nothing"
+            )
         }
         Phase::Switching => format!("the traffic is being moved to {new}"),
         Phase::Watching => {

@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, time::Duration};
 use super::*;
 use crate::config::settings::{
     Auth, FrontSettings, Hooks, HttpProbe, NginxSettings, Ports, Probe, Rewrite, Start, Stop, StopHow,
-    Verify, VerifyRange, Watch,
+    Verify, VerifyRange,
 };
 
 const SMALLEST: &str = r#"
@@ -110,7 +110,7 @@ fn the_smallest_file_means_the_defaults_of_the_contract() {
         (app.health.interval, app.health.timeout, app.health.deadline, app.health.successes),
         (Duration::from_millis(500), SECS(5), SECS(60), NonZeroU32::new(2).unwrap())
     );
-    assert_eq!(app.watch, Watch { period: SECS(30), restart: true });
+    assert_eq!((app.watch.period, app.watch.restart), (SECS(30), true));
     assert_eq!(
         app.hooks,
         Hooks { before_start: None, after_live: None, after_failed: None, timeout: SECS(300) }

@@ -10,7 +10,8 @@ use crate::config::{
     raw::{Commands, RawApp, RawAuth, RawEnv, RawHooks, RawRewrite, RawSignal, RawStart, RawStop, RawWatch},
     read::{Given, Written},
     settings::{
-        AppSettings, FrontSettings, Health, Hooks, Ports, Probe, Rewrite, Start, Stop, StopHow, Watch,
+        AppSettings, Canary, FrontSettings, Health, Hooks, Inconclusive, Ports, Probe, Rewrite, Start, Stop,
+        StopHow, Traffic, Watch,
     },
     signal,
 };
@@ -55,6 +56,9 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         verify,
         rewrites,
         health,
+        warmup: None,
+        canary: Canary::default(),
+        preview: None,
         watch,
         hooks: judge.hooks(&RawHooks::or_empty(raw.hooks, at.absent("hooks"))),
         front: front.unwrap_or(FrontSettings::Builtin { listen: defaults::LISTEN }),
@@ -246,6 +250,8 @@ impl Judge<'_> {
         Watch {
             period: Self::or(raw.period, defaults::WATCH_FOR),
             restart: Self::or(raw.restart, defaults::WATCH_RESTART),
+            traffic: Traffic::IGNORED,
+            inconclusive: Inconclusive::default(),
         }
     }
 

@@ -174,15 +174,13 @@ mod tests {
 
     #[test]
     fn requests_and_answers_survive_the_line() {
-        let route = Route {
-            generation: Generation(3),
-            backends: vec![Backend {
-                color: Color::Green,
-                port: 9502,
-                weight: 100,
-                release: "20261121T101112Z-1-0123456".parse().unwrap(),
-            }],
+        let backend = Backend {
+            color: Color::Green,
+            port: 9502,
+            weight: 100,
+            release: "20261121T101112Z-1-0123456".parse().unwrap(),
         };
+        let route = Route::new(Generation(3), vec![backend]);
         let requests = [
             Request::Hello,
             Request::Route { route: route.clone() },

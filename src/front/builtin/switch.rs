@@ -266,7 +266,7 @@ mod tests {
             weight: *weight,
             release: "20261121T101112Z-1-0123456".parse().unwrap(),
         };
-        Route { generation: Generation(generation), backends: shares.iter().map(backend).collect() }
+        Route::new(Generation(generation), shares.iter().map(backend).collect())
     }
 
     #[test]

@@ -32,7 +32,7 @@ use crate::{
 /// That a route is in force, and what must be gone before the old color may stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
-    /// The heaviest color that nginx answered with.
+    /// The live color that nginx answered with.
     pub color: Option<Color>,
     /// The generation that nginx answered with.
     pub generation: Generation,

@@ -36,6 +36,11 @@ const LAST: u16 = 32_767;
 pub(super) struct Effect {
     pub(super) app: AppName,
     pub(super) color: Option<Color>,
+    #[serde(default)]
+    pub(super) canary: Option<Color>,
+    /// Of the canary, in percent.
+    #[serde(default)]
+    pub(super) share: u16,
     pub(super) generation: Generation,
     pub(super) release: Option<ReleaseId>,
     pub(super) sum: String,

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::syntax;
 use crate::{
+    config::settings::Sticky,
     front::route::{Backend, Route},
     rules::ids::{AppName, Generation},
 };
@@ -87,6 +88,8 @@ struct State {
     parking: u16,
     proof: SocketAddrV4,
     backends: Vec<Backend>,
+    #[serde(default)]
+    sticky: Sticky,
 }
 
 impl Include {
@@ -132,6 +135,7 @@ impl Include {
             parking: self.parking,
             proof: self.proof,
             backends: self.route.backends.clone(),
+            sticky: self.route.sticky.clone(),
         };
         serde_json::to_string(&state).expect("plain data becomes JSON")
     }
@@ -156,6 +160,8 @@ impl Include {
         serde_json::json!({
             "app": self.app,
             "color": self.route.color(),
+            "canary": self.route.canary().map(|canary| canary.color),
+            "share": self.route.canary_share(),
             "generation": self.route.generation,
             "release": self.route.live().map(|backend| &backend.release),
             "sum": sum,
@@ -174,7 +180,7 @@ pub fn parse(text: &str) -> Result<Found, IncludeError> {
     let include = Include {
         app: state.app,
         upstream: state.upstream,
-        route: Route { generation: state.generation, backends: state.backends },
+        route: Route { sticky: state.sticky, ..Route::new(state.generation, state.backends) },
         parking: state.parking,
         proof: state.proof,
     };
@@ -239,7 +245,7 @@ mod tests {
         Include {
             app: "shop".parse().unwrap(),
             upstream: "shop_app".into(),
-            route: Route { generation: Generation(7), backends },
+            route: Route::new(Generation(7), backends),
             parking: 9501,
             proof: "127.98.103.100:29501".parse().unwrap(),
         }

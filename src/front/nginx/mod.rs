@@ -136,7 +136,7 @@ impl Nginx {
 
     /// The include that routes nowhere.
     fn parked(&self, proof: SocketAddrV4) -> Include {
-        self.include(&Route { generation: Generation::default(), backends: Vec::new() }, proof)
+        self.include(&Route::new(Generation::default(), Vec::new()), proof)
     }
 
     /// The file as it stands; refuses one that is not this app's.

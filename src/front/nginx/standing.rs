@@ -15,8 +15,10 @@ const TICK: Duration = Duration::from_millis(10);
 /// What is routed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routed {
-    /// The heaviest color; `None` when nothing receives traffic.
+    /// The live color; `None` when nothing receives traffic.
     pub color: Option<Color>,
+    /// The color beside it, and its share in percent.
+    pub canary: Option<(Color, u16)>,
     /// Which state of the front.
     pub generation: Generation,
     /// What runs there.
@@ -48,7 +50,7 @@ pub enum Contradiction {
     /// A flip was interrupted between writing and reloading, or somebody put another file there.
     #[error("the file says generation {generation}, which nginx does not have in force")]
     FileDiffers {
-        /// The heaviest color in the file.
+        /// The live color in the file.
         color: Option<Color>,
         /// The file's generation.
         generation: Generation,
@@ -77,7 +79,7 @@ impl Nginx {
                     }
                     None => (None, lost.then_some(Contradiction::FileLost)),
                 };
-                Some(Routed { color: by_hand.or(effect.color), ..in_force(effect, contradiction) })
+                Some(in_force(effect, contradiction).moved(by_hand))
             }
             (_, None) => None,
             (answer, Some(found)) => {
@@ -92,8 +94,7 @@ impl Nginx {
                     Some(Contradiction::Edited { ports }) if !running => self.one_color(ports),
                     _ => None,
                 };
-                let on_file = on_file(&found.include, edited.or_else(unloaded));
-                Some(Routed { color: by_hand.or(on_file.color), ..on_file })
+                Some(on_file(&found.include, edited.or_else(unloaded)).moved(by_hand))
             }
         })
     }
@@ -118,14 +119,26 @@ impl Nginx {
     }
 }
 
+impl Routed {
+    /// All of it to one color, by a hand.
+    fn moved(self, to: Option<Color>) -> Self {
+        match to {
+            Some(color) => Self { color: Some(color), canary: None, ..self },
+            None => self,
+        }
+    }
+}
+
 fn in_force(effect: Effect, contradiction: Option<Contradiction>) -> Routed {
-    let Effect { color, generation, release, .. } = effect;
-    Routed { color, generation, release, source: Source::Effect, contradiction }
+    let Effect { color, canary, share, generation, release, .. } = effect;
+    let canary = canary.map(|canary| (canary, share));
+    Routed { color, canary, generation, release, source: Source::Effect, contradiction }
 }
 
 fn on_file(include: &Include, contradiction: Option<Contradiction>) -> Routed {
     Routed {
         color: include.route.color(),
+        canary: include.route.canary().map(|canary| (canary.color, include.route.canary_share())),
         generation: include.route.generation,
         release: include.route.live().map(|backend| backend.release.clone()),
         source: Source::File,

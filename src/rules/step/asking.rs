@@ -20,6 +20,9 @@ impl Turn<'_> {
                 Answer::Said("automatic deploys are off; `bgd resume` turns them on again".to_owned())
             }
             Ask::Resume => self.asked_resume(by),
+            Ask::SetShare(share) => self.asked_share(*share),
+            Ask::ResumeSteps => self.asked_resume_steps(),
+            Ask::Promote => self.asked_promote(),
             Ask::Down => self.asked_down(),
             Ask::Up => self.asked_up(by),
         };
@@ -74,9 +77,12 @@ impl Turn<'_> {
             | Pipeline::Building(work)
             | Pipeline::Hooking(work)
             | Pipeline::Starting(work)
-            | Pipeline::Probing(work) => self.cancel_before_pivot(by, &work.deploy),
+            | Pipeline::Probing(work)
+            | Pipeline::Warming(work)
+            | Pipeline::Sharing(work)
+            | Pipeline::Canary(work) => self.cancel_before_pivot(by, &work.deploy),
             Pipeline::Switching(work) => self.cancel_switch(by, work),
-            Pipeline::Watching { work, former } => self.cancel_watch(by, work, former),
+            Pipeline::Watching { work, former, .. } => self.cancel_watch(by, work, former),
             // It is the way back, whoever asked for it first.
             Pipeline::Replacing { work, .. } if work.deploy.kind == Kind::Rollback => {
                 Answer::RollingBack(work.deploy.id)
@@ -286,8 +292,11 @@ impl Turn<'_> {
             | Pipeline::Clearing { .. }
             | Pipeline::Hooking(_)
             | Pipeline::Starting(_)
-            | Pipeline::Probing(_) => self.abandon(Outcome::Cancelled),
-            Pipeline::Watching { work, former } => {
+            | Pipeline::Probing(_)
+            | Pipeline::Warming(_)
+            | Pipeline::Sharing(_)
+            | Pipeline::Canary(_) => self.abandon(Outcome::Cancelled),
+            Pipeline::Watching { work, former, .. } => {
                 self.act(Action::Cancel(work.effect));
                 self.adopt_as_previous(former);
                 self.retire(work.deploy, work.release, End::live());
@@ -337,6 +346,6 @@ fn cancelled() -> End {
     End { outcome: Outcome::Cancelled, failure: None }
 }
 
-fn denied(kind: DenialKind, message: &str, hint: &str) -> Answer {
+pub(super) fn denied(kind: DenialKind, message: &str, hint: &str) -> Answer {
     Answer::Denied(Denial { kind, message: message.to_owned(), hint: hint.to_owned() })
 }

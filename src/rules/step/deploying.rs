@@ -1,5 +1,7 @@
 //! A deploy on its way forward: one function a phase, called with the result of that phase's effect.
 
+use std::time::Duration;
+
 use super::Turn;
 use crate::rules::{
     app::{Deploy, End, Hold, Idle, Instance, Kind, Live, Pipeline, Release, Serving, Until, Work},
@@ -40,18 +42,30 @@ impl Turn<'_> {
             (Pipeline::Hooking(work), Ok(_)) => self.hook_ran(work),
             (Pipeline::Starting(work), Ok(_)) => self.started(work),
             (Pipeline::Probing(work), Ok(_)) => self.proven_healthy(work),
+            (Pipeline::Warming(work), Ok(_)) => self.warmed_up(work),
+            (Pipeline::Sharing(work), Ok(_)) => self.shared(work),
+            (Pipeline::Canary(work), Ok(done)) => self.step_passed(work, done),
+            (Pipeline::Sharing(work) | Pipeline::Canary(work), Err(failure)) => {
+                self.canary_failed(work, failure);
+            }
             (Pipeline::Switching(work), Ok(_)) => self.switched(work),
-            (Pipeline::Watching { work, former }, Ok(_)) => self.watch_passed(work, former),
+            (Pipeline::Watching { work, former, held }, Ok(done)) => match self.too_little(done, &held) {
+                Some(seen) => self.keep_watching(work, former, seen),
+                None => self.watch_passed(work, former),
+            },
             (
                 Pipeline::CheckingOut(work)
                 | Pipeline::Building(work)
                 | Pipeline::Hooking(work)
                 | Pipeline::Starting(work)
-                | Pipeline::Probing(work),
+                | Pipeline::Probing(work)
+                | Pipeline::Warming(work),
                 Err(failure),
             ) => self.fail(work, failure),
             (Pipeline::Switching(work), Err(failure)) => self.switch_failed(work, failure),
-            (Pipeline::Watching { work, former }, Err(failure)) => self.watch_failed(work, former, failure),
+            (Pipeline::Watching { work, former, .. }, Err(failure)) => {
+                self.watch_failed(work, former, failure)
+            }
             (Pipeline::Replacing { work, wanted, end }, result) => self.replaced(work, (wanted, end), result),
             (Pipeline::Reverting { work, end, telling }, result) => {
                 self.reverted(work, (end, telling), result)
@@ -69,7 +83,7 @@ impl Turn<'_> {
             Ok(Done::Fetched { commit, subject, author }) => {
                 (commit.clone(), subject.clone(), author.clone())
             }
-            Ok(Done::Ensured) => return self.fetch_failed(deploy, asked, None),
+            Ok(Done::Ensured | Done::Inconclusive { .. }) => return self.fetch_failed(deploy, asked, None),
             Err(failure) => return self.fetch_failed(deploy, asked, Some(failure.clone())),
         };
         // A step belongs to the deploy that the pipeline holds.
@@ -164,7 +178,24 @@ impl Turn<'_> {
     fn proven_healthy(&mut self, mut work: Work) {
         self.app.pipeline = Pipeline::Probing(work.clone());
         self.stepped(&mut work.deploy, Phase::Probing);
-        self.switch(work);
+        let rollback = work.deploy.kind == Kind::Rollback;
+        if self.context.policy.warmup && !rollback {
+            self.warm_up(work);
+        } else {
+            self.share_or_switch(work);
+        }
+    }
+
+    pub(super) fn warm_up(&mut self, work: Work) {
+        let action = Action::WarmUp { release: work.release.clone(), color: work.color };
+        self.app.pipeline = Pipeline::Warming(self.again(work, action));
+        self.enter(Phase::Warming);
+    }
+
+    fn warmed_up(&mut self, mut work: Work) {
+        self.app.pipeline = Pipeline::Warming(work.clone());
+        self.stepped(&mut work.deploy, Phase::Warming);
+        self.share_or_switch(work);
     }
 
     /// The pivot: from here on bgd rolls forward, or back through the same machine.
@@ -178,6 +209,7 @@ impl Turn<'_> {
     /// The front is proven to route to the new color.
     pub(super) fn switched(&mut self, mut work: Work) {
         self.app.front_unsure = false;
+        self.app.canary = None;
         self.app.pipeline = Pipeline::Switching(work.clone());
         self.stepped(&mut work.deploy, Phase::Switching);
         let former = self.make_live(&work);
@@ -189,13 +221,18 @@ impl Turn<'_> {
         }
         let watched = matches!(work.deploy.kind, Kind::Push | Kind::Manual { .. });
         if watched && !self.context.policy.watch.is_zero() && !self.app.down_wanted {
-            let action = Action::Watch { release: work.release.clone(), color: work.color };
-            self.app.pipeline = Pipeline::Watching { work: self.again(work, action), former };
+            let period = Some(self.context.policy.watch);
+            self.watch(work, former, period);
             self.enter(Phase::Watching);
         } else {
             self.adopt_as_previous(former);
             self.retire(work.deploy, work.release, End::live());
         }
+    }
+
+    pub(super) fn watch(&mut self, work: Work, former: Option<Release>, period: Option<Duration>) {
+        let action = Action::Watch { release: work.release.clone(), color: work.color, period };
+        self.app.pipeline = Pipeline::Watching { work: self.again(work, action), former, held: None };
     }
 
     /// Makes the new release the live one; the former stays warm on what is now the idle color.
@@ -251,8 +288,8 @@ impl Turn<'_> {
         }
     }
 
-    fn watch_passed(&mut self, mut work: Work, former: Option<Release>) {
-        self.app.pipeline = Pipeline::Watching { work: work.clone(), former: former.clone() };
+    pub(super) fn watch_passed(&mut self, mut work: Work, former: Option<Release>) {
+        self.app.pipeline = Pipeline::Watching { work: work.clone(), former: former.clone(), held: None };
         self.stepped(&mut work.deploy, Phase::Watching);
         self.adopt_as_previous(former);
         self.retire(work.deploy, work.release, End::live());
@@ -278,6 +315,9 @@ impl Pipeline {
             | Self::Hooking(work)
             | Self::Starting(work)
             | Self::Probing(work)
+            | Self::Warming(work)
+            | Self::Sharing(work)
+            | Self::Canary(work)
             | Self::Switching(work)
             | Self::Watching { work, .. }
             | Self::Reverting { work, .. }

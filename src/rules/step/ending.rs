@@ -64,6 +64,9 @@ impl Turn<'_> {
 
     /// Ends a deploy before the pivot, without a failure of its own.
     pub(super) fn abandon(&mut self, outcome: Outcome) {
+        if let Pipeline::Sharing(work) | Pipeline::Canary(work) = self.app.pipeline.clone() {
+            return self.take_back(work, End { outcome, failure: None });
+        }
         if let Some(effect) = self.app.pipeline.awaits() {
             self.act(Action::Cancel(effect));
         }
@@ -112,7 +115,7 @@ impl Turn<'_> {
     }
 
     pub(super) fn watch_failed(&mut self, mut work: Work, former: Option<Release>, failure: &Failure) {
-        self.app.pipeline = Pipeline::Watching { work: work.clone(), former: former.clone() };
+        self.app.pipeline = Pipeline::Watching { work: work.clone(), former: former.clone(), held: None };
         self.stepped(&mut work.deploy, Phase::Watching);
         self.unpin(&work.deploy);
         if self.way_back_is_warm() {

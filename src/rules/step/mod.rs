@@ -2,10 +2,11 @@
 //! event is answered in every state, if only by a note that says why it was ignored. Called by the engine, which
 //! commits the result before it runs the effects.
 //!
-//! `deploying` carries a deploy forward, `ending` ends it (well or not), `serving` keeps the live instance up and
+//! `deploying` carries a deploy forward, `canary` gives it the traffic by degrees, `ending` ends it (well or not), `serving` keeps the live instance up and
 //! empties the other color, `routing` tells the front where to, `asking` answers operators, `recovering` takes up the thread after a restart.
 
 mod asking;
+mod canary;
 mod deploying;
 mod ending;
 mod recovering;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use super::{
     app::{App, Deploy, Idle, Kind, Pipeline, Until, Verdict, Work},
+    canary::CanaryStep,
     effect::{Action, Effect, Note},
     event::{Event, Want},
     ids::{CommitId, DeployId, EffectId},
@@ -46,6 +48,12 @@ pub struct Context {
 /// The part of an app's configuration that decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
+    /// Whether a new instance is warmed up before it gets traffic.
+    pub warmup: bool,
+    /// Shares of the traffic on the way to all of it; empty: all at once.
+    pub canary: Vec<CanaryStep>,
+    /// Whether too little traffic to tell keeps a canary's step or a watch from ending well.
+    pub hold_inconclusive: bool,
     /// Length of the watch after a flip.
     pub watch: Duration,
     /// How long the former color is kept warm.
@@ -93,6 +101,8 @@ pub enum Answer {
     Cancelling(DeployId),
     /// The traffic moves back by this deploy.
     RollingBack(DeployId),
+    /// All of the traffic moves to this deploy's release.
+    Promoting(DeployId),
     /// It is being taken out of service.
     TakingDown,
     /// Done; one sentence.
@@ -105,14 +115,16 @@ impl Answer {
     /// The deploy that it is about.
     pub fn deploy(&self) -> Option<DeployId> {
         match self {
-            Self::Deploying(id) | Self::Cancelling(id) | Self::RollingBack(id) => Some(*id),
+            Self::Deploying(id) | Self::Cancelling(id) | Self::RollingBack(id) | Self::Promoting(id) => {
+                Some(*id)
+            }
             Self::TakingDown | Self::Said(_) | Self::Denied(_) => None,
         }
     }
 
     /// The deploy that began by it.
     pub fn begun(&self) -> Option<DeployId> {
-        self.deploy().filter(|_| !matches!(self, Self::Cancelling(_)))
+        self.deploy().filter(|_| !matches!(self, Self::Cancelling(_) | Self::Promoting(_)))
     }
 }
 
@@ -136,6 +148,8 @@ pub enum DenialKind {
     NothingLive,
     /// There is nothing to go back to.
     NoWayBack,
+    /// No release has a share of the traffic that could be changed.
+    NoCanary,
 }
 
 /// Takes one event. Total and pure.
@@ -267,7 +281,10 @@ impl Turn<'_> {
                 | Pipeline::Building(_)
                 | Pipeline::Hooking(_)
                 | Pipeline::Starting(_)
-                | Pipeline::Probing(_) => self.settle_before_pivot(),
+                | Pipeline::Probing(_)
+                | Pipeline::Warming(_)
+                | Pipeline::Sharing(_)
+                | Pipeline::Canary(_) => self.settle_before_pivot(),
                 Pipeline::Switching(_)
                 | Pipeline::Watching { .. }
                 | Pipeline::Reverting { .. }

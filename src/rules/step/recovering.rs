@@ -2,7 +2,7 @@
 //! machine. What the front routes is the truth about live; the record explains it, and gives way to it. Every
 //! effect that was under way is asked for again under a new number.
 
-use super::{Turn, deploying::backend};
+use super::{Turn, canary::Told, deploying::backend};
 use crate::rules::{
     app::{DownStage, End, Idle, Instance, Live, Pipeline, Release, Serving, Until, Work},
     effect::{Action, Hook, Note},
@@ -27,7 +27,8 @@ impl Turn<'_> {
     fn recover_rerouting(&mut self, was_rerouting: bool) {
         let told_anyway = matches!(
             self.app.pipeline,
-            Pipeline::Switching(_)
+            Pipeline::Sharing(_)
+                | Pipeline::Switching(_)
                 | Pipeline::Reverting { .. }
                 | Pipeline::Replacing { .. }
                 | Pipeline::TakingDown { .. }
@@ -83,6 +84,7 @@ impl Turn<'_> {
 
     fn adopt_routed(&mut self, color: Color, release: Release, recorded: Option<Live>) {
         let adopted = release.id.clone();
+        self.app.canary = None;
         let instance = Instance::Up { since: self.now(), attempt: 0 };
         let live = Live { color, release, since: self.now(), instance, healthy: None };
         self.went_live(color, live.release.clone());
@@ -125,6 +127,7 @@ impl Turn<'_> {
             | Pipeline::Hooking(work)
             | Pipeline::Starting(work)
             | Pipeline::Probing(work)
+            | Pipeline::Warming(work)
                 if !is_it =>
             {
                 self.discard((work.deploy, Some(work.release)), end);
@@ -136,6 +139,9 @@ impl Turn<'_> {
             | Pipeline::Hooking(_)
             | Pipeline::Starting(_)
             | Pipeline::Probing(_)
+            | Pipeline::Warming(_)
+            | Pipeline::Sharing(_)
+            | Pipeline::Canary(_)
             | Pipeline::Switching(_)
             | Pipeline::Watching { .. }
             | Pipeline::Retiring { .. }
@@ -156,7 +162,11 @@ impl Turn<'_> {
             }
             return;
         }
-        let switching = matches!(self.app.pipeline, Pipeline::Switching(_) | Pipeline::Reverting { .. });
+        let switching = matches!(
+            self.app.pipeline,
+            Pipeline::Sharing(_) | Pipeline::Switching(_) | Pipeline::Reverting { .. }
+        );
+        let shared_right = facts.canary == self.sharing().map(|it| (it.backend.color, it.share));
         let routed_right = match &self.app.serving {
             Serving::Live(live) => facts.routed == Routed::Color(live.color),
             Serving::OutOfService(_) => facts.routed == Routed::Nothing,
@@ -166,7 +176,7 @@ impl Turn<'_> {
                 Routed::Nothing | Routed::Unknown => true,
             },
         };
-        if !switching && !routed_right {
+        if !(switching || routed_right && shared_right) {
             self.reroute();
         }
         let Some(live) = self.app.live().cloned() else { return };
@@ -293,7 +303,10 @@ impl Turn<'_> {
                 self.app.pipeline = Pipeline::Clearing { deploy, release };
             }
             // Started there it would get traffic before it is proven.
-            Pipeline::Hooking(work) | Pipeline::Starting(work) | Pipeline::Probing(work)
+            Pipeline::Hooking(work)
+            | Pipeline::Starting(work)
+            | Pipeline::Probing(work)
+            | Pipeline::Warming(work)
                 if facts.routed == Routed::Color(work.color) =>
             {
                 self.app.idle = Idle::Vacant;
@@ -313,8 +326,17 @@ impl Turn<'_> {
                     self.start_again(work);
                 }
             }
+            Pipeline::Warming(work) => {
+                if facts.running.get(&work.color) == Some(&work.release.id) {
+                    self.warm_up(work);
+                } else {
+                    self.start_again(work);
+                }
+            }
+            Pipeline::Sharing(work) => self.recover_canary(work, (Told::HalfWay, facts)),
+            Pipeline::Canary(work) => self.recover_canary(work, (Told::Proven, facts)),
             Pipeline::Switching(work) => self.recover_switching(work, facts),
-            Pipeline::Watching { work, former } => {
+            Pipeline::Watching { work, former, .. } => {
                 self.recover_watching(work, former, facts);
             }
             Pipeline::Retiring { deploy, release, end } => {
@@ -340,8 +362,8 @@ impl Turn<'_> {
             let failure = gone_while((work.color, Phase::Watching), "while it was watched");
             return self.watch_failed(work, former, &failure);
         }
-        let action = Action::Watch { release: work.release.clone(), color: work.color };
-        self.app.pipeline = Pipeline::Watching { work: self.again(work, action), former };
+        let period = Some(self.context.policy.watch);
+        self.watch(work, former, period);
     }
 
     fn warm_runs(&self, facts: &Facts) -> bool {
@@ -426,7 +448,7 @@ fn contradicted() -> Failure {
     }
 }
 
-fn gone_while((color, phase): (Color, Phase), when: &str) -> Failure {
+pub(super) fn gone_while((color, phase): (Color, Phase), when: &str) -> Failure {
     Failure {
         phase,
         nature: Nature::Deterministic,

@@ -9,7 +9,7 @@ use crate::rules::{
         Work,
     },
     backoff,
-    effect::{Action, Backend, Note},
+    effect::{Action, Backend, Canary, Note},
     event::Done,
     ids::{Color, EffectId},
     words::{Failure, Outcome, Phase},
@@ -21,11 +21,25 @@ const FIRST: Telling = Telling::Now { attempt: 1 };
 impl Turn<'_> {
     /// Tells the front; whatever it was told beside this is void.
     pub(super) fn route(&mut self, to: Option<Backend>) -> EffectId {
+        self.tell(to, None)
+    }
+
+    /// Tells the front what is live, and the share of a canary that is under way.
+    pub(super) fn route_live(&mut self) -> EffectId {
+        let to = match &self.app.serving {
+            Serving::Live(live) => Some(backend(&live.release, live.color)),
+            Serving::OutOfService(_) | Serving::Nothing => None,
+        };
+        let canary = self.sharing();
+        self.tell(to, canary)
+    }
+
+    fn tell(&mut self, to: Option<Backend>, canary: Option<Canary>) -> EffectId {
         if let Some(older) = self.app.rerouting.take() {
             self.act(Action::Cancel(older.effect));
         }
         self.app.generation.0 += 1;
-        self.act(Action::Route { generation: self.app.generation, to })
+        self.act(Action::Route { generation: self.app.generation, to, canary })
     }
 
     /// The front routes nothing now: it is told again, by whoever tells it at this point.
@@ -35,6 +49,10 @@ impl Turn<'_> {
                 self.call_off(work.effect);
                 let effect = self.route(Some(backend(&work.release, work.color)));
                 self.app.pipeline = Pipeline::Switching(Work { effect, ..work });
+            }
+            Pipeline::Sharing(work) => {
+                self.call_off(work.effect);
+                self.share(work);
             }
             Pipeline::Reverting { work, end, .. } => {
                 self.call_off(work.effect);
@@ -56,6 +74,8 @@ impl Turn<'_> {
             | Pipeline::Hooking(_)
             | Pipeline::Starting(_)
             | Pipeline::Probing(_)
+            | Pipeline::Warming(_)
+            | Pipeline::Canary(_)
             | Pipeline::Watching { .. }
             | Pipeline::Retiring { .. }
             | Pipeline::Replacing { .. }
@@ -69,18 +89,14 @@ impl Turn<'_> {
     }
 
     /// What is not waited for may have come true all the same.
-    fn call_off(&mut self, switch: EffectId) {
+    pub(super) fn call_off(&mut self, switch: EffectId) {
         self.act(Action::Cancel(switch));
         self.app.front_unsure = true;
     }
 
     /// Tells the front again what is live, until it is proven to route there.
     pub(super) fn reroute(&mut self) {
-        let to = match &self.app.serving {
-            Serving::Live(live) => Some(backend(&live.release, live.color)),
-            Serving::OutOfService(_) | Serving::Nothing => None,
-        };
-        let effect = self.route(to);
+        let effect = self.route_live();
         self.app.rerouting = Some(Rerouting { effect, telling: FIRST });
     }
 
@@ -156,8 +172,14 @@ impl Turn<'_> {
 
     pub(super) fn traffic_is_back(&mut self, work: Work, end: End) {
         self.app.front_unsure = false;
+        let had_share = self.app.canary.take().is_some();
         let was_switched = self.app.live().is_some_and(|live| live.release.id == work.release.id);
         match (was_switched, &self.app.idle) {
+            (false, Idle::Taken) if had_share => {
+                // It answers what it was sent before it is stopped.
+                self.app.idle = Idle::Warm { release: work.release.clone(), timer: None, healthy: false };
+                self.retire(work.deploy, work.release, end);
+            }
             (false, _) => self.discard((work.deploy, Some(work.release)), end),
             (true, Idle::Warm { .. }) => {
                 let mut work = work;

@@ -130,6 +130,16 @@ impl Turn<'_> {
                 let action = Action::Probe { release: work.release.clone(), color };
                 self.app.pipeline = Pipeline::Probing(self.again(work, action));
             }
+            Pipeline::Warming(work) if its(&work) => {
+                self.act(Action::Cancel(work.effect));
+                let failure = died((color, Phase::Warming), "while it was warmed up", how);
+                self.fail(work, &failure);
+            }
+            Pipeline::Sharing(work) | Pipeline::Canary(work) if its(&work) => {
+                self.act(Action::Cancel(work.effect));
+                let failure = died((color, Phase::Canary), "while it had a share of the traffic", how);
+                self.canary_failed(work, &failure);
+            }
             Pipeline::Switching(work) if its(&work) => {
                 self.act(Action::Cancel(work.effect));
                 let failure = died((color, Phase::Switching), "while the traffic moved to it", how);
@@ -158,7 +168,7 @@ impl Turn<'_> {
             self.set_dead();
             return self.ignore("the live instance ended while it is taken down");
         }
-        if let Pipeline::Watching { work, former } = &self.app.pipeline
+        if let Pipeline::Watching { work, former, .. } = &self.app.pipeline
             && self.way_back_is_warm()
         {
             let (work, former) = (work.clone(), former.clone());
@@ -220,7 +230,7 @@ impl Turn<'_> {
     /// A former instance that recovers while the watched one is down serves in its place.
     fn leave_the_dead(&mut self) {
         let down = self.app.live().is_some_and(|live| !matches!(live.instance, Instance::Up { .. }));
-        let Pipeline::Watching { work, former } = self.app.pipeline.clone() else { return };
+        let Pipeline::Watching { work, former, .. } = self.app.pipeline.clone() else { return };
         if down && self.way_back_is_warm() {
             self.act(Action::Cancel(work.effect));
             let color = work.color;

@@ -33,6 +33,9 @@ pub fn failure(nature: Nature) -> Failure {
 
 pub fn quiet_policy() -> Policy {
     Policy {
+        warmup: false,
+        canary: Vec::new(),
+        hold_inconclusive: false,
         watch: Duration::from_secs(30),
         standby: Duration::ZERO,
         restart: true,
@@ -240,6 +243,9 @@ pub fn name(pipeline: &Pipeline) -> &'static str {
         Pipeline::Hooking(_) => "Hooking",
         Pipeline::Starting(_) => "Starting",
         Pipeline::Probing(_) => "Probing",
+        Pipeline::Warming(_) => "Warming",
+        Pipeline::Sharing(_) => "Sharing",
+        Pipeline::Canary(_) => "Canary",
         Pipeline::Switching(_) => "Switching",
         Pipeline::Watching { .. } => "Watching",
         Pipeline::Retiring { .. } => "Retiring",

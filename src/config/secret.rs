@@ -1,0 +1,69 @@
+//! Secrets that stand in files of their own, read when they are needed and never kept.
+
+use std::{io, path::PathBuf};
+
+use super::settings::Preview;
+
+/// Why there is no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The file.
+    #[error("can't read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// What stands in it; never shown.
+    #[error("the first line of {} is no secret of 16 to 200 letters, digits, `-` and `_`", path.display())]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Preview {
+    /// The secret, from its file.
+    ///
+    /// # Errors
+    /// When the file can't be read, or its first line is too short to be a secret or would need quotes in a front.
+    pub fn secret(&self) -> Result<String, SecretError> {
+        let path = || self.secret_file.clone();
+        let text = std::fs::read_to_string(&self.secret_file)
+            .map_err(|source| SecretError::Read { path: path(), source })?;
+        let line = text.lines().next().unwrap_or_default().trim();
+        let plain = line.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_');
+        if plain && (16..=200).contains(&line.len()) {
+            Ok(line.to_owned())
+        } else {
+            Err(SecretError::Unfit { path: path() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn l1_a_secret_is_long_and_plain_and_never_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret_file = dir.path().join("secret");
+        let preview = Preview { header: "X".to_owned(), cookie: "x".to_owned(), secret_file };
+        assert!(matches!(preview.secret(), Err(SecretError::Read { .. })));
+        for (text, fits) in [
+            ("0123456789abcdef\n", true),
+            ("  A-long_secret-of-letters \nsecond line", true),
+            ("short", false),
+            ("sixteen $letters and more", false),
+            ("", false),
+        ] {
+            std::fs::write(&preview.secret_file, text).unwrap();
+            assert_eq!(preview.secret().is_ok(), fits, "{text}");
+        }
+        std::fs::write(&preview.secret_file, "tooshort").unwrap();
+        assert!(!preview.secret().unwrap_err().to_string().contains("tooshort"));
+    }
+}

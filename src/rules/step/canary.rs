@@ -1,0 +1,223 @@
+//! The traffic as a dial: a new release receives shares of it, step by step, before the pivot. What is live stays
+//! live all the while; a share can be taken back at any moment, and what was sent is answered before anything stops.
+
+use std::time::Duration;
+
+use super::{Answer, DenialKind, Turn, asking::denied, deploying::backend, recovering::gone_while};
+use crate::rules::{
+    app::{End, Instance, Kind, Pipeline, Release, Work},
+    canary::{Canary, Share},
+    effect::{self, Action, Note},
+    event::{Done, Facts, Routed},
+    words::{Failure, Outcome, Phase},
+};
+
+/// Between two looks at a release that had too little traffic to tell.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// What is known of the front after a restart in the middle of a canary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It was being told a share.
+    HalfWay,
+    /// It had proven the share.
+    Proven,
+}
+
+impl Turn<'_> {
+    /// The first share, or all of the traffic at once: without steps, and where nothing well is live to share with.
+    pub(super) fn share_or_switch(&mut self, work: Work) {
+        let by_degrees = matches!(work.deploy.kind, Kind::Push | Kind::Manual { .. });
+        let beside = self
+            .app
+            .live()
+            .is_some_and(|live| matches!(live.instance, Instance::Up { .. }) && live.healthy != Some(false));
+        let canary = Canary::begin(&self.context.policy.canary, self.now());
+        match canary.filter(|_| by_degrees && beside) {
+            Some(canary) => {
+                self.app.canary = Some(canary);
+                self.share(work);
+                self.enter(Phase::Canary);
+            }
+            None => self.switch(work),
+        }
+    }
+
+    /// What the front is to route beside what is live.
+    pub(super) fn sharing(&self) -> Option<effect::Canary> {
+        let (Pipeline::Sharing(work) | Pipeline::Canary(work)) = &self.app.pipeline else { return None };
+        let share = self.app.canary.as_ref()?.share;
+        Some(effect::Canary { backend: backend(&work.release, work.color), share })
+    }
+
+    /// Tells the front the share that is wanted.
+    pub(super) fn share(&mut self, work: Work) {
+        self.app.pipeline = Pipeline::Sharing(work.clone());
+        let effect = self.route_live();
+        self.app.pipeline = Pipeline::Sharing(Work { effect, ..work });
+    }
+
+    /// The share is in force: its time begins.
+    pub(super) fn shared(&mut self, work: Work) {
+        self.app.front_unsure = false;
+        let now = self.now();
+        self.app.pipeline = Pipeline::Sharing(work.clone());
+        if let Some(canary) = &mut self.app.canary {
+            (canary.since, canary.held) = (now, None);
+            let share = canary.share;
+            self.note(Note::ShareChanged(share));
+        }
+        self.watch_step(work);
+    }
+
+    fn watch_step(&mut self, work: Work) {
+        let now = self.now();
+        let period = self.app.canary.as_ref().and_then(|canary| canary.left(now));
+        self.watch_canary(work, period);
+    }
+
+    fn watch_canary(&mut self, work: Work, period: Option<Duration>) {
+        let action = Action::Watch { release: work.release.clone(), color: work.color, period };
+        self.app.pipeline = Pipeline::Canary(self.again(work, action));
+    }
+
+    /// A step's time is over, and nothing spoke against the release.
+    pub(super) fn step_passed(&mut self, work: Work, done: &Done) {
+        self.app.pipeline = Pipeline::Canary(work.clone());
+        let Some(canary) = self.app.canary.clone() else { return self.switch(work) };
+        if canary.share != Share::NONE
+            && let Some(seen) = self.too_little(done, &canary.held)
+        {
+            self.app.canary = Some(Canary { held: Some(seen), ..canary });
+            return self.watch_canary(work, Some(LOOK_AGAIN));
+        }
+        match canary.next() {
+            Some(next) => {
+                self.app.canary =
+                    Some(Canary { step: canary.step + 1, share: next.share, held: None, ..canary });
+                self.share(work);
+            }
+            None => self.give_all(work),
+        }
+    }
+
+    /// From a share to all of it.
+    fn give_all(&mut self, mut work: Work) {
+        self.app.pipeline = Pipeline::Canary(work.clone());
+        self.stepped(&mut work.deploy, Phase::Canary);
+        self.switch(work);
+    }
+
+    /// What was seen, when it was too little and that is to hold the release back. Said once.
+    pub(super) fn too_little(&mut self, done: &Done, held: &Option<String>) -> Option<String> {
+        let Done::Inconclusive { seen } = done else { return None };
+        if held.is_none() {
+            self.note(Note::Inconclusive(seen.clone()));
+        }
+        self.context.policy.hold_inconclusive.then(|| seen.clone())
+    }
+
+    pub(super) fn keep_watching(&mut self, work: Work, former: Option<Release>, seen: String) {
+        self.watch(work, former, Some(LOOK_AGAIN));
+        if let Pipeline::Watching { held, .. } = &mut self.app.pipeline {
+            *held = Some(seen);
+        }
+    }
+
+    pub(super) fn canary_failed(&mut self, work: Work, failure: &Failure) {
+        self.back_to_live(work, End { outcome: Outcome::RolledBack, failure: Some(failure.clone()) });
+    }
+
+    /// Takes the share back without a failure of its own.
+    pub(super) fn take_back(&mut self, work: Work, end: End) {
+        self.call_off(work.effect);
+        self.back_to_live(work, end);
+    }
+
+    fn back_to_live(&mut self, mut work: Work, end: End) {
+        self.app.pipeline = Pipeline::Canary(work.clone());
+        self.stepped(&mut work.deploy, Phase::Canary);
+        self.enter(Phase::Switching);
+        self.revert(work, end);
+    }
+
+    /// A share that is in force as recorded is not told again: its time goes on.
+    pub(super) fn recover_canary(&mut self, work: Work, (told, facts): (Told, &Facts)) {
+        if facts.running.get(&work.color) != Some(&work.release.id) {
+            let failure = gone_while((work.color, Phase::Canary), "while it had a share of the traffic");
+            return self.canary_failed(work, &failure);
+        }
+        let share = self.app.canary.as_ref().map(|canary| (work.color, canary.share));
+        let live = self.app.live().map(|live| Routed::Color(live.color));
+        let in_force = live == Some(facts.routed) && share == facts.canary;
+        match told {
+            Told::Proven if in_force => self.watch_step(work),
+            Told::Proven | Told::HalfWay => self.share(work),
+        }
+    }
+
+    pub(super) fn asked_share(&mut self, share: Share) -> Answer {
+        let (Pipeline::Sharing(work) | Pipeline::Canary(work)) = self.app.pipeline.clone() else {
+            return no_canary("bgd status");
+        };
+        let Some(canary) = self.app.canary.take() else { return no_canary("bgd status") };
+        self.app.canary = Some(Canary { share, by_hand: true, held: None, ..canary });
+        self.call_off(work.effect);
+        self.share(work);
+        Answer::Said(format!(
+            "{share} of the traffic for now; `bgd canary resume`, `bgd promote` or `bgd flip`"
+        ))
+    }
+
+    /// On with the step that was left, from its beginning.
+    pub(super) fn asked_resume_steps(&mut self) -> Answer {
+        let (Pipeline::Sharing(work) | Pipeline::Canary(work)) = self.app.pipeline.clone() else {
+            return no_canary("bgd status");
+        };
+        let Some(canary) = self.app.canary.clone() else { return no_canary("bgd status") };
+        if !canary.by_hand {
+            return Answer::Said("the canary goes through its steps already".to_owned());
+        }
+        let share = canary.plan.get(canary.step).map_or(canary.share, |step| step.share);
+        self.app.canary = Some(Canary { share, by_hand: false, held: None, ..canary });
+        self.call_off(work.effect);
+        self.share(work);
+        Answer::Said(format!("the canary goes on through its steps, with {share} of the traffic"))
+    }
+
+    pub(super) fn asked_promote(&mut self) -> Answer {
+        match self.app.pipeline.clone() {
+            Pipeline::Sharing(work) | Pipeline::Canary(work) => {
+                let id = work.deploy.id;
+                self.call_off(work.effect);
+                self.give_all(work);
+                Answer::Promoting(id)
+            }
+            Pipeline::Watching { work, former, .. } => {
+                let id = work.deploy.id;
+                self.act(Action::Cancel(work.effect));
+                self.watch_passed(work, former);
+                Answer::Promoting(id)
+            }
+            Pipeline::Switching(work) => Answer::Promoting(work.deploy.id),
+            Pipeline::Resting
+            | Pipeline::Fetching { .. }
+            | Pipeline::CheckingOut(_)
+            | Pipeline::Building(_)
+            | Pipeline::Clearing { .. }
+            | Pipeline::Hooking(_)
+            | Pipeline::Starting(_)
+            | Pipeline::Probing(_)
+            | Pipeline::Warming(_)
+            | Pipeline::Retiring { .. }
+            | Pipeline::Reverting { .. }
+            | Pipeline::Replacing { .. }
+            | Pipeline::Discarding { .. }
+            | Pipeline::TakingDown { .. } => no_canary("bgd status"),
+        }
+    }
+}
+
+fn no_canary(hint: &str) -> Answer {
+    denied(DenialKind::NoCanary, "no release has a share of the traffic, and none is being watched", hint)
+}
