@@ -131,6 +131,7 @@ fn app(name: &str, state: AppState) -> AppReport {
         }),
         idle: None,
         deploy: None,
+        canary: None,
         hold: None,
         remote: RemoteReport {
             branch: "main".to_owned(),

@@ -253,6 +253,9 @@ fn needed(request: &Request) -> Right {
         | Request::Flip { .. }
         | Request::Hold { .. }
         | Request::Resume { .. }
+        | Request::SetShare { .. }
+        | Request::ResumeSteps { .. }
+        | Request::Promote { .. }
         | Request::Down { .. }
         | Request::Up { .. }
         | Request::Reload => Right::Act,

@@ -34,6 +34,13 @@ pub(super) async fn act(request: Request, client: &mut Client, desk: &Desk) -> i
         }
         Request::DeployDetached { app, rev } => detached(desk, client, (app, Ask::Deploy(want(rev)))).await,
         Request::Up { app } => deploy(Following { desk, client, events }, app, Ask::Up).await,
+        Request::SetShare { app, share } => {
+            shared(Following { desk, client, events }, app, Ask::SetShare(share)).await
+        }
+        Request::ResumeSteps { app } => {
+            shared(Following { desk, client, events }, app, Ask::ResumeSteps).await
+        }
+        Request::Promote { app } => promote(Following { desk, client, events }, app).await,
         Request::Flip { app } => flip(Following { desk, client, events }, app).await,
         Request::Down { app } => down(Following { desk, client, events }, app).await,
         _ => Err(refusal(Exit::Usage, "not a request that acts".to_owned(), None)),
@@ -162,6 +169,43 @@ fn moving(snapshot: &Snapshot, id: DeployId) -> bool {
             snapshot.app.pipeline,
             Pipeline::Reverting { .. } | Pipeline::Replacing { .. } | Pipeline::Switching(_)
         )
+}
+
+/// Until the front has proven the share.
+async fn shared(mut following: Following<'_>, app: Option<AppName>, what: Ask) -> Result<Answer, Refusal> {
+    let member = member(following.desk, app.as_ref())?;
+    let step::Answer::Said(text) = ask(following.desk, &following.client.peer, (&member, what)).await? else {
+        return Err(refusal(Exit::Failed, "the share could not be set".to_owned(), Some("bgd status")));
+    };
+    following.until(&member, |snapshot| !matches!(snapshot.app.pipeline, Pipeline::Sharing(_))).await;
+    if matches!(member.snapshot().app.pipeline, Pipeline::Canary(_)) {
+        return Ok(Answer::Said(text));
+    }
+    let message = "the front did not take the share; the traffic goes back to what is live".to_owned();
+    Err(refusal(Exit::Failed, message, Some("bgd status")))
+}
+
+async fn promote(mut following: Following<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
+    let member = member(following.desk, app.as_ref())?;
+    let step::Answer::Promoting(id) =
+        ask(following.desk, &following.client.peer, (&member, Ask::Promote)).await?
+    else {
+        return Err(refusal(Exit::Failed, "it could not be promoted".to_owned(), Some("bgd status")));
+    };
+    following.until(&member, |snapshot| !moving(snapshot, id)).await;
+    let snapshot = member.snapshot();
+    let failed = snapshot.last.as_ref().filter(|last| last.id == id && last.outcome != Some(Outcome::Live));
+    match (failed, snapshot.app.live()) {
+        (None, Some(live)) => Ok(Answer::Said(format!(
+            "{} has all of the traffic, on {}",
+            live.release.commit.short(),
+            live.color
+        ))),
+        _ => {
+            let message = "the traffic did not move; what was live serves on".to_owned();
+            Err(refusal(Exit::Failed, message, Some("bgd status")))
+        }
+    }
 }
 
 async fn down(mut following: Following<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {

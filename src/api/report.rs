@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use crate::{
     api::server::refusal,
     api::wire::{
-        AppReport, DeployReport, Exit, FlipReport, HoldReport, IdleReport, LastReport, LiveReport, Refusal,
-        RemoteReport, RollbackReport, Why,
+        AppReport, CanaryReport, DeployReport, Exit, FlipReport, HoldReport, IdleReport, LastReport,
+        LiveReport, Refusal, RemoteReport, RollbackReport, Why,
     },
     engine::{Snapshot, clock},
     rules::{
         app::{App, Idle, Instance, Live, Pipeline, Serving},
+        canary::Share,
         ids::{CommitId, ReleaseId},
         step::{self, Blocked},
         time::Stamp,
@@ -31,6 +32,7 @@ pub fn app(snapshot: &Snapshot) -> AppReport {
         live: app.live().map(|live| live_report(snapshot, live)),
         idle: Some(idle(snapshot)),
         deploy: deploy(app),
+        canary: canary(snapshot),
         hold: app.hold.as_ref().map(|hold| HoldReport {
             by: hold.by.clone(),
             reason: hold.reason.clone(),
@@ -124,6 +126,9 @@ fn idle(snapshot: &Snapshot) -> IdleReport {
     let color = app.idle_color();
     let (release, state) = match &app.idle {
         Idle::Vacant => (None, IdleState::Stopped),
+        Idle::Taken if matches!(app.pipeline, Pipeline::Sharing(_) | Pipeline::Canary(_)) => {
+            (app.pipeline.release(), IdleState::Warm)
+        }
         Idle::Taken => (app.pipeline.release(), IdleState::Starting),
         Idle::Warm { release, .. } => (Some(release), IdleState::Warm),
         Idle::Draining { release, .. } | Idle::Stopping { release, .. } => {
@@ -151,6 +156,26 @@ fn deploy(app: &App) -> Option<DeployReport> {
         color: Some(if switched { app.idle_color().other() } else { app.idle_color() }),
         phase: app.pipeline.phase(&app.idle)?,
         started_at: Stamp(deploy.started),
+    })
+}
+
+fn canary(snapshot: &Snapshot) -> Option<CanaryReport> {
+    let (Pipeline::Sharing(_) | Pipeline::Canary(_)) = snapshot.app.pipeline else { return None };
+    let canary = snapshot.app.canary.as_ref()?;
+    let share = canary.next().map_or(Share::ALL, |next| next.share);
+    // What holds a step back has no time.
+    let hold = canary.plan.get(canary.step).and_then(|step| step.hold);
+    let hold = hold.filter(|_| !canary.by_hand && canary.held.is_none());
+    Some(CanaryReport {
+        step: canary.step + 1,
+        steps: canary.plan.len(),
+        wanted: canary.share,
+        measured: None,
+        since: Stamp(canary.since),
+        by_hand: canary.by_hand,
+        held: canary.held.clone(),
+        next_share: share,
+        next_at: hold.map(|hold| Stamp(canary.since.plus(hold))),
     })
 }
 

@@ -262,6 +262,9 @@ async fn answer(request: Request, client: &mut Client, desk: &Desk) -> io::Resul
         }
         Request::Hold { .. }
         | Request::Resume { .. }
+        | Request::SetShare { .. }
+        | Request::ResumeSteps { .. }
+        | Request::Promote { .. }
         | Request::Deploy { .. }
         | Request::DeployDetached { .. }
         | Request::Flip { .. }

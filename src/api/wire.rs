@@ -9,6 +9,7 @@ pub use crate::store::record::{DeployDetail, DeployRecord, EventRecord, StepReco
 use crate::{
     privilege::NewPrivileges,
     rules::{
+        canary::Share,
         ids::{AppName, Color, CommitId, DeployId, ReleaseId},
         time::Stamp,
         words::{AppState, IdleState, Outcome, Phase},
@@ -81,6 +82,23 @@ pub enum Request {
         /// The app.
         app: Option<AppName>,
     },
+    /// `Done(Said)` when the share is in force.
+    SetShare {
+        /// The app.
+        app: Option<AppName>,
+        /// The canary's share of the traffic, in percent.
+        share: Share,
+    },
+    /// `Done(Said)` when the step's share is in force.
+    ResumeSteps {
+        /// The app.
+        app: Option<AppName>,
+    },
+    /// `Progress(Event)` lines, then `Done(Said)` when all of the traffic has moved.
+    Promote {
+        /// The app.
+        app: Option<AppName>,
+    },
     /// `Done(History)`, newest first.
     History {
         /// The app; `None` with several apps lists all.
@@ -146,6 +164,8 @@ impl Request {
             Self::Flip { .. } => "flip",
             Self::Hold { .. } => "hold",
             Self::Resume { .. } => "resume",
+            Self::SetShare { .. } | Self::ResumeSteps { .. } => "canary",
+            Self::Promote { .. } => "promote",
             Self::History { .. } => "history",
             Self::Show { .. } => "show",
             Self::Logs { .. } => "logs",
@@ -305,6 +325,9 @@ pub struct AppReport {
     pub idle: Option<IdleReport>,
     /// The deploy under way.
     pub deploy: Option<DeployReport>,
+    /// The share of the traffic that the deploy under way has. Not there without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryReport>,
     /// Why automatic deploys are off.
     pub hold: Option<HoldReport>,
     /// The remote.
@@ -368,6 +391,29 @@ pub struct DeployReport {
     pub phase: Phase,
     /// Since when.
     pub started_at: Stamp,
+}
+
+/// The share of the traffic that the deploy under way has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryReport {
+    /// Which step, from 1.
+    pub step: usize,
+    /// Of how many.
+    pub steps: usize,
+    /// What was asked of the front, in percent.
+    pub wanted: Share,
+    /// What it was of the requests since then, in percent with two decimals; `None` where nobody counts.
+    pub measured: Option<String>,
+    /// Since when the share is in force.
+    pub since: Stamp,
+    /// An operator set the share; it stays until he says otherwise.
+    pub by_hand: bool,
+    /// What was seen of too little traffic, while that keeps the step from ending.
+    pub held: Option<String>,
+    /// What follows, in percent; 100 is the switch.
+    pub next_share: Share,
+    /// When; `None`: when an operator says so, or when there was enough traffic.
+    pub next_at: Option<Stamp>,
 }
 
 /// Why automatic deploys are off.

@@ -7,7 +7,10 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 
 use crate::{
     config::duration,
-    rules::ids::{AppName, Color, CommitId},
+    rules::{
+        canary::Share,
+        ids::{AppName, Color, CommitId},
+    },
 };
 
 const EXIT_CODES: &str = "\
@@ -77,6 +80,16 @@ pub enum Command {
     /// deploys are held until a newer commit arrives. Works with the daemon stopped or hung.
     #[command(visible_aliases = ["rollback", "undo"])]
     Flip(AppArg),
+    /// Set a canary's share of the traffic, or hand it back to the steps
+    Canary {
+        /// What to do with it
+        #[command(subcommand)]
+        command: CanaryCommand,
+    },
+    /// Give a canary all of the traffic now, or end the watch early
+    ///
+    /// Skips what is left of the steps of `canary`, or of the watch after the flip. `bgd flip` is the other way.
+    Promote(AppArg),
     /// Turn automatic deploys off
     ///
     /// The live release serves on; `bgd resume` turns them on again.
@@ -121,6 +134,21 @@ pub enum Command {
         #[arg(long, value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
     },
+}
+
+/// What `bgd canary` does.
+#[derive(Debug, Subcommand)]
+pub enum CanaryCommand {
+    /// Give it this share of the traffic, until `resume`, `bgd promote` or `bgd flip`
+    Set {
+        /// In percent, 0 to 99; at 0 only previews reach it
+        #[arg(value_parser = share)]
+        share: Share,
+        /// The app; may be left out when there is one
+        app: Option<AppName>,
+    },
+    /// On with the step that was left, from its beginning
+    Resume(AppArg),
 }
 
 /// An app and nothing else.
@@ -302,6 +330,11 @@ fn duration_arg(text: &str) -> Result<Duration, String> {
     duration::parse(text).map_err(|error| format!("{error}: {}", error.hint()))
 }
 
+fn share(text: &str) -> Result<Share, String> {
+    let percent = text.strip_suffix('%').unwrap_or(text).parse().ok().filter(|percent| *percent < 100);
+    percent.and_then(Share::percent).ok_or("a share is 0 to 99 percent; `bgd promote` gives all".to_owned())
+}
+
 fn deploy_number(text: &str) -> Result<u64, String> {
     // `#7` is how messages write it, and what people paste.
     text.trim_start_matches('#').parse().map_err(|_| "a number such as 7 or #7".to_owned())
@@ -340,6 +373,10 @@ mod tests {
             "bgd undo",
             "bgd hold shop -m freeze",
             "bgd resume",
+            "bgd canary set 20",
+            "bgd canary set 20% shop",
+            "bgd canary resume shop",
+            "bgd promote shop",
             "bgd history shop --json",
             "bgd show 7",
             "bgd show #7",
@@ -370,6 +407,9 @@ mod tests {
             "bgd flop",
             "bgd status Shop",
             "bgd hold shop",
+            "bgd canary",
+            "bgd canary set 100",
+            "bgd canary set -1",
             "bgd logs --build --color blue",
             "bgd logs --color red",
             "bgd wait --for rev=012345 --timeout 5s",

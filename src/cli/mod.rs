@@ -106,6 +106,8 @@ async fn talk(context: &Context, command: Command) -> Result<Exit, Problem> {
         Command::Flip(args) => flip::run(context, args).await,
         Command::Hold(args) => say::hold(context, args).await,
         Command::Resume(args) => say::resume(context, args).await,
+        Command::Canary { command } => say::canary(context, command).await,
+        Command::Promote(args) => say::promote(context, args).await,
         Command::Down(args) => say::down(context, args).await,
         Command::Reload => say::reload(context).await,
         Command::Why(args) => say::why(context, args).await,

@@ -1,10 +1,10 @@
-//! The commands whose answer is one sentence: `hold`, `resume`, `down`, `reload`, `why`.
+//! The commands whose answer is one sentence: `hold`, `resume`, `canary`, `promote`, `down`, `reload`, `why`.
 
 use crate::{
     api::wire::{Answer, Exit, Request},
     cli::{
         Context,
-        args::{AppArg, DownArgs, HoldArgs},
+        args::{AppArg, CanaryCommand, DownArgs, HoldArgs},
         problem::Problem,
         progress,
         terminal::{self, one_line},
@@ -21,6 +21,20 @@ pub async fn resume(context: &Context, args: AppArg) -> Result<Exit, Problem> {
     sentence(context, Request::Resume { app: args.app }).await
 }
 
+/// Runs `bgd canary`.
+pub async fn canary(context: &Context, args: CanaryCommand) -> Result<Exit, Problem> {
+    let request = match args {
+        CanaryCommand::Set { share, app } => Request::SetShare { app, share },
+        CanaryCommand::Resume(AppArg { app }) => Request::ResumeSteps { app },
+    };
+    followed(context, request).await
+}
+
+/// Runs `bgd promote`.
+pub async fn promote(context: &Context, args: AppArg) -> Result<Exit, Problem> {
+    followed(context, Request::Promote { app: args.app }).await
+}
+
 /// Runs `bgd reload`.
 pub async fn reload(context: &Context) -> Result<Exit, Problem> {
     sentence(context, Request::Reload).await
@@ -34,7 +48,11 @@ pub async fn down(context: &Context, args: DownArgs) -> Result<Exit, Problem> {
             format!("`bgd down{name} --yes` if that is meant; `bgd flip` goes back one release instead");
         return Err(Problem::usage("this takes the app out of service: nothing would serve any more", hint));
     }
-    let mut call = context.installation()?.client().open(&Request::Down { app: args.app }).await?;
+    followed(context, Request::Down { app: args.app }).await
+}
+
+async fn followed(context: &Context, request: Request) -> Result<Exit, Problem> {
+    let mut call = context.installation()?.client().open(&request).await?;
     said(progress::follow(&mut call, context.stderr).await?)
 }
 

@@ -2,10 +2,11 @@
 
 use crate::{
     api::wire::{
-        AppReport, DaemonReport, DeployReport, HoldReport, IdleReport, LastReport, LiveReport, RemoteReport,
-        RollbackReport, Status, StepRecord,
+        AppReport, CanaryReport, DaemonReport, DeployReport, HoldReport, IdleReport, LastReport, LiveReport,
+        RemoteReport, RollbackReport, Status, StepRecord,
     },
     rules::{
+        canary::Share,
         ids::{Color, CommitId, DeployId, ReleaseId},
         time::{Stamp, Time},
         words::{AppState, IdleState, Outcome, Phase},
@@ -18,6 +19,22 @@ pub const NOW: Time = Time(1_795_247_472_034);
 /// So many seconds before [`NOW`].
 pub fn before(seconds: u64) -> Stamp {
     Stamp(Time(NOW.0 - seconds * 1000))
+}
+
+/// Half a minute into the first of three steps.
+pub fn canary() -> CanaryReport {
+    let percent = |percent| Share::percent(percent).expect("a share");
+    CanaryReport {
+        step: 1,
+        steps: 3,
+        wanted: percent(5),
+        measured: Some("4.83".to_owned()),
+        since: before(30),
+        by_hand: false,
+        held: None,
+        next_share: percent(25),
+        next_at: Some(Stamp(Time(NOW.0 + 90_000))),
+    }
 }
 
 /// A commit made of two letters.
@@ -45,6 +62,7 @@ pub fn empty() -> AppReport {
         live: None,
         idle: None,
         deploy: None,
+        canary: None,
         hold: None,
         remote: RemoteReport { branch: "main".to_owned(), head: None, checked_at: None, error: None },
         last: None,

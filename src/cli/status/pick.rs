@@ -37,6 +37,16 @@ const KEYS: &[&str] = &[
     "deploy.color",
     "deploy.phase",
     "deploy.started_at",
+    "canary",
+    "canary.step",
+    "canary.steps",
+    "canary.wanted",
+    "canary.measured",
+    "canary.since",
+    "canary.by_hand",
+    "canary.held",
+    "canary.next_share",
+    "canary.next_at",
     "hold",
     "hold.by",
     "hold.reason",
@@ -143,6 +153,7 @@ mod tests {
     fn the_list_of_keys_is_that_of_the_json() {
         let mut full = fixture::deploying();
         full.hold = fixture::held().hold;
+        full.canary = Some(fixture::canary());
         full.trouble = Some("nginx does not run".to_owned());
         let Value::Object(app) = serde_json::to_value(&full).unwrap() else { panic!("an object") };
         let mut real = BTreeSet::new();

@@ -2,7 +2,7 @@
 //! read at three in the morning, so the first line of each app answers and the rest explains.
 
 use crate::{
-    api::wire::{AppReport, DeployReport, LastReport, LiveReport, Status},
+    api::wire::{AppReport, CanaryReport, DeployReport, LastReport, LiveReport, Status},
     cli::{
         phrase,
         terminal::{Look, Tone, one_line},
@@ -73,6 +73,7 @@ fn block(app: &AppReport, now: Time, look: Look) -> String {
     row("trouble", app.trouble.iter().map(|why| look.paint(Tone::Bad, &one_line(why))).collect());
     row("live", live(app, now));
     row("deploy", app.deploy.iter().map(|deploy| under_way(deploy, now)).collect());
+    row("canary", app.canary.iter().map(|canary| share(canary, app.name.as_str(), now)).collect());
     row("hold", hold(app, now));
     row("remote", remote(app, now, look));
     row("last", app.last.iter().flat_map(|deploy| last(deploy, now, look)).collect());
@@ -103,6 +104,22 @@ fn under_way(deploy: &DeployReport, now: Time) -> String {
     let phase = phrase::plain_word(deploy.phase.as_str());
     let commit = phrase::short(deploy.commit.as_ref());
     format!("#{} of {commit}{to}: {phase}, for {}", deploy.id, phrase::age(deploy.started_at, now))
+}
+
+/// `5% of the traffic, step 1 of 3; then 25% in 90 s`.
+fn share(canary: &CanaryReport, name: &str, now: Time) -> String {
+    let CanaryReport { step, steps, wanted, by_hand, held, next_share, next_at, .. } = canary;
+    let measured = canary.measured.iter().map(|share| format!(" ({share}% measured)")).collect::<String>();
+    let then = match (held, next_at) {
+        (Some(seen), _) => format!("held: {}", one_line(seen)),
+        (None, Some(at)) if at.0 > now => {
+            format!("then {next_share} in {}", phrase::span(at.0.since(now)))
+        }
+        (None, Some(_)) => format!("then {next_share} at once"),
+        (None, None) if *by_hand => format!("set by hand; `bgd canary resume {name}` goes on with the steps"),
+        (None, None) => "until an operator says otherwise".to_owned(),
+    };
+    format!("{wanted} of the traffic{measured}, step {step} of {steps}; {then}")
 }
 
 fn hold(app: &AppReport, now: Time) -> Vec<String> {
@@ -202,7 +219,7 @@ fn next_of_deploy(app: &AppReport, deploy: &DeployReport) -> String {
         Phase::Canary => {
             let name = &app.name;
             format!(
-                "{new} gets more of it in steps; `bgd promote {name}` gives it all, `bgd flip {name}` nothing"
+                "`bgd promote {name}` gives {new} all of the traffic now, `bgd flip {name}` takes its share back"
             )
         }
         Phase::Switching => format!("the traffic is being moved to {new}"),
@@ -270,6 +287,20 @@ mod tests {
 
     fn text(app: AppReport) -> String {
         render(&fixture::status(vec![app]), fixture::NOW, Look::PLAIN)
+    }
+
+    #[test]
+    fn a_canary_says_its_share_and_what_comes_next() {
+        let canary = fixture::canary();
+        let say = |canary: &CanaryReport| share(canary, "shop", fixture::NOW);
+        assert_eq!(say(&canary), "5% of the traffic (4.83% measured), step 1 of 3; then 25% in 90 s");
+        let by_hand = CanaryReport { by_hand: true, measured: None, next_at: None, ..canary };
+        assert_eq!(
+            say(&by_hand),
+            "5% of the traffic, step 1 of 3; set by hand; `bgd canary resume shop` goes on with the steps"
+        );
+        let held = CanaryReport { held: Some("3 of 200 requests".to_owned()), ..by_hand };
+        assert!(say(&held).ends_with("; held: 3 of 200 requests"));
     }
 
     #[test]

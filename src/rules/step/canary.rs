@@ -130,8 +130,16 @@ impl Turn<'_> {
 
     /// Takes the share back without a failure of its own.
     pub(super) fn take_back(&mut self, work: Work, end: End) {
-        self.call_off(work.effect);
+        self.stop_waiting(&work);
         self.back_to_live(work, end);
+    }
+
+    /// A share that was being told may have come true; the end of a watch changes nothing at the front.
+    fn stop_waiting(&mut self, work: &Work) {
+        match self.app.pipeline {
+            Pipeline::Sharing(_) => self.call_off(work.effect),
+            _ => drop(self.act(Action::Cancel(work.effect))),
+        }
     }
 
     fn back_to_live(&mut self, mut work: Work, end: End) {
@@ -162,7 +170,7 @@ impl Turn<'_> {
         };
         let Some(canary) = self.app.canary.take() else { return no_canary("bgd status") };
         self.app.canary = Some(Canary { share, by_hand: true, held: None, ..canary });
-        self.call_off(work.effect);
+        self.stop_waiting(&work);
         self.share(work);
         Answer::Said(format!(
             "{share} of the traffic for now; `bgd canary resume`, `bgd promote` or `bgd flip`"
@@ -180,7 +188,7 @@ impl Turn<'_> {
         }
         let share = canary.plan.get(canary.step).map_or(canary.share, |step| step.share);
         self.app.canary = Some(Canary { share, by_hand: false, held: None, ..canary });
-        self.call_off(work.effect);
+        self.stop_waiting(&work);
         self.share(work);
         Answer::Said(format!("the canary goes on through its steps, with {share} of the traffic"))
     }
@@ -189,7 +197,7 @@ impl Turn<'_> {
         match self.app.pipeline.clone() {
             Pipeline::Sharing(work) | Pipeline::Canary(work) => {
                 let id = work.deploy.id;
-                self.call_off(work.effect);
+                self.stop_waiting(&work);
                 self.give_all(work);
                 Answer::Promoting(id)
             }

@@ -179,6 +179,15 @@ impl Bench {
             .map(|to| (to.color, u32::from_str_radix(to.commit.short(), 16).unwrap()))
     }
 
+    /// The canary's color and share that the front was told last, in percent.
+    pub fn shared(&self) -> Option<(Color, u8)> {
+        let told = self.acts.iter().rev().find_map(|action| match action {
+            Action::Route { canary, .. } => Some(canary.as_ref()),
+            _ => None,
+        });
+        told.flatten().map(|canary| (canary.backend.color, canary.share.get()))
+    }
+
     pub fn outcomes(&self) -> Vec<Outcome> {
         let outcome = |note: &Note| match note {
             Note::DeployEnded(end) => Some(end.outcome),
@@ -217,6 +226,9 @@ impl Bench {
         };
         facts.running.extend(idle.map(|id| (self.app.idle_color(), id)));
         facts.known.extend(self.app.pipeline.release().cloned());
+        if let (Pipeline::Canary(work), Some(canary)) = (&self.app.pipeline, &self.app.canary) {
+            facts.canary = Some((work.color, canary.share));
+        }
         facts
     }
 

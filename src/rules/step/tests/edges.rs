@@ -8,6 +8,7 @@ use super::{
 };
 use crate::rules::{
     app::{App, Idle, Instance, Kind, Serving, Telling, Until},
+    canary::{CanaryStep, Share},
     event::{Ask, Done, Event, Facts, Routed, Want},
     ids::{Color, DeployId},
     time::Time,
@@ -47,7 +48,8 @@ fn key(app: &App) -> String {
         crate::rules::app::Pipeline::Reverting { telling, .. } => matches!(telling, Telling::Now { .. }),
         _ => app.rerouting.is_some(),
     };
-    let asked = (app.queued.is_some(), app.down_wanted, app.previous.is_some());
+    let canary = app.canary.as_ref().map(|canary| (canary.step, canary.by_hand));
+    let asked = (canary, app.queued.is_some(), app.down_wanted, app.previous.is_some());
     format!("{} {kind:?} {serving} {idle} {hold:?} {head:?} {telling} {asked:?}", name(&app.pipeline))
 }
 
@@ -59,6 +61,9 @@ fn events(bench: &Bench) -> Vec<Event> {
         Ask::Flip,
         Ask::Hold { reason: "freeze".to_owned() },
         Ask::Resume,
+        Ask::SetShare(Share::NONE),
+        Ask::ResumeSteps,
+        Ask::Promote,
         Ask::Down,
         Ask::Up,
     ];
@@ -127,6 +132,8 @@ fn these_are_all_the_ways_of_a_deploy() {
     walk(&quiet_policy(), &mut edges);
     let standby = std::time::Duration::from_secs(60);
     walk(&Policy { before_start: true, standby, ..quiet_policy() }, &mut edges);
+    let step = CanaryStep { share: Share::NONE, hold: None };
+    walk(&Policy { warmup: true, canary: vec![step, step], ..quiet_policy() }, &mut edges);
     walk(&Policy { watch: std::time::Duration::ZERO, restart: false, ..quiet_policy() }, &mut edges);
     let lines: Vec<String> = edges
         .iter()

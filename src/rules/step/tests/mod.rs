@@ -2,6 +2,7 @@
 
 mod asking;
 mod bench;
+mod canary;
 mod deploying;
 mod edges;
 mod recovering;

@@ -1,0 +1,237 @@
+//! The traffic as a dial: shares on the way forward, taken back on failure, flip or restart.
+
+use std::time::Duration;
+
+use super::bench::{Bench, commit};
+use crate::rules::{
+    app::{Idle, Verdict},
+    canary::{CanaryStep, Share},
+    effect::{Action, Note},
+    event::{Ask, Done, Event, Routed},
+    ids::Color::{Blue, Green},
+    step::{Answer, DenialKind},
+    words::{Nature, Outcome},
+};
+
+fn percent(percent: u8) -> Share {
+    Share::percent(percent).unwrap()
+}
+
+/// Commit 1 is live on blue, and commit 2 has its first share: 5 % for 60 s, then 50 % until told otherwise.
+fn with_a_canary() -> Bench {
+    let mut bench = Bench::with_one_live();
+    let steps = [(5, Some(60)), (50, None)];
+    bench.policy.canary = steps
+        .map(|(share, hold)| CanaryStep { share: percent(share), hold: hold.map(Duration::from_secs) })
+        .to_vec();
+    bench.push(2);
+    bench.run_to("Canary");
+    bench
+}
+
+fn is_drain_of(action: &Action, of: crate::rules::ids::Color) -> bool {
+    matches!(action, Action::Drain { color } if *color == of)
+}
+
+#[test]
+fn a_release_gets_its_shares_one_after_the_other_and_then_all() {
+    let mut bench = with_a_canary();
+    assert_eq!(
+        (bench.live(), bench.routed(), bench.shared()),
+        (Some((Blue, 1)), Some((Blue, 1)), Some((Green, 5)))
+    );
+    bench.succeed();
+    assert_eq!((bench.state(), bench.shared()), ("Sharing", Some((Green, 50))));
+    bench.succeed();
+    let watch = bench.acts.last().unwrap();
+    assert!(matches!(watch, Action::Watch { period: None, .. }), "until told otherwise: {watch:?}");
+    assert_eq!(bench.live(), Some((Blue, 1)), "what was live is live");
+    assert!(matches!(bench.ask(Ask::Promote), Answer::Promoting(_)));
+    assert_eq!((bench.state(), bench.routed(), bench.shared()), ("Switching", Some((Green, 2)), None));
+    bench.run_to("Resting");
+    assert_eq!((bench.live(), bench.app.canary.is_none()), (Some((Green, 2)), true));
+    assert_eq!(bench.outcomes().last(), Some(&Outcome::Live));
+    let shares: Vec<_> = bench.notes.iter().filter(|note| matches!(note, Note::ShareChanged(_))).collect();
+    assert_eq!(shares, [&Note::ShareChanged(percent(5)), &Note::ShareChanged(percent(50))]);
+}
+
+#[test]
+fn there_is_no_canary_beside_nothing_or_beside_what_is_down() {
+    let mut first = Bench::new();
+    first.policy.canary = with_a_canary().policy.canary;
+    first.push(1);
+    first.run_to("Switching");
+    let mut bench = Bench::with_one_live();
+    bench.policy.canary = first.policy.canary;
+    bench.push(2);
+    bench.run_to("Probing");
+    bench.live_dies();
+    bench.succeed();
+    assert_eq!(bench.state(), "Switching", "what is healthy serves at once");
+}
+
+#[test]
+fn a_flip_takes_the_share_back_lets_it_answer_and_pins_the_commit() {
+    for from in ["Sharing", "Canary"] {
+        let mut bench = with_a_canary();
+        if from == "Sharing" {
+            bench.succeed();
+        }
+        assert_eq!(bench.state(), from);
+        assert!(matches!(bench.flip(), Answer::Cancelling(_)));
+        assert_eq!((bench.state(), bench.routed(), bench.shared()), ("Reverting", Some((Blue, 1)), None));
+        let step = bench.succeed();
+        assert!(step.effects.iter().any(|it| is_drain_of(&it.action, Green)), "{:?}", step.effects);
+        bench.run_to("Resting");
+        assert_eq!((bench.live(), &bench.app.idle), (Some((Blue, 1)), &Idle::Vacant));
+        assert_eq!(bench.outcomes().last(), Some(&Outcome::Cancelled));
+        assert!(matches!(bench.app.verdicts.get(&commit(2)), Some(Verdict::Bad { .. })));
+        assert!(bench.app.hold.is_some() && bench.app.canary.is_none());
+    }
+}
+
+#[test]
+fn e2_a_canary_that_fails_is_left_and_not_tried_again() {
+    for nature in [Nature::Deterministic, Nature::Transient] {
+        let mut bench = with_a_canary();
+        bench.fail(nature);
+        assert_eq!((bench.state(), bench.routed(), bench.shared()), ("Reverting", Some((Blue, 1)), None));
+        bench.run_to("Resting");
+        assert_eq!(bench.live(), Some((Blue, 1)));
+        assert_eq!(bench.outcomes().last(), Some(&Outcome::RolledBack));
+        assert!(matches!(bench.app.verdicts.get(&commit(2)), Some(Verdict::Bad { .. })));
+    }
+}
+
+#[test]
+fn a_canary_that_dies_is_left_at_once() {
+    let mut bench = with_a_canary();
+    let release = bench.app.pipeline.release().unwrap().id.clone();
+    bench.dies(Green, release);
+    assert_eq!((bench.state(), bench.routed(), bench.shared()), ("Reverting", Some((Blue, 1)), None));
+    bench.run_to("Resting");
+    assert_eq!(bench.outcomes().last(), Some(&Outcome::RolledBack));
+}
+
+#[test]
+fn a_newer_commit_takes_the_place_of_a_canary() {
+    let mut bench = with_a_canary();
+    bench.push(3);
+    assert_eq!((bench.state(), bench.shared()), ("Reverting", None));
+    bench.run_to("Canary");
+    assert_eq!(bench.outcomes().last(), Some(&Outcome::Superseded));
+    assert_eq!(bench.app.pipeline.commit(), Some(&commit(3)));
+    assert!(!bench.app.verdicts.contains_key(&commit(2)), "it did nothing wrong");
+}
+
+#[test]
+fn an_operator_sets_the_share_and_hands_the_steps_back() {
+    let mut bench = with_a_canary();
+    assert!(matches!(bench.ask(Ask::SetShare(percent(20))), Answer::Said(_)));
+    assert_eq!((bench.state(), bench.shared()), ("Sharing", Some((Green, 20))));
+    bench.succeed();
+    assert!(matches!(bench.acts.last(), Some(Action::Watch { period: None, .. })), "it stays there");
+    bench.ask(Ask::ResumeSteps);
+    assert_eq!(bench.shared(), Some((Green, 5)));
+    bench.succeed();
+    let whole = Some(Duration::from_secs(60));
+    assert!(matches!(bench.acts.last(), Some(Action::Watch { period, .. }) if *period == whole));
+    for ask in [Ask::SetShare(percent(20)), Ask::ResumeSteps, Ask::Promote] {
+        let Answer::Denied(denial) = Bench::with_one_live().ask(ask) else { panic!("nothing is shared") };
+        assert_eq!(denial.kind, DenialKind::NoCanary);
+    }
+}
+
+#[test]
+fn promote_ends_a_watch_early_and_well() {
+    let mut bench = Bench::with_one_live();
+    bench.push(2);
+    bench.run_to("Watching");
+    assert!(matches!(bench.ask(Ask::Promote), Answer::Promoting(_)));
+    bench.run_to("Resting");
+    assert_eq!((bench.live(), bench.outcomes().last()), (Some((Green, 2)), Some(&Outcome::Live)));
+}
+
+#[test]
+fn too_little_traffic_is_said_once_and_holds_only_where_it_is_to() {
+    let seen = || Done::Inconclusive { seen: "10 of 200 requests".to_owned() };
+    let said =
+        |bench: &Bench| bench.notes.iter().filter(|note| matches!(note, Note::Inconclusive(_))).count();
+    let mut bench = with_a_canary();
+    bench.end(bench.awaited(), Ok(seen()));
+    assert_eq!((bench.state(), bench.shared(), said(&bench)), ("Sharing", Some((Green, 50)), 1));
+    let mut bench = with_a_canary();
+    bench.policy.hold_inconclusive = true;
+    for _ in 0..3 {
+        bench.end(bench.awaited(), Ok(seen()));
+        assert_eq!((bench.state(), bench.shared(), said(&bench)), ("Canary", Some((Green, 5)), 1));
+    }
+    bench.succeed();
+    assert_eq!(bench.shared(), Some((Green, 50)));
+    bench.succeed();
+    bench.ask(Ask::Promote);
+    bench.run_to("Watching");
+    bench.end(bench.awaited(), Ok(seen()));
+    assert_eq!((bench.state(), said(&bench)), ("Watching", 2));
+    bench.succeed();
+    bench.run_to("Resting");
+    assert_eq!(bench.outcomes().last(), Some(&Outcome::Live));
+}
+
+#[test]
+fn k2_a_restart_in_a_step_leaves_the_shares_alone_and_the_step_goes_on() {
+    let mut bench = with_a_canary();
+    bench.now.0 += 20_000;
+    let step = bench.recover(bench.facts(Routed::Color(Blue)));
+    assert_eq!(bench.state(), "Canary");
+    let [effect] = &step.effects[..] else { panic!("{:?}", step.effects) };
+    let Action::Watch { period: Some(left), .. } = effect.action else { panic!("{effect:?}") };
+    assert!(left < Duration::from_secs(40) && left > Duration::from_secs(39), "{left:?}");
+}
+
+#[test]
+fn k2_a_front_with_other_shares_than_recorded_is_told_again() {
+    let mut bench = with_a_canary();
+    for routed in [Routed::Color(Blue), Routed::Nothing, Routed::Unknown] {
+        let facts = crate::rules::event::Facts { canary: None, ..bench.facts(routed) };
+        bench.recover(facts);
+        assert_eq!((bench.state(), bench.shared()), ("Sharing", Some((Green, 5))), "{routed:?}");
+        bench.succeed();
+    }
+    bench.tell(&Event::FrontRestarted);
+    assert_eq!((bench.state(), bench.shared()), ("Canary", Some((Green, 5))));
+    assert!(bench.app.rerouting.is_some());
+}
+
+#[test]
+fn k2_a_share_that_nothing_explains_is_taken_back() {
+    let mut bench = Bench::with_one_live();
+    let mut facts = bench.facts(Routed::Color(Blue));
+    facts.canary = Some((Green, percent(25)));
+    bench.recover(facts);
+    assert_eq!((bench.routed(), bench.shared()), (Some((Blue, 1)), None));
+    assert!(bench.app.rerouting.is_some());
+}
+
+#[test]
+fn a_canary_that_was_gone_when_bgd_came_back_is_left() {
+    let mut bench = with_a_canary();
+    let mut facts = bench.facts(Routed::Color(Blue));
+    facts.running.remove(&Green);
+    bench.recover(facts);
+    assert_eq!((bench.state(), bench.shared()), ("Reverting", None));
+    bench.run_to("Resting");
+    assert_eq!(bench.outcomes().last(), Some(&Outcome::RolledBack));
+}
+
+#[test]
+fn a_new_instance_is_warmed_up_before_it_gets_any_traffic() {
+    let mut bench = Bench::with_one_live();
+    bench.policy.warmup = true;
+    bench.push(2);
+    bench.run_to("Warming");
+    assert_eq!(bench.routed(), Some((Blue, 1)));
+    bench.fail(Nature::Transient);
+    bench.run_to("Resting");
+    assert_eq!((bench.live(), bench.outcomes().last()), (Some((Blue, 1)), Some(&Outcome::Failed)));
+}
