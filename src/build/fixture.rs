@@ -15,11 +15,14 @@ use crate::{
     config::{
         settings::{
             AppSettings, Auth, Canary, FrontSettings, Health, Hooks, Inconclusive, Ports, Probe, Start, Stop,
-            StopHow, Traffic, Watch,
+            StopHow, Watch,
         },
         template::Values,
     },
-    rules::ids::{Color, CommitId, ReleaseId},
+    rules::{
+        ids::{Color, CommitId, ReleaseId},
+        traffic::TrafficLimits,
+    },
 };
 
 pub(super) struct Fixture {
@@ -96,7 +99,7 @@ fn app() -> AppSettings {
         watch: Watch {
             period: second,
             restart: true,
-            traffic: Traffic::IGNORED,
+            traffic: TrafficLimits::IGNORED,
             inconclusive: Inconclusive::GoOn,
         },
         warmup: None,

@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use super::settings::{Ports, VerifyRange};
-use crate::rules::ids::AppName;
+use super::settings::{Ports, Sticky, VerifyRange};
+use crate::rules::{ids::AppName, traffic::TrafficLimits};
 
 pub(super) const BRANCH: &str = "main";
 pub(super) const POLL: Duration = Duration::from_secs(10);
@@ -32,6 +32,18 @@ pub(super) const HEALTH_SUCCESSES: NonZeroU32 = NonZeroU32::new(2).unwrap();
 
 pub(super) const WATCH_FOR: Duration = Duration::from_secs(30);
 pub(super) const WATCH_RESTART: bool = true;
+pub(super) const MIN_REQUESTS: NonZeroU32 = TrafficLimits::IGNORED.min_requests;
+
+pub(super) const WARMUP_REQUESTS: NonZeroU32 = NonZeroU32::new(100).unwrap();
+
+pub(super) const STICKY: Sticky = Sticky::None;
+pub(super) const PREVIEW_HEADER: &str = "X-Bgd-Preview";
+pub(super) const PREVIEW_COOKIE: &str = "bgd_preview";
+
+/// The cookie that keeps a client of an app on its side; nginx knows no `-` in the name of one.
+pub(super) fn sticky_cookie(app: &AppName) -> String {
+    format!("bgd_{}", app.as_str().replace('-', "_"))
+}
 
 pub(super) const HOOK_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 

@@ -93,6 +93,9 @@ table! {
         verify = "verify": RawVerify,
         rewrite = "rewrite": Vec<Written<RawRewrite>>,
         health = "health": RawHealth,
+        warmup = "warmup": RawWarmup,
+        canary = "canary": RawCanary,
+        preview = "preview": RawPreview,
         watch = "watch": RawWatch,
         hooks = "hooks": RawHooks,
         front = "front": RawFront,
@@ -137,8 +140,34 @@ table! {
 }
 
 table! {
+    /// `[app.NAME.warmup]`.
+    RawWarmup {
+        paths = "paths": Vec<Written<String>>,
+        requests = "requests": i64,
+        until_p95 = "until_p95": Duration,
+    }
+}
+
+table! {
+    /// `[app.NAME.canary]`.
+    RawCanary { steps = "steps": Vec<Written<String>>, sticky = "sticky": String, cookie = "cookie": String }
+}
+
+table! {
+    /// `[app.NAME.preview]`.
+    RawPreview { header = "header": String, cookie = "cookie": String, secret_file = "secret_file": String }
+}
+
+table! {
     /// `[app.NAME.watch]`.
-    RawWatch { period = "for": Duration, restart = "restart": bool }
+    RawWatch {
+        period = "for": Duration,
+        restart = "restart": bool,
+        max_error_rate = "max_error_rate": String,
+        max_p95 = "max_p95": String,
+        min_requests = "min_requests": i64,
+        inconclusive = "inconclusive": String,
+    }
 }
 
 table! {
@@ -170,13 +199,16 @@ table! {
 }
 
 /// The tables of an app with their keys; the empty name is the app itself.
-const APP_TABLES: [(&str, &[&str]); 10] = [
+const APP_TABLES: [(&str, &[&str]); 13] = [
     ("", RawApp::KEYS),
     ("stop", RawStop::KEYS),
     ("auth", RawAuth::KEYS),
     ("verify", RawVerify::KEYS),
     ("rewrite", RawRewrite::KEYS),
     ("health", RawHealth::KEYS),
+    ("warmup", RawWarmup::KEYS),
+    ("canary", RawCanary::KEYS),
+    ("preview", RawPreview::KEYS),
     ("watch", RawWatch::KEYS),
     ("hooks", RawHooks::KEYS),
     ("front", RawFront::KEYS),
@@ -184,7 +216,7 @@ const APP_TABLES: [(&str, &[&str]); 10] = [
 ];
 
 /// Words of other tools for keys of ours.
-const SYNONYMS: [(&str, &str); 20] = [
+const SYNONYMS: [(&str, &str); 36] = [
     ("repo", "remote"),
     ("repository", "remote"),
     ("url", "remote"),
@@ -205,6 +237,22 @@ const SYNONYMS: [(&str, &str); 20] = [
     ("address", "listen"),
     ("apps", "app"),
     ("token", "token_file"),
+    ("rollout", "canary"),
+    ("weight", "steps"),
+    ("weights", "steps"),
+    ("percent", "steps"),
+    ("percentage", "steps"),
+    ("percentages", "steps"),
+    ("shares", "steps"),
+    ("stickiness", "sticky"),
+    ("affinity", "sticky"),
+    ("secret", "secret_file"),
+    ("token_file", "secret_file"),
+    ("url", "paths"),
+    ("urls", "paths"),
+    ("count", "requests"),
+    ("error_rate", "max_error_rate"),
+    ("p95", "max_p95"),
 ];
 
 /// What to do about an unknown key of the table at `at`.

@@ -17,6 +17,7 @@ use crate::{
     rules::{
         canary::CanaryStep,
         ids::{AppName, Color},
+        traffic,
     },
 };
 
@@ -295,10 +296,15 @@ pub struct Warmup {
     pub until_p95: Option<Duration>,
 }
 
+impl Warmup {
+    /// Fewer requests than this have no 95th percentile.
+    pub const FEWEST: u32 = 20;
+}
+
 /// How the traffic moves to a new release by degrees.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Canary {
-    /// Shares on the way to all of it; empty: all at once.
+    /// Shares on the way to all of it, each larger than the one before and less than all; empty: all at once.
     pub steps: Vec<CanaryStep>,
     /// What keeps a client on its side.
     pub sticky: Sticky,
@@ -313,16 +319,16 @@ pub enum Sticky {
     None,
     /// The client's address; with nginx the first three bytes of IPv4, so that a /24 moves together.
     Ip,
-    /// A cookie of this name.
+    /// A cookie of this name: letters, digits and `_`.
     Cookie(String),
 }
 
 /// How a request asks for the color that is not live. Either is enough.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preview {
-    /// A header with this name.
+    /// A header with this name: letters, digits and `-`.
     pub header: String,
-    /// A cookie with this name.
+    /// A cookie with this name: letters, digits and `_`; another than that of [`Sticky::Cookie`].
     pub cookie: String,
     /// A file whose first line is the value that either must have.
     pub secret_file: PathBuf,
@@ -336,36 +342,10 @@ pub struct Watch {
     /// Restart a live instance that dies.
     pub restart: bool,
     /// What real traffic must look like, in a canary's steps too.
-    pub traffic: Traffic,
+    pub traffic: traffic::TrafficLimits,
     /// What follows when there was too little traffic to tell.
     pub inconclusive: Inconclusive,
 }
-
-/// What real traffic must look like; `None` is not looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Traffic {
-    /// Answers with a status of 500 or more, and requests without an answer, of all.
-    pub max_error_rate: Option<Rate>,
-    /// How much slower than the old color's last minutes the 95th percentile may be, in percent.
-    pub max_p95: Option<u32>,
-    /// Fewer requests than this to the new color tell nothing.
-    pub min_requests: NonZeroU32,
-}
-
-impl Traffic {
-    /// Real traffic is not looked at.
-    pub const IGNORED: Self =
-        Self { max_error_rate: None, max_p95: None, min_requests: NonZeroU32::new(200).unwrap() };
-
-    /// Whether real traffic is looked at.
-    pub fn any(&self) -> bool {
-        self.max_error_rate.is_some() || self.max_p95.is_some()
-    }
-}
-
-/// A part of all, in millionths, so that settings can be compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Rate(pub u32);
 
 /// What follows when there was too little traffic to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

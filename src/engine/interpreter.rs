@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Mutex;
 
-use super::{front::AppFront, instances::Instances};
+use super::{front::AppFront, instances::Instances, traffic::Traffic};
 use crate::{
     build::{self, Places},
     config::{settings::AppSettings, template::Values},
@@ -37,6 +37,7 @@ pub struct Interpreter {
     pub(super) git: git::Worker,
     pub(super) front: AppFront,
     pub(super) instances: Instances,
+    pub(super) traffic: Traffic,
     pub(super) store: Arc<Store>,
     /// Route, proof and the look before a stop: one at a time.
     pub(super) front_turn: Mutex<()>,
@@ -78,6 +79,7 @@ impl Interpreter {
             git: git::Worker::new(place.exe.clone(), source, git::Limits::default()),
             front: AppFront::new(&settings, place, &places),
             instances: Instances::default(),
+            traffic: Traffic::default(),
             front_turn: Mutex::new(()),
             ahead: AtomicU64::new(0),
             places,

@@ -16,9 +16,12 @@ mod snapshot;
 mod starting;
 mod stopping;
 mod tend;
+mod traffic;
 mod warmup;
+mod watching;
 
 pub use app_task::{AppTask, DeployCounter, Deps, Inbox, Message};
 pub use interpreter::{Interpreter, Place};
 pub use poller::watch_remote;
 pub use snapshot::{RemoteSeen, Snapshot};
+pub use traffic::Shared;

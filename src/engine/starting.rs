@@ -23,7 +23,6 @@ use crate::{
     process::{Exit, Handle, Role, Spec, StartError, ports},
     rules::{
         app::Release,
-        event::Done,
         health::{Decision, Seen, Streak},
         ids::Color,
         words::{Failure, Nature, Phase},
@@ -35,10 +34,6 @@ use crate::{
 const FIRST_LOOK: Duration = Duration::from_millis(3);
 /// The least wait between the first success and the next: two answers of the same instant are one.
 const CONFIRM: Duration = Duration::from_millis(10);
-/// Failed probes in a row that end a watch: one slow answer under load is not an outage.
-pub(super) const FAILURES_THAT_COUNT: u32 = 3;
-/// A watch without an end; a century, which no clock overflows at.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// Probe answers kept for `bgd show`.
 const ANSWERS_KEPT: usize = 20;
 
@@ -301,48 +296,6 @@ impl Interpreter {
             new_privileges: command.new_privileges,
         });
         Ok(Target { port: self.settings.ports.of(color), command })
-    }
-
-    /// The whole watch without [`FAILURES_THAT_COUNT`] failed probes in a row. A death is told by others. An
-    /// instance that is only just started again, as after a power cut, first has `health.deadline` to be up.
-    /// For so long, or until it is called off; a just restarted instance has its start's time besides.
-    pub(super) async fn watch(
-        &self,
-        release: &Release,
-        color: Color,
-        period: Option<Duration>,
-    ) -> Result<Done, Failure> {
-        let health = &self.settings.health;
-        let target = self.target(release, color)?;
-        let period = period.unwrap_or(FOR_EVER);
-        let mut end = Instant::now() + period;
-        let mut boots_until =
-            (!self.instances.is_proven(color, &release.id)).then(|| Instant::now() + health.deadline);
-        let mut failures = 0;
-        loop {
-            let answer = probe::once(health, &target).await;
-            let (healthy, line) = answer_line(&answer);
-            if healthy && boots_until.take().is_some() {
-                end = Instant::now() + period;
-            }
-            let boots = boots_until.is_some_and(|until| Instant::now() < until);
-            failures = if healthy || boots { 0 } else { failures + 1 };
-            if failures >= FAILURES_THAT_COUNT {
-                let cause = format!("not healthy while it was watched, {failures} times in a row: {line}");
-                return Err(Failure {
-                    hint: Some(format!("`bgd logs --color {color}` shows its output; push a fix")),
-                    log_tail: tail(&self.instance_log(color)),
-                    ..failure(Phase::Watching, Nature::Deterministic, cause)
-                });
-            }
-            let now = Instant::now();
-            if now >= end && healthy {
-                return Ok(Done::Ensured);
-            }
-            // A watch does not end on a failed probe: the next ones decide.
-            let left = end.saturating_duration_since(now);
-            sleep(if left.is_zero() { health.interval } else { health.interval.min(left) }).await;
-        }
     }
 }
 

@@ -39,7 +39,9 @@ impl Interpreter {
             sticky: self.settings.canary.sticky.clone(),
             preview: canary.and(self.preview()),
         };
-        self.front.route(route).await.map_err(|err: FrontTrouble| err.failure(Phase::Switching))
+        self.front.route(route).await.map_err(|err: FrontTrouble| err.failure(Phase::Switching))?;
+        self.traffic.mark();
+        Ok(())
     }
 
     fn backend(&self, backend: &Backend, percent: u8) -> route::Backend {

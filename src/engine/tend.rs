@@ -9,7 +9,8 @@ use super::{
     app_task::{Inbox, Message},
     front::AppFront,
     interpreter::{Interpreter, tail},
-    starting::{FAILURES_THAT_COUNT, answer_line},
+    starting::answer_line,
+    watching::FAILURES_THAT_COUNT,
 };
 use crate::{
     errors::chain,

@@ -1,14 +1,22 @@
 //! What real traffic looked like: requests, errors and how long they took, as sums that can be added, and taken from
 //! one another. Filled by the fronts, each in its own way; judged when a canary's step or a watch ends.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// The upper bound of the first bucket, in microseconds.
-const FIRST: u64 = 250;
-/// Each bucket is a quarter wider than the one before: a quantile is at most that much too high.
-const BUCKETS: usize = 72;
+const BUCKETS: usize = 260;
+/// Upper bounds in microseconds: from a quarter of a millisecond, each a sixteenth above the one before, so that a
+/// percentile is at most that much too high.
+static BOUNDS: [u64; BUCKETS] = {
+    let mut bounds = [250; BUCKETS];
+    let mut at = 1;
+    while at < BUCKETS {
+        bounds[at] = bounds[at - 1] * 17 / 16;
+        at += 1;
+    }
+    bounds
+};
 
 /// Durations by size, from a quarter of a millisecond to half an hour; what takes longer counts as that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +43,7 @@ impl Histogram {
     /// The bucket of a duration.
     pub fn bucket(took: Duration) -> usize {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        bounds().position(|bound| took <= bound).unwrap_or(BUCKETS - 1)
+        BOUNDS.partition_point(|bound| *bound < took).min(BUCKETS - 1)
     }
 
     /// Counts one.
@@ -59,12 +67,8 @@ impl Histogram {
             seen += count;
             seen >= rank
         });
-        at.filter(|_| total > 0).and_then(|at| bounds().nth(at)).map(Duration::from_micros)
+        at.filter(|_| total > 0).and_then(|at| BOUNDS.get(at)).copied().map(Duration::from_micros)
     }
-}
-
-fn bounds() -> impl Iterator<Item = u64> {
-    std::iter::successors(Some(FIRST), |bound| Some(bound * 5 / 4)).take(BUCKETS)
 }
 
 /// What one color answered in some time.
@@ -105,6 +109,121 @@ impl Figures {
     }
 }
 
+/// A part of all, in millionths, so that it can be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Rate(pub u32);
+
+impl Rate {
+    const WHOLE: u64 = 1_000_000;
+
+    /// So many of so many; nothing of nothing.
+    pub fn of(part: u64, all: u64) -> Self {
+        let millionths = (part.saturating_mul(Self::WHOLE)).checked_div(all).unwrap_or(0);
+        Self(u32::try_from(millionths).unwrap_or(u32::MAX))
+    }
+
+    /// How much of `all` that is, rounded down.
+    fn part_of(self, all: u64) -> u64 {
+        all.saturating_mul(u64::from(self.0)) / Self::WHOLE
+    }
+}
+
+impl std::fmt::Display for Rate {
+    /// In percent, with two decimals at most.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let hundredths = self.0 / 100;
+        match (hundredths / 100, hundredths % 100) {
+            (whole, 0) => write!(f, "{whole}%"),
+            (whole, rest) if rest % 10 == 0 => write!(f, "{whole}.{}%", rest / 10),
+            (whole, rest) => write!(f, "{whole}.{rest:02}%"),
+        }
+    }
+}
+
+/// What real traffic must look like; `None` is not looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrafficLimits {
+    /// Answers with a status of 500 or more, and requests without an answer, of all. Where the old color breaks it
+    /// too, that much above the old color's own.
+    pub max_error_rate: Option<Rate>,
+    /// How much slower than the old color's last minutes the 95th percentile may be, in percent.
+    pub max_p95: Option<u32>,
+    /// Fewer requests than this to the new color tell nothing.
+    pub min_requests: NonZeroU32,
+}
+
+impl TrafficLimits {
+    /// Real traffic is not looked at.
+    pub const IGNORED: Self =
+        Self { max_error_rate: None, max_p95: None, min_requests: NonZeroU32::new(200).unwrap() };
+
+    /// Whether real traffic is looked at.
+    pub fn any(&self) -> bool {
+        self.max_error_rate.is_some() || self.max_p95.is_some()
+    }
+
+    /// Judges what the new color answered since it got its share, against the old color's last minutes.
+    pub fn judge(&self, new: &Figures, old: &Figures) -> Judgement {
+        if let Some(why) = self.too_many_errors(new, old) {
+            return Judgement::Bad(why);
+        }
+        let needed = u64::from(self.min_requests.get());
+        if self.any() && new.requests < needed {
+            return Judgement::TooLittle(format!("{} of {needed} requests", new.requests));
+        }
+        match self.max_p95 {
+            Some(slower) => self.judge_p95(slower, new, old),
+            None => Judgement::Well,
+        }
+    }
+
+    /// Known as soon as so many failed that none of the requests still missing could make it good.
+    fn too_many_errors(&self, new: &Figures, old: &Figures) -> Option<String> {
+        let limit = self.max_error_rate?;
+        let usual = Rate::of(old.errors, old.requests);
+        let allowed = if usual > limit { Rate(usual.0.saturating_add(limit.0)) } else { limit };
+        let all = new.requests.max(u64::from(self.min_requests.get()));
+        (new.errors > allowed.part_of(all)).then(|| {
+            let rate = Rate::of(new.errors, new.requests);
+            format!(
+                "{} of {} requests failed ({rate}), {allowed} may; of the former release's last {}, {usual} did",
+                new.errors, new.requests, old.requests
+            )
+        })
+    }
+
+    fn judge_p95(&self, slower: u32, new: &Figures, old: &Figures) -> Judgement {
+        let needed = u64::from(self.min_requests.get());
+        if old.requests < needed {
+            let seen = format!("{} of {needed} requests to the former release to compare with", old.requests);
+            return Judgement::TooLittle(seen);
+        }
+        let (Some(now), Some(then)) = (new.took.percentile(95), old.took.percentile(95)) else {
+            return Judgement::TooLittle("no answer was timed".to_owned());
+        };
+        let allowed = then * (100 + slower) / 100;
+        if now <= allowed {
+            return Judgement::Well;
+        }
+        let ms = |took: Duration| took.as_micros().div_ceil(1000);
+        let (now, allowed, then) = (ms(now), ms(allowed), ms(then));
+        Judgement::Bad(format!(
+            "95 of 100 requests took up to {now} ms, {allowed} ms may (+{slower}%); the former release's took up to {then} ms"
+        ))
+    }
+}
+
+/// What real traffic says of a release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Judgement {
+    /// It is within the limits.
+    Well,
+    /// It is not; what was seen.
+    Bad(String),
+    /// There was too little of it to tell; what was seen.
+    TooLittle(String),
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,14 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn a_percentile_is_at_most_a_quarter_too_high() {
+    fn a_percentile_is_at_most_a_sixteenth_too_high() {
         let mut all = Histogram::default();
         assert_eq!(all.percentile(95), None);
         (1..=1000).for_each(|millis| all.record(Duration::from_millis(millis)));
         for (of_100, exact) in [(50, 500), (95, 950), (100, 1000)] {
             let found = all.percentile(of_100).unwrap();
             let exact = Duration::from_millis(exact);
-            assert!(found >= exact && found <= exact * 5 / 4, "{of_100}: {found:?}");
+            assert!(found >= exact && found <= exact * 17 / 16, "{of_100}: {found:?}");
         }
         all.record(Duration::from_secs(1_000_000));
         assert!(all.percentile(100).unwrap() > Duration::from_secs(1000));
@@ -136,5 +255,64 @@ mod tests {
         assert_eq!(before.plus(&figures(&[30])), later);
         // A front that was started anew counts from 0.
         assert_eq!(figures(&[5]).since(&before), figures(&[5]));
+    }
+
+    fn some(requests: u64, errors: u64, millis: u64) -> Figures {
+        let mut figures = Figures { requests, errors, ..Figures::default() };
+        (0..requests).for_each(|_| figures.took.record(Duration::from_millis(millis)));
+        figures
+    }
+
+    fn limits(max_error_rate: Option<u32>, max_p95: Option<u32>) -> TrafficLimits {
+        let min_requests = NonZeroU32::new(200).unwrap();
+        TrafficLimits {
+            max_error_rate: max_error_rate.map(|percent| Rate(percent * 10_000)),
+            max_p95,
+            min_requests,
+        }
+    }
+
+    #[test]
+    fn a_release_with_more_errors_than_allowed_is_bad_as_soon_as_that_is_certain() {
+        let one_percent = limits(Some(1), None);
+        let old = some(1000, 0, 5);
+        assert_eq!(one_percent.judge(&some(1000, 10, 5), &old), Judgement::Well);
+        for (requests, errors) in [(1000, 30), (200, 3), (20, 3)] {
+            let Judgement::Bad(why) = one_percent.judge(&some(requests, errors, 5), &old) else {
+                panic!("{errors} of {requests}")
+            };
+            assert!(why.starts_with(&format!("{errors} of {requests} requests failed")), "{why}");
+        }
+        assert_eq!(limits(Some(5), None).judge(&some(1000, 30, 5), &old), Judgement::Well);
+        let too_little = Judgement::TooLittle("10 of 200 requests".to_owned());
+        assert_eq!(one_percent.judge(&some(10, 0, 5), &old), too_little);
+    }
+
+    #[test]
+    fn a_release_is_not_blamed_for_what_the_former_one_suffers_too() {
+        let one_percent = limits(Some(1), None);
+        let old = some(1000, 100, 5);
+        assert_eq!(one_percent.judge(&some(1000, 105, 5), &old), Judgement::Well);
+        assert!(matches!(one_percent.judge(&some(1000, 130, 5), &old), Judgement::Bad(_)));
+    }
+
+    #[test]
+    fn a_release_that_is_too_slow_is_bad_where_there_is_something_to_compare_with() {
+        let slower = limits(None, Some(30));
+        let old = some(1000, 0, 100);
+        assert_eq!(slower.judge(&some(1000, 0, 120), &old), Judgement::Well);
+        let Judgement::Bad(why) = slower.judge(&some(1000, 0, 200), &old) else { panic!("it is slow") };
+        assert!(why.contains("(+30%)"), "{why}");
+        assert!(matches!(slower.judge(&some(1000, 0, 200), &some(3, 0, 1)), Judgement::TooLittle(_)));
+        assert_eq!(TrafficLimits::IGNORED.judge(&some(1, 1, 9), &old), Judgement::Well);
+    }
+
+    #[test]
+    fn a_rate_reads_as_people_write_it() {
+        for (rate, text) in
+            [(10_000, "1%"), (5_000, "0.5%"), (33_333, "3.33%"), (0, "0%"), (1_000_000, "100%")]
+        {
+            assert_eq!(Rate(rate).to_string(), text);
+        }
     }
 }

@@ -10,6 +10,7 @@ use std::{
     os::fd::AsRawFd as _,
     path::Path,
     process::exit,
+    sync::atomic::{AtomicU64, Ordering},
     thread,
     time::Duration,
 };
@@ -25,6 +26,9 @@ pub const GATES: &str = "SAMPLE_GATES";
 const LOOK: Duration = Duration::from_millis(20);
 /// A closed gate opens by itself after this long, so that nothing is held for ever.
 const GATE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Requests other than for `/up`, so that a part of them can fail.
+static ASKED: AtomicU64 = AtomicU64::new(0);
 
 /// The command line that starts the app.
 pub fn command() -> Vec<String> {
@@ -159,6 +163,11 @@ impl App {
                 return (503, "not now".to_owned());
             }
             return (200, "ok".to_owned());
+        }
+        if let Ok(every) = self.get("fails_every").parse::<u64>()
+            && ASKED.fetch_add(1, Ordering::Relaxed) % every == every - 1
+        {
+            return (500, "the query failed".to_owned());
         }
         if let Some(ms) = asked.path.strip_prefix("/slow?ms=") {
             thread::sleep(Duration::from_millis(ms.parse().unwrap_or(0)));

@@ -55,13 +55,15 @@ pub struct Plan {
     pub drain: &'static str,
     pub standby: &'static str,
     pub deadline: &'static str,
+    /// More lines of `[app.shop.watch]`.
+    pub traffic: &'static str,
     /// Whether there is a `before_start` hook (which waits at the gate `hook`).
     pub hook: bool,
 }
 
 impl Plan {
     pub fn of(kind: Kind) -> Self {
-        Self { kind, watch: "600ms", drain: "3s", standby: "0s", deadline: "20s", hook: false }
+        Self { kind, watch: "600ms", drain: "3s", standby: "0s", deadline: "20s", traffic: "", hook: false }
     }
 }
 
@@ -125,7 +127,7 @@ impl Stage {
     /// Writes the configuration, with more lines for the app.
     pub fn configure(&self, more: &str) {
         let dir = self.dir.path().display();
-        let Plan { watch, drain, standby, deadline, hook, .. } = self.plan;
+        let Plan { watch, drain, standby, deadline, traffic, hook, .. } = self.plan;
         let start = serde_json::to_string(&app::command()).expect("a list of strings");
         let [blue, green] = [self.ports[0].number, self.ports[1].number];
         let hooks = if hook { "[app.shop.hooks]\nbefore_start = \"sh hook.sh\"\n" } else { "" };
@@ -162,6 +164,7 @@ deadline = "{deadline}"
 
 [app.shop.watch]
 for = "{watch}"
+{traffic}
 
 {hooks}
 [app.shop.front]

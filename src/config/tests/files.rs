@@ -54,6 +54,7 @@ fn l1_secrets_open_to_others_and_files_that_are_missing_are_warned_about_without
     };
     open("token", 0o644);
     open("env", 0o640);
+    open("preview", 0o604);
     let text = with("auth.token_file = \"token\"\nenv_file = \"env\"\nhealth.path = \"/\"");
     let main = write(dir.path(), "bgd.toml", text.replace("\"env\"", "\"gone\""));
     let shown: Vec<String> = load(&main).unwrap().warnings.iter().map(|w| w.what.clone()).collect();
@@ -63,6 +64,10 @@ fn l1_secrets_open_to_others_and_files_that_are_missing_are_warned_about_without
     open("token", 0o640);
     fs::write(&main, text).unwrap();
     assert_eq!(load(&main).unwrap().warnings, []);
+    let preview = with("health.path = \"/\"\ncanary.steps = [\"0%\"]\npreview.secret_file = \"preview\"");
+    fs::write(&main, preview).unwrap();
+    let shown = load(&main).unwrap().warnings;
+    assert!(shown.len() == 1 && shown[0].what.starts_with("is open to others: mode 604"), "{shown:#?}");
 }
 
 #[test]

@@ -39,12 +39,22 @@ fn companions(at: usize, line: &str) -> Vec<usize> {
         "range" => &["signers"],
         "host" | "status" | "body" if section.contains("health") => &["path"],
         key if section.contains("front") && key != "type" => &["type"],
+        key if section.contains("warmup") && key != "paths" => &["paths"],
+        "sticky" => &["steps"],
+        "cookie" if section.contains("canary") => &["steps", "sticky"],
+        "header" | "cookie" => &["secret_file"],
+        "min_requests" | "inconclusive" => &["max_error_rate"],
         _ => &[],
     };
     let is_needed = |(other, text): &(usize, &str)| {
         header(*other) == header(at) && needed.iter().any(|key| text.starts_with(&format!("{key} =")))
     };
-    settings().into_iter().filter(is_needed).map(|(at, _)| at).chain(header(at)).collect()
+    let own = settings().into_iter().filter(is_needed).map(|(at, _)| at).chain(header(at));
+    // What a preview shows is the release of a canary.
+    let steps = settings().into_iter().find(|(_, text)| text.starts_with("steps =")).map(|(at, _)| at);
+    let canary =
+        steps.filter(|_| section.contains("preview")).into_iter().flat_map(|at| [Some(at), header(at)]);
+    own.chain(canary.flatten()).collect()
 }
 
 #[test]
@@ -54,6 +64,9 @@ fn every_line_of_it_loads_when_taken_in_and_is_a_default_unless_marked_as_an_exa
         lines.retain(|other| *other != at);
         let ssh = line.starts_with("ssh_key") || line.starts_with("known_hosts");
         let text = |lines: &[usize]| match ssh {
+            _ if line.starts_with("cookie") => {
+                with_lines(lines).replace("\nsticky = \"none\"", "\nsticky = \"cookie\"")
+            }
             true => with_lines(lines).replace("https://git.example.com/acme", "git@git.example.com:acme"),
             false => with_lines(lines),
         };
@@ -74,13 +87,19 @@ fn every_key_that_exists_is_in_it_under_its_header() {
         ("[app.shop.verify]", raw::RawVerify::KEYS),
         ("[[app.shop.rewrite]]", raw::RawRewrite::KEYS),
         ("[app.shop.health]", raw::RawHealth::KEYS),
+        ("[app.shop.warmup]", raw::RawWarmup::KEYS),
+        ("[app.shop.canary]", raw::RawCanary::KEYS),
+        ("[app.shop.preview]", raw::RawPreview::KEYS),
         ("[app.shop.watch]", raw::RawWatch::KEYS),
         ("[app.shop.hooks]", raw::RawHooks::KEYS),
         ("[app.shop.front]", raw::RawFront::KEYS),
         ("[app.shop.limits]", raw::RawLimits::KEYS),
         ("[daemon]", raw::RawDaemon::KEYS),
     ];
-    let tables = ["auth", "verify", "rewrite", "health", "watch", "hooks", "front", "limits"];
+    let tables = [
+        "auth", "verify", "rewrite", "health", "warmup", "canary", "preview", "watch", "hooks", "front",
+        "limits",
+    ];
     let own = raw::RawApp::KEYS.iter().filter(|key| !tables.contains(key));
     let expected = own
         .map(|key| ("[app.shop]", *key))

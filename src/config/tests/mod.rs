@@ -1,5 +1,6 @@
 //! The loader as its users see it.
 
+mod canary;
 mod contract;
 mod errors;
 mod files;

@@ -1,4 +1,4 @@
-//! One app: the keys that stand directly in `[app.NAME]`, `stop`, `rewrite`, `watch` and `hooks`.
+//! One app: the keys that stand directly in `[app.NAME]`, `stop`, `rewrite` and `hooks`.
 
 use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, time::Duration};
 
@@ -9,10 +9,7 @@ use crate::config::{
     problem::Place,
     raw::{Commands, RawApp, RawAuth, RawEnv, RawHooks, RawRewrite, RawSignal, RawStart, RawStop, RawWatch},
     read::{Given, Written},
-    settings::{
-        AppSettings, Canary, FrontSettings, Health, Hooks, Inconclusive, Ports, Probe, Rewrite, Start, Stop,
-        StopHow, Traffic, Watch,
-    },
+    settings::{AppSettings, FrontSettings, Hooks, Ports, Rewrite, Start, Stop, StopHow},
     signal,
 };
 use crate::{privilege::NewPrivileges, rules::ids::AppName};
@@ -30,7 +27,9 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
     judge.refuse_overlaps(&[&shared[..], &cache[..]].concat(), "a path is shared or cached, and once");
     let rewrites = judge.rewrites(&raw.rewrite, &shared);
     let health = judge.health(raw.health, &at);
-    let watch = judge.watch(RawWatch::or_empty(raw.watch, at.absent("watch")), &health);
+    let canary = judge.canary(&raw.canary, &name);
+    let preview = judge.preview(raw.preview, &raw.canary, &canary);
+    let watch = judge.watch(&RawWatch::or_empty(raw.watch, at.absent("watch")), &health, &canary);
     let front = judge.front(raw.front, &name, &at);
     let limits = judge.limits(raw.limits, &at);
     AppSettings {
@@ -56,9 +55,9 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         verify,
         rewrites,
         health,
-        warmup: None,
-        canary: Canary::default(),
-        preview: None,
+        warmup: judge.warmup(raw.warmup),
+        canary,
+        preview,
         watch,
         hooks: judge.hooks(&RawHooks::or_empty(raw.hooks, at.absent("hooks"))),
         front: front.unwrap_or(FrontSettings::Builtin { listen: defaults::LISTEN }),
@@ -237,22 +236,6 @@ impl Judge<'_> {
             self.notes.error(&file.at, what, "rewrite a file of the repository, or take it out of `shared`");
         }
         Some(Rewrite { file: path, find: find?.value.clone(), with: raw.with.value()?.value.clone() })
-    }
-
-    fn watch(&mut self, raw: RawWatch, health: &Health) -> Watch {
-        if let Some(period) = raw.period.value().filter(|period| period.value.is_zero())
-            && health.probe == Probe::Tcp
-        {
-            let what =
-                "nothing looks at the app after the flip, and an open port is all that is asked before";
-            self.notes.warn(&period.at, what, "write a health.path, or leave `for` out for 30s");
-        }
-        Watch {
-            period: Self::or(raw.period, defaults::WATCH_FOR),
-            restart: Self::or(raw.restart, defaults::WATCH_RESTART),
-            traffic: Traffic::IGNORED,
-            inconclusive: Inconclusive::default(),
-        }
     }
 
     fn hooks(&mut self, raw: &RawHooks) -> Hooks {

@@ -8,7 +8,7 @@ use crate::config::{
     duration::exact,
     problem::Place,
     raw::RawHealth,
-    read::Given,
+    read::{Given, Written},
     settings::{Health, HttpProbe, Probe},
 };
 
@@ -68,14 +68,19 @@ impl Judge<'_> {
             }
             (!body.value.is_empty()).then(|| body.value.clone())
         });
-        let path = raw.path.value()?;
+        let path = self.url_path(raw.path.value()?)?;
+        Some(HttpProbe { path, host, status, body })
+    }
+
+    /// A path as a request line can bear it, with its query.
+    pub(super) fn url_path(&mut self, path: &Written<String>) -> Option<String> {
         let odd = |c: char| c.is_control() || c.is_whitespace() || c == '#' || !c.is_ascii();
         if !path.value.starts_with('/') || path.value.contains(odd) {
             let what = format!("is no path of a URL: {:?}", path.value);
             self.notes.error(&path.at, what, "begin with `/`; encode blanks and special letters as %20");
             return None;
         }
-        Some(HttpProbe { path: path.value.clone(), host, status, body })
+        Some(path.value.clone())
     }
 
     fn host(&mut self, given: &Given<String>) -> Option<String> {

@@ -2,6 +2,7 @@
 //! and a default stands in for what is wrong, so that the rest is judged too. Reads no file and asks no system.
 
 mod app;
+mod canary;
 mod conflicts;
 mod daemon;
 mod front;
@@ -9,6 +10,7 @@ mod health;
 mod limits;
 mod paths;
 mod source;
+mod traffic;
 
 use std::{
     net::IpAddr,

@@ -1,0 +1,347 @@
+//! A new release comes to its traffic by degrees: `canary`, `preview`, `warmup`, and what `watch` says of real traffic.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    config::settings::{Canary, Inconclusive, Preview, Sticky, Warmup},
+    rules::{
+        canary::{CanaryStep, Share},
+        traffic::{Rate, TrafficLimits},
+    },
+};
+
+const SECS: fn(u64) -> Duration = Duration::from_secs;
+
+fn step(percent: u8, hold: Option<Duration>) -> CanaryStep {
+    CanaryStep { share: Share::percent(percent).unwrap(), hold }
+}
+
+fn warnings(lines: &str) -> Vec<String> {
+    let loaded = load(&with(lines)).unwrap_or_else(|problems| panic!("{problems}\n{lines}"));
+    let shown = loaded.warnings.into_iter().map(|w| format!("{}: {}", w.key.unwrap_or_default(), w.what));
+    shown.collect()
+}
+
+#[test]
+fn nothing_of_it_is_there_unless_it_is_written() {
+    let app = shop(&with(""));
+    assert_eq!((app.canary, app.preview, app.warmup), (Canary::default(), None, None));
+    assert_eq!((app.watch.traffic, app.watch.inconclusive), (TrafficLimits::IGNORED, Inconclusive::GoOn));
+}
+
+#[test]
+fn all_keys_together_are_understood_and_need_no_warning() {
+    let lines = r#"
+health.path = "/up"
+[app.shop.canary]
+steps  = ["0%:10s", "5%:2m", "25%:1h30m", "50%"]
+sticky = "cookie"
+cookie = "side"
+[app.shop.preview]
+header      = "X-Look"
+cookie      = "look"
+secret_file = "preview"
+[app.shop.warmup]
+paths     = ["/", "/search?q=x"]
+requests  = 20
+until_p95 = "300ms"
+[app.shop.watch]
+for            = "1m"
+max_error_rate = "0.5%"
+max_p95        = "+30%"
+min_requests   = 50
+inconclusive   = "hold"
+"#;
+    assert_eq!(warnings(lines), [""; 0]);
+    let app = shop(&with(lines));
+    let steps =
+        vec![step(0, Some(SECS(10))), step(5, Some(SECS(120))), step(25, Some(SECS(5400))), step(50, None)];
+    assert_eq!(app.canary, Canary { steps, sticky: Sticky::Cookie("side".to_owned()) });
+    let preview = Preview {
+        header: "X-Look".to_owned(),
+        cookie: "look".to_owned(),
+        secret_file: "/etc/bgd/preview".into(),
+    };
+    assert_eq!(app.preview, Some(preview));
+    let warmup = Warmup {
+        paths: ["/", "/search?q=x"].map(str::to_owned).to_vec(),
+        requests: NonZeroU32::new(20).unwrap(),
+        until_p95: Some(Duration::from_millis(300)),
+    };
+    assert_eq!(app.warmup, Some(warmup));
+    let traffic = TrafficLimits {
+        max_error_rate: Some(Rate(5_000)),
+        max_p95: Some(30),
+        min_requests: NonZeroU32::new(50).unwrap(),
+    };
+    assert_eq!((app.watch.period, app.watch.traffic), (SECS(60), traffic));
+    assert_eq!(app.watch.inconclusive, Inconclusive::Hold);
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let app = shop(&with(
+        "canary.steps = [\"0%\"]\npreview.secret_file = \"/s\"\nwarmup.paths = [\"/\"]\nwatch.max_p95 = \"+0%\"",
+    ));
+    assert_eq!(app.canary, Canary { steps: vec![step(0, None)], sticky: Sticky::None });
+    let preview = app.preview.unwrap();
+    assert_eq!((preview.header.as_str(), preview.cookie.as_str()), ("X-Bgd-Preview", "bgd_preview"));
+    let warmup = app.warmup.unwrap();
+    assert_eq!((warmup.requests.get(), warmup.until_p95), (100, None));
+    assert_eq!((app.watch.traffic.max_p95, app.watch.traffic.min_requests.get()), (Some(0), 200));
+    assert_eq!(app.watch.traffic.max_error_rate, None);
+    assert_eq!(app.watch.inconclusive, Inconclusive::GoOn);
+}
+
+#[test]
+fn the_sticky_cookie_is_named_by_the_app_and_a_hyphen_becomes_an_underscore() {
+    let app = "start = \"x\"\nremote = \"/r\"\ncanary = { steps = [\"5%\"], sticky = \"cookie\" }";
+    let loaded = load(&format!("[app.my-shop]\n{app}")).unwrap();
+    let sticky = loaded.settings.apps.values().next().unwrap().canary.sticky.clone();
+    assert_eq!(sticky, Sticky::Cookie("bgd_my_shop".to_owned()));
+    assert_eq!(shop(&with("canary = { steps = [\"5%\"], sticky = \"ip\" }")).canary.sticky, Sticky::Ip);
+}
+
+/// As in `errors.rs`: lines after the three of [`with`], the one error they make, and a part of its text.
+const WRONG: &[(&str, &str, &str)] = &[
+    ("canary = {}", "4 app.shop.canary.steps", "is required"),
+    ("canary.sticky = \"ip\"", "4 app.shop.canary.steps", "is required"),
+    ("canary.steps = []", "4 app.shop.canary.steps", "is empty"),
+    ("canary.steps = \"5%\"", "4 app.shop.canary.steps", "expected a list, found a text"),
+    ("canary.steps = [5]", "4 app.shop.canary.steps[0]", "expected a text, found the number 5"),
+    ("canary.steps = [\"5\"]", "4 app.shop.canary.steps[0]", "is no step of a canary: \"5\""),
+    ("canary.steps = [\"5 %\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
+    ("canary.steps = [\"%:2m\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
+    ("canary.steps = [\"2.5%:2m\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
+    ("canary.steps = [\"-5%\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
+    ("canary.steps = [\"99999999999%\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
+    ("canary.steps = [\"5%:\"]", "4 app.shop.canary.steps[0]", "the time of \"5%:\" is empty"),
+    ("canary.steps = [\"5%:10\"]", "4 app.shop.canary.steps[0]", "has no unit: \"10\""),
+    ("canary.steps = [\"5%:2m:3m\"]", "4 app.shop.canary.steps[0]", "is not a duration: \"2m:3m\""),
+    ("canary.steps = [\"5%:0s\"]", "4 app.shop.canary.steps[0]", "lasts no time at all"),
+    (
+        "canary.steps = [\"5%:1m\",\n\"100%:5m\"]",
+        "5 app.shop.canary.steps[1]",
+        "is not a part of the traffic",
+    ),
+    ("canary.steps = [\"300%\"]", "4 app.shop.canary.steps[0]", "is not a part of the traffic"),
+    (
+        "canary.steps = [\"5%:1m\", \"5%:2m\"]",
+        "4 app.shop.canary.steps[1]",
+        "is not more than the step before: 5% after 5%",
+    ),
+    ("canary.steps = [\"25%:1m\", \"5%:2m\", \"50%\"]", "4 app.shop.canary.steps[1]", "5% after 25%"),
+    (
+        "canary = { steps = [\"5%\"], sticky = \"yes\" }",
+        "4 app.shop.canary.sticky",
+        "is no kind of stickiness",
+    ),
+    (
+        "canary = { steps = [\"5%\"], sticky = true }",
+        "4 app.shop.canary.sticky",
+        "expected a text, found true",
+    ),
+    (
+        "canary = { steps = [\"5%\"], cookie = \"a\" }",
+        "4 app.shop.canary.cookie",
+        "has no effect without sticky = \"cookie\"",
+    ),
+    (
+        "canary = { steps = [\"5%\"], sticky = \"cookie\", cookie = \"a-b\" }",
+        "4 app.shop.canary.cookie",
+        "is no name of a cookie here: \"a-b\"",
+    ),
+    ("canary = { steps = [\"5%\"], shares = 1 }", "4 app.shop.canary.shares", "unknown key"),
+    ("preview.secret_file = \"s\"", "4 app.shop.preview", "has no effect without a step of a canary"),
+    ("canary.steps = [\"0%\"]\npreview = {}", "5 app.shop.preview.secret_file", "is required"),
+    (
+        "canary.steps = [\"0%\"]\npreview.secret_file = \"~/s\"",
+        "5 app.shop.preview.secret_file",
+        "`~` is not expanded",
+    ),
+    (
+        "canary.steps = [\"0%\"]\npreview = { secret_file = \"s\", header = \"X_Look\" }",
+        "5 app.shop.preview.header",
+        "is no name of a header here: \"X_Look\"",
+    ),
+    (
+        "canary.steps = [\"0%\"]\npreview = { secret_file = \"s\", header = \"Host\" }",
+        "5 app.shop.preview.header",
+        "is a header with another use: Host",
+    ),
+    (
+        "canary.steps = [\"0%\"]\npreview = { secret_file = \"s\", cookie = \"\" }",
+        "5 app.shop.preview.cookie",
+        "is no name of a cookie here",
+    ),
+    (
+        "canary = { steps = [\"5%\"], sticky = \"cookie\", cookie = \"BGD_preview\" }\npreview.secret_file = \"s\"",
+        "5 app.shop.preview.cookie",
+        "is the cookie of canary.sticky as well: bgd_preview",
+    ),
+    ("warmup = {}", "4 app.shop.warmup.paths", "is required"),
+    ("warmup.requests = 5", "4 app.shop.warmup.paths", "is required"),
+    ("warmup.paths = []", "4 app.shop.warmup.paths", "is empty"),
+    ("warmup.paths = [\"/\", \"x\"]", "4 app.shop.warmup.paths[1]", "is no path of a URL: \"x\""),
+    ("warmup = { paths = [\"/\"], requests = 0 }", "4 app.shop.warmup.requests", "must be 1 to 100000: 0"),
+    ("warmup = { paths = [\"/\"], requests = 100001 }", "4 app.shop.warmup.requests", "must be 1 to 100000"),
+    ("warmup = { paths = [\"/\"], until_p95 = \"0s\" }", "4 app.shop.warmup.until_p95", "longer than zero"),
+    (
+        "warmup = { paths = [\"/\"], until_p95 = \"1s\", requests = 19 }",
+        "4 app.shop.warmup.until_p95",
+        "can never be met: 19 requests, and at least 20 tell",
+    ),
+    ("watch.max_error_rate = 1", "4 app.shop.watch.max_error_rate", "expected a text, found the number 1"),
+    ("watch.max_error_rate = \"1\"", "4 app.shop.watch.max_error_rate", "is no error rate: \"1\""),
+    ("watch.max_error_rate = \"101%\"", "4 app.shop.watch.max_error_rate", "is no error rate"),
+    ("watch.max_p95 = \"30%\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile: \"30%\""),
+    ("watch.max_p95 = \"+30\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile"),
+    ("watch.max_p95 = \"++3%\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile"),
+    ("watch.max_p95 = \"+%\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile"),
+    ("watch.max_p95 = \"+10001%\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile"),
+    (
+        "watch.min_requests = 200",
+        "4 app.shop.watch.min_requests",
+        "has no effect without max_error_rate or max_p95",
+    ),
+    (
+        "watch.inconclusive = \"hold\"",
+        "4 app.shop.watch.inconclusive",
+        "has no effect without max_error_rate or max_p95",
+    ),
+    (
+        "watch = { max_p95 = \"+30%\", min_requests = 0 }",
+        "4 app.shop.watch.min_requests",
+        "must be 1 or more, and fit 32 bits: 0",
+    ),
+    (
+        "watch = { max_p95 = \"+30%\", inconclusive = \"wait\" }",
+        "4 app.shop.watch.inconclusive",
+        "is no way to go on: \"wait\"",
+    ),
+];
+
+#[test]
+fn each_wrong_key_of_it_is_one_error_at_its_line() {
+    for (lines, place, what) in WRONG {
+        let found = errors(&with(lines));
+        assert_eq!(found.len(), 1, "{lines}\n{found:#?}");
+        assert!(found[0].starts_with(&format!("{place}: ")), "{lines}\n{found:#?}");
+        assert!(found[0].contains(what), "{lines}\n{found:#?}");
+    }
+}
+
+#[test]
+fn several_of_them_are_told_at_once_and_in_order() {
+    let lines = "\
+[app.shop.canary]
+steps = [\"25%:5m\", \"5%\", \"100%\", \"x\"]
+stickiness = \"ip\"
+[app.shop.preview]
+secret = \"0123456789abcdef\"
+[app.shop.warmup]
+urls = [\"/\"]
+[app.shop.watch]
+p95 = \"+30%\"
+inconclusive = \"hold\"";
+    let problems = load(&with(lines)).unwrap_err();
+    let expected = r#"error: bgd.toml:5: app.shop.canary.steps[1]: is not more than the step before: 5% after 25%
+  hint: each step has a larger share than the one before
+error: bgd.toml:5: app.shop.canary.steps[2]: is not a part of the traffic: "100%"
+  hint: a step is 0% to 99%; after the last one the release gets all of the traffic by itself
+error: bgd.toml:5: app.shop.canary.steps[3]: is no step of a canary: "x"
+  hint: a share and how long, such as "5%:2m"; a share alone, such as "20%", lasts until `bgd promote`
+error: bgd.toml:6: app.shop.canary.stickiness: unknown key
+  hint: did you mean `sticky`?
+error: bgd.toml:7: app.shop.preview.secret_file: is required
+  hint: name a file whose first line is 16 to 200 letters, digits, `-` and `_`
+error: bgd.toml:8: app.shop.preview.secret: unknown key
+  hint: did you mean `secret_file`?
+error: bgd.toml:9: app.shop.warmup.paths: is required
+  hint: write paths = ["/"], what a first visitor asks for, or leave the table out
+error: bgd.toml:10: app.shop.warmup.urls: unknown key
+  hint: did you mean `paths`?
+error: bgd.toml:12: app.shop.watch.p95: unknown key
+  hint: did you mean `max_p95`?
+error: bgd.toml:13: app.shop.watch.inconclusive: has no effect without max_error_rate or max_p95
+  hint: add one, or leave it out"#;
+    assert_eq!(problems.to_string(), expected);
+    assert!(!problems.to_string().contains("0123456789"), "a secret in the wrong place is not shown");
+}
+
+#[test]
+fn words_of_other_tools_lead_to_the_keys() {
+    for (lines, hint) in [
+        ("canary.weights = [5, 50]\ncanary.steps = [\"5%\"]", "did you mean `steps`?"),
+        ("canary.percent = 5\ncanary.steps = [\"5%\"]", "did you mean `steps`?"),
+        ("rollout.steps = [\"5%\"]", "did you mean `canary`?"),
+        ("warm_up.paths = [\"/\"]", "did you mean `warmup`?"),
+        ("watch.error_rate = \"1%\"", "did you mean `max_error_rate`?"),
+        ("steps = [\"5%\"]", "`steps` belongs to the table `canary`: app.shop.canary.steps"),
+    ] {
+        let problems = load(&with(lines)).unwrap_err().0;
+        assert_eq!(problems.len(), 1, "{lines}: {problems:#?}");
+        assert_eq!(problems[0].hint.as_deref(), Some(hint), "{lines}");
+    }
+}
+
+#[test]
+fn what_works_but_is_surely_not_meant_is_a_warning() {
+    for (lines, warning) in [
+        ("canary.steps = [\"0%\"]", "app.shop.canary.steps[0]: nobody can look at the release in this step"),
+        ("canary.steps = [\"0%:1m\", \"5%\"]", "app.shop.canary.steps[0]: nobody can look at the release"),
+        (
+            "canary.steps = [\"5%\", \"50%:1m\"]",
+            "app.shop.canary.steps[1]: is never reached: the step before, 5%, has no time",
+        ),
+        (
+            "warmup = { paths = [\"/a\", \"/b\", \"/c\"], requests = 2 }",
+            "app.shop.warmup.paths[2]: is never asked: 2 requests, 3 paths",
+        ),
+        (
+            "watch = { for = \"0s\", max_p95 = \"+30%\" }",
+            "app.shop.watch.max_p95: is never looked at: `for` is 0s, and there is no canary",
+        ),
+    ] {
+        let found = warnings(&format!("health.path = \"/\"\n{lines}"));
+        assert_eq!(found.len(), 1, "{lines}: {found:#?}");
+        assert!(found[0].starts_with(warning), "{lines}: {found:#?}");
+    }
+    for fine in [
+        "canary.steps = [\"0%\"]\npreview.secret_file = \"s\"",
+        "canary.steps = [\"5%:1m\", \"50%\"]\nstandby = \"10m\"",
+        "canary.steps = [\"5%:1m\"]\nwatch = { for = \"0s\", max_p95 = \"+30%\" }",
+    ] {
+        assert_eq!(warnings(&format!("health.path = \"/\"\n{fine}")), [""; 0], "{fine}");
+    }
+}
+
+#[test]
+fn a_table_that_cannot_be_read_is_the_only_problem() {
+    for lines in
+        ["canary = 5", "canary.steps = 5\npreview.secret_file = \"s\"", "warmup = [\"/\"]", "preview = \"s\""]
+    {
+        let found = errors(&with(lines));
+        assert_eq!(found.len(), 1, "{lines}: {found:#?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_value_of_it_makes_the_loader_panic(key in 0..WRONG.len(), value in "(\\PC|[\n%+:.0-9ms]){0,20}", number: i64) {
+        let key = WRONG[key].0.split(" = ").next().unwrap();
+        for value in [format!("{value:?}"), number.to_string(), format!("[{value:?}, {number}]"), format!("[{value:?}]")] {
+            let _ = load(&with(&format!("{key} = {value}")));
+        }
+    }
+
+    #[test]
+    fn steps_that_grow_are_taken_as_they_are(percents in prop::collection::btree_set(0u8..100, 1..9), seconds in 1u64..9999) {
+        let steps: Vec<CanaryStep> = percents.iter().map(|percent| step(*percent, Some(SECS(seconds)))).collect();
+        let written: Vec<String> = percents.iter().map(|percent| format!("\"{percent}%:{seconds}s\"")).collect();
+        prop_assert_eq!(shop(&with(&format!("canary.steps = [{}]", written.join(", ")))).canary.steps, steps);
+    }
+}

@@ -1,0 +1,203 @@
+//! What real traffic looks like, by color: the front tells of it in its own way, request by request or as sums, and a
+//! watch asks how the new color does beside the old one. In memory only: after a restart of bgd counting begins anew,
+//! and too little is said to be too little. Decides nothing; `rules::traffic` judges.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::interpreter::Interpreter;
+use crate::{
+    front::traffic::Sample,
+    rules::{
+        ids::{Color, ReleaseId},
+        traffic::Figures,
+    },
+};
+
+/// Sums kept for "the last minutes", one each time [`Traffic::minute`] is called with something new.
+const MINUTES: usize = 5;
+
+/// What was counted.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    colors: Mutex<[Line; 2]>,
+}
+
+/// One color's.
+#[derive(Debug, Default)]
+struct Line {
+    /// Who answered; another release begins at nothing.
+    release: Option<ReleaseId>,
+    total: Figures,
+    /// When the route last changed.
+    marked: Figures,
+    /// Oldest first.
+    minutes: VecDeque<Figures>,
+    /// What the front's own sums were when they were last taken over.
+    taken: Figures,
+}
+
+impl Line {
+    fn of(&mut self, release: Option<&ReleaseId>) -> &mut Self {
+        if release.is_some() && self.release.as_ref() != release {
+            let taken = std::mem::take(&mut self.taken);
+            *self = Self { release: release.cloned(), taken, ..Self::default() };
+        }
+        self
+    }
+}
+
+/// How the requests since the route last changed were shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shared {
+    /// To the canary.
+    pub canary: u64,
+    /// To both.
+    pub all: u64,
+}
+
+impl Traffic {
+    /// One request, answered by what runs on its color.
+    pub fn add(&self, sample: &Sample, release: Option<&ReleaseId>) {
+        let mut lines = self.lines();
+        let line = lines[index(sample.color)].of(release);
+        line.total.requests += 1;
+        line.total.errors += u64::from(sample.is_error());
+        if sample.status.is_some() {
+            line.total.took.record(sample.took);
+        }
+    }
+
+    /// The front's own sums of a color, since it began counting.
+    pub fn take_over(&self, color: Color, sums: Figures, release: Option<&ReleaseId>) {
+        let mut lines = self.lines();
+        let line = lines[index(color)].of(release);
+        line.total = line.total.plus(&sums.since(&line.taken));
+        line.taken = sums;
+    }
+
+    /// The route changed: what a watch judges begins here.
+    pub fn mark(&self) {
+        for line in self.lines().iter_mut() {
+            line.marked = line.total.clone();
+        }
+    }
+
+    /// A minute is over. One without traffic is not remembered: "the last minutes" of a color are those that it had
+    /// traffic in.
+    pub fn minute(&self) {
+        for line in self.lines().iter_mut() {
+            if line.minutes.back().is_some_and(|last| last.requests == line.total.requests) {
+                continue;
+            }
+            line.minutes.push_back(line.total.clone());
+            if line.minutes.len() > MINUTES {
+                line.minutes.pop_front();
+            }
+        }
+    }
+
+    /// A color's, since the route last changed.
+    pub fn since_mark(&self, color: Color) -> Figures {
+        let lines = self.lines();
+        let line = &lines[index(color)];
+        line.total.since(&line.marked)
+    }
+
+    /// A color's last minutes with traffic.
+    pub fn last_minutes(&self, color: Color) -> Figures {
+        let lines = self.lines();
+        let line = &lines[index(color)];
+        match line.minutes.front().filter(|_| line.minutes.len() == MINUTES) {
+            Some(oldest) => line.total.since(oldest),
+            None => line.total.clone(),
+        }
+    }
+
+    /// How the requests since the route last changed were shared; `None` without any.
+    pub fn shared(&self, canary: Color) -> Option<Shared> {
+        let [to_canary, to_live] = [canary, canary.other()].map(|color| self.since_mark(color).requests);
+        let all = to_canary + to_live;
+        (all > 0).then_some(Shared { canary: to_canary, all })
+    }
+
+    fn lines(&self) -> MutexGuard<'_, [Line; 2]> {
+        self.colors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn index(color: Color) -> usize {
+    match color {
+        Color::Blue => 0,
+        Color::Green => 1,
+    }
+}
+
+impl Interpreter {
+    /// Asks a front that counts by itself for its sums; the others tell of each request.
+    pub(super) async fn count_traffic(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::rules::ids::CommitId;
+
+    fn release(seq: u64) -> ReleaseId {
+        let commit: CommitId = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
+        ReleaseId::new("20261121T101112Z", seq, &commit)
+    }
+
+    fn add(traffic: &Traffic, (color, seq): (Color, u64), times: u64) {
+        let sample = Sample { color, status: Some(200), took: Duration::from_millis(3) };
+        (0..times).for_each(|_| traffic.add(&sample, Some(&release(seq))));
+    }
+
+    #[test]
+    fn a_watch_sees_what_came_since_the_route_changed_and_the_old_color_its_last_minutes() {
+        let traffic = Traffic::default();
+        for _ in 0..10 {
+            add(&traffic, (Color::Blue, 1), 100);
+            traffic.minute();
+        }
+        add(&traffic, (Color::Green, 2), 7);
+        traffic.mark();
+        add(&traffic, (Color::Green, 2), 25);
+        add(&traffic, (Color::Blue, 1), 75);
+        assert_eq!(traffic.since_mark(Color::Green).requests, 25);
+        assert_eq!(traffic.last_minutes(Color::Blue).requests, 475);
+        assert_eq!(traffic.shared(Color::Green), Some(Shared { canary: 25, all: 100 }));
+        traffic.minute();
+        traffic.minute();
+        assert_eq!(traffic.last_minutes(Color::Blue).requests, 475 - 75, "a minute without traffic is none");
+    }
+
+    #[test]
+    fn another_release_on_a_color_begins_at_nothing() {
+        let traffic = Traffic::default();
+        add(&traffic, (Color::Blue, 1), 100);
+        add(&traffic, (Color::Blue, 3), 1);
+        assert_eq!(traffic.last_minutes(Color::Blue).requests, 1);
+        let sums = |requests| Figures { requests, ..Figures::default() };
+        traffic.take_over(Color::Green, sums(50), Some(&release(2)));
+        traffic.take_over(Color::Green, sums(60), Some(&release(4)));
+        traffic.take_over(Color::Green, sums(65), Some(&release(4)));
+        assert_eq!(traffic.last_minutes(Color::Green).requests, 15);
+        // The front was started anew.
+        traffic.take_over(Color::Green, sums(2), Some(&release(4)));
+        assert_eq!(traffic.last_minutes(Color::Green).requests, 17);
+    }
+
+    #[test]
+    fn no_answer_is_an_error_and_has_no_duration() {
+        let traffic = Traffic::default();
+        let sample = Sample { color: Color::Blue, status: None, took: Duration::from_millis(3) };
+        traffic.add(&sample, None);
+        let seen = traffic.last_minutes(Color::Blue);
+        assert_eq!((seen.requests, seen.errors, seen.took.total()), (1, 1, 0));
+    }
+}

@@ -1,0 +1,184 @@
+//! The traffic as a dial: shares under load on both fronts, by hand and in steps, over restarts and `kill -9`.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    load,
+    stage::{Kind, Plan, Stage, on_both},
+};
+
+/// With a release that is live, and these steps for the next.
+fn set(kind: Kind, steps: &str) -> Option<Stage> {
+    let stage = Stage::set(Plan { drain: "10s", ..Plan::of(kind) })?;
+    stage.configure(&format!("[app.shop.canary]\nsteps = {steps}\n"));
+    stage.done(&["reload"]);
+    stage.push_live("old");
+    Some(stage)
+}
+
+/// Waits until the front has proven that share.
+fn until_shared(stage: &Stage, percent: u64) {
+    stage.until(&format!("{percent}% are shared"), |status| {
+        let canary = &status["canary"];
+        canary["wanted"] == percent && canary["since"].is_string() && is_in_force(stage)
+    });
+}
+
+fn is_in_force(stage: &Stage) -> bool {
+    stage.done(&["events", "--json"]).lines().rev().find_map(|line| {
+        let event: serde_json::Value = serde_json::from_str(line).ok()?;
+        match event["kind"].as_str()? {
+            "share_changed" => Some(true),
+            "asked" | "phase_entered" => Some(false),
+            _ => None,
+        }
+    }) == Some(true)
+}
+
+/// Who answers so many requests, each on a connection of its own.
+fn answers(stage: &Stage, requests: u64) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    for _ in 0..requests {
+        let answer = load::once(stage.public(), "GET", "/", "").expect("an answer");
+        assert_eq!(answer.status, 200);
+        *all.entry(answer.head.get("x-rev").cloned().unwrap_or_default()).or_default() += 1;
+    }
+    all
+}
+
+fn assert_shares(stage: &Stage, percent: u64) {
+    let all = answers(stage, 400);
+    let new = all.get("new").copied().unwrap_or_default();
+    // Each of nginx's workers counts for itself.
+    let about = (percent * 4).saturating_sub(8)..=percent * 4 + 8;
+    assert!(about.contains(&new), "{percent}% were asked for: {all:?}");
+}
+
+#[test]
+fn a_release_gets_its_shares_and_then_all_and_nothing_is_lost() {
+    on_both(|kind| {
+        let Some(mut stage) = set(kind, r#"["25%", "50%:1s", "75%"]"#) else { return };
+        let load = stage.load();
+        let new = stage.push("new", "");
+        until_shared(&stage, 25);
+        let status = stage.status();
+        assert_eq!(status["live"]["commit"] == new, false, "{status:#}");
+        assert_eq!(
+            (&status["deploy"]["phase"], &status["idle"]["state"]),
+            (&"canary".into(), &"warm".into())
+        );
+        load.sees("new");
+        assert!(stage.bgd(&["status"]).stdout.contains("25% of the traffic"), "{:?}", stage.bgd(&["status"]));
+        stage.kill_daemon();
+        assert_shares_unmoved(&mut stage);
+        let said = stage.done(&["canary", "set", "40%"]);
+        assert!(said.contains("40%"), "{said}");
+        load.sees("new");
+        stage.done(&["canary", "resume"]);
+        stage.done(&["promote"]);
+        stage.wait_live(&new);
+        let status = stage.until_at_rest();
+        assert_eq!(
+            (&status["live"]["commit"], &status["canary"]),
+            (&new.as_str().into(), &serde_json::Value::Null)
+        );
+        load.end_without_loss();
+        assert_eq!(stage.served(), "new");
+        stage.assert_no_leftover();
+    });
+}
+
+/// Over the restart of bgd.
+fn assert_shares_unmoved(stage: &mut Stage) {
+    let before = stage.path("conf.d/bgd-shop.conf");
+    let text = std::fs::read_to_string(&before).ok();
+    let new = answers(stage, 40).get("new").copied().unwrap_or_default();
+    assert!((2..=20).contains(&new), "the front shares without bgd: {new} of 40");
+    stage.start_daemon();
+    stage.until("the canary goes on", |status| status["canary"]["wanted"] == 25);
+    assert_eq!(std::fs::read_to_string(&before).ok(), text, "nothing was told again");
+}
+
+#[test]
+fn the_shares_of_both_fronts_are_what_was_asked_for() {
+    on_both(|kind| {
+        let Some(stage) = set(kind, r#"["5%"]"#) else { return };
+        stage.push("new", "");
+        until_shared(&stage, 5);
+        for percent in [5, 25, 50, 0] {
+            stage.done(&["canary", "set", &percent.to_string()]);
+            assert_shares(&stage, percent);
+        }
+        stage.done(&["flip"]);
+        stage.until_at_rest();
+        stage.assert_no_leftover();
+    });
+}
+
+#[test]
+fn i3_a_flip_takes_a_canary_s_share_back_and_nothing_is_lost() {
+    on_both(|kind| {
+        let Some(stage) = set(kind, r#"["25%"]"#) else { return };
+        let load = stage.load();
+        let bad = stage.push("new", "");
+        until_shared(&stage, 25);
+        load.sees("new");
+        stage.done(&["flip"]);
+        assert_eq!(answers(&stage, 50).get("new"), None, "all of it went back");
+        let status = stage.until_at_rest();
+        assert_eq!(
+            (&status["last"]["commit"], &status["last"]["outcome"]),
+            (&bad.as_str().into(), &"cancelled".into())
+        );
+        assert!(!status["hold"].is_null(), "{status:#}");
+        load.end_without_loss();
+        stage.assert_no_leftover();
+    });
+}
+
+#[test]
+fn a_canary_that_fails_its_health_check_is_left_by_itself() {
+    on_both(|kind| {
+        let Some(stage) = set(kind, r#"["25%"]"#) else { return };
+        let load = stage.load();
+        stage.push("new", "");
+        until_shared(&stage, 25);
+        stage.close("up-new");
+        let status = stage.until("it is rolled back", |status| status["last"]["outcome"] == "rolled_back");
+        assert_eq!(status["last"]["phase"], "canary", "{status:#}");
+        stage.until_at_rest();
+        assert_eq!(answers(&stage, 50).get("new"), None);
+        load.end_without_loss();
+        stage.assert_no_leftover();
+    });
+}
+
+#[test]
+fn a_newer_push_takes_the_place_of_a_canary() {
+    let Some(stage) = set(Kind::Builtin, r#"["25%"]"#) else { return };
+    let load = stage.load();
+    let first = stage.push("new", "");
+    until_shared(&stage, 25);
+    let second = stage.push("newer", "");
+    stage.until("the newer one has its share", |status| {
+        status["canary"]["wanted"] == 25 && status["deploy"]["commit"] == second.as_str()
+    });
+    load.sees("newer");
+    let history = stage.done(&["history"]);
+    assert!(history.contains(&first[..7]) && history.contains("superseded"), "{history}");
+    stage.done(&["promote"]);
+    stage.wait_live(&second);
+    load.end_without_loss();
+    stage.assert_no_leftover();
+}
+
+#[test]
+fn there_is_nothing_to_promote_without_a_canary_or_a_watch() {
+    let Some(stage) = set(Kind::Builtin, r#"["25%"]"#) else { return };
+    for words in [&["promote"][..], &["canary", "set", "20"], &["canary", "resume"]] {
+        let ran = stage.bgd(words);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.stderr.contains("serves on"), "{ran:?}");
+    }
+    assert_eq!(stage.bgd(&["canary", "set", "100"]).code, 2);
+}
