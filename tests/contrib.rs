@@ -44,7 +44,7 @@ fn every_configuration_loads() {
         assert_eq!(loaded.settings.apps.keys().map(|app| app.as_str()).collect::<Vec<_>>(), ["shop"]);
         seen += 1;
     }
-    assert_eq!(seen, 5);
+    assert_eq!(seen, 7);
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn every_configuration_is_named_in_the_list() {
 
 #[test]
 fn the_commented_lines_of_every_configuration_load_too() {
-    for name in ["php-easyswoole", "python-gunicorn", "rust"] {
+    for name in ["php-easyswoole", "php-fpm", "python-gunicorn", "rust", "uwsgi"] {
         let dir = tempfile::tempdir().unwrap();
         let text = fs::read_to_string(contrib(name).join("bgd.toml")).unwrap();
         // A setting that is off has no blank after its `#`. The files it names are not here: a warning.
@@ -115,6 +115,44 @@ fn python_under_gunicorn() {
         // The machine's gunicorn in place of one from the network.
         build: Some("mkdir -p .venv/bin && ln -s \"$(command -v gunicorn)\" .venv/bin/gunicorn"),
         ..Sample::of("python-gunicorn")
+    });
+}
+
+#[test]
+fn php_under_php_fpm_by_fastcgi() {
+    if !installed(&["php-fpm8.2", "nginx"]) {
+        return;
+    }
+    let dir = contrib("php-fpm");
+    let files = ["fpm.conf", "public/index.php"].map(|name| (dir.join(name), name));
+    deploys_under_load(&Sample {
+        front: Front::Nginx,
+        files: &files,
+        // The app has no dependencies. Root has to be allowed, which php-fpm asks of nobody else.
+        build: Some("printf 'user = root\\ngroup = root\\n' >> fpm.conf"),
+        start: Some("exec php-fpm8.2 -F -R -y fpm.conf"),
+        ..Sample::of("php-fpm")
+    });
+}
+
+#[test]
+fn python_under_uwsgi_by_its_own_protocol() {
+    let plugin = Path::new("/usr/lib/uwsgi/plugins/python3_plugin.so");
+    if !installed(&["uwsgi", "nginx"]) {
+        return;
+    }
+    if !plugin.exists() {
+        eprintln!("skipped: no {}", plugin.display());
+        return;
+    }
+    let dir = contrib("uwsgi");
+    let files = ["uwsgi.ini", "app.py"].map(|name| (dir.join(name), name));
+    deploys_under_load(&Sample {
+        front: Front::Nginx,
+        files: &files,
+        // Nothing from the network, so no virtual environment.
+        build: Some("sed -i '/^virtualenv/d' uwsgi.ini"),
+        ..Sample::of("uwsgi")
     });
 }
 

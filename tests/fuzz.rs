@@ -188,6 +188,11 @@ fn an_environment_file_that_is_read_comes_back_and_a_wrong_line_is_one_of_it() {
 }
 
 #[test]
+fn e6_an_answer_by_fastcgi_or_uwsgi_is_the_same_in_any_pieces_and_kept_only_so_far() {
+    run("probe_answer", targets::probe_answer, 20_000);
+}
+
+#[test]
 fn every_target_has_its_program_and_a_small_corpus() {
     let names = |dir: PathBuf| -> BTreeSet<String> {
         let entries = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());

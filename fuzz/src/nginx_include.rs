@@ -79,5 +79,6 @@ fn made_of(data: &[u8], text: &str) -> Include {
         ),
         parking: port(7),
         proof: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port(8)),
+        traffic: None,
     }
 }

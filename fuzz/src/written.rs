@@ -5,7 +5,8 @@ use std::{path::Path, time::Duration};
 use bgd::config::{
     duration,
     settings::{
-        AppSettings, Auth, FrontSettings, Health, Hooks, Probe, Rewrite, Settings, Start, Stop, StopHow,
+        AppSettings, Auth, FrontSettings, Health, Hooks, HttpProbe, Probe, Protocol, Rewrite, Settings,
+        Start, Stop, StopHow,
     },
     signal,
 };
@@ -33,6 +34,7 @@ fn app(app: &AppSettings) -> Table {
     put(&mut out, "ports", list([i64::from(app.ports.blue), i64::from(app.ports.green)]));
     put(&mut out, "build", list(app.build.clone()));
     put(&mut out, "start", start(&app.start));
+    put(&mut out, "protocol", protocol(app.protocol));
     put(&mut out, "stop", stop(&app.stop));
     put(&mut out, "drain", time(app.drain));
     put(&mut out, "standby", time(app.standby));
@@ -60,6 +62,14 @@ fn start(start: &Start) -> Value {
     match start {
         Start::Shell(command) => command.as_str().into(),
         Start::Argv(argv) => list(argv.clone()),
+    }
+}
+
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Http => "http",
+        Protocol::FastCgi => "fastcgi",
+        Protocol::Uwsgi => "uwsgi",
     }
 }
 
@@ -94,11 +104,10 @@ fn health(health: &Health) -> Table {
     match &health.probe {
         Probe::Tcp => {}
         Probe::Command(command) => put(&mut out, "command", command.as_str()),
-        Probe::Http(http) => {
-            put(&mut out, "path", http.path.as_str());
-            put_if(&mut out, "host", http.host.clone());
-            put(&mut out, "status", list(http.status.iter().map(|code| i64::from(*code))));
-            put_if(&mut out, "body", http.body.clone());
+        Probe::Http(asked) | Probe::Uwsgi(asked) => page(&mut out, asked),
+        Probe::FastCgi(by) => {
+            page(&mut out, &by.page);
+            put_if(&mut out, "script", by.script.as_deref().map(path));
         }
     }
     put(&mut out, "interval", time(health.interval));
@@ -106,6 +115,13 @@ fn health(health: &Health) -> Table {
     put(&mut out, "deadline", time(health.deadline));
     put(&mut out, "successes", i64::from(health.successes.get()));
     out
+}
+
+fn page(out: &mut Table, page: &HttpProbe) {
+    put(out, "path", page.path.as_str());
+    put_if(out, "host", page.host.clone());
+    put(out, "status", list(page.status.iter().map(|code| i64::from(*code))));
+    put_if(out, "body", page.body.clone());
 }
 
 fn hooks(hooks: &Hooks) -> Table {

@@ -170,7 +170,10 @@ fn canary(snapshot: &Snapshot) -> Option<CanaryReport> {
         step: canary.step + 1,
         steps: canary.plan.len(),
         wanted: canary.share,
-        measured: None,
+        measured: snapshot
+            .counted
+            .part(snapshot.app.idle_color())
+            .map(|part| format!("{}.{:02}", part / 100, part % 100)),
         since: Stamp(canary.since),
         by_hand: canary.by_hand,
         held: canary.held.clone(),

@@ -132,7 +132,7 @@ pub fn hook_command(
 /// Those of [`environment`].
 pub fn probe_command(app: &AppSettings, context: &Context) -> Result<Option<Command>, BuildError> {
     match &app.health.probe {
-        Probe::Tcp | Probe::Http(_) => Ok(None),
+        Probe::Tcp | Probe::Http(_) | Probe::FastCgi(_) | Probe::Uwsgi(_) => Ok(None),
         Probe::Command(line) => in_release(app, context, shell(&context.values.expand(line))).map(Some),
     }
 }

@@ -14,8 +14,8 @@ use crate::{
     build::{Context, Places},
     config::{
         settings::{
-            AppSettings, Auth, Canary, FrontSettings, Health, Hooks, Inconclusive, Ports, Probe, Start, Stop,
-            StopHow, Watch,
+            AppSettings, Auth, Canary, FrontSettings, Health, Hooks, Inconclusive, Ports, Probe, Protocol,
+            Start, Stop, StopHow, Watch,
         },
         template::Values,
     },
@@ -72,6 +72,7 @@ fn app() -> AppSettings {
         poll: second,
         ports: Ports { blue: 9501, green: 9502 },
         build: Vec::new(),
+        protocol: Protocol::Http,
         start: Start::Shell("true".to_owned()),
         stop: Stop { how: StopHow::Signal(15), grace: second },
         drain: second,

@@ -15,7 +15,7 @@ use crate::{
     config::settings::{AppSettings, Settings},
     daemon::{self, DaemonError, Lock},
     engine::{
-        RemoteSeen, Snapshot,
+        Counted, RemoteSeen, Snapshot,
         fleet::{Fleet, Member, Polling},
     },
     errors::chain,
@@ -93,6 +93,7 @@ async fn snapshot(
         last,
         unrecorded: None,
         front_error: None,
+        counted: Counted::default(),
         remote,
     })
 }

@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-use super::settings::{Ports, Sticky, VerifyRange};
+use super::settings::{Ports, Protocol, Sticky, VerifyRange};
 use crate::rules::{ids::AppName, traffic::TrafficLimits};
 
 pub(super) const BRANCH: &str = "main";
 pub(super) const POLL: Duration = Duration::from_secs(10);
 pub(super) const PORTS: Ports = Ports { blue: 9501, green: 9502 };
-pub(super) const STOP_SIGNAL: i32 = libc::SIGTERM;
+pub(super) const PROTOCOL: Protocol = Protocol::Http;
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(30);
 pub(super) const DRAIN: Duration = Duration::from_secs(30);
 pub(super) const STANDBY: Duration = Duration::ZERO;
@@ -52,6 +52,16 @@ pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCAL
 pub(super) const NGINX_TEST: [&str; 2] = ["nginx", "-t"];
 pub(super) const NGINX_RELOAD: [&str; 3] = ["nginx", "-s", "reload"];
 pub(super) const NGINX_PID_FILE: &str = "/run/nginx.pid";
+
+/// The signal that ends the usual server of a protocol: php-fpm drops its requests at TERM and finishes them at QUIT;
+/// uWSGI starts anew at TERM, unless it is told not to.
+pub(super) fn stop_signal(protocol: Protocol) -> i32 {
+    match protocol {
+        Protocol::Http => libc::SIGTERM,
+        Protocol::FastCgi => libc::SIGQUIT,
+        Protocol::Uwsgi => libc::SIGINT,
+    }
+}
 
 /// The include file of an app behind nginx.
 pub(super) fn nginx_file(app: &AppName) -> PathBuf {

@@ -78,6 +78,7 @@ table! {
         ports = "ports": Vec<Written<i64>>,
         build = "build": Commands,
         start = "start": RawStart,
+        protocol = "protocol": String,
         stop = "stop": RawStop,
         drain = "drain": Duration,
         standby = "standby": Duration,
@@ -128,6 +129,7 @@ table! {
     /// `[app.NAME.health]`.
     RawHealth {
         path = "path": String,
+        script = "script": String,
         command = "command": String,
         host = "host": String,
         status = "status": Vec<Written<i64>>,

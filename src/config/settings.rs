@@ -80,6 +80,8 @@ pub struct AppSettings {
     pub build: Vec<String>,
     /// How an instance is started.
     pub start: Start,
+    /// What it speaks on its port.
+    pub protocol: Protocol,
     /// How an instance is stopped.
     pub stop: Stop,
     /// The longest wait for requests in flight before `stop`.
@@ -179,6 +181,17 @@ pub enum Start {
     Argv(Vec<String>),
 }
 
+/// What an instance speaks on its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP.
+    Http,
+    /// FastCGI, as php-fpm does.
+    FastCgi,
+    /// The protocol of uWSGI.
+    Uwsgi,
+}
+
 /// How an instance is asked to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stop {
@@ -262,6 +275,10 @@ pub enum Probe {
     Tcp,
     /// GET on 127.0.0.1.
     Http(HttpProbe),
+    /// The same by FastCGI.
+    FastCgi(FastCgiProbe),
+    /// The same in the protocol of uWSGI.
+    Uwsgi(HttpProbe),
     /// A command of the app; exit 0 is healthy.
     Command(String),
 }
@@ -271,7 +288,16 @@ impl Probe {
     pub const TCP_SETTLE: Duration = Duration::from_secs(2);
 }
 
-/// An HTTP probe.
+/// A probe by FastCGI.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FastCgiProbe {
+    /// What is asked, and which answer is healthy.
+    pub page: HttpProbe,
+    /// The file that answers, relative to the release; `None` leaves that to the path, as for php-fpm's `ping.path`.
+    pub script: Option<PathBuf>,
+}
+
+/// A GET, and which answer is healthy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpProbe {
     /// Begins with `/`.

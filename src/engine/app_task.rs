@@ -13,7 +13,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::snapshot::{RemoteSeen, Snapshot};
+use super::{
+    snapshot::{RemoteSeen, Snapshot},
+    traffic::Counted,
+};
 use crate::{
     config::settings::{AppSettings, Inconclusive},
     engine::{clock, interpreter::Interpreter, observe, tend::Tend},
@@ -50,6 +53,8 @@ pub enum Message {
     },
     /// The remote was looked at.
     Remote(RemoteSeen),
+    /// More requests were counted.
+    Counted(Counted),
     /// Trouble with the front began or ended.
     FrontTrouble(Option<String>),
     /// End the task; the app and its front serve on.
@@ -129,6 +134,7 @@ impl AppTask {
             last: deps.store.last_ended(&name)?,
             unrecorded: None,
             front_error: None,
+            counted: Counted::default(),
             remote: RemoteSeen { head: state.head.clone(), ..RemoteSeen::default() },
         };
         let (shown, seen) = watch::channel(snapshot);
@@ -177,6 +183,9 @@ impl AppTask {
                 }
                 Message::Remote(remote) => {
                     self.shown.send_modify(|snapshot| snapshot.remote = remote);
+                }
+                Message::Counted(counted) => {
+                    self.shown.send_modify(|snapshot| snapshot.counted = counted);
                 }
                 Message::FrontTrouble(trouble) => {
                     self.shown.send_modify(|snapshot| snapshot.front_error = trouble);

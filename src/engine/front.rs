@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 
 use tokio::{sync::Mutex, time::Instant};
 
-use super::interpreter::{Place, failure};
+use super::{
+    counting,
+    interpreter::{Place, failure},
+};
 use crate::{
     build::Places,
     config::settings::{AppSettings, FrontSettings},
@@ -45,12 +48,14 @@ pub struct Standing {
     pub canary: Option<(Color, Share)>,
     /// Which state of the front.
     pub generation: Generation,
+    /// nginx's file has another route, which it was never brought to take up.
+    pub half_told: bool,
 }
 
 impl Standing {
     fn of(route: &Route) -> Self {
         let canary = route.canary().map(|canary| (canary.color, share(route.canary_share())));
-        Self { live: route.color(), canary, generation: route.generation }
+        Self { live: route.color(), canary, generation: route.generation, half_told: false }
     }
 
     /// Whether requests can reach the color.
@@ -119,7 +124,12 @@ impl AppFront {
                 },
             )),
             FrontSettings::Nginx(nginx) => Self::Nginx {
-                nginx: Nginx::new(nginx.clone(), settings.name.clone(), settings.ports),
+                nginx: Nginx::new(
+                    nginx.clone(),
+                    settings.name.clone(),
+                    settings.ports,
+                    counting::socket(place, settings),
+                ),
                 former: Mutex::new(None),
             },
         }
@@ -169,6 +179,7 @@ impl AppFront {
                 live: routed.color,
                 canary: routed.canary.map(|(color, percent)| (color, share(percent))),
                 generation: routed.generation,
+                half_told: matches!(routed.contradiction, Some(Contradiction::FileDiffers { .. })),
             }),
         })
     }

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Mutex;
 
-use super::{front::AppFront, instances::Instances, traffic::Traffic};
+use super::{counting, front::AppFront, instances::Instances, traffic::Traffic};
 use crate::{
     build::{self, Places},
     config::{settings::AppSettings, template::Values},
@@ -38,6 +38,8 @@ pub struct Interpreter {
     pub(super) front: AppFront,
     pub(super) instances: Instances,
     pub(super) traffic: Traffic,
+    /// Where a front tells of its requests.
+    pub(super) traffic_socket: Option<PathBuf>,
     pub(super) store: Arc<Store>,
     /// Route, proof and the look before a stop: one at a time.
     pub(super) front_turn: Mutex<()>,
@@ -80,6 +82,7 @@ impl Interpreter {
             front: AppFront::new(&settings, place, &places),
             instances: Instances::default(),
             traffic: Traffic::default(),
+            traffic_socket: counting::socket(place, &settings),
             front_turn: Mutex::new(()),
             ahead: AtomicU64::new(0),
             places,

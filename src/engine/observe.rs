@@ -4,16 +4,15 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::interpreter::Interpreter;
+use super::{front::Standing, interpreter::Interpreter};
 use crate::{
     build,
     errors::chain,
     process::{Exit, Handle, Role},
     rules::{
         app::{App, Release},
-        canary::Share,
         event::{Facts, Routed},
-        ids::{Color, Generation},
+        ids::Generation,
     },
     store::Store,
 };
@@ -24,8 +23,7 @@ const DESCRIBE_WITHIN: Duration = Duration::from_secs(2);
 /// Looks at front, processes and record. What can't be seen is left out and said in the log: recovery then goes
 /// by the record.
 pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Facts {
-    let (routed, canary) = routed(interpreter, state.generation).await;
-    let mut facts = Facts { routed, canary, ..Facts::default() };
+    let mut facts = routed(interpreter, state.generation).await;
     let name = &interpreter.settings().name;
     match interpreter.shims.find(name).await {
         Ok(shims) => {
@@ -98,7 +96,8 @@ async fn forget(handle: &Handle) {
     }
 }
 
-async fn routed(interpreter: &Interpreter, recorded: Generation) -> (Routed, Option<(Color, Share)>) {
+/// What the front routes; nothing else yet.
+async fn routed(interpreter: &Interpreter, recorded: Generation) -> Facts {
     match interpreter.front().ensure().await {
         Ok(()) => {}
         Err(err) => {
@@ -108,12 +107,14 @@ async fn routed(interpreter: &Interpreter, recorded: Generation) -> (Routed, Opt
     match interpreter.front().standing().await {
         Ok(Some(standing)) => {
             interpreter.ahead.store(standing.generation.0.saturating_sub(recorded.0), Ordering::Relaxed);
-            (standing.live.map_or(Routed::Nothing, Routed::Color), standing.canary)
+            let Standing { live, canary, half_told, .. } = standing;
+            let routed = live.map_or(Routed::Nothing, Routed::Color);
+            Facts { routed, canary, half_told, ..Facts::default() }
         }
-        Ok(None) => (Routed::Nothing, None),
+        Ok(None) => Facts { routed: Routed::Nothing, ..Facts::default() },
         Err(err) => {
             tracing::error!(app = %interpreter.settings().name, err = %err, "the front can't be asked");
-            (Routed::Unknown, None)
+            Facts { routed: Routed::Unknown, ..Facts::default() }
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use super::traffic::Counted;
 use crate::{
     config::settings::AppSettings,
     rules::{
@@ -30,6 +31,8 @@ pub struct Snapshot {
     pub unrecorded: Option<String>,
     /// Trouble with the front that is not over.
     pub front_error: Option<String>,
+    /// Requests since the route last changed, while somebody wants to know.
+    pub counted: Counted,
     /// The remote as the poller last saw it.
     pub remote: RemoteSeen,
 }

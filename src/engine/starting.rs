@@ -204,7 +204,7 @@ impl Interpreter {
     fn settled(&self, handle: &Handle) -> bool {
         match self.settings.health.probe {
             Probe::Tcp => handle.age() >= Probe::TCP_SETTLE,
-            Probe::Http(_) | Probe::Command(_) => true,
+            Probe::Http(_) | Probe::FastCgi(_) | Probe::Uwsgi(_) | Probe::Command(_) => true,
         }
     }
 
@@ -286,7 +286,8 @@ impl Interpreter {
     }
 
     pub(super) fn target(&self, release: &Release, color: Color) -> Result<Target, Failure> {
-        let command = build::probe_command(&self.settings, &self.context(release, color))
+        let context = self.context(release, color);
+        let command = build::probe_command(&self.settings, &context)
             .map_err(|err| build_failure(Phase::Probing, &err))?;
         let command = command.map(|command| ProbeCommand {
             argv: command.argv,
@@ -295,7 +296,7 @@ impl Interpreter {
             user: command.user,
             new_privileges: command.new_privileges,
         });
-        Ok(Target { port: self.settings.ports.of(color), command })
+        Ok(Target { port: self.settings.ports.of(color), release_dir: context.release_dir(), command })
     }
 }
 

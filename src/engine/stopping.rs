@@ -4,14 +4,14 @@
 use std::sync::atomic::Ordering;
 
 use super::{
-    front::FrontTrouble,
+    front::{FrontTrouble, Standing},
     interpreter::{Interpreter, failure, trouble},
 };
 use crate::{
     build,
     errors::chain,
     front::route::{self, Route},
-    process::{Role, ShimError},
+    process::{Handle, Role, ShimError},
     rules::{
         app::Release,
         canary::Share,
@@ -84,7 +84,7 @@ impl Interpreter {
     pub(super) async fn stop(&self, color: Color, release: &ReleaseId) -> Result<(), Failure> {
         let phase = Phase::Stopping;
         self.refuse_if_routed(color, release).await?;
-        self.end_instance(color, release).await.map_err(|err| trouble(phase, &err))?;
+        self.end_instances(color, |_| true).await.map_err(|err| trouble(phase, &err))?;
         self.port_is_free(color)
     }
 
@@ -98,14 +98,14 @@ impl Interpreter {
     ) -> Result<(), Failure> {
         let phase = Phase::Switching;
         tracing::warn!(app = %self.settings.name, %color, %out, new = %release.id, "the front can't be moved; replacing what serves on its port");
-        self.end_instance(color, out).await.map_err(|err| trouble(phase, &err))?;
+        self.end_instances(color, |running| running == out).await.map_err(|err| trouble(phase, &err))?;
         self.start(release, color).await?;
         self.probe(release, color).await
     }
 
-    async fn end_instance(&self, color: Color, release: &ReleaseId) -> Result<(), ShimError> {
+    async fn end_instances(&self, color: Color, ends: impl Fn(&ReleaseId) -> bool) -> Result<(), ShimError> {
         for handle in self.shims.find(&self.settings.name).await? {
-            if *handle.role() == Role::Instance(color) && handle.release() == release {
+            if *handle.role() == Role::Instance(color) && ends(handle.release()) {
                 self.end_shim(&handle).await?;
             }
         }
@@ -124,11 +124,18 @@ impl Interpreter {
     async fn refuse_if_routed(&self, color: Color, release: &ReleaseId) -> Result<(), Failure> {
         let _turn = self.front_turn.lock().await;
         let standing = self.front.standing().await.map_err(|err| err.failure(Phase::Stopping))?;
-        if !standing.is_some_and(|standing| standing.names(color)) {
-            return Ok(());
-        }
-        let cause = format!("{release} was to be stopped, but the front routes to {color}: it stays");
-        let hint = "someone changed the front by hand? bgd status shows what serves".to_owned();
+        let (why, hint) = match standing {
+            Some(Standing { half_told: true, .. }) => (
+                "nginx never took up the route in bgd's file, so where it routes is not known".to_owned(),
+                "`bgd doctor` checks the front".to_owned(),
+            ),
+            Some(standing) if standing.names(color) => (
+                format!("the front routes to {color}"),
+                "someone changed the front by hand? bgd status shows what serves".to_owned(),
+            ),
+            Some(Standing { .. }) | None => return Ok(()),
+        };
+        let cause = format!("{release} was to be stopped, but {why}: it stays");
         Err(Failure { hint: Some(hint), ..failure(Phase::Stopping, Nature::Transient, cause) })
     }
 
@@ -145,8 +152,8 @@ impl Interpreter {
                 }
             }
         }
-        let ours = |role: &Role| matches!(role, Role::Instance(_));
-        if shims.iter().any(|handle| handle.release() == release && ours(handle.role())) {
+        let runs = |handle: &Handle| handle.release() == release && *handle.role() == Role::Instance(color);
+        if shims.iter().any(runs) {
             self.stop(color, release).await?;
         }
         Ok(())

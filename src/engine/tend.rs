@@ -7,6 +7,7 @@ use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
     app_task::{Inbox, Message},
+    counting,
     front::AppFront,
     interpreter::{Interpreter, tail},
     starting::answer_line,
@@ -36,11 +37,12 @@ pub(super) struct Tend {
     ends: HashMap<String, JoinHandle<()>>,
     monitors: HashMap<(Color, String), JoinHandle<()>>,
     front: Option<JoinHandle<()>>,
+    count: Option<JoinHandle<()>>,
 }
 
 impl Tend {
     pub(super) fn new(inbox: Inbox, interpreter: Arc<Interpreter>) -> Self {
-        Self { inbox, interpreter, ends: HashMap::new(), monitors: HashMap::new(), front: None }
+        Self { inbox, interpreter, ends: HashMap::new(), monitors: HashMap::new(), front: None, count: None }
     }
 
     /// Starts and ends watchers so that they fit the state.
@@ -50,12 +52,20 @@ impl Tend {
         if self.front.is_none() {
             self.front = Some(tokio::spawn(tend_front(self.interpreter.clone(), self.inbox.clone())));
         }
+        if self.count.is_none() {
+            let count = counting::count(self.interpreter.clone(), self.inbox.clone());
+            self.count = Some(tokio::spawn(count));
+        }
     }
 
     /// Ends all watchers; what they watch is untouched.
     pub(super) fn end(&mut self) {
         let tasks = self.ends.drain().map(|(_, task)| task);
-        for task in tasks.chain(self.monitors.drain().map(|(_, task)| task)).chain(self.front.take()) {
+        for task in tasks
+            .chain(self.monitors.drain().map(|(_, task)| task))
+            .chain(self.front.take())
+            .chain(self.count.take())
+        {
             task.abort();
         }
     }

@@ -7,7 +7,6 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::interpreter::Interpreter;
 use crate::{
     front::traffic::Sample,
     rules::{
@@ -49,13 +48,25 @@ impl Line {
     }
 }
 
-/// How the requests since the route last changed were shared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shared {
-    /// To the canary.
-    pub canary: u64,
-    /// To both.
-    pub all: u64,
+/// Requests since the route last changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counted {
+    /// To blue.
+    pub blue: u64,
+    /// To green.
+    pub green: u64,
+}
+
+impl Counted {
+    /// A color's part of all, in hundredths of a percent, rounded; `None` without any.
+    pub fn part(self, color: Color) -> Option<u64> {
+        let all = self.blue + self.green;
+        let part = match color {
+            Color::Blue => self.blue,
+            Color::Green => self.green,
+        };
+        (part * 10_000 + all / 2).checked_div(all)
+    }
 }
 
 impl Traffic {
@@ -116,11 +127,10 @@ impl Traffic {
         }
     }
 
-    /// How the requests since the route last changed were shared; `None` without any.
-    pub fn shared(&self, canary: Color) -> Option<Shared> {
-        let [to_canary, to_live] = [canary, canary.other()].map(|color| self.since_mark(color).requests);
-        let all = to_canary + to_live;
-        (all > 0).then_some(Shared { canary: to_canary, all })
+    /// Requests since the route last changed.
+    pub fn counted(&self) -> Counted {
+        let [blue, green] = Color::ALL.map(|color| self.since_mark(color).requests);
+        Counted { blue, green }
     }
 
     fn lines(&self) -> MutexGuard<'_, [Line; 2]> {
@@ -133,11 +143,6 @@ fn index(color: Color) -> usize {
         Color::Blue => 0,
         Color::Green => 1,
     }
-}
-
-impl Interpreter {
-    /// Asks a front that counts by itself for its sums; the others tell of each request.
-    pub(super) async fn count_traffic(&self) {}
 }
 
 #[cfg(test)]
@@ -170,7 +175,11 @@ mod tests {
         add(&traffic, (Color::Blue, 1), 75);
         assert_eq!(traffic.since_mark(Color::Green).requests, 25);
         assert_eq!(traffic.last_minutes(Color::Blue).requests, 475);
-        assert_eq!(traffic.shared(Color::Green), Some(Shared { canary: 25, all: 100 }));
+        assert_eq!(traffic.counted(), Counted { blue: 75, green: 25 });
+        assert_eq!(
+            (traffic.counted().part(Color::Green), Counted::default().part(Color::Blue)),
+            (Some(2500), None)
+        );
         traffic.minute();
         traffic.minute();
         assert_eq!(traffic.last_minutes(Color::Blue).requests, 475 - 75, "a minute without traffic is none");

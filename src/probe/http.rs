@@ -3,19 +3,21 @@
 
 use std::{error::Error, io, time::Duration};
 
-use reqwest::{Client, Response, header, redirect};
+use reqwest::{
+    Client, Response,
+    header::{self, HeaderValue},
+    redirect,
+};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     config::settings::HttpProbe,
     probe::{
         Outcome, Reason,
+        expected::{self, BODY_LIMIT},
         reason::{chain, excerpt},
     },
 };
-
-/// The most that is read of a body; a health page is short, and a stream without end must end here.
-const BODY_LIMIT: usize = 64 * 1024;
 
 /// Asks once.
 pub(super) async fn ask(probe: &HttpProbe, port: u16, limit: Duration) -> Outcome {
@@ -28,17 +30,17 @@ pub(super) async fn ask(probe: &HttpProbe, port: u16, limit: Duration) -> Outcom
     let mut body = Vec::new();
     let read = timeout_at(deadline, read(&mut response, &mut body)).await;
     let seen = excerpt(&body);
-    if let Some(reason) = wrong_status(probe, &response) {
+    let status = response.status().as_u16();
+    let location = response.headers().get(header::LOCATION).map(HeaderValue::as_bytes);
+    if let Some(reason) = expected::wrong_status(probe, status, location) {
         return Err((reason, seen));
     }
     let reason = match read {
-        Err(_) => Reason::Unfinished { path: probe.path.clone(), status: response.status().as_u16(), limit },
+        Err(_) => Reason::Unfinished { path: probe.path.clone(), status, limit },
         Ok(Err(error)) => Reason::Broken { port, error: chain(&error) },
-        Ok(Ok(())) => match &probe.body {
-            Some(wanted) if !contains(&body, wanted.as_bytes()) => {
-                Reason::Body { path: probe.path.clone(), wanted: wanted.clone() }
-            }
-            _ => return Ok(seen),
+        Ok(Ok(())) => match expected::wrong_body(probe, &body) {
+            Some(reason) => reason,
+            None => return Ok(seen),
         },
     };
     Err((reason, seen))
@@ -82,24 +84,6 @@ async fn read(response: &mut Response, body: &mut Vec<u8>) -> Result<(), reqwest
         }
     }
     Ok(())
-}
-
-fn wrong_status(probe: &HttpProbe, response: &Response) -> Option<Reason> {
-    let status = response.status().as_u16();
-    if probe.status.contains(&status) {
-        return None;
-    }
-    let path = probe.path.clone();
-    match response.headers().get(header::LOCATION) {
-        Some(to) if response.status().is_redirection() => {
-            Some(Reason::Redirect { path, status, to: excerpt(to.as_bytes()) })
-        }
-        _ => Some(Reason::Status { path, status, expected: probe.status.clone() }),
-    }
-}
-
-fn contains(body: &[u8], wanted: &[u8]) -> bool {
-    wanted.is_empty() || body.windows(wanted.len()).any(|part| part == wanted)
 }
 
 fn refused(error: &reqwest::Error) -> bool {

@@ -3,10 +3,15 @@
 //! Called by the engine at the start of an instance, while it is watched and while it is live. Counts nothing
 //! (that is `rules::health`) and knows nothing of processes beyond the probe command that it runs.
 
+mod cgi;
 mod command;
+mod expected;
+pub mod fastcgi;
 mod http;
+pub mod page;
 mod reason;
 mod tcp;
+mod uwsgi;
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +34,8 @@ use crate::{
 pub struct Target {
     /// The instance's port on 127.0.0.1 (never `localhost`, which may mean another address).
     pub port: u16,
+    /// Where the release is, for [`Probe::FastCgi`]; unused by the others.
+    pub release_dir: PathBuf,
     /// What to run for [`Probe::Command`]; unused by the others.
     pub command: Option<ProbeCommand>,
 }
@@ -57,7 +64,7 @@ pub struct Answer {
     pub took: Duration,
     /// Whether the instance is healthy.
     pub verdict: Verdict,
-    /// The beginning of an HTTP body or the end of a command's output, on one line; may be empty.
+    /// The beginning of a page's body or the end of a command's output, on one line; may be empty.
     pub excerpt: String,
 }
 
@@ -89,6 +96,8 @@ pub async fn once(health: &Health, target: &Target) -> Answer {
     let outcome = match &health.probe {
         Probe::Tcp => tcp::ask(target.port, limit).await,
         Probe::Http(probe) => http::ask(probe, target.port, limit).await,
+        Probe::FastCgi(probe) => fastcgi::ask(probe, target, limit).await,
+        Probe::Uwsgi(probe) => uwsgi::ask(probe, target.port, limit).await,
         Probe::Command(_) => match &target.command {
             Some(command) => command::ask(command, limit).await,
             None => Err((Reason::NoCommand, String::new())),

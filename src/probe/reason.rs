@@ -50,7 +50,7 @@ pub enum Reason {
         /// The configured text.
         wanted: String,
     },
-    /// The connection broke, or what came was not HTTP.
+    /// The connection broke, or what came was not in the app's protocol.
     Broken {
         /// The port of 127.0.0.1.
         port: u16,

@@ -1,5 +1,7 @@
 //! Probes against real sockets and real commands.
 
+mod protocols;
+
 use std::{
     fs,
     io::{Read, Write},
@@ -72,7 +74,7 @@ async fn ask_http(probe: HttpProbe, port: u16) -> Answer {
 }
 
 async fn within(probe: Probe, port: u16, timeout: Duration) -> Answer {
-    once(&health(probe, timeout), &Target { port, command: None }).await
+    once(&health(probe, timeout), &Target { port, release_dir: "/srv/shop".into(), command: None }).await
 }
 
 fn why(answer: &Answer) -> String {
@@ -242,7 +244,7 @@ async fn command(line: &str, dir: &Path, timeout: Duration) -> Answer {
         user: None,
         new_privileges: crate::privilege::NewPrivileges::Refused,
     };
-    let target = Target { port: 9502, command: Some(command) };
+    let target = Target { port: 9502, release_dir: dir.to_owned(), command: Some(command) };
     once(&health(Probe::Command(line.to_owned()), timeout), &target).await
 }
 
@@ -339,7 +341,7 @@ async fn l3_a_command_runs_as_its_user_with_its_groups() {
         new_privileges: crate::privilege::NewPrivileges::Refused,
     };
     let health = health(Probe::Command(String::new()), LONG);
-    let target = Target { port: 1, command: Some(probe) };
+    let target = Target { port: 1, release_dir: "/".into(), command: Some(probe) };
     let answer = once(&health, &target).await;
     assert!(answer.verdict.is_healthy(), "{answer:?}");
     let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();

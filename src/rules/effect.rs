@@ -107,11 +107,11 @@ pub enum Action {
         /// The color.
         color: Color,
     },
-    /// Have no process left of the instance, and the port free.
+    /// Have no instance left on the color, and the port free.
     Stop {
         /// The color.
         color: Color,
-        /// What runs there.
+        /// What is known to run there; after a flip without a record it may be another.
         release: ReleaseId,
     },
     /// Have nothing left of an abandoned deploy: build, hooks, instance.

@@ -127,6 +127,9 @@ pub struct Facts {
     /// What it routes beside that.
     #[serde(default)]
     pub canary: Option<(Color, Share)>,
+    /// It was killed, or bgd was, half way through a route: its next start may route another way.
+    #[serde(default)]
+    pub half_told: bool,
     /// Instances of ours that run, by color.
     pub running: BTreeMap<Color, ReleaseId>,
     /// Releases whose build still runs or has left its verdict.

@@ -44,12 +44,14 @@ pub struct Sample<'a> {
     pub files: &'a [(PathBuf, &'a str)],
     /// In place of a build that needs the network.
     pub build: Option<&'a str>,
+    /// In place of a start that is not for who runs the tests.
+    pub start: Option<&'a str>,
     pub env: &'a [(&'a str, &'a str)],
 }
 
 impl<'a> Sample<'a> {
     pub fn of(name: &'a str) -> Self {
-        Self { name, path: "/up", front: Front::Builtin, files: &[], build: None, env: &[] }
+        Self { name, path: "/up", front: Front::Builtin, files: &[], build: None, start: None, env: &[] }
     }
 }
 
@@ -160,6 +162,9 @@ impl Stage {
         }
         if let Some(build) = sample.build {
             set(&mut root, "app.shop.build", Value::from(build));
+        }
+        if let Some(start) = sample.start {
+            set(&mut root, "app.shop.start", Value::from(start));
         }
         match sample.front {
             Front::Builtin => {

@@ -62,12 +62,13 @@ fn a_release_gets_its_shares_and_then_all_and_nothing_is_lost() {
         let new = stage.push("new", "");
         until_shared(&stage, 25);
         let status = stage.status();
-        assert_eq!(status["live"]["commit"] == new, false, "{status:#}");
+        assert_ne!(status["live"]["commit"], new, "{status:#}");
         assert_eq!(
             (&status["deploy"]["phase"], &status["idle"]["state"]),
             (&"canary".into(), &"warm".into())
         );
         load.sees("new");
+        stage.until("the share is measured", |status| status["canary"]["measured"].is_string());
         assert!(stage.bgd(&["status"]).stdout.contains("25% of the traffic"), "{:?}", stage.bgd(&["status"]));
         stage.kill_daemon();
         assert_shares_unmoved(&mut stage);
@@ -170,6 +171,64 @@ fn a_newer_push_takes_the_place_of_a_canary() {
     stage.wait_live(&second);
     load.end_without_loss();
     stage.assert_no_leftover();
+}
+
+/// The release fails 3 of 100 requests, and its health check is fine.
+const FAILS: &str = "fails_every = 33";
+
+/// With a release that is live; the next are watched so.
+fn set_watched(kind: Kind, traffic: &'static str) -> Option<Stage> {
+    let mut stage = Stage::set(Plan::of(kind))?;
+    stage.push_live("old");
+    stage.watch_traffic(traffic);
+    Some(stage)
+}
+
+/// Asks until that deploy has ended, so many times at most; how it ended.
+fn ask_until_ended(stage: &Stage, commit: &str, requests: u64) -> serde_json::Value {
+    stage.until("it is watched", |status| {
+        status["deploy"]["commit"] == commit && status["deploy"]["phase"] == "watching"
+    });
+    for _ in 0..requests {
+        // What the release itself fails is not the front's loss.
+        let answer = load::once(stage.public(), "GET", "/", "").expect("an answer");
+        assert!([200, 500].contains(&answer.status), "{}", answer.status);
+    }
+    stage.until("it has ended", |status| status["last"]["commit"] == commit)["last"].clone()
+}
+
+#[test]
+fn e2_errors_that_only_real_traffic_meets_bring_the_former_release_back() {
+    on_both(|kind| {
+        let traffic = "max_error_rate = \"1%\"\nmin_requests = 200\ninconclusive = \"hold\"";
+        let Some(stage) = set_watched(kind, traffic) else { return };
+        let bad = stage.push("bad", FAILS);
+        let last = ask_until_ended(&stage, &bad, 300);
+        assert_eq!(last["outcome"], "rolled_back", "{last:#}");
+        let error = last["error"].as_str().unwrap_or_default();
+        assert!(error.contains("worse than allowed on real traffic"), "{error}");
+        stage.until_at_rest();
+        assert_eq!(stage.served(), "old");
+        assert!(stage.done(&["why"]).contains("bad"), "{}", stage.done(&["why"]));
+        stage.assert_no_leftover();
+    });
+}
+
+#[test]
+fn errors_within_the_limit_go_live_and_too_few_requests_are_said_to_be_too_few() {
+    on_both(|kind| {
+        // Held until there was enough: on a slow machine the watch would else be over before.
+        let traffic = "max_error_rate = \"5%\"\nmin_requests = 200\ninconclusive = \"hold\"";
+        let Some(mut stage) = set_watched(kind, traffic) else { return };
+        let tolerable = stage.push("tolerable", FAILS);
+        assert_eq!(ask_until_ended(&stage, &tolerable, 300)["outcome"], "live");
+        stage.watch_traffic("max_error_rate = \"5%\"\nmin_requests = 200");
+        let unseen = stage.push("unseen", "");
+        assert_eq!(ask_until_ended(&stage, &unseen, 10)["outcome"], "live");
+        let events = stage.done(&["events", "--since", "0"]);
+        assert!(events.contains("too little traffic to tell: "), "{events}");
+        stage.assert_no_leftover();
+    });
 }
 
 #[test]

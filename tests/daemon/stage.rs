@@ -175,6 +175,13 @@ for = "{watch}"
         fs::write(self.path("bgd.toml"), text).expect("write the configuration");
     }
 
+    /// From now on a watch judges real traffic so.
+    pub fn watch_traffic(&mut self, lines: &'static str) {
+        self.plan.traffic = lines;
+        self.configure("");
+        self.done(&["reload"]);
+    }
+
     fn nginx_words(&self, more: &[&str]) -> String {
         let prefix = format!("{}/", self.dir.path().display());
         let words: Vec<&str> =
@@ -202,7 +209,7 @@ for = "{watch}"
         fs::write(self.path("conf.d/site.conf"), site).expect("the site");
         let main = "worker_processes 2;\npid nginx.pid;\nerror_log error.log notice;\n\
              events { worker_connections 512; }\n\
-             http { access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; \
+             http { access_log access.log; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; \
              scgi_temp_path s; uwsgi_temp_path u; include conf.d/*.conf; }\n";
         fs::write(self.path("nginx.conf"), main).expect("nginx.conf");
     }

@@ -9,13 +9,14 @@ use crate::{
 
 const BASE: &str = "[app.shop]\nremote = \"/srv/shop.git\"\nstart = \"./shop\"\n";
 
-const BAD: [(&str, &str); 6] = [
+const BAD: [(&str, &str); 7] = [
     ("an unknown key", "biuld = \"make\"\n"),
     ("a duration without a unit", "drain = \"30\"\n"),
     ("one port for both colors", "ports = [9501, 9501]\n"),
     ("a port that is no port", "ports = [9501, 95021]\n"),
     ("a shared path that leaves the release", "shared = [\"../secrets\"]\n"),
     ("a front that does not exist", "[app.shop.front]\ntype = \"ngnix\"\n"),
+    ("a protocol that the front does not speak", "protocol = \"fastcgi\"\n"),
 ];
 
 pub fn the_configuration_is_to_blame(book: &mut Book) {

@@ -98,7 +98,7 @@ impl Stage {
             reload: nginx(&["-s", "reload"]),
             pid_file: dir.path().join("nginx.pid"),
         };
-        let front = Nginx::new(settings.clone(), "shop".parse().unwrap(), ports);
+        let front = Nginx::new(settings.clone(), "shop".parse().unwrap(), ports, None);
         let public = SocketAddr::from(([127, 0, 0, 1], public));
         Some(Self { nginx: front, settings, ports, public, running: None, dir })
     }
@@ -137,12 +137,12 @@ impl Stage {
 
     /// The same front with other settings.
     pub fn with(&self, settings: NginxSettings) -> Nginx {
-        Nginx::new(settings, "shop".parse().unwrap(), self.ports)
+        Nginx::new(settings, "shop".parse().unwrap(), self.ports, None)
     }
 
     /// The same front for another app.
     pub fn renamed(&self, app: &str) -> Nginx {
-        Nginx::new(self.settings.clone(), app.parse().unwrap(), self.ports)
+        Nginx::new(self.settings.clone(), app.parse().unwrap(), self.ports, None)
     }
 
     pub fn second_app(&self, app: &str) -> SecondApp {
@@ -150,7 +150,7 @@ impl Stage {
         let ports = Ports { blue, green };
         let file = self.path(&format!("conf.d/bgd-{app}.conf"));
         let settings = NginxSettings { upstream: app.into(), file, ..self.settings.clone() };
-        SecondApp { nginx: Nginx::new(settings, app.parse().unwrap(), ports), ports }
+        SecondApp { nginx: Nginx::new(settings, app.parse().unwrap(), ports, None), ports }
     }
 
     /// Starts nginx and waits until it can be trusted with a reload.

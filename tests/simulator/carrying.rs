@@ -195,8 +195,8 @@ impl Daemon {
                     Err(failure) => Err(failure),
                 }
             }
-            (Action::Stop { color, release }, Some(_)) => {
-                self.world.end_stop(color, &release);
+            (Action::Stop { color, .. }, Some(_)) => {
+                self.world.end_stop(color);
                 Ok(Done::Ensured)
             }
             (Action::Route { generation, to, .. }, None) => {

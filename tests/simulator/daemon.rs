@@ -471,8 +471,15 @@ impl Daemon {
     }
 
     pub fn mend_front(&mut self) {
-        let settled = matches!(self.app.pipeline, Pipeline::Resting) || self.app.rerouting.is_some();
-        let live = self.app.live().filter(|_| settled);
+        // In the middle of a switch whoever does it goes by the file alone.
+        let moving = matches!(
+            self.app.pipeline,
+            Pipeline::Switching(_)
+                | Pipeline::Reverting { .. }
+                | Pipeline::Replacing { .. }
+                | Pipeline::TakingDown { .. }
+        );
+        let live = self.app.live().filter(|_| !moving || self.app.rerouting.is_some());
         self.world.front.mend(live.map(|live| (live.color, live.release.id.clone())));
         self.unseen = true;
     }

@@ -137,7 +137,8 @@ impl Daemon {
         let mut known = self.record.known();
         known.extend(self.app.live().map(|live| live.release.clone()));
         known.extend(self.world.processes.iter().map(|process| process.release.clone()));
+        let half_told = routed != Routed::Unknown && self.world.front.half_told();
         let running = self.world.processes.iter().map(|it| (it.color, it.release.id.clone())).collect();
-        Facts { routed, canary: None, running, builds, known }
+        Facts { routed, canary: None, half_told, running, builds, known }
     }
 }

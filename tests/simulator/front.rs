@@ -79,7 +79,12 @@ impl Front {
 
     /// Whether status says that it is not as bgd left it.
     pub fn trouble(&self) -> bool {
-        self.hand.is_some() || (self.kind == Kind::Nginx && self.file != self.force)
+        self.hand.is_some() || self.half_told()
+    }
+
+    /// Its file says what it was never brought to take up.
+    pub fn half_told(&self) -> bool {
+        self.kind == Kind::Nginx && self.hand.is_none() && self.file != self.force
     }
 
     /// The first half of a route: all is ready, nothing has changed for the traffic.

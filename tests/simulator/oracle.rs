@@ -282,12 +282,13 @@ impl Oracle {
 
     fn judge_effect(&self, effect: &Effect, world: &World) -> Result<(), String> {
         // A hand may have moved the traffic since bgd looked.
-        let serves = |color: Color, release: &ReleaseId| {
-            world.front.truth == Some(color) && world.front.hand.is_none() && world.runs(color, release)
-        };
+        let routed = |color: Color| world.front.truth == Some(color) && world.front.hand.is_none();
         match &effect.action {
-            Action::Stop { color, release } | Action::Discard { color, release: Some(release) }
-                if serves(*color, release) =>
+            Action::Stop { color, .. } if routed(*color) && world.on(*color).is_some() => {
+                fail(format!("{:?}, and the front routes to it", effect.action))
+            }
+            Action::Discard { color, release: Some(release) }
+                if routed(*color) && world.runs(*color, release) =>
             {
                 fail(format!("{:?}, and the front routes to it", effect.action))
             }

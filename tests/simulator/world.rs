@@ -166,7 +166,7 @@ impl World {
             Action::Replace { color, out, release } => self.replace(*color, out, release),
             Action::Stop { color, release } => {
                 self.begin_stop(*color, release)?;
-                self.end_stop(*color, release);
+                self.end_stop(*color);
                 Ok(Done::Ensured)
             }
             Action::Discard { color, release } => self.discard(*color, release.as_ref()),
@@ -309,29 +309,31 @@ impl World {
         self.probe(release, color, Phase::Switching)
     }
 
-    /// The first half of a stop; refused while the front routes to the color (promise F3).
+    /// The first half of a stop; refused while the front routes to the color (promise F3), or nobody knows where.
     pub fn begin_stop(&mut self, color: Color, release: &ReleaseId) -> Result<(), Failure> {
-        let runs = self.runs(color, release);
+        let runs = self.on(color).is_some();
         // While the front is told again the machine can't know better; the look does.
-        let saved_by_the_look = self.told_again && self.front.seen() == Some(color);
+        let refused = self.front.seen() == Some(color) || self.front.half_told();
+        let saved_by_the_look = self.told_again && refused;
         if runs && self.front.truth == Some(color) && self.front.hand.is_none() && !saved_by_the_look {
             self.crimes.push(format!("{release} was to be stopped while the front routes there"));
         }
-        if self.front.seen() == Some(color) && self.habit != Habit::StopsWithoutLooking {
+        if refused && self.habit != Habit::StopsWithoutLooking {
             return Err(failure(Phase::Stopping, Nature::Transient, "the front routes there"));
         }
         if runs && self.front.truth == Some(color) && self.front.seen() == Some(color) {
             self.crimes.push(format!("{release} is stopped although a hand made the front route there"));
         }
-        if let Some(process) = self.on_mut(color, release) {
+        // Whatever it is: what a flip without a record started is named by nobody.
+        for process in self.processes.iter_mut().filter(|process| process.color == color) {
             process.ending = true;
             process.healthy = false;
         }
         Ok(())
     }
 
-    pub fn end_stop(&mut self, color: Color, release: &ReleaseId) {
-        self.kill_if(|process| process.color == color && process.release.id == *release);
+    pub fn end_stop(&mut self, color: Color) {
+        self.kill_if(|process| process.color == color && process.ending);
     }
 
     fn discard(&mut self, color: Color, release: Option<&ReleaseId>) -> Result<Done, Failure> {
@@ -339,7 +341,7 @@ impl World {
         self.builds.remove(release);
         if self.runs(color, release) {
             self.begin_stop(color, release)?;
-            self.end_stop(color, release);
+            self.end_stop(color);
         }
         Ok(Done::Ensured)
     }

@@ -17,7 +17,7 @@ const UNSURE: &str = "`nginx -t` shows what nginx thinks";
 /// Looks at the app's front; changes nothing.
 pub async fn check(app: &AppSettings) -> Vec<Finding> {
     let FrontSettings::Nginx(settings) = &app.front else { return Vec::new() };
-    let nginx = Nginx::new(settings.clone(), app.name.clone(), app.ports);
+    let nginx = Nginx::new(settings.clone(), app.name.clone(), app.ports, None);
     let mut found = vec![preflight(app, &nginx).await, inclusion(app, settings, &nginx).await];
     let permission = permission(app, &nginx);
     // An nginx that does not run is one trouble, not two.

@@ -4,8 +4,8 @@ use std::{num::NonZeroU32, time::Duration};
 
 use super::*;
 use crate::config::settings::{
-    Auth, FrontSettings, Hooks, HttpProbe, NginxSettings, Ports, Probe, Rewrite, Start, Stop, StopHow,
-    Verify, VerifyRange,
+    Auth, FastCgiProbe, FrontSettings, Hooks, HttpProbe, NginxSettings, Ports, Probe, Protocol, Rewrite,
+    Start, Stop, StopHow, Verify, VerifyRange,
 };
 
 const SMALLEST: &str = r#"
@@ -195,6 +195,47 @@ fn other_ways_to_write_things_are_understood() {
     let shared = shop(&with("shared = [\"./storage/\", \"a/b\"]")).shared;
     assert_eq!(shared[0].as_os_str(), "storage/");
     assert_eq!(shop(&with("env.PORT = \"{port}\"")).env["PORT"], "{port}");
+}
+
+#[test]
+fn other_protocols_have_the_same_health_and_a_signal_of_their_own() {
+    let behind_nginx = |more: &str| shop(&with(&format!("front.type = \"nginx\"\n{more}")));
+    let page = HttpProbe { path: "/up".to_owned(), host: None, status: vec![200], body: None };
+    let app =
+        behind_nginx("protocol = \"fastcgi\"\nhealth = { path = \"/up\", script = \"public/index.php\" }");
+    assert_eq!((app.protocol, app.stop.how), (Protocol::FastCgi, StopHow::Signal(3)));
+    let script = Some("public/index.php".into());
+    assert_eq!(app.health.probe, Probe::FastCgi(FastCgiProbe { page: page.clone(), script }));
+    let app = behind_nginx("protocol = \"fastcgi\"\nhealth.path = \"/up\"");
+    assert_eq!(app.health.probe, Probe::FastCgi(FastCgiProbe { page: page.clone(), script: None }));
+    let app = behind_nginx("protocol = \"uwsgi\"\nhealth.path = \"/up\"");
+    assert_eq!((app.protocol, app.stop.how), (Protocol::Uwsgi, StopHow::Signal(2)));
+    assert_eq!(app.health.probe, Probe::Uwsgi(page));
+    assert_eq!(behind_nginx("protocol = \"uwsgi\"").health.probe, Probe::Tcp);
+    let app = behind_nginx("protocol = \"fastcgi\"\nstop.signal = \"TERM\"");
+    assert_eq!(app.stop.how, StopHow::Signal(15));
+    assert_eq!(shop(&with("protocol = \"http\"")).protocol, Protocol::Http);
+}
+
+#[test]
+fn a_uwsgi_that_starts_anew_at_the_signal_is_told() {
+    let warned = |start: &str, signal: &str| {
+        let text = format!(
+            "[app.shop]\nremote = \"/srv/shop.git\"\nprotocol = \"uwsgi\"\nstart = {start}\nfront.type = \"nginx\"\n\
+             health.path = \"/\"\nstop.signal = \"{signal}\""
+        );
+        let warnings: Vec<String> = load(&text).unwrap().warnings.iter().map(ToString::to_string).collect();
+        assert!(warnings.len() < 2, "{warnings:?}");
+        warnings
+            .concat()
+            .starts_with("warning: bgd.toml:7: app.shop.stop.signal: TERM makes uwsgi start anew")
+    };
+    assert!(warned("\"uwsgi --master\"", "TERM"));
+    assert!(warned("[\"uwsgi\", \"--master\"]", "TERM"));
+    assert!(!warned("[\"uwsgi\", \"--die-on-term\"]", "TERM"));
+    assert!(!warned("\"uwsgi --hook-master-start 'unix_signal:15 gracefully_kill_them_all'\"", "TERM"));
+    assert!(!warned("\"uwsgi --ini uwsgi.ini\"", "TERM"));
+    assert!(!warned("\"uwsgi --master\"", "INT"));
 }
 
 #[test]

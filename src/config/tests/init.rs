@@ -37,7 +37,7 @@ fn companions(at: usize, line: &str) -> Vec<usize> {
     let needed: &[&str] = match line.split(' ').next().unwrap() {
         _ if section.contains("rewrite") => &["file", "find", "with"],
         "range" => &["signers"],
-        "host" | "status" | "body" if section.contains("health") => &["path"],
+        "host" | "status" | "body" | "script" if section.contains("health") => &["path"],
         key if section.contains("front") && key != "type" => &["type"],
         key if section.contains("warmup") && key != "paths" => &["paths"],
         "sticky" => &["steps"],
@@ -63,11 +63,13 @@ fn every_line_of_it_loads_when_taken_in_and_is_a_default_unless_marked_as_an_exa
         let mut lines = companions(at, line);
         lines.retain(|other| *other != at);
         let ssh = line.starts_with("ssh_key") || line.starts_with("known_hosts");
+        let fastcgi = "protocol = \"fastcgi\"\nfront.type = \"nginx\" ";
         let text = |lines: &[usize]| match ssh {
             _ if line.starts_with("cookie") => {
                 with_lines(lines).replace("\nsticky = \"none\"", "\nsticky = \"cookie\"")
             }
             true => with_lines(lines).replace("https://git.example.com/acme", "git@git.example.com:acme"),
+            false if line.starts_with("script") => with_lines(lines).replace("#protocol = \"http\"", fastcgi),
             false => with_lines(lines),
         };
         let without = load(&text(&lines));

@@ -7,10 +7,9 @@ use crate::config::{
     defaults,
     duration::exact,
     problem::Place,
-    raw::{Commands, RawApp, RawAuth, RawEnv, RawHooks, RawRewrite, RawSignal, RawStart, RawStop, RawWatch},
+    raw::{Commands, RawApp, RawAuth, RawEnv, RawHooks, RawRewrite, RawStart, RawStop, RawWatch},
     read::{Given, Written},
-    settings::{AppSettings, FrontSettings, Hooks, Ports, Rewrite, Start, Stop, StopHow},
-    signal,
+    settings::{AppSettings, FrontSettings, Hooks, Ports, Protocol, Rewrite, Start, Stop, StopHow},
 };
 use crate::{privilege::NewPrivileges, rules::ids::AppName};
 
@@ -26,12 +25,17 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
     let (shared, cache) = (judge.release_paths(&raw.shared), judge.release_paths(&raw.cache));
     judge.refuse_overlaps(&[&shared[..], &cache[..]].concat(), "a path is shared or cached, and once");
     let rewrites = judge.rewrites(&raw.rewrite, &shared);
-    let health = judge.health(raw.health, &at);
+    let protocol = judge.protocol(&raw.protocol);
+    let health = judge.health(raw.health, protocol, &at);
     let canary = judge.canary(&raw.canary, &name);
     let preview = judge.preview(raw.preview, &raw.canary, &canary);
     let watch = judge.watch(&RawWatch::or_empty(raw.watch, at.absent("watch")), &health, &canary);
     let front = judge.front(raw.front, &name, &at);
     let limits = judge.limits(raw.limits, &at);
+    judge.front_speaks(&raw.protocol, front.as_ref());
+    if protocol == Protocol::Uwsgi {
+        judge.uwsgi_ends(&raw.start, &raw.stop);
+    }
     AppSettings {
         remote: remote.map(|remote| remote.url).unwrap_or_default(),
         branch: judge.branch(&raw.branch).unwrap_or_else(|| defaults::BRANCH.to_owned()),
@@ -39,7 +43,8 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         ports: judge.app_ports(&raw.ports, &at),
         build: judge.build(&raw.build),
         start: judge.start(&raw.start, &at),
-        stop: judge.stop(RawStop::or_empty(raw.stop, at.absent("stop"))),
+        stop: judge.stop(RawStop::or_empty(raw.stop, at.absent("stop")), protocol),
+        protocol,
         drain: judge.drain(raw.drain),
         standby: Judge::or(raw.standby, defaults::STANDBY),
         keep: judge.keep(&raw.keep),
@@ -146,20 +151,17 @@ impl Judge<'_> {
         Start::Argv(argv.iter().map(|word| word.value.clone()).collect())
     }
 
-    fn stop(&mut self, raw: RawStop) -> Stop {
+    fn stop(&mut self, raw: RawStop, protocol: Protocol) -> Stop {
         if let (Some(_), Some(at)) = (raw.signal.place(), raw.command.place()) {
             self.notes.error(at, "`signal` and `command` exclude each other", "keep one of them");
         }
         let number = raw.signal.value().and_then(|written| {
-            let number = match &written.value {
-                RawSignal::Name(name) => signal::by_name(name),
-                RawSignal::Number(number) => signal::by_number(*number),
-            };
+            let number = super::protocol::number(&written.value);
             number.map_err(|bad| self.notes.error(&written.at, bad.to_string(), bad.hint())).ok()
         });
         let how = match self.command(&raw.command) {
             Some(command) => StopHow::Command(command),
-            None => StopHow::Signal(number.unwrap_or(defaults::STOP_SIGNAL)),
+            None => StopHow::Signal(number.unwrap_or_else(|| defaults::stop_signal(protocol))),
         };
         Stop { how, grace: Self::or(raw.grace, defaults::STOP_GRACE) }
     }

@@ -1,6 +1,6 @@
 //! `[app.NAME.health]`: what a probe asks, and limits that can be met.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, path::PathBuf};
 
 use super::Judge;
 use crate::config::{
@@ -9,16 +9,16 @@ use crate::config::{
     problem::Place,
     raw::RawHealth,
     read::{Given, Written},
-    settings::{Health, HttpProbe, Probe},
+    settings::{FastCgiProbe, Health, HttpProbe, Probe, Protocol},
 };
 
 impl Judge<'_> {
     /// Judges the health check of the app at `app`.
-    pub(super) fn health(&mut self, given: Given<RawHealth>, app: &Place) -> Health {
+    pub(super) fn health(&mut self, given: Given<RawHealth>, protocol: Protocol, app: &Place) -> Health {
         let unreadable = matches!(given, Given::Unreadable(_));
         let raw = RawHealth::or_empty(given, app.absent("health"));
         let health = Health {
-            probe: self.probe(&raw),
+            probe: self.probe(&raw, protocol),
             interval: self.positive(&raw.interval, defaults::HEALTH_INTERVAL),
             timeout: self.positive(&raw.timeout, defaults::HEALTH_TIMEOUT),
             deadline: self.positive(&raw.deadline, defaults::HEALTH_DEADLINE),
@@ -39,9 +39,10 @@ impl Judge<'_> {
         health
     }
 
-    fn probe(&mut self, raw: &RawHealth) -> Probe {
-        let of_http = [raw.host.place(), raw.status.place(), raw.body.place()];
+    fn probe(&mut self, raw: &RawHealth, protocol: Protocol) -> Probe {
+        let of_http = [raw.host.place(), raw.status.place(), raw.body.place(), raw.script.place()];
         let http = self.http(raw);
+        let script = self.script(&raw.script, protocol);
         match (raw.path.place(), raw.command.place()) {
             (Some(_), Some(command)) => {
                 self.notes.error(command, "`path` and `command` exclude each other", "keep one of them");
@@ -53,10 +54,24 @@ impl Judge<'_> {
             (Some(_), None) => {}
         }
         match (http, self.command(&raw.command)) {
-            (Some(http), _) => Probe::Http(http),
+            (Some(page), _) => match protocol {
+                Protocol::Http => Probe::Http(page),
+                Protocol::FastCgi => Probe::FastCgi(FastCgiProbe { page, script }),
+                Protocol::Uwsgi => Probe::Uwsgi(page),
+            },
             (None, Some(command)) => Probe::Command(command),
             (None, None) => Probe::Tcp,
         }
+    }
+
+    fn script(&mut self, given: &Given<String>, protocol: Protocol) -> Option<PathBuf> {
+        let written = given.value()?;
+        if protocol != Protocol::FastCgi {
+            let hint = "write protocol = \"fastcgi\", or leave it out";
+            self.notes.error(&written.at, "has no effect without FastCGI", hint);
+            return None;
+        }
+        self.release_file(written)
     }
 
     fn http(&mut self, raw: &RawHealth) -> Option<HttpProbe> {

@@ -9,6 +9,7 @@ mod front;
 mod health;
 mod limits;
 mod paths;
+mod protocol;
 mod source;
 mod traffic;
 

@@ -19,7 +19,10 @@ use super::{
 };
 use crate::{
     front::route::Route,
-    rules::ids::{AppName, Color},
+    rules::{
+        ids::{AppName, Color},
+        traffic::Figures,
+    },
 };
 
 /// How long a front may take for an answer. It has nothing slow to do.
@@ -204,6 +207,16 @@ impl Front {
     pub async fn counters(&self) -> Result<PerColor<Counters>, BuiltinError> {
         match self.ask(&Request::Counters).await? {
             Answer::Counters(counters) => Ok(counters),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What real traffic looked like, each color for itself. The numbers never fall while fronts follow one another by
+    /// a handover; of a front that was replaced, what it counted after it was asked last may be missing. After a front
+    /// was killed they begin at 0. To be compared with what they were before ([`Figures::since`]).
+    pub async fn figures(&self) -> Result<PerColor<Figures>, BuiltinError> {
+        match self.ask(&Request::Figures).await? {
+            Answer::Figures(figures) => Ok(figures),
             other => Err(unexpected(&other)),
         }
     }

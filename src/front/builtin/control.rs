@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     front::route::Route,
-    rules::ids::{Color, Generation},
+    rules::{
+        ids::{Color, Generation},
+        traffic::Figures,
+    },
 };
 
 /// The longest line, in bytes.
@@ -38,6 +41,8 @@ pub enum Request {
     },
     /// What was counted since the start?
     Counters,
+    /// How many requests, errors, and how long did they take, since the start?
+    Figures,
     /// Give me the listening socket; it comes along with the answer.
     Handover,
     /// I serve now: accept no more, finish, and end.
@@ -60,6 +65,8 @@ pub enum Answer {
     Closed(u64),
     /// To [`Request::Counters`].
     Counters(PerColor<Counters>),
+    /// To [`Request::Figures`].
+    Figures(PerColor<Figures>),
     /// To [`Request::Handover`]: the route to go on with.
     Heritage(Option<Route>),
     /// To [`Request::Leave`].
@@ -133,6 +140,14 @@ impl<T> PerColor<T> {
             Color::Green => &self.green,
         }
     }
+
+    /// The same, to be changed.
+    pub fn of_mut(&mut self, color: Color) -> &mut T {
+        match color {
+            Color::Blue => &mut self.blue,
+            Color::Green => &mut self.green,
+        }
+    }
 }
 
 /// A line that is not a request or an answer.
@@ -155,14 +170,9 @@ pub fn parse<'line, T: Deserialize<'line>>(line: &'line [u8]) -> Result<T, BadLi
 
 /// Writes a request or an answer as one line.
 pub fn line<T: Serialize>(message: &T) -> Vec<u8> {
-    let mut line = text(message).into_bytes();
+    let mut line = serde_json::to_vec(message).expect("our own types are always valid JSON");
     line.push(b'\n');
     line
-}
-
-/// The same without the end of the line, for an argument.
-pub(super) fn text<T: Serialize>(message: &T) -> String {
-    serde_json::to_string(message).expect("our own types are always valid JSON")
 }
 
 #[cfg(test)]
@@ -188,6 +198,7 @@ mod tests {
             Request::Drained { color: Color::Blue, deadline_ms: 5 },
             Request::Cut { color: Color::Green },
             Request::Counters,
+            Request::Figures,
             Request::Handover,
             Request::Leave,
         ];

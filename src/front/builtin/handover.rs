@@ -1,5 +1,7 @@
-//! Passing the listening socket to a successor over the control socket (SCM_RIGHTS). The queue of
-//! connections stays with the socket, so none is refused or lost. Used by `answer` (gives) and `role` (takes).
+//! Passing the listening socket and the route to a successor (SCM_RIGHTS): over the control socket, or, when the one
+//! that served was killed, over a socket made for it by the daemon. The queue of connections stays with the listening
+//! socket, so none is refused or lost. Used by `answer` and `spare` (give) and `role` (takes). The route may hold a
+//! secret: never in an argument or a file.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -35,14 +37,47 @@ pub(super) struct Heritage {
 }
 
 impl Heritage {
-    /// Of a front that was killed: its socket is our standard input, and was kept open by the daemon.
-    pub(super) fn of_the_dead(route: Option<Route>) -> io::Result<Self> {
-        let listener = TcpListener::from(io::stdin().as_fd().try_clone_to_owned()?);
-        // Once this process accepts no more, nothing of it may hold the socket open.
-        nix::unistd::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    /// Of a front that was killed: what [`bequeath`] made is our standard input.
+    pub(super) fn of_the_dead() -> io::Result<Self> {
+        let stream = UnixStream::from(own_stdin()?);
+        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+        let (line, fd) = receive(&stream)?;
+        match (control::parse(&line), fd) {
+            (Ok(Answer::Heritage(route)), Some(fd)) => Self::without_predecessor(fd, route),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// The same from a daemon of an older build: the listening socket itself is our standard input.
+    pub(super) fn of_the_dead_as_before(route: Option<Route>) -> io::Result<Self> {
+        Self::without_predecessor(own_stdin()?, route)
+    }
+
+    fn without_predecessor(listener: OwnedFd, route: Option<Route>) -> io::Result<Self> {
+        let listener = TcpListener::from(listener);
         listener.set_nonblocking(true)?;
         Ok(Self { listener, route, stream: None })
     }
+}
+
+/// Takes standard input away: once this process accepts no more, nothing of it may hold the socket open.
+fn own_stdin() -> io::Result<OwnedFd> {
+    let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+    nix::unistd::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    Ok(stdin)
+}
+
+/// A socket in which a listening socket and its route lie ready for a child.
+pub(super) fn bequeath(listener: BorrowedFd<'_>, route: Option<&Route>) -> io::Result<OwnedFd> {
+    let (ours, theirs) = UnixStream::pair()?;
+    // An error rather than a wait, if the line should not fit: nobody reads yet.
+    ours.set_nonblocking(true)?;
+    let line = control::line(&Answer::Heritage(route.cloned()));
+    let fds = [listener.as_raw_fd()];
+    let message = [ControlMessage::ScmRights(&fds)];
+    let sent =
+        sendmsg::<()>(ours.as_raw_fd(), &[IoSlice::new(&line)], &message, MsgFlags::MSG_NOSIGNAL, None)?;
+    if sent == line.len() { Ok(theirs.into()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
 /// Sends one line along with a descriptor.

@@ -6,6 +6,8 @@
 //!   host); from anyone else they are replaced, since they could be forged.
 //! - `Host` stays as the client sent it. `Expect` is answered by us, when the backend wants the body.
 
+use std::net::IpAddr;
+
 use hyper::{
     HeaderMap, Method, Uri, Version,
     header::{
@@ -29,6 +31,17 @@ pub(super) struct Client {
     pub(super) address: HeaderValue,
     /// Whether it may say which scheme and host its own client used.
     pub(super) trusted: bool,
+    /// The address itself.
+    pub(super) ip: IpAddr,
+}
+
+impl Client {
+    /// The client that connected from this address.
+    pub(super) fn of(ip: IpAddr) -> Self {
+        let ip = ip.to_canonical();
+        let address = HeaderValue::try_from(ip.to_string()).expect("an address is printable");
+        Self { address, trusted: ip.is_loopback(), ip }
+    }
 }
 
 /// Whether the client asks to leave HTTP/1.1 for a protocol that we pass through. `h2c` is not one: requests
@@ -176,7 +189,7 @@ mod tests {
     use super::*;
 
     fn client(trusted: bool) -> Client {
-        Client { address: HeaderValue::from_static("192.0.2.7"), trusted }
+        Client { trusted, ..Client::of("192.0.2.7".parse().unwrap()) }
     }
 
     fn parts(uri: &str, headers: &[(&'static str, &str)]) -> request::Parts {

@@ -10,6 +10,9 @@
 //!    └── spawn ─────────────────▶ role ── listen, handover        └── upstream, reply, tunnel, headers
 //! ```
 //!
+//! While two colors are routed, `table` says which of them a request goes to (`wish` reads what the request has to say
+//! about it), and `tally` counts what became of it.
+//!
 //! What passes: everything HTTP/1.1 and 1.0, streamed both ways, and upgrades; `headers` says what changes
 //! in heads, `proxy` what is sent again. There is no limit on how long an app may take to answer: the drain
 //! has one. Limits on clients: 64 KiB and 100 fields of head within 20 s, 75 s idle.
@@ -34,9 +37,12 @@ mod spare;
 mod spawn;
 mod stage;
 mod switch;
+mod table;
+mod tally;
 mod target;
 mod tunnel;
 mod upstream;
+mod wish;
 mod worker;
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};

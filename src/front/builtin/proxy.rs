@@ -2,8 +2,10 @@
 //! request of each client connection.
 //!
 //! What is sent again, and when:
-//! - a request of which nothing was sent: on another connection, for up to [`PATIENCE`] while the backend
-//!   refuses connections (the live instance is being restarted); the target is chosen anew each time;
+//! - a request of which nothing was sent: at once to the other color, when that one receives traffic as well (not
+//!   when it is a preview: who asks for the canary must not be shown something else); else on another connection,
+//!   for up to [`PATIENCE`] while the backend refuses connections (the live instance is being restarted); the target
+//!   is chosen anew each time;
 //! - an idempotent request without a body whose *kept* connection ended before a byte came back: once, on
 //!   a new connection;
 //! - anything else (a POST that was sent, a body that was begun): never; the client gets a 502.
@@ -13,7 +15,7 @@ use std::{io, sync::Arc, time::Duration};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body, Incoming},
-    header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+    header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SET_COOKIE},
     http::request::Parts,
 };
 use tokio::time::{Instant, sleep};
@@ -25,6 +27,7 @@ use super::{
     target::Lease,
     tunnel::{self, Broken},
     upstream::{Failed, Upload, Upstream},
+    wish::Wish,
     worker::Worker,
 };
 
@@ -46,6 +49,7 @@ pub(super) struct Session {
 
 /// The attempts to send one request.
 struct Attempts {
+    wish: Wish,
     /// Since the first refusal.
     refused: Option<Instant>,
     pause: Duration,
@@ -61,16 +65,19 @@ impl Session {
         if parts.method == Method::CONNECT {
             return self.own(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not possible here\n");
         }
+        let attempts = Attempts::new(self.worker.switch.wish(&parts.headers, &self.client));
         let tunnel = headers::wants_upgrade(&parts);
         if let Err(reason) = headers::request(&mut parts, &self.client) {
             return self.own(StatusCode::BAD_REQUEST, reason);
         }
         let mut answer = match upgrade {
             Some(client) if tunnel => {
-                self.upgrade(Request::from_parts(parts, Upload::new(body)), client).await
+                self.upgrade(Request::from_parts(parts, Upload::new(body)), client, attempts).await
             }
-            _ if body.is_end_stream() && parts.method.is_idempotent() => self.repeatable(parts).await,
-            _ => self.once(Request::from_parts(parts, Upload::new(body))).await,
+            _ if body.is_end_stream() && parts.method.is_idempotent() => {
+                self.repeatable(parts, attempts).await
+            }
+            _ => self.once(Request::from_parts(parts, Upload::new(body)), attempts).await,
         };
         if self.worker.is_leaving() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -79,58 +86,62 @@ impl Session {
     }
 
     /// A request that may be sent twice: no body, and idempotent.
-    async fn repeatable(&self, parts: Parts) -> Response<Reply> {
-        let mut attempts = Attempts::new();
+    async fn repeatable(&self, parts: Parts, mut attempts: Attempts) -> Response<Reply> {
         loop {
-            let Some(lease) = self.worker.switch.lease(self.worker.id) else { return self.nothing_live() };
+            let Some(mut lease) = self.lease(&attempts) else { return self.nothing_live() };
             let kept = attempts.kept(&lease, KEPT_IF_REPEATABLE);
             let was_kept = kept.is_some();
-            let mut upstream = match self.connection(kept, &lease).await {
+            let mut upstream = match Self::connection(kept, &lease).await {
                 Ok(upstream) => upstream,
-                Err(error) => match attempts.refused(lease, error).await {
+                Err(error) => match self.refused(&mut attempts, lease, error).await {
                     Ok(()) => continue,
-                    Err((lease, error)) => return self.unreachable(&lease, &error),
+                    Err(answer) => return answer,
                 },
             };
+            lease.sent();
             let request = Request::from_parts(parts.clone(), Upload::empty());
             match upstream.exchange(request).await {
-                Ok(answer) => return self.pass(answer, Some(upstream), lease),
-                Err(failed) if was_kept && failed.silent => attempts.kept_allowed = false,
-                Err(failed) => return self.broken(&lease, &failed.cause),
+                Ok(answer) => return self.pass(answer, Some(upstream), lease, &attempts),
+                Err(failed) if was_kept && failed.silent => {
+                    lease.unsent();
+                    attempts.kept_allowed = false;
+                }
+                Err(failed) => return self.broken(&mut lease, &failed.cause),
             }
         }
     }
 
     /// A request that must reach the backend at most once.
-    async fn once(&self, mut request: Request<Upload>) -> Response<Reply> {
-        let mut attempts = Attempts::new();
+    async fn once(&self, mut request: Request<Upload>, mut attempts: Attempts) -> Response<Reply> {
         let progress = request.body().progress();
         loop {
-            let Some(lease) = self.worker.switch.lease(self.worker.id) else { return self.nothing_live() };
+            let Some(mut lease) = self.lease(&attempts) else { return self.nothing_live() };
             let kept = attempts.kept(&lease, KEPT_IF_ONCE).filter(Upstream::is_alive);
             let was_kept = kept.is_some();
-            let mut upstream = match self.connection(kept, &lease).await {
+            let mut upstream = match Self::connection(kept, &lease).await {
                 Ok(upstream) => upstream,
-                Err(error) => match attempts.refused(lease, error).await {
+                Err(error) => match self.refused(&mut attempts, lease, error).await {
                     Ok(()) => continue,
-                    Err((lease, error)) => return self.unreachable(&lease, &error),
+                    Err(answer) => return answer,
                 },
             };
+            lease.sent();
             match upstream.exchange(request).await {
                 Ok(answer) => {
                     if progress.is(Upload::GOING) {
                         upstream.detach();
                     }
-                    return self.pass(answer, Some(upstream), lease);
+                    return self.pass(answer, Some(upstream), lease, &attempts);
                 }
                 Err(Failed { unsent: Some(unsent), .. }) if was_kept => {
                     request = unsent;
+                    lease.unsent();
                     attempts.kept_allowed = false;
                 }
                 Err(_) if progress.is(Upload::BROKEN) => {
                     return self.own(StatusCode::BAD_REQUEST, "the body of the request ended early\n");
                 }
-                Err(failed) => return self.broken(&lease, &failed.cause),
+                Err(failed) => return self.broken(&mut lease, &failed.cause),
             }
         }
     }
@@ -140,45 +151,101 @@ impl Session {
         &self,
         mut request: Request<Upload>,
         client: hyper::upgrade::OnUpgrade,
+        mut attempts: Attempts,
     ) -> Response<Reply> {
-        let mut attempts = Attempts::new();
         loop {
-            let Some(lease) = self.worker.switch.lease(self.worker.id) else { return self.nothing_live() };
+            let Some(mut lease) = self.lease(&attempts) else { return self.nothing_live() };
+            lease.sent();
             match tunnel::ask(&lease, request).await {
                 Ok(mut answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                    self.worker.switch.count_answer(&lease, answer.status().as_u16());
+                    lease.answered(answer.status().as_u16());
+                    // What comes after the head is not an answer's time.
+                    lease.ended();
                     tunnel::join(lease, Arc::clone(&self.slot), client, &mut answer);
                     let (mut parts, _) = answer.into_parts();
                     headers::response(&mut parts);
+                    attempts.greet(&mut parts);
                     return Response::from_parts(parts, Reply::text("", Arc::clone(&self.slot)));
                 }
-                Ok(answer) => return self.pass(answer, None, lease),
-                Err(Broken::Exchange(cause)) => return self.broken(&lease, &cause),
+                Ok(answer) => return self.pass(answer, None, lease, &attempts),
+                Err(Broken::Exchange(cause)) => return self.broken(&mut lease, &cause),
                 Err(Broken::Connect(error, unsent)) => {
                     request = *unsent;
-                    if let Err((lease, error)) = attempts.refused(lease, error).await {
-                        return self.unreachable(&lease, &error);
+                    lease.unsent();
+                    if let Err(answer) = self.refused(&mut attempts, lease, error).await {
+                        return answer;
                     }
                 }
             }
         }
     }
 
-    async fn connection(&self, kept: Option<Upstream>, lease: &Lease) -> io::Result<Upstream> {
-        let opened = match kept {
-            Some(upstream) => Ok(upstream),
-            None => Upstream::open(lease).await,
-        };
-        opened.inspect_err(|_| self.worker.switch.count_connect_failure(lease))
+    fn lease(&self, attempts: &Attempts) -> Option<Lease> {
+        self.worker.switch.lease(self.worker.id, &attempts.wish)
     }
 
-    fn pass(&self, answer: Response<Incoming>, upstream: Option<Upstream>, lease: Lease) -> Response<Reply> {
+    /// After a connection that failed: returns when the next try is due, or with the answer when none is. The lease
+    /// is given up meanwhile: a request that waits is not in flight.
+    async fn refused(
+        &self,
+        attempts: &mut Attempts,
+        mut lease: Lease,
+        error: io::Error,
+    ) -> Result<(), Response<Reply>> {
+        lease.not_connected();
+        if self.turn_away(attempts, &mut lease, &error) {
+            return Ok(());
+        }
+        if !attempts.may_wait(&error) {
+            if attempts.wish.refuse(lease.target().identity.color) {
+                lease.failed();
+            }
+            return Err(self.unreachable(&lease, &error));
+        }
+        drop(lease);
+        attempts.wait().await;
+        Ok(())
+    }
+
+    /// Has the next try go to the other color, if there is one that has not refused as well.
+    fn turn_away(&self, attempts: &mut Attempts, lease: &mut Lease, error: &io::Error) -> bool {
+        let target = lease.target();
+        let color = target.identity.color;
+        let wish = &mut attempts.wish;
+        let other = color.other();
+        if wish.is_preview() || wish.is_refused(other) || !self.worker.switch.has_other_than(target) {
+            return false;
+        }
+        let port = target.identity.port;
+        let journal = &self.worker.journal;
+        journal.warn(format_args!("can't connect to {color} on port {port}, trying {other}: {error}"));
+        if wish.refuse(color) {
+            lease.failed();
+        }
+        true
+    }
+
+    async fn connection(kept: Option<Upstream>, lease: &Lease) -> io::Result<Upstream> {
+        match kept {
+            Some(upstream) => Ok(upstream),
+            None => Upstream::open(lease).await,
+        }
+    }
+
+    fn pass(
+        &self,
+        answer: Response<Incoming>,
+        upstream: Option<Upstream>,
+        mut lease: Lease,
+        attempts: &Attempts,
+    ) -> Response<Reply> {
         let (mut parts, body) = answer.into_parts();
-        self.worker.switch.count_answer(&lease, parts.status.as_u16());
+        lease.answered(parts.status.as_u16());
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return self.own(StatusCode::BAD_GATEWAY, "the app changed the protocol unasked\n");
         }
         headers::response(&mut parts);
+        attempts.greet(&mut parts);
         Response::from_parts(parts, Reply::stream(body, upstream, lease, Arc::clone(&self.slot)))
     }
 
@@ -193,19 +260,20 @@ impl Session {
         self.worker
             .journal
             .warn(format_args!("can't connect to {} on port {}: {error}", target.color, target.port));
-        self.failed(lease, "the app can't be reached\n")
+        self.bad_gateway(lease, "the app can't be reached\n")
     }
 
-    fn broken(&self, lease: &Lease, cause: &hyper::Error) -> Response<Reply> {
+    fn broken(&self, lease: &mut Lease, cause: &hyper::Error) -> Response<Reply> {
         let target = &lease.target().identity;
         self.worker
             .journal
             .warn(format_args!("no answer from {} on port {}: {cause}", target.color, target.port));
-        self.failed(lease, "the app closed the connection without an answer\n")
+        lease.failed();
+        self.bad_gateway(lease, "the app closed the connection without an answer\n")
     }
 
-    fn failed(&self, lease: &Lease, text: &'static str) -> Response<Reply> {
-        self.worker.switch.count_answer(lease, StatusCode::BAD_GATEWAY.as_u16());
+    fn bad_gateway(&self, lease: &Lease, text: &'static str) -> Response<Reply> {
+        lease.answered_for(StatusCode::BAD_GATEWAY.as_u16());
         self.own(StatusCode::BAD_GATEWAY, text)
     }
 
@@ -218,24 +286,30 @@ impl Session {
 }
 
 impl Attempts {
-    fn new() -> Self {
-        Self { refused: None, pause: FIRST_PAUSE, kept_allowed: true }
+    fn new(wish: Wish) -> Self {
+        Self { wish, refused: None, pause: FIRST_PAUSE, kept_allowed: true }
     }
 
     fn kept(&self, lease: &Lease, within: Duration) -> Option<Upstream> {
         if self.kept_allowed { lease.target().take(lease.worker(), within) } else { None }
     }
 
-    /// Waits before the next try; gives the error back when it is not a refusal or patience is at its end.
-    /// The lease is given up meanwhile: a request that waits is not in flight.
-    async fn refused(&mut self, lease: Lease, error: io::Error) -> Result<(), (Lease, io::Error)> {
+    /// Whether the error is a refusal, and patience is not at its end.
+    fn may_wait(&mut self, error: &io::Error) -> bool {
         let since = *self.refused.get_or_insert_with(Instant::now);
-        if error.kind() != io::ErrorKind::ConnectionRefused || since.elapsed() >= PATIENCE {
-            return Err((lease, error));
-        }
-        drop(lease);
+        error.kind() == io::ErrorKind::ConnectionRefused && since.elapsed() < PATIENCE
+    }
+
+    async fn wait(&mut self) {
         sleep(self.pause).await;
         self.pause = (self.pause * 2).min(FIRST_PAUSE * 10);
-        Ok(())
+        self.wish.try_all_again();
+    }
+
+    /// Gives a new client its ticket.
+    fn greet(&self, answer: &mut hyper::http::response::Parts) {
+        if let Some(cookie) = self.wish.greeting() {
+            answer.headers.append(SET_COOKIE, cookie);
+        }
     }
 }

@@ -64,7 +64,10 @@ impl Stream {
         match &polled {
             Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.finish(),
             Poll::Ready(None) => self.finish(),
-            Poll::Ready(Some(Err(_))) => self.upstream = None,
+            Poll::Ready(Some(Err(_))) => {
+                self.upstream = None;
+                self.lease.failed();
+            }
             Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
         }
         polled
@@ -85,6 +88,7 @@ impl Stream {
 
     /// The backend has said everything.
     fn finish(&mut self) {
+        self.lease.ended();
         if let Some(mut upstream) = self.upstream.take()
             && upstream.is_reusable()
         {

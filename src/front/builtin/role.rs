@@ -23,7 +23,7 @@ use tokio::{
 use super::{
     BuiltinError,
     answer::Desk,
-    control::{self, Request},
+    control::{self, Answer, PerColor, Request},
     handover::{self, Heritage},
     journal::Journal,
     link::Link,
@@ -34,7 +34,7 @@ use super::{
     switch::Switch,
     worker::{House, Worker},
 };
-use crate::front::route::Route;
+use crate::{front::route::Route, rules::traffic::Figures};
 
 /// How long requests in flight may go on after SIGTERM.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -75,7 +75,9 @@ enum Entrance {
     Fresh,
     /// Is given it by the one that serves.
     Takeover,
-    /// Has it as standard input, from the daemon: the one that served was killed.
+    /// Finds it in its standard input, from the daemon: the one that served was killed.
+    Bequeathed,
+    /// The same from a daemon of an older build: has it as standard input, and the route as an argument.
     Heir(Option<Route>),
 }
 
@@ -94,6 +96,7 @@ impl Arguments {
                 // For people who look at the process list.
                 "--app" => drop(value()?),
                 "--takeover" => entrance = Entrance::Takeover,
+                "--bequeathed" => entrance = Entrance::Bequeathed,
                 "--heir" => entrance = Entrance::Heir(None),
                 "--route" => {
                     route = control::parse(value()?.as_encoded_bytes()).map_err(|bad| bad.to_string())?
@@ -148,10 +151,15 @@ fn heritage(entrance: &Entrance, control: &Path) -> Result<Option<Heritage>, Rep
         Entrance::Takeover => {
             handover::take(control).map(Some).map_err(|error| Report::Failed(chain(&error)))
         }
-        Entrance::Heir(route) => Heritage::of_the_dead(route.clone())
-            .map(Some)
-            .map_err(|error| Report::Failed(format!("the socket handed down: {error}"))),
+        Entrance::Bequeathed => Heritage::of_the_dead().map(Some).map_err(bequest_failed),
+        Entrance::Heir(route) => {
+            Heritage::of_the_dead_as_before(route.clone()).map(Some).map_err(bequest_failed)
+        }
     }
+}
+
+fn bequest_failed(error: io::Error) -> Report {
+    Report::Failed(format!("the socket handed down: {error}"))
 }
 
 /// Everything up to the point where the public address is served and the predecessor is leaving.
@@ -175,9 +183,13 @@ async fn begin(
     let control = &arguments.control;
     let desk = Desk::open(control)
         .map_err(|error| failed(&format!("control socket {}", control.display()), &error))?;
-    let predecessor = match predecessor {
-        Some(stream) => Some(dismiss(stream, control).await.map_err(|error| failed("predecessor", &error))?),
-        None => None,
+    let (predecessor, former) = match predecessor {
+        Some(stream) => {
+            let (link, figures) =
+                dismiss(stream, control).await.map_err(|error| failed("predecessor", &error))?;
+            (Some(link), figures)
+        }
+        None => (None, PerColor::default()),
     };
     let stage = Stage {
         listen: arguments.listen,
@@ -191,6 +203,7 @@ async fn begin(
         phase: watch::Sender::new(Phase::Serving),
         listener: Mutex::new(Some(listener)),
         predecessor: tokio::sync::Mutex::new(predecessor),
+        former: Mutex::new(former),
     };
     Ok((Arc::new(stage), clients, desk))
 }
@@ -238,13 +251,22 @@ fn public_socket(listen: SocketAddr, heritage: Option<Heritage>) -> Result<Publi
     Ok((socket, route, stream))
 }
 
-/// Tells the predecessor to leave, once we serve.
-async fn dismiss(stream: std::os::unix::net::UnixStream, path: &Path) -> Result<Link, BuiltinError> {
+/// Tells the predecessor to leave, once we serve; answers with what it has counted so far.
+async fn dismiss(
+    stream: std::os::unix::net::UnixStream,
+    path: &Path,
+) -> Result<(Link, PerColor<Figures>), BuiltinError> {
     let failed = |source| BuiltinError::Control { path: path.to_owned(), source };
     stream.set_nonblocking(true).map_err(failed)?;
     let mut link = Link::over(tokio::net::UnixStream::from_std(stream).map_err(failed)?, path);
+    let figures = match link.ask(&Request::Figures, LEAVE_WITHIN).await {
+        Ok(Answer::Figures(figures)) => figures,
+        // An older build, which does not count them.
+        Ok(_) | Err(BuiltinError::Refused { .. }) => PerColor::default(),
+        Err(error) => return Err(error),
+    };
     link.ask(&Request::Leave, LEAVE_WITHIN).await?;
-    Ok(link)
+    Ok((link, figures))
 }
 
 /// Serves until told to end, then until what is open has ended, within limits.
@@ -349,6 +371,8 @@ mod tests {
         let heir = ["--heir", "--route", r#"{"generation":3,"backends":[]}"#];
         let heir = read(&[&all[..8], &heir].concat()).unwrap();
         assert!(matches!(heir.entrance, Entrance::Heir(Some(route)) if route.generation.0 == 3));
+        let bequeathed = read(&[&all[..8], &["--bequeathed"]].concat()).unwrap();
+        assert_eq!(bequeathed.entrance, Entrance::Bequeathed);
         assert!(read(&["--route", "{"]).is_err());
         assert!(read(&["--what"]).unwrap_err().contains("--what"));
     }

@@ -55,13 +55,8 @@ impl Spare {
         self.process.ended(Duration::ZERO).await.is_ok()
     }
 
-    /// The socket, for a child.
-    pub(super) fn socket(&self) -> std::io::Result<OwnedFd> {
-        self.listener.as_fd().try_clone_to_owned()
-    }
-
-    /// What its next owner begins with.
-    pub(super) fn route(&self) -> Option<&Route> {
-        self.route.as_ref()
+    /// The socket and what was routed, for a child to have as its standard input.
+    pub(super) fn bequest(&self) -> std::io::Result<OwnedFd> {
+        handover::bequeath(self.listener.as_fd(), self.route.as_ref())
     }
 }

@@ -90,11 +90,8 @@ fn spawn(exe: &Path, place: &FrontPlace, entrance: Entrance<'_>) -> Result<Child
         Entrance::Fresh => {}
         Entrance::Takeover => drop(command.arg("--takeover")),
         Entrance::Heir(spare) => {
-            command.arg("--heir").stdin(Stdio::from(spare.socket().map_err(failed)?));
-            if let Some(route) = spare.route() {
-                // Before it accepts: it must answer nobody without knowing where to.
-                command.arg("--route").arg(control::text(route));
-            }
+            // With the route: it must answer nobody without knowing where to.
+            command.arg("--bequeathed").stdin(Stdio::from(spare.bequest().map_err(failed)?));
         }
     }
     // SAFETY: only system calls that are safe between fork and exec; nothing is allocated.

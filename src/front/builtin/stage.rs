@@ -12,13 +12,14 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
+    BuiltinError,
     control::{Answer, Counters, Hello, PerColor, Request},
     journal::Journal,
     link::Link,
     switch::Switch,
     worker::House,
 };
-use crate::rules::ids::Color;
+use crate::rules::{ids::Color, traffic::Figures};
 
 /// How long a predecessor may take for an answer before it is given up: it then finishes what it has.
 const LED_WITHIN: Duration = Duration::from_secs(2);
@@ -50,6 +51,8 @@ pub(super) struct Stage {
     /// For a successor; gone once one has taken over.
     pub(super) listener: Mutex<Option<TcpListener>>,
     pub(super) predecessor: tokio::sync::Mutex<Option<Link>>,
+    /// What the predecessor counted, as far as it has told.
+    pub(super) former: Mutex<PerColor<Figures>>,
 }
 
 impl Stage {
@@ -77,6 +80,7 @@ impl Stage {
                 }
             }
             Request::Counters => Answer::Counters(self.counters().await),
+            Request::Figures => Answer::Figures(self.figures().await),
             Request::Handover => Answer::Refused("already handed over".to_owned()),
             Request::Leave => {
                 self.close(Phase::Leaving);
@@ -137,6 +141,17 @@ impl Stage {
         }
     }
 
+    /// The predecessor's stay when it has gone, so that the numbers don't fall.
+    async fn figures(&self) -> PerColor<Figures> {
+        let led = self.lead(&Request::Figures).await;
+        let own = self.switch.figures();
+        let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Answer::Figures(led)) = led {
+            *former = led;
+        }
+        PerColor::from_fn(|color| own.of(color).plus(former.of(color)))
+    }
+
     async fn drained(&self, color: Color, within: Duration) -> u64 {
         let deadline = Instant::now() + within.min(Duration::from_secs(24 * 3600));
         loop {
@@ -166,6 +181,8 @@ impl Stage {
         let link = predecessor.as_mut()?;
         match link.ask(request, LED_WITHIN).await {
             Ok(answer) => Some(answer),
+            // An older build, which does not count them.
+            Err(BuiltinError::Refused { .. }) if *request == Request::Figures => None,
             Err(error) => {
                 self.journal.info(format_args!("predecessor let go: {error}"));
                 *predecessor = None;

@@ -14,15 +14,23 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use hyper::HeaderMap;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
     control::{Counters, PerColor},
+    headers::Client,
+    table::Table,
+    tally::Tally,
     target::{Identity, Lease, Target},
+    wish::Wish,
 };
 use crate::{
-    front::route::Route,
-    rules::ids::{Color, Generation},
+    front::route::{Backend, Route},
+    rules::{
+        ids::{Color, Generation},
+        traffic::Figures,
+    },
 };
 
 /// A route older than the one in force.
@@ -39,8 +47,7 @@ pub(super) struct Switch {
     epoch: AtomicU64,
     known: Mutex<Known>,
     empty: Arc<Notify>,
-    workers: usize,
-    tallies: Box<[Tally]>,
+    tallies: Arc<[Tally]>,
 }
 
 #[derive(Default)]
@@ -48,60 +55,6 @@ struct Known {
     route: Option<Route>,
     /// Routed now, and retired ones that still have requests in flight.
     targets: Vec<Arc<Target>>,
-}
-
-/// What one worker counted since the start.
-#[repr(align(128))]
-#[derive(Default)]
-struct Tally {
-    requests: PerColor<AtomicU64>,
-    server_errors: PerColor<AtomicU64>,
-    connect_failures: PerColor<AtomicU64>,
-}
-
-/// One state of the route, as requests read it.
-#[derive(Default)]
-struct Table {
-    entries: Vec<(Arc<Target>, u64)>,
-    total: u64,
-    /// Coprime to `total` and near its golden section: visits every slot once per round, well mixed.
-    stride: u64,
-    ticket: AtomicU64,
-}
-
-impl Table {
-    fn new(entries: Vec<(Arc<Target>, u64)>) -> Self {
-        let total = entries.iter().map(|(_, weight)| weight).sum();
-        Self { entries, total, stride: stride(total), ticket: AtomicU64::new(0) }
-    }
-
-    fn choose(&self) -> Option<&Arc<Target>> {
-        if let [(only, _)] = self.entries.as_slice() {
-            return Some(only);
-        }
-        if self.total == 0 {
-            return None;
-        }
-        let ticket = self.ticket.fetch_add(1, Ordering::Relaxed) % self.total;
-        let mut slot = ticket * self.stride % self.total;
-        self.entries.iter().find_map(|(target, weight)| {
-            if slot < *weight {
-                return Some(target);
-            }
-            slot -= weight;
-            None
-        })
-    }
-}
-
-fn stride(total: u64) -> u64 {
-    let gcd = |mut a: u64, mut b: u64| {
-        while b != 0 {
-            (a, b) = (b, a % b);
-        }
-        a
-    };
-    (total * 618 / 1000..total).find(|step| gcd(*step, total) == 1).unwrap_or(1)
 }
 
 impl Switch {
@@ -112,17 +65,26 @@ impl Switch {
             epoch: AtomicU64::new(0),
             known: Mutex::default(),
             empty: Arc::default(),
-            workers,
             tallies: (0..workers).map(|_| Tally::default()).collect(),
         }
     }
 
+    /// Where a request wants to go; to be asked once a request.
+    pub(super) fn wish(&self, headers: &HeaderMap, client: &Client) -> Wish {
+        self.table.load().wish(headers, client)
+    }
+
+    /// Whether a request could go to a target of another color instead.
+    pub(super) fn has_other_than(&self, target: &Target) -> bool {
+        self.table.load().has_other_than(target)
+    }
+
     /// Claims a target for one request of `worker`; `None` when nothing is live.
-    pub(super) fn lease(&self, worker: usize) -> Option<Lease> {
+    pub(super) fn lease(&self, worker: usize, wish: &Wish) -> Option<Lease> {
         loop {
             let epoch = self.epoch.load(Ordering::SeqCst);
             let table = self.table.load();
-            let lease = Lease::new(Arc::clone(table.choose()?), worker);
+            let lease = Lease::new(Arc::clone(table.choose(wish)?), worker);
             if self.epoch.load(Ordering::SeqCst) == epoch {
                 return Some(lease);
             }
@@ -137,12 +99,12 @@ impl Switch {
         {
             return Err(Outdated { asked: route.generation, current });
         }
-        let table = Table::new(self.entries(route));
-        let current: Vec<_> = table.entries.iter().map(|(target, _)| Arc::clone(target)).collect();
+        let table = Table::new(route, self.entries(route));
+        let current: Vec<_> = table.targets().map(Arc::clone).collect();
         let former = self.table.swap(Arc::new(table));
         self.epoch.fetch_add(1, Ordering::SeqCst);
         let stays = |target: &Arc<Target>| current.iter().any(|kept| Arc::ptr_eq(kept, target));
-        for (target, _) in &former.entries {
+        for target in former.targets() {
             if !stays(target) {
                 target.retire();
             }
@@ -157,21 +119,19 @@ impl Switch {
         Ok(())
     }
 
-    /// Targets of the backends with weight; those already routed keep their connections and counts.
+    /// Targets of the backends; those already listed keep their connections and counts.
     fn entries(&self, route: &Route) -> Vec<(Arc<Target>, u64)> {
-        let routed = self.table.load();
-        let weighty = route.backends.iter().filter(|backend| backend.weight > 0);
-        weighty
-            .map(|backend| {
-                let identity = Identity::from(backend);
-                let same = routed.entries.iter().find(|(target, _)| target.identity == identity);
-                let target = match same {
-                    Some((target, _)) => Arc::clone(target),
-                    None => Arc::new(Target::new(identity, self.workers, Arc::clone(&self.empty))),
-                };
-                (target, u64::from(backend.weight))
-            })
-            .collect()
+        let listed = self.table.load();
+        let entry = |backend: &Backend| {
+            let identity = Identity::from(backend);
+            let new = || {
+                let (tallies, empty) = (Arc::clone(&self.tallies), Arc::clone(&self.empty));
+                Arc::new(Target::new(identity.clone(), tallies, empty))
+            };
+            let same = listed.targets().find(|target| target.identity == identity);
+            (same.map_or_else(new, Arc::clone), u64::from(backend.weight))
+        };
+        route.backends.iter().map(entry).collect()
     }
 
     /// The route in force.
@@ -216,37 +176,25 @@ impl Switch {
 
     /// Closes idle connections of `worker` that are too old.
     pub(super) fn sweep(&self, worker: usize) {
-        for (target, _) in &self.table.load().entries {
+        for target in self.table.load().targets() {
             target.sweep(worker);
         }
     }
 
-    /// A request was answered by a color with this status.
-    pub(super) fn count_answer(&self, lease: &Lease, status: u16) {
-        let tally = &self.tallies[lease.worker()];
-        let color = lease.target().identity.color;
-        tally.requests.of(color).fetch_add(1, Ordering::Relaxed);
-        if status >= 500 {
-            tally.server_errors.of(color).fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// A color could not be connected.
-    pub(super) fn count_connect_failure(&self, lease: &Lease) {
-        let tally = &self.tallies[lease.worker()];
-        tally.connect_failures.of(lease.target().identity.color).fetch_add(1, Ordering::Relaxed);
-    }
-
     /// What was counted since the start.
     pub(super) fn counters(&self) -> PerColor<Counters> {
-        let sum = |of: &dyn Fn(&Tally) -> &AtomicU64| {
-            self.tallies.iter().map(|tally| of(tally).load(Ordering::Relaxed)).sum()
+        let sum = |color| {
+            self.tallies.iter().fold(Counters::default(), |sum, tally| sum.plus(&tally.counters(color)))
         };
-        PerColor::from_fn(|color| Counters {
-            requests: sum(&|tally| tally.requests.of(color)),
-            server_errors: sum(&|tally| tally.server_errors.of(color)),
-            connect_failures: sum(&|tally| tally.connect_failures.of(color)),
-        })
+        PerColor::from_fn(sum)
+    }
+
+    /// What real traffic looked like since the start.
+    pub(super) fn figures(&self) -> PerColor<Figures> {
+        let sum = |color| {
+            self.tallies.iter().fold(Figures::default(), |sum, tally| sum.plus(&tally.figures(color)))
+        };
+        PerColor::from_fn(sum)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -270,16 +218,6 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_exact_over_one_round_and_mixed_within_it() {
-        let switch = Switch::new(1);
-        switch.apply(&route(1, &[(Color::Blue, 90), (Color::Green, 10)])).unwrap();
-        let chosen: Vec<_> = (0..100).map(|_| switch.lease(0).unwrap().target().identity.color).collect();
-        assert_eq!(chosen.iter().filter(|color| **color == Color::Green).count(), 10);
-        let first_half = chosen[..50].iter().filter(|color| **color == Color::Green).count();
-        assert!((3..=7).contains(&first_half), "{first_half}");
-    }
-
-    #[test]
     fn an_older_generation_is_refused_and_the_same_one_is_not() {
         let switch = Switch::new(1);
         switch.apply(&route(7, &[(Color::Blue, 1)])).unwrap();
@@ -293,21 +231,21 @@ mod tests {
     fn a_retired_target_is_counted_until_its_last_lease_ends() {
         let switch = Switch::new(2);
         switch.apply(&route(1, &[(Color::Blue, 1)])).unwrap();
-        let lease = switch.lease(1).unwrap();
+        let lease = switch.lease(1, &Wish::default()).unwrap();
         switch.apply(&route(2, &[(Color::Green, 1)])).unwrap();
         switch.apply(&route(3, &[(Color::Blue, 1)])).unwrap();
         assert_eq!(*switch.in_flight().of(Color::Blue), 1);
         drop(lease);
         assert_eq!(*switch.in_flight().of(Color::Blue), 0);
         switch.apply(&route(4, &[])).unwrap();
-        assert!(switch.lease(0).is_none());
+        assert!(switch.lease(0, &Wish::default()).is_none());
     }
 
     #[tokio::test]
     async fn drained_wakes_at_the_last_end_and_gives_up_at_the_deadline() {
         let switch = Arc::new(Switch::new(1));
         switch.apply(&route(1, &[(Color::Blue, 1)])).unwrap();
-        let lease = switch.lease(0).unwrap();
+        let lease = switch.lease(0, &Wish::default()).unwrap();
         switch.apply(&route(2, &[])).unwrap();
         assert_eq!(switch.drained(Color::Blue, Instant::now()).await, 1);
         let waiting = {
@@ -332,7 +270,7 @@ mod tests {
                 let (switch, stop, allowed) = (Arc::clone(&switch), Arc::clone(&stop), Arc::clone(&allowed));
                 std::thread::spawn(move || {
                     while !stop.load(Ordering::SeqCst) {
-                        let lease = switch.lease(worker).unwrap();
+                        let lease = switch.lease(worker, &Wish::default()).unwrap();
                         let color = lease.target().identity.color;
                         assert!(allowed.of(color).load(Ordering::SeqCst), "request on a stopped color");
                     }

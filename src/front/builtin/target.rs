@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{sockets::Sockets, upstream::Upstream};
+use super::{sockets::Sockets, tally::Tally, upstream::Upstream};
 use crate::{
     front::route::Backend,
     rules::ids::{Color, ReleaseId},
@@ -56,6 +56,7 @@ struct Idle {
 pub(super) struct Target {
     pub(super) identity: Identity,
     lanes: Box<[Lane]>,
+    tallies: Arc<[Tally]>,
     retired: AtomicBool,
     /// Told when the last request in flight of a retired target ends.
     empty: Arc<Notify>,
@@ -64,10 +65,12 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn new(identity: Identity, workers: usize, empty: Arc<Notify>) -> Self {
+    /// With a lane for each of the tallies.
+    pub(super) fn new(identity: Identity, tallies: Arc<[Tally]>, empty: Arc<Notify>) -> Self {
         Self {
             identity,
-            lanes: (0..workers).map(|_| Lane::default()).collect(),
+            lanes: tallies.iter().map(|_| Lane::default()).collect(),
+            tallies,
             retired: AtomicBool::new(false),
             empty,
             cut: Notify::new(),
@@ -129,16 +132,28 @@ impl Target {
     }
 }
 
-/// One request's claim on a target: in flight until dropped.
+/// One request's claim on a target: in flight until dropped. It also counts what became of the request.
 pub(super) struct Lease {
     target: Arc<Target>,
     worker: usize,
+    course: Course,
+}
+
+/// How far the request is.
+#[derive(Clone, Copy)]
+enum Course {
+    /// Not sent, or counted already.
+    Quiet,
+    /// Sent at this time.
+    Sent(Instant),
+    /// Sent at this time; the answer has begun with this status.
+    Answered(Instant, u16),
 }
 
 impl Lease {
     pub(super) fn new(target: Arc<Target>, worker: usize) -> Self {
         target.lanes[worker].in_flight.fetch_add(1, Ordering::SeqCst);
-        Self { target, worker }
+        Self { target, worker, course: Course::Quiet }
     }
 
     pub(super) fn target(&self) -> &Target {
@@ -148,10 +163,64 @@ impl Lease {
     pub(super) fn worker(&self) -> usize {
         self.worker
     }
+
+    /// The request is about to be sent.
+    pub(super) fn sent(&mut self) {
+        self.course = Course::Sent(Instant::now());
+    }
+
+    /// It will be sent once more, and counted then.
+    pub(super) fn unsent(&mut self) {
+        self.course = Course::Quiet;
+    }
+
+    /// The head of the answer came.
+    pub(super) fn answered(&mut self, status: u16) {
+        self.tally().answered(self.color(), status);
+        if let Course::Sent(since) = self.course {
+            self.course = Course::Answered(since, status);
+        }
+    }
+
+    /// The last byte of the answer came, or there is nothing more to measure.
+    pub(super) fn ended(&mut self) {
+        let (since, status) = match std::mem::replace(&mut self.course, Course::Quiet) {
+            Course::Quiet => return,
+            Course::Sent(since) => (since, None),
+            Course::Answered(since, status) => (since, Some(status)),
+        };
+        self.tally().ended(self.color(), status, since.elapsed());
+    }
+
+    /// The answer did not come, or not to its end.
+    pub(super) fn failed(&mut self) {
+        self.course = Course::Quiet;
+        self.tally().failed(self.color());
+    }
+
+    /// The target could not be connected.
+    pub(super) fn not_connected(&self) {
+        self.tally().not_connected(self.color());
+    }
+
+    /// The request was answered in the place of the target.
+    pub(super) fn answered_for(&self, status: u16) {
+        self.tally().answered(self.color(), status);
+    }
+
+    fn tally(&self) -> &Tally {
+        &self.target.tallies[self.worker]
+    }
+
+    fn color(&self) -> Color {
+        self.target.identity.color
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        // A client that went away: how long it waited says something, and the app is not to blame for it.
+        self.ended();
         self.target.lanes[self.worker].in_flight.fetch_sub(1, Ordering::SeqCst);
         if self.target.retired.load(Ordering::SeqCst) {
             self.target.empty.notify_waiters();

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use hyper::{header::HeaderValue, service::service_fn};
+use hyper::service::service_fn;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -111,7 +111,7 @@ impl Worker {
         let wire = self.clients.admit(stream);
         let session = Arc::new(Session {
             worker: Arc::clone(self),
-            client: client(peer),
+            client: Client::of(peer.ip()),
             slot: Arc::clone(wire.slot()),
         });
         let service = service_fn(move |request| {
@@ -178,10 +178,4 @@ fn is_of_one_connection(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
     )
-}
-
-fn client(peer: SocketAddr) -> Client {
-    let address = peer.ip().to_canonical();
-    let text = HeaderValue::try_from(address.to_string()).expect("an address is printable");
-    Client { address: text, trusted: address.is_loopback() }
 }

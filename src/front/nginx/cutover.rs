@@ -95,7 +95,8 @@ impl Nginx {
     }
 
     fn former(&self, workers: Vec<Process>, route: &Route) -> Former {
-        let routed = |port: u16| route.backends.iter().any(|b| b.weight > 0 && b.port == port);
+        let reached = |weight| weight > 0 || route.preview.is_some();
+        let routed = |port: u16| route.backends.iter().any(|b| reached(b.weight) && b.port == port);
         let ports = Color::ALL.into_iter().map(|color| self.ports.of(color)).filter(|port| !routed(*port));
         Former::new(workers, ports.collect())
     }

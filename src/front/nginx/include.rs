@@ -4,19 +4,27 @@
 //! generation are told apart.
 //!
 //! No `keepalive` towards the app: a fresh connection per request can't be one that a stopping app has just
-//! closed. `max_fails=0`: whether a color may receive traffic is bgd's decision alone.
+//! closed. `max_fails=0`: whether a color may receive traffic is bgd's decision alone. No `zone`: without it each
+//! worker counts for itself, so that a share is off by at most one request a worker; with it, a worker killed at the
+//! wrong instant would leave a lock behind on which all the others spin.
 
 use std::{
     fmt::Write as _,
     net::{IpAddr, SocketAddrV4},
+    path::PathBuf,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::syntax;
+use super::{
+    place::Audience,
+    report, sides,
+    sides::{Names, Sides},
+    syntax,
+};
 use crate::{
     config::settings::Sticky,
-    front::route::{Backend, Route},
+    front::route::{Backend, Preview, Route},
     rules::ids::{AppName, Generation},
 };
 
@@ -40,6 +48,8 @@ pub struct Include {
     pub parking: u16,
     /// Where nginx tells what it has in force.
     pub proof: SocketAddrV4,
+    /// The socket that nginx tells of each request, a unix datagram one; `None`: it tells nobody.
+    pub traffic: Option<PathBuf>,
 }
 
 /// A file as found.
@@ -90,6 +100,10 @@ struct State {
     backends: Vec<Backend>,
     #[serde(default)]
     sticky: Sticky,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    preview: Option<Preview>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    traffic: Option<PathBuf>,
 }
 
 impl Include {
@@ -106,14 +120,24 @@ impl Include {
     fn with_sum(&self, sum: &str) -> String {
         let Self { app, upstream, proof, .. } = self;
         let state = self.state();
-        let servers = self.servers();
+        let names = Names::of(app);
+        let sides = Sides::of(&names, &self.route);
+        let maps = sides.as_ref().map_or_else(String::new, Sides::maps);
+        let cookie = sides::cookie(&names, &self.route);
+        let ports: Vec<_> = self.reached(sides.as_ref()).iter().map(|backend| backend.port).collect();
+        let report = report::directives(&names, &ports, self.traffic.as_deref());
+        let servers = self.servers(sides.as_ref());
         let answer = self.answer(sum);
         format!(
             "{MARK} (app {app}). A change made here by hand is noticed, and lost at the next flip.\n\
              {SUM_LINE}{sum}\n\
              {STATE_LINE}{state}\n\
              \n\
+             {maps}\
              upstream {upstream} {{\n{servers}}}\n\
+             \n\
+             {cookie}\
+             {report}\
              \n\
              # Tells which of these files nginx has truly in force; reachable from this machine only.\n\
              server {{\n    \
@@ -136,19 +160,30 @@ impl Include {
             proof: self.proof,
             backends: self.route.backends.clone(),
             sticky: self.route.sticky.clone(),
+            preview: self.route.preview.clone(),
+            traffic: self.traffic.clone(),
         };
         serde_json::to_string(&state).expect("plain data becomes JSON")
     }
 
-    fn servers(&self) -> String {
-        let live: Vec<_> = self.route.backends.iter().filter(|backend| backend.weight > 0).collect();
-        let mut lines = String::new();
-        match live.as_slice() {
+    /// What requests can reach, the live backend first.
+    fn reached<'a>(&'a self, sides: Option<&Sides<'a>>) -> Vec<&'a Backend> {
+        match sides {
+            Some(sides) => sides.backends().to_vec(),
+            None => self.route.backends.iter().filter(|backend| backend.weight > 0).collect(),
+        }
+    }
+
+    fn servers(&self, sides: Option<&Sides<'_>>) -> String {
+        let mut lines = sides.map_or_else(String::new, |sides| format!("    hash ${};\n", sides.key()));
+        let reached = self.reached(sides);
+        match reached.as_slice() {
             [] => _ = writeln!(lines, "    server 127.0.0.1:{} down;", self.parking),
-            [only] => _ = writeln!(lines, "    server 127.0.0.1:{} max_fails=0;", only.port),
             several => {
+                let weighted = sides.is_none() && several.len() > 1;
                 for Backend { port, weight, .. } in several {
-                    _ = writeln!(lines, "    server 127.0.0.1:{port} weight={weight} max_fails=0;");
+                    let weight = if weighted { format!(" weight={weight}") } else { String::new() };
+                    _ = writeln!(lines, "    server 127.0.0.1:{port}{weight} max_fails=0;");
                 }
             }
         }
@@ -180,9 +215,14 @@ pub fn parse(text: &str) -> Result<Found, IncludeError> {
     let include = Include {
         app: state.app,
         upstream: state.upstream,
-        route: Route { sticky: state.sticky, ..Route::new(state.generation, state.backends) },
+        route: Route {
+            sticky: state.sticky,
+            preview: state.preview,
+            ..Route::new(state.generation, state.backends)
+        },
         parking: state.parking,
         proof: state.proof,
+        traffic: state.traffic,
     };
     let is_sum = said.len() == NO_SUM.len() && said.bytes().all(|c| c.is_ascii_hexdigit());
     let integrity = if is_sum && sum(&without_sum(text, said)) == said {
@@ -191,6 +231,14 @@ pub fn parse(text: &str) -> Result<Found, IncludeError> {
         Integrity::Edited { ports: ports(text, &include.upstream) }
     };
     Ok(Found { include, integrity })
+}
+
+/// Who may read a text: one that lets previews in has their secret.
+pub(super) fn audience(text: &str) -> Audience {
+    match parse(text) {
+        Ok(found) if found.include.route.preview.is_some() => Audience::Owner,
+        Ok(_) | Err(_) => Audience::Everybody,
+    }
 }
 
 /// The text as it was while its sum was computed. Only where sums stand: a name may be made of the same digits.
@@ -225,7 +273,7 @@ fn local_port(server: &str) -> Option<u16> {
 }
 
 /// FNV-1a, 64 bits: against accidents and hand edits, not against an attacker, who could write the file.
-fn sum(text: &str) -> String {
+pub(super) fn sum(text: &str) -> String {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
@@ -248,6 +296,7 @@ mod tests {
             route: Route::new(Generation(7), backends),
             parking: 9501,
             proof: "127.98.103.100:29501".parse().unwrap(),
+            traffic: None,
         }
     }
 

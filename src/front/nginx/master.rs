@@ -4,6 +4,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -64,6 +65,13 @@ impl Process {
         let up = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);
         let after_boot = Duration::from_millis(self.start.saturating_mul(1000) / ticks.max(1));
         SystemTime::now().checked_sub(up.checked_sub(after_boot)?)
+    }
+
+    /// Whom it runs as.
+    pub(super) fn uid(self) -> Option<u32> {
+        let owner = fs::metadata(format!("/proc/{}", self.pid)).ok().map(|process| process.uid());
+        // After reading: a pid used again meanwhile does not pass.
+        owner.filter(|_| self.is_alive())
     }
 
     /// Whether it still runs; a zombie does not.

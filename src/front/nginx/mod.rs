@@ -10,6 +10,7 @@
 //! cutover   route(): the flip, proven or undone   standing  routed(): what nginx serves now
 //! placed    the new text until it is proven       drain     waiting for former workers
 //! syntax    a look into nginx's language          inspect   what doctor wants to know
+//! sides     which of two colors a request is for  report    what nginx tells of each request
 //! ```
 
 mod command;
@@ -23,11 +24,13 @@ mod inspect;
 mod master;
 mod place;
 mod placed;
+pub mod report;
+mod sides;
 mod standing;
 mod syntax;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::SocketAddrV4,
     path::PathBuf,
     sync::{Arc, LazyLock, PoisonError},
@@ -48,7 +51,7 @@ use crate::{
     front::route::Route,
     rules::ids::{AppName, Generation},
 };
-use place::Place;
+use place::{Audience, Place};
 
 /// How long the steps of a cutover may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +76,7 @@ pub struct Nginx {
     settings: NginxSettings,
     app: AppName,
     ports: Ports,
+    traffic: Option<PathBuf>,
     /// One cutover at a time on one nginx, whichever app it is for: workers of two at once can't be told apart.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -91,11 +95,18 @@ struct Present {
 }
 
 impl Nginx {
-    /// The front of one app; touches nothing.
-    pub fn new(settings: NginxSettings, app: AppName, ports: Ports) -> Self {
+    /// The front of one app; touches nothing. Of each request, nginx tells the unix datagram socket `traffic`, whether
+    /// or not it is there; `None`: nobody.
+    pub fn new(settings: NginxSettings, app: AppName, ports: Ports, traffic: Option<PathBuf>) -> Self {
         let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = turns.entry(settings.pid_file.clone()).or_default().clone();
-        Self { settings, app, ports, turn }
+        Self { settings, app, ports, traffic, turn }
+    }
+
+    /// Whom its workers run as; none while it does not run.
+    pub fn worker_uids(&self) -> BTreeSet<u32> {
+        let workers = master::master(&self.settings.pid_file).and_then(master::workers);
+        workers.unwrap_or_default().iter().filter_map(|worker| worker.process.uid()).collect()
     }
 
     /// Everything that would make a flip fail and can be known before a build. Changes nothing.
@@ -119,7 +130,7 @@ impl Nginx {
         if present.text.is_some_and(|text| !text.trim().is_empty()) {
             return Ok(false);
         }
-        present.place.replace(&self.parked(effect::choose(self.ports)?).render())?;
+        present.place.replace(&self.parked(effect::choose(self.ports)?).render(), Audience::Everybody)?;
         Ok(true)
     }
 
@@ -131,6 +142,7 @@ impl Nginx {
             route: route.clone(),
             parking: self.ports.blue,
             proof,
+            traffic: self.traffic.clone(),
         }
     }
 

@@ -5,7 +5,7 @@
 use std::{
     fs, io,
     io::Write as _,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -72,6 +72,28 @@ const MOST_LINKS: usize = 40;
 /// For a file that was not there before: nginx's workers never read it, administrators may.
 const NEW_MODE: u32 = 0o644;
 
+/// Only its owner, and root, which is what nginx's master usually is.
+const PRIVATE_MODE: u32 = 0o600;
+
+/// Who may read the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// Whoever could before; at first everybody.
+    Everybody,
+    /// Its owner alone, whoever could before: there is a secret in it.
+    Owner,
+}
+
+impl Audience {
+    /// The mode of a file that had this one before.
+    fn mode(self, before: u32) -> u32 {
+        match self {
+            Self::Everybody => before,
+            Self::Owner => before & PRIVATE_MODE,
+        }
+    }
+}
+
 /// The file, with symlinks followed: what is read, and what a rename replaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
@@ -135,12 +157,12 @@ impl Place {
     /// Replaces the file whole and durably: at every instant, also after a power cut, it is the old or the
     /// new. On a full disk an existing file is written over instead, in the block it already has: a flip must
     /// work there too, and a file this small is written in one piece.
-    pub(super) fn replace(&self, text: &str) -> Result<(), PlaceError> {
+    pub(super) fn replace(&self, text: &str, audience: Audience) -> Result<(), PlaceError> {
         self.check()?;
-        match self.write_whole(&self.path, text) {
+        match self.write_whole(&self.path, text, audience) {
             Err(PlaceError::Write { source, .. }) if is_full(&source) && self.path.exists() => {
                 tracing::warn!(path = %self.path.display(), "disk full: writing over bgd's nginx file");
-                self.write_over(text)
+                self.write_over(text, audience)
             }
             other => other,
         }
@@ -148,8 +170,8 @@ impl Place {
 
     /// Keeps a text beside the file, invisible to nginx, for going back after a crash. Without it (a full
     /// disk) a flip goes back by memory alone, which is no reason to refuse it.
-    pub(super) fn keep(&self, text: &str) {
-        if let Err(err) = self.write_whole(&self.beside("old"), text) {
+    pub(super) fn keep(&self, text: &str, audience: Audience) {
+        if let Err(err) = self.write_whole(&self.beside("old"), text, audience) {
             tracing::warn!(path = %self.path.display(), err = %err, "no copy of bgd's nginx file kept");
         }
     }
@@ -164,11 +186,11 @@ impl Place {
         let _ = fs::remove_file(self.beside("old"));
     }
 
-    fn write_whole(&self, path: &Path, text: &str) -> Result<(), PlaceError> {
+    fn write_whole(&self, path: &Path, text: &str, audience: Audience) -> Result<(), PlaceError> {
         let temp = self.beside("new");
         // Left by a crash; being the only writer, bgd may take its name again.
         forgive_missing(fs::remove_file(&temp)).map_err(at("remove", &temp))?;
-        let written = self.write_new(&temp, text).and_then(|()| fs::rename(&temp, path));
+        let written = self.write_new(&temp, text, audience).and_then(|()| fs::rename(&temp, path));
         if let Err(source) = written {
             // The first failure is the one to tell; a leftover is invisible to nginx and cleared next time.
             let _ = fs::remove_file(&temp);
@@ -177,9 +199,11 @@ impl Place {
         self.sync_directory().map_err(at("sync", &self.directory))
     }
 
-    fn write_over(&self, text: &str) -> Result<(), PlaceError> {
+    fn write_over(&self, text: &str, audience: Audience) -> Result<(), PlaceError> {
         let write = || {
             let mut file = fs::OpenOptions::new().write(true).open(&self.path)?;
+            let before = file.metadata()?.permissions().mode();
+            file.set_permissions(fs::Permissions::from_mode(audience.mode(before)))?;
             file.write_all(text.as_bytes())?;
             file.set_len(text.len() as u64)?;
             file.sync_all()
@@ -200,12 +224,13 @@ impl Place {
         self.directory.join(format!(".{name}.{what}"))
     }
 
-    fn write_new(&self, temp: &Path, text: &str) -> io::Result<()> {
+    fn write_new(&self, temp: &Path, text: &str, audience: Audience) -> io::Result<()> {
         let before = fs::metadata(&self.path).ok();
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(NEW_MODE).open(temp)?;
+        let mode = audience.mode(NEW_MODE);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(temp)?;
         file.write_all(text.as_bytes())?;
         if let Some(before) = before {
-            file.set_permissions(before.permissions())?;
+            file.set_permissions(fs::Permissions::from_mode(audience.mode(before.permissions().mode())))?;
             let meta = file.metadata()?;
             if (meta.uid(), meta.gid()) != (before.uid(), before.gid()) {
                 // Only root may give files away; without it the new owner is bgd's user, as for any editor.
@@ -254,7 +279,7 @@ fn lists(table: &str, path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::fs::symlink;
 
     #[test]
     fn f5_a_file_is_replaced_whole_with_its_mode_and_nothing_left_beside_it() {
@@ -262,16 +287,36 @@ mod tests {
         let path = dir.path().join("bgd-shop.conf");
         let place = Place::find(&path).unwrap();
         assert_eq!(place.read().unwrap(), None);
-        place.replace("one").unwrap();
+        place.replace("one", Audience::Everybody).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         fs::write(dir.path().join(".bgd-shop.conf.new"), "left by a crash").unwrap();
-        place.replace("two").unwrap();
+        place.replace("two", Audience::Everybody).unwrap();
         assert_eq!(place.read().unwrap().as_deref(), Some("two"));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         place.remove().unwrap();
         place.remove().unwrap();
         assert_eq!(place.read().unwrap(), None);
+    }
+
+    #[test]
+    fn a_file_with_a_secret_is_its_owner_s_alone_and_stays_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bgd-shop.conf");
+        let place = Place::find(&path).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        place.replace("secret", Audience::Owner).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o664)).unwrap();
+        place.replace("secret", Audience::Owner).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        place.keep("secret", Audience::Owner);
+        assert_eq!(mode(&place.beside("old")), 0o600);
+        place.replace("none", Audience::Everybody).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        place.write_over("secret", Audience::Owner).unwrap();
+        assert_eq!((mode(&path), place.read().unwrap().as_deref()), (0o600, Some("secret")));
     }
 
     #[test]
@@ -289,7 +334,7 @@ mod tests {
         fs::create_dir(&real).unwrap();
         symlink("real/a.conf", &link).unwrap();
         for text in ["one", "two"] {
-            Place::find(&link).unwrap().replace(text).unwrap();
+            Place::find(&link).unwrap().replace(text, Audience::Everybody).unwrap();
             assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
             assert_eq!(fs::read_to_string(real.join("a.conf")).unwrap(), text);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::{PlaceError, RouteError, place::Place};
+use super::{PlaceError, RouteError, include::audience, place::Place};
 
 /// The new text in its place. Owns the turn, so that going back can't cross another flip.
 pub(super) struct Placed {
@@ -35,10 +35,10 @@ impl Placed {
         blocking(move || {
             // Kept before the new text appears, so that there is no instant without a way back.
             if let Some(old) = &old {
-                place.keep(old);
+                place.keep(old, audience(old));
             }
             let placed = Self { place, old, state: State::Written, turn: Arc::new(turn) };
-            placed.place.replace(&new)?;
+            placed.place.replace(&new, audience(&new))?;
             Ok(placed)
         })
         .await
@@ -90,7 +90,7 @@ fn restore(place: &Place, text: Option<&str>) -> Result<(), PlaceError> {
     match text {
         // Never replaced in the first place, for example because the disk is full.
         Some(text) if place.read()?.as_deref() == Some(text) => {}
-        Some(text) => place.replace(text)?,
+        Some(text) => place.replace(text, audience(text))?,
         None => place.remove()?,
     }
     place.forget();

@@ -102,6 +102,7 @@ impl Turn<'_> {
                 self.app.idle = self.stop_later(release);
             }
         }
+        self.retire_leftover();
         self.end_deploy(end);
     }
 

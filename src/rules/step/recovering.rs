@@ -20,11 +20,11 @@ impl Turn<'_> {
         self.recover_pipeline(facts);
         self.recover_idle(facts);
         self.recover_live(facts);
-        self.recover_rerouting(was_rerouting);
+        self.recover_rerouting(was_rerouting || facts.half_told);
     }
 
     /// Half told, a front may route as recorded now and another way once it is started again.
-    fn recover_rerouting(&mut self, was_rerouting: bool) {
+    fn recover_rerouting(&mut self, half_told: bool) {
         let told_anyway = matches!(
             self.app.pipeline,
             Pipeline::Sharing(_)
@@ -33,40 +33,46 @@ impl Turn<'_> {
                 | Pipeline::Replacing { .. }
                 | Pipeline::TakingDown { .. }
         );
-        if was_rerouting && !told_anyway && self.app.rerouting.is_none() {
+        if half_told && !told_anyway && self.app.rerouting.is_none() {
             self.reroute();
         }
     }
 
-    /// The front routes to a release of ours that the record does not call live, and no switch was under way.
+    /// The front routes to a release of ours that the record does not call live, and no switch was under way; or
+    /// where the record has its live release another one runs, put in its place without a record (a flip on a full
+    /// disk).
     fn recover_contradiction(&mut self, facts: &Facts) {
-        let switching = matches!(
-            self.app.pipeline,
-            Pipeline::Switching(_) | Pipeline::Reverting { .. } | Pipeline::Replacing { .. }
-        );
-        let Routed::Color(routed) = facts.routed else { return };
         let recorded = match &self.app.serving {
             Serving::Live(live) => Some(live.clone()),
             Serving::Nothing => None,
             Serving::OutOfService(_) => return,
         };
+        let routed = match (facts.routed, &recorded) {
+            (Routed::Color(color), _) => color,
+            (Routed::Nothing | Routed::Unknown, Some(live)) => live.color,
+            (Routed::Nothing | Routed::Unknown, None) => return,
+        };
         let runs = facts.running.get(&routed);
-        let as_recorded = recorded.as_ref().is_some_and(|live| {
-            live.color == routed && runs.is_none_or(|release| *release == live.release.id)
-        });
-        if switching || as_recorded {
+        let on_its_color = recorded.as_ref().filter(|live| live.color == routed);
+        let replaced = on_its_color.filter(|live| runs.is_some_and(|release| *release != live.release.id));
+        let replacing = matches!(self.app.pipeline, Pipeline::Replacing { .. });
+        let switching = matches!(self.app.pipeline, Pipeline::Switching(_) | Pipeline::Reverting { .. });
+        let explained = replacing || replaced.is_none() && (switching || on_its_color.is_some());
+        if explained {
             return;
         }
         let Some(release) = runs.and_then(|id| self.named(id, facts)) else {
             let saw = format!("the front routes to {routed}, where no release of ours runs");
             return self.note(Note::Contradiction(saw));
         };
-        let saw = format!(
-            "the front routes to {routed} ({}), not to {}",
-            release.commit.short(),
-            recorded.as_ref().map_or("nothing", |live| live.color.as_str())
-        );
-        self.note(Note::Contradiction(saw));
+        let found = release.commit.short();
+        self.note(Note::Contradiction(match (replaced, &recorded) {
+            (Some(live), _) => {
+                format!("{found} runs on {routed} in place of {}", live.release.commit.short())
+            }
+            (None, Some(live)) => format!("the front routes to {routed} ({found}), not to {}", live.color),
+            (None, None) => format!("the front routes to {routed} ({found}), not to nothing"),
+        }));
         self.adopt_routed(routed, release, recorded);
     }
 
@@ -78,7 +84,8 @@ impl Turn<'_> {
                 Some(release)
             }
         };
-        let state = [idle, self.app.previous.as_ref(), self.app.pipeline.release()];
+        let live = self.app.live().map(|live| &live.release);
+        let state = [live, idle, self.app.previous.as_ref(), self.app.pipeline.release()];
         state.into_iter().flatten().chain(&facts.known).find(|release| release.id == *id).cloned()
     }
 
@@ -106,7 +113,8 @@ impl Turn<'_> {
         let head = self.app.head.clone();
         let is_tip = self.app.live().map(|live| &live.release.commit) == head.as_ref();
         if self.app.hold.is_none() && head.is_some() && !is_tip {
-            let reason = "the front was found switched by hand; automatic deploys wait for a newer commit";
+            let reason =
+                "another release was found live than recorded; automatic deploys wait for a newer commit";
             self.place_hold("bgd".to_owned(), reason.to_owned(), Until::NewerThan(head));
         }
     }
@@ -184,7 +192,10 @@ impl Turn<'_> {
             if !matches!(live.instance, Instance::Up { .. }) {
                 self.set_up(live.since);
             }
-        } else if !self.is_leaving(&live) {
+        } else if self.is_leaving(&live) {
+            // Not started again, unless the traffic then stays there.
+            self.set_dead();
+        } else {
             self.start_live(0, live.color, live.release);
         }
     }
@@ -213,13 +224,13 @@ impl Turn<'_> {
         }
         match self.app.idle.clone() {
             Idle::Vacant => self.recover_orphan(color, facts),
-            Idle::Taken => {}
+            Idle::Taken => self.recover_taken(color, facts),
             Idle::Draining { effect, .. } | Idle::Stopping { effect, .. } if self.is_fresh(Some(effect)) => {}
             Idle::Warm { release, timer, healthy } => {
                 if running == Some(&release.id) {
                     let timer = timer.map(|_| self.act(Action::Wake { after: self.context.policy.standby }));
                     self.app.idle = Idle::Warm { release, timer, healthy };
-                    self.retire_leftover(timer);
+                    self.retire_leftover();
                 } else {
                     self.app.idle = self.stop_idle(release);
                 }
@@ -233,7 +244,8 @@ impl Turn<'_> {
     }
 
     /// A warm color without an end in sight belongs to a watch; without one it goes.
-    fn retire_leftover(&mut self, timer: Option<EffectId>) {
+    pub(super) fn retire_leftover(&mut self) {
+        let endless = matches!(self.app.idle, Idle::Warm { timer: None, .. });
         let kept = matches!(
             self.app.pipeline,
             Pipeline::Watching { .. }
@@ -241,17 +253,14 @@ impl Turn<'_> {
                 | Pipeline::Replacing { .. }
                 | Pipeline::Switching(_)
         );
-        if timer.is_none() && !kept {
+        if endless && !kept {
             self.retire_warm();
         }
     }
 
     /// An instance on the idle color that no deploy claims (promise D1: an orphan of an earlier release is ended).
     fn recover_orphan(&mut self, color: Color, facts: &Facts) {
-        let claimed = self.app.pipeline.release().map(|release| &release.id);
-        let Some(orphan) = facts.running.get(&color).filter(|orphan| Some(*orphan) != claimed) else {
-            return;
-        };
+        let Some(orphan) = self.unclaimed(color, facts) else { return };
         match self.named(orphan, facts) {
             Some(release) => {
                 self.note_orphan(color, orphan);
@@ -259,6 +268,27 @@ impl Turn<'_> {
             }
             None => self.stop_orphan(color, orphan),
         }
+    }
+
+    /// A flip on a full disk leaves no record: what it put on the color of the deploy under way may be what the front
+    /// routes to. It goes as a warm color does, once that deploy has ended: by then the front was told.
+    fn recover_taken(&mut self, color: Color, facts: &Facts) {
+        let starts =
+            matches!(self.app.pipeline, Pipeline::Hooking(_) | Pipeline::Starting(_) | Pipeline::Probing(_));
+        // A start ends by itself what is in its place.
+        let Some(orphan) = self.unclaimed(color, facts).filter(|_| !starts) else { return };
+        match self.named(orphan, facts) {
+            Some(release) => {
+                self.note_orphan(color, orphan);
+                self.app.idle = Idle::Warm { release, timer: None, healthy: false };
+            }
+            None => self.stop_orphan(color, orphan),
+        }
+    }
+
+    fn unclaimed<'a>(&self, color: Color, facts: &'a Facts) -> Option<&'a ReleaseId> {
+        let claimed = self.app.pipeline.release().map(|release| &release.id);
+        facts.running.get(&color).filter(|running| Some(*running) != claimed)
     }
 
     fn stop_orphan(&mut self, color: Color, orphan: &ReleaseId) {
@@ -442,7 +472,7 @@ fn contradicted() -> Failure {
     Failure {
         phase: Phase::Switching,
         nature: Nature::Transient,
-        cause: "the front was found routing to the other color after a restart".to_owned(),
+        cause: "another release was found live after a restart".to_owned(),
         hint: Some("`bgd status` shows what serves; `bgd deploy` tries again".to_owned()),
         log_tail: Vec::new(),
     }

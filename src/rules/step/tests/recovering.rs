@@ -6,6 +6,7 @@ use crate::rules::{
     effect::{Action, Note},
     event::{Event, Facts, Routed},
     ids::Color::{Blue, Green},
+    step::Step,
     words::{Nature, Outcome},
 };
 
@@ -267,4 +268,100 @@ fn f6_a_front_that_was_being_told_as_bgd_died_is_told_again_although_it_routes_r
     bench.recover(bench.facts(Routed::Color(Blue)));
     assert_eq!(bench.routed(), Some((Blue, 1)));
     assert!(bench.app.rerouting.is_some() && bench.app.generation > told);
+}
+
+#[test]
+fn f6_a_front_whose_file_is_ahead_of_it_is_told_again_although_it_routes_right() {
+    let mut bench = Bench::with_one_live();
+    bench.recover(Facts { half_told: true, ..bench.facts(Routed::Color(Blue)) });
+    assert_eq!(bench.routed(), Some((Blue, 1)));
+    assert!(bench.app.rerouting.is_some());
+}
+
+/// A flip on a full disk, of which no record is left: commit 1 was put on green, in the place of commit 2.
+fn replaced_without_a_record(bench: &Bench, routed: Routed) -> Facts {
+    let mut facts = bench.facts(routed);
+    let warm = match &bench.app.idle {
+        Idle::Warm { release, .. } => Some(release.clone()),
+        Idle::Vacant | Idle::Taken | Idle::Draining { .. } | Idle::Stopping { .. } => None,
+    };
+    let former = warm.or(bench.app.previous.clone()).unwrap();
+    facts.running.insert(Green, former.id.clone());
+    facts.known.push(former);
+    facts
+}
+
+#[test]
+fn k2_what_took_the_place_of_the_live_release_without_a_record_serves_on() {
+    for routed in [Routed::Color(Green), Routed::Nothing, Routed::Unknown] {
+        for state in ["Resting", "Watching", "Reverting"] {
+            let mut bench = Bench::with_one_live();
+            bench.push(2);
+            bench.run_to("Watching");
+            match state {
+                "Reverting" => drop(bench.flip()),
+                state => bench.run_to(state),
+            }
+            assert_eq!(bench.state(), state);
+            let step = bench.recover(replaced_without_a_record(&bench, routed));
+            let case = format!("{state}, routed {routed:?}");
+            assert_eq!(bench.live(), Some((Green, 1)), "{case}");
+            let touches =
+                |action: &Action| matches!(action, Action::Start { .. } | Action::Stop { color: Green, .. });
+            assert!(!step.effects.iter().any(|effect| touches(&effect.action)), "{case}: {:?}", step.effects);
+            assert!(bench.app.hold.is_some(), "{case}: commit 2 would come back by itself");
+            come_to_rest(&mut bench);
+            assert_eq!((bench.state(), &bench.app.idle), ("Resting", &Idle::Vacant), "{case}");
+            assert_eq!(
+                bench.app.previous.as_ref().map(|release| &release.commit),
+                Some(&commit(2)),
+                "{case}"
+            );
+        }
+    }
+}
+
+#[test]
+fn d1_what_a_flip_without_a_record_left_on_the_color_of_a_deploy_is_stopped_once_the_traffic_is_proven_elsewhere()
+ {
+    for routed in [Routed::Color(Blue), Routed::Color(Green), Routed::Nothing, Routed::Unknown] {
+        let mut bench = Bench::with_one_live();
+        bench.push(2);
+        bench.run_to("Switching");
+        let mut facts = bench.facts(routed);
+        let left = bench.app.live().unwrap().release.clone();
+        facts.running.insert(Green, left.id.clone());
+        let stops = |step: &Step| {
+            let its = |action: &Action| matches!(action, Action::Stop { color: Green, release } if *release == left.id);
+            step.effects.iter().any(|effect| its(&effect.action))
+        };
+        let step = bench.recover(facts);
+        assert!(bench.state() == "Reverting" && !stops(&step), "{routed:?}: {:?}", step.effects);
+        // Back on blue; the deploy's own part is discarded; green drains.
+        for _ in 0..3 {
+            assert!(!matches!(bench.app.idle, Idle::Vacant | Idle::Stopping { .. }), "{routed:?}");
+            assert!(!stops(&bench.succeed()) || bench.state() == "Resting", "{routed:?}");
+        }
+        assert!(
+            matches!(&bench.app.idle, Idle::Stopping { release, .. } if release.id == left.id),
+            "{routed:?}"
+        );
+        come_to_rest(&mut bench);
+        assert_eq!((bench.live(), &bench.app.idle), (Some((Blue, 1)), &Idle::Vacant), "{routed:?}");
+    }
+}
+
+#[test]
+fn a_watched_instance_that_is_gone_is_started_again_where_the_warm_one_dies_on_the_way_back() {
+    let mut bench = Bench::with_one_live();
+    bench.push(2);
+    bench.run_to("Watching");
+    let mut facts = bench.facts(Routed::Color(Green));
+    facts.running.remove(&Green);
+    bench.recover(facts);
+    assert_eq!((bench.state(), bench.routed()), ("Reverting", Some((Blue, 1))));
+    bench.warm_dies();
+    bench.succeed();
+    assert!(!matches!(bench.app.live().unwrap().instance, Instance::Up { .. } | Instance::Dead));
+    assert!(bench.live_effect().is_some());
 }

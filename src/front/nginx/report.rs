@@ -1,0 +1,176 @@
+//! What nginx tells of each request that it sent to the app: the lines of the include that make it tell, and the reading
+//! of what arrives. Pure. The text is `include`'s; the socket, and what is made of the samples, are the engine's.
+//!
+//! The format and its variable are there always, because the site may name them; without a socket nothing is told.
+//! nginx sends without waiting, and passes over a datagram that can't be sent.
+
+use std::{path::Path, time::Duration};
+
+use serde::Deserialize;
+
+use super::sides::{Names, of_the_app};
+use crate::{config::settings::Ports, front::traffic::Sample};
+
+/// Of a unix socket's path, in bytes.
+const LONGEST_PATH: usize = 107;
+/// nginx's own status for a client that went away before the answer began.
+const CLIENT_GONE: u16 = 499;
+/// From then on a connection is the client's and the app's alone, for as long as they like.
+const SWITCHING: u16 = 101;
+
+/// Whether nginx can be given this path: not too long, and nothing in it that would mean something in its
+/// configuration.
+pub fn can_name(socket: &Path) -> bool {
+    let fits = |c: u8| c.is_ascii_alphanumeric() || b"/._-+@".contains(&c);
+    socket.is_absolute()
+        && socket.to_str().is_some_and(|path| path.len() <= LONGEST_PATH && path.bytes().all(fits))
+}
+
+/// The lines of the include.
+pub(super) fn directives(names: &Names, ports: &[u16], socket: Option<&Path>) -> String {
+    let told = names.variable("told");
+    let socket = socket.filter(|socket| can_name(socket) && !ports.is_empty());
+    let map = match socket {
+        Some(_) => of_the_app(ports, &told, "1"),
+        None => format!("map \"\" ${told} {{\n    default \"\";\n}}\n"),
+    };
+    let line = socket.map_or_else(String::new, |socket| access_log(names, socket));
+    format!(
+        "{map}log_format {names} escape=json\n    \
+             '{{\"status\":\"$status\",\"to\":\"$upstream_addr\",\"answered\":\"$upstream_status\",'\n    \
+             '\"began\":\"$upstream_header_time\",\"took\":\"$upstream_response_time\"}}';\n{line}"
+    )
+}
+
+/// The line that tells, as a site with an `access_log` of its own needs it too.
+fn access_log(names: &Names, socket: &Path) -> String {
+    let told = names.variable("told");
+    let socket = socket.display();
+    format!("access_log syslog:server=unix:{socket},nohostname,tag=bgd {names} if=${told};\n")
+}
+
+/// As the format has it. Each try of one request is in each list.
+#[derive(Deserialize)]
+struct Line {
+    status: String,
+    to: String,
+    answered: String,
+    began: String,
+    took: String,
+}
+
+/// One request, by what nginx sent. `None`: not the format, or none of the app's ports was tried. A client that went away
+/// before the answer is no error of the color's; how long it had waited counts.
+pub fn parse(datagram: &[u8], ports: Ports) -> Option<Sample> {
+    let text = std::str::from_utf8(datagram).ok()?;
+    let line: Line = serde_json::from_str(&text[text.find('{')?..]).ok()?;
+    let tried = tries(&line.to);
+    let colors = tried.map(|to| ports.color(to.strip_prefix("127.0.0.1:")?.parse().ok()?));
+    let (at, color) = colors.enumerate().filter_map(|(at, color)| Some((at, color?))).last()?;
+    let answered = tries(&line.answered).nth(at).and_then(status);
+    let gone = status(&line.status).filter(|status| *status == CLIENT_GONE);
+    let took = if answered == Some(SWITCHING) { &line.began } else { &line.took };
+    let took = tries(took).nth(at).and_then(seconds)?;
+    Some(Sample { color, status: gone.or(answered), took })
+}
+
+/// The parts of one of nginx's lists: after a server that failed there is a comma, after a redirect to another group a colon.
+fn tries(list: &str) -> impl Iterator<Item = &str> {
+    list.split(", ").flat_map(|part| part.split(" : "))
+}
+
+/// A status with three digits; nginx writes `-` or `000` where there is none.
+fn status(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|status| (100..=999).contains(status))
+}
+
+/// Seconds with three places.
+fn seconds(text: &str) -> Option<Duration> {
+    let (whole, part) = text.split_once('.')?;
+    let digits = |text: &str| text.bytes().all(|c| c.is_ascii_digit());
+    let right = part.len() == 3 && digits(part) && digits(whole);
+    right
+        .then(|| Some(Duration::from_secs(whole.parse().ok()?) + Duration::from_millis(part.parse().ok()?)))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::ids::Color::{Blue, Green};
+
+    const PORTS: Ports = Ports { blue: 9501, green: 9502 };
+
+    fn told(status: &str, to: &str, answered: &str, took: &str) -> Option<Sample> {
+        let line = format!(
+            "<190>Nov 21 14:00:00 bgd: {{\"status\":\"{status}\",\"to\":\"{to}\",\"answered\":\"{answered}\",\
+             \"began\":\"0.001\",\"took\":\"{took}\"}}"
+        );
+        parse(line.as_bytes(), PORTS)
+    }
+
+    fn sample(color: crate::rules::ids::Color, status: Option<u16>, ms: u64) -> Option<Sample> {
+        Some(Sample { color, status, took: Duration::from_millis(ms) })
+    }
+
+    #[test]
+    fn a_request_is_told_with_color_status_and_time() {
+        assert_eq!(told("200", "127.0.0.1:9501", "200", "1.042"), sample(Blue, Some(200), 1042));
+        assert_eq!(told("503", "127.0.0.1:9502", "503", "0.000"), sample(Green, Some(503), 0));
+    }
+
+    #[test]
+    fn of_several_tries_the_last_of_the_app_s_counts() {
+        let both = "127.0.0.1:9502, 127.0.0.1:9501";
+        assert_eq!(told("200", both, "502, 200", "0.001, 0.020"), sample(Blue, Some(200), 20));
+        let redirected = "127.0.0.1:9502 : 10.0.0.1:80";
+        assert_eq!(told("404", redirected, "200 : 404", "0.003 : 0.020"), sample(Green, Some(200), 3));
+    }
+
+    #[test]
+    fn a_client_that_went_away_is_no_error_and_no_answer_is_one() {
+        let gone = told("499", "127.0.0.1:9502", "-", "2.000").unwrap();
+        assert_eq!((gone.is_error(), gone.took), (false, Duration::from_secs(2)));
+        assert!(told("502", "127.0.0.1:9502", "-", "0.000").unwrap().is_error());
+    }
+
+    #[test]
+    fn an_open_connection_is_as_slow_as_its_beginning() {
+        assert_eq!(told("101", "127.0.0.1:9501", "101", "3600.000"), sample(Blue, Some(101), 1));
+    }
+
+    #[test]
+    fn what_is_not_about_the_app_is_no_sample() {
+        assert_eq!(told("502", "shop", "502", "0.000"), None);
+        assert_eq!(told("200", "127.0.0.1:9503", "200", "0.000"), None);
+        assert_eq!(told("200", "127.0.0.1:9501", "200", "-"), None);
+        assert_eq!(told("200", "", "", ""), None);
+        for text in ["", "<190>Nov", "{}", "{\"status\":1}", "\u{e9}{"] {
+            assert_eq!(parse(text.as_bytes(), PORTS), None, "{text}");
+        }
+        assert_eq!(parse(b"\xff{", PORTS), None);
+    }
+
+    #[test]
+    fn a_socket_that_nginx_would_misread_is_not_written() {
+        let names = Names::of(&"shop".parse().unwrap());
+        let text = |path: &str| directives(&names, &[9501], Some(Path::new(path)));
+        assert!(
+            text("/run/bgd/f/shop.log")
+                .contains("server=unix:/run/bgd/f/shop.log,nohostname,tag=bgd bgd_shop if=")
+        );
+        for odd in ["/run/a b", "/run/a,b", "/run/$x", "relative", "/run/é", &format!("/{}", "a".repeat(107))]
+        {
+            assert!(!text(odd).contains("access_log"), "{odd}");
+        }
+        assert!(!directives(&names, &[], Some(Path::new("/run/x"))).contains("access_log"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_datagram_is_read_without_a_panic(head in "\\PC{0,9}", to in "[0-9.: ,]{0,40}", took in "[0-9., -]{0,60}") {
+            let _ = told("200", &to, &took, &took);
+            let _ = parse(format!("{head}{{{to}").as_bytes(), PORTS);
+            proptest::prop_assert!(told("200", "127.0.0.1:9501", "200", &took).is_none_or(|it| it.color == Blue));
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What the probes for FastCGI and uWSGI have in common: the variables of a request, one exchange on a connection of
+//! its own, and the judgement of the page that came back. Knows nothing of how either is put into bytes.
+
+use std::{
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::{
+    config::settings::HttpProbe,
+    probe::{
+        Outcome, Reason, expected,
+        page::{Head, Page},
+        reason::excerpt,
+    },
+};
+
+/// Name and value of a variable.
+pub(super) type Variable = (&'static str, Vec<u8>);
+
+/// The variables that any app is given for a GET of the probe's path.
+pub(super) fn variables(probe: &HttpProbe, port: u16) -> Vec<Variable> {
+    let (_, query) = path_and_query(probe);
+    let host = probe.host.clone().unwrap_or_else(|| format!("127.0.0.1:{port}"));
+    let agent = concat!("bgd/", env!("CARGO_PKG_VERSION"), " (health probe)");
+    [
+        ("REQUEST_METHOD", "GET"),
+        ("REQUEST_URI", &probe.path),
+        ("QUERY_STRING", query),
+        ("CONTENT_TYPE", ""),
+        ("CONTENT_LENGTH", ""),
+        ("SERVER_PROTOCOL", "HTTP/1.1"),
+        ("REQUEST_SCHEME", "http"),
+        ("SERVER_NAME", host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name)),
+        ("SERVER_ADDR", "127.0.0.1"),
+        ("SERVER_PORT", &port.to_string()),
+        ("REMOTE_ADDR", "127.0.0.1"),
+        ("HTTP_HOST", &host),
+        ("HTTP_USER_AGENT", agent),
+    ]
+    .map(|(name, value)| (name, value.as_bytes().to_vec()))
+    .into()
+}
+
+fn path_and_query(probe: &HttpProbe) -> (&str, &str) {
+    probe.path.split_once('?').unwrap_or((&probe.path, ""))
+}
+
+/// The path without its query, `%20` and its like decoded.
+pub(super) fn decoded_path(probe: &HttpProbe) -> Vec<u8> {
+    let (path, _) = path_and_query(probe);
+    let (mut left, mut decoded) = (path.as_bytes(), Vec::new());
+    while let Some((first, rest)) = left.split_first() {
+        let pair = rest.get(..2).filter(|pair| *first == b'%' && pair.iter().all(u8::is_ascii_hexdigit));
+        let byte = pair.and_then(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok());
+        decoded.push(byte.unwrap_or(*first));
+        left = if byte.is_some() { &rest[2..] } else { rest };
+    }
+    decoded
+}
+
+/// What makes a page of the bytes of a connection.
+pub(super) trait Inbox {
+    /// Takes what came; true when nothing more is needed. The text says why it is no answer.
+    fn take(&mut self, piece: &[u8]) -> Result<bool, String>;
+    /// The other side has closed.
+    fn finish(&mut self) -> Result<(), String>;
+    /// What has come.
+    fn page(&self) -> &Page;
+    /// What the app said beside its page.
+    fn errors(&self) -> &[u8];
+}
+
+/// One request, ready to be sent.
+pub(super) struct Question<'a> {
+    /// What has to be answered.
+    pub probe: &'a HttpProbe,
+    /// Whom to ask on 127.0.0.1.
+    pub port: u16,
+    /// For everything.
+    pub limit: Duration,
+    /// The bytes to send.
+    pub request: Vec<u8>,
+}
+
+impl Question<'_> {
+    /// Asks once.
+    pub async fn ask(&self, mut inbox: impl Inbox) -> Outcome {
+        let asked = timeout(self.limit, self.exchange(&mut inbox)).await;
+        let page = inbox.page();
+        let seen = excerpt(&[inbox.errors(), b" ", page.body()].concat());
+        let head = page.head();
+        let wrong = |head: &Head| expected::wrong_status(self.probe, head.status, head.location.as_deref());
+        if let Some(reason) = head.and_then(wrong) {
+            return Err((reason, seen));
+        }
+        let reason = match (asked, head) {
+            (Err(_), None) => Reason::NoAnswer { limit: self.limit },
+            (Err(_), Some(head)) => {
+                let path = self.probe.path.clone();
+                Reason::Unfinished { path, status: head.status, limit: self.limit }
+            }
+            (Ok(Err(reason)), _) => reason,
+            (Ok(Ok(())), _) => match expected::wrong_body(self.probe, page.body()) {
+                Some(reason) => reason,
+                None => return Ok(seen),
+            },
+        };
+        Err((reason, seen))
+    }
+
+    async fn exchange(&self, inbox: &mut impl Inbox) -> Result<(), Reason> {
+        let port = self.port;
+        let broken = |error: String| Reason::Broken { port, error };
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut stream = match TcpStream::connect(address).await {
+            // Without a listener, a port of the ephemeral range can get connected to itself.
+            Ok(stream) if stream.local_addr().is_ok_and(|own| own == address) => {
+                return Err(Reason::Refused { port });
+            }
+            Ok(stream) => stream,
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                return Err(Reason::Refused { port });
+            }
+            Err(error) => return Err(broken(error.to_string())),
+        };
+        stream.write_all(&self.request).await.map_err(|error| broken(error.to_string()))?;
+        let mut piece = [0; 8192];
+        loop {
+            match stream.read(&mut piece).await {
+                Ok(0) => return inbox.finish().map_err(broken),
+                Ok(count) if inbox.take(&piece[..count]).map_err(broken)? => return Ok(()),
+                Ok(_) => {}
+                Err(error) => return Err(broken(error.to_string())),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_decoded_without_its_query() {
+        let path = |text: &str| {
+            let probe = HttpProbe { path: text.to_owned(), host: None, status: vec![200], body: None };
+            String::from_utf8(decoded_path(&probe)).unwrap()
+        };
+        assert_eq!(path("/up?deep=1%20"), "/up");
+        assert_eq!(path("/a%20b%2Fc%C3%A4"), "/a b/cä");
+        assert_eq!(path("/100%/%zz/%+1/%2"), "/100%/%zz/%+1/%2");
+    }
+}
