@@ -169,6 +169,7 @@ fn deploy(outcome: Outcome) -> DeployRecord {
         started_at: stamp(0),
         finished_at: Some(stamp(4_000)),
         steps: Vec::new(),
+        meter: None,
     }
 }
 

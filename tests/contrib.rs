@@ -44,7 +44,7 @@ fn every_configuration_loads() {
         assert_eq!(loaded.settings.apps.keys().map(|app| app.as_str()).collect::<Vec<_>>(), ["shop"]);
         seen += 1;
     }
-    assert_eq!(seen, 7);
+    assert_eq!(seen, 8);
 }
 
 #[test]
@@ -88,6 +88,13 @@ fn a_site_behind_an_nginx_that_is_already_there() {
             front: Front::Nginx,
             ..Sample::of("nginx-site")
         });
+    }
+}
+
+#[test]
+fn a_site_behind_a_haproxy_that_is_already_there() {
+    if installed(&["python3", "/usr/sbin/haproxy"]) {
+        deploys_under_load(&Sample { path: "/revision.txt", front: Front::Haproxy, ..Sample::of("haproxy") });
     }
 }
 

@@ -22,9 +22,15 @@ mod commands;
 mod crashes;
 #[path = "daemon/flips.rs"]
 mod flips;
+#[path = "daemon/haproxy.rs"]
+mod haproxy;
 #[path = "daemon/limits.rs"]
 mod limits;
 #[path = "daemon/living.rs"]
 mod living;
+#[path = "daemon/meter.rs"]
+mod meter;
 #[path = "daemon/refused.rs"]
 mod refused;
+#[path = "daemon/warming.rs"]
+mod warming;

@@ -1,7 +1,13 @@
 //! The builtin front as a real process, with backends inside the test and clients that count what is lost.
 
+#[path = "front_builtin/canary.rs"]
+mod canary;
+#[path = "front_builtin/figures.rs"]
+mod figures;
 #[path = "front_builtin/support.rs"]
 mod support;
+#[path = "front_builtin/upgrade.rs"]
+mod upgrade;
 
 use std::{
     sync::{
@@ -419,7 +425,7 @@ async fn a_front_survives_its_spawner_and_is_found_again() {
 async fn only_the_end_of_the_front_that_is_meant_cuts_a_wait_short() {
     let front = TestFront::start().await;
     let pid = front.front.ensure_running().await.unwrap().pid;
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::SIGKILL).unwrap();
+    support::kill(pid);
     let whole = Duration::from_secs(3600);
     tokio::time::timeout(LONG, front.front.ended(pid, whole)).await.expect("its end is told");
     let (begun, short) = (Instant::now(), Duration::from_millis(50));

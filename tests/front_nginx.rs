@@ -27,6 +27,11 @@ macro_rules! stage {
     };
 }
 
+#[path = "front_nginx/gray.rs"]
+mod gray;
+#[path = "front_nginx/told.rs"]
+mod told;
+
 #[tokio::test]
 async fn the_first_deploy_needs_no_file_and_writes_it() {
     let mut stage = stage!();
@@ -279,6 +284,27 @@ async fn f3_a_hand_edit_is_a_contradiction_until_the_next_flip() {
     assert_eq!(routed.contradiction, Some(Contradiction::Edited { ports: vec![stage.ports.green] }));
     stage.nginx.route(&stage.route(2, Green), limits()).await.unwrap();
     assert_eq!(stage.nginx.routed().await.unwrap().unwrap().contradiction, None);
+}
+
+#[tokio::test]
+async fn a_file_of_an_older_bgd_is_no_contradiction_and_the_next_flip_rewrites_it() {
+    let mut stage = stage!();
+    stage.serve(Blue).await;
+    let sum = |text: &str| text.split("# bgd-sum ").nth(1).unwrap()[..16].to_owned();
+    let now = stage.include();
+    let blank =
+        now.replace(&sum(&now), "0000000000000000").replace("bgd alone (app", "bgd alone, long ago (app");
+    let hash = blank.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let older = blank.replace("0000000000000000", &format!("{hash:016x}"));
+    stage.write("conf.d/bgd-shop.conf", &older);
+    stage.stop_nginx().await;
+    stage.start_nginx("").await;
+    let routed = stage.nginx.routed().await.unwrap().unwrap();
+    assert_eq!((routed.color, routed.contradiction), (Some(Blue), None));
+    stage.nginx.route(&stage.route(1, Blue), limits()).await.unwrap();
+    assert_eq!(stage.include(), now);
 }
 
 #[tokio::test]

@@ -168,6 +168,11 @@ fn f3_an_include_is_read_back_as_written_and_claims_no_color_that_it_does_not_na
 }
 
 #[test]
+fn what_nginx_tells_of_a_request_comes_back_and_any_other_datagram_is_of_no_color_that_it_does_not_name() {
+    run("nginx_report", targets::nginx_report, 20_000);
+}
+
+#[test]
 fn a13_what_a_commit_says_is_one_clean_line_and_branches_are_named_as_git_names_them() {
     run("git_text", targets::git_text, 10_000);
 }

@@ -33,11 +33,12 @@ use std::thread;
 use book::Book;
 
 /// In the order of the file; each with a stage of its own, all at once: most of it is waiting.
-const CHAPTERS: [fn(&mut Book); 8] = [
+const CHAPTERS: [fn(&mut Book); 9] = [
     deploys::the_release_is_to_blame,
     deploys::the_release_does_not_get_ready,
     deploys::the_deploy_is_called_off,
     fronts::the_front_is_to_blame,
+    fronts::haproxy_is_to_blame,
     fronts::the_disk_is_to_blame,
     remotes::the_remote_is_to_blame,
     commands::the_request_or_the_daemon_is_to_blame,

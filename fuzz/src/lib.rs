@@ -12,6 +12,7 @@ mod git_wire;
 mod known_hosts;
 mod line;
 mod nginx_include;
+mod nginx_report;
 mod probe_answer;
 mod shim;
 mod written;
@@ -19,5 +20,5 @@ mod written;
 pub use self::{
     config::config, control::control, env_file::env_file, front_control::front_control, git_refs::git_refs,
     git_text::git_text, git_wire::git_wire, known_hosts::known_hosts, nginx_include::nginx_include,
-    probe_answer::probe_answer, shim::shim,
+    nginx_report::nginx_report, probe_answer::probe_answer, shim::shim,
 };

@@ -1,12 +1,16 @@
 //! nginx's include: what is written is read back, whatever the names and ports; what is read claims nothing that
 //! the text does not say.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    path::PathBuf,
+};
 
 use bgd::{
+    config::settings::Sticky,
     front::{
         nginx::{Found, Include, Integrity, parse},
-        route::{Backend, Route},
+        route::{Backend, Preview, Route},
     },
     rules::ids::{Color, CommitId, Generation, ReleaseId},
 };
@@ -46,16 +50,42 @@ fn claims_only_what_is_there(found: &Found, text: &str) {
 fn is_read_back(include: &Include) {
     let text = include.render();
     let found = parse(&text).expect("what is written can be read");
-    assert_eq!(found, Found { include: include.clone(), integrity: Integrity::Intact });
+    let sum = include.sum();
+    assert_eq!(found, Found { include: include.clone(), integrity: Integrity::Intact, sum });
     let plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
     if include.upstream.starts_with(|c: char| c.is_ascii_alphanumeric())
         && include.upstream.chars().all(plain)
     {
         let noted = parse(&format!("{text}# a note\n")).expect("a note does not make it unreadable");
-        let live = include.route.backends.iter().filter(|backend| backend.weight > 0);
-        let ports = live.map(|backend| backend.port).collect();
-        assert_eq!(noted.integrity, Integrity::Edited { ports });
+        assert_eq!(noted.integrity, Integrity::Edited { ports: reached(&include.route) });
     }
+}
+
+/// Live and canary where more than weights chooses between them, else what has a weight.
+fn reached(route: &Route) -> Vec<u16> {
+    let beside = route.live().zip(route.canary());
+    let chosen =
+        |canary: &Backend| route.preview.is_some() || (route.sticky != Sticky::None && canary.weight > 0);
+    match beside.filter(|(_, canary)| chosen(canary)) {
+        Some((live, canary)) => vec![live.port, canary.port],
+        None => route.backends.iter().filter(|it| it.weight > 0).map(|it| it.port).collect(),
+    }
+}
+
+/// A stickiness and a preview with whatever names.
+fn gray(data: &[u8], text: &str) -> (Sticky, Option<Preview>) {
+    let sticky = match data.len() % 4 {
+        0 => Sticky::None,
+        1 => Sticky::Ip,
+        _ => Sticky::Cookie(text.chars().take(9).collect()),
+    };
+    let name: String = text.chars().rev().take(9).collect();
+    let preview = data.len().is_multiple_of(3).then(|| Preview {
+        header: name.clone(),
+        cookie: name,
+        secret: text.chars().skip(4).take(16).collect(),
+    });
+    (sticky, preview)
 }
 
 fn made_of(data: &[u8], text: &str) -> Include {
@@ -70,15 +100,15 @@ fn made_of(data: &[u8], text: &str) -> Include {
     };
     let app: String =
         text.chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit()).take(32).collect();
+    let (sticky, preview) = gray(data, text);
+    let generation = Generation(u64::from(port(5)) << (data.len() % 48));
+    let backends = (0..data.len() % 3).map(backend).collect();
     Include {
         app: app.parse().unwrap_or_else(|_| "shop".parse().expect("a name")),
         upstream: text.lines().last().unwrap_or("shop").to_owned(),
-        route: Route::new(
-            Generation(u64::from(port(5)) << (data.len() % 48)),
-            (0..data.len() % 3).map(backend).collect(),
-        ),
+        route: Route { sticky, preview, ..Route::new(generation, backends) },
         parking: port(7),
         proof: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port(8)),
-        traffic: None,
+        traffic: text.lines().next().map(PathBuf::from),
     }
 }

@@ -54,7 +54,9 @@ fn app(app: &AppSettings) -> Table {
     put(&mut watch, "restart", app.watch.restart);
     put(&mut out, "watch", watch);
     put(&mut out, "hooks", hooks(&app.hooks));
-    put(&mut out, "front", front(&app.front));
+    let mut routed = front(&app.front);
+    put(&mut routed, "address", app.public.as_ref().map_or("none", |public| public.url.as_str()));
+    put(&mut out, "front", routed);
     out
 }
 
@@ -147,6 +149,13 @@ fn front(front: &FrontSettings) -> Table {
             put(&mut out, "test", list(nginx.test.clone()));
             put(&mut out, "reload", list(nginx.reload.clone()));
             put(&mut out, "pid_file", path(&nginx.pid_file));
+        }
+        FrontSettings::Haproxy(haproxy) => {
+            put(&mut out, "type", "haproxy");
+            put(&mut out, "socket", path(&haproxy.socket));
+            put(&mut out, "backend", haproxy.backend.as_str());
+            put(&mut out, "servers", list([haproxy.servers.blue.clone(), haproxy.servers.green.clone()]));
+            put_if(&mut out, "state_file", haproxy.state_file.as_deref().map(path));
         }
     }
     out

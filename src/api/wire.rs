@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::store::record::{DeployDetail, DeployRecord, EventRecord, StepRecord};
+pub use crate::store::record::{DeployDetail, DeployRecord, EventRecord, MeterRecord, StepRecord};
 use crate::{
     privilege::NewPrivileges,
     rules::{

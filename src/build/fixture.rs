@@ -108,5 +108,6 @@ fn app() -> AppSettings {
         preview: None,
         hooks: Hooks { before_start: None, after_live: None, after_failed: None, timeout: second },
         front: FrontSettings::Builtin { listen: "127.0.0.1:0".parse().unwrap() },
+        public: None,
     }
 }

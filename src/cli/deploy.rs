@@ -167,6 +167,7 @@ mod tests {
             started_at: fixture::before(20),
             finished_at: Some(fixture::before(16)),
             steps: vec![StepRecord { name: "build".to_owned(), ms: 2_100 }],
+            meter: None,
         }
     }
 

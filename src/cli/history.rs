@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    api::wire::{Answer, DeployDetail, DeployRecord, Exit, Request},
+    api::wire::{Answer, DeployDetail, DeployRecord, Exit, MeterRecord, Request},
     cli::{
         Context,
         args::{HistoryArgs, ShowArgs},
@@ -67,7 +67,8 @@ pub async fn show(context: &Context, args: ShowArgs) -> Result<Exit, Problem> {
 
 fn list(deploys: &[DeployRecord], now: Time, look: Look) -> String {
     let several = deploys.iter().any(|deploy| deploy.app != deploys[0].app);
-    let mut header = vec!["ID", "APP", "BEGUN", "OUTCOME", "COMMIT", "COLOR", "TOOK", "BY", "SUBJECT"];
+    let mut header =
+        vec!["ID", "APP", "BEGUN", "OUTCOME", "COMMIT", "COLOR", "TOOK", "LOST", "GAP", "BY", "SUBJECT"];
     if !several {
         header.remove(1);
     }
@@ -100,9 +101,20 @@ fn cells(deploy: &DeployRecord, now: Time, look: Look) -> Vec<String> {
         deploy.commit.as_ref().map_or("-", |commit| commit.short()).to_owned(),
         deploy.color.map_or("-", |color| color.as_str()).to_owned(),
         phrase::took(deploy).map_or("-".to_owned(), phrase::span),
+        deploy.meter.map_or("-".to_owned(), |meter| format!("{}/{}", meter.lost, meter.requests)),
+        deploy.meter.map_or("-".to_owned(), |meter| gap(&meter)),
         format!("{} ({})", deploy.by, deploy.kind),
         subject,
     ]
+}
+
+fn gap(meter: &MeterRecord) -> String {
+    phrase::span(Duration::from_millis(meter.longest_gap_ms))
+}
+
+fn metered(meter: &MeterRecord) -> String {
+    let MeterRecord { requests, lost, .. } = meter;
+    format!("{lost} of {requests} requests lost, longest gap {}", gap(meter))
 }
 
 /// The outcome, or where it is.
@@ -131,6 +143,7 @@ fn describe(detail: &DeployDetail, now: Time) -> String {
     row("asked by", Some(format!("{} ({}{uid})", deploy.by, deploy.kind)));
     row("begun", Some(when(deploy.started_at, now)));
     row("ended", deploy.finished_at.map(|at| when(at, now)));
+    row("meter", deploy.meter.as_ref().map(metered));
     row("failed", deploy.error.as_ref().map(|_| phase(deploy.phase)));
     row("error", deploy.error.clone());
     row("hint", deploy.hint.clone());
@@ -195,6 +208,7 @@ mod tests {
             started_at: fixture::before(20),
             finished_at: Some(fixture::before(16)),
             steps: vec![StepRecord { name: "build".to_owned(), ms: 2_100 }],
+            meter: Some(MeterRecord { requests: 57, lost: 0, longest_gap_ms: 108 }),
         }
     }
 
@@ -203,6 +217,7 @@ mod tests {
             outcome: Some(Outcome::Failed),
             phase: Some(Phase::Probing),
             error: Some("GET /up answered 500".to_owned()),
+            meter: None,
             ..record(id, "shop")
         }
     }
@@ -212,9 +227,9 @@ mod tests {
         assert_eq!(
             list(&[failed(8), record(7, "shop")], fixture::NOW, Look::PLAIN),
             "\
-ID  BEGUN                     OUTCOME  COMMIT   COLOR  TOOK   BY             SUBJECT
-8   2026-11-21T07:50:52.034Z  failed   c3c3c3c  green  4.0 s  poller (push)  Add a banner: GET /up answered 500
-7   2026-11-21T07:50:52.034Z  live     c3c3c3c  green  4.0 s  poller (push)  Add a banner"
+ID  BEGUN                     OUTCOME  COMMIT   COLOR  TOOK   LOST  GAP     BY             SUBJECT
+8   2026-11-21T07:50:52.034Z  failed   c3c3c3c  green  4.0 s  -     -       poller (push)  Add a banner: GET /up answered 500
+7   2026-11-21T07:50:52.034Z  live     c3c3c3c  green  4.0 s  0/57  108 ms  poller (push)  Add a banner"
         );
     }
 
@@ -222,6 +237,17 @@ ID  BEGUN                     OUTCOME  COMMIT   COLOR  TOOK   BY             SUB
     fn history_names_the_app_when_there_are_several() {
         let text = list(&[record(8, "blog"), record(7, "shop")], fixture::NOW, Look::PLAIN);
         assert!(text.starts_with("ID  APP   BEGUN"), "{text}");
+    }
+
+    #[test]
+    fn show_tells_what_the_flip_cost() {
+        let meter = Some(MeterRecord { requests: 57, lost: 3, longest_gap_ms: 1_230 });
+        let deploy = DeployRecord { meter, ..record(7, "shop") };
+        let detail = DeployDetail { deploy, log_tail: Vec::new(), probes: Vec::new(), events: Vec::new() };
+        let text = describe(&detail, fixture::NOW);
+        assert!(text.contains("\n  meter    3 of 57 requests lost, longest gap 1.2 s\n"), "{text}");
+        let unmeasured = describe(&DeployDetail { deploy: failed(8), ..detail }, fixture::NOW);
+        assert!(!unmeasured.contains("meter"), "{unmeasured}");
     }
 
     #[test]

@@ -63,6 +63,14 @@ pub(super) fn stop_signal(protocol: Protocol) -> i32 {
     }
 }
 
+pub(super) const HAPROXY_SOCKET: &str = "/run/haproxy/admin.sock";
+pub(super) const HAPROXY_SERVERS: [&str; 2] = ["blue", "green"];
+
+/// The backend of an app behind HAProxy.
+pub(super) fn haproxy_backend(app: &AppName) -> String {
+    app.to_string()
+}
+
 /// The include file of an app behind nginx.
 pub(super) fn nginx_file(app: &AppName) -> PathBuf {
     PathBuf::from(format!("/etc/nginx/conf.d/bgd-{app}.conf"))

@@ -35,4 +35,5 @@ pub use self::{
     load::{concerns, load, sources},
     parse::{Loaded, Source, Surroundings, parse},
     problem::{Problem, Problems, Severity},
+    secret::SecretError,
 };

@@ -192,6 +192,11 @@ table! {
         test = "test": Vec<Written<String>>,
         reload = "reload": Vec<Written<String>>,
         pid_file = "pid_file": String,
+        address = "address": String,
+        socket = "socket": String,
+        backend = "backend": String,
+        servers = "servers": Vec<Written<String>>,
+        state_file = "state_file": String,
     }
 }
 

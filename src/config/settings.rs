@@ -126,6 +126,8 @@ pub struct AppSettings {
     pub hooks: Hooks,
     /// What routes the public traffic.
     pub front: FrontSettings,
+    /// Where the public is asked while the traffic moves; `None` measures nothing.
+    pub public: Option<PublicAddress>,
     /// What an instance, a build or a hook may use.
     pub limits: Limits,
 }
@@ -286,6 +288,14 @@ pub enum Probe {
 impl Probe {
     /// How long an instance must have been up before an open port alone counts (contract: 2 s).
     pub const TCP_SETTLE: Duration = Duration::from_secs(2);
+
+    /// The page that is asked for, in whatever protocol.
+    pub fn page(&self) -> Option<&HttpProbe> {
+        match self {
+            Self::Http(page) | Self::Uwsgi(page) | Self::FastCgi(FastCgiProbe { page, .. }) => Some(page),
+            Self::Tcp | Self::Command(_) => None,
+        }
+    }
 }
 
 /// A probe by FastCGI.
@@ -343,7 +353,7 @@ pub enum Sticky {
     /// Nothing: each request for itself.
     #[default]
     None,
-    /// The client's address; with nginx the first three bytes of IPv4, so that a /24 moves together.
+    /// The client's address.
     Ip,
     /// A cookie of this name: letters, digits and `_`.
     Cookie(String),
@@ -396,6 +406,15 @@ pub struct Hooks {
     pub timeout: Duration,
 }
 
+/// How a flip is measured from the public side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicAddress {
+    /// `http://…`, with its path.
+    pub url: String,
+    /// Host header; `None` is what the URL names.
+    pub host: Option<String>,
+}
+
 /// What routes the public traffic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FrontSettings {
@@ -406,6 +425,40 @@ pub enum FrontSettings {
     },
     /// An nginx that is already there.
     Nginx(NginxSettings),
+    /// A HAProxy that is already there.
+    Haproxy(HaproxySettings),
+}
+
+/// A HAProxy that is already there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HaproxySettings {
+    /// Its `stats socket`, with `level admin`.
+    pub socket: PathBuf,
+    /// Name of the backend.
+    pub backend: String,
+    /// The backend's servers for blue and green.
+    pub servers: HaproxyServers,
+    /// Where the states of the servers are kept for HAProxy's next start; `None`: nowhere.
+    pub state_file: Option<PathBuf>,
+}
+
+/// Names of the two servers in HAProxy's backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HaproxyServers {
+    /// The server on blue's port.
+    pub blue: String,
+    /// The server on green's port.
+    pub green: String,
+}
+
+impl HaproxyServers {
+    /// The server of a color.
+    pub fn of(&self, color: Color) -> &String {
+        match color {
+            Color::Blue => &self.blue,
+            Color::Green => &self.green,
+        }
+    }
 }
 
 /// An nginx that is already there.

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config::settings::{AppSettings, Inconclusive},
-    engine::{clock, interpreter::Interpreter, observe, tend::Tend},
+    engine::{clock, interpreter::Interpreter, meter::Meter, observe, tend::Tend},
     rules::{
         app::{App, Pipeline},
         effect::{Action, Effect, Note},
@@ -111,6 +111,7 @@ pub struct AppTask {
     /// Notes of steps that were carried out without a record; written with the next one that can be.
     unwritten: Vec<Noted>,
     tend: Tend,
+    meter: Meter,
     shown: watch::Sender<Snapshot>,
 }
 
@@ -140,6 +141,7 @@ impl AppTask {
         let (shown, seen) = watch::channel(snapshot);
         let task = Self {
             tend: Tend::new(sender.clone(), deps.interpreter.clone()),
+            meter: Meter::new(deps.interpreter.clone(), &state),
             fresh: deps.deploys.take(),
             name,
             settings,
@@ -194,6 +196,7 @@ impl AppTask {
             }
         }
         self.tend.end();
+        self.meter.end();
         for task in self.running.into_values() {
             task.abort();
         }
@@ -249,10 +252,14 @@ impl AppTask {
         }
         self.state = made.next;
         self.show();
+        self.meter.reconcile(&self.state);
         // Before anybody is told: a flip waits for no log and no listener. What the effects bring about is told
         // after this all the same, because it comes through the inbox.
         for effect in made.effects {
-            self.start(effect).await;
+            // The record may need what the state no longer does; the next deploy's end prunes again.
+            if events.is_some() || !matches!(effect.action, Action::Prune { .. }) {
+                self.start(effect).await;
+            }
         }
         if let Some(events) = events {
             // What was just started would wait for this task to pause: a runtime runs it on the same thread.
@@ -411,6 +418,7 @@ impl AppTask {
             started_at: Stamp(deploy.started),
             finished_at: Some(Stamp(clock::now())),
             steps: Vec::new(),
+            meter: None,
         };
         self.shown.send_modify(|snapshot| snapshot.last = Some(last));
     }

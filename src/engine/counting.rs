@@ -28,12 +28,7 @@ use super::{
     interpreter::{Interpreter, Place},
     traffic::Counted,
 };
-use crate::{
-    config::settings::AppSettings,
-    errors::chain,
-    front::{nginx::report, traffic::Sample},
-    rules::ids::Color,
-};
+use crate::{config::settings::AppSettings, errors::chain, front::traffic::Sample, rules::ids::Color};
 
 /// Between two looks at a front that counts by itself, and at what status shows.
 const LOOK: Duration = Duration::from_secs(1);
@@ -62,7 +57,7 @@ pub(super) async fn count(interpreter: Arc<Interpreter>, inbox: Inbox) {
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut look, mut shown) = (0, Counted::default());
     loop {
-        // Both arms are cancel-safe: a datagram is taken whole or not at all, and a tick is not lost.
+        // Cancel-safe enough: at most the datagram of a sender not yet known is not counted; a tick is not lost.
         tokio::select! {
             sample = hear(&mut ear, &interpreter) => {
                 let release = interpreter.instances().on(sample.color).map(|handle| handle.release().clone());
@@ -109,7 +104,7 @@ impl Interpreter {
 fn open_ear(interpreter: &Interpreter) -> Option<Ear> {
     let path = match interpreter.front() {
         AppFront::Builtin(_) => return None,
-        AppFront::Nginx { .. } => interpreter.traffic_socket.as_ref()?,
+        AppFront::Nginx { .. } | AppFront::Haproxy(_) => interpreter.traffic_socket.as_ref()?,
     };
     Ear::open(path)
         .inspect_err(|err| {
@@ -125,9 +120,11 @@ async fn hear(ear: &mut Option<Ear>, interpreter: &Interpreter) -> Sample {
         let Some(open) = ear else { return std::future::pending().await };
         match open.datagram().await {
             Ok((datagram, uid)) => {
-                let AppFront::Nginx { nginx, .. } = interpreter.front() else { continue };
-                if open.trusts(uid, || nginx.worker_uids())
-                    && let Some(sample) = report::parse(&datagram, interpreter.settings().ports)
+                if !open.trusts(uid) && open.may_ask() {
+                    open.trusted = interpreter.front().worker_uids().await;
+                }
+                if open.trusts(uid)
+                    && let Some(sample) = interpreter.front().sample(&datagram, interpreter.settings().ports)
                 {
                     return sample;
                 }
@@ -169,18 +166,19 @@ impl Ear {
         self.socket.async_io(Interest::READABLE, || receive(&self.socket)).await
     }
 
-    /// bgd's own user, root, and whoever the front's workers run as; asked anew at most once a second.
-    fn trusts(&mut self, uid: Option<u32>, workers: impl FnOnce() -> BTreeSet<u32>) -> bool {
-        let Some(uid) = uid else { return false };
+    /// bgd's own user, root, and whoever the front's workers run as.
+    fn trusts(&self, uid: Option<u32>) -> bool {
         let own = nix::unistd::geteuid().as_raw();
-        if uid == 0 || uid == own || self.trusted.contains(&uid) {
-            return true;
-        }
-        if self.asked.is_none_or(|asked| asked.elapsed() >= LOOK) {
+        uid.is_some_and(|uid| uid == 0 || uid == own || self.trusted.contains(&uid))
+    }
+
+    /// Whether it is time to ask for the workers again: a stranger's flood is no reason to do so all the time.
+    fn may_ask(&mut self) -> bool {
+        let may = self.asked.is_none_or(|asked| asked.elapsed() >= LOOK);
+        if may {
             self.asked = Some(Instant::now());
-            self.trusted = workers();
         }
-        self.trusted.contains(&uid)
+        may
     }
 }
 
@@ -215,10 +213,10 @@ mod tests {
         let (datagram, uid) = ear.datagram().await.unwrap();
         assert_eq!((datagram.as_slice(), uid), (&b"one"[..], Some(nix::unistd::geteuid().as_raw())));
         assert_eq!(ear.datagram().await.unwrap().0.len(), LONGEST);
-        assert!(ear.trusts(uid, BTreeSet::new));
-        assert!(!ear.trusts(None, BTreeSet::new));
-        assert!(!ear.trusts(Some(12_345), BTreeSet::new));
-        ear.asked = None;
-        assert!(ear.trusts(Some(12_345), || BTreeSet::from([12_345])));
+        assert!(ear.trusts(uid));
+        assert!(!ear.trusts(None) && !ear.trusts(Some(12_345)));
+        assert!(ear.may_ask() && !ear.may_ask());
+        ear.trusted = BTreeSet::from([12_345]);
+        assert!(ear.trusts(Some(12_345)));
     }
 }

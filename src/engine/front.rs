@@ -1,7 +1,7 @@
-//! The two kinds of front behind one set of verbs: ensure, route, routed, drained. Turns their errors into
+//! The three kinds of front behind one set of verbs: ensure, route, routed, drained. Turns their errors into
 //! failures that name what serves and what to do next.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use tokio::{sync::Mutex, time::Instant};
 
@@ -11,12 +11,14 @@ use super::{
 };
 use crate::{
     build::Places,
-    config::settings::{AppSettings, FrontSettings},
+    config::settings::{AppSettings, FrontSettings, Ports},
     errors::chain,
     front::{
         builtin::{self, BuiltinError},
+        haproxy::{self, Haproxy, HaproxyError},
         nginx::{self, Contradiction, Former, Nginx, NginxError, RouteError, Routed, Source},
         route::Route,
+        traffic::Sample,
     },
     rules::{
         canary::Share,
@@ -37,6 +39,8 @@ pub enum AppFront {
         /// The workers that the last cutover left behind; `None` after a restart of bgd.
         former: Mutex<Option<Former>>,
     },
+    /// A HAProxy that is already there.
+    Haproxy(Haproxy),
 }
 
 /// What a front routes.
@@ -64,13 +68,21 @@ impl Standing {
     }
 }
 
-/// What is wrong with an nginx between flips.
+/// What is wrong with an nginx or a HAProxy between flips.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
     /// For people.
     pub said: String,
     /// After a change by hand: the color that receives the traffic.
     pub edited_to: Option<Color>,
+    /// Its file has a route that nginx was never brought to take up.
+    pub half_told: bool,
+}
+
+impl Trouble {
+    fn new(said: String) -> Self {
+        Self { said, edited_to: None, half_told: false }
+    }
 }
 
 /// What went wrong with a front.
@@ -85,6 +97,9 @@ pub enum FrontTrouble {
     /// With a cutover of nginx.
     #[error(transparent)]
     Cutover(#[from] RouteError),
+    /// With HAProxy.
+    #[error(transparent)]
+    Haproxy(#[from] HaproxyError),
 }
 
 impl FrontTrouble {
@@ -94,7 +109,7 @@ impl FrontTrouble {
                 RouteError::ForeignConfig(_) | RouteError::Untouched(NginxError::ForeignConfig(_)),
             )
             | Self::Nginx(NginxError::ForeignConfig(_)) => Nature::FrontStuck,
-            Self::Builtin(_) | Self::Nginx(_) | Self::Cutover(_) => Nature::Transient,
+            Self::Builtin(_) | Self::Nginx(_) | Self::Cutover(_) | Self::Haproxy(_) => Nature::Transient,
         }
     }
 
@@ -104,6 +119,7 @@ impl FrontTrouble {
             Self::Builtin(_) => (None, Vec::new()),
             Self::Nginx(err) => (err.hint(), Vec::new()),
             Self::Cutover(err) => (err.hint(), err.log().to_vec()),
+            Self::Haproxy(err) => (err.hint(), Vec::new()),
         };
         let hint = Some(hint.unwrap_or("`bgd doctor` checks the front").to_owned());
         Failure { hint, log_tail, ..failure(phase, self.nature(), chain(self)) }
@@ -132,14 +148,16 @@ impl AppFront {
                 ),
                 former: Mutex::new(None),
             },
+            FrontSettings::Haproxy(haproxy) => Self::Haproxy(Haproxy::new(haproxy.clone(), settings.ports)),
         }
     }
 
-    /// Has the builtin front running, or nginx's include file in place.
+    /// Has the builtin front running, or nginx's include file in place, or HAProxy answering.
     pub async fn ensure(&self) -> Result<(), FrontTrouble> {
         match self {
             Self::Builtin(front) => drop(front.ensure_running().await?),
             Self::Nginx { nginx, .. } => drop(nginx.ensure_file().await?),
+            Self::Haproxy(haproxy) => haproxy.preflight().await?,
         }
         Ok(())
     }
@@ -149,23 +167,29 @@ impl AppFront {
         match self {
             Self::Builtin(front) => drop(front.ensure_running().await?),
             Self::Nginx { nginx, .. } => nginx.preflight().await?,
+            Self::Haproxy(haproxy) => haproxy.preflight().await?,
         }
         Ok(())
     }
 
-    /// What is wrong with nginx or with bgd's file for it, and whether traffic goes where the file was edited to.
+    /// What is wrong with nginx, bgd's file for it, or HAProxy, and whether traffic goes where a hand sent it.
     /// The builtin front is looked after by its own process.
     pub async fn trouble(&self) -> Option<Trouble> {
-        let Self::Nginx { nginx, .. } = self else { return None };
+        let nginx = match self {
+            Self::Builtin(_) => return None,
+            Self::Nginx { nginx, .. } => nginx,
+            Self::Haproxy(haproxy) => return discord(haproxy).await,
+        };
         match nginx.routed().await {
-            Err(err) => Some(Trouble { said: chain(&err), edited_to: None }),
-            Ok(None) => Some(Trouble { said: "bgd's nginx file is gone".to_owned(), edited_to: None }),
+            Err(err) => Some(Trouble::new(chain(&err))),
+            Ok(None) => Some(Trouble::new("bgd's nginx file is gone".to_owned())),
             Ok(Some(Routed { contradiction: Some(found), color, .. })) => {
                 let edited_to = color.filter(|_| matches!(found, Contradiction::Edited { .. }));
-                Some(Trouble { said: found.to_string(), edited_to })
+                let half_told = matches!(found, Contradiction::FileDiffers { .. });
+                Some(Trouble { said: found.to_string(), edited_to, half_told })
             }
             Ok(Some(Routed { source: Source::File, .. })) => {
-                Some(Trouble { said: "nginx does not run".to_owned(), edited_to: None })
+                Some(Trouble::new("nginx does not run".to_owned()))
             }
             Ok(Some(_)) => None,
         }
@@ -181,6 +205,11 @@ impl AppFront {
                 generation: routed.generation,
                 half_told: matches!(routed.contradiction, Some(Contradiction::FileDiffers { .. })),
             }),
+            Self::Haproxy(haproxy) => {
+                let (routed, generation) = haproxy.routed().await?;
+                let canary = routed.canary.map(|(color, percent)| (color, share(percent)));
+                Some(Standing { live: routed.live, canary, generation, half_told: false })
+            }
         })
     }
 
@@ -206,6 +235,7 @@ impl AppFront {
                     Err(err) => return Err(err.into()),
                 }
             }
+            Self::Haproxy(haproxy) => haproxy.route(&route, haproxy::Limits::default()).await?,
         }
         Ok(())
     }
@@ -231,7 +261,36 @@ impl AppFront {
                 let left = drained.connections.unwrap_or(drained.left_workers.len());
                 Ok(u64::try_from(left).unwrap_or(u64::MAX))
             }
+            Self::Haproxy(haproxy) => Ok(haproxy.drained(color, limit).await?),
         }
+    }
+}
+
+impl AppFront {
+    /// The request that a datagram tells of.
+    pub(super) fn sample(&self, datagram: &[u8], ports: Ports) -> Option<Sample> {
+        match self {
+            Self::Builtin(_) => None,
+            Self::Nginx { .. } => nginx::report::parse(datagram, ports),
+            Self::Haproxy(haproxy) => haproxy.sample(datagram),
+        }
+    }
+
+    /// Whom those run as that tell of requests; none while the front can't be asked.
+    pub(super) async fn worker_uids(&self) -> BTreeSet<u32> {
+        match self {
+            Self::Builtin(_) => BTreeSet::new(),
+            Self::Nginx { nginx, .. } => nginx.worker_uids(),
+            Self::Haproxy(haproxy) => haproxy.uid().await.into_iter().collect(),
+        }
+    }
+}
+
+/// What is wrong with HAProxy.
+async fn discord(haproxy: &Haproxy) -> Option<Trouble> {
+    match haproxy.trouble().await {
+        Ok(found) => found.map(|found| Trouble { edited_to: found.moved_to, ..Trouble::new(found.said) }),
+        Err(err) => Some(Trouble::new(chain(&err))),
     }
 }
 

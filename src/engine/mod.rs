@@ -11,6 +11,7 @@ pub mod fleet;
 mod front;
 mod instances;
 mod interpreter;
+mod meter;
 mod observe;
 mod poller;
 mod snapshot;

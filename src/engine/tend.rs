@@ -1,5 +1,5 @@
 //! What is looked after between effects: a watcher for each instance's end, a health monitor for the live and the
-//! warm color, and the builtin front's process. Tells the machine, decides nothing.
+//! warm color, and the front. Tells the machine, decides nothing.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     errors::chain,
-    front::builtin,
+    front::{
+        builtin,
+        haproxy::{self, Haproxy},
+    },
     probe,
     rules::{
         app::{App, Idle, Instance, Release},
@@ -160,11 +163,13 @@ async fn tend_front(interpreter: Arc<Interpreter>, inbox: Inbox) {
     match interpreter.front() {
         AppFront::Builtin(front) => tend_builtin(&interpreter, front, &inbox).await,
         AppFront::Nginx { .. } => tend_nginx(&interpreter, &inbox).await,
+        AppFront::Haproxy(haproxy) => tend_haproxy(&interpreter, haproxy, &inbox).await,
     }
 }
 
 /// Tells what is wrong with nginx, so that status speaks of what is really served (promise M1). Where a hand sent
-/// the traffic to a color on which nothing runs, the front is told again what is live.
+/// the traffic to a color on which nothing runs, or the file is not what nginx serves from (promise F6), the front is
+/// told again what is live.
 async fn tend_nginx(interpreter: &Interpreter, inbox: &Inbox) {
     let mut known = None;
     loop {
@@ -177,8 +182,13 @@ async fn tend_nginx(interpreter: &Interpreter, inbox: &Inbox) {
         if nowhere.is_some_and(|color| interpreter.instances().on(color).is_none()) {
             let _ended = inbox.send(Message::Event(Event::FrontRestarted));
         }
+        let half_told = trouble.as_ref().is_some_and(|trouble| trouble.half_told);
         let said = trouble.map(|trouble| trouble.said);
         if said != known {
+            // Once: it is told until it takes it.
+            if half_told {
+                let _ended = inbox.send(Message::Event(Event::FrontRestarted));
+            }
             if let Some(err) = &said {
                 tracing::error!(app = %interpreter.settings().name, %err, "nginx is not as bgd left it");
             }
@@ -189,6 +199,40 @@ async fn tend_nginx(interpreter: &Interpreter, inbox: &Inbox) {
         }
         // Trouble that is over is not shown for long.
         sleep(if known.is_some() { FRONT_LOOK } else { CALM }).await;
+    }
+}
+
+/// After each restart or reload of HAProxy its own configuration speaks: it is told again at once what it was told
+/// last, and then by the machine, which may know better. So it is after a hand sent the traffic to a color on which
+/// nothing runs. What else is wrong is told for status.
+async fn tend_haproxy(interpreter: &Interpreter, haproxy: &Haproxy, inbox: &Inbox) {
+    let app = &interpreter.settings().name;
+    let (mut answers, mut known) = (true, None);
+    loop {
+        let (put_back, trouble) = {
+            // Not in the middle of a flip, which is several commands.
+            let _turn = interpreter.front_turn.lock().await;
+            (haproxy.put_back(haproxy::Limits::default()).await, interpreter.front().trouble().await)
+        };
+        let nowhere = trouble.as_ref().and_then(|trouble| trouble.edited_to);
+        let is_back = put_back.is_ok() && !answers;
+        answers = put_back.is_ok();
+        let again = is_back || matches!(put_back, Ok(true));
+        if again || nowhere.is_some_and(|color| interpreter.instances().on(color).is_none()) {
+            tracing::warn!(%app, "haproxy was not as bgd left it, and is told again");
+            let _ended = inbox.send(Message::Event(Event::FrontRestarted));
+        }
+        let said = trouble.map(|trouble| trouble.said);
+        if said != known {
+            if let Some(err) = &said {
+                tracing::error!(%app, %err, "something is wrong with haproxy");
+            }
+            known.clone_from(&said);
+            if inbox.send(Message::FrontTrouble(said)).is_err() {
+                return;
+            }
+        }
+        sleep(FRONT_LOOK).await;
     }
 }
 

@@ -1,14 +1,165 @@
 //! Requests of bgd's own to a new instance before it gets traffic, so that caches, pools and compilers are warm when
-//! the first client comes. Called by the interpreter; the instance is proven healthy by then.
+//! the first client comes. Called by the interpreter; the instance is proven healthy by then, and its death is told by
+//! others.
+//!
+//! A few requests at a time, the paths in turn. One path that fails or is slow fails no deploy: only an instance that
+//! answers nothing at all does, or one that is not as fast in the end as `until_p95` asks for.
 
-use super::interpreter::Interpreter;
-use crate::rules::{app::Release, ids::Color, words::Failure};
+mod figures;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use self::figures::Figures;
+use super::{
+    app_task::blocking,
+    clock,
+    interpreter::{Interpreter, failure, tail},
+};
+use crate::{
+    config::{duration::rough, settings::Warmup},
+    errors::chain,
+    probe::{Reason, Visit, Visitor},
+    rules::{
+        app::Release,
+        ids::Color,
+        words::{Failure, Nature, Phase},
+    },
+    store::record::EventRecord,
+};
+
+/// Requests under way at the same time: more than one, for pools of processes and threads; few, for the host also
+/// serves the live color.
+const AT_ONCE: usize = 4;
+/// All of a warm-up, as a multiple of `health.deadline`.
+const DEADLINES: u32 = 10;
+/// Before the next request after one that no connection was to be had for: an instance that ends is then told of by
+/// its end, and not by a hundred refused requests of the same instant.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How a warm-up ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// As fast as asked for.
+    Warm,
+    /// All requests were made.
+    AllMade,
+    /// There was no time for more.
+    TimeUp,
+}
 
 impl Interpreter {
-    /// Nothing is asked where nothing is configured.
+    /// Asks until it is warm, or all requests are made. Nothing is asked where nothing is configured.
     pub(super) async fn warm_up(&self, release: &Release, color: Color) -> Result<(), Failure> {
-        let Some(_warmup) = &self.settings.warmup else { return Ok(()) };
-        tracing::info!(app = %self.settings.name, release = %release.id, %color, "warming up");
-        Ok(())
+        let Some(warmup) = &self.settings.warmup else { return Ok(()) };
+        let health = &self.settings.health;
+        let host = health.probe.page().and_then(|page| page.host.as_deref());
+        let visitor = Visitor::new(self.settings.ports.of(color), host, health.timeout)
+            .map_err(|reason| failure(Phase::Warming, Nature::Transient, reason.to_string()))?;
+        let begun = Instant::now();
+        let limit = health.deadline.saturating_mul(DEADLINES);
+        let (end, figures) = ask(&visitor, warmup, begun + limit).await;
+        match verdict(warmup, (end, limit), &figures) {
+            Ok(()) => {
+                let text = format!("warmed up in {}: {figures}", rough(begun.elapsed()));
+                self.say_warm(release, (color, end), &text).await;
+                Ok(())
+            }
+            Err((nature, cause)) => {
+                Err(self.not_warm(release, color, failure(Phase::Warming, nature, cause)))
+            }
+        }
+    }
+
+    fn not_warm(&self, release: &Release, color: Color, failure: Failure) -> Failure {
+        let output = format!("`bgd logs --color {color}` shows its output");
+        let hint = match failure.nature {
+            Nature::Transient | Nature::FrontStuck => format!(
+                "`bgd deploy` tries again; {output}; or raise warmup.until_p95 or warmup.requests of {}",
+                self.settings.name
+            ),
+            Nature::Deterministic => format!("{output}; push a fix, or correct warmup.paths"),
+        };
+        let log_tail = tail(&self.instance_log(color));
+        tracing::warn!(app = %self.settings.name, release = %release.id, %color, err = %failure.cause, "not warm");
+        Failure { hint: Some(hint), log_tail, ..failure }
+    }
+
+    async fn say_warm(&self, release: &Release, (color, end): (Color, End), text: &str) {
+        let app = &self.settings.name;
+        match end {
+            End::TimeUp => {
+                tracing::warn!(%app, release = %release.id, %color, text, "the warm-up ended before its last request");
+            }
+            End::Warm | End::AllMade => {
+                tracing::info!(%app, release = %release.id, %color, text, "warmed up")
+            }
+        }
+        let mut event = EventRecord::new("warmed_up", clock::now(), text);
+        (event.app, event.deploy) = (Some(app.clone()), Some(release.id.deploy()));
+        let store = self.store.clone();
+        if let Err(err) = blocking(move || store.log(event)).await {
+            tracing::warn!(%app, err = %chain(&err), "an event was not recorded");
+        }
+    }
+}
+
+/// Makes the requests, at most until `until`. What is under way once it is warm is waited for, not cut.
+async fn ask(visitor: &Visitor<'_>, warmup: &Warmup, until: Instant) -> (End, Figures) {
+    let mut figures = Figures::of(warmup);
+    let mut to_ask = warmup.paths.iter().cycle().take(warmup.requests.get() as usize);
+    let mut under_way = FuturesUnordered::new();
+    let mut end = End::AllMade;
+    loop {
+        while end != End::Warm && under_way.len() < AT_ONCE {
+            let Some(path) = to_ask.next() else { break };
+            under_way.push(async move { (path, visit(visitor, path).await) });
+        }
+        // Cancel-safe: a request that is dropped at the end of the time is cut, and nothing else is lost.
+        match timeout_at(until, under_way.next()).await {
+            Ok(Some((path, found))) => figures.note(path, &found),
+            Ok(None) => return (end, figures),
+            Err(_) => return (if end == End::Warm { end } else { End::TimeUp }, figures),
+        }
+        if figures.are_warm() {
+            end = End::Warm;
+        }
+    }
+}
+
+async fn visit(visitor: &Visitor<'_>, path: &str) -> Visit {
+    let found = visitor.visit(path).await;
+    if matches!(found.status, Err(Reason::Refused { .. } | Reason::Broken { .. })) {
+        sleep(PAUSE).await;
+    }
+    found
+}
+
+/// What speaks against the release, if anything does.
+fn verdict(
+    warmup: &Warmup,
+    (end, limit): (End, Duration),
+    figures: &Figures,
+) -> Result<(), (Nature, String)> {
+    let within = match end {
+        End::TimeUp => format!(" within {}", rough(limit)),
+        End::Warm | End::AllMade => String::new(),
+    };
+    if figures.answered() == 0 {
+        let last = figures.last_trouble().map(|why| format!("; the last: {why}")).unwrap_or_default();
+        // The time may have been too short; requests that all failed are the app's own.
+        let nature = if end == End::TimeUp { Nature::Transient } else { Nature::Deterministic };
+        let made = figures.made();
+        return Err((nature, format!("not one of {made} requests was answered properly{within}{last}")));
+    }
+    match warmup.until_p95 {
+        Some(_) if end != End::Warm => {
+            Err((Nature::Transient, format!("not warm{within}: {}", figures.too_slow())))
+        }
+        Some(_) | None => Ok(()),
     }
 }

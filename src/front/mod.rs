@@ -2,6 +2,7 @@
 //! knows nothing of the others. Called by the engine's interpreter; decides nothing by itself.
 
 pub mod builtin;
+pub mod haproxy;
 pub mod nginx;
 pub mod route;
 pub mod traffic;

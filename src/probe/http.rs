@@ -23,7 +23,9 @@ use crate::{
 pub(super) async fn ask(probe: &HttpProbe, port: u16, limit: Duration) -> Outcome {
     let deadline = Instant::now() + limit;
     let bare = |reason| (reason, String::new());
-    let mut response = match timeout_at(deadline, send(probe, port)).await {
+    let client = client("health probe").map_err(bare)?;
+    let asked = get(&client, port, &probe.path, probe.host.as_deref());
+    let mut response = match timeout_at(deadline, asked).await {
         Ok(sent) => sent.map_err(bare)?,
         Err(_) => return Err(bare(Reason::NoAnswer { limit })),
     };
@@ -46,10 +48,15 @@ pub(super) async fn ask(probe: &HttpProbe, port: u16, limit: Duration) -> Outcom
     Err((reason, seen))
 }
 
-async fn send(probe: &HttpProbe, port: u16) -> Result<Response, Reason> {
-    let url = format!("http://127.0.0.1:{port}{}", probe.path);
-    let mut request = client()?.get(url);
-    if let Some(host) = &probe.host {
+/// One GET to 127.0.0.1, as far as the head of the answer.
+pub(super) async fn get(
+    client: &Client,
+    port: u16,
+    path: &str,
+    host: Option<&str>,
+) -> Result<Response, Reason> {
+    let mut request = client.get(format!("http://127.0.0.1:{port}{path}"));
+    if let Some(host) = host {
         request = request.header(header::HOST, host);
     }
     request.send().await.map_err(|error| {
@@ -63,14 +70,16 @@ async fn send(probe: &HttpProbe, port: u16) -> Result<Response, Reason> {
     })
 }
 
-/// A client for each probe: nothing of an earlier connection or process can be left in it.
-fn client() -> Result<Client, Reason> {
+/// A client that keeps no connection: nothing of an earlier one or of another process can be left in it. `purpose`
+/// is what the app's log shows.
+pub(super) fn client(purpose: &str) -> Result<Client, Reason> {
     Client::builder()
         .no_proxy()
         .redirect(redirect::Policy::none())
+        .retry(reqwest::retry::never())
         .pool_max_idle_per_host(0)
         .http1_only()
-        .user_agent(concat!("bgd/", env!("CARGO_PKG_VERSION"), " (health probe)"))
+        .user_agent(format!("bgd/{} ({purpose})", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|error| Reason::Impossible { error: chain(&error) })
 }

@@ -1,6 +1,7 @@
-//! Health probes: one question to one instance, one answer, within its own limit of time.
+//! Health probes: one question to one instance, one answer, within its own limit of time. And visits, which ask as a
+//! client would and judge nothing.
 //!
-//! Called by the engine at the start of an instance, while it is watched and while it is live. Counts nothing
+//! Called by the engine at the start of an instance, while it is warmed up, watched and live. Counts nothing
 //! (that is `rules::health`) and knows nothing of processes beyond the probe command that it runs.
 
 mod cgi;
@@ -9,9 +10,11 @@ mod expected;
 pub mod fastcgi;
 mod http;
 pub mod page;
+mod public;
 mod reason;
 mod tcp;
 mod uwsgi;
+mod visit;
 
 #[cfg(test)]
 mod tests;
@@ -22,7 +25,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+pub use public::{Public, Reply};
 pub use reason::Reason;
+pub use visit::{Visit, Visitor};
 
 use crate::{
     config::settings::{Health, Probe},

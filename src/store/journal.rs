@@ -116,7 +116,7 @@ impl Store {
         .map(drop)
     }
 
-    fn write_unflushed<T>(
+    pub(super) fn write_unflushed<T>(
         &self,
         doing: &'static str,
         write: impl FnOnce(&Transaction<'_>) -> Result<T, rusqlite::Error>,

@@ -4,6 +4,7 @@
 //! with what it sees running (promise K6).
 
 mod journal;
+mod meter;
 mod read;
 pub mod record;
 mod sentence;
@@ -52,6 +53,13 @@ pub enum StoreError {
         /// The cause.
         #[source]
         source: rusqlite::Error,
+    },
+    /// The write-ahead log can't be flushed.
+    #[error("flushing the record's log")]
+    Flush {
+        /// The cause.
+        #[source]
+        source: std::io::Error,
     },
     /// A journaled state can't be read.
     #[error("reading the journaled state of {app}")]
@@ -203,6 +211,9 @@ impl Store {
                     "its schema is {newer}, this bgd knows {SCHEMA}: a newer bgd wrote it"
                 )));
             }
+        }
+        if let Err(err) = meter::make_table(&connection) {
+            tracing::warn!(path = %path.display(), %err, "what flips cost can't be recorded");
         }
         Ok(connection)
     }

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::{
-    Store, StoreError,
+    Store, StoreError, meter,
     record::{DeployDetail, DeployRecord, EventRecord, StepRecord},
     sql,
 };
@@ -147,7 +147,9 @@ impl Store {
                 statement.query_map(params, deploy_row)?.collect::<Result<_, _>>()?;
             let mut steps =
                 connection.prepare_cached("SELECT name, ms FROM step WHERE deploy = ?1 ORDER BY seq")?;
+            let mut meters = meter::readings(&connection)?;
             for deploy in &mut deploys {
+                deploy.meter = meter::reading(meters.as_mut(), deploy.id)?;
                 deploy.steps = steps
                     .query_map(params![deploy.id.0], |row| {
                         Ok(StepRecord { name: row.get(0)?, ms: row.get(1)? })
@@ -208,6 +210,7 @@ fn deploy_row(row: &Row<'_>) -> Result<DeployRecord, rusqlite::Error> {
         started_at: Stamp(Time(row.get(13)?)),
         finished_at: row.get::<_, Option<u64>>(14)?.map(|at| Stamp(Time(at))),
         steps: Vec::new(),
+        meter: None,
         uid: row.get(15)?,
     })
 }

@@ -56,6 +56,20 @@ pub struct DeployRecord {
     pub finished_at: Option<Stamp>,
     /// Steps with durations.
     pub steps: Vec<StepRecord>,
+    /// What the public saw of the flip; `None` where it was not measured from beginning to end.
+    #[serde(default)]
+    pub meter: Option<MeterRecord>,
+}
+
+/// What the public saw while the traffic moved, by requests of bgd's own through the front.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeterRecord {
+    /// How many were sent.
+    pub requests: u64,
+    /// How many of them got no complete answer, or 502, 503 or 504.
+    pub lost: u64,
+    /// The longest time between two answers; never much less than the time between two requests.
+    pub longest_gap_ms: u64,
 }
 
 /// One deploy with everything, as `bgd show` prints it.

@@ -1,6 +1,9 @@
 //! The record against real files: what was committed is there after reopening; what is unusable is moved aside.
 
-use super::{record::EventRecord, *};
+use super::{
+    record::{EventRecord, MeterRecord},
+    *,
+};
 use crate::rules::{
     app::App,
     event::{Ask, Event, Want},
@@ -133,4 +136,45 @@ fn who_asked_is_kept_with_the_event_and_the_deploy_that_it_began() {
     let uids: Vec<_> = store.events(None, None).unwrap().iter().map(|event| event.uid).collect();
     assert_eq!(uids, [None, Some(1000)]);
     assert_eq!(store.history(None, 10).unwrap()[0].uid, Some(1000));
+}
+
+#[test]
+fn what_a_flip_cost_is_kept_with_its_deploy() {
+    let dir = tempfile::tempdir().unwrap();
+    let app: AppName = "shop".parse().unwrap();
+    let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
+    commit_one_step(&store, &app);
+    assert_eq!(store.deploy(DeployId(1)).unwrap().unwrap().meter, None);
+    let meter = MeterRecord { requests: 57, lost: 1, longest_gap_ms: 230 };
+    store.keep_meter(DeployId(1), &meter).unwrap();
+    drop(store);
+    let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
+    assert_eq!(store.history(Some(&app), 10).unwrap()[0].meter, Some(meter));
+    assert_eq!(store.detail(DeployId(1)).unwrap().unwrap().deploy.meter, Some(meter));
+}
+
+#[test]
+fn a_record_from_before_flips_were_measured_loads_and_takes_measurements_from_then_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = Connection::open(dir.path().join("bgd.db")).unwrap();
+    old.pragma_update(None, "journal_mode", "WAL").unwrap();
+    old.execute_batch(journal::SCHEMA_1).unwrap();
+    old.execute_batch(
+        "INSERT INTO deploy (id, app, kind, asked_by, outcome, started, finished)
+         VALUES (7, 'shop', 'push', 'poller', 'live', 1000, 2000)",
+    )
+    .unwrap();
+    drop(old);
+    let meter_of = |store: &Store| {
+        let deploys = store.history(None, 10).unwrap();
+        assert_eq!((deploys.len(), deploys[0].id), (1, DeployId(7)));
+        deploys[0].meter
+    };
+    // A command without the daemon reads it as it is.
+    assert_eq!(meter_of(&Store::open_read_only(dir.path()).unwrap().unwrap()), None);
+    let (store, opened) = Store::open(dir.path(), Time(0)).unwrap();
+    assert_eq!((opened, meter_of(&store)), (Opened::Usable, None));
+    let meter = MeterRecord { requests: 9, lost: 0, longest_gap_ms: 101 };
+    store.keep_meter(DeployId(7), &meter).unwrap();
+    assert_eq!(meter_of(&store), Some(meter));
 }

@@ -32,6 +32,7 @@ const LOOK: Duration = Duration::from_millis(20);
 pub enum Front {
     Builtin,
     Nginx,
+    Haproxy,
 }
 
 /// One directory of `contrib/`, by its name, and what has to differ here.
@@ -129,8 +130,10 @@ impl Stage {
         let stage = Self { dir, public, processes: RefCell::default() };
         stage.configure(sample, [blue, green]);
         stage.make_repositories(sample);
-        if sample.front == Front::Nginx {
-            stage.start_nginx();
+        match sample.front {
+            Front::Builtin => {}
+            Front::Nginx => stage.start_nginx(),
+            Front::Haproxy => stage.start_haproxy(sample, [blue, green]),
         }
         stage
     }
@@ -177,6 +180,9 @@ impl Stage {
                 set(&mut root, "app.shop.front.reload", self.nginx(&["-s", "reload"]));
                 set(&mut root, "app.shop.front.pid_file", Value::from(self.text("nginx.pid")));
             }
+            Front::Haproxy => {
+                set(&mut root, "app.shop.front.socket", Value::from(self.text("h.sock")));
+            }
         }
         fs::write(self.path("bgd.toml"), toml::to_string(&root).unwrap()).unwrap();
     }
@@ -216,9 +222,28 @@ impl Stage {
         self.eventually("nginx runs", || fs::read(&pid_file).is_ok_and(|pid| !pid.is_empty()));
     }
 
+    /// A HAProxy of its own with the shipped configuration.
+    fn start_haproxy(&self, sample: &Sample<'_>, [blue, green]: [u16; 2]) {
+        let mut text = fs::read_to_string(contrib(sample.name).join("haproxy.cfg")).unwrap();
+        for (shipped, here) in [
+            ("/run/haproxy/admin.sock", self.text("h.sock")),
+            ("bind :80", format!("bind 127.0.0.1:{}", self.public)),
+            ("127.0.0.1:9501", format!("127.0.0.1:{blue}")),
+            ("127.0.0.1:9502", format!("127.0.0.1:{green}")),
+        ] {
+            assert!(text.contains(shipped), "{shipped}");
+            text = text.replace(shipped, &here);
+        }
+        fs::write(self.path("haproxy.cfg"), text).unwrap();
+        let mut haproxy = Command::new("/usr/sbin/haproxy");
+        haproxy.arg("-db").arg("-f").arg(self.path("haproxy.cfg"));
+        self.processes.borrow_mut().push(haproxy.stdin(Stdio::null()).spawn().unwrap());
+        self.eventually("haproxy listens", || TcpStream::connect(("127.0.0.1", self.public)).is_ok());
+    }
+
     /// The last step with an nginx that is already there: its site gets the shipped `proxy_pass`.
     pub fn open_site(&self, sample: &Sample<'_>) {
-        if sample.front == Front::Builtin {
+        if sample.front != Front::Nginx {
             return;
         }
         let site = fs::read_to_string(contrib(sample.name).join("site.conf")).unwrap();
@@ -386,5 +411,7 @@ fn get(port: u16, path: &str) -> Result<String, String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(failed("read"))?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(format!("no head: {answer:?}"))?;
-    if head.starts_with("HTTP/1.1 200") { Ok(body.to_owned()) } else { Err(answer) }
+    // HAProxy passes on the version that the app speaks.
+    let is_good = head.starts_with("HTTP/1.1 200") || head.starts_with("HTTP/1.0 200");
+    if is_good { Ok(body.to_owned()) } else { Err(answer) }
 }

@@ -140,6 +140,9 @@ impl App {
             if asked.upgrade {
                 return self.echo(stream, reader);
             }
+            if asked.path == self.get("drops") {
+                return Ok(());
+            }
             let (status, body) = self.answer(&asked);
             write!(
                 stream,
@@ -163,6 +166,9 @@ impl App {
                 return (503, "not now".to_owned());
             }
             return (200, "ok".to_owned());
+        }
+        if asked.path == "/cold" && gate_is_closed("cold") {
+            return (503, "not warm yet".to_owned());
         }
         if let Ok(every) = self.get("fails_every").parse::<u64>()
             && ASKED.fetch_add(1, Ordering::Relaxed) % every == every - 1

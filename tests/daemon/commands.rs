@@ -24,6 +24,11 @@ fn a_push_goes_live_by_itself_behind_nginx_and_the_next_one_loses_nothing() {
     a_push_goes_live(Kind::Nginx);
 }
 
+#[test]
+fn a_push_goes_live_by_itself_behind_haproxy_and_the_next_one_loses_nothing() {
+    a_push_goes_live(Kind::Haproxy);
+}
+
 fn a_push_goes_live(kind: Kind) {
     let Some(stage) = Stage::set(Plan::of(kind)) else { return };
     let status = stage.status();

@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    io::Read as _,
+    io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -35,6 +35,7 @@ const GENEROUS: Duration = Duration::from_secs(60);
 pub enum Kind {
     Builtin,
     Nginx,
+    Haproxy,
 }
 
 /// The same on both fronts, at the same time: most of a test is waiting.
@@ -59,11 +60,22 @@ pub struct Plan {
     pub traffic: &'static str,
     /// Whether there is a `before_start` hook (which waits at the gate `hook`).
     pub hook: bool,
+    /// What is asked for at the public address while the traffic moves.
+    pub asked: &'static str,
 }
 
 impl Plan {
     pub fn of(kind: Kind) -> Self {
-        Self { kind, watch: "600ms", drain: "3s", standby: "0s", deadline: "20s", traffic: "", hook: false }
+        Self {
+            kind,
+            watch: "600ms",
+            drain: "3s",
+            standby: "0s",
+            deadline: "20s",
+            traffic: "",
+            hook: false,
+            asked: "/up",
+        }
     }
 }
 
@@ -81,6 +93,7 @@ pub struct Stage {
     ports: [Port; 3],
     pub daemon: Option<Child>,
     pub nginx: Option<Child>,
+    pub haproxy: Option<Child>,
 }
 
 impl Stage {
@@ -96,10 +109,14 @@ impl Stage {
             eprintln!("skipped: nginx is not installed");
             return None;
         }
+        if plan.kind == Kind::Haproxy && Command::new(haproxy_binary()).arg("-v").output().is_err() {
+            eprintln!("skipped: haproxy is not installed");
+            return None;
+        }
         // Short: sockets below it must fit 107 bytes.
         let dir = tempfile::Builder::new().prefix("bgd-e2e-").tempdir().expect("a directory");
         let ports = [ports::reserve(), ports::reserve(), ports::reserve()];
-        let stage = Self { dir, plan, ports, daemon: None, nginx: None };
+        let stage = Self { dir, plan, ports, daemon: None, nginx: None, haproxy: None };
         fs::create_dir(stage.path("gates")).expect("gates");
         stage.git_at(&stage.path(""), &["init", "-q", "--bare", "-b", "main", "remote.git"]);
         stage.git_at(&stage.path(""), &["init", "-q", "-b", "main", "work"]);
@@ -107,6 +124,9 @@ impl Stage {
         stage.configure("");
         if plan_is_nginx(&stage.plan) {
             stage.write_nginx();
+        }
+        if stage.plan.kind == Kind::Haproxy {
+            stage.write_haproxy("");
         }
         Some(stage)
     }
@@ -131,14 +151,18 @@ impl Stage {
         let start = serde_json::to_string(&app::command()).expect("a list of strings");
         let [blue, green] = [self.ports[0].number, self.ports[1].number];
         let hooks = if hook { "[app.shop.hooks]\nbefore_start = \"sh hook.sh\"\n" } else { "" };
+        let address = format!("address = \"http://{}{}\"", self.public(), self.plan.asked);
         let front = match self.plan.kind {
-            Kind::Builtin => format!("listen = \"{}\"", self.public()),
+            // Known without being written.
+            Kind::Builtin if self.plan.asked == "/up" => format!("listen = \"{}\"", self.public()),
+            Kind::Builtin => format!("listen = \"{}\"\n{address}", self.public()),
             Kind::Nginx => format!(
                 "type = \"nginx\"\nupstream = \"shop\"\nfile = \"{dir}/conf.d/bgd-shop.conf\"\n\
-                 test = {}\nreload = {}\npid_file = \"{dir}/nginx.pid\"",
+                 test = {}\nreload = {}\npid_file = \"{dir}/nginx.pid\"\n{address}",
                 self.nginx_words(&["-t"]),
                 self.gated_reload(),
             ),
+            Kind::Haproxy => format!("type = \"haproxy\"\nsocket = \"{dir}/h.sock\""),
         };
         let text = format!(
             r#"[daemon]
@@ -232,6 +256,61 @@ for = "{watch}"
         });
     }
 
+    /// HAProxy's own configuration, with more lines for the backend: both servers are ready and checked.
+    pub fn write_haproxy(&self, more: &str) {
+        let (dir, public) = (self.dir.path().display(), self.public());
+        let [blue, green] = [self.ports[0].number, self.ports[1].number];
+        let text = format!(
+            "global\n    stats socket {dir}/h.sock mode 600 level admin\n    hard-stop-after 60s\n\
+             defaults\n    mode http\n    timeout connect 5s\n    timeout client 90s\n    timeout server 90s\n    \
+             timeout tunnel 90s\n    option redispatch 1\n    retries 3\n    retry-on conn-failure empty-response\n\
+             frontend web\n    bind {public}\n    default_backend shop\n\
+             backend shop\n{more}    default-server check inter 1s fastinter 100ms downinter 100ms\n    \
+             server blue 127.0.0.1:{blue}\n    server green 127.0.0.1:{green}\n"
+        );
+        fs::write(self.path("haproxy.cfg"), text).expect("haproxy.cfg");
+    }
+
+    /// In the foreground, under its master process.
+    pub fn run_haproxy(&mut self) {
+        let log =
+            fs::File::options().create(true).append(true).open(self.path("haproxy.log")).expect("a log");
+        let child = Command::new(haproxy_binary())
+            .args(["-W", "-db", "-f"])
+            .arg(self.path("haproxy.cfg"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("share the log"))
+            .stderr(log)
+            .spawn()
+            .expect("haproxy");
+        assert!(self.haproxy.replace(child).is_none(), "one haproxy at a time");
+        self.eventually("haproxy runs", |stage| !stage.ask_haproxy("show info").is_empty());
+    }
+
+    /// `kill -9` of the master and its worker.
+    pub fn kill_haproxy(&mut self) {
+        let mut child = self.haproxy.take().expect("haproxy runs");
+        let workers = self.processes().into_iter().filter(|(_, line)| line.contains("haproxy.cfg"));
+        for (pid, _) in workers {
+            send(pid, Signal::SIGKILL);
+        }
+        child.wait().expect("haproxy has ended");
+        self.eventually("haproxy is gone", |stage| stage.ask_haproxy("show info").is_empty());
+    }
+
+    /// What HAProxy answers to a command on its socket; empty when it does not run.
+    pub fn ask_haproxy(&self, command: &str) -> String {
+        let Ok(mut stream) = std::os::unix::net::UnixStream::connect(self.path("h.sock")) else {
+            return String::new();
+        };
+        let mut answer = String::new();
+        let asked = stream.write_all(format!("{command}\n").as_bytes());
+        if asked.and_then(|()| stream.read_to_string(&mut answer)).is_err() {
+            return String::new();
+        }
+        answer
+    }
+
     pub fn start_daemon(&mut self) -> u32 {
         self.start_daemon_with(&[])
     }
@@ -244,6 +323,9 @@ for = "{watch}"
         });
         if plan_is_nginx(&self.plan) && self.nginx.is_none() {
             self.run_nginx();
+        }
+        if self.plan.kind == Kind::Haproxy && self.haproxy.is_none() {
+            self.run_haproxy();
         }
         pid
     }
@@ -466,7 +548,7 @@ for = "{watch}"
     pub fn load(&self) -> Load {
         let idle = match self.plan.kind {
             Kind::Builtin => Idle::Stays,
-            Kind::Nginx => Idle::MayClose,
+            Kind::Nginx | Kind::Haproxy => Idle::MayClose,
         };
         Load::start(self.public(), idle)
     }
@@ -506,6 +588,7 @@ for = "{watch}"
                 u64::from(pid) == live
                     || Some(u64::from(pid)) == warm
                     || line.contains("nginx")
+                    || line.contains("haproxy.cfg")
                     || line.contains("bgd daemon")
                     || line.contains(" git-worker")
                     || (line.contains(" shim") && shims <= expected)
@@ -536,6 +619,10 @@ impl Drop for Stage {
         if let Some(mut nginx) = self.nginx.take() {
             send(nginx.id(), Signal::SIGTERM);
             let _ = nginx.wait();
+        }
+        if let Some(mut haproxy) = self.haproxy.take() {
+            send(haproxy.id(), Signal::SIGTERM);
+            let _ = haproxy.wait();
         }
         // A shim may start what it was just told to: until nothing is left.
         let until = Instant::now() + Duration::from_secs(10);
@@ -573,6 +660,11 @@ impl Drop for Begun {
 pub fn send(pid: u32, signal: Signal) {
     // It may have ended meanwhile.
     let _ = kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), signal);
+}
+
+/// Debian keeps it where not everybody looks.
+fn haproxy_binary() -> &'static str {
+    if Path::new("/usr/sbin/haproxy").exists() { "/usr/sbin/haproxy" } else { "haproxy" }
 }
 
 fn plan_is_nginx(plan: &Plan) -> bool {

@@ -55,6 +55,18 @@ pub fn is_running(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
+/// Ends a process at once.
+pub fn kill(pid: u32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::SIGKILL).unwrap();
+}
+
+/// The same to a child of this process, and waits until it was reaped: its first thread may have ended before the
+/// others, and the others still hold its sockets open.
+pub async fn killed(pid: u32) {
+    kill(pid);
+    until(async || !Path::new(&format!("/proc/{pid}")).exists()).await;
+}
+
 /// The session a process belongs to.
 pub fn session_of(pid: u32) -> u32 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
@@ -100,9 +112,7 @@ impl TestFront {
     }
 
     pub async fn route(&self, generation: u64, color: Color, port: u16) {
-        let backend =
-            Routed { color, port, weight: 100, release: "20261121T101112Z-1-0123456".parse().unwrap() };
-        let route = Route::new(Generation(generation), vec![backend]);
+        let route = Route::new(Generation(generation), vec![routed(color, port, 100)]);
         self.front.route(&route).await.unwrap();
     }
 
@@ -125,10 +135,39 @@ impl Drop for TestFront {
     }
 }
 
+/// A place in a route.
+pub fn routed(color: Color, port: u16, weight: u16) -> Routed {
+    let release = match color {
+        Color::Blue => "20261121T101112Z-1-0123456",
+        Color::Green => "20261121T111213Z-2-89abcde",
+    };
+    Routed { color, port, weight, release: release.parse().unwrap() }
+}
+
+/// A port of its own on which nobody listens.
+pub struct Refusing {
+    pub port: u16,
+    _socket: tokio::net::TcpSocket,
+}
+
+impl Refusing {
+    pub fn new() -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        Self { port: socket.local_addr().unwrap().port(), _socket: socket }
+    }
+}
+
+/// The requests for `/wait` that arrived, and leave for them to go.
+struct Waits {
+    arrived: AtomicUsize,
+    leave: Semaphore,
+}
+
 /// A small app.
 pub struct Backend {
     pub port: u16,
-    waiting: Arc<Semaphore>,
+    waits: Arc<Waits>,
     serving: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -143,14 +182,19 @@ impl Backend {
         socket.bind(SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
         let listener = socket.listen(1024).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let waiting = Arc::new(Semaphore::new(0));
-        let serving = tokio::spawn(serve(listener, rev, Arc::clone(&waiting)));
-        Self { port, waiting, serving: Some(serving) }
+        let waits = Arc::new(Waits { arrived: AtomicUsize::new(0), leave: Semaphore::new(0) });
+        let serving = tokio::spawn(serve(listener, rev, Arc::clone(&waits)));
+        Self { port, waits, serving: Some(serving) }
     }
 
     /// Lets one `/wait` go.
     pub fn release(&self) {
-        self.waiting.add_permits(1);
+        self.waits.leave.add_permits(1);
+    }
+
+    /// Waits until so many asked for `/wait`.
+    pub async fn awaited_by(&self, count: usize) {
+        until(async || self.waits.arrived.load(Ordering::SeqCst) >= count).await;
     }
 
     /// Ends at once, with all its connections.
@@ -170,12 +214,12 @@ impl Drop for Backend {
     }
 }
 
-async fn serve(listener: TcpListener, rev: &'static str, waiting: Arc<Semaphore>) {
+async fn serve(listener: TcpListener, rev: &'static str, waits: Arc<Waits>) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let waiting = Arc::clone(&waiting);
-        let service = service_fn(move |request| app(request, rev, Arc::clone(&waiting)));
+        let waits = Arc::clone(&waits);
+        let service = service_fn(move |request| app(request, rev, Arc::clone(&waits)));
         let connection =
             http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
         connections.spawn(async move { connection.await.ok() });
@@ -192,7 +236,7 @@ fn whole(text: impl Into<Bytes>) -> BoxBody<Bytes, hyper::Error> {
 async fn app(
     request: Request<Incoming>,
     rev: &'static str,
-    waiting: Arc<Semaphore>,
+    waits: Arc<Waits>,
 ) -> Result<Answering, Infallible> {
     let query = request.uri().query().unwrap_or_default().to_owned();
     let mut status = 200;
@@ -203,12 +247,28 @@ async fn app(
             whole(rev)
         }
         "/wait" => {
-            waiting.acquire().await.unwrap().forget();
+            waits.arrived.fetch_add(1, Ordering::SeqCst);
+            waits.leave.acquire().await.unwrap().forget();
             whole("waited")
         }
         "/chunks" => {
             let parts = ["one ", "two ", "three "].map(|part| Ok(Frame::data(Bytes::from(part))));
             StreamBody::new(futures_util::stream::iter(parts)).boxed()
+        }
+        "/late" => {
+            let wait = Duration::from_millis(query.parse().unwrap());
+            let parts = futures_util::stream::unfold(0, move |sent| async move {
+                let part = *["early ", "late"].get(sent)?;
+                if sent == 1 {
+                    sleep(wait).await;
+                }
+                Some((Ok(Frame::data(Bytes::from(part))), sent + 1))
+            });
+            StreamBody::new(parts).boxed()
+        }
+        "/cookie" => {
+            extra.insert("set-cookie", "app=1; Path=/shop".parse().unwrap());
+            whole(rev)
         }
         "/echo" => request.into_body().boxed(),
         "/collect" => whole(request.into_body().collect().await.unwrap().to_bytes()),
@@ -267,6 +327,8 @@ impl Script {
     pub const OK: Step = || ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", true);
     /// Closes without a word.
     pub const CLOSE: Step = || ("", false);
+    /// Closes in the middle of an answer.
+    pub const HALF: Step = || ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok", false);
     /// Answers 200 as if it kept the connection, and closes it.
     pub const OK_THEN_END: Step = || ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", false);
 
@@ -341,6 +403,11 @@ impl Answer {
         self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
+    /// All values of a field.
+    pub fn headers(&self, name: &str) -> Vec<&str> {
+        self.headers.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_str()).collect()
+    }
+
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -357,6 +424,24 @@ impl Client {
         let stream = TcpStream::connect(to).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream, read: Vec::new() }
+    }
+
+    /// From an address of the loopback network.
+    pub async fn connect_from(to: SocketAddr, from: std::net::Ipv4Addr) -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from((from, 0))).unwrap();
+        Self { stream: socket.connect(to).await.unwrap(), read: Vec::new() }
+    }
+
+    /// Asks with further lines in the head, each with its end. As any client does, it connects anew after an answer
+    /// that says so: a front that is leaving says it.
+    pub async fn get_with(&mut self, path: &str, lines: &str) -> Answer {
+        self.send(&format!("GET {path} HTTP/1.1\r\nhost: t\r\n{lines}\r\n")).await;
+        let answer = self.answer("GET").await.unwrap();
+        if answer.header("connection") == Some("close") {
+            *self = Self::connect(self.stream.peer_addr().unwrap()).await;
+        }
+        answer
     }
 
     pub async fn send(&mut self, text: &str) {

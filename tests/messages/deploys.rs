@@ -71,6 +71,9 @@ pub fn the_release_is_to_blame(book: &mut Book) {
         tried(book, &stage, (title, &commit));
     }
     configured_wrongly(book, &stage);
+    let health = "[app.shop.health]";
+    let warmup = format!("warmup = {{ paths = [\"/cold\"], requests = 3 }}\n{health}");
+    stage.with(health, &warmup, || cold(book, &stage));
     // Long enough for whatever this machine does meanwhile: both end it.
     let watch = "[app.shop.watch]\nfor = ";
     stage.with(&format!("{watch}\"600ms\""), &format!("{watch}\"60s\""), || watched(book, &stage));
@@ -94,6 +97,13 @@ pub fn the_release_does_not_get_ready(book: &mut Book) {
             );
         }
     }
+}
+
+fn cold(book: &mut Book, stage: &Stage) {
+    stage.close("cold");
+    let commit = stage.draft("cold", "", "");
+    tried(book, stage, ("the app answers no request of the warm-up", &commit));
+    stage.open("cold");
 }
 
 fn watched(book: &mut Book, stage: &Stage) {

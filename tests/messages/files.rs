@@ -9,12 +9,13 @@ use crate::{
 
 const BASE: &str = "[app.shop]\nremote = \"/srv/shop.git\"\nstart = \"./shop\"\n";
 
-const BAD: [(&str, &str); 7] = [
+const BAD: [(&str, &str); 8] = [
     ("an unknown key", "biuld = \"make\"\n"),
     ("a duration without a unit", "drain = \"30\"\n"),
     ("one port for both colors", "ports = [9501, 9501]\n"),
     ("a port that is no port", "ports = [9501, 95021]\n"),
     ("a shared path that leaves the release", "shared = [\"../secrets\"]\n"),
+    ("a canary's step with all of the traffic", "canary.steps = [\"5%:2m\", \"100%:5m\"]\n"),
     ("a front that does not exist", "[app.shop.front]\ntype = \"ngnix\"\n"),
     ("a protocol that the front does not speak", "protocol = \"fastcgi\"\n"),
 ];

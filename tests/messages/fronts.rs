@@ -1,4 +1,4 @@
-//! nginx and the disk: not the commit's fault.
+//! nginx, HAProxy and the disk: not the commit's fault.
 
 use std::fs;
 
@@ -35,6 +35,31 @@ pub fn the_front_is_to_blame(book: &mut Book) {
     stage.until("it is said", |status| status["state"] == "degraded");
     book.fails("nginx is down", &stage, &deploy);
     book.fails("status while nginx is down", &stage, &["status", "--oneline"]);
+}
+
+pub fn haproxy_is_to_blame(book: &mut Book) {
+    let Some(mut stage) = Stage::set(Plan::of(Kind::Haproxy)) else { return };
+    stage.push_live("good");
+    stage.until_at_rest();
+    let deploy = ["deploy"];
+    let good = fs::read_to_string(stage.path("haproxy.cfg")).unwrap();
+    let other_port = good.replace(&format!("127.0.0.1:{}", stage.port("green")), "127.0.0.1:1");
+    for (title, text) in [
+        ("a server of haproxy has another port than its color", other_port),
+        ("haproxy lacks a server", good.replace("server green", "server other")),
+        ("haproxy lacks the backend", good.replace("backend shop\n", "backend store\n")),
+        ("haproxy's socket may not move traffic", good.replace("level admin", "level operator")),
+    ] {
+        fs::write(stage.path("haproxy.cfg"), text).unwrap();
+        stage.kill_haproxy();
+        stage.run_haproxy();
+        stage.until("it is said", |status| status["state"] == "degraded");
+        book.fails(title, &stage, &deploy);
+        stage.until_at_rest();
+    }
+    stage.kill_haproxy();
+    book.fails("haproxy is down", &stage, &deploy);
+    book.fails("status while haproxy is down", &stage, &["status", "--oneline"]);
 }
 
 pub fn the_disk_is_to_blame(book: &mut Book) {

@@ -1,5 +1,7 @@
 //! A real nginx with its own prefix, small apps that can die at once, and a client that counts what is lost.
 
+pub mod clients;
+
 use std::{
     fs,
     net::{SocketAddr, TcpListener as StdListener},
@@ -112,8 +114,14 @@ impl Stage {
     }
 
     pub fn write_site(&self) {
+        self.write_site_with("proxy_next_upstream off;");
+    }
+
+    /// The site with more in its server block. It believes whom a client says to be.
+    pub fn write_site_with(&self, more: &str) {
         let site = format!(
-            "server {{ listen {}; location / {{ proxy_pass http://shop; proxy_next_upstream off; }} }}\n",
+            "server {{ listen {}; set_real_ip_from 127.0.0.1; real_ip_header X-Forwarded-For; {more} \
+             location / {{ proxy_pass http://shop; }} }}\n",
             self.public
         );
         self.write("conf.d/site.conf", &site);
@@ -140,6 +148,22 @@ impl Stage {
         Nginx::new(settings, "shop".parse().unwrap(), self.ports, None)
     }
 
+    /// The same front, which tells a socket of each request.
+    pub fn telling(&self, socket: &Path) -> Nginx {
+        Nginx::new(self.settings.clone(), "shop".parse().unwrap(), self.ports, Some(socket.to_owned()))
+    }
+
+    /// Blue live beside green with a share.
+    pub fn shared(&self, generation: u64, share: u16) -> Route {
+        let backend = |color, weight, release: &str| {
+            let release = release.parse().unwrap();
+            Backend { color, port: self.ports.of(color), weight, release }
+        };
+        let live = backend(Color::Blue, 100 - share, "20261121T101112Z-1-0123456");
+        let canary = backend(Color::Green, share, "20261121T101112Z-2-89abcde");
+        Route::new(Generation(generation), vec![live, canary])
+    }
+
     /// The same front for another app.
     pub fn renamed(&self, app: &str) -> Nginx {
         Nginx::new(self.settings.clone(), app.parse().unwrap(), self.ports, None)
@@ -155,10 +179,14 @@ impl Stage {
 
     /// Starts nginx and waits until it can be trusted with a reload.
     pub async fn start_nginx(&mut self, main: &str) {
+        self.start_nginx_with(main, 2).await;
+    }
+
+    async fn start_nginx_with(&mut self, main: &str, workers: usize) {
         let config = format!(
-            "{main}\nworker_processes 2;\npid nginx.pid;\nerror_log error.log notice;\n\
+            "{main}\nworker_processes {workers};\npid nginx.pid;\nerror_log error.log notice;\n\
              events {{ worker_connections 512; }}\n\
-             http {{ access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; \
+             http {{ access_log access.log; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; \
              scgi_temp_path s; uwsgi_temp_path u; include conf.d/*.conf; }}\n"
         );
         self.write("nginx.conf", &config);
@@ -175,10 +203,18 @@ impl Stage {
         let pid_file = self.settings.pid_file.clone();
         eventually("nginx has started its workers", || {
             let ready = fs::read_to_string(&pid_file).is_ok_and(|pid| !pid.trim().is_empty());
-            ready && self.workers().len() == 2
+            ready && self.workers().len() == workers
         })
         .await;
         assert!(log.exists());
+    }
+
+    /// nginx with so many workers and a site that passes a failed request on, routed to blue, generation 1.
+    pub async fn serve_passing_on(&mut self, workers: usize) {
+        self.write_site_with("");
+        self.nginx.ensure_file().await.unwrap();
+        self.start_nginx_with("", workers).await;
+        self.nginx.route(&self.route(1, Color::Blue), limits()).await.unwrap();
     }
 
     /// nginx with the site, routed to a color, generation 1.
@@ -289,6 +325,7 @@ fn free_ports() -> [u16; 3] {
 pub struct App {
     pub color: Color,
     in_flight: Arc<AtomicUsize>,
+    handled: Arc<AtomicUsize>,
     serving: JoinHandle<()>,
 }
 
@@ -296,8 +333,14 @@ impl App {
     pub async fn start(color: Color, port: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let in_flight = Arc::new(AtomicUsize::new(0));
-        let serving = tokio::spawn(serve(listener, color, in_flight.clone()));
-        Self { color, in_flight, serving }
+        let handled = Arc::new(AtomicUsize::new(0));
+        let serving = tokio::spawn(serve(listener, color, in_flight.clone(), handled.clone()));
+        Self { color, in_flight, handled, serving }
+    }
+
+    /// How many requests it has read.
+    pub fn handled(&self) -> usize {
+        self.handled.load(Ordering::SeqCst)
     }
 
     pub fn in_flight(&self) -> usize {
@@ -317,21 +360,21 @@ impl Drop for App {
     }
 }
 
-async fn serve(listener: TcpListener, color: Color, in_flight: Arc<AtomicUsize>) {
+async fn serve(listener: TcpListener, color: Color, in_flight: Arc<AtomicUsize>, handled: Arc<AtomicUsize>) {
     // Dropped with this task: each connection ends at once.
     let mut open = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        let in_flight = in_flight.clone();
+        let (in_flight, handled) = (in_flight.clone(), handled.clone());
         open.spawn(async move {
             in_flight.fetch_add(1, Ordering::SeqCst);
-            let _ = answer(stream, color).await;
+            let _ = answer(stream, color, &handled).await;
             in_flight.fetch_sub(1, Ordering::SeqCst);
         });
         while open.try_join_next().is_some() {}
     }
 }
 
-async fn answer(stream: TcpStream, color: Color) -> std::io::Result<()> {
+async fn answer(stream: TcpStream, color: Color, handled: &AtomicUsize) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut first = String::new();
     stream.read_line(&mut first).await?;
@@ -348,6 +391,7 @@ async fn answer(stream: TcpStream, color: Color) -> std::io::Result<()> {
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await?;
+    handled.fetch_add(1, Ordering::SeqCst);
     if let Some((_, rest)) = first.split_once("?ms=") {
         sleep(Duration::from_millis(rest.split(' ').next().unwrap().parse().unwrap())).await;
     }

@@ -173,6 +173,37 @@ fn f3_a_flip_by_hand_under_a_running_daemon_stops_nothing_that_serves() {
 }
 
 #[test]
+fn f6_a_file_that_nginx_never_took_up_is_put_right_with_the_daemon_running_or_at_its_start() {
+    let plan = Plan { standby: "5m", ..Plan::of(Kind::Nginx) };
+    let Some(mut stage) = Stage::set(plan) else { return };
+    stage.push_live("one");
+    stage.until_at_rest();
+    let older = stage.include();
+    stage.push_live("two");
+    stage.until_at_rest();
+    let load = stage.load();
+    load.sees("two");
+    for running in [true, false] {
+        if !running {
+            stage.kill_daemon();
+        }
+        // Whole, bgd's own, and of another color than what serves: the next reload by anybody would move the traffic.
+        fs::write(stage.path("conf.d/bgd-shop.conf"), &older).unwrap();
+        if !running {
+            stage.start_daemon();
+        }
+        stage.eventually("the file says what is live again", |stage| stage.include() != older);
+        stage.eventually("nothing is wrong any more", |stage| stage.status()["state"] == "live");
+        stage.reload_nginx();
+        load.sees("two");
+        assert_eq!(stage.served(), "two", "daemon running: {running}");
+    }
+    stage.push_live("three");
+    load.end_without_loss();
+    stage.assert_no_leftover();
+}
+
+#[test]
 fn f6_a_hand_that_sends_the_traffic_to_nobody_is_corrected() {
     let Some((stage, _one, _two)) = two_live() else { return };
     let status = stage.until_at_rest();

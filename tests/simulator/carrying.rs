@@ -62,6 +62,10 @@ impl Daemon {
             }
             return Ok(());
         }
+        if matches!(effect.action, Action::Prune { .. }) && effect.id > self.record.last_effect() {
+            // The record may need what the state no longer does.
+            return Ok(());
+        }
         let due = self.steady.plus(world::takes(&effect.action, self.setup.policy.watch));
         self.tasks.insert(effect.id, Task { effect, due, half: None });
         Ok(())
@@ -286,7 +290,8 @@ impl Daemon {
         match watched {
             Some((Quality::DiesWatched, color)) => self.world.kill(color),
             Some((Quality::SickWatched, color)) => self.set_health(color, false),
-            _ => {}
+            // Nothing happened; a daemon that dies half way through its effects is not judged for the other half.
+            _ => return Ok(()),
         }
         self.after()
     }

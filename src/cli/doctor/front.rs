@@ -1,14 +1,20 @@
 //! The front as `bgd doctor` sees it: an nginx that runs, includes bgd's file, accepts its configuration, may be
-//! reloaded, and does not cut long requests. The builtin front needs only its port.
+//! reloaded, does not cut long requests, and gives sites the lines of that file; a HAProxy that may be told, and has
+//! the app's servers. The builtin front needs only its port.
+
+use std::path::Path;
 
 use crate::{
     cli::doctor::finding::Finding,
     config::{
         duration,
-        settings::{AppSettings, FrontSettings, NginxSettings},
+        settings::{AppSettings, FrontSettings, HaproxySettings, NginxSettings, Sticky},
     },
     errors::chain,
-    front::nginx::{Inclusion, Nginx, Permission},
+    front::{
+        haproxy::{Haproxy, HaproxyError},
+        nginx::{Hidden, Inclusion, Nginx, Permission},
+    },
 };
 
 /// For what nginx itself can explain best.
@@ -16,7 +22,38 @@ const UNSURE: &str = "`nginx -t` shows what nginx thinks";
 
 /// Looks at the app's front; changes nothing.
 pub async fn check(app: &AppSettings) -> Vec<Finding> {
-    let FrontSettings::Nginx(settings) = &app.front else { return Vec::new() };
+    match &app.front {
+        FrontSettings::Builtin { .. } => Vec::new(),
+        FrontSettings::Nginx(settings) => of_nginx(app, settings).await,
+        FrontSettings::Haproxy(settings) => of_haproxy(app, settings).await,
+    }
+}
+
+async fn of_haproxy(app: &AppSettings, settings: &HaproxySettings) -> Vec<Finding> {
+    let (name, backend) = (&app.name, &settings.backend);
+    let haproxy = Haproxy::new(settings.clone(), app.ports);
+    let failed = |error: &HaproxyError| {
+        let hint =
+            error.hint().unwrap_or("`haproxy -c -f /etc/haproxy/haproxy.cfg` shows what haproxy thinks");
+        Finding::fail(format!("{name}: {}", chain(error)), hint)
+    };
+    if let Err(error) = haproxy.preflight().await {
+        return vec![failed(&error)];
+    }
+    let ports = format!("ports {} and {}", app.ports.blue, app.ports.green);
+    let text = format!("{name}: haproxy can be told, and its backend {backend} has servers for {ports}");
+    let mut found = vec![Finding::ok(text)];
+    match haproxy.advice(&app.canary.sticky).await {
+        Ok(advice) => {
+            let warned = advice.into_iter().map(|it| Finding::warn(format!("{name}: {}", it.said), it.hint));
+            found.extend(warned);
+        }
+        Err(error) => found.push(failed(&error)),
+    }
+    found
+}
+
+async fn of_nginx(app: &AppSettings, settings: &NginxSettings) -> Vec<Finding> {
     let nginx = Nginx::new(settings.clone(), app.name.clone(), app.ports, None);
     let mut found = vec![preflight(app, &nginx).await, inclusion(app, settings, &nginx).await];
     let permission = permission(app, &nginx);
@@ -25,6 +62,7 @@ pub async fn check(app: &AppSettings) -> Vec<Finding> {
         found.push(permission);
     }
     found.extend(shutdown(app, &nginx).await);
+    found.extend(hidden(app, settings, &nginx).await);
     found
 }
 
@@ -79,4 +117,75 @@ async fn shutdown(app: &AppSettings, nginx: &Nginx) -> Option<Finding> {
         ),
         "raise worker_shutdown_timeout in nginx.conf",
     ))
+}
+
+/// A word for each site that has to repeat a line of bgd's file, when the app's settings need that line.
+async fn hidden(app: &AppSettings, settings: &NginxSettings, nginx: &Nginx) -> Vec<Finding> {
+    let Some(hidden) = nginx.hidden().await else { return Vec::new() };
+    let mut found = Vec::new();
+    if matches!(app.canary.sticky, Sticky::Cookie(_)) {
+        found.extend(without_cookie(app, &hidden, &nginx.cookie_line()));
+    }
+    if app.watch.traffic.any() {
+        found.extend(silent(app, &hidden, &settings.file));
+    }
+    found
+}
+
+fn without_cookie(app: &AppSettings, hidden: &Hidden, line: &str) -> Vec<Finding> {
+    let finding = |site: &String| {
+        let what = "has an `add_header` of its own, which keeps the canary's cookie from its clients";
+        Finding::warn(format!("{}: server {site} {what}", app.name), format!("write `{line}` beside it"))
+    };
+    hidden.cookie.iter().map(finding).collect()
+}
+
+fn silent(app: &AppSettings, hidden: &Hidden, file: &Path) -> Vec<Finding> {
+    let name = &app.name;
+    if hidden.default_log {
+        return vec![Finding::warn(
+            format!("{name}: nginx has only its default log, so bgd is not told of the traffic"),
+            "name that log in the http block: `access_log /var/log/nginx/access.log;`",
+        )];
+    }
+    let hint = format!("write the `access_log syslog:…` line of {} beside it", file.display());
+    let finding = |site: &String| {
+        let what = "has an `access_log` of its own, so bgd is not told of its traffic";
+        Finding::warn(format!("{name}: server {site} {what}"), &*hint)
+    };
+    hidden.traffic.iter().map(finding).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app() -> std::sync::Arc<AppSettings> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bgd.toml");
+        let text = "[app.shop]\nremote = \"git@git.example.com:acme/shop.git\"\nstart = \"true\"\n";
+        std::fs::write(&path, text).unwrap();
+        let mut apps = crate::config::load(&path).unwrap().settings.apps;
+        apps.remove(&"shop".parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_site_that_hides_a_line_is_named_with_the_line() {
+        let app = app();
+        let hidden = Hidden {
+            cookie: vec!["a.example.com".to_owned()],
+            traffic: vec!["b.example.com".to_owned()],
+            default_log: false,
+        };
+        let cookie = without_cookie(&app, &hidden, "add_header Set-Cookie $bgd_shop_cookie always;");
+        assert!(cookie[0].what.starts_with("shop: server a.example.com has an `add_header`"), "{cookie:?}");
+        assert!(cookie[0].hint.as_ref().unwrap().contains("$bgd_shop_cookie always;` beside it"));
+        let told = silent(&app, &hidden, Path::new("/etc/nginx/conf.d/bgd-shop.conf"));
+        assert!(told[0].what.starts_with("shop: server b.example.com has an `access_log`"), "{told:?}");
+        assert!(told[0].hint.as_ref().unwrap().contains("/etc/nginx/conf.d/bgd-shop.conf"));
+        let default = Hidden { default_log: true, ..hidden };
+        let lost = silent(&app, &default, Path::new("/x"));
+        assert_eq!(lost.len(), 1);
+        assert!(lost[0].what.contains("default log"), "{lost:?}");
+    }
 }

@@ -7,6 +7,7 @@ mod fixture;
 mod front;
 mod host;
 mod ports;
+mod preview;
 mod remote;
 mod signing;
 
@@ -42,6 +43,7 @@ pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
         report.add(ports::check(settings, app))?;
         report.add(vec![remote::check(app).await])?;
         report.add(signing::check(app))?;
+        report.add(preview::check(app).into_iter().collect())?;
         report.add(front::check(app).await)?;
     }
     Ok(if report.worst == Level::Fail { Exit::Failed } else { Exit::Done })

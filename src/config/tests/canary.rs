@@ -302,6 +302,10 @@ fn what_works_but_is_surely_not_meant_is_a_warning() {
             "app.shop.warmup.paths[2]: is never asked: 2 requests, 3 paths",
         ),
         (
+            "warmup = { paths = [\"/\"], until_p95 = \"6s\" }",
+            "app.shop.warmup.until_p95: is longer than health.timeout: a request without an answer after 5s",
+        ),
+        (
             "watch = { for = \"0s\", max_p95 = \"+30%\" }",
             "app.shop.watch.max_p95: is never looked at: `for` is 0s, and there is no canary",
         ),

@@ -4,8 +4,8 @@ use std::{num::NonZeroU32, time::Duration};
 
 use super::*;
 use crate::config::settings::{
-    Auth, FastCgiProbe, FrontSettings, Hooks, HttpProbe, NginxSettings, Ports, Probe, Protocol, Rewrite,
-    Start, Stop, StopHow, Verify, VerifyRange,
+    Auth, FastCgiProbe, FrontSettings, HaproxyServers, HaproxySettings, Hooks, HttpProbe, NginxSettings,
+    Ports, Probe, Protocol, Rewrite, Start, Stop, StopHow, Verify, VerifyRange,
 };
 
 const SMALLEST: &str = r#"
@@ -176,6 +176,23 @@ fn the_nginx_front_of_the_contract_is_also_what_its_type_alone_means() {
 }
 
 #[test]
+fn the_haproxy_front_has_defaults_by_the_name_of_the_app() {
+    let haproxy = |socket: &str, backend: &str, [blue, green]: [&str; 2]| {
+        FrontSettings::Haproxy(HaproxySettings {
+            socket: socket.into(),
+            backend: backend.to_owned(),
+            servers: HaproxyServers { blue: blue.to_owned(), green: green.to_owned() },
+            state_file: None,
+        })
+    };
+    let usual = haproxy("/run/haproxy/admin.sock", "shop", ["blue", "green"]);
+    assert_eq!(shop(&with("front.type = \"haproxy\"")).front, usual);
+    let text =
+        "front = { type = \"haproxy\", socket = \"h.sock\", backend = \"b.1\", servers = [\"a\", \"b\"] }";
+    assert_eq!(shop(&with(text)).front, haproxy("/etc/bgd/h.sock", "b.1", ["a", "b"]));
+}
+
+#[test]
 fn other_ways_to_write_things_are_understood() {
     let app = shop(&with("build = \"make\"\nstop = { command = \"bye {port}\", grace = \"1m30s\" }"));
     assert_eq!(app.build, ["make"]);
@@ -280,4 +297,15 @@ fn who_may_act_and_what_an_app_may_use_are_understood() {
     assert_eq!(daemon.operators, Some(vec![Principal::User("anna".into()), Principal::Group("ops".into())]));
     assert_eq!(daemon.readers, []);
     assert_eq!(load(SMALLEST).unwrap().settings.daemon.operators, None, "nobody named is not nobody");
+}
+
+#[test]
+fn the_public_address_is_known_of_the_builtin_front_and_written_of_an_nginx() {
+    let url = |more: &str| shop(&with(more)).public.map(|public| public.url);
+    assert_eq!(url("").as_deref(), Some("http://127.0.0.1:8080/"));
+    assert_eq!(url("health.path = \"/up\"").as_deref(), Some("http://127.0.0.1:8080/up"));
+    assert_eq!(url("front.address = \"none\""), None);
+    assert_eq!(url("front.type = \"nginx\""), None);
+    let nginx = "front = { type = \"nginx\", address = \"http://shop.example.com\" }";
+    assert_eq!(url(nginx).as_deref(), Some("http://shop.example.com/"));
 }

@@ -23,7 +23,7 @@ body = "ok"
 status = [200, 999]
 
 [app.shop.front]
-type = "haproxy"
+type = "haprox"
 
 [demon]
 "#;
@@ -51,8 +51,8 @@ error: bgd.toml:15: app.shop.health.status: has no effect without `path`
   hint: add path = "/…"
 error: bgd.toml:15: app.shop.health.status[1]: is no status of HTTP: 999
   hint: a status is 100 to 599, such as 200
-error: bgd.toml:18: app.shop.front.type: haproxy is not available in this version
-  hint: use "nginx" or "builtin"
+error: bgd.toml:18: app.shop.front.type: is no front: "haprox"
+  hint: did you mean "haproxy"?
 error: bgd.toml:20: demon: unknown key
   hint: did you mean `daemon`?"#;
     let problems = load(text).unwrap_err();
@@ -197,6 +197,37 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("front = { type = \"nginx\", file = \"/etc/\" }", "4 app.shop.front.file", "is a directory"),
     ("front = { type = \"nginx\", test = [] }", "4 app.shop.front.test", "is empty"),
     ("front = { type = \"nginx\", reload = \"x\" }", "4 app.shop.front.reload", "expected a list"),
+    ("front.socket = \"/h.sock\"", "4 app.shop.front.socket", "no effect with the builtin front"),
+    (
+        "front = { type = \"nginx\", backend = \"shop\" }",
+        "4 app.shop.front.backend",
+        "no effect with the nginx front",
+    ),
+    (
+        "front = { type = \"haproxy\", upstream = \"shop\" }",
+        "4 app.shop.front.upstream",
+        "no effect with the haproxy front",
+    ),
+    (
+        "front = { type = \"haproxy\", backend = \"a; b\" }",
+        "4 app.shop.front.backend",
+        "is no name of a backend",
+    ),
+    (
+        "front = { type = \"haproxy\", servers = [\"a\", \"b/c\"] }",
+        "4 app.shop.front.servers[1]",
+        "is no name of a server",
+    ),
+    (
+        "front = { type = \"haproxy\", servers = [\"a\"] }",
+        "4 app.shop.front.servers",
+        "must name two servers, not 1",
+    ),
+    (
+        "front = { type = \"haproxy\", servers = [\"a\", \"a\"] }",
+        "4 app.shop.front.servers[1]",
+        "the same server",
+    ),
     ("front.listen = \":80\"", "4 app.shop.front.listen", "no address to listen on"),
     ("front.listen = \"127.0.0.1:0\"", "4 app.shop.front.listen", "no address to listen on"),
     ("front.listen = 80", "4 app.shop.front.listen", "expected a text, found the number 80"),
@@ -350,6 +381,18 @@ fn two_apps_cannot_have_the_same_upstream_or_file_of_nginx() {
         "{found:#?}"
     );
     assert!(found[0].contains("file \"/n/x.conf\" is used twice"), "{found:#?}");
+}
+
+#[test]
+fn two_apps_cannot_have_the_same_backend_of_one_haproxy() {
+    let blog = "[app.blog]\nremote = \"/b\"\nstart = \"b\"\nports = [1, 2]\n";
+    let two = |one: &str, other: &str| errors(&format!("{}{blog}{other}", with(one)));
+    let haproxy = "front = { type = \"haproxy\", backend = \"b\" }\n";
+    let found = two(haproxy, haproxy);
+    let expected = "backend \"b at /run/haproxy/admin.sock\" is used twice";
+    assert!(found.len() == 1 && found[0].contains(expected), "{found:#?}");
+    let elsewhere = "front = { type = \"haproxy\", backend = \"b\", socket = \"/o.sock\" }\n";
+    assert!(load(&format!("{}{blog}{elsewhere}", with(haproxy))).is_ok());
 }
 
 #[test]

@@ -27,10 +27,14 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
     let rewrites = judge.rewrites(&raw.rewrite, &shared);
     let protocol = judge.protocol(&raw.protocol);
     let health = judge.health(raw.health, protocol, &at);
+    judge.warmup_speaks(protocol, raw.warmup.place());
+    let warmup = judge.warmup(raw.warmup, &health);
     let canary = judge.canary(&raw.canary, &name);
     let preview = judge.preview(raw.preview, &raw.canary, &canary);
     let watch = judge.watch(&RawWatch::or_empty(raw.watch, at.absent("watch")), &health, &canary);
+    let address = raw.front.value().map_or(Given::Absent, |front| front.value.address.clone());
     let front = judge.front(raw.front, &name, &at);
+    let public = judge.public(&address, front.as_ref(), &health);
     let limits = judge.limits(raw.limits, &at);
     judge.front_speaks(&raw.protocol, front.as_ref());
     if protocol == Protocol::Uwsgi {
@@ -60,12 +64,13 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         verify,
         rewrites,
         health,
-        warmup: judge.warmup(raw.warmup),
+        warmup,
         canary,
         preview,
         watch,
         hooks: judge.hooks(&RawHooks::or_empty(raw.hooks, at.absent("hooks"))),
         front: front.unwrap_or(FrontSettings::Builtin { listen: defaults::LISTEN }),
+        public,
         limits,
         name,
     }

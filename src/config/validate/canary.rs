@@ -10,7 +10,7 @@ use crate::{
         problem::Place,
         raw::{RawCanary, RawPreview, RawWarmup},
         read::{Given, Written},
-        settings::{Canary, Preview, Sticky, Warmup},
+        settings::{Canary, Health, Preview, Sticky, Warmup},
     },
     rules::{
         canary::{CanaryStep, Share},
@@ -207,8 +207,8 @@ impl Judge<'_> {
         Some(value.clone())
     }
 
-    /// Judges the requests before the traffic.
-    pub(super) fn warmup(&mut self, given: Given<RawWarmup>) -> Option<Warmup> {
+    /// Judges the requests before the traffic, for an app with this health check.
+    pub(super) fn warmup(&mut self, given: Given<RawWarmup>, health: &Health) -> Option<Warmup> {
         let raw = given.into_value()?.value;
         let hint = "write paths = [\"/\"], what a first visitor asks for, or leave the table out";
         if raw.paths.place().is_none() {
@@ -220,6 +220,13 @@ impl Judge<'_> {
             let what = format!("can never be met: {requests} requests, and at least {} tell", Warmup::FEWEST);
             let at = raw.until_p95.place().unwrap_or(&raw.at);
             self.notes.error(at, what, format!("write requests = {} or more", Warmup::FEWEST));
+        }
+        if let Some(at) = raw.until_p95.place().filter(|_| until_p95.is_some_and(|it| it > health.timeout)) {
+            let timeout = duration::exact(health.timeout);
+            let what = format!(
+                "is longer than health.timeout: a request without an answer after {timeout} is not fast"
+            );
+            self.notes.warn(at, what, format!("write {timeout} or less, or a longer health.timeout"));
         }
         let list = raw.paths.value()?;
         if list.value.is_empty() {

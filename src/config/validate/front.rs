@@ -9,7 +9,7 @@ use crate::config::{
     problem::Place,
     raw::RawFront,
     read::{Given, Written},
-    settings::{FrontSettings, NginxSettings},
+    settings::{FrontSettings, HaproxyServers, HaproxySettings, NginxSettings},
 };
 use crate::rules::ids::AppName;
 
@@ -36,6 +36,7 @@ impl Judge<'_> {
         match kind {
             "builtin" => self.builtin(&raw),
             "nginx" => Some(FrontSettings::Nginx(self.nginx(&raw, name))),
+            "haproxy" => Some(FrontSettings::Haproxy(self.haproxy(&raw, name))),
             _ => {
                 self.other_front(raw.kind.value()?);
                 None
@@ -44,31 +45,18 @@ impl Judge<'_> {
     }
 
     fn other_front(&mut self, kind: &Written<String>) {
-        if kind.value == "haproxy" {
-            let hint = "use \"nginx\" or \"builtin\"";
-            self.notes.error(&kind.at, "haproxy is not available in this version", hint);
-            return;
-        }
         let hint = match nearest(&kind.value, &TYPES) {
             Some(near) => format!("did you mean {near:?}?"),
-            None => "use \"builtin\" or \"nginx\"".to_owned(),
+            None => "use \"builtin\", \"nginx\" or \"haproxy\"".to_owned(),
         };
         self.notes.error(&kind.at, format!("is no front: {:?}", kind.value), hint);
     }
 
     fn builtin(&mut self, raw: &RawFront) -> Option<FrontSettings> {
-        let of_nginx = [
-            raw.upstream.place(),
-            raw.file.place(),
-            raw.test.place(),
-            raw.reload.place(),
-            raw.pid_file.place(),
-        ];
-        self.refuse(
-            of_nginx,
-            "has no effect with the builtin front",
-            "write type = \"nginx\", or leave it out",
-        );
+        let hint = "write type = \"nginx\", or leave it out";
+        self.refuse(of_nginx(raw), "has no effect with the builtin front", hint);
+        let hint = "write type = \"haproxy\", or leave it out";
+        self.refuse(of_haproxy(raw), "has no effect with the builtin front", hint);
         let listen = match &raw.listen {
             Given::Absent => defaults::LISTEN,
             Given::Unreadable(_) => return None,
@@ -105,8 +93,10 @@ impl Judge<'_> {
     fn nginx(&mut self, raw: &RawFront, name: &AppName) -> NginxSettings {
         let hint = "nginx listens as its own server block says; leave it out";
         self.refuse([raw.listen.place()], "has no effect with the nginx front", hint);
+        let hint = "write type = \"haproxy\", or leave it out";
+        self.refuse(of_haproxy(raw), "has no effect with the nginx front", hint);
         let upstream = self.upstream(&raw.upstream).unwrap_or_else(|| defaults::nginx_upstream(name));
-        let file = self.include(&raw.file).unwrap_or_else(|| defaults::nginx_file(name));
+        let file = self.written_file(&raw.file).unwrap_or_else(|| defaults::nginx_file(name));
         self.claim("upstream", &upstream, &raw.upstream, raw.at.absent("upstream"));
         self.claim("file", &file.display().to_string(), &raw.file, raw.at.absent("file"));
         NginxSettings {
@@ -118,6 +108,58 @@ impl Judge<'_> {
                 .unwrap_or_else(|| defaults::NGINX_RELOAD.map(str::to_owned).to_vec()),
             pid_file: self.host_path(&raw.pid_file).unwrap_or_else(|| defaults::NGINX_PID_FILE.into()),
         }
+    }
+
+    fn haproxy(&mut self, raw: &RawFront, name: &AppName) -> HaproxySettings {
+        let hint = "haproxy listens as its own frontend says; leave it out";
+        self.refuse([raw.listen.place()], "has no effect with the haproxy front", hint);
+        let hint = "write type = \"nginx\", or leave it out";
+        self.refuse(of_nginx(raw), "has no effect with the haproxy front", hint);
+        let socket = self.host_path(&raw.socket).unwrap_or_else(|| defaults::HAPROXY_SOCKET.into());
+        let backend = self.haproxy_name(raw.backend.value(), "backend");
+        let backend = backend.unwrap_or_else(|| defaults::haproxy_backend(name));
+        let claimed = format!("{backend} at {}", socket.display());
+        self.claim("backend", &claimed, &raw.backend, raw.at.absent("backend"));
+        let state_file = self.written_file(&raw.state_file);
+        if let Some(path) = &state_file {
+            self.claim(
+                "state_file",
+                &path.display().to_string(),
+                &raw.state_file,
+                raw.at.absent("state_file"),
+            );
+        }
+        HaproxySettings { socket, backend, servers: self.haproxy_servers(&raw.servers), state_file }
+    }
+
+    fn haproxy_servers(&mut self, given: &Given<Vec<Written<String>>>) -> HaproxyServers {
+        let [blue, green] = defaults::HAPROXY_SERVERS.map(str::to_owned);
+        let usual = HaproxyServers { blue, green };
+        let Some(written) = given.value() else { return usual };
+        let hint = "blue's server, then green's, such as [\"blue\", \"green\"]";
+        let [blue, green] = &written.value[..] else {
+            let count = written.value.len();
+            self.notes.error(&written.at, format!("must name two servers, not {count}"), hint);
+            return usual;
+        };
+        if blue.value == green.value {
+            let what = format!("blue and green have the same server: {:?}", blue.value);
+            self.notes.error(&green.at, what, hint);
+        }
+        let [blue, green] = [blue, green].map(|name| self.haproxy_name(Some(name), "server"));
+        HaproxyServers { blue: blue.unwrap_or(usual.blue), green: green.unwrap_or(usual.green) }
+    }
+
+    /// A name as HAProxy allows it: nothing in it can end a command of its socket.
+    fn haproxy_name(&mut self, written: Option<&Written<String>>, what: &str) -> Option<String> {
+        let written = written?;
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+        if written.value.is_empty() || !written.value.chars().all(fits) {
+            let said = format!("is no name of a {what}: {:?}", written.value);
+            self.notes.error(&written.at, said, "letters, digits, `-`, `_`, `.` and `:`, as in haproxy.cfg");
+            return None;
+        }
+        Some(written.value.clone())
     }
 
     /// Remembers a name of the front, unless it only stands in for a wrong one.
@@ -142,7 +184,8 @@ impl Judge<'_> {
         fits.then(|| written.value.clone())
     }
 
-    fn include(&mut self, given: &Given<String>) -> Option<std::path::PathBuf> {
+    /// A file that bgd shall write.
+    fn written_file(&mut self, given: &Given<String>) -> Option<std::path::PathBuf> {
         let path = self.host_path(given)?;
         let written = given.value()?;
         if written.value.ends_with('/') || path.file_name().is_none() {
@@ -166,4 +209,14 @@ impl Judge<'_> {
         self.filled(first, "the first element is the program").then_some(())?;
         Some(list.value.iter().map(|word| word.value.clone()).collect())
     }
+}
+
+/// The keys that only the nginx front has.
+fn of_nginx(raw: &RawFront) -> [Option<&Place>; 5] {
+    [raw.upstream.place(), raw.file.place(), raw.test.place(), raw.reload.place(), raw.pid_file.place()]
+}
+
+/// The keys that only the haproxy front has.
+fn of_haproxy(raw: &RawFront) -> [Option<&Place>; 4] {
+    [raw.socket.place(), raw.backend.place(), raw.servers.place(), raw.state_file.place()]
 }

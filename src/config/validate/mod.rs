@@ -10,6 +10,7 @@ mod health;
 mod limits;
 mod paths;
 mod protocol;
+mod public;
 mod source;
 mod traffic;
 

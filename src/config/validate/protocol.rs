@@ -4,6 +4,7 @@ use super::Judge;
 use crate::config::{
     defaults,
     nearest::nearest,
+    problem::Place,
     raw::{RawSignal, RawStart, RawStop},
     read::Given,
     settings::{FrontSettings, Protocol},
@@ -45,6 +46,14 @@ impl Judge<'_> {
         }
         let hint = format!("write front.type = \"nginx\", whose site says {pass}; or let the app speak HTTP");
         self.notes.error(&written.at, "the front of this app speaks HTTP only", hint);
+    }
+
+    /// A warm-up asks as a client of HTTP does.
+    pub(super) fn warmup_speaks(&mut self, protocol: Protocol, at: Option<&Place>) {
+        if let (Protocol::FastCgi | Protocol::Uwsgi, Some(at)) = (protocol, at) {
+            let hint = "leave it out, or warm the app up in the hook before_start";
+            self.notes.error(at, "a warm-up speaks HTTP only", hint);
+        }
     }
 
     /// TERM makes uWSGI start anew, and bgd would wait for its end until it kills it.

@@ -213,7 +213,8 @@ impl Front {
 
     /// What real traffic looked like, each color for itself. The numbers never fall while fronts follow one another by
     /// a handover; of a front that was replaced, what it counted after it was asked last may be missing. After a front
-    /// was killed they begin at 0. To be compared with what they were before ([`Figures::since`]).
+    /// was killed they begin at 0. To be compared with what they were before ([`Figures::since`]). A front of a build
+    /// that does not count them refuses.
     pub async fn figures(&self) -> Result<PerColor<Figures>, BuiltinError> {
         match self.ask(&Request::Figures).await? {
             Answer::Figures(figures) => Ok(figures),

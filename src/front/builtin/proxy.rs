@@ -242,6 +242,7 @@ impl Session {
         let (mut parts, body) = answer.into_parts();
         lease.answered(parts.status.as_u16());
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            lease.failed();
             return self.own(StatusCode::BAD_GATEWAY, "the app changed the protocol unasked\n");
         }
         headers::response(&mut parts);

@@ -48,6 +48,7 @@ pub(super) struct Switch {
     known: Mutex<Known>,
     empty: Arc<Notify>,
     tallies: Arc<[Tally]>,
+    turn: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -65,6 +66,7 @@ impl Switch {
             epoch: AtomicU64::new(0),
             known: Mutex::default(),
             empty: Arc::default(),
+            turn: Arc::default(),
             tallies: (0..workers).map(|_| Tally::default()).collect(),
         }
     }
@@ -99,7 +101,7 @@ impl Switch {
         {
             return Err(Outdated { asked: route.generation, current });
         }
-        let table = Table::new(route, self.entries(route));
+        let table = Table::new(route, self.entries(route), Arc::clone(&self.turn));
         let current: Vec<_> = table.targets().map(Arc::clone).collect();
         let former = self.table.swap(Arc::new(table));
         self.epoch.fetch_add(1, Ordering::SeqCst);
@@ -215,6 +217,21 @@ mod tests {
             release: "20261121T101112Z-1-0123456".parse().unwrap(),
         };
         Route::new(Generation(generation), shares.iter().map(backend).collect())
+    }
+
+    #[test]
+    fn a_route_put_in_force_again_and_again_gives_the_canary_its_share() {
+        let switch = Switch::new(1);
+        let route = route(1, &[(Color::Blue, 95), (Color::Green, 5)]);
+        let client = Client::of(std::net::Ipv4Addr::LOCALHOST.into());
+        let color = |number| {
+            if number % 10 == 0 {
+                switch.apply(&route).unwrap();
+            }
+            let wish = switch.wish(&HeaderMap::new(), &client);
+            switch.lease(0, &wish).unwrap().target().identity.color
+        };
+        assert_eq!((0..100).map(color).filter(|color| *color == Color::Green).count(), 5);
     }
 
     #[test]

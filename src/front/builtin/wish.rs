@@ -142,7 +142,7 @@ pub(super) fn ticket_key(headers: &HeaderMap, name: &str) -> Option<u64> {
     })
 }
 
-/// A cookie that gives this number to a client. Gone when the client is closed, as it is of no use for long.
+/// A cookie that gives this number to a client, for as long as that is open; `None` for a name that no cookie can have.
 pub(super) fn ticket(name: &str, key: u64, headers: &HeaderMap, client: &Client) -> Option<HeaderValue> {
     let is_https = client.trusted && headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
     let secure = if is_https { "; Secure" } else { "" };

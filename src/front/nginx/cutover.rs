@@ -23,6 +23,7 @@ use super::{
     master,
     master::{Standing, Worker},
     placed::Placed,
+    report,
 };
 use crate::{
     front::route::Route,
@@ -113,14 +114,22 @@ impl Nginx {
         // Silence is normal before the first deploy; everything else shows in the proof.
         let before = effect::ask(proof).await.ok().filter(|effect| effect.app == self.app);
         let old = old_text(&present, before.as_ref());
-        Ok(Plan {
-            master,
-            wanted: self.include(route, proof),
-            parked: self.parked(proof),
-            before,
-            old,
-            present,
-        })
+        let mut wanted = self.include(route, proof);
+        if let Some(why) = self.silence().await {
+            tracing::warn!(app = %self.app, why, "nginx does not tell of the app's traffic");
+            wanted.traffic = None;
+        }
+        Ok(Plan { master, wanted, parked: self.parked(proof), before, old, present })
+    }
+
+    /// Why nginx is not made to tell of the traffic although it should.
+    async fn silence(&self) -> Option<&'static str> {
+        let socket = self.traffic.as_deref()?;
+        if !report::can_name(socket) {
+            return Some("its configuration can't name the path of the socket");
+        }
+        let default_log = self.hidden().await.is_some_and(|hidden| hidden.default_log);
+        default_log.then_some("it would lose the log that it writes by default")
     }
 
     /// nginx must accept the new file; nothing has been reloaded yet, so a refusal costs nothing.
@@ -257,7 +266,7 @@ impl Nginx {
         let Ok(former) = processes(plan.master) else { return Ok(Aftermath::Unproven) };
         let sum = match (&plan.before, &plan.old) {
             (Some(effect), _) => effect.sum.clone(),
-            (None, Some(_)) => plan.present.found.as_ref().map_or_else(String::new, |f| f.include.sum()),
+            (None, Some(_)) => plan.present.found.as_ref().map_or_else(String::new, |f| f.sum.clone()),
             (None, None) => plan.parked.sum(),
         };
         let log = Mark::now(plan.master);
@@ -302,7 +311,7 @@ fn untouched(err: PlaceError) -> RouteError {
 fn old_text(present: &Present, before: Option<&Effect>) -> Option<String> {
     let in_force = |text: &String| {
         let found = super::parse(text);
-        before.zip(found.ok()).is_some_and(|(effect, found)| found.include.sum() == effect.sum)
+        before.zip(found.ok()).is_some_and(|(effect, found)| found.sum == effect.sum)
     };
     let file = present.text.clone();
     if file.as_ref().is_some_and(in_force) {

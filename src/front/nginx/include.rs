@@ -59,6 +59,8 @@ pub struct Found {
     pub include: Include,
     /// Whether the rest agrees with the header.
     pub integrity: Integrity,
+    /// The sum that its header says. Of a text that an older bgd wrote it is not the one of what is rendered now.
+    pub sum: String,
 }
 
 /// Whether somebody changed the file since bgd wrote it.
@@ -230,7 +232,7 @@ pub fn parse(text: &str) -> Result<Found, IncludeError> {
     } else {
         Integrity::Edited { ports: ports(text, &include.upstream) }
     };
-    Ok(Found { include, integrity })
+    Ok(Found { include, integrity, sum: said.to_owned() })
 }
 
 /// Who may read a text: one that lets previews in has their secret.
@@ -307,9 +309,58 @@ mod tests {
             vec![backend(Color::Green, 9502, 100)],
             vec![backend(Color::Blue, 9501, 90), backend(Color::Green, 9502, 10)],
         ] {
-            let include = include(backends);
-            let found = parse(&include.render()).unwrap();
-            assert_eq!(found, Found { include, integrity: Integrity::Intact });
+            is_read_back(include(backends));
+        }
+    }
+
+    #[track_caller]
+    fn is_read_back(include: Include) {
+        let sum = include.sum();
+        let found = parse(&include.render()).unwrap();
+        assert_eq!(found, Found { include, integrity: Integrity::Intact, sum });
+    }
+
+    /// Blue live beside green, with all that there is.
+    fn gray() -> Include {
+        let mut gray = include(vec![backend(Color::Blue, 9501, 95), backend(Color::Green, 9502, 5)]);
+        gray.route.sticky = Sticky::Cookie("bgd_shop".into());
+        gray.route.preview = Some(Preview {
+            header: "X-Bgd-Preview".into(),
+            cookie: "bgd_preview".into(),
+            secret: "secret-secret-secret".into(),
+        });
+        gray.traffic = Some("/run/bgd/f/shop.traffic".into());
+        gray
+    }
+
+    #[test]
+    fn what_keeps_clients_and_what_lets_them_in_is_read_back_too() {
+        let gray = gray();
+        assert_eq!(audience(&gray.render()), Audience::Owner);
+        is_read_back(gray.clone());
+        let mut closed = gray;
+        closed.route.preview = None;
+        assert_eq!(audience(&closed.render()), Audience::Everybody);
+        is_read_back(closed);
+    }
+
+    #[test]
+    fn a_secret_is_neither_in_the_answer_nor_in_what_is_shown_of_an_include() {
+        let gray = gray();
+        assert!(!gray.answer("").contains("secret-secret"), "{}", gray.answer(""));
+        assert!(!format!("{gray:?}").contains("secret-secret"), "{gray:?}");
+    }
+
+    #[test]
+    fn a_hand_that_changes_the_split_is_noticed() {
+        let text = gray().render();
+        for (from, to) in
+            [("    5% canary-1;", "    50% canary-1;"), ("~^secret-", "~^other-"), ("hash $", "# $")]
+        {
+            let edited = text.replacen(from, to, 1);
+            assert_ne!(edited, text);
+            let ports = vec![9501, 9502];
+            assert_eq!(parse(&edited).unwrap().integrity, Integrity::Edited { ports }, "{from}");
         }
     }
 
@@ -364,7 +415,7 @@ mod tests {
         named.upstream = format!("x{NO_SUM}");
         let text = named.render();
         assert!(text.contains(&format!("upstream x{NO_SUM} {{")), "{text}");
-        assert_eq!(parse(&text).unwrap(), Found { include: named, integrity: Integrity::Intact });
+        is_read_back(named);
     }
 
     #[test]

@@ -5,7 +5,12 @@ use std::{path::Path, time::Duration};
 
 use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 
-use super::{Limits, Nginx, NginxError, command, master, place::Place, syntax};
+use super::{
+    Hidden, Limits, Nginx, NginxError, command, master,
+    place::Place,
+    sides::{self, Names},
+    sites, syntax,
+};
 
 /// Whether nginx reads bgd's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +44,6 @@ pub enum Permission {
 
 /// A dump of some thousand virtual hosts.
 const DUMP_CAP: usize = 64 * 1024 * 1024;
-/// nginx prints each file under this line.
-const FILE_LINE: &str = "# configuration file ";
 
 impl Nginx {
     /// Whether nginx reads bgd's file, as its own dump of the configuration (`-T`) tells.
@@ -55,7 +58,7 @@ impl Nginx {
                 || std::fs::canonicalize(file).is_ok_and(|file| file == place.path())
         };
         match self.dump().await {
-            Ok(dump) if files(&dump).any(same) => Inclusion::Included,
+            Ok(dump) if sites::files(&dump).any(same) => Inclusion::Included,
             Ok(_) => Inclusion::NotIncluded,
             Err(why) => Inclusion::Unknown(why),
         }
@@ -66,6 +69,17 @@ impl Nginx {
     pub async fn shutdown_timeout(&self) -> Option<Duration> {
         let dump = self.dump().await.ok()?;
         syntax::arguments(&syntax::tokens(&dump), "worker_shutdown_timeout").first().and_then(|t| time(t))
+    }
+
+    /// Which sites need a line of bgd's file repeated, because nginx gives them only lines of their own. `None`: nginx
+    /// could not be asked (then [`Nginx::inclusion`] says why).
+    pub async fn hidden(&self) -> Option<Hidden> {
+        Some(sites::hidden(&self.dump().await.ok()?, &self.app, &self.settings.upstream))
+    }
+
+    /// The line that a site with headers of its own needs for a canary's cookie.
+    pub fn cookie_line(&self) -> String {
+        sides::cookie_line(&Names::of(&self.app))
     }
 
     /// Whether the reload command may do its work, without trying it.
@@ -95,10 +109,6 @@ impl Nginx {
     }
 }
 
-fn files(dump: &str) -> impl Iterator<Item = &str> {
-    dump.lines().filter_map(|line| line.strip_prefix(FILE_LINE)?.strip_suffix(':'))
-}
-
 /// nginx's way of writing a time: `500ms`, `10s`, `1m 30s`, a bare number of seconds.
 fn time(text: &str) -> Option<Duration> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -126,12 +136,5 @@ mod tests {
         for bad in ["", "s", "10x", "x10"] {
             assert_eq!(time(bad), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn the_files_of_a_dump_are_listed() {
-        let dump =
-            "# configuration file /etc/nginx/nginx.conf:\nuser a;\n\n# configuration file /a b.conf:\n";
-        assert_eq!(files(dump).collect::<Vec<_>>(), ["/etc/nginx/nginx.conf", "/a b.conf"]);
     }
 }

@@ -11,6 +11,7 @@
 //! placed    the new text until it is proven       drain     waiting for former workers
 //! syntax    a look into nginx's language          inspect   what doctor wants to know
 //! sides     which of two colors a request is for  report    what nginx tells of each request
+//! sites     what the sites hide of the include
 //! ```
 
 mod command;
@@ -26,6 +27,7 @@ mod place;
 mod placed;
 pub mod report;
 mod sides;
+mod sites;
 mod standing;
 mod syntax;
 
@@ -44,6 +46,7 @@ pub use include::{Found, Include, IncludeError, Integrity, parse};
 pub use inspect::{Inclusion, Permission};
 pub use master::Process;
 pub use place::PlaceError;
+pub use sites::Hidden;
 pub use standing::{Contradiction, Routed, Source};
 
 use crate::{

@@ -1,5 +1,6 @@
-//! What nginx tells of each request that it sent to the app: the lines of the include that make it tell, and the reading
-//! of what arrives. Pure. The text is `include`'s; the socket, and what is made of the samples, are the engine's.
+//! What nginx tells of each request that it sent to the app: the lines of the include that make it tell, and the
+//! reading of what arrives. Pure. `include` takes the lines; the socket, and what is made of the samples, are the
+//! engine's. The socket and its directories must let nginx's workers in, which are another user's.
 //!
 //! The format and its variable are there always, because the site may name them; without a socket nothing is told.
 //! nginx sends without waiting, and passes over a datagram that can't be sent.
@@ -13,6 +14,8 @@ use crate::{config::settings::Ports, front::traffic::Sample};
 
 /// Of a unix socket's path, in bytes.
 const LONGEST_PATH: usize = 107;
+/// How the target of bgd's log ends, by which it is known.
+pub(super) const TAG: &str = ",nohostname,tag=bgd";
 /// nginx's own status for a client that went away before the answer began.
 const CLIENT_GONE: u16 = 499;
 /// From then on a connection is the client's and the app's alone, for as long as they like.
@@ -46,7 +49,7 @@ pub(super) fn directives(names: &Names, ports: &[u16], socket: Option<&Path>) ->
 fn access_log(names: &Names, socket: &Path) -> String {
     let told = names.variable("told");
     let socket = socket.display();
-    format!("access_log syslog:server=unix:{socket},nohostname,tag=bgd {names} if=${told};\n")
+    format!("access_log syslog:server=unix:{socket}{TAG} {names} if=${told};\n")
 }
 
 /// As the format has it. Each try of one request is in each list.
@@ -59,8 +62,8 @@ struct Line {
     took: String,
 }
 
-/// One request, by what nginx sent. `None`: not the format, or none of the app's ports was tried. A client that went away
-/// before the answer is no error of the color's; how long it had waited counts.
+/// One request, by what nginx sent. `None`: not the format, or none of the app's ports was tried. A client that went
+/// away before the answer is no error of the color's; how long it had waited counts.
 pub fn parse(datagram: &[u8], ports: Ports) -> Option<Sample> {
     let text = std::str::from_utf8(datagram).ok()?;
     let line: Line = serde_json::from_str(&text[text.find('{')?..]).ok()?;
@@ -74,7 +77,8 @@ pub fn parse(datagram: &[u8], ports: Ports) -> Option<Sample> {
     Some(Sample { color, status: gone.or(answered), took })
 }
 
-/// The parts of one of nginx's lists: after a server that failed there is a comma, after a redirect to another group a colon.
+/// The parts of one of nginx's lists: after a server that failed there is a comma, after a redirect to another group
+/// a colon.
 fn tries(list: &str) -> impl Iterator<Item = &str> {
     list.split(", ").flat_map(|part| part.split(" : "))
 }

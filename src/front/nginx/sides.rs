@@ -32,8 +32,8 @@ const LONGEST: usize = 24;
 pub(super) struct Names(String);
 
 impl Names {
-    /// `bgd_shop` for shop. A variable has no dash, so `_` stands for it; an app with a `_` of its own gets a sum behind it,
-    /// for there may be another one with a dash in its place.
+    /// `bgd_shop` for shop. A variable has no dash, so `_` stands for it; an app with a `_` of its own gets a sum
+    /// behind it, for there may be another one with a dash in its place.
     pub(super) fn of(app: &AppName) -> Self {
         let plain = app.as_str().replace('-', "_");
         if app.as_str().contains('_') {
@@ -91,14 +91,15 @@ impl<'r> Sides<'r> {
 
     /// All that leads to the key.
     pub(super) fn maps(&self) -> String {
-        let Some(preview) = self.preview else { return self.share(&self.key()) };
+        let about = "# Which of the two a request is sent to.\n";
+        let Some(preview) = self.preview else { return format!("{about}{}", self.share(&self.key())) };
         let (share, held) = (self.names.variable("share"), self.names.variable("held"));
         let cookie = pattern(&preview.cookie);
         let Preview { header, secret, .. } = preview;
         let header = variable_part(header);
         let secret = pattern(secret);
         format!(
-            "{}map $http_cookie ${held} {{\n    default ${share};\n    \
+            "{about}{}map $http_cookie ${held} {{\n    default ${share};\n    \
                  \"~(?:^|; ?){cookie}={secret}(?:;|$)\" {CANARY};\n}}\n\
              map $http_{header} ${} {{\n    default ${held};\n    \"~^{secret}$\" {CANARY};\n}}\n",
             self.share(&share),
@@ -116,7 +117,7 @@ impl<'r> Sides<'r> {
             Sticky::None => (String::new(), "request_id"),
             Sticky::Ip => (String::new(), "remote_addr"),
             Sticky::Cookie(name) => {
-                (by_cookie(name, &ticket, &its_value(name), "$request_id"), ticket.as_str())
+                (by_cookie(name, &ticket, &format!("$cookie_{name}"), "$request_id"), ticket.as_str())
             }
         };
         let release = &self.canary.release;
@@ -137,8 +138,8 @@ impl<'r> Sides<'r> {
     }
 }
 
-/// The cookie with a client's ticket, for a client that has none, in an answer of the app. The variable is there always,
-/// because the site may name it, and empty, so that nothing is sent, unless a canary is sticky by cookie.
+/// The cookie with a client's ticket, for a client that has none, in an answer of the app. The variable is there
+/// always, because the site may name it, and empty, so that nothing is sent, unless a canary is sticky by cookie.
 pub(super) fn cookie(names: &Names, route: &Route) -> String {
     let variable = names.variable("cookie");
     let cookie = match (&route.sticky, Sides::of(names, route)) {
@@ -152,10 +153,16 @@ pub(super) fn cookie(names: &Names, route: &Route) -> String {
     let value = format!("\"{name}=$request_id; Path=/; Max-Age={TICKET_SECONDS}; HttpOnly; SameSite=Lax\"");
     let ports = sides.backends().map(|backend| backend.port);
     format!(
-        "# A client's ticket, for those who have none.\n{}{}add_header Set-Cookie ${variable} always;\n",
+        "# A client's ticket, for those who have none.\n{}{}{}\n",
         by_cookie(name, &new, "\"\"", &value),
         of_the_app(&ports, &variable, &format!("${new}")),
+        cookie_line(names),
     )
+}
+
+/// The line that gives it, as a site with an `add_header` of its own needs it too.
+pub(super) fn cookie_line(names: &Names) -> String {
+    format!("add_header Set-Cookie ${} always;", names.variable("cookie"))
 }
 
 /// A variable that has a value only when the request went to one of these ports. One request may have been tried
@@ -166,30 +173,13 @@ pub(super) fn of_the_app(ports: &[u16], variable: &str, value: &str) -> String {
     let any = ports.iter().map(u16::to_string).collect::<Vec<_>>().join("|");
     format!(
         "map $upstream_addr ${variable} {{\n    default \"\";\n{each}    \
-             \"~(?:^| )127\\.0\\.0\\.1:(?:{any})[ ,]\" {value};\n}}\n"
+             \"~(?:^| )127\\.0\\.0\\.1:(?:{any})(?:[ ,]|$)\" {value};\n}}\n"
     )
 }
 
-/// A variable by a cookie: one value where the client has it, another where it is missing or empty. nginx's own variable
-/// for a cookie knows no dash; a pattern does.
+/// A variable by a cookie: one value where the client has it, another where it is missing or empty.
 fn by_cookie(name: &str, variable: &str, there: &str, missing: &str) -> String {
-    if is_plain(name) {
-        return format!("map $cookie_{name} ${variable} {{\n    default {there};\n    \"\" {missing};\n}}\n");
-    }
-    let name = pattern(name);
-    format!(
-        "map $http_cookie ${variable} {{\n    default {missing};\n    \
-             \"~(?:^|; ?){name}=([^;]+)\" {there};\n}}\n"
-    )
-}
-
-/// The value of the cookie inside `by_cookie`.
-fn its_value(name: &str) -> String {
-    if is_plain(name) { format!("$cookie_{name}") } else { "$1".to_owned() }
-}
-
-fn is_plain(name: &str) -> bool {
-    name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
+    format!("map $cookie_{name} ${variable} {{\n    default {there};\n    \"\" {missing};\n}}\n")
 }
 
 /// A text as a pattern that means nothing else, in quotes.
@@ -259,7 +249,8 @@ mod tests {
     #[test]
     fn clients_are_places_under_the_share_and_the_canary_s_release() {
         let text = maps(&route(Sticky::Ip, 5));
-        let split = "split_clients \"${remote_addr}20261121T101112Z-2-0123456\" $bgd_shop_side {\n    \
+        let split = "# Which of the two a request is sent to.\n\
+                     split_clients \"${remote_addr}20261121T101112Z-2-0123456\" $bgd_shop_side {\n    \
                      5% canary-1;\n    * live-1;\n}\n";
         assert_eq!(text, split);
     }
@@ -290,14 +281,6 @@ mod tests {
         let text = named(&route(Sticky::Cookie("c".into()), 5));
         assert!(text.contains("    \"\" \"c=$request_id; Path=/; Max-Age=2592000; "), "{text}");
         assert!(text.ends_with("add_header Set-Cookie $bgd_shop_cookie always;\n"), "{text}");
-    }
-
-    #[test]
-    fn a_cookie_whose_name_nginx_has_no_variable_for_is_found_by_a_pattern() {
-        let plain = by_cookie("c_1", "v", &its_value("c_1"), "$x");
-        assert_eq!(plain, "map $cookie_c_1 $v {\n    default $cookie_c_1;\n    \"\" $x;\n}\n");
-        let odd = by_cookie("c.1", "v", &its_value("c.1"), "$x");
-        assert!(odd.ends_with("    default $x;\n    \"~(?:^|; ?)c\\x2e1=([^;]+)\" $1;\n}\n"), "{odd}");
     }
 
     #[test]

@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use super::{
-    Include, Integrity, Nginx, NginxError, effect, effect::Effect, master, master::Standing, place::Place,
+    Found, Include, Integrity, Nginx, NginxError, effect, effect::Effect, master, master::Standing,
+    place::Place,
 };
 use crate::rules::ids::{Color, Generation, ReleaseId};
 
@@ -75,7 +76,7 @@ impl Nginx {
                 let (by_hand, contradiction) = match found {
                     Some(found) => {
                         let by_hand = self.color_by_hand(&present.place, &found.integrity);
-                        (by_hand, differs(&effect, &found.include, found.integrity))
+                        (by_hand, differs(&effect, found))
                     }
                     None => (None, lost.then_some(Contradiction::FileLost)),
                 };
@@ -153,10 +154,9 @@ fn edited(integrity: Integrity) -> Option<Contradiction> {
     }
 }
 
-fn differs(effect: &Effect, include: &Include, integrity: Integrity) -> Option<Contradiction> {
-    let differs = || {
-        let (color, generation) = (include.route.color(), include.route.generation);
-        (effect.sum != include.sum()).then_some(Contradiction::FileDiffers { color, generation })
-    };
-    edited(integrity).or_else(differs)
+/// By the sum in the file, not by what would be written today: an older bgd may have written it in other words.
+fn differs(effect: &Effect, found: Found) -> Option<Contradiction> {
+    let (color, generation) = (found.include.route.color(), found.include.route.generation);
+    let differs = || (effect.sum != found.sum).then_some(Contradiction::FileDiffers { color, generation });
+    edited(found.integrity).or_else(differs)
 }

@@ -96,8 +96,10 @@ impl Turn<'_> {
         if is_live {
             return self.live_died(how);
         }
+        // The same release may run on both colors, where it took the other's place.
+        let on_idle = color == self.app.idle_color();
         match std::mem::take(&mut self.app.idle) {
-            Idle::Warm { release: warm, timer, .. } if warm.id == *release => {
+            Idle::Warm { release: warm, timer, .. } if on_idle && warm.id == *release => {
                 if let Some(timer) = timer {
                     self.act(Action::Cancel(timer));
                 }
@@ -105,7 +107,7 @@ impl Turn<'_> {
                 self.app.idle = self.stop_idle(warm.clone());
                 self.warm_died_in_revert(&warm);
             }
-            Idle::Draining { release: draining, effect } if draining.id == *release => {
+            Idle::Draining { release: draining, effect } if on_idle && draining.id == *release => {
                 self.act(Action::Cancel(effect));
                 self.app.idle = self.stop_idle(draining);
             }
@@ -144,6 +146,11 @@ impl Turn<'_> {
                 self.act(Action::Cancel(work.effect));
                 let failure = died((color, Phase::Switching), "while the traffic moved to it", how);
                 self.switch_failed(work, &failure);
+            }
+            Pipeline::Replacing { work, wanted, end } if work.color == color && wanted.id == *release => {
+                self.act(Action::Cancel(work.effect));
+                let work = self.again(work, Action::Probe { release: wanted.clone(), color });
+                self.app.pipeline = Pipeline::Replacing { work, wanted, end };
             }
             _ => {
                 self.ignore(format!("the {color} instance of {release} ended, as whoever waits for it knows"))

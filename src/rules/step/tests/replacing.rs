@@ -88,3 +88,25 @@ fn f4_a_crash_in_the_middle_of_it_goes_on_with_it() {
     bench.succeed();
     assert_eq!(bench.live(), Some((color, 1)));
 }
+
+#[test]
+fn f4_a_replacement_that_dies_as_it_is_proven_is_proven_again_and_the_warm_one_beside_it_is_left_alone() {
+    let mut bench = Bench::with_one_live();
+    bench.push(2);
+    bench.run_to("Watching");
+    bench.flip();
+    bench.fail(Nature::FrontStuck);
+    let Idle::Warm { release: wanted, .. } = bench.app.idle.clone() else { panic!("nothing is warm") };
+    let proof = bench.awaited();
+    let step = bench.dies(Green, wanted.id.clone());
+    assert!(matches!(bench.app.idle, Idle::Warm { .. }), "{:?}", bench.app.idle);
+    let probes =
+        |action: &Action| matches!(action, Action::Probe { release, color: Green } if *release == wanted);
+    assert!(step.effects.iter().any(|effect| probes(&effect.action)), "{:?}", step.effects);
+    // Proven before it died: that no longer counts.
+    bench.end(proof, Ok(crate::rules::event::Done::Ensured));
+    assert_eq!(bench.state(), "Replacing");
+    let step = bench.fail(Nature::Deterministic);
+    assert!(step.effects.iter().any(|effect| matches!(effect.action, Action::Start { color: Green, .. })));
+    assert_eq!(bench.live(), Some((Green, 2)));
+}

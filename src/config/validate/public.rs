@@ -1,0 +1,129 @@
+//! `address` of `[app.NAME.front]`: where the public is asked while the traffic moves. The builtin front's is known
+//! by its `listen`, an nginx's has to be written. Asks nothing itself.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use reqwest::Url;
+
+use super::Judge;
+use crate::config::{
+    read::{Given, Written},
+    settings::{FrontSettings, Health, HttpProbe, PublicAddress},
+};
+
+/// Switches the measurement off.
+const NONE: &str = "none";
+
+impl Judge<'_> {
+    /// Judges the public address; without a path of its own it is asked for what the health check asks for.
+    pub(super) fn public(
+        &mut self,
+        given: &Given<String>,
+        front: Option<&FrontSettings>,
+        health: &Health,
+    ) -> Option<PublicAddress> {
+        let probe = health.probe.page();
+        match given {
+            Given::Unreadable(_) => None,
+            Given::Value(written) if written.value == NONE => None,
+            Given::Value(written) => {
+                let address = public(&written.value, probe);
+                if address.is_none() {
+                    self.note_no_address(written);
+                }
+                address
+            }
+            Given::Absent => match front? {
+                FrontSettings::Builtin { listen } => {
+                    public(&format!("http://{}", reached_at(*listen)), probe)
+                }
+                FrontSettings::Nginx(_) | FrontSettings::Haproxy(_) => None,
+            },
+        }
+    }
+
+    fn note_no_address(&mut self, written: &Written<String>) {
+        let hint = match written.value.starts_with("https:") {
+            true => "it is asked without TLS; name an address that answers plain http from this host",
+            false => "such as \"http://127.0.0.1:80/up\", or \"none\" to measure nothing",
+        };
+        let what = format!("is no address that can be asked: {:?}", written.value);
+        self.notes.error(&written.at, what, hint);
+    }
+}
+
+fn public(text: &str, probe: Option<&HttpProbe>) -> Option<PublicAddress> {
+    let url = Url::parse(text).ok()?;
+    let bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+    // What a URL's parser forgives, whoever reads the file does not.
+    let plain = text.starts_with("http://") && !text.contains(|c: char| c.is_whitespace() || c.is_control());
+    if !(bare && plain) {
+        return None;
+    }
+    let origin = url.origin().ascii_serialization();
+    let own_path = text["http://".len()..].contains(['/', '?']);
+    let path = match probe {
+        Some(probe) if !own_path => probe.path.clone(),
+        _ => url.query().map_or(url.path().to_owned(), |query| format!("{}?{query}", url.path())),
+    };
+    let host = match url.host_str() {
+        // A name says which site is meant; a number does not.
+        Some(name) if named(name) => None,
+        _ => probe.and_then(|probe| probe.host.clone()),
+    };
+    Some(PublicAddress { url: format!("{origin}{path}"), host })
+}
+
+fn named(host: &str) -> bool {
+    host != "localhost" && host.trim_matches(['[', ']']).parse::<IpAddr>().is_err()
+}
+
+/// Every address of the host includes this one.
+fn reached_at(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probe() -> HttpProbe {
+        let host = Some("shop.example.com".to_owned());
+        HttpProbe { path: "/up".to_owned(), host, status: vec![200], body: None }
+    }
+
+    fn asked(text: &str) -> Option<(String, Option<String>)> {
+        public(text, Some(&probe())).map(|address| (address.url, address.host))
+    }
+
+    #[test]
+    fn an_address_without_a_path_is_asked_as_the_health_check_asks() {
+        let host = Some("shop.example.com".to_owned());
+        assert_eq!(asked("http://127.0.0.1:80"), Some(("http://127.0.0.1/up".to_owned(), host.clone())));
+        assert_eq!(asked("http://[::1]:81/"), Some(("http://[::1]:81/".to_owned(), host.clone())));
+        assert_eq!(asked("http://localhost/a?b=1"), Some(("http://localhost/a?b=1".to_owned(), host)));
+        assert_eq!(asked("http://example.org"), Some(("http://example.org/up".to_owned(), None)));
+        assert_eq!(public("http://127.0.0.1", None).unwrap().url, "http://127.0.0.1/");
+    }
+
+    #[test]
+    fn what_can_not_be_asked_is_no_address() {
+        for text in
+            ["", "/up", "127.0.0.1:80", "https://example.org", "http://", "http://a b/", "http://u:p@a/"]
+        {
+            assert_eq!(asked(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_front_that_listens_everywhere_is_asked_on_the_loopback() {
+        assert_eq!(reached_at("0.0.0.0:80".parse().unwrap()).to_string(), "127.0.0.1:80");
+        assert_eq!(reached_at("[::]:80".parse().unwrap()).to_string(), "[::1]:80");
+        assert_eq!(reached_at("192.0.2.1:80".parse().unwrap()).to_string(), "192.0.2.1:80");
+    }
+}

@@ -1,0 +1,259 @@
+//! What a flip costs the public: while the traffic moves, and until what it left is stopped, the public address is
+//! asked at a low rate. Follows the state as `tend` does; decides nothing, is waited for by nothing, and no trouble
+//! of its own reaches the deploy. What was not measured from beginning to end is not recorded.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use tokio::{
+    task::{JoinError, JoinHandle, JoinSet},
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::interpreter::Interpreter;
+use crate::{
+    config::settings::PublicAddress,
+    errors::chain,
+    probe::{Public, Reply},
+    rules::{
+        app::{App, Pipeline},
+        ids::DeployId,
+    },
+    store::record::MeterRecord,
+};
+
+/// Between two requests: ten a second burden no app, and show a gap that a user would notice.
+const PERIOD: Duration = Duration::from_millis(100);
+/// A flip with a long watch or drain is not measured for longer.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
+/// No user waits longer for an answer; slow is not lost, and shows as a gap.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Requests in flight at once: with a front that hangs, no more are sent.
+const AT_ONCE: usize = 64;
+
+/// Measures the flips of one app.
+#[derive(Debug)]
+pub(super) struct Meter {
+    interpreter: Arc<Interpreter>,
+    /// The deploy that moves the traffic, measured or not.
+    moving: Option<DeployId>,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Meter {
+    /// A flip that is under way already began before this daemon did: it is not measured.
+    pub(super) fn new(interpreter: Arc<Interpreter>, state: &App) -> Self {
+        let moving = moving(&state.pipeline);
+        Self { interpreter, moving, stop: CancellationToken::new(), tasks: Vec::new() }
+    }
+
+    /// Begins and ends measurements so that they fit the state.
+    pub(super) fn reconcile(&mut self, state: &App) {
+        let moving = moving(&state.pipeline);
+        if moving == self.moving {
+            return;
+        }
+        self.moving = moving;
+        self.stop.cancel();
+        self.stop = CancellationToken::new();
+        self.tasks.retain(|task| !task.is_finished());
+        // Where nothing was live, nothing can be lost.
+        let Some(deploy) = moving.filter(|_| state.live().is_some() && begins(&state.pipeline)) else {
+            return;
+        };
+        let Some(address) = self.interpreter.settings().public.clone() else { return };
+        let task = measure_and_keep(self.interpreter.clone(), (deploy, address), self.stop.clone());
+        self.tasks.push(tokio::spawn(task));
+    }
+
+    /// Gives up what is being measured.
+    pub(super) fn end(&mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+    }
+}
+
+/// The deploy whose flip is under way, from the word to the front to the end of what it left behind.
+fn moving(pipeline: &Pipeline) -> Option<DeployId> {
+    match pipeline {
+        Pipeline::Switching(work)
+        | Pipeline::Watching { work, .. }
+        | Pipeline::Reverting { work, .. }
+        | Pipeline::Replacing { work, .. } => Some(work.deploy.id),
+        Pipeline::Retiring { deploy, .. } => Some(deploy.id),
+        Pipeline::Resting
+        | Pipeline::Fetching { .. }
+        | Pipeline::CheckingOut(_)
+        | Pipeline::Building(_)
+        | Pipeline::Clearing { .. }
+        | Pipeline::Hooking(_)
+        | Pipeline::Starting(_)
+        | Pipeline::Probing(_)
+        | Pipeline::Warming(_)
+        // A share may last for hours; it is measured when it ends, one way or the other.
+        | Pipeline::Sharing(_)
+        | Pipeline::Canary(_)
+        | Pipeline::Discarding { .. }
+        | Pipeline::TakingDown { .. } => None,
+    }
+}
+
+/// A deploy that found its commit live ends without a flip.
+fn begins(pipeline: &Pipeline) -> bool {
+    matches!(pipeline, Pipeline::Switching(_) | Pipeline::Reverting { .. } | Pipeline::Replacing { .. })
+}
+
+async fn measure_and_keep(
+    interpreter: Arc<Interpreter>,
+    (deploy, address): (DeployId, PublicAddress),
+    stop: CancellationToken,
+) {
+    let app = interpreter.settings().name.clone();
+    let public = match Public::new(&address, PATIENCE) {
+        Ok(public) => public,
+        Err(reason) => {
+            tracing::warn!(%app, deploy = deploy.0, %reason, "the flip is not measured");
+            return;
+        }
+    };
+    let (meter, first) = match measure(&public, &stop).await {
+        Ok(tally) => (tally.record(), tally.first_loss),
+        Err(err) => {
+            tracing::error!(%app, deploy = deploy.0, %err, "a measuring request panicked");
+            return;
+        }
+    };
+    // The flip ended before anything was asked.
+    if meter.requests == 0 {
+        return;
+    }
+    if let Some(err) = first {
+        tracing::warn!(%app, deploy = deploy.0, lost = meter.lost, requests = meter.requests, err, "requests were lost");
+    }
+    let kept = tokio::task::spawn_blocking(move || interpreter.store.keep_meter(deploy, &meter)).await;
+    match kept {
+        Ok(Ok(())) => {}
+        Ok(Err(err)) => {
+            tracing::warn!(%app, deploy = deploy.0, err = %chain(&err), "what the flip cost is not recorded");
+        }
+        Err(err) => tracing::error!(%app, deploy = deploy.0, %err, "recording what the flip cost panicked"),
+    }
+}
+
+/// Asks until told to stop, without waiting for one answer before the next question: a slow answer hides no other.
+async fn measure(public: &Public, stop: &CancellationToken) -> Result<Tally, JoinError> {
+    let mut tally = Tally::begin(Instant::now());
+    let mut asked = JoinSet::new();
+    let mut ticks = interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut longest = pin!(sleep(LONGEST));
+    loop {
+        // All arms are cancel-safe: a token, a sleep, a tick, and the end of a task, which take nothing when dropped.
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = &mut longest => break,
+            Some(done) = asked.join_next() => tally.take(done?),
+            _ = ticks.tick(), if asked.len() < AT_ONCE => {
+                tally.requests += 1;
+                let public = public.clone();
+                asked.spawn(async move { (public.ask().await, Instant::now()) });
+            }
+        }
+    }
+    while let Some(done) = asked.join_next().await {
+        tally.take(done?);
+    }
+    Ok(tally)
+}
+
+/// What became of the requests so far.
+#[derive(Debug)]
+struct Tally {
+    requests: u64,
+    lost: u64,
+    /// The last answer; before the first one, the beginning.
+    answered: Instant,
+    longest: Duration,
+    first_loss: Option<String>,
+}
+
+impl Tally {
+    fn begin(at: Instant) -> Self {
+        Self { requests: 0, lost: 0, answered: at, longest: Duration::ZERO, first_loss: None }
+    }
+
+    /// A loss ends no gap, and shows how long it is at least: it may be the last thing that is heard.
+    fn take(&mut self, (reply, at): (Reply, Instant)) {
+        self.longest = self.longest.max(at.saturating_duration_since(self.answered));
+        match reply {
+            Reply::Answered => self.answered = self.answered.max(at),
+            Reply::Lost(why) => {
+                self.lost += 1;
+                self.first_loss.get_or_insert(why);
+            }
+        }
+    }
+
+    fn record(&self) -> MeterRecord {
+        let longest_gap_ms = u64::try_from(self.longest.as_millis()).unwrap_or(u64::MAX);
+        MeterRecord { requests: self.requests, lost: self.lost, longest_gap_ms }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What these replies, at milliseconds from the beginning, amount to: lost, longest gap.
+    fn tallied(replies: &[(u64, bool)]) -> (u64, u64) {
+        let begun = Instant::now();
+        let mut tally = Tally::begin(begun);
+        for (ms, answered) in replies {
+            let reply = if *answered { Reply::Answered } else { Reply::Lost(format!("at {ms}")) };
+            tally.requests += 1;
+            tally.take((reply, begun + Duration::from_millis(*ms)));
+        }
+        let MeterRecord { requests, lost, longest_gap_ms } = tally.record();
+        assert_eq!(requests, replies.len() as u64);
+        (lost, longest_gap_ms)
+    }
+
+    #[test]
+    fn a_gap_is_from_one_answer_to_the_next() {
+        assert_eq!(tallied(&[]), (0, 0));
+        assert_eq!(tallied(&[(5, true), (105, true), (330, true), (405, true)]), (0, 225));
+    }
+
+    #[test]
+    fn the_first_answer_ends_a_gap_that_began_with_the_measurement() {
+        assert_eq!(tallied(&[(40, true), (50, true)]), (0, 40));
+    }
+
+    #[test]
+    fn a_loss_ends_no_gap() {
+        assert_eq!(tallied(&[(10, true), (110, false), (210, false), (310, true)]), (2, 300));
+    }
+
+    #[test]
+    fn a_gap_that_no_answer_ends_is_as_long_as_losses_were_seen() {
+        assert_eq!(tallied(&[(10, true), (110, false), (510, false)]), (2, 500));
+        assert_eq!(tallied(&[(100, false), (200, false)]), (2, 200));
+    }
+
+    #[test]
+    fn answers_that_arrive_out_of_order_make_no_gap() {
+        assert_eq!(tallied(&[(10, true), (120, true), (115, true), (200, true)]), (0, 110));
+    }
+
+    #[test]
+    fn the_first_loss_is_the_one_that_is_told() {
+        let begun = Instant::now();
+        let mut tally = Tally::begin(begun);
+        for why in ["refused", "reset"] {
+            tally.take((Reply::Lost(why.to_owned()), begun));
+        }
+        assert_eq!(tally.first_loss.as_deref(), Some("refused"));
+    }
+}

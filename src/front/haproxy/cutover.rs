@@ -1,0 +1,224 @@
+//! The flip: tell HAProxy, read back, or undo. Called by the engine for every change of the route, and again after
+//! a crash: it is idempotent.
+//!
+//! ```text
+//! look ─▶ (new color drains until HAProxy's check of it passes) ─▶ weights ─▶ raise, lower, maint ─▶ read back
+//!              │ check fails: maint again, the old color never left      │ refused, or not so: as it was
+//! ```
+//! What is raised comes first, so that there is no moment at which nobody is ready. They are one line, so
+//! that all of it happens if bgd dies behind it.
+
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Haproxy, HaproxyError, Limits, Pair, Told, Want,
+    figures::{LATER, SOON},
+    roles,
+    servers::Standing,
+};
+use crate::{
+    errors::chain,
+    front::route::Route,
+    rules::ids::{Color, Generation},
+};
+
+impl Haproxy {
+    /// Puts a route in force, read back from HAProxy; or leaves the old one where it is.
+    pub async fn route(&self, route: &Route, limits: Limits) -> Result<(), HaproxyError> {
+        let process = self.process().await?;
+        let pair = self.pair().await?;
+        let [blue, green] = Color::ALL.map(|color| roles::wanted(route, color, pair.of(color)));
+        let told = Told { process, blue, green, generation: route.generation };
+        for color in Color::ALL {
+            if told.of(color).is_ready() && self.is_worth_waiting(color, &pair, process) {
+                self.await_check(color, limits).await?;
+            }
+        }
+        if let Err(err) = self.put(&told, &pair, limits).await {
+            self.undo(&pair).await;
+            return Err(err);
+        }
+        Ok(())
+    }
+
+    /// After a restart or reload of HAProxy, when its configuration speaks: tells it again what it was told last.
+    /// Says whether it had to.
+    pub async fn put_back(&self, limits: Limits) -> Result<bool, HaproxyError> {
+        let Some(last) = self.told() else { return Ok(false) };
+        let process = self.process().await?;
+        if last.process == process {
+            return Ok(false);
+        }
+        let pair = self.pair().await?;
+        let [blue, green] = Color::ALL.map(|color| match (last.of(color), last.of(color.other())) {
+            // The weight of the new configuration, not of the one before.
+            (Want::Ready(_), Want::Maint) => roles::alone(pair.of(color)),
+            (want, _) => want,
+        });
+        let told = Told { process, blue, green, generation: last.generation };
+        self.put(&told, &pair, limits).await?;
+        Ok(true)
+    }
+
+    async fn put(&self, told: &Told, pair: &Pair, limits: Limits) -> Result<(), HaproxyError> {
+        let [ahead, moving] = self.commands(told, pair);
+        // A `balance` with fixed weights refuses here, where nothing has changed yet.
+        for commands in [ahead, moving].iter().filter(|commands| !commands.is_empty()) {
+            self.socket.tell(commands).await?;
+        }
+        self.prove(told, limits).await?;
+        self.remember(*told);
+        self.keep().await;
+        Ok(())
+    }
+
+    /// Brings the pair back to what it was. Best effort: what stopped HAProxy from doing the one may stop the other,
+    /// and then the next look says what is so.
+    async fn undo(&self, before: &Pair) {
+        let undone = async {
+            let now = self.pair().await?;
+            let [blue, green] = Color::ALL.map(|color| Want::as_it_is(before.of(color)));
+            let was = Told { process: self.process().await?, blue, green, generation: Generation::default() };
+            for commands in self.commands(&was, &now).iter().filter(|commands| !commands.is_empty()) {
+                self.socket.tell(commands).await?;
+            }
+            Ok::<(), HaproxyError>(())
+        };
+        if let Err(err) = undone.await {
+            tracing::warn!(err = %chain(&err), "haproxy may be left between two routes");
+        }
+    }
+
+    /// A new color's check is waited for only while the other one truly serves: HAProxy is as it was left.
+    fn is_worth_waiting(&self, color: Color, pair: &Pair, process: super::Process) -> bool {
+        let (new, other) = (pair.of(color), pair.of(color.other()));
+        let undisturbed = self.told().is_none_or(|told| told.process == process);
+        let serves = other.standing() == Standing::Ready && other.weight > 0 && other.is_up();
+        undisturbed && serves && other.is_checked() && new.standing() != Standing::Ready
+    }
+
+    /// A draining server is checked and receives nothing new. Its check's health begins at `rise`, so that the first
+    /// check that fails takes it down and the first that passes raises it.
+    async fn await_check(&self, color: Color, limits: Limits) -> Result<(), HaproxyError> {
+        let server = self.path(color);
+        self.socket.tell(&[format!("set server {server} state drain")]).await?;
+        let begun = Instant::now();
+        let at_first = self.pair().await?.of(color).check_health;
+        loop {
+            let pair = self.pair().await?;
+            let now = pair.of(color);
+            if !now.is_up() {
+                let check = self.counters(color).await?.check;
+                self.socket.tell(&[format!("set server {server} state maint")]).await?;
+                return Err(HaproxyError::CheckFails { server, check });
+            }
+            // Without a word of HAProxy, bgd's own probe has to do.
+            if !now.is_checked() || now.check_health > at_first || begun.elapsed() >= limits.check {
+                return Ok(());
+            }
+            sleep(SOON).await;
+        }
+    }
+
+    /// What turns the pair into what is wanted: first the weights of servers that receive nothing so far, which moves
+    /// nobody, then the rest, raising first.
+    fn commands(&self, told: &Told, pair: &Pair) -> [Vec<String>; 2] {
+        let [mut ahead, mut raised, mut lowered, mut left] = [const { Vec::new() }; 4];
+        for color in Color::ALL {
+            let (server, now) = (self.path(color), pair.of(color));
+            match told.of(color) {
+                want if want.is_met(now) => {}
+                Want::Ready(weight) if now.standing() == Standing::Ready && weight < now.weight => {
+                    lowered.push(format!("set server {server} weight {weight}"));
+                }
+                Want::Ready(weight) if now.standing() == Standing::Ready => {
+                    raised.push(format!("set server {server} weight {weight}"));
+                }
+                Want::Ready(weight) => {
+                    if now.weight != weight {
+                        ahead.push(format!("set server {server} weight {weight}"));
+                    }
+                    raised.push(format!("set server {server} state ready"));
+                }
+                Want::Maint => left.push(format!("set server {server} state maint")),
+            }
+        }
+        [ahead, raised.into_iter().chain(lowered).chain(left).collect()]
+    }
+
+    async fn prove(&self, told: &Told, limits: Limits) -> Result<(), HaproxyError> {
+        let begun = Instant::now();
+        let mut pause = SOON;
+        loop {
+            let pair = self.pair().await?;
+            if Color::ALL.into_iter().all(|color| told.of(color).is_met(pair.of(color))) {
+                return Ok(());
+            }
+            if begun.elapsed() >= limits.proof {
+                let seen = format!("{}, {}", pair.blue.said(), pair.green.said());
+                return Err(HaproxyError::NotInEffect { waited: begun.elapsed(), seen });
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LATER);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::servers::tests::*, *};
+    use crate::{
+        config::settings::{HaproxyServers, HaproxySettings, Ports},
+        front::haproxy::{Process, servers::Server},
+        rules::ids::Generation,
+    };
+
+    fn commands(told: [Want; 2], now: [Server; 2]) -> Vec<String> {
+        let haproxy = Haproxy::new(
+            HaproxySettings {
+                socket: "/nowhere".into(),
+                backend: "shop".to_owned(),
+                servers: HaproxyServers { blue: "blue".to_owned(), green: "green".to_owned() },
+                state_file: None,
+            },
+            Ports { blue: 1, green: 2 },
+        );
+        let process = Process { pid: 1, started: 1 };
+        let told = Told { process, blue: told[0], green: told[1], generation: Generation(1) };
+        let [blue, green] = now;
+        haproxy.commands(&told, &Pair { blue, green }).concat()
+    }
+
+    #[test]
+    fn the_new_color_is_ready_before_the_old_one_leaves() {
+        let said = commands([Want::Maint, Want::Ready(50)], [ready("blue", 100), maint("green", 50)]);
+        assert_eq!(said, ["set server shop/green state ready", "set server shop/blue state maint"]);
+        let said = commands([Want::Ready(9), Want::Maint], [maint("blue", 1), ready("green", 50)]);
+        let expected = [
+            "set server shop/blue weight 9",
+            "set server shop/blue state ready",
+            "set server shop/green state maint",
+        ];
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn a_canary_is_raised_before_the_live_color_is_lowered() {
+        let said = commands([Want::Ready(151), Want::Ready(50)], [ready("blue", 191), ready("green", 10)]);
+        let expected = ["set server shop/green weight 50", "set server shop/blue weight 151"];
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn a_live_color_gets_its_weight_back_before_the_abandoned_canary_leaves() {
+        let said = commands([Want::Ready(220), Want::Maint], [ready("blue", 101), ready("green", 100)]);
+        let expected = ["set server shop/blue weight 220", "set server shop/green state maint"];
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn what_is_so_already_is_not_told() {
+        let said = commands([Want::Ready(100), Want::Maint], [ready("blue", 100), maint("green", 3)]);
+        assert!(said.is_empty(), "{said:?}");
+    }
+}

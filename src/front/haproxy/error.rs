@@ -1,0 +1,160 @@
+//! What can be wrong with a HAProxy, in the operator's words.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use crate::rules::ids::Color;
+
+/// Why HAProxy can't be looked at, or did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum HaproxyError {
+    /// Nobody listens on the socket.
+    #[error("haproxy does not answer on {path}")]
+    NotRunning {
+        /// The configured socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket is somebody else's.
+    #[error("haproxy's socket may not be used by this user: {path}")]
+    Denied {
+        /// The configured socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The talk broke off.
+    #[error("talking to haproxy on {path}")]
+    Talk {
+        /// The configured socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Connected, and no answer.
+    #[error("haproxy did not answer on {path} within {} s", limit.as_secs_f32())]
+    Silent {
+        /// The configured socket.
+        path: PathBuf,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The socket lets nobody change anything.
+    #[error("haproxy's socket {path} has level {level:?}, which may not move traffic")]
+    Level {
+        /// The configured socket.
+        path: PathBuf,
+        /// What HAProxy calls it.
+        level: String,
+    },
+    /// An answer that is not what this command gives.
+    #[error("haproxy's answer to `{command}` on {path} can't be understood: {what}")]
+    Garbled {
+        /// The configured socket.
+        path: PathBuf,
+        /// What was asked.
+        command: String,
+        /// What is wrong with the answer.
+        what: String,
+    },
+    /// The configured backend does not exist.
+    #[error("haproxy on {path} has no backend {backend:?}")]
+    NoBackend {
+        /// The configured socket.
+        path: PathBuf,
+        /// The configured backend.
+        backend: String,
+    },
+    /// The backend lacks a server.
+    #[error("haproxy has no server {server}; in that backend are: {there}")]
+    NoServer {
+        /// Backend and server.
+        server: String,
+        /// The servers of the backend.
+        there: String,
+    },
+    /// The server is somebody else's, or the ports were changed in one place only.
+    #[error("haproxy's server {server} is {address}, but {color} listens on port {port}")]
+    OtherPort {
+        /// Backend and server.
+        server: String,
+        /// Its address and port.
+        address: String,
+        /// The color that it should be.
+        color: Color,
+        /// That color's port.
+        port: u16,
+    },
+    /// HAProxy did not do it.
+    #[error("haproxy on {path} refused `{command}`: {said}")]
+    Refused {
+        /// The configured socket.
+        path: PathBuf,
+        /// What it was told.
+        command: String,
+        /// Its words.
+        said: String,
+    },
+    /// HAProxy's own check says that the new color is not well; the old one was left where it is.
+    #[error("haproxy's own check of {server} fails: {check}")]
+    CheckFails {
+        /// Backend and server.
+        server: String,
+        /// HAProxy's words for the last check.
+        check: String,
+    },
+    /// Told, acknowledged, and not so.
+    #[error("haproxy took the new route, but after {:.1} s it is not in force: {seen}", waited.as_secs_f32())]
+    NotInEffect {
+        /// From the command to giving up.
+        waited: Duration,
+        /// What was seen instead.
+        seen: String,
+    },
+}
+
+impl HaproxyError {
+    /// What the operator can do about it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::NotRunning { .. } => {
+                "start haproxy (`systemctl start haproxy`), or set `socket` to what `stats socket` says in haproxy.cfg"
+            }
+            Self::Denied { .. } => {
+                "run bgd as root, or let its user in by `stats socket … group`, then `systemctl reload haproxy`"
+            }
+            Self::Level { .. } => {
+                "write `level admin` behind `stats socket` in haproxy.cfg, then `systemctl reload haproxy`"
+            }
+            Self::NoBackend { .. } => {
+                "`backend` in [app.x.front] is the name behind `backend` in haproxy.cfg; `bgd doctor` looks again"
+            }
+            Self::NoServer { .. } => {
+                "the backend needs a `server` line for blue and one for green, then `systemctl reload haproxy`"
+            }
+            Self::OtherPort { .. } => {
+                "make the port in haproxy.cfg and `ports` in bgd.toml the same; `bgd doctor` looks again"
+            }
+            Self::Refused { said, .. } if said.contains("static LB") => {
+                "shares need a balance that can change: `hash-type consistent` beside `balance source` or `hash`"
+            }
+            Self::CheckFails { .. } => {
+                "bgd's own check passed: compare `option httpchk` in haproxy.cfg with `health`, then `bgd deploy`"
+            }
+            Self::NotInEffect { .. } => {
+                "does something else change these servers, such as agent-check or `track`? then `bgd doctor`"
+            }
+            Self::Silent { .. } | Self::Talk { .. } | Self::Garbled { .. } | Self::Refused { .. } => {
+                return None;
+            }
+        })
+    }
+
+    /// Whether no running HAProxy was found behind the socket.
+    pub fn is_down(&self) -> bool {
+        matches!(self, Self::NotRunning { .. })
+    }
+}

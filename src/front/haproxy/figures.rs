@@ -1,0 +1,157 @@
+//! `show stat` and `show info`: reading them. Pure. HAProxy counts requests, answers by class and errors for each
+//! server, and sessions that are open now; it keeps no percentiles (for those see `report`).
+
+use std::time::Duration;
+
+/// One life of HAProxy: a reload and a restart make a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// The worker's pid, in its own namespace.
+    pub pid: u32,
+    /// When it started, in seconds of its clock; 0 when this HAProxy does not tell.
+    pub started: u64,
+}
+
+/// What HAProxy has counted for one server since it started.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Requests open now: in flight, or a tunnel.
+    pub open: u64,
+    /// Requests waiting for a free connection to it.
+    pub queued: u64,
+    /// Requests sent to it.
+    pub requests: u64,
+    /// Answers with a status of 500 or more.
+    pub answers_5xx: u64,
+    /// Connections that it did not take.
+    pub refused: u64,
+    /// Answers that broke off or were none.
+    pub broken: u64,
+    /// HAProxy's words for its last check; empty without one.
+    pub check: String,
+}
+
+/// The lines of one `show stat` answer, by names of columns.
+pub(super) struct Stat<'a> {
+    columns: Vec<&'a str>,
+    lines: Vec<Vec<&'a str>>,
+}
+
+impl<'a> Stat<'a> {
+    /// `None` when the answer is something else.
+    pub(super) fn parse(text: &'a str) -> Option<Self> {
+        let mut lines = text.lines();
+        let columns = lines.next()?.strip_prefix("# ")?.split(',').collect();
+        let lines = lines.filter(|line| !line.is_empty()).map(|line| line.split(',').collect()).collect();
+        Some(Self { columns, lines })
+    }
+
+    /// The figures of a server of a backend.
+    pub(super) fn server(&self, backend: &str, name: &str) -> Option<Counters> {
+        let line = self.line(backend, name)?;
+        let count = |column| self.value(line, column).parse().unwrap_or(0);
+        Some(Counters {
+            open: count("scur"),
+            queued: count("qcur"),
+            requests: count("stot"),
+            answers_5xx: count("hrsp_5xx"),
+            refused: count("econ"),
+            broken: count("eresp"),
+            check: [self.value(line, "check_status"), self.value(line, "check_code")]
+                .join(" ")
+                .trim()
+                .to_owned(),
+        })
+    }
+
+    /// How a backend balances, in HAProxy's word; empty when the socket's level hides it.
+    pub(super) fn balance(&self, backend: &str) -> Option<&'a str> {
+        Some(self.value(self.line(backend, "BACKEND")?, "algo"))
+    }
+
+    fn line(&self, backend: &str, name: &str) -> Option<&[&'a str]> {
+        let fits =
+            |line: &&Vec<&str>| self.value(line, "pxname") == backend && self.value(line, "svname") == name;
+        self.lines.iter().find(fits).map(Vec::as_slice)
+    }
+
+    fn value(&self, line: &[&'a str], column: &str) -> &'a str {
+        let at = self.columns.iter().position(|name| *name == column);
+        at.and_then(|at| line.get(at)).copied().unwrap_or_default()
+    }
+}
+
+/// The process that gave this `show info` answer; `None` when it names no pid.
+pub(super) fn process(text: &str) -> Option<Process> {
+    let value = |key: &str| {
+        let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+        lines.find(|(name, _)| *name == key).map(|(_, value)| value.trim())
+    };
+    let started = value("Start_time_sec").and_then(|text| text.parse().ok()).unwrap_or(0);
+    Some(Process { pid: value("Pid")?.parse().ok()?, started })
+}
+
+impl Counters {
+    /// Requests that would be cut by stopping the server now.
+    pub fn in_flight(&self) -> u64 {
+        self.open + self.queued
+    }
+
+    /// What was counted since `earlier`, of the same life of HAProxy.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            requests: self.requests.saturating_sub(earlier.requests),
+            answers_5xx: self.answers_5xx.saturating_sub(earlier.answers_5xx),
+            refused: self.refused.saturating_sub(earlier.refused),
+            broken: self.broken.saturating_sub(earlier.broken),
+            ..self.clone()
+        }
+    }
+
+    /// Requests that count as errors: a status of 500 or more, or no answer.
+    pub fn errors(&self) -> u64 {
+        self.answers_5xx + self.refused + self.broken
+    }
+}
+
+/// How often a look is worth it while something is awaited.
+pub(super) const SOON: Duration = Duration::from_millis(10);
+/// The same in a long wait.
+pub(super) const LATER: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANSWER: &str = "# pxname,svname,qcur,scur,stot,econ,eresp,check_status,check_code,hrsp_5xx,algo,\n\
+        shop,blue,1,2,900,3,4,L7STS,503,5,,\n\
+        shop,BACKEND,0,0,0,0,0,,,0,source,\n\n";
+
+    #[test]
+    fn the_figures_of_a_server_are_read_by_the_names_of_their_columns() {
+        let stat = Stat::parse(ANSWER).unwrap();
+        let blue = stat.server("shop", "blue").unwrap();
+        assert_eq!((blue.open, blue.queued, blue.in_flight()), (2, 1, 3));
+        assert_eq!((blue.requests, blue.errors()), (900, 12));
+        assert_eq!(blue.check, "L7STS 503");
+        assert_eq!(stat.balance("shop"), Some("source"));
+        assert!(stat.server("shop", "green").is_none() && stat.server("other", "blue").is_none());
+        assert!(Stat::parse("Permission denied\n").is_none());
+    }
+
+    #[test]
+    fn what_was_counted_since_is_the_difference() {
+        let blue = Stat::parse(ANSWER).unwrap().server("shop", "blue").unwrap();
+        let earlier = Counters { requests: 800, answers_5xx: 5, ..blue.clone() };
+        let since = blue.since(&earlier);
+        assert_eq!((since.requests, since.answers_5xx, since.errors()), (100, 0, 0));
+    }
+
+    #[test]
+    fn the_process_is_told_by_pid_and_start() {
+        let info = "Name: HAProxy\nPid: 29085\nUptime: 0d 0h00m01s\nStart_time_sec: 1795271810\n";
+        assert_eq!(process(info), Some(Process { pid: 29085, started: 1795271810 }));
+        assert_eq!(process("Pid: 7\n"), Some(Process { pid: 7, started: 0 }));
+        assert_eq!(process("Permission denied\n"), None);
+    }
+}

@@ -1,0 +1,97 @@
+//! What `bgd doctor` wants to know of a HAProxy beyond a flip: where its servers are, what their checks do, and how
+//! the backend balances. Changes nothing.
+
+use std::path::Path;
+
+use super::{Haproxy, HaproxyError, figures::Stat};
+use crate::{config::settings::Sticky, rules::ids::Color};
+
+/// What is not as it should be, and what to write into haproxy.cfg.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// For people.
+    pub said: String,
+    /// What to do about it.
+    pub hint: &'static str,
+}
+
+/// How a backend spreads requests, in HAProxy's word: `roundrobin`, `source`, `hash`, …
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Balance(pub String);
+
+impl Balance {
+    /// Whether a client stays with its server under this.
+    fn keeps(&self, sticky: &Sticky) -> bool {
+        match sticky {
+            Sticky::None => true,
+            Sticky::Ip => self.0 == "source",
+            Sticky::Cookie(_) => ["hash", "hdr"].iter().any(|word| self.0.starts_with(word)),
+        }
+    }
+}
+
+impl Haproxy {
+    /// How the backend balances.
+    pub async fn balance(&self) -> Result<Balance, HaproxyError> {
+        let command = format!("show stat {} 2 -1", self.settings.backend);
+        let text = self.socket.ask(&command).await?;
+        let stat = Stat::parse(&text).ok_or_else(|| self.garbled(&command, "it has no header"))?;
+        let balance = stat.balance(&self.settings.backend);
+        Ok(Balance(balance.ok_or_else(|| self.garbled(&command, "the backend is not in it"))?.to_owned()))
+    }
+
+    /// What works, and would work better with another haproxy.cfg.
+    pub async fn advice(&self, sticky: &Sticky) -> Result<Vec<Finding>, HaproxyError> {
+        let pair = self.pair().await?;
+        let mut found = Vec::new();
+        for color in Color::ALL {
+            let server = pair.of(color);
+            if !server.is_local() {
+                let said = format!(
+                    "haproxy's server {} is {}:{}, which is not this host",
+                    self.path(color),
+                    server.address,
+                    server.port
+                );
+                found.push(Finding { said, hint: "bgd starts the app on 127.0.0.1" });
+            }
+        }
+        found.extend(self.settings.state_file.as_deref().and_then(no_directory));
+        let balance = self.balance().await?;
+        if !balance.keeps(sticky) {
+            let (what, hint) = match sticky {
+                Sticky::Ip => {
+                    ("address", "write `balance source` and `hash-type consistent` into the backend")
+                }
+                Sticky::Cookie(_) | Sticky::None => (
+                    "cookie",
+                    "write `balance hash` of the cookie and `hash-type consistent`: contrib/haproxy has it",
+                ),
+            };
+            let said =
+                format!("clients do not stay on their side by {what}: the backend balances by {}", balance.0);
+            found.push(Finding { said, hint });
+        }
+        Ok(found)
+    }
+}
+
+fn no_directory(file: &Path) -> Option<Finding> {
+    let dir = file.parent().filter(|dir| !dir.is_dir())?;
+    let said = format!("haproxy's state file can't be written: no directory {}", dir.display());
+    Some(Finding { said, hint: "make it, or give `state_file` another place" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_hash_of_what_stays_keeps_a_client_on_its_side() {
+        let keeps = |balance: &str, sticky: &Sticky| Balance(balance.to_owned()).keeps(sticky);
+        let cookie = Sticky::Cookie("bgd".to_owned());
+        assert!(keeps("roundrobin", &Sticky::None));
+        assert!(keeps("source", &Sticky::Ip) && !keeps("roundrobin", &Sticky::Ip));
+        assert!(keeps("hash", &cookie) && !keeps("source", &cookie) && !keeps("roundrobin", &cookie));
+    }
+}

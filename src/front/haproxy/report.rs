@@ -1,0 +1,106 @@
+//! A line of HAProxy's log about one request, for the verdict on real traffic: HAProxy counts errors, but only its log
+//! knows how long each answer took. Pure. haproxy.cfg has to say, in the frontend (one line):
+//!
+//! ```text
+//! log-format '{"backend":"%b","server":"%s","status":%ST,"connect":%Tc,"answer":%Tr,"ended":"%ts"}'
+//! ```
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::{config::settings::HaproxySettings, front::traffic::Sample, rules::ids::Color};
+
+/// What haproxy.cfg's `log-format` has to be.
+pub const LOG_FORMAT: &str =
+    r#"'{"backend":"%b","server":"%s","status":%ST,"connect":%Tc,"answer":%Tr,"ended":"%ts"}'"#;
+
+/// One line of the log. HAProxy writes -1 for what it never got to.
+#[derive(Deserialize)]
+struct Line {
+    backend: String,
+    server: String,
+    status: i32,
+    /// Milliseconds until the connection stood.
+    connect: i64,
+    /// From then to the head of the answer; what comes after depends on the client as well.
+    answer: i64,
+    /// Who ended it (`-` nobody, `S` or `s` the server, `C` or `c` the client, …), and in which phase.
+    ended: String,
+}
+
+/// The request of a datagram, with or without a syslog header; `None` when it is no such line, when it was for
+/// somebody else, or when the client went away before the server's turn was over.
+pub fn parse(settings: &HaproxySettings, datagram: &[u8]) -> Option<Sample> {
+    let begin = datagram.iter().position(|byte| *byte == b'{')?;
+    let mut lines = serde_json::Deserializer::from_slice(&datagram[begin..]).into_iter::<Line>();
+    let line = lines.next()?.ok()?;
+    let color = Color::ALL.into_iter().find(|color| *settings.servers.of(*color) == line.server)?;
+    if line.backend != settings.backend {
+        return None;
+    }
+    let by_server = line.ended.starts_with(['S', 's']);
+    let answered = line.answer >= 0 && !by_server;
+    if !answered && !by_server {
+        return None;
+    }
+    let millis = line.connect.max(0).saturating_add(line.answer.max(0));
+    let took = Duration::from_millis(u64::try_from(millis).ok()?);
+    Some(Sample { color, status: if answered { u16::try_from(line.status).ok() } else { None }, took })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::settings::HaproxyServers;
+
+    fn read(text: &str) -> Option<Sample> {
+        let servers = HaproxyServers { blue: "blue".to_owned(), green: "green".to_owned() };
+        let settings = HaproxySettings {
+            socket: "/nowhere".into(),
+            backend: "shop".to_owned(),
+            servers,
+            state_file: None,
+        };
+        parse(&settings, text.as_bytes())
+    }
+
+    fn line(server: &str, status: i32, answer: i64, ended: &str) -> String {
+        format!(
+            r#"{{"backend":"shop","server":"{server}","status":{status},"connect":2,"answer":{answer},"ended":"{ended}"}}"#
+        )
+    }
+
+    #[test]
+    fn an_answer_is_a_sample_of_its_color_with_its_time() {
+        let sample = read(&line("green", 404, 38, "--")).unwrap();
+        assert_eq!((sample.color, sample.status), (Color::Green, Some(404)));
+        assert_eq!(sample.took, Duration::from_millis(40));
+        assert!(!sample.is_error());
+        let with_header = format!("<134>Nov 21 14:00:00 haproxy[7]: {}\n", line("blue", 200, 0, "--"));
+        assert_eq!(read(&with_header).unwrap().color, Color::Blue);
+    }
+
+    #[test]
+    fn a_server_that_gave_no_answer_or_half_of_one_is_an_error() {
+        for (status, answer, ended) in [(503, -1, "SC"), (504, -1, "sH"), (502, -1, "SH"), (200, 5, "SD")] {
+            let sample = read(&line("blue", status, answer, ended)).unwrap();
+            assert!(sample.is_error() && sample.status.is_none(), "{ended}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_went_away_blames_nobody_unless_it_had_its_answer() {
+        assert_eq!(read(&line("blue", -1, -1, "CH")), None);
+        assert_eq!(read(&line("blue", 200, 7, "CD")).unwrap().status, Some(200));
+    }
+
+    #[test]
+    fn what_is_no_line_of_this_app_is_nothing() {
+        assert_eq!(read(""), None);
+        assert_eq!(read("{\"backend\":"), None);
+        assert_eq!(read("proxy shop started"), None);
+        assert_eq!(read(&line("<NOSRV>", 503, -1, "SC")), None);
+        assert_eq!(read(&line("blue", 200, 1, "--").replace("\"shop\"", "\"other\"")), None);
+    }
+}

@@ -1,0 +1,179 @@
+//! `show servers state`: reading it, and what a server's state means for the traffic. Pure. The format has a version
+//! in its first line and the names of its columns in the second; columns are found by name, so that new ones harm
+//! nothing.
+
+use std::net::IpAddr;
+
+/// What an administrator, or bgd, took out of the traffic: forced, inherited or for want of an address.
+const MAINT: u8 = 0x01 | 0x02 | 0x20 | 0x40;
+/// Drained by hand or by a tracked server.
+const DRAIN: u8 = 0x08 | 0x10;
+/// Of the check's state: it runs for this server.
+const CHECK_ENABLED: u8 = 0x04;
+
+/// One server of the backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Server {
+    pub name: String,
+    pub address: String,
+    pub port: u16,
+    /// 0 is stopped: in maintenance, or down by its check.
+    pub operation: u8,
+    pub admin: u8,
+    /// In force now, 0 to 256.
+    pub weight: u16,
+    /// Of the configuration.
+    pub initial_weight: u16,
+    pub check_state: u8,
+    /// Counts up to rise + fall - 1 with checks that pass; below rise the server is down.
+    pub check_health: u16,
+}
+
+/// What a server may receive, by what it was told; whether it is up is another matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    /// Nothing.
+    Maint,
+    /// Only clients that a persistence cookie binds to it.
+    Drain,
+    /// Its weight.
+    Ready,
+}
+
+impl Server {
+    pub(super) fn standing(&self) -> Standing {
+        match (self.admin & MAINT, self.admin & DRAIN) {
+            (0, 0) => Standing::Ready,
+            (0, _) => Standing::Drain,
+            _ => Standing::Maint,
+        }
+    }
+
+    /// Whether HAProxy's check lets it serve; a server without a check is always up.
+    pub(super) fn is_up(&self) -> bool {
+        self.operation != 0
+    }
+
+    /// Whether HAProxy checks it by itself.
+    pub(super) fn is_checked(&self) -> bool {
+        self.check_state & CHECK_ENABLED != 0
+    }
+
+    /// Whether the address is one of this host; an address that is no IP (a unix socket's path) is.
+    pub(super) fn is_local(&self) -> bool {
+        self.address.parse::<IpAddr>().map_or(true, super::is_local)
+    }
+
+    /// For people: `ready with weight 100`.
+    pub(super) fn said(&self) -> String {
+        match self.standing() {
+            Standing::Maint => format!("{} is in maintenance", self.name),
+            Standing::Drain => format!("{} is draining", self.name),
+            Standing::Ready => format!("{} is ready with weight {}", self.name, self.weight),
+        }
+    }
+}
+
+/// All servers of one answer; why it is none, otherwise.
+pub(super) fn parse(text: &str) -> Result<Vec<Server>, String> {
+    let mut lines = text.lines();
+    let version = lines.next().unwrap_or_default();
+    if version.trim() != "1" {
+        return Err(format!("version {version:?}, not 1"));
+    }
+    let header = lines.next().and_then(|line| line.strip_prefix("# ")).ok_or("it has no header")?;
+    let columns: Vec<&str> = header.split(' ').collect();
+    lines.filter(|line| !line.trim().is_empty()).map(|line| server(line, &columns)).collect()
+}
+
+fn server(line: &str, columns: &[&str]) -> Result<Server, String> {
+    let values: Vec<&str> = line.split(' ').collect();
+    let text = |name: &str| {
+        let at = columns.iter().position(|column| *column == name);
+        at.and_then(|at| values.get(at)).copied().ok_or(format!("no {name} in {line:?}"))
+    };
+    Ok(Server {
+        name: text("srv_name")?.to_owned(),
+        address: text("srv_addr")?.to_owned(),
+        port: number(text("srv_port")?)?,
+        operation: number(text("srv_op_state")?)?,
+        admin: number(text("srv_admin_state")?)?,
+        weight: number(text("srv_uweight")?)?,
+        initial_weight: number(text("srv_iweight")?)?,
+        check_state: number(text("srv_check_state")?)?,
+        check_health: number(text("srv_check_health")?)?,
+    })
+}
+
+fn number<N: std::str::FromStr>(text: &str) -> Result<N, String> {
+    text.parse().map_err(|_| format!("{text:?} is no number that fits"))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// What Debian 12's HAProxy answers.
+    const ANSWER: &str = "1\n\
+        # be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight \
+        srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state \
+        srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port \
+        srv_check_addr srv_agent_addr srv_agent_port\n\
+        3 shop 1 blue 127.0.0.1 2 0 1 1 0 6 3 4 6 0 0 0 - 9501 - 0 0 - - 0\n\
+        3 shop 2 green 127.0.0.1 0 5 50 50 1 1 0 0 8 0 0 0 - 9502 - 0 0 - - 0\n\n";
+
+    /// A server that is ready.
+    pub fn ready(name: &str, weight: u16) -> Server {
+        Server { name: name.to_owned(), weight, ..parse(ANSWER).unwrap().remove(0) }
+    }
+
+    /// A server in maintenance.
+    pub fn maint(name: &str, weight: u16) -> Server {
+        Server { name: name.to_owned(), weight, ..parse(ANSWER).unwrap().remove(1) }
+    }
+
+    /// The same server, down by its check.
+    pub fn down(server: Server) -> Server {
+        Server { operation: 0, ..server }
+    }
+
+    #[test]
+    fn the_states_of_both_servers_are_read() {
+        let servers = parse(ANSWER).unwrap();
+        let [blue, green] = &servers[..] else { panic!("{servers:?}") };
+        assert_eq!((blue.name.as_str(), blue.address.as_str(), blue.port), ("blue", "127.0.0.1", 9501));
+        assert_eq!((blue.standing(), blue.weight, blue.is_up()), (Standing::Ready, 1, true));
+        assert_eq!((green.port, green.weight, green.initial_weight), (9502, 50, 50));
+        assert_eq!((green.standing(), green.is_up()), (Standing::Maint, false));
+        assert!(blue.is_checked() && !green.is_checked() && blue.is_local());
+    }
+
+    #[test]
+    fn a_server_that_was_disabled_in_the_configuration_and_enabled_since_is_ready() {
+        let of = |admin| Server { admin, ..ready("blue", 1) }.standing();
+        assert_eq!(of(0x04), Standing::Ready);
+        assert_eq!(of(0x08), Standing::Drain);
+        assert_eq!(of(0x0c), Standing::Drain);
+        assert_eq!(of(0x09), Standing::Maint);
+        assert_eq!(of(0x02), Standing::Maint);
+        assert_eq!(of(0x20), Standing::Maint);
+    }
+
+    #[test]
+    fn columns_are_found_by_their_names() {
+        let moved = "1\n# srv_port srv_name srv_addr srv_uweight srv_iweight srv_op_state srv_admin_state \
+                     srv_check_health srv_check_state new\n7 blue ::1 256 3 2 0 4 6 x\n";
+        let servers = parse(moved).unwrap();
+        assert_eq!((servers[0].port, servers[0].weight, servers[0].initial_weight), (7, 256, 3));
+    }
+
+    #[test]
+    fn an_answer_that_is_something_else_says_what_is_wrong() {
+        assert_eq!(parse("").unwrap_err(), "version \"\", not 1");
+        assert_eq!(parse("2\n").unwrap_err(), "version \"2\", not 1");
+        assert_eq!(parse("1\n").unwrap_err(), "it has no header");
+        let err = parse(&ANSWER.replace(" 9501 ", " 95010 ")).unwrap_err();
+        assert_eq!(err, "\"95010\" is no number that fits");
+        assert!(parse("1\n# srv_name\nblue\n").unwrap_err().starts_with("no srv_addr in"));
+    }
+}

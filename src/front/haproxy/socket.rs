@@ -1,0 +1,88 @@
+//! One command to HAProxy's socket, one answer. Each has a connection of its own, as the socket works without a
+//! prompt: nothing is kept open, because an open connection would keep a HAProxy that is being replaced from ending.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    time::timeout,
+};
+
+use super::HaproxyError;
+
+/// HAProxy answers in microseconds; while it starts or reloads with large tables it may take a moment.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// More than the states of thousands of servers need.
+const LONGEST: u64 = 16 << 20;
+
+/// Where to ask.
+#[derive(Debug, Clone)]
+pub(super) struct Socket {
+    path: PathBuf,
+}
+
+impl Socket {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// The answer to a command that only asks.
+    pub(super) async fn ask(&self, command: &str) -> Result<String, HaproxyError> {
+        let answer = self.exchange(command).await?;
+        if is_denial(&answer) {
+            return Err(self.refused(command, &answer));
+        }
+        Ok(answer)
+    }
+
+    /// Runs commands that answer nothing when they succeed, in one go and in this order.
+    pub(super) async fn tell(&self, commands: &[String]) -> Result<(), HaproxyError> {
+        let line = commands.join("; ");
+        let answer = self.exchange(&line).await?;
+        if answer.trim().is_empty() {
+            return Ok(());
+        }
+        Err(self.refused(&line, &answer))
+    }
+
+    fn refused(&self, command: &str, answer: &str) -> HaproxyError {
+        let lines: Vec<&str> = answer.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        HaproxyError::Refused {
+            path: self.path.clone(),
+            command: command.to_owned(),
+            said: lines.join("; ").chars().take(300).collect(),
+        }
+    }
+
+    async fn exchange(&self, command: &str) -> Result<String, HaproxyError> {
+        let talk = async {
+            let mut stream = UnixStream::connect(&self.path).await?;
+            stream.write_all(format!("{command}\n").as_bytes()).await?;
+            let mut answer = Vec::new();
+            stream.take(LONGEST).read_to_end(&mut answer).await?;
+            Ok(String::from_utf8_lossy(&answer).into_owned())
+        };
+        match timeout(ANSWER_WITHIN, talk).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(source)) => Err(self.failed(source)),
+            Err(_) => Err(HaproxyError::Silent { path: self.path.clone(), limit: ANSWER_WITHIN }),
+        }
+    }
+
+    fn failed(&self, source: io::Error) -> HaproxyError {
+        let path = self.path.clone();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => HaproxyError::Denied { path, source },
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                HaproxyError::NotRunning { path, source }
+            }
+            _ => HaproxyError::Talk { path, source },
+        }
+    }
+}
+
+/// HAProxy's words for a socket of too low a level, or a command that it does not know.
+fn is_denial(answer: &str) -> bool {
+    answer.starts_with("Permission denied") || answer.starts_with("Unknown command")
+}

@@ -1,0 +1,389 @@
+//! A real HAProxy for one test, in a directory of its own: `contrib/haproxy/haproxy.cfg` with this machine's places in
+//! it, two apps inside the test that say their color, and clients with an address of their choice. Nothing listens on
+//! a port but the apps: the site is a unix socket that takes the PROXY protocol.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    os::unix::net::{UnixDatagram, UnixStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use bgd::{
+    config::settings::{HaproxyServers, HaproxySettings, Ports},
+    front::{
+        haproxy::Haproxy,
+        route::{Backend, Route},
+    },
+    rules::ids::{Color, Generation},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+/// Longer than anything takes on a busy machine; a test that fails waits this long.
+const GENEROUS: Duration = Duration::from_secs(60);
+/// Between two looks at what can't be awaited.
+const LOOK: Duration = Duration::from_millis(20);
+
+pub struct Stage {
+    dir: TempDir,
+    process: Option<Child>,
+    pub haproxy: Haproxy,
+    pub blue: App,
+    pub green: App,
+}
+
+impl Stage {
+    /// `None`, with the reason printed, where HAProxy is not installed. `on` are first words of comments of the
+    /// shipped configuration: the settings below them are taken in.
+    pub fn set(on: &[&str]) -> Option<Self> {
+        Self::with(&shipped(on))
+    }
+
+    /// With a configuration that differs from the shipped one.
+    pub fn with(text: &str) -> Option<Self> {
+        if Command::new(binary()).arg("-v").output().is_err() {
+            eprintln!("skipped: haproxy is not installed");
+            return None;
+        }
+        let dir = tempfile::Builder::new().prefix("bgd-hap-").tempdir().expect("a directory");
+        let (blue, green) = (App::start(Color::Blue), App::start(Color::Green));
+        let settings = settings(dir.path());
+        let haproxy = Haproxy::new(settings, Ports { blue: blue.port, green: green.port });
+        let mut stage = Self { dir, process: None, haproxy, blue, green };
+        stage.write(text);
+        stage.start();
+        Some(stage)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The front of a bgd that was started again.
+    pub fn again(&self) -> Haproxy {
+        Haproxy::new(settings(self.dir.path()), Ports { blue: self.blue.port, green: self.green.port })
+    }
+
+    /// Puts this machine's places into the configuration.
+    pub fn write(&self, text: &str) {
+        let dir = self.dir.path().display();
+        let mut text = text.to_owned();
+        for (shipped, here) in [
+            ("/run/haproxy/admin.sock", format!("{dir}/h.sock")),
+            ("bind :80", format!("bind unix@{dir}/web.sock accept-proxy")),
+            ("127.0.0.1:9501", format!("127.0.0.1:{}", self.blue.port)),
+            ("127.0.0.1:9502", format!("127.0.0.1:{}", self.green.port)),
+        ] {
+            assert!(text.contains(shipped), "{shipped}");
+            text = text.replace(shipped, &here);
+        }
+        text = text.replace("/run/bgd/shop-traffic.sock", &format!("{dir}/log.sock"));
+        text = text.replace("/var/lib/bgd/haproxy-shop.state", &format!("{dir}/shop.state"));
+        fs::write(self.path("haproxy.cfg"), text).expect("haproxy.cfg");
+    }
+
+    pub fn start(&mut self) {
+        let child = Command::new(binary())
+            .args(["-W", "-db", "-f"])
+            .arg(self.path("haproxy.cfg"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(self.path("haproxy.log")).expect("a log"))
+            .spawn()
+            .expect("haproxy");
+        assert!(self.process.replace(child).is_none(), "one at a time");
+        self.eventually("haproxy answers", |stage| stage.ask("show info").is_ok());
+        // Before that, its master hears no signal.
+        self.eventually("haproxy has started", |stage| stage.log().contains("Loading success"));
+    }
+
+    /// `kill -9` of master and worker, and a new one.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.start();
+    }
+
+    pub fn kill(&mut self) {
+        let mut master = self.process.take().expect("it runs");
+        let worker = self.worker();
+        for pid in [master.id(), worker] {
+            signal(pid, Signal::SIGKILL);
+        }
+        master.wait().expect("it has ended");
+        self.eventually("haproxy is gone", |stage| stage.ask("show info").is_err());
+    }
+
+    /// As `systemctl reload haproxy`: the old worker ends what it has begun.
+    pub fn reload(&self) {
+        let before = self.worker();
+        let mut looks = 0u32;
+        self.eventually("a new worker answers", |stage| {
+            // A master that is busy starting loses the signal: it is sent again.
+            if looks.is_multiple_of(200) {
+                signal(stage.process.as_ref().expect("it runs").id(), Signal::SIGUSR2);
+            }
+            looks += 1;
+            stage.ask("show info").is_ok_and(|info| pid_of(&info).is_some_and(|pid| pid != before))
+        });
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("haproxy.log")).unwrap_or_default()
+    }
+
+    fn worker(&self) -> u32 {
+        pid_of(&self.ask("show info").expect("an answer")).expect("a pid")
+    }
+
+    /// What HAProxy's socket answers to a command: the hand of somebody else.
+    pub fn ask(&self, command: &str) -> io::Result<String> {
+        let mut stream = UnixStream::connect(self.path("h.sock"))?;
+        stream.set_read_timeout(Some(GENEROUS))?;
+        stream.write_all(format!("{command}\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        if answer.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(answer) }
+    }
+
+    pub fn eventually(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+        let until = Instant::now() + GENEROUS;
+        while !holds(self) {
+            assert!(Instant::now() < until, "never came about: {what}; {}", self.log());
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// To one color, alone or beside a canary with a share.
+    pub fn to(&self, live: Color, share: Option<u16>) -> Route {
+        let backend = |color: Color, weight| Backend {
+            color,
+            port: if color == Color::Blue { self.blue.port } else { self.green.port },
+            weight,
+            release: "20261121T101112Z-1-0123456".parse().expect("a release"),
+        };
+        let canary = share.map(|share| backend(live.other(), share));
+        let backends = [backend(live, 100 - share.unwrap_or(0))].into_iter().chain(canary);
+        Route::new(Generation(1), backends.collect())
+    }
+
+    /// One request of the client with that number.
+    pub fn get(&self, client: u32, path: &str, head: &str) -> io::Result<Answer> {
+        let mut stream = self.send(client, path, head)?;
+        read(&mut stream)
+    }
+
+    /// One request; the answer is read later.
+    pub fn send(&self, client: u32, path: &str, head: &str) -> io::Result<UnixStream> {
+        let mut stream = UnixStream::connect(self.path("web.sock"))?;
+        stream.set_read_timeout(Some(GENEROUS))?;
+        let address = Ipv4Addr::from(0x0A00_0000 + client * 7);
+        let text = format!(
+            "PROXY TCP4 {address} 10.255.0.1 4000 80\r\nGET {path} HTTP/1.1\r\nHost: shop\r\n{head}Connection: close\r\n\r\n"
+        );
+        stream.write_all(text.as_bytes())?;
+        Ok(stream)
+    }
+
+    /// Where so many clients end up, one request each.
+    pub fn colors(&self, clients: u32) -> BTreeMap<String, usize> {
+        let mut seen = BTreeMap::new();
+        for client in 0..clients {
+            let color = self.get(client, "/", "").map_or_else(|err| err.to_string(), |answer| answer.body);
+            *seen.entry(color).or_default() += 1;
+        }
+        seen
+    }
+
+    /// The next datagrams of the traffic log.
+    pub fn log_socket(&self) -> UnixDatagram {
+        let socket = UnixDatagram::bind(self.path("log.sock")).expect("the log's socket");
+        socket.set_read_timeout(Some(GENEROUS)).expect("a limit");
+        socket
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.blue.open();
+        self.green.open();
+        if let Some(mut master) = self.process.take() {
+            if let Some(worker) = self.ask("show info").ok().and_then(|info| pid_of(&info)) {
+                signal(worker, Signal::SIGKILL);
+            }
+            // A master that loses its worker ends as well; former workers end with it.
+            signal(master.id(), Signal::SIGTERM);
+            let _ = master.wait();
+        }
+    }
+}
+
+fn settings(dir: &Path) -> HaproxySettings {
+    HaproxySettings {
+        socket: dir.join("h.sock"),
+        backend: "shop".to_owned(),
+        servers: HaproxyServers { blue: "blue".to_owned(), green: "green".to_owned() },
+        state_file: Some(dir.join("shop.state")),
+    }
+}
+
+/// The shipped configuration, with the settings below these comments taken in.
+pub fn shipped(on: &[&str]) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/haproxy/haproxy.cfg");
+    let text = fs::read_to_string(path).expect("the shipped configuration");
+    let mut taken = on.to_vec();
+    let mut lines = Vec::new();
+    let mut within = false;
+    for line in text.lines() {
+        let bare = line.trim_start();
+        if let Some(at) = taken.iter().position(|words| bare.starts_with(&format!("# {words}"))) {
+            taken.remove(at);
+            within = true;
+        }
+        within &= !bare.is_empty();
+        // A setting that is off has no blank after its `#`.
+        let setting = bare.strip_prefix('#').filter(|rest| within && !rest.starts_with(' '));
+        lines.push(setting.map_or_else(|| line.to_owned(), |setting| format!("    {setting}")));
+    }
+    assert!(taken.is_empty(), "no such comments: {taken:?}");
+    lines.join("\n") + "\n"
+}
+
+/// Debian keeps it where not everybody looks.
+fn binary() -> &'static str {
+    if Path::new("/usr/sbin/haproxy").exists() { "/usr/sbin/haproxy" } else { "haproxy" }
+}
+
+fn pid_of(info: &str) -> Option<u32> {
+    info.lines().find_map(|line| line.strip_prefix("Pid: ")?.parse().ok())
+}
+
+fn signal(pid: u32, signal: Signal) {
+    // It may have ended meanwhile.
+    let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+pub fn read(stream: &mut UnixStream) -> io::Result<Answer> {
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let cut = || io::Error::other(format!("the answer is cut short: {text:?}"));
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(cut)?;
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(cut)?;
+    Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
+}
+
+/// A server on a port of its own that says its color.
+pub struct App {
+    pub port: u16,
+    closed: Arc<AtomicBool>,
+    /// What `/check` answers.
+    status: Arc<Mutex<&'static str>>,
+    /// Requests that wait at `/held`.
+    pub held: Arc<Mutex<u32>>,
+    dead: Arc<AtomicBool>,
+}
+
+impl App {
+    fn start(color: Color) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let port = listener.local_addr().expect("its address").port();
+        let app = Self {
+            port,
+            closed: Arc::default(),
+            status: Arc::new(Mutex::new("200 OK")),
+            held: Arc::default(),
+            dead: Arc::default(),
+        };
+        let (closed, status, held, dead) =
+            (app.closed.clone(), app.status.clone(), app.held.clone(), app.dead.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if dead.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (closed, status, held) = (closed.clone(), status.clone(), held.clone());
+                // A client that breaks off is its own affair.
+                thread::spawn(move || converse(stream, color, (&closed, &status, &held)).ok());
+            }
+        });
+        app
+    }
+
+    /// `/held` waits from now on.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    pub fn open(&self) {
+        self.closed.store(false, Ordering::Relaxed);
+    }
+
+    pub fn fail_checks(&self) {
+        *self.status.lock().expect("the status") = "500 Broken";
+    }
+
+    /// Nothing listens on the port any more.
+    pub fn die(&self) {
+        self.dead.store(true, Ordering::Relaxed);
+        let until = Instant::now() + GENEROUS;
+        // Each connection wakes the listener, until it is gone.
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok() {
+            assert!(Instant::now() < until, "it still listens");
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+fn converse(
+    stream: TcpStream,
+    color: Color,
+    (closed, status, held): (&AtomicBool, &Mutex<&'static str>, &Mutex<u32>),
+) -> io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let mut first = String::new();
+    reader.read_line(&mut first)?;
+    let mut line = first.clone();
+    while !line.trim().is_empty() {
+        line.clear();
+        reader.read_line(&mut line)?;
+    }
+    let path = first.split(' ').nth(1).unwrap_or_default();
+    let mut answer = "200 OK";
+    match path {
+        "/check" => answer = *status.lock().expect("the status"),
+        "/broken" => answer = "500 Broken",
+        "/gone" => return Ok(()),
+        "/held" => {
+            *held.lock().expect("the count") += 1;
+            while closed.load(Ordering::Relaxed) {
+                thread::sleep(LOOK);
+            }
+        }
+        _ => {}
+    }
+    let stream = reader.get_mut();
+    write!(
+        stream,
+        "HTTP/1.1 {answer}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{color}",
+        color.as_str().len()
+    )?;
+    stream.shutdown(Shutdown::Write)
+}
