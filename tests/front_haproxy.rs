@@ -2,7 +2,7 @@
 
 mod haproxy_stage;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, task::Poll, time::Duration};
 
 use bgd::{
     config::settings::{HaproxyServers, HaproxySettings, Sticky},
@@ -162,6 +162,46 @@ async fn a_preview_reaches_the_color_that_is_not_live_whatever_its_share() {
         route(&stage, &stage.to(live, None)).await;
         assert_eq!(all(header), only(live));
     }
+}
+
+/// Polls so many times, then drops it: a bgd that was killed there.
+async fn killed_after<T>(polls: usize, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    let mut left = polls;
+    std::future::poll_fn(|context| match left {
+        0 => Poll::Ready(None),
+        _ => {
+            left -= 1;
+            work.as_mut().poll(context).map(Some)
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn r0_a_bgd_killed_at_any_point_of_a_change_leaves_somebody_serving_and_the_next_one_ends_it() {
+    let stage = stage!(&[]);
+    let ways =
+        [(Blue, None), (Blue, Some(5)), (Blue, Some(50)), (Green, None), (Green, Some(25)), (Blue, None)];
+    // Waiting for checks has no point at which more could go wrong.
+    let limits = Limits { check: Duration::ZERO, ..limits() };
+    let mut ended = 0;
+    for polls in 1..500 {
+        for (live, share) in ways {
+            let to = stage.to(live, share);
+            let done = killed_after(polls, stage.again().route(&to, limits)).await;
+            ended += usize::from(matches!(done, Some(Ok(()))));
+            assert_eq!(stage.get(1, "/", "").unwrap().status, 200, "{polls} {live} {share:?}");
+            stage.again().route(&to, limits).await.unwrap();
+            let standing = stage.again().routed().await.unwrap().0;
+            assert_eq!((standing.live, standing.canary.map(|it| it.1)), (Some(live), share), "{polls}");
+        }
+        if ended >= ways.len() {
+            return;
+        }
+        ended = 0;
+    }
+    panic!("never came to its end");
 }
 
 #[tokio::test]
@@ -332,8 +372,10 @@ async fn a_socket_that_may_not_move_traffic_is_said() {
 
 #[tokio::test]
 async fn f2_a_color_that_fails_haproxys_own_check_gets_nothing_and_the_old_one_never_left() {
-    let with_check =
-        shipped(&[]).replace("    default-server", "    option httpchk GET /check\n    default-server");
+    let with_check = shipped(&[]).replace(
+        "    default-server",
+        "    timeout check 30s\n    option httpchk GET /check\n    default-server",
+    );
     let Some(stage) = Stage::with(&with_check) else { return };
     route(&stage, &stage.to(Blue, None)).await;
     stage.green.fail_checks();

@@ -182,7 +182,7 @@ mod tests {
         );
         traffic.minute();
         traffic.minute();
-        assert_eq!(traffic.last_minutes(Color::Blue).requests, 475 - 75, "a minute without traffic is none");
+        assert_eq!(traffic.last_minutes(Color::Blue).requests, 375, "a minute without traffic is none");
     }
 
     #[test]

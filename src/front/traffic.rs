@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::rules::ids::Color;
 
+/// How `User-Agent` begins in requests of bgd's own, such as those that measure a flip: they are no real traffic.
+pub const OWN: &str = "bgd/";
+
 /// One request, and what became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {

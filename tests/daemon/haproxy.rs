@@ -91,6 +91,22 @@ fn f3_what_haproxy_was_switched_to_while_bgd_was_away_is_adopted() {
 }
 
 #[test]
+fn f6_a_restart_of_haproxy_while_bgd_was_away_is_no_switch_by_a_hand() {
+    let plan = Plan { standby: "10m", ..Plan::of(Kind::Haproxy) };
+    let Some((mut stage, _one, two)) = two_live(plan) else { return };
+    let left = states(&stage);
+    stage.kill_daemon();
+    stage.kill_haproxy();
+    stage.run_haproxy();
+    assert!(["one", "two"].contains(&stage.served().as_str()), "its own configuration speaks");
+    stage.start_daemon();
+    stage.eventually("it is as it was", |stage| states(stage) == left);
+    let status = stage.until("it serves", |status| status["state"] == "live");
+    assert_eq!(status["live"]["commit"], two, "{status:#}");
+    assert!(status["hold"].is_null(), "{status:#}");
+}
+
+#[test]
 fn f3_a_hand_that_changes_the_servers_is_said_and_overruled_only_where_nothing_runs() {
     let Some((stage, _one, two)) = two_live(Plan::of(Kind::Haproxy)) else { return };
     let (live, idle) = (stage.value("live.color"), stage.value("idle.color"));

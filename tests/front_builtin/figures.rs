@@ -62,6 +62,27 @@ async fn a_request_without_an_answer_is_an_error_and_has_no_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_events_counts_with_its_head() {
+    let front = TestFront::start().await;
+    let backend = Backend::start("blue").await;
+    front.route(1, Color::Blue, backend.port).await;
+    let mut stays = Client::connect(front.address).await;
+    stays.send("GET /events HTTP/1.1\r\nhost: t\r\n\r\n").await;
+    stays.read_until("\r\n\r\n").await;
+    counted(&front, 1).await;
+    backend.release();
+    stays.read_until("data: 1").await;
+    let mut cut = Client::connect(front.address).await;
+    cut.send("GET /events HTTP/1.1\r\nhost: t\r\n\r\n").await;
+    counted(&front, 2).await;
+    front.front.cut(Color::Blue).await.unwrap();
+    until(async || front.front.inflight(Color::Blue).await.unwrap() == 0).await;
+    let found = counted(&front, 2).await;
+    assert_eq!((found.errors, found.took.total()), (0, 2), "each once, and none of them failed");
+    front.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_websocket_counts_with_its_head_and_a_client_that_went_away_with_its_wait() {
     let front = TestFront::start().await;
     let backend = Backend::start("blue").await;

@@ -266,6 +266,14 @@ async fn app(
             });
             StreamBody::new(parts).boxed()
         }
+        "/events" => {
+            extra.insert("content-type", "text/event-stream; charset=utf-8".parse().unwrap());
+            let parts = futures_util::stream::once(async move {
+                waits.leave.acquire().await.unwrap().forget();
+                Ok(Frame::data(Bytes::from("data: 1\n\n")))
+            });
+            StreamBody::new(parts).boxed()
+        }
         "/cookie" => {
             extra.insert("set-cookie", "app=1; Path=/shop".parse().unwrap());
             whole(rev)

@@ -101,8 +101,11 @@ async fn a_front_of_a_former_build_is_followed_and_led_though_it_has_no_figures(
     let public = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = public.local_addr().unwrap();
     let former = Former::at(&dir.path().join("c"), public, backend.port);
-    let front = support::front_at(dir.path(), "127.0.0.1:0".parse().unwrap());
-    let hello = front.ensure_running().await.unwrap();
+    let started = support::front_at(dir.path(), "127.0.0.1:0".parse().unwrap());
+    let hello = started.ensure_running().await.unwrap();
+    let control = dir.path().join("c");
+    let scene = TestFront::found(dir, control).await;
+    let front = &scene.front;
     assert!(former.heard("leave"));
     assert_eq!(hello.bound, address);
     let route = hello.route.unwrap();
@@ -120,7 +123,7 @@ async fn a_front_of_a_former_build_is_followed_and_led_though_it_has_no_figures(
     front.route(&next).await.unwrap();
     assert!(former.heard(r#""weight":5"#));
     former.attending.abort();
-    front.stop().await.unwrap();
+    scene.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -182,7 +182,8 @@ async fn a_preview_reaches_the_canary_at_any_share_and_its_secret_stays_in_a_pri
     let all = every_kind().into_iter().flat_map(|kind| shares.map(|share| (kind.clone(), share)));
     for (at, (kind, share)) in all.enumerate() {
         let route = previewed(sticky(stage.shared(2 + at as u64, share), kind.clone()));
-        stage.nginx.route(&route, limits()).await.unwrap();
+        let proof = stage.nginx.route(&route, limits()).await.unwrap();
+        assert_eq!(proof.former.ports, Vec::<u16>::new(), "both may have new requests");
         let headers = [
             format!("X-Bgd-Preview: {SECRET}"),
             format!("x-bgd-preview: {SECRET}"),

@@ -1,7 +1,6 @@
 //! What a real nginx tells of each request, and that it serves on when nobody listens.
 
 use std::{
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,14 +17,13 @@ use tokio::{net::UnixDatagram, time::timeout};
 use crate::nginx_stage::{
     App, Stage,
     clients::{ask, by},
-    limits,
+    limits, same_user,
 };
 
-/// nginx names no longer path, and the directory for temporary files may be deep. Its workers may be another user's.
+/// nginx names no longer path, and the directory for temporary files may be deep.
 fn socket(stage: &Stage) -> Option<PathBuf> {
     let path = stage.path("told.sock");
     if report::can_name(&path) {
-        std::fs::set_permissions(stage.path(""), std::fs::Permissions::from_mode(0o711)).unwrap();
         return Some(path);
     }
     eprintln!("skipped: no socket can be named {}", path.display());
@@ -33,9 +31,7 @@ fn socket(stage: &Stage) -> Option<PathBuf> {
 }
 
 fn bind(path: &Path) -> UnixDatagram {
-    let socket = UnixDatagram::bind(path).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).unwrap();
-    socket
+    UnixDatagram::bind(path).unwrap()
 }
 
 async fn next(stage: &Stage, socket: &UnixDatagram) -> Sample {
@@ -93,7 +89,7 @@ async fn nothing_waits_or_fails_when_nobody_listens_and_a_listener_that_comes_ba
     stage.write_site_with("");
     let nginx = stage.telling(&path);
     assert!(nginx.ensure_file().await.unwrap());
-    stage.start_nginx("").await;
+    stage.start_nginx(same_user()).await;
     let _apps = [App::start(Blue, stage.ports.blue).await, App::start(Green, stage.ports.green).await];
     nginx.preflight().await.unwrap();
     nginx.route(&stage.shared(1, 50), limits()).await.unwrap();
@@ -110,7 +106,7 @@ async fn nothing_waits_or_fails_when_nobody_listens_and_a_listener_that_comes_ba
 
     std::fs::remove_file(&path).unwrap();
     stage.stop_nginx().await;
-    stage.start_nginx("").await;
+    stage.start_nginx(same_user()).await;
     stage.get("/").await.unwrap();
     let back = bind(&path);
     stage.get("/").await.unwrap();
@@ -127,7 +123,7 @@ async fn a_site_with_a_log_of_its_own_tells_with_one_line_that_is_always_valid()
     );
     stage.write_site_with(&line);
     stage.nginx.ensure_file().await.unwrap();
-    stage.start_nginx("").await;
+    stage.start_nginx(same_user()).await;
     let _blue = App::start(Blue, stage.ports.blue).await;
     let listening = bind(&path);
     stage.nginx.route(&stage.route(1, Blue), limits()).await.unwrap();
@@ -150,6 +146,8 @@ async fn nginx_keeps_the_log_that_it_writes_by_default() {
     nginx.route(&stage.route(2, Blue), limits()).await.unwrap();
     assert!(stage.include().contains("access_log syslog:"));
     assert_eq!(nginx.hidden().await, Some(Hidden::default()));
+    // The default log is outside of the stage: no site of it is to write there.
+    stage.write_site_with("access_log own.log;");
     let main = std::fs::read_to_string(stage.path("nginx.conf")).unwrap();
     stage.write("nginx.conf", &main.replace("access_log access.log;", ""));
     nginx.route(&stage.route(3, Blue), limits()).await.unwrap();
@@ -166,7 +164,7 @@ async fn doctor_sees_the_sites_that_hide_a_line_of_bgd_s_file() {
     stage.write("conf.d/other.conf", other);
     stage.write("own.conf", "access_log own.log;");
     stage.nginx.ensure_file().await.unwrap();
-    stage.start_nginx("").await;
+    stage.start_nginx(same_user()).await;
     let hidden = stage.nginx.hidden().await.unwrap();
     let expected = Hidden {
         cookie: vec!["a.example.com".to_owned()],

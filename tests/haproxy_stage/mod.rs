@@ -90,7 +90,7 @@ impl Stage {
             assert!(text.contains(shipped), "{shipped}");
             text = text.replace(shipped, &here);
         }
-        text = text.replace("/run/bgd/shop-traffic.sock", &format!("{dir}/log.sock"));
+        text = text.replace("/run/bgd/t/shop.sock", &format!("{dir}/log.sock"));
         text = text.replace("/var/lib/bgd/haproxy-shop.state", &format!("{dir}/shop.state"));
         fs::write(self.path("haproxy.cfg"), text).expect("haproxy.cfg");
     }

@@ -213,7 +213,7 @@ impl Stage {
     pub async fn serve_passing_on(&mut self, workers: usize) {
         self.write_site_with("");
         self.nginx.ensure_file().await.unwrap();
-        self.start_nginx_with("", workers).await;
+        self.start_nginx_with(same_user(), workers).await;
         self.nginx.route(&self.route(1, Color::Blue), limits()).await.unwrap();
     }
 
@@ -480,6 +480,11 @@ async fn ask(to: SocketAddr, client: usize, stopped: tokio::sync::watch::Receive
         }
     }
     told
+}
+
+/// A line with which root's nginx keeps its workers root, so that they reach a socket in whatever directory.
+pub fn same_user() -> &'static str {
+    if nix::unistd::Uid::effective().is_root() { "user root;" } else { "" }
 }
 
 /// A command line for the shell.

@@ -11,8 +11,8 @@ use std::net::IpAddr;
 use hyper::{
     HeaderMap, Method, Uri, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, EXPECT, Entry, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
-        UPGRADE,
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, Entry, HOST, HeaderName, HeaderValue, TE,
+        TRANSFER_ENCODING, UPGRADE,
     },
     http::{request, response, uri::PathAndQuery},
 };
@@ -22,6 +22,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const EVENTS: &[u8] = b"text/event-stream";
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// What is known about a client's connection.
@@ -89,6 +90,12 @@ pub(super) fn response(parts: &mut response::Parts) {
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
     parts.version = Version::HTTP_11;
+}
+
+/// Whether the answer is a stream of events, which lasts as long as the client wants.
+pub(super) fn is_events(parts: &response::Parts) -> bool {
+    let kind = parts.headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().get(..EVENTS.len()));
+    kind.is_some_and(|kind| kind.eq_ignore_ascii_case(EVENTS))
 }
 
 /// Exactly one Host, and a target in origin form, whatever form the client used.

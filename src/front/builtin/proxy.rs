@@ -13,9 +13,9 @@
 use std::{io, sync::Arc, time::Duration};
 
 use hyper::{
-    Method, Request, Response, StatusCode,
+    HeaderMap, Method, Request, Response, StatusCode,
     body::{Body, Incoming},
-    header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SET_COOKIE},
+    header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SET_COOKIE, USER_AGENT},
     http::request::Parts,
 };
 use tokio::time::{Instant, sleep};
@@ -30,6 +30,7 @@ use super::{
     wish::Wish,
     worker::Worker,
 };
+use crate::front::traffic::OWN;
 
 /// How long a request that was not sent waits for a backend that refuses connections.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -54,6 +55,8 @@ struct Attempts {
     refused: Option<Instant>,
     pause: Duration,
     kept_allowed: bool,
+    /// Made by bgd itself: no real traffic.
+    own: bool,
 }
 
 impl Session {
@@ -65,7 +68,7 @@ impl Session {
         if parts.method == Method::CONNECT {
             return self.own(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not possible here\n");
         }
-        let attempts = Attempts::new(self.worker.switch.wish(&parts.headers, &self.client));
+        let attempts = Attempts::new(self.worker.switch.wish(&parts.headers, &self.client), &parts.headers);
         let tunnel = headers::wants_upgrade(&parts);
         if let Err(reason) = headers::request(&mut parts, &self.client) {
             return self.own(StatusCode::BAD_REQUEST, reason);
@@ -159,7 +162,7 @@ impl Session {
             match tunnel::ask(&lease, request).await {
                 Ok(mut answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     lease.answered(answer.status().as_u16());
-                    // What comes after the head is not an answer's time.
+                    // What comes after the head is the client's time.
                     lease.ended();
                     tunnel::join(lease, Arc::clone(&self.slot), client, &mut answer);
                     let (mut parts, _) = answer.into_parts();
@@ -181,7 +184,8 @@ impl Session {
     }
 
     fn lease(&self, attempts: &Attempts) -> Option<Lease> {
-        self.worker.switch.lease(self.worker.id, &attempts.wish)
+        let lease = self.worker.switch.lease(self.worker.id, &attempts.wish);
+        if attempts.own { lease.map(Lease::unmeasured) } else { lease }
     }
 
     /// After a connection that failed: returns when the next try is due, or with the answer when none is. The lease
@@ -245,6 +249,9 @@ impl Session {
             lease.failed();
             return self.own(StatusCode::BAD_GATEWAY, "the app changed the protocol unasked\n");
         }
+        if headers::is_events(&parts) {
+            lease.ended();
+        }
         headers::response(&mut parts);
         attempts.greet(&mut parts);
         Response::from_parts(parts, Reply::stream(body, upstream, lease, Arc::clone(&self.slot)))
@@ -287,8 +294,10 @@ impl Session {
 }
 
 impl Attempts {
-    fn new(wish: Wish) -> Self {
-        Self { wish, refused: None, pause: FIRST_PAUSE, kept_allowed: true }
+    fn new(wish: Wish, headers: &HeaderMap) -> Self {
+        let agent = headers.get(USER_AGENT).map(HeaderValue::as_bytes);
+        let own = agent.is_some_and(|agent| agent.starts_with(OWN.as_bytes()));
+        Self { wish, refused: None, pause: FIRST_PAUSE, kept_allowed: true, own }
     }
 
     fn kept(&self, lease: &Lease, within: Duration) -> Option<Upstream> {

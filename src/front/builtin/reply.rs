@@ -66,7 +66,7 @@ impl Stream {
             Poll::Ready(None) => self.finish(),
             Poll::Ready(Some(Err(_))) => {
                 self.upstream = None;
-                self.lease.failed();
+                self.lease.broke_off();
             }
             Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
         }

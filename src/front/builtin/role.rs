@@ -183,14 +183,8 @@ async fn begin(
     let control = &arguments.control;
     let desk = Desk::open(control)
         .map_err(|error| failed(&format!("control socket {}", control.display()), &error))?;
-    let (predecessor, former) = match predecessor {
-        Some(stream) => {
-            let (link, figures) =
-                dismiss(stream, control).await.map_err(|error| failed("predecessor", &error))?;
-            (Some(link), figures)
-        }
-        None => (None, PerColor::default()),
-    };
+    let (predecessor, former) =
+        dismiss(predecessor, control).await.map_err(|error| failed("predecessor", &error))?;
     let stage = Stage {
         listen: arguments.listen,
         bound,
@@ -251,11 +245,12 @@ fn public_socket(listen: SocketAddr, heritage: Option<Heritage>) -> Result<Publi
     Ok((socket, route, stream))
 }
 
-/// Tells the predecessor to leave, once we serve; answers with what it has counted so far.
+/// Tells the predecessor to leave, once we serve, if there is one; answers with what it has counted so far.
 async fn dismiss(
-    stream: std::os::unix::net::UnixStream,
+    predecessor: Option<std::os::unix::net::UnixStream>,
     path: &Path,
-) -> Result<(Link, PerColor<Figures>), BuiltinError> {
+) -> Result<(Option<Link>, PerColor<Figures>), BuiltinError> {
+    let Some(stream) = predecessor else { return Ok(Default::default()) };
     let failed = |source| BuiltinError::Control { path: path.to_owned(), source };
     stream.set_nonblocking(true).map_err(failed)?;
     let mut link = Link::over(tokio::net::UnixStream::from_std(stream).map_err(failed)?, path);
@@ -266,7 +261,7 @@ async fn dismiss(
         Err(error) => return Err(error),
     };
     link.ask(&Request::Leave, LEAVE_WITHIN).await?;
-    Ok((link, figures))
+    Ok((Some(link), figures))
 }
 
 /// Serves until told to end, then until what is open has ended, within limits.

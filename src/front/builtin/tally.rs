@@ -1,8 +1,10 @@
 //! What one worker counted since the start, per color: numbers for people, and figures that a canary is judged by.
 //! One tally a worker, so that no two threads write to one cache line. Written by `target`, read by `switch`.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use super::control::{Counters, PerColor};
 use crate::rules::{

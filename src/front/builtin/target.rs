@@ -137,6 +137,8 @@ pub(super) struct Lease {
     target: Arc<Target>,
     worker: usize,
     course: Course,
+    /// Whether it counts as real traffic.
+    measured: bool,
 }
 
 /// How far the request is.
@@ -153,7 +155,13 @@ enum Course {
 impl Lease {
     pub(super) fn new(target: Arc<Target>, worker: usize) -> Self {
         target.lanes[worker].in_flight.fetch_add(1, Ordering::SeqCst);
-        Self { target, worker, course: Course::Quiet }
+        Self { target, worker, course: Course::Quiet, measured: true }
+    }
+
+    /// The same, for a request that is no real traffic.
+    pub(super) fn unmeasured(mut self) -> Self {
+        self.measured = false;
+        self
     }
 
     pub(super) fn target(&self) -> &Target {
@@ -189,13 +197,24 @@ impl Lease {
             Course::Sent(since) => (since, None),
             Course::Answered(since, status) => (since, Some(status)),
         };
-        self.tally().ended(self.color(), status, since.elapsed());
+        if self.measured {
+            self.tally().ended(self.color(), status, since.elapsed());
+        }
+    }
+
+    /// The answer broke off; of one that was counted already, nothing more is.
+    pub(super) fn broke_off(&mut self) {
+        if !matches!(self.course, Course::Quiet) {
+            self.failed();
+        }
     }
 
     /// The answer did not come, or not to its end.
     pub(super) fn failed(&mut self) {
         self.course = Course::Quiet;
-        self.tally().failed(self.color());
+        if self.measured {
+            self.tally().failed(self.color());
+        }
     }
 
     /// The target could not be connected.

@@ -1,6 +1,6 @@
 //! What a request says about the color it wants, as far as the route asks for it: the secret of a preview, the
-//! client's address, the ticket in a cookie. Pure. Read by `table` once a request, carried by `proxy` through all
-//! attempts to send it.
+//! client's address, the ticket in a cookie. Read by `table` once a request, carried by `proxy` through all attempts to
+//! send it. Must not decide which color that means: the shares are the table's.
 //!
 //! - The client's address is that of the TCP peer; where that is loopback (a TLS terminator on this host), the last
 //!   address in `X-Forwarded-For`, which the terminator has seen itself. Of IPv6 the first 64 bits count: a client

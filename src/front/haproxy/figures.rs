@@ -94,7 +94,7 @@ pub(super) fn process(text: &str) -> Option<Process> {
 impl Counters {
     /// Requests that would be cut by stopping the server now.
     pub fn in_flight(&self) -> u64 {
-        self.open + self.queued
+        self.open.saturating_add(self.queued)
     }
 
     /// What was counted since `earlier`, of the same life of HAProxy.
@@ -110,7 +110,7 @@ impl Counters {
 
     /// Requests that count as errors: a status of 500 or more, or no answer.
     pub fn errors(&self) -> u64 {
-        self.answers_5xx + self.refused + self.broken
+        self.answers_5xx.saturating_add(self.refused).saturating_add(self.broken)
     }
 }
 

@@ -51,6 +51,8 @@ pub fn parse(settings: &HaproxySettings, datagram: &[u8]) -> Option<Sample> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::config::settings::HaproxyServers;
 
@@ -93,6 +95,14 @@ mod tests {
     fn a_client_that_went_away_blames_nobody_unless_it_had_its_answer() {
         assert_eq!(read(&line("blue", -1, -1, "CH")), None);
         assert_eq!(read(&line("blue", 200, 7, "CD")).unwrap().status, Some(200));
+    }
+
+    proptest! {
+        #[test]
+        fn no_datagram_makes_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), status: i32, answer: i64) {
+            let _ = read(&String::from_utf8_lossy(&bytes));
+            let _ = read(&line("blue", status, answer, "--"));
+        }
     }
 
     #[test]

@@ -76,10 +76,7 @@ pub(super) fn standing(pair: &Pair) -> Standing {
     match (ready.next(), ready.next()) {
         (Some(one), Some(_)) => {
             let live = live_of_two(pair, one);
-            let (live_weight, weight) = (pair.of(live).weight, pair.of(live.other()).weight);
-            let share = (u32::from(weight) * 100 + u32::from(live_weight + weight) / 2)
-                .checked_div(u32::from(live_weight + weight));
-            match share.and_then(|share| u16::try_from(share).ok()) {
+            match share(pair, live.other()) {
                 Some(share) => Standing { live: Some(live), canary: Some((live.other(), share)) },
                 None => Standing { live: None, canary: None },
             }
@@ -87,6 +84,25 @@ pub(super) fn standing(pair: &Pair) -> Standing {
         (Some(one), None) if pair.of(one).weight > 0 => Standing { live: Some(one), canary: None },
         (_, _) => Standing { live: None, canary: None },
     }
+}
+
+/// A color's part of both weights in percent, rounded; `None` when they are nothing.
+fn share(pair: &Pair, color: Color) -> Option<u16> {
+    let weight = |color: Color| u32::from(pair.of(color).weight);
+    let both = weight(color) + weight(color.other());
+    (weight(color) * 100 + both / 2).checked_div(both).and_then(|share| u16::try_from(share).ok())
+}
+
+/// Both receive traffic by weights that are not bgd's: a configuration speaks, or a hand, and neither is the live one.
+pub(super) fn undecided(pair: &Pair) -> Option<Standing> {
+    let receives = |color: &Color| {
+        let server = pair.of(*color);
+        server.standing() == servers::Standing::Ready && server.weight > 0 && server.is_up()
+    };
+    let [blue, green] = [pair.blue.weight % 2, pair.green.weight % 2];
+    let open = blue == green && Color::ALL.iter().all(receives);
+    let canary = share(pair, Color::Green).filter(|_| open)?;
+    Some(Standing { live: None, canary: Some((Color::Green, canary)) })
 }
 
 /// The odd weight is the live one's. Weights that are not bgd's: the one that is up, then the heavier one, then `one`.
@@ -100,6 +116,8 @@ fn live_of_two(pair: &Pair, one: Color) -> Color {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::{super::servers::tests::*, *};
     use crate::{front::route::Backend, rules::ids::Generation};
 
@@ -175,6 +193,26 @@ mod tests {
         assert_eq!(live(down(ready("blue", 191)), ready("green", 10)), Some(Color::Blue));
         assert_eq!(live(ready("blue", 0), ready("green", 0)), None);
         assert_eq!(live(ready("blue", 0), maint("green", 100)), None);
+    }
+
+    #[test]
+    fn two_servers_of_a_configuration_that_both_serve_leave_open_who_is_live() {
+        let open = |blue, green| undecided(&pair(blue, green));
+        let half = Standing { live: None, canary: Some((Color::Green, 50)) };
+        assert_eq!(open(ready("blue", 1), ready("green", 1)), Some(half));
+        assert_eq!(open(ready("blue", 1), down(ready("green", 1))), None);
+        assert_eq!(open(ready("blue", 1), maint("green", 1)), None);
+        assert_eq!(open(ready("blue", 191), ready("green", 10)), None);
+        assert_eq!(open(ready("blue", 0), ready("green", 0)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_weights_of_an_answer_are_too_much(blue: u16, green: u16) {
+            let found = pair(ready("blue", blue), ready("green", green));
+            let _ = undecided(&found);
+            prop_assert!(standing(&found).canary.is_none_or(|(_, share)| share <= 100));
+        }
     }
 
     #[test]

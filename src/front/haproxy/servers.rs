@@ -111,6 +111,8 @@ fn number<N: std::str::FromStr>(text: &str) -> Result<N, String> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// What Debian 12's HAProxy answers.
@@ -157,6 +159,13 @@ pub(super) mod tests {
         assert_eq!(of(0x09), Standing::Maint);
         assert_eq!(of(0x02), Standing::Maint);
         assert_eq!(of(0x20), Standing::Maint);
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_the_reader_panic(answer in "(1\n# srv_name srv_addr( srv_[a-z_]{1,12}){0,9}\n)?\\PC{0,200}") {
+            let _ = parse(&answer);
+        }
     }
 
     #[test]

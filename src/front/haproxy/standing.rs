@@ -19,8 +19,10 @@ impl Haproxy {
     pub async fn routed(&self) -> Result<(Standing, Generation), HaproxyError> {
         let process = self.process().await?;
         let pair = self.pair().await?;
+        // Only whoever starts can be told that nobody knows: it goes by its record then.
+        let undecided = roles::undecided(&pair).filter(|_| self.told().is_none());
         let told = self.told_or_adopted(process, &pair);
-        Ok((roles::standing(&pair), told.generation))
+        Ok((undecided.unwrap_or_else(|| roles::standing(&pair)), told.generation))
     }
 
     /// What is wrong; `None` when HAProxy is as it was left, or nothing is known of how that was.

@@ -10,7 +10,10 @@ use std::{path::Path, time::Duration};
 use serde::Deserialize;
 
 use super::sides::{Names, of_the_app};
-use crate::{config::settings::Ports, front::traffic::Sample};
+use crate::{
+    config::settings::Ports,
+    front::traffic::{OWN, Sample},
+};
 
 /// Of a unix socket's path, in bytes.
 const LONGEST_PATH: usize = 107;
@@ -34,7 +37,13 @@ pub(super) fn directives(names: &Names, ports: &[u16], socket: Option<&Path>) ->
     let told = names.variable("told");
     let socket = socket.filter(|socket| can_name(socket) && !ports.is_empty());
     let map = match socket {
-        Some(_) => of_the_app(ports, &told, "1"),
+        Some(_) => {
+            let reached = names.variable("reached");
+            let others = format!(
+                "map $http_user_agent ${told} {{\n    default ${reached};\n    \"~^{OWN}\" \"\";\n}}\n"
+            );
+            of_the_app(ports, &reached, "1") + &others
+        }
         None => format!("map \"\" ${told} {{\n    default \"\";\n}}\n"),
     };
     let line = socket.map_or_else(String::new, |socket| access_log(names, socket));
