@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, task::Poll, time::Duration};
 use bgd::{
     config::settings::{HaproxyServers, HaproxySettings, Sticky},
     front::{
-        haproxy::{Haproxy, HaproxyError, Limits, report},
+        haproxy::{Haproxy, HaproxyError, Life, Limits, report},
         route::Route,
     },
     rules::ids::{
@@ -135,6 +135,27 @@ async fn a_backend_that_keeps_no_client_on_its_side_is_said() {
         let advice = stage.haproxy.advice(&sticky).await.unwrap();
         assert!(advice.len() == 1 && advice[0].said.contains("roundrobin"), "{advice:?}");
     }
+}
+
+#[tokio::test]
+async fn servers_without_a_check_are_said_unless_haproxy_comes_up_as_it_was_left() {
+    let unchecked = shipped(&[]).replace("default-server check", "default-server");
+    let Some(stage) = Stage::with(&unchecked) else { return };
+    assert_eq!(stage.haproxy.advice(&Sticky::None).await.unwrap(), [], "there is a state file");
+    let servers = HaproxyServers { blue: "blue".to_owned(), green: "green".to_owned() };
+    let (socket, backend) = (stage.path("h.sock"), "shop".to_owned());
+    let ports = bgd::config::settings::Ports { blue: stage.blue.port, green: stage.green.port };
+    let without = Haproxy::new(HaproxySettings { socket, backend, servers, state_file: None }, ports);
+    for live in [Blue, Green] {
+        without.route(&stage.to(live, None), limits()).await.unwrap();
+        let advice = without.advice(&Sticky::None).await.unwrap();
+        assert!(advice.len() == 1 && advice[0].hint.contains("`check`"), "{advice:?}");
+    }
+    stage.write(&shipped(&[]));
+    stage.reload();
+    assert_eq!(without.advice(&Sticky::None).await.unwrap(), []);
+    without.route(&stage.to(Blue, None), limits()).await.unwrap();
+    assert_eq!(without.advice(&Sticky::None).await.unwrap(), [], "one rests in maintenance");
 }
 
 #[tokio::test]
@@ -270,14 +291,15 @@ async fn f6_a_restart_of_haproxy_is_seen_and_it_is_told_again() {
     let mut stage = stage!(&[]);
     for (live, share) in [(Green, None), (Blue, Some(25))] {
         route(&stage, &stage.to(live, share)).await;
-        assert!(!stage.haproxy.put_back(limits()).await.unwrap(), "nothing to do");
+        assert_eq!(stage.haproxy.put_back(limits()).await.unwrap(), Life::Same);
+        assert_eq!(stage.again().put_back(limits()).await.unwrap(), Life::Unknown);
         stage.restart();
-        assert!(stage.haproxy.put_back(limits()).await.unwrap());
+        assert_eq!(stage.haproxy.put_back(limits()).await.unwrap(), Life::New);
         let standing = stage.haproxy.routed().await.unwrap().0;
         assert_eq!((standing.live, standing.canary.map(|it| it.1)), (Some(live), share));
         assert_eq!(stage.haproxy.trouble().await.unwrap(), None);
         stage.reload();
-        assert!(stage.haproxy.put_back(limits()).await.unwrap());
+        assert_eq!(stage.haproxy.put_back(limits()).await.unwrap(), Life::New);
         assert_eq!(stage.haproxy.routed().await.unwrap().0, standing);
     }
     stage.kill();
@@ -368,6 +390,7 @@ async fn a_socket_that_may_not_move_traffic_is_said() {
         matches!(&err, HaproxyError::Refused { said, .. } if said.contains("Permission denied")),
         "{err}"
     );
+    assert!(err.is_closed() && err.hint().unwrap().contains("level admin"), "{err}");
 }
 
 #[tokio::test]

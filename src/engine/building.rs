@@ -1,15 +1,20 @@
 //! Effects before the start: the release directory, the build, the hooks.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
+
+use tokio::time::{Instant, sleep};
 
 use super::interpreter::{Interpreter, failure, git_failure, tail, trouble};
 use crate::{
-    build::{self, Command, Context},
+    build::{self, BuildError, Command, Context},
     config::settings::StopHow,
-    process::{Exit, Handle, LogSpec, Priority, Role, Spec, StartError, StopRequest, StopSpec},
+    process::{Exit, Handle, LogSpec, Priority, Role, ShimError, Spec, StartError, StopRequest, StopSpec},
     rules::{
         app::Release,
         effect::Hook,
@@ -22,10 +27,22 @@ use crate::{
 const BUILD_LOG: u64 = 10 << 20;
 /// One instance log file; four of them are kept.
 const INSTANCE_LOG: u64 = 10 << 20;
+/// How long a shim takes at most from its start to its record, on a machine that is very busy.
+const LATE_SHIM: Duration = Duration::from_secs(5);
+/// Between two looks whether a release is still in use.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Below this much free space a deploy is not begun: a checkout and a build would fail half way.
 const ROOM: u64 = 64 << 20;
 /// Likewise for inodes.
 const ROOM_INODES: u64 = 2_000;
+
+/// On a thread of its own: whole trees are copied and deleted.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
 
 impl Interpreter {
     /// A fresh release directory: front and disk looked at first, then the commit, caches, links, rewrites.
@@ -34,11 +51,7 @@ impl Interpreter {
         self.front.preflight().await.map_err(|err| err.failure(phase))?;
         self.check_room()?;
         self.check_limits()?;
-        self.blocking(phase, {
-            let (places, id) = (self.places.clone(), release.id.clone());
-            move || build::remove_release(&places, &id)
-        })
-        .await?;
+        self.clear_release(&release.id).await?;
         let context = self.context(release, color);
         self.git
             .checkout(&release.commit, &context.release_dir())
@@ -55,6 +68,34 @@ impl Interpreter {
             .await?;
         for skipped in prepared.skipped {
             tracing::info!(app = %self.settings.name, path = %skipped.path.display(), why = skipped.why, "cache not copied");
+        }
+        Ok(())
+    }
+
+    /// Nothing is left of an earlier try. What was begun there in an earlier life of bgd ends first; a shim that was
+    /// just being started then is known only a moment later.
+    async fn clear_release(&self, release: &ReleaseId) -> Result<(), Failure> {
+        let until = Instant::now() + LATE_SHIM;
+        loop {
+            self.end_work(release).await.map_err(|err| trouble(Phase::CheckingOut, &err))?;
+            let (places, id) = (self.places.clone(), release.clone());
+            match aside(move || build::remove_release(&places, &id)).await {
+                Err(BuildError::InUse { .. }) if Instant::now() < until => sleep(LOOK_AGAIN).await,
+                removed => return removed.map(drop).map_err(|err| build_failure(Phase::CheckingOut, &err)),
+            }
+        }
+    }
+
+    /// Has no build and no hook of the release running.
+    pub(super) async fn end_work(&self, release: &ReleaseId) -> Result<(), ShimError> {
+        for handle in self.shims.find(&self.settings.name).await? {
+            match handle.role() {
+                Role::Build | Role::Hook(_) if handle.release() == release => {
+                    handle.kill().await?;
+                    handle.forget().await?;
+                }
+                Role::Build | Role::Hook(_) | Role::Instance(_) => {}
+            }
         }
         Ok(())
     }
@@ -108,11 +149,7 @@ impl Interpreter {
         phase: Phase,
         work: impl FnOnce() -> Result<T, build::BuildError> + Send + 'static,
     ) -> Result<T, Failure> {
-        match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(err)) => Err(build_failure(phase, &err)),
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
+        aside(work).await.map_err(|err| build_failure(phase, &err))
     }
 
     pub(super) async fn build(&self, release: &Release, color: Color) -> Result<(), Failure> {

@@ -109,6 +109,7 @@ impl FrontTrouble {
                 RouteError::ForeignConfig(_) | RouteError::Untouched(NginxError::ForeignConfig(_)),
             )
             | Self::Nginx(NginxError::ForeignConfig(_)) => Nature::FrontStuck,
+            Self::Haproxy(err) if err.is_closed() => Nature::FrontStuck,
             Self::Builtin(_) | Self::Nginx(_) | Self::Cutover(_) | Self::Haproxy(_) => Nature::Transient,
         }
     }

@@ -142,16 +142,8 @@ impl Interpreter {
     pub(super) async fn discard(&self, color: Color, release: Option<&ReleaseId>) -> Result<(), Failure> {
         let Some(release) = release else { return Ok(()) };
         let phase = Phase::Stopping;
+        self.end_work(release).await.map_err(|err| trouble(phase, &err))?;
         let shims = self.shims.find(&self.settings.name).await.map_err(|err| trouble(phase, &err))?;
-        for handle in shims.iter().filter(|handle| handle.release() == release) {
-            match handle.role() {
-                Role::Instance(_) => {}
-                Role::Build | Role::Hook(_) => {
-                    handle.kill().await.map_err(|err| trouble(phase, &err))?;
-                    handle.forget().await.map_err(|err| trouble(phase, &err))?;
-                }
-            }
-        }
         let runs = |handle: &Handle| handle.release() == release && *handle.role() == Role::Instance(color);
         if shims.iter().any(runs) {
             self.stop(color, release).await?;

@@ -17,13 +17,14 @@ use crate::{
     errors::chain,
     front::{
         builtin,
-        haproxy::{self, Haproxy},
+        haproxy::{self, Haproxy, Life},
+        route::Route,
     },
     probe,
     rules::{
         app::{App, Idle, Instance, Release},
         event::Event,
-        ids::Color,
+        ids::{Color, Generation},
     },
 };
 
@@ -207,22 +208,29 @@ async fn tend_nginx(interpreter: &Interpreter, inbox: &Inbox) {
 /// nothing runs. What else is wrong is told for status.
 async fn tend_haproxy(interpreter: &Interpreter, haproxy: &Haproxy, inbox: &Inbox) {
     let app = &interpreter.settings().name;
-    let (mut answers, mut known) = (true, None);
+    let limits = haproxy::Limits::default();
+    let runs = |color: Color| interpreter.instances().on(color).is_some();
+    let mut known = None;
     loop {
-        let (put_back, trouble) = {
+        let (life, trouble) = {
             // Not in the middle of a flip, which is several commands.
             let _turn = interpreter.front_turn.lock().await;
-            (haproxy.put_back(haproxy::Limits::default()).await, interpreter.front().trouble().await)
+            let life = haproxy.put_back(limits).await;
+            if matches!(life, Ok(Life::Unknown)) && !Color::ALL.into_iter().any(runs) {
+                // Nothing is live, or the machine says so next: nobody is sent to a release before it is proven.
+                let nothing = Route::new(Generation::default(), Vec::new());
+                if let Err(err) = haproxy.route(&nothing, limits).await {
+                    tracing::error!(%app, err = %chain(&err), "haproxy was not told that nothing is live");
+                }
+            }
+            (life, interpreter.front().trouble().await)
         };
         let nowhere = trouble.as_ref().and_then(|trouble| trouble.edited_to);
-        let is_back = put_back.is_ok() && !answers;
-        answers = put_back.is_ok();
-        let again = is_back || matches!(put_back, Ok(true));
-        if again || nowhere.is_some_and(|color| interpreter.instances().on(color).is_none()) {
+        if matches!(life, Ok(Life::New | Life::Unknown)) || nowhere.is_some_and(|color| !runs(color)) {
             tracing::warn!(%app, "haproxy was not as bgd left it, and is told again");
             let _ended = inbox.send(Message::Event(Event::FrontRestarted));
         }
-        let said = trouble.map(|trouble| trouble.said);
+        let said = life.err().map(|err| chain(&err)).or(trouble.map(|trouble| trouble.said));
         if said != known {
             if let Some(err) = &said {
                 tracing::error!(%app, %err, "something is wrong with haproxy");

@@ -138,6 +138,25 @@ fn i3_a_flip_takes_a_canary_s_share_back_and_nothing_is_lost() {
 }
 
 #[test]
+fn i6_a_flip_takes_a_canary_s_share_back_without_the_daemon() {
+    let Some(mut stage) = set(Kind::Nginx, r#"["25%"]"#) else { return };
+    let load = stage.load();
+    stage.push("new", "");
+    until_shared(&stage, 25);
+    load.sees("new");
+    stage.kill_daemon();
+    let status = stage.bgd(&["status"]);
+    assert!(status.stdout.contains("25% of the traffic"), "{status:?}");
+    stage.done(&["flip"]);
+    assert_eq!(answers(&stage, 50).get("new"), None, "all of it went back");
+    stage.start_daemon();
+    let status = stage.until_at_rest();
+    assert_eq!(status["last"]["outcome"], "cancelled", "{status:#}");
+    load.end_without_loss();
+    stage.assert_no_leftover();
+}
+
+#[test]
 fn a_canary_that_fails_its_health_check_is_left_by_itself() {
     on_both(|kind| {
         let Some(stage) = set(kind, r#"["25%"]"#) else { return };
@@ -184,11 +203,9 @@ fn set_watched(kind: Kind, traffic: &'static str) -> Option<Stage> {
     Some(stage)
 }
 
-/// Asks until that deploy has ended, so many times at most; how it ended.
+/// Asks so many times once it has the traffic; how the deploy ended.
 fn ask_until_ended(stage: &Stage, commit: &str, requests: u64) -> serde_json::Value {
-    stage.until("it is watched", |status| {
-        status["deploy"]["commit"] == commit && status["deploy"]["phase"] == "watching"
-    });
+    stage.until("it has the traffic", |status| status["live"]["commit"] == commit);
     for _ in 0..requests {
         // What the release itself fails is not the front's loss.
         let answer = load::once(stage.public(), "GET", "/", "").expect("an answer");
@@ -226,7 +243,7 @@ fn errors_within_the_limit_go_live_and_too_few_requests_are_said_to_be_too_few()
         let unseen = stage.push("unseen", "");
         assert_eq!(ask_until_ended(&stage, &unseen, 10)["outcome"], "live");
         let events = stage.done(&["events", "--since", "0"]);
-        let (_, seen) = events.split_once("too little traffic to tell: ").expect("that it is said");
+        let (_, seen) = events.rsplit_once("too little traffic to tell: ").expect("that it is said");
         let requests: u64 = seen.split(' ').next().and_then(|number| number.parse().ok()).expect("a number");
         assert!(requests <= 10, "what bgd itself asks for is no traffic: {events}");
         stage.assert_no_leftover();

@@ -107,13 +107,34 @@ fn f6_a_restart_of_haproxy_while_bgd_was_away_is_no_switch_by_a_hand() {
 }
 
 #[test]
+fn f6_a_haproxy_that_starts_after_bgd_is_told_what_is_live_and_before_the_first_deploy_that_nothing_is() {
+    let Some(mut stage) = Stage::set(Plan::of(Kind::Haproxy)) else { return };
+    let nobody = ["MAINT".to_owned(), "MAINT".to_owned()];
+    stage.eventually("nothing is live", |stage| states(stage) == nobody);
+    stage.push_live("one");
+    let two = stage.push_live("two");
+    stage.until_at_rest();
+    let left = states(&stage);
+    stage.kill_daemon();
+    stage.kill_haproxy();
+    stage.spawn_daemon();
+    stage.eventually("it is said", |stage| stage.bgd(&["status"]).stdout.contains("haproxy does not answer"));
+    stage.run_haproxy();
+    stage.eventually("it is as it was", |stage| states(stage) == left);
+    let status = stage.until("it serves", |status| status["state"] == "live");
+    assert_eq!(status["live"]["commit"], two, "{status:#}");
+    stage.assert_no_leftover();
+}
+
+#[test]
 fn f3_a_hand_that_changes_the_servers_is_said_and_overruled_only_where_nothing_runs() {
     let Some((stage, _one, two)) = two_live(Plan::of(Kind::Haproxy)) else { return };
     let (live, idle) = (stage.value("live.color"), stage.value("idle.color"));
     stage.ask_haproxy(&format!("set server shop/{idle} state drain"));
-    stage.until("it is said", |status| status["state"] == "degraded");
-    let said = stage.bgd(&["status"]).stdout;
-    assert!(said.contains("changed by hand") && said.contains(&format!("{idle} is draining")), "{said}");
+    stage.eventually("it is said", |stage| {
+        let said = stage.bgd(&["status"]).stdout;
+        said.contains("changed by hand") && said.contains(&format!("{idle} is draining"))
+    });
     stage.ask_haproxy(&format!("set server shop/{idle} state maint"));
     stage.until("it is over", |status| status["state"] == "live");
 
@@ -135,8 +156,7 @@ fn a_port_that_is_not_the_apps_fails_a_deploy_before_its_build_and_names_both() 
     stage.kill_haproxy();
     stage.run_haproxy();
     let expected = format!("server shop/green is 127.0.0.1:{wrong}, but green listens on port {green}");
-    stage.until("it is said", |status| status["state"] == "degraded");
-    assert!(stage.bgd(&["status"]).stdout.contains(&expected));
+    stage.eventually("it is said", |stage| stage.bgd(&["status"]).stdout.contains(&expected));
     stage.close("build");
     let three = stage.push("three", "");
     let status = stage.until("it failed", |status| status["last"]["commit"] == three);
@@ -154,6 +174,31 @@ fn a_port_that_is_not_the_apps_fails_a_deploy_before_its_build_and_names_both() 
     let doctor = stage.bgd(&["doctor"]).stdout;
     assert!(doctor.contains("haproxy can be told, and its backend shop has servers for ports"), "{doctor}");
     stage.done(&["deploy"]);
+    stage.eventually("it serves", |stage| stage.served() == "three");
+    stage.until_at_rest();
+    stage.assert_no_leftover();
+}
+
+#[test]
+fn f4_while_haproxy_takes_no_orders_a_flip_replaces_what_serves_on_its_port() {
+    let Some((mut stage, one, _two)) = two_live(Plan::of(Kind::Haproxy)) else { return };
+    let color = stage.value("live.color");
+    let text = std::fs::read_to_string(stage.path("haproxy.cfg")).unwrap();
+    std::fs::write(stage.path("haproxy.cfg"), text.replace("level admin", "level operator")).unwrap();
+    stage.kill_haproxy();
+    stage.run_haproxy();
+    stage.eventually("it is said", |stage| stage.bgd(&["status"]).stdout.contains("Permission denied"));
+    let ran = stage.bgd(&["flip"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    stage.eventually("the former release serves", |stage| stage.served() == "one");
+    assert_eq!(stage.value("live.color"), color, "haproxy was not to be moved");
+
+    std::fs::write(stage.path("haproxy.cfg"), text).unwrap();
+    stage.kill_haproxy();
+    stage.run_haproxy();
+    let status = stage.until("it is well but for the hold", |status| status["state"] == "held");
+    assert_eq!(status["live"]["commit"], one, "{status:#}");
+    stage.push_live("three");
     stage.eventually("it serves", |stage| stage.served() == "three");
     stage.until_at_rest();
     stage.assert_no_leftover();

@@ -22,6 +22,17 @@ use crate::{
     rules::ids::{Color, Generation},
 };
 
+/// Which life of HAProxy answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// The one that was told last.
+    Same,
+    /// Another one, which has been told the same again.
+    New,
+    /// This bgd never met one before.
+    Unknown,
+}
+
 impl Haproxy {
     /// Puts a route in force, read back from HAProxy; or leaves the old one where it is.
     pub async fn route(&self, route: &Route, limits: Limits) -> Result<(), HaproxyError> {
@@ -42,12 +53,11 @@ impl Haproxy {
     }
 
     /// After a restart or reload of HAProxy, when its configuration speaks: tells it again what it was told last.
-    /// Says whether it had to.
-    pub async fn put_back(&self, limits: Limits) -> Result<bool, HaproxyError> {
-        let Some(last) = self.told() else { return Ok(false) };
+    pub async fn put_back(&self, limits: Limits) -> Result<Life, HaproxyError> {
         let process = self.process().await?;
+        let Some(last) = self.told() else { return Ok(Life::Unknown) };
         if last.process == process {
-            return Ok(false);
+            return Ok(Life::Same);
         }
         let pair = self.pair().await?;
         let [blue, green] = Color::ALL.map(|color| match (last.of(color), last.of(color.other())) {
@@ -57,7 +67,7 @@ impl Haproxy {
         });
         let told = Told { process, blue, green, generation: last.generation };
         self.put(&told, &pair, limits).await?;
-        Ok(true)
+        Ok(Life::New)
     }
 
     async fn put(&self, told: &Told, pair: &Pair, limits: Limits) -> Result<(), HaproxyError> {

@@ -4,6 +4,10 @@ use std::{io, path::PathBuf, time::Duration};
 
 use crate::rules::ids::Color;
 
+/// What to do about a socket that takes no orders.
+const LEVEL: &str =
+    "write `level admin` behind `stats socket` in haproxy.cfg, then `systemctl reload haproxy`";
+
 /// Why HAProxy can't be looked at, or did not do what it was told.
 #[derive(Debug, thiserror::Error)]
 pub enum HaproxyError {
@@ -126,9 +130,7 @@ impl HaproxyError {
             Self::Denied { .. } => {
                 "run bgd as root, or let its user in by `stats socket … group`, then `systemctl reload haproxy`"
             }
-            Self::Level { .. } => {
-                "write `level admin` behind `stats socket` in haproxy.cfg, then `systemctl reload haproxy`"
-            }
+            Self::Level { .. } => LEVEL,
             Self::NoBackend { .. } => {
                 "`backend` in [app.x.front] is the name behind `backend` in haproxy.cfg; `bgd doctor` looks again"
             }
@@ -138,6 +140,7 @@ impl HaproxyError {
             Self::OtherPort { .. } => {
                 "make the port in haproxy.cfg and `ports` in bgd.toml the same; `bgd doctor` looks again"
             }
+            Self::Refused { said, .. } if said.contains("Permission denied") => LEVEL,
             Self::Refused { said, .. } if said.contains("static LB") => {
                 "shares need a balance that can change: `hash-type consistent` beside `balance source` or `hash`"
             }
@@ -151,6 +154,15 @@ impl HaproxyError {
                 return None;
             }
         })
+    }
+
+    /// Whether HAProxy serves on as before and takes no orders, until somebody changes that.
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Self::Denied { .. } | Self::Level { .. } => true,
+            Self::Refused { said, .. } => said.contains("Permission denied"),
+            _ => false,
+        }
     }
 
     /// Whether no running HAProxy was found behind the socket.

@@ -56,6 +56,13 @@ impl Haproxy {
                 found.push(Finding { said, hint: "bgd starts the app on 127.0.0.1" });
             }
         }
+        if self.settings.state_file.is_none() && !Color::ALL.iter().all(|color| pair.of(*color).has_check()) {
+            let said = "a restarted haproxy sends requests to the color on which nothing runs, until bgd has told it";
+            found.push(Finding {
+                said: said.to_owned(),
+                hint: "write `check` behind both servers, or use `state_file`",
+            });
+        }
         found.extend(self.settings.state_file.as_deref().and_then(no_directory));
         let balance = self.balance().await?;
         if !balance.keeps(sticky) {

@@ -32,6 +32,7 @@ use std::{
     time::Duration,
 };
 
+pub use cutover::Life;
 pub use error::HaproxyError;
 pub use figures::{Counters, Process};
 pub use inspect::{Balance, Finding};

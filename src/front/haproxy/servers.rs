@@ -8,6 +8,8 @@ use std::net::IpAddr;
 const MAINT: u8 = 0x01 | 0x02 | 0x20 | 0x40;
 /// Drained by hand or by a tracked server.
 const DRAIN: u8 = 0x08 | 0x10;
+/// Of the check's state: the configuration has one.
+const CHECK_CONFIGURED: u8 = 0x02;
 /// Of the check's state: it runs for this server.
 const CHECK_ENABLED: u8 = 0x04;
 
@@ -57,6 +59,11 @@ impl Server {
     /// Whether HAProxy checks it by itself.
     pub(super) fn is_checked(&self) -> bool {
         self.check_state & CHECK_ENABLED != 0
+    }
+
+    /// Whether its configuration has a check, though it rests in maintenance.
+    pub(super) fn has_check(&self) -> bool {
+        self.check_state & CHECK_CONFIGURED != 0
     }
 
     /// Whether the address is one of this host; an address that is no IP (a unix socket's path) is.
