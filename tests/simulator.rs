@@ -18,10 +18,12 @@
 //!
 //! `BGD_SIM_SEED=7 cargo test --test simulator` replays one schedule, shrunk to what is needed for it to fail.
 //! `BGD_SIM_RUNS=1000000 cargo test --release --test simulator -- --nocapture` is the long run, on all cores.
-//! `defects` are the proof that all this can fail.
+//! `defects` and `canaries` are the proof that all this can fail; `BGD_SIM_DEFECT=flip` tries those with that word.
 
 #[path = "simulator/campaign.rs"]
 mod campaign;
+#[path = "simulator/canaries.rs"]
+mod canaries;
 #[path = "simulator/carrying.rs"]
 mod carrying;
 #[path = "simulator/daemon.rs"]
@@ -42,6 +44,8 @@ mod oracle;
 mod record;
 #[path = "simulator/rng.rs"]
 mod rng;
+#[path = "simulator/sharing.rs"]
+mod sharing;
 #[path = "simulator/world.rs"]
 mod world;
 
@@ -81,7 +85,8 @@ fn k2_whatever_happens_the_machine_keeps_its_word_and_comes_to_rest() {
 #[test]
 fn each_seeded_defect_is_caught() {
     let mut unnoticed = Vec::new();
-    for (name, defect) in defects::ALL {
+    let only = std::env::var("BGD_SIM_DEFECT").unwrap_or_default();
+    for (name, defect) in defects::ALL.iter().filter(|it| it.0.contains(&only)) {
         match Campaign::new(*defect, 0..CAUGHT_IN).shrinking(IN_SHORT).on_all_cores() {
             Ok(_) => unnoticed.push(*name),
             Err(found) => {

@@ -2,8 +2,8 @@
 //! happen; it can fail before, in or after its work, and be cancelled at any moment.
 
 use bgd::rules::{
-    app::Release,
-    effect::{Action, Backend, Effect},
+    app::{App, Release},
+    effect::{Action, Effect},
     event::{Done, Event},
     ids::{Color, EffectId, Generation, ReleaseId},
     retention::{self, Guarded, Kept},
@@ -14,8 +14,8 @@ use bgd::rules::{
 use crate::{
     daemon::Daemon,
     defects::Habit,
-    front::{Former, Kind},
-    world::{self, Begun, Quality},
+    front::{Former, Kind, Route, Wanted},
+    world::{self, Begun, Process, Quality},
 };
 
 pub struct Task {
@@ -62,22 +62,30 @@ impl Daemon {
             }
             return Ok(());
         }
-        if matches!(effect.action, Action::Prune { .. }) && effect.id > self.record.last_effect() {
+        if matches!(effect.action, Action::Prune { .. })
+            && effect.id > self.record.last_effect()
+            && self.habit != Habit::PrunesUnrecorded
+        {
             // The record may need what the state no longer does.
             return Ok(());
         }
-        let due = self.steady.plus(world::takes(&effect.action, self.setup.policy.watch));
+        let due = self.steady.plus(world::takes(&effect.action));
         self.tasks.insert(effect.id, Task { effect, due, half: None });
         Ok(())
     }
 
+    /// A route is half told.
+    pub(crate) fn is_routing(&self) -> bool {
+        self.tasks.values().any(Task::is_begun_route)
+    }
+
     /// The cancelled one may have acted already; it reports nothing more.
     fn abandon(&mut self, task: Task) {
-        let routing = self.tasks.values().any(Task::is_begun_route);
+        let routing = self.is_routing();
         let acted = self.rng.percent(50) && !(routing && task.waits_for_the_front());
         match (&task.effect.action, task.half) {
-            (Action::Route { to, .. }, Some(Half::Written(former))) => match acted {
-                true => self.world.finish_route(to.as_ref()),
+            (Action::Route { to, canary, .. }, Some(Half::Written(former))) => match acted {
+                true => self.world.finish_route((to.as_ref(), canary.as_ref())),
                 false => self.world.front.put_back(former),
             },
             (Action::Start { release, color }, Some(Half::Cleared)) if acted => {
@@ -95,7 +103,7 @@ impl Daemon {
 
     /// What becomes of the effects of a daemon that dies.
     pub(crate) fn orphan_tasks(&mut self) {
-        let routing = self.tasks.values().any(Task::is_begun_route);
+        let routing = self.is_routing();
         for task in std::mem::take(&mut self.tasks).into_values() {
             if routing && task.waits_for_the_front() {
                 continue;
@@ -115,10 +123,11 @@ impl Daemon {
     }
 
     pub(crate) fn due(&self) -> Vec<EffectId> {
-        let routing = self.tasks.values().any(Task::is_begun_route);
+        let routing = self.is_routing();
         let due = |task: &Task| match &task.effect.action {
             Action::Watch { release, color, .. } => {
-                let well = self.world.on(*color).is_some_and(|it| it.release.id == release.id && it.healthy);
+                let well = self.world.on(*color).is_some_and(|it| it.release.id == release.id && it.healthy)
+                    && !self.world.errs(release, *color);
                 task.due <= self.steady || !well
             }
             _ => task.due <= self.steady && !(routing && task.waits_for_the_front()),
@@ -179,9 +188,10 @@ impl Daemon {
 
     /// `None`: half of it is done.
     fn carry(&mut self, task: Task) -> Result<Option<Result<Done, Failure>>, String> {
-        let in_halves = !self.world.healed && self.rng.percent(30);
+        let often = if self.world.disk_full { 70 } else { 30 };
+        let in_halves = !self.world.healed && self.rng.percent(often);
         let Task { effect, due, half } = task;
-        self.world.told_again = self.app.rerouting.is_some();
+        self.world.told_again = self.app.rerouting.is_some() || self.app.front_unsure;
         let result = match (effect.action.clone(), half) {
             (Action::Start { release, color }, None) if in_halves => {
                 match self.world.begin_start(&release, color) {
@@ -203,17 +213,18 @@ impl Daemon {
                 self.world.end_stop(color);
                 Ok(Done::Ensured)
             }
-            (Action::Route { generation, to, .. }, None) => {
+            (Action::Route { generation, to, canary }, None) => {
                 let generation = Generation(generation.0.saturating_add(self.ahead));
-                match self.world.front.begin(generation, to.as_ref()) {
+                let wanted = (to.as_ref(), canary.as_ref());
+                match self.world.front.begin(Route::new(generation, wanted)) {
                     Ok(former) if in_halves && self.setup.front == Kind::Nginx => {
                         return Ok(self.keep(Task { effect, due, half: Some(Half::Written(former)) }));
                     }
-                    Ok(_) => self.routed(to.as_ref()),
+                    Ok(_) => self.routed(wanted),
                     Err(failure) => Err(failure),
                 }
             }
-            (Action::Route { to, .. }, Some(_)) => self.routed(to.as_ref()),
+            (Action::Route { to, canary, .. }, Some(_)) => self.routed((to.as_ref(), canary.as_ref())),
             (Action::Prune { .. }, None) if in_halves && !self.world.disk_full => {
                 let found = self.record.kept(self.world.directories.keys());
                 return Ok(self.keep(Task { effect, due, half: Some(Half::Found(found)) }));
@@ -228,9 +239,19 @@ impl Daemon {
                 self.prune(found, &guarded)?;
                 self.world.obey(&effect.action)
             }
+            (Action::Watch { .. }, _) => self.world.obey(&effect.action).map(|well| self.tell_much_of(well)),
             (action, _) => self.world.obey(&action),
         };
         Ok(Some(result))
+    }
+
+    /// Sometimes there was too little traffic to tell.
+    fn tell_much_of(&mut self, well: Done) -> Done {
+        if self.world.healed || self.rng.percent(75) {
+            return well;
+        }
+        self.figures.inconclusive += 1;
+        Done::Inconclusive { seen: "10 of 200 requests".to_owned() }
     }
 
     fn keep(&mut self, task: Task) -> Option<Result<Done, Failure>> {
@@ -238,7 +259,7 @@ impl Daemon {
         None
     }
 
-    fn routed(&mut self, to: Option<&Backend>) -> Result<Done, Failure> {
+    fn routed(&mut self, to: Wanted<'_>) -> Result<Done, Failure> {
         self.world.finish_route(to);
         self.shown.front = self.world.front.trouble();
         Ok(Done::Ensured)
@@ -270,12 +291,17 @@ impl Daemon {
 
     fn judge_prune(&self, release: &ReleaseId) -> Result<(), String> {
         let is_it = |one: &Release| one.id == *release;
-        let routed = self.world.front.truth.and_then(|color| self.world.on(color));
-        let live = self.app.live().is_some_and(|live| is_it(&live.release));
-        let made = self.app.pipeline.release().is_some_and(is_it);
-        let previous = self.app.previous.as_ref().is_some_and(is_it);
+        let routed =
+            |process: &Process| is_it(&process.release) && self.world.front.truth.names(process.color);
+        let routed = self.world.processes.iter().any(routed);
+        // A daemon that dies now knows what its record says.
+        let needed = |app: &App| {
+            app.live().is_some_and(|live| is_it(&live.release))
+                || app.pipeline.release().is_some_and(is_it)
+                || app.previous.as_ref().is_some_and(is_it)
+        };
         let hand = self.world.front.hand.is_some();
-        if (routed.is_some_and(|process| is_it(&process.release)) && !hand) || live || made || previous {
+        if (routed && !hand) || needed(&self.app) || needed(self.record.app()) {
             return Err(format!("{release} is pruned, which is live, being made, or the way back"));
         }
         Ok(())

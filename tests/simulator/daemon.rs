@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bgd::rules::{
     app::{App, Idle, Instance, Pipeline, Telling},
+    canary::{CanaryStep, Share},
     effect::{Action, Effect, Note},
     event::{Ask, Event},
     ids::{Color, DeployId, EffectId, ReleaseId},
@@ -17,10 +18,11 @@ use crate::{
     carrying::Task,
     defects::{Defect, Habit, Machine},
     figures::Figures,
-    front::Kind,
+    front::{Kind, Route},
     oracle::{Moment, Oracle},
     record::{Entry, Record},
     rng::Rng,
+    sharing,
     world::{self, Quality, World},
 };
 
@@ -53,9 +55,9 @@ impl Setup {
     pub fn new(rng: &mut Rng, real_store: bool) -> Self {
         let seconds = |choice: u64| Duration::from_secs(choice);
         let policy = Policy {
-            warmup: false,
-            canary: Vec::new(),
-            hold_inconclusive: false,
+            warmup: rng.percent(25),
+            canary: if rng.percent(60) { steps(rng) } else { Vec::new() },
+            hold_inconclusive: rng.percent(30),
             watch: seconds(rng.pick(&[0, 30, 30])),
             standby: seconds(rng.pick(&[0, 0, 60])),
             restart: rng.percent(85),
@@ -73,6 +75,19 @@ impl Setup {
             real_store,
         }
     }
+}
+
+/// Shares that grow, as a configuration has to have them; the last may be without an end.
+fn steps(rng: &mut Rng) -> Vec<CanaryStep> {
+    let (mut percent, mut steps) = (rng.pick(&[0, 1, 5, 20]), Vec::new());
+    let count = 1 + rng.below(3);
+    for at in 1..=count {
+        let endless = at == count && rng.percent(30);
+        let hold = (!endless).then(|| Duration::from_secs(rng.pick(&[5, 15, 30])));
+        steps.push(CanaryStep { share: Share::percent(percent).unwrap(), hold });
+        percent += rng.pick(&[1, 10, 30]);
+    }
+    steps
 }
 
 /// What status would say beside the state.
@@ -276,7 +291,8 @@ impl Daemon {
             )
         });
         self.count(step);
-        self.oracle.judge(&Moment { before: &before, event, step, world: &self.world })
+        let (world, policy) = (&self.world, &self.setup.policy);
+        self.oracle.judge(&Moment { before: &before, event, step, world, policy })
     }
 
     fn count(&mut self, step: &Step) {
@@ -287,6 +303,7 @@ impl Daemon {
                     self.use_up(noted.deploy.as_ref().map(|deploy| deploy.id));
                 }
                 Note::Queued(queued) => self.use_up(Some(queued.id)),
+                Note::ShareChanged(_) => self.figures.shares += 1,
                 Note::DeployEnded(end) => self.figures.outcomes[end.outcome as usize] += 1,
                 _ => {}
             }
@@ -474,13 +491,21 @@ impl Daemon {
         // In the middle of a switch whoever does it goes by the file alone.
         let moving = matches!(
             self.app.pipeline,
-            Pipeline::Switching(_)
+            Pipeline::Sharing(_)
+                | Pipeline::Switching(_)
                 | Pipeline::Reverting { .. }
                 | Pipeline::Replacing { .. }
                 | Pipeline::TakingDown { .. }
         );
         let live = self.app.live().filter(|_| !moving || self.app.rerouting.is_some());
-        self.world.front.mend(live.map(|live| (live.color, live.release.id.clone())));
+        let right = live.map(|live| Route {
+            to: Some((live.color, live.release.id.clone())),
+            canary: sharing::in_force(&self.app),
+            ..Route::default()
+        });
+        // What bgd is writing is in the file already.
+        let writing = self.is_routing().then(|| self.world.front.file().clone());
+        self.world.front.mend(writing.or(right));
         self.unseen = true;
     }
 
@@ -490,13 +515,18 @@ impl Daemon {
             if self.read()? || self.act()? {
                 continue;
             }
-            if let Some(next) = self.tasks.values().map(|task| task.due).min() {
-                self.advance(next.since(self.steady));
+            let wait = self.tasks.values().map(|task| task.due.since(self.steady)).min();
+            if let Some(wait) = wait.filter(|wait| *wait < world::UNTIL_CALLED_OFF / 2) {
+                self.advance(wait);
                 continue;
             }
             let before = self.app.clone();
             self.poll()?;
-            if self.app != before || !self.is_quiet() || !self.tasks.is_empty() {
+            if self.app != before || !self.is_quiet() {
+                continue;
+            }
+            if !self.tasks.is_empty() {
+                self.end_the_endless()?;
                 continue;
             }
             match step::wanted(&self.app, self.wall) {
@@ -514,6 +544,13 @@ impl Daemon {
             }
         }
         Err(format!("it does not come to rest: {:?} {:?}", self.app.pipeline, self.app.idle))
+    }
+
+    /// A step without an end waits for an operator.
+    fn end_the_endless(&mut self) -> Result<(), String> {
+        let by_hand = self.app.canary.as_ref().is_some_and(|canary| canary.by_hand);
+        let resumes = by_hand && self.rng.percent(50);
+        self.ask(if resumes { Ask::ResumeSteps } else { Ask::Promote })
     }
 
     /// Whether the front is being told again and again.

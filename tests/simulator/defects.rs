@@ -10,6 +10,8 @@ use bgd::rules::{
     time::Time,
 };
 
+use crate::canaries;
+
 /// The machine, or a wrapper with a defect around it.
 pub type Machine = fn(&App, &Event, &Context) -> Step;
 
@@ -26,6 +28,7 @@ pub enum Habit {
     StartsBesideItself,
     StopsWithoutLooking,
     PrunesWhatIsNew,
+    PrunesUnrecorded,
     FlushesNoBuild,
     TrustsAnEarlierBoot,
 }
@@ -58,6 +61,7 @@ pub const ALL: &[(&str, Defect)] = &[
     ("an instance is started beside itself", Defect::Engine(Habit::StartsBesideItself)),
     ("a stop does not look at the front first", Defect::Engine(Habit::StopsWithoutLooking)),
     ("a late prune deletes the release being made", Defect::Engine(Habit::PrunesWhatIsNew)),
+    ("pruning does not wait for the record", Defect::Engine(Habit::PrunesUnrecorded)),
     ("a build is not flushed to the disk", Defect::Engine(Habit::FlushesNoBuild)),
     ("a build of an earlier boot counts as done", Defect::Engine(Habit::TrustsAnEarlierBoot)),
     ("a hold is forgotten", Defect::Rules(forgets_the_hold)),
@@ -91,6 +95,21 @@ pub const ALL: &[(&str, Defect)] = &[
     ("constant pushing promotes nothing", Defect::Rules(supersedes_for_ever)),
     ("a commit is tried for ever", Defect::Rules(tries_for_ever)),
     ("a try waits for the clock to come round", Defect::Rules(waits_for_the_clock)),
+    ("a front that was half told is left so", Defect::Rules(ignores_half_told)),
+    ("a canary is stopped before its share is taken back", Defect::Rules(canaries::stops_first)),
+    ("a canary of nothing proven gets a share", Defect::Rules(canaries::shares_unproven)),
+    ("a restart forgets the share", Defect::Rules(canaries::forgets_the_share)),
+    ("a restart begins the step anew", Defect::Rules(canaries::begins_anew_after_a_restart)),
+    ("a reboot fails the canary", Defect::Rules(canaries::blames_the_reboot)),
+    ("a step never ends", Defect::Rules(canaries::stays_in_its_step)),
+    ("a flip in a canary leaves its share", Defect::Rules(canaries::leaves_the_share_after_a_flip)),
+    ("a superseded canary keeps its share", Defect::Rules(canaries::leaves_the_share_when_superseded)),
+    ("a failed canary keeps its share", Defect::Rules(canaries::leaves_the_share_after_a_failure)),
+    ("promote does without the switch's proof", Defect::Rules(canaries::promotes_unproven)),
+    ("a share set by hand is left by itself", Defect::Rules(canaries::forgets_the_hand)),
+    ("a later step has the smaller share", Defect::Rules(canaries::shrinks)),
+    ("too little traffic holds nothing", Defect::Rules(canaries::is_content_with_too_little)),
+    ("all of the traffic is given as a share", Defect::Rules(canaries::shares_all)),
 ];
 
 fn flips_without_a_hold(app: &App, event: &Event, context: &Context) -> Step {
@@ -217,6 +236,11 @@ fn waits_for_the_clock(app: &App, event: &Event, context: &Context) -> Step {
         return step(app, event, &Context { now: Time(context.now.0 / 2), ..context.clone() });
     }
     step(app, event, context)
+}
+
+fn ignores_half_told(app: &App, event: &Event, context: &Context) -> Step {
+    let Event::Recovered(facts) = event else { return step(app, event, context) };
+    step(app, &Event::Recovered(Facts { half_told: false, ..facts.clone() }), context)
 }
 
 fn forgets_the_hold(app: &App, event: &Event, context: &Context) -> Step {

@@ -95,7 +95,7 @@ impl Daemon {
         let (app, fresh) = self.record.load()?;
         (self.app, self.fresh) = (app, fresh);
         let could_be_asked = !self.rng.percent(10);
-        let routed = match self.world.front.seen() {
+        let routed = match self.world.front.seen().live {
             _ if !could_be_asked => Routed::Unknown,
             Some(color) => Routed::Color(color),
             None => Routed::Nothing,
@@ -137,8 +137,10 @@ impl Daemon {
         let mut known = self.record.known();
         known.extend(self.app.live().map(|live| live.release.clone()));
         known.extend(self.world.processes.iter().map(|process| process.release.clone()));
-        let half_told = routed != Routed::Unknown && self.world.front.half_told();
+        let could_be_asked = routed != Routed::Unknown;
+        let half_told = could_be_asked && self.world.front.half_told();
+        let canary = self.world.front.seen().canary.filter(|_| could_be_asked);
         let running = self.world.processes.iter().map(|it| (it.color, it.release.id.clone())).collect();
-        Facts { routed, canary: None, half_told, running, builds, known }
+        Facts { routed, canary, half_told, running, builds, known }
     }
 }

@@ -47,6 +47,8 @@ figures! {
     late: "reports that came again much later",
     deaths: "instances that died by themselves",
     sick: "instances that turned unhealthy",
+    shares: "shares of a canary that came in force",
+    inconclusive: "watches of too little traffic",
     front_restarts: "restarts of the front",
     front_broken: "fronts that took no route",
     edits: "edits of the front's file by hand",

@@ -2,7 +2,8 @@
 //! did to that file and where the traffic truly goes are four things, and come apart as they do in life.
 
 use bgd::rules::{
-    effect::Backend,
+    canary::Share,
+    effect::{Backend, Canary},
     ids::{Color, Generation, ReleaseId},
     words::{Failure, Nature, Phase},
 };
@@ -29,12 +30,59 @@ pub enum Hand {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Route {
     pub to: Option<(Color, ReleaseId)>,
+    /// What receives a share beside it.
+    pub canary: Option<(Color, Share)>,
     pub generation: Generation,
 }
 
 impl Route {
+    /// As a front reads it: live is the first that has any weight.
+    pub fn new(generation: Generation, (to, canary): Wanted<'_>) -> Self {
+        let named = |it: &Backend| (it.color, it.release.clone());
+        match (to, canary) {
+            (Some(live), Some(it)) if it.share == Share::ALL => {
+                Self { to: Some(named(&it.backend)), canary: Some((live.color, Share::NONE)), generation }
+            }
+            (to, canary) => {
+                let canary = canary.map(|it| (it.backend.color, it.share));
+                Self { to: to.map(named), canary, generation }
+            }
+        }
+    }
+
     fn color(&self) -> Option<Color> {
         self.to.as_ref().map(|(color, _)| *color)
+    }
+}
+
+/// What the machine asks for: where to, and what beside it.
+pub type Wanted<'a> = (Option<&'a Backend>, Option<&'a Canary>);
+
+/// Where requests go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    pub live: Option<Color>,
+    pub canary: Option<(Color, Share)>,
+}
+
+impl Traffic {
+    fn of(route: &Route) -> Self {
+        Self { live: route.color(), canary: route.canary }
+    }
+
+    fn only(live: Option<Color>) -> Self {
+        Self { live, canary: None }
+    }
+
+    /// Whether requests can come to the color, if only previews.
+    pub fn names(&self, color: Color) -> bool {
+        self.live == Some(color) || self.canary.is_some_and(|(canary, _)| canary == color)
+    }
+
+    /// Whether the public's requests come to the color.
+    pub fn reaches(&self, color: Color) -> bool {
+        self.live == Some(color)
+            || self.canary.is_some_and(|(canary, share)| canary == color && share != Share::NONE)
     }
 }
 
@@ -54,7 +102,7 @@ pub struct Front {
     file: Route,
     pub hand: Option<Hand>,
     /// Where the traffic goes.
-    pub truth: Option<Color>,
+    pub truth: Traffic,
     /// Takes no route for now.
     pub broken: bool,
 }
@@ -62,15 +110,20 @@ pub struct Front {
 impl Front {
     pub fn new(kind: Kind) -> Self {
         let (force, file) = (Route::default(), Route::default());
-        Self { kind, force, file, hand: None, truth: None, broken: false }
+        Self { kind, force, file, hand: None, truth: Traffic::default(), broken: false }
     }
 
     /// What a look at it tells: a hand's change to one color is seen, one to nobody is not.
-    pub fn seen(&self) -> Option<Color> {
+    pub fn seen(&self) -> Traffic {
         match self.hand {
-            Some(Hand::To(color)) => Some(color),
-            Some(Hand::ToNobody | Hand::Garbage) | None => self.force.color(),
+            Some(Hand::To(color)) => Traffic::only(Some(color)),
+            Some(Hand::ToNobody | Hand::Garbage) | None => Traffic::of(&self.force),
         }
+    }
+
+    /// What bgd wrote last.
+    pub fn file(&self) -> &Route {
+        &self.file
     }
 
     pub fn generation(&self) -> Generation {
@@ -88,20 +141,20 @@ impl Front {
     }
 
     /// The first half of a route: all is ready, nothing has changed for the traffic.
-    pub fn begin(&mut self, generation: Generation, to: Option<&Backend>) -> Result<Former, Failure> {
+    pub fn begin(&mut self, wanted: Route) -> Result<Former, Failure> {
         let phase = Phase::Switching;
         if self.broken {
             // Half of the time for a reason that a way back does without the front for.
-            let nature = if generation.0.is_multiple_of(2) { Nature::FrontStuck } else { Nature::Transient };
+            let nature =
+                if wanted.generation.0.is_multiple_of(2) { Nature::FrontStuck } else { Nature::Transient };
             return Err(failure(phase, nature, "the front does not take it"));
         }
         let former = Former { file: self.file.clone(), hand: self.hand };
-        let wanted = Route { to: to.map(|to| (to.color, to.release.clone())), generation };
-        let stands = self.kind == Kind::Nginx && !self.trouble() && wanted.to == self.force.to;
-        if stands {
+        let same = wanted.to == self.force.to && wanted.canary == self.force.canary;
+        if same && self.kind == Kind::Nginx && !self.trouble() {
             return Ok(former);
         }
-        if generation <= self.force.generation {
+        if wanted.generation <= self.force.generation {
             return Err(failure(phase, Nature::Transient, "the front knows a newer route"));
         }
         self.file = wanted;
@@ -112,7 +165,7 @@ impl Front {
     /// The second half: proven by effect.
     pub fn finish(&mut self) {
         self.force = self.file.clone();
-        self.truth = self.force.color();
+        self.truth = Traffic::of(&self.force);
     }
 
     pub fn put_back(&mut self, former: Former) {
@@ -153,16 +206,17 @@ impl Front {
         }
         self.hand = Some(hand);
         match hand {
-            Hand::To(color) => self.truth = Some(color),
-            Hand::ToNobody => self.truth = None,
+            Hand::To(color) => self.truth = Traffic::only(Some(color)),
+            Hand::ToNobody => self.truth = Traffic::default(),
             Hand::Garbage => {}
         }
     }
 
     /// Whoever changed the file puts it right: to what bgd says is live, or to what the file was.
-    pub fn mend(&mut self, live: Option<(Color, ReleaseId)>) {
+    pub fn mend(&mut self, right: Option<Route>) {
         if self.hand.take().is_some() {
-            self.file.to = live.or_else(|| self.force.to.clone());
+            let Route { to, canary, .. } = right.unwrap_or_else(|| self.force.clone());
+            (self.file.to, self.file.canary) = (to, canary);
             self.finish();
         }
     }

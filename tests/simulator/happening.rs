@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bgd::rules::{
+    canary::Share,
     event::{Ask, Event, Want},
     ids::Color,
     time::Time,
@@ -55,6 +56,9 @@ const TROUBLES: [What; 9] = [
     What::PowerLoss,
 ];
 
+/// What there is more of where the disk is full all the time.
+const CRAMPED: [What; 4] = [What::DiskFillsOrEmpties, What::Operate, What::Operate, What::Operate];
+
 /// One thing that happens, with the seed of all chance in it.
 #[derive(Debug, Clone, Copy)]
 pub struct Happening {
@@ -73,9 +77,12 @@ impl Schedule {
     /// Each schedule leaves some kinds of trouble out altogether: those that are left get room to unfold.
     pub fn new(rng: &mut Rng, bustle: usize) -> Self {
         let left_out: Vec<What> = TROUBLES.into_iter().filter(|_| rng.percent(50)).collect();
+        let cramped = rng.percent(15);
         let happening = |_| {
             let what = choose(rng, bustle);
-            Happening { what: if left_out.contains(&what) { What::Act } else { what }, seed: rng.next() }
+            let what = if left_out.contains(&what) { What::Act } else { what };
+            let what = if cramped && rng.percent(12) { rng.pick(&CRAMPED) } else { what };
+            Happening { what, seed: rng.next() }
         };
         let happenings = (0..LENGTH).map(happening).collect();
         Self { happenings, rest: rng.next() }
@@ -130,8 +137,8 @@ fn choose(rng: &mut Rng, bustle: usize) -> What {
 impl What {
     fn happen(self, daemon: &mut Daemon) -> Result<(), String> {
         match self {
-            Self::Read => daemon.read().map(drop),
-            Self::Act => daemon.act().map(drop),
+            Self::Read => read(daemon),
+            Self::Act => act(daemon),
             Self::Poll => daemon.poll(),
             Self::Push => {
                 push(daemon);
@@ -164,7 +171,7 @@ impl What {
                 Ok(())
             }
             Self::DiskFillsOrEmpties => {
-                daemon.world.disk_full = !daemon.world.disk_full && daemon.rng.percent(40);
+                daemon.world.disk_full = !daemon.world.disk_full && daemon.rng.percent(50);
                 daemon.figures.disk_full += u64::from(daemon.world.disk_full);
                 Ok(())
             }
@@ -182,6 +189,24 @@ impl What {
     }
 }
 
+/// What the front was half told comes in force whenever somebody reloads it.
+fn read(daemon: &mut Daemon) -> Result<(), String> {
+    if daemon.world.front.half_told() && !daemon.is_routing() && daemon.rng.percent(20) {
+        restart_front(daemon);
+    }
+    daemon.read().map(drop)
+}
+
+/// Half way through a route is where a daemon dies most often.
+fn act(daemon: &mut Daemon) -> Result<(), String> {
+    daemon.act()?;
+    let dies = if daemon.world.disk_full { 80 } else { 10 * daemon.setup.crashes };
+    if daemon.is_routing() && daemon.rng.percent(dies) {
+        return daemon.crash();
+    }
+    Ok(())
+}
+
 fn push(daemon: &mut Daemon) {
     let broken = [
         Quality::BuildBroken,
@@ -192,6 +217,9 @@ fn push(daemon: &mut Daemon) {
         Quality::DiesWatched,
         Quality::SickWatched,
         Quality::SickWatched,
+        Quality::FailsCold,
+        Quality::FailsTraffic,
+        Quality::FailsTraffic,
     ];
     let quality = if daemon.rng.percent(60) { Quality::Good } else { daemon.rng.pick(&broken) };
     daemon.world.push(quality);
@@ -202,7 +230,9 @@ fn push(daemon: &mut Daemon) {
 }
 
 fn operate(daemon: &mut Daemon) -> Result<(), String> {
-    let ask = match daemon.rng.below(12) {
+    // The one thing that does without room for a record.
+    let ask = match daemon.rng.below(17) {
+        _ if daemon.world.disk_full && daemon.rng.percent(50) => Ask::Flip,
         0..2 => Ask::Deploy(Want::Tip),
         2..4 => {
             let known = daemon.world.pushed.len() + 1;
@@ -212,7 +242,13 @@ fn operate(daemon: &mut Daemon) -> Result<(), String> {
         7 => Ask::Hold { reason: "freeze".to_owned() },
         8..10 => Ask::Resume,
         10 => Ask::Down,
-        _ => Ask::Up,
+        11 => Ask::Up,
+        12..14 => {
+            let percent = daemon.rng.pick(&[0, 1, 20, 50, 99, 100]);
+            Ask::SetShare(Share::percent(percent).unwrap())
+        }
+        14 => Ask::ResumeSteps,
+        _ => Ask::Promote,
     };
     daemon.ask(ask)
 }
@@ -222,7 +258,7 @@ fn nature_acts(daemon: &mut Daemon) -> Result<(), String> {
     daemon.world.kill_if(|process| process.ending);
     let color = daemon.rng.pick(&Color::ALL);
     let Some(process) = daemon.world.on(color).cloned() else { return daemon.after() };
-    let doomed = process.proven && daemon.world.front.truth == Some(color);
+    let doomed = process.proven && daemon.world.front.truth.reaches(color);
     match daemon.world.quality(&process.release) {
         Quality::DiesWatched if doomed => daemon.world.kill(color),
         Quality::SickWatched if doomed && process.healthy => daemon.set_health(color, false),

@@ -15,6 +15,7 @@ use bgd::rules::{
 
 use crate::{
     daemon::{Daemon, Shown},
+    sharing::{self, Shares},
     world::{self, Quality, World},
 };
 
@@ -38,6 +39,7 @@ pub struct Oracle {
     /// How often a commit failed by itself since it last went well or was asked for.
     failures: BTreeMap<CommitId, u32>,
     last_effect: EffectId,
+    shares: Shares,
 }
 
 /// A step and what there was when it was carried out.
@@ -46,6 +48,7 @@ pub struct Moment<'a> {
     pub event: &'a Event,
     pub step: &'a Step,
     pub world: &'a World,
+    pub policy: &'a Policy,
 }
 
 fn fail<T>(text: String) -> Result<T, String> {
@@ -58,7 +61,7 @@ impl Oracle {
     }
 
     pub fn judge(&mut self, moment: &Moment<'_>) -> Result<(), String> {
-        let Moment { before, event, step, world } = *moment;
+        let Moment { before, event, step, world, .. } = *moment;
         self.judge_numbers(step)?;
         if let Event::Asked { ask: Ask::Down, .. } = event
             && step.answer == Some(Answer::TakingDown)
@@ -74,10 +77,11 @@ impl Oracle {
         self.judge_flip(before, event, step)?;
         self.judge_answer(event, step)?;
         self.judge_watch(event, step)?;
+        self.shares.judge(moment, &self.bad)?;
         // Of a front that can't be asked, or is being told again, the machine knows nothing; the stop itself waits
         // for its turn and looks, when it acts.
         let unknown = matches!(event, Event::Recovered(facts) if facts.routed == Routed::Unknown);
-        let blind = unknown || step.next.rerouting.is_some();
+        let blind = unknown || step.next.rerouting.is_some() || step.next.front_unsure;
         let stops = |effect: &&Effect| matches!(effect.action, Action::Stop { .. } | Action::Discard { .. });
         for effect in step.effects.iter().filter(|effect| !(blind && stops(effect))) {
             self.judge_effect(effect, world)?;
@@ -282,7 +286,7 @@ impl Oracle {
 
     fn judge_effect(&self, effect: &Effect, world: &World) -> Result<(), String> {
         // A hand may have moved the traffic since bgd looked.
-        let routed = |color: Color| world.front.truth == Some(color) && world.front.hand.is_none();
+        let routed = |color: Color| world.front.truth.names(color) && world.front.hand.is_none();
         match &effect.action {
             Action::Stop { color, .. } if routed(*color) && world.on(*color).is_some() => {
                 fail(format!("{:?}, and the front routes to it", effect.action))
@@ -295,8 +299,9 @@ impl Oracle {
             Action::Route { to: Some(to), .. } => {
                 let it = world.on(to.color);
                 let proven = it.is_some_and(|process| process.release.id == to.release && process.proven);
+                let no_news = world.front.truth.live == Some(to.color);
                 // The death of a proven instance may not have been heard of yet.
-                if proven || self.was_live.contains(&to.release) || it.is_none() {
+                if proven || no_news || self.was_live.contains(&to.release) || it.is_none() {
                     Ok(())
                 } else {
                     fail(format!("{:?} was never proven healthy", effect.action))
@@ -329,8 +334,17 @@ impl Oracle {
         if insists || turned_away {
             return Ok(());
         }
-        if world.front.truth != Some(live.color) && !shown.front {
-            return fail(format!("the front routes to {:?}, live is {}", world.front.truth, live.color));
+        let truth = world.front.truth;
+        if truth.live != Some(live.color) && !shown.front {
+            return fail(format!("the front routes to {truth:?}, live is {}", live.color));
+        }
+        if truth.canary != sharing::in_force(app) && !shown.front {
+            return fail(format!("beside what is live is {:?}, in {:?}", truth.canary, app.pipeline));
+        }
+        if let Pipeline::Canary(work) = &app.pipeline
+            && !world.runs(work.color, &work.release.id)
+        {
+            return fail(format!("{} has a share and does not run", work.release.id));
         }
         let runs = world.runs(live.color, &live.release.id);
         let waits = matches!(live.instance, Instance::Waiting { .. });
@@ -409,8 +423,8 @@ impl Oracle {
             if !dead && !world.runs(live.color, &live.release.id) {
                 return fail(format!("live does not run: {live:?}"));
             }
-        } else if world.front.truth.is_some() && !matches!(app.serving, Serving::Nothing) {
-            return fail(format!("out of service, and the front routes to {:?}", world.front.truth));
+        } else if world.front.truth.live.is_some() && !matches!(app.serving, Serving::Nothing) {
+            return fail(format!("out of service, and the front routes to {:?}", world.front.truth.live));
         }
         if !running.is_empty() {
             return fail(format!("orphans: {running:?}"));
@@ -440,7 +454,8 @@ impl Oracle {
         let tip = world.tip.map(world::commit);
         let live = app.live().filter(|live| Some(&live.release.commit) == tip.as_ref());
         let serves = live.is_some_and(|live| {
-            world.front.truth == Some(live.color)
+            world.front.truth.live == Some(live.color)
+                && world.front.truth.canary.is_none()
                 && world.processes.len() == 1
                 && world.processes.iter().all(|it| it.healthy && world.quality(&it.release) == Quality::Good)
         });

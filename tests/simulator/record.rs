@@ -103,6 +103,11 @@ impl Record {
         self.model.app.last_effect
     }
 
+    /// The state in it.
+    pub fn app(&self) -> &App {
+        &self.model.app
+    }
+
     pub fn commit(&mut self, entry: &Entry<'_>) -> Result<(), String> {
         let journaled = serde_json::to_string(&entry.step.next).map_err(text)?;
         let back: App = serde_json::from_str(&journaled).map_err(text)?;

@@ -9,7 +9,7 @@ use std::{
 
 use bgd::rules::{
     app::Release,
-    effect::{Action, Backend},
+    effect::Action,
     event::{Done, Want},
     ids::{Color, CommitId, ReleaseId},
     words::{Failure, Nature, Phase},
@@ -17,7 +17,7 @@ use bgd::rules::{
 
 use crate::{
     defects::Habit,
-    front::{Front, Kind},
+    front::{Front, Kind, Route, Wanted},
 };
 
 /// How a commit behaves.
@@ -33,6 +33,10 @@ pub enum Quality {
     DiesWatched,
     /// Passes its probes, then turns unhealthy within the watch.
     SickWatched,
+    /// Can't be warmed up.
+    FailsCold,
+    /// Is healthy, and answers the public with errors.
+    FailsTraffic,
 }
 
 #[derive(Debug, Clone)]
@@ -72,10 +76,13 @@ pub struct World {
     pub crimes: Vec<String>,
     /// Instances that ended by our hand or their own since last asked.
     pub ended: Vec<(Color, ReleaseId)>,
-    /// Whether what is live is being told to the front once more.
+    /// Whether what is live is being told to the front once more, or has to be: nobody knows where it routes.
     pub told_again: bool,
     habit: Habit,
 }
+
+/// Longer than any schedule.
+pub const UNTIL_CALLED_OFF: Duration = Duration::from_secs(u32::MAX as u64);
 
 pub fn commit(index: usize) -> CommitId {
     format!("{index:07x}{:033x}", 0).parse().unwrap()
@@ -155,12 +162,12 @@ impl World {
                 Begun::Cleared => self.spawn(release, *color),
             },
             Action::Probe { release, color } => self.probe(release, *color, Phase::Probing),
-            Action::Watch { release, color, .. } | Action::WarmUp { release, color } => {
-                self.probe(release, *color, Phase::Watching)
-            }
-            Action::Route { generation, to, .. } => {
-                self.front.begin(*generation, to.as_ref())?;
-                self.finish_route(to.as_ref());
+            Action::Watch { release, color, .. } => self.watch(release, *color),
+            Action::WarmUp { release, color } => self.warm_up(release, *color),
+            Action::Route { generation, to, canary } => {
+                let wanted = (to.as_ref(), canary.as_ref());
+                self.front.begin(Route::new(*generation, wanted))?;
+                self.finish_route(wanted);
                 Ok(Done::Ensured)
             }
             Action::Replace { color, out, release } => self.replace(*color, out, release),
@@ -241,8 +248,7 @@ impl World {
         }
         let proven = |other: &&Process| other.healthy && other.proven && other.release.id != release.id;
         let healthy = self.on(color).filter(proven);
-        if let Some(other) = healthy.filter(|_| self.front.truth == Some(color) && self.front.hand.is_none())
-        {
+        if let Some(other) = healthy.filter(|_| self.front.truth.names(color) && self.front.hand.is_none()) {
             self.crimes.push(format!("start of {} on {color} in place of {}", release.id, other.release.id));
         }
         self.kill_if(|process| process.color == color && process.release.id != release.id);
@@ -287,10 +293,32 @@ impl World {
         }
     }
 
-    pub fn finish_route(&mut self, to: Option<&Backend>) {
+    fn warm_up(&mut self, release: &Release, color: Color) -> Result<Done, Failure> {
+        if self.quality(release) == Quality::FailsCold {
+            return Err(failure(Phase::Warming, Nature::Deterministic, "it was not warmed up"));
+        }
+        self.probe(release, color, Phase::Warming)
+    }
+
+    fn watch(&mut self, release: &Release, color: Color) -> Result<Done, Failure> {
+        if self.errs(release, color) {
+            return Err(failure(Phase::Watching, Nature::Deterministic, "too many errors"));
+        }
+        self.probe(release, color, Phase::Watching)
+    }
+
+    /// Whether the public gets errors from it.
+    pub fn errs(&self, release: &Release, color: Color) -> bool {
+        self.quality(release) == Quality::FailsTraffic && self.front.truth.reaches(color)
+    }
+
+    pub fn finish_route(&mut self, (to, canary): Wanted<'_>) {
         // Where nothing healthy serves, what is ending is as good as nobody.
-        let serves = self.front.truth.is_some_and(|color| self.on(color).is_some_and(|it| it.healthy));
-        let ending = |it: &&Process| to.is_some_and(|to| it.color == to.color && it.release.id == to.release);
+        let serves = self.front.truth.live.is_some_and(|color| self.on(color).is_some_and(|it| it.healthy));
+        let named = [to, canary.map(|canary| &canary.backend)];
+        let ending = |it: &&Process| {
+            named.iter().flatten().any(|to| it.color == to.color && it.release.id == to.release)
+        };
         if let Some(process) = self.processes.iter().filter(ending).find(|it| it.ending && serves) {
             let (release, color) = (&process.release.id, process.color);
             self.crimes.push(format!("the front is moved to {release} on {color}, which is being stopped"));
@@ -313,15 +341,15 @@ impl World {
     pub fn begin_stop(&mut self, color: Color, release: &ReleaseId) -> Result<(), Failure> {
         let runs = self.on(color).is_some();
         // While the front is told again the machine can't know better; the look does.
-        let refused = self.front.seen() == Some(color) || self.front.half_told();
+        let refused = self.front.seen().names(color) || self.front.half_told();
         let saved_by_the_look = self.told_again && refused;
-        if runs && self.front.truth == Some(color) && self.front.hand.is_none() && !saved_by_the_look {
+        if runs && self.front.truth.names(color) && self.front.hand.is_none() && !saved_by_the_look {
             self.crimes.push(format!("{release} was to be stopped while the front routes there"));
         }
         if refused && self.habit != Habit::StopsWithoutLooking {
             return Err(failure(Phase::Stopping, Nature::Transient, "the front routes there"));
         }
-        if runs && self.front.truth == Some(color) && self.front.seen() == Some(color) {
+        if runs && self.front.truth.names(color) && self.front.seen().names(color) {
             self.crimes.push(format!("{release} is stopped although a hand made the front route there"));
         }
         // Whatever it is: what a flip without a record started is named by nobody.
@@ -371,10 +399,11 @@ pub enum Begun {
 }
 
 /// How long an action takes at least.
-pub fn takes(action: &Action, watch: Duration) -> Duration {
+pub fn takes(action: &Action) -> Duration {
     match action {
         Action::Wake { after } => *after,
-        Action::Watch { period, .. } => period.unwrap_or(watch),
+        Action::Watch { period, .. } => period.unwrap_or(UNTIL_CALLED_OFF),
+        Action::WarmUp { .. } => Duration::from_secs(1),
         _ => Duration::ZERO,
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Answer, DenialKind, Turn, asking::denied, deploying::backend, recovering::gone_while};
 use crate::rules::{
-    app::{End, Instance, Kind, Pipeline, Release, Work},
+    app::{End, Idle, Instance, Kind, Pipeline, Release, Work},
     canary::{Canary, Share},
     effect::{self, Action, Note},
     event::{Done, Facts, Routed},
@@ -25,14 +25,16 @@ pub(super) enum Told {
 }
 
 impl Turn<'_> {
-    /// The first share, or all of the traffic at once: without steps, and where nothing well is live to share with.
+    /// A share, or all of the traffic at once: without steps, and where nothing well is live to share with. The first
+    /// step's, or that of the step in which the machine was started again.
     pub(super) fn share_or_switch(&mut self, work: Work) {
         let by_degrees = matches!(work.deploy.kind, Kind::Push | Kind::Manual { .. });
         let beside = self
             .app
             .live()
             .is_some_and(|live| matches!(live.instance, Instance::Up { .. }) && live.healthy != Some(false));
-        let canary = Canary::begin(&self.context.policy.canary, self.now());
+        let begun = self.app.canary.take();
+        let canary = begun.or_else(|| Canary::begin(&self.context.policy.canary, self.now()));
         match canary.filter(|_| by_degrees && beside) {
             Some(canary) => {
                 self.app.canary = Some(canary);
@@ -151,9 +153,17 @@ impl Turn<'_> {
 
     /// A share that is in force as recorded is not told again: its time goes on.
     pub(super) fn recover_canary(&mut self, work: Work, (told, facts): (Told, &Facts)) {
-        if facts.running.get(&work.color) != Some(&work.release.id) {
+        let runs = |color, release| facts.running.get(&color) == Some(release);
+        if !runs(work.color, &work.release.id) {
+            if self.app.live().is_some_and(|live| !runs(live.color, &live.release.id)) {
+                return self.start_canary_again(work);
+            }
             let failure = gone_while((work.color, Phase::Canary), "while it had a share of the traffic");
             return self.canary_failed(work, &failure);
+        }
+        if facts.canary.is_none_or(|(color, _)| color != work.color) {
+            // Taken back, and it may be on its way out: a flip on a full disk leaves no record.
+            return self.probe(work);
         }
         let share = self.app.canary.as_ref().map(|canary| (work.color, canary.share));
         let live = self.app.live().map(|live| Routed::Color(live.color));
@@ -164,10 +174,20 @@ impl Turn<'_> {
         }
     }
 
+    /// After a reboot, which is nobody's fault: the step goes on once the release is proven again. Until then the
+    /// traffic is for what is live alone.
+    fn start_canary_again(&mut self, work: Work) {
+        self.app.idle = Idle::Vacant;
+        self.app.pipeline = Pipeline::Clearing { deploy: work.deploy, release: work.release };
+    }
+
     pub(super) fn asked_share(&mut self, share: Share) -> Answer {
         let (Pipeline::Sharing(work) | Pipeline::Canary(work)) = self.app.pipeline.clone() else {
             return no_canary("bgd status");
         };
+        if share == Share::ALL {
+            return self.asked_promote();
+        }
         let Some(canary) = self.app.canary.take() else { return no_canary("bgd status") };
         self.app.canary = Some(Canary { share, by_hand: true, held: None, ..canary });
         self.stop_waiting(&work);

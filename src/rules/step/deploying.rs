@@ -112,7 +112,7 @@ impl Turn<'_> {
         meanwhile.then(|| live.release.clone())
     }
 
-    fn checked_out(&mut self, mut work: Work) {
+    pub(super) fn checked_out(&mut self, mut work: Work) {
         self.app.pipeline = Pipeline::CheckingOut(work.clone());
         self.stepped(&mut work.deploy, Phase::CheckingOut);
         let action = Action::Build { release: work.release.clone(), color: work.color };

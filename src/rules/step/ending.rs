@@ -98,7 +98,8 @@ impl Turn<'_> {
         }
         if let Err(trouble) = result {
             self.note(Note::Trouble(trouble.clone()));
-            if let Some(release) = release.filter(|_| taken) {
+            // Also what a restart found running where the color counts as vacant.
+            if let Some(release) = release.filter(|_| self.idle_is_vacant()) {
                 self.app.idle = self.stop_later(release);
             }
         }
@@ -203,6 +204,7 @@ impl Turn<'_> {
             self.give_up_on_up();
         }
         self.app.pipeline = Pipeline::Resting;
+        self.app.canary = None;
         let protect = self.needed_releases();
         self.act(Action::Prune { before: self.next_release(), protect });
     }

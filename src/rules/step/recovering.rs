@@ -141,6 +141,11 @@ impl Turn<'_> {
                 self.discard((work.deploy, Some(work.release)), end);
             }
             Pipeline::Clearing { deploy, release } => self.discard((deploy, Some(release)), end),
+            // It answers what it was sent, once the front gives it nothing more.
+            Pipeline::Sharing(work) | Pipeline::Canary(work) if !is_it => {
+                self.app.idle = Idle::Warm { release: work.release, timer: None, healthy: false };
+                self.end_deploy(end);
+            }
             Pipeline::Discarding { .. } if !is_it => {}
             Pipeline::CheckingOut(_)
             | Pipeline::Building(_)
@@ -320,6 +325,8 @@ impl Turn<'_> {
                 let effect = self.act(Action::Fetch(want));
                 self.app.pipeline = Pipeline::Fetching { deploy, effect, commit };
             }
+            // What is built was checked out, though a flip without a record left no word of it.
+            Pipeline::CheckingOut(work) if facts.builds.contains(&work.release.id) => self.checked_out(work),
             Pipeline::CheckingOut(work) => self.check_out_again(work),
             Pipeline::Building(work) => {
                 if facts.builds.contains(&work.release.id) {
@@ -337,7 +344,7 @@ impl Turn<'_> {
             | Pipeline::Starting(work)
             | Pipeline::Probing(work)
             | Pipeline::Warming(work)
-                if facts.routed == Routed::Color(work.color) =>
+                if may_route_to(work.color, facts) =>
             {
                 self.app.idle = Idle::Vacant;
                 self.app.pipeline = Pipeline::Clearing { deploy: work.deploy, release: work.release };
@@ -458,7 +465,8 @@ impl Turn<'_> {
 
     fn recover_down(&mut self, stage: DownStage, facts: &Facts) {
         let Serving::Live(live) = self.app.serving.clone() else { return };
-        let stage = if facts.routed == Routed::Nothing { stage } else { DownStage::Unrouting };
+        let unrouted = facts.routed == Routed::Nothing && !facts.half_told;
+        let stage = if unrouted { stage } else { DownStage::Unrouting };
         let effect = match stage {
             DownStage::Unrouting => self.route(None),
             DownStage::Draining => self.act(Action::Drain { color: live.color }),
@@ -466,6 +474,12 @@ impl Turn<'_> {
         };
         self.app.pipeline = Pipeline::TakingDown { effect, stage };
     }
+}
+
+/// Whether the front gives traffic to the color, or may once it is started again.
+fn may_route_to(color: Color, facts: &Facts) -> bool {
+    let shared = facts.canary.is_some_and(|(canary, _)| canary == color);
+    facts.routed == Routed::Color(color) || shared || facts.half_told
 }
 
 fn contradicted() -> Failure {

@@ -195,9 +195,16 @@ fn k2_a_front_with_other_shares_than_recorded_is_told_again() {
     for routed in [Routed::Color(Blue), Routed::Nothing, Routed::Unknown] {
         let facts = crate::rules::event::Facts { canary: None, ..bench.facts(routed) };
         bench.recover(facts);
+        assert_eq!(bench.state(), "Probing", "without its share it may be on its way out: {routed:?}");
+        bench.succeed();
         assert_eq!((bench.state(), bench.shared()), ("Sharing", Some((Green, 5))), "{routed:?}");
         bench.succeed();
     }
+    let facts =
+        crate::rules::event::Facts { canary: Some((Green, percent(1))), ..bench.facts(Routed::Color(Blue)) };
+    bench.recover(facts);
+    assert_eq!((bench.state(), bench.shared()), ("Sharing", Some((Green, 5))));
+    bench.succeed();
     bench.tell(&Event::FrontRestarted);
     assert_eq!((bench.state(), bench.shared()), ("Canary", Some((Green, 5))));
     assert!(bench.app.rerouting.is_some());
@@ -225,6 +232,65 @@ fn a_canary_that_was_gone_when_bgd_came_back_is_left() {
 }
 
 #[test]
+fn k5_a_reboot_in_a_step_is_nobodys_fault_and_the_step_goes_on_when_all_is_up_again() {
+    let mut bench = with_a_canary();
+    bench.succeed();
+    bench.succeed();
+    let facts =
+        crate::rules::event::Facts { running: Default::default(), ..bench.facts(Routed::Color(Blue)) };
+    bench.recover(facts);
+    assert_eq!((bench.state(), bench.routed(), bench.shared()), ("Clearing", Some((Blue, 1)), None));
+    let told = bench.app.rerouting.unwrap().effect;
+    bench.end(told, Ok(Done::Ensured));
+    bench.end(bench.live_effect().unwrap(), Ok(Done::Ensured));
+    bench.run_to("Canary");
+    assert_eq!(
+        (bench.live(), bench.shared()),
+        (Some((Blue, 1)), Some((Green, 50))),
+        "not from the beginning"
+    );
+    assert_eq!(bench.app.canary.as_ref().map(|canary| canary.step), Some(1));
+    assert!(bench.app.verdicts.is_empty());
+}
+
+#[test]
+fn a_canary_that_does_not_start_again_after_a_reboot_leaves_nothing_behind() {
+    let mut bench = with_a_canary();
+    let facts =
+        crate::rules::event::Facts { running: Default::default(), ..bench.facts(Routed::Color(Blue)) };
+    bench.recover(facts);
+    bench.end(bench.app.rerouting.unwrap().effect, Ok(Done::Ensured));
+    bench.fail(Nature::Deterministic);
+    bench.run_to("Resting");
+    assert_eq!((bench.live(), &bench.app.idle, &bench.app.canary), (Some((Blue, 1)), &Idle::Vacant, &None));
+}
+
+#[test]
+fn f6_a_canary_beside_what_a_hand_put_in_the_place_of_the_live_release_goes_in_peace() {
+    let mut bench = with_a_canary();
+    let mut elsewhere = Bench::with_two_live();
+    elsewhere.push(7);
+    elsewhere.run_to("Resting");
+    let other = elsewhere.app.live().unwrap().release.clone();
+    let mut facts = bench.facts(Routed::Color(Blue));
+    facts.running.insert(Blue, other.id.clone());
+    facts.known.push(other.clone());
+    bench.recover(facts);
+    assert_eq!((bench.live().map(|it| it.0), bench.shared()), (Some(Blue), None));
+    assert!(bench.acts.iter().any(|action| is_drain_of(action, Green)), "{:?}", bench.acts);
+    bench.succeed();
+    bench.succeed();
+    assert_eq!((bench.state(), &bench.app.idle), ("Resting", &Idle::Vacant));
+}
+
+#[test]
+fn the_whole_of_the_traffic_is_no_share() {
+    let mut bench = with_a_canary();
+    assert!(matches!(bench.ask(Ask::SetShare(percent(100))), Answer::Promoting(_)));
+    assert_eq!((bench.state(), bench.routed(), bench.shared()), ("Switching", Some((Green, 2)), None));
+}
+
+#[test]
 fn a_new_instance_is_warmed_up_before_it_gets_any_traffic() {
     let mut bench = Bench::with_one_live();
     bench.policy.warmup = true;
@@ -234,4 +300,17 @@ fn a_new_instance_is_warmed_up_before_it_gets_any_traffic() {
     bench.fail(Nature::Transient);
     bench.run_to("Resting");
     assert_eq!((bench.live(), bench.outcomes().last()), (Some((Blue, 1)), Some(&Outcome::Failed)));
+}
+
+#[test]
+fn d1_what_a_front_does_not_let_go_of_where_the_color_counts_as_vacant_is_stopped_later() {
+    let mut bench = Bench::with_one_live();
+    bench.push(2);
+    bench.run_to("Probing");
+    let facts = crate::rules::event::Facts { half_told: true, ..bench.facts(Routed::Color(Blue)) };
+    bench.recover(facts);
+    assert_eq!(bench.state(), "Clearing");
+    bench.flip();
+    bench.fail(Nature::Transient);
+    assert!(matches!(bench.app.idle, Idle::Draining { .. }), "{:?}", bench.app.idle);
 }

@@ -4,7 +4,7 @@ use super::bench::{Bench, commit};
 use crate::rules::{
     app::{Idle, Instance, Serving},
     effect::{Action, Note},
-    event::{Event, Facts, Routed},
+    event::{Ask, Done, Event, Facts, Routed},
     ids::Color::{Blue, Green},
     step::Step,
     words::{Nature, Outcome},
@@ -364,4 +364,40 @@ fn a_watched_instance_that_is_gone_is_started_again_where_the_warm_one_dies_on_t
     bench.succeed();
     assert!(!matches!(bench.app.live().unwrap().instance, Instance::Up { .. } | Instance::Dead));
     assert!(bench.live_effect().is_some());
+}
+
+#[test]
+fn f6_nothing_is_started_where_a_front_that_was_half_told_may_route_to() {
+    for state in ["Starting", "Probing"] {
+        let mut bench = Bench::with_one_live();
+        bench.push(2);
+        bench.run_to(state);
+        bench.recover(Facts { half_told: true, ..bench.facts(Routed::Color(Blue)) });
+        assert_eq!(bench.state(), "Clearing", "{state}");
+        bench.end(bench.app.rerouting.unwrap().effect, Ok(Done::Ensured));
+        bench.run_to("Resting");
+        assert_eq!(bench.live(), Some((Green, 2)));
+    }
+}
+
+#[test]
+fn b10_what_was_built_without_a_record_is_not_checked_out_anew_under_its_old_verdict() {
+    let mut bench = Bench::with_one_live();
+    bench.push(2);
+    bench.run_to("CheckingOut");
+    let built = bench.app.pipeline.release().unwrap().id.clone();
+    bench.recover(Facts { builds: vec![built], ..bench.facts(Routed::Color(Blue)) });
+    assert_eq!(bench.state(), "Building");
+}
+
+#[test]
+fn f6_a_front_that_was_half_told_to_route_again_is_turned_away_once_more_before_the_stop() {
+    let mut bench = Bench::with_one_live();
+    bench.ask(Ask::Down);
+    bench.succeed();
+    assert_eq!(bench.state(), "TakingDown");
+    bench.recover(Facts { half_told: true, ..bench.facts(Routed::Nothing) });
+    assert!(matches!(bench.acts.last(), Some(Action::Route { to: None, .. })), "{:?}", bench.acts.last());
+    bench.run_to("Resting");
+    assert!(bench.is_out_of_service());
 }

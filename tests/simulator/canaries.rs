@@ -1,0 +1,190 @@
+//! Machines with a defect each that shows only in a canary; see `defects`.
+
+use bgd::rules::{
+    app::{App, Idle, Pipeline, Work},
+    canary::Share,
+    effect::{Action, Backend, Canary, Effect},
+    event::{Ask, Done, Event},
+    step::{Context, Step, step},
+};
+
+/// The deploy that has a share, or is being given one.
+fn shares(app: &App) -> Option<&Work> {
+    match &app.pipeline {
+        Pipeline::Sharing(work) | Pipeline::Canary(work) => Some(work),
+        _ => None,
+    }
+}
+
+/// What the front has beside what is live, in the words of a route.
+fn share_of(app: &App) -> Option<Canary> {
+    let work = shares(app)?;
+    let backend =
+        Backend { color: work.color, release: work.release.id.clone(), commit: work.release.commit.clone() };
+    Some(Canary { backend, share: app.canary.as_ref()?.share })
+}
+
+fn is_asked(event: &Event, what: &Ask) -> bool {
+    matches!(event, Event::Asked { ask, .. } if ask == what)
+}
+
+/// The way back from a canary is told with the share that was to be taken back.
+fn leaves_the_share(app: &App, mut made: Step) -> Step {
+    if !matches!(made.next.pipeline, Pipeline::Reverting { .. }) {
+        return made;
+    }
+    for effect in &mut made.effects {
+        if let Action::Route { canary, .. } = &mut effect.action {
+            *canary = share_of(app);
+        }
+    }
+    made
+}
+
+pub fn leaves_the_share_after_a_flip(app: &App, event: &Event, context: &Context) -> Step {
+    let made = step(app, event, context);
+    if is_asked(event, &Ask::Flip) { leaves_the_share(app, made) } else { made }
+}
+
+pub fn leaves_the_share_when_superseded(app: &App, event: &Event, context: &Context) -> Step {
+    let made = step(app, event, context);
+    if matches!(event, Event::HeadSeen(_)) { leaves_the_share(app, made) } else { made }
+}
+
+pub fn leaves_the_share_after_a_failure(app: &App, event: &Event, context: &Context) -> Step {
+    let made = step(app, event, context);
+    let failed = matches!(event, Event::Done { result: Err(_), .. } | Event::InstanceDied { .. });
+    if failed { leaves_the_share(app, made) } else { made }
+}
+
+pub fn stops_first(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    let left = matches!(made.next.pipeline, Pipeline::Reverting { .. });
+    if let Some(work) = shares(app).filter(|_| left) {
+        made.next.last_effect.0 += 1;
+        let action = Action::Stop { color: work.color, release: work.release.id.clone() };
+        made.effects.push(Effect { id: made.next.last_effect, action });
+    }
+    made
+}
+
+/// It counts as healthy when it has started.
+pub fn shares_unproven(app: &App, event: &Event, context: &Context) -> Step {
+    let made = step(app, event, context);
+    let Pipeline::Probing(work) = &made.next.pipeline else { return made };
+    let beside = app.live().is_some() && !context.policy.canary.is_empty();
+    if !beside || !matches!(app.pipeline, Pipeline::Starting(_)) {
+        return made;
+    }
+    let proven = Event::Done { effect: work.effect, result: Ok(Done::Ensured) };
+    then(made, &proven, context)
+}
+
+fn then(mut made: Step, event: &Event, context: &Context) -> Step {
+    let more = step(&made.next, event, context);
+    made.next = more.next;
+    made.effects.extend(more.effects);
+    made.notes.extend(more.notes);
+    made
+}
+
+pub fn forgets_the_share(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    if matches!(event, Event::Recovered(_)) {
+        for effect in &mut made.effects {
+            if let Action::Route { canary, .. } = &mut effect.action {
+                *canary = None;
+            }
+        }
+    }
+    made
+}
+
+pub fn begins_anew_after_a_restart(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    if let (Event::Recovered(_), Some(canary), Pipeline::Canary(_)) =
+        (event, &mut made.next.canary, &made.next.pipeline)
+    {
+        canary.since = context.now;
+    }
+    made
+}
+
+/// What was gone when bgd came back has failed, whatever else was gone.
+pub fn blames_the_reboot(app: &App, event: &Event, context: &Context) -> Step {
+    let Event::Recovered(facts) = event else { return step(app, event, context) };
+    let mut seen = facts.clone();
+    let live = app.live().filter(|_| matches!(app.pipeline, Pipeline::Canary(_)));
+    seen.running.extend(live.map(|live| (live.color, live.release.id.clone())));
+    step(app, &Event::Recovered(seen), context)
+}
+
+pub fn stays_in_its_step(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    let (Pipeline::Canary(_), Pipeline::Sharing(_), Some(was)) =
+        (&app.pipeline, &made.next.pipeline, &app.canary)
+    else {
+        return made;
+    };
+    if !matches!(event, Event::Done { result: Ok(_), .. }) {
+        return made;
+    }
+    for effect in &mut made.effects {
+        if let Action::Route { canary: Some(canary), .. } = &mut effect.action {
+            canary.share = was.share;
+        }
+    }
+    made.next.canary = Some(was.clone());
+    made
+}
+
+pub fn promotes_unproven(app: &App, event: &Event, context: &Context) -> Step {
+    let made = step(app, event, context);
+    let Pipeline::Switching(work) = &made.next.pipeline else { return made };
+    if !is_asked(event, &Ask::Promote) {
+        return made;
+    }
+    let proven = Event::Done { effect: work.effect, result: Ok(Done::Ensured) };
+    then(made, &proven, context)
+}
+
+pub fn forgets_the_hand(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    if let Some(canary) = &mut made.next.canary {
+        canary.by_hand = false;
+    }
+    made
+}
+
+pub fn shrinks(app: &App, event: &Event, context: &Context) -> Step {
+    let mut backwards = context.clone();
+    backwards.policy.canary.reverse();
+    step(app, event, &backwards)
+}
+
+pub fn is_content_with_too_little(app: &App, event: &Event, context: &Context) -> Step {
+    match event {
+        Event::Done { effect, result: Ok(Done::Inconclusive { .. }) } => {
+            step(app, &Event::Done { effect: *effect, result: Ok(Done::Ensured) }, context)
+        }
+        _ => step(app, event, context),
+    }
+}
+
+pub fn shares_all(app: &App, event: &Event, context: &Context) -> Step {
+    let almost = Share::percent(99).expect("less than the whole");
+    let Event::Asked { by, ask: Ask::SetShare(Share::ALL) } = event else {
+        return step(app, event, context);
+    };
+    let asked = Event::Asked { by: by.clone(), ask: Ask::SetShare(almost) };
+    let mut made = step(app, &asked, context);
+    for effect in &mut made.effects {
+        if let Action::Route { canary: Some(canary), .. } = &mut effect.action {
+            canary.share = Share::ALL;
+        }
+    }
+    if let (Some(canary), Idle::Taken) = (&mut made.next.canary, &made.next.idle) {
+        canary.share = Share::ALL;
+    }
+    made
+}

@@ -1,0 +1,182 @@
+//! What must hold while a release has a share of the traffic. Kept by the oracle from events, notes and routes, apart
+//! from the machine's own idea of its canary.
+
+use std::collections::BTreeSet;
+
+use bgd::rules::{
+    app::{App, Pipeline, Work},
+    canary::Share,
+    effect::{Action, Backend, Canary, Effect},
+    event::{Ask, Done, Event, Facts, Routed},
+    ids::{Color, CommitId, DeployId},
+    step::{Answer, Step},
+};
+
+use crate::{oracle::Moment, world::World};
+
+/// What the front has beside what is live, as the state has it: proven, and not on its way.
+pub fn in_force(app: &App) -> Option<(Color, Share)> {
+    let Pipeline::Canary(work) = &app.pipeline else { return None };
+    Some((work.color, app.canary.as_ref()?.share))
+}
+
+fn sharing(app: &App) -> Option<&Work> {
+    match &app.pipeline {
+        Pipeline::Sharing(work) | Pipeline::Canary(work) => Some(work),
+        _ => None,
+    }
+}
+
+#[derive(Default, Clone)]
+pub struct Shares {
+    /// The last one that the front was told, and for which deploy.
+    told: Option<(DeployId, Share)>,
+    /// What an operator set, until one says otherwise.
+    pinned: Option<(DeployId, Share)>,
+}
+
+impl Shares {
+    pub fn judge(&mut self, moment: &Moment<'_>, bad: &BTreeSet<CommitId>) -> Result<(), String> {
+        let Moment { event, step, .. } = *moment;
+        self.note_operator(event, step);
+        // One that the same step calls off was never told.
+        let stands = |effect: &&Effect| !step.effects.iter().any(|it| it.action == Action::Cancel(effect.id));
+        for effect in step.effects.iter().filter(stands) {
+            if let Action::Route { to, canary: Some(canary), .. } = &effect.action {
+                judge_pair(to.as_ref(), canary, moment.world)?;
+                self.judge_share(canary, moment, bad)?;
+            }
+        }
+        self.judge_pin(moment)?;
+        judge_time(moment)?;
+        judge_return(moment)?;
+        judge_reboot(moment)?;
+        judge_held(moment)
+    }
+
+    fn note_operator(&mut self, event: &Event, step: &Step) {
+        let Event::Asked { ask, .. } = event else { return };
+        let Some(work) = sharing(&step.next) else { return };
+        match (ask, &step.answer) {
+            (Ask::SetShare(share), Some(Answer::Said(_))) => self.pinned = Some((work.deploy.id, *share)),
+            (Ask::ResumeSteps, _) => self.pinned = None,
+            _ => {}
+        }
+    }
+
+    /// It grows, save by an operator; and no commit gets one by itself that is known to be bad.
+    fn judge_share(
+        &mut self,
+        canary: &Canary,
+        moment: &Moment<'_>,
+        bad: &BTreeSet<CommitId>,
+    ) -> Result<(), String> {
+        let Moment { event, step, .. } = *moment;
+        let work = sharing(&step.next).ok_or("a share, and no deploy that it belongs to")?;
+        let id = work.deploy.id;
+        if bad.contains(&canary.backend.commit) && work.deploy.kind == bgd::rules::app::Kind::Push {
+            return Err(format!("{} is bad and gets a share by itself", canary.backend.commit.short()));
+        }
+        let by_operator = matches!(event, Event::Asked { ask: Ask::SetShare(_) | Ask::ResumeSteps, .. });
+        match self.told.replace((id, canary.share)) {
+            Some((of, before)) if of == id && canary.share.get() < before.get() && !by_operator => {
+                Err(format!("the share went down from {before} to {} by itself", canary.share))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What an operator set stays.
+    fn judge_pin(&mut self, moment: &Moment<'_>) -> Result<(), String> {
+        let Some((id, pinned)) = self.pinned else { return Ok(()) };
+        let Moment { before, event, step, .. } = *moment;
+        // All of it is no share.
+        let promoted = matches!(event, Event::Asked { ask: Ask::Promote | Ask::SetShare(Share::ALL), .. });
+        if let (Some(work), Pipeline::Switching(_)) = (sharing(before), &step.next.pipeline)
+            && work.deploy.id == id
+            && !promoted
+        {
+            return Err(format!("{pinned} was set by hand, and it is switched by itself"));
+        }
+        match &step.next.canary {
+            Some(canary)
+                if sharing(&step.next).is_some_and(|it| it.deploy.id == id) && canary.share != pinned =>
+            {
+                Err(format!("{pinned} was set by hand, and it became {}", canary.share))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Beside what is live, on the other color, and proven; the death of one that was may not have been heard of yet.
+fn judge_pair(to: Option<&Backend>, canary: &Canary, world: &World) -> Result<(), String> {
+    let it = &canary.backend;
+    if to.is_none_or(|live| live.color == it.color || live.release == it.release) {
+        return Err(format!("{canary:?} beside {to:?}"));
+    }
+    match world.on(it.color) {
+        Some(process) if process.release.id != it.release || !process.proven => {
+            Err(format!("{canary:?} was never proven healthy"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A step begins when its share is proven, and at no other time.
+fn judge_time(moment: &Moment<'_>) -> Result<(), String> {
+    let Moment { before, event, step, .. } = *moment;
+    let (Some(was), Some(is)) = (&before.canary, &step.next.canary) else { return Ok(()) };
+    let same = before.pipeline.deploy().map(|it| it.id) == step.next.pipeline.deploy().map(|it| it.id);
+    let proven =
+        matches!(event, Event::Done { result: Ok(_), .. }) && matches!(before.pipeline, Pipeline::Sharing(_));
+    if same && was.since != is.since && !proven {
+        return Err(format!("a step begins anew by {event:?}"));
+    }
+    Ok(())
+}
+
+/// A share in force is left alone by a restart of bgd.
+fn judge_return(moment: &Moment<'_>) -> Result<(), String> {
+    let Moment { before, event: Event::Recovered(facts), step, .. } = *moment else { return Ok(()) };
+    let (Pipeline::Canary(work), Some(live)) = (&before.pipeline, before.live()) else { return Ok(()) };
+    let Facts { routed, canary, half_told, running, .. } = facts;
+    let undisturbed = *routed == Routed::Color(live.color)
+        && *canary == in_force(before)
+        && !half_told
+        && running.get(&work.color) == Some(&work.release.id)
+        && running.get(&live.color) == Some(&live.release.id);
+    let told = |effect: &Effect| matches!(effect.action, Action::Route { .. });
+    let goes_on = matches!(&step.next.pipeline, Pipeline::Canary(_)) && !step.effects.iter().any(told);
+    let superseded = matches!(step.next.pipeline, Pipeline::Reverting { .. });
+    if undisturbed && !goes_on && !superseded && before.rerouting.is_none() {
+        return Err(format!("nothing happened to the share, and it is {:?}", step.next.pipeline));
+    }
+    Ok(())
+}
+
+/// Where nothing runs after a restart, that is not the release's fault.
+fn judge_reboot(moment: &Moment<'_>) -> Result<(), String> {
+    let Moment { before, event: Event::Recovered(facts), step, .. } = *moment else { return Ok(()) };
+    let Some(work) = sharing(before).filter(|_| facts.running.is_empty()) else { return Ok(()) };
+    match &step.next.pipeline {
+        Pipeline::Reverting { end, .. } if end.failure.is_some() => {
+            Err(format!("{} was gone after a reboot, and is blamed for it", work.release.id))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where too little traffic is to hold a step, it does.
+fn judge_held(moment: &Moment<'_>) -> Result<(), String> {
+    let Moment { before, event, step, policy, .. } = *moment;
+    let Event::Done { effect, result: Ok(Done::Inconclusive { .. }) } = event else { return Ok(()) };
+    let Pipeline::Canary(work) = &before.pipeline else { return Ok(()) };
+    let some = in_force(before).is_some_and(|(_, share)| share != Share::NONE);
+    let leaves =
+        matches!(step.next.pipeline, Pipeline::Sharing(_) | Pipeline::Switching(_)) && work.effect == *effect;
+    if policy.hold_inconclusive && some && leaves {
+        return Err("too little traffic was to hold the step, and did not".to_owned());
+    }
+    Ok(())
+}
