@@ -109,7 +109,7 @@ async fn by_address_a_client_that_was_moved_to_the_canary_stays_while_its_share_
 
 #[tokio::test]
 async fn by_cookie_a_client_that_was_moved_to_the_canary_stays_while_its_share_grows() {
-    let stage = stage!(&["canary.sticky = { cookie"]);
+    let stage = stage!(&["canary.sticky = \"cookie\""]);
     let sticky = Sticky::Cookie("bgd".to_owned());
     assert_eq!(stage.haproxy.advice(&sticky).await.unwrap(), []);
     route(&stage, &stage.to(Blue, None)).await;

@@ -59,7 +59,19 @@ impl Haproxy {
         if last.process == process {
             return Ok(Life::Same);
         }
-        let pair = self.pair().await?;
+        let begun = Instant::now();
+        while !self.told_anew(&last, limits).await? && begun.elapsed() < limits.proof {
+            sleep(SOON).await;
+        }
+        Ok(Life::New)
+    }
+
+    /// Whether the new process has it. One that is being replaced may have taken the words for it.
+    async fn told_anew(&self, last: &Told, limits: Limits) -> Result<bool, HaproxyError> {
+        let (process, pair) = self.look().await?;
+        if process == last.process {
+            return Ok(false);
+        }
         let [blue, green] = Color::ALL.map(|color| match (last.of(color), last.of(color.other())) {
             // The weight of the new configuration, not of the one before.
             (Want::Ready(_), Want::Maint) => roles::alone(pair.of(color)),
@@ -67,7 +79,8 @@ impl Haproxy {
         });
         let told = Told { process, blue, green, generation: last.generation };
         self.put(&told, &pair, limits).await?;
-        Ok(Life::New)
+        let (after, now) = self.look().await?;
+        Ok(after == process && Color::ALL.into_iter().all(|color| told.of(color).is_met(now.of(color))))
     }
 
     async fn put(&self, told: &Told, pair: &Pair, limits: Limits) -> Result<(), HaproxyError> {

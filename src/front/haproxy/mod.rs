@@ -148,13 +148,27 @@ impl Haproxy {
     async fn pair(&self) -> Result<Pair, HaproxyError> {
         let command = format!("show servers state {}", self.settings.backend);
         let text = self.socket.ask(&command).await?;
+        self.read_pair(&command, &text)
+    }
+
+    /// The same, and which process says so: while HAProxy is reloaded, one connection reaches the former worker and
+    /// the next one the new.
+    async fn look(&self) -> Result<(Process, Pair), HaproxyError> {
+        let command = format!("show info; show servers state {}", self.settings.backend);
+        let text = self.socket.ask(&command).await?;
+        let garbled = || self.garbled(&command, "not the two answers");
+        let (info, states) = text.split_once("\n\n").ok_or_else(garbled)?;
+        Ok((figures::process(info).ok_or_else(garbled)?, self.read_pair(&command, states)?))
+    }
+
+    fn read_pair(&self, command: &str, text: &str) -> Result<Pair, HaproxyError> {
         if text.contains("Can't find backend") {
             return Err(HaproxyError::NoBackend {
                 path: self.settings.socket.clone(),
                 backend: self.settings.backend.clone(),
             });
         }
-        let servers = servers::parse(&text).map_err(|what| self.garbled(&command, &what))?;
+        let servers = servers::parse(text).map_err(|what| self.garbled(command, &what))?;
         Ok(Pair { blue: self.server(Color::Blue, &servers)?, green: self.server(Color::Green, &servers)? })
     }
 
