@@ -20,11 +20,6 @@ fn k2_a_daemon_killed_in_a_phase_of_a_deploy_loses_nothing_and_ends_it_behind_ng
     killed_in_each_phase(Kind::Nginx);
 }
 
-#[test]
-fn k2_a_daemon_killed_in_a_phase_of_a_deploy_loses_nothing_and_ends_it_behind_haproxy() {
-    killed_in_each_phase(Kind::Haproxy);
-}
-
 fn killed_in_each_phase(kind: Kind) {
     let plan = Plan { watch: "1500ms", drain: "60s", hook: true, ..Plan::of(kind) };
     let Some(mut stage) = Stage::set(plan) else { return };
@@ -88,11 +83,6 @@ fn k2_a_daemon_killed_at_any_moment_of_a_deploy_loses_nothing() {
 #[test]
 fn k2_a_daemon_killed_at_any_moment_of_a_deploy_loses_nothing_behind_nginx() {
     killed_at_moments(Kind::Nginx);
-}
-
-#[test]
-fn k2_a_daemon_killed_at_any_moment_of_a_deploy_loses_nothing_behind_haproxy() {
-    killed_at_moments(Kind::Haproxy);
 }
 
 /// The short phases (fetching, checking out, switching) are hit by time alone.

@@ -29,11 +29,6 @@ fn i3_a_flip_pre_empts_a_deploy_in_any_phase_behind_nginx() {
     flips(Kind::Nginx);
 }
 
-#[test]
-fn i3_a_flip_pre_empts_a_deploy_in_any_phase_behind_haproxy() {
-    flips(Kind::Haproxy);
-}
-
 fn flips(kind: Kind) {
     let plan = Plan { watch: "1500ms", drain: "60s", ..Plan::of(kind) };
     let Some(mut stage) = Stage::set(plan) else { return };
