@@ -94,11 +94,6 @@ fn words(ask: &Ask) -> String {
 }
 
 fn denied(member: &Member, denial: Denial) -> Refusal {
-    let exit = match denial.kind {
-        DenialKind::Held => Exit::Held,
-        DenialKind::NothingLive => Exit::NothingLive,
-        DenialKind::NoWayBack | DenialKind::NoCanary => Exit::Failed,
-    };
     let serving = match (denial.kind, member.snapshot().app.live()) {
         (DenialKind::Held | DenialKind::NoCanary, Some(live)) => {
             format!("; {} serves on {}", live.release.commit.short(), live.color)
@@ -108,7 +103,7 @@ fn denied(member: &Member, denial: Denial) -> Refusal {
         (DenialKind::NothingLive | DenialKind::NoWayBack, _) => String::new(),
     };
     let message = format!("{}: {}{serving}", member.settings().name, denial.message);
-    Refusal { exit, message, hint: Some(denial.hint) }
+    Refusal { exit: denial.kind.into(), message, hint: Some(denial.hint) }
 }
 
 async fn say(desk: &Desk, client: &Client, (app, what): (Option<AppName>, Ask)) -> Result<Answer, Refusal> {

@@ -11,6 +11,7 @@ use crate::{
     rules::{
         canary::Share,
         ids::{AppName, Color, CommitId, DeployId, ReleaseId},
+        step::DenialKind,
         time::Stamp,
         words::{AppState, IdleState, Outcome, Phase},
     },
@@ -40,6 +41,16 @@ pub enum Exit {
     TimedOut = 8,
     /// `status` only: serving but degraded.
     Degraded = 20,
+}
+
+impl From<DenialKind> for Exit {
+    fn from(kind: DenialKind) -> Self {
+        match kind {
+            DenialKind::Held => Self::Held,
+            DenialKind::NothingLive => Self::NothingLive,
+            DenialKind::NoWayBack | DenialKind::NoCanary => Self::Failed,
+        }
+    }
 }
 
 /// A request. `app` may be left out when there is one app.

@@ -24,7 +24,7 @@ use crate::{
         app::{Idle, Instance, Pipeline, Serving},
         event::Ask,
         ids::{AppName, CommitId, DeployId},
-        step::{Answer, DenialKind},
+        step::Answer,
         words::Outcome,
     },
     store::{Store, StoreError},
@@ -186,12 +186,7 @@ async fn flip_member(fleet: &Fleet, member: &Member) -> Result<FlipReport, Refus
     let id = match answer {
         Answer::Cancelling(id) | Answer::RollingBack(id) => id,
         Answer::Denied(denial) => {
-            let exit = match denial.kind {
-                DenialKind::Held => Exit::Held,
-                DenialKind::NothingLive => Exit::NothingLive,
-                DenialKind::NoWayBack | DenialKind::NoCanary => Exit::Failed,
-            };
-            return Err(refusal(exit, denial.message, &denial.hint));
+            return Err(refusal(denial.kind.into(), denial.message, &denial.hint));
         }
         other => return Err(refusal(Exit::Failed, format!("the machine answered {other:?}"), "bgd status")),
     };

@@ -60,7 +60,7 @@ pub(super) async fn count(interpreter: Arc<Interpreter>, inbox: Inbox) {
         // Cancel-safe enough: at most the datagram of a sender not yet known is not counted; a tick is not lost.
         tokio::select! {
             sample = hear(&mut ear, &interpreter) => {
-                let release = interpreter.instances().on(sample.color).map(|handle| handle.release().clone());
+                let release = interpreter.instances().release_on(sample.color);
                 interpreter.traffic.add(&sample, release.as_ref());
             }
             _ = looks.tick() => {
@@ -88,7 +88,7 @@ impl Interpreter {
         match front.figures().await {
             Ok(figures) => {
                 for color in Color::ALL {
-                    let release = self.instances().on(color).map(|handle| handle.release().clone());
+                    let release = self.instances().release_on(color);
                     self.traffic.take_over(color, figures.of(color).clone(), release.as_ref());
                 }
             }

@@ -26,6 +26,11 @@ impl Instances {
         self.lock().get(&color).map(|running| running.handle.clone())
     }
 
+    /// What runs on a color.
+    pub fn release_on(&self, color: Color) -> Option<ReleaseId> {
+        self.lock().get(&color).map(|running| running.handle.release().clone())
+    }
+
     /// An instance runs there now; whether it is any good is not known.
     pub fn put(&self, color: Color, handle: Handle) {
         self.lock().insert(color, Running { handle, proven: false });
