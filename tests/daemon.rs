@@ -14,6 +14,8 @@ mod truth;
 
 #[path = "daemon/access.rs"]
 mod access;
+#[path = "daemon/backup.rs"]
+mod backup;
 #[path = "daemon/canary.rs"]
 mod canary;
 #[path = "daemon/commands.rs"]

@@ -20,6 +20,8 @@
 //! `BGD_SIM_RUNS=1000000 cargo test --release --test simulator -- --nocapture` is the long run, on all cores.
 //! `defects` and `canaries` are the proof that all this can fail; `BGD_SIM_DEFECT=flip` tries those with that word.
 
+#[path = "simulator/backing.rs"]
+mod backing;
 #[path = "simulator/campaign.rs"]
 mod campaign;
 #[path = "simulator/canaries.rs"]

@@ -100,6 +100,7 @@ fn app() -> AppSettings {
         watch: Watch {
             period: second,
             restart: true,
+            backup: false,
             traffic: TrafficLimits::IGNORED,
             inconclusive: Inconclusive::GoOn,
         },

@@ -32,6 +32,7 @@ pub(super) const HEALTH_SUCCESSES: NonZeroU32 = NonZeroU32::new(2).unwrap();
 
 pub(super) const WATCH_FOR: Duration = Duration::from_secs(30);
 pub(super) const WATCH_RESTART: bool = true;
+pub(super) const WATCH_BACKUP: bool = false;
 pub(super) const MIN_REQUESTS: NonZeroU32 = TrafficLimits::IGNORED.min_requests;
 
 pub(super) const WARMUP_REQUESTS: NonZeroU32 = NonZeroU32::new(100).unwrap();

@@ -165,6 +165,7 @@ table! {
     RawWatch {
         period = "for": Duration,
         restart = "restart": bool,
+        backup = "backup": bool,
         max_error_rate = "max_error_rate": String,
         max_p95 = "max_p95": String,
         min_requests = "min_requests": i64,

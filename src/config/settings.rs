@@ -377,6 +377,8 @@ pub struct Watch {
     pub period: Duration,
     /// Restart a live instance that dies.
     pub restart: bool,
+    /// Have the old color behind the new one for this long: it takes the requests that the new one refuses.
+    pub backup: bool,
     /// What real traffic must look like, in a canary's steps too.
     pub traffic: traffic::TrafficLimits,
     /// What follows when there was too little traffic to tell.

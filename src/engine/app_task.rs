@@ -276,6 +276,7 @@ impl AppTask {
         let policy = Policy {
             warmup: settings.warmup.is_some(),
             canary: settings.canary.steps.clone(),
+            backup: settings.watch.backup,
             hold_inconclusive: settings.watch.inconclusive == Inconclusive::Hold,
             watch: settings.watch.period,
             standby: settings.standby,

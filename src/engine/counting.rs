@@ -59,10 +59,10 @@ pub(super) async fn count(interpreter: Arc<Interpreter>, inbox: Inbox) {
     loop {
         // Cancel-safe enough: at most the datagram of a sender not yet known is not counted; a tick is not lost.
         tokio::select! {
-            sample = hear(&mut ear, &interpreter) => {
+            samples = hear(&mut ear, &interpreter) => for sample in samples {
                 let release = interpreter.instances().release_on(sample.color);
                 interpreter.traffic.add(&sample, release.as_ref());
-            }
+            },
             _ = looks.tick() => {
                 look += 1;
                 interpreter.count_traffic().await;
@@ -114,8 +114,8 @@ fn open_ear(interpreter: &Interpreter) -> Option<Ear> {
         .ok()
 }
 
-/// The next request that the front tells of.
-async fn hear(ear: &mut Option<Ear>, interpreter: &Interpreter) -> Sample {
+/// The next request that the front tells of: a sample of each color that it was tried on.
+async fn hear(ear: &mut Option<Ear>, interpreter: &Interpreter) -> Vec<Sample> {
     loop {
         let Some(open) = ear else { return std::future::pending().await };
         match open.datagram().await {
@@ -123,10 +123,8 @@ async fn hear(ear: &mut Option<Ear>, interpreter: &Interpreter) -> Sample {
                 if !open.trusts(uid) && open.may_ask() {
                     open.trusted = interpreter.front().worker_uids().await;
                 }
-                if open.trusts(uid)
-                    && let Some(sample) = interpreter.front().sample(&datagram, interpreter.settings().ports)
-                {
-                    return sample;
+                if open.trusts(uid) {
+                    return interpreter.front().samples(&datagram, interpreter.settings().ports);
                 }
             }
             Err(err) => {

@@ -50,6 +50,8 @@ pub struct Standing {
     pub live: Option<Color>,
     /// The color beside it, and its share in percent.
     pub canary: Option<(Color, Share)>,
+    /// Whether there is a backup behind the live color.
+    pub backup: bool,
     /// Which state of the front.
     pub generation: Generation,
     /// nginx's file has another route, which it was never brought to take up.
@@ -59,7 +61,8 @@ pub struct Standing {
 impl Standing {
     fn of(route: &Route) -> Self {
         let canary = route.canary().map(|canary| (canary.color, share(route.canary_share())));
-        Self { live: route.color(), canary, generation: route.generation, half_told: false }
+        let backup = route.backup.is_some();
+        Self { live: route.color(), canary, backup, generation: route.generation, half_told: false }
     }
 
     /// Whether requests can reach the color.
@@ -203,13 +206,14 @@ impl AppFront {
             Self::Nginx { nginx, .. } => nginx.routed().await?.map(|routed| Standing {
                 live: routed.color,
                 canary: routed.canary.map(|(color, percent)| (color, share(percent))),
+                backup: routed.backup.is_some(),
                 generation: routed.generation,
                 half_told: matches!(routed.contradiction, Some(Contradiction::FileDiffers { .. })),
             }),
             Self::Haproxy(haproxy) => {
                 let (routed, generation) = haproxy.routed().await?;
                 let canary = routed.canary.map(|(color, percent)| (color, share(percent)));
-                Some(Standing { live: routed.live, canary, generation, half_told: false })
+                Some(Standing { live: routed.live, canary, backup: false, generation, half_told: false })
             }
         })
     }
@@ -268,12 +272,12 @@ impl AppFront {
 }
 
 impl AppFront {
-    /// The request that a datagram tells of.
-    pub(super) fn sample(&self, datagram: &[u8], ports: Ports) -> Option<Sample> {
+    /// The request that a datagram tells of: a sample of each color that it was tried on.
+    pub(super) fn samples(&self, datagram: &[u8], ports: Ports) -> Vec<Sample> {
         match self {
-            Self::Builtin(_) => None,
+            Self::Builtin(_) => Vec::new(),
             Self::Nginx { .. } => nginx::report::parse(datagram, ports),
-            Self::Haproxy(haproxy) => haproxy.sample(datagram),
+            Self::Haproxy(haproxy) => haproxy.sample(datagram).into_iter().collect(),
         }
     }
 
@@ -301,7 +305,8 @@ async fn standing_generation(nginx: &Nginx, wanted: &Route) -> Result<Option<Gen
     let same = routed.contradiction.is_none()
         && routed.color == wanted.color()
         && routed.release.as_ref() == wanted.live().map(|live| &live.release)
-        && routed.canary == wanted.canary().map(|canary| (canary.color, wanted.canary_share()));
+        && routed.canary == wanted.canary().map(|canary| (canary.color, wanted.canary_share()))
+        && routed.backup == wanted.backup.as_ref().map(|backup| backup.color);
     Ok(same.then_some(routed.generation))
 }
 

@@ -128,8 +128,8 @@ impl Interpreter {
             Action::Start { release, color } => self.start(release, *color).await?,
             Action::Probe { release, color } => self.probe(release, *color).await?,
             Action::Replace { color, out, release } => self.replace(*color, out, release).await?,
-            Action::Route { generation, to, canary } => {
-                self.route(*generation, to.as_ref(), canary.as_ref()).await?;
+            Action::Route { generation, to, canary, backup } => {
+                self.route(*generation, (to.as_ref(), backup.as_ref()), canary.as_ref()).await?;
             }
             Action::WarmUp { release, color } => self.warm_up(release, *color).await?,
             Action::Watch { release, color, period } => {

@@ -107,9 +107,9 @@ async fn routed(interpreter: &Interpreter, recorded: Generation) -> Facts {
     match interpreter.front().standing().await {
         Ok(Some(standing)) => {
             interpreter.ahead.store(standing.generation.0.saturating_sub(recorded.0), Ordering::Relaxed);
-            let Standing { live, canary, half_told, .. } = standing;
+            let Standing { live, canary, backup, half_told, .. } = standing;
             let routed = live.map_or(Routed::Nothing, Routed::Color);
-            Facts { routed, canary, half_told, ..Facts::default() }
+            Facts { routed, canary, backup, half_told, ..Facts::default() }
         }
         Ok(None) => Facts { routed: Routed::Nothing, ..Facts::default() },
         Err(err) => {

@@ -26,7 +26,7 @@ impl Interpreter {
     pub(super) async fn route(
         &self,
         generation: Generation,
-        live: Option<&Backend>,
+        (live, backup): (Option<&Backend>, Option<&Backend>),
         canary: Option<&Canary>,
     ) -> Result<(), Failure> {
         let _turn = self.front_turn.lock().await;
@@ -38,6 +38,7 @@ impl Interpreter {
             backends: backends.chain(canary.map(|it| self.backend(&it.backend, share.get()))).collect(),
             sticky: self.settings.canary.sticky.clone(),
             preview: canary.and(self.preview()),
+            backup: backup.map(|backup| self.backend(backup, 0)),
         };
         self.front.route(route).await.map_err(|err: FrontTrouble| err.failure(Phase::Switching))?;
         self.traffic.mark();

@@ -35,6 +35,10 @@ pub struct Route {
     /// How a request asks for the canary, whatever its weight; `None`: it can't.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preview: Option<Preview>,
+    /// What takes the requests that the live backend refuses to take; its weight counts for nothing. Never beside a
+    /// canary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<Backend>,
 }
 
 /// How a request asks for the canary. Either is enough.
@@ -58,9 +62,9 @@ impl std::fmt::Debug for Preview {
 }
 
 impl Route {
-    /// To these, with neither stickiness nor preview.
+    /// To these, with neither stickiness nor preview nor backup.
     pub fn new(generation: Generation, backends: Vec<Backend>) -> Self {
-        Self { generation, backends, sticky: Sticky::None, preview: None }
+        Self { generation, backends, sticky: Sticky::None, preview: None, backup: None }
     }
 
     /// The live backend: the first with a weight; `None` when nothing receives traffic.

@@ -11,7 +11,7 @@ pub const OWN: &str = "bgd/";
 /// One request, and what became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
-    /// The color that it was sent to; after several tries, the last.
+    /// The color that it was sent to.
     pub color: Color,
     /// The status of the answer; `None` when the color gave none.
     pub status: Option<u16>,

@@ -38,6 +38,9 @@ pub struct App {
     pub previous: Option<Release>,
     /// The front is told again what is live, beside any deploy.
     pub rerouting: Option<Rerouting>,
+    /// The former release behind the live one, while that is watched.
+    #[serde(default)]
+    pub backup: Backup,
     /// `bgd down` was asked for and waits for the deploy under way to end.
     pub down_wanted: bool,
     /// Pushes superseded since the last deploy that ran to its end.
@@ -49,6 +52,19 @@ pub struct App {
     /// A switch was called off half way: where the front routes is not known until it has taken a route again.
     #[serde(default)]
     pub front_unsure: bool,
+}
+
+/// Whether the front has a backup: the former release, which takes what the watched one refuses to take. Until it is
+/// proven to have none, nothing else runs on that color.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum Backup {
+    /// It has none.
+    #[default]
+    Absent,
+    /// It was told of one.
+    Told,
+    /// It was told of none since, which is not proven yet.
+    Withdrawn,
 }
 
 /// A commit, checked out in its own directory.

@@ -75,6 +75,9 @@ pub enum Action {
         /// What receives a share of it.
         #[serde(default)]
         canary: Option<Canary>,
+        /// What takes the requests that `to` refuses to take.
+        #[serde(default)]
+        backup: Option<Backend>,
     },
     /// Have `release` running and proven healthy on a color in the place of `out`, although the front routes there.
     Replace {

@@ -127,6 +127,9 @@ pub struct Facts {
     /// What it routes beside that.
     #[serde(default)]
     pub canary: Option<(Color, Share)>,
+    /// Whether it has a backup behind what is live.
+    #[serde(default)]
+    pub backup: bool,
     /// It was killed, or bgd was, half way through a route: its next start may route another way.
     #[serde(default)]
     pub half_told: bool,

@@ -17,6 +17,7 @@ fn context() -> Context {
         warmup: false,
         canary: Vec::new(),
         hold_inconclusive: false,
+        backup: false,
         watch: Duration::ZERO,
         standby: Duration::ZERO,
         restart: true,

@@ -8,6 +8,7 @@ use std::{
 use bgd::{
     front::{
         nginx::{Hidden, How, Inclusion, report},
+        route::Route,
         traffic::Sample,
     },
     rules::ids::Color::{Blue, Green},
@@ -34,11 +35,18 @@ fn bind(path: &Path) -> UnixDatagram {
     UnixDatagram::bind(path).unwrap()
 }
 
-async fn next(stage: &Stage, socket: &UnixDatagram) -> Sample {
+/// What is told of the next request, of blue before of green.
+async fn tries(stage: &Stage, socket: &UnixDatagram) -> Vec<Sample> {
     let mut text = [0; 4096];
     let read = timeout(limits().proof, socket.recv(&mut text)).await.expect("nginx tells").unwrap();
-    let text = &text[..read];
-    report::parse(text, stage.ports).unwrap_or_else(|| panic!("no sample: {}", text.escape_ascii()))
+    report::parse(&text[..read], stage.ports)
+}
+
+/// The same of a request that was tried once.
+async fn next(stage: &Stage, socket: &UnixDatagram) -> Sample {
+    let told = tries(stage, socket).await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    told[0]
 }
 
 #[tokio::test]
@@ -62,7 +70,7 @@ async fn each_request_is_told_once_with_color_status_and_time() {
 }
 
 #[tokio::test]
-async fn a_color_that_gives_no_answer_is_told_as_an_error_and_one_that_stood_in_as_none() {
+async fn a_color_that_gives_no_answer_is_told_as_an_error_and_one_that_stood_in_with_its_answer() {
     let mut stage = stage!();
     let Some(path) = socket(&stage) else { return };
     stage.serve_passing_on(2).await;
@@ -75,11 +83,42 @@ async fn a_color_that_gives_no_answer_is_told_as_an_error_and_one_that_stood_in_
 
     let _blue = App::start(Blue, stage.ports.blue).await;
     nginx.route(&stage.shared(3, 99), limits()).await.unwrap();
+    let mut passed_on = 0;
     for _ in 0..20 {
         stage.get("/").await.unwrap();
-        let passed_on = next(&stage, &listening).await;
-        assert_eq!((passed_on.color, passed_on.status), (Blue, Some(200)));
+        let told = tries(&stage, &listening).await;
+        assert_eq!((told[0].color, told[0].status), (Blue, Some(200)));
+        passed_on += told.iter().skip(1).filter(|it| it.color == Green && it.is_error()).count();
     }
+    assert!(passed_on >= 18, "{passed_on} of 20");
+}
+
+#[tokio::test]
+async fn a_backup_answers_what_the_live_color_refuses_and_nothing_else() {
+    let mut stage = stage!();
+    let Some(path) = socket(&stage) else { return };
+    stage.serve_passing_on(2).await;
+    let _blue = App::start(Blue, stage.ports.blue).await;
+    let green = App::start(Green, stage.ports.green).await;
+    let listening = bind(&path);
+    let nginx = stage.telling(&path);
+    let live = stage.route(2, Green);
+    let backup = stage.route(2, Blue).backends.pop();
+    nginx.route(&Route { backup, ..live }, limits()).await.unwrap();
+    assert_eq!(nginx.routed().await.unwrap().unwrap().backup, Some(Blue));
+    for _ in 0..20 {
+        stage.get("/").await.unwrap();
+        assert_eq!(next(&stage, &listening).await.color, Green);
+    }
+    drop(green);
+    for _ in 0..20 {
+        stage.get("/").await.unwrap();
+        let told = tries(&stage, &listening).await;
+        assert_eq!((told[0].color, told[0].status), (Blue, Some(200)));
+        assert!(told[1].color == Green && told[1].is_error(), "{told:?}");
+    }
+    nginx.route(&stage.route(3, Green), limits()).await.unwrap();
+    assert_eq!(stage.get("/").await.unwrap_err(), "status 502");
 }
 
 #[tokio::test]

@@ -84,8 +84,8 @@ impl Daemon {
         let routing = self.is_routing();
         let acted = self.rng.percent(50) && !(routing && task.waits_for_the_front());
         match (&task.effect.action, task.half) {
-            (Action::Route { to, canary, .. }, Some(Half::Written(former))) => match acted {
-                true => self.world.finish_route((to.as_ref(), canary.as_ref())),
+            (Action::Route { to, canary, backup, .. }, Some(Half::Written(former))) => match acted {
+                true => self.world.finish_route((to.as_ref(), canary.as_ref(), backup.as_ref())),
                 false => self.world.front.put_back(former),
             },
             (Action::Start { release, color }, Some(Half::Cleared)) if acted => {
@@ -213,9 +213,9 @@ impl Daemon {
                 self.world.end_stop(color);
                 Ok(Done::Ensured)
             }
-            (Action::Route { generation, to, canary }, None) => {
+            (Action::Route { generation, to, canary, backup }, None) => {
                 let generation = Generation(generation.0.saturating_add(self.ahead));
-                let wanted = (to.as_ref(), canary.as_ref());
+                let wanted = (to.as_ref(), canary.as_ref(), backup.as_ref());
                 match self.world.front.begin(Route::new(generation, wanted)) {
                     Ok(former) if in_halves && self.setup.front == Kind::Nginx => {
                         return Ok(self.keep(Task { effect, due, half: Some(Half::Written(former)) }));
@@ -224,7 +224,9 @@ impl Daemon {
                     Err(failure) => Err(failure),
                 }
             }
-            (Action::Route { to, canary, .. }, Some(_)) => self.routed((to.as_ref(), canary.as_ref())),
+            (Action::Route { to, canary, backup, .. }, Some(_)) => {
+                self.routed((to.as_ref(), canary.as_ref(), backup.as_ref()))
+            }
             (Action::Prune { .. }, None) if in_halves && !self.world.disk_full => {
                 let found = self.record.kept(self.world.directories.keys());
                 return Ok(self.keep(Task { effect, due, half: Some(Half::Found(found)) }));

@@ -58,6 +58,7 @@ impl Setup {
             warmup: rng.percent(25),
             canary: if rng.percent(60) { steps(rng) } else { Vec::new() },
             hold_inconclusive: rng.percent(30),
+            backup: rng.percent(30),
             watch: seconds(rng.pick(&[0, 30, 30])),
             standby: seconds(rng.pick(&[0, 0, 60])),
             restart: rng.percent(85),

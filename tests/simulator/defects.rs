@@ -10,7 +10,7 @@ use bgd::rules::{
     time::Time,
 };
 
-use crate::canaries;
+use crate::{backing, canaries};
 
 /// The machine, or a wrapper with a defect around it.
 pub type Machine = fn(&App, &Event, &Context) -> Step;
@@ -109,6 +109,8 @@ pub const ALL: &[(&str, Defect)] = &[
     ("a share set by hand is left by itself", Defect::Rules(canaries::forgets_the_hand)),
     ("a later step has the smaller share", Defect::Rules(canaries::shrinks)),
     ("too little traffic holds nothing", Defect::Rules(canaries::is_content_with_too_little)),
+    ("a backup is left behind", Defect::Rules(backing::leaves_it)),
+    ("what is abandoned is the backup of the way back", Defect::Rules(backing::goes_back_to_it_and_from_it)),
     ("all of the traffic is given as a share", Defect::Rules(canaries::shares_all)),
 ];
 

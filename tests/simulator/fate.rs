@@ -141,6 +141,7 @@ impl Daemon {
         let half_told = could_be_asked && self.world.front.half_told();
         let canary = self.world.front.seen().canary.filter(|_| could_be_asked);
         let running = self.world.processes.iter().map(|it| (it.color, it.release.id.clone())).collect();
-        Facts { routed, canary, half_told, running, builds, known }
+        let backup = could_be_asked && self.world.front.backup().is_some();
+        Facts { routed, canary, backup, half_told, running, builds, known }
     }
 }

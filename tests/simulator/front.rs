@@ -32,20 +32,24 @@ pub struct Route {
     pub to: Option<(Color, ReleaseId)>,
     /// What receives a share beside it.
     pub canary: Option<(Color, Share)>,
+    /// What takes the requests that it refuses.
+    pub backup: Option<(Color, ReleaseId)>,
     pub generation: Generation,
 }
 
 impl Route {
     /// As a front reads it: live is the first that has any weight.
-    pub fn new(generation: Generation, (to, canary): Wanted<'_>) -> Self {
+    pub fn new(generation: Generation, (to, canary, backup): Wanted<'_>) -> Self {
         let named = |it: &Backend| (it.color, it.release.clone());
+        let backup = backup.map(named);
         match (to, canary) {
             (Some(live), Some(it)) if it.share == Share::ALL => {
-                Self { to: Some(named(&it.backend)), canary: Some((live.color, Share::NONE)), generation }
+                let canary = Some((live.color, Share::NONE));
+                Self { to: Some(named(&it.backend)), canary, backup, generation }
             }
             (to, canary) => {
                 let canary = canary.map(|it| (it.backend.color, it.share));
-                Self { to: to.map(named), canary, generation }
+                Self { to: to.map(named), canary, backup, generation }
             }
         }
     }
@@ -55,8 +59,8 @@ impl Route {
     }
 }
 
-/// What the machine asks for: where to, and what beside it.
-pub type Wanted<'a> = (Option<&'a Backend>, Option<&'a Canary>);
+/// What the machine asks for: where to, what beside it, and what behind it.
+pub type Wanted<'a> = (Option<&'a Backend>, Option<&'a Canary>, Option<&'a Backend>);
 
 /// Where requests go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -126,6 +130,11 @@ impl Front {
         &self.file
     }
 
+    /// What takes what the live instance refuses.
+    pub fn backup(&self) -> Option<&(Color, ReleaseId)> {
+        self.force.backup.as_ref()
+    }
+
     pub fn generation(&self) -> Generation {
         self.force.generation
     }
@@ -150,7 +159,7 @@ impl Front {
             return Err(failure(phase, nature, "the front does not take it"));
         }
         let former = Former { file: self.file.clone(), hand: self.hand };
-        let same = wanted.to == self.force.to && wanted.canary == self.force.canary;
+        let same = Route { generation: self.force.generation, ..wanted.clone() } == self.force;
         if same && self.kind == Kind::Nginx && !self.trouble() {
             return Ok(former);
         }
@@ -215,8 +224,8 @@ impl Front {
     /// Whoever changed the file puts it right: to what bgd says is live, or to what the file was.
     pub fn mend(&mut self, right: Option<Route>) {
         if self.hand.take().is_some() {
-            let Route { to, canary, .. } = right.unwrap_or_else(|| self.force.clone());
-            (self.file.to, self.file.canary) = (to, canary);
+            let right = right.unwrap_or_else(|| self.force.clone());
+            self.file = Route { generation: self.file.generation, ..right };
             self.finish();
         }
     }

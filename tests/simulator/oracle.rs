@@ -14,6 +14,7 @@ use bgd::rules::{
 };
 
 use crate::{
+    backing,
     daemon::{Daemon, Shown},
     sharing::{self, Shares},
     world::{self, Quality, World},
@@ -78,6 +79,7 @@ impl Oracle {
         self.judge_answer(event, step)?;
         self.judge_watch(event, step)?;
         self.shares.judge(moment, &self.bad)?;
+        backing::judge(moment)?;
         // Of a front that can't be asked, or is being told again, the machine knows nothing; the stop itself waits
         // for its turn and looks, when it acts.
         let unknown = matches!(event, Event::Recovered(facts) if facts.routed == Routed::Unknown);
@@ -325,6 +327,7 @@ impl Oracle {
             return fail("there is room, and what is not recorded stays so".to_owned());
         }
         self.judge_claims(app, world)?;
+        backing::judge_quiet(app, world)?;
         let turned_away = matches!(
             app.pipeline,
             Pipeline::TakingDown { stage: DownStage::Draining | DownStage::Stopping, .. }

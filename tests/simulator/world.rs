@@ -164,8 +164,8 @@ impl World {
             Action::Probe { release, color } => self.probe(release, *color, Phase::Probing),
             Action::Watch { release, color, .. } => self.watch(release, *color),
             Action::WarmUp { release, color } => self.warm_up(release, *color),
-            Action::Route { generation, to, canary } => {
-                let wanted = (to.as_ref(), canary.as_ref());
+            Action::Route { generation, to, canary, backup } => {
+                let wanted = (to.as_ref(), canary.as_ref(), backup.as_ref());
                 self.front.begin(Route::new(*generation, wanted))?;
                 self.finish_route(wanted);
                 Ok(Done::Ensured)
@@ -312,10 +312,10 @@ impl World {
         self.quality(release) == Quality::FailsTraffic && self.front.truth.reaches(color)
     }
 
-    pub fn finish_route(&mut self, (to, canary): Wanted<'_>) {
+    pub fn finish_route(&mut self, (to, canary, backup): Wanted<'_>) {
         // Where nothing healthy serves, what is ending is as good as nobody.
         let serves = self.front.truth.live.is_some_and(|color| self.on(color).is_some_and(|it| it.healthy));
-        let named = [to, canary.map(|canary| &canary.backend)];
+        let named = [to, canary.map(|canary| &canary.backend), backup];
         let ending = |it: &&Process| {
             named.iter().flatten().any(|to| it.color == to.color && it.release.id == to.release)
         };

@@ -194,6 +194,11 @@ const WRONG: &[(&str, &str, &str)] = &[
         "4 app.shop.warmup.until_p95",
         "can never be met: 19 requests, and at least 20 tell",
     ),
+    (
+        "watch.backup = true\nfront.type = \"haproxy\"",
+        "4 app.shop.watch.backup",
+        "can't be had with haproxy, whose backups are fixed",
+    ),
     ("watch.max_error_rate = 1", "4 app.shop.watch.max_error_rate", "expected a text, found the number 1"),
     ("watch.max_error_rate = \"1\"", "4 app.shop.watch.max_error_rate", "is no error rate: \"1\""),
     ("watch.max_error_rate = \"101%\"", "4 app.shop.watch.max_error_rate", "is no error rate"),
@@ -305,6 +310,7 @@ fn what_works_but_is_surely_not_meant_is_a_warning() {
             "warmup = { paths = [\"/\"], until_p95 = \"6s\" }",
             "app.shop.warmup.until_p95: is longer than health.timeout: a request without an answer after 5s",
         ),
+        ("watch = { for = \"0s\", backup = true }", "app.shop.watch.backup: has no effect: `for` is 0s"),
         (
             "watch = { for = \"0s\", max_p95 = \"+30%\" }",
             "app.shop.watch.max_p95: is never looked at: `for` is 0s, and there is no canary",

@@ -297,7 +297,7 @@ fn an_unknown_key_is_told_where_it_belongs() {
         (with("state_dir = \"/x\""), "`state_dir` belongs under [daemon] of bgd.toml"),
         (
             with("watch.zzzzzz = 1"),
-            "known here: for, restart, max_error_rate, max_p95, min_requests, inconclusive",
+            "known here: for, restart, backup, max_error_rate, max_p95, min_requests, inconclusive",
         ),
         (format!("remote = \"x\"\n{}", with("")), "`remote` belongs to an app: under [app.NAME]"),
         (

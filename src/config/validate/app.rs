@@ -31,9 +31,11 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
     let warmup = judge.warmup(raw.warmup, &health);
     let canary = judge.canary(&raw.canary, &name);
     let preview = judge.preview(raw.preview, &raw.canary, &canary);
-    let watch = judge.watch(&RawWatch::or_empty(raw.watch, at.absent("watch")), &health, &canary);
+    let raw_watch = RawWatch::or_empty(raw.watch, at.absent("watch"));
+    let watch = judge.watch(&raw_watch, &health, &canary);
     let address = raw.front.value().map_or(Given::Absent, |front| front.value.address.clone());
     let front = judge.front(raw.front, &name, &at);
+    judge.backup_stands(&raw_watch.backup, front.as_ref());
     let public = judge.public(&address, front.as_ref(), &health);
     let limits = judge.limits(raw.limits, &at);
     judge.front_speaks(&raw.protocol, front.as_ref());

@@ -8,7 +8,7 @@ use crate::config::{
     defaults,
     raw::RawWatch,
     read::{Given, Written},
-    settings::{Canary, Health, Inconclusive, Probe, Watch},
+    settings::{Canary, FrontSettings, Health, Inconclusive, Probe, Watch},
 };
 use crate::rules::traffic::{Rate, TrafficLimits};
 
@@ -26,6 +26,10 @@ impl Judge<'_> {
                     "nothing looks at the app after the flip, and an open port is all that is asked before";
                 self.notes.warn(at, what, "write a health.path, or leave `for` out for 30s");
             }
+            if let Some(written) = raw.backup.value().filter(|written| written.value) {
+                let what = "has no effect: `for` is 0s, and a backup is there for the watch";
+                self.notes.warn(&written.at, what, "give `for` a time");
+            }
             if let Some(at) = limits.into_iter().flatten().next().filter(|_| canary.steps.is_empty()) {
                 let what = "is never looked at: `for` is 0s, and there is no canary";
                 self.notes.warn(at, what, "give `for` a time, or the app a canary");
@@ -38,6 +42,7 @@ impl Judge<'_> {
         }
         Watch {
             period,
+            backup: raw.backup.value().map_or(defaults::WATCH_BACKUP, |written| written.value),
             restart: raw.restart.value().map_or(defaults::WATCH_RESTART, |written| written.value),
             traffic: TrafficLimits {
                 max_error_rate: self.rate(&raw.max_error_rate),
@@ -45,6 +50,15 @@ impl Judge<'_> {
                 min_requests: self.min_requests(&raw.min_requests),
             },
             inconclusive: self.inconclusive(&raw.inconclusive),
+        }
+    }
+
+    /// In HAProxy a server is a backup by its own configuration, which bgd does not write.
+    pub(super) fn backup_stands(&mut self, given: &Given<bool>, front: Option<&FrontSettings>) {
+        let asked = given.value().filter(|written| written.value);
+        if let (Some(written), Some(FrontSettings::Haproxy(_))) = (asked, front) {
+            let what = "can't be had with haproxy, whose backups are fixed by its own configuration";
+            self.notes.error(&written.at, what, "leave it out");
         }
     }
 

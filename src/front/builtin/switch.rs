@@ -133,7 +133,8 @@ impl Switch {
             let same = listed.targets().find(|target| target.identity == identity);
             (same.map_or_else(new, Arc::clone), u64::from(backend.weight))
         };
-        route.backends.iter().map(entry).collect()
+        // A backup has no weight.
+        route.backends.iter().chain(&route.backup).map(entry).collect()
     }
 
     /// The route in force.

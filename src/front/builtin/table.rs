@@ -26,6 +26,8 @@ const DEALT_AT_MOST: usize = 2000;
 #[derive(Default)]
 pub(super) struct Table {
     entries: Vec<(Arc<Target>, u64)>,
+    /// What takes the requests that the live target refuses; one of the entries, without a weight.
+    backup: Option<Arc<Target>>,
     total: u64,
     /// Coprime to `total` and near its golden section: visits every slot once per round, well mixed.
     stride: u64,
@@ -41,7 +43,10 @@ impl Table {
     /// From a route, the targets of its backends, each with its weight, and the turns taken so far.
     pub(super) fn new(route: &Route, entries: Vec<(Arc<Target>, u64)>, turn: Arc<AtomicU64>) -> Self {
         let total = entries.iter().map(|(_, weight)| weight).sum();
+        let color = route.backup.as_ref().map(|backup| backup.color);
+        let backup = entries.iter().map(|(target, _)| target).find(|it| Some(it.identity.color) == color);
         Self {
+            backup: backup.cloned(),
             entries,
             total,
             stride: stride(total),
@@ -93,12 +98,17 @@ impl Table {
             Place::Key(key) => self.at(self.slot_of_key(key))?,
         };
         let is_open = |target: &&Arc<Target>| !wish.is_refused(target.identity.color);
-        Some(if is_open(&wanted) { wanted } else { self.routed().find(is_open).unwrap_or(wanted) })
+        Some(if is_open(&wanted) { wanted } else { self.open().find(is_open).unwrap_or(wanted) })
     }
 
     /// Whether a request could go to another target than this one.
     pub(super) fn has_other_than(&self, target: &Target) -> bool {
-        self.routed().any(|other| other.identity.color != target.identity.color)
+        self.open().any(|other| other.identity.color != target.identity.color)
+    }
+
+    /// All that the public's requests may go to, the backup last.
+    fn open(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.routed().chain(&self.backup)
     }
 
     fn routed(&self) -> impl Iterator<Item = &Arc<Target>> {
@@ -164,23 +174,43 @@ mod tests {
 
     const SECRET: &str = "s3cret-s3cret-s3cret";
 
-    fn table(live: u16, canary: u16, sticky: Sticky, number: u64) -> Table {
-        let backend = |color, weight| Backend {
-            color,
-            port: 9501,
-            weight,
-            release: format!("20261121T101112Z-{number}-0123456").parse().unwrap(),
-        };
-        let mut route =
-            Route::new(Generation(1), vec![backend(Color::Blue, live), backend(Color::Green, canary)]);
-        route.sticky = sticky;
-        route.preview =
-            Some(Preview { header: "x-p".to_owned(), cookie: "p".to_owned(), secret: SECRET.to_owned() });
+    fn backend(color: Color, weight: u16, number: u64) -> Backend {
+        let release = format!("20261121T101112Z-{number}-0123456").parse().unwrap();
+        Backend { color, port: 9501, weight, release }
+    }
+
+    fn of(route: &Route) -> Table {
         let target = |backend| {
             Arc::new(Target::new(Identity::from(backend), Arc::default(), Arc::<Notify>::default()))
         };
-        let entries = route.backends.iter().map(|one| (target(one), u64::from(one.weight))).collect();
-        Table::new(&route, entries, Arc::default())
+        let backends = route.backends.iter().chain(&route.backup);
+        let entries = backends.map(|one| (target(one), u64::from(one.weight))).collect();
+        Table::new(route, entries, Arc::default())
+    }
+
+    fn table(live: u16, canary: u16, sticky: Sticky, number: u64) -> Table {
+        let backends = vec![backend(Color::Blue, live, number), backend(Color::Green, canary, number)];
+        let mut route = Route::new(Generation(1), backends);
+        route.sticky = sticky;
+        route.preview =
+            Some(Preview { header: "x-p".to_owned(), cookie: "p".to_owned(), secret: SECRET.to_owned() });
+        of(&route)
+    }
+
+    #[test]
+    fn a_backup_takes_what_the_live_target_refuses_and_nothing_else() {
+        let mut route = Route::new(Generation(1), vec![backend(Color::Green, 100, 2)]);
+        route.backup = Some(backend(Color::Blue, 0, 1));
+        let table = of(&route);
+        let mut wish = table.wish(&HeaderMap::new(), &client(1));
+        assert_eq!(color(&table, &wish), Color::Green);
+        assert!(wish.refuse(Color::Green));
+        assert_eq!(color(&table, &wish), Color::Blue);
+        assert!(table.has_other_than(table.choose(&Wish::default()).unwrap()));
+        route.backup = None;
+        let table = of(&route);
+        assert_eq!(color(&table, &wish), Color::Green);
+        assert!(!table.has_other_than(table.choose(&wish).unwrap()));
     }
 
     fn client(number: u32) -> Client {

@@ -41,6 +41,8 @@ pub(super) struct Effect {
     /// Of the canary, in percent.
     #[serde(default)]
     pub(super) share: u16,
+    #[serde(default)]
+    pub(super) backup: Option<Color>,
     pub(super) generation: Generation,
     pub(super) release: Option<ReleaseId>,
     pub(super) sum: String,

@@ -105,6 +105,8 @@ struct State {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     preview: Option<Preview>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    backup: Option<Backend>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     traffic: Option<PathBuf>,
 }
 
@@ -163,13 +165,21 @@ impl Include {
             backends: self.route.backends.clone(),
             sticky: self.route.sticky.clone(),
             preview: self.route.preview.clone(),
+            backup: self.route.backup.clone(),
             traffic: self.traffic.clone(),
         };
         serde_json::to_string(&state).expect("plain data becomes JSON")
     }
 
-    /// What requests can reach, the live backend first.
+    /// What requests can reach, the live backend first and the backup last.
     fn reached<'a>(&'a self, sides: Option<&Sides<'a>>) -> Vec<&'a Backend> {
+        let chosen = self.chosen(sides);
+        let backup = self.route.backup.iter().filter(|_| !chosen.is_empty());
+        chosen.iter().copied().chain(backup).collect()
+    }
+
+    /// What requests are sent to first.
+    fn chosen<'a>(&'a self, sides: Option<&Sides<'a>>) -> Vec<&'a Backend> {
         match sides {
             Some(sides) => sides.backends().to_vec(),
             None => self.route.backends.iter().filter(|backend| backend.weight > 0).collect(),
@@ -178,14 +188,18 @@ impl Include {
 
     fn servers(&self, sides: Option<&Sides<'_>>) -> String {
         let mut lines = sides.map_or_else(String::new, |sides| format!("    hash ${};\n", sides.key()));
-        let reached = self.reached(sides);
-        match reached.as_slice() {
+        let chosen = self.chosen(sides);
+        match chosen.as_slice() {
             [] => _ = writeln!(lines, "    server 127.0.0.1:{} down;", self.parking),
             several => {
                 let weighted = sides.is_none() && several.len() > 1;
                 for Backend { port, weight, .. } in several {
                     let weight = if weighted { format!(" weight={weight}") } else { String::new() };
                     _ = writeln!(lines, "    server 127.0.0.1:{port}{weight} max_fails=0;");
+                }
+                // nginx has no backup beside a `hash`.
+                if let (None, Some(Backend { port, .. })) = (sides, &self.route.backup) {
+                    _ = writeln!(lines, "    server 127.0.0.1:{port} max_fails=0 backup;");
                 }
             }
         }
@@ -199,6 +213,7 @@ impl Include {
             "color": self.route.color(),
             "canary": self.route.canary().map(|canary| canary.color),
             "share": self.route.canary_share(),
+            "backup": self.route.backup.as_ref().map(|backup| backup.color),
             "generation": self.route.generation,
             "release": self.route.live().map(|backend| &backend.release),
             "sum": sum,
@@ -220,6 +235,7 @@ pub fn parse(text: &str) -> Result<Found, IncludeError> {
         route: Route {
             sticky: state.sticky,
             preview: state.preview,
+            backup: state.backup,
             ..Route::new(state.generation, state.backends)
         },
         parking: state.parking,
@@ -253,13 +269,15 @@ fn after<'a>(text: &'a str, line: &'static str) -> Result<&'a str, IncludeError>
     text.lines().find_map(|text| text.strip_prefix(line)).ok_or(IncludeError::LineMissing { line })
 }
 
-/// The local ports that an upstream block sends requests to.
+/// The local ports that an upstream block sends requests to, its backup not among them.
 fn ports(text: &str, upstream: &str) -> Vec<u16> {
     let tokens = syntax::tokens(text);
     let Some(inside) = syntax::block(&tokens, "upstream", upstream) else { return Vec::new() };
     inside
         .split(|token| *token == syntax::Token::End)
-        .filter(|directive| !directive.contains(&syntax::Token::Word("down".into())))
+        .filter(|directive| {
+            !["down", "backup"].iter().any(|word| directive.contains(&syntax::Token::Word((*word).into())))
+        })
         .flat_map(|directive| syntax::arguments(directive, "server"))
         .filter_map(|server| local_port(&server))
         .collect()
@@ -372,6 +390,22 @@ mod tests {
         assert!(both.contains("9501 weight=90 max_fails=0;\n    server 127.0.0.1:9502 weight=10 "), "{both}");
         let none = include(vec![]).render();
         assert!(none.contains("{\n    server 127.0.0.1:9501 down;\n}"), "{none}");
+    }
+
+    #[test]
+    fn a_backup_comes_last_and_a_hand_s_change_is_read_without_it() {
+        let mut backed = include(vec![backend(Color::Green, 9502, 100)]);
+        backed.route.backup = Some(backend(Color::Blue, 9501, 0));
+        let servers =
+            "{\n    server 127.0.0.1:9502 max_fails=0;\n    server 127.0.0.1:9501 max_fails=0 backup;\n}";
+        let text = backed.render();
+        assert!(text.contains(servers), "{text}");
+        assert!(text.contains("\"backup\":\"blue\""), "{text}");
+        is_read_back(backed.clone());
+        let edited = text.replace("max_fails=0 backup", "max_fails=3 backup");
+        assert_eq!(parse(&edited).unwrap().integrity, Integrity::Edited { ports: vec![9502] });
+        backed.traffic = Some("/run/bgd/f/shop.traffic".into());
+        assert!(backed.render().contains("127\\.0\\.0\\.1:(?:9502|9501)"), "{}", backed.render());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! The format and its variable are there always, because the site may name them; without a socket nothing is told.
 //! nginx sends without waiting, and passes over a datagram that can't be sent.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use serde::Deserialize;
 
@@ -13,6 +13,7 @@ use super::sides::{Names, of_the_app};
 use crate::{
     config::settings::Ports,
     front::traffic::{OWN, Sample},
+    rules::ids::Color,
 };
 
 /// Of a unix socket's path, in bytes.
@@ -71,19 +72,31 @@ struct Line {
     took: String,
 }
 
-/// One request, by what nginx sent. `None`: not the format, or none of the app's ports was tried. A client that went
-/// away before the answer is no error of the color's; how long it had waited counts.
-pub fn parse(datagram: &[u8], ports: Ports) -> Option<Sample> {
-    let text = std::str::from_utf8(datagram).ok()?;
-    let line: Line = serde_json::from_str(&text[text.find('{')?..]).ok()?;
+/// One request, by what nginx sent: of each color that it was tried on, the last try. Nothing: not the format, or none
+/// of the app's ports was tried. A client that went away before the answer is no error of the color's; how long it had
+/// waited counts.
+pub fn parse(datagram: &[u8], ports: Ports) -> Vec<Sample> {
+    let text = std::str::from_utf8(datagram).unwrap_or_default();
+    let line = text.find('{').and_then(|at| serde_json::from_str::<Line>(&text[at..]).ok());
+    let Some(line) = line else { return Vec::new() };
     let tried = tries(&line.to);
     let colors = tried.map(|to| ports.color(to.strip_prefix("127.0.0.1:")?.parse().ok()?));
-    let (at, color) = colors.enumerate().filter_map(|(at, color)| Some((at, color?))).last()?;
-    let answered = tries(&line.answered).nth(at).and_then(status);
-    let gone = status(&line.status).filter(|status| *status == CLIENT_GONE);
-    let took = if answered == Some(SWITCHING) { &line.began } else { &line.took };
-    let took = tries(took).nth(at).and_then(seconds)?;
-    Some(Sample { color, status: gone.or(answered), took })
+    let by_color: BTreeMap<Color, usize> =
+        colors.enumerate().filter_map(|(at, color)| Some((color?, at))).collect();
+    let last = by_color.values().copied().max();
+    let samples = by_color.into_iter().map(|(color, at)| line.sample(color, at, Some(at) == last));
+    samples.flatten().collect()
+}
+
+impl Line {
+    /// One of the tries; only the last one can be what the client did not wait for.
+    fn sample(&self, color: Color, at: usize, is_last: bool) -> Option<Sample> {
+        let answered = tries(&self.answered).nth(at).and_then(status);
+        let gone = status(&self.status).filter(|status| *status == CLIENT_GONE && is_last);
+        let took = if answered == Some(SWITCHING) { &self.began } else { &self.took };
+        let took = tries(took).nth(at).and_then(seconds)?;
+        Some(Sample { color, status: gone.or(answered), took })
+    }
 }
 
 /// The parts of one of nginx's lists: after a server that failed there is a comma, after a redirect to another group
@@ -113,7 +126,7 @@ mod tests {
 
     const PORTS: Ports = Ports { blue: 9501, green: 9502 };
 
-    fn told(status: &str, to: &str, answered: &str, took: &str) -> Option<Sample> {
+    fn told(status: &str, to: &str, answered: &str, took: &str) -> Vec<Sample> {
         let line = format!(
             "<190>Nov 21 14:00:00 bgd: {{\"status\":\"{status}\",\"to\":\"{to}\",\"answered\":\"{answered}\",\
              \"began\":\"0.001\",\"took\":\"{took}\"}}"
@@ -121,46 +134,54 @@ mod tests {
         parse(line.as_bytes(), PORTS)
     }
 
-    fn sample(color: crate::rules::ids::Color, status: Option<u16>, ms: u64) -> Option<Sample> {
-        Some(Sample { color, status, took: Duration::from_millis(ms) })
+    fn sample(color: Color, status: Option<u16>, ms: u64) -> Sample {
+        Sample { color, status, took: Duration::from_millis(ms) }
     }
 
     #[test]
     fn a_request_is_told_with_color_status_and_time() {
-        assert_eq!(told("200", "127.0.0.1:9501", "200", "1.042"), sample(Blue, Some(200), 1042));
-        assert_eq!(told("503", "127.0.0.1:9502", "503", "0.000"), sample(Green, Some(503), 0));
+        assert_eq!(told("200", "127.0.0.1:9501", "200", "1.042"), [sample(Blue, Some(200), 1042)]);
+        assert_eq!(told("503", "127.0.0.1:9502", "503", "0.000"), [sample(Green, Some(503), 0)]);
     }
 
     #[test]
-    fn of_several_tries_the_last_of_the_app_s_counts() {
-        let both = "127.0.0.1:9502, 127.0.0.1:9501";
-        assert_eq!(told("200", both, "502, 200", "0.001, 0.020"), sample(Blue, Some(200), 20));
+    fn a_color_that_refused_is_blamed_though_the_other_one_answered() {
+        let both = told("200", "127.0.0.1:9502, 127.0.0.1:9501", "502, 200", "0.001, 0.020");
+        assert_eq!(both, [sample(Blue, Some(200), 20), sample(Green, Some(502), 1)]);
         let redirected = "127.0.0.1:9502 : 10.0.0.1:80";
-        assert_eq!(told("404", redirected, "200 : 404", "0.003 : 0.020"), sample(Green, Some(200), 3));
+        assert_eq!(told("404", redirected, "200 : 404", "0.003 : 0.020"), [sample(Green, Some(200), 3)]);
+    }
+
+    #[test]
+    fn of_several_tries_on_one_color_the_last_counts() {
+        let twice = told("200", "127.0.0.1:9502, 127.0.0.1:9502", "502, 200", "0.001, 0.020");
+        assert_eq!(twice, [sample(Green, Some(200), 20)]);
     }
 
     #[test]
     fn a_client_that_went_away_is_no_error_and_no_answer_is_one() {
-        let gone = told("499", "127.0.0.1:9502", "-", "2.000").unwrap();
+        let gone = told("499", "127.0.0.1:9502", "-", "2.000")[0];
         assert_eq!((gone.is_error(), gone.took), (false, Duration::from_secs(2)));
-        assert!(told("502", "127.0.0.1:9502", "-", "0.000").unwrap().is_error());
+        assert!(told("502", "127.0.0.1:9502", "-", "0.000")[0].is_error());
+        let both = told("499", "127.0.0.1:9502, 127.0.0.1:9501", "502, -", "0.001, 2.000");
+        assert_eq!(both.iter().map(Sample::is_error).collect::<Vec<_>>(), [false, true]);
     }
 
     #[test]
     fn an_open_connection_is_as_slow_as_its_beginning() {
-        assert_eq!(told("101", "127.0.0.1:9501", "101", "3600.000"), sample(Blue, Some(101), 1));
+        assert_eq!(told("101", "127.0.0.1:9501", "101", "3600.000"), [sample(Blue, Some(101), 1)]);
     }
 
     #[test]
     fn what_is_not_about_the_app_is_no_sample() {
-        assert_eq!(told("502", "shop", "502", "0.000"), None);
-        assert_eq!(told("200", "127.0.0.1:9503", "200", "0.000"), None);
-        assert_eq!(told("200", "127.0.0.1:9501", "200", "-"), None);
-        assert_eq!(told("200", "", "", ""), None);
+        assert_eq!(told("502", "shop", "502", "0.000"), []);
+        assert_eq!(told("200", "127.0.0.1:9503", "200", "0.000"), []);
+        assert_eq!(told("200", "127.0.0.1:9501", "200", "-"), []);
+        assert_eq!(told("200", "", "", ""), []);
         for text in ["", "<190>Nov", "{}", "{\"status\":1}", "\u{e9}{"] {
-            assert_eq!(parse(text.as_bytes(), PORTS), None, "{text}");
+            assert_eq!(parse(text.as_bytes(), PORTS), [], "{text}");
         }
-        assert_eq!(parse(b"\xff{", PORTS), None);
+        assert_eq!(parse(b"\xff{", PORTS), []);
     }
 
     #[test]
@@ -183,7 +204,7 @@ mod tests {
         fn any_datagram_is_read_without_a_panic(head in "\\PC{0,9}", to in "[0-9.: ,]{0,40}", took in "[0-9., -]{0,60}") {
             let _ = told("200", &to, &took, &took);
             let _ = parse(format!("{head}{{{to}").as_bytes(), PORTS);
-            proptest::prop_assert!(told("200", "127.0.0.1:9501", "200", &took).is_none_or(|it| it.color == Blue));
+            proptest::prop_assert!(told("200", "127.0.0.1:9501", "200", &took).iter().all(|it| it.color == Blue));
         }
     }
 }

@@ -20,6 +20,8 @@ pub struct Routed {
     pub color: Option<Color>,
     /// The color beside it, and its share in percent.
     pub canary: Option<(Color, u16)>,
+    /// What takes the requests that the live color refuses.
+    pub backup: Option<Color>,
     /// Which state of the front.
     pub generation: Generation,
     /// What runs there.
@@ -124,22 +126,23 @@ impl Routed {
     /// All of it to one color, by a hand.
     fn moved(self, to: Option<Color>) -> Self {
         match to {
-            Some(color) => Self { color: Some(color), canary: None, ..self },
+            Some(color) => Self { color: Some(color), canary: None, backup: None, ..self },
             None => self,
         }
     }
 }
 
 fn in_force(effect: Effect, contradiction: Option<Contradiction>) -> Routed {
-    let Effect { color, canary, share, generation, release, .. } = effect;
+    let Effect { color, canary, share, backup, generation, release, .. } = effect;
     let canary = canary.map(|canary| (canary, share));
-    Routed { color, canary, generation, release, source: Source::Effect, contradiction }
+    Routed { color, canary, backup, generation, release, source: Source::Effect, contradiction }
 }
 
 fn on_file(include: &Include, contradiction: Option<Contradiction>) -> Routed {
     Routed {
         color: include.route.color(),
         canary: include.route.canary().map(|canary| (canary.color, include.route.canary_share())),
+        backup: include.route.backup.as_ref().map(|backup| backup.color),
         generation: include.route.generation,
         release: include.route.live().map(|backend| backend.release.clone()),
         source: Source::File,

@@ -201,15 +201,14 @@ impl Turn<'_> {
 
     /// The pivot: from here on bgd rolls forward, or back through the same machine.
     pub(super) fn switch(&mut self, work: Work) {
-        let to = Some(backend(&work.release, work.color));
-        let effect = self.route(to);
+        let effect = self.route_new(&work);
         self.app.pipeline = Pipeline::Switching(Work { effect, ..work });
         self.enter(Phase::Switching);
     }
 
     /// The front is proven to route to the new color.
     pub(super) fn switched(&mut self, mut work: Work) {
-        self.app.front_unsure = false;
+        self.front_is_sure();
         self.app.canary = None;
         self.app.pipeline = Pipeline::Switching(work.clone());
         self.stepped(&mut work.deploy, Phase::Switching);
@@ -220,8 +219,7 @@ impl Turn<'_> {
             let (release, color) = (work.release.clone(), work.color);
             self.act(Action::RunHook { hook: Hook::AfterLive, release, color, failure: None });
         }
-        let watched = matches!(work.deploy.kind, Kind::Push | Kind::Manual { .. });
-        if watched && !self.context.policy.watch.is_zero() && !self.app.down_wanted {
+        if self.is_watched(&work) {
             let period = Some(self.context.policy.watch);
             self.watch(work, former, period);
             self.enter(Phase::Watching);
@@ -229,6 +227,12 @@ impl Turn<'_> {
             self.adopt_as_previous(former);
             self.retire(work.deploy, work.release, End::live());
         }
+    }
+
+    /// Whether it is watched once it is live.
+    pub(super) fn is_watched(&self, work: &Work) -> bool {
+        let new = matches!(work.deploy.kind, Kind::Push | Kind::Manual { .. });
+        new && !self.context.policy.watch.is_zero() && !self.app.down_wanted
     }
 
     pub(super) fn watch(&mut self, work: Work, former: Option<Release>, period: Option<Duration>) {

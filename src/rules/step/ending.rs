@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::Turn;
 use crate::rules::{
     app::{
-        Deploy, DownStage, End, Hold, Idle, Instance, Kind, Live, Pipeline, Release, Serving, Until, Verdict,
-        Work,
+        Backup, Deploy, DownStage, End, Hold, Idle, Instance, Kind, Live, Pipeline, Release, Serving, Until,
+        Verdict, Work,
     },
     effect::{Action, Hook, Note},
     event::Done,
@@ -173,6 +173,8 @@ impl Turn<'_> {
     /// Ends the deploy when the idle color is as it should be.
     pub(super) fn settle_retiring(&mut self) -> bool {
         match &self.app.idle {
+            // It goes once the front has proven that it is no backup any more.
+            Idle::Warm { timer: None, .. } if self.app.backup != Backup::Absent => return false,
             Idle::Vacant | Idle::Warm { .. } => {}
             Idle::Taken | Idle::Draining { .. } | Idle::Stopping { .. } => return false,
         }
@@ -316,6 +318,7 @@ impl Turn<'_> {
                 self.stay_in_service(live);
             }
             (DownStage::Unrouting, Ok(_)) => {
+                self.front_is_sure();
                 if let Instance::Starting { effect, .. } | Instance::Waiting { effect, .. } = live.instance {
                     self.act(Action::Cancel(effect));
                     self.set_dead();

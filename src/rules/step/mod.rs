@@ -56,6 +56,8 @@ pub struct Policy {
     pub hold_inconclusive: bool,
     /// Length of the watch after a flip.
     pub watch: Duration,
+    /// Whether the former release is the front's backup during the watch.
+    pub backup: bool,
     /// How long the former color is kept warm.
     pub standby: Duration,
     /// Restart a live instance that dies.
@@ -272,6 +274,7 @@ impl Turn<'_> {
     /// Starts what waits for its turn. Runs at the end of each step, until nothing more moves.
     fn settle(&mut self) {
         loop {
+            self.settle_backup();
             let moved = match &self.app.pipeline {
                 Pipeline::Resting => self.settle_resting(),
                 Pipeline::Retiring { .. } => self.settle_retiring(),

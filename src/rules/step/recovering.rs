@@ -2,9 +2,9 @@
 //! machine. What the front routes is the truth about live; the record explains it, and gives way to it. Every
 //! effect that was under way is asked for again under a new number.
 
-use super::{Turn, canary::Told, deploying::backend};
+use super::{Turn, canary::Told};
 use crate::rules::{
-    app::{DownStage, End, Idle, Instance, Live, Pipeline, Release, Serving, Until, Work},
+    app::{Backup, DownStage, End, Idle, Instance, Live, Pipeline, Release, Serving, Until, Work},
     effect::{Action, Hook, Note},
     event::{Facts, Routed, Want},
     ids::{Color, EffectId, ReleaseId},
@@ -16,6 +16,10 @@ impl Turn<'_> {
         // Nothing of the former life reports any more.
         let was_rerouting = self.app.rerouting.take().is_some();
         self.app.front_unsure = facts.routed == Routed::Unknown;
+        if facts.backup && self.app.backup == Backup::Absent {
+            // Told of without a record, on a full disk.
+            self.app.backup = Backup::Withdrawn;
+        }
         self.recover_contradiction(facts);
         self.recover_pipeline(facts);
         self.recover_idle(facts);
@@ -452,8 +456,7 @@ impl Turn<'_> {
                 self.reroute();
             }
             (_, true) => {
-                let to = Some(backend(&work.release, work.color));
-                let effect = self.route(to);
+                let effect = self.route_new(&work);
                 self.app.pipeline = Pipeline::Switching(Work { effect, ..work });
             }
             (_, false) => {

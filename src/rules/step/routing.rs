@@ -5,8 +5,8 @@
 use super::{Turn, deploying::backend};
 use crate::rules::{
     app::{
-        Deploy, DownStage, End, Idle, Instance, Kind, Live, Pipeline, Release, Rerouting, Serving, Telling,
-        Work,
+        Backup, Deploy, DownStage, End, Idle, Instance, Kind, Live, Pipeline, Release, Rerouting, Serving,
+        Telling, Work,
     },
     backoff,
     effect::{Action, Backend, Canary, Note},
@@ -21,7 +21,17 @@ const FIRST: Telling = Telling::Now { attempt: 1 };
 impl Turn<'_> {
     /// Tells the front; whatever it was told beside this is void.
     pub(super) fn route(&mut self, to: Option<Backend>) -> EffectId {
-        self.tell(to, None)
+        self.tell(to, None, None)
+    }
+
+    /// Tells the front of the release that this deploy makes live, with the former one behind it for the watch.
+    pub(super) fn route_new(&mut self, work: &Work) -> EffectId {
+        let former = self.app.live().filter(|live| matches!(live.instance, Instance::Up { .. }));
+        let former = former.map(|live| backend(&live.release, live.color));
+        let backup = former.filter(|former| {
+            self.context.policy.backup && former.color != work.color && self.is_watched(work)
+        });
+        self.tell(Some(backend(&work.release, work.color)), None, backup)
     }
 
     /// Tells the front what is live, and the share of a canary that is under way.
@@ -31,15 +41,36 @@ impl Turn<'_> {
             Serving::OutOfService(_) | Serving::Nothing => None,
         };
         let canary = self.sharing();
-        self.tell(to, canary)
+        let backup = self.warm_backup();
+        self.tell(to, canary, backup)
     }
 
-    fn tell(&mut self, to: Option<Backend>, canary: Option<Canary>) -> EffectId {
+    /// The former release, while the one that is live is watched.
+    fn warm_backup(&self) -> Option<Backend> {
+        let watching = matches!(self.app.pipeline, Pipeline::Watching { .. });
+        match &self.app.idle {
+            Idle::Warm { release, .. } if watching && self.context.policy.backup => {
+                Some(backend(release, self.app.idle_color()))
+            }
+            Idle::Vacant
+            | Idle::Taken
+            | Idle::Warm { .. }
+            | Idle::Draining { .. }
+            | Idle::Stopping { .. } => None,
+        }
+    }
+
+    fn tell(&mut self, to: Option<Backend>, canary: Option<Canary>, backup: Option<Backend>) -> EffectId {
         if let Some(older) = self.app.rerouting.take() {
             self.act(Action::Cancel(older.effect));
         }
         self.app.generation.0 += 1;
-        self.act(Action::Route { generation: self.app.generation, to, canary })
+        self.app.backup = match (&backup, self.app.backup) {
+            (Some(_), _) => Backup::Told,
+            (None, Backup::Absent) => Backup::Absent,
+            (None, Backup::Told | Backup::Withdrawn) => Backup::Withdrawn,
+        };
+        self.act(Action::Route { generation: self.app.generation, to, canary, backup })
     }
 
     /// The front routes nothing now: it is told again, by whoever tells it at this point.
@@ -47,7 +78,7 @@ impl Turn<'_> {
         match self.app.pipeline.clone() {
             Pipeline::Switching(work) => {
                 self.call_off(work.effect);
-                let effect = self.route(Some(backend(&work.release, work.color)));
+                let effect = self.route_new(&work);
                 self.app.pipeline = Pipeline::Switching(Work { effect, ..work });
             }
             Pipeline::Sharing(work) => {
@@ -88,6 +119,29 @@ impl Turn<'_> {
         }
     }
 
+    /// The front is proven to route as it was told last.
+    pub(super) fn front_is_sure(&mut self) {
+        self.app.front_unsure = false;
+        if self.app.backup == Backup::Withdrawn {
+            self.app.backup = Backup::Absent;
+        }
+    }
+
+    /// A backup is for the watch alone: after it the front is told of none, before its color is emptied.
+    pub(super) fn settle_backup(&mut self) {
+        let told_anyway = matches!(
+            self.app.pipeline,
+            Pipeline::Switching(_)
+                | Pipeline::Watching { .. }
+                | Pipeline::Reverting { .. }
+                | Pipeline::Replacing { .. }
+                | Pipeline::TakingDown { .. }
+        );
+        if self.app.backup != Backup::Absent && !told_anyway && self.app.rerouting.is_none() {
+            self.reroute();
+        }
+    }
+
     /// What is not waited for may have come true all the same.
     pub(super) fn call_off(&mut self, switch: EffectId) {
         self.act(Action::Cancel(switch));
@@ -107,7 +161,8 @@ impl Turn<'_> {
         match (telling, result) {
             (Telling::Now { .. }, Ok(_)) => {
                 self.app.rerouting = None;
-                self.app.front_unsure = false;
+                self.front_is_sure();
+                self.retire_leftover();
             }
             (Telling::Now { attempt }, Err(trouble)) => {
                 self.note(Note::Trouble(trouble.clone()));
@@ -171,7 +226,7 @@ impl Turn<'_> {
     }
 
     pub(super) fn traffic_is_back(&mut self, work: Work, end: End) {
-        self.app.front_unsure = false;
+        self.front_is_sure();
         let had_share = self.app.canary.take().is_some();
         let was_switched = self.app.live().is_some_and(|live| live.release.id == work.release.id);
         match (was_switched, &self.app.idle) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Turn;
 use crate::rules::{
-    app::{End, Idle, Instance, Live, Pipeline, Release, Serving, Work},
+    app::{Backup, End, Idle, Instance, Live, Pipeline, Release, Serving, Work},
     backoff,
     effect::{Action, Note},
     event::Done,
@@ -319,9 +319,14 @@ impl Turn<'_> {
 
     /// Sends a warm color on its way: drain, then stop.
     pub(super) fn retire_warm(&mut self) {
-        let Idle::Warm { release, timer, .. } = self.app.idle.clone() else { return };
+        let Idle::Warm { release, timer, healthy } = self.app.idle.clone() else { return };
         if let Some(timer) = timer {
             self.act(Action::Cancel(timer));
+        }
+        if self.app.backup != Backup::Absent {
+            // It goes once the front has proven that it is no backup any more.
+            self.app.idle = Idle::Warm { release, timer: None, healthy };
+            return;
         }
         let color = self.app.idle_color();
         let effect = self.act(Action::Drain { color });

@@ -36,6 +36,7 @@ pub fn quiet_policy() -> Policy {
         warmup: false,
         canary: Vec::new(),
         hold_inconclusive: false,
+        backup: false,
         watch: Duration::from_secs(30),
         standby: Duration::ZERO,
         restart: true,
@@ -186,6 +187,21 @@ impl Bench {
             _ => None,
         });
         told.flatten().map(|canary| (canary.backend.color, canary.share.get()))
+    }
+
+    /// The color of the backup that the front was told of last.
+    pub fn backup(&self) -> Option<Color> {
+        let told = self.acts.iter().rev().find_map(|action| match action {
+            Action::Route { backup, .. } => Some(backup.as_ref()),
+            _ => None,
+        });
+        told.flatten().map(|backup| backup.color)
+    }
+
+    /// The route that is told again beside a deploy is proven.
+    pub fn rerouted(&mut self) -> Step {
+        let effect = self.app.rerouting.expect("the front is told again").effect;
+        self.end(effect, Ok(Done::Ensured))
     }
 
     pub fn outcomes(&self) -> Vec<Outcome> {
