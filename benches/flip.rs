@@ -1,6 +1,6 @@
 //! The way back while the other color is warm: from the request on the control socket to the first answer of the
 //! other color, seen by a client that asks all the time, on the builtin front and behind nginx; and the whole
-//! command `bgd flip`. Against what nginx takes by itself from `nginx -s reload` to the first answer, in the same
+//! command `bgd flip`; behind nginx on ports, where it reloads, and on unix sockets, where it moves a link. Against what nginx takes by itself from `nginx -s reload` to the first answer, in the same
 //! run and in rounds that take turns.
 
 mod stage;
@@ -201,39 +201,42 @@ fn run() -> Res<()> {
     let rounds = stage::count("ROUNDS", 25);
     let place = Place::new()?;
     let nginx = Nginx::prepare(&place)?;
-    let [b1, g1, f1, b2, g2, f2, b3, g3, f3]: [u16; 9] = place::free_ports()?;
+    let [b1, g1, f1, b2, g2, f2, b3, g3, f3, f4]: [u16; 10] = place::free_ports()?;
     let remote = |name: &str| Remote::create(&place.path(&format!("{name}.git")));
-    let (shop, site) = (remote("shop")?, remote("site")?);
+    let (shop, site, link) = (remote("shop")?, remote("site")?, remote("link")?);
     let mut apps = vec![Flipped::app(&shop, "shop", [b1, g1], builtin(local(f1)))];
     if let Some(nginx) = &nginx {
         nginx.site("site", local(f2))?;
         nginx.site("hand", local(f3))?;
         nginx.upstream("hand", b3, "")?;
         apps.push(Flipped::app(&site, "site", [b2, g2], nginx.front("site")));
+        nginx.site("link", local(f4))?;
+        apps.push(Flipped::app(&link, "link", [0, 0], nginx.front("link")));
     }
     let daemon = Daemon::start(&place, &apps)?;
     let mut on_builtin = Flipped::new(&daemon, &shop, "shop", f1)?;
     let mut behind = None;
     if let Some(nginx) = &nginx {
         nginx.start_with("bgd-site.conf")?;
-        behind =
-            Some((Flipped::new(&daemon, &site, "site", f2)?, Reloaded::new(&place, [b3, g3, f3])?, nginx));
+        let apps = [Flipped::new(&daemon, &site, "site", f2)?, Flipped::new(&daemon, &link, "link", f4)?];
+        behind = Some((apps, Reloaded::new(&place, [b3, g3, f3])?, nginx));
     }
     for number in 0..rounds {
         on_builtin.round(&daemon)?;
-        if let Some((site, alone, nginx)) = &mut behind {
+        if let Some(([site, link], alone, nginx)) = &mut behind {
             site.round(&daemon)?;
             nginx.settled()?;
+            link.round(&daemon)?;
             alone.round(nginx, number)?;
         }
     }
-    let behind = behind.as_ref().map(|(site, alone, _)| (site, &alone.first));
+    let behind = behind.as_ref().map(|(apps, alone, _)| (apps, &alone.first));
     report(&on_builtin, behind, rounds);
     drop(daemon);
     Ok(())
 }
 
-fn report(shop: &Flipped, behind: Option<(&Flipped, &Sample)>, rounds: usize) {
+fn report(shop: &Flipped, behind: Option<(&[Flipped; 2], &Sample)>, rounds: usize) {
     let title =
         format!("warm flip, {rounds} rounds: from the request to the first answer of the other color");
     let mut table = Table::new(&title, &["", "median", "p90", "reload = 1", "aim", ""]);
@@ -245,13 +248,17 @@ fn report(shop: &Flipped, behind: Option<(&Flipped, &Sample)>, rounds: usize) {
     let met = verdict(shop.first.median(), 1.0);
     row("builtin, control socket", &shop.first, [none(), "<= 1 ms".to_owned(), met]);
     row("builtin, `bgd flip` as a whole", &shop.command, [none(), none(), none()]);
-    if let Some((site, floor)) = behind {
+    if let Some(([site, link], floor)) = behind {
         let over = |sample: &Sample| sample.median() / floor.median();
         let ratio = format!("{:.2}", over(&site.first));
         let aim = format!("<= {}", ms(floor.median() * 1.1));
         row("nginx, control socket", &site.first, [ratio, aim, verdict(over(&site.first), 1.1)]);
         let ratio = format!("{:.2}", over(&site.command));
         row("nginx, `bgd flip` as a whole", &site.command, [ratio, none(), none()]);
+        let ratio = format!("{:.2}", over(&link.first));
+        row("nginx, link to a unix socket", &link.first, [ratio, none(), none()]);
+        let ratio = format!("{:.2}", over(&link.command));
+        row("nginx, link, `bgd flip` as a whole", &link.command, [ratio, none(), none()]);
         row("nginx -s reload alone", floor, ["1.00".to_owned(), none(), none()]);
     }
     table.print();

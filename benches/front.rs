@@ -21,7 +21,10 @@ use bgd::{
         builtin::{Front, FrontPlace},
         route::{Backend, Route},
     },
-    rules::ids::{Color, Generation},
+    rules::{
+        address::Address,
+        ids::{Color, Generation},
+    },
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use stage::{
@@ -115,7 +118,8 @@ async fn front(place: &Place, listen: u16, backend: u16) -> Res<Front> {
     let front = Front::new(BGD.into(), at);
     front.ensure_running().await?;
     let release = "20261121T101112Z-1-0123456".parse()?;
-    let backends = vec![Backend { color: Color::Blue, port: backend, weight: 100, release }];
+    let backends =
+        vec![Backend { color: Color::Blue, address: Address::Port(backend), weight: 100, release }];
     front.route(&Route::new(Generation(1), backends)).await?;
     Ok(front)
 }

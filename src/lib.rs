@@ -12,7 +12,8 @@
 //! ```
 //!
 //! What holds when things go wrong, and the test of each promise: [`promises`].
-//! Beside them, known to all: `errors` prints a chain of errors, `privilege` is what a started command inherits.
+//! Beside them, known to all: `errors` prints a chain of errors, `privilege` is what a started command inherits,
+//! `unix_sockets` what the kernel knows of unix sockets.
 
 pub mod api;
 pub mod build;
@@ -29,3 +30,4 @@ pub mod process;
 pub mod promises;
 pub mod rules;
 pub mod store;
+pub mod unix_sockets;

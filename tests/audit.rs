@@ -24,16 +24,21 @@ fn stage() -> Option<Stage> {
 #[test]
 fn a5_a_forced_push_is_refused_where_only_fast_forwards_are_allowed() {
     let Some(stage) = stage() else { return };
+    let two = stage.push_live("two");
+    // Where the branch was counts from the first push on, also for a rule that comes later.
     stage.configure("fast_forward_only = true");
     stage.done(&["reload"]);
-    stage.push_live("one");
-    let two = stage.push_live("two");
-    stage.git(&["commit", "-q", "--amend", "-m", "Make another two"]);
-    stage.git(&["push", "-q", "-f", "origin", "HEAD:main"]);
-    let forced = stage.git(&["rev-parse", "HEAD"]);
-    let status = stage.until("the forced push is refused", |status| status["last"]["commit"] == *forced);
-    assert_eq!(status["last"]["outcome"], "failed");
-    assert!(status["last"]["error"].as_str().unwrap().contains("rewound"), "{status:#}");
+    let force = |subject: &str| {
+        stage.git(&["commit", "-q", "--amend", "-m", subject]);
+        stage.git(&["push", "-q", "-f", "origin", "HEAD:main"]);
+        let forced = stage.git(&["rev-parse", "HEAD"]);
+        let status = stage.until("the forced push is refused", |status| status["last"]["commit"] == *forced);
+        assert_eq!(status["last"]["outcome"], "failed");
+        assert!(status["last"]["error"].as_str().unwrap().contains("rewound"), "{status:#}");
+    };
+    force("Make another two");
+    fs::remove_dir_all(stage.path("state/shop/mirror.git")).unwrap();
+    force("Make a third two");
     assert_eq!(stage.value("live.commit"), two);
     assert!(stage.done(&["why"]).contains("rewound"));
     // The branch put right is followed again.

@@ -14,8 +14,8 @@ use std::{
 
 use bgd::{
     api::wire::{
-        Answer, AppReport, DaemonReport, DeployRecord, EventRecord, ExecPlan, Exit, FlipReport, LiveReport,
-        Progress, Refusal, RemoteReport, Reply, Request, RollbackReport, Status,
+        Answer, AppReport, DaemonReport, DeployRecord, EventRecord, ExecPlan, Exit, FlipReport,
+        InstanceReport, LiveReport, Progress, Refusal, RemoteReport, Reply, Request, RollbackReport, Status,
     },
     privilege::NewPrivileges,
     rules::{
@@ -120,13 +120,15 @@ fn app(name: &str, state: AppState) -> AppReport {
         trouble: None,
         live: serves.then(|| LiveReport {
             color: Color::Blue,
-            port: 9501,
+            port: Some(9501),
+            socket: None,
             release: ReleaseId::new("20261121T073912Z", 6, &commit("a1")),
             commit: commit("a1"),
             subject: Some("Fix the cart".to_owned()),
             author: Some("Ann".to_owned()),
             pid: Some(4300),
             healthy: Some(true),
+            instances: vec![InstanceReport { port: Some(9501), pid: Some(4300), healthy: Some(true) }],
             since: stamp(0),
         }),
         idle: None,

@@ -34,5 +34,9 @@ mod living;
 mod meter;
 #[path = "daemon/refused.rs"]
 mod refused;
+#[path = "daemon/several.rs"]
+mod several;
+#[path = "daemon/sockets.rs"]
+mod sockets;
 #[path = "daemon/warming.rs"]
 mod warming;

@@ -6,6 +6,8 @@ mod canary;
 mod figures;
 #[path = "front_builtin/support.rs"]
 mod support;
+#[path = "front_builtin/unix.rs"]
+mod unix;
 #[path = "front_builtin/upgrade.rs"]
 mod upgrade;
 

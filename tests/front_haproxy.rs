@@ -5,14 +5,17 @@ mod haproxy_stage;
 use std::{collections::BTreeSet, task::Poll, time::Duration};
 
 use bgd::{
-    config::settings::{HaproxyServers, HaproxySettings, Sticky},
+    config::settings::{Addresses, HaproxyServers, HaproxySettings, Sticky},
     front::{
         haproxy::{Haproxy, HaproxyError, Life, Limits, report},
         route::Route,
     },
-    rules::ids::{
-        Color::{Blue, Green},
-        Generation,
+    rules::{
+        address::Address,
+        ids::{
+            Color::{Blue, Green},
+            Generation,
+        },
     },
 };
 use haproxy_stage::{Stage, read, shipped};
@@ -29,7 +32,8 @@ macro_rules! stage {
 
 /// Nothing here fails for want of time.
 fn limits() -> Limits {
-    Limits { check: Duration::from_secs(30), proof: Duration::from_secs(30) }
+    let long = Duration::from_secs(30);
+    Limits { check: long, verdict: long, proof: long }
 }
 
 async fn route(stage: &Stage, to: &Route) {
@@ -344,6 +348,65 @@ async fn a_change_by_hand_is_said_with_where_the_traffic_goes() {
 }
 
 #[tokio::test]
+async fn servers_on_unix_sockets_are_flipped_as_those_on_ports() {
+    let mut stage = stage!(&[]);
+    let file = stage.path("haproxy.cfg");
+    let mut text = std::fs::read_to_string(&file).unwrap();
+    for (color, port) in [(Blue, stage.blue.port), (Green, stage.green.port)] {
+        let path = stage.path(&format!("{color}.sock"));
+        door(&path, port);
+        text = text.replace(&format!("127.0.0.1:{port}"), &format!("unix@{}", path.display()));
+    }
+    std::fs::write(&file, text).unwrap();
+    stage.restart();
+    let of = |color| Address::Socket(stage.path(&format!("{color}.sock")));
+    let settings = HaproxySettings {
+        socket: stage.path("h.sock"),
+        backend: "shop".to_owned(),
+        servers: HaproxyServers { blue: "blue".to_owned(), green: "green".to_owned() },
+        state_file: None,
+    };
+    let haproxy = Haproxy::new(settings, Addresses { blue: of(Blue), green: of(Green), each: 1 });
+    haproxy.preflight().await.unwrap();
+    for live in [Blue, Green, Blue] {
+        haproxy.route(&stage.to(live, None), limits()).await.unwrap();
+        assert_eq!(stage.colors(20), [(live.to_string(), 20)].into());
+        assert_eq!(haproxy.routed().await.unwrap().0.live, Some(live));
+        assert_eq!(haproxy.drained(live.other(), Duration::from_secs(30)).await.unwrap(), 0);
+    }
+    let (text, hint) = {
+        let err = stage.haproxy.preflight().await.unwrap_err();
+        (err.to_string(), err.hint().unwrap_or_default())
+    };
+    let expected =
+        format!("haproxy's server shop/blue is a unix socket, but blue listens on port {}", stage.blue.port);
+    assert!(text == expected && hint.contains("`ports`"), "{text}: {hint}");
+}
+
+/// A way by a socket to whoever listens on the port; its threads end with the test's process.
+fn door(path: &std::path::Path, port: u16) {
+    let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
+    std::thread::spawn(move || {
+        for outside in listener.incoming() {
+            let (Ok(outside), Ok(inside)) = (outside, std::net::TcpStream::connect(("127.0.0.1", port)))
+            else {
+                continue;
+            };
+            let (mut from, mut to) = (outside.try_clone().unwrap(), inside.try_clone().unwrap());
+            let (mut back_from, mut back_to) = (inside, outside);
+            std::thread::spawn(move || {
+                let _ended = std::io::copy(&mut from, &mut to);
+                to.shutdown(std::net::Shutdown::Write)
+            });
+            std::thread::spawn(move || {
+                let _ended = std::io::copy(&mut back_from, &mut back_to);
+                back_to.shutdown(std::net::Shutdown::Both)
+            });
+        }
+    });
+}
+
+#[tokio::test]
 async fn what_does_not_fit_is_said_with_both_sides() {
     let stage = stage!(&[]);
     let other = |backend: &str, green: &str, ports| {
@@ -393,7 +456,19 @@ async fn a_socket_that_may_not_move_traffic_is_said() {
     assert!(err.is_closed() && err.hint().unwrap().contains("level admin"), "{err}");
 }
 
-#[tokio::test]
+/// It is checked, and fails.
+fn until_down(stage: &Stage, server: &str) {
+    stage.eventually("it is down", |stage| {
+        let states = stage.ask("show servers state shop").unwrap_or_default();
+        let line = states.lines().find(|line| line.split(' ').nth(3) == Some(server)).unwrap_or_default();
+        let [operation, admin] =
+            [5, 6].map(|at| line.split(' ').nth(at).and_then(|it| it.parse::<u8>().ok()));
+        // Not in maintenance.
+        operation == Some(0) && admin.is_some_and(|admin| admin & 0x63 == 0)
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn f2_a_color_that_fails_haproxys_own_check_gets_nothing_and_the_old_one_never_left() {
     let with_check = shipped(&[]).replace(
         "    default-server",
@@ -402,19 +477,26 @@ async fn f2_a_color_that_fails_haproxys_own_check_gets_nothing_and_the_old_one_n
     let Some(stage) = Stage::with(&with_check) else { return };
     route(&stage, &stage.to(Blue, None)).await;
     stage.green.fail_checks();
-    let err = stage.haproxy.route(&stage.to(Green, None), limits()).await.unwrap_err();
+    let soon = Limits { verdict: Duration::ZERO, ..limits() };
+    let err = stage.haproxy.route(&stage.to(Green, None), soon).await.unwrap_err();
     assert_eq!(err.to_string(), "haproxy's own check of shop/green fails: L7STS 500");
     let standing = stage.haproxy.routed().await.unwrap().0;
     assert_eq!((standing.live, standing.canary), (Some(Blue), None));
     assert_eq!(stage.haproxy.trouble().await.unwrap(), None);
     assert_eq!(stage.colors(30), [("blue".to_owned(), 30)].into());
+    // What passes it after all is no failure.
+    let told = tokio::spawn({
+        let (haproxy, green) = (stage.haproxy.clone(), stage.to(Green, None));
+        async move { haproxy.route(&green, limits()).await }
+    });
+    until_down(&stage, "green");
+    stage.green.pass_checks();
+    told.await.unwrap().unwrap();
+    assert_eq!(stage.colors(30), [("green".to_owned(), 30)].into());
+    route(&stage, &stage.to(Blue, None)).await;
     // A live color that fails it later is said.
     stage.blue.fail_checks();
-    stage.eventually("it is down", |stage| {
-        stage
-            .ask("show stat shop 4 -1")
-            .is_ok_and(|stat| stat.lines().any(|line| line.contains(",blue,") && line.contains(",DOWN,")))
-    });
+    until_down(&stage, "blue");
     let found = stage.haproxy.trouble().await.unwrap().unwrap();
     assert!(found.said.contains("check of shop/blue fails: L7STS 500"), "{found:?}");
 }

@@ -9,9 +9,12 @@ use bgd::{
         Aftermath, Contradiction, How, Inclusion, NginxError, Permission, PlaceError, Proof, RouteError,
         Source,
     },
-    rules::ids::{
-        Color::{Blue, Green},
-        Generation,
+    rules::{
+        address::Address,
+        ids::{
+            Color::{Blue, Green},
+            Generation,
+        },
     },
 };
 use nginx_stage::{App, Load, Stage, eventually, limits, shell, soon};
@@ -29,6 +32,8 @@ macro_rules! stage {
 
 #[path = "front_nginx/gray.rs"]
 mod gray;
+#[path = "front_nginx/linked.rs"]
+mod linked;
 #[path = "front_nginx/told.rs"]
 mod told;
 
@@ -281,7 +286,10 @@ async fn f3_a_hand_edit_is_a_contradiction_until_the_next_flip() {
     let [blue, green] = [stage.ports.blue, stage.ports.green].map(|port| format!("server 127.0.0.1:{port}"));
     stage.write("conf.d/bgd-shop.conf", &stage.include().replace(&blue, &green));
     let routed = stage.nginx.routed().await.unwrap().unwrap();
-    assert_eq!(routed.contradiction, Some(Contradiction::Edited { ports: vec![stage.ports.green] }));
+    assert_eq!(
+        routed.contradiction,
+        Some(Contradiction::Edited { addresses: vec![Address::Port(stage.ports.green)] })
+    );
     stage.nginx.route(&stage.route(2, Green), limits()).await.unwrap();
     assert_eq!(stage.nginx.routed().await.unwrap().unwrap().contradiction, None);
 }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use bgd::{
-    git::{GitError, Kind, Limits, LocalWatch, Want, WatchMode, Worker, local_head},
+    git::{GitError, Kind, Limits, LocalWatch, Source, Want, WatchMode, Worker, local_head},
     rules::ids::CommitId,
 };
 use repo::{Bench, as_error};
@@ -169,6 +169,40 @@ async fn a5_fast_forward_only_refuses_a_rewound_branch_until_it_is_put_right() {
     let two = bench.commit("two");
     bench.force_push();
     assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, two);
+}
+
+#[tokio::test]
+async fn a5_the_tip_that_the_record_accepted_counts_where_the_mirror_is_new_or_remembers_another() {
+    for remote in [Remote::Path, Remote::Daemon] {
+        let bench = Bench::new();
+        let Some(server) = remote.serve(&bench) else { continue };
+        let one = bench.commit_and_push("one");
+        let source = Source { fast_forward_only: true, ..bench.source_at(&server) };
+        let worker = bench.worker_of(source);
+        worker.fetch(Want::Branch).await.unwrap();
+        let two = bench.commit_and_push("two");
+        // Accepted while the rule was off: by its name, which the mirror does not remember.
+        worker.fetch(Want::Rev(two.to_string())).await.unwrap();
+        bench.git(&["commit", "-q", "--amend", "--allow-empty", "-m", "two again"]);
+        let forced = bench.force_push();
+        // Nothing holds it any more but the record.
+        bench.git_bare(&["reflog", "expire", "--expire=now", "--all"]);
+        bench.git_bare(&["gc", "-q", "--prune=now"]);
+        for mirror in ["remembers the one before", "is new"] {
+            for want in [Want::Seen(forced.clone()), Want::Branch] {
+                let err = worker.fetch_after(Some(two.clone()), want).await.unwrap_err();
+                assert!(
+                    matches!(&err, GitError::Rewound { from, .. } if from == two.as_str()),
+                    "{mirror}: {err:?}"
+                );
+                assert!(err.hint().unwrap().contains("bgd deploy --rev"), "{err:?}");
+            }
+            fs::remove_dir_all(bench.mirror()).unwrap();
+        }
+        // Without the record a new mirror takes what it finds; with it, what goes on from there.
+        let found = worker.fetch_after(Some(one), Want::Branch).await.unwrap();
+        assert!(found.accepted && !found.rewound && found.commit == forced, "{found:?}");
+    }
 }
 
 #[tokio::test]
@@ -570,19 +604,44 @@ async fn a_local_watch_reports_a_push_within_a_fraction_of_a_second() {
 }
 
 #[tokio::test]
-async fn h4_many_small_fetches_leave_few_packs() {
+async fn h4_many_small_fetches_leave_few_packs_and_a_worker_that_holds_none_that_is_gone() {
     let bench = Bench::new();
     bench.commit_and_push("first");
     let worker = bench.worker();
-    let mut last = None;
-    for n in 0..120 {
-        last = Some(bench.fast_commit(&n.to_string()));
-        worker.fetch(Want::Branch).await.unwrap();
+    worker.fetch(Want::Branch).await.unwrap();
+    let commits = bench.fast_commits(130);
+    let mut most = 0;
+    for commit in &commits {
+        worker.fetch(Want::Rev(commit.to_string())).await.unwrap();
+        let pid = worker.pid().await.unwrap();
+        most = most.max(fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count());
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        let gone: Vec<_> =
+            maps.lines().filter(|line| line.contains("pack") && line.ends_with("(deleted)")).collect();
+        assert!(gone.is_empty(), "packs that were joined are held on to: {gone:#?}");
     }
+    assert!(most < 64, "{most} descriptors");
     let packs = fs::read_dir(bench.mirror().join("objects/pack")).unwrap().count();
-    assert!(packs < 120, "{packs} files for 120 fetches");
-    worker.checkout(&last.unwrap(), &bench.dir("out")).await.unwrap();
+    assert!((10..120).contains(&packs), "{packs} files for 130 fetches");
+    worker.checkout(commits.last().unwrap(), &bench.dir("out")).await.unwrap();
     bench.fsck(&bench.mirror());
+}
+
+#[tokio::test]
+async fn h4_a_worker_that_has_answered_often_is_replaced_between_two_requests() {
+    let bench = Bench::new();
+    let commit = bench.commit_and_push("first");
+    let worker = bench.worker();
+    worker.fetch(Want::Branch).await.unwrap();
+    let first = worker.pid().await.unwrap();
+    let mut asked = 0;
+    while worker.pid().await == Some(first) {
+        worker.describe(&commit).await.unwrap();
+        asked += 1;
+        assert!(asked <= 1_000, "the same process for ever");
+    }
+    repo::until("the worker has ended", || repo::is_gone(first));
+    assert_eq!(worker.head().await.unwrap().commit, commit);
 }
 
 #[tokio::test]

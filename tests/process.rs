@@ -19,12 +19,12 @@ use bgd::{
     config::settings::Limits,
     privilege::NewPrivileges,
     process::{
-        Exit, Handle, How, Limiter, LogSpec, Main, Overseer, Priority, Role, ShimError, Shims, Spec,
+        Exit, Handle, How, Limiter, LogSpec, Main, Overseer, Priority, Role, ShimError, Shims, Slot, Spec,
         StartError, StopRequest, StopSpec,
         identity::Identity,
         logs::{Follow, tail},
     },
-    rules::ids::Color,
+    rules::{address::Address, ids::Color},
 };
 
 /// Far beyond what any step needs, on a busy machine too.
@@ -54,7 +54,7 @@ impl House {
     fn spec(&self, script: &str) -> Spec {
         Spec {
             app: "shop".parse().unwrap(),
-            role: Role::Instance(Color::Blue),
+            role: Role::Instance(Slot { color: Color::Blue, index: 0 }),
             release: "20261121T101112Z-1-0123456".parse().unwrap(),
             argv: ["/bin/sh", "-c", script].map(String::from).into(),
             cwd: self.dir.path().into(),
@@ -69,6 +69,7 @@ impl House {
             time_limit: None,
             priority: Priority::Normal,
             limits: Limits::default(),
+            siblings: 1,
         }
     }
 
@@ -324,13 +325,14 @@ async fn d2_an_instance_that_shares_a_port_with_another_process_is_seen_on_it() 
     let port: u16 = until("the live one listens", || house.log().trim().parse().ok()).await;
     fs::write(house.path("port"), port.to_string()).unwrap();
     let mut second = listening(&house.spec(""));
-    second.role = Role::Instance(Color::Green);
+    second.role = Role::Instance(Slot { color: Color::Green, index: 0 });
     second.log.path = house.path("logs/green.log");
     let alone = house.start(&Spec { argv: ["sleep", "60"].map(String::from).into(), ..second.clone() }).await;
-    assert!(live.listens_on(port).unwrap());
-    assert!(!alone.listens_on(port).unwrap());
+    let listens = |one: &Handle| one.listens_on(&[Address::Port(1), Address::Port(port)]).unwrap();
+    assert_eq!(listens(&live), Some(Address::Port(port)));
+    assert_eq!(listens(&alone), None);
     let second = house.start(&second).await;
-    until("the second one listens too", || second.listens_on(port).unwrap().then_some(())).await;
+    until("the second one listens too", || listens(&second)).await;
     for handle in [live, second, alone] {
         soon(handle.kill()).await.unwrap();
         soon(handle.forget()).await.unwrap();

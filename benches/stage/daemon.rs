@@ -38,7 +38,7 @@ pub struct App<'a> {
     pub name: &'a str,
     /// Its remote.
     pub remote: PathBuf,
-    /// Blue and green.
+    /// Blue and green; twice 0: the app listens on unix sockets.
     pub ports: [u16; 2],
     /// The lines of `[app.NAME.front]`.
     pub front: String,
@@ -52,9 +52,13 @@ pub struct App<'a> {
 
 impl App<'_> {
     fn configuration(&self) -> String {
-        let Self { name, remote, ports: [blue, green], front, start, more, interval } = self;
+        let Self { name, remote, ports, front, start, more, interval } = self;
+        let listen = match ports {
+            [0, 0] => "listen = \"unix\"".to_owned(),
+            [blue, green] => format!("ports = [{blue}, {green}]"),
+        };
         format!(
-            "[app.{name}]\nremote = \"{}\"\nports = [{blue}, {green}]\nstart = {start}\n\
+            "[app.{name}]\nremote = \"{}\"\n{listen}\nstart = {start}\n\
              drain = \"5s\"\n{more}\n[app.{name}.health]\npath = \"/up\"\ninterval = \"{interval}\"\n\
              [app.{name}.watch]\nfor = \"0s\"\n[app.{name}.front]\n{front}\n",
             remote.display()
@@ -159,12 +163,23 @@ impl Daemon {
     /// Runs `bgd flip` and says how long the process took.
     pub fn flip_command(&self, app: &str) -> Res<Duration> {
         let begun = Instant::now();
-        let output = Command::new(BGD).args(["flip", app, "--config"]).arg(&self.config).output()?;
-        let took = begun.elapsed();
+        self.command(&["flip", app])?;
+        Ok(begun.elapsed())
+    }
+
+    /// What has happened so far, each event as `bgd events --json` tells it.
+    pub fn events(&self) -> Res<Vec<Value>> {
+        let text = self.command(&["events", "--json", "--since", "0"])?;
+        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    /// Runs `bgd` with these words; its output.
+    fn command(&self, words: &[&str]) -> Res<String> {
+        let output = Command::new(BGD).args(words).arg("--config").arg(&self.config).output()?;
         if output.status.success() {
-            return Ok(took);
+            return Ok(String::from_utf8(output.stdout)?);
         }
-        Err(format!("bgd flip: {}", String::from_utf8_lossy(&output.stderr)).into())
+        Err(format!("bgd {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr)).into())
     }
 }
 

@@ -5,9 +5,11 @@
 
 pub mod daemon;
 pub mod figures;
+pub mod haproxy;
 pub mod http;
 pub mod load;
 pub mod nginx;
+pub mod paced;
 pub mod place;
 pub mod proc;
 pub mod remote;
@@ -18,6 +20,7 @@ use std::process::ExitCode;
 pub use self::{
     daemon::Daemon,
     figures::{Sample, Table},
+    haproxy::Haproxy,
     nginx::Nginx,
     place::Place,
     remote::Remote,

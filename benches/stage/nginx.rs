@@ -45,13 +45,25 @@ impl Nginx {
 
     /// A site that hands everything to an upstream, over kept connections if the upstream keeps any.
     pub fn site(&self, upstream: &str, listen: SocketAddr) -> Res<()> {
+        self.site_with(upstream, listen, "")
+    }
+
+    /// The same, with further lines.
+    pub fn site_with(&self, upstream: &str, listen: SocketAddr, more: &str) -> Res<()> {
         let text = format!(
-            "server {{ listen {listen} backlog=4096; location / {{ proxy_pass http://{upstream}; \
+            "server {{ listen {listen} backlog=4096; {more} location / {{ proxy_pass http://{upstream}; \
              proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $host;\n\
              proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; \
              proxy_set_header X-Forwarded-Proto $scheme; }} }}\n"
         );
         Ok(fs::write(self.conf(&format!("site-{upstream}.conf")), text)?)
+    }
+
+    /// Writes a line for each request; without a log of its own nginx can't tell bgd of them.
+    pub fn keep_a_log(&self) -> Res<()> {
+        let file = self.prefix.join("nginx.conf");
+        let text = fs::read_to_string(&file)?.replace("access_log off;", "access_log access.log;");
+        Ok(fs::write(file, text)?)
     }
 
     /// An upstream written by hand.

@@ -1,4 +1,4 @@
-//! One app on either front, with its remote and a daemon of its own. Used by the benchmarks that run for long.
+//! One app on one front, with its remote and a daemon of its own. Used by the benchmarks that run for long.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Daemon, Nginx, Place, Remote, Res,
+    Daemon, Haproxy, Nginx, Place, Remote, Res,
     daemon::{App, DEMO, builtin},
     place,
 };
@@ -15,6 +15,8 @@ use super::{
 pub struct Scene {
     pub place: Place,
     pub nginx: Option<Nginx>,
+    /// Kept until the end.
+    pub haproxy: Option<Haproxy>,
     pub remote: Remote,
     pub daemon: Daemon,
     pub public: SocketAddr,
@@ -25,32 +27,64 @@ pub struct Scene {
 pub enum Kind {
     Builtin,
     Nginx,
+    Haproxy,
 }
 
 impl Kind {
     pub const BOTH: [Self; 2] = [Self::Builtin, Self::Nginx];
+    pub const ALL: [Self; 3] = [Self::Builtin, Self::Nginx, Self::Haproxy];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Builtin => "builtin",
             Self::Nginx => "nginx",
+            Self::Haproxy => "HAProxy",
         }
     }
 }
 
+/// What a scene is set with.
+#[derive(Debug, Clone, Copy)]
+pub struct Wants<'a> {
+    pub kind: Kind,
+    /// Further lines of the app's configuration.
+    pub more: &'a str,
+    /// `health.interval`.
+    pub interval: &'static str,
+    /// Further lines of nginx's site; where there are any, it keeps a log, and so can tell bgd of each request.
+    pub site: &'a str,
+    /// What is taken in of the shipped configuration of HAProxy.
+    pub haproxy: &'a [&'a str],
+}
+
 impl Scene {
-    /// With `more` in its configuration and probes this far apart; `None` where nginx is wanted and not installed.
+    /// With `more` in its configuration and probes this far apart; `None` where the front is wanted and not installed.
     pub fn set(kind: Kind, more: &str, interval: &'static str) -> Res<Option<Self>> {
+        Self::with(Wants { kind, more, interval, site: "", haproxy: &[] })
+    }
+
+    /// With all that can be wanted.
+    pub fn with(wants: Wants<'_>) -> Res<Option<Self>> {
         let place = Place::new()?;
         let [blue, green, public]: [u16; 3] = place::free_ports()?;
         let public = SocketAddr::from((Ipv4Addr::LOCALHOST, public));
-        let (nginx, front) = match kind {
-            Kind::Builtin => (None, builtin(public)),
+        let (mut nginx, mut haproxy) = (None, None);
+        let front = match wants.kind {
+            Kind::Builtin => builtin(public),
             Kind::Nginx => {
-                let Some(nginx) = Nginx::prepare(&place)? else { return Ok(None) };
-                nginx.site("shop", public)?;
-                let front = nginx.front("shop");
-                (Some(nginx), front)
+                let Some(prepared) = Nginx::prepare(&place)? else { return Ok(None) };
+                prepared.site_with("shop", public, wants.site)?;
+                if !wants.site.is_empty() {
+                    prepared.keep_a_log()?;
+                }
+                nginx.insert(prepared).front("shop")
+            }
+            Kind::Haproxy => {
+                let Some(started) = Haproxy::start(&place, public, [blue, green], wants.haproxy)? else {
+                    return Ok(None);
+                };
+                haproxy = Some(started);
+                Haproxy::front(&place)
             }
         };
         let remote = Remote::create(&place.path("shop.git"))?;
@@ -60,14 +94,14 @@ impl Scene {
             ports: [blue, green],
             front,
             start: DEMO,
-            more: more.to_owned(),
-            interval,
+            more: wants.more.to_owned(),
+            interval: wants.interval,
         };
         let daemon = Daemon::start(&place, &[app])?;
         if let Some(nginx) = &nginx {
             nginx.start_with("bgd-shop.conf")?;
         }
-        Ok(Some(Self { place, nginx, remote, daemon, public }))
+        Ok(Some(Self { place, nginx, haproxy, remote, daemon, public }))
     }
 
     /// Pushes a version and waits until it is live and the former one is gone.

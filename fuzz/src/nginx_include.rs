@@ -12,7 +12,10 @@ use bgd::{
         nginx::{Found, Include, Integrity, parse},
         route::{Backend, Preview, Route},
     },
-    rules::ids::{Color, CommitId, Generation, ReleaseId},
+    rules::{
+        address::Address,
+        ids::{Color, CommitId, Generation, ReleaseId},
+    },
 };
 
 /// A text as found on disk, which also makes up the names and numbers of one that is written.
@@ -38,13 +41,20 @@ fn claims_only_what_is_there(found: &Found, text: &str) {
     }
     for backend in &found.include.route.backends {
         assert!(text.contains(backend.color.as_str()), "{} is not in {text:?}", backend.color);
-        assert!(text.contains(&backend.port.to_string()), "{} is not in {text:?}", backend.port);
+        is_in(&backend.address, text);
     }
-    if let Integrity::Edited { ports } = &found.integrity {
-        for port in ports {
-            assert!(text.contains(&port.to_string()), "{port} is not in {text:?}");
-        }
+    if let Integrity::Edited { addresses } = &found.integrity {
+        addresses.iter().for_each(|address| is_in(address, text));
     }
+}
+
+fn is_in(address: &Address, text: &str) {
+    let said = match address {
+        Address::Port(port) => port.to_string(),
+        // In JSON some letters have other names, which a backslash would show.
+        Address::Socket(path) => path.to_string_lossy().into_owned(),
+    };
+    assert!(text.contains(&said), "{said} is not in {text:?}");
 }
 
 fn is_read_back(include: &Include) {
@@ -57,18 +67,22 @@ fn is_read_back(include: &Include) {
         && include.upstream.chars().all(plain)
     {
         let noted = parse(&format!("{text}# a note\n")).expect("a note does not make it unreadable");
-        assert_eq!(noted.integrity, Integrity::Edited { ports: reached(&include.route) });
+        assert_eq!(noted.integrity, Integrity::Edited { addresses: reached(include) });
     }
 }
 
 /// Live and canary where more than weights chooses between them, else what has a weight.
-fn reached(route: &Route) -> Vec<u16> {
+fn reached(include: &Include) -> Vec<Address> {
+    let route = &include.route;
+    if include.link.is_some() && route.backends.iter().all(|it| it.weight == 0) {
+        return include.link.iter().cloned().collect();
+    }
     let beside = route.live().zip(route.canary());
     let chosen =
         |canary: &Backend| route.preview.is_some() || (route.sticky != Sticky::None && canary.weight > 0);
     match beside.filter(|(_, canary)| chosen(canary)) {
-        Some((live, canary)) => vec![live.port, canary.port],
-        None => route.backends.iter().filter(|it| it.weight > 0).map(|it| it.port).collect(),
+        Some((live, canary)) => vec![live.address.clone(), canary.address.clone()],
+        None => route.backends.iter().filter(|it| it.weight > 0).map(|it| it.address.clone()).collect(),
     }
 }
 
@@ -94,7 +108,7 @@ fn made_of(data: &[u8], text: &str) -> Include {
     let commit: CommitId = "0123456789abcdef0123456789abcdef01234567".parse().expect("40 digits");
     let backend = |at: usize| Backend {
         color: Color::ALL[at % 2],
-        port: port(at),
+        address: Address::Port(port(at)),
         weight: port(at + 1) % 101,
         release: ReleaseId::new("20261121T101112Z", u64::from(port(at + 2)), &commit),
     };
@@ -107,8 +121,9 @@ fn made_of(data: &[u8], text: &str) -> Include {
         app: app.parse().unwrap_or_else(|_| "shop".parse().expect("a name")),
         upstream: text.lines().last().unwrap_or("shop").to_owned(),
         route: Route { sticky, preview, ..Route::new(generation, backends) },
-        parking: port(7),
+        parking: Address::Port(port(7)),
         proof: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port(8)),
         traffic: text.lines().next().map(PathBuf::from),
+        link: None,
     }
 }

@@ -13,7 +13,7 @@ const PORTS: Ports = Ports { blue: 9501, green: 9502 };
 
 /// A datagram, which also makes up the numbers of one that is written.
 pub fn nginx_report(data: &[u8]) {
-    for sample in parse(data, PORTS) {
+    for sample in parse(data, &PORTS.into()) {
         let port = PORTS.of(sample.color).to_string();
         let said = String::from_utf8_lossy(data);
         // With a backslash anything can be spelled in other letters.
@@ -37,5 +37,5 @@ pub fn nginx_report(data: &[u8]) {
     let refused = Sample { color: told.color.other(), status: Some(502), took: Duration::from_millis(1) };
     let mut both = [told, refused];
     both.sort_by_key(|sample| sample.color);
-    assert_eq!(parse(line.as_bytes(), PORTS), both, "{line}");
+    assert_eq!(parse(line.as_bytes(), &PORTS.into()), both, "{line}");
 }

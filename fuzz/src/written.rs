@@ -5,8 +5,8 @@ use std::{path::Path, time::Duration};
 use bgd::config::{
     duration,
     settings::{
-        AppSettings, Auth, FrontSettings, Health, Hooks, HttpProbe, Probe, Protocol, Rewrite, Settings,
-        Start, Stop, StopHow,
+        AppSettings, Auth, FrontSettings, Health, Hooks, HttpProbe, Listen, Probe, Protocol, Rewrite,
+        Settings, Start, Stop, StopHow,
     },
     signal,
 };
@@ -31,7 +31,12 @@ fn app(app: &AppSettings) -> Table {
     put(&mut out, "remote", format!("{}{slash}", app.remote));
     put(&mut out, "branch", app.branch.as_str());
     put(&mut out, "poll", time(app.poll));
-    put(&mut out, "ports", list([i64::from(app.ports.blue), i64::from(app.ports.green)]));
+    match &app.listen {
+        Listen::Ports => {
+            put(&mut out, "ports", list([i64::from(app.ports.blue), i64::from(app.ports.green)]));
+        }
+        Listen::Sockets(_) => put(&mut out, "listen", "unix"),
+    }
     put(&mut out, "build", list(app.build.clone()));
     put(&mut out, "start", start(&app.start));
     put(&mut out, "protocol", protocol(app.protocol));

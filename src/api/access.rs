@@ -309,8 +309,13 @@ mod tests {
     #[test]
     fn what_apps_say_or_know_is_not_for_readers() {
         let access = access(&[], &[20]);
-        let logs =
-            Request::Logs { app: None, lines: 1, follow: false, source: super::super::wire::LogSource::Live };
+        let logs = Request::Logs {
+            app: None,
+            lines: 1,
+            follow: false,
+            source: super::super::wire::LogSource::Live,
+            instance: None,
+        };
         for refused in [Request::Exec { app: None }, logs, Request::Reload, Request::Flip { app: None }] {
             let refusal = access.admit(&peer(1, &[20]), &refused).unwrap_err();
             assert_eq!(refusal.exit, Exit::NotPermitted);

@@ -169,8 +169,11 @@ fn moving(snapshot: &Snapshot, id: DeployId) -> bool {
 /// Until the front has proven the share.
 async fn shared(mut following: Following<'_>, app: Option<AppName>, what: Ask) -> Result<Answer, Refusal> {
     let member = member(following.desk, app.as_ref())?;
-    let step::Answer::Said(text) = ask(following.desk, &following.client.peer, (&member, what)).await? else {
-        return Err(refusal(Exit::Failed, "the share could not be set".to_owned(), Some("bgd status")));
+    let text = match ask(following.desk, &following.client.peer, (&member, what)).await? {
+        step::Answer::Said(text) => text,
+        // All of the traffic is no share.
+        step::Answer::Promoting(id) => return following.promoted(&member, id).await,
+        other => return Err(unexpected(&other)),
     };
     following.until(&member, |snapshot| !matches!(snapshot.app.pipeline, Pipeline::Sharing(_))).await;
     if matches!(member.snapshot().app.pipeline, Pipeline::Canary(_)) {
@@ -182,24 +185,9 @@ async fn shared(mut following: Following<'_>, app: Option<AppName>, what: Ask) -
 
 async fn promote(mut following: Following<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
     let member = member(following.desk, app.as_ref())?;
-    let step::Answer::Promoting(id) =
-        ask(following.desk, &following.client.peer, (&member, Ask::Promote)).await?
-    else {
-        return Err(refusal(Exit::Failed, "it could not be promoted".to_owned(), Some("bgd status")));
-    };
-    following.until(&member, |snapshot| !moving(snapshot, id)).await;
-    let snapshot = member.snapshot();
-    let failed = snapshot.last.as_ref().filter(|last| last.id == id && last.outcome != Some(Outcome::Live));
-    match (failed, snapshot.app.live()) {
-        (None, Some(live)) => Ok(Answer::Said(format!(
-            "{} has all of the traffic, on {}",
-            live.release.commit.short(),
-            live.color
-        ))),
-        _ => {
-            let message = "the traffic did not move; what was live serves on".to_owned();
-            Err(refusal(Exit::Failed, message, Some("bgd status")))
-        }
+    match ask(following.desk, &following.client.peer, (&member, Ask::Promote)).await? {
+        step::Answer::Promoting(id) => following.promoted(&member, id).await,
+        other => Err(unexpected(&other)),
     }
 }
 
@@ -271,6 +259,24 @@ impl Following<'_> {
                 {
                     self.forward(event).await;
                 },
+            }
+        }
+    }
+
+    async fn promoted(&mut self, member: &Member, id: DeployId) -> Result<Answer, Refusal> {
+        self.until(member, |snapshot| !moving(snapshot, id)).await;
+        let snapshot = member.snapshot();
+        let failed =
+            snapshot.last.as_ref().filter(|last| last.id == id && last.outcome != Some(Outcome::Live));
+        match (failed, snapshot.app.live()) {
+            (None, Some(live)) => Ok(Answer::Said(format!(
+                "{} has all of the traffic, on {}",
+                live.release.commit.short(),
+                live.color
+            ))),
+            _ => {
+                let message = "the traffic did not move; what was live serves on".to_owned();
+                Err(refusal(Exit::Failed, message, Some("bgd status")))
             }
         }
     }

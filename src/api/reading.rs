@@ -1,10 +1,11 @@
 //! Requests that read: snapshots, the record, logs. None of them waits for an app's task.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, time::Duration};
 
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
+    output::{self, Following, Log},
     report,
     server::{Client, Desk, closing, refusal},
     wire::{Answer, ExecPlan, Exit, LogSource, Progress, Refusal, Reply, Status},
@@ -14,7 +15,6 @@ use crate::{
     config::template::Values,
     engine::fleet::Member,
     errors::chain,
-    process::logs::{Follow, tail},
     rules::ids::{AppName, DeployId},
     store::{Store, StoreError, record::EventRecord},
 };
@@ -85,7 +85,8 @@ pub(super) fn exec(member: &Member) -> Result<Answer, Refusal> {
     let context = build::Context {
         places: member.interpreter().places().clone(),
         values: Values {
-            port: settings.ports.of(live.color),
+            address: settings.address_at(live.color, 0),
+            instance: 1,
             color: live.color,
             release: live.release.id.clone(),
             commit: live.release.commit.clone(),
@@ -101,71 +102,69 @@ pub(super) fn exec(member: &Member) -> Result<Answer, Refusal> {
     }))
 }
 
-pub(super) async fn logs(
-    client: &mut Client,
-    member: &Member,
-    (lines, follow, source): (u32, bool, LogSource),
-) -> io::Result<()> {
-    let path = match log_path(member, source) {
-        Ok(path) => path,
+/// What is asked of the logs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LogsWanted {
+    pub lines: u32,
+    pub follow: bool,
+    pub source: LogSource,
+    pub instance: Option<u16>,
+}
+
+pub(super) async fn logs(client: &mut Client, member: &Member, wanted: LogsWanted) -> io::Result<()> {
+    let logs = match logs_of(member, wanted) {
+        Ok(logs) => logs,
         Err(refusal) => return client.send(&Reply::Refused(refusal)).await,
     };
-    let lines = usize::try_from(lines).unwrap_or(usize::MAX);
-    if follow {
-        let follow = Follow::new(&path, lines)?;
-        return match source {
-            LogSource::Live => follow_live(client, member, (path, follow)).await,
-            LogSource::Color(_) | LogSource::Build => follow_log(client, follow).await,
+    let lines = usize::try_from(wanted.lines).unwrap_or(usize::MAX);
+    if wanted.follow {
+        let following = Following::new(&logs, lines)?;
+        return match wanted.source {
+            LogSource::Live => follow_live(client, member, (wanted, following)).await,
+            LogSource::Color(_) | LogSource::Build => follow_logs(client, following).await,
         };
     }
-    for line in text_lines(&tail(&path, lines).or_else(absent_is_empty)?) {
+    for line in output::last(&logs, lines).map_err(|(_, err)| err)? {
         client.send(&Reply::Progress(Progress::Line(line))).await?;
     }
     client.send(&Reply::Done(Answer::Said(String::new()))).await
 }
 
-fn absent_is_empty(err: io::Error) -> io::Result<Vec<u8>> {
-    if err.kind() == io::ErrorKind::NotFound { Ok(Vec::new()) } else { Err(err) }
-}
-
-async fn follow_log(client: &mut Client, mut follow: Follow) -> io::Result<()> {
+async fn follow_logs(client: &mut Client, mut following: Following) -> io::Result<()> {
     loop {
-        // Both arms are cancel-safe: what was read of the file is returned at once, and the client says nothing.
-        let bytes = tokio::select! {
-            bytes = follow.next() => bytes?,
+        // Both arms are cancel-safe: what was read of the files is returned at once, and the client says nothing.
+        let lines = tokio::select! {
+            lines = following.next() => lines?,
             () = client.gone() => return Ok(()),
         };
-        for line in text_lines(&bytes) {
+        for line in lines {
             client.send(&Reply::Progress(Progress::Line(line))).await?;
         }
     }
 }
 
-/// As the live color changes, so does the log that is followed.
+/// As the live color changes, so do the logs that are followed.
 async fn follow_live(
     client: &mut Client,
     member: &Member,
-    (mut path, mut follow): (PathBuf, Follow),
+    (wanted, mut following): (LogsWanted, Following),
 ) -> io::Result<()> {
     let mut seen = member.watch();
     loop {
         // All arms are cancel-safe: as above, and a watch keeps what changed.
         tokio::select! {
-            bytes = follow.next() => {
-                for line in text_lines(&bytes?) {
+            lines = following.next() => {
+                for line in lines? {
                     client.send(&Reply::Progress(Progress::Line(line))).await?;
                 }
             }
             changed = seen.changed() => {
                 if changed.is_err() {
                     // Its task was replaced (a reload) or is ending: what it runs goes on, and so does its log.
-                    return follow_log(client, follow).await;
+                    return follow_logs(client, following).await;
                 }
-                match log_path(member, LogSource::Live) {
-                    Ok(now) if now != path => {
-                        follow = Follow::new(&now, 0)?;
-                        path = now;
-                    }
+                match logs_of(member, wanted) {
+                    Ok(now) if !following.is_of(&now) => following = Following::new(&now, 0)?,
                     Ok(_) | Err(_) => {}
                 }
             }
@@ -174,22 +173,18 @@ async fn follow_live(
     }
 }
 
-fn text_lines(bytes: &[u8]) -> Vec<String> {
-    String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect()
-}
-
-fn log_path(member: &Member, source: LogSource) -> Result<PathBuf, Refusal> {
-    let places = member.interpreter().places();
+fn logs_of(member: &Member, wanted: LogsWanted) -> Result<Vec<Log>, Refusal> {
+    let logs = member.interpreter().places().logs();
     let snapshot = member.snapshot();
-    let color = match source {
+    let color = match wanted.source {
         LogSource::Color(color) => color,
         LogSource::Live => match snapshot.app.live() {
             Some(live) => live.color,
             None => snapshot.app.idle_color(),
         },
-        LogSource::Build => return report::newest_build(&places.logs()),
+        LogSource::Build => return report::newest_build(&logs).map(|path| vec![Log::single(path)]),
     };
-    Ok(places.logs().join(format!("{color}.log")))
+    output::of_color(&logs, (color, snapshot.number_on(color)), wanted.instance)
 }
 
 pub(super) async fn events(

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use crate::{
     api::server::refusal,
     api::wire::{
-        AppReport, CanaryReport, DeployReport, Exit, FlipReport, HoldReport, IdleReport, LastReport,
-        LiveReport, Refusal, RemoteReport, RollbackReport, Why,
+        AppReport, CanaryReport, DeployReport, Exit, FlipReport, HoldReport, IdleReport, InstanceReport,
+        LastReport, LiveReport, Refusal, RemoteReport, RollbackReport, Why,
     },
-    engine::{Snapshot, clock},
+    engine::{Seen, Snapshot, clock},
+    process::Slot,
     rules::{
         app::{App, Idle, Instance, Live, Pipeline, Serving},
         canary::Share,
-        ids::{CommitId, ReleaseId},
+        ids::{Color, CommitId, ReleaseId},
         step::{self, Blocked},
         time::Stamp,
         words::{AppState, IdleState},
@@ -70,8 +71,14 @@ fn state(snapshot: &Snapshot) -> AppState {
         Serving::Nothing => return AppState::Empty,
         Serving::Live(live) => live,
     };
-    if !matches!(live.instance, Instance::Up { .. }) {
-        return AppState::Down;
+    let (run, serve) = (snapshot.running_on(live.color), snapshot.serving_on(live.color));
+    let (up, several) = (matches!(live.instance, Instance::Up { .. }), snapshot.number_on(live.color) > 1);
+    match (up, several && run > 0) {
+        (false, false) => return AppState::Down,
+        // One of several is being started again, and the others serve.
+        (false, true) => return AppState::Degraded,
+        (true, true) if serve < usize::from(snapshot.number_on(live.color)) => return AppState::Degraded,
+        (true, _) => {}
     }
     if live.healthy == Some(false) || trouble(snapshot).is_some() {
         return AppState::Degraded;
@@ -102,18 +109,35 @@ fn state(snapshot: &Snapshot) -> AppState {
 /// What receives the traffic.
 pub fn live_report(snapshot: &Snapshot, live: &Live) -> LiveReport {
     let up = matches!(live.instance, Instance::Up { .. });
-    let pid = snapshot.pids.get(&live.color).filter(|_| up);
+    let several = snapshot.number_on(live.color) > 1;
+    let instances = instances(snapshot, live.color, |_| up || several);
+    let address = snapshot.settings.address_at(live.color, 0);
     LiveReport {
         color: live.color,
-        port: snapshot.settings.ports.of(live.color),
+        port: address.port(),
+        socket: address.socket().map(Path::to_owned),
         release: live.release.id.clone(),
         commit: live.release.commit.clone(),
         subject: known(&live.release.subject),
         author: known(&live.release.author),
-        pid: pid.and_then(|pid| u32::try_from(*pid).ok()),
+        pid: instances.first().and_then(|first| first.pid),
         healthy: if up { live.healthy } else { Some(false) },
         since: Stamp(live.since),
+        instances,
     }
+}
+
+/// Those of a color, as far as they are to be shown.
+fn instances(snapshot: &Snapshot, color: Color, shown: impl Fn(&Seen) -> bool) -> Vec<InstanceReport> {
+    let one = |index| {
+        let seen = snapshot.instances.get(&Slot { color, index }).filter(|seen| shown(seen));
+        InstanceReport {
+            port: snapshot.settings.address_at(color, index).port(),
+            pid: seen.and_then(|seen| u32::try_from(seen.pid?).ok()),
+            healthy: seen.and_then(|seen| seen.healthy),
+        }
+    };
+    (0..snapshot.number_on(color)).map(one).collect()
 }
 
 /// A release that was found without its record has neither.
@@ -135,14 +159,17 @@ fn idle(snapshot: &Snapshot) -> IdleReport {
             (Some(release), IdleState::Draining)
         }
     };
-    let pid = snapshot.pids.get(&color).filter(|_| release.is_some());
+    let instances = instances(snapshot, color, |_| release.is_some());
+    let address = snapshot.settings.address_at(color, 0);
     IdleReport {
         color,
-        port: snapshot.settings.ports.of(color),
+        port: address.port(),
+        socket: address.socket().map(Path::to_owned),
         release: release.map(|release| release.id.clone()),
         commit: release.map(|release| release.commit.clone()),
-        pid: pid.and_then(|pid| u32::try_from(*pid).ok()),
+        pid: instances.first().and_then(|first| first.pid),
         state,
+        instances,
     }
 }
 
@@ -266,7 +293,7 @@ pub fn flip(snapshot: &Snapshot, abandoned: Option<CommitId>, cancelled: bool) -
     let what = abandoned.as_ref().map(|commit| format!(" {}", commit.short())).unwrap_or_default();
     let serving = live.as_ref().map_or_else(
         || "nothing is live".to_owned(),
-        |live| format!("{} is live on {} (port {})", live.commit.short(), live.color, live.port),
+        |live| format!("{} is live on {} ({})", live.commit.short(), live.color, live.place()),
     );
     let same = live.as_ref().map(|live| &live.commit) == abandoned.as_ref();
     let text = if same && !cancelled {

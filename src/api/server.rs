@@ -247,9 +247,10 @@ async fn answer(request: Request, client: &mut Client, desk: &Desk) -> io::Resul
         Request::Exec { app } => {
             member(desk, app.as_ref()).and_then(|member| exec(desk, &client.peer, &member))
         }
-        Request::Logs { app, lines, follow, source } => {
+        Request::Logs { app, lines, follow, source, instance } => {
+            let wanted = reading::LogsWanted { lines, follow, source, instance };
             return match member(desk, app.as_ref()) {
-                Ok(member) => reading::logs(client, &member, (lines, follow, source)).await,
+                Ok(member) => reading::logs(client, &member, wanted).await,
                 Err(refusal) => client.send(&Reply::Refused(refusal)).await,
             };
         }

@@ -1,7 +1,10 @@
 //! What crosses the control socket: one JSON line a request, then zero or more `Progress` lines and exactly one
 //! `Done` or `Refused`. Shared by server and client; nothing here acts.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -93,7 +96,7 @@ pub enum Request {
         /// The app.
         app: Option<AppName>,
     },
-    /// `Done(Said)` when the share is in force.
+    /// `Done(Said)` when the share is in force; 100 percent are a promotion.
     SetShare {
         /// The app.
         app: Option<AppName>,
@@ -132,6 +135,9 @@ pub enum Request {
         follow: bool,
         /// Output of which source.
         source: LogSource,
+        /// Of one of the color's instances, from 1; of all when left out.
+        #[serde(default)]
+        instance: Option<u16>,
     },
     /// `Progress(Event)` for each event; ends with `Done(Said)`, with `follow` when the client goes.
     Events {
@@ -354,8 +360,11 @@ pub struct AppReport {
 pub struct LiveReport {
     /// Its color.
     pub color: Color,
-    /// Its port.
-    pub port: u16,
+    /// Its port; `None` of an app that listens on unix sockets.
+    pub port: Option<u16>,
+    /// Its unix socket, if it has one.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
     /// Its release.
     pub release: ReleaseId,
     /// Its commit.
@@ -370,6 +379,28 @@ pub struct LiveReport {
     pub healthy: Option<bool>,
     /// Since when it is live.
     pub since: Stamp,
+    /// All that it has, also those that do not run right now.
+    #[serde(default)]
+    pub instances: Vec<InstanceReport>,
+}
+
+/// One of a color's instances.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceReport {
+    /// Its port; `None` when it listens on a socket.
+    pub port: Option<u16>,
+    /// Its main process; `None` while it does not run.
+    pub pid: Option<u32>,
+    /// The last health check; `None` before the first, and while it is not asked.
+    pub healthy: Option<bool>,
+}
+
+impl LiveReport {
+    /// Where it listens, for people: `port 9501`, `socket /run/bgd/a/shop/blue.sock`.
+    pub fn place(&self) -> String {
+        let socket = || self.socket.as_deref().unwrap_or(Path::new("?")).display().to_string();
+        self.port.map_or_else(|| format!("socket {}", socket()), |port| format!("port {port}"))
+    }
 }
 
 /// The color that receives no traffic.
@@ -377,8 +408,11 @@ pub struct LiveReport {
 pub struct IdleReport {
     /// Its color.
     pub color: Color,
-    /// Its port.
-    pub port: u16,
+    /// Its port; `None` of an app that listens on unix sockets.
+    pub port: Option<u16>,
+    /// Its unix socket, if it has one.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
     /// What runs there.
     pub release: Option<ReleaseId>,
     /// Its commit.
@@ -387,6 +421,9 @@ pub struct IdleReport {
     pub pid: Option<u32>,
     /// In one word.
     pub state: IdleState,
+    /// All that it has or would have.
+    #[serde(default)]
+    pub instances: Vec<InstanceReport>,
 }
 
 /// The deploy under way.

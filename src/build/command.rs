@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
-    build::{BuildError, Context, environment},
+    build::{BuildError, Context, environment, environment::INSTANCE},
     config::settings::{AppSettings, Probe, Start, StopHow},
     privilege::NewPrivileges,
 };
@@ -86,7 +86,7 @@ pub fn start_command(app: &AppSettings, context: &Context) -> Result<Command, Bu
         Start::Shell(line) => shell(&context.values.expand(line)),
         Start::Argv(argv) => argv.iter().map(|part| context.values.expand(part)).collect(),
     };
-    in_release(app, context, argv)
+    of_instance(app, context, argv)
 }
 
 /// The command that asks an instance to stop; `None` if a signal does.
@@ -97,7 +97,7 @@ pub fn stop_command(app: &AppSettings, context: &Context) -> Result<Option<Comma
     match &app.stop.how {
         StopHow::Signal(_) => Ok(None),
         StopHow::Command(line) => {
-            in_release(app, context, run(std::slice::from_ref(line), context)).map(Some)
+            of_instance(app, context, run(std::slice::from_ref(line), context)).map(Some)
         }
     }
 }
@@ -133,7 +133,7 @@ pub fn hook_command(
 pub fn probe_command(app: &AppSettings, context: &Context) -> Result<Option<Command>, BuildError> {
     match &app.health.probe {
         Probe::Tcp | Probe::Http(_) | Probe::FastCgi(_) | Probe::Uwsgi(_) => Ok(None),
-        Probe::Command(line) => in_release(app, context, shell(&context.values.expand(line))).map(Some),
+        Probe::Command(line) => of_instance(app, context, shell(&context.values.expand(line))).map(Some),
     }
 }
 
@@ -143,6 +143,13 @@ pub fn probe_command(app: &AppSettings, context: &Context) -> Result<Option<Comm
 /// Those of [`environment`].
 pub fn exec_command(app: &AppSettings, context: &Context, argv: &[String]) -> Result<Command, BuildError> {
     in_release(app, context, argv.to_vec())
+}
+
+/// For one of the instances, which may tell itself from the others.
+fn of_instance(app: &AppSettings, context: &Context, argv: Vec<String>) -> Result<Command, BuildError> {
+    let mut command = in_release(app, context, argv)?;
+    command.env.insert(INSTANCE.to_owned(), context.values.instance.to_string());
+    Ok(command)
 }
 
 fn in_release(app: &AppSettings, context: &Context, argv: Vec<String>) -> Result<Command, BuildError> {
@@ -264,7 +271,11 @@ mod tests {
         fixture.app.stop.how = StopHow::Command("echo stop {color}".to_owned());
         fixture.app.health.probe = Probe::Command("echo {port} $PORT".to_owned());
         let Fixture { app, context, .. } = &fixture;
-        assert_eq!(start_command(app, context).unwrap().argv, ["app", "--port=9502", "{json}"]);
+        let start = start_command(app, context).unwrap();
+        assert_eq!(
+            (start.argv.as_slice(), start.env["BGD_INSTANCE"].as_str()),
+            (&["app", "--port=9502", "{json}"].map(str::to_owned)[..], "1")
+        );
         let stop = execute(&stop_command(app, context).unwrap().unwrap());
         assert_eq!(stop.stdout, b"+ echo stop green\nstop green\n");
         let probe = execute(&probe_command(app, context).unwrap().unwrap());

@@ -1,17 +1,21 @@
 //! The environment of everything that runs for an app, exactly as documented: `PATH`, `HOME`, `LANG`, `TZ`,
-//! the app's own, `PORT` and `BGD_*`. Used by `command`; nothing else of bgd's own environment leaks in.
+//! the app's own, `PORT` or `SOCKET`, and `BGD_*`. Used by `command`; nothing else of bgd's own environment leaks in.
 
 use std::{collections::BTreeMap, path::Path};
 
 use crate::{
     build::{BuildError, Context, owner},
     config::{env_file, settings::AppSettings},
+    rules::address::Address,
 };
 
 /// Where programs are looked for if bgd itself was started without a `PATH`.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// UTF-8 without the habits of a country; present on every host.
 const LANG: &str = "C.UTF-8";
+
+/// Which of its color's an instance is, from 1; what is no instance does not have it.
+pub(super) const INSTANCE: &str = "BGD_INSTANCE";
 
 /// The variables for one release at one color. Later ones win: bgd's base, `env_file`, `env` (with its
 /// placeholders replaced), and last what bgd itself promises, so that an app can't lose its `PORT`.
@@ -58,7 +62,10 @@ fn base(
 fn promised(app: &AppSettings, context: &Context) -> Result<[(String, String); 7], BuildError> {
     let values = &context.values;
     Ok([
-        ("PORT", values.port.to_string()),
+        match &values.address {
+            Address::Port(port) => ("PORT", port.to_string()),
+            Address::Socket(path) => ("SOCKET", text(path)?),
+        },
         ("BGD_APP", app.name.to_string()),
         ("BGD_COLOR", values.color.to_string()),
         ("BGD_RELEASE", values.release.to_string()),

@@ -14,12 +14,13 @@ use crate::{
     build::{Context, Places},
     config::{
         settings::{
-            AppSettings, Auth, Canary, FrontSettings, Health, Hooks, Inconclusive, Ports, Probe, Protocol,
-            Start, Stop, StopHow, Watch,
+            AppSettings, Auth, Canary, FrontSettings, Health, Hooks, Inconclusive, Listen, Ports, Probe,
+            Protocol, Start, Stop, StopHow, Watch,
         },
         template::Values,
     },
     rules::{
+        address::Address,
         ids::{Color, CommitId, ReleaseId},
         traffic::TrafficLimits,
     },
@@ -40,7 +41,13 @@ impl Fixture {
         let places = Places::new(root.path(), &app.name);
         places.create().unwrap();
         let previous = release(1);
-        let values = Values { port: 9502, color: Color::Green, release: release(2), commit: commit() };
+        let values = Values {
+            address: Address::Port(9502),
+            instance: 1,
+            color: Color::Green,
+            release: release(2),
+            commit: commit(),
+        };
         let context = Context { places, values };
         fs::create_dir(context.places.release(&previous)).unwrap();
         fs::create_dir(context.release_dir()).unwrap();
@@ -70,6 +77,7 @@ fn app() -> AppSettings {
         remote: "unused".to_owned(),
         branch: "main".to_owned(),
         poll: second,
+        listen: Listen::Ports,
         ports: Ports { blue: 9501, green: 9502 },
         build: Vec::new(),
         protocol: Protocol::Http,
@@ -81,6 +89,7 @@ fn app() -> AppSettings {
         user: None,
         new_privileges: crate::privilege::NewPrivileges::Refused,
         limits: Default::default(),
+        instances: 1,
         env: BTreeMap::new(),
         env_file: None,
         shared: Vec::new(),

@@ -17,6 +17,7 @@ mod prepare;
 mod releases;
 mod rewrite;
 mod shared;
+mod socket_dir;
 mod tree;
 
 #[cfg(test)]
@@ -34,3 +35,4 @@ pub use prepare::{Prepared, Skipped, prepare};
 pub use releases::{
     Found, Standing, forget_leftovers, list_releases, mark_complete, remove_release, standing,
 };
+pub use socket_dir::make_socket_dir;

@@ -235,9 +235,12 @@ pub struct LogsArgs {
     /// How many of the last lines first
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
     pub lines: u32,
-    /// The instance on this color: blue or green [default: the live one]
+    /// The instances on this color: blue or green [default: the live one]
     #[arg(long)]
     pub color: Option<Color>,
+    /// One of several instances, counted from 1 [default: all of them, each line with its number]
+    #[arg(long, value_name = "N", conflicts_with = "build")]
+    pub instance: Option<u16>,
     /// The newest build instead
     #[arg(long, conflicts_with = "color")]
     pub build: bool,

@@ -12,18 +12,18 @@ use crate::{
 /// Runs the command.
 pub async fn run(context: &Context, args: LogsArgs) -> Result<Exit, Problem> {
     let installation = context.installation()?;
-    let LogsArgs { app, lines, follow, .. } = args;
+    let LogsArgs { app, lines, follow, instance, .. } = args;
     let source = match (args.color, args.build) {
         (_, true) => LogSource::Build,
         (Some(color), false) => LogSource::Color(color),
         (None, false) => LogSource::Live,
     };
-    let request = Request::Logs { app: app.clone(), lines, follow, source };
+    let request = Request::Logs { app: app.clone(), lines, follow, source, instance };
     let mut call = match installation.client().begin(&request).await {
         Ok(call) => call,
         Err(error) if error.without_daemon() => {
             let settings = installation.settings_or(&error)?;
-            let found = offline::logs(settings, &installation.app(app.as_ref())?, source, lines)?;
+            let found = offline::logs(settings, &installation.app(app.as_ref())?, (source, instance), lines)?;
             context.say_record(&error);
             found.iter().try_for_each(|line| terminal::data(line))?;
             return if follow { Err(error.into()) } else { Ok(Exit::Done) };

@@ -1,11 +1,13 @@
 //! What can be known and done without the daemon. Called when it is away or hangs: reading goes by the record and
 //! by what really runs; a flip runs the app's own machine in this process, under the daemon's lock.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     api::{
-        access, report,
+        access,
+        output::{self, Log},
+        report,
         wire::{
             DaemonReport, DeployDetail, DeployRecord, EventRecord, Exit, FlipReport, LogSource, Refusal,
             Status,
@@ -15,11 +17,11 @@ use crate::{
     config::settings::{AppSettings, Settings},
     daemon::{self, DaemonError, Lock},
     engine::{
-        Counted, RemoteSeen, Snapshot,
+        Counted, RemoteSeen, Seen, Snapshot,
         fleet::{Fleet, Member, Polling},
     },
     errors::chain,
-    process::{Role, Shims, identity, logs::tail},
+    process::{Shims, identity},
     rules::{
         app::{Idle, Instance, Pipeline, Serving},
         event::Ask,
@@ -68,17 +70,21 @@ async fn snapshot(
     let recorded = store.map(|store| store.app(&app.name)).transpose().map_err(unreadable)?;
     let mut state = recorded.flatten().unwrap_or_default();
     let shims = Shims::new("/proc/self/exe".into(), &settings.daemon.state_dir, &settings.daemon.runtime_dir);
-    let mut pids = std::collections::BTreeMap::new();
+    let (mut instances, mut given) = (BTreeMap::new(), BTreeMap::new());
     // Who may read the record may not be allowed to ask the shims; the record then speaks alone.
     if let Ok(found) = shims.find(&app.name).await {
         for handle in found {
             let running = handle.status().await.is_ok_and(|status| !status.tree.is_empty());
-            if let (Role::Instance(color), true, Some(pid)) = (handle.role(), running, handle.main_pid()) {
-                pids.insert(*color, pid);
+            if let (Some(slot), true, Some(pid)) = (handle.role().slot(), running, handle.main_pid()) {
+                // Whether it is well is not asked; the record tells of the color.
+                let live = state.live().filter(|live| live.color == slot.color);
+                let healthy = live.and_then(|live| live.healthy);
+                instances.insert(slot, Seen { pid: Some(pid), healthy });
+                given.insert(slot.color, handle.siblings());
             }
         }
         if let Serving::Live(live) = &mut state.serving
-            && !pids.contains_key(&live.color)
+            && !instances.keys().any(|slot| slot.color == live.color)
         {
             live.instance = Instance::Dead;
         }
@@ -89,7 +95,8 @@ async fn snapshot(
         settings: app.clone(),
         app: state,
         observed: true,
-        pids,
+        instances,
+        given,
         last,
         unrecorded: None,
         front_error: None,
@@ -124,24 +131,24 @@ pub fn events(
 pub fn logs(
     settings: &Settings,
     app: &AppName,
-    source: LogSource,
+    (source, instance): (LogSource, Option<u16>),
     lines: u32,
 ) -> Result<Vec<String>, Refusal> {
     let logs = Places::new(&settings.daemon.state_dir, app).logs();
-    let path = match source {
-        LogSource::Color(color) => logs.join(format!("{color}.log")),
-        LogSource::Build => report::newest_build(&logs)?,
+    let number = settings.apps.get(app).map_or(1, |app| app.instances);
+    let of_color = |color| output::of_color(&logs, (color, number), instance);
+    let found = match source {
+        LogSource::Color(color) => of_color(color)?,
+        LogSource::Build => vec![Log::single(report::newest_build(&logs)?)],
         LogSource::Live => {
             let state = open(settings)?.app(app).map_err(unreadable)?.unwrap_or_default();
-            let color = state.live().map_or_else(|| state.idle_color(), |live| live.color);
-            logs.join(format!("{color}.log"))
+            of_color(state.live().map_or_else(|| state.idle_color(), |live| live.color))?
         }
     };
     let lines = usize::try_from(lines).unwrap_or(usize::MAX);
-    let bytes = tail(&path, lines).map_err(|err| {
+    output::last(&found, lines).map_err(|(path, err)| {
         refusal(Exit::Failed, format!("reading {}: {err}", path.display()), "bgd logs --color blue|green")
-    })?;
-    Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
+    })
 }
 
 /// As `Request::Flip`, under the daemon's lock; ends a hung daemon first. Returns when the flip is complete, with

@@ -14,6 +14,7 @@ use crate::rules::{ids::AppName, traffic::TrafficLimits};
 pub(super) const BRANCH: &str = "main";
 pub(super) const POLL: Duration = Duration::from_secs(10);
 pub(super) const PORTS: Ports = Ports { blue: 9501, green: 9502 };
+pub(super) const INSTANCES: u16 = 1;
 pub(super) const PROTOCOL: Protocol = Protocol::Http;
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(30);
 pub(super) const DRAIN: Duration = Duration::from_secs(30);

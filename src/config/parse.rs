@@ -68,6 +68,7 @@ pub(super) fn parse_noting(
     }
     let mut judge = Judge::new(&surroundings.base, &mut notes);
     let daemon = validate::daemon(&mut judge, &raw_daemon, surroundings);
+    judge.runtime_dir.clone_from(&daemon.runtime_dir);
     let mut settings: BTreeMap<AppName, Arc<AppSettings>> = BTreeMap::new();
     for (name, raw) in raw_apps {
         let app = validate::app(&mut judge, name.clone(), raw);

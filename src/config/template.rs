@@ -1,13 +1,18 @@
-//! The four placeholders of the contract. Used for `build`, `start`, `stop.command`, `env`, `rewrite` and
+//! The placeholders of the contract. Used for `build`, `start`, `stop.command`, `env`, `rewrite` and
 //! `hooks`; any other text in braces is left as it is, so that shell and JSON survive.
 
-use crate::rules::ids::{Color, CommitId, ReleaseId};
+use crate::rules::{
+    address::Address,
+    ids::{Color, CommitId, ReleaseId},
+};
 
 /// What the placeholders stand for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Values {
-    /// `{port}`
-    pub port: u16,
+    /// `{port}`, or `{socket}`
+    pub address: Address,
+    /// `{instance}`: which of the color's, from 1.
+    pub instance: u16,
     /// `{color}`
     pub color: Color,
     /// `{release}`
@@ -17,7 +22,16 @@ pub struct Values {
 }
 
 impl Values {
-    /// Replaces `{port}`, `{color}`, `{release}` and `{commit}` in one pass.
+    /// The placeholder of the address, and what it stands for.
+    fn place(&self) -> (&'static str, String) {
+        match &self.address {
+            Address::Port(port) => ("{port}", port.to_string()),
+            // The configuration is text, and so are the paths in it.
+            Address::Socket(path) => ("{socket}", path.to_string_lossy().into_owned()),
+        }
+    }
+
+    /// Replaces `{port}` or `{socket}`, `{instance}`, `{color}`, `{release}` and `{commit}` in one pass.
     pub fn expand(&self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
@@ -25,7 +39,8 @@ impl Values {
             out.push_str(&rest[..at]);
             rest = &rest[at..];
             let known = [
-                ("{port}", self.port.to_string()),
+                self.place(),
+                ("{instance}", self.instance.to_string()),
                 ("{color}", self.color.to_string()),
                 ("{release}", self.release.to_string()),
                 ("{commit}", self.commit.to_string()),
@@ -54,11 +69,22 @@ mod tests {
     fn known_names_are_replaced_and_other_braces_stay() {
         let commit: CommitId = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
         let values = Values {
-            port: 9502,
+            address: Address::Port(9502),
+            instance: 3,
             color: Color::Green,
             release: ReleaseId::new("20261121T101112Z", 1, &commit),
             commit,
         };
         assert_eq!(values.expand("p={port} ${HOME} {\"a\":1} {color}{"), "p=9502 ${HOME} {\"a\":1} green{");
+        assert_eq!(values.expand("{instances} {instance}"), "{instances} 3");
+    }
+
+    #[test]
+    fn an_app_on_a_socket_has_no_port() {
+        let commit: CommitId = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
+        let address = Address::Socket("/run/bgd/a/shop/blue.sock".into());
+        let release = ReleaseId::new("20261121T101112Z", 1, &commit);
+        let values = Values { address, instance: 1, color: Color::Blue, release, commit };
+        assert_eq!(values.expand("{socket} {port}"), "/run/bgd/a/shop/blue.sock {port}");
     }
 }

@@ -51,6 +51,8 @@ pub enum Message {
         /// Where the answer goes.
         reply: oneshot::Sender<Answer>,
     },
+    /// Which instances run, or how well, changed.
+    Instances,
     /// The remote was looked at.
     Remote(RemoteSeen),
     /// More requests were counted.
@@ -131,7 +133,8 @@ impl AppTask {
             settings: settings.clone(),
             app: state.clone(),
             observed: false,
-            pids: Default::default(),
+            instances: Default::default(),
+            given: Default::default(),
             last: deps.store.last_ended(&name)?,
             unrecorded: None,
             front_error: None,
@@ -163,6 +166,9 @@ impl AppTask {
     pub async fn run(mut self) {
         let facts = observe::facts(&self.deps.interpreter, &self.deps.store, &self.state).await;
         self.take(Event::Recovered(facts)).await;
+        for event in observe::gone(&self.deps.interpreter) {
+            self.take(event).await;
+        }
         self.shown.send_modify(|snapshot| snapshot.observed = true);
         // What was adopted is shown and watched even when nothing had to be done about it.
         self.show();
@@ -183,6 +189,7 @@ impl AppTask {
                     // The client may be gone; what it asked for is done all the same.
                     let _gone = reply.send(answer.unwrap_or_else(|| Answer::Said("done".to_owned())));
                 }
+                Message::Instances => self.show(),
                 Message::Remote(remote) => {
                     self.shown.send_modify(|snapshot| snapshot.remote = remote);
                 }
@@ -233,7 +240,8 @@ impl AppTask {
 
     /// Step, commit, run.
     async fn take(&mut self, event: Event) -> Option<Answer> {
-        let made = step::step(&self.state, &event, &self.context());
+        let context = self.context();
+        let mut made = step::step(&self.state, &event, &context);
         let quiet =
             made.effects.is_empty() && made.notes.iter().all(|noted| matches!(noted.note, Note::Ignored(_)));
         if quiet && made.next == self.state {
@@ -243,7 +251,13 @@ impl AppTask {
         self.flipping |= matches!(event, Event::Asked { ask: Ask::Flip, .. });
         let events = match self.commit(&event, &made).await {
             Committed::Recorded(events) => Some(events),
-            Committed::Unrecorded => None,
+            Committed::Unrecorded => {
+                // The same step, save that nothing begins by it that is no part of the flip.
+                made = step::step(&self.state, &event, &Context { unrecorded: true, ..context });
+                self.unwritten.extend(made.notes.iter().cloned());
+                self.show_end(&made);
+                None
+            }
             Committed::NotYet => return None,
         };
         self.flipping &= !matches!(made.next.pipeline, Pipeline::Resting);
@@ -285,7 +299,8 @@ impl AppTask {
             after_live: settings.hooks.after_live.is_some(),
             after_failed: settings.hooks.after_failed.is_some(),
         };
-        Context { now, utc: clock::compact_utc(now), fresh: self.fresh, policy }
+        let unrecorded = self.unrecorded_before();
+        Context { now, utc: clock::compact_utc(now), fresh: self.fresh, unrecorded, policy }
     }
 
     /// Returns when the step is in the record; or, for a flip, when it can't be: the way back does not depend
@@ -303,8 +318,6 @@ impl AppTask {
             }
             if urgent {
                 tracing::error!(app = %self.name, ?event, "acting without a record, for a flip");
-                self.unwritten.extend(made.notes.iter().cloned());
-                self.show_end(made);
                 return Committed::Unrecorded;
             }
             match self.wait_for_retry().await {
@@ -367,6 +380,8 @@ impl AppTask {
     fn show_recorded(&self, made: &Step) {
         if self.unrecorded_before() {
             self.shown.send_modify(|snapshot| snapshot.unrecorded = None);
+            // What waited for the record begins now; the receiver is this task.
+            let _ended = self.sender.send(Message::Event(Event::Ticked));
         }
         if made.notes.iter().any(|noted| matches!(noted.note, Note::DeployEnded(_) | Note::QueueReplaced(_)))
         {
@@ -425,11 +440,13 @@ impl AppTask {
     }
 
     fn show(&self) {
-        let pids = self.deps.interpreter.instances().pids();
+        let instances = self.deps.interpreter.instances();
+        let (running, given) = (instances.seen(), instances.all_given());
         self.shown.send_modify(|snapshot| {
             snapshot.app = self.state.clone();
             snapshot.settings = self.settings.clone();
-            snapshot.pids = pids;
+            snapshot.instances = running;
+            snapshot.given = given;
         });
     }
 

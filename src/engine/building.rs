@@ -241,7 +241,7 @@ impl Interpreter {
 
     pub(super) fn spec(&self, role: Role, release: &Release, command: Command) -> Spec {
         let path = match role {
-            Role::Instance(color) => self.instance_log(color),
+            Role::Instance(slot) => self.instance_log(slot),
             Role::Build | Role::Hook(_) => self.build_log(&release.id),
         };
         Spec {
@@ -258,6 +258,7 @@ impl Interpreter {
             time_limit: None,
             priority: Priority::Normal,
             limits: self.settings.limits,
+            siblings: 1,
         }
     }
 

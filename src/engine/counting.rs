@@ -85,6 +85,7 @@ impl Interpreter {
     /// Asks a front that counts by itself for its sums; the others tell of each request.
     pub(super) async fn count_traffic(&self) {
         let AppFront::Builtin(front) = self.front() else { return };
+        let _turn = self.sums_turn.lock().await;
         match front.figures().await {
             Ok(figures) => {
                 for color in Color::ALL {
@@ -124,7 +125,7 @@ async fn hear(ear: &mut Option<Ear>, interpreter: &Interpreter) -> Vec<Sample> {
                     open.trusted = interpreter.front().worker_uids().await;
                 }
                 if open.trusts(uid) {
-                    return interpreter.front().samples(&datagram, interpreter.settings().ports);
+                    return interpreter.front().samples(&datagram);
                 }
             }
             Err(err) => {

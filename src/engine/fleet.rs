@@ -20,11 +20,11 @@ use super::{
 };
 use crate::{
     build::BuildError,
-    config::settings::{AppSettings, Settings},
+    config::settings::{AppSettings, FrontSettings, Settings},
     rules::{
         app::{Idle, Serving},
         event::{Ask, Event},
-        ids::{AppName, DeployId},
+        ids::{AppName, Color, DeployId},
         step::Answer,
     },
     store::{Store, StoreError, record::EventRecord},
@@ -275,7 +275,8 @@ impl Member {
             || !matches!(state.idle, Idle::Vacant)
             || state.pipeline.deploy().is_some();
         let changed = [
-            ("ports", self.settings.ports != new.ports),
+            ("ports", self.moves_what_is_used(new)),
+            ("listen", self.settings.listen != new.listen),
             ("front", self.settings.front != new.front),
             ("user", self.settings.user != new.user),
         ];
@@ -283,6 +284,17 @@ impl Member {
             Some((what, _)) => Err(FleetError::InService { app: self.settings.name.clone(), what }),
             None => Ok(()),
         }
+    }
+
+    /// The ports of a color that nothing runs on, and nothing is about to, may change: to make room for more instances.
+    /// A HAProxy has both in its own configuration.
+    fn moves_what_is_used(&self, new: &AppSettings) -> bool {
+        let state = &self.seen.borrow().app;
+        let rests = state.pipeline.deploy().is_none() && matches!(state.idle, Idle::Vacant);
+        let free = |color| rests && state.live().is_some_and(|live| live.color != color);
+        let own = matches!(self.settings.front, FrontSettings::Haproxy(_));
+        let moved = |color: &Color| self.settings.ports.of(*color) != new.ports.of(*color);
+        Color::ALL.into_iter().filter(moved).any(|color| own || !free(color))
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     build::Places,
-    config::settings::{AppSettings, FrontSettings, Ports},
+    config::settings::{AppSettings, FrontSettings},
     errors::chain,
     front::{
         builtin::{self, BuiltinError},
@@ -61,7 +61,7 @@ pub struct Standing {
 impl Standing {
     fn of(route: &Route) -> Self {
         let canary = route.canary().map(|canary| (canary.color, share(route.canary_share())));
-        let backup = route.backup.is_some();
+        let backup = !route.backup.is_empty();
         Self { live: route.color(), canary, backup, generation: route.generation, half_told: false }
     }
 
@@ -147,12 +147,14 @@ impl AppFront {
                 nginx: Nginx::new(
                     nginx.clone(),
                     settings.name.clone(),
-                    settings.ports,
+                    settings.addresses(),
                     counting::socket(place, settings),
                 ),
                 former: Mutex::new(None),
             },
-            FrontSettings::Haproxy(haproxy) => Self::Haproxy(Haproxy::new(haproxy.clone(), settings.ports)),
+            FrontSettings::Haproxy(haproxy) => {
+                Self::Haproxy(Haproxy::new(haproxy.clone(), settings.addresses()))
+            }
         }
     }
 
@@ -189,7 +191,7 @@ impl AppFront {
             Ok(None) => Some(Trouble::new("bgd's nginx file is gone".to_owned())),
             Ok(Some(Routed { contradiction: Some(found), color, .. })) => {
                 let edited_to = color.filter(|_| matches!(found, Contradiction::Edited { .. }));
-                let half_told = matches!(found, Contradiction::FileDiffers { .. });
+                let half_told = is_half_told(&found);
                 Some(Trouble { said: found.to_string(), edited_to, half_told })
             }
             Ok(Some(Routed { source: Source::File, .. })) => {
@@ -208,7 +210,7 @@ impl AppFront {
                 canary: routed.canary.map(|(color, percent)| (color, share(percent))),
                 backup: routed.backup.is_some(),
                 generation: routed.generation,
-                half_told: matches!(routed.contradiction, Some(Contradiction::FileDiffers { .. })),
+                half_told: routed.contradiction.as_ref().is_some_and(is_half_told),
             }),
             Self::Haproxy(haproxy) => {
                 let (routed, generation) = haproxy.routed().await?;
@@ -229,12 +231,12 @@ impl AppFront {
                 done => done?,
             },
             Self::Nginx { nginx, former } => {
-                let standing = standing_generation(nginx, &route).await?;
-                let wanted = Route { generation: standing.unwrap_or(route.generation), ..route };
+                let (generation, stands) = number(nginx, &route).await?;
+                let wanted = Route { generation, ..route };
                 match nginx.route(&wanted, nginx::Limits::default()).await {
                     Ok(proof) => *former.lock().await = Some(proof.former),
                     // Nothing was to be changed: file and nginx, or with nginx down the file, say so already.
-                    Err(RouteError::Untouched(err)) if standing.is_some() && err.is_down() => {
+                    Err(RouteError::Untouched(err)) if stands && err.is_down() => {
                         tracing::warn!(err = %chain(&err), "nginx can't be reached; its file has the wanted route");
                     }
                     Err(err) => return Err(err.into()),
@@ -260,7 +262,7 @@ impl AppFront {
                 let former = match former.lock().await.clone() {
                     Some(former) => former,
                     // bgd was restarted since: those that nginx itself calls leaving.
-                    None => nginx.leaving()?,
+                    None => nginx.leaving(color)?,
                 };
                 let drained = nginx.drained(&former, Instant::now() + limit).await;
                 let left = drained.connections.unwrap_or(drained.left_workers.len());
@@ -273,10 +275,10 @@ impl AppFront {
 
 impl AppFront {
     /// The request that a datagram tells of: a sample of each color that it was tried on.
-    pub(super) fn samples(&self, datagram: &[u8], ports: Ports) -> Vec<Sample> {
+    pub(super) fn samples(&self, datagram: &[u8]) -> Vec<Sample> {
         match self {
             Self::Builtin(_) => Vec::new(),
-            Self::Nginx { .. } => nginx::report::parse(datagram, ports),
+            Self::Nginx { nginx, .. } => nginx.samples(datagram),
             Self::Haproxy(haproxy) => haproxy.sample(datagram).into_iter().collect(),
         }
     }
@@ -299,15 +301,23 @@ async fn discord(haproxy: &Haproxy) -> Option<Trouble> {
     }
 }
 
-/// The same backends are in force already: asking for them under their own number reloads nothing (F8).
-async fn standing_generation(nginx: &Nginx, wanted: &Route) -> Result<Option<Generation>, FrontTrouble> {
-    let Some(routed) = nginx.routed().await? else { return Ok(None) };
+/// The number of a route, and whether the same one is in force already: under its own number it reloads nothing (F8).
+/// Another route gets a number that nothing in force has, which after routes without a record has to be looked for: or
+/// a file as it was before a hand changed it would pass for what nginx has.
+async fn number(nginx: &Nginx, wanted: &Route) -> Result<(Generation, bool), FrontTrouble> {
+    let Some(routed) = nginx.routed().await? else { return Ok((wanted.generation, false)) };
     let same = routed.contradiction.is_none()
         && routed.color == wanted.color()
         && routed.release.as_ref() == wanted.live().map(|live| &live.release)
         && routed.canary == wanted.canary().map(|canary| (canary.color, wanted.canary_share()))
-        && routed.backup == wanted.backup.as_ref().map(|backup| backup.color);
-    Ok(same.then_some(routed.generation))
+        && routed.backup == wanted.backup.first().map(|backup| backup.color);
+    let next = Generation(routed.generation.0.saturating_add(1));
+    Ok(if same { (routed.generation, true) } else { (wanted.generation.max(next), false) })
+}
+
+/// What nginx routes by is not what it was told, so that it has to be told again.
+fn is_half_told(contradiction: &Contradiction) -> bool {
+    matches!(contradiction, Contradiction::FileDiffers { .. } | Contradiction::LinkLost { .. })
 }
 
 /// What a front says is never more than the whole.

@@ -8,18 +8,18 @@ use std::{
 
 use tokio::sync::Mutex;
 
-use super::{counting, front::AppFront, instances::Instances, traffic::Traffic};
+use super::{counting, front::AppFront, instances::Instances, stopping::Led, traffic::Traffic};
 use crate::{
     build::{self, Places},
     config::{settings::AppSettings, template::Values},
     errors::chain,
     git,
-    process::{Handle, Role, ShimError, Shims},
+    process::{Handle, Role, ShimError, Shims, Slot},
     rules::{
         app::Release,
         effect::Action,
         event::{Done, Want},
-        ids::{Color, ReleaseId},
+        ids::{Color, CommitId, ReleaseId},
         words::{Failure, Nature, Phase},
     },
     store::Store,
@@ -43,9 +43,12 @@ pub struct Interpreter {
     pub(super) store: Arc<Store>,
     /// Route, proof and the look before a stop: one at a time.
     pub(super) front_turn: Mutex<()>,
+    /// A front's sums are taken over in the order in which it told them: fewer than before would mean a new front.
+    pub(super) sums_turn: Mutex<()>,
     /// How far the front's numbers are ahead of the record's: after the record was lost it counts from 1 again,
     /// and a front rightly refuses what looks older than what it routes.
     pub(super) ahead: AtomicU64,
+    pub(super) led: std::sync::Mutex<Led>,
 }
 
 /// What an interpreter is made of.
@@ -84,7 +87,9 @@ impl Interpreter {
             traffic: Traffic::default(),
             traffic_socket: counting::socket(place, &settings),
             front_turn: Mutex::new(()),
+            sums_turn: Mutex::new(()),
             ahead: AtomicU64::new(0),
+            led: std::sync::Mutex::default(),
             places,
             store,
             settings,
@@ -149,28 +154,51 @@ impl Interpreter {
     async fn fetch(&self, want: &Want) -> Result<Done, Failure> {
         let given = self.places.give_to(self.settings.user.as_deref());
         given.map_err(|err| Failure { hint: err.hint(), ..trouble(Phase::Fetching, &err) })?;
+        let ruled = self.git.source().only_forward();
         let asked = match want {
             // A push: whether this commit may follow what was accepted before is the branch's to say.
-            Want::Commit(commit) if self.settings.fast_forward_only || self.settings.verify.is_some() => {
-                git::Want::Seen(commit.clone())
-            }
+            Want::Commit(commit) if ruled => git::Want::Seen(commit.clone()),
             Want::Tip => git::Want::Branch,
             Want::Rev(rev) => git::Want::Rev(rev.clone()),
             Want::Commit(commit) => git::Want::Rev(commit.as_str().to_owned()),
         };
-        let found = self.git.fetch(asked).await.map_err(|err| git_failure(Phase::Fetching, &err))?;
+        let line = self.git.source().line();
+        let accepted = match ruled {
+            true => self.store.accepted(&self.settings.name, &line),
+            false => Ok(None),
+        };
+        let accepted = accepted.map_err(|err| trouble(Phase::Fetching, &err))?;
+        let found = self.git.fetch_after(accepted, asked).await;
+        let found = found.map_err(|err| git_failure(Phase::Fetching, &err))?;
+        // Kept though no rule asks for it: one that is switched on later has to know where the branch was.
+        if found.accepted || matches!(want, Want::Commit(_)) {
+            self.accept(line, found.commit.clone()).await?;
+        }
         if let Some(signer) = &found.signer {
             tracing::info!(app = %self.settings.name, rev = %found.commit, %signer, "the commit is signed");
         }
         Ok(fetched(found))
     }
 
+    /// Records what the branch may go on from; the step that the fetch ends with flushes it.
+    async fn accept(&self, line: String, commit: CommitId) -> Result<(), Failure> {
+        let (store, app) = (self.store.clone(), self.settings.name.clone());
+        let kept = tokio::task::spawn_blocking(move || store.accept(&app, &line, &commit)).await;
+        kept.map_err(|err| trouble(Phase::Fetching, &err))?.map_err(|err| trouble(Phase::Fetching, &err))
+    }
+
+    /// For what is done once, whatever the number of instances: as the first one has it.
     pub(super) fn context(&self, release: &Release, color: Color) -> build::Context {
+        self.context_of(release, Slot { color, index: 0 })
+    }
+
+    pub(super) fn context_of(&self, release: &Release, slot: Slot) -> build::Context {
         build::Context {
             places: self.places.clone(),
             values: Values {
-                port: self.settings.ports.of(color),
-                color,
+                address: self.settings.address_at(slot.color, slot.index),
+                instance: slot.number(),
+                color: slot.color,
                 release: release.id.clone(),
                 commit: release.commit.clone(),
             },
@@ -183,8 +211,8 @@ impl Interpreter {
         Ok(all.into_iter().rfind(|handle| handle.role() == role && handle.release() == release))
     }
 
-    pub(super) fn instance_log(&self, color: Color) -> PathBuf {
-        self.places.logs().join(format!("{color}.log"))
+    pub(super) fn instance_log(&self, slot: Slot) -> PathBuf {
+        self.places.logs().join(format!("{slot}.log"))
     }
 
     pub(super) fn build_log(&self, release: &ReleaseId) -> PathBuf {

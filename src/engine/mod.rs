@@ -15,6 +15,7 @@ mod meter;
 mod observe;
 mod poller;
 mod snapshot;
+mod sockets;
 mod starting;
 mod stopping;
 mod tend;
@@ -23,6 +24,7 @@ mod warmup;
 mod watching;
 
 pub use app_task::{AppTask, DeployCounter, Deps, Inbox, Message};
+pub use instances::Seen;
 pub use interpreter::{Interpreter, Place};
 pub use poller::watch_remote;
 pub use snapshot::{RemoteSeen, Snapshot};

@@ -8,11 +8,11 @@ use super::{front::Standing, interpreter::Interpreter};
 use crate::{
     build,
     errors::chain,
-    process::{Exit, Handle, Role},
+    process::{Exit, Handle, Role, Slot},
     rules::{
         app::{App, Release},
-        event::{Facts, Routed},
-        ids::Generation,
+        event::{Event, Facts, Routed},
+        ids::{Color, Generation},
     },
     store::Store,
 };
@@ -40,12 +40,17 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
                     }
                 };
                 match handle.role().clone() {
-                    Role::Instance(color) if alive => {
-                        facts.running.insert(color, handle.release().clone());
+                    // It runs, and nobody gets to it: the start that follows ends it first.
+                    Role::Instance(slot) if alive && interpreter.is_cut_off(slot) => {
+                        let color = slot.color;
+                        tracing::error!(app = %name, %color, "the instance's socket was removed: it is started anew");
+                    }
+                    Role::Instance(slot) if alive => {
+                        facts.running.insert(slot.color, handle.release().clone());
                         let shim = handle.id().to_owned();
-                        interpreter.instances().put(color, handle);
+                        interpreter.instances().put(slot, handle);
                         // What is live now was healthy when it became so; anything else is probed anew.
-                        interpreter.instances().prove(color, &shim);
+                        interpreter.instances().prove(slot, &shim);
                     }
                     // One that went down with the machine is done again from the start; also one that had ended,
                     // because what it made may have gone down with the machine all the same.
@@ -69,6 +74,21 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
     let unrecorded = unrecorded.collect();
     facts.known.extend(described(interpreter, unrecorded).await);
     facts
+}
+
+/// Instances that ended while bgd was away, beside others of their color that run: the facts speak of colors alone.
+pub fn gone(interpreter: &Interpreter) -> Vec<Event> {
+    let instances = interpreter.instances();
+    let running = instances.seen();
+    let gone = |color: Color| {
+        let release = instances.release_on(color)?;
+        let number = instances.given(color, &release)?;
+        let mut slots = (0..number).map(|index| Slot { color, index });
+        let missing = slots.find(|slot| !running.contains_key(slot))?;
+        let how = format!("instance {} of {number} was gone when bgd came back", missing.number());
+        Some(Event::InstanceDied { color, release, how, last_words: Vec::new() })
+    };
+    Color::ALL.into_iter().filter_map(gone).collect()
 }
 
 /// What the record would have said of these releases, from the mirror. Best effort: the traffic does not wait for it.
@@ -108,6 +128,7 @@ async fn routed(interpreter: &Interpreter, recorded: Generation) -> Facts {
         Ok(Some(standing)) => {
             interpreter.ahead.store(standing.generation.0.saturating_sub(recorded.0), Ordering::Relaxed);
             let Standing { live, canary, backup, half_told, .. } = standing;
+            interpreter.found_led(&live.into_iter().chain(canary.map(|(color, _)| color)).collect());
             let routed = live.map_or(Routed::Nothing, Routed::Color);
             Facts { routed, canary, backup, half_told, ..Facts::default() }
         }

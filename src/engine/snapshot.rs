@@ -3,9 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::traffic::Counted;
+use super::{instances::Seen, traffic::Counted};
 use crate::{
     config::settings::AppSettings,
+    process::Slot,
     rules::{
         app::App,
         ids::{Color, CommitId},
@@ -23,8 +24,10 @@ pub struct Snapshot {
     pub app: App,
     /// False until the daemon has looked at the world once; before that this is the record's view.
     pub observed: bool,
-    /// Main processes by color.
-    pub pids: BTreeMap<Color, i32>,
+    /// The instances that run.
+    pub instances: BTreeMap<Slot, Seen>,
+    /// How many each color was last given.
+    pub given: BTreeMap<Color, u16>,
     /// The deploy that ended last.
     pub last: Option<DeployRecord>,
     /// What keeps the record from being written, if anything: the app serves on, and nothing else happens.
@@ -35,6 +38,27 @@ pub struct Snapshot {
     pub counted: Counted,
     /// The remote as the poller last saw it.
     pub remote: RemoteSeen,
+}
+
+impl Snapshot {
+    /// How many instances a color has; what is configured where that is not known.
+    pub fn number_on(&self, color: Color) -> u16 {
+        self.given.get(&color).copied().unwrap_or(self.settings.instances)
+    }
+
+    /// How many of them run.
+    pub fn running_on(&self, color: Color) -> usize {
+        self.on(color).count()
+    }
+
+    /// How many of them are known to be healthy.
+    pub fn serving_on(&self, color: Color) -> usize {
+        self.on(color).filter(|seen| seen.healthy == Some(true)).count()
+    }
+
+    fn on(&self, color: Color) -> impl Iterator<Item = &Seen> {
+        self.instances.iter().filter(move |(slot, _)| slot.color == color).map(|(_, seen)| seen)
+    }
 }
 
 /// The remote as the poller last saw it.

@@ -1,12 +1,13 @@
-//! Effects around a new instance: start it on a port proven free, prove that it is healthy and that the socket is
-//! its own, and watch it once it is live.
+//! Effects around a color's new instances: start each on a port proven free, and prove that all are healthy and that
+//! each one's socket is its own.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
+use futures_util::future::{join_all, try_join_all};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
@@ -17,14 +18,15 @@ use super::{
 };
 use crate::{
     build,
-    config::settings::{Limits, Probe},
+    config::settings::{AppSettings, Limits, Probe},
     errors::chain,
     probe::{self, Answer, ProbeCommand, Target, Verdict},
-    process::{Exit, Handle, Role, Spec, StartError, ports},
+    process::{Exit, Handle, Role, ShimError, Slot, Spec, StartError, ports},
     rules::{
+        address::Address,
         app::Release,
         health::{Decision, Seen, Streak},
-        ids::Color,
+        ids::{Color, ReleaseId},
         words::{Failure, Nature, Phase},
     },
     store::record::EventRecord,
@@ -37,17 +39,56 @@ const CONFIRM: Duration = Duration::from_millis(10);
 /// Probe answers kept for `bgd show`.
 const ANSWERS_KEPT: usize = 20;
 
+/// A new instance on its way to be proven.
+struct Candidate {
+    slot: Slot,
+    handle: Handle,
+    target: Target,
+    /// Where it must not listen.
+    foreign: Vec<Address>,
+    answers: VecDeque<String>,
+}
+
+/// All that a color has when it has that many.
+pub(super) fn slots(color: Color, number: u16) -> impl Iterator<Item = Slot> {
+    (0..number).map(move |index| Slot { color, index })
+}
+
 impl Interpreter {
+    /// Has all instances of the release running on the color, as many as it was given before, if it was.
     pub(super) async fn start(&self, release: &Release, color: Color) -> Result<(), Failure> {
-        let phase = Phase::Starting;
-        if self.adopt_or_clear(release, color).await? {
-            return Ok(());
+        let shims = self.find_shims(Phase::Starting).await?;
+        let recorded = shims.iter().filter(|it| it.role().is_on(color) && *it.release() == release.id);
+        let number = recorded.map(Handle::siblings).max();
+        let number = number.unwrap_or_else(|| self.number_of(color, &release.id));
+        self.start_number(release, color, number).await
+    }
+
+    /// The same with this number.
+    pub(super) async fn start_number(
+        &self,
+        release: &Release,
+        color: Color,
+        number: u16,
+    ) -> Result<(), Failure> {
+        let adopted = self.adopt_or_clear(release, color, number).await?;
+        let missing: Vec<Slot> = slots(color, number).filter(|slot| !adopted.contains(slot)).collect();
+        for slot in &missing {
+            self.prove_free(*slot)?;
         }
-        self.prove_free(color)?;
-        let context = self.context(release, color);
+        for slot in missing {
+            self.start_one(release, slot, number).await.map_err(|failure| of_one(slot, number, failure))?;
+        }
+        Ok(())
+    }
+
+    async fn start_one(&self, release: &Release, slot: Slot, siblings: u16) -> Result<(), Failure> {
+        let phase = Phase::Starting;
+        self.clear_socket(slot)?;
+        let context = self.context_of(release, slot);
         let command =
             build::start_command(&self.settings, &context).map_err(|err| build_failure(phase, &err))?;
-        let mut spec = self.spec(Role::Instance(color), release, command);
+        let mut spec = Spec { siblings, ..self.spec(Role::Instance(slot), release, command) };
         spec.stop.how = self.stop_request(&context).map_err(|err| build_failure(phase, &err))?;
         let started = match self.shims.start(&spec).await {
             Err(StartError::Limits { why, .. }) if self.was_live(release) => {
@@ -56,8 +97,17 @@ impl Interpreter {
             }
             started => started,
         };
-        self.instances.put(color, started.map_err(|err| start_failure(phase, &err))?);
+        self.instances.put(slot, started.map_err(|err| start_failure(phase, &err))?);
         Ok(())
+    }
+
+    /// How many instances a release has on a color: as many as it was given, or as are configured.
+    pub(super) fn number_of(&self, color: Color, release: &ReleaseId) -> u16 {
+        self.instances.given(color, release).unwrap_or(self.settings.instances)
+    }
+
+    pub(super) async fn find_shims(&self, phase: Phase) -> Result<Vec<Handle>, Failure> {
+        self.shims.find(&self.settings.name).await.map_err(|err| trouble(phase, &err))
     }
 
     /// Restarting what served, or going back to it, comes before its limits: refusing to serve is worse.
@@ -77,87 +127,130 @@ impl Interpreter {
         }
     }
 
-    /// True when this very instance runs already. Another one of ours on the color is an orphan and goes (D1).
-    async fn adopt_or_clear(&self, release: &Release, color: Color) -> Result<bool, Failure> {
+    /// Those of the wanted instances that run already. Any other of ours on the color is an orphan and goes (D1).
+    async fn adopt_or_clear(
+        &self,
+        release: &Release,
+        color: Color,
+        number: u16,
+    ) -> Result<BTreeSet<Slot>, Failure> {
         let phase = Phase::Starting;
-        let shims = self.shims.find(&self.settings.name).await.map_err(|err| trouble(phase, &err))?;
-        let mut adopted = false;
-        for handle in shims.into_iter().filter(|handle| *handle.role() == Role::Instance(color)) {
+        let mut adopted = BTreeSet::new();
+        let mut others = Vec::new();
+        for handle in self.find_shims(phase).await? {
+            let Some(slot) = handle.role().slot().filter(|slot| slot.color == color) else { continue };
             let alive = !handle.status().await.map_err(|err| trouble(phase, &err))?.tree.is_empty();
-            if alive && *handle.release() == release.id && !adopted {
-                self.instances.put(color, handle);
-                adopted = true;
+            let wanted = alive && *handle.release() == release.id && slot.index < number;
+            if wanted && !self.is_cut_off(slot) && adopted.insert(slot) {
+                self.instances.put(slot, handle);
             } else {
-                self.end_shim(&handle).await.map_err(|err| trouble(phase, &err))?;
+                others.push(handle);
             }
         }
+        self.end_shims(&others).await.map_err(|err| trouble(phase, &err))?;
         Ok(adopted)
     }
 
-    pub(super) async fn end_shim(&self, handle: &Handle) -> Result<(), crate::process::ShimError> {
+    /// Ends them all at the same time: each may take as long as its grace.
+    pub(super) async fn end_shims(&self, handles: &[Handle]) -> Result<(), ShimError> {
+        join_all(handles.iter().map(|handle| self.end_shim(handle))).await.into_iter().collect()
+    }
+
+    async fn end_shim(&self, handle: &Handle) -> Result<(), ShimError> {
         let stopped = handle.stop().await?;
         if stopped.killed {
             tracing::warn!(app = %self.settings.name, release = %handle.release(), role = %handle.role(), "ended by KILL after its grace");
         }
-        if let Role::Instance(color) = handle.role() {
-            self.instances.remove(*color, handle.id());
+        if let Some(slot) = handle.role().slot() {
+            self.instances.remove(slot, handle.id());
         }
         handle.forget().await
     }
 
-    pub(super) fn prove_free(&self, color: Color) -> Result<(), Failure> {
-        let port = self.settings.ports.of(color);
-        let listeners = ports::listeners(port).map_err(|err| trouble(Phase::Starting, &err))?;
+    pub(super) fn prove_free(&self, slot: Slot) -> Result<(), Failure> {
+        let (address, color) = (self.settings.address_at(slot.color, slot.index), slot.color);
+        let listeners = ports::listening_at(&address).map_err(|err| trouble(Phase::Starting, &err))?;
         if listeners.is_empty() {
             return Ok(());
         }
-        let holder = holders_of(port);
-        let cause = format!("port {port} ({color}) is held by {holder}, which is not bgd's to stop");
-        let hint = format!("stop it or change `ports` of {}; then `bgd deploy`", self.settings.name);
+        let (holder, place) = (holders_of(&address), address.named());
+        let cause = format!("{place} ({color}) is held by {holder}, which is not bgd's to stop");
+        let hint = match address {
+            Address::Port(_) => {
+                format!("stop it or change `ports` of {}; then `bgd deploy`", self.settings.name)
+            }
+            Address::Socket(_) => "stop it; then `bgd deploy`".to_owned(),
+        };
         Err(Failure { hint: Some(hint), ..failure(Phase::Starting, Nature::Transient, cause) })
     }
 
+    /// All of them, at the same time and with one deadline; the first that fails ends it.
     pub(super) async fn probe(&self, release: &Release, color: Color) -> Result<(), Failure> {
-        let handle = self.to_be_probed(release, color).await?;
-        let target = self.target(release, color)?;
-        let mut answers = VecDeque::new();
+        let number = self.number_of(color, &release.id);
+        let mut candidates = Vec::new();
+        for slot in slots(color, number) {
+            let candidate = self.candidate(release, slot, number).await;
+            candidates.push(candidate.map_err(|failure| of_one(slot, number, failure))?);
+        }
         let deadline = Instant::now() + self.settings.health.deadline;
-        // Both arms are cancel-safe: `ended` consumes nothing, and a probe that is dropped ends by itself.
-        let proven = tokio::select! {
-            exit = handle.ended() => Err(self.exited_early(&handle, exit, &answers)),
-            proven = self.until_healthy((&handle, &target), deadline, &mut answers) => proven,
-        };
-        self.keep_answers(release, answers).await;
+        let proven = candidates.iter_mut().map(|one| async move {
+            let slot = one.slot;
+            self.prove(one, deadline).await.map_err(|failure| of_one(slot, number, failure))
+        });
+        let proven = try_join_all(proven).await.map(drop);
+        self.keep_answers(release, &candidates).await;
         if proven.is_ok() {
-            self.instances.prove(color, handle.id());
+            candidates.iter().for_each(|one| self.instances.prove(one.slot, one.handle.id()));
         }
         proven
     }
 
+    async fn candidate(&self, release: &Release, slot: Slot, number: u16) -> Result<Candidate, Failure> {
+        let other = slot.color.other();
+        let others = slots(other, self.instances.last_given(other).max(self.settings.instances));
+        let siblings = slots(slot.color, number).filter(|sibling| *sibling != slot);
+        Ok(Candidate {
+            slot,
+            handle: self.to_be_probed(release, slot).await?,
+            target: self.target(release, slot)?,
+            foreign: others.chain(siblings).map(|it| self.settings.address_at(it.color, it.index)).collect(),
+            answers: VecDeque::new(),
+        })
+    }
+
+    async fn prove(&self, one: &mut Candidate, deadline: Instant) -> Result<(), Failure> {
+        let handle = one.handle.clone();
+        // Both arms are cancel-safe: `ended` consumes nothing, and a probe that is dropped ends by itself.
+        let exit = tokio::select! {
+            exit = handle.ended() => exit,
+            proven = self.until_healthy(one, deadline) => return proven,
+        };
+        Err(self.exited_early(&handle, exit, &one.answers))
+    }
+
     /// The new instance; also one that ended before anybody asked, for how it ended (promise D3).
-    async fn to_be_probed(&self, release: &Release, color: Color) -> Result<Handle, Failure> {
+    async fn to_be_probed(&self, release: &Release, slot: Slot) -> Result<Handle, Failure> {
         let phase = Phase::Probing;
-        if let Some(handle) = self.instances.on(color).filter(|handle| *handle.release() == release.id) {
+        if let Some(handle) = self.instances.at(slot).filter(|handle| *handle.release() == release.id) {
             return Ok(handle);
         }
         let ended =
-            self.shim(&Role::Instance(color), &release.id).await.map_err(|err| trouble(phase, &err))?;
+            self.shim(&Role::Instance(slot), &release.id).await.map_err(|err| trouble(phase, &err))?;
         ended.ok_or_else(|| failure(phase, Nature::Transient, "the new instance is not there to be probed"))
     }
 
-    async fn until_healthy(
-        &self,
-        (handle, target): (&Handle, &Target),
-        deadline: Instant,
-        answers: &mut VecDeque<String>,
-    ) -> Result<(), Failure> {
+    async fn until_healthy(&self, one: &mut Candidate, deadline: Instant) -> Result<(), Failure> {
+        let Candidate { handle, target, foreign, answers, .. } = one;
         let health = &self.settings.health;
         let mut streak = Streak::new(health.successes);
         let mut pause = FIRST_LOOK;
         let mut said = None;
         loop {
-            self.refuse_other_port(handle, target.port)?;
-            let mut socket = Socket::glance(handle, target.port);
+            self.refuse_other_place(handle, foreign)?;
+            let mut socket = Socket::glance(handle, &target.address);
+            if matches!(socket, Socket::Ours(_)) {
+                self.open_socket(&target.address)?;
+            }
             let answer = self.ask((&socket, target), deadline, &mut said).await;
             let settled = self.settled(handle);
             let healthy = answer.0 && settled;
@@ -166,9 +259,9 @@ impl Interpreter {
                 let seen = if healthy { Seen::Healthy } else { Seen::Unhealthy };
                 if streak.observe(seen, owner) == Decision::Healthy {
                     // Promise D1, in full before the flip; a stranger seen only now is waited for like any other.
-                    socket = Socket::of(handle, target.port);
+                    socket = Socket::of(handle, &target.address);
                     if matches!(socket, Socket::Ours(_)) {
-                        return self.refuse_other_port(handle, target.port);
+                        return self.refuse_other_place(handle, foreign);
                     }
                     streak = Streak::new(health.successes);
                 }
@@ -189,7 +282,7 @@ impl Interpreter {
         said: &mut Option<String>,
     ) -> (bool, String) {
         if !matches!(socket, Socket::Ours(_)) {
-            return (false, format!("port {} is not open yet", target.port));
+            return (false, format!("{} is not open yet", target.address.named()));
         }
         let Ok(answer) = timeout_at(deadline, probe::once(&self.settings.health, target)).await else {
             // What it said before tells more than a probe that was cut short.
@@ -210,16 +303,24 @@ impl Interpreter {
 
     /// Promise D2: an app that listens on its neighbour's port takes the live color's traffic, healthy or not; so it
     /// is refused as soon as it is seen there, not at the deadline.
-    fn refuse_other_port(&self, handle: &Handle, port: u16) -> Result<(), Failure> {
-        let ports = self.settings.ports;
-        let other = if ports.blue == port { ports.green } else { ports.blue };
-        // The live color's own listener there is as it should be; one of ours beside it would share its traffic.
-        if !handle.listens_on(other).map_err(|err| trouble(Phase::Probing, &err))? {
+    fn refuse_other_place(&self, handle: &Handle, foreign: &[Address]) -> Result<(), Failure> {
+        // The owner's own listener there is as it should be; one of ours beside it would share its traffic.
+        let Some(other) = handle.listens_on(foreign).map_err(|err| trouble(Phase::Probing, &err))? else {
             return Ok(());
-        }
-        let cause = format!("the new instance listens on port {other}, which is the other color's");
+        };
+        let own = handle.role().slot();
+        let its_own_color = own.is_some_and(|own| {
+            let siblings = slots(own.color, handle.siblings());
+            siblings.into_iter().any(|it| self.settings.address_at(it.color, it.index) == other)
+        });
+        let whose = if its_own_color { "another instance's" } else { "the other color's" };
+        let cause = format!("the new instance listens on {}, which is {whose}", other.named());
+        let variable = variable(&other);
         Err(Failure {
-            hint: Some(format!("the app must listen on $PORT alone; {} shows its output", logs_of(handle))),
+            hint: Some(format!(
+                "the app must listen on {variable} alone; {} shows its output",
+                logs_of(handle)
+            )),
             log_tail: tail(handle.log()),
             ..failure(Phase::Probing, Nature::Deterministic, cause)
         })
@@ -239,7 +340,7 @@ impl Interpreter {
     }
 
     fn not_healthy(&self, handle: &Handle, socket: &Socket, answers: &VecDeque<String>) -> Failure {
-        let port = handle_port(handle, &self.settings);
+        let address = address_of(handle, &self.settings);
         let deadline = self.settings.health.deadline;
         let last = answers.back().cloned().unwrap_or_default();
         let (cause, hint) = match socket {
@@ -247,7 +348,7 @@ impl Interpreter {
                 format!(
                     "not healthy within {deadline:?} (one probe: {:?}): {last}{}",
                     self.settings.health.timeout,
-                    out_of_reach(port),
+                    address.port().map(out_of_reach).unwrap_or_default(),
                 ),
                 format!(
                     "`bgd show {}` has the answers, {} its output",
@@ -258,16 +359,16 @@ impl Interpreter {
             Socket::Absent => {
                 let instead = listens_instead(handle);
                 (
-                    format!("the app did not listen on port {port} within {deadline:?}; {instead}"),
-                    format!(
-                        "it must listen on 127.0.0.1:$PORT (`rewrite` is for a port in a file); {} shows its output",
-                        logs_of(handle)
-                    ),
+                    format!("the app did not listen on {} within {deadline:?}; {instead}", address.named()),
+                    format!("{}; {} shows its output", must_listen(&address), logs_of(handle)),
                 )
             }
             Socket::Strange(holder) => (
-                format!("port {port} is held by {holder}, not by the new instance"),
-                "stop it or change `ports`; then `bgd deploy`".to_owned(),
+                format!("{} is held by {holder}, not by the new instance", address.named()),
+                match address {
+                    Address::Port(_) => "stop it or change `ports`; then `bgd deploy`".to_owned(),
+                    Address::Socket(_) => "stop it; then `bgd deploy`".to_owned(),
+                },
             ),
         };
         Failure {
@@ -277,16 +378,27 @@ impl Interpreter {
         }
     }
 
-    async fn keep_answers(&self, release: &Release, answers: VecDeque<String>) {
+    async fn keep_answers(&self, release: &Release, candidates: &[Candidate]) {
+        // The last of each, so that many instances don't fill the record.
+        let each = (ANSWERS_KEPT / candidates.len().max(1)).max(2);
+        let lines = candidates.iter().flat_map(|one| {
+            let several = candidates.len() > 1;
+            let last = one.answers.iter().skip(one.answers.len().saturating_sub(each));
+            last.map(move |line| match several {
+                true => format!("instance {}: {line}", one.slot.number()),
+                false => line.clone(),
+            })
+        });
+        let answers: Vec<String> = lines.collect();
         let (store, deploy) = (self.store.clone(), release.id.deploy());
-        let kept = blocking(move || store.keep_probes(deploy, &Vec::from(answers))).await;
+        let kept = blocking(move || store.keep_probes(deploy, &answers)).await;
         if let Err(err) = kept {
             tracing::warn!(app = %self.settings.name, err = %chain(&err), "probe answers were not recorded");
         }
     }
 
-    pub(super) fn target(&self, release: &Release, color: Color) -> Result<Target, Failure> {
-        let context = self.context(release, color);
+    pub(super) fn target(&self, release: &Release, slot: Slot) -> Result<Target, Failure> {
+        let context = self.context_of(release, slot);
         let command = build::probe_command(&self.settings, &context)
             .map_err(|err| build_failure(Phase::Probing, &err))?;
         let command = command.map(|command| ProbeCommand {
@@ -296,11 +408,12 @@ impl Interpreter {
             user: command.user,
             new_privileges: command.new_privileges,
         });
-        Ok(Target { port: self.settings.ports.of(color), release_dir: context.release_dir(), command })
+        let address = self.settings.address_at(slot.color, slot.index);
+        Ok(Target { address, release_dir: context.release_dir(), command })
     }
 }
 
-/// Whose listening socket is on a port.
+/// Whose listening socket is at an address.
 enum Socket {
     /// All of it belongs to the instance; by this process.
     Ours(i32),
@@ -313,24 +426,22 @@ enum Socket {
 impl Socket {
     /// The same as [`Self::of`] for the usual case that the main process itself listens, without reading what
     /// every process of the host has open; whoever else may have the socket open is left to [`Self::of`].
-    fn glance(handle: &Handle, port: u16) -> Self {
-        let Ok(listeners) = ports::listeners(port) else { return Self::Absent };
-        let inodes: Vec<u64> = listeners.iter().map(|listener| listener.inode).collect();
+    fn glance(handle: &Handle, address: &Address) -> Self {
+        let Ok(inodes) = ports::listening_at(address) else { return Self::Absent };
         match handle.main_pid() {
             _ if inodes.is_empty() => Self::Absent,
             Some(main) if handle.owns(main) && ports::held_by(main, &inodes).len() == inodes.len() => {
                 Self::Ours(main)
             }
-            _ => Self::of(handle, port),
+            _ => Self::of(handle, address),
         }
     }
 
-    fn of(handle: &Handle, port: u16) -> Self {
-        let Ok(listeners) = ports::listeners(port) else { return Self::Absent };
-        if listeners.is_empty() {
+    fn of(handle: &Handle, address: &Address) -> Self {
+        let Ok(inodes) = ports::listening_at(address) else { return Self::Absent };
+        if inodes.is_empty() {
             return Self::Absent;
         }
-        let inodes: Vec<u64> = listeners.iter().map(|listener| listener.inode).collect();
         let Ok(holders) = ports::holders(&inodes) else { return Self::Absent };
         match holders.iter().find(|holder| !handle.owns(holder.pid)) {
             Some(stranger) => Self::Strange(format!("pid {} ({})", stranger.pid, stranger.command)),
@@ -341,15 +452,31 @@ impl Socket {
 
 /// The command that shows what an instance says; `bgd logs` alone shows what is live.
 fn logs_of(handle: &Handle) -> String {
-    // An instance's role is written as its color.
-    format!("`bgd logs --color {}`", handle.role())
+    let Some(slot) = handle.role().slot() else { return "`bgd logs`".to_owned() };
+    logs_of_slot(slot, handle.siblings())
 }
 
-/// Who holds a port, for people.
-pub(super) fn holders_of(port: u16) -> String {
-    let found = ports::listeners(port)
-        .and_then(|listeners| ports::holders(&listeners.iter().map(|one| one.inode).collect::<Vec<_>>()));
-    match found {
+/// The same for one of that many.
+pub(super) fn logs_of_slot(slot: Slot, number: u16) -> String {
+    match number {
+        1 => format!("`bgd logs --color {}`", slot.color),
+        _ => format!("`bgd logs --color {} --instance {}`", slot.color, slot.number()),
+    }
+}
+
+/// Names which of several instances failed.
+pub(super) fn of_one(slot: Slot, number: u16, failure: Failure) -> Failure {
+    match number {
+        1 => failure,
+        _ => {
+            Failure { cause: format!("instance {} of {number}: {}", slot.number(), failure.cause), ..failure }
+        }
+    }
+}
+
+/// Who holds an address, for people.
+pub(super) fn holders_of(address: &Address) -> String {
+    match ports::listening_at(address).and_then(|inodes| ports::holders(&inodes)) {
         Ok(holders) if !holders.is_empty() => {
             let named: Vec<String> =
                 holders.iter().map(|holder| format!("pid {} ({})", holder.pid, holder.command)).collect();
@@ -383,10 +510,25 @@ fn listens_instead(handle: &Handle) -> String {
     }
 }
 
-fn handle_port(handle: &Handle, settings: &crate::config::settings::AppSettings) -> u16 {
+fn address_of(handle: &Handle, settings: &AppSettings) -> Address {
     match handle.role() {
-        Role::Instance(color) => settings.ports.of(*color),
-        Role::Build | Role::Hook(_) => 0,
+        Role::Instance(slot) => settings.address_at(slot.color, slot.index),
+        Role::Build | Role::Hook(_) => Address::Port(0),
+    }
+}
+
+/// Where the app is told its address.
+fn variable(address: &Address) -> &'static str {
+    match address {
+        Address::Port(_) => "$PORT",
+        Address::Socket(_) => "$SOCKET",
+    }
+}
+
+fn must_listen(address: &Address) -> &'static str {
+    match address {
+        Address::Port(_) => "it must listen on 127.0.0.1:$PORT (`rewrite` is for a port in a file)",
+        Address::Socket(_) => "it must listen on the unix socket $SOCKET, by that very path",
     }
 }
 

@@ -1,17 +1,22 @@
 //! Effects that move traffic or end things. Each looks first at what the front routes: nothing routed is ever
 //! stopped (promise F3).
 
-use std::sync::atomic::Ordering;
+use std::{
+    collections::BTreeSet,
+    sync::{PoisonError, atomic::Ordering},
+};
 
 use super::{
+    counting,
     front::{FrontTrouble, Standing},
     interpreter::{Interpreter, failure, trouble},
+    starting::slots,
 };
 use crate::{
     build,
     errors::chain,
     front::route::{self, Route},
-    process::{Handle, Role, ShimError},
+    process::{Handle, Slot},
     rules::{
         app::Release,
         canary::Share,
@@ -21,6 +26,31 @@ use crate::{
         words::{Failure, Nature, Phase},
     },
 };
+
+/// Where the front was led.
+#[derive(Debug, Default)]
+pub(super) struct Led {
+    to: BTreeSet<Color>,
+    /// Led away from, and not drained since.
+    undrained: BTreeSet<Color>,
+}
+
+impl Led {
+    /// A front that was not brought to it for certain may route as before.
+    fn to(&mut self, now: &BTreeSet<Color>, certain: bool) {
+        self.undrained.retain(|color| !now.contains(color));
+        if certain {
+            self.undrained.extend(self.to.difference(now));
+            self.to.clone_from(now);
+        } else {
+            self.to.extend(now);
+        }
+    }
+}
+
+fn gcd(a: u16, b: u16) -> u16 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
 
 impl Interpreter {
     pub(super) async fn route(
@@ -32,26 +62,44 @@ impl Interpreter {
         let _turn = self.front_turn.lock().await;
         let ahead = self.ahead.load(Ordering::Relaxed);
         let share = canary.map_or(Share::NONE, |canary| canary.share);
-        let backends = live.map(|live| self.backend(live, share.rest())).into_iter();
+        let sides = live.map(|live| (live, share.rest())).into_iter();
+        let sides: Vec<_> = sides.chain(canary.map(|it| (&it.backend, share.get()))).collect();
         let route = Route {
             generation: Generation(generation.0.saturating_add(ahead)),
-            backends: backends.chain(canary.map(|it| self.backend(&it.backend, share.get()))).collect(),
+            backends: self.backends(&sides),
             sticky: self.settings.canary.sticky.clone(),
             preview: canary.and(self.preview()),
-            backup: backup.map(|backup| self.backend(backup, 0)),
+            backup: backup.map_or_else(Vec::new, |backup| self.backends(&[(backup, 0)])),
         };
-        self.front.route(route).await.map_err(|err: FrontTrouble| err.failure(Phase::Switching))?;
+        let to: BTreeSet<Color> = sides.iter().map(|(side, _)| side.color).collect();
+        let told = self.front.route(route).await;
+        self.led(|led| led.to(&to, told.is_ok()));
+        told.map_err(|err: FrontTrouble| err.failure(Phase::Switching))?;
+        if counting::wanted(&self.settings) {
+            // What came before the change and was not looked at yet is none of what comes after it.
+            self.count_traffic().await;
+        }
         self.traffic.mark();
         Ok(())
     }
 
-    fn backend(&self, backend: &Backend, percent: u8) -> route::Backend {
-        route::Backend {
-            color: backend.color,
-            port: self.settings.ports.of(backend.color),
-            weight: u16::from(percent),
-            release: backend.release.clone(),
-        }
+    /// One for each instance. A color's share is divided evenly among its own; where the numbers differ, the weights
+    /// make up for it.
+    fn backends(&self, sides: &[(&Backend, u8)]) -> Vec<route::Backend> {
+        let numbers: Vec<u16> =
+            sides.iter().map(|(side, _)| self.number_of(side.color, &side.release)).collect();
+        let all: u16 = numbers.iter().product();
+        let common = numbers.iter().copied().fold(0, gcd).max(1);
+        let each = sides.iter().zip(&numbers).flat_map(|((side, percent), number)| {
+            let weight = u16::from(*percent) * (all / number / if numbers.len() > 1 { common } else { 1 });
+            slots(side.color, *number).map(move |slot| route::Backend {
+                color: slot.color,
+                address: self.settings.address_at(slot.color, slot.index),
+                weight,
+                release: side.release.clone(),
+            })
+        });
+        each.collect()
     }
 
     /// A preview that can't be had keeps no traffic from moving.
@@ -79,14 +127,16 @@ impl Interpreter {
         if left > 0 {
             tracing::warn!(app = %self.settings.name, %color, left, "requests were still open at the drain limit and were cut");
         }
+        self.led(|led| led.undrained.remove(&color));
         Ok(())
     }
 
     pub(super) async fn stop(&self, color: Color, release: &ReleaseId) -> Result<(), Failure> {
-        let phase = Phase::Stopping;
         self.refuse_if_routed(color, release).await?;
-        self.end_instances(color, |_| true).await.map_err(|err| trouble(phase, &err))?;
-        self.port_is_free(color)
+        self.drain_what_nobody_drained(color).await?;
+        let ended = self.end_instances(color, |_| true).await?;
+        ended.into_iter().for_each(|slot| self.say_if_held(slot));
+        Ok(())
     }
 
     /// In the place of what the front routes to: the one stop that does not look at the front first, because the
@@ -97,27 +147,51 @@ impl Interpreter {
         out: &ReleaseId,
         release: &Release,
     ) -> Result<(), Failure> {
-        let phase = Phase::Switching;
         tracing::warn!(app = %self.settings.name, %color, %out, new = %release.id, "the front can't be moved; replacing what serves on its port");
-        self.end_instances(color, |running| running == out).await.map_err(|err| trouble(phase, &err))?;
-        self.start(release, color).await?;
+        // As many as the front knows of, which can't be told of more.
+        let number = self.number_of(color, out);
+        self.end_instances(color, |running| running == out).await?;
+        self.start_number(release, color, number).await?;
         self.probe(release, color).await
     }
 
-    async fn end_instances(&self, color: Color, ends: impl Fn(&ReleaseId) -> bool) -> Result<(), ShimError> {
-        for handle in self.shims.find(&self.settings.name).await? {
-            if *handle.role() == Role::Instance(color) && ends(handle.release()) {
-                self.end_shim(&handle).await?;
-            }
+    /// Answers with all that the color may have had.
+    async fn end_instances(
+        &self,
+        color: Color,
+        ends: impl Fn(&ReleaseId) -> bool,
+    ) -> Result<BTreeSet<Slot>, Failure> {
+        let phase = Phase::Stopping;
+        let mut ending = self.find_shims(phase).await?;
+        ending.retain(|handle| handle.role().is_on(color) && ends(handle.release()));
+        self.end_shims(&ending).await.map_err(|err| trouble(phase, &err))?;
+        let ended = ending.iter().filter_map(|handle| handle.role().slot());
+        Ok(slots(color, self.settings.instances).chain(ended).collect())
+    }
+
+    /// Not fatal: every process of ours is gone, and what holds the port is not ours.
+    fn say_if_held(&self, slot: Slot) {
+        if let Err(held) = self.prove_free(slot) {
+            tracing::warn!(app = %self.settings.name, color = %slot.color, cause = held.cause, "the port is not free after the stop");
+        }
+    }
+
+    /// One of several may end while the others answer requests; the color is then to be stopped without a drain.
+    async fn drain_what_nobody_drained(&self, color: Color) -> Result<(), Failure> {
+        let several = self.instances.last_given(color) > 1 && self.instances.any_on(color);
+        if several && self.led(|led| led.undrained.contains(&color)) {
+            self.drain(color).await?;
         }
         Ok(())
     }
 
-    fn port_is_free(&self, color: Color) -> Result<(), Failure> {
-        let Err(held) = self.prove_free(color) else { return Ok(()) };
-        // Said, not fatal: every process of ours is gone, and what holds the port is not ours.
-        tracing::warn!(app = %self.settings.name, %color, cause = held.cause, "the port is not free after the stop");
-        Ok(())
+    /// What the front was found to route to.
+    pub(super) fn found_led(&self, to: &BTreeSet<Color>) {
+        self.led(|led| led.to(to, true));
+    }
+
+    fn led<T>(&self, look: impl FnOnce(&mut Led) -> T) -> T {
+        look(&mut self.led.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The look alone takes its turn: a stop may last, and no route must wait for it. The machine never routes to
@@ -144,8 +218,8 @@ impl Interpreter {
         let Some(release) = release else { return Ok(()) };
         let phase = Phase::Stopping;
         self.end_work(release).await.map_err(|err| trouble(phase, &err))?;
-        let shims = self.shims.find(&self.settings.name).await.map_err(|err| trouble(phase, &err))?;
-        let runs = |handle: &Handle| handle.release() == release && *handle.role() == Role::Instance(color);
+        let shims = self.find_shims(phase).await?;
+        let runs = |handle: &Handle| handle.release() == release && handle.role().is_on(color);
         if shims.iter().any(runs) {
             self.stop(color, release).await?;
         }

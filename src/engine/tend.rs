@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
@@ -10,7 +11,7 @@ use super::{
     counting,
     front::AppFront,
     interpreter::{Interpreter, tail},
-    starting::answer_line,
+    starting::{answer_line, slots},
     watching::FAILURES_THAT_COUNT,
 };
 use crate::{
@@ -76,8 +77,7 @@ impl Tend {
 
     fn watch_ends(&mut self) {
         self.ends.retain(|_, task| !task.is_finished());
-        for color in Color::ALL {
-            let Some(handle) = self.interpreter.instances().on(color) else { continue };
+        for (slot, handle) in self.interpreter.instances().all() {
             let shim = handle.id().to_owned();
             if self.ends.contains_key(&shim) {
                 continue;
@@ -85,11 +85,16 @@ impl Tend {
             let (inbox, interpreter) = (self.inbox.clone(), self.interpreter.clone());
             let task = tokio::spawn(async move {
                 let exit = handle.ended().await;
-                interpreter.instances().remove(color, handle.id());
-                let release = handle.release().clone();
+                interpreter.instances().remove(slot, handle.id());
+                let (color, release) = (slot.color, handle.release().clone());
                 let last_words = tail(handle.log());
-                let event = Event::InstanceDied { color, release, how: exit.to_string(), last_words };
+                let how = match handle.siblings() {
+                    1 => exit.to_string(),
+                    several => format!("instance {} of {several}: {exit}", slot.number()),
+                };
+                let event = Event::InstanceDied { color, release, how, last_words };
                 let _ended = inbox.send(Message::Event(event));
+                let _ended = inbox.send(Message::Instances);
             });
             self.ends.insert(shim, task);
         }
@@ -129,34 +134,74 @@ fn monitored(state: &App) -> Vec<(Color, Release)> {
 async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): (Color, Release)) {
     let settings = interpreter.settings().clone();
     let pause = settings.health.interval.max(CALM);
+    let number = interpreter.number_of(color, &release.id);
+    let mut each = vec![Health::default(); usize::from(number)];
     let mut known = None;
-    let mut failures = 0;
     loop {
-        let target = match interpreter.target(&release, color) {
-            Ok(target) => target,
-            Err(failure) => {
-                tracing::warn!(app = %settings.name, cause = failure.cause, "the health of the instance can't be asked");
-                return;
+        let mut targets = Vec::new();
+        for slot in slots(color, number) {
+            match interpreter.target(&release, slot) {
+                Ok(target) => targets.push(target),
+                Err(failure) => {
+                    tracing::warn!(app = %settings.name, cause = failure.cause, "the health of the instance can't be asked");
+                    return;
+                }
             }
-        };
-        let answer = probe::once(&settings.health, &target).await;
-        let (healthy, line) = answer_line(&answer);
-        failures = if healthy { 0 } else { failures + 1 };
-        let verdict = match (healthy, failures) {
-            (true, _) => Some(true),
-            (false, failures) if failures >= FAILURES_THAT_COUNT => Some(false),
-            (false, _) => known,
-        };
+        }
+        let answers = join_all(targets.iter().map(|target| probe::once(&settings.health, target))).await;
+        let mut worst = None;
+        let mut news = false;
+        for ((slot, health), answer) in slots(color, number).zip(&mut each).zip(&answers) {
+            let (healthy, line) = answer_line(answer);
+            if !healthy && settings.watch.restart {
+                interpreter.end_if_cut_off(slot).await;
+            }
+            health.note(healthy);
+            news |= interpreter.instances().note_health(slot, health.known);
+            let line = if number == 1 { line } else { format!("instance {}: {line}", slot.number()) };
+            if worst.is_none() || !healthy {
+                worst = Some(line);
+            }
+        }
+        let verdict = Health::of_all(&each);
         if verdict != known
             && let Some(healthy) = verdict
         {
             known = verdict;
-            let event = Event::HealthChanged { color, release: release.id.clone(), healthy, answer: line };
+            let answer = worst.unwrap_or_default();
+            let event = Event::HealthChanged { color, release: release.id.clone(), healthy, answer };
             if inbox.send(Message::Event(event)).is_err() {
                 return;
             }
         }
+        if news && inbox.send(Message::Instances).is_err() {
+            return;
+        }
         sleep(pause).await;
+    }
+}
+
+/// What is known of one instance's health.
+#[derive(Debug, Clone, Copy, Default)]
+struct Health {
+    known: Option<bool>,
+    failures: u32,
+}
+
+impl Health {
+    fn note(&mut self, healthy: bool) {
+        self.failures = if healthy { 0 } else { self.failures + 1 };
+        if healthy || self.failures >= FAILURES_THAT_COUNT {
+            self.known = Some(healthy);
+        }
+    }
+
+    /// Of a color: well when all are, unwell when one is.
+    fn of_all(each: &[Self]) -> Option<bool> {
+        if each.iter().any(|one| one.known == Some(false)) {
+            return Some(false);
+        }
+        each.iter().all(|one| one.known == Some(true)).then_some(true)
     }
 }
 
@@ -180,7 +225,7 @@ async fn tend_nginx(interpreter: &Interpreter, inbox: &Inbox) {
             interpreter.front().trouble().await
         };
         let nowhere = trouble.as_ref().and_then(|trouble| trouble.edited_to);
-        if nowhere.is_some_and(|color| interpreter.instances().on(color).is_none()) {
+        if nowhere.is_some_and(|color| !interpreter.instances().any_on(color)) {
             let _ended = inbox.send(Message::Event(Event::FrontRestarted));
         }
         let half_told = trouble.as_ref().is_some_and(|trouble| trouble.half_told);
@@ -209,7 +254,7 @@ async fn tend_nginx(interpreter: &Interpreter, inbox: &Inbox) {
 async fn tend_haproxy(interpreter: &Interpreter, haproxy: &Haproxy, inbox: &Inbox) {
     let app = &interpreter.settings().name;
     let limits = haproxy::Limits::default();
-    let runs = |color: Color| interpreter.instances().on(color).is_some();
+    let runs = |color: Color| interpreter.instances().any_on(color);
     let mut known = None;
     loop {
         let (life, trouble) = {

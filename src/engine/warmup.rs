@@ -11,7 +11,7 @@ mod tests;
 
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, future::try_join_all, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use self::figures::Figures;
@@ -19,11 +19,13 @@ use super::{
     app_task::blocking,
     clock,
     interpreter::{Interpreter, failure, tail},
+    starting::{logs_of_slot, of_one, slots},
 };
 use crate::{
     config::{duration::rough, settings::Warmup},
     errors::chain,
     probe::{Reason, Visit, Visitor},
+    process::Slot,
     rules::{
         app::Release,
         ids::Color,
@@ -53,30 +55,47 @@ enum End {
 }
 
 impl Interpreter {
-    /// Asks until it is warm, or all requests are made. Nothing is asked where nothing is configured.
+    /// Asks each instance, all at the same time, until it is warm, or all requests are made. Nothing is asked where
+    /// nothing is configured.
     pub(super) async fn warm_up(&self, release: &Release, color: Color) -> Result<(), Failure> {
         let Some(warmup) = &self.settings.warmup else { return Ok(()) };
+        let number = self.number_of(color, &release.id);
+        let each = slots(color, number).map(|slot| async move {
+            let warmed = self.warm_one(release, (slot, number), warmup).await;
+            warmed.map_err(|failure| of_one(slot, number, failure))
+        });
+        try_join_all(each).await.map(drop)
+    }
+
+    async fn warm_one(
+        &self,
+        release: &Release,
+        (slot, number): (Slot, u16),
+        warmup: &Warmup,
+    ) -> Result<(), Failure> {
         let health = &self.settings.health;
         let host = health.probe.page().and_then(|page| page.host.as_deref());
-        let visitor = Visitor::new(self.settings.ports.of(color), host, health.timeout)
+        let address = self.settings.address_at(slot.color, slot.index);
+        let visitor = Visitor::new(address, host, health.timeout)
             .map_err(|reason| failure(Phase::Warming, Nature::Transient, reason.to_string()))?;
         let begun = Instant::now();
         let limit = health.deadline.saturating_mul(DEADLINES);
         let (end, figures) = ask(&visitor, warmup, begun + limit).await;
         match verdict(warmup, (end, limit), &figures) {
             Ok(()) => {
-                let text = format!("warmed up in {}: {figures}", rough(begun.elapsed()));
-                self.say_warm(release, (color, end), &text).await;
+                let which = if number == 1 { String::new() } else { format!("instance {} ", slot.number()) };
+                let text = format!("{which}warmed up in {}: {figures}", rough(begun.elapsed()));
+                self.say_warm(release, (slot.color, end), &text).await;
                 Ok(())
             }
             Err((nature, cause)) => {
-                Err(self.not_warm(release, color, failure(Phase::Warming, nature, cause)))
+                Err(self.not_warm(release, (slot, number), failure(Phase::Warming, nature, cause)))
             }
         }
     }
 
-    fn not_warm(&self, release: &Release, color: Color, failure: Failure) -> Failure {
-        let output = format!("`bgd logs --color {color}` shows its output");
+    fn not_warm(&self, release: &Release, (slot, number): (Slot, u16), failure: Failure) -> Failure {
+        let output = format!("{} shows its output", logs_of_slot(slot, number));
         let hint = match failure.nature {
             Nature::Transient | Nature::FrontStuck => format!(
                 "`bgd deploy` tries again; {output}; or raise warmup.until_p95 or warmup.requests of {}",
@@ -84,8 +103,8 @@ impl Interpreter {
             ),
             Nature::Deterministic => format!("{output}; push a fix, or correct warmup.paths"),
         };
-        let log_tail = tail(&self.instance_log(color));
-        tracing::warn!(app = %self.settings.name, release = %release.id, %color, err = %failure.cause, "not warm");
+        let log_tail = tail(&self.instance_log(slot));
+        tracing::warn!(app = %self.settings.name, release = %release.id, color = %slot.color, err = %failure.cause, "not warm");
         Failure { hint: Some(hint), log_tail, ..failure }
     }
 

@@ -3,14 +3,16 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::{
     interpreter::{Interpreter, failure, tail},
-    starting::answer_line,
+    starting::{answer_line, logs_of_slot, of_one, slots},
 };
 use crate::{
     probe::{self, Target},
+    process::{Exit, Slot},
     rules::{
         app::Release,
         event::Done,
@@ -27,11 +29,18 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// The probes of one watch.
 struct Vigil {
-    target: Target,
+    watched: Vec<Watched>,
     end: Instant,
     period: Duration,
     /// An instance that is only just started again, as after a power cut, first has `health.deadline` to be up.
     boots_until: Option<Instant>,
+}
+
+/// One of the instances.
+struct Watched {
+    slot: Slot,
+    target: Target,
+    /// In a row.
     failures: u32,
 }
 
@@ -45,16 +54,17 @@ impl Interpreter {
     ) -> Result<Done, Failure> {
         let health = &self.settings.health;
         let period = period.unwrap_or(FOR_EVER);
-        let boots = !self.instances.is_proven(color, &release.id);
+        let boots = !self.instances.are_proven(color, &release.id);
+        let watched = slots(color, self.number_of(color, &release.id))
+            .map(|slot| Ok(Watched { slot, target: self.target(release, slot)?, failures: 0 }));
         let mut vigil = Vigil {
-            target: self.target(release, color)?,
+            watched: watched.collect::<Result<_, Failure>>()?,
             end: Instant::now() + period,
             period,
             boots_until: boots.then(|| Instant::now() + health.deadline),
-            failures: 0,
         };
         loop {
-            let healthy = self.probe_watched(&mut vigil, color).await?;
+            let healthy = self.probe_watched(&mut vigil).await?;
             let seen = self.judge_traffic(color).await?;
             let now = Instant::now();
             if now >= vigil.end && healthy {
@@ -66,19 +76,41 @@ impl Interpreter {
         }
     }
 
-    async fn probe_watched(&self, vigil: &mut Vigil, color: Color) -> Result<bool, Failure> {
-        let answer = probe::once(&self.settings.health, &vigil.target).await;
-        let (healthy, line) = answer_line(&answer);
+    /// Whether all of them are healthy.
+    async fn probe_watched(&self, vigil: &mut Vigil) -> Result<bool, Failure> {
+        let asked = vigil.watched.iter().map(|one| probe::once(&self.settings.health, &one.target));
+        let answers: Vec<_> = join_all(asked).await.iter().map(answer_line).collect();
+        let healthy = answers.iter().all(|(healthy, _)| *healthy);
         if healthy && vigil.boots_until.take().is_some() {
             vigil.end = Instant::now() + vigil.period;
         }
         let boots = vigil.boots_until.is_some_and(|until| Instant::now() < until);
-        vigil.failures = if healthy || boots { 0 } else { vigil.failures + 1 };
-        if vigil.failures < FAILURES_THAT_COUNT {
-            return Ok(healthy);
+        let number = u16::try_from(vigil.watched.len()).unwrap_or(u16::MAX);
+        for (one, (healthy, line)) in vigil.watched.iter_mut().zip(answers) {
+            one.failures = if healthy || boots { 0 } else { one.failures + 1 };
+            if one.failures >= FAILURES_THAT_COUNT {
+                let failure = self.unwell((one.slot, number), one.failures, &line).await;
+                return Err(of_one(one.slot, number, failure));
+            }
         }
-        let cause = format!("not healthy while it was watched, {} times in a row: {line}", vigil.failures);
-        Err(self.bad_in_watch(color, cause))
+        Ok(healthy)
+    }
+
+    /// Probes failed that often in a row.
+    async fn unwell(&self, (slot, number): (Slot, u16), failures: u32, line: &str) -> Failure {
+        if let Some(exit) = self.exit_of(slot).await {
+            let cause = format!("the new instance died while it was watched: {exit}");
+            let hint = Some(format!("`bgd logs --color {}` shows its last words; push a fix", slot.color));
+            return Failure { hint, ..self.bad_in_watch((slot, number), cause) };
+        }
+        let cause = format!("not healthy while it was watched, {failures} times in a row: {line}");
+        self.bad_in_watch((slot, number), cause)
+    }
+
+    /// How the instance ended, if it has: on a busy machine its probes can fail before its end is heard of.
+    async fn exit_of(&self, slot: Slot) -> Option<Exit> {
+        let status = self.instances.at(slot)?.status().await.ok()?;
+        status.main.exit().filter(|_| status.tree.is_empty())
     }
 
     /// What was seen of too little traffic; `None`: enough, and it is well.
@@ -92,16 +124,17 @@ impl Interpreter {
         match limits.judge(&new, &old) {
             Judgement::Well => Ok(None),
             Judgement::TooLittle(seen) => Ok(Some(format!("too little traffic to tell: {seen}"))),
-            Judgement::Bad(why) => {
-                Err(self.bad_in_watch(color, format!("worse than allowed on real traffic: {why}")))
-            }
+            Judgement::Bad(why) => Err(self.bad_in_watch(
+                (Slot { color, index: 0 }, 1),
+                format!("worse than allowed on real traffic: {why}"),
+            )),
         }
     }
 
-    fn bad_in_watch(&self, color: Color, cause: String) -> Failure {
+    fn bad_in_watch(&self, (slot, number): (Slot, u16), cause: String) -> Failure {
         Failure {
-            hint: Some(format!("`bgd logs --color {color}` shows its output; push a fix")),
-            log_tail: tail(&self.instance_log(color)),
+            hint: Some(format!("{} shows its output; push a fix", logs_of_slot(slot, number))),
+            log_tail: tail(&self.instance_log(slot)),
             ..failure(Phase::Watching, Nature::Deterministic, cause)
         }
     }

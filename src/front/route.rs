@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::settings::Sticky,
-    rules::ids::{Color, Generation, ReleaseId},
+    rules::{
+        address::Address,
+        ids::{Color, Generation, ReleaseId},
+    },
 };
 
 /// One place that can receive traffic.
@@ -13,9 +16,10 @@ use crate::{
 pub struct Backend {
     /// The color it belongs to.
     pub color: Color,
-    /// The port on 127.0.0.1.
-    pub port: u16,
-    /// Its share, 0 to 100, relative to the other backends; 0 receives nothing.
+    /// Where it listens.
+    #[serde(flatten)]
+    pub address: Address,
+    /// Its share, relative to the other backends, of which a color may have several; 0 receives nothing.
     pub weight: u16,
     /// What runs there.
     pub release: ReleaseId,
@@ -35,10 +39,10 @@ pub struct Route {
     /// How a request asks for the canary, whatever its weight; `None`: it can't.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preview: Option<Preview>,
-    /// What takes the requests that the live backend refuses to take; its weight counts for nothing. Never beside a
+    /// What takes the requests that the live color refuses to take; their weight counts for nothing. Never beside a
     /// canary.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backup: Option<Backend>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backup: Vec<Backend>,
 }
 
 /// How a request asks for the canary. Either is enough.
@@ -64,10 +68,10 @@ impl std::fmt::Debug for Preview {
 impl Route {
     /// To these, with neither stickiness nor preview nor backup.
     pub fn new(generation: Generation, backends: Vec<Backend>) -> Self {
-        Self { generation, backends, sticky: Sticky::None, preview: None, backup: None }
+        Self { generation, backends, sticky: Sticky::None, preview: None, backup: Vec::new() }
     }
 
-    /// The live backend: the first with a weight; `None` when nothing receives traffic.
+    /// The first live backend: the first with a weight; `None` when nothing receives traffic.
     pub fn live(&self) -> Option<&Backend> {
         self.backends.iter().find(|backend| backend.weight > 0)
     }
@@ -77,16 +81,26 @@ impl Route {
         self.live().map(|backend| backend.color)
     }
 
-    /// The backend beside the live one, of the other color.
+    /// The first backend beside the live ones, of the other color.
     pub fn canary(&self) -> Option<&Backend> {
         let live = self.color()?;
         self.backends.iter().find(|backend| backend.color != live)
     }
 
+    /// All of a color's.
+    pub fn of(&self, color: Color) -> impl Iterator<Item = &Backend> {
+        self.backends.iter().filter(move |backend| backend.color == color)
+    }
+
+    /// The weight of all of a color's.
+    pub fn weight_of(&self, color: Color) -> u32 {
+        self.of(color).map(|backend| u32::from(backend.weight)).sum()
+    }
+
     /// The canary's share of the traffic in percent, rounded.
     pub fn canary_share(&self) -> u16 {
         let total: u32 = self.backends.iter().map(|backend| u32::from(backend.weight)).sum();
-        let canary = self.canary().map_or(0, |canary| u32::from(canary.weight));
+        let canary = self.canary().map_or(0, |canary| self.weight_of(canary.color));
         u16::try_from((canary * 100 + total / 2).checked_div(total).unwrap_or(0)).unwrap_or(100)
     }
 }
@@ -96,7 +110,12 @@ mod tests {
     use super::*;
 
     fn backend(color: Color, weight: u16) -> Backend {
-        Backend { color, port: 1, weight, release: "20261121T101112Z-1-0123456".parse().unwrap() }
+        Backend {
+            color,
+            address: Address::Port(1),
+            weight,
+            release: "20261121T101112Z-1-0123456".parse().unwrap(),
+        }
     }
 
     fn route(backends: Vec<Backend>) -> Route {
@@ -113,6 +132,11 @@ mod tests {
         let previewed = route(vec![backend(Color::Green, 100), backend(Color::Blue, 0)]);
         assert_eq!((previewed.color(), previewed.canary_share()), (Some(Color::Green), 0));
         assert_eq!(previewed.canary().map(|it| it.color), Some(Color::Blue));
+        // Three of blue, two of green.
+        let several = [(Color::Blue, 180), (Color::Green, 30)].map(|(color, weight)| backend(color, weight));
+        let [blue, green] = several;
+        let several = route(vec![blue.clone(), blue.clone(), blue, green.clone(), green]);
+        assert_eq!((several.color(), several.canary_share()), (Some(Color::Blue), 10));
     }
 
     #[test]
@@ -121,5 +145,17 @@ mod tests {
         let preview =
             Preview { header: "X-Bgd-Preview".to_owned(), cookie: "p".to_owned(), secret: secret.clone() };
         assert!(!format!("{preview:?}").contains(&secret));
+    }
+
+    #[test]
+    fn a_port_is_written_and_read_as_ever_and_a_socket_stands_in_its_place() {
+        let of = |address| Backend { address, ..backend(Color::Blue, 100) };
+        let (port, socket) = (of(Address::Port(9501)), of(Address::Socket("/run/b.sock".into())));
+        let rest = r#""weight":100,"release":"20261121T101112Z-1-0123456"}"#;
+        for (backend, address) in [(port, r#""port":9501"#), (socket, r#""socket":"/run/b.sock""#)] {
+            let text = format!(r#"{{"color":"blue",{address},{rest}"#);
+            assert_eq!(serde_json::to_string(&backend).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Backend>(&text).unwrap(), backend);
+        }
     }
 }

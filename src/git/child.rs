@@ -27,14 +27,13 @@ use super::{
     error::{Cause, GitError, Stage},
     fetch::{self, Terms, Tip},
     mirror::{Failed, HOME, Mirror},
-    repack,
     report::Reporter,
     text::one_line,
     transfer::Context,
-    verify::Trust,
     wire::{self, Answer, CheckedOut, Described, Fetched, Head, Line, Opening, Request, Want},
 };
 use crate::{
+    errors::chain,
     privilege::{Account, NewPrivileges, Rights},
     rules::ids::CommitId,
 };
@@ -129,33 +128,36 @@ impl Session {
     fn answer(&mut self, request: Request) -> Result<Answer, GitError> {
         match request {
             Request::Head => Ok(Answer::Head(Head { commit: id(fetch::head(&self.context)?)? })),
-            Request::Fetch { want, trust } => self.fetch(&want, trust.as_ref()).map(Answer::Fetched),
+            Request::Fetch { want, trust, accepted } => {
+                let recorded = accepted.as_ref().map(oid).transpose()?;
+                self.fetch(&want, Terms { trust: trust.as_ref(), recorded }).map(Answer::Fetched)
+            }
             Request::Checkout { commit, dir } => self.check_out(&commit, &dir).map(Answer::CheckedOut),
             Request::Describe { commit } => self.describe(oid(&commit)?).map(Answer::Described),
         }
     }
 
-    fn fetch(&mut self, want: &Want, trust: Option<&Trust>) -> Result<Fetched, GitError> {
-        let fetched = self.repaired(|session| session.fetch_once(want, trust))?;
+    fn fetch(&mut self, want: &Want, terms: Terms<'_>) -> Result<Fetched, GitError> {
+        let fetched = self.repaired(|session| session.fetch_once(want, terms))?;
         // Joining packs is housekeeping: the fetch is done whether or not it works, and it is tried again.
-        if let Err(err) = repack::join_small_packs(self.mirror.repo()) {
-            eprintln!("bgd git-worker: {err}");
+        if let Err(err) = self.mirror.tidy() {
+            eprintln!("bgd git-worker: {}", chain(&err));
         }
         Ok(fetched)
     }
 
-    fn fetch_once(&self, want: &Want, trust: Option<&Trust>) -> Result<Fetched, Failed> {
+    fn fetch_once(&self, want: &Want, terms: Terms<'_>) -> Result<Fetched, Failed> {
         let (context, mirror) = (&self.context, &self.mirror);
-        let branch = |seen| fetch::branch(context, mirror, Terms { seen, trust });
-        let Tip { oid, rewound, signer } = match want {
+        let branch = |seen| fetch::branch(context, mirror, seen, terms);
+        let Tip { oid, rewound, signer, accepted } = match want {
             Want::Branch => branch(None)?,
             Want::Seen(commit) => branch(Some(oid(commit)?))?,
-            Want::Rev(rev) => fetch::chosen(context, mirror, rev, trust)?,
+            Want::Rev(rev) => fetch::chosen(context, mirror, rev, terms)?,
         };
         // What was just fetched and can't be read is damage.
         let described = self.describe(oid).map_err(|error| Failed { error, damage: true })?;
         let Described { subject, author, committed_at } = described;
-        Ok(Fetched { commit: id(oid)?, subject, author, committed_at, rewound, signer })
+        Ok(Fetched { commit: id(oid)?, subject, author, committed_at, rewound, signer, accepted })
     }
 
     /// Runs a fetch, and once more on an empty mirror if the mirror's own data was the reason to fail.
@@ -187,7 +189,7 @@ impl Session {
                     self.rebuild()?;
                 }
                 // It was judged before it was given a release.
-                self.fetch(&Want::Rev(commit.to_string()), None)?;
+                self.fetch(&Want::Rev(commit.to_string()), Terms { trust: None, recorded: None })?;
                 self.write(commit, dir)
             }
             other => other,

@@ -11,6 +11,7 @@ use super::{
     text::redact,
     transfer::{Chosen, Context, Listed, Peer},
     verify::{self, Push, Trust},
+    wire::line_of,
 };
 
 /// The shortest abbreviation of a commit id that is looked up.
@@ -37,20 +38,36 @@ pub struct Tip {
     pub rewound: bool,
     /// Who signed it, if that was asked.
     pub signer: Option<String>,
+    /// Later tips of the branch are compared with it.
+    pub accepted: bool,
 }
 
-/// What is asked of the branch.
+/// What is asked of a commit.
 #[derive(Clone, Copy)]
 pub struct Terms<'a> {
-    /// The commit that was its tip a moment ago; `None` is the tip of now.
-    pub seen: Option<Oid>,
     /// By whom it has to be signed.
     pub trust: Option<&'a Trust>,
+    /// The branch's tip that the daemon's record has as accepted. It counts more than the mirror's own memory, which
+    /// goes with the mirror, and which nobody kept as long as no rule asked for it.
+    pub recorded: Option<Oid>,
 }
 
-/// Fetches the tip of the app's branch and accepts it, unless it was rewound and must not be, or is not signed
-/// and must be. A tip that was refused is nothing that a later one has to follow.
-pub fn branch(context: &Context, mirror: &Mirror, terms: Terms<'_>) -> Result<Tip, Failed> {
+impl Terms<'_> {
+    /// The tip that the branch has to go on from.
+    fn since(&self, context: &Context, mirror: &Mirror) -> Option<Oid> {
+        self.recorded.or_else(|| mirror.tip(&source(context)))
+    }
+}
+
+/// Fetches the tip of the app's branch, or with `seen` what it was a moment ago, and accepts it, unless it was
+/// rewound and must not be, or is not signed and must be. A tip that was refused is nothing that a later one has to
+/// follow.
+pub fn branch(
+    context: &Context,
+    mirror: &Mirror,
+    seen: Option<Oid>,
+    terms: Terms<'_>,
+) -> Result<Tip, Failed> {
     let (opening, repo) = (&context.opening, mirror.repo());
     let tip = bring_tip(context, repo)?;
     let refused = |from: Oid, to: Oid, rule: &str| GitError::Rewound {
@@ -59,7 +76,7 @@ pub fn branch(context: &Context, mirror: &Mirror, terms: Terms<'_>) -> Result<Ti
         to: to.to_string(),
         rule: rule.to_owned(),
     };
-    let oid = terms.seen.unwrap_or(tip);
+    let oid = seen.unwrap_or(tip);
     // Between look and fetch the branch may go on, but not elsewhere: who moves it back and forth could else
     // have any old commit taken for its tip.
     if let Some(rule) = opening.fast_forward_only.as_deref().filter(|_| oid != tip)
@@ -67,55 +84,45 @@ pub fn branch(context: &Context, mirror: &Mirror, terms: Terms<'_>) -> Result<Ti
     {
         return Err(refused(oid, tip, rule).into());
     }
-    let source = source(context);
-    let before = mirror.tip(&source);
-    let moved = before.filter(|before| *before != oid);
+    let moved = terms.since(context, mirror).filter(|before| *before != oid);
     let left = moved.map(|before| left_behind(repo, &opening.remote, before, oid)).transpose()?.flatten();
     if let Some((from, rule)) = left.zip(opening.fast_forward_only.as_deref()) {
         return Err(refused(from, oid, rule).into());
     }
-    let signer = signed(context, mirror, oid, terms.trust)?;
-    mirror.accept(&source, oid)?;
-    Ok(Tip { oid, rewound: left.is_some(), signer })
+    let signer = signed(context, mirror, oid, terms)?;
+    mirror.accept(&source(context), oid)?;
+    Ok(Tip { oid, rewound: left.is_some(), signer, accepted: true })
 }
 
 /// A revision that the operator chose: it may go back, and has to be signed all the same. With `verify`, where
 /// it is the branch's own tip, that the branch went there is accepted, and the next push is compared with it:
 /// else nothing but another forced push would ever be deployed again.
-pub fn chosen(
-    context: &Context,
-    mirror: &Mirror,
-    wanted: &str,
-    trust: Option<&Trust>,
-) -> Result<Tip, Failed> {
+pub fn chosen(context: &Context, mirror: &Mirror, wanted: &str, terms: Terms<'_>) -> Result<Tip, Failed> {
     let oid = rev(context, mirror, &context.opening.remote, wanted)?;
-    let signer = signed(context, mirror, oid, trust)?;
-    let source = source(context);
-    if trust.is_some() && mirror.tip(&source) != Some(oid) {
+    let signer = signed(context, mirror, oid, terms)?;
+    let mut accepted = false;
+    if terms.trust.is_some() && terms.since(context, mirror) != Some(oid) {
         match head(context) {
-            Ok(tip) if tip == oid => mirror.accept(&source, oid)?,
+            Ok(tip) if tip == oid => {
+                mirror.accept(&source(context), oid)?;
+                accepted = true;
+            }
             Ok(_) => {}
             // The revision is there; the remote is not needed for it.
             Err(err) => eprintln!("bgd git-worker: whether {oid} is the branch's tip is unknown: {err}"),
         }
     }
-    Ok(Tip { oid, rewound: false, signer })
+    Ok(Tip { oid, rewound: false, signer, accepted })
 }
 
-fn signed(
-    context: &Context,
-    mirror: &Mirror,
-    tip: Oid,
-    trust: Option<&Trust>,
-) -> Result<Option<String>, Failed> {
-    let Some(trust) = trust else { return Ok(None) };
-    let push = Push { repo: mirror.repo(), tip, since: mirror.tip(&source(context)) };
+fn signed(context: &Context, mirror: &Mirror, tip: Oid, terms: Terms<'_>) -> Result<Option<String>, Failed> {
+    let Some(trust) = terms.trust else { return Ok(None) };
+    let push = Push { repo: mirror.repo(), tip, since: terms.since(context, mirror) };
     verify::push(&push, trust, &context.reporter).map(Some)
 }
 
-/// Names what an accepted tip belongs to.
 fn source(context: &Context) -> String {
-    format!("{}\n{}", context.opening.branch, redact(&context.opening.remote))
+    line_of(&context.opening.branch, &context.opening.remote)
 }
 
 /// Brings the branch's tip into the mirror.
@@ -139,21 +146,29 @@ fn bring_tip(context: &Context, repo: &Repository) -> Result<Oid, Failed> {
 
 /// Whether a commit that may not be here at all is in the history of a tip that is.
 fn is_below(repo: &Repository, remote: &str, oid: Oid, tip: Oid) -> Result<bool, Failed> {
-    match repo.graph_descendant_of(tip, oid) {
-        Err(err) if err.code() == ErrorCode::NotFound && repo.find_commit(oid).is_err() => Ok(false),
-        found => found.map_err(|err| Failed { error: fetch_error(remote, &err), damage: true }),
+    if is_missing(repo, oid) {
+        return Ok(false);
     }
+    repo.graph_descendant_of(tip, oid).map_err(|err| damaged(remote, &err))
 }
 
 /// The tip before, if the new one does not descend from it.
 fn left_behind(repo: &Repository, remote: &str, before: Oid, tip: Oid) -> Result<Option<Oid>, Failed> {
-    match repo.graph_descendant_of(tip, before) {
-        Ok(true) => Ok(None),
-        Ok(false) => Ok(Some(before)),
-        // In a mirror made anew the remote's history no longer has it; else it was there and must be readable.
-        Err(err) if err.code() == ErrorCode::NotFound && repo.refname_to_id(TIP).is_err() => Ok(Some(before)),
-        Err(err) => Err(Failed { error: fetch_error(remote, &err), damage: true }),
+    // In a mirror made anew the remote's history no longer has it; else it was there and must be readable.
+    if is_missing(repo, before) && repo.refname_to_id(TIP).is_err() {
+        return Ok(Some(before));
     }
+    let follows = repo.graph_descendant_of(tip, before).map_err(|err| damaged(remote, &err))?;
+    Ok((!follows).then_some(before))
+}
+
+/// Asked of the object itself: a walk that ends at a missing one fails without saying why.
+fn is_missing(repo: &Repository, oid: Oid) -> bool {
+    repo.find_commit(oid).is_err_and(|err| err.code() == ErrorCode::NotFound)
+}
+
+fn damaged(remote: &str, err: &git2::Error) -> Failed {
+    Failed { error: fetch_error(remote, err), damage: true }
 }
 
 /// Brings a revision into the mirror: a full id that is there already costs no connection.

@@ -15,7 +15,10 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-use super::error::{Cause, GitError};
+use super::{
+    error::{Cause, GitError},
+    repack::{self, RepackError},
+};
 
 /// The tip that was accepted last. One fixed name, so that no branch name can clash with another.
 pub const TIP: &str = "refs/bgd/head";
@@ -74,6 +77,15 @@ impl Mirror {
     /// Throws everything away and begins with an empty mirror.
     pub fn rebuild(&mut self) -> Result<(), GitError> {
         self.repo = made_anew(&self.path)?;
+        Ok(())
+    }
+
+    /// Joins the small packs when there are many. libgit2 never lets go of a pack that is gone, so the repository is
+    /// opened anew then.
+    pub fn tidy(&mut self) -> Result<(), RepackError> {
+        if repack::join_small_packs(&self.repo)? {
+            self.repo = Repository::open_bare(&self.path).map_err(RepackError::Reopen)?;
+        }
         Ok(())
     }
 

@@ -1,5 +1,5 @@
 //! Keeps the mirror small in files: every fetch leaves a pack, and libgit2 opens all of them. Once there are many
-//! small ones they are written as one. Called by the worker after a fetch.
+//! small ones they are written as one. Called by the worker after a fetch, through its mirror.
 
 use std::{
     fs, io,
@@ -30,9 +30,13 @@ pub enum RepackError {
     /// libgit2 could not write the new pack.
     #[error("can't write a joined pack")]
     Pack(#[source] git2::Error),
+    /// The mirror could not be opened again.
+    #[error("can't let go of packs that were joined")]
+    Reopen(#[source] git2::Error),
 }
 
-/// Joins the small packs when there are many; true when it did.
+/// Joins the small packs when there are many; true when it did. An open repository holds on to the files of the old
+/// ones, by descriptor and by map, until it is closed.
 pub fn join_small_packs(repo: &Repository) -> Result<bool, RepackError> {
     let dir = repo.path().join("objects/pack");
     let small = small_packs(&dir).map_err(|source| RepackError::Io { path: dir.clone(), source })?;
@@ -46,7 +50,6 @@ pub fn join_small_packs(repo: &Repository) -> Result<bool, RepackError> {
             fs::remove_file(&path).map_err(|source| RepackError::Io { path, source })?;
         }
     }
-    repo.odb().and_then(|odb| odb.refresh()).map_err(RepackError::Pack)?;
     Ok(true)
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     error::{GitError, Stage},
+    text::redact,
     verify::Trust,
 };
 use crate::rules::ids::CommitId;
@@ -48,6 +49,8 @@ pub enum Request {
         want: Want,
         /// Whose signature it has to bear; `None` is anybody's or none.
         trust: Option<Trust>,
+        /// The branch's tip that the daemon knows to be accepted last; `None` is what the mirror knows.
+        accepted: Option<CommitId>,
     },
     /// Write a commit's files.
     Checkout {
@@ -143,6 +146,8 @@ pub struct Fetched {
     pub rewound: bool,
     /// Who signed it, fit to show; `None` where that does not matter.
     pub signer: Option<String>,
+    /// It was accepted as the branch's tip, which later ones are compared with.
+    pub accepted: bool,
 }
 
 /// Who and what a commit is.
@@ -163,6 +168,11 @@ pub struct CheckedOut {
     pub files: u64,
     /// Bytes in them.
     pub bytes: u64,
+}
+
+/// Names what an accepted tip belongs to: that of another branch or remote is nothing to compare with.
+pub fn line_of(branch: &str, remote: &str) -> String {
+    format!("{branch}\n{}", redact(remote))
 }
 
 /// One message as a line, newline included.
@@ -186,9 +196,9 @@ mod tests {
         let commit: CommitId = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
         let requests = [
             Request::Head,
-            Request::Fetch { want: Want::Branch, trust: None },
-            Request::Fetch { want: Want::Seen(commit.clone()), trust: None },
-            Request::Fetch { want: Want::Rev("v1\n2".into()), trust: None },
+            Request::Fetch { want: Want::Branch, trust: None, accepted: Some(commit.clone()) },
+            Request::Fetch { want: Want::Seen(commit.clone()), trust: None, accepted: None },
+            Request::Fetch { want: Want::Rev("v1\n2".into()), trust: None, accepted: None },
             Request::Checkout { commit: commit.clone(), dir: "/x y/\"z\"\n".into() },
         ];
         for request in requests {

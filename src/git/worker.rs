@@ -34,6 +34,9 @@ use crate::{
 
 /// A worker with more resident memory than this after a request is replaced before the next.
 const HEAVY_BYTES: u64 = 64 << 20;
+/// A worker that has answered this often is replaced before the next: whatever libgit2 should keep for good ends with
+/// it. Some hundred deploys, or hours of polls.
+const MOST_ANSWERS: u32 = 500;
 /// What a worker inherits besides HOME; nothing of git's own variables is among it.
 const INHERITED: [&str; 16] = [
     "PATH",
@@ -86,6 +89,16 @@ impl Source {
             fast_forward_only: app.fast_forward_only,
             verify: app.verify.clone(),
         }
+    }
+
+    /// Names the branch; tips of another one are nothing to compare with.
+    pub fn line(&self) -> String {
+        wire::line_of(&self.branch, &self.remote)
+    }
+
+    /// Whether the branch may only go on, and not back or elsewhere.
+    pub fn only_forward(&self) -> bool {
+        self.fast_forward_only || self.verify.is_some()
     }
 }
 
@@ -148,10 +161,16 @@ impl Worker {
         }
     }
 
-    /// Brings a revision into the mirror, and refuses it if it has to be signed and is not.
+    /// Brings a revision into the mirror, and refuses it if it has to be signed and is not. A branch's tip is compared
+    /// with the one that the mirror accepted last.
     pub async fn fetch(&self, want: Want) -> Result<Fetched, GitError> {
+        self.fetch_after(None, want).await
+    }
+
+    /// The same, where the tip that was `accepted` last is known: then the mirror is not asked for it.
+    pub async fn fetch_after(&self, accepted: Option<CommitId>, want: Want) -> Result<Fetched, GitError> {
         let trust = self.trust().await?;
-        match self.call(&Request::Fetch { want, trust }, self.limits.total).await? {
+        match self.call(&Request::Fetch { want, trust, accepted }, self.limits.total).await? {
             Answer::Fetched(fetched) => Ok(fetched),
             other => Err(unexpected(&other)),
         }
@@ -223,8 +242,9 @@ impl Worker {
                 return Err(err);
             }
         };
+        running.answers += 1;
         match running.resident_bytes() {
-            Some(bytes) if bytes <= HEAVY_BYTES => *idle = Some(running),
+            Some(bytes) if bytes <= HEAVY_BYTES && running.answers < MOST_ANSWERS => *idle = Some(running),
             _ => running.kill().await,
         }
         outcome
@@ -259,7 +279,7 @@ impl Worker {
             command.spawn().map_err(|err| Cause::new(format!("{}: {err}", self.exe.display())))?;
         let pipes = child.stdin.take().zip(child.stdout.take());
         let (input, output) = pipes.ok_or_else(|| Cause::new("no pipe to the worker"))?;
-        Ok(Running { child, input, output: BufReader::new(output).lines() })
+        Ok(Running { child, input, output: BufReader::new(output).lines(), answers: 0 })
     }
 
     fn changes_user(&self) -> bool {
@@ -314,6 +334,8 @@ struct Running {
     child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
+    /// To requests, the one to the opening left out.
+    answers: u32,
 }
 
 impl Running {

@@ -1,15 +1,10 @@
 //! What the probes for FastCGI and uWSGI have in common: the variables of a request, one exchange on a connection of
 //! its own, and the judgement of the page that came back. Knows nothing of how either is put into bytes.
 
-use std::{
-    io::ErrorKind,
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::timeout,
 };
 
@@ -19,16 +14,23 @@ use crate::{
         Outcome, Reason, expected,
         page::{Head, Page},
         reason::excerpt,
+        stream::connect,
     },
+    rules::address::Address,
 };
 
 /// Name and value of a variable.
 pub(super) type Variable = (&'static str, Vec<u8>);
 
 /// The variables that any app is given for a GET of the probe's path.
-pub(super) fn variables(probe: &HttpProbe, port: u16) -> Vec<Variable> {
+pub(super) fn variables(probe: &HttpProbe, address: &Address) -> Vec<Variable> {
     let (_, query) = path_and_query(probe);
-    let host = probe.host.clone().unwrap_or_else(|| format!("127.0.0.1:{port}"));
+    let (own, port) = match address {
+        Address::Port(port) => (address.to_string(), port.to_string()),
+        // As nginx has them of a socket.
+        Address::Socket(_) => ("127.0.0.1".to_owned(), String::new()),
+    };
+    let host = probe.host.clone().unwrap_or(own);
     let agent = concat!("bgd/", env!("CARGO_PKG_VERSION"), " (health probe)");
     [
         ("REQUEST_METHOD", "GET"),
@@ -40,7 +42,7 @@ pub(super) fn variables(probe: &HttpProbe, port: u16) -> Vec<Variable> {
         ("REQUEST_SCHEME", "http"),
         ("SERVER_NAME", host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name)),
         ("SERVER_ADDR", "127.0.0.1"),
-        ("SERVER_PORT", &port.to_string()),
+        ("SERVER_PORT", &port),
         ("REMOTE_ADDR", "127.0.0.1"),
         ("HTTP_HOST", &host),
         ("HTTP_USER_AGENT", agent),
@@ -82,8 +84,8 @@ pub(super) trait Inbox {
 pub(super) struct Question<'a> {
     /// What has to be answered.
     pub probe: &'a HttpProbe,
-    /// Whom to ask on 127.0.0.1.
-    pub port: u16,
+    /// Whom to ask.
+    pub address: &'a Address,
     /// For everything.
     pub limit: Duration,
     /// The bytes to send.
@@ -117,20 +119,8 @@ impl Question<'_> {
     }
 
     async fn exchange(&self, inbox: &mut impl Inbox) -> Result<(), Reason> {
-        let port = self.port;
-        let broken = |error: String| Reason::Broken { port, error };
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut stream = match TcpStream::connect(address).await {
-            // Without a listener, a port of the ephemeral range can get connected to itself.
-            Ok(stream) if stream.local_addr().is_ok_and(|own| own == address) => {
-                return Err(Reason::Refused { port });
-            }
-            Ok(stream) => stream,
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                return Err(Reason::Refused { port });
-            }
-            Err(error) => return Err(broken(error.to_string())),
-        };
+        let broken = |error: String| Reason::Broken { address: self.address.clone(), error };
+        let mut stream = connect(self.address).await?;
         stream.write_all(&self.request).await.map_err(|error| broken(error.to_string()))?;
         let mut piece = [0; 8192];
         loop {

@@ -35,10 +35,10 @@ const ERRORS: usize = 1024;
 
 /// Asks once.
 pub(super) async fn ask(probe: &FastCgiProbe, target: &Target, limit: Duration) -> Outcome {
-    let mut variables = cgi::variables(&probe.page, target.port);
+    let mut variables = cgi::variables(&probe.page, &target.address);
     variables.extend(script(probe, &target.release_dir));
     let request = request(&variables);
-    Question { probe: &probe.page, port: target.port, limit, request }.ask(Records::default()).await
+    Question { probe: &probe.page, address: &target.address, limit, request }.ask(Records::default()).await
 }
 
 /// Which file answers. Without one the path is given twice, for what the server itself answers.

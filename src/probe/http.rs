@@ -1,10 +1,10 @@
-//! The HTTP probe: one GET to 127.0.0.1, without proxy, redirects, compression or kept connections.
+//! The HTTP probe: one GET to the instance, without proxy, redirects, compression or kept connections.
 //! Reads the whole body, but never more than [`BODY_LIMIT`].
 
 use std::{error::Error, io, time::Duration};
 
 use reqwest::{
-    Client, Response,
+    Client, ClientBuilder, Response,
     header::{self, HeaderValue},
     redirect,
 };
@@ -17,14 +17,15 @@ use crate::{
         expected::{self, BODY_LIMIT},
         reason::{chain, excerpt},
     },
+    rules::address::Address,
 };
 
 /// Asks once.
-pub(super) async fn ask(probe: &HttpProbe, port: u16, limit: Duration) -> Outcome {
+pub(super) async fn ask(probe: &HttpProbe, address: &Address, limit: Duration) -> Outcome {
     let deadline = Instant::now() + limit;
     let bare = |reason| (reason, String::new());
-    let client = client("health probe").map_err(bare)?;
-    let asked = get(&client, port, &probe.path, probe.host.as_deref());
+    let client = client_of(address, "health probe").map_err(bare)?;
+    let asked = get(&client, address, &probe.path, probe.host.as_deref());
     let mut response = match timeout_at(deadline, asked).await {
         Ok(sent) => sent.map_err(bare)?,
         Err(_) => return Err(bare(Reason::NoAnswer { limit })),
@@ -39,7 +40,7 @@ pub(super) async fn ask(probe: &HttpProbe, port: u16, limit: Duration) -> Outcom
     }
     let reason = match read {
         Err(_) => Reason::Unfinished { path: probe.path.clone(), status, limit },
-        Ok(Err(error)) => Reason::Broken { port, error: chain(&error) },
+        Ok(Err(error)) => Reason::Broken { address: address.clone(), error: chain(&error) },
         Ok(Ok(())) => match expected::wrong_body(probe, &body) {
             Some(reason) => reason,
             None => return Ok(seen),
@@ -48,24 +49,28 @@ pub(super) async fn ask(probe: &HttpProbe, port: u16, limit: Duration) -> Outcom
     Err((reason, seen))
 }
 
-/// One GET to 127.0.0.1, as far as the head of the answer.
+/// One GET by a client of this address, as far as the head of the answer.
 pub(super) async fn get(
     client: &Client,
-    port: u16,
+    address: &Address,
     path: &str,
     host: Option<&str>,
 ) -> Result<Response, Reason> {
-    let mut request = client.get(format!("http://127.0.0.1:{port}{path}"));
+    let mut request = client.get(match address {
+        Address::Port(port) => format!("http://127.0.0.1:{port}{path}"),
+        // The address says where, and this only what the Host header is when none is configured.
+        Address::Socket(_) => format!("http://127.0.0.1{path}"),
+    });
     if let Some(host) = host {
         request = request.header(header::HOST, host);
     }
     request.send().await.map_err(|error| {
         if refused(&error) {
-            Reason::Refused { port }
+            Reason::Refused { address: address.clone() }
         } else if error.is_builder() {
             Reason::Impossible { error: chain(&error) }
         } else {
-            Reason::Broken { port, error: chain(&error.without_url()) }
+            Reason::Broken { address: address.clone(), error: chain(&error.without_url()) }
         }
     })
 }
@@ -73,7 +78,22 @@ pub(super) async fn get(
 /// A client that keeps no connection: nothing of an earlier one or of another process can be left in it. `purpose`
 /// is what the app's log shows.
 pub(super) fn client(purpose: &str) -> Result<Client, Reason> {
-    Client::builder()
+    build(Client::builder(), purpose)
+}
+
+/// The same, for an instance wherever it listens.
+pub(super) fn client_of(address: &Address, purpose: &str) -> Result<Client, Reason> {
+    build(
+        match address {
+            Address::Port(_) => Client::builder(),
+            Address::Socket(path) => Client::builder().unix_socket(path.as_path()),
+        },
+        purpose,
+    )
+}
+
+fn build(builder: ClientBuilder, purpose: &str) -> Result<Client, Reason> {
+    builder
         .no_proxy()
         .redirect(redirect::Policy::none())
         .retry(reqwest::retry::never())
@@ -98,7 +118,9 @@ async fn read(response: &mut Response, body: &mut Vec<u8>) -> Result<(), reqwest
 fn refused(error: &reqwest::Error) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {
-        if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+        let nobody =
+            |e: &io::Error| [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound].contains(&e.kind());
+        if error.downcast_ref::<io::Error>().is_some_and(nobody) {
             return true;
         }
         cause = error.source();

@@ -12,6 +12,7 @@ mod http;
 pub mod page;
 mod public;
 mod reason;
+mod stream;
 mod tcp;
 mod uwsgi;
 mod visit;
@@ -32,13 +33,14 @@ pub use visit::{Visit, Visitor};
 use crate::{
     config::settings::{Health, Probe},
     privilege::NewPrivileges,
+    rules::address::Address,
 };
 
 /// What is probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// The instance's port on 127.0.0.1 (never `localhost`, which may mean another address).
-    pub port: u16,
+    /// Where the instance listens.
+    pub address: Address,
     /// Where the release is, for [`Probe::FastCgi`]; unused by the others.
     pub release_dir: PathBuf,
     /// What to run for [`Probe::Command`]; unused by the others.
@@ -99,10 +101,10 @@ pub async fn once(health: &Health, target: &Target) -> Answer {
     let begun = Instant::now();
     let limit = health.timeout;
     let outcome = match &health.probe {
-        Probe::Tcp => tcp::ask(target.port, limit).await,
-        Probe::Http(probe) => http::ask(probe, target.port, limit).await,
+        Probe::Tcp => tcp::ask(&target.address, limit).await,
+        Probe::Http(probe) => http::ask(probe, &target.address, limit).await,
         Probe::FastCgi(probe) => fastcgi::ask(probe, target, limit).await,
-        Probe::Uwsgi(probe) => uwsgi::ask(probe, target.port, limit).await,
+        Probe::Uwsgi(probe) => uwsgi::ask(probe, &target.address, limit).await,
         Probe::Command(_) => match &target.command {
             Some(command) => command::ask(command, limit).await,
             None => Err((Reason::NoCommand, String::new())),

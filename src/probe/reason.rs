@@ -3,13 +3,15 @@
 
 use std::{error::Error, fmt, time::Duration};
 
+use crate::rules::address::Address;
+
 /// Why an instance is not healthy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
     /// Nobody listens.
     Refused {
-        /// The port of 127.0.0.1.
-        port: u16,
+        /// Where.
+        address: Address,
     },
     /// Nothing came back in time.
     NoAnswer {
@@ -52,8 +54,8 @@ pub enum Reason {
     },
     /// The connection broke, or what came was not in the app's protocol.
     Broken {
-        /// The port of 127.0.0.1.
-        port: u16,
+        /// Where.
+        address: Address,
         /// What happened.
         error: String,
     },
@@ -90,7 +92,7 @@ pub enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused { port } => write!(f, "connection refused on 127.0.0.1:{port}"),
+            Self::Refused { address } => write!(f, "connection refused on {address}"),
             Self::NoAnswer { limit } => write!(f, "no answer within {limit:?}"),
             Self::Unfinished { path, status, limit } => {
                 write!(f, "GET {path} answered {status}, but its body did not end within {limit:?}")
@@ -103,7 +105,7 @@ impl fmt::Display for Reason {
                 write!(f, "GET {path} redirects to {to} ({status}), which is not health")
             }
             Self::Body { path, wanted } => write!(f, "GET {path}: body lacks {wanted:?}"),
-            Self::Broken { port, error } => write!(f, "no proper answer from 127.0.0.1:{port}: {error}"),
+            Self::Broken { address, error } => write!(f, "no proper answer from {address}: {error}"),
             Self::Impossible { error } => write!(f, "the probe can't be made: {error}"),
             Self::Command { status, output } => {
                 write!(f, "health command ended with {status}")?;

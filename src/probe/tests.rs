@@ -74,7 +74,11 @@ async fn ask_http(probe: HttpProbe, port: u16) -> Answer {
 }
 
 async fn within(probe: Probe, port: u16, timeout: Duration) -> Answer {
-    once(&health(probe, timeout), &Target { port, release_dir: "/srv/shop".into(), command: None }).await
+    once(
+        &health(probe, timeout),
+        &Target { address: Address::Port(port), release_dir: "/srv/shop".into(), command: None },
+    )
+    .await
 }
 
 fn why(answer: &Answer) -> String {
@@ -244,7 +248,7 @@ async fn command(line: &str, dir: &Path, timeout: Duration) -> Answer {
         user: None,
         new_privileges: crate::privilege::NewPrivileges::Refused,
     };
-    let target = Target { port: 9502, release_dir: dir.to_owned(), command: Some(command) };
+    let target = Target { address: Address::Port(9502), release_dir: dir.to_owned(), command: Some(command) };
     once(&health(Probe::Command(line.to_owned()), timeout), &target).await
 }
 
@@ -341,7 +345,7 @@ async fn l3_a_command_runs_as_its_user_with_its_groups() {
         new_privileges: crate::privilege::NewPrivileges::Refused,
     };
     let health = health(Probe::Command(String::new()), LONG);
-    let target = Target { port: 1, release_dir: "/".into(), command: Some(probe) };
+    let target = Target { address: Address::Port(1), release_dir: "/".into(), command: Some(probe) };
     let answer = once(&health, &target).await;
     assert!(answer.verdict.is_healthy(), "{answer:?}");
     let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();

@@ -10,18 +10,19 @@ use crate::{
         page::Page,
         reason::chain,
     },
+    rules::address::Address,
 };
 
 /// Asks once.
-pub(super) async fn ask(probe: &HttpProbe, port: u16, limit: Duration) -> Outcome {
-    let mut variables = cgi::variables(probe, port);
+pub(super) async fn ask(probe: &HttpProbe, address: &Address, limit: Duration) -> Outcome {
+    let mut variables = cgi::variables(probe, address);
     variables.push(("PATH_INFO", cgi::decoded_path(probe)));
     variables.push(("SCRIPT_NAME", Vec::new()));
     let Some(request) = packet(&variables) else {
         let error = "the path is longer than a packet of uwsgi".to_owned();
         return Err((Reason::Impossible { error }, String::new()));
     };
-    Question { probe, port, limit, request }.ask(Page::default()).await
+    Question { probe, address, limit, request }.ask(Page::default()).await
 }
 
 impl Inbox for Page {

@@ -7,13 +7,14 @@ use reqwest::{Client, Response};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Reason, http, reason::chain};
+use crate::rules::address::Address;
 
 /// Who visits one instance, each time on a fresh connection: a server that works on one connection at a time is not
 /// held up by one that idles.
 #[derive(Debug)]
 pub struct Visitor<'h> {
     client: Client,
-    port: u16,
+    address: Address,
     host: Option<&'h str>,
     limit: Duration,
 }
@@ -28,12 +29,12 @@ pub struct Visit {
 }
 
 impl<'h> Visitor<'h> {
-    /// Of 127.0.0.1:`port`, with this Host header, each visit within `limit`.
+    /// Of the instance that listens there, with this Host header, each visit within `limit`.
     ///
     /// # Errors
     /// When there can be no client at all.
-    pub fn new(port: u16, host: Option<&'h str>, limit: Duration) -> Result<Self, Reason> {
-        Ok(Self { client: http::client("warm-up")?, port, host, limit })
+    pub fn new(address: Address, host: Option<&'h str>, limit: Duration) -> Result<Self, Reason> {
+        Ok(Self { client: http::client_of(&address, "warm-up")?, address, host, limit })
     }
 
     /// Asks once for a path, with its query. Dropping the future ends the request.
@@ -45,12 +46,14 @@ impl<'h> Visitor<'h> {
 
     async fn ask(&self, path: &str, until: Instant) -> Result<u16, Reason> {
         let limit = self.limit;
-        let asked = http::get(&self.client, self.port, path, self.host);
+        let asked = http::get(&self.client, &self.address, path, self.host);
         let mut response = timeout_at(until, asked).await.map_err(|_| Reason::NoAnswer { limit })??;
         let status = response.status().as_u16();
         match timeout_at(until, to_the_end(&mut response)).await {
             Ok(Ok(())) => Ok(status),
-            Ok(Err(err)) => Err(Reason::Broken { port: self.port, error: chain(&err.without_url()) }),
+            Ok(Err(err)) => {
+                Err(Reason::Broken { address: self.address.clone(), error: chain(&err.without_url()) })
+            }
             Err(_) => Err(Reason::Unfinished { path: path.to_owned(), status, limit }),
         }
     }

@@ -3,6 +3,7 @@
 //! dealt with by pid). Holds no connection and no lock.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -20,7 +21,10 @@ use super::{
     tree,
     wire::{Report, Request},
 };
-use crate::rules::ids::{AppName, ReleaseId};
+use crate::rules::{
+    address::Address,
+    ids::{AppName, ReleaseId},
+};
 
 /// Attempts to reach a shim that lives but does not answer; each wakes it and waits a little longer.
 const ATTEMPTS: u32 = 4;
@@ -70,6 +74,11 @@ impl Handle {
     /// The release it runs.
     pub fn release(&self) -> &ReleaseId {
         &self.0.record.release
+    }
+
+    /// How many instances its color was given with it.
+    pub fn siblings(&self) -> u16 {
+        self.0.record.siblings
     }
 
     /// Its short id, unique on this host.
@@ -126,19 +135,24 @@ impl Handle {
                 }))
     }
 
-    /// Some process of the tree listens on this port, beside whoever else does. Reads /proc and does not wait for
-    /// the shim.
-    pub fn listens_on(&self, port: u16) -> io::Result<bool> {
-        let inodes: Vec<u64> = ports::listeners(port)?.iter().map(|listener| listener.inode).collect();
+    /// The first of these places that some process of the tree listens at, beside whoever else does. Reads /proc and
+    /// does not wait for the shim.
+    pub fn listens_on(&self, places: &[Address]) -> io::Result<Option<Address>> {
+        let listeners = ports::listening_at_any(places)?;
+        let inodes: Vec<u64> = listeners.iter().map(|(_, inode)| *inode).collect();
         if inodes.is_empty() {
-            return Ok(false);
+            return Ok(None);
         }
         let record = &self.0.record;
-        if record.shim_alive() {
+        let held: BTreeSet<u64> = if record.shim_alive() {
             let tree = tree::descendants(record.shim.pid)?;
-            return Ok(tree.iter().any(|one| !ports::held_by(one.pid, &inodes).is_empty()));
-        }
-        Ok(ports::holders(&inodes)?.iter().any(|holder| self.owns(holder.pid)))
+            tree.iter().flat_map(|one| ports::held_by(one.pid, &inodes)).collect()
+        } else {
+            let holders = ports::holders(&inodes)?.into_iter();
+            holders.filter(|holder| self.owns(holder.pid)).flat_map(|holder| holder.inodes).collect()
+        };
+        let found = listeners.into_iter().find(|(_, inode)| held.contains(inode));
+        Ok(found.map(|(place, _)| place))
     }
 
     /// How things stand; answers within seconds whatever the app does.

@@ -32,5 +32,5 @@ pub use handle::Handle;
 pub use limits::Limiter;
 pub use record::{Exit, How, Record};
 pub use shims::{Shims, StartError};
-pub use spec::{LogSpec, Priority, Role, Spec, StopRequest, StopSpec};
+pub use spec::{LogSpec, Priority, Role, Slot, Spec, StopRequest, StopSpec};
 pub use status::{Main, Overseer, ShimError, Status, Stopped};

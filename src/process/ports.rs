@@ -22,6 +22,7 @@ use super::{
     identity::command_line,
     sockets::{self, State},
 };
+use crate::{rules::address::Address, unix_sockets};
 
 /// A listening TCP socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,30 @@ pub struct Holder {
 pub fn listeners(port: u16) -> io::Result<Vec<Listener>> {
     let found = sockets::read(State::Listen, port)?.into_iter();
     Ok(found.map(|one| Listener { address: one.local, uid: one.uid, inode: one.inode }).collect())
+}
+
+/// The inodes of all sockets that listen at an address of an instance.
+pub fn listening_at(address: &Address) -> io::Result<Vec<u64>> {
+    match address {
+        Address::Port(port) => Ok(listeners(*port)?.iter().map(|listener| listener.inode).collect()),
+        Address::Socket(path) => unix_sockets::listening(path),
+    }
+}
+
+/// The same of many addresses, each with its inode; the kernel is asked for all ports at once.
+pub fn listening_at_any(addresses: &[Address]) -> io::Result<Vec<(Address, u64)>> {
+    let ports: BTreeSet<u16> = addresses.iter().filter_map(Address::port).collect();
+    let mut found = Vec::new();
+    if !ports.is_empty() {
+        // 0 is any port.
+        let listeners = listeners(0)?.into_iter().filter(|one| ports.contains(&one.address.port()));
+        found.extend(listeners.map(|one| (Address::Port(one.address.port()), one.inode)));
+    }
+    for path in addresses.iter().filter_map(Address::socket) {
+        let inodes = unix_sockets::listening(path)?;
+        found.extend(inodes.into_iter().map(|inode| (Address::Socket(path.to_owned()), inode)));
+    }
+    Ok(found)
 }
 
 /// The processes that have one of these sockets open. Those of other users are seen by root only.

@@ -19,7 +19,8 @@ use super::{
 use crate::rules::ids::{AppName, ReleaseId};
 
 /// Variables of bgd's own (documented, never secret) by which a process is known after its shim was killed.
-pub(super) const MARKS: [&str; 5] = ["BGD_APP", "BGD_COLOR", "BGD_EVENT", "BGD_RELEASE", "BGD_RELEASE_DIR"];
+pub(super) const MARKS: [&str; 6] =
+    ["BGD_APP", "BGD_COLOR", "BGD_EVENT", "BGD_INSTANCE", "BGD_RELEASE", "BGD_RELEASE_DIR"];
 
 /// How a main command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +124,9 @@ pub struct Record {
     /// Those of [`MARKS`] that the environment of its processes has.
     #[serde(default)]
     pub marks: BTreeMap<String, String>,
+    /// How many instances its color was given with it.
+    #[serde(default = "super::spec::one")]
+    pub siblings: u16,
 }
 
 impl Record {
@@ -239,6 +243,7 @@ pub(crate) mod tests {
             ended_ms: None,
             killed: false,
             marks: BTreeMap::from([("BGD_APP".to_owned(), "shop".to_owned())]),
+            siblings: 1,
         }
     }
 

@@ -15,8 +15,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Serves on the port of a color; alive until its whole tree is gone.
-    Instance(Color),
+    /// Serves on a port of a color; alive until its whole tree is gone.
+    Instance(Slot),
     /// A build; what its main command leaves behind is killed.
     Build,
     /// A hook of this name; what its main command leaves behind is killed.
@@ -28,15 +28,76 @@ impl Role {
     pub fn ends_with_main(&self) -> bool {
         !matches!(self, Self::Instance(_))
     }
+
+    /// Which instance it is, if it is one.
+    pub fn slot(&self) -> Option<Slot> {
+        match self {
+            Self::Instance(slot) => Some(*slot),
+            Self::Build | Self::Hook(_) => None,
+        }
+    }
+
+    /// Whether it is an instance of that color.
+    pub fn is_on(&self, color: Color) -> bool {
+        self.slot().is_some_and(|slot| slot.color == color)
+    }
 }
 
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Instance(color) => f.pad(color.as_str()),
+            Self::Instance(slot) => slot.fmt(f),
             Self::Build => f.pad("build"),
             Self::Hook(name) => f.pad(name),
         }
+    }
+}
+
+/// One of a color's instances. Written as `blue` for the first and `blue.2` for the second, so that what was started
+/// when there was only one is known by its name still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Slot {
+    /// Its color.
+    pub color: Color,
+    /// Which of the color's, from 0.
+    pub index: u16,
+}
+
+impl Slot {
+    /// For people: counted from 1.
+    pub fn number(self) -> u16 {
+        self.index.saturating_add(1)
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.index {
+            0 => f.pad(self.color.as_str()),
+            _ => f.pad(&format!("{}.{}", self.color, self.number())),
+        }
+    }
+}
+
+impl From<Slot> for String {
+    fn from(slot: Slot) -> Self {
+        slot.to_string()
+    }
+}
+
+impl TryFrom<String> for Slot {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let (name, number) = text.split_once('.').map_or((text.as_str(), None), |(a, b)| (a, Some(b)));
+        let color = Color::ALL.into_iter().find(|color| color.as_str() == name);
+        let index = match number {
+            None => Some(0),
+            Some(number) => number.parse().ok().and_then(|number: u16| number.checked_sub(1)),
+        };
+        let slot = color.zip(index).map(|(color, index)| Self { color, index });
+        slot.ok_or_else(|| format!("no instance of a color: {text:?}"))
     }
 }
 
@@ -71,6 +132,14 @@ pub struct Spec {
     /// What its whole tree may use, its shim included.
     #[serde(default)]
     pub limits: Limits,
+    /// How many instances its color was given with it; 1 for what is no instance.
+    #[serde(default = "one")]
+    pub siblings: u16,
+}
+
+/// What there was before there could be several.
+pub(super) fn one() -> u16 {
+    1
 }
 
 impl fmt::Debug for Spec {
@@ -158,8 +227,21 @@ mod tests {
             time_limit: None,
             priority: Priority::Normal,
             limits: Limits::default(),
+            siblings: 1,
         };
         let shown = format!("{spec:?}");
         assert!(shown.contains("TOKEN") && !shown.contains("hush"), "{shown}");
+    }
+
+    #[test]
+    fn the_first_instance_is_written_as_the_only_one_always_was() {
+        let role = |index| Role::Instance(Slot { color: Color::Green, index });
+        for (index, text) in [(0, r#"{"instance":"green"}"#), (63, r#"{"instance":"green.64"}"#)] {
+            assert_eq!(serde_json::to_string(&role(index)).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Role>(text).unwrap(), role(index));
+        }
+        for odd in ["red", "green.0", "green.", "green.-1", "green.70000", ""] {
+            assert!(serde_json::from_str::<Role>(&format!(r#"{{"instance":"{odd}"}}"#)).is_err(), "{odd}");
+        }
     }
 }

@@ -311,7 +311,7 @@ pub enum Pipeline {
     },
     /// The front can't be moved: the wanted release takes the place of what serves, on the port it routes to.
     Replacing {
-        /// The work so far; its color is the live one.
+        /// The work so far; its color is the live one, or that of a canary whose share can't be taken back.
         work: Work,
         /// What takes the place.
         wanted: Release,

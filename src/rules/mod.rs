@@ -1,5 +1,6 @@
 //! The decisions, and nothing else: no tokio, file system, network, clock or randomness below this folder.
 
+pub mod address;
 pub mod app;
 pub mod backoff;
 pub mod canary;

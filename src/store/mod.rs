@@ -3,6 +3,7 @@
 //! the daemon open theirs. Nothing here decides; a damaged or newer database is moved aside and the daemon goes on
 //! with what it sees running (promise K6).
 
+mod accepted;
 mod journal;
 mod meter;
 mod read;
@@ -211,6 +212,9 @@ impl Store {
                     "its schema is {newer}, this bgd knows {SCHEMA}: a newer bgd wrote it"
                 )));
             }
+        }
+        if let Err(err) = accepted::make_table(&connection) {
+            tracing::warn!(path = %path.display(), %err, "what branches were accepted at can't be recorded");
         }
         if let Err(err) = meter::make_table(&connection) {
             tracing::warn!(path = %path.display(), %err, "what flips cost can't be recorded");

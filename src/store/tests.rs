@@ -7,7 +7,7 @@ use super::{
 use crate::rules::{
     app::App,
     event::{Ask, Event, Want},
-    ids::{AppName, DeployId},
+    ids::{AppName, CommitId, DeployId},
     step::{Context, Policy, step},
     words::Phase,
 };
@@ -25,7 +25,13 @@ fn context() -> Context {
         after_live: false,
         after_failed: false,
     };
-    Context { now: Time(1_000), utc: "20261121T101112Z".to_owned(), fresh: DeployId(1), policy }
+    Context {
+        now: Time(1_000),
+        utc: "20261121T101112Z".to_owned(),
+        fresh: DeployId(1),
+        unrecorded: false,
+        policy,
+    }
 }
 
 fn commit_one_step(store: &Store, app: &AppName) -> App {
@@ -178,4 +184,20 @@ fn a_record_from_before_flips_were_measured_loads_and_takes_measurements_from_th
     let meter = MeterRecord { requests: 9, lost: 0, longest_gap_ms: 101 };
     store.keep_meter(DeployId(7), &meter).unwrap();
     assert_eq!(meter_of(&store), Some(meter));
+}
+
+#[test]
+fn a5_the_accepted_tip_is_kept_over_a_reopening_and_belongs_to_one_branch_of_one_remote() {
+    let dir = tempfile::tempdir().unwrap();
+    let app: AppName = "shop".parse().unwrap();
+    let [one, two]: [CommitId; 2] = ["1", "2"].map(|digit| digit.repeat(40).parse().unwrap());
+    let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
+    assert_eq!(store.accepted(&app, "main\nr").unwrap(), None);
+    store.accept(&app, "main\nr", &one).unwrap();
+    store.accept(&app, "main\nr", &two).unwrap();
+    drop(store);
+    let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
+    assert_eq!(store.accepted(&app, "main\nr").unwrap(), Some(two));
+    assert_eq!(store.accepted(&app, "dev\nr").unwrap(), None);
+    assert_eq!(store.accepted(&"other".parse().unwrap(), "main\nr").unwrap(), None);
 }

@@ -7,7 +7,10 @@ use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    os::fd::AsRawFd as _,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::net::UnixListener,
+    },
     path::Path,
     process::exit,
     sync::atomic::{AtomicU64, Ordering},
@@ -79,6 +82,9 @@ impl App {
         }
         match self.get("start") {
             "exits" => leave(&format!("last words of {rev}: no database"), 3),
+            "second_exits" if std::env::var("BGD_INSTANCE").is_ok_and(|own| own == "2") => {
+                leave(&format!("last words of {rev}: too many connections"), 3);
+            }
             "hangs" => {
                 // The port is open, and nobody ever answers.
                 let _open = bind(&port());
@@ -93,6 +99,18 @@ impl App {
                     thread::sleep(LOOK);
                 }
             }
+            "second_dies_when_told" if std::env::var("BGD_INSTANCE").is_ok_and(|own| own == "2") => {
+                let told = format!("die-{rev}");
+                if gate_is_closed(&told) {
+                    leave(&format!("last words of {rev}: again"), 9);
+                }
+                thread::spawn(move || {
+                    while !gate_is_closed(&told) {
+                        thread::sleep(LOOK);
+                    }
+                    leave(&format!("last words of {rev}: out of memory"), 9);
+                });
+            }
             "dies_when_told" => {
                 thread::spawn(move || {
                     while !gate_is_closed(&format!("die-{rev}")) {
@@ -105,6 +123,9 @@ impl App {
         }
         let addresses = self.get("listen").to_owned();
         let app = self.leak();
+        if let Ok(path) = std::env::var("SOCKET") {
+            app.serve_socket(&path);
+        }
         if addresses.is_empty() {
             app.serve(bind(&port()));
         }
@@ -133,8 +154,23 @@ impl App {
         leave("the listener is gone", 8)
     }
 
+    /// On a unix socket; to what follows, its connections look like any other's.
+    fn serve_socket(&'static self, path: &str) -> ! {
+        let listener = UnixListener::bind(path).expect("bind");
+        println!("rev {} listens on {path}", self.get("rev"));
+        let app = self;
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { continue };
+            let stream = TcpStream::from(OwnedFd::from(stream));
+            // A client that breaks off is its own affair.
+            thread::spawn(move || app.converse(stream).ok());
+        }
+        leave("the listener is gone", 8)
+    }
+
     fn converse(&self, mut stream: TcpStream) -> io::Result<()> {
-        stream.set_nodelay(true)?;
+        // A unix socket has no such thing.
+        let _ = stream.set_nodelay(true);
         let mut reader = BufReader::new(stream.try_clone()?);
         while let Some(asked) = Asked::read(&mut reader)? {
             if asked.upgrade {

@@ -58,8 +58,8 @@ fn status_is_as_in_the_contract(stage: &Stage, first: &str, second: &str) {
     assert_eq!(whole["daemon"]["pid"], stage.daemon_pid());
     let app = &whole["apps"][0];
     expect(app, "name state live idle deploy hold remote last rollback");
-    expect(&app["live"], "color port release commit subject author pid healthy since");
-    expect(&app["idle"], "color port release commit pid state");
+    expect(&app["live"], "color port socket release commit subject author pid healthy since instances");
+    expect(&app["idle"], "color port socket release commit pid state instances");
     expect(&app["remote"], "branch head checked_at error");
     expect(&app["last"], "id commit outcome phase error hint finished_at steps");
     expect(&app["last"]["steps"][0], "name ms");
@@ -119,7 +119,7 @@ fn the_other_commands_tell_the_same(stage: &Stage, second: &str) {
 
 #[test]
 fn the_exit_code_of_a_deploy_is_its_outcome() {
-    let Some(stage) = Stage::set(Plan { deadline: "3s", watch: "4s", ..Plan::of(Kind::Builtin) }) else {
+    let Some(stage) = Stage::set(Plan { deadline: "3s", watch: "60s", ..Plan::of(Kind::Builtin) }) else {
         return;
     };
     stage.done(&["hold", "-m", "until all are pushed"]);
@@ -128,7 +128,7 @@ fn the_exit_code_of_a_deploy_is_its_outcome() {
     let good = stage.push("good", "");
     stage.until("seen", |status| status["remote"]["head"] == good);
     stage.done(&["resume"]);
-    stage.wait_live(&good);
+    stage.promote(&good);
     let failed = stage.bgd(&["deploy", "--rev", &erring]);
     assert_eq!(failed.code, 1, "{failed:?}");
     assert!(failed.stderr.contains("last words of erring"), "{failed:?}");
@@ -139,6 +139,8 @@ fn the_exit_code_of_a_deploy_is_its_outcome() {
     assert_eq!(rolled_back.code, 6, "{rolled_back:?}");
     assert_eq!(stage.served(), "good");
     let begun: u64 = stage.done(&["deploy", "--detach"]).parse().expect("a number");
+    stage.until("it is watched", |status| status["deploy"]["phase"] == "watching");
+    stage.done(&["promote"]);
     stage.until("it has ended", |status| status["last"]["id"] == begun);
     assert_eq!(stage.value("last.outcome"), "live");
     stage.assert_no_leftover();

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::stage::{Kind, Plan, Stage, on_both};
 
-/// Phases that a gate, a slow request or a deaf app holds open.
+/// Phases that a gate, a watch that lasts, a slow request or a deaf app holds open: none passes by itself before a
+/// slow machine has seen it.
 const HELD: [&str; 6] = ["building", "starting", "probing", "watching", "draining", "stopping"];
 
 #[test]
@@ -21,9 +22,9 @@ fn k2_a_daemon_killed_in_a_phase_of_a_deploy_loses_nothing_and_ends_it_behind_ng
 }
 
 fn killed_in_each_phase(kind: Kind) {
-    let plan = Plan { watch: "1500ms", drain: "60s", hook: true, ..Plan::of(kind) };
+    let plan = Plan { watch: "10m", drain: "60s", grace: "60s", hook: true, ..Plan::of(kind) };
     let Some(mut stage) = Stage::set(plan) else { return };
-    stage.push_live("r0");
+    stage.push_promoted("r0");
     let load = stage.load();
     load.sees("r0");
     let switching = (kind == Kind::Nginx).then_some("switching");
@@ -33,7 +34,15 @@ fn killed_in_each_phase(kind: Kind) {
         load.goes_on();
         stage.start_daemon();
         open_all(&stage);
-        stage.wait_live(&commit);
+        match phase {
+            "draining" => stage.wait_live(&commit),
+            "stopping" => {
+                stage.wait_live(&commit);
+                // What was deaf to TERM ends all the same.
+                stage.close("die-r5-draining");
+            }
+            _ => stage.promote(&commit),
+        }
         load.sees(&rev);
         let status = stage.until_at_rest();
         assert_eq!(status["last"]["outcome"], "live", "{phase}: {status:#}");
@@ -56,8 +65,11 @@ fn killed_in(stage: &mut Stage, rev: &str, phase: &str) -> String {
     }
     let held = (phase == "draining").then(|| stage.hold_a_request());
     // The next deploy has this one to stop.
-    let conf = if phase == "draining" { "term = ignored" } else { "" };
+    let conf = if phase == "draining" { "term = ignored\nstart = dies_when_told" } else { "" };
     let commit = stage.push(rev, conf);
+    if ["draining", "stopping"].contains(&phase) {
+        stage.end_watch(&commit);
+    }
     stage.until_phase(&commit, phase);
     stage.kill_daemon();
     if let Some(held) = held {

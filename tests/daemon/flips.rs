@@ -30,9 +30,10 @@ fn i3_a_flip_pre_empts_a_deploy_in_any_phase_behind_nginx() {
 }
 
 fn flips(kind: Kind) {
-    let plan = Plan { watch: "1500ms", drain: "60s", ..Plan::of(kind) };
+    // A watch ends when it is told to: no phase passes before a slow machine has seen it.
+    let plan = Plan { watch: "10m", drain: "60s", ..Plan::of(kind) };
     let Some(mut stage) = Stage::set(plan) else { return };
-    let mut good = stage.push_live("g0");
+    let mut good = stage.push_promoted("g0");
     let load = stage.load();
     load.sees("g0");
     // The builtin front switches in no time.
@@ -49,7 +50,7 @@ fn flips(kind: Kind) {
             stage.start_daemon();
         }
         bad_stays_away(&stage, &bad, &good);
-        good = stage.push_live(&format!("g{}", number + 1));
+        good = stage.push_promoted(&format!("g{}", number + 1));
         assert!(stage.until_at_rest()["hold"].is_null(), "{when:?}: a newer commit releases the hold");
     }
     load.end_without_loss();
@@ -100,6 +101,7 @@ fn flip_at(stage: &Stage, when: When) -> String {
             let before = stage.value("live.commit");
             let held = stage.hold_a_request();
             let bad = stage.push(&rev, "");
+            stage.end_watch(&bad);
             let draining =
                 |status: &Value| status["live"]["commit"] == bad && status["idle"]["state"] == "draining";
             stage.until("draining", draining);
@@ -110,7 +112,7 @@ fn flip_at(stage: &Stage, when: When) -> String {
             bad
         }
         When::After => {
-            let bad = stage.push_live(&rev);
+            let bad = stage.push_promoted(&rev);
             stage.until_at_rest();
             stage.done(&["flip"]);
             bad

@@ -27,6 +27,14 @@ pub fn reserve() -> Port {
     numbers.into_iter().find_map(one).expect("a free port")
 }
 
+/// Ports that follow each other.
+pub fn reserve_row(number: u16) -> Vec<Port> {
+    let first = reserve().number;
+    let mut starts = (first..LAST).chain(FIRST..first);
+    let row = |start: u16| (start..start + number).map(one).collect::<Option<Vec<Port>>>();
+    starts.find_map(row).expect("free ports in a row")
+}
+
 fn one(number: u16) -> Option<Port> {
     let name = SocketAddr::from_abstract_name(format!("bgd-test-port-{number}")).ok()?;
     let reserved = UnixListener::bind_addr(&name).ok()?;

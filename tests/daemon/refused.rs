@@ -96,8 +96,8 @@ fn a10_every_broken_push_is_refused_behind_nginx_and_not_tried_again() {
 #[test]
 fn e2_an_app_that_turns_sick_or_dies_while_it_is_watched_is_rolled_back() {
     on_both(|kind| {
-        let Some(stage) = Stage::set(Plan { watch: "4s", ..Plan::of(kind) }) else { return };
-        let good = stage.push_live("good");
+        let Some(stage) = Stage::set(Plan { watch: "60s", ..Plan::of(kind) }) else { return };
+        let good = stage.push_promoted("good");
         let load = stage.load();
         load.sees("good");
         let sick = Broken {

@@ -7,6 +7,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
@@ -56,25 +57,34 @@ pub struct Plan {
     pub drain: &'static str,
     pub standby: &'static str,
     pub deadline: &'static str,
+    /// From TERM to KILL.
+    pub grace: &'static str,
     /// More lines of `[app.shop.watch]`.
     pub traffic: &'static str,
     /// Whether there is a `before_start` hook (which waits at the gate `hook`).
     pub hook: bool,
+    /// Whether the app listens on unix sockets.
+    pub unix: bool,
     /// What is asked for at the public address while the traffic moves.
     pub asked: &'static str,
+    /// Of each color.
+    pub instances: u16,
 }
 
 impl Plan {
     pub fn of(kind: Kind) -> Self {
         Self {
             kind,
-            watch: "600ms",
+            watch: "300ms",
             drain: "3s",
             standby: "0s",
             deadline: "20s",
+            grace: "2s",
             traffic: "",
             hook: false,
+            unix: false,
             asked: "/up",
+            instances: 1,
         }
     }
 }
@@ -90,7 +100,10 @@ pub struct Ran {
 pub struct Stage {
     dir: TempDir,
     plan: Plan,
+    /// Blue's first, green's first, and the public one.
     ports: [Port; 3],
+    /// Of the other instances.
+    _more: Vec<Port>,
     pub daemon: Option<Child>,
     pub nginx: Option<Child>,
     pub haproxy: Option<Child>,
@@ -100,6 +113,14 @@ impl Stage {
     /// With a daemon; `None`, with the reason printed, when something is missing on this machine.
     pub fn set(plan: Plan) -> Option<Self> {
         let mut stage = Self::empty(plan)?;
+        stage.start_daemon();
+        Some(stage)
+    }
+
+    /// The same, in a directory that nginx's workers may pass, whoever they are.
+    pub fn set_open(plan: Plan) -> Option<Self> {
+        let mut stage = Self::empty(plan)?;
+        fs::set_permissions(stage.path(""), fs::Permissions::from_mode(0o755)).expect("open the directory");
         stage.start_daemon();
         Some(stage)
     }
@@ -115,8 +136,10 @@ impl Stage {
         }
         // Short: sockets below it must fit 107 bytes.
         let dir = tempfile::Builder::new().prefix("bgd-e2e-").tempdir().expect("a directory");
-        let ports = [ports::reserve(), ports::reserve(), ports::reserve()];
-        let stage = Self { dir, plan, ports, daemon: None, nginx: None, haproxy: None };
+        let (mut blue, mut green) = (ports::reserve_row(plan.instances), ports::reserve_row(plan.instances));
+        let ports = [blue.remove(0), green.remove(0), ports::reserve()];
+        blue.append(&mut green);
+        let stage = Self { dir, plan, ports, _more: blue, daemon: None, nginx: None, haproxy: None };
         fs::create_dir(stage.path("gates")).expect("gates");
         stage.git_at(&stage.path(""), &["init", "-q", "--bare", "-b", "main", "remote.git"]);
         stage.git_at(&stage.path(""), &["init", "-q", "-b", "main", "work"]);
@@ -139,6 +162,11 @@ impl Stage {
         self.ports[usize::from(color == "green")].number
     }
 
+    /// Whether the app listens on unix sockets.
+    pub fn is_on_sockets(&self) -> bool {
+        self.plan.unix
+    }
+
     /// The public address.
     pub fn public(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports[2].number))
@@ -147,9 +175,14 @@ impl Stage {
     /// Writes the configuration, with more lines for the app.
     pub fn configure(&self, more: &str) {
         let dir = self.dir.path().display();
-        let Plan { watch, drain, standby, deadline, traffic, hook, .. } = self.plan;
+        let Plan { watch, drain, standby, deadline, grace, traffic, hook, .. } = self.plan;
         let start = serde_json::to_string(&app::command()).expect("a list of strings");
         let [blue, green] = [self.ports[0].number, self.ports[1].number];
+        let listen = if self.plan.unix {
+            "listen = \"unix\"".to_owned()
+        } else {
+            format!("ports = [{blue}, {green}]\ninstances = {}", self.plan.instances)
+        };
         let hooks = if hook { "[app.shop.hooks]\nbefore_start = \"sh hook.sh\"\n" } else { "" };
         let address = format!("address = \"http://{}{}\"", self.public(), self.plan.asked);
         let front = match self.plan.kind {
@@ -172,10 +205,10 @@ runtime_dir = "{dir}/run"
 [app.shop]
 remote = "{dir}/remote.git"
 poll = "1s"
-ports = [{blue}, {green}]
+{listen}
 build = "sh build.sh"
 start = {start}
-stop = {{ signal = "TERM", grace = "2s" }}
+stop = {{ signal = "TERM", grace = "{grace}" }}
 drain = "{drain}"
 standby = "{standby}"
 env = {{ {gates} = "{dir}/gates" }}
@@ -197,6 +230,13 @@ for = "{watch}"
             gates = app::GATES,
         );
         fs::write(self.path("bgd.toml"), text).expect("write the configuration");
+    }
+
+    /// From now on a color is to have so many.
+    pub fn set_instances(&mut self, instances: u16) {
+        self.plan.instances = instances;
+        self.configure("");
+        self.done(&["reload"]);
     }
 
     /// From now on a watch judges real traffic so.
@@ -224,8 +264,10 @@ for = "{watch}"
 
     fn write_nginx(&self) {
         fs::create_dir(self.path("conf.d")).expect("conf.d");
+        // With several instances what can't be connected is passed over; with one there is nothing to try.
+        let next = if self.plan.instances > 1 { "" } else { "proxy_next_upstream off; " };
         let site = format!(
-            "server {{ listen {}; location / {{ proxy_pass http://shop; proxy_next_upstream off; \
+            "server {{ listen {}; location / {{ proxy_pass http://shop; {next}\
              proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; \
              proxy_set_header Connection $http_connection; }} }}\n",
             self.public()
@@ -518,6 +560,33 @@ for = "{watch}"
         let commit = self.push(rev, "");
         self.wait_live(&commit);
         commit
+    }
+
+    /// Pushes a good revision into a watch that lasts, ends that, and waits until it is live.
+    pub fn push_promoted(&self, rev: &str) -> String {
+        let commit = self.push(rev, "");
+        self.promote(&commit);
+        commit
+    }
+
+    /// Ends the watch of that commit, unless that is over, and waits until it is live.
+    pub fn promote(&self, commit: &str) {
+        self.end_watch(commit);
+        self.wait_live(commit);
+    }
+
+    /// Ends the watch of that commit by hand, so that no test has to hit a short one or wait for a long one.
+    pub fn end_watch(&self, commit: &str) {
+        let watching = |status: &Value| status["deploy"]["phase"] == "watching";
+        let status = self.until(&format!("{commit} is watched, or was"), |status| {
+            let deploy = &status["deploy"];
+            let of_it = deploy["commit"] == commit && status["live"]["commit"] == commit;
+            let over = deploy["phase"] == "draining" || deploy["phase"] == "stopping" || deploy.is_null();
+            of_it && (watching(status) || over) || deploy.is_null() && status["live"]["commit"] == commit
+        });
+        if watching(&status) {
+            self.done(&["promote"]);
+        }
     }
 
     pub fn wait_live(&self, commit: &str) {

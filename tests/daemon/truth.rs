@@ -4,7 +4,9 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    io::{self, BufReader},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::Path,
     process::Command,
     thread,
@@ -124,15 +126,14 @@ fn live(stage: &Stage, app: &Value, untrue: &mut Untrue) {
     untrue.unless(answers.is_some_and(|pid| tree(main).contains(&pid)), || {
         format!("live.pid: says {main}, pid {answers:?} answers")
     });
-    let port = live["port"].as_u64().expect("a port");
-    let up = load::once(at(port), "GET", "/up", "").is_ok_and(|answer| answer.status == 200);
+    let up = ask(&Place::of(live)).is_ok_and(|answer| answer.status == 200);
     untrue.compare("live.healthy", live["healthy"].as_bool(), Some(up));
 }
 
 /// A process that the status names is that release, in its directory, on that port.
 fn instance(stage: &Stage, part: &Value, untrue: &mut Untrue) {
     let pid = as_pid(&part["pid"]).expect("a pid");
-    let port = part["port"].as_u64().expect("a port");
+    let place = Place::of(part);
     let release = part["release"].as_str().unwrap_or_default();
     let dir = stage.path("state/shop/releases").join(release);
     untrue.unless(dir.is_dir(), || format!("{part}: there is no directory {}", dir.display()));
@@ -143,24 +144,34 @@ fn instance(stage: &Stage, part: &Value, untrue: &mut Untrue) {
     {
         untrue.compare(name, said.as_str().map(str::to_owned), variable(pid, name));
     }
-    untrue.compare("PORT", Some(port.to_string()), variable(pid, "PORT"));
-    untrue.unless(tree(pid).iter().any(|pid| listens(*pid, port)), || {
-        format!("port {port}: not listened on by pid {pid} or its children")
+    let (port, socket) = match &place {
+        Place::Port(port) => (Some(port.to_string()), None),
+        Place::Socket(path) => (None, Some(path.clone())),
+    };
+    untrue.compare("PORT", port, variable(pid, "PORT"));
+    untrue.compare("SOCKET", socket, variable(pid, "SOCKET"));
+    untrue.unless(tree(pid).iter().any(|pid| listens(*pid, &place)), || {
+        format!("{place:?}: not listened on by pid {pid} or its children")
     });
 }
 
 /// A color that is said to be stopped has no process and no listener; any other has the process that is named.
 fn idle(stage: &Stage, app: &Value, untrue: &mut Untrue) {
     let idle = &app["idle"];
-    let port = idle["port"].as_u64().expect("a port");
-    untrue.compare("idle.port", port, u64::from(stage.port(idle["color"].as_str().expect("a color"))));
+    let (place, color) = (Place::of(idle), idle["color"].as_str().expect("a color"));
+    let configured = match stage.is_on_sockets() {
+        true => Place::Socket(stage.path(&format!("run/a/shop/{color}.sock")).display().to_string()),
+        false => Place::Port(u64::from(stage.port(color))),
+    };
+    untrue.compare("where idle listens", &place, &configured);
     match idle["state"].as_str().expect("a word") {
         "stopped" => {
             untrue.unless(idle["pid"].is_null() && idle["release"].is_null(), || {
                 format!("idle: stopped, and yet {idle}")
             });
-            let left: Vec<_> = stage.processes().into_iter().filter(|(pid, _)| listens(*pid, port)).collect();
-            untrue.unless(left.is_empty(), || format!("idle: says stopped, {left:?} listens on {port}"));
+            let left: Vec<_> =
+                stage.processes().into_iter().filter(|(pid, _)| listens(*pid, &place)).collect();
+            untrue.unless(left.is_empty(), || format!("idle: says stopped, {left:?} listens on {place:?}"));
         }
         "warm" => match as_pid(&idle["pid"]) {
             Some(_) => instance(stage, idle, untrue),
@@ -235,6 +246,35 @@ fn at(port: u64) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, u16::try_from(port).expect("a port")))
 }
 
+/// Where an instance is said to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Port(u64),
+    Socket(String),
+}
+
+impl Place {
+    fn of(part: &Value) -> Self {
+        match (&part["port"], &part["socket"]) {
+            (Value::Number(port), Value::Null) => Self::Port(port.as_u64().expect("a port")),
+            (Value::Null, Value::String(path)) => Self::Socket(path.clone()),
+            other => panic!("neither a port nor a socket: {other:?}"),
+        }
+    }
+}
+
+fn ask(place: &Place) -> io::Result<load::Answer> {
+    match place {
+        Place::Port(port) => load::once(at(*port), "GET", "/up", ""),
+        Place::Socket(path) => {
+            let stream = TcpStream::from(OwnedFd::from(UnixStream::connect(path)?));
+            let mut stream = BufReader::new(stream);
+            load::send(&mut stream, "GET", "/up", "")?;
+            load::answer(&mut stream)
+        }
+    }
+}
+
 fn subject(stage: &Stage, commit: &Value) -> String {
     stage.git(&["show", "-s", "--format=%s", commit.as_str().expect("a commit")])
 }
@@ -259,13 +299,24 @@ fn tree(pid: u32) -> Vec<u32> {
     all
 }
 
-/// Whether one of its descriptors is a TCP socket that listens on the port.
-fn listens(pid: u32, port: u64) -> bool {
+/// Whether one of its descriptors is a socket that listens there.
+fn listens(pid: u32, place: &Place) -> bool {
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let open: BTreeSet<String> = fds
         .filter_map(|fd| fs::read_link(fd.path()).ok()?.to_str().map(str::to_owned))
         .filter_map(|link| Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
         .collect();
+    let port = match place {
+        Place::Port(port) => *port,
+        Place::Socket(path) => {
+            let table = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+            return table.lines().skip(1).any(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                // That flag: it accepts.
+                words.get(7) == Some(&path.as_str()) && words[3] == "00010000" && open.contains(words[6])
+            });
+        }
+    };
     ["tcp", "tcp6"].iter().any(|file| {
         let table = fs::read_to_string(format!("/proc/{pid}/net/{file}")).unwrap_or_default();
         table.lines().skip(1).any(|line| {

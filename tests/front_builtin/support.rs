@@ -18,7 +18,10 @@ use bgd::{
         builtin::{Front, FrontPlace},
         route::{Backend as Routed, Route},
     },
-    rules::ids::{Color, Generation},
+    rules::{
+        address::Address,
+        ids::{Color, Generation},
+    },
 };
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::{
@@ -141,7 +144,7 @@ pub fn routed(color: Color, port: u16, weight: u16) -> Routed {
         Color::Blue => "20261121T101112Z-1-0123456",
         Color::Green => "20261121T111213Z-2-89abcde",
     };
-    Routed { color, port, weight, release: release.parse().unwrap() }
+    Routed { color, address: Address::Port(port), weight, release: release.parse().unwrap() }
 }
 
 /// A port of its own on which nobody listens.

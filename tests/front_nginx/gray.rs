@@ -5,9 +5,17 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use bgd::{
     config::settings::Sticky,
-    front::route::{Preview, Route},
-    rules::ids::Color::{Blue, Green},
+    front::route::{Backend, Preview, Route},
+    rules::{
+        address::Address,
+        ids::{
+            Color::{Blue, Green},
+            Generation,
+        },
+    },
 };
+
+use tokio::net::TcpSocket;
 
 use crate::nginx_stage::{
     App, Stage,
@@ -183,7 +191,7 @@ async fn a_preview_reaches_the_canary_at_any_share_and_its_secret_stays_in_a_pri
     for (at, (kind, share)) in all.enumerate() {
         let route = previewed(sticky(stage.shared(2 + at as u64, share), kind.clone()));
         let proof = stage.nginx.route(&route, limits()).await.unwrap();
-        assert_eq!(proof.former.ports, Vec::<u16>::new(), "both may have new requests");
+        assert_eq!(proof.former.addresses, [], "both may have new requests");
         let headers = [
             format!("X-Bgd-Preview: {SECRET}"),
             format!("x-bgd-preview: {SECRET}"),
@@ -246,6 +254,50 @@ async fn f10_no_request_is_lost_or_handled_twice_when_the_canary_is_dead() {
             assert_eq!(blue.handled() - before, 400, "{kind:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn each_instance_of_a_color_has_its_part_and_stands_in_for_one_that_is_dead() {
+    let mut stage = stage!();
+    stage.serve_passing_on(2).await;
+    let mut listening = Vec::new();
+    let mut route = stage.shared(2, 25);
+    let [live, canary] = [route.backends[0].clone(), route.backends[1].clone()];
+    route.backends.clear();
+    for (of, number) in [(live, 3), (canary, 2)] {
+        for _ in 0..number {
+            let app = App::start_anywhere(of.color).await;
+            // Three times as much for one of two as for one of three at the same share.
+            let weight = of.weight * 6 / number;
+            route.backends.push(Backend { address: Address::Port(app.port), weight, ..of.clone() });
+            listening.push(app);
+        }
+    }
+    let all_are_reached = |listening: &[App], before: &[usize]| {
+        let handled = listening.iter().map(App::handled);
+        assert!(handled.zip(before).all(|(now, before)| now > before + 20), "an instance gets too little");
+    };
+    for (at, kind) in every_kind().into_iter().enumerate() {
+        let before: Vec<usize> = listening.iter().map(App::handled).collect();
+        let sticky = Route { generation: Generation(2 + at as u64), ..sticky(route.clone(), kind) };
+        stage.nginx.route(&sticky, limits()).await.unwrap();
+        assert_share(by(Green, &ask(stage.public, "GET", addresses(600)).await), 600, 25.0);
+        all_are_reached(&listening, &before);
+    }
+    // Shown to nobody who does not ask for it, also when an instance of the live color is dead.
+    route.backends.iter_mut().filter(|one| one.color == Green).for_each(|one| one.weight = 0);
+    // Bound and not listening: it refuses, and nobody else gets its port.
+    let dead = TcpSocket::new_v4().unwrap();
+    dead.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    route.backends[1].address = Address::Port(dead.local_addr().unwrap().port());
+    drop(listening.remove(1));
+    let hidden = Route { generation: Generation(9), ..previewed(route) };
+    stage.nginx.route(&hidden, limits()).await.unwrap();
+    let before: Vec<usize> = listening.iter().map(App::handled).collect();
+    let asked = format!("X-Bgd-Preview: {SECRET}");
+    assert_eq!(by(Blue, &ask(stage.public, "POST", addresses(300)).await), 300);
+    assert_eq!(by(Green, &ask(stage.public, "GET", vec![asked; 100]).await), 100);
+    all_are_reached(&listening, &before);
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ fn bind(path: &Path) -> UnixDatagram {
 async fn tries(stage: &Stage, socket: &UnixDatagram) -> Vec<Sample> {
     let mut text = [0; 4096];
     let read = timeout(limits().proof, socket.recv(&mut text)).await.expect("nginx tells").unwrap();
-    report::parse(&text[..read], stage.ports)
+    report::parse(&text[..read], &stage.ports.into())
 }
 
 /// The same of a request that was tried once.
@@ -103,7 +103,7 @@ async fn a_backup_answers_what_the_live_color_refuses_and_nothing_else() {
     let listening = bind(&path);
     let nginx = stage.telling(&path);
     let live = stage.route(2, Green);
-    let backup = stage.route(2, Blue).backends.pop();
+    let backup = stage.route(2, Blue).backends;
     nginx.route(&Route { backup, ..live }, limits()).await.unwrap();
     assert_eq!(nginx.routed().await.unwrap().unwrap().backup, Some(Blue));
     for _ in 0..20 {

@@ -109,16 +109,20 @@ impl Bench {
         self.git(&["rev-parse", "HEAD"]).parse().unwrap()
     }
 
-    /// A commit straight into the bare repository, in one process.
-    pub fn fast_commit(&self, message: &str) -> CommitId {
-        let text = format!(
-            "commit refs/heads/main\ncommitter A <a@x> 1700000000 +0000\ndata {}\n{message}\nfrom refs/heads/main^0\n\
-             M 644 inline n\ndata {}\n{message}\n",
-            message.len(),
-            message.len()
-        );
-        feed(&self.bare(), &["fast-import", "--quiet"], text.as_bytes());
-        self.git_bare(&["rev-parse", "main"]).parse().unwrap()
+    /// As many commits on top of the branch in the bare repository, oldest first, in one process.
+    pub fn fast_commits(&self, count: usize) -> Vec<CommitId> {
+        let one = |n: usize| {
+            let (from, text) = (if n == 0 { "from refs/heads/main^0\n" } else { "" }, n.to_string());
+            let bytes = text.len();
+            format!(
+                "commit refs/heads/main\ncommitter A <a@x> 1700000000 +0000\ndata {bytes}\n{text}\n{from}\
+                 M 644 inline n\ndata {bytes}\n{text}\n"
+            )
+        };
+        let all: String = (0..count).map(one).collect();
+        feed(&self.bare(), &["fast-import", "--quiet"], all.as_bytes());
+        let listed = self.git_bare(&["rev-list", "--reverse", &format!("--max-count={count}"), "main"]);
+        listed.lines().map(|line| line.parse().unwrap()).collect()
     }
 
     /// A commit on top of HEAD with these very bytes.

@@ -24,7 +24,10 @@ use bgd::{
         haproxy::Haproxy,
         route::{Backend, Route},
     },
-    rules::ids::{Color, Generation},
+    rules::{
+        address::Address,
+        ids::{Color, Generation},
+    },
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -170,7 +173,7 @@ impl Stage {
     pub fn to(&self, live: Color, share: Option<u16>) -> Route {
         let backend = |color: Color, weight| Backend {
             color,
-            port: if color == Color::Blue { self.blue.port } else { self.green.port },
+            address: Address::Port(if color == Color::Blue { self.blue.port } else { self.green.port }),
             weight,
             release: "20261121T101112Z-1-0123456".parse().expect("a release"),
         };
@@ -338,6 +341,10 @@ impl App {
 
     pub fn fail_checks(&self) {
         *self.status.lock().expect("the status") = "500 Broken";
+    }
+
+    pub fn pass_checks(&self) {
+        *self.status.lock().expect("the status") = "200 OK";
     }
 
     /// Nothing listens on the port any more.

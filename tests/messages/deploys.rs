@@ -76,7 +76,7 @@ pub fn the_release_is_to_blame(book: &mut Book) {
     stage.with(health, &warmup, || cold(book, &stage));
     // Long enough for whatever this machine does meanwhile: both end it.
     let watch = "[app.shop.watch]\nfor = ";
-    stage.with(&format!("{watch}\"600ms\""), &format!("{watch}\"60s\""), || watched(book, &stage));
+    stage.with(&format!("{watch}\"300ms\""), &format!("{watch}\"60s\""), || watched(book, &stage));
 }
 
 pub fn the_release_does_not_get_ready(book: &mut Book) {

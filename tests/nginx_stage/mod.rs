@@ -20,7 +20,10 @@ use bgd::{
         nginx::{Limits, Nginx},
         route::{Backend, Route},
     },
-    rules::ids::{Color, Generation, ReleaseId},
+    rules::{
+        address::Address,
+        ids::{Color, Generation, ReleaseId},
+    },
 };
 use tempfile::TempDir;
 use tokio::{
@@ -157,7 +160,7 @@ impl Stage {
     pub fn shared(&self, generation: u64, share: u16) -> Route {
         let backend = |color, weight, release: &str| {
             let release = release.parse().unwrap();
-            Backend { color, port: self.ports.of(color), weight, release }
+            Backend { color, address: Address::Port(self.ports.of(color)), weight, release }
         };
         let live = backend(Color::Blue, 100 - share, "20261121T101112Z-1-0123456");
         let canary = backend(Color::Green, share, "20261121T101112Z-2-89abcde");
@@ -304,7 +307,7 @@ fn release() -> ReleaseId {
 }
 
 fn route(ports: Ports, generation: u64, color: Color) -> Route {
-    let backend = Backend { color, port: ports.of(color), weight: 100, release: release() };
+    let backend = Backend { color, address: Address::Port(ports.of(color)), weight: 100, release: release() };
     Route::new(Generation(generation), vec![backend])
 }
 
@@ -324,6 +327,7 @@ fn free_ports() -> [u16; 3] {
 /// An app that dies, when told, with everything it has open.
 pub struct App {
     pub color: Color,
+    pub port: u16,
     in_flight: Arc<AtomicUsize>,
     handled: Arc<AtomicUsize>,
     serving: JoinHandle<()>,
@@ -331,11 +335,20 @@ pub struct App {
 
 impl App {
     pub async fn start(color: Color, port: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        Self::on(color, TcpListener::bind(("127.0.0.1", port)).await.unwrap())
+    }
+
+    /// On a port that is free.
+    pub async fn start_anywhere(color: Color) -> Self {
+        Self::on(color, TcpListener::bind(("127.0.0.1", 0)).await.unwrap())
+    }
+
+    fn on(color: Color, listener: TcpListener) -> Self {
+        let port = listener.local_addr().unwrap().port();
         let in_flight = Arc::new(AtomicUsize::new(0));
         let handled = Arc::new(AtomicUsize::new(0));
         let serving = tokio::spawn(serve(listener, color, in_flight.clone(), handled.clone()));
-        Self { color, in_flight, handled, serving }
+        Self { color, port, in_flight, handled, serving }
     }
 
     /// How many requests it has read.

@@ -65,9 +65,9 @@ fn i6_a_flip_works_with_the_daemon_hung() {
 fn i6_a_flip_ends_a_hung_daemon_in_every_phase_of_a_deploy() {
     for (gate, phase) in [("build", "building"), ("hook", "starting"), ("up", "probing"), ("", "watching")] {
         // The watch must outlast the two seconds after which a daemon counts as hung.
-        let plan = Plan { hook: true, watch: "6s", ..Plan::of(Kind::Nginx) };
+        let plan = Plan { hook: true, watch: "60s", ..Plan::of(Kind::Nginx) };
         let Some(mut stage) = Stage::set(plan) else { return };
-        let one = stage.push_live("one");
+        let one = stage.push_promoted("one");
         let load = stage.load();
         load.sees("one");
         if !gate.is_empty() {

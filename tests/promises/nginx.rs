@@ -44,6 +44,34 @@ fn f4_a_foreign_vhost_that_breaks_the_test_is_named_before_the_build_and_a_flip_
 }
 
 #[test]
+fn f4_a_flip_that_can_t_take_a_canary_s_share_back_gives_it_to_the_live_release_until_nginx_takes_a_route() {
+    let Some(stage) = Stage::set(Plan::of(Kind::Nginx)) else { return };
+    stage.configure("[app.shop.canary]\nsteps = [\"25%\"]\n");
+    stage.done(&["reload"]);
+    let old = stage.push_live("old");
+    let bad = stage.push("bad", "");
+    stage.eventually("it has its share", |stage| stage.served() == "bad");
+    let told = fs::read_to_string(stage.path("conf.d/bgd-shop.conf")).unwrap();
+    fs::write(stage.path("conf.d/foreign.conf"), "server { listen 127.0.0.1:1; nonsense; }\n").unwrap();
+    let flip = stage.begin(&["flip"]);
+    stage.until("the deploy has ended", |status| status["last"]["commit"] == bad);
+    let ran = flip.end();
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let load = stage.load();
+    for _ in 0..24 {
+        assert_eq!(stage.served(), "old", "nginx shares as before");
+    }
+    let status = stage.status();
+    assert_eq!((&status["live"]["commit"], &status["last"]["outcome"]), (&old.into(), &"cancelled".into()));
+    assert_eq!(status["idle"]["state"], "warm", "{status:#}");
+    assert_eq!(fs::read_to_string(stage.path("conf.d/bgd-shop.conf")).unwrap(), told);
+    fs::remove_file(stage.path("conf.d/foreign.conf")).unwrap();
+    stage.until("what stood in for it has gone", |status| status["idle"]["state"] == "stopped");
+    load.end_without_loss();
+    stage.assert_no_leftover();
+}
+
+#[test]
 fn f2_a_vhost_that_passes_the_test_and_does_not_apply_leaves_the_old_color_untouched() {
     let Some((stage, _one, two)) = two_live() else { return };
     let load = stage.load();
@@ -156,7 +184,7 @@ fn f3_a_flip_by_hand_under_a_running_daemon_stops_nothing_that_serves() {
     stage.reload_nginx();
     load.sees("one");
     // The standby runs out; the old color receives the traffic and must not be stopped.
-    std::thread::sleep(std::time::Duration::from_secs(6));
+    stage.eventually("its stop is refused", |stage| stage.done(&["events"]).contains("it stays"));
     load.sees("one");
     let three = stage.push("three", "");
     let ran = stage.bgd(&["wait", "--for", &format!("rev={three}"), "--timeout", "20s"]);

@@ -98,6 +98,8 @@ fn a5_an_older_signed_release_comes_back_by_flip_or_by_name_and_not_by_a_forced_
     let stage = &signing.stage;
     let one = stage.git(&["rev-parse", "HEAD"]);
     let two = stage.push_live("two");
+    // Who deletes the mirror does not make bgd forget where the branch was.
+    fs::remove_dir_all(stage.path("state/shop/mirror.git")).unwrap();
     stage.git(&["reset", "-q", "--hard", &one]);
     stage.git(&["push", "-q", "-f", "origin", "HEAD:main"]);
     let error = signing.refused(&one);

@@ -6,6 +6,7 @@ use bgd::rules::{
     effect::{Action, Backend, Canary, Effect},
     event::{Ask, Done, Event},
     step::{Context, Step, step},
+    words::{Failure, Nature},
 };
 
 /// The deploy that has a share, or is being given one.
@@ -55,6 +56,31 @@ pub fn leaves_the_share_after_a_failure(app: &App, event: &Event, context: &Cont
     let made = step(app, event, context);
     let failed = matches!(event, Event::Done { result: Err(_), .. } | Event::InstanceDied { .. });
     if failed { leaves_the_share(app, made) } else { made }
+}
+
+/// The way back waits for a front that is stuck.
+pub fn waits_for_the_front(app: &App, event: &Event, context: &Context) -> Step {
+    match event {
+        Event::Done { effect, result: Err(failure) } if app.canary.is_some() => {
+            let failure = Failure { nature: Nature::Transient, ..failure.clone() };
+            step(app, &Event::Done { effect: *effect, result: Err(failure) }, context)
+        }
+        _ => step(app, event, context),
+    }
+}
+
+/// It goes as soon as the deploy has ended.
+pub fn retires_what_stands_in(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    let live = made.next.live().map(|live| live.release.id.clone());
+    let Idle::Warm { release, .. } = made.next.idle.clone() else { return made };
+    if made.next.rerouting.is_some() && live == Some(release.id.clone()) {
+        made.next.last_effect.0 += 1;
+        let (effect, color) = (made.next.last_effect, made.next.idle_color());
+        made.effects.push(Effect { id: effect, action: Action::Drain { color } });
+        made.next.idle = Idle::Draining { release, effect };
+    }
+    made
 }
 
 pub fn stops_first(app: &App, event: &Event, context: &Context) -> Step {

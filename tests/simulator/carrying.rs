@@ -169,19 +169,23 @@ impl Daemon {
         self.figures.failed += 1;
         let nature = self.rng.pick(&[Nature::Transient, Nature::Deterministic, Nature::FrontStuck]);
         match task.half {
-            Some(Half::Written(former)) => self.world.front.put_back(former),
+            Some(Half::Written(former)) => {
+                self.world.front.put_back(former);
+                // With the file a hand's change is back, and somebody has to look.
+                self.unseen |= self.world.front.hand.is_some();
+            }
             Some(_) => {}
             // A front that is stuck says so before it touches anything.
             None if nature != Nature::FrontStuck && self.rng.percent(50) => {
                 let _hidden = self.world.obey(&task.effect.action);
-                // Its last part is the proof.
-                if let Action::Replace { color, release, .. } = &task.effect.action
-                    && let Some(process) = self.world.on_mut(*color, &release.id)
-                {
-                    process.proven = false;
-                }
             }
             None => {}
+        }
+        // Its last part is the proof, also when it is asked for once more.
+        if let Action::Replace { color, release, .. } = &task.effect.action
+            && let Some(process) = self.world.on_mut(*color, &release.id)
+        {
+            process.proven = false;
         }
         world::failure(Phase::Building, nature, "an injected fault")
     }

@@ -176,7 +176,8 @@ impl Daemon {
     }
 
     fn context(&self) -> Context {
-        Context { now: self.wall, utc: utc(self.wall), fresh: self.fresh, policy: self.setup.policy.clone() }
+        let (now, fresh, policy) = (self.wall, self.fresh, self.setup.policy.clone());
+        Context { now, utc: utc(now), fresh, unrecorded: self.shown.unrecorded, policy }
     }
 
     pub fn advance(&mut self, wait: Duration) {
@@ -204,22 +205,19 @@ impl Daemon {
             self.run(&step.effects)?;
         }
         let urgent = self.flipping || self.habit == Habit::ActsWithoutRecord;
-        if !self.write(event, &step, urgent)? {
-            self.stuck = Some((event.clone(), step));
-            return self.after();
-        }
-        if self.habit != Habit::ActsBeforeCommit {
-            self.run(&step.effects)?;
+        match self.write(event, &step, urgent)? {
+            None => self.stuck = Some((event.clone(), step)),
+            Some(_) if self.habit == Habit::ActsBeforeCommit => {}
+            Some(step) => self.run(&step.effects)?,
         }
         self.after()
     }
 
     pub(crate) fn retry_record(&mut self, urgent: bool) -> Result<(), String> {
         let Some((event, step)) = self.stuck.take() else { return Ok(()) };
-        if self.write(&event, &step, urgent)? {
-            self.run(&step.effects)?;
-        } else {
-            self.stuck = Some((event, step));
+        match self.write(&event, &step, urgent)? {
+            None => self.stuck = Some((event, step)),
+            Some(step) => self.run(&step.effects)?,
         }
         self.after()
     }
@@ -243,27 +241,29 @@ impl Daemon {
         Ok(Some(step))
     }
 
-    /// True when the step is to be carried out: it is in the record, or must do without.
-    fn write(&mut self, event: &Event, step: &Step, urgent: bool) -> Result<bool, String> {
+    /// The step that is to be carried out: it is in the record, or must do without.
+    fn write(&mut self, event: &Event, step: &Step, urgent: bool) -> Result<Option<Step>, String> {
         if self.world.disk_full {
             self.shown.unrecorded = self.habit != Habit::HidesWhatIsUnrecorded;
             self.figures.unrecorded += 1;
             self.tell(|_| "  NOT RECORDED".to_owned());
             if !urgent {
-                return Ok(false);
+                return Ok(None);
             }
+            let step = &(self.machine)(&self.app, event, &Context { unrecorded: true, ..self.context() });
+            Oracle::judge_unrecorded(step)?;
             if self.flipping || self.habit != Habit::ActsWithoutRecord {
                 self.licensed = step.next.last_effect;
             }
             self.remembered.get_or_insert_with(|| self.oracle.clone());
             self.unwritten.extend(step.notes.iter().cloned());
             self.adopt(event, step)?;
-            return Ok(true);
+            return Ok(Some(step.clone()));
         }
         let notes = self.notes_of(step);
         self.record.commit(&self.entry(event, step, &notes))?;
         self.recorded(event, step)?;
-        Ok(true)
+        Ok(Some(step.clone()))
     }
 
     pub(crate) fn notes_of(&self, step: &Step) -> Vec<Noted> {
@@ -278,7 +278,10 @@ impl Daemon {
     pub(crate) fn recorded(&mut self, event: &Event, step: &Step) -> Result<(), String> {
         self.unwritten.clear();
         self.remembered = None;
-        self.shown.unrecorded = false;
+        if std::mem::take(&mut self.shown.unrecorded) {
+            // What waited for the record begins now.
+            self.inbox.push(Event::Ticked);
+        }
         self.adopt(event, step)
     }
 

@@ -64,6 +64,7 @@ pub const ALL: &[(&str, Defect)] = &[
     ("pruning does not wait for the record", Defect::Engine(Habit::PrunesUnrecorded)),
     ("a build is not flushed to the disk", Defect::Engine(Habit::FlushesNoBuild)),
     ("a build of an earlier boot counts as done", Defect::Engine(Habit::TrustsAnEarlierBoot)),
+    ("a deploy begins without a record behind a flip", Defect::Rules(begins_unrecorded)),
     ("a hold is forgotten", Defect::Rules(forgets_the_hold)),
     ("a flip does not hold", Defect::Rules(flips_without_a_hold)),
     ("a flip does not mark what it abandons", Defect::Rules(flips_without_a_mark)),
@@ -105,6 +106,8 @@ pub const ALL: &[(&str, Defect)] = &[
     ("a flip in a canary leaves its share", Defect::Rules(canaries::leaves_the_share_after_a_flip)),
     ("a superseded canary keeps its share", Defect::Rules(canaries::leaves_the_share_when_superseded)),
     ("a failed canary keeps its share", Defect::Rules(canaries::leaves_the_share_after_a_failure)),
+    ("a canary that the front holds is left to serve", Defect::Rules(canaries::waits_for_the_front)),
+    ("what stands in for a canary goes too early", Defect::Rules(canaries::retires_what_stands_in)),
     ("promote does without the switch's proof", Defect::Rules(canaries::promotes_unproven)),
     ("a share set by hand is left by itself", Defect::Rules(canaries::forgets_the_hand)),
     ("a later step has the smaller share", Defect::Rules(canaries::shrinks)),
@@ -113,6 +116,10 @@ pub const ALL: &[(&str, Defect)] = &[
     ("what is abandoned is the backup of the way back", Defect::Rules(backing::goes_back_to_it_and_from_it)),
     ("all of the traffic is given as a share", Defect::Rules(canaries::shares_all)),
 ];
+
+fn begins_unrecorded(app: &App, event: &Event, context: &Context) -> Step {
+    step(app, event, &Context { unrecorded: false, ..context.clone() })
+}
 
 fn flips_without_a_hold(app: &App, event: &Event, context: &Context) -> Step {
     let mut made = step(app, event, context);

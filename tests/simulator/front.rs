@@ -163,10 +163,13 @@ impl Front {
         if same && self.kind == Kind::Nginx && !self.trouble() {
             return Ok(former);
         }
-        if wanted.generation <= self.force.generation {
+        // bgd's own proxy knows which route is older; an nginx reads what it is given, under a number that is not in
+        // force.
+        if self.kind == Kind::Builtin && wanted.generation <= self.force.generation {
             return Err(failure(phase, Nature::Transient, "the front knows a newer route"));
         }
-        self.file = wanted;
+        let next = Generation(self.force.generation.0 + 1);
+        self.file = Route { generation: wanted.generation.max(next), ..wanted };
         self.hand = None;
         Ok(former)
     }

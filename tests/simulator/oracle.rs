@@ -99,6 +99,18 @@ impl Oracle {
         Ok(())
     }
 
+    /// A deploy that begins is in the record first; a flip alone is not.
+    pub fn judge_unrecorded(step: &Step) -> Result<(), String> {
+        let begins = |noted: &&Noted| {
+            let deploy = noted.deploy.as_ref().filter(|_| noted.note == Note::DeployStarted);
+            deploy.is_some_and(|deploy| matches!(deploy.kind, Kind::Push | Kind::Manual { .. }))
+        };
+        match step.notes.iter().find(begins) {
+            Some(noted) => fail(format!("{:?} begins without a record", noted.deploy)),
+            None => Ok(()),
+        }
+    }
+
     fn judge_numbers(&mut self, step: &Step) -> Result<(), String> {
         for effect in &step.effects {
             if effect.id <= self.last_effect {
@@ -370,7 +382,8 @@ impl Oracle {
         let Some(live) = app.live() else { return Ok(()) };
         let well = |color: Color| world.on(color).is_some_and(|it| it.healthy && it.proven && !it.ending);
         let says = live.healthy == Some(false) || !matches!(live.instance, Instance::Up { .. });
-        let known_well = world.on(live.color).is_some_and(|it| it.healthy);
+        // What was told to end in an earlier life of bgd does so, and is started again when that is heard of.
+        let known_well = world.on(live.color).is_some_and(|it| it.healthy || it.ending);
         if !known_well && !says && well(live.color.other()) {
             return fail(format!(
                 "the sick {} serves beside a healthy one, and is called well",

@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 
 use bgd::rules::{
-    app::{App, Pipeline, Work},
+    app::{App, Idle, Pipeline, Telling, Work},
     canary::Share,
     effect::{Action, Backend, Canary, Effect},
     event::{Ask, Done, Event, Facts, Routed},
     ids::{Color, CommitId, DeployId},
     step::{Answer, Step},
+    words::Nature,
 };
 
 use crate::{oracle::Moment, world::World};
@@ -51,6 +52,8 @@ impl Shares {
         judge_time(moment)?;
         judge_return(moment)?;
         judge_reboot(moment)?;
+        judge_stuck(moment)?;
+        judge_stand_in(moment)?;
         judge_held(moment)
     }
 
@@ -165,6 +168,42 @@ fn judge_reboot(moment: &Moment<'_>) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// A share that the front can't take back is not left to what was abandoned.
+fn judge_stuck(moment: &Moment<'_>) -> Result<(), String> {
+    let Moment { before, event, step, .. } = *moment;
+    let Event::Done { effect, result: Err(failure) } = event else { return Ok(()) };
+    let (Pipeline::Reverting { work, telling: Telling::Now { .. }, .. }, Some(live)) =
+        (&before.pipeline, before.live())
+    else {
+        return Ok(());
+    };
+    let shares = before.canary.is_some() && live.release.id != work.release.id;
+    let held = work.effect == *effect && failure.nature == Nature::FrontStuck;
+    let replaced =
+        matches!(&step.next.pipeline, Pipeline::Replacing { work: it, .. } if it.color == work.color);
+    if shares && held && matches!(before.idle, Idle::Taken) && !replaced {
+        return Err(format!("{} was abandoned, and its share stays with it", work.release.id));
+    }
+    Ok(())
+}
+
+/// What took its place serves until the front was told.
+fn judge_stand_in(moment: &Moment<'_>) -> Result<(), String> {
+    let Moment { step, world, .. } = *moment;
+    let Some(live) = step.next.live().filter(|_| step.next.rerouting.is_some()) else { return Ok(()) };
+    let color = live.color.other();
+    let serves = world.front.truth.reaches(color) && world.front.hand.is_none();
+    let leaves = |effect: &Effect| match &effect.action {
+        Action::Drain { color: it } | Action::Stop { color: it, .. } => *it == color,
+        _ => false,
+    };
+    let stands_in = world.on(color).is_some_and(|it| it.release.id == live.release.id && !it.ending);
+    if stands_in && serves && step.effects.iter().any(leaves) {
+        return Err(format!("{} leaves {color} while the front gives it a share", live.release.id));
+    }
+    Ok(())
 }
 
 /// Where too little traffic is to hold a step, it does.

@@ -1,5 +1,6 @@
 //! The sample app of `bgd demo`, as the hidden role `bgd demo-app`: a web server that serves what the files of
-//! its release say. It behaves as a good app does: listens on `PORT`, answers `/up`, finishes at TERM.
+//! its release say. It behaves as a good app does: listens on `PORT` or `SOCKET`, answers `/up`,
+//! finishes at TERM.
 
 use std::{
     convert::Infallible,
@@ -14,14 +15,15 @@ use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    net::TcpListener,
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
     time::sleep,
 };
 
-use crate::cli::terminal;
+use crate::{cli::terminal, rules::address::Address};
 
 /// The header that names the version which answered; the demo's client counts by it.
 pub const VERSION_HEADER: &str = "x-version";
@@ -55,9 +57,14 @@ impl Page {
 }
 
 /// Serves until TERM.
-pub async fn serve(page: Page, port: u16) -> std::io::Result<()> {
-    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
-    say(&format!("version {} listens on port {port}", page.version));
+pub async fn serve(page: Page, address: &Address) -> std::io::Result<()> {
+    let listener = match address {
+        Address::Port(port) => {
+            Listener::Port(TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).await?)
+        }
+        Address::Socket(path) => Listener::Socket(UnixListener::bind(path)?),
+    };
+    say(&format!("version {} listens on {}", page.version, address.named()));
     let mut term = signal(SignalKind::terminate())?;
     let (page, mut connections) = (Arc::new(page), JoinSet::new());
     let (leaving, left) = watch::channel(false);
@@ -65,7 +72,7 @@ pub async fn serve(page: Page, port: u16) -> std::io::Result<()> {
         tokio::select! {
             // Accepting is cancel-safe: a connection is either handed over or still in the queue.
             accepted = listener.accept() => {
-                connections.spawn(connection(accepted?.0, Arc::clone(&page), left.clone()));
+                connections.spawn(connection(accepted?, Arc::clone(&page), left.clone()));
             }
             _ = term.recv() => break,
             // Keeps the set from growing; nothing is lost when another arm wins.
@@ -80,12 +87,30 @@ pub async fn serve(page: Page, port: u16) -> std::io::Result<()> {
     Ok(())
 }
 
+enum Listener {
+    Port(TcpListener),
+    Socket(UnixListener),
+}
+
+impl Listener {
+    async fn accept(&self) -> std::io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Port(listener) => Box::new(listener.accept().await?.0),
+            Self::Socket(listener) => Box::new(listener.accept().await?.0),
+        })
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
 /// A line of the app's log; whoever reads it may be gone.
 fn say(text: &str) {
     drop(terminal::data(text));
 }
 
-async fn connection(stream: tokio::net::TcpStream, page: Arc<Page>, mut left: watch::Receiver<bool>) {
+async fn connection(stream: Box<dyn Stream>, page: Arc<Page>, mut left: watch::Receiver<bool>) {
     let service = service_fn(|request| answer(request, Arc::clone(&page)));
     let mut served = std::pin::pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     tokio::select! {

@@ -16,6 +16,7 @@ use self::{scene::Scene, story::Story};
 use crate::{
     api::wire::Exit,
     cli::{Context, problem::Problem, terminal},
+    rules::address::Address,
 };
 
 /// The hidden role of the sample app.
@@ -97,8 +98,11 @@ pub fn app() -> ExitCode {
 
 fn serve() -> anyhow::Result<()> {
     use anyhow::Context as _;
-    let port = std::env::var("PORT").context("PORT")?.parse().context("PORT")?;
+    let address = match std::env::var_os("SOCKET") {
+        Some(path) => Address::Socket(path.into()),
+        None => Address::Port(std::env::var("PORT").context("PORT")?.parse().context("PORT")?),
+    };
     let page = app::Page::read(&std::env::current_dir()?).context("app.conf")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(app::serve(page, port)).with_context(|| format!("serve on port {port}"))
+    runtime.block_on(app::serve(page, &address)).with_context(|| format!("serve on {}", address.named()))
 }

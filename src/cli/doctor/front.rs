@@ -8,7 +8,7 @@ use crate::{
     cli::doctor::finding::Finding,
     config::{
         duration,
-        settings::{AppSettings, FrontSettings, HaproxySettings, NginxSettings, Sticky},
+        settings::{AppSettings, FrontSettings, HaproxySettings, Listen, NginxSettings, Sticky},
     },
     errors::chain,
     front::{
@@ -31,7 +31,7 @@ pub async fn check(app: &AppSettings) -> Vec<Finding> {
 
 async fn of_haproxy(app: &AppSettings, settings: &HaproxySettings) -> Vec<Finding> {
     let (name, backend) = (&app.name, &settings.backend);
-    let haproxy = Haproxy::new(settings.clone(), app.ports);
+    let haproxy = Haproxy::new(settings.clone(), app.addresses());
     let failed = |error: &HaproxyError| {
         let hint =
             error.hint().unwrap_or("`haproxy -c -f /etc/haproxy/haproxy.cfg` shows what haproxy thinks");
@@ -40,8 +40,11 @@ async fn of_haproxy(app: &AppSettings, settings: &HaproxySettings) -> Vec<Findin
     if let Err(error) = haproxy.preflight().await {
         return vec![failed(&error)];
     }
-    let ports = format!("ports {} and {}", app.ports.blue, app.ports.green);
-    let text = format!("{name}: haproxy can be told, and its backend {backend} has servers for {ports}");
+    let places = match &app.listen {
+        Listen::Ports => format!("ports {} and {}", app.ports.blue, app.ports.green),
+        Listen::Sockets(sockets) => format!("the sockets in {}", sockets.directory.display()),
+    };
+    let text = format!("{name}: haproxy can be told, and its backend {backend} has servers for {places}");
     let mut found = vec![Finding::ok(text)];
     match haproxy.advice(&app.canary.sticky).await {
         Ok(advice) => {
@@ -54,7 +57,7 @@ async fn of_haproxy(app: &AppSettings, settings: &HaproxySettings) -> Vec<Findin
 }
 
 async fn of_nginx(app: &AppSettings, settings: &NginxSettings) -> Vec<Finding> {
-    let nginx = Nginx::new(settings.clone(), app.name.clone(), app.ports, None);
+    let nginx = Nginx::new(settings.clone(), app.name.clone(), app.addresses(), None);
     let mut found = vec![preflight(app, &nginx).await, inclusion(app, settings, &nginx).await];
     let permission = permission(app, &nginx);
     // An nginx that does not run is one trouble, not two.

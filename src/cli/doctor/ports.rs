@@ -2,25 +2,43 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 use super::finding::Finding;
 use crate::{
-    config::settings::{AppSettings, FrontSettings, Settings},
+    config::settings::{AppSettings, FrontSettings, Listen, Settings},
     process::ports::{Holder, holders, listeners},
+    rules::ids::Color,
 };
 
-/// The two ports of the app and, with the builtin front, the public one.
+/// The ports of the app's instances and, with the builtin front, the public one.
 pub fn check(settings: &Settings, app: &AppSettings) -> Vec<Finding> {
     let state = settings.daemon.state_dir.join(app.name.as_str());
     let instance = |holder: &Holder| works_in(holder.pid, &state);
-    let mut found: Vec<_> =
-        [app.ports.blue, app.ports.green].into_iter().map(|port| port_of(app, port, &instance)).collect();
+    let each = |color| (0..app.instances).map(move |index| app.address_at(color, index));
+    let own = Color::ALL.into_iter().flat_map(each).filter_map(|address| address.port());
+    let mut found: Vec<_> = own.map(|port| port_of(app, port, &instance)).collect();
+    found.extend(sockets(app));
     if let FrontSettings::Builtin { listen } = &app.front {
         found.push(port_of(app, listen.port(), &is_front));
     }
     found
+}
+
+/// Where the app's sockets are to be; a directory that is missing is made at the next start.
+fn sockets(app: &AppSettings) -> Option<Finding> {
+    let Listen::Sockets(sockets) = &app.listen else { return None };
+    let (name, directory) = (&app.name, sockets.directory.display());
+    let Ok(meta) = std::fs::metadata(&sockets.directory) else {
+        return Some(Finding::ok(format!("{name}: {directory} will be made for the app's sockets")));
+    };
+    if meta.is_dir() && meta.mode() & 0o001 != 0 {
+        return Some(Finding::ok(format!("{name}: the app's sockets are in {directory}")));
+    }
+    let what = format!("{name}: {directory}, where the app's sockets are, lets nobody else pass");
+    Some(Finding::fail(what, "the next `bgd deploy` opens it; or `chmod 755` it now"))
 }
 
 fn port_of(app: &AppSettings, port: u16, is_ours: &dyn Fn(&Holder) -> bool) -> Finding {

@@ -2,8 +2,8 @@
 
 use crate::{
     api::wire::{
-        AppReport, CanaryReport, DaemonReport, DeployReport, HoldReport, IdleReport, LastReport, LiveReport,
-        RemoteReport, RollbackReport, Status, StepRecord,
+        AppReport, CanaryReport, DaemonReport, DeployReport, HoldReport, IdleReport, InstanceReport,
+        LastReport, LiveReport, RemoteReport, RollbackReport, Status, StepRecord,
     },
     rules::{
         canary::Share,
@@ -77,22 +77,26 @@ pub fn live() -> AppReport {
         trouble: None,
         live: Some(LiveReport {
             color: Color::Blue,
-            port: 9501,
+            port: Some(9501),
+            socket: None,
             release: ReleaseId::new("20261121T073912Z", 6, &commit("a1")),
             commit: commit("a1"),
             subject: Some("Fix the cart total".to_owned()),
             author: Some("Ann".to_owned()),
             pid: Some(4300),
             healthy: Some(true),
+            instances: vec![InstanceReport { port: Some(9501), pid: Some(4300), healthy: Some(true) }],
             since: before(720),
         }),
         idle: Some(IdleReport {
             color: Color::Green,
-            port: 9502,
+            port: Some(9502),
+            socket: None,
             release: None,
             commit: None,
             pid: None,
             state: IdleState::Stopped,
+            instances: vec![InstanceReport { port: Some(9502), pid: None, healthy: None }],
         }),
         remote: RemoteReport {
             branch: "main".to_owned(),

@@ -2,7 +2,7 @@
 //! read at three in the morning, so the first line of each app answers and the rest explains.
 
 use crate::{
-    api::wire::{AppReport, CanaryReport, DeployReport, LastReport, LiveReport, Status},
+    api::wire::{AppReport, CanaryReport, DeployReport, InstanceReport, LastReport, LiveReport, Status},
     cli::{
         phrase,
         terminal::{Look, Tone, one_line},
@@ -27,6 +27,12 @@ pub fn render(status: &Status, now: Time, look: Look) -> String {
 
 /// The state of an app in a few words, as the headline and `--oneline` say it.
 pub fn headline(app: &AppReport) -> String {
+    if let (AppState::Degraded, Some(live)) = (app.state, &app.live)
+        && let (serve @ 1.., number @ 2..) = serving(live)
+        && serve < number
+    {
+        return format!("live, on {serve} of {number} instances; degraded");
+    }
     let health = match app.live.as_ref().map(|live| live.healthy) {
         None => "nothing is live",
         Some(Some(true)) => "live, healthy",
@@ -85,10 +91,25 @@ fn block(app: &AppReport, now: Time, look: Look) -> String {
 fn live(app: &AppReport, now: Time) -> Vec<String> {
     let Some(live) = &app.live else { return vec!["nothing".to_owned()] };
     let by = live.author.as_deref().map(|author| format!("by {}, ", one_line(author)));
-    let pid = live.pid.map_or("no process right now".to_owned(), |pid| format!("pid {pid}"));
-    let place =
-        format!("live for {} on {} (port {}, {pid})", phrase::age(live.since, now), live.color, live.port);
+    let place = format!("live for {} on {} ({})", phrase::age(live.since, now), live.color, processes(live));
     vec![caption(live), by.unwrap_or_default() + &place]
+}
+
+/// How many of how many instances are known to serve.
+fn serving(live: &LiveReport) -> (usize, usize) {
+    let serves = |one: &&InstanceReport| one.pid.is_some() && one.healthy == Some(true);
+    (live.instances.iter().filter(serves).count(), live.instances.len())
+}
+
+/// `port 9501, pid 4300`, or of several `3 instances from port 9501 on`.
+fn processes(live: &LiveReport) -> String {
+    let (serve, number) = serving(live);
+    match (number, live.pid) {
+        (0 | 1, Some(pid)) => format!("{}, pid {pid}", live.place()),
+        (0 | 1, None) => format!("{}, no process right now", live.place()),
+        _ if serve == number => format!("{number} instances from {} on", live.place()),
+        _ => format!("{serve} of {number} instances serve, from {} on", live.place()),
+    }
 }
 
 /// `a1b2c3d  Fix the cart total`.

@@ -101,6 +101,21 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("ports = [0, 9502]", "4 app.shop.ports[0]", "no port: 0"),
     ("ports = [9501, 65536]", "4 app.shop.ports[1]", "no port: 65536"),
     ("ports = [9501]", "4 app.shop.ports", "needs two ports, found 1"),
+    ("instances = 0", "4 app.shop.instances", "must be 1 to 64: 0"),
+    ("instances = 65", "4 app.shop.instances", "must be 1 to 64: 65"),
+    ("instances = 2", "1 app.shop.ports", "the default [9501, 9502] has no room for 2 instances"),
+    ("instances = 3\nports = [9503, 9501]", "5 app.shop.ports", "green, 9501 to 9503, share ports"),
+    ("instances = 64\nports = [9501, 65473]", "5 app.shop.ports", "64 ports from 65473 on are more than"),
+    (
+        "instances = 2\nports = [1, 11]\n[[app.shop.rewrite]]\nfile = \"a\"\nfind = \"b\"\nwith = \"{port}\"",
+        "4 app.shop.instances",
+        "is one file for 2 instances",
+    ),
+    (
+        "instances = 2\nports = [1, 11]\n[app.shop.front]\ntype = \"haproxy\"",
+        "4 app.shop.instances",
+        "not possible behind HAProxy",
+    ),
     ("ports = 9501", "4 app.shop.ports", "expected a list, found the number 9501"),
     (
         "ports = [8080, 9502]",
@@ -368,6 +383,26 @@ error: bgd.toml:4: app.blog.ports: the default ports 9501 and 9502 are used twic
     assert_eq!(errors(&format!("{}{blog}{everywhere}", with(""))).len(), 1);
     let front_on_port = "ports = [9601, 9602]\nfront.listen = \"127.0.0.2:9501\"\n";
     assert_eq!(errors(&format!("{}{blog}{front_on_port}", with(""))).len(), 1);
+}
+
+#[test]
+fn the_ports_of_all_instances_are_another_app_s_to_leave_alone() {
+    let shop = with("ports = [9501, 9511]\ninstances = 3\n");
+    let blog = |ports| {
+        format!(
+            "{shop}[app.blog]\nremote = \"/b\"\nstart = \"b\"\nfront.listen = \"[::1]:1\"\nports = {ports}\n"
+        )
+    };
+    assert!(load(&blog("[9504, 9510]")).is_ok());
+    for (ports, said) in
+        [("[9503, 9520]", "port 9503 is used twice"), ("[9513, 9512]", "ports 9513 and 9512 are")]
+    {
+        assert!(errors(&blog(ports))[0].contains(said), "{:?}", errors(&blog(ports)));
+    }
+    let three = errors(&blog("[9503, 9511]\ninstances = 3"));
+    assert!(three[0].contains("4 ports are used twice, from 9503"), "{three:?}");
+    let hint = load(&blog("[9503, 9511]\ninstances = 3")).unwrap_err().to_string();
+    assert!(hint.contains("for example ports = [9506, 9514]"), "{hint}");
 }
 
 #[test]

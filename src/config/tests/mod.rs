@@ -5,6 +5,7 @@ mod contract;
 mod errors;
 mod files;
 mod init;
+mod listen;
 
 use std::path::PathBuf;
 

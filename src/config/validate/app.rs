@@ -2,19 +2,20 @@
 
 use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use super::{Holds, Judge, PortClaim};
+use super::{Holds, Judge};
 use crate::config::{
     defaults,
     duration::exact,
     problem::Place,
     raw::{Commands, RawApp, RawAuth, RawEnv, RawHooks, RawRewrite, RawStart, RawStop, RawWatch},
     read::{Given, Written},
-    settings::{AppSettings, FrontSettings, Hooks, Ports, Protocol, Rewrite, Start, Stop, StopHow},
+    settings::{AppSettings, FrontSettings, Hooks, Listen, Protocol, Rewrite, Start, Stop, StopHow},
 };
 use crate::{privilege::NewPrivileges, rules::ids::AppName};
 
 /// Judges an app. What comes back is whole only if no error was noted.
 pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) -> AppSettings {
+    let listen = judge.app_listen(&raw, &name);
     let at = raw.at;
     let remote = judge.remote(&raw.remote, &at);
     let auth = judge.auth(
@@ -38,7 +39,11 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
     judge.backup_stands(&raw_watch.backup, front.as_ref());
     let public = judge.public(&address, front.as_ref(), &health);
     let limits = judge.limits(raw.limits, &at);
+    let instances = judge.instances(&raw.instances, (front.as_ref(), &listen), &rewrites);
     judge.front_speaks(&raw.protocol, front.as_ref());
+    if let Some(front) = &front {
+        judge.nginx_can_name(raw.listen.place(), &listen, front);
+    }
     if protocol == Protocol::Uwsgi {
         judge.uwsgi_ends(&raw.start, &raw.stop);
     }
@@ -46,7 +51,8 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         remote: remote.map(|remote| remote.url).unwrap_or_default(),
         branch: judge.branch(&raw.branch).unwrap_or_else(|| defaults::BRANCH.to_owned()),
         poll: judge.positive(&raw.poll, defaults::POLL),
-        ports: judge.app_ports(&raw.ports, &at),
+        ports: judge.app_ports((&raw.ports, &listen), instances, &at),
+        instances,
         build: judge.build(&raw.build),
         start: judge.start(&raw.start, &at),
         stop: judge.stop(RawStop::or_empty(raw.stop, at.absent("stop")), protocol),
@@ -56,7 +62,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         keep: judge.keep(&raw.keep),
         user: judge.user(&raw.user),
         new_privileges: new_privileges(raw.new_privileges),
-        env: judge.env(raw.env),
+        env: judge.env(raw.env, &listen),
         env_file: judge.host_file(&raw.env_file, Holds::Secret),
         shared: shared.into_iter().map(|path| path.value).collect(),
         cache: cache.into_iter().map(|path| path.value).collect(),
@@ -74,6 +80,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         front: front.unwrap_or(FrontSettings::Builtin { listen: defaults::LISTEN }),
         public,
         limits,
+        listen,
         name,
     }
 }
@@ -86,47 +93,6 @@ fn new_privileges(given: Given<bool>) -> NewPrivileges {
 }
 
 impl Judge<'_> {
-    fn app_ports(&mut self, given: &Given<Vec<Written<i64>>>, app: &Place) -> Ports {
-        let (ports, at) = match given {
-            Given::Absent => (Some(defaults::PORTS), app.absent("ports")),
-            Given::Unreadable(at) => (None, at.clone()),
-            Given::Value(written) => (self.port_pair(written), written.at.clone()),
-        };
-        let Some(ports) = ports else { return defaults::PORTS };
-        for port in [ports.blue, ports.green] {
-            self.ports.push(PortClaim {
-                port,
-                listen: None,
-                at: at.clone(),
-                default: given.place().is_none(),
-            });
-        }
-        ports
-    }
-
-    fn port_pair(&mut self, list: &Written<Vec<Written<i64>>>) -> Option<Ports> {
-        let hint = "two ports, [blue, green], each 1 to 65535, such as [9501, 9502]";
-        let [blue, green] = &list.value[..] else {
-            self.notes.error(&list.at, format!("needs two ports, found {}", list.value.len()), hint);
-            return None;
-        };
-        let mut port = |written: &Written<i64>| {
-            let port = u16::try_from(written.value).ok().filter(|port| *port != 0);
-            if port.is_none() {
-                self.notes.error(&written.at, format!("is no port: {}", written.value), hint);
-            }
-            port
-        };
-        let (blue, green) = (port(blue), port(green));
-        let ports = Ports { blue: blue?, green: green? };
-        if ports.blue == ports.green {
-            let what = format!("blue and green have the same port: {}", ports.blue);
-            self.notes.error(&list.at, what, "each color listens on its own port, such as [9501, 9502]");
-            return None;
-        }
-        Some(ports)
-    }
-
     fn build(&mut self, given: &Given<Commands>) -> Vec<String> {
         let all = given.value().map_or(&[][..], |written| &written.value.0);
         for command in all {
@@ -203,14 +169,18 @@ impl Judge<'_> {
         fits.then(|| written.value.clone())
     }
 
-    fn env(&mut self, given: Given<RawEnv>) -> BTreeMap<String, String> {
+    fn env(&mut self, given: Given<RawEnv>, listen: &Listen) -> BTreeMap<String, String> {
         let Some(all) = given.into_value() else { return BTreeMap::new() };
         for (name, written) in &all.value.0 {
             if name.is_empty() || name.contains(|c: char| c == '=' || c.is_control() || c.is_whitespace()) {
                 self.notes.error(&written.at, "is no name of a variable", "letters, digits and `_`");
             }
-            let port = name == "PORT" && written.value != "{port}";
-            if port || name.starts_with("BGD_") {
+            let (own, stands_for) = match listen {
+                Listen::Ports => ("PORT", "{port}"),
+                Listen::Sockets(_) => ("SOCKET", "{socket}"),
+            };
+            let address = name == own && written.value != stands_for;
+            if address || name.starts_with("BGD_") {
                 self.notes.error(&written.at, "is set by bgd itself", "leave it out, or choose another name");
             }
         }

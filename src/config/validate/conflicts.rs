@@ -28,10 +28,9 @@ fn used_twice(claim: &PortClaim, ports: &[u16]) -> String {
     let default = if claim.default { "the default " } else { "" };
     match ports {
         [port] => format!("{default}port {port} is used twice"),
-        _ => {
-            let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" and ");
-            format!("{default}ports {ports} are used twice")
-        }
+        [one, other] => format!("{default}ports {one} and {other} are used twice"),
+        [first, ..] => format!("{} {default}ports are used twice, from {first}", ports.len()),
+        [] => format!("{default}ports are used twice"),
     }
 }
 
@@ -53,7 +52,13 @@ fn collide(a: &PortClaim, b: &PortClaim) -> bool {
 
 /// Proposes ports that nobody has, and takes them, so that two hints never propose the same.
 fn free(claim: &PortClaim, taken: &mut BTreeSet<u16>) -> String {
-    let mut next = |from: u16| (from..u16::MAX).find(|port| taken.insert(*port));
+    let mut next = |from: u16| {
+        let row = |first: u16| first..first.saturating_add(claim.instances);
+        let first =
+            (from..u16::MAX - claim.instances).find(|first| row(*first).all(|it| !taken.contains(&it)))?;
+        taken.extend(row(first));
+        Some(first)
+    };
     match claim.listen {
         Some(ip) => next(defaults::LISTEN.port())
             .map(|port| format!("for example listen = \"{}\"", std::net::SocketAddr::new(ip, port))),

@@ -64,7 +64,13 @@ impl Judge<'_> {
         };
         let at = raw.listen.place().cloned().unwrap_or_else(|| raw.at.absent("listen"));
         let default = raw.listen.place().is_none();
-        self.ports.push(PortClaim { port: listen.port(), listen: Some(listen.ip()), at, default });
+        self.ports.push(PortClaim {
+            port: listen.port(),
+            listen: Some(listen.ip()),
+            at,
+            default,
+            instances: 1,
+        });
         Some(FrontSettings::Builtin { listen })
     }
 

@@ -8,7 +8,9 @@ mod daemon;
 mod front;
 mod health;
 mod limits;
+mod listen;
 mod paths;
+mod ports;
 mod protocol;
 mod public;
 mod source;
@@ -33,6 +35,8 @@ pub(super) struct Judge<'a> {
     /// The directory of the main file; relative paths start here.
     pub base: &'a Path,
     pub notes: &'a mut Notes,
+    /// Of the daemon, once that is judged.
+    pub runtime_dir: PathBuf,
     ports: Vec<PortClaim>,
     names: Vec<NameClaim>,
     /// Files the configuration names.
@@ -48,6 +52,8 @@ struct PortClaim {
     at: Place,
     /// Nobody wrote it.
     default: bool,
+    /// How many instances each color of the app has; 1 for a public address.
+    instances: u16,
 }
 
 /// A name or file of a front that only one app may have.
@@ -80,7 +86,14 @@ pub(super) enum Holds {
 impl<'a> Judge<'a> {
     /// Begins.
     pub fn new(base: &'a Path, notes: &'a mut Notes) -> Self {
-        Self { base, notes, ports: Vec::new(), names: Vec::new(), named_files: Vec::new() }
+        Self {
+            base,
+            notes,
+            runtime_dir: PathBuf::new(),
+            ports: Vec::new(),
+            names: Vec::new(),
+            named_files: Vec::new(),
+        }
     }
 
     /// After the last app: whatever is claimed twice.

@@ -141,7 +141,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::probe::Reason;
+    use crate::{probe::Reason, rules::address::Address};
 
     fn figures(until_p95: Option<u64>) -> Figures {
         let requests = NonZeroU32::new(100).unwrap();
@@ -190,7 +190,7 @@ mod tests {
         let mut found = figures(Some(300));
         let visit = |status| Visit { took: Duration::from_millis(1), status };
         (0..50).for_each(|_| found.note("/", &visit(Ok(500))));
-        (0..50).for_each(|_| found.note("/", &visit(Err(Reason::Refused { port: 1 }))));
+        (0..50).for_each(|_| found.note("/", &visit(Err(Reason::Refused { address: Address::Port(1) }))));
         assert!(!found.are_warm());
         assert_eq!((found.made(), found.answered()), (100, 0));
         for status in [200, 302, 401, 404, 499].into_iter().cycle().take(100) {
@@ -218,7 +218,10 @@ mod tests {
             figures.to_string(),
             "100 requests, p50 50ms, p95 95ms; one without a proper answer: GET /search?q=x: answered 503"
         );
-        figures.note("/", &Visit { took: Duration::ZERO, status: Err(Reason::Refused { port: 9 }) });
+        figures.note(
+            "/",
+            &Visit { took: Duration::ZERO, status: Err(Reason::Refused { address: Address::Port(9) }) },
+        );
         assert!(figures.to_string().starts_with("101 requests, "), "{figures}");
         assert!(
             figures.to_string().ends_with(

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::*;
+use crate::rules::address::Address;
 
 /// Longer than anything takes here on a busy machine.
 const GENEROUS: Duration = Duration::from_secs(120);
@@ -75,7 +76,7 @@ fn say_nothing(stream: &mut TcpStream) {
 }
 
 async fn warm_up(port: u16, warmup: &Warmup, (timeout, limit): (Duration, Duration)) -> (End, Figures) {
-    let visitor = Visitor::new(port, Some("shop.example.com"), timeout).unwrap();
+    let visitor = Visitor::new(Address::Port(port), Some("shop.example.com"), timeout).unwrap();
     ask(&visitor, warmup, Instant::now() + limit).await
 }
 

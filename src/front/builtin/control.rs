@@ -180,13 +180,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::front::route::Backend;
+    use crate::{front::route::Backend, rules::address::Address};
 
     #[test]
     fn requests_and_answers_survive_the_line() {
         let backend = Backend {
             color: Color::Green,
-            port: 9502,
+            address: Address::Port(9502),
             weight: 100,
             release: "20261121T101112Z-1-0123456".parse().unwrap(),
         };

@@ -22,6 +22,7 @@
 mod answer;
 mod client;
 pub mod control;
+mod flow;
 mod guest;
 mod handover;
 mod headers;

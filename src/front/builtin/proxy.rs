@@ -2,7 +2,8 @@
 //! request of each client connection.
 //!
 //! What is sent again, and when:
-//! - a request of which nothing was sent: at once to the other color, when that one receives traffic as well (not
+//! - a request of which nothing was sent: at once to another instance of its color, as far as there are some; then
+//!   to the other color, when that one receives traffic as well (not
 //!   when it is a preview: who asks for the canary must not be shown something else); else on another connection,
 //!   for up to [`PATIENCE`] while the backend refuses connections (the live instance is being restarted); the target
 //!   is chosen anew each time;
@@ -197,6 +198,9 @@ impl Session {
         error: io::Error,
     ) -> Result<(), Response<Reply>> {
         lease.not_connected();
+        if self.pass_over(attempts, &lease, &error) {
+            return Ok(());
+        }
         if self.turn_away(attempts, &mut lease, &error) {
             return Ok(());
         }
@@ -211,18 +215,32 @@ impl Session {
         Ok(())
     }
 
+    /// Has the next try go to another instance of the color, if there is one that has not refused as well.
+    fn pass_over(&self, attempts: &mut Attempts, lease: &Lease, error: &io::Error) -> bool {
+        let target = lease.target();
+        let color = target.identity.color;
+        attempts.wish.pass_over(target.number);
+        let another = self.worker.switch.has_more_of(color, &attempts.wish);
+        if another {
+            let place = target.identity.address.named();
+            let journal = &self.worker.journal;
+            journal.warn(format_args!("can't connect to {color} on {place}, trying another: {error}"));
+        }
+        another
+    }
+
     /// Has the next try go to the other color, if there is one that has not refused as well.
     fn turn_away(&self, attempts: &mut Attempts, lease: &mut Lease, error: &io::Error) -> bool {
         let target = lease.target();
         let color = target.identity.color;
         let wish = &mut attempts.wish;
         let other = color.other();
-        if wish.is_preview() || wish.is_refused(other) || !self.worker.switch.has_other_than(target) {
+        if wish.is_preview() || wish.is_refused(other) || !self.worker.switch.has_other_than(color) {
             return false;
         }
-        let port = target.identity.port;
+        let place = target.identity.address.named();
         let journal = &self.worker.journal;
-        journal.warn(format_args!("can't connect to {color} on port {port}, trying {other}: {error}"));
+        journal.warn(format_args!("can't connect to {color} on {place}, trying {other}: {error}"));
         if wish.refuse(color) {
             lease.failed();
         }
@@ -265,17 +283,15 @@ impl Session {
 
     fn unreachable(&self, lease: &Lease, error: &io::Error) -> Response<Reply> {
         let target = &lease.target().identity;
-        self.worker
-            .journal
-            .warn(format_args!("can't connect to {} on port {}: {error}", target.color, target.port));
+        let place = target.address.named();
+        self.worker.journal.warn(format_args!("can't connect to {} on {place}: {error}", target.color));
         self.bad_gateway(lease, "the app can't be reached\n")
     }
 
     fn broken(&self, lease: &mut Lease, cause: &hyper::Error) -> Response<Reply> {
         let target = &lease.target().identity;
-        self.worker
-            .journal
-            .warn(format_args!("no answer from {} on port {}: {cause}", target.color, target.port));
+        let place = target.address.named();
+        self.worker.journal.warn(format_args!("no answer from {} on {place}: {cause}", target.color));
         lease.failed();
         self.bad_gateway(lease, "the app closed the connection without an answer\n")
     }

@@ -18,10 +18,9 @@ use std::{
 
 use bytes::Bytes;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::flow::Flow;
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +111,8 @@ pub(super) struct Sockets {
 
 impl Sockets {
     /// Takes a connected socket into the registry.
-    pub(super) fn admit(self: &Arc<Self>, stream: TcpStream) -> Wire {
+    pub(super) fn admit(self: &Arc<Self>, stream: impl Into<Flow>) -> Wire {
+        let stream = stream.into();
         let fd = stream.as_raw_fd();
         let slot = Arc::new(Slot {
             fd,
@@ -180,10 +180,10 @@ fn shut(fd: RawFd) {
     let _gone_already = shutdown(fd, Shutdown::Both);
 }
 
-/// A TCP stream that is in the registry for as long as it is open.
+/// A stream that is in the registry for as long as it is open.
 #[derive(Debug)]
 pub(super) struct Wire {
-    stream: TcpStream,
+    stream: Flow,
     /// Read already, but not by whoever reads now.
     unread: Bytes,
     slot: Arc<Slot>,
@@ -211,9 +211,7 @@ impl Wire {
         if !self.unread.is_empty() {
             return Poll::Ready(());
         }
-        // Readiness alone is only a guess (a new socket counts as ready), hence a real look. An error shows
-        // up again when it is read.
-        self.stream.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map(drop)
+        self.stream.poll_readable(cx)
     }
 }
 

@@ -77,8 +77,13 @@ impl Switch {
     }
 
     /// Whether a request could go to a target of another color instead.
-    pub(super) fn has_other_than(&self, target: &Target) -> bool {
-        self.table.load().has_other_than(target)
+    pub(super) fn has_other_than(&self, color: Color) -> bool {
+        self.table.load().has_other_than(color)
+    }
+
+    /// Whether a request could go to another instance of the color instead.
+    pub(super) fn has_more_of(&self, color: Color, wish: &Wish) -> bool {
+        self.table.load().has_more_of(color, wish)
     }
 
     /// Claims a target for one request of `worker`; `None` when nothing is live.
@@ -208,12 +213,12 @@ impl Switch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::front::route::Backend;
+    use crate::{front::route::Backend, rules::address::Address};
 
     fn route(generation: u64, shares: &[(Color, u16)]) -> Route {
         let backend = |(color, weight): &(Color, u16)| Backend {
             color: *color,
-            port: 9501,
+            address: Address::Port(9501),
             weight: *weight,
             release: "20261121T101112Z-1-0123456".parse().unwrap(),
         };

@@ -4,10 +4,13 @@
 //! All of the traffic is cut into as many slots as the weights add up to; the live color has the first ones, the
 //! canary the last. A client keeps its slot through one canary, so that clients only move to the canary while its
 //! share grows, and only away from it while it shrinks; with the next canary the slots are dealt anew.
+//!
+//! Of a color's instances the next one in turn is asked, or the one after it if that has less in flight; those that
+//! refuse connections are passed over.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use hyper::HeaderMap;
@@ -17,7 +20,7 @@ use super::{
     target::Target,
     wish::{self, Password, Place, Wish},
 };
-use crate::{config::settings::Sticky, front::route::Route};
+use crate::{config::settings::Sticky, front::route::Route, rules::ids::Color};
 
 /// Numbers tried for a ticket that belongs to a slot; with 100 slots all but one in a billion times enough.
 const DEALT_AT_MOST: usize = 2000;
@@ -25,9 +28,9 @@ const DEALT_AT_MOST: usize = 2000;
 /// One state of the route.
 #[derive(Default)]
 pub(super) struct Table {
-    entries: Vec<(Arc<Target>, u64)>,
-    /// What takes the requests that the live target refuses; one of the entries, without a weight.
-    backup: Option<Arc<Target>>,
+    sides: Vec<Side>,
+    /// What takes the requests that the live color refuses; a side without a weight.
+    backup: Option<Color>,
     total: u64,
     /// Coprime to `total` and near its golden section: visits every slot once per round, well mixed.
     stride: u64,
@@ -39,15 +42,49 @@ pub(super) struct Table {
     password: Option<Password>,
 }
 
+/// One color of the route.
+struct Side {
+    color: Color,
+    weight: u64,
+    targets: Vec<Arc<Target>>,
+    next: AtomicUsize,
+}
+
+impl Side {
+    /// The one for the next request; of several one that does not refuse, as far as there is one.
+    fn pick(&self, wish: &Wish) -> Option<&Arc<Target>> {
+        if let [only] = self.targets.as_slice() {
+            return Some(only);
+        }
+        let first = self.next.fetch_add(1, Ordering::Relaxed) % self.targets.len().max(1);
+        let in_turn = || self.targets[first..].iter().chain(&self.targets[..first]);
+        let mut open = in_turn().filter(|target| !target.rests() && !wish.is_passed_over(target.number));
+        match (open.next(), open.next()) {
+            (Some(one), Some(other)) if other.in_flight() < one.in_flight() => Some(other),
+            (Some(one), _) => Some(one),
+            (None, _) => in_turn().find(|it| !wish.is_passed_over(it.number)).or_else(|| in_turn().next()),
+        }
+    }
+}
+
 impl Table {
     /// From a route, the targets of its backends, each with its weight, and the turns taken so far.
     pub(super) fn new(route: &Route, entries: Vec<(Arc<Target>, u64)>, turn: Arc<AtomicU64>) -> Self {
         let total = entries.iter().map(|(_, weight)| weight).sum();
-        let color = route.backup.as_ref().map(|backup| backup.color);
-        let backup = entries.iter().map(|(target, _)| target).find(|it| Some(it.identity.color) == color);
+        let mut sides: Vec<Side> = Vec::new();
+        for (target, weight) in entries {
+            let color = target.identity.color;
+            match sides.iter_mut().find(|side| side.color == color) {
+                Some(side) => {
+                    side.weight += weight;
+                    side.targets.push(target);
+                }
+                None => sides.push(Side { color, weight, targets: vec![target], next: AtomicUsize::new(0) }),
+            }
+        }
         Self {
-            backup: backup.cloned(),
-            entries,
+            sides,
+            backup: route.backup.first().map(|backup| backup.color),
             total,
             stride: stride(total),
             turn,
@@ -59,12 +96,12 @@ impl Table {
 
     /// All targets, those for previews alone included.
     pub(super) fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
-        self.entries.iter().map(|(target, _)| target)
+        self.sides.iter().flat_map(|side| &side.targets)
     }
 
     /// Reads where a request wants to go. Each request is to be asked once: it takes its turn.
     pub(super) fn wish(&self, headers: &HeaderMap, client: &Client) -> Wish {
-        if self.entries.len() < 2 {
+        if self.sides.len() < 2 {
             return Wish::default();
         }
         if self.password.as_ref().is_some_and(|password| password.is_in(headers)) {
@@ -90,38 +127,44 @@ impl Table {
     /// The target for a wish; `None` when nothing is live.
     pub(super) fn choose(&self, wish: &Wish) -> Option<&Arc<Target>> {
         let live = self.routed().next()?;
-        let canary = || self.targets().find(|target| target.identity.color != live.identity.color);
+        let canary = || self.sides.iter().find(|side| side.color != live.color);
         let wanted = match wish.place {
             Place::Live => live,
-            Place::Canary => return canary().or(Some(live)),
+            Place::Canary => return canary().unwrap_or(live).pick(wish),
             Place::Turn(turn) => self.at(self.slot_of_turn(turn))?,
             Place::Key(key) => self.at(self.slot_of_key(key))?,
         };
-        let is_open = |target: &&Arc<Target>| !wish.is_refused(target.identity.color);
-        Some(if is_open(&wanted) { wanted } else { self.open().find(is_open).unwrap_or(wanted) })
-    }
-
-    /// Whether a request could go to another target than this one.
-    pub(super) fn has_other_than(&self, target: &Target) -> bool {
-        self.open().any(|other| other.identity.color != target.identity.color)
+        let is_open = |side: &&Side| !wish.is_refused(side.color);
+        let side = if is_open(&wanted) { wanted } else { self.open().find(is_open).unwrap_or(wanted) };
+        side.pick(wish)
     }
 
     /// All that the public's requests may go to, the backup last.
-    fn open(&self) -> impl Iterator<Item = &Arc<Target>> {
-        self.routed().chain(&self.backup)
+    fn open(&self) -> impl Iterator<Item = &Side> {
+        let backup = self.sides.iter().filter(|side| side.weight == 0 && Some(side.color) == self.backup);
+        self.routed().chain(backup)
     }
 
-    fn routed(&self) -> impl Iterator<Item = &Arc<Target>> {
-        self.entries.iter().filter(|(_, weight)| *weight > 0).map(|(target, _)| target)
+    /// Whether a request could go to another color than this one.
+    pub(super) fn has_other_than(&self, color: Color) -> bool {
+        self.open().any(|side| side.color != color)
     }
 
-    fn at(&self, mut slot: u64) -> Option<&Arc<Target>> {
-        self.entries.iter().find_map(|(target, weight)| {
-            if slot < *weight {
-                return Some(target);
-            }
-            slot -= weight;
-            None
+    /// Whether a request could go to an instance of this color that it did not pass over.
+    pub(super) fn has_more_of(&self, color: Color, wish: &Wish) -> bool {
+        let of_color = self.targets().filter(|target| target.identity.color == color);
+        of_color.into_iter().any(|target| !wish.is_passed_over(target.number))
+    }
+
+    fn routed(&self) -> impl Iterator<Item = &Side> {
+        self.sides.iter().filter(|side| side.weight > 0)
+    }
+
+    fn at(&self, mut slot: u64) -> Option<&Side> {
+        self.sides.iter().find(|side| {
+            let here = slot < side.weight;
+            slot = slot.saturating_sub(side.weight);
+            here
         })
     }
 
@@ -166,17 +209,23 @@ mod tests {
     use super::*;
     use crate::{
         front::{
-            builtin::target::Identity,
+            builtin::{
+                tally::Tally,
+                target::{Identity, Lease},
+            },
             route::{Backend, Preview},
         },
-        rules::ids::{Color, Generation},
+        rules::{
+            address::Address,
+            ids::{Color, Generation},
+        },
     };
 
     const SECRET: &str = "s3cret-s3cret-s3cret";
 
     fn backend(color: Color, weight: u16, number: u64) -> Backend {
         let release = format!("20261121T101112Z-{number}-0123456").parse().unwrap();
-        Backend { color, port: 9501, weight, release }
+        Backend { color, address: Address::Port(9501), weight, release }
     }
 
     fn of(route: &Route) -> Table {
@@ -200,17 +249,17 @@ mod tests {
     #[test]
     fn a_backup_takes_what_the_live_target_refuses_and_nothing_else() {
         let mut route = Route::new(Generation(1), vec![backend(Color::Green, 100, 2)]);
-        route.backup = Some(backend(Color::Blue, 0, 1));
+        route.backup = vec![backend(Color::Blue, 0, 1)];
         let table = of(&route);
         let mut wish = table.wish(&HeaderMap::new(), &client(1));
         assert_eq!(color(&table, &wish), Color::Green);
         assert!(wish.refuse(Color::Green));
         assert_eq!(color(&table, &wish), Color::Blue);
-        assert!(table.has_other_than(table.choose(&Wish::default()).unwrap()));
-        route.backup = None;
+        assert!(table.has_other_than(Color::Green));
+        route.backup.clear();
         let table = of(&route);
         assert_eq!(color(&table, &wish), Color::Green);
-        assert!(!table.has_other_than(table.choose(&wish).unwrap()));
+        assert!(!table.has_other_than(Color::Green));
     }
 
     fn client(number: u32) -> Client {
@@ -288,6 +337,75 @@ mod tests {
             assert_eq!((color(&dealing, &again), again.greeting()), (went, None));
             assert!(went == Color::Blue || goes(&grown, &back, 0) == Color::Green);
         }
+    }
+
+    /// Three instances of blue and two of green.
+    fn several(live: u16, canary: u16) -> Table {
+        let backend = |color, port, weight| Backend {
+            color,
+            address: Address::Port(port),
+            weight,
+            release: "20261121T101112Z-1-0123456".parse().unwrap(),
+        };
+        let blue = (1..=3).map(|port| backend(Color::Blue, port, live * 2));
+        let green = (4..=5).map(|port| backend(Color::Green, port, canary * 3));
+        let route = Route::new(Generation(1), blue.chain(green).collect());
+        let target = |backend| {
+            Arc::new(Target::new(
+                Identity::from(backend),
+                [Tally::default()].into(),
+                Arc::<Notify>::default(),
+            ))
+        };
+        let entries = route.backends.iter().map(|one| (target(one), u64::from(one.weight))).collect();
+        Table::new(&route, entries, Arc::default())
+    }
+
+    fn port(table: &Table, wish: &Wish) -> u16 {
+        table.choose(wish).unwrap().identity.address.port().unwrap()
+    }
+
+    #[test]
+    fn a_color_s_share_is_divided_evenly_among_its_instances() {
+        let table = several(80, 20);
+        let mut times = [0; 6];
+        for _ in 0..600 {
+            times[usize::from(port(&table, &table.wish(&HeaderMap::new(), &client(1))))] += 1;
+        }
+        assert_eq!(times, [0, 160, 160, 160, 60, 60]);
+    }
+
+    #[test]
+    fn an_instance_that_has_more_in_flight_is_left_for_the_next_one() {
+        let table = several(100, 0);
+        let busy = table.choose(&Wish::default()).unwrap();
+        let lease = Lease::new(Arc::clone(busy), 0);
+        assert!((0..9).all(|_| !Arc::ptr_eq(table.choose(&Wish::default()).unwrap(), busy)));
+        drop(lease);
+        assert!((0..9).any(|_| Arc::ptr_eq(table.choose(&Wish::default()).unwrap(), busy)));
+    }
+
+    #[test]
+    fn an_instance_that_refuses_is_passed_over_and_so_is_its_color_once_all_do() {
+        let table = several(50, 50);
+        let mut wish = Wish::new(Place::Live);
+        let mut asked = Vec::new();
+        for left in (0..3).rev() {
+            let target = table.choose(&wish).unwrap();
+            asked.push(target.identity.address.port().unwrap());
+            wish.pass_over(target.number);
+            assert_eq!(table.has_more_of(Color::Blue, &wish), left > 0);
+        }
+        asked.sort_unstable();
+        assert_eq!(asked, [1, 2, 3]);
+        wish.refuse(Color::Blue);
+        assert!(port(&table, &wish) > 3);
+        wish.try_all_again();
+        assert!(port(&table, &wish) <= 3);
+        // Others do not even try one that has just refused.
+        let target = Arc::clone(table.choose(&Wish::default()).unwrap());
+        target.rest();
+        assert!((0..9).all(|_| !Arc::ptr_eq(table.choose(&Wish::default()).unwrap(), &target)));
     }
 
     #[test]

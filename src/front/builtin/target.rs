@@ -4,7 +4,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -15,12 +15,18 @@ use tokio::sync::Notify;
 use super::{sockets::Sockets, tally::Tally, upstream::Upstream};
 use crate::{
     front::route::Backend,
-    rules::ids::{Color, ReleaseId},
+    rules::{
+        address::Address,
+        ids::{Color, ReleaseId},
+    },
 };
 
 /// How long an idle connection is kept. Short on purpose: apps close theirs after 2 to 5 s, and an app
 /// that serves one connection at a time must not be blocked by ours. A new one costs about 50 µs.
 const IDLE_KEPT: Duration = Duration::from_secs(1);
+/// How long a target that refused a connection is passed over, where there is another one: it takes a moment to start
+/// again, and each try costs a request one round more.
+const REST: Duration = Duration::from_millis(100);
 /// Idle connections kept per worker; more than this are closed after their exchange.
 const IDLE_MOST: usize = 256;
 
@@ -28,13 +34,13 @@ const IDLE_MOST: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) color: Color,
-    pub(super) port: u16,
+    pub(super) address: Address,
     pub(super) release: ReleaseId,
 }
 
 impl From<&Backend> for Identity {
     fn from(backend: &Backend) -> Self {
-        Self { color: backend.color, port: backend.port, release: backend.release.clone() }
+        Self { color: backend.color, address: backend.address.clone(), release: backend.release.clone() }
     }
 }
 
@@ -52,9 +58,18 @@ struct Idle {
     since: Instant,
 }
 
+/// What times of rest are counted from.
+static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// Of the targets made so far.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
 /// One backend as the proxy sees it.
 pub(super) struct Target {
     pub(super) identity: Identity,
+    /// Unlike any other target's of this process.
+    pub(super) number: u64,
+    /// In milliseconds since [`BEGUN`]; 0: not at all.
+    rests_until: AtomicU64,
     lanes: Box<[Lane]>,
     tallies: Arc<[Tally]>,
     retired: AtomicBool,
@@ -69,6 +84,8 @@ impl Target {
     pub(super) fn new(identity: Identity, tallies: Arc<[Tally]>, empty: Arc<Notify>) -> Self {
         Self {
             identity,
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            rests_until: AtomicU64::new(0),
             lanes: tallies.iter().map(|_| Lane::default()).collect(),
             tallies,
             retired: AtomicBool::new(false),
@@ -81,6 +98,18 @@ impl Target {
     /// flip means that none of them is left.
     pub(super) fn in_flight(&self) -> u64 {
         self.lanes.iter().map(|lane| lane.in_flight.load(Ordering::SeqCst)).sum()
+    }
+
+    /// It refused a connection.
+    pub(super) fn rest(&self) {
+        let until = (BEGUN.elapsed() + REST).as_millis();
+        self.rests_until.store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether it refused one a moment ago.
+    pub(super) fn rests(&self) -> bool {
+        let until = self.rests_until.load(Ordering::Relaxed);
+        until > 0 && BEGUN.elapsed().as_millis() < u128::from(until)
     }
 
     /// No connection of this target is reused from now on; idle ones are closed.
@@ -219,6 +248,7 @@ impl Lease {
 
     /// The target could not be connected.
     pub(super) fn not_connected(&self) {
+        self.target.rest();
         self.tally().not_connected(self.color());
     }
 

@@ -23,12 +23,14 @@ use hyper::{
     },
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::{
+    flow::Flow,
     sockets::{Doing, Slot, Wire, is_silent_and_open},
     target::Lease,
 };
+use crate::rules::address::Address;
 
 /// A backend on loopback accepts at once, or its backlog is full: longer than one retransmission.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -128,16 +130,26 @@ pub(super) struct Upstream {
 
 /// Opens a socket to the backend of a lease.
 pub(super) async fn connect(lease: &Lease) -> io::Result<Wire> {
-    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, lease.target().identity.port));
-    let stream = tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(to))
+    let address = &lease.target().identity.address;
+    let flow = tokio::time::timeout(CONNECT_WITHIN, reach(address))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    if to.port() >= FIRST_EPHEMERAL && stream.local_addr()? == to {
+    Ok(lease.target().sockets(lease.worker()).admit(flow))
+}
+
+async fn reach(address: &Address) -> io::Result<Flow> {
+    let port = match address {
+        Address::Port(port) => *port,
+        Address::Socket(path) => return Ok(UnixStream::connect(path).await?.into()),
+    };
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let stream = TcpStream::connect(to).await?;
+    if port >= FIRST_EPHEMERAL && stream.local_addr()? == to {
         // Nobody listens, and the kernel joined the socket with itself.
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
     stream.set_nodelay(true)?;
-    Ok(lease.target().sockets(lease.worker()).admit(stream))
+    Ok(stream.into())
 }
 
 /// How hyper speaks to backends: forgiving, since what apps send can't be helped here.

@@ -30,6 +30,8 @@ pub(super) struct Wish {
     ticket: Option<HeaderValue>,
     refused: PerColor<bool>,
     blamed: PerColor<bool>,
+    /// Numbers of single targets.
+    passed_over: Vec<u64>,
 }
 
 /// Its place among the shares.
@@ -63,6 +65,16 @@ impl Wish {
         !std::mem::replace(self.blamed.of_mut(color), true)
     }
 
+    /// A single target could not be connected.
+    pub(super) fn pass_over(&mut self, target: u64) {
+        self.passed_over.push(target);
+    }
+
+    /// Whether a single target could not be connected a moment ago.
+    pub(super) fn is_passed_over(&self, target: u64) -> bool {
+        self.passed_over.contains(&target)
+    }
+
     /// Whether a color could not be connected a moment ago.
     pub(super) fn is_refused(&self, color: Color) -> bool {
         *self.refused.of(color)
@@ -71,6 +83,7 @@ impl Wish {
     /// A moment has passed.
     pub(super) fn try_all_again(&mut self) {
         self.refused = PerColor::default();
+        self.passed_over.clear();
     }
 
     /// Whether only the canary will do.

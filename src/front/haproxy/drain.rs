@@ -41,8 +41,8 @@ impl Haproxy {
     }
 
     async fn held_by_former(&self, color: Color) -> Result<u64, HaproxyError> {
-        let (worker, port) = (self.process().await?.pid, self.ports.of(color));
-        match tokio::task::spawn_blocking(move || former::connections(worker, port)).await {
+        let (worker, address) = (self.process().await?.pid, self.addresses.of(color).clone());
+        match tokio::task::spawn_blocking(move || former::connections(worker, &address)).await {
             Ok(held) => Ok(u64::try_from(held).unwrap_or(u64::MAX)),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use crate::rules::ids::Color;
+use crate::rules::{address::Address, ids::Color};
 
 /// What to do about a socket that takes no orders.
 const LEVEL: &str =
@@ -81,16 +81,16 @@ pub enum HaproxyError {
         there: String,
     },
     /// The server is somebody else's, or the ports were changed in one place only.
-    #[error("haproxy's server {server} is {address}, but {color} listens on port {port}")]
-    OtherPort {
+    #[error("haproxy's server {server} is {address}, but {color} listens on {}", wanted.named())]
+    OtherAddress {
         /// Backend and server.
         server: String,
-        /// Its address and port.
+        /// Where it is.
         address: String,
         /// The color that it should be.
         color: Color,
-        /// That color's port.
-        port: u16,
+        /// Where that color listens.
+        wanted: Address,
     },
     /// HAProxy did not do it.
     #[error("haproxy on {path} refused `{command}`: {said}")]
@@ -137,7 +137,10 @@ impl HaproxyError {
             Self::NoServer { .. } => {
                 "the backend needs a `server` line for blue and one for green, then `systemctl reload haproxy`"
             }
-            Self::OtherPort { .. } => {
+            Self::OtherAddress { wanted: Address::Socket(_), .. } => {
+                "write `unix@` and that path as the server's address in haproxy.cfg; `bgd doctor` looks again"
+            }
+            Self::OtherAddress { wanted: Address::Port(_), .. } => {
                 "make the port in haproxy.cfg and `ports` in bgd.toml the same; `bgd doctor` looks again"
             }
             Self::Refused { said, .. } if said.contains("Permission denied") => LEVEL,

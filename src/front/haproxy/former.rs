@@ -3,9 +3,11 @@
 
 use std::{collections::HashSet, fs, path::PathBuf};
 
-/// How many connections to the port other HAProxy processes than `worker` hold. None where the kernel does not tell:
+use crate::{rules::address::Address, unix_sockets};
+
+/// How many connections to the address other HAProxy processes than `worker` hold. None where the kernel does not tell:
 /// without permission, or with HAProxy in a container of its own.
-pub(super) fn connections(worker: u32, port: u16) -> usize {
+pub(super) fn connections(worker: u32, address: &Address) -> usize {
     let Some(program) = program(worker).filter(|program| program.ends_with("haproxy")) else { return 0 };
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -14,6 +16,11 @@ pub(super) fn connections(worker: u32, port: u16) -> usize {
     if sockets.is_empty() {
         return 0;
     }
+    let port = match address {
+        Address::Port(port) => *port,
+        // Clients of a unix socket have no name, so it is asked of the other end: all that are open count.
+        Address::Socket(path) => return unix_sockets::connections(path).unwrap_or(0),
+    };
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
     let lines = tables.iter().flat_map(|table| table.lines());
     let to_port = lines.filter_map(established).filter(|(remote, _)| *remote == port);
@@ -59,8 +66,8 @@ mod tests {
 
     #[test]
     fn a_process_that_is_no_haproxy_has_no_former_workers() {
-        assert_eq!(connections(std::process::id(), 1), 0);
-        assert_eq!(connections(u32::MAX, 1), 0);
+        assert_eq!(connections(std::process::id(), &Address::Port(1)), 0);
+        assert_eq!(connections(u32::MAX, &Address::Port(1)), 0);
         let own = std::env::current_exe().unwrap();
         assert_eq!(program(std::process::id()), Some(own));
     }

@@ -40,7 +40,7 @@ pub use roles::Standing;
 pub use standing::Discord;
 
 use crate::{
-    config::settings::{HaproxySettings, Ports},
+    config::settings::{Addresses, HaproxySettings},
     front::traffic::Sample,
     rules::ids::{Color, Generation},
 };
@@ -53,15 +53,19 @@ use socket::Socket;
 pub struct Limits {
     /// For HAProxy's own check of a server that is about to receive traffic, while another one serves.
     pub check: Duration,
+    /// For that check to pass after all, when it failed at first.
+    pub verdict: Duration,
     /// From the command to the state that it asks for.
     pub proof: Duration,
 }
 
 impl Default for Limits {
-    /// 3 s for a check: HAProxy's default is one every 2 s. 5 s for the proof: HAProxy acts on a command before it
-    /// answers, so only a machine that hardly runs takes any time.
+    /// 3 s for a check: HAProxy's default is one every 2 s, and to be up again after one that failed takes two that pass;
+    /// 8 s are time for one more. 5 s for the proof: HAProxy acts on a command before it answers, so only a machine that
+    /// hardly runs takes any time.
     fn default() -> Self {
-        Self { check: Duration::from_secs(3), proof: Duration::from_secs(5) }
+        let [check, verdict, proof] = [3, 8, 5].map(Duration::from_secs);
+        Self { check, verdict, proof }
     }
 }
 
@@ -69,7 +73,7 @@ impl Default for Limits {
 #[derive(Debug, Clone)]
 pub struct Haproxy {
     settings: HaproxySettings,
-    ports: Ports,
+    addresses: Addresses,
     socket: Socket,
     /// What this process knows of HAProxy's present life.
     told: Arc<Mutex<Option<Told>>>,
@@ -111,9 +115,9 @@ impl Pair {
 
 impl Haproxy {
     /// The front of one app; touches nothing.
-    pub fn new(settings: HaproxySettings, ports: Ports) -> Self {
+    pub fn new(settings: HaproxySettings, addresses: impl Into<Addresses>) -> Self {
         let socket = Socket::new(settings.socket.clone());
-        Self { settings, ports, socket, told: Arc::default() }
+        Self { settings, addresses: addresses.into(), socket, told: Arc::default() }
     }
 
     /// Everything that would make a flip fail and can be known before a build. Changes nothing.
@@ -178,10 +182,10 @@ impl Haproxy {
             let there = servers.iter().map(|server| server.name.as_str()).collect::<Vec<_>>().join(", ");
             return Err(HaproxyError::NoServer { server: self.path(color), there });
         };
-        let port = self.ports.of(color);
-        if found.port != port {
-            let address = format!("{}:{}", found.address, found.port);
-            return Err(HaproxyError::OtherPort { server: self.path(color), address, color, port });
+        let wanted = self.addresses.of(color);
+        if !found.is_at(wanted) {
+            let (server, address) = (self.path(color), found.place());
+            return Err(HaproxyError::OtherAddress { server, address, color, wanted: wanted.clone() });
         }
         Ok(found.clone())
     }

@@ -119,12 +119,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{super::servers::tests::*, *};
-    use crate::{front::route::Backend, rules::ids::Generation};
+    use crate::{
+        front::route::Backend,
+        rules::{address::Address, ids::Generation},
+    };
 
     fn route(live: Color, share: Option<u16>) -> Route {
         let backend = |color, weight| Backend {
             color,
-            port: 1,
+            address: Address::Port(1),
             weight,
             release: "20261121T101112Z-1-0123456".parse().unwrap(),
         };

@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use crate::rules::address::Address;
+
 /// What an administrator, or bgd, took out of the traffic: forced, inherited or for want of an address.
 const MAINT: u8 = 0x01 | 0x02 | 0x20 | 0x40;
 /// Drained by hand or by a tracked server.
@@ -69,6 +71,27 @@ impl Server {
     /// Whether the address is one of this host; an address that is no IP (a unix socket's path) is.
     pub(super) fn is_local(&self) -> bool {
         self.address.parse::<IpAddr>().map_or(true, super::is_local)
+    }
+
+    /// Whether requests to it reach this address. Of a port, any host's: `doctor` says so of another one's.
+    pub(super) fn is_at(&self, address: &Address) -> bool {
+        match address {
+            Address::Port(port) => self.port == *port,
+            // The runtime API tells that it is one, and not which.
+            Address::Socket(_) => self.is_socket(),
+        }
+    }
+
+    fn is_socket(&self) -> bool {
+        self.address == "-" && self.port == 0
+    }
+
+    /// Where it is, for people.
+    pub(super) fn place(&self) -> String {
+        match self.is_socket() {
+            true => "a unix socket".to_owned(),
+            false => format!("{}:{}", self.address, self.port),
+        }
     }
 
     /// For people: `ready with weight 100`.
@@ -173,6 +196,17 @@ pub(super) mod tests {
         fn no_answer_makes_the_reader_panic(answer in "(1\n# srv_name srv_addr( srv_[a-z_]{1,12}){0,9}\n)?\\PC{0,200}") {
             let _ = parse(&answer);
         }
+    }
+
+    #[test]
+    fn a_server_on_a_unix_socket_is_told_from_one_on_a_port() {
+        let socket = Address::Socket("/run/bgd/a/shop/blue.sock".into());
+        let port = ready("blue", 1);
+        assert!(
+            port.is_at(&Address::Port(9501)) && !port.is_at(&Address::Port(9502)) && !port.is_at(&socket)
+        );
+        let unix = Server { address: "-".to_owned(), port: 0, ..port };
+        assert!(unix.is_at(&socket) && !unix.is_at(&Address::Port(9501)) && unix.is_local());
     }
 
     #[test]

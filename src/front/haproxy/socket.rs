@@ -6,10 +6,10 @@ use std::{io, path::PathBuf, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
-use super::HaproxyError;
+use super::{HaproxyError, figures::SOON};
 
 /// HAProxy answers in microseconds; while it starts or reloads with large tables it may take a moment.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -57,7 +57,7 @@ impl Socket {
 
     async fn exchange(&self, command: &str) -> Result<String, HaproxyError> {
         let talk = async {
-            let mut stream = UnixStream::connect(&self.path).await?;
+            let mut stream = self.connect().await?;
             stream.write_all(format!("{command}\n").as_bytes()).await?;
             let mut answer = Vec::new();
             stream.take(LONGEST).read_to_end(&mut answer).await?;
@@ -67,6 +67,17 @@ impl Socket {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(source)) => Err(self.failed(source)),
             Err(_) => Err(HaproxyError::Silent { path: self.path.clone(), limit: ANSWER_WITHIN }),
+        }
+    }
+
+    /// HAProxy lets ten wait to be heard and the kernel turns the next away at once: many apps ask the same socket, and
+    /// on a busy machine HAProxy does not run for a while.
+    async fn connect(&self) -> io::Result<UnixStream> {
+        loop {
+            match UnixStream::connect(&self.path).await {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => sleep(SOON).await,
+                connected => return connected,
+            }
         }
     }
 
@@ -85,4 +96,55 @@ impl Socket {
 /// HAProxy's words for a socket of too low a level, or a command that it does not know.
 fn is_denial(answer: &str) -> bool {
     answer.starts_with("Permission denied") || answer.starts_with("Unknown command")
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
+    };
+    use std::{
+        io::{BufRead as _, BufReader, Write as _},
+        os::{
+            fd::{AsRawFd as _, OwnedFd},
+            unix::net::UnixListener,
+        },
+    };
+
+    use super::*;
+
+    fn a_socket() -> OwnedFd {
+        socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_haproxy_that_many_are_talking_to_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("h.sock");
+        let (busy, address) = (a_socket(), UnixAddr::new(&path).unwrap());
+        bind(busy.as_raw_fd(), &address).unwrap();
+        listen(&busy, Backlog::new(1).unwrap()).unwrap();
+        let before: Vec<OwnedFd> = (0..2).map(|_| a_socket()).collect();
+        before.iter().for_each(|one| connect(one.as_raw_fd(), &address).unwrap());
+        assert!(connect(a_socket().as_raw_fd(), &address).is_err(), "nobody else is let in");
+
+        let socket = Socket::new(path);
+        let mut asked = std::pin::pin!(socket.ask("show info"));
+        let waits = timeout(SOON, &mut asked).await;
+        assert!(waits.is_err(), "{waits:?}");
+        drop(before);
+        let listener = UnixListener::from(busy);
+        listener.set_nonblocking(false).unwrap();
+        let answers = std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut line = String::new();
+                if BufReader::new(&stream).read_line(&mut line).is_ok_and(|read| read > 0) {
+                    return (&stream).write_all(line.as_bytes());
+                }
+            }
+            Ok(())
+        });
+        assert_eq!(asked.await.unwrap(), "show info\n");
+        answers.join().unwrap().unwrap();
+    }
 }

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Aftermath, Former, Include, Limits, Nginx, NginxError, PlaceError, Present, Process, Refusal, RouteError,
-    command, effect,
+    Aftermath, Former, Include, Lead, Limits, Link, Nginx, NginxError, PlaceError, Present, Process, Refusal,
+    RouteError, command, effect,
     effect::Effect,
     errorlog::Mark,
     master,
@@ -27,7 +27,10 @@ use super::{
 };
 use crate::{
     front::route::Route,
-    rules::ids::{Color, Generation},
+    rules::{
+        address::Address,
+        ids::{Color, Generation},
+    },
 };
 
 /// That a route is in force, and what must be gone before the old color may stop.
@@ -53,6 +56,8 @@ pub struct Proof {
 pub enum How {
     /// By one reload.
     Reloaded,
+    /// By one rename of the link to the live socket.
+    Linked,
     /// It was already; nothing was touched.
     AlreadyInForce,
 }
@@ -80,10 +85,17 @@ impl Nginx {
             elapsed: started.elapsed(),
         };
         if plan.is_in_force() {
+            let how =
+                if self.lead(&plan, route).map_err(untouched)? { How::Linked } else { How::AlreadyInForce };
             let leaving = master::workers(plan.master).map_err(RouteError::Untouched)?;
             let leaving = leaving.iter().filter(|worker| worker.standing == Standing::Leaving);
             let former = leaving.map(|worker| worker.process).collect();
-            return Ok(answer(self.former(former, route), How::AlreadyInForce));
+            return Ok(answer(self.former(former, route), how));
+        }
+        // A link that nginx does not follow yet must lead somewhere when it begins to; one that it follows is moved last.
+        let is_followed = plan.before.as_ref().is_some_and(|effect| effect.link);
+        if !is_followed {
+            self.lead(&plan, route).map_err(untouched)?;
         }
         let mut placed =
             Placed::write(plan.present.place.clone(), plan.old.clone(), plan.wanted.render(), turn)
@@ -92,14 +104,33 @@ impl Nginx {
         self.agree(&mut placed, &plan, limits).await?;
         let workers = self.cut(&mut placed, &plan, limits).await?;
         placed.settle();
+        self.lead(&plan, route).map_err(untouched)?;
         Ok(answer(self.former(workers, route), How::Reloaded))
+    }
+
+    /// Has the link lead to the live backend, where there is one; whether it had to be moved.
+    fn lead(&self, plan: &Plan, route: &Route) -> Result<bool, PlaceError> {
+        let (Some(_), Some(live)) = (&plan.wanted.link, route.live()) else { return Ok(false) };
+        let link = Link::of(&plan.present.place);
+        let (color, generation, release) = (live.color, route.generation, live.release.clone());
+        let wanted = Lead::Told { color, generation, release };
+        let is = || link.read(&self.addresses).is_ok_and(|lead| lead == wanted);
+        if is() {
+            return Ok(false);
+        }
+        link.point(live, generation)?;
+        if is() {
+            return Ok(true);
+        }
+        let source = std::io::Error::other("it leads elsewhere: somebody else sets it too");
+        Err(PlaceError::Write { step: "set", path: link.path().to_owned(), source })
     }
 
     fn former(&self, workers: Vec<Process>, route: &Route) -> Former {
         let reached = |weight| weight > 0 || route.preview.is_some();
-        let routed = |port: u16| route.backends.iter().any(|b| reached(b.weight) && b.port == port);
-        let ports = Color::ALL.into_iter().map(|color| self.ports.of(color)).filter(|port| !routed(*port));
-        Former::new(workers, ports.collect())
+        let routed = |at: &Address| route.backends.iter().any(|b| reached(b.weight) && b.address == *at);
+        let all = Color::ALL.into_iter().flat_map(|color| self.addresses.all(color));
+        Former::new(workers, all.filter(|address| !routed(address)).collect())
     }
 
     /// All that has to be known before anything is touched.
@@ -109,17 +140,36 @@ impl Nginx {
         present.place.check()?;
         let proof = match &present.found {
             Some(found) => found.include.proof,
-            None => effect::choose(self.ports)?,
+            None => effect::choose(&self.addresses)?,
         };
         // Silence is normal before the first deploy; everything else shows in the proof.
         let before = effect::ask(proof).await.ok().filter(|effect| effect.app == self.app);
         let old = old_text(&present, before.as_ref());
-        let mut wanted = self.include(route, proof);
+        let mut wanted = self.wanted(route, proof, &present);
         if let Some(why) = self.silence().await {
             tracing::warn!(app = %self.app, why, "nginx does not tell of the app's traffic");
             wanted.traffic = None;
         }
+        // A text for a link stays in force over many flips, under the number that it had first.
+        if let Some(found) = present.found.as_ref().filter(|_| wanted.link.is_some()) {
+            let kept = Route::new(found.include.route.generation, Vec::new());
+            let same = Include { route: kept, ..wanted.clone() };
+            if same.render() == present.text.as_deref().unwrap_or_default() {
+                wanted = same;
+            }
+        }
         Ok(Plan { master, wanted, parked: self.parked(proof), before, old, present })
+    }
+
+    /// By a link where one socket receives everything; else by the addresses themselves.
+    fn wanted(&self, route: &Route, proof: SocketAddrV4, present: &Present) -> Include {
+        let others = route.backends.iter().filter(|one| one.weight > 0 || route.preview.is_some()).count();
+        match route.live() {
+            Some(live) if others == 1 && route.backup.is_empty() && live.address.socket().is_some() => {
+                self.linked(&Link::of(&present.place), (route.generation, proof))
+            }
+            _ => self.include(route, proof),
+        }
     }
 
     /// Why nginx is not made to tell of the traffic although it should.
@@ -216,17 +266,17 @@ impl Nginx {
     }
 
     async fn testify(&self, witness: &Witness) -> Result<Vec<Process>, String> {
-        self.sample(&witness.former)?;
+        self.look_at_workers(&witness.former)?;
         let effect = effect::ask(witness.address).await.map_err(|err| err.to_string())?;
         if effect.sum != witness.sum {
             let color = effect.color.map_or("no color", Color::as_str);
             return Err(format!("nginx still answers with generation {} ({color})", effect.generation));
         }
-        self.sample(&witness.former)
+        self.look_at_workers(&witness.former)
     }
 
     /// One look at the workers; in the end those to wait for: former ones, and any other that is leaving.
-    fn sample(&self, former: &[Process]) -> Result<Vec<Process>, String> {
+    fn look_at_workers(&self, former: &[Process]) -> Result<Vec<Process>, String> {
         // Asked anew each time: whoever restarted nginx meanwhile has also put the new file in force.
         let master = master::master(&self.settings.pid_file).map_err(|err| err.to_string())?;
         let workers = master::workers(master).map_err(|err| err.to_string())?;

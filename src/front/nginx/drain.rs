@@ -11,16 +11,20 @@ use super::{
     Nginx, NginxError, master,
     master::{Process, Standing, boot_id},
 };
+use crate::{
+    rules::{address::Address, ids::Color},
+    unix_sockets,
+};
 
-/// The workers that served before a cutover, and the ports they may still talk to.
+/// The workers that served before a cutover, and where in the app they may still send something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Former {
     /// The boot their start times belong to.
     pub boot: String,
     /// The workers.
     pub workers: Vec<Process>,
-    /// The app's ports that no longer receive new requests.
-    pub ports: Vec<u16>,
+    /// Where the app no longer receives new requests.
+    pub addresses: Vec<Address>,
 }
 
 /// How a drain ended.
@@ -28,7 +32,7 @@ pub struct Former {
 pub struct Drained {
     /// Pids of former workers that are still there; empty when all is drained.
     pub left_workers: Vec<u32>,
-    /// Connections to the former ports that are open now, and would be cut by stopping; `None` when the
+    /// Connections to the former addresses that are open now, and would be cut by stopping; `None` when the
     /// kernel does not tell.
     pub connections: Option<usize>,
 }
@@ -45,8 +49,23 @@ const SOON: Duration = Duration::from_millis(10);
 const LATER: Duration = Duration::from_millis(50);
 
 impl Former {
-    pub(super) fn new(workers: Vec<Process>, ports: Vec<u16>) -> Self {
-        Self { boot: boot_id(), workers, ports }
+    pub(super) fn new(workers: Vec<Process>, addresses: Vec<Address>) -> Self {
+        Self { boot: boot_id(), workers, addresses }
+    }
+
+    /// Requests in flight on the sockets that have no new ones. On ports, workers that are gone have none; behind a
+    /// link, the workers stay.
+    fn open(&self) -> usize {
+        self.addresses
+            .iter()
+            .filter_map(Address::socket)
+            .filter_map(|path| unix_sockets::connections(path).ok())
+            .sum()
+    }
+
+    /// How often nothing must be seen.
+    fn looks(&self) -> u32 {
+        if self.addresses.iter().any(|address| address.socket().is_some()) { 2 } else { 1 }
     }
 
     /// Those that still run.
@@ -57,28 +76,29 @@ impl Former {
 }
 
 impl Nginx {
-    /// The workers that nginx itself calls leaving: what to wait for when the proof of the last cutover is lost.
-    pub fn leaving(&self) -> Result<Former, NginxError> {
+    /// The workers that nginx itself calls leaving: what to wait for before a color may stop when the proof of the last
+    /// cutover is lost.
+    pub fn leaving(&self, color: Color) -> Result<Former, NginxError> {
         let workers = master::workers(master::master(&self.settings.pid_file)?)?;
         let leaving = workers.into_iter().filter(|worker| worker.standing == Standing::Leaving);
-        Ok(Former::new(
-            leaving.map(|worker| worker.process).collect(),
-            vec![self.ports.blue, self.ports.green],
-        ))
+        Ok(Former::new(leaving.map(|worker| worker.process).collect(), self.addresses.all(color).collect()))
     }
 
     /// Waits until every former worker is gone, or until the deadline. Dropping the future changes nothing.
     pub async fn drained(&self, former: &Former, deadline: Instant) -> Drained {
-        let mut pause = SOON;
+        let (mut pause, mut empty) = (SOON, 0);
         loop {
             let left = former.left();
-            if left.is_empty() {
+            let open = if left.is_empty() { former.open() } else { 0 };
+            // Twice: a request may be between its choice of the socket and its connection.
+            empty = if left.is_empty() && open == 0 { empty + 1 } else { 0 };
+            if empty >= former.looks() {
                 return Drained { left_workers: Vec::new(), connections: Some(0) };
             }
             let now = Instant::now();
             if now >= deadline {
                 let left_workers = left.iter().map(|worker| worker.pid).collect();
-                return Drained { left_workers, connections: connections(&left, &former.ports) };
+                return Drained { left_workers, connections: connections(&left, &former.addresses) };
             }
             sleep(pause.min(deadline - now)).await;
             pause = (pause * 2).min(LATER);
@@ -87,7 +107,11 @@ impl Nginx {
 }
 
 /// Asked once, at the end of a drain that took too long: the whole table is read.
-fn connections(workers: &[Process], ports: &[u16]) -> Option<usize> {
+fn connections(workers: &[Process], addresses: &[Address]) -> Option<usize> {
+    let ports: Vec<u16> = addresses.iter().filter_map(Address::port).collect();
+    if ports.is_empty() && !addresses.is_empty() {
+        return open_on_sockets(addresses);
+    }
     let own: Option<HashSet<u64>> =
         workers.iter().map(|worker| sockets(*worker)).try_fold(HashSet::new(), |mut all, sockets| {
             all.extend(sockets?);
@@ -102,6 +126,12 @@ fn connections(workers: &[Process], ports: &[u16]) -> Option<usize> {
         ports.contains(port) && own.as_ref().is_none_or(|own| own.contains(inode))
     });
     Some(counted.count())
+}
+
+/// Clients of a unix socket have no name, so it is asked of the app's end: all that are open count.
+fn open_on_sockets(addresses: &[Address]) -> Option<usize> {
+    let paths = addresses.iter().filter_map(Address::socket);
+    paths.map(|path| unix_sockets::connections(path).ok()).sum()
 }
 
 /// The inodes of a worker's sockets; `None` without permission.
@@ -154,6 +184,6 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let _open = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         let own = Process::of(std::process::id()).unwrap();
-        assert_eq!(connections(&[own], &[port]), Some(1));
+        assert_eq!(connections(&[own], &[Address::Port(port)]), Some(1));
     }
 }

@@ -17,8 +17,11 @@ use tokio::{
 
 use super::error::NginxError;
 use crate::{
-    config::settings::Ports,
-    rules::ids::{AppName, Color, Generation, ReleaseId},
+    config::settings::Addresses,
+    rules::{
+        address::Address,
+        ids::{AppName, Color, Generation, ReleaseId},
+    },
 };
 
 /// Where every include of bgd listens; ports differ.
@@ -45,6 +48,9 @@ pub(super) struct Effect {
     pub(super) backup: Option<Color>,
     pub(super) generation: Generation,
     pub(super) release: Option<ReleaseId>,
+    /// A link says what is live.
+    #[serde(default)]
+    pub(super) link: bool,
     pub(super) sum: String,
 }
 
@@ -90,21 +96,27 @@ fn read(answer: &str) -> Option<Effect> {
 }
 
 /// The address tried first for an app, and looked at when its file is lost.
-pub(super) fn usual(ports: Ports) -> SocketAddrV4 {
-    let port = match ports.blue.checked_add(OFFSET) {
-        Some(port) if port <= LAST => port,
-        _ => OFFSET + ports.blue % (LAST - OFFSET),
+pub(super) fn usual(addresses: &Addresses) -> SocketAddrV4 {
+    let port = match &addresses.blue {
+        Address::Port(blue) => match blue.checked_add(OFFSET) {
+            Some(port) if port <= LAST => port,
+            _ => OFFSET + blue % (LAST - OFFSET),
+        },
+        // The path has the app's name, so that two apps seldom want the same.
+        Address::Socket(path) => {
+            OFFSET + (super::include::hash(&path.to_string_lossy()) % u64::from(LAST - OFFSET)) as u16
+        }
     };
     SocketAddrV4::new(ADDRESS, port)
 }
 
 /// A free one: the usual one or the next after it.
-pub(super) fn choose(ports: Ports) -> Result<SocketAddrV4, NginxError> {
-    let usual = usual(ports).port();
+pub(super) fn choose(addresses: &Addresses) -> Result<SocketAddrV4, NginxError> {
+    let usual = usual(addresses).port();
     let candidates = (usual..=LAST).chain(OFFSET..usual);
     let tried = candidates.clone().count();
     candidates
-        .filter(|port| ports.color(*port).is_none())
+        .filter(|port| addresses.color(&Address::Port(*port)).is_none())
         .map(|port| SocketAddrV4::new(ADDRESS, port))
         .find(|address| std::net::TcpListener::bind(address).is_ok())
         .ok_or(NginxError::NoProofPort { address: ADDRESS, tried })
@@ -113,25 +125,26 @@ pub(super) fn choose(ports: Ports) -> Result<SocketAddrV4, NginxError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::settings::Ports;
 
-    fn ports(blue: u16) -> Ports {
-        Ports { blue, green: blue.wrapping_add(1) }
+    fn ports(blue: u16) -> Addresses {
+        Ports { blue, green: blue.wrapping_add(1) }.into()
     }
 
     #[test]
     fn the_proof_port_stays_below_the_ports_of_outgoing_connections() {
-        assert_eq!(usual(ports(9501)).port(), 29501);
+        assert_eq!(usual(&ports(9501)).port(), 29501);
         for blue in [1, 80, 9501, 12_767, 12_768, 20_000, 32_767, 40_000, 65_535] {
-            let port = usual(ports(blue)).port();
+            let port = usual(&ports(blue)).port();
             assert!((OFFSET..=LAST).contains(&port), "{blue}: {port}");
         }
     }
 
     #[test]
     fn a_taken_proof_port_is_passed_over() {
-        let first = choose(ports(9601)).unwrap();
+        let first = choose(&ports(9601)).unwrap();
         let _holder = std::net::TcpListener::bind(first).unwrap();
-        let second = choose(ports(9601)).unwrap();
+        let second = choose(&ports(9601)).unwrap();
         assert_ne!(first, second);
         assert_eq!(*second.ip(), ADDRESS);
     }

@@ -140,6 +140,20 @@ pub enum NginxError {
         /// Its last words.
         said: String,
     },
+    /// A worker can't get to the app's sockets.
+    #[error("nginx's workers (uid {uid}) may not pass {}, on the way to the app's sockets", directory.display())]
+    ShutOut {
+        /// The first directory that shuts them out.
+        directory: PathBuf,
+        /// Whom they run as.
+        uid: u32,
+    },
+    /// A worker with a root directory of its own sees other files than bgd.
+    #[error("nginx's worker {worker} has a root directory of its own, where the app's sockets are not")]
+    OtherRoot {
+        /// Its pid.
+        worker: u32,
+    },
     /// No free port for the proof address.
     #[error("no free port on {address} for bgd's proof address: tried {tried}")]
     NoProofPort {
@@ -244,6 +258,10 @@ impl NginxError {
             Self::Spawn { .. } | Self::CommandTimeout { .. } | Self::Reload { .. } => {
                 "run the command by hand, as bgd's user"
             }
+            Self::ShutOut { .. } => {
+                "let them: `chmod o+x` on that directory, or another daemon.runtime_dir; or listen = \"tcp\""
+            }
+            Self::OtherRoot { .. } => "let the app listen on ports: listen = \"tcp\"",
             Self::Place(_) | Self::Include { .. } | Self::Workers { .. } | Self::NoProofPort { .. } => {
                 return None;
             }

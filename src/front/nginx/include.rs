@@ -25,13 +25,18 @@ use super::{
 use crate::{
     config::settings::Sticky,
     front::route::{Backend, Preview, Route},
-    rules::ids::{AppName, Generation},
+    rules::{
+        address::Address,
+        ids::{AppName, Generation},
+    },
 };
 
 /// The first words of a file written by bgd.
 const MARK: &str = "# Written by bgd alone";
 const SUM_LINE: &str = "# bgd-sum ";
 const STATE_LINE: &str = "# bgd-state ";
+/// Bytes of the state in one line: nginx reads no line, not even a comment, that is longer than 4 KiB.
+const STATE_PIECE: usize = 2000;
 /// Stands for the sum while the sum is computed.
 const NO_SUM: &str = "0000000000000000";
 
@@ -44,12 +49,15 @@ pub struct Include {
     pub upstream: String,
     /// What is routed.
     pub route: Route,
-    /// Port of blue, named (as down) when nothing is live: nginx refuses an upstream without servers.
-    pub parking: u16,
+    /// Where blue listens, named (as down) when nothing is live: nginx refuses an upstream without servers.
+    pub parking: Address,
     /// Where nginx tells what it has in force.
     pub proof: SocketAddrV4,
     /// The socket that nginx tells of each request, a unix datagram one; `None`: it tells nobody.
     pub traffic: Option<PathBuf>,
+    /// The link that leads to the live socket. The upstream names nothing else then, and of the route there is nothing
+    /// but the number of this text: a flip leaves it as it is.
+    pub link: Option<Address>,
 }
 
 /// A file as found.
@@ -70,8 +78,8 @@ pub enum Integrity {
     Intact,
     /// Changed by hand.
     Edited {
-        /// The local ports that the upstream block names now, without those marked down.
-        ports: Vec<u16>,
+        /// What the upstream block names of this machine now, without what is marked down.
+        addresses: Vec<Address>,
     },
 }
 
@@ -97,17 +105,45 @@ struct State {
     app: AppName,
     upstream: String,
     generation: Generation,
-    parking: u16,
+    parking: Parking,
     proof: SocketAddrV4,
     backends: Vec<Backend>,
     #[serde(default)]
     sticky: Sticky,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     preview: Option<Preview>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    backup: Option<Backend>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    backup: Vec<Backend>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     traffic: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    link: Option<Address>,
+}
+
+/// A port as a number, a socket as its path.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Parking {
+    Port(u16),
+    Socket(PathBuf),
+}
+
+impl From<Address> for Parking {
+    fn from(address: Address) -> Self {
+        match address {
+            Address::Port(port) => Self::Port(port),
+            Address::Socket(path) => Self::Socket(path),
+        }
+    }
+}
+
+impl From<Parking> for Address {
+    fn from(parking: Parking) -> Self {
+        match parking {
+            Parking::Port(port) => Self::Port(port),
+            Parking::Socket(path) => Self::Socket(path),
+        }
+    }
 }
 
 impl Include {
@@ -128,8 +164,9 @@ impl Include {
         let sides = Sides::of(&names, &self.route);
         let maps = sides.as_ref().map_or_else(String::new, Sides::maps);
         let cookie = sides::cookie(&names, &self.route);
-        let ports: Vec<_> = self.reached(sides.as_ref()).iter().map(|backend| backend.port).collect();
-        let report = report::directives(&names, &ports, self.traffic.as_deref());
+        let backends = self.reached(sides.as_ref());
+        let reached: Vec<_> = backends.iter().map(|backend| &backend.address).chain(&self.link).collect();
+        let report = report::directives(&names, &reached, self.traffic.as_deref());
         let servers = self.servers(sides.as_ref());
         let answer = self.answer(sum);
         format!(
@@ -160,15 +197,24 @@ impl Include {
             app: self.app.clone(),
             upstream: self.upstream.clone(),
             generation: self.route.generation,
-            parking: self.parking,
+            parking: self.parking.clone().into(),
             proof: self.proof,
             backends: self.route.backends.clone(),
             sticky: self.route.sticky.clone(),
             preview: self.route.preview.clone(),
             backup: self.route.backup.clone(),
             traffic: self.traffic.clone(),
+            link: self.link.clone(),
         };
-        serde_json::to_string(&state).expect("plain data becomes JSON")
+        let text = serde_json::to_string(&state).expect("plain data becomes JSON");
+        let mut pieces = vec![String::new()];
+        for c in text.chars() {
+            if pieces.last().is_some_and(|piece| piece.len() >= STATE_PIECE) {
+                pieces.push(String::new());
+            }
+            pieces.last_mut().expect("never empty").push(c);
+        }
+        pieces.join(&format!("\n{STATE_LINE}"))
     }
 
     /// What requests can reach, the live backend first and the backup last.
@@ -181,25 +227,29 @@ impl Include {
     /// What requests are sent to first.
     fn chosen<'a>(&'a self, sides: Option<&Sides<'a>>) -> Vec<&'a Backend> {
         match sides {
-            Some(sides) => sides.backends().to_vec(),
+            Some(sides) => sides.backends(),
             None => self.route.backends.iter().filter(|backend| backend.weight > 0).collect(),
         }
     }
 
     fn servers(&self, sides: Option<&Sides<'_>>) -> String {
-        let mut lines = sides.map_or_else(String::new, |sides| format!("    hash ${};\n", sides.key()));
+        let mut lines = sides.map_or_else(String::new, |sides| format!("    hash ${};\n", sides.hashed()));
         let chosen = self.chosen(sides);
         match chosen.as_slice() {
-            [] => _ = writeln!(lines, "    server 127.0.0.1:{} down;", self.parking),
+            [] => match &self.link {
+                Some(link) => _ = writeln!(lines, "    server {link} max_fails=0;"),
+                None => _ = writeln!(lines, "    server {} down;", self.parking),
+            },
             several => {
-                let weighted = sides.is_none() && several.len() > 1;
-                for Backend { port, weight, .. } in several {
+                // Where all are of one color, its share is divided evenly.
+                let weighted = sides.is_none() && several.iter().any(|one| one.color != several[0].color);
+                for Backend { address, weight, .. } in several {
                     let weight = if weighted { format!(" weight={weight}") } else { String::new() };
-                    _ = writeln!(lines, "    server 127.0.0.1:{port}{weight} max_fails=0;");
+                    _ = writeln!(lines, "    server {address}{weight} max_fails=0;");
                 }
                 // nginx has no backup beside a `hash`.
-                if let (None, Some(Backend { port, .. })) = (sides, &self.route.backup) {
-                    _ = writeln!(lines, "    server 127.0.0.1:{port} max_fails=0 backup;");
+                for Backend { address, .. } in self.route.backup.iter().filter(|_| sides.is_none()) {
+                    _ = writeln!(lines, "    server {address} max_fails=0 backup;");
                 }
             }
         }
@@ -208,17 +258,20 @@ impl Include {
 
     /// Has neither quotes that nginx would end the word at, nor a `$`: names and numbers only.
     fn answer(&self, sum: &str) -> String {
-        serde_json::json!({
+        let mut answer = serde_json::json!({
             "app": self.app,
             "color": self.route.color(),
             "canary": self.route.canary().map(|canary| canary.color),
             "share": self.route.canary_share(),
-            "backup": self.route.backup.as_ref().map(|backup| backup.color),
+            "backup": self.route.backup.first().map(|backup| backup.color),
             "generation": self.route.generation,
             "release": self.route.live().map(|backend| &backend.release),
             "sum": sum,
-        })
-        .to_string()
+        });
+        if self.link.is_some() {
+            answer["link"] = true.into();
+        }
+        answer.to_string()
     }
 }
 
@@ -228,7 +281,9 @@ pub fn parse(text: &str) -> Result<Found, IncludeError> {
         return Err(IncludeError::NotOurs);
     }
     let said = after(text, SUM_LINE)?.trim();
-    let state: State = serde_json::from_str(after(text, STATE_LINE)?).map_err(IncludeError::State)?;
+    after(text, STATE_LINE)?;
+    let state: String = text.lines().filter_map(|line| line.strip_prefix(STATE_LINE)).collect();
+    let state: State = serde_json::from_str(&state).map_err(IncludeError::State)?;
     let include = Include {
         app: state.app,
         upstream: state.upstream,
@@ -238,15 +293,16 @@ pub fn parse(text: &str) -> Result<Found, IncludeError> {
             backup: state.backup,
             ..Route::new(state.generation, state.backends)
         },
-        parking: state.parking,
+        parking: state.parking.into(),
         proof: state.proof,
         traffic: state.traffic,
+        link: state.link,
     };
     let is_sum = said.len() == NO_SUM.len() && said.bytes().all(|c| c.is_ascii_hexdigit());
     let integrity = if is_sum && sum(&without_sum(text, said)) == said {
         Integrity::Intact
     } else {
-        Integrity::Edited { ports: ports(text, &include.upstream) }
+        Integrity::Edited { addresses: addresses(text, &include.upstream) }
     };
     Ok(Found { include, integrity, sum: said.to_owned() })
 }
@@ -269,8 +325,8 @@ fn after<'a>(text: &'a str, line: &'static str) -> Result<&'a str, IncludeError>
     text.lines().find_map(|text| text.strip_prefix(line)).ok_or(IncludeError::LineMissing { line })
 }
 
-/// The local ports that an upstream block sends requests to, its backup not among them.
-fn ports(text: &str, upstream: &str) -> Vec<u16> {
+/// Where on this machine an upstream block sends requests to, its backup not among them.
+fn addresses(text: &str, upstream: &str) -> Vec<Address> {
     let tokens = syntax::tokens(text);
     let Some(inside) = syntax::block(&tokens, "upstream", upstream) else { return Vec::new() };
     inside
@@ -279,25 +335,32 @@ fn ports(text: &str, upstream: &str) -> Vec<u16> {
             !["down", "backup"].iter().any(|word| directive.contains(&syntax::Token::Word((*word).into())))
         })
         .flat_map(|directive| syntax::arguments(directive, "server"))
-        .filter_map(|server| local_port(&server))
+        .filter_map(|server| local_address(&server))
         .collect()
 }
 
-/// The port of an address on this machine; the same port elsewhere is nothing of bgd's.
-fn local_port(server: &str) -> Option<u16> {
+/// An address on this machine; the same port elsewhere is nothing of bgd's.
+fn local_address(server: &str) -> Option<Address> {
+    if let Some(path) = server.strip_prefix("unix:") {
+        return Some(Address::Socket(path.into()));
+    }
     let (host, port) = server.rsplit_once(':')?;
     let loopback = |host: &str| host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
     let local = host == "localhost" || loopback(host.trim_start_matches('[').trim_end_matches(']'));
     let digits = port.bytes().all(|c| c.is_ascii_digit());
-    (local && digits).then(|| port.parse().ok()).flatten()
+    (local && digits).then(|| Some(Address::Port(port.parse().ok()?))).flatten()
 }
 
 /// FNV-1a, 64 bits: against accidents and hand edits, not against an attacker, who could write the file.
 pub(super) fn sum(text: &str) -> String {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+    format!("{:016x}", hash(text))
+}
+
+/// The number of a text.
+pub(super) fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    format!("{hash:016x}")
+    })
 }
 
 #[cfg(test)]
@@ -306,7 +369,12 @@ mod tests {
     use crate::rules::ids::Color;
 
     fn backend(color: Color, port: u16, weight: u16) -> Backend {
-        Backend { color, port, weight, release: "20261121T101112Z-1-0123456".parse().unwrap() }
+        Backend {
+            color,
+            address: Address::Port(port),
+            weight,
+            release: "20261121T101112Z-1-0123456".parse().unwrap(),
+        }
     }
 
     fn include(backends: Vec<Backend>) -> Include {
@@ -314,9 +382,10 @@ mod tests {
             app: "shop".parse().unwrap(),
             upstream: "shop_app".into(),
             route: Route::new(Generation(7), backends),
-            parking: 9501,
+            parking: Address::Port(9501),
             proof: "127.98.103.100:29501".parse().unwrap(),
             traffic: None,
+            link: None,
         }
     }
 
@@ -336,6 +405,32 @@ mod tests {
         let sum = include.sum();
         let found = parse(&include.render()).unwrap();
         assert_eq!(found, Found { include, integrity: Integrity::Intact, sum });
+    }
+
+    #[test]
+    fn no_line_is_too_long_for_nginx_with_as_many_instances_as_there_can_be() {
+        let of = |color, first: u16| (0..64).map(move |at| backend(color, first + at, 1));
+        let many = include(of(Color::Blue, 9501).chain(of(Color::Green, 9601)).collect());
+        let text = many.render();
+        assert!(text.lines().all(|line| line.len() < 4000), "{text}");
+        assert_eq!(text.matches(" weight=1 max_fails=0;").count(), 128);
+        is_read_back(many);
+        let alone = include(of(Color::Blue, 9501).collect());
+        assert!(!alone.render().contains("weight=1 "));
+        is_read_back(alone);
+    }
+
+    #[test]
+    fn the_text_of_a_linked_route_names_the_link_alone_and_is_read_back() {
+        let mut linked = include(vec![]);
+        linked.link = Some(Address::Socket("/etc/nginx/conf.d/.bgd-shop.conf.live".into()));
+        linked.traffic = Some("/run/bgd/t/shop.sock".into());
+        let text = linked.render();
+        let server = "{\n    server unix:/etc/nginx/conf.d/.bgd-shop.conf.live max_fails=0;\n}";
+        assert!(text.contains(server), "{text}");
+        assert!(text.contains("\"unix:/etc/nginx/conf.d/.bgd-shop.conf.live\" 1;"), "{text}");
+        assert!(linked.answer("").contains(r#""link":true"#) && !include(vec![]).answer("").contains("link"));
+        is_read_back(linked);
     }
 
     /// Blue live beside green, with all that there is.
@@ -377,8 +472,8 @@ mod tests {
         {
             let edited = text.replacen(from, to, 1);
             assert_ne!(edited, text);
-            let ports = vec![9501, 9502];
-            assert_eq!(parse(&edited).unwrap().integrity, Integrity::Edited { ports }, "{from}");
+            let addresses = vec![Address::Port(9501), Address::Port(9502)];
+            assert_eq!(parse(&edited).unwrap().integrity, Integrity::Edited { addresses }, "{from}");
         }
     }
 
@@ -395,7 +490,7 @@ mod tests {
     #[test]
     fn a_backup_comes_last_and_a_hand_s_change_is_read_without_it() {
         let mut backed = include(vec![backend(Color::Green, 9502, 100)]);
-        backed.route.backup = Some(backend(Color::Blue, 9501, 0));
+        backed.route.backup = vec![backend(Color::Blue, 9501, 0)];
         let servers =
             "{\n    server 127.0.0.1:9502 max_fails=0;\n    server 127.0.0.1:9501 max_fails=0 backup;\n}";
         let text = backed.render();
@@ -403,7 +498,10 @@ mod tests {
         assert!(text.contains("\"backup\":\"blue\""), "{text}");
         is_read_back(backed.clone());
         let edited = text.replace("max_fails=0 backup", "max_fails=3 backup");
-        assert_eq!(parse(&edited).unwrap().integrity, Integrity::Edited { ports: vec![9502] });
+        assert_eq!(
+            parse(&edited).unwrap().integrity,
+            Integrity::Edited { addresses: vec![Address::Port(9502)] }
+        );
         backed.traffic = Some("/run/bgd/f/shop.traffic".into());
         assert!(backed.render().contains("127\\.0\\.0\\.1:(?:9502|9501)"), "{}", backed.render());
     }
@@ -421,24 +519,27 @@ mod tests {
         let text = include(vec![backend(Color::Blue, 9501, 100)]).render();
         let edited = text.replace("    server 127.0.0.1:9501 max_fails=0;", "  server 127.0.0.1:9502;");
         let found = parse(&edited).unwrap();
-        assert_eq!(found.integrity, Integrity::Edited { ports: vec![9502] });
+        assert_eq!(found.integrity, Integrity::Edited { addresses: vec![Address::Port(9502)] });
         let harmless = format!("{text}# a note\n");
-        assert_eq!(parse(&harmless).unwrap().integrity, Integrity::Edited { ports: vec![9501] });
+        assert_eq!(
+            parse(&harmless).unwrap().integrity,
+            Integrity::Edited { addresses: vec![Address::Port(9501)] }
+        );
     }
 
     #[test]
     fn f3_the_same_port_on_another_machine_is_no_color() {
         let text = include(vec![backend(Color::Blue, 9501, 100)]).render();
-        for (server, ports) in [
+        for (server, addresses) in [
             ("10.0.0.9:9502", vec![]),
             ("shop.example.com:9502", vec![]),
-            ("unix:/run/x:9502", vec![]),
+            ("unix:/run/x:9502", vec![Address::Socket("/run/x:9502".into())]),
             ("127.0.0.1:+9502", vec![]),
-            ("localhost:9502", vec![9502]),
-            ("[::1]:9502", vec![9502]),
+            ("localhost:9502", vec![Address::Port(9502)]),
+            ("[::1]:9502", vec![Address::Port(9502)]),
         ] {
             let edited = text.replace("127.0.0.1:9501 max_fails=0", server);
-            assert_eq!(parse(&edited).unwrap().integrity, Integrity::Edited { ports }, "{server}");
+            assert_eq!(parse(&edited).unwrap().integrity, Integrity::Edited { addresses }, "{server}");
         }
     }
 

@@ -11,7 +11,8 @@
 //! placed    the new text until it is proven       drain     waiting for former workers
 //! syntax    a look into nginx's language          inspect   what doctor wants to know
 //! sides     which of two colors a request is for  report    what nginx tells of each request
-//! sites     what the sites hide of the include
+//! sites     what the sites hide of the include    link      the live socket behind a link: flips without reload
+//! reach     whether the workers get to a socket
 //! ```
 
 mod command;
@@ -22,9 +23,11 @@ mod error;
 mod errorlog;
 pub mod include;
 mod inspect;
+mod link;
 mod master;
 mod place;
 mod placed;
+mod reach;
 pub mod report;
 mod sides;
 mod sites;
@@ -50,10 +53,14 @@ pub use sites::Hidden;
 pub use standing::{Contradiction, Routed, Source};
 
 use crate::{
-    config::settings::{NginxSettings, Ports},
-    front::route::Route,
-    rules::ids::{AppName, Generation},
+    config::settings::{Addresses, NginxSettings},
+    front::{route::Route, traffic::Sample},
+    rules::{
+        address::Address,
+        ids::{AppName, Color, Generation},
+    },
 };
+use link::{Lead, Link};
 use place::{Audience, Place};
 
 /// How long the steps of a cutover may take.
@@ -78,7 +85,7 @@ impl Default for Limits {
 pub struct Nginx {
     settings: NginxSettings,
     app: AppName,
-    ports: Ports,
+    addresses: Addresses,
     traffic: Option<PathBuf>,
     /// One cutover at a time on one nginx, whichever app it is for: workers of two at once can't be told apart.
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -100,10 +107,15 @@ struct Present {
 impl Nginx {
     /// The front of one app; touches nothing. Of each request, nginx tells the unix datagram socket `traffic`, whether
     /// or not it is there; `None`: nobody.
-    pub fn new(settings: NginxSettings, app: AppName, ports: Ports, traffic: Option<PathBuf>) -> Self {
+    pub fn new(
+        settings: NginxSettings,
+        app: AppName,
+        addresses: impl Into<Addresses>,
+        traffic: Option<PathBuf>,
+    ) -> Self {
         let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = turns.entry(settings.pid_file.clone()).or_default().clone();
-        Self { settings, app, ports, traffic, turn }
+        Self { settings, app, addresses: addresses.into(), traffic, turn }
     }
 
     /// Whom its workers run as; none while it does not run.
@@ -112,11 +124,31 @@ impl Nginx {
         workers.unwrap_or_default().iter().filter_map(|worker| worker.process.uid()).collect()
     }
 
+    /// The request that a datagram tells of.
+    pub fn samples(&self, datagram: &[u8]) -> Vec<Sample> {
+        report::parse_by(datagram, |to, took| self.color_at(to, took))
+    }
+
+    /// The color that a request went to; behind a link that was moved since it began, the one before.
+    fn color_at(&self, to: &str, took: Option<Duration>) -> Option<Color> {
+        if let Some(color) = report::color(&self.addresses, to) {
+            return Some(color);
+        }
+        let link = Link::of(&Place::find(&self.settings.file).ok()?);
+        if to.strip_prefix("unix:") != link.path().to_str() {
+            return None;
+        }
+        let Lead::Told { color, .. } = link.read(&self.addresses).ok()? else { return None };
+        let since = link.moved()?.elapsed().unwrap_or_default();
+        Some(if took? > since { color.other() } else { color })
+    }
+
     /// Everything that would make a flip fail and can be known before a build. Changes nothing.
     pub async fn preflight(&self) -> Result<(), NginxError> {
-        master::master(&self.settings.pid_file)?;
+        let master = master::master(&self.settings.pid_file)?;
         let present = self.present()?;
         present.place.check()?;
+        self.within_reach(master, &present.place)?;
         match self.test(&present, Limits::default().command).await {
             // Before the first deploy the site names an upstream that only bgd's file will define.
             Err(Refusal::Unknown(_)) if present.text.is_none() => Ok(()),
@@ -133,7 +165,9 @@ impl Nginx {
         if present.text.is_some_and(|text| !text.trim().is_empty()) {
             return Ok(false);
         }
-        present.place.replace(&self.parked(effect::choose(self.ports)?).render(), Audience::Everybody)?;
+        present
+            .place
+            .replace(&self.parked(effect::choose(&self.addresses)?).render(), Audience::Everybody)?;
         Ok(true)
     }
 
@@ -143,10 +177,17 @@ impl Nginx {
             app: self.app.clone(),
             upstream: self.settings.upstream.clone(),
             route: route.clone(),
-            parking: self.ports.blue,
+            parking: self.addresses.blue.clone(),
             proof,
             traffic: self.traffic.clone(),
+            link: None,
         }
+    }
+
+    /// The include for whatever a link leads to.
+    fn linked(&self, link: &Link, (number, proof): (Generation, SocketAddrV4)) -> Include {
+        let link = Some(Address::Socket(link.path().to_owned()));
+        Include { link, ..self.include(&Route::new(number, Vec::new()), proof) }
     }
 
     /// The include that routes nowhere.

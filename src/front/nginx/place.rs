@@ -219,7 +219,7 @@ impl Place {
     }
 
     /// A name that neither `*.conf` nor `*` matches: globs leave out names that begin with a dot.
-    fn beside(&self, what: &str) -> PathBuf {
+    pub(super) fn beside(&self, what: &str) -> PathBuf {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         self.directory.join(format!(".{name}.{what}"))
     }
@@ -245,7 +245,7 @@ impl Place {
     }
 }
 
-fn at(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PlaceError {
+pub(super) fn at(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PlaceError {
     let path = path.to_owned();
     move |source| PlaceError::Write { step, path, source }
 }
@@ -254,7 +254,7 @@ fn is_full(err: &io::Error) -> bool {
     matches!(err.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-fn forgive_missing(result: io::Result<()>) -> io::Result<()> {
+pub(super) fn forgive_missing(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

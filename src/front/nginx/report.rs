@@ -11,9 +11,9 @@ use serde::Deserialize;
 
 use super::sides::{Names, of_the_app};
 use crate::{
-    config::settings::Ports,
+    config::settings::Addresses,
     front::traffic::{OWN, Sample},
-    rules::ids::Color,
+    rules::{address::Address, ids::Color},
 };
 
 /// Of a unix socket's path, in bytes.
@@ -34,16 +34,16 @@ pub fn can_name(socket: &Path) -> bool {
 }
 
 /// The lines of the include.
-pub(super) fn directives(names: &Names, ports: &[u16], socket: Option<&Path>) -> String {
+pub(super) fn directives(names: &Names, addresses: &[&Address], socket: Option<&Path>) -> String {
     let told = names.variable("told");
-    let socket = socket.filter(|socket| can_name(socket) && !ports.is_empty());
+    let socket = socket.filter(|socket| can_name(socket) && !addresses.is_empty());
     let map = match socket {
         Some(_) => {
             let reached = names.variable("reached");
             let others = format!(
                 "map $http_user_agent ${told} {{\n    default ${reached};\n    \"~^{OWN}\" \"\";\n}}\n"
             );
-            of_the_app(ports, &reached, "1") + &others
+            of_the_app(addresses, &reached, "1") + &others
         }
         None => format!("map \"\" ${told} {{\n    default \"\";\n}}\n"),
     };
@@ -72,17 +72,33 @@ struct Line {
     took: String,
 }
 
-/// One request, by what nginx sent: of each color that it was tried on, the last try. Nothing: not the format, or none
-/// of the app's ports was tried. A client that went away before the answer is no error of the color's; how long it had
-/// waited counts.
-pub fn parse(datagram: &[u8], ports: Ports) -> Vec<Sample> {
+/// One request, by what nginx sent: of each color that it was tried on, the last try. Nothing: not the format, or
+/// nothing of the app's was tried. A client that went away before the answer is no error of the color's; how long it
+/// had waited counts.
+pub fn parse(datagram: &[u8], addresses: &Addresses) -> Vec<Sample> {
+    parse_by(datagram, |to, _| color(addresses, to))
+}
+
+/// The color that listens at an address as nginx writes it.
+pub(super) fn color(addresses: &Addresses, to: &str) -> Option<Color> {
+    let address = match to.strip_prefix("unix:") {
+        Some(path) => Address::Socket(path.into()),
+        None => Address::Port(to.strip_prefix("127.0.0.1:")?.parse().ok()?),
+    };
+    addresses.color(&address)
+}
+
+/// The same, with somebody else to tell the color by address and time taken.
+pub(super) fn parse_by(
+    datagram: &[u8],
+    color: impl Fn(&str, Option<Duration>) -> Option<Color>,
+) -> Vec<Sample> {
     let text = std::str::from_utf8(datagram).unwrap_or_default();
     let line = text.find('{').and_then(|at| serde_json::from_str::<Line>(&text[at..]).ok());
     let Some(line) = line else { return Vec::new() };
-    let tried = tries(&line.to);
-    let colors = tried.map(|to| ports.color(to.strip_prefix("127.0.0.1:")?.parse().ok()?));
-    let by_color: BTreeMap<Color, usize> =
-        colors.enumerate().filter_map(|(at, color)| Some((color?, at))).collect();
+    let took = |at: usize| tries(&line.took).nth(at).and_then(seconds);
+    let colors = tries(&line.to).enumerate().map(|(at, to)| (color(to, took(at)), at));
+    let by_color: BTreeMap<Color, usize> = colors.filter_map(|(color, at)| Some((color?, at))).collect();
     let last = by_color.values().copied().max();
     let samples = by_color.into_iter().map(|(color, at)| line.sample(color, at, Some(at) == last));
     samples.flatten().collect()
@@ -122,7 +138,10 @@ fn seconds(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::ids::Color::{Blue, Green};
+    use crate::{
+        config::settings::Ports,
+        rules::ids::Color::{Blue, Green},
+    };
 
     const PORTS: Ports = Ports { blue: 9501, green: 9502 };
 
@@ -131,7 +150,7 @@ mod tests {
             "<190>Nov 21 14:00:00 bgd: {{\"status\":\"{status}\",\"to\":\"{to}\",\"answered\":\"{answered}\",\
              \"began\":\"0.001\",\"took\":\"{took}\"}}"
         );
-        parse(line.as_bytes(), PORTS)
+        parse(line.as_bytes(), &PORTS.into())
     }
 
     fn sample(color: Color, status: Option<u16>, ms: u64) -> Sample {
@@ -179,15 +198,15 @@ mod tests {
         assert_eq!(told("200", "127.0.0.1:9501", "200", "-"), []);
         assert_eq!(told("200", "", "", ""), []);
         for text in ["", "<190>Nov", "{}", "{\"status\":1}", "\u{e9}{"] {
-            assert_eq!(parse(text.as_bytes(), PORTS), [], "{text}");
+            assert_eq!(parse(text.as_bytes(), &PORTS.into()), [], "{text}");
         }
-        assert_eq!(parse(b"\xff{", PORTS), []);
+        assert_eq!(parse(b"\xff{", &PORTS.into()), []);
     }
 
     #[test]
     fn a_socket_that_nginx_would_misread_is_not_written() {
         let names = Names::of(&"shop".parse().unwrap());
-        let text = |path: &str| directives(&names, &[9501], Some(Path::new(path)));
+        let text = |path: &str| directives(&names, &[&Address::Port(9501)], Some(Path::new(path)));
         assert!(
             text("/run/bgd/f/shop.log")
                 .contains("server=unix:/run/bgd/f/shop.log,nohostname,tag=bgd bgd_shop if=")
@@ -203,7 +222,7 @@ mod tests {
         #[test]
         fn any_datagram_is_read_without_a_panic(head in "\\PC{0,9}", to in "[0-9.: ,]{0,40}", took in "[0-9., -]{0,60}") {
             let _ = told("200", &to, &took, &took);
-            let _ = parse(format!("{head}{{{to}").as_bytes(), PORTS);
+            let _ = parse(format!("{head}{{{to}").as_bytes(), &PORTS.into());
             proptest::prop_assert!(told("200", "127.0.0.1:9501", "200", &took).iter().all(|it| it.color == Blue));
         }
     }

@@ -8,22 +8,29 @@
 //!
 //! The name in the site's `proxy_pass` is fixed, so the side is chosen inside the upstream: `hash` of one of two
 //! constant keys. A server that refuses the connection is passed over for the other one.
+//!
+//! A color with several instances has a key for each, and a request is dealt one of them. Keys are such that one or two
+//! that refuse are passed over for others of their color.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt, ops::Range};
 
 use crate::{
     config::settings::Sticky,
     front::route::{Backend, Preview, Route},
-    rules::ids::AppName,
+    rules::{
+        address::Address,
+        ids::{AppName, ReleaseId},
+    },
 };
 
-/// nginx takes `(crc32(key) >> 16) & 0x7fff`, modulo the sum of the weights; with two servers of weight 1, an even
-/// number is the first server.
+/// The live side; where there are two servers, also the key of the first.
 const LIVE: &str = "live-1";
-/// An odd one is the second.
+/// The canary's side; where there are two servers, also the key of the second.
 const CANARY: &str = "canary-1";
 /// Of the ticket: longer than any canary.
 const TICKET_SECONDS: u32 = 30 * 24 * 60 * 60;
+/// Of a text that `map` looks up, in bytes, with the table as it is by default on a usual machine.
+const LONGEST_KEY: usize = 46;
 /// A name in nginx's table of variables, where it has 46 bytes on a usual machine, must leave room for what follows.
 const LONGEST: usize = 24;
 
@@ -58,8 +65,10 @@ impl fmt::Display for Names {
 /// The live color and the canary, where more than weights chooses between them.
 pub(super) struct Sides<'r> {
     names: Names,
-    live: &'r Backend,
-    canary: &'r Backend,
+    route: &'r Route,
+    live: Vec<&'r Backend>,
+    canary: Vec<&'r Backend>,
+    release: &'r ReleaseId,
     sticky: &'r Sticky,
     preview: Option<&'r Preview>,
 }
@@ -68,31 +77,77 @@ impl<'r> Sides<'r> {
     /// `None`: weights are enough, or there is only one side.
     pub(super) fn of(names: &Names, route: &'r Route) -> Option<Self> {
         let (live, canary) = (route.live()?, route.canary()?);
-        let sticky = canary.weight > 0 && route.sticky != Sticky::None;
+        let sticky = route.weight_of(canary.color) > 0 && route.sticky != Sticky::None;
         let preview = route.preview.as_ref();
         (sticky || preview.is_some()).then(|| Self {
             names: names.clone(),
-            live,
-            canary,
+            route,
+            live: route.of(live.color).collect(),
+            canary: route.of(canary.color).collect(),
+            release: &canary.release,
             sticky: &route.sticky,
             preview,
         })
     }
 
-    /// First and second server of the upstream.
-    pub(super) fn backends(&self) -> [&'r Backend; 2] {
-        [self.live, self.canary]
+    /// The servers of the upstream, in its order.
+    pub(super) fn backends(&self) -> Vec<&'r Backend> {
+        self.live.iter().chain(&self.canary).copied().collect()
     }
 
     /// What the upstream hashes.
-    pub(super) fn key(&self) -> String {
+    pub(super) fn hashed(&self) -> String {
+        if self.is_single() { self.side() } else { self.names.variable("server") }
+    }
+
+    fn side(&self) -> String {
         self.names.variable("side")
+    }
+
+    /// One server a side.
+    fn is_single(&self) -> bool {
+        self.live.len() + self.canary.len() == 2
     }
 
     /// All that leads to the key.
     pub(super) fn maps(&self) -> String {
+        if self.is_single() {
+            return self.choice();
+        }
+        let (live, all) = (self.live.len(), self.live.len() + self.canary.len());
+        let (first, live_key) = self.dealt("one", 0..live);
+        let (second, canary_key) = self.dealt("two", live..all);
+        let (side, server) = (self.side(), self.names.variable("server"));
+        format!(
+            "{}{first}{second}map ${side} ${server} {{\n    default {live_key};\n    {CANARY} {canary_key};\n}}\n",
+            self.choice()
+        )
+    }
+
+    /// One of a side's servers for each request, evenly: the lines, and what the key then is. They are the servers
+    /// of the upstream with these numbers.
+    fn dealt(&self, name: &str, servers: Range<usize>) -> (String, String) {
+        let all = self.live.len() + self.canary.len();
+        let keys: Vec<String> = servers.clone().map(|server| key(name, (server, all), &servers)).collect();
+        let Some((last, others)) = keys.split_last() else { return (String::new(), String::new()) };
+        if others.is_empty() {
+            return (String::new(), last.clone());
+        }
+        let variable = self.names.variable(name);
+        let hundredths = 10_000 / keys.len();
+        let each: String = others
+            .iter()
+            .map(|key| format!("    {}.{:02}% {key};\n", hundredths / 100, hundredths % 100))
+            .collect();
+        let lines =
+            format!("split_clients \"${{request_id}}{name}\" ${variable} {{\n{each}    * {last};\n}}\n");
+        (lines, format!("${variable}"))
+    }
+
+    /// All that leads to the side.
+    fn choice(&self) -> String {
         let about = "# Which of the two a request is sent to.\n";
-        let Some(preview) = self.preview else { return format!("{about}{}", self.share(&self.key())) };
+        let Some(preview) = self.preview else { return format!("{about}{}", self.share(&self.side())) };
         let (share, held) = (self.names.variable("share"), self.names.variable("held"));
         let cookie = pattern(&preview.cookie);
         let Preview { header, secret, .. } = preview;
@@ -103,7 +158,7 @@ impl<'r> Sides<'r> {
                  \"~(?:^|; ?){cookie}={secret}(?:;|$)\" {CANARY};\n}}\n\
              map $http_{header} ${} {{\n    default ${held};\n    \"~^{secret}$\" {CANARY};\n}}\n",
             self.share(&share),
-            self.key(),
+            self.side(),
         )
     }
 
@@ -120,7 +175,7 @@ impl<'r> Sides<'r> {
                 (by_cookie(name, &ticket, &format!("$cookie_{name}"), "$request_id"), ticket.as_str())
             }
         };
-        let release = &self.canary.release;
+        let release = self.release;
         format!(
             "{before}split_clients \"${{{client}}}{release}\" ${variable} {{\n    \
                  {percent}% {CANARY};\n    * {LIVE};\n}}\n"
@@ -129,7 +184,8 @@ impl<'r> Sides<'r> {
 
     /// With as many places as nginx has (two); `None` for nothing, which nginx refuses to write as 0 %.
     fn percent(&self) -> Option<String> {
-        let (live, canary) = (u32::from(self.live.weight), u32::from(self.canary.weight));
+        let weight = |side: &[&Backend]| side.first().map_or(0, |one| self.route.weight_of(one.color));
+        let (live, canary) = (weight(&self.live), weight(&self.canary));
         let hundredths = (canary * 10_000 + (live + canary) / 2) / (live + canary);
         (canary > 0).then(|| match (hundredths.max(1) / 100, hundredths.max(1) % 100) {
             (whole, 0) => whole.to_string(),
@@ -138,12 +194,51 @@ impl<'r> Sides<'r> {
     }
 }
 
+/// Siblings that a request is sent to, one after the other, before it is sent to the other color.
+const STAND_INS: usize = 2;
+
+/// Keys that are looked through, and their lengths.
+const KEYS: usize = 1_000_000;
+const LENGTHS: usize = 61;
+
+/// A key that leads to this server of all of them, each with weight 1, and from there to its siblings.
+fn key(name: &str, (server, all): (usize, usize), siblings: &Range<usize>) -> String {
+    let stand_ins = STAND_INS.min(siblings.len() - 1);
+    let fits = |key: &String| {
+        let mut order = order(key, all);
+        order.next() == Some(server) && order.take(stand_ins).all(|next| siblings.contains(&next))
+    };
+    // A CRC is linear: among keys of one length the second server follows from the first.
+    let keys = (1..KEYS).map(|number| format!("{name}{}-{number}", "o".repeat(number % LENGTHS)));
+    // One of a few dozen fits, of a few hundred with many servers.
+    keys.clone().find(fits).unwrap_or_else(|| format!("{name}-{server}"))
+}
+
+/// The servers in the order in which nginx tries them: it adds `(crc32(key) >> 16) & 0x7fff`, with the number of the
+/// try before the key from the second on, modulo the sum of the weights; after 20 tries it takes turns.
+fn order(key: &str, all: usize) -> impl Iterator<Item = usize> {
+    let mut sum = 0;
+    let tries = (0..20).map(move |at| {
+        let number = if at == 0 { String::new() } else { at.to_string() };
+        // 15 bits fit.
+        sum += ((crc(&format!("{number}{key}")) >> 16) & 0x7fff) as usize;
+        sum % all
+    });
+    let mut tried = BTreeSet::new();
+    tries.filter(move |server| tried.insert(*server))
+}
+
+fn crc(text: &str) -> u32 {
+    let bits = |crc: u32| (0..8).fold(crc, |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()));
+    !text.bytes().fold(u32::MAX, |crc, byte| bits(crc ^ u32::from(byte)))
+}
+
 /// The cookie with a client's ticket, for a client that has none, in an answer of the app. The variable is there
 /// always, because the site may name it, and empty, so that nothing is sent, unless a canary is sticky by cookie.
 pub(super) fn cookie(names: &Names, route: &Route) -> String {
     let variable = names.variable("cookie");
     let cookie = match (&route.sticky, Sides::of(names, route)) {
-        (Sticky::Cookie(name), Some(sides)) if sides.canary.weight > 0 => Some((name, sides)),
+        (Sticky::Cookie(name), Some(sides)) if sides.percent().is_some() => Some((name, sides)),
         _ => None,
     };
     let Some((name, sides)) = cookie else {
@@ -151,11 +246,11 @@ pub(super) fn cookie(names: &Names, route: &Route) -> String {
     };
     let new = names.variable("new");
     let value = format!("\"{name}=$request_id; Path=/; Max-Age={TICKET_SECONDS}; HttpOnly; SameSite=Lax\"");
-    let ports = sides.backends().map(|backend| backend.port);
+    let addresses: Vec<_> = sides.backends().into_iter().map(|backend| &backend.address).collect();
     format!(
         "# A client's ticket, for those who have none.\n{}{}{}\n",
         by_cookie(name, &new, "\"\"", &value),
-        of_the_app(&ports, &variable, &format!("${new}")),
+        of_the_app(&addresses, &variable, &format!("${new}")),
         cookie_line(names),
     )
 }
@@ -165,16 +260,30 @@ pub(super) fn cookie_line(names: &Names) -> String {
     format!("add_header Set-Cookie ${} always;", names.variable("cookie"))
 }
 
-/// A variable that has a value only when the request went to one of these ports. One request may have been tried
+/// A variable that has a value only when the request went to one of these addresses. One request may have been tried
 /// on several, which nginx lists. A pattern changes `$1` for what the site does after the answer, so it is only
-/// used for such a list.
-pub(super) fn of_the_app(ports: &[u16], variable: &str, value: &str) -> String {
-    let each: String = ports.iter().map(|port| format!("    \"127.0.0.1:{port}\" {value};\n")).collect();
-    let any = ports.iter().map(u16::to_string).collect::<Vec<_>>().join("|");
+/// used for such a list, and for an address that nginx's table has no room for.
+pub(super) fn of_the_app(addresses: &[&Address], variable: &str, value: &str) -> String {
+    let fitting = addresses.iter().map(ToString::to_string).filter(|address| address.len() <= LONGEST_KEY);
+    let each: String = fitting.map(|address| format!("    \"{address}\" {value};\n")).collect();
+    let any = any_of(addresses);
     format!(
         "map $upstream_addr ${variable} {{\n    default \"\";\n{each}    \
-             \"~(?:^| )127\\.0\\.0\\.1:(?:{any})(?:[ ,]|$)\" {value};\n}}\n"
+             \"~(?:^| ){any}(?:[ ,]|$)\" {value};\n}}\n"
     )
+}
+
+/// A pattern for any of the addresses, all ports or all sockets.
+fn any_of(addresses: &[&Address]) -> String {
+    let ports: Option<Vec<String>> =
+        addresses.iter().map(|address| Some(address.port()?.to_string())).collect();
+    match ports {
+        Some(ports) => format!("127\\.0\\.0\\.1:(?:{})", ports.join("|")),
+        None => {
+            let each: Vec<String> = addresses.iter().map(|address| pattern(&address.to_string())).collect();
+            format!("(?:{})", each.join("|"))
+        }
+    }
 }
 
 /// A variable by a cookie: one value where the client has it, another where it is missing or empty.
@@ -209,7 +318,7 @@ mod tests {
     fn route(sticky: Sticky, share: u16) -> Route {
         let backend = |color, port, weight, release: &str| {
             let release = release.parse().unwrap();
-            Backend { color, port, weight, release }
+            Backend { color, address: Address::Port(port), weight, release }
         };
         let live = backend(Color::Blue, 9501, 100 - share, "20261121T101112Z-1-0123456");
         let canary = backend(Color::Green, 9502, share, "20261121T101112Z-2-0123456");
@@ -226,17 +335,46 @@ mod tests {
         Sides::of(&names("shop"), route).map_or_else(String::new, |sides| sides.maps())
     }
 
-    /// As nginx computes it, bit by bit.
-    fn slot(key: &str) -> u32 {
-        let crc = key.bytes().fold(u32::MAX, |crc, byte| {
-            (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
-        });
-        ((!crc >> 16) & 0x7fff) % 2
+    #[test]
+    fn each_key_leads_to_its_own_server_and_then_to_its_siblings() {
+        assert_eq!((order(LIVE, 2).next(), order(CANARY, 2).next()), (Some(0), Some(1)));
+        for (live, canary) in [(1, 2), (2, 1), (3, 3), (64, 1), (64, 64)] {
+            let all = live + canary;
+            for (name, side) in [("one", 0..live), ("two", live..all)] {
+                for server in side.clone() {
+                    let key = key(name, (server, all), &side);
+                    let first: Vec<usize> =
+                        order(&key, all).take(1 + STAND_INS.min(side.len() - 1)).collect();
+                    assert_eq!(first[0], server, "{key}");
+                    assert!(first.iter().all(|next| side.contains(next)), "{key}: {first:?}");
+                }
+            }
+        }
     }
 
     #[test]
-    fn each_key_leads_to_its_own_server() {
-        assert_eq!((slot(LIVE), slot(CANARY)), (0, 1));
+    fn a_request_is_dealt_one_of_a_side_s_instances() {
+        let mut several = route(Sticky::Ip, 10);
+        let [live, canary] = [several.backends[0].clone(), several.backends[1].clone()];
+        let at = |backend: &Backend, port| Backend { address: Address::Port(port), ..backend.clone() };
+        several.backends = vec![at(&live, 9501), at(&live, 9511), at(&live, 9521), canary];
+        several.backends.iter_mut().take(3).for_each(|live| live.weight = 30);
+        let names = names("shop");
+        let sides = Sides::of(&names, &several).unwrap();
+        let ports: Vec<_> = sides.backends().iter().filter_map(|it| it.address.port()).collect();
+        assert_eq!(
+            (ports.as_slice(), sides.hashed().as_str()),
+            (&[9501, 9511, 9521, 9502][..], "bgd_shop_server")
+        );
+        let text = sides.maps();
+        assert!(text.contains("    10% canary-1;\n    * live-1;\n"), "{text}");
+        let [one, two, three] = [0, 1, 2].map(|server| key("one", (server, 4), &(0..3)));
+        let dealt = format!(
+            "split_clients \"${{request_id}}one\" $bgd_shop_one {{\n    33.33% {one};\n    33.33% {two};\n    * {three};\n}}\n\
+             map $bgd_shop_side $bgd_shop_server {{\n    default $bgd_shop_one;\n    canary-1 {};\n}}\n",
+            key("two", (3, 4), &(3..4))
+        );
+        assert!(text.ends_with(&dealt), "{text}");
     }
 
     #[test]
@@ -281,6 +419,16 @@ mod tests {
         let text = named(&route(Sticky::Cookie("c".into()), 5));
         assert!(text.contains("    \"\" \"c=$request_id; Path=/; Max-Age=2592000; "), "{text}");
         assert!(text.ends_with("add_header Set-Cookie $bgd_shop_cookie always;\n"), "{text}");
+    }
+
+    #[test]
+    fn a_path_that_a_table_of_nginx_has_no_room_for_is_matched_by_a_pattern_alone() {
+        let of = |path: String| of_the_app(&[&Address::Socket(path.into())], "bgd_shop_reached", "1");
+        let short = of("/etc/nginx/conf.d/.bgd-shop.conf.live".to_owned());
+        assert!(short.contains("    \"unix:/etc/nginx/conf.d/.bgd-shop.conf.live\" 1;\n"), "{short}");
+        let long = of(format!("/{}", "x".repeat(41)));
+        assert!(!long.contains("    \"unix:"), "{long}");
+        assert!(long.contains("~(?:^| )(?:unix\\x3a\\x2fxxx"), "{long}");
     }
 
     #[test]

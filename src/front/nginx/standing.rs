@@ -2,13 +2,16 @@
 //! down, and is said to. Every disagreement between the two is reported, never resolved here: the engine
 //! decides, and the next `route()` makes them agree.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use super::{
-    Found, Include, Integrity, Nginx, NginxError, effect, effect::Effect, master, master::Standing,
-    place::Place,
+    Found, Include, Integrity, Lead, Link, Nginx, NginxError, effect, effect::Effect, master,
+    master::Standing, place::Place,
 };
-use crate::rules::ids::{Color, Generation, ReleaseId};
+use crate::rules::{
+    address::Address,
+    ids::{Color, Generation, ReleaseId},
+};
 
 /// The kernel counts starts in ticks and rounds down: `sed -i … && nginx -s reload` takes less than one.
 const TICK: Duration = Duration::from_millis(10);
@@ -45,10 +48,10 @@ pub enum Source {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Contradiction {
     /// Changed by hand: what the upstream truly names is not what the header says.
-    #[error("bgd's file was changed by hand and now names the ports {ports:?}")]
+    #[error("bgd's file was changed by hand and now names {}", listed(addresses))]
     Edited {
-        /// The local ports in the upstream block.
-        ports: Vec<u16>,
+        /// What the upstream block names of this machine.
+        addresses: Vec<Address>,
     },
     /// A flip was interrupted between writing and reloading, or somebody put another file there.
     #[error("the file says generation {generation}, which nginx does not have in force")]
@@ -57,6 +60,12 @@ pub enum Contradiction {
         color: Option<Color>,
         /// The file's generation.
         generation: Generation,
+    },
+    /// The link that says what is live is gone: nothing is served until it is set again.
+    #[error("the link to the live socket leads nowhere: {}", path.display())]
+    LinkLost {
+        /// The link.
+        path: PathBuf,
     },
     /// nginx serves from a file that is lost or can't be read; its next restart would fail or forget.
     #[error("nginx serves from bgd's file, which is missing or damaged on disk")]
@@ -70,11 +79,13 @@ impl Nginx {
     /// What nginx truly serves now. While a flip is under way the file may be ahead of nginx. `None` when neither nginx nor a file knows of this app.
     pub async fn routed(&self) -> Result<Option<Routed>, NginxError> {
         let present = self.present()?;
-        let address = present.found.as_ref().map_or(effect::usual(self.ports), |found| found.include.proof);
+        let address =
+            present.found.as_ref().map_or(effect::usual(&self.addresses), |found| found.include.proof);
         let answer = effect::ask(address).await;
         let lost = present.found.is_none();
         Ok(match (answer, present.found) {
             (Ok(effect), found) if effect.app == self.app => {
+                let linked = effect.link;
                 let (by_hand, contradiction) = match found {
                     Some(found) => {
                         let by_hand = self.color_by_hand(&present.place, &found.integrity);
@@ -82,7 +93,8 @@ impl Nginx {
                     }
                     None => (None, lost.then_some(Contradiction::FileLost)),
                 };
-                Some(in_force(effect, contradiction).moved(by_hand))
+                let routed = in_force(effect, contradiction).moved(by_hand);
+                Some(if linked { self.behind_link(&present.place, routed) } else { routed })
             }
             (_, None) => None,
             (answer, Some(found)) => {
@@ -94,32 +106,62 @@ impl Nginx {
                 let running = master::master(&self.settings.pid_file).is_ok();
                 let unloaded = || running.then_some(Contradiction::NotLoaded(reason));
                 let by_hand = match &edited {
-                    Some(Contradiction::Edited { ports }) if !running => self.one_color(ports),
+                    Some(Contradiction::Edited { addresses }) if !running => self.one_color(addresses),
                     _ => None,
                 };
-                Some(on_file(&found.include, edited.or_else(unloaded)).moved(by_hand))
+                let linked = found.include.link.is_some();
+                let routed = on_file(&found.include, edited.or_else(unloaded)).moved(by_hand);
+                Some(if linked { self.behind_link(&present.place, routed) } else { routed })
             }
         })
+    }
+
+    /// What is routed where a link says what is live. A file changed by hand comes before it.
+    fn behind_link(&self, place: &Place, routed: Routed) -> Routed {
+        if matches!(routed.contradiction, Some(Contradiction::Edited { .. })) {
+            return routed;
+        }
+        let link = Link::of(place);
+        match link.read(&self.addresses) {
+            Ok(Lead::Told { color, generation, release }) => {
+                Routed { color: Some(color), generation, release: Some(release), ..routed }
+            }
+            Ok(Lead::ByHand(path)) => {
+                let address = Address::Socket(path);
+                let color = self.addresses.color(&address);
+                let contradiction = Some(Contradiction::Edited { addresses: vec![address] });
+                Routed { color, contradiction, ..routed }
+            }
+            Ok(Lead::Nowhere) | Err(_) => {
+                let contradiction = Some(Contradiction::LinkLost { path: link.path().to_owned() });
+                Routed { contradiction, ..routed }
+            }
+        }
     }
 
     /// The color that a file changed by hand routes to, once nginx has taken it up. A hand edit leaves the answer
     /// of the proof address as it was; workers that are all younger than the change tell the two apart (a single
     /// one may have been replaced after a crash).
     fn color_by_hand(&self, place: &Place, integrity: &Integrity) -> Option<Color> {
-        let Integrity::Edited { ports } = integrity else { return None };
+        let Integrity::Edited { addresses } = integrity else { return None };
         let changed = place.changed()?;
         let workers = master::workers(master::master(&self.settings.pid_file).ok()?).ok()?;
         let serving = workers.iter().filter(|worker| worker.standing == Standing::Serving);
         let oldest = serving.filter_map(|worker| worker.process.started()).min()?;
-        if oldest + TICK > changed { self.one_color(ports) } else { None }
+        if oldest + TICK > changed { self.one_color(addresses) } else { None }
     }
 
-    /// The color of the ports, when they are all of one color.
-    fn one_color(&self, ports: &[u16]) -> Option<Color> {
-        let mut colors = ports.iter().map(|port| self.ports.color(*port));
+    /// The color of the addresses, when they are all of one color.
+    fn one_color(&self, addresses: &[Address]) -> Option<Color> {
+        let mut colors = addresses.iter().map(|address| self.addresses.color(address));
         let first = colors.next()??;
         colors.all(|color| color == Some(first)).then_some(first)
     }
+}
+
+fn listed(addresses: &[Address]) -> String {
+    let named: Vec<String> = addresses.iter().map(Address::named).collect();
+    if named.is_empty() { "nothing of this machine".to_owned() } else { named.join(" and ") }
 }
 
 impl Routed {
@@ -142,7 +184,7 @@ fn on_file(include: &Include, contradiction: Option<Contradiction>) -> Routed {
     Routed {
         color: include.route.color(),
         canary: include.route.canary().map(|canary| (canary.color, include.route.canary_share())),
-        backup: include.route.backup.as_ref().map(|backup| backup.color),
+        backup: include.route.backup.first().map(|backup| backup.color),
         generation: include.route.generation,
         release: include.route.live().map(|backend| backend.release.clone()),
         source: Source::File,
@@ -153,7 +195,7 @@ fn on_file(include: &Include, contradiction: Option<Contradiction>) -> Routed {
 fn edited(integrity: Integrity) -> Option<Contradiction> {
     match integrity {
         Integrity::Intact => None,
-        Integrity::Edited { ports } => Some(Contradiction::Edited { ports }),
+        Integrity::Edited { addresses } => Some(Contradiction::Edited { addresses }),
     }
 }
 

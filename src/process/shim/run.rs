@@ -378,5 +378,6 @@ fn new_record(id: String, socket: PathBuf, spec: &Spec) -> io::Result<Record> {
         ended_ms: None,
         killed: false,
         marks: marks(spec),
+        siblings: spec.siblings,
     })
 }

@@ -38,7 +38,7 @@ impl Turn<'_> {
             return denied(DenialKind::Held, &message, "bgd resume");
         }
         let id = self.fresh();
-        if matches!(self.app.pipeline, Pipeline::Resting) {
+        if matches!(self.app.pipeline, Pipeline::Resting) && !self.context.unrecorded {
             let kind = Kind::Manual { want: want.clone(), live: self.live_id(), tip: self.app.head.clone() };
             self.begin(id, (kind, by.to_owned()), want.clone());
         } else {

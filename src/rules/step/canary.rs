@@ -162,8 +162,10 @@ impl Turn<'_> {
             return self.canary_failed(work, &failure);
         }
         if facts.canary.is_none_or(|(color, _)| color != work.color) {
-            // Taken back, and it may be on its way out: a flip on a full disk leaves no record.
-            return self.probe(work);
+            // Taken back, and it may be on its way out: a flip on a full disk leaves no record. Or by a hand, which
+            // may put back what it took.
+            self.probe(work);
+            return self.reroute();
         }
         let share = self.app.canary.as_ref().map(|canary| (work.color, canary.share));
         let live = self.app.live().map(|live| Routed::Color(live.color));

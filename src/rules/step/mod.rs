@@ -41,6 +41,8 @@ pub struct Context {
     pub utc: String,
     /// The number that the next deploy gets.
     pub fresh: DeployId,
+    /// The record can't be written: a flip does without it, and nothing else begins before it can be again.
+    pub unrecorded: bool,
     /// What the configuration says.
     pub policy: Policy,
 }
@@ -302,6 +304,9 @@ impl Turn<'_> {
     }
 
     fn settle_resting(&mut self) -> bool {
+        if self.context.unrecorded {
+            return false;
+        }
         if self.app.down_wanted {
             return self.settle_down();
         }

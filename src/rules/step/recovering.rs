@@ -29,15 +29,7 @@ impl Turn<'_> {
 
     /// Half told, a front may route as recorded now and another way once it is started again.
     fn recover_rerouting(&mut self, half_told: bool) {
-        let told_anyway = matches!(
-            self.app.pipeline,
-            Pipeline::Sharing(_)
-                | Pipeline::Switching(_)
-                | Pipeline::Reverting { .. }
-                | Pipeline::Replacing { .. }
-                | Pipeline::TakingDown { .. }
-        );
-        if half_told && !told_anyway && self.app.rerouting.is_none() {
+        if half_told && !self.is_telling() && self.app.rerouting.is_none() {
             self.reroute();
         }
     }
@@ -239,7 +231,10 @@ impl Turn<'_> {
                 if running == Some(&release.id) {
                     let timer = timer.map(|_| self.act(Action::Wake { after: self.context.policy.standby }));
                     self.app.idle = Idle::Warm { release, timer, healthy };
-                    self.retire_leftover();
+                    // What the front may give traffic to goes when it was told.
+                    if facts.routed != Routed::Unknown && !may_route_to(color, facts) {
+                        self.retire_leftover();
+                    }
                 } else {
                     self.app.idle = self.stop_idle(release);
                 }
@@ -282,10 +277,7 @@ impl Turn<'_> {
     /// A flip on a full disk leaves no record: what it put on the color of the deploy under way may be what the front
     /// routes to. It goes as a warm color does, once that deploy has ended: by then the front was told.
     fn recover_taken(&mut self, color: Color, facts: &Facts) {
-        let starts =
-            matches!(self.app.pipeline, Pipeline::Hooking(_) | Pipeline::Starting(_) | Pipeline::Probing(_));
-        // A start ends by itself what is in its place.
-        let Some(orphan) = self.unclaimed(color, facts).filter(|_| !starts) else { return };
+        let Some(orphan) = self.unclaimed(color, facts) else { return };
         match self.named(orphan, facts) {
             Some(release) => {
                 self.note_orphan(color, orphan);
@@ -343,12 +335,13 @@ impl Turn<'_> {
             Pipeline::Clearing { deploy, release } => {
                 self.app.pipeline = Pipeline::Clearing { deploy, release };
             }
-            // Started there it would get traffic before it is proven.
+            // Started there it would get traffic before it is proven; or another runs there by now, put there by a
+            // flip without a record, which a deploy that ends before its start would leave behind.
             Pipeline::Hooking(work)
             | Pipeline::Starting(work)
             | Pipeline::Probing(work)
             | Pipeline::Warming(work)
-                if may_route_to(work.color, facts) =>
+                if may_route_to(work.color, facts) || another_runs(&work, facts) =>
             {
                 self.app.idle = Idle::Vacant;
                 self.app.pipeline = Pipeline::Clearing { deploy: work.deploy, release: work.release };
@@ -483,6 +476,10 @@ impl Turn<'_> {
 fn may_route_to(color: Color, facts: &Facts) -> bool {
     let shared = facts.canary.is_some_and(|(canary, _)| canary == color);
     facts.routed == Routed::Color(color) || shared || facts.half_told
+}
+
+fn another_runs(work: &Work, facts: &Facts) -> bool {
+    facts.running.get(&work.color).is_some_and(|running| *running != work.release.id)
 }
 
 fn contradicted() -> Failure {

@@ -1,6 +1,8 @@
 //! The emergency way back (promise F4): somebody else's configuration keeps the front from being moved, so the
 //! wanted release is started on the port that the front routes to, in the place of what serves there. Costs a
 //! restart's gap, which is less than a bad release costs. Used by flips and by a failed watch, never forward.
+//! What serves a canary's share is replaced by the live release in the same way: then it runs on both colors, and
+//! whichever share the front gives them nobody meets the abandoned one.
 
 use super::Turn;
 use crate::rules::{
@@ -30,12 +32,32 @@ impl Turn<'_> {
                 let wanted = release.clone();
                 self.replace(work.clone(), (wanted, end.clone()))
             }
+            // Sure of the share or not: what is replaced was to get none.
+            Idle::Taken | Idle::Warm { .. } if !switched && failure.nature == Nature::FrontStuck => {
+                self.replace_canary(work.clone(), end.clone())
+            }
             Idle::Vacant
             | Idle::Taken
             | Idle::Warm { .. }
             | Idle::Draining { .. }
             | Idle::Stopping { .. } => false,
         }
+    }
+
+    /// False: no share is being taken back.
+    fn replace_canary(&mut self, work: Work, end: End) -> bool {
+        let Some(live) = self.app.live().filter(|_| self.app.canary.is_some()) else { return false };
+        let wanted = live.release.clone();
+        let action =
+            Action::Replace { color: work.color, out: work.release.id.clone(), release: wanted.clone() };
+        self.app.idle = Idle::Taken;
+        self.app.pipeline = Pipeline::Replacing { work: self.again(work, action), wanted, end };
+        true
+    }
+
+    /// Beside what is live, which serves on.
+    fn replaces_canary(&self, work: &Work) -> bool {
+        self.app.live().is_some_and(|live| live.color != work.color)
     }
 
     /// In the place of what serves, and never beside it: the front must be known to route there.
@@ -56,6 +78,10 @@ impl Turn<'_> {
 
     /// After a restart: asked for again; what of it is done already is found so.
     pub(super) fn replace_again(&mut self, work: Work, (wanted, end): (Release, End)) {
+        if self.replaces_canary(&work) {
+            // The front may take it now; what took the canary's place is found running.
+            return self.revert(work, end);
+        }
         let unchanged = work.clone();
         if !self.replace(work, (wanted.clone(), end.clone())) {
             self.app.pipeline = Pipeline::Replacing { work: unchanged, wanted, end };
@@ -70,6 +96,9 @@ impl Turn<'_> {
     ) {
         self.app.pipeline =
             Pipeline::Replacing { work: work.clone(), wanted: wanted.clone(), end: end.clone() };
+        if self.replaces_canary(&work) {
+            return self.canary_replaced(work, (wanted, end), result);
+        }
         if let Err(trouble) = result {
             return self.not_replaced(work, trouble);
         }
@@ -107,5 +136,27 @@ impl Turn<'_> {
                 self.retire(work.deploy, work.release, end);
             }
         }
+    }
+    /// The live release has the canary's share too. It goes from there once the front was told.
+    fn canary_replaced(
+        &mut self,
+        mut work: Work,
+        (wanted, end): (Release, End),
+        result: &Result<Done, Failure>,
+    ) {
+        self.app.idle = Idle::Warm { release: wanted, timer: None, healthy: result.is_ok() };
+        if let Err(trouble) = result {
+            self.note(Note::Trouble(trouble.clone()));
+            return self.revert_later(work, end);
+        }
+        self.stepped(&mut work.deploy, Phase::Switching);
+        self.reroute();
+        self.end_deploy(end);
+    }
+
+    /// Whether the idle color runs the live release, for a share that the front could not take back so far.
+    pub(super) fn stands_in(&self) -> bool {
+        let Idle::Warm { release, .. } = &self.app.idle else { return false };
+        self.app.rerouting.is_some() && self.app.live().is_some_and(|live| live.release.id == release.id)
     }
 }

@@ -148,6 +148,18 @@ impl Turn<'_> {
         self.app.front_unsure = true;
     }
 
+    /// The pipeline tells the front, or is about to: nothing else does.
+    pub(super) fn is_telling(&self) -> bool {
+        matches!(
+            self.app.pipeline,
+            Pipeline::Sharing(_)
+                | Pipeline::Switching(_)
+                | Pipeline::Reverting { .. }
+                | Pipeline::Replacing { .. }
+                | Pipeline::TakingDown { .. }
+        )
+    }
+
     /// Tells the front again what is live, until it is proven to route there.
     pub(super) fn reroute(&mut self) {
         let effect = self.route_live();
@@ -197,6 +209,12 @@ impl Turn<'_> {
         };
         let effect = self.route(to);
         self.app.pipeline = Pipeline::Reverting { work: Work { effect, ..work }, end, telling: FIRST };
+    }
+
+    /// The same after a wait.
+    pub(super) fn revert_later(&mut self, work: Work, end: End) {
+        let (effect, telling) = self.tell_later(1);
+        self.app.pipeline = Pipeline::Reverting { work: Work { effect, ..work }, end, telling };
     }
 
     pub(super) fn reverted(

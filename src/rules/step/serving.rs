@@ -300,8 +300,12 @@ impl Turn<'_> {
         }
     }
 
-    /// The idle color, to be stopped after a wait.
+    /// The idle color, to be stopped after a wait. Where nothing is live no deploy's route puts right a front that
+    /// has the color all the same, half told by a flip without a record: it is told, or the stop is refused for ever.
     pub(super) fn stop_later(&mut self, release: Release) -> Idle {
+        if self.app.live().is_none() && self.app.rerouting.is_none() && !self.is_telling() {
+            self.reroute();
+        }
         let effect = self.act(Action::Wake { after: STOP_AGAIN });
         Idle::Draining { release, effect }
     }
@@ -320,6 +324,9 @@ impl Turn<'_> {
     /// Sends a warm color on its way: drain, then stop.
     pub(super) fn retire_warm(&mut self) {
         let Idle::Warm { release, timer, healthy } = self.app.idle.clone() else { return };
+        if self.stands_in() {
+            return;
+        }
         if let Some(timer) = timer {
             self.act(Action::Cancel(timer));
         }

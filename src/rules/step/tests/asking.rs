@@ -361,3 +361,20 @@ fn an_up_that_fails_makes_way_for_the_next_commit() {
     bench.run_to("Resting");
     assert_eq!(bench.live(), Some((Blue, 1)));
 }
+
+#[test]
+fn i6_only_a_flip_begins_without_a_record() {
+    let mut bench = Bench::with_two_live();
+    bench.unrecorded = true;
+    bench.push(3);
+    bench.deploy_rev(4);
+    assert_eq!((bench.state(), bench.app.queued.is_some()), ("Resting", true));
+    bench.flip();
+    assert_eq!((bench.state(), bench.app.queued.is_some()), ("Starting", false));
+    bench.deploy_rev(4);
+    bench.run_to("Resting");
+    assert_eq!((bench.live(), bench.app.queued.is_some()), (Some((Blue, 1)), true));
+    bench.unrecorded = false;
+    bench.tell(&Event::Ticked);
+    assert_eq!((bench.state(), bench.app.queued.is_some()), ("Fetching", false));
+}

@@ -16,6 +16,7 @@ pub struct Bench {
     pub app: App,
     pub now: Time,
     pub fresh: u64,
+    pub unrecorded: bool,
     pub policy: Policy,
     /// Every action so far, newest last.
     pub acts: Vec<Action>,
@@ -52,6 +53,7 @@ impl Bench {
             app: App::default(),
             now: Time(1_000_000),
             fresh: 1,
+            unrecorded: false,
             policy: quiet_policy(),
             acts: Vec::new(),
             notes: Vec::new(),
@@ -80,6 +82,7 @@ impl Bench {
             now: self.now,
             utc: "20261121T101112Z".to_owned(),
             fresh: DeployId(self.fresh),
+            unrecorded: self.unrecorded,
             policy: self.policy.clone(),
         };
         let made = step(&self.app, event, &context);

@@ -211,6 +211,16 @@ fn k2_a_front_with_other_shares_than_recorded_is_told_again() {
 }
 
 #[test]
+fn f6_a_share_that_a_hand_took_away_is_taken_back_for_good_before_it_is_given_anew() {
+    let mut bench = with_a_canary();
+    let facts = crate::rules::event::Facts { canary: None, ..bench.facts(Routed::Color(Blue)) };
+    bench.recover(facts);
+    assert_eq!((bench.state(), bench.routed(), bench.shared()), ("Probing", Some((Blue, 1)), None));
+    // Whoever changed the file may put it back: until the front has the route, nobody knows where it leads.
+    assert!(bench.app.rerouting.is_some());
+}
+
+#[test]
 fn k2_a_share_that_nothing_explains_is_taken_back() {
     let mut bench = Bench::with_one_live();
     let mut facts = bench.facts(Routed::Color(Blue));
@@ -277,6 +287,12 @@ fn f6_a_canary_beside_what_a_hand_put_in_the_place_of_the_live_release_goes_in_p
     facts.known.push(other.clone());
     bench.recover(facts);
     assert_eq!((bench.live().map(|it| it.0), bench.shared()), (Some(Blue), None));
+    assert!(
+        !bench.acts.iter().any(|action| is_drain_of(action, Green)),
+        "it has its share: {:?}",
+        bench.acts
+    );
+    bench.end(bench.app.rerouting.unwrap().effect, Ok(Done::Ensured));
     assert!(bench.acts.iter().any(|action| is_drain_of(action, Green)), "{:?}", bench.acts);
     bench.succeed();
     bench.succeed();

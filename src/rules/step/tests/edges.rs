@@ -111,6 +111,7 @@ fn walk(policy: &Policy, edges: &mut BTreeMap<(&'static str, &'static str), bool
                 now: Time(1_000_000 + number * 1000),
                 utc: "20261121T101112Z".to_owned(),
                 fresh: DeployId(number),
+                unrecorded: false,
                 policy: policy.clone(),
             };
             let next = step(&app, &event, &context).next;

@@ -352,6 +352,26 @@ fn d1_what_a_flip_without_a_record_left_on_the_color_of_a_deploy_is_stopped_once
 }
 
 #[test]
+fn d1_what_a_flip_without_a_record_started_in_the_place_of_a_deploy_goes_before_that_starts() {
+    for state in ["Starting", "Probing", "Warming"] {
+        let mut bench = Bench::with_two_live();
+        bench.policy.warmup = true;
+        bench.push(3);
+        bench.run_to(state);
+        let mut facts = bench.facts(Routed::Color(Green));
+        let left = bench.app.previous.clone().unwrap();
+        facts.running.insert(Blue, left.id.clone());
+        bench.recover(facts);
+        let named = matches!(&bench.app.idle, Idle::Stopping { release, .. } if *release == left);
+        assert!(named, "{state}: {:?}", bench.app.idle);
+        // A start would end it without a look at the front, and a deploy that is called off before would leave it.
+        assert_eq!(bench.state(), "Clearing", "{state}");
+        come_to_rest(&mut bench);
+        assert_eq!((bench.live(), &bench.app.idle), (Some((Blue, 3)), &Idle::Vacant), "{state}");
+    }
+}
+
+#[test]
 fn a_watched_instance_that_is_gone_is_started_again_where_the_warm_one_dies_on_the_way_back() {
     let mut bench = Bench::with_one_live();
     bench.push(2);
@@ -400,4 +420,25 @@ fn f6_a_front_that_was_half_told_to_route_again_is_turned_away_once_more_before_
     assert!(matches!(bench.acts.last(), Some(Action::Route { to: None, .. })), "{:?}", bench.acts.last());
     bench.run_to("Resting");
     assert!(bench.is_out_of_service());
+}
+
+#[test]
+fn f6_a_front_that_keeps_a_stop_from_being_done_where_nothing_is_live_is_told_so() {
+    let mut bench = Bench::new();
+    bench.push(1);
+    bench.run_to("Probing");
+    // Switched and flipped back without a record, and the front was half told.
+    bench.recover(bench.facts(Routed::Unknown));
+    bench.flip();
+    assert_eq!((bench.state(), bench.app.rerouting), ("Discarding", None));
+    bench.fail(Nature::Transient);
+    assert!(matches!(bench.app.idle, Idle::Draining { .. }), "{:?}", bench.app.idle);
+    let told = bench.app.rerouting.expect("it is told").effect;
+    bench.succeed();
+    bench.fail(Nature::Transient);
+    assert_eq!(bench.app.rerouting.map(|it| it.effect), Some(told), "once is enough");
+    bench.end(told, Ok(Done::Ensured));
+    bench.succeed();
+    bench.succeed();
+    assert_eq!((&bench.app.idle, bench.routed(), bench.live()), (&Idle::Vacant, None, None));
 }

@@ -1,11 +1,12 @@
 //! The way back when the front can't be moved (promise F4).
 
-use super::bench::{Bench, commit};
+use super::bench::{Bench, commit, failure};
 use crate::rules::{
-    app::{Idle, Verdict},
+    app::{Idle, Telling, Verdict},
+    canary::{CanaryStep, Share},
     effect::Action,
-    event::{Event, Facts, Routed},
-    ids::Color::Green,
+    event::{Done, Event, Facts, Routed},
+    ids::Color::{Blue, Green},
     step::Answer,
     words::{Nature, Outcome},
 };
@@ -104,9 +105,145 @@ fn f4_a_replacement_that_dies_as_it_is_proven_is_proven_again_and_the_warm_one_b
         |action: &Action| matches!(action, Action::Probe { release, color: Green } if *release == wanted);
     assert!(step.effects.iter().any(|effect| probes(&effect.action)), "{:?}", step.effects);
     // Proven before it died: that no longer counts.
-    bench.end(proof, Ok(crate::rules::event::Done::Ensured));
+    bench.end(proof, Ok(Done::Ensured));
     assert_eq!(bench.state(), "Replacing");
     let step = bench.fail(Nature::Deterministic);
     assert!(step.effects.iter().any(|effect| matches!(effect.action, Action::Start { color: Green, .. })));
     assert_eq!(bench.live(), Some((Green, 2)));
+}
+
+/// Commit 1 is live on blue, and commit 2 has 25 % of the traffic, which a flip did not get back.
+fn with_a_canary_that_the_front_holds() -> Bench {
+    let mut bench = Bench::with_one_live();
+    bench.policy.canary = vec![CanaryStep { share: Share::percent(25).unwrap(), hold: None }];
+    bench.push(2);
+    bench.run_to("Canary");
+    bench.flip();
+    assert_eq!(bench.state(), "Reverting");
+    let step = bench.fail(Nature::FrontStuck);
+    assert_eq!(bench.state(), "Replacing");
+    let replaces = |action: &Action| {
+        matches!(action, Action::Replace { color: Green, out, release }
+            if out.as_str().contains("0000002") && release.commit == commit(1))
+    };
+    assert!(step.effects.iter().any(|effect| replaces(&effect.action)), "{:?}", step.effects);
+    bench
+}
+
+/// The front takes what it is told beside any deploy.
+fn take_the_route(bench: &mut Bench) {
+    let told = bench.app.rerouting.expect("it is told again");
+    if matches!(told.telling, Telling::Later { .. }) {
+        bench.end(told.effect, Ok(Done::Ensured));
+    }
+    bench.end(bench.app.rerouting.unwrap().effect, Ok(Done::Ensured));
+}
+
+#[test]
+fn f4_a_canary_whose_share_the_front_holds_is_replaced_by_the_live_release_until_the_front_was_told() {
+    let mut bench = with_a_canary_that_the_front_holds();
+    bench.succeed();
+    assert_eq!((bench.state(), bench.outcomes().last()), ("Resting", Some(&Outcome::Cancelled)));
+    assert_eq!((bench.live(), bench.routed(), bench.shared()), (Some((Blue, 1)), Some((Blue, 1)), None));
+    let acted = bench.acts.len();
+    let told = bench.app.rerouting.unwrap().effect;
+    bench.end(told, Err(failure(Nature::FrontStuck)));
+    let leaves = |action: &Action| matches!(action, Action::Drain { .. } | Action::Stop { .. });
+    assert!(!bench.acts[acted..].iter().any(leaves), "the front still gives it traffic: {:?}", bench.acts);
+    take_the_route(&mut bench);
+    assert!(matches!(bench.acts.last(), Some(Action::Drain { color: Green })), "{:?}", bench.acts);
+    bench.succeed();
+    assert!(matches!(bench.acts.last(), Some(Action::Stop { color: Green, .. })), "{:?}", bench.acts);
+    bench.succeed();
+    assert_eq!((bench.live(), &bench.app.idle), (Some((Blue, 1)), &Idle::Vacant));
+}
+
+#[test]
+fn f4_a_canary_that_fails_by_itself_is_replaced_too_and_a_share_that_is_just_told_as_well() {
+    let mut bench = Bench::with_one_live();
+    bench.policy.canary = vec![CanaryStep { share: Share::percent(25).unwrap(), hold: None }];
+    bench.push(2);
+    bench.run_to("Canary");
+    bench.fail(Nature::Deterministic);
+    bench.fail(Nature::Transient);
+    assert_eq!(bench.state(), "Reverting", "only what is not ours to mend is done without");
+    bench.succeed();
+    bench.fail(Nature::FrontStuck);
+    bench.run_to("Resting");
+    assert_eq!(bench.outcomes().last(), Some(&Outcome::RolledBack));
+    assert!(matches!(bench.app.verdicts.get(&commit(2)), Some(Verdict::Bad { .. })));
+    let mut bench = Bench::with_one_live();
+    bench.policy.canary = vec![CanaryStep { share: Share::percent(25).unwrap(), hold: None }];
+    bench.push(2);
+    bench.run_to("Sharing");
+    bench.flip();
+    bench.fail(Nature::FrontStuck);
+    assert_eq!(bench.state(), "Replacing");
+}
+
+#[test]
+fn f4_a_deploy_waits_until_the_front_was_told_of_a_replaced_canary() {
+    let mut bench = with_a_canary_that_the_front_holds();
+    bench.succeed();
+    bench.push(3);
+    bench.run_to("Clearing");
+    assert!(matches!(bench.app.idle, Idle::Warm { .. }), "{:?}", bench.app.idle);
+    take_the_route(&mut bench);
+    bench.run_to("Canary");
+    assert_eq!((bench.live(), bench.shared()), (Some((Blue, 1)), Some((Green, 25))));
+}
+
+#[test]
+fn f4_what_can_t_take_a_canary_s_place_is_tried_again_with_what_is_live_untouched() {
+    let mut bench = with_a_canary_that_the_front_holds();
+    let step = bench.fail(Nature::Deterministic);
+    let touches = |action: &Action| matches!(action, Action::Start { .. } | Action::Stop { .. });
+    assert!(!step.effects.iter().any(|effect| touches(&effect.action)), "{:?}", step.effects);
+    assert_eq!((bench.state(), bench.live()), ("Reverting", Some((Blue, 1))));
+    bench.succeed();
+    bench.fail(Nature::FrontStuck);
+    assert_eq!(bench.state(), "Replacing");
+    bench.succeed();
+    assert_eq!(bench.state(), "Resting");
+    // The front takes it before that.
+    let mut bench = with_a_canary_that_the_front_holds();
+    bench.fail(Nature::Deterministic);
+    bench.succeed();
+    bench.succeed();
+    assert_eq!(bench.state(), "Discarding");
+    let step = bench.succeed();
+    let drains = |action: &Action| matches!(action, Action::Drain { color: Green });
+    assert!(step.effects.iter().any(|effect| drains(&effect.action)), "{:?}", step.effects);
+}
+
+#[test]
+fn f4_a_crash_while_a_canary_is_replaced_tells_the_front_first_and_leaves_the_live_release_alone() {
+    let share = Share::percent(25).unwrap();
+    let mut bench = with_a_canary_that_the_front_holds();
+    let live = bench.app.live().unwrap().clone();
+    let mut facts = Facts {
+        routed: Routed::Color(Blue),
+        canary: Some((Green, share)),
+        known: vec![live.release.clone()],
+        ..Facts::default()
+    };
+    facts.running.extend([Blue, Green].map(|color| (color, live.release.id.clone())));
+    bench.recover(facts.clone());
+    assert_eq!((bench.state(), bench.app.live()), ("Reverting", Some(&live)));
+    bench.fail(Nature::FrontStuck);
+    bench.succeed();
+    assert_eq!(bench.state(), "Resting");
+    // And once more, while the front was not told yet.
+    let acted = bench.acts.len();
+    bench.recover(facts.clone());
+    let leaves = |action: &Action| matches!(action, Action::Drain { .. } | Action::Stop { .. });
+    assert!(!bench.acts[acted..].iter().any(leaves), "{:?}", &bench.acts[acted..]);
+    take_the_route(&mut bench);
+    assert!(matches!(bench.acts.last(), Some(Action::Drain { color: Green })), "{:?}", bench.acts);
+    // A reboot: what is live is started again, whatever becomes of the other color.
+    let mut bench = with_a_canary_that_the_front_holds();
+    facts.running.clear();
+    let step = bench.recover(facts);
+    let starts = |action: &Action| matches!(action, Action::Start { color: Blue, .. });
+    assert!(step.effects.iter().any(|effect| starts(&effect.action)), "{:?}", step.effects);
 }

@@ -1,0 +1,148 @@
+//! The logs behind `bgd logs`: which files, and their lines, each with its instance where a color has several. Used by
+//! the daemon, and by the command itself when there is none. Several instances' lines keep no common order: they carry
+//! no times.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    server::refusal,
+    wire::{Exit, Refusal},
+};
+use crate::{
+    process::{
+        Slot,
+        logs::{Follow, tail},
+    },
+    rules::ids::Color,
+};
+
+/// Between two looks at logs that have nothing new: fast enough for eyes, nothing for the machine.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// One log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    path: PathBuf,
+    /// Told with each line; `None`: there is only one.
+    instance: Option<u16>,
+}
+
+impl Log {
+    /// The only one.
+    pub fn single(path: PathBuf) -> Self {
+        Self { path, instance: None }
+    }
+
+    fn lines(&self, bytes: &[u8]) -> Vec<String> {
+        let text = String::from_utf8_lossy(bytes);
+        let line = |line: &str| match self.instance {
+            Some(instance) => format!("[{instance}] {line}"),
+            None => line.to_owned(),
+        };
+        text.lines().map(line).collect()
+    }
+}
+
+/// The logs of a color that has that many instances, or of the one asked for.
+///
+/// # Errors
+/// When there is no such instance.
+pub fn of_color(
+    logs: &Path,
+    (color, number): (Color, u16),
+    wanted: Option<u16>,
+) -> Result<Vec<Log>, Refusal> {
+    let path = |index| logs.join(format!("{}.log", Slot { color, index }));
+    match wanted {
+        Some(one) if (1..=number).contains(&one) => Ok(vec![Log::single(path(one - 1))]),
+        Some(one) => {
+            let message = format!("there is no instance {one}: {color} has {number}");
+            Err(refusal(Exit::Usage, message, Some("bgd status")))
+        }
+        None if number == 1 => Ok(vec![Log::single(path(0))]),
+        None => Ok((0..number).map(|at| Log { path: path(at), instance: Some(at + 1) }).collect()),
+    }
+}
+
+/// The last `lines` lines of each.
+///
+/// # Errors
+/// Which log could not be read, and why.
+pub fn last(logs: &[Log], lines: usize) -> Result<Vec<String>, (PathBuf, io::Error)> {
+    let mut found = Vec::new();
+    for log in logs {
+        match tail(&log.path, lines) {
+            Ok(bytes) => found.extend(log.lines(&bytes)),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            Err(err) => return Err((log.path.clone(), err)),
+        }
+    }
+    Ok(found)
+}
+
+/// Everything that is written to some logs from now on.
+#[derive(Debug)]
+pub struct Following(Vec<(Log, Follow)>);
+
+impl Following {
+    /// Begins with the last `lines` lines of each.
+    ///
+    /// # Errors
+    /// When one can't be read.
+    pub fn new(logs: &[Log], lines: usize) -> io::Result<Self> {
+        let each = logs.iter().map(|log| Ok((log.clone(), Follow::new(&log.path, lines)?)));
+        each.collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Whether these are the logs that are followed.
+    pub fn is_of(&self, logs: &[Log]) -> bool {
+        self.0.iter().map(|(log, _)| log).eq(logs)
+    }
+
+    /// The next lines, at least one; waits until there are. Cancel-safe: it waits only between reads.
+    ///
+    /// # Errors
+    /// When one can't be read.
+    pub async fn next(&mut self) -> io::Result<Vec<String>> {
+        loop {
+            let mut lines = Vec::new();
+            for (log, follow) in &mut self.0 {
+                lines.extend(log.lines(&follow.poll()?));
+            }
+            if !lines.is_empty() {
+                return Ok(lines);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_line_tells_its_instance_where_there_are_several() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("green.log"), "one\ntwo\n").unwrap();
+        std::fs::write(dir.path().join("green.3.log"), "three\n").unwrap();
+        let logs = |number, wanted| of_color(dir.path(), (Color::Green, number), wanted);
+        let last = |number, wanted, lines| last(&logs(number, wanted).unwrap(), lines).unwrap();
+        assert_eq!(last(1, None, 9), ["one", "two"]);
+        assert_eq!(last(3, None, 1), ["[1] two", "[3] three"]);
+        assert_eq!(last(3, Some(3), 9), ["three"]);
+        for wrong in [0, 4] {
+            assert!(logs(3, Some(wrong)).unwrap_err().message.contains("green has 3"));
+        }
+        let all = logs(3, None).unwrap();
+        let mut following = Following::new(&all, 1).unwrap();
+        assert!(following.is_of(&all) && !following.is_of(&all[..1]));
+        assert_eq!(following.next().await.unwrap(), ["[1] two", "[3] three"]);
+        std::fs::write(dir.path().join("green.2.log"), "late\n").unwrap();
+        assert_eq!(following.next().await.unwrap(), ["[2] late"]);
+    }
+}

@@ -1,0 +1,125 @@
+//! The unix sockets of an app's instances, around a start: the place is made and a stale file removed, what listens is
+//! opened to the front's workers, and an instance whose socket was taken away below its feet is told from one that can
+//! be reached. An app on ports passes all of it.
+
+use std::{
+    fs, io,
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    },
+    path::Path,
+};
+
+use super::{
+    building::build_failure,
+    interpreter::{Interpreter, failure},
+};
+use crate::{
+    build,
+    config::settings::Listen,
+    errors::chain,
+    process::Slot,
+    rules::{
+        address::Address,
+        words::{Failure, Nature, Phase},
+    },
+    unix_sockets,
+};
+
+/// Whoever may pass the directory may connect, as to a port of 127.0.0.1.
+const MODE: u32 = 0o666;
+
+impl Interpreter {
+    /// The directory is there, and no file of an earlier instance in the way. To be called once nobody listens.
+    pub(super) fn clear_socket(&self, slot: Slot) -> Result<(), Failure> {
+        let Listen::Sockets(sockets) = &self.settings.listen else { return Ok(()) };
+        let address = self.settings.address_at(slot.color, slot.index);
+        let Some(path) = address.socket() else { return Ok(()) };
+        let phase = Phase::Starting;
+        build::make_socket_dir(sockets, self.settings.user.as_deref())
+            .map_err(|err| build_failure(phase, &err))?;
+        match fs::remove_file(path) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                let cause = format!(
+                    "can't remove what lies where the app's socket belongs: {}: {err}",
+                    path.display()
+                );
+                Err(Failure {
+                    hint: Some("remove it, then `bgd deploy`".to_owned()),
+                    ..failure(phase, Nature::Transient, cause)
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets the front's workers connect, which are another user's.
+    pub(super) fn open_socket(&self, address: &Address) -> Result<(), Failure> {
+        let Some(path) = address.socket() else { return Ok(()) };
+        open_to_all(path).map_err(|err| {
+            let cause = format!("can't let the front connect to socket {}: {err}", path.display());
+            let hint = format!("give it mode {MODE:o} in the app, or run bgd as root or as the app's user");
+            Failure { hint: Some(hint), ..failure(Phase::Probing, Nature::Transient, cause) }
+        })
+    }
+
+    /// Ends an instance that nobody gets to any more, so that it is started again as any that died.
+    pub(super) async fn end_if_cut_off(&self, slot: Slot) {
+        let Some(handle) = self.instances.at(slot).filter(|_| self.is_cut_off(slot)) else { return };
+        let (app, color) = (&self.settings.name, slot.color);
+        tracing::error!(%app, %color, release = %handle.release(), "the instance's socket was removed: it is started anew");
+        if let Err(err) = handle.stop().await {
+            tracing::warn!(%app, %color, err = %chain(&err), "an instance without its socket was not ended");
+        }
+    }
+
+    /// Somebody listens there, and no way leads to it any more: the file was removed, perhaps with the whole runtime
+    /// directory, and only a new start brings it back.
+    pub(super) fn is_cut_off(&self, slot: Slot) -> bool {
+        let address = self.settings.address_at(slot.color, slot.index);
+        let Some(path) = address.socket() else { return false };
+        let gone = fs::symlink_metadata(path).is_err_and(|err| err.kind() == io::ErrorKind::NotFound);
+        gone && unix_sockets::listening(path).is_ok_and(|all| !all.is_empty())
+    }
+}
+
+/// The app owns the directory and may put a link there at any time: what is opened is what was looked at.
+fn open_to_all(path: &Path) -> io::Result<()> {
+    let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let found = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let meta = found.metadata()?;
+    if !meta.file_type().is_socket() {
+        return Err(io::Error::other("it is no socket"));
+    }
+    if meta.mode() & MODE == MODE {
+        return Ok(());
+    }
+    let itself = format!("/proc/self/fd/{}", found.as_raw_fd());
+    fs::set_permissions(itself, fs::Permissions::from_mode(MODE))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_is_opened_to_all_and_a_link_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (socket, link, file) = (dir.path().join("s"), dir.path().join("l"), dir.path().join("f"));
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().mode() & 0o777;
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(&socket, &link).unwrap();
+        assert!(open_to_all(&link).is_err());
+        assert_eq!(mode(&socket), 0o600);
+        open_to_all(&socket).unwrap();
+        assert_eq!(mode(&socket), 0o666);
+        fs::write(&file, "secret").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(open_to_all(&file).is_err());
+        assert_eq!(mode(&file), 0o600);
+    }
+}

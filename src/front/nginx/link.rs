@@ -1,0 +1,200 @@
+//! The link that leads nginx to the live socket of an app that listens on unix sockets: nginx follows it at each
+//! connection, so a flip is one rename and no reload. Blocking, and small: two links in the directory of the include.
+//!
+//! ```text
+//! .bgd-shop.conf.live ──▶ .bgd-shop.conf.live.7.20261121T101112Z-42-0123456 ──▶ /run/bgd/a/shop/green.sock
+//! ```
+//! The name in the middle has generation and release, so that the one rename carries all that a route is. Called by
+//! `cutover` (which decides when) and `standing`; knows nothing of nginx's processes.
+
+use std::{
+    fs, io,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use super::place::{Place, PlaceError, at, forgive_missing};
+use crate::{
+    config::settings::Addresses,
+    front::route::Backend,
+    rules::{
+        address::Address,
+        ids::{Color, Generation, ReleaseId},
+    },
+};
+
+/// Somebody may flip between the two looks of a reading; more than this in a row is something else.
+const LOOKS: usize = 5;
+
+/// The link of one app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Link {
+    path: PathBuf,
+}
+
+/// Where a link leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Lead {
+    /// To a color of the app, as bgd has set it.
+    Told {
+        /// The color.
+        color: Color,
+        /// Which state of the front.
+        generation: Generation,
+        /// What runs there.
+        release: ReleaseId,
+    },
+    /// To this path, set by a hand.
+    ByHand(PathBuf),
+    /// Nowhere: it is gone, or its middle is.
+    Nowhere,
+}
+
+impl Link {
+    /// The link beside an include.
+    pub(super) fn of(place: &Place) -> Self {
+        Self { path: place.beside("live") }
+    }
+
+    /// What the upstream names.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where it leads now.
+    pub(super) fn read(&self, addresses: &Addresses) -> io::Result<Lead> {
+        for _ in 0..LOOKS {
+            let Some(middle) = forgive(fs::read_link(&self.path))? else { return Ok(Lead::Nowhere) };
+            let Some((generation, release)) = self.meaning(&middle) else { return Ok(Lead::ByHand(middle)) };
+            let Some(end) = forgive(fs::read_link(self.path.with_file_name(&middle)))? else {
+                if forgive(fs::read_link(&self.path))?.as_ref() == Some(&middle) {
+                    return Ok(Lead::Nowhere);
+                }
+                continue;
+            };
+            let color = addresses.color(&Address::Socket(end.clone()));
+            return Ok(color.map_or(Lead::ByHand(end), |color| Lead::Told { color, generation, release }));
+        }
+        Err(io::Error::other("it changes all the time"))
+    }
+
+    /// Generation and release of a middle's name.
+    fn meaning(&self, middle: &Path) -> Option<(Generation, ReleaseId)> {
+        let name = middle.to_str()?.strip_prefix(self.name().as_str())?.strip_prefix('.')?;
+        let (generation, release) = name.split_once('.')?;
+        Some((Generation(generation.parse().ok()?), release.parse().ok()?))
+    }
+
+    fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// When it was set last.
+    pub(super) fn moved(&self) -> Option<SystemTime> {
+        fs::symlink_metadata(&self.path).ok()?.modified().ok()
+    }
+
+    /// Leads to this backend from now on: whoever connects after this returns, or after the rename in it, reaches it.
+    pub(super) fn point(&self, to: &Backend, generation: Generation) -> Result<(), PlaceError> {
+        let Some(socket) = to.address.socket() else { return Ok(()) };
+        let middle = format!("{}.{generation}.{}", self.name(), to.release);
+        let path = self.path.with_file_name(&middle);
+        renew(&path, socket)?;
+        let new = self.path.with_file_name(format!("{}.new", self.name()));
+        renew(&new, Path::new(&middle))?;
+        fs::rename(&new, &self.path).map_err(at("set", &self.path))?;
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        fs::File::open(directory).and_then(|open| open.sync_all()).map_err(at("sync", directory))?;
+        self.sweep(directory, &middle);
+        Ok(())
+    }
+
+    /// Removes the middles of former routes; one that stays is harmless.
+    fn sweep(&self, directory: &Path, keep: &str) {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        for entry in entries {
+            let name = entry.file_name();
+            if name != keep && self.meaning(Path::new(&name)).is_some() {
+                let _stays = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+/// A link at `path` that leads to `target`, whatever was there.
+fn renew(path: &Path, target: &Path) -> Result<(), PlaceError> {
+    if fs::read_link(path).is_ok_and(|now| now == target) {
+        return Ok(());
+    }
+    forgive_missing(fs::remove_file(path)).map_err(at("remove", path))?;
+    symlink(target, path).map_err(at("write", path))
+}
+
+/// `None` where there is no link: nothing at all, or something else.
+fn forgive(read: io::Result<PathBuf>) -> io::Result<Option<PathBuf>> {
+    match read {
+        Ok(path) => Ok(Some(path)),
+        Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backend(color: Color, release: &str) -> Backend {
+        let address = Address::Socket(format!("/run/a/shop/{color}.sock").into());
+        Backend { color, address, weight: 100, release: release.parse().unwrap() }
+    }
+
+    fn addresses() -> Addresses {
+        let of = |color| Address::Socket(format!("/run/a/shop/{color}.sock").into());
+        Addresses { blue: of(Color::Blue), green: of(Color::Green), each: 1 }
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut all: Vec<String> = fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn a_link_tells_color_generation_and_release_and_leaves_nothing_of_former_routes() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = Link::of(&Place::find(&dir.path().join("bgd-shop.conf")).unwrap());
+        assert_eq!(link.read(&addresses()).unwrap(), Lead::Nowhere);
+        // Left by a power cut between the two steps of a flip.
+        symlink("elsewhere", dir.path().join(".bgd-shop.conf.live.new")).unwrap();
+        for (generation, color, release) in
+            [(7, Color::Blue, "20261121T101112Z-1-0123456"), (8, Color::Green, "20261121T101112Z-2-0123456")]
+        {
+            link.point(&backend(color, release), Generation(generation)).unwrap();
+            let release: ReleaseId = release.parse().unwrap();
+            let told = Lead::Told { color, generation: Generation(generation), release };
+            assert_eq!(link.read(&addresses()).unwrap(), told);
+            let socket = fs::read_link(dir.path().join(fs::read_link(link.path()).unwrap())).unwrap();
+            assert_eq!(socket, Path::new(&format!("/run/a/shop/{color}.sock")));
+        }
+        let expected = [".bgd-shop.conf.live", ".bgd-shop.conf.live.8.20261121T101112Z-2-0123456"];
+        assert_eq!(names(dir.path()), expected);
+    }
+
+    #[test]
+    fn f3_what_a_hand_did_to_a_link_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = Link::of(&Place::find(&dir.path().join("a.conf")).unwrap());
+        symlink("/run/a/shop/green.sock", link.path()).unwrap();
+        assert_eq!(link.read(&addresses()).unwrap(), Lead::ByHand("/run/a/shop/green.sock".into()));
+        link.point(&backend(Color::Blue, "20261121T101112Z-1-0123456"), Generation(1)).unwrap();
+        fs::remove_file(dir.path().join(".a.conf.live.1.20261121T101112Z-1-0123456")).unwrap();
+        assert_eq!(link.read(&addresses()).unwrap(), Lead::Nowhere);
+        fs::remove_file(link.path()).unwrap();
+        fs::write(link.path(), "a file").unwrap();
+        assert_eq!(link.read(&addresses()).unwrap(), Lead::Nowhere);
+    }
+}

@@ -1,0 +1,256 @@
+//! What the kernel knows of the unix sockets of this network namespace, by the path they were bound to: who listens,
+//! and which connections are open. By netlink, which also tells whether a connection still has another end; the file
+//! /proc/net/unix is the fallback where netlink is forbidden. Asked by `process` (is it our tree that listens), `front`
+//! (is anything in flight) and the engine.
+//!
+//! The path is the text that the listener bound: one that was bound by a relative path, or renamed afterwards, is not
+//! found under the new name.
+
+use std::{
+    ffi::OsStr,
+    io,
+    os::{fd::AsRawFd, unix::ffi::OsStrExt as _},
+    path::{Path, PathBuf},
+};
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
+};
+
+/// The longest path that a unix socket can have, in bytes: 108 with the zero behind it.
+pub const LONGEST_PATH: usize = 107;
+
+/// What the kernel sends at once at most.
+const BUFFER: usize = 64 * 1024;
+const HEADER: usize = 16;
+const REQUEST: usize = 40;
+const BY_FAMILY: u16 = 20;
+const REQUEST_DUMP: u16 = 0x301;
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+/// Of an answer, before its attributes.
+const ABOUT: usize = 16;
+/// Attributes: the name, and the other end.
+const NAME: u16 = 0;
+const PEER: u16 = 2;
+const SHOW_NAME_AND_PEER: u32 = 1 | 4;
+
+/// States by the kernel's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum State {
+    Connected = 1,
+    Listening = 10,
+}
+
+/// One socket that is bound to a path, or was accepted by one that is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Socket {
+    path: PathBuf,
+    state: State,
+    inode: u64,
+    /// Whether somebody has the other end of it open.
+    has_peer: bool,
+}
+
+/// The inodes of the sockets that listen on this path. More than one: an earlier one's file was removed.
+pub fn listening(path: &Path) -> io::Result<Vec<u64>> {
+    let all = read(State::Listening)?.into_iter();
+    Ok(all.filter(|socket| socket.path == path).map(|socket| socket.inode).collect())
+}
+
+/// Every path that somebody listens on, with the inode of the socket.
+pub fn all_listening() -> io::Result<Vec<(PathBuf, u64)>> {
+    Ok(read(State::Listening)?.into_iter().map(|socket| (socket.path, socket.inode)).collect())
+}
+
+/// How many clients have a connection open to a listener on this path, accepted or not yet.
+pub fn connections(path: &Path) -> io::Result<usize> {
+    let all = read(State::Connected)?.into_iter();
+    Ok(all.filter(|socket| socket.has_peer && socket.path == path).count())
+}
+
+fn read(state: State) -> io::Result<Vec<Socket>> {
+    // Whatever is wrong with netlink here (a filter, a missing kernel module): the file tells nearly the same.
+    by_netlink(state).or_else(|_| Ok(by_proc(state, &std::fs::read("/proc/net/unix")?)))
+}
+
+fn by_netlink(state: State) -> io::Result<Vec<Socket>> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let netlink = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?;
+    // The kernel answers at once; a second without an answer means that it never will.
+    setsockopt(&netlink, sockopt::ReceiveTimeout, &nix::sys::time::TimeVal::new(1, 0))?;
+    send(netlink.as_raw_fd(), &request(state), MsgFlags::empty())?;
+    let (mut found, mut buffer) = (Vec::new(), vec![0; BUFFER]);
+    loop {
+        let count = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        if take_messages(buffer.get(..count).unwrap_or_default(), state, &mut found)? == Dump::Over {
+            return Ok(found);
+        }
+    }
+}
+
+/// A netlink header and a `unix_diag_req` that asks for names and other ends.
+fn request(state: State) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(REQUEST);
+    bytes.extend((REQUEST as u32).to_ne_bytes());
+    bytes.extend(BY_FAMILY.to_ne_bytes());
+    bytes.extend(REQUEST_DUMP.to_ne_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend([libc::AF_UNIX as u8, 0, 0, 0]);
+    bytes.extend((1_u32 << state as u8).to_ne_bytes());
+    bytes.extend(0_u32.to_ne_bytes());
+    bytes.extend(SHOW_NAME_AND_PEER.to_ne_bytes());
+    bytes.resize(REQUEST, 0);
+    bytes
+}
+
+/// Whether more is to come.
+#[derive(Debug, PartialEq, Eq)]
+enum Dump {
+    Goes,
+    Over,
+}
+
+/// Pure, and total: cut or wrong messages are errors.
+fn take_messages(bytes: &[u8], state: State, found: &mut Vec<Socket>) -> io::Result<Dump> {
+    let broken = || io::Error::from(io::ErrorKind::InvalidData);
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let length = u32_at(rest, 0).and_then(|length| usize::try_from(length).ok()).ok_or_else(broken)?;
+        let message = rest.get(..length).filter(|_| length >= HEADER).ok_or_else(broken)?;
+        match u16_at(message, 4) {
+            Some(DONE) => return Ok(Dump::Over),
+            Some(ERROR) => return Err(io::Error::other("the kernel refuses to list its sockets")),
+            Some(BY_FAMILY) => {
+                let body = message.get(HEADER..).filter(|body| body.len() >= ABOUT).ok_or_else(broken)?;
+                found.extend(parse_message(body, state));
+            }
+            _ => {}
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(Dump::Goes)
+}
+
+/// A `unix_diag_msg` and its attributes; `None` for a socket without a path.
+fn parse_message(body: &[u8], state: State) -> Option<Socket> {
+    let inode = u32_at(body, 4)?;
+    let (mut path, mut peer) = (None, 0);
+    let mut rest = body.get(ABOUT..)?;
+    while let (Some(length), Some(kind)) = (u16_at(rest, 0), u16_at(rest, 2)) {
+        let value = rest.get(4..usize::from(length))?;
+        match kind {
+            NAME => path = path_of(value),
+            PEER => peer = u32_at(value, 0)?,
+            _ => {}
+        }
+        rest = rest.get(usize::from(length).next_multiple_of(4)..).unwrap_or_default();
+    }
+    // An end that was closed is still named, by no inode.
+    Some(Socket { path: path?, state, inode: inode.into(), has_peer: peer != 0 })
+}
+
+/// Of a name as bound, with zeros behind it; one that begins with a zero is no path.
+fn path_of(name: &[u8]) -> Option<PathBuf> {
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    (end > 0).then(|| PathBuf::from(OsStr::from_bytes(&name[..end])))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+/// The lines of /proc/net/unix in this state; of a connection it does not say whether it has another end.
+fn by_proc(state: State, table: &[u8]) -> Vec<Socket> {
+    let lines = table.split(|byte| *byte == b'\n').skip(1);
+    lines.filter_map(parse_line).filter(|socket| socket.state == state).collect()
+}
+
+/// `Num RefCount Protocol Flags Type St Inode Path`; a path may have spaces.
+fn parse_line(line: &[u8]) -> Option<Socket> {
+    let text = |field: &[u8]| Some(str::from_utf8(field).ok()?.to_owned());
+    let mut rest = line;
+    let mut fields = Vec::new();
+    for _ in 0..7 {
+        rest = rest.trim_ascii_start();
+        let end = rest.iter().position(|byte| *byte == b' ')?;
+        fields.push(text(&rest[..end])?);
+        rest = &rest[end..];
+    }
+    let path = rest.strip_prefix(b" ").filter(|path| path.first() == Some(&b'/'))?;
+    let (accepts, state) = (fields.get(3)? == "00010000", fields.get(5)?.as_str());
+    let state = match state {
+        _ if accepts => State::Listening,
+        // Accepted, or waiting for it.
+        "03" | "02" => State::Connected,
+        _ => return None,
+    };
+    let inode = fields.get(6)?.parse().ok()?;
+    Some(Socket { path: OsStr::from_bytes(path).into(), state, inode, has_peer: true })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_listener_and_its_open_connections_are_found_by_their_path_in_both_ways() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a b.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let (_waiting, client) = (UnixStream::connect(&path).unwrap(), UnixStream::connect(&path).unwrap());
+        let (_first, _) = listener.accept().unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let at = |all: Vec<Socket>| all.into_iter().filter(|one| one.path == path).collect::<Vec<_>>();
+        let proc = std::fs::read("/proc/net/unix").unwrap();
+        for (state, count) in [(State::Listening, 1), (State::Connected, 2)] {
+            let told = at(by_proc(state, &proc));
+            assert_eq!(told.len(), count, "{told:?}");
+            match by_netlink(state) {
+                Ok(all) => assert_eq!(at(all).len(), count),
+                Err(err) => println!("skipped: no netlink here: {err}"),
+            }
+        }
+        assert_eq!(listening(&path).unwrap().len(), 1);
+        assert_eq!(connections(&path).unwrap(), 2);
+        drop(client);
+        if by_netlink(State::Connected).is_ok() {
+            assert_eq!(connections(&path).unwrap(), 1, "an end that the server keeps open is no request");
+        }
+        drop(server);
+        drop(listener);
+        assert!(listening(&path).unwrap().is_empty());
+    }
+
+    #[test]
+    fn lines_that_are_no_sockets_with_a_path_are_left_out() {
+        let line = b"0000000000000000: 00000002 00000000 00010000 0001 01 6789 /run/a.sock";
+        assert!(parse_line(line).is_some_and(|one| one.inode == 6789 && one.state == State::Listening));
+        for bad in
+            ["", "Num RefCount", "0: 2 0 00010000 0001 01 6789", "0: 2 0 00010000 0001 01 6789 @abstract"]
+        {
+            assert_eq!(parse_line(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = take_messages(&bytes, State::Listening, &mut Vec::new());
+            let _ = parse_message(&bytes, State::Listening);
+            let _ = by_proc(State::Connected, &bytes);
+            let mut framed = request(State::Listening);
+            framed.extend(bytes);
+            let _ = take_messages(&framed, State::Listening, &mut Vec::new());
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Apps on unix sockets behind a real nginx: a flip is the rename of a link, its workers stay as they are.
+
+use std::{
+    fs::Permissions,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bgd::{
+    config::settings::{Addresses, NginxSettings},
+    front::{
+        nginx::{Contradiction, How, Nginx, NginxError, RouteError},
+        route::{Backend, Route},
+    },
+    rules::{
+        address::Address,
+        ids::{
+            Color::{self, Blue, Green},
+            Generation, ReleaseId,
+        },
+    },
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixDatagram, UnixListener},
+    task::{JoinHandle, JoinSet},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::nginx_stage::{self, Load, Stage, eventually, limits, same_user, soon};
+
+/// An app on a socket; it dies, when told, with everything it has open.
+struct App {
+    color: Color,
+    in_flight: Arc<AtomicUsize>,
+    serving: JoinHandle<()>,
+}
+
+impl App {
+    fn start(stage: &Stage, color: Color) -> Self {
+        let path = socket(stage, color);
+        let _stale = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(path).unwrap();
+        let in_flight = Arc::<AtomicUsize>::default();
+        let serving = tokio::spawn(serve(listener, color, in_flight.clone()));
+        Self { color, in_flight, serving }
+    }
+
+    async fn kill(self) {
+        self.serving.abort();
+        let _aborted = self.serving.await;
+    }
+}
+
+async fn serve(listener: UnixListener, color: Color, in_flight: Arc<AtomicUsize>) {
+    // Dropped with this task: each connection ends at once.
+    let mut open = JoinSet::new();
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let in_flight = in_flight.clone();
+        open.spawn(async move {
+            in_flight.fetch_add(1, Ordering::SeqCst);
+            // nginx sends a small request in one piece.
+            let mut asked = vec![0; 4096];
+            let length = stream.read(&mut asked).await.unwrap_or(0);
+            let asked = String::from_utf8_lossy(&asked[..length]).into_owned();
+            if let Some((_, rest)) = asked.split_once("?ms=") {
+                sleep(Duration::from_millis(rest.split(' ').next().unwrap().parse().unwrap())).await;
+            }
+            let text = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{color}", color.as_str().len());
+            let _client_gone = stream.write_all(text.as_bytes()).await;
+            in_flight.fetch_sub(1, Ordering::SeqCst);
+        });
+        while open.try_join_next().is_some() {}
+    }
+}
+
+fn socket(stage: &Stage, color: Color) -> std::path::PathBuf {
+    stage.path(&format!("{color}.sock"))
+}
+
+fn addresses(stage: &Stage) -> Addresses {
+    let of = |color| Address::Socket(socket(stage, color));
+    Addresses { blue: of(Blue), green: of(Green), each: 1 }
+}
+
+fn release(number: u64) -> ReleaseId {
+    format!("20261121T101112Z-{number}-0123456").parse().unwrap()
+}
+
+fn backend(stage: &Stage, color: Color, (weight, number): (u16, u64)) -> Backend {
+    Backend { color, address: Address::Socket(socket(stage, color)), weight, release: release(number) }
+}
+
+/// To one color alone, with a release of the same number.
+fn route(stage: &Stage, generation: u64, color: Color) -> Route {
+    Route::new(Generation(generation), vec![backend(stage, color, (100, generation))])
+}
+
+fn front(stage: &Stage, settings: &NginxSettings) -> Nginx {
+    Nginx::new(settings.clone(), "shop".parse().unwrap(), addresses(stage), None)
+}
+
+/// nginx with the site, blue live behind the link under generation 1, and no former workers.
+async fn serving_blue(stage: &mut Stage) -> (Nginx, App) {
+    let nginx = front(stage, &stage.settings);
+    stage.write_site();
+    nginx.ensure_file().await.unwrap();
+    stage.start_nginx(same_user()).await;
+    let blue = App::start(stage, Blue);
+    let proof = nginx.route(&route(stage, 1, Blue), limits()).await.unwrap();
+    assert_eq!(proof.how, How::Reloaded);
+    eventually("the first workers are gone", || stage.workers().len() == 2).await;
+    assert_eq!(stage.get("/").await.unwrap(), "blue");
+    (nginx, blue)
+}
+
+#[tokio::test]
+async fn f8_a_flip_between_sockets_is_one_rename_that_loses_nothing_and_leaves_the_workers() {
+    let Some(mut stage) = Stage::new().await else { return };
+    let (nginx, mut live) = serving_blue(&mut stage).await;
+    let (workers, file) = (stage.workers(), stage.include());
+    let load = Load::start(stage.public, 6);
+    for generation in 2..12 {
+        let color = live.color.other();
+        let next = App::start(&stage, color);
+        let wanted = route(&stage, generation, color);
+        assert_eq!(nginx.route(&wanted, limits()).await.unwrap().how, How::Linked);
+        let again = nginx.route(&wanted, limits()).await.unwrap();
+        assert_eq!(again.how, How::AlreadyInForce);
+        let drained = nginx.drained(&again.former, soon()).await;
+        assert!(drained.is_complete() && drained.connections == Some(0), "{drained:?}");
+        std::mem::replace(&mut live, next).kill().await;
+        let routed = nginx.routed().await.unwrap().unwrap();
+        assert_eq!((routed.color, routed.generation), (Some(color), Generation(generation)));
+        assert_eq!((routed.release, routed.contradiction), (Some(release(generation)), None));
+    }
+    let told = load.stop().await;
+    assert_eq!(told.lost, Vec::<String>::new(), "of {}", told.answered);
+    assert!(told.answered > 50, "{}", told.answered);
+    assert_eq!((stage.workers(), stage.include()), (workers, file), "nginx was reloaded");
+}
+
+#[tokio::test]
+async fn g1_a_long_request_on_the_former_socket_is_waited_for_and_counted() {
+    let Some(mut stage) = Stage::new().await else { return };
+    let (nginx, blue) = serving_blue(&mut stage).await;
+    let _green = App::start(&stage, Green);
+    let public = stage.public;
+    let slow = tokio::spawn(async move { nginx_stage::get(public, "/slow?ms=1500").await });
+    eventually("the slow request reaches blue", || blue.in_flight.load(Ordering::SeqCst) == 1).await;
+    let proof = nginx.route(&route(&stage, 2, Green), limits()).await.unwrap();
+    assert_eq!((proof.how, stage.get("/").await.unwrap().as_str()), (How::Linked, "green"));
+    let early = nginx.drained(&proof.former, Instant::now()).await;
+    assert_eq!(early.connections, Some(1), "{early:?}");
+    assert!(nginx.drained(&proof.former, soon()).await.connections == Some(0));
+    // Had it not been waited for, this would cut it.
+    blue.kill().await;
+    assert_eq!(slow.await.unwrap().unwrap(), "blue");
+}
+
+#[tokio::test]
+async fn a_canary_on_sockets_is_told_by_reloads_and_the_flips_after_it_by_renames_again() {
+    let Some(mut stage) = Stage::new().await else { return };
+    let (nginx, _blue) = serving_blue(&mut stage).await;
+    let _green = App::start(&stage, Green);
+    let load = Load::start(stage.public, 3);
+    let both = vec![backend(&stage, Blue, (50, 1)), backend(&stage, Green, (50, 2))];
+    let mixed = nginx.route(&Route::new(Generation(2), both), limits()).await.unwrap();
+    assert_eq!(mixed.how, How::Reloaded);
+    let routed = nginx.routed().await.unwrap().unwrap();
+    assert_eq!((routed.color, routed.canary), (Some(Blue), Some((Green, 50))));
+    let whole = nginx.route(&route(&stage, 3, Green), limits()).await.unwrap();
+    assert_eq!((whole.how, nginx.routed().await.unwrap().unwrap().color), (How::Reloaded, Some(Green)));
+    assert!(nginx.drained(&whole.former, soon()).await.is_complete());
+    assert_eq!(nginx.route(&route(&stage, 4, Blue), limits()).await.unwrap().how, How::Linked);
+    let empty = Route::new(Generation(5), Vec::new());
+    assert_eq!(load.stop().await.lost, Vec::<String>::new());
+    nginx.route(&empty, limits()).await.unwrap();
+    assert_eq!(stage.get("/").await.unwrap_err(), "status 502");
+    assert_eq!(nginx.routed().await.unwrap().unwrap().color, None);
+}
+
+#[tokio::test]
+async fn what_nginx_tells_of_a_request_behind_the_link_is_told_of_the_color_that_answered_it() {
+    let Some(mut stage) = Stage::new().await else { return };
+    let told = stage.path("told.sock");
+    let listening = UnixDatagram::bind(&told).unwrap();
+    let settings = stage.settings.clone();
+    let nginx = Nginx::new(settings, "shop".parse().unwrap(), addresses(&stage), Some(told));
+    stage.write_site();
+    nginx.ensure_file().await.unwrap();
+    stage.start_nginx(same_user()).await;
+    let (blue, _green) = (App::start(&stage, Blue), App::start(&stage, Green));
+    nginx.route(&route(&stage, 1, Blue), limits()).await.unwrap();
+    stage.get("/").await.unwrap();
+    assert_eq!(next(&nginx, &listening).await, Some(Blue));
+    let public = stage.public;
+    let slow = tokio::spawn(async move { nginx_stage::get(public, "/slow?ms=1500").await });
+    eventually("the slow request reaches blue", || blue.in_flight.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(nginx.route(&route(&stage, 2, Green), limits()).await.unwrap().how, How::Linked);
+    assert_eq!(slow.await.unwrap().unwrap(), "blue");
+    assert_eq!(next(&nginx, &listening).await, Some(Blue), "it began before the link was moved");
+    stage.get("/").await.unwrap();
+    assert_eq!(next(&nginx, &listening).await, Some(Green));
+}
+
+async fn next(nginx: &Nginx, told: &UnixDatagram) -> Option<Color> {
+    let mut text = [0; 4096];
+    let read = timeout(limits().proof, told.recv(&mut text)).await.expect("nginx tells").unwrap();
+    nginx.samples(&text[..read]).last().map(|sample| sample.color)
+}
+
+#[tokio::test]
+async fn f3_a_link_that_a_hand_moved_or_removed_is_told_and_set_again() {
+    let Some(mut stage) = Stage::new().await else { return };
+    let (nginx, _blue) = serving_blue(&mut stage).await;
+    let _green = App::start(&stage, Green);
+    let link = stage.settings.link();
+    std::fs::remove_file(&link).unwrap();
+    assert_eq!(stage.get("/").await.unwrap_err(), "status 502");
+    let routed = nginx.routed().await.unwrap().unwrap();
+    assert!(matches!(routed.contradiction, Some(Contradiction::LinkLost { .. })), "{routed:?}");
+    symlink(socket(&stage, Green), &link).unwrap();
+    let routed = nginx.routed().await.unwrap().unwrap();
+    let addresses = vec![Address::Socket(socket(&stage, Green))];
+    assert_eq!(
+        (routed.color, routed.contradiction),
+        (Some(Green), Some(Contradiction::Edited { addresses }))
+    );
+    assert_eq!(nginx.route(&route(&stage, 1, Blue), limits()).await.unwrap().how, How::Linked);
+    assert_eq!(nginx.routed().await.unwrap().unwrap().contradiction, None);
+    assert_eq!(stage.get("/").await.unwrap(), "blue");
+    // nginx down: the link says what it would serve.
+    stage.stop_nginx().await;
+    assert_eq!(nginx.routed().await.unwrap().unwrap().color, Some(Blue));
+    let down = nginx.route(&route(&stage, 2, Green), limits()).await.unwrap_err();
+    assert!(matches!(down, RouteError::Untouched(ref err) if err.is_down()), "{down}");
+}
+
+#[tokio::test]
+async fn workers_that_may_not_pass_a_directory_are_told_of_before_a_build() {
+    if !nix::unistd::Uid::effective().is_root() {
+        println!("skipped: only root's nginx runs its workers as somebody else");
+        return;
+    }
+    let Some(mut stage) = Stage::new().await else { return };
+    let nginx = front(&stage, &stage.settings);
+    stage.write_site();
+    nginx.ensure_file().await.unwrap();
+    stage.start_nginx("").await;
+    let own = stage.path("x").parent().unwrap().to_owned();
+    let mode = |mode| std::fs::set_permissions(&own, Permissions::from_mode(mode)).unwrap();
+    mode(0o700);
+    let shut = nginx.preflight().await.unwrap_err();
+    let NginxError::ShutOut { directory, uid } = &shut else { panic!("{shut}") };
+    assert!(*uid != 0 && *directory == own, "{shut}");
+    mode(0o711);
+    nginx.preflight().await.unwrap();
+}
