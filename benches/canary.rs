@@ -29,9 +29,6 @@ const ABANDONED: u8 = 25;
 const CALM: Duration = Duration::from_secs(2);
 /// How many standard deviations chance may move what is no fault: one of a thousand is beyond.
 const CHANCE: f64 = 3.3;
-/// A consistent hash of HAProxy's puts 201 weights at 3,216 fixed places of a ring, which are no exact shares of it:
-/// green's are 5.1, 26.1 and 51.2 percent where 5, 25 and 50 are meant.
-const RING: f64 = 1.25;
 /// So that it is known which of nginx's workers answered, and clients get their cookie in spite of it.
 const SITE: &str = "add_header X-Worker $pid always; add_header Set-Cookie $bgd_shop_cookie always;";
 /// The comment in HAProxy's configuration above what tells bgd of each request.
@@ -162,8 +159,9 @@ impl Run {
                 self.follow(&scene, &load, &mut by_bgd, |app| {
                     app["live"]["commit"] == commit.to_string() && app["idle"]["state"] == "stopped"
                 })?;
+                // The record has milliseconds, and the rest is cut off.
                 let at = happened(&scene, "went_live")?;
-                (at, at)
+                (at, at + 1_000)
             }
             End::Flipped => {
                 self.follow(&scene, &load, &mut by_bgd, |app| {
@@ -303,10 +301,9 @@ impl Book {
             Sticky::Ip | Sticky::Cookie => Measured::clients(&visits),
         };
         let off = measured.percent() - f64::from(asked);
-        let allowed = match (run.sticky, run.kind) {
-            (Sticky::None, _) => 1.0,
-            (_, Kind::Haproxy) => measured.chance(asked).max(1.0) + RING,
-            (_, Kind::Builtin | Kind::Nginx) => measured.chance(asked).max(1.0),
+        let allowed = match run.sticky {
+            Sticky::None => 1.0,
+            Sticky::Ip | Sticky::Cookie => measured.chance(asked).max(1.0),
         };
         if off.abs() > allowed || measured.all == 0 {
             self.faults.push(format!("{}: {:.2}% instead of {asked}%", run.name(), measured.percent()));

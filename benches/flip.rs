@@ -1,7 +1,7 @@
 //! The way back while the other color is warm: from the request on the control socket to the first answer of the
 //! other color, seen by a client that asks all the time, on the builtin front and behind nginx; and the whole
-//! command `bgd flip`; behind nginx on ports, where it reloads, and on unix sockets, where it moves a link. Against what nginx takes by itself from `nginx -s reload` to the first answer, in the same
-//! run and in rounds that take turns.
+//! command `bgd flip`; behind nginx on ports, where it reloads, and on unix sockets, where it moves a link. Against
+//! what nginx takes by itself from `nginx -s reload` to the first answer, in the same run and in rounds that take turns.
 
 mod stage;
 

@@ -27,17 +27,22 @@ pub struct Scene {
 pub enum Kind {
     Builtin,
     Nginx,
+    /// An nginx in front of unix sockets.
+    Linked,
     Haproxy,
 }
 
 impl Kind {
     pub const BOTH: [Self; 2] = [Self::Builtin, Self::Nginx];
     pub const ALL: [Self; 3] = [Self::Builtin, Self::Nginx, Self::Haproxy];
+    /// All ways of moving the traffic.
+    pub const WAYS: [Self; 4] = [Self::Builtin, Self::Nginx, Self::Linked, Self::Haproxy];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Builtin => "builtin",
             Self::Nginx => "nginx",
+            Self::Linked => "nginx, unix sockets",
             Self::Haproxy => "HAProxy",
         }
     }
@@ -71,7 +76,7 @@ impl Scene {
         let (mut nginx, mut haproxy) = (None, None);
         let front = match wants.kind {
             Kind::Builtin => builtin(public),
-            Kind::Nginx => {
+            Kind::Nginx | Kind::Linked => {
                 let Some(prepared) = Nginx::prepare(&place)? else { return Ok(None) };
                 prepared.site_with("shop", public, wants.site)?;
                 if !wants.site.is_empty() {
@@ -91,7 +96,7 @@ impl Scene {
         let app = App {
             name: "shop",
             remote: PathBuf::from(remote.path()),
-            ports: [blue, green],
+            ports: if wants.kind == Kind::Linked { [0, 0] } else { [blue, green] },
             front,
             start: DEMO,
             more: wants.more.to_owned(),

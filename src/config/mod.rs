@@ -10,6 +10,7 @@
 //!   problem.rs   everything that is wrong, at once
 //! ```
 
+mod addresses;
 mod defaults;
 pub mod duration;
 pub mod env_file;

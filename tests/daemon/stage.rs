@@ -307,7 +307,7 @@ for = "{watch}"
              defaults\n    mode http\n    timeout connect 5s\n    timeout client 90s\n    timeout server 90s\n    \
              timeout tunnel 90s\n    option redispatch 1\n    retries 3\n    retry-on conn-failure empty-response\n\
              frontend web\n    bind {public}\n    default_backend shop\n\
-             backend shop\n{more}    default-server check inter 1s fastinter 100ms downinter 100ms\n    \
+             backend shop\n{more}    default-server check inter 100ms\n    \
              server blue 127.0.0.1:{blue}\n    server green 127.0.0.1:{green}\n"
         );
         fs::write(self.path("haproxy.cfg"), text).expect("haproxy.cfg");

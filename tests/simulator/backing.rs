@@ -22,6 +22,9 @@ pub fn judge(moment: &Moment<'_>) -> Result<(), String> {
             process.release.id
         ));
     }
+    if !moment.world.runs(*color, release) {
+        return Ok(());
+    }
     let drains = |effect: &&Effect| matches!(&effect.action, Action::Drain { color: it } if it == color);
     match moment.step.effects.iter().find(drains) {
         Some(_) if moment.step.next.backup != Backup::Absent => {

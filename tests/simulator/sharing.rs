@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use bgd::rules::{
-    app::{App, Idle, Pipeline, Telling, Work},
+    app::{App, Idle, Live, Pipeline, Telling, Work},
     canary::Share,
     effect::{Action, Backend, Canary, Effect},
     event::{Ask, Done, Event, Facts, Routed},
@@ -191,8 +191,11 @@ fn judge_stuck(moment: &Moment<'_>) -> Result<(), String> {
 
 /// What took its place serves until the front was told.
 fn judge_stand_in(moment: &Moment<'_>) -> Result<(), String> {
-    let Moment { step, world, .. } = *moment;
-    let Some(live) = step.next.live().filter(|_| step.next.rerouting.is_some()) else { return Ok(()) };
+    let Moment { before, step, world, .. } = *moment;
+    // Of a switched release the front is believed to have stayed where that was: its stop waits, and looks.
+    let was_live = |live: &&Live| before.live().is_some_and(|was| was.release.id == live.release.id);
+    let live = step.next.live().filter(|_| step.next.rerouting.is_some()).filter(was_live);
+    let Some(live) = live else { return Ok(()) };
     let color = live.color.other();
     let serves = world.front.truth.reaches(color) && world.front.hand.is_none();
     let leaves = |effect: &Effect| match &effect.action {

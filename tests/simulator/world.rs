@@ -316,8 +316,10 @@ impl World {
         // Where nothing healthy serves, what is ending is as good as nobody.
         let serves = self.front.truth.live.is_some_and(|color| self.on(color).is_some_and(|it| it.healthy));
         let named = [to, canary.map(|canary| &canary.backend), backup];
+        // Where the traffic goes already it is not moved to.
         let ending = |it: &&Process| {
-            named.iter().flatten().any(|to| it.color == to.color && it.release.id == to.release)
+            let anew = !self.front.truth.reaches(it.color);
+            anew && named.iter().flatten().any(|to| it.color == to.color && it.release.id == to.release)
         };
         if let Some(process) = self.processes.iter().filter(ending).find(|it| it.ending && serves) {
             let (release, color) = (&process.release.id, process.color);

@@ -9,7 +9,7 @@ use nix::{
 
 use super::finding::Finding;
 use crate::{
-    config::settings::{AppSettings, Settings},
+    config::settings::{AppSettings, FrontSettings, Settings},
     process::Limiter,
 };
 
@@ -23,6 +23,11 @@ const RELEASE_NAME: usize = 16 + 1 + 6 + 1 + 7;
 const BYTES: Limit = Limit { fail: 200 << 20, warn: 2 << 30 };
 /// A checkout of a medium project has some ten thousand files.
 const INODES: Limit = Limit { fail: 2_000, warn: 50_000 };
+
+/// How many requests may wait to be heard of, for each socket: what systemd gives a host that it starts is 512.
+const QUEUE: &str = "/proc/sys/net/unix/max_dgram_qlen";
+/// A busy host lets some hundredths of a second pass, at a thousand requests a second, before bgd reads on.
+const SHORTEST_QUEUE: u64 = 64;
 
 struct Limit {
     fail: u64,
@@ -47,7 +52,23 @@ pub fn check_app(settings: &Settings, app: &AppSettings) -> Vec<Finding> {
     let mut found: Vec<_> = app.user.iter().map(|name| user(app, name)).collect();
     found.extend(release_path(&settings.daemon.state_dir, app));
     found.extend(limits(app));
+    found.extend(queue(app, std::fs::read_to_string(QUEUE).ok().as_deref()));
     found
+}
+
+/// Where nginx or HAProxy tell of each request, and the host lets few of them wait.
+fn queue(app: &AppSettings, length: Option<&str>) -> Option<Finding> {
+    let told = app.watch.traffic.any() || !app.canary.steps.is_empty();
+    let length: u64 = length?.trim().parse().ok()?;
+    let tells = !matches!(app.front, FrontSettings::Builtin { .. });
+    (told && tells && length < SHORTEST_QUEUE).then(|| {
+        let what = format!(
+            "{}: {length} requests at most wait to be counted: of a busy front some are missed, and shares and errors \
+             are those of the rest",
+            app.name
+        );
+        Finding::warn(what, "sysctl -w net.unix.max_dgram_qlen=512, then start the daemon anew")
+    })
 }
 
 fn limits(app: &AppSettings) -> Option<Finding> {
@@ -187,7 +208,10 @@ fn release_path(state_dir: &Path, app: &AppSettings) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::{finding::Level, fixture};
+    use crate::{
+        cli::doctor::{finding::Level, fixture},
+        config::settings::{HaproxyServers, HaproxySettings},
+    };
 
     #[test]
     fn a_directory_that_can_be_made_is_fine_and_a_file_in_its_place_is_not() {
@@ -213,6 +237,24 @@ mod tests {
         assert_eq!(release_path(&settings.daemon.state_dir, &app), None);
         let long = PathBuf::from(format!("/{}", "x".repeat(60)));
         assert_eq!(release_path(&long, &app).unwrap().level, Level::Warn);
+    }
+
+    #[test]
+    fn a_short_queue_is_said_where_a_front_tells_of_its_requests() {
+        let (_, app) = fixture::settings(Path::new("/var/lib/bgd"));
+        let mut app = (*app).clone();
+        app.watch.traffic.max_p95 = Some(30);
+        assert_eq!(queue(&app, Some("10\n")), None, "the builtin front keeps its own sums");
+        app.front = FrontSettings::Haproxy(HaproxySettings {
+            socket: "/run/haproxy/admin.sock".into(),
+            backend: "shop".to_owned(),
+            servers: HaproxyServers { blue: "blue".to_owned(), green: "green".to_owned() },
+            state_file: None,
+        });
+        assert_eq!(queue(&app, Some("10\n")).unwrap().level, Level::Warn);
+        assert_eq!((queue(&app, Some("512\n")), queue(&app, None)), (None, None));
+        app.watch.traffic.max_p95 = None;
+        assert_eq!(queue(&app, Some("10\n")), None, "nobody wants to know");
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //! event is answered in every state, if only by a note that says why it was ignored. Called by the engine, which
 //! commits the result before it runs the effects.
 //!
-//! `deploying` carries a deploy forward, `canary` gives it the traffic by degrees, `ending` ends it (well or not), `serving` keeps the live instance up and
-//! empties the other color, `routing` tells the front where to, `asking` answers operators, `recovering` takes up the thread after a restart.
+//! `deploying` carries a deploy forward, `canary` gives it the traffic by degrees, `ending` ends it (well or not),
+//! `serving` keeps the live instance up and empties the other color, `routing` tells the front where to, `replacing`
+//! does without it, `asking` answers operators, `recovering` takes up the thread after a restart.
 
 mod asking;
 mod canary;

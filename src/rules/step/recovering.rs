@@ -461,6 +461,11 @@ impl Turn<'_> {
 
     fn recover_down(&mut self, stage: DownStage, facts: &Facts) {
         let Serving::Live(live) = self.app.serving.clone() else { return };
+        if facts.running.contains_key(&live.color.other()) {
+            // Started without a record, on a full disk. It is stopped first, as what is warm is.
+            self.app.down_wanted = true;
+            return;
+        }
         let unrouted = facts.routed == Routed::Nothing && !facts.half_told;
         let stage = if unrouted { stage } else { DownStage::Unrouting };
         let effect = match stage {

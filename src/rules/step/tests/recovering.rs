@@ -1,6 +1,6 @@
 //! After a crash or a restart: the record and the facts of the world, in every state that a deploy can be found in.
 
-use super::bench::{Bench, commit};
+use super::bench::{Bench, commit, failure};
 use crate::rules::{
     app::{Idle, Instance, Serving},
     effect::{Action, Note},
@@ -441,4 +441,30 @@ fn f6_a_front_that_keeps_a_stop_from_being_done_where_nothing_is_live_is_told_so
     bench.succeed();
     bench.succeed();
     assert_eq!((&bench.app.idle, bench.routed(), bench.live()), (&Idle::Vacant, None, None));
+}
+
+#[test]
+fn what_is_found_beside_an_app_that_is_taken_down_goes_first() {
+    for stoppable in [true, false] {
+        let mut bench = Bench::with_two_live();
+        bench.ask(Ask::Down);
+        assert_eq!(bench.state(), "TakingDown");
+        let former = bench.app.previous.clone().unwrap();
+        let mut facts = bench.facts(Routed::Color(Green));
+        facts.running.insert(Blue, former.id.clone());
+        facts.known.push(former);
+        bench.recover(facts);
+        assert!(matches!(bench.app.idle, Idle::Stopping { .. }), "{:?}", bench.app.idle);
+        assert_eq!((bench.state(), bench.app.down_wanted), ("Resting", true));
+        if stoppable {
+            bench.succeed();
+            bench.run_to("TakingDown");
+            while !bench.is_out_of_service() {
+                bench.succeed();
+            }
+        } else {
+            bench.end(bench.idle_effect().unwrap(), Err(failure(Nature::Transient)));
+            assert_eq!((bench.live(), bench.app.down_wanted), (Some((Green, 2)), false));
+        }
+    }
 }

@@ -1,0 +1,119 @@
+//! Where the instances of an app listen: on ports that follow each other from each color's first, or on unix sockets.
+//! Part of the settings, which is where others find it; what is allowed is judged by `validate`.
+
+use std::path::PathBuf;
+
+use crate::rules::{address::Address, ids::Color};
+
+/// The most instances that a color can have.
+pub const MOST_INSTANCES: u16 = 64;
+
+/// The two ports of an app: where the ports of each color begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    /// Port of blue.
+    pub blue: u16,
+    /// Port of green.
+    pub green: u16,
+}
+
+impl Ports {
+    /// The port of a color's first instance.
+    pub fn of(self, color: Color) -> u16 {
+        match color {
+            Color::Blue => self.blue,
+            Color::Green => self.green,
+        }
+    }
+
+    /// The port of one of a color's instances, counted from 0.
+    pub fn nth(self, color: Color, index: u16) -> u16 {
+        self.of(color).saturating_add(index)
+    }
+
+    /// The color of a port, if it is one of the two.
+    pub fn color(self, port: u16) -> Option<Color> {
+        Color::ALL.into_iter().find(|color| self.of(*color) == port)
+    }
+}
+
+/// Whether the instances of an app listen on ports or on unix sockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// On the app's ports.
+    Ports,
+    /// On unix sockets.
+    Sockets(Sockets),
+}
+
+/// The unix sockets of an app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sockets {
+    /// Where they are, absolute; the app's own.
+    pub directory: PathBuf,
+}
+
+impl Sockets {
+    /// The socket of a color.
+    pub fn of(&self, color: Color) -> PathBuf {
+        self.directory.join(format!("{color}.sock"))
+    }
+
+    /// The one with the longest path.
+    pub fn longest(&self) -> PathBuf {
+        self.of(Color::Green)
+    }
+}
+
+impl From<&Sockets> for Addresses {
+    fn from(sockets: &Sockets) -> Self {
+        let of = |color| Address::Socket(sockets.of(color));
+        Self { blue: of(Color::Blue), green: of(Color::Green), each: 1 }
+    }
+}
+
+/// Where the colors of an app listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// Of blue's first instance.
+    pub blue: Address,
+    /// Of green's first instance.
+    pub green: Address,
+    /// How many instances each has.
+    pub each: u16,
+}
+
+impl Addresses {
+    /// Where a color's first instance listens.
+    pub fn of(&self, color: Color) -> &Address {
+        match color {
+            Color::Blue => &self.blue,
+            Color::Green => &self.green,
+        }
+    }
+
+    /// Where one of a color's instances listens, counted from 0.
+    pub fn nth(&self, color: Color, index: u16) -> Address {
+        match self.of(color) {
+            Address::Port(first) => Address::Port(first.saturating_add(index)),
+            Address::Socket(first) if index == 0 => Address::Socket(first.clone()),
+            Address::Socket(first) => Address::Socket(first.with_extension(format!("{}.sock", index + 1))),
+        }
+    }
+
+    /// Where all of a color's instances listen.
+    pub fn all(&self, color: Color) -> impl Iterator<Item = Address> {
+        (0..self.each).map(move |index| self.nth(color, index))
+    }
+
+    /// The color that listens there, if it is one of the two.
+    pub fn color(&self, address: &Address) -> Option<Color> {
+        Color::ALL.into_iter().find(|color| self.all(*color).any(|one| one == *address))
+    }
+}
+
+impl From<Ports> for Addresses {
+    fn from(ports: Ports) -> Self {
+        Self { blue: Address::Port(ports.blue), green: Address::Port(ports.green), each: 1 }
+    }
+}
