@@ -98,7 +98,14 @@ impl Handle {
 
     /// The main process; `None` if this shim was found while it was still starting it.
     pub fn main_pid(&self) -> Option<i32> {
-        self.0.record.main.map(|main| main.pid)
+        self.main().map(|main| main.pid)
+    }
+
+    /// Its command. A handle made while the shim was only just starting, before a bgd that was killed heard of it,
+    /// learns of it from the record.
+    fn main(&self) -> Option<Identity> {
+        let later = || Record::load(&self.0.path).ok().flatten()?.main;
+        self.0.record.main.or_else(later)
     }
 
     /// When the command was exec'd.
@@ -108,7 +115,7 @@ impl Handle {
 
     /// How long the command has run, by the clock that nobody sets; zero while it is not known to run.
     pub fn age(&self) -> Duration {
-        self.0.record.main.map_or(Duration::ZERO, Identity::age)
+        self.main().map_or(Duration::ZERO, Identity::age)
     }
 
     /// Later ones sort after earlier ones, even when the wall clock was set back in between.
@@ -356,5 +363,23 @@ fn remove(path: &Path) -> Result<(), ShimError> {
             Err(ShimError::StateFile { path: path.to_owned(), source })
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::record::tests::sample;
+
+    #[test]
+    fn a_handle_made_before_the_command_ran_learns_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.json");
+        let handle = Handle::new(sample(), path.clone());
+        assert_eq!((handle.main_pid(), handle.age()), (None, Duration::ZERO));
+        let own = Identity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        Record { main: Some(own), ..sample() }.save(&path).unwrap();
+        assert_eq!(handle.main_pid(), Some(own.pid));
+        assert!(handle.age() > Duration::ZERO);
     }
 }

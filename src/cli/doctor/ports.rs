@@ -82,13 +82,14 @@ fn works_in(pid: i32, state: &Path) -> bool {
     fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(state))
 }
 
-/// The front is this program in another role; another build of it after an upgrade.
+/// The front is this program in another role; another build of it after an upgrade. The daemon keeps the public socket
+/// open beside it, for the next front.
 fn is_front(holder: &Holder) -> bool {
     let Ok(bytes) = fs::read(format!("/proc/{}/cmdline", holder.pid)) else { return false };
     let mut words = bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
     let program = words.next().map(PathBuf::from).unwrap_or_default();
     let own = std::env::current_exe().ok().and_then(|exe| exe.file_name().map(ToOwned::to_owned));
-    program.file_name().map(ToOwned::to_owned) == own && words.next().as_deref() == Some("front")
+    program.file_name().map(ToOwned::to_owned) == own && words.any(|word| word == "front" || word == "daemon")
 }
 
 #[cfg(test)]
