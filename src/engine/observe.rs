@@ -4,11 +4,11 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{front::Standing, interpreter::Interpreter};
+use super::{front::Standing, interpreter::Interpreter, starting::slots};
 use crate::{
     build,
     errors::chain,
-    process::{Exit, Handle, Role, Slot},
+    process::{Exit, Handle, Role},
     rules::{
         app::{App, Release},
         event::{Event, Facts, Routed},
@@ -83,8 +83,7 @@ pub fn gone(interpreter: &Interpreter) -> Vec<Event> {
     let gone = |color: Color| {
         let release = instances.release_on(color)?;
         let number = instances.given(color, &release)?;
-        let mut slots = (0..number).map(|index| Slot { color, index });
-        let missing = slots.find(|slot| !running.contains_key(slot))?;
+        let missing = slots(color, number).find(|slot| !running.contains_key(slot))?;
         let how = format!("instance {} of {number} was gone when bgd came back", missing.number());
         Some(Event::InstanceDied { color, release, how, last_words: Vec::new() })
     };

@@ -27,10 +27,7 @@ use super::{
     status::ShimError,
     wire::{Fault, MAX_REPLY, Order, Stage, Started},
 };
-use crate::rules::ids::AppName;
-
-/// Longest path of a unix socket in bytes, by the kernel.
-const SOCKET_PATH: usize = 107;
+use crate::{rules::ids::AppName, unix_sockets::LONGEST_PATH};
 
 /// From the order to the exec: milliseconds normally; a name service or a full machine may take its time.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -183,7 +180,7 @@ impl Shims {
     fn order(&self, spec: &Spec) -> Result<Order, StartError> {
         let id = new_id();
         let socket = self.sockets.join(format!("{id}.sock"));
-        if socket.as_os_str().as_bytes().len() > SOCKET_PATH {
+        if socket.as_os_str().as_bytes().len() > LONGEST_PATH {
             return Err(StartError::LongPath { path: socket });
         }
         let record = record::folder(&self.state_dir, &spec.app).join(format!("{id}.json"));

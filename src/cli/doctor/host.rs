@@ -11,10 +11,9 @@ use super::finding::Finding;
 use crate::{
     config::settings::{AppSettings, FrontSettings, Settings},
     process::Limiter,
+    unix_sockets::LONGEST_PATH,
 };
 
-/// The longest path of a unix socket on Linux, in bytes.
-const SOCKET_PATH: usize = 107;
 /// What an app may want to put below its release directory: EasySwoole's socket needs 38 bytes (design).
 const BELOW_RELEASE: usize = 38;
 /// `<YYYYMMDDTHHMMSSZ>-<seq>-<short sha>` with a counter of six digits.
@@ -109,12 +108,12 @@ fn nearest(path: &Path) -> Option<PathBuf> {
 
 fn socket(path: &Path) -> Finding {
     let length = path.as_os_str().len();
-    if length <= SOCKET_PATH {
+    if length <= LONGEST_PATH {
         return Finding::ok(format!("control socket: {}", path.display()));
     }
     Finding::fail(
         format!(
-            "control socket: {} has {length} bytes, and a socket's path at most {SOCKET_PATH}",
+            "control socket: {} has {length} bytes, and a socket's path at most {LONGEST_PATH}",
             path.display()
         ),
         "set a shorter daemon.runtime_dir",
@@ -194,13 +193,13 @@ fn user(app: &AppSettings, name: &str) -> Finding {
 /// A word only when a socket below a release would not fit.
 fn release_path(state_dir: &Path, app: &AppSettings) -> Option<Finding> {
     let length = state_dir.join(app.name.as_str()).join("releases").as_os_str().len() + 1 + RELEASE_NAME;
-    (length + BELOW_RELEASE > SOCKET_PATH).then(|| {
+    (length + BELOW_RELEASE > LONGEST_PATH).then(|| {
         Finding::warn(
             format!(
                 "{}: release directories have paths of {length} bytes, too long for some apps' sockets",
                 app.name
             ),
-            format!("a daemon.state_dir shorter by {} bytes", length + BELOW_RELEASE - SOCKET_PATH),
+            format!("a daemon.state_dir shorter by {} bytes", length + BELOW_RELEASE - LONGEST_PATH),
         )
     })
 }

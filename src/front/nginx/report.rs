@@ -14,10 +14,9 @@ use crate::{
     config::settings::Addresses,
     front::traffic::{OWN, Sample},
     rules::{address::Address, ids::Color},
+    unix_sockets::LONGEST_PATH,
 };
 
-/// Of a unix socket's path, in bytes.
-const LONGEST_PATH: usize = 107;
 /// How the target of bgd's log ends, by which it is known.
 pub(super) const TAG: &str = ",nohostname,tag=bgd";
 /// nginx's own status for a client that went away before the answer began.

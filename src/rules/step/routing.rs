@@ -129,15 +129,8 @@ impl Turn<'_> {
 
     /// A backup is for the watch alone: after it the front is told of none, before its color is emptied.
     pub(super) fn settle_backup(&mut self) {
-        let told_anyway = matches!(
-            self.app.pipeline,
-            Pipeline::Switching(_)
-                | Pipeline::Watching { .. }
-                | Pipeline::Reverting { .. }
-                | Pipeline::Replacing { .. }
-                | Pipeline::TakingDown { .. }
-        );
-        if self.app.backup != Backup::Absent && !told_anyway && self.app.rerouting.is_none() {
+        let belongs = matches!(self.app.pipeline, Pipeline::Watching { .. }) || self.is_telling();
+        if self.app.backup != Backup::Absent && !belongs && self.app.rerouting.is_none() {
             self.reroute();
         }
     }
