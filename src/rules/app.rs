@@ -49,7 +49,8 @@ pub struct App {
     pub last_effect: EffectId,
     /// The number of the last route given to the front.
     pub generation: Generation,
-    /// A switch was called off half way: where the front routes is not known until it has taken a route again.
+    /// A switch was called off half way, or the front was found half told: where it routes is not known until it has
+    /// taken a route again.
     #[serde(default)]
     pub front_unsure: bool,
 }

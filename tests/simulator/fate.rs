@@ -140,7 +140,8 @@ impl Daemon {
         let could_be_asked = routed != Routed::Unknown;
         let half_told = could_be_asked && self.world.front.half_told();
         let canary = self.world.front.seen().canary.filter(|_| could_be_asked);
-        let running = self.world.processes.iter().map(|it| (it.color, it.release.id.clone())).collect();
+        let running = self.world.processes.iter().filter(|it| !it.ending);
+        let running = running.map(|it| (it.color, it.release.id.clone())).collect();
         let backup = could_be_asked && self.world.front.backup().is_some();
         Facts { routed, canary, backup, half_told, running, builds, known }
     }

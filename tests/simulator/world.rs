@@ -251,10 +251,9 @@ impl World {
         if let Some(other) = healthy.filter(|_| self.front.truth.names(color) && self.front.hand.is_none()) {
             self.crimes.push(format!("start of {} on {color} in place of {}", release.id, other.release.id));
         }
-        self.kill_if(|process| process.color == color && process.release.id != release.id);
+        // One that was told to end is never adopted: its shim says so.
+        self.kill_if(|it| it.color == color && (it.release.id != release.id || it.ending));
         if self.runs(color, &release.id) {
-            // One that was told to end is adopted, and ends.
-            self.kill_if(|process| process.color == color && process.ending);
             return Ok(Begun::Adopted);
         }
         if self.strangers.contains(&color) {

@@ -15,7 +15,7 @@ impl Turn<'_> {
     pub(super) fn recovered(&mut self, facts: &Facts) {
         // Nothing of the former life reports any more.
         let was_rerouting = self.app.rerouting.take().is_some();
-        self.app.front_unsure = facts.routed == Routed::Unknown;
+        self.app.front_unsure = facts.routed == Routed::Unknown || facts.half_told;
         if facts.backup && self.app.backup == Backup::Absent {
             // Told of without a record, on a full disk.
             self.app.backup = Backup::Withdrawn;
@@ -224,26 +224,30 @@ impl Turn<'_> {
             self.stop_orphan(color.other(), orphan);
         }
         match self.app.idle.clone() {
-            Idle::Vacant => self.recover_orphan(color, facts),
             Idle::Taken => self.recover_taken(color, facts),
             Idle::Draining { effect, .. } | Idle::Stopping { effect, .. } if self.is_fresh(Some(effect)) => {}
-            Idle::Warm { release, timer, healthy } => {
-                if running == Some(&release.id) {
-                    let timer = timer.map(|_| self.act(Action::Wake { after: self.context.policy.standby }));
-                    self.app.idle = Idle::Warm { release, timer, healthy };
-                    // What the front may give traffic to goes when it was told.
-                    if facts.routed != Routed::Unknown && !may_route_to(color, facts) {
-                        self.retire_leftover();
-                    }
-                } else {
-                    self.app.idle = self.stop_idle(release);
+            Idle::Warm { release, timer, healthy } if running == Some(&release.id) => {
+                let timer = timer.map(|_| self.act(Action::Wake { after: self.context.policy.standby }));
+                self.app.idle = Idle::Warm { release, timer, healthy };
+                // What the front may give traffic to goes when it was told.
+                if facts.routed != Routed::Unknown && !may_route_to(color, facts) {
+                    self.retire_leftover();
                 }
             }
+            Idle::Warm { release, .. } | Idle::Draining { release, .. } | Idle::Stopping { release, .. }
+                if running.is_some() && may_route_to(color, facts) =>
+            {
+                let release = running.and_then(|id| self.named(id, facts)).unwrap_or(release);
+                self.app.idle = Idle::Warm { release, timer: None, healthy: false };
+            }
+            Idle::Vacant => self.recover_orphan(color, facts),
             Idle::Draining { release, .. } => {
                 let effect = self.act(Action::Drain { color });
                 self.app.idle = Idle::Draining { release, effect };
             }
-            Idle::Stopping { release, .. } => self.app.idle = self.stop_idle(release),
+            Idle::Warm { release, .. } | Idle::Stopping { release, .. } => {
+                self.app.idle = self.stop_idle(release);
+            }
         }
     }
 
@@ -268,7 +272,11 @@ impl Turn<'_> {
         match self.named(orphan, facts) {
             Some(release) => {
                 self.note_orphan(color, orphan);
-                self.app.idle = self.stop_idle(release);
+                self.app.idle = if may_route_to(color, facts) {
+                    Idle::Warm { release, timer: None, healthy: false }
+                } else {
+                    self.stop_idle(release)
+                };
             }
             None => self.stop_orphan(color, orphan),
         }
@@ -408,7 +416,8 @@ impl Turn<'_> {
     fn recover_reverting(&mut self, work: Work, end: End, facts: &Facts) {
         let was_switched = self.app.live().is_some_and(|live| live.release.id == work.release.id);
         let Idle::Warm { release: former, .. } = self.app.idle.clone() else { return self.revert(work, end) };
-        if was_switched && self.warm_runs(facts) && facts.routed == Routed::Color(work.color.other()) {
+        let is_back = facts.routed == Routed::Color(work.color.other()) && !facts.half_told;
+        if was_switched && self.warm_runs(facts) && is_back {
             // It came true, and nobody was left to hear of it.
             self.traffic_is_back(work, end);
             return self.reroute();

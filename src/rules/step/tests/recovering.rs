@@ -103,6 +103,22 @@ fn no_effect_is_asked_for_twice_in_one_recovery() {
 }
 
 #[test]
+fn f3_after_a_restart_nothing_is_stopped_before_a_half_told_front_is_told_again() {
+    for (state, mut bench) in in_every_state() {
+        let facts = Facts { half_told: true, ..bench.facts(Routed::Color(Blue)) };
+        let made = bench.recover(facts);
+        let idle = bench.app.idle_color();
+        let ends = made.effects.iter().find(|effect| match effect.action {
+            Action::Drain { color } | Action::Stop { color, .. } => color == idle,
+            _ => false,
+        });
+        assert_eq!(ends, None, "{state}");
+        come_to_rest(&mut bench);
+        assert_eq!((bench.state(), &bench.app.idle), ("Resting", &Idle::Vacant), "{state}");
+    }
+}
+
+#[test]
 fn a_crash_after_the_front_switched_rolls_forward_and_one_before_switches_again() {
     for (routed, state) in [(Green, "Watching"), (Blue, "Switching")] {
         let mut bench = Bench::with_one_live();
