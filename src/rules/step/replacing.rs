@@ -115,10 +115,10 @@ impl Turn<'_> {
         if let (Serving::Live(former), Kind::Rollback) = (former, &work.deploy.kind) {
             self.app.previous = Some(former.release);
         }
-        // Its first instance, on the color that the front could not be moved to.
+        // The front learns the new release's name as soon as it can be told again. Only then its first instance goes:
+        // an earlier try to move the traffic to that color may have come true.
         self.app.pipeline = Pipeline::Retiring { deploy: work.deploy, release: work.release, end };
-        self.app.idle = self.stop_idle(wanted);
-        // The front learns the new release's name as soon as it can be told again.
+        self.app.idle = Idle::Warm { release: wanted, timer: None, healthy: true };
         self.reroute();
     }
 
@@ -154,7 +154,7 @@ impl Turn<'_> {
         self.end_deploy(end);
     }
 
-    /// Whether the idle color runs the live release, for a share that the front could not take back so far.
+    /// Whether the idle color runs the live release, for what the front may still send there.
     pub(super) fn stands_in(&self) -> bool {
         let Idle::Warm { release, .. } = &self.app.idle else { return false };
         self.app.rerouting.is_some() && self.app.live().is_some_and(|live| live.release.id == release.id)

@@ -23,8 +23,10 @@ fn f4_a_flip_that_the_front_refuses_puts_the_wanted_release_in_the_place_of_the_
     assert!(step.effects.iter().any(|effect| replaces(&effect.action)), "{:?}", step.effects);
     bench.succeed();
     assert_eq!(bench.live(), Some((color, 1)));
-    assert!(matches!(bench.app.idle, Idle::Stopping { .. }), "its first instance goes");
-    bench.run_to("Resting");
+    assert_eq!(bench.state(), "Resting");
+    assert!(matches!(bench.app.idle, Idle::Warm { .. }), "an earlier try may have moved the traffic there");
+    bench.end(bench.app.rerouting.unwrap().effect, Ok(Done::Ensured));
+    assert!(matches!(bench.app.idle, Idle::Draining { .. }), "its first instance goes");
     assert_eq!(bench.outcomes().last(), Some(&Outcome::Live));
     assert!(matches!(bench.app.verdicts.get(&commit(2)), Some(Verdict::Bad { .. })));
     assert_eq!(bench.app.previous.as_ref().map(|release| &release.commit), Some(&commit(2)));
