@@ -126,6 +126,11 @@ impl Turn<'_> {
         }
     }
 
+    /// The front did not prove the share, which says nothing against the release.
+    pub(super) fn share_refused(&mut self, work: Work, failure: &Failure) {
+        self.back_to_live(work, End { outcome: Outcome::Failed, failure: Some(failure.clone()) });
+    }
+
     pub(super) fn canary_failed(&mut self, work: Work, failure: &Failure) {
         self.back_to_live(work, End { outcome: Outcome::RolledBack, failure: Some(failure.clone()) });
     }

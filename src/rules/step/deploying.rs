@@ -45,7 +45,7 @@ impl Turn<'_> {
             (Pipeline::Warming(work), Ok(_)) => self.warmed_up(work),
             (Pipeline::Sharing(work), Ok(_)) => self.shared(work),
             (Pipeline::Canary(work), Ok(done)) => self.step_passed(work, done),
-            (Pipeline::Sharing(work), Err(failure)) => self.canary_failed(work, failure),
+            (Pipeline::Sharing(work), Err(failure)) => self.share_refused(work, failure),
             (Pipeline::Canary(work), Err(failure)) => {
                 self.canary_failed(work, &Failure { phase: Phase::Canary, ..failure.clone() });
             }

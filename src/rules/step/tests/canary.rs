@@ -104,6 +104,18 @@ fn e2_a_canary_that_fails_is_left_and_not_tried_again() {
 }
 
 #[test]
+fn a_front_that_refuses_a_share_speaks_not_against_the_release() {
+    let mut bench = with_a_canary();
+    bench.succeed();
+    assert_eq!(bench.state(), "Sharing");
+    bench.fail(Nature::FrontStuck);
+    assert_eq!((bench.state(), bench.routed(), bench.shared()), ("Reverting", Some((Blue, 1)), None));
+    bench.run_to("Resting");
+    assert_eq!(bench.outcomes().last(), Some(&Outcome::Failed));
+    assert!(matches!(bench.app.verdicts.get(&commit(2)), Some(Verdict::Retry { .. })), "it is tried again");
+}
+
+#[test]
 fn a_canary_that_dies_is_left_at_once() {
     let mut bench = with_a_canary();
     let release = bench.app.pipeline.release().unwrap().id.clone();
