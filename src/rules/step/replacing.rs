@@ -130,13 +130,19 @@ impl Turn<'_> {
         }
         self.reroute();
         let end = End { outcome: Outcome::Failed, failure: Some(trouble.clone()) };
-        match self.app.idle {
+        match self.app.idle.clone() {
             Idle::Taken => self.discard((work.deploy, Some(work.release)), end),
-            Idle::Vacant | Idle::Warm { .. } | Idle::Draining { .. } | Idle::Stopping { .. } => {
+            Idle::Warm { release: former, .. } => {
+                // Not reached this time, and still where the next flip goes.
+                self.app.previous = Some(former);
+                self.retire(work.deploy, work.release, end);
+            }
+            Idle::Vacant | Idle::Draining { .. } | Idle::Stopping { .. } => {
                 self.retire(work.deploy, work.release, end);
             }
         }
     }
+
     /// The live release has the canary's share too. It goes from there once the front was told.
     fn canary_replaced(
         &mut self,

@@ -62,6 +62,20 @@ fn f4_a_replacement_that_does_not_start_brings_back_what_it_stopped() {
 }
 
 #[test]
+fn f4_after_a_replacement_that_does_not_start_in_the_watch_the_next_flip_goes_to_the_former_release() {
+    let mut bench = Bench::with_one_live();
+    bench.push(2);
+    bench.run_to("Watching");
+    bench.flip();
+    bench.fail(Nature::FrontStuck);
+    assert_eq!(bench.state(), "Replacing");
+    bench.fail(Nature::Deterministic);
+    bench.run_to("Resting");
+    assert_eq!(bench.live(), Some((Green, 2)));
+    assert_eq!(bench.app.previous.as_ref().map(|release| &release.commit), Some(&commit(1)));
+}
+
+#[test]
 fn f4_nothing_is_replaced_while_it_is_not_known_where_the_front_routes() {
     let mut bench = Bench::with_two_live();
     let before = bench.live();
