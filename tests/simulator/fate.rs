@@ -124,7 +124,7 @@ impl Daemon {
         self.ahead = 0;
         self.shown = Shown::default();
         if let Some(oracle) = self.remembered.take() {
-            self.oracle = oracle;
+            self.oracle.forget_unrecorded(oracle);
         }
         self.oracle.forget_tasks();
     }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bgd::rules::{
-    app::{App, DownStage, End, Idle, Instance, Kind, Pipeline, Serving, Until},
+    app::{App, DownStage, End, Idle, Instance, Kind, Live, Pipeline, Serving, Until},
     effect::{Action, Effect, Note},
     event::{Ask, Event, Routed, Want},
     ids::{Color, CommitId, DeployId, EffectId, ReleaseId},
@@ -59,6 +59,12 @@ fn fail<T>(text: String) -> Result<T, String> {
 impl Oracle {
     pub fn forget_tasks(&mut self) {
         self.watch = None;
+    }
+
+    /// Back to what the record knows. What was proven and live was so all the same.
+    pub fn forget_unrecorded(&mut self, mut recorded: Self) {
+        recorded.was_live.append(&mut self.was_live);
+        *self = recorded;
     }
 
     pub fn judge(&mut self, moment: &Moment<'_>) -> Result<(), String> {
@@ -406,7 +412,11 @@ impl Oracle {
             let is_live = app.live().is_some_and(|it| it.color == process.color && it.release.id == *id);
             let is_idle = idle == Some(id) && process.color == app.idle_color();
             let is_made = app.pipeline.release().is_some_and(|release| release.id == *id);
-            if !is_live && !is_idle && !is_made {
+            // What the live release is started again in the place of ends as that begins.
+            let restarts =
+                |it: &Live| matches!(it.instance, Instance::Waiting { .. } | Instance::Starting { .. });
+            let is_replaced = app.live().is_some_and(|it| it.color == process.color && restarts(it));
+            if !is_live && !is_idle && !is_made && !is_replaced {
                 return fail(format!("{id} runs on {}, and nothing names it", process.color));
             }
         }
