@@ -266,6 +266,45 @@ async fn an_app_behind_a_shell_that_dies_of_term_is_asked_as_well() {
 }
 
 #[tokio::test]
+async fn an_instance_that_was_told_to_end_says_so_to_whoever_asks_and_after_its_shim_as_well() {
+    let house = House::new();
+    let script =
+        "trap 'echo x >$D/asked' TERM; echo x >$D/ready; while ! [ -e $D/leave ]; do sleep 0.02; done";
+    let handle = house.start(&house.spec(script)).await;
+    house.written("ready").await;
+    let status = soon(handle.status()).await.unwrap();
+    assert!(status.runs() && !status.ending, "{status:?}");
+    let asking = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.stop().await }
+    });
+    house.written("asked").await;
+    let found = soon(House::shims_in(house.dir.path()).find(handle.app())).await.unwrap();
+    let status = soon(found[0].status()).await.unwrap();
+    assert!(!status.runs() && status.ending, "{status:?}");
+    assert!(alive(handle.main_pid().unwrap()) && status.main == Main::Running, "{status:?}");
+    // Nobody waits for it any more, and then nobody looks after it.
+    asking.abort();
+    let status = soon(handle.status()).await.unwrap();
+    assert!(status.ending && status.overseer == Overseer::Shim, "{status:?}");
+    kill(handle.shim_pid(), libc::SIGKILL);
+    let status = soon(async {
+        loop {
+            let status = handle.status().await.unwrap();
+            if status.overseer == Overseer::Lost {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let status = status.await;
+    assert!(!status.runs() && status.ending, "{status:?}");
+    fs::write(house.path("leave"), "").unwrap();
+    soon(handle.ended()).await;
+    soon(handle.forget()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_stop_command_is_run_in_place_of_the_signal_and_a_failing_one_is_replaced_by_term() {
     let house = House::new();
     let stop = |script: &str| StopSpec {
@@ -304,6 +343,104 @@ async fn d4_a_start_command_that_daemonises_is_tracked_all_the_same() {
     assert!(!stopped.killed, "the rest is asked politely, too");
     assert!(!alive(daemon));
     assert_eq!(soon(handle.ended()).await, code(0));
+}
+
+#[tokio::test]
+async fn h1_a_main_process_that_fails_takes_what_it_left_with_it() {
+    let house = House::new();
+    let helper = "sleep 1000 & echo $! >$D/helper; ";
+    for (then, exit) in [("kill -9 $$", signalled(9)), ("exit 3", code(3))] {
+        let handle = house.start(&house.spec(&format!("{helper}{then}"))).await;
+        assert_eq!(soon(handle.ended()).await, exit, "{then}");
+        assert!(!alive(house.pid("helper").await), "{then}");
+        let stopped = soon(handle.stop()).await.unwrap();
+        assert!(!stopped.killed, "what is left is asked politely: {then}");
+        assert_eq!(handle.main_pid(), None);
+        soon(handle.forget()).await.unwrap();
+        fs::remove_file(house.path("helper")).unwrap();
+    }
+    // One that does not listen has its grace, and is no instance in that time.
+    let deaf = "(trap '' TERM; echo x >$D/deaf; sleep 1000) & while ! [ -e $D/deaf ]; do sleep 0.02; done; ";
+    let mut spec = house.spec(&format!("{deaf}{helper}exit 3"));
+    spec.stop.grace = Duration::from_millis(200);
+    let handle = house.start(&spec).await;
+    assert_eq!(soon(handle.exited()).await, code(3));
+    assert!(!soon(handle.status()).await.unwrap().runs());
+    assert_eq!(soon(handle.ended()).await, code(3));
+    assert!(soon(handle.stop()).await.unwrap().killed);
+}
+
+#[tokio::test]
+async fn what_a_main_process_left_unseen_by_its_killed_shim_is_no_instance() {
+    let house = House::new();
+    let script = "sleep 1000 & echo $! >$D/helper; echo x >$D/ready; while :; do sleep 0.02; done";
+    let mut spec = house.spec(script);
+    // Its own: by that it is told from what other tests leave.
+    spec.release = "20261121T101112Z-9-0123456".parse().unwrap();
+    spec.env.insert("BGD_RELEASE".to_owned(), spec.release.to_string());
+    let handle = house.start(&spec).await;
+    house.written("ready").await;
+    let (helper, main) = (house.pid("helper").await, handle.main_pid().unwrap());
+    kill(handle.shim_pid(), libc::SIGKILL);
+    until("the shim to go", || (!alive(handle.shim_pid())).then_some(())).await;
+    assert!(soon(handle.status()).await.unwrap().runs());
+    assert_eq!(handle.main_pid(), Some(main));
+    kill(main, libc::SIGKILL);
+    assert_eq!(soon(handle.exited()).await.how, How::Unknown);
+    let status = soon(handle.status()).await.unwrap();
+    assert!(!status.runs() && status.tree.contains(&helper), "{status:?}");
+    assert_eq!(handle.main_pid(), None);
+    soon(handle.stop()).await.unwrap();
+    assert!(!alive(helper));
+}
+
+#[tokio::test]
+async fn a_failed_main_process_with_nothing_left_is_not_stopped_by_the_stop_command() {
+    let house = House::new();
+    let mut spec = house.spec("exit 3");
+    let command = ["/bin/sh", "-c", "echo x >$D/asked"].map(String::from).into();
+    spec.stop.how = StopRequest::Command(command);
+    assert_eq!(house.run(&spec).await.0, code(3));
+    assert!(!house.path("asked").exists());
+    spec.argv[2] = "sleep 1000 & exit 3".into();
+    assert_eq!(house.run(&spec).await.0, code(3));
+    assert!(house.path("asked").exists());
+}
+
+#[tokio::test]
+async fn d4_the_process_that_a_daemonised_command_left_is_the_one_that_is_shown_and_whose_end_counts() {
+    let house = House::new();
+    let script = "sleep 1000 & echo $! >$D/worker; echo $$ >$D/master; wait";
+    fs::write(house.path("master.sh"), script).unwrap();
+    let handle = house.start(&house.spec("(setsid sh $D/master.sh &); exit 0")).await;
+    let (worker, master) = (house.pid("worker").await, house.pid("master").await);
+    assert_eq!(soon(handle.exited()).await, code(0));
+    assert_eq!(handle.main_pid(), Some(master));
+    assert!(soon(handle.status()).await.unwrap().runs());
+    kill(master, libc::SIGKILL);
+    assert_eq!(soon(handle.ended()).await, signalled(9), "and not the 0 of what started it");
+    assert!(!alive(worker));
+}
+
+#[tokio::test]
+async fn a_daemonised_server_that_hands_over_to_its_successor_runs_on() {
+    let house = House::new();
+    fs::write(house.path("next.sh"), "echo $$ >$D/next; while :; do sleep 0.02; done").unwrap();
+    let script = "trap 'sh $D/next.sh & exit 0' USR1; echo $$ >$D/master; while :; do sleep 0.02; done";
+    fs::write(house.path("master.sh"), script).unwrap();
+    let handle = house.start(&house.spec("(setsid sh $D/master.sh &); exit 0")).await;
+    let master = house.pid("master").await;
+    soon(handle.exited()).await;
+    kill(master, libc::SIGUSR1);
+    let next = house.pid("next").await;
+    until("the successor is the one that is shown", || (handle.main_pid() == Some(next)).then_some(())).await;
+    assert!(!alive(master));
+    // Two answers: before the second one the shim has seen for certain who is gone and who is left.
+    for _ in 0..2 {
+        assert!(soon(handle.status()).await.unwrap().runs());
+    }
+    kill(next, libc::SIGKILL);
+    assert_eq!(soon(handle.ended()).await, signalled(9));
 }
 
 #[tokio::test]
@@ -665,13 +802,13 @@ async fn a_shim_that_answers_nobody_does_not_keep_its_app_from_being_ended() {
             &house.spec("(env -i /bin/sh -c 'echo $$; exec setsid sleep 1000' >$D/bare &) ; exec sleep 1000"),
         )
         .await;
-    let bare = house.pid("bare").await;
+    let (bare, main) = (house.pid("bare").await, handle.main_pid().unwrap());
     let socket = fs::read_dir(house.path("run/s")).unwrap().next().unwrap().unwrap().path();
     let crowd: Vec<_> = (0..70).map(|_| std::os::unix::net::UnixStream::connect(&socket).unwrap()).collect();
     assert!(matches!(soon(handle.status()).await, Err(ShimError::Unreachable { .. })));
     assert!(handle.owns(bare));
     soon(handle.stop()).await.unwrap();
-    assert!(!alive(bare) && !alive(handle.main_pid().unwrap()) && !alive(handle.shim_pid()));
+    assert!(!alive(bare) && !alive(main) && !alive(handle.shim_pid()));
     drop(crowd);
     soon(handle.forget()).await.unwrap();
 }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
-    build::{BuildError, Context, environment, environment::INSTANCE},
+    build::{BuildError, Context, environment, environment::INSTANCE, shell},
     config::settings::{AppSettings, Probe, Start, StopHow},
     privilege::NewPrivileges,
 };
@@ -83,7 +83,7 @@ pub fn build_command(app: &AppSettings, context: &Context) -> Result<Option<Comm
 /// Those of [`environment`].
 pub fn start_command(app: &AppSettings, context: &Context) -> Result<Command, BuildError> {
     let argv = match &app.start {
-        Start::Shell(line) => shell(&context.values.expand(line)),
+        Start::Shell(line) => shell::argv(&context.values.expand(line)),
         Start::Argv(argv) => argv.iter().map(|part| context.values.expand(part)).collect(),
     };
     of_instance(app, context, argv)
@@ -133,7 +133,9 @@ pub fn hook_command(
 pub fn probe_command(app: &AppSettings, context: &Context) -> Result<Option<Command>, BuildError> {
     match &app.health.probe {
         Probe::Tcp | Probe::Http(_) | Probe::FastCgi(_) | Probe::Uwsgi(_) => Ok(None),
-        Probe::Command(line) => of_instance(app, context, shell(&context.values.expand(line))).map(Some),
+        Probe::Command(line) => {
+            of_instance(app, context, shell::argv(&context.values.expand(line))).map(Some)
+        }
     }
 }
 
@@ -158,13 +160,8 @@ fn in_release(app: &AppSettings, context: &Context, argv: Vec<String>) -> Result
     Ok(Command { argv, cwd, env, user, new_privileges: app.new_privileges })
 }
 
-fn shell(line: &str) -> Vec<String> {
-    vec!["/bin/sh".to_owned(), "-c".to_owned(), line.to_owned()]
-}
-
 fn run(lines: &[String], context: &Context) -> Vec<String> {
-    let mut argv = shell(RUN);
-    argv.push("bgd".to_owned());
+    let mut argv = ["/bin/sh", "-c", RUN, "bgd"].map(str::to_owned).to_vec();
     argv.extend(lines.iter().map(|line| context.values.expand(line)));
     argv
 }

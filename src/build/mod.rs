@@ -17,6 +17,7 @@ mod prepare;
 mod releases;
 mod rewrite;
 mod shared;
+mod shell;
 mod socket_dir;
 mod tree;
 

@@ -74,12 +74,12 @@ async fn snapshot(
     // Who may read the record may not be allowed to ask the shims; the record then speaks alone.
     if let Ok(found) = shims.find(&app.name).await {
         for handle in found {
-            let running = handle.status().await.is_ok_and(|status| !status.tree.is_empty());
-            if let (Some(slot), true, Some(pid)) = (handle.role().slot(), running, handle.main_pid()) {
+            let running = handle.status().await.is_ok_and(|status| status.runs());
+            if let (Some(slot), true) = (handle.role().slot(), running) {
                 // Whether it is well is not asked; the record tells of the color.
                 let live = state.live().filter(|live| live.color == slot.color);
                 let healthy = live.and_then(|live| live.healthy);
-                instances.insert(slot, Seen { pid: Some(pid), healthy });
+                instances.insert(slot, Seen { pid: handle.main_pid(), healthy });
                 given.insert(slot.color, handle.siblings());
             }
         }

@@ -31,7 +31,7 @@ struct Running {
 /// What is shown of one that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
-    /// Its main process; of a daemonised instance what its shim last knew.
+    /// Its main process; of one that went into the background the oldest that it left there.
     pub pid: Option<i32>,
     /// The last health check; `None` before the first.
     pub healthy: Option<bool>,

@@ -28,18 +28,13 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
     match interpreter.shims.find(name).await {
         Ok(shims) => {
             for handle in shims {
-                let mut verdict = None;
-                let alive = match handle.status().await {
-                    Ok(status) => {
-                        verdict = status.main.exit();
-                        !status.tree.is_empty()
-                    }
-                    Err(err) => {
-                        tracing::warn!(app = %name, err = %chain(&err), "an instance can't be asked; taken as running");
-                        true
-                    }
-                };
+                let Found { alive, ending, verdict } = Found::of(&handle).await;
                 match handle.role().clone() {
+                    Role::Instance(slot) if alive && ending => {
+                        let (color, release) = (slot.color, handle.release());
+                        tracing::warn!(app = %name, %color, %release, "an instance was told to end and has not yet: it does not count as running");
+                        tokio::spawn(see_it_end(handle));
+                    }
                     // It runs, and nobody gets to it: the start that follows ends it first.
                     Role::Instance(slot) if alive && interpreter.is_cut_off(slot) => {
                         let color = slot.color;
@@ -74,6 +69,40 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
     let unrecorded = unrecorded.collect();
     facts.known.extend(described(interpreter, unrecorded).await);
     facts
+}
+
+/// What a process of ours was found to be.
+struct Found {
+    /// Something of it lives.
+    alive: bool,
+    /// Not for long.
+    ending: bool,
+    /// How its command ended.
+    verdict: Option<Exit>,
+}
+
+impl Found {
+    async fn of(handle: &Handle) -> Self {
+        match handle.status().await {
+            Ok(status) => {
+                Self { alive: !status.tree.is_empty(), ending: status.ending, verdict: status.main.exit() }
+            }
+            Err(err) => {
+                tracing::warn!(app = %handle.app(), err = %chain(&err), "an instance can't be asked; taken as running");
+                Self { alive: true, ending: false, verdict: None }
+            }
+        }
+    }
+}
+
+/// Whoever told it to end is no more, and its shim perhaps neither: nobody would KILL it at the end of its grace. What
+/// is started or stopped on its color asks the same, which does no harm. Not forgotten: its record says how many
+/// its color was given.
+async fn see_it_end(handle: Handle) {
+    if let Err(err) = handle.stop().await {
+        let (app, release) = (handle.app(), handle.release());
+        tracing::warn!(%app, %release, err = %chain(&err), "an instance that was to end has not");
+    }
 }
 
 /// Instances that ended while bgd was away, beside others of their color that run: the facts speak of colors alone.

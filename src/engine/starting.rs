@@ -127,7 +127,8 @@ impl Interpreter {
         }
     }
 
-    /// Those of the wanted instances that run already. Any other of ours on the color is an orphan and goes (D1).
+    /// Those of the wanted instances that run already. Any other of ours on the color is an orphan and goes (D1); one
+    /// that was told to end is waited for, so that what is started finds its port free.
     async fn adopt_or_clear(
         &self,
         release: &Release,
@@ -139,8 +140,8 @@ impl Interpreter {
         let mut others = Vec::new();
         for handle in self.find_shims(phase).await? {
             let Some(slot) = handle.role().slot().filter(|slot| slot.color == color) else { continue };
-            let alive = !handle.status().await.map_err(|err| trouble(phase, &err))?.tree.is_empty();
-            let wanted = alive && *handle.release() == release.id && slot.index < number;
+            let runs = handle.status().await.map_err(|err| trouble(phase, &err))?.runs();
+            let wanted = runs && *handle.release() == release.id && slot.index < number;
             if wanted && !self.is_cut_off(slot) && adopted.insert(slot) {
                 self.instances.put(slot, handle);
             } else {

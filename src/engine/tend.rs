@@ -22,6 +22,7 @@ use crate::{
         route::Route,
     },
     probe,
+    process::{Handle, Overseer, Slot},
     rules::{
         app::{App, Idle, Instance, Release},
         event::Event,
@@ -84,6 +85,12 @@ impl Tend {
             }
             let (inbox, interpreter) = (self.inbox.clone(), self.interpreter.clone());
             let task = tokio::spawn(async move {
+                handle.exited().await;
+                end_unseen(&handle).await;
+                // One that went into the background is another process from now on, and is shown as that.
+                if handle.main_pid().is_some() {
+                    let _ended = inbox.send(Message::Instances);
+                }
                 let exit = handle.ended().await;
                 interpreter.instances().remove(slot, handle.id());
                 let (color, release) = (slot.color, handle.release().clone());
@@ -136,7 +143,7 @@ async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): 
     let pause = settings.health.interval.max(CALM);
     let number = interpreter.number_of(color, &release.id);
     let mut each = vec![Health::default(); usize::from(number)];
-    let mut known = None;
+    let (mut known, mut seen) = (None, interpreter.instances().seen());
     loop {
         let mut targets = Vec::new();
         for slot in slots(color, number) {
@@ -157,6 +164,9 @@ async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): 
                 interpreter.end_if_cut_off(slot).await;
             }
             health.note(healthy);
+            if health.known == Some(false) && settings.watch.restart {
+                end_if_deserted(&interpreter, slot).await;
+            }
             news |= interpreter.instances().note_health(slot, health.known);
             let line = if number == 1 { line } else { format!("instance {}: {line}", slot.number()) };
             if worst.is_none() || !healthy {
@@ -174,10 +184,37 @@ async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): 
                 return;
             }
         }
+        // Also of what went into the background and was replaced there.
+        let now = interpreter.instances().seen();
+        news |= std::mem::replace(&mut seen, now.clone()) != now;
         if news && inbox.send(Message::Instances).is_err() {
             return;
         }
         sleep(pause).await;
+    }
+}
+
+/// Ends what a main process left when it ended, where the shim that would do it was killed.
+async fn end_unseen(handle: &Handle) {
+    let left = handle.status().await.is_ok_and(|it| it.overseer == Overseer::Lost && it.ending);
+    if left && let Err(err) = handle.stop().await {
+        tracing::warn!(app = %handle.app(), release = %handle.release(), err = %chain(&err), "what was left of an instance was not ended");
+    }
+}
+
+/// Ends what is left of an instance whose main process went into the background, where what serves has ended since:
+/// while a helper of it lives it would count as running, and nothing would be started in its place.
+async fn end_if_deserted(interpreter: &Interpreter, slot: Slot) {
+    let Some(handle) = interpreter.instances().at(slot) else { return };
+    let address = interpreter.settings().address_at(slot.color, slot.index);
+    let left = handle.status().await.is_ok_and(|status| status.runs() && status.main.exit().is_some());
+    if !left || !matches!(handle.listens_on(&[address]), Ok(None)) {
+        return;
+    }
+    let (app, color) = (&interpreter.settings().name, slot.color);
+    tracing::error!(%app, %color, release = %handle.release(), "nothing of the instance listens any more: what is left of it is ended");
+    if let Err(err) = handle.stop().await {
+        tracing::warn!(%app, %color, err = %chain(&err), "what was left of an instance was not ended");
     }
 }
 

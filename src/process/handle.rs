@@ -96,9 +96,20 @@ impl Handle {
         self.0.record.shim.pid
     }
 
-    /// The main process; `None` if this shim was found while it was still starting it.
+    /// The main process; of a command that went into the background the oldest of those that it left there. `None`
+    /// while it is being started, and when nothing of it is known to live. Reads /proc and does not wait for the shim.
     pub fn main_pid(&self) -> Option<i32> {
-        self.main().map(|main| main.pid)
+        let main = self.main()?;
+        let record = &self.0.record;
+        if record.of_this_boot() && main.is_alive() {
+            return Some(main.pid);
+        }
+        if !record.shim_alive() {
+            return None;
+        }
+        // Without /proc nothing would be known to live.
+        let left = tree::tops(record.shim.pid).unwrap_or_default();
+        left.into_iter().min_by_key(|one| (one.start, one.pid)).map(|one| one.pid)
     }
 
     /// Its command. A handle made while the shim was only just starting, before a bgd that was killed heard of it,
@@ -177,6 +188,9 @@ impl Handle {
                 Ok(Status {
                     main: if runs { Main::Running } else { exited },
                     tree: living.into_iter().map(|one| one.pid).collect(),
+                    // Nobody saw how the main process of an instance ended: that it went into the background is the
+                    // least likely.
+                    ending: record.ending || (!runs && record.exit.is_none()),
                     dropped: 0,
                     overseer: Overseer::Lost,
                 })

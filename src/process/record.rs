@@ -121,6 +121,9 @@ pub struct Record {
     pub ended_ms: Option<u64>,
     /// KILL was needed to end it.
     pub killed: bool,
+    /// It is on its way out: its shim was told to end it, or ends what is left of it. What lives of it is not for long.
+    #[serde(default)]
+    pub ending: bool,
     /// Those of [`MARKS`] that the environment of its processes has.
     #[serde(default)]
     pub marks: BTreeMap<String, String>,
@@ -242,6 +245,7 @@ pub(crate) mod tests {
             exit: Some(Exit { how: How::Signal(9), timed_out: true, out_of_memory: false }),
             ended_ms: None,
             killed: false,
+            ending: false,
             marks: BTreeMap::from([("BGD_APP".to_owned(), "shop".to_owned())]),
             siblings: 1,
         }
@@ -262,6 +266,15 @@ pub(crate) mod tests {
     fn a_record_of_a_newer_bgd_with_unknown_fields_is_still_read() {
         let mut value = serde_json::to_value(sample()).unwrap();
         value["later"] = true.into();
+        assert_eq!(serde_json::from_value::<Record>(value).unwrap(), sample());
+    }
+
+    #[test]
+    fn a_record_of_an_older_shim_does_not_say_that_it_ends_and_one_that_ends_does() {
+        let ends = Record { ending: true, ..sample() };
+        let mut value = serde_json::to_value(&ends).unwrap();
+        assert_eq!(serde_json::from_value::<Record>(value.clone()).unwrap(), ends);
+        value.as_object_mut().unwrap().remove("ending").unwrap();
         assert_eq!(serde_json::from_value::<Record>(value).unwrap(), sample());
     }
 }

@@ -15,7 +15,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Serves on a port of a color; alive until its whole tree is gone.
+    /// Serves on a port of a color; alive until its whole tree is gone. A main command that fails takes what it
+    /// leaves behind with it; one that exits with 0 went into the background.
     Instance(Slot),
     /// A build; what its main command leaves behind is killed.
     Build,

@@ -72,6 +72,8 @@ pub struct Status {
     pub main: Main,
     /// Living processes of the tree; empty means ended.
     pub tree: Vec<i32>,
+    /// It was told to end, or what is left of it is being ended.
+    pub ending: bool,
     /// Bytes of output that could not be written to the log; 0 when unknown.
     pub dropped: u64,
     /// Who looks after the tree.
@@ -118,11 +120,17 @@ pub struct Stopped {
 }
 
 impl Status {
+    /// It runs and is there to stay: what was told to end counts as gone, though it may still answer.
+    pub fn runs(&self) -> bool {
+        !self.tree.is_empty() && !self.ending
+    }
+
     pub(super) fn of(report: Report) -> Self {
         let over = report.record.ended_ms.is_some();
         Self {
             main: report.record.exit.map_or(Main::Running, Main::Exited),
             tree: report.tree,
+            ending: report.record.ending,
             dropped: report.dropped,
             overseer: if over { Overseer::Ended } else { Overseer::Shim },
         }
@@ -132,6 +140,7 @@ impl Status {
         Self {
             main: Main::Exited(record.exit.unwrap_or(Exit::UNKNOWN)),
             tree: Vec::new(),
+            ending: record.ending,
             dropped: 0,
             overseer: Overseer::Ended,
         }

@@ -9,7 +9,7 @@ use std::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    load,
+    app, load,
     stage::{Kind, Plan, Stage, on_both, send},
 };
 
@@ -43,6 +43,63 @@ fn h1_a_live_instance_that_is_killed_is_started_again() {
         send(pid, Signal::SIGKILL);
         comes_back(&stage, pid, "one");
     });
+}
+
+/// From now on the app is started by this line, with the app's own command in place of `APP`.
+fn start_by(stage: &Stage, line: &str) {
+    let text = fs::read_to_string(stage.path("bgd.toml")).expect("the configuration");
+    let start = text.lines().find(|line| line.starts_with("start = ")).expect("a start command");
+    let line = format!("start = \"{}\"", line.replace("APP", &app::command().join(" ")));
+    fs::write(stage.path("bgd.toml"), text.replace(start, &line)).expect("write the configuration");
+    stage.done(&["reload"]);
+}
+
+/// The process that answers; 0 while none does.
+fn server(stage: &Stage) -> u32 {
+    let answer = load::once(stage.public(), "GET", "/", "").ok();
+    let pid = answer.and_then(|answer| answer.head.get("x-pid")?.parse().ok());
+    pid.unwrap_or(0)
+}
+
+/// That process dies, and nothing of its instance is left when another one serves, whose pid status says.
+fn is_replaced_when_killed(stage: &Stage, victim: u32) {
+    let (shown, served) = (live_pid(stage), server(stage));
+    assert!(stage.processes().iter().any(|(pid, _)| *pid == shown), "status says a dead pid: {shown}");
+    send(victim, Signal::SIGKILL);
+    stage.eventually("another instance serves", |stage| ![0, served].contains(&server(stage)));
+    stage.until("its pid is shown", |status| {
+        let pid = status["live"]["pid"].as_u64();
+        pid.is_some_and(|pid| pid != u64::from(shown)) && status["live"]["healthy"] == true
+    });
+    let left = stage.processes();
+    let old = left.iter().filter(|(pid, _)| [victim, shown, served].contains(pid));
+    assert_eq!(old.count(), 0, "{left:?}");
+}
+
+#[test]
+fn h1_an_app_behind_a_shell_or_in_the_background_is_started_again_whatever_of_it_is_killed() {
+    let Some(stage) = Stage::set(Plan::of(Kind::Builtin)) else { return };
+    start_by(&stage, "APP; exit $?");
+    stage.push_live("one");
+    stage.until_at_rest();
+    let shell = live_pid(&stage);
+    assert_ne!(shell, server(&stage), "the shell stays as the parent");
+    is_replaced_when_killed(&stage, shell);
+    is_replaced_when_killed(&stage, server(&stage));
+    // What goes into the background beside a helper: the helper alone is no instance.
+    start_by(&stage, "setsid APP & sleep 3000 & exit 0");
+    stage.push_live("two");
+    stage.until_at_rest();
+    is_replaced_when_killed(&stage, server(&stage));
+    // Alone, the line is the app itself; here with nobody to look after it, and a child at its side that ignores TERM.
+    start_by(&stage, "APP");
+    let three = stage.push("three", "hides = yes");
+    stage.wait_live(&three);
+    stage.until_at_rest();
+    assert_eq!(live_pid(&stage), server(&stage));
+    stage.shims().into_iter().for_each(|shim| send(shim, Signal::SIGKILL));
+    is_replaced_when_killed(&stage, server(&stage));
+    stage.assert_status_is_true();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{fs, process::Command, process::Stdio};
 
 use nix::sys::signal::Signal;
 
-use crate::stage::{Kind, Plan, Stage, on_both};
+use crate::stage::{Kind, Plan, Stage, on_both, send};
 
 /// One live with a request that it works on, two just live, one draining.
 fn draining(kind: Kind) -> Option<(Stage, std::thread::JoinHandle<()>, u32)> {
@@ -72,6 +72,36 @@ fn g4_a_stop_under_way_is_ended_by_the_next_daemon() {
     stage.until_at_rest();
     assert!(!runs(old));
     assert_eq!(stage.served(), "two");
+    stage.assert_no_leftover();
+}
+
+/// The shim of an instance that `start` is without a shell.
+fn shim_of(pid: u32) -> u32 {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let after = line.rsplit_once(')').expect("a name in brackets").1;
+    after.split_whitespace().nth(1).expect("a parent").parse().expect("a pid")
+}
+
+/// It answers still, and would be taken for a warm one; the way back leads to a new one.
+#[test]
+fn g4_an_instance_that_was_told_to_end_is_no_way_back_for_the_next_daemon() {
+    let plan = Plan { watch: "200ms", standby: "1h", grace: "1h", ..Plan::of(Kind::Builtin) };
+    let Some(mut stage) = Stage::set(plan) else { return };
+    let one = stage.push("one", "term = ignored");
+    stage.wait_live(&one);
+    let old: u32 = stage.value("live.pid").parse().unwrap();
+    stage.push_live("two");
+    stage.until("one is warm", |status| status["idle"]["state"] == "warm");
+    stage.kill_daemon();
+    send(shim_of(old), Signal::SIGTERM);
+    stage.start_daemon();
+    stage.until("one is no longer warm", |status| status["idle"]["state"] != "warm");
+    assert!(runs(old));
+    send(old, Signal::SIGKILL);
+    stage.done(&["flip"]);
+    stage.wait_live(&one);
+    assert_eq!(stage.served(), "one");
+    assert_ne!(stage.value("live.pid").parse(), Ok(old));
     stage.assert_no_leftover();
 }
 

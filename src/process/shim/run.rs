@@ -57,6 +57,8 @@ pub(super) struct Shim {
     log: Log,
     socket: Socket,
     ending: Ending,
+    /// What carries on for the command of an instance that went into the background.
+    heir: Option<Identity>,
     grace: Duration,
     stop_command: Option<Launch>,
     limit: Option<Instant>,
@@ -86,6 +88,7 @@ impl Shim {
         let mut shim = Self {
             ending: Ending::new(record.shim.pid, record.stop_signal),
             saving: Saving::Done,
+            heir: None,
             buffer: vec![0; CHUNK].into_boxed_slice(),
             log: Log::new(spec.log),
             grace: spec.stop.grace,
@@ -212,17 +215,23 @@ impl Shim {
     }
 
     fn reap(&mut self) -> io::Result<()> {
+        let mut news = false;
         loop {
             let mut status = 0;
             // Not nix's: it has no name for the real-time signals, and would lose the pid of what died of one.
             // SAFETY: the status is ours to write; -1 is any child of ours.
             let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::__WALL) };
             match Errno::result(pid) {
+                Ok(0) if news => return self.look_after_the_rest(),
                 Ok(0) => return Ok(()),
                 Ok(pid) if libc::WIFSIGNALED(status) => {
                     self.child_gone(pid, How::Signal(libc::WTERMSIG(status)));
+                    news = true;
                 }
-                Ok(pid) => self.child_gone(pid, How::Code(libc::WEXITSTATUS(status))),
+                Ok(pid) => {
+                    self.child_gone(pid, How::Code(libc::WEXITSTATUS(status)));
+                    news = true;
+                }
                 Err(Errno::EINTR) => {}
                 Err(Errno::ECHILD) => {
                     self.all_gone();
@@ -237,17 +246,44 @@ impl Shim {
         let outcome = if how == How::Code(0) { Outcome::Worked } else { Outcome::Failed };
         self.ending.reaped(pid, outcome);
         if self.record.main.is_some_and(|main| main.pid == pid) && self.record.exit.is_none() {
-            // Whoever is told of the exit finds the last words in the log.
-            self.copy_output();
-            let failed = outcome == Outcome::Failed && self.limits.memory.is_some();
-            let out_of_memory = failed && limits::has_run_out_of_memory();
-            self.record.exit = Some(Exit { how, timed_out: self.timed_out, out_of_memory });
+            self.main_gone(how, outcome);
             self.limit = None;
-            self.saving = Saving::Due(Instant::now());
             if self.record.role.ends_with_main() {
                 self.ending.kill();
             }
+        } else if self.heir.is_some_and(|heir| heir.pid == pid) {
+            self.heir = None;
+            // One that was told to end says nothing about the command by it.
+            if self.ending.is_idle() {
+                self.main_gone(how, outcome);
+            }
         }
+    }
+
+    fn main_gone(&mut self, how: How, outcome: Outcome) {
+        // Whoever is told of the exit finds the last words in the log.
+        self.copy_output();
+        let failed = outcome == Outcome::Failed && self.limits.memory.is_some();
+        let out_of_memory = failed && limits::has_run_out_of_memory();
+        self.record.exit = Some(Exit { how, timed_out: self.timed_out, out_of_memory });
+        self.saving = Saving::Due(Instant::now());
+    }
+
+    /// Something of an instance outlived its main process. If that failed, the instance has: what is left (a helper,
+    /// workers without their master) is asked to end, and only then can it be started again. If it exited with 0 it
+    /// went into the background, and the one process that it left there takes its place; of several none is known
+    /// to be the one that counts.
+    fn look_after_the_rest(&mut self) -> io::Result<()> {
+        let Some(exit) = self.record.exit else { return Ok(()) };
+        if self.record.role.ends_with_main() || !self.ending.is_idle() || self.heir.is_some() {
+            return Ok(());
+        }
+        if !exit.success() {
+            self.ask_to_stop();
+        } else if let [heir] = tree::tops(self.record.shim.pid)?[..] {
+            self.heir = Some(heir);
+        }
+        Ok(())
     }
 
     fn all_gone(&mut self) {
@@ -267,6 +303,8 @@ impl Shim {
                 self.timed_out = true;
                 self.ending.kill();
             }
+            // The first signal goes before anything is written: a disk may stall.
+            self.note_ending();
             let main = self.record.main.filter(|_| self.record.exit.is_none());
             self.ending.advance(main)?;
         }
@@ -274,6 +312,15 @@ impl Shim {
             self.save()?;
         }
         Ok(())
+    }
+
+    /// Also in the file: a bgd that comes up after this shim was killed as well must not take what is left for an
+    /// instance that stays.
+    fn note_ending(&mut self) {
+        if !self.ending.is_idle() && !self.record.ending {
+            self.record.ending = true;
+            self.saving = Saving::Due(Instant::now());
+        }
     }
 
     /// While the command runs, no failure to save may end the shim.
@@ -377,6 +424,7 @@ fn new_record(id: String, socket: PathBuf, spec: &Spec) -> io::Result<Record> {
         exit: None,
         ended_ms: None,
         killed: false,
+        ending: false,
         marks: marks(spec),
         siblings: spec.siblings,
     })
