@@ -296,7 +296,13 @@ impl Daemon {
         if !gone.is_empty() {
             said.push(format!("no longer looked after, what is live serves on: {}", list(&gone)));
         }
-        Ok(if said.is_empty() { "nothing changed".to_owned() } else { said.join("; ") })
+        if said.is_empty() {
+            // A change may have been noticed before anybody asked.
+            said.push("nothing changed, all of it was in force already".to_owned());
+        }
+        let beside = config::sources(&self.file).iter().any(|dir| dir.ends_with("apps.d"));
+        let beside = if beside { " and apps.d beside it" } else { "" };
+        Ok(format!("read {}{beside}: {}", self.file.display(), said.join("; ")))
     }
 }
 

@@ -129,6 +129,7 @@ fn app(name: &str, state: AppState) -> AppReport {
             pid: Some(4300),
             healthy: Some(true),
             instances: vec![InstanceReport { port: Some(9501), pid: Some(4300), healthy: Some(true) }],
+            given_up: false,
             since: stamp(0),
         }),
         idle: None,
@@ -143,6 +144,7 @@ fn app(name: &str, state: AppState) -> AppReport {
         },
         last: None,
         rollback: RollbackReport { possible: false, to: None, warm: false },
+        why: None,
     }
 }
 

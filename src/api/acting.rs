@@ -59,18 +59,11 @@ struct Following<'a> {
     events: Receiver<EventRecord>,
 }
 
-/// Hands it to the machine, and records who asked for what, denied or not.
-async fn ask(desk: &Desk, peer: &Peer, (member, ask): (&Member, Ask)) -> Result<step::Answer, Refusal> {
-    let mut text = words(&ask);
-    let answer = member.ask(peer.name.clone(), ask).await;
-    let answer = answer.map_err(|gone| refusal(Exit::Unreachable, gone.to_string(), Some("bgd status")))?;
-    if let step::Answer::Denied(denial) = &answer {
-        text = format!("{text}; denied: {}", denial.message);
-    }
-    let app = Some(member.settings().name.clone());
-    let event = EventRecord { app, deploy: answer.deploy(), ..peer.event("asked", &text) };
-    desk.fleet.note_act(event, answer.begun());
-    match answer {
+/// Hands it to the machine, which records who asked for what, denied or not.
+async fn ask(peer: &Peer, (member, ask): (&Member, Ask)) -> Result<step::Answer, Refusal> {
+    let act = peer.event("asked", &words(&ask));
+    let answer = member.ask(act, ask).await;
+    match answer.map_err(|gone| refusal(Exit::Unreachable, gone.to_string(), Some("bgd status")))? {
         step::Answer::Denied(denial) => Err(denied(member, denial)),
         answer => Ok(answer),
     }
@@ -102,13 +95,17 @@ fn denied(member: &Member, denial: Denial) -> Refusal {
         // They say so themselves.
         (DenialKind::NothingLive | DenialKind::NoWayBack, _) => String::new(),
     };
-    let message = format!("{}: {}{serving}", member.settings().name, denial.message);
-    Refusal { exit: denial.kind.into(), message, hint: Some(denial.hint) }
+    let name = &member.settings().name;
+    let message = format!("{name}: {}{serving}", denial.message);
+    // A bare command is one for this app.
+    let bare = denial.hint.starts_with("bgd ") && denial.hint.split(' ').count() == 2;
+    let hint = if bare { format!("{} {name}", denial.hint) } else { denial.hint };
+    Refusal { exit: denial.kind.into(), message, hint: Some(hint) }
 }
 
 async fn say(desk: &Desk, client: &Client, (app, what): (Option<AppName>, Ask)) -> Result<Answer, Refusal> {
     let member = member(desk, app.as_ref())?;
-    let answer = ask(desk, &client.peer, (&member, what)).await?;
+    let answer = ask(&client.peer, (&member, what)).await?;
     member.look_now();
     Ok(Answer::Said(match answer {
         step::Answer::Said(text) => text,
@@ -122,7 +119,7 @@ async fn detached(
     (app, what): (Option<AppName>, Ask),
 ) -> Result<Answer, Refusal> {
     let member = member(desk, app.as_ref())?;
-    match ask(desk, &client.peer, (&member, what)).await? {
+    match ask(&client.peer, (&member, what)).await? {
         step::Answer::Deploying(id) => Ok(Answer::Deploy(record(desk, id).await?)),
         step::Answer::Said(text) => Ok(Answer::Said(text)),
         other => Err(unexpected(&other)),
@@ -131,7 +128,7 @@ async fn detached(
 
 async fn deploy(mut following: Following<'_>, app: Option<AppName>, what: Ask) -> Result<Answer, Refusal> {
     let member = member(following.desk, app.as_ref())?;
-    match ask(following.desk, &following.client.peer, (&member, what)).await? {
+    match ask(&following.client.peer, (&member, what)).await? {
         step::Answer::Deploying(id) => following.until_ended(&member, id).await.map(Answer::Deploy),
         step::Answer::Said(text) => Ok(Answer::Said(text)),
         other => Err(unexpected(&other)),
@@ -142,7 +139,7 @@ async fn deploy(mut following: Following<'_>, app: Option<AppName>, what: Ask) -
 async fn flip(mut following: Following<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
     let member = member(following.desk, app.as_ref())?;
     let before = member.snapshot();
-    match ask(following.desk, &following.client.peer, (&member, Ask::Flip)).await? {
+    match ask(&following.client.peer, (&member, Ask::Flip)).await? {
         step::Answer::Cancelling(id) => {
             let moved =
                 before.app.pipeline.release().is_some_and(|release| {
@@ -169,7 +166,7 @@ fn moving(snapshot: &Snapshot, id: DeployId) -> bool {
 /// Until the front has proven the share.
 async fn shared(mut following: Following<'_>, app: Option<AppName>, what: Ask) -> Result<Answer, Refusal> {
     let member = member(following.desk, app.as_ref())?;
-    let text = match ask(following.desk, &following.client.peer, (&member, what)).await? {
+    let text = match ask(&following.client.peer, (&member, what)).await? {
         step::Answer::Said(text) => text,
         // All of the traffic is no share.
         step::Answer::Promoting(id) => return following.promoted(&member, id).await,
@@ -185,7 +182,7 @@ async fn shared(mut following: Following<'_>, app: Option<AppName>, what: Ask) -
 
 async fn promote(mut following: Following<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
     let member = member(following.desk, app.as_ref())?;
-    match ask(following.desk, &following.client.peer, (&member, Ask::Promote)).await? {
+    match ask(&following.client.peer, (&member, Ask::Promote)).await? {
         step::Answer::Promoting(id) => following.promoted(&member, id).await,
         other => Err(unexpected(&other)),
     }
@@ -193,7 +190,7 @@ async fn promote(mut following: Following<'_>, app: Option<AppName>) -> Result<A
 
 async fn down(mut following: Following<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
     let member = member(following.desk, app.as_ref())?;
-    match ask(following.desk, &following.client.peer, (&member, Ask::Down)).await? {
+    match ask(&following.client.peer, (&member, Ask::Down)).await? {
         step::Answer::TakingDown => {
             following.until(&member, |snapshot| !snapshot.app.down_wanted).await;
             if matches!(member.snapshot().app.serving, Serving::Live(_)) {

@@ -7,4 +7,5 @@ pub mod output;
 mod reading;
 pub mod report;
 pub mod server;
+pub mod why;
 pub mod wire;

@@ -8,6 +8,7 @@ use super::{
     output::{self, Following, Log},
     report,
     server::{Client, Desk, closing, refusal},
+    why,
     wire::{Answer, ExecPlan, Exit, LogSource, Progress, Refusal, Reply, Status},
 };
 use crate::{
@@ -54,7 +55,7 @@ pub(super) async fn show(desk: &Desk, id: DeployId) -> Result<Answer, Refusal> {
 }
 
 pub(super) fn why(member: &Member) -> Answer {
-    Answer::Why(report::why(&member.snapshot()))
+    Answer::Why(why::why(&member.snapshot()))
 }
 
 /// Reads the record on a blocking thread: a slow disk must not hold up other clients.

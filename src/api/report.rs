@@ -1,23 +1,28 @@
 //! An app's snapshot as `bgd status` shows it, shared by the daemon and by commands that work without it. The
 //! state word is computed here and nowhere else.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::{
-    api::server::refusal,
-    api::wire::{
-        AppReport, CanaryReport, DeployReport, Exit, FlipReport, HoldReport, IdleReport, InstanceReport,
-        LastReport, LiveReport, Refusal, RemoteReport, RollbackReport, Why,
+    api::{
+        server::refusal,
+        why,
+        wire::{
+            AppReport, CanaryReport, DeployReport, Exit, FlipReport, HoldReport, IdleReport, InstanceReport,
+            LastReport, LiveReport, Refusal, RemoteReport, RollbackReport,
+        },
     },
-    engine::{Seen, Snapshot, clock},
+    engine::{Seen, Snapshot},
     process::Slot,
     rules::{
-        app::{App, Idle, Instance, Live, Pipeline, Serving},
+        app::{Backup, Hold, Idle, Instance, Live, Pipeline, Serving, Until},
         canary::Share,
         ids::{Color, CommitId, ReleaseId},
-        step::{self, Blocked},
         time::Stamp,
-        words::{AppState, IdleState},
+        words::{AppState, HoldEnd, IdleState, Outcome, Phase},
     },
     store::record::DeployRecord,
 };
@@ -32,13 +37,9 @@ pub fn app(snapshot: &Snapshot) -> AppReport {
         trouble: trouble(snapshot),
         live: app.live().map(|live| live_report(snapshot, live)),
         idle: Some(idle(snapshot)),
-        deploy: deploy(app),
+        deploy: deploy(snapshot),
         canary: canary(snapshot),
-        hold: app.hold.as_ref().map(|hold| HoldReport {
-            by: hold.by.clone(),
-            reason: hold.reason.clone(),
-            since: Stamp(hold.since),
-        }),
+        hold: app.hold.as_ref().map(hold),
         remote: RemoteReport {
             branch: settings.branch.clone(),
             head: snapshot.remote.head.clone(),
@@ -51,6 +52,19 @@ pub fn app(snapshot: &Snapshot) -> AppReport {
             to: way_back.map(|(release, _)| release.commit.clone()),
             warm: way_back.is_some_and(|(_, warm)| warm),
         },
+        why: Some(why::why(snapshot)),
+    }
+}
+
+fn hold(hold: &Hold) -> HoldReport {
+    HoldReport {
+        by: hold.by.clone(),
+        reason: hold.reason.clone(),
+        since: Stamp(hold.since),
+        until: Some(match hold.until {
+            Until::Resumed => HoldEnd::Resume,
+            Until::NewerThan(_) => HoldEnd::NewerCommit,
+        }),
     }
 }
 
@@ -124,6 +138,7 @@ pub fn live_report(snapshot: &Snapshot, live: &Live) -> LiveReport {
         healthy: if up { live.healthy } else { Some(false) },
         since: Stamp(live.since),
         instances,
+        given_up: live.instance == Instance::Dead,
     }
 }
 
@@ -170,20 +185,58 @@ fn idle(snapshot: &Snapshot) -> IdleReport {
         pid: instances.first().and_then(|first| first.pid),
         state,
         instances,
+        backup: app.backup == Backup::Told,
     }
 }
 
-fn deploy(app: &App) -> Option<DeployReport> {
+fn deploy(snapshot: &Snapshot) -> Option<DeployReport> {
+    let (app, settings) = (&snapshot.app, &snapshot.settings);
     let deploy = app.pipeline.deploy()?;
+    let phase = app.pipeline.phase(&app.idle)?;
     let switched =
         app.live().zip(app.pipeline.release()).is_some_and(|(live, new)| live.release.id == new.id);
     Some(DeployReport {
         id: deploy.id,
         commit: app.pipeline.commit().cloned(),
         color: Some(if switched { app.idle_color().other() } else { app.idle_color() }),
-        phase: app.pipeline.phase(&app.idle)?,
+        phase,
         started_at: Stamp(deploy.started),
+        phase_since: Some(Stamp(deploy.phase_since)),
+        phase_ms: match (phase, &app.pipeline) {
+            (Phase::Watching, Pipeline::Watching { held: None, .. }) => Some(millis(settings.watch.period)),
+            (Phase::Draining, _) => Some(millis(settings.drain)),
+            _ => None,
+        },
+        ending: ending(&app.pipeline),
     })
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How a deploy ends whose end is decided.
+fn ending(pipeline: &Pipeline) -> Option<Outcome> {
+    match pipeline {
+        Pipeline::Retiring { end, .. }
+        | Pipeline::Reverting { end, .. }
+        | Pipeline::Replacing { end, .. }
+        | Pipeline::Discarding { end, .. } => Some(end.outcome),
+        Pipeline::Resting
+        | Pipeline::Fetching { .. }
+        | Pipeline::CheckingOut(_)
+        | Pipeline::Building(_)
+        | Pipeline::Clearing { .. }
+        | Pipeline::Hooking(_)
+        | Pipeline::Starting(_)
+        | Pipeline::Probing(_)
+        | Pipeline::Warming(_)
+        | Pipeline::Sharing(_)
+        | Pipeline::Canary(_)
+        | Pipeline::Switching(_)
+        | Pipeline::Watching { .. }
+        | Pipeline::TakingDown { .. } => None,
+    }
 }
 
 fn canary(snapshot: &Snapshot) -> Option<CanaryReport> {
@@ -222,87 +275,27 @@ fn last(deploy: &DeployRecord) -> Option<LastReport> {
     })
 }
 
-/// Why nothing is being deployed.
-pub fn why(snapshot: &Snapshot) -> Why {
-    let app = &snapshot.app;
-    let head = app.head.as_ref().map_or_else(|| "the tip".to_owned(), |head| head.short().to_owned());
-    let say = |code: &str, text: String, hint: Option<&str>| Why {
-        code: code.to_owned(),
-        text,
-        hint: hint.map(str::to_owned),
-    };
-    if let Some(deploy) = app.pipeline.deploy() {
-        let phase = app.pipeline.phase(&app.idle).map_or("", |phase| phase.as_str());
-        return say(
-            "deploying",
-            format!("deploy {} is under way: {phase}", deploy.id),
-            Some("bgd status -w"),
-        );
-    }
-    if let Some(why) = &snapshot.unrecorded {
-        return say("unrecorded", format!("the record can't be written: {why}"), Some("free disk space"));
-    }
-    match step::wanted(app, clock::now()) {
-        Ok(_) => say("deploying", format!("{head} is about to be deployed"), None),
-        Err(Blocked::OutOfService) => {
-            say("stopped", "the app was taken out of service by `bgd down`".to_owned(), Some("bgd up"))
-        }
-        Err(Blocked::NotSeen) => match &snapshot.remote.error {
-            Some(err) => say("remote_error", format!("the remote can't be read: {err}"), Some("bgd doctor")),
-            None => say("not_polled_yet", "the remote was not seen yet".to_owned(), Some("bgd status")),
-        },
-        Err(Blocked::UpToDate) if app.hold.is_some() => say(
-            "held",
-            format!("{head} is live; newer commits would wait: {}", held(app)),
-            Some("bgd resume"),
-        ),
-        Err(Blocked::UpToDate) => match &snapshot.remote.error {
-            Some(err) => say(
-                "remote_error",
-                format!("{head} is live, and the remote can't be read since: {err}"),
-                Some("bgd doctor"),
-            ),
-            None => {
-                say("up_to_date", format!("{head} is the tip of {} and live", snapshot.settings.branch), None)
-            }
-        },
-        Err(Blocked::Deploying) => say("deploying", "a deploy is under way".to_owned(), None),
-        Err(Blocked::Held) => say("held", format!("{head} waits: {}", held(app)), Some("bgd resume")),
-        Err(Blocked::BadCommit) => {
-            let why = match app.head.as_ref().and_then(|head| app.verdicts.get(head)) {
-                Some(crate::rules::app::Verdict::Bad { why, .. }) => why.clone(),
-                Some(crate::rules::app::Verdict::Retry { .. }) | None => String::new(),
-            };
-            let text = format!("{head} is marked bad: {why}");
-            say("bad_commit", text, Some("push a newer commit, or `bgd deploy` to try it again"))
-        }
-        Err(Blocked::RetryLater(at)) => {
-            let text = format!("{head} failed for outside reasons and is tried again after {}", Stamp(at));
-            say("retry_later", text, Some("bgd deploy tries at once"))
-        }
-    }
-}
-
-fn held(app: &App) -> String {
-    app.hold.as_ref().map(|hold| format!("on hold by {}: {}", hold.by, hold.reason)).unwrap_or_default()
-}
-
 /// What a flip that is over amounts to.
 pub fn flip(snapshot: &Snapshot, abandoned: Option<CommitId>, cancelled: bool) -> FlipReport {
     let live = snapshot.app.live().map(|live| live_report(snapshot, live));
-    let what = abandoned.as_ref().map(|commit| format!(" {}", commit.short())).unwrap_or_default();
     let serving = live.as_ref().map_or_else(
         || "nothing is live".to_owned(),
         |live| format!("{} is live on {} ({})", live.commit.short(), live.color, live.place()),
     );
     let same = live.as_ref().map(|live| &live.commit) == abandoned.as_ref();
-    let text = if same && !cancelled {
-        format!("traffic moved to the other release of the same commit; {serving}")
-    } else if cancelled {
-        format!("deploy{what} cancelled; {serving}; automatic deploys wait for a newer commit")
-    } else {
-        format!("traffic moved away from{what}; {serving}; automatic deploys wait for a newer commit")
+    let from = abandoned.as_ref().map_or("the other release", CommitId::short);
+    let done = match (cancelled, &abandoned) {
+        (true, Some(commit)) => format!("the deploy of {} is cancelled", commit.short()),
+        (true, None) => "the deploy is cancelled".to_owned(),
+        (false, _) if same => "the traffic moved to the other release of the same commit".to_owned(),
+        (false, _) => format!("the traffic moved away from {from}"),
     };
+    let until = match snapshot.app.hold.as_ref().map(|hold| (&hold.until, &hold.by)) {
+        None => String::new(),
+        Some((Until::NewerThan(_), _)) => "; automatic deploys wait for a newer commit".to_owned(),
+        Some((Until::Resumed, by)) => format!("; automatic deploys stay on hold, by {by}"),
+    };
+    let text = format!("{done}; {serving}{until}");
     FlipReport { cancelled, live, abandoned, text }
 }
 
@@ -322,8 +315,8 @@ pub fn newest_build(logs: &Path) -> Result<PathBuf, Refusal> {
         })
         .collect();
     builds.sort();
-    builds
-        .pop()
-        .map(|(_, path)| path)
-        .ok_or_else(|| refusal(Exit::Failed, "there is no build log yet".to_owned(), Some("bgd deploy")))
+    builds.pop().map(|(_, path)| path).ok_or_else(|| {
+        let message = "there is no build log: nothing was built yet, or there is no `build` to run";
+        refusal(Exit::Failed, message.to_owned(), Some("bgd history"))
+    })
 }

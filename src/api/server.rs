@@ -198,7 +198,7 @@ impl Desk {
         refused.insert(peer.uid, Instant::now());
         tracing::warn!(by = %peer.described(), request = request.verb(), "refused: not permitted");
         let event = peer.event("refused", &format!("{}: not permitted", request.verb()));
-        self.fleet.note_act(event, None);
+        self.fleet.note_act(event);
     }
 }
 
@@ -258,7 +258,7 @@ async fn answer(request: Request, client: &mut Client, desk: &Desk) -> io::Resul
             return reading::events(client, desk, (app, since, follow)).await;
         }
         Request::Reload => {
-            desk.fleet.note_act(client.peer.event("asked", "reload"), None);
+            desk.fleet.note_act(client.peer.event("asked", "reload"));
             reload(desk).await
         }
         Request::Hold { .. }
@@ -277,7 +277,7 @@ async fn answer(request: Request, client: &mut Client, desk: &Desk) -> io::Resul
 
 fn exec(desk: &Desk, peer: &Peer, member: &Member) -> Result<Answer, Refusal> {
     let event = EventRecord { app: Some(member.settings().name.clone()), ..peer.event("asked", "exec") };
-    desk.fleet.note_act(event, None);
+    desk.fleet.note_act(event);
     reading::exec(member)
 }
 

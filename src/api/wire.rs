@@ -16,7 +16,7 @@ use crate::{
         ids::{AppName, Color, CommitId, DeployId, ReleaseId},
         step::DenialKind,
         time::Stamp,
-        words::{AppState, IdleState, Outcome, Phase},
+        words::{AppState, HoldEnd, IdleState, Outcome, Phase},
     },
 };
 
@@ -280,12 +280,15 @@ pub struct FlipReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Why {
     /// A fixed word: `up_to_date`, `deploying`, `held`, `bad_commit`, `retry_later`, `remote_error`, `stopped`,
-    /// `not_polled_yet`.
+    /// `not_polled_yet`, `unrecorded`.
     pub code: String,
     /// The sentence.
     pub text: String,
-    /// The next command.
+    /// The next command, or what else to do.
     pub hint: Option<String>,
+    /// When it is tried again by itself.
+    #[serde(default)]
+    pub again_at: Option<Stamp>,
 }
 
 /// What `bgd exec` runs.
@@ -353,6 +356,9 @@ pub struct AppReport {
     pub last: Option<LastReport>,
     /// The way back.
     pub rollback: RollbackReport,
+    /// Why nothing is being deployed; `None` only from a daemon that is older than this key.
+    #[serde(default)]
+    pub why: Option<Why>,
 }
 
 /// What receives the traffic.
@@ -382,6 +388,9 @@ pub struct LiveReport {
     /// All that it has, also those that do not run right now.
     #[serde(default)]
     pub instances: Vec<InstanceReport>,
+    /// It died and is not started again: `watch.restart` is off.
+    #[serde(default)]
+    pub given_up: bool,
 }
 
 /// One of a color's instances.
@@ -396,8 +405,16 @@ pub struct InstanceReport {
 }
 
 impl LiveReport {
-    /// Where it listens, for people: `port 9501`, `socket /run/bgd/a/shop/blue.sock`.
+    /// Where it listens, for people: `port 9501`, `3 instances from port 9501 on`, `socket /run/bgd/a/shop/blue.sock`.
     pub fn place(&self) -> String {
+        match self.instances.len() {
+            0 | 1 => self.first_place(),
+            several => format!("{several} instances from {} on", self.first_place()),
+        }
+    }
+
+    /// Where the first of its instances listens.
+    pub fn first_place(&self) -> String {
         let socket = || self.socket.as_deref().unwrap_or(Path::new("?")).display().to_string();
         self.port.map_or_else(|| format!("socket {}", socket()), |port| format!("port {port}"))
     }
@@ -424,6 +441,9 @@ pub struct IdleReport {
     /// All that it has or would have.
     #[serde(default)]
     pub instances: Vec<InstanceReport>,
+    /// It stands behind the watched release, and takes what that one refuses to take (`watch.backup`).
+    #[serde(default)]
+    pub backup: bool,
 }
 
 /// The deploy under way.
@@ -439,6 +459,16 @@ pub struct DeployReport {
     pub phase: Phase,
     /// Since when.
     pub started_at: Stamp,
+    /// Since when it is in this phase.
+    #[serde(default)]
+    pub phase_since: Option<Stamp>,
+    /// How long the phase lasts by the configuration, in milliseconds: the watch; the drain at most. `None` of the
+    /// others, and of a watch that waits for traffic.
+    #[serde(default)]
+    pub phase_ms: Option<u64>,
+    /// How it will end, once that is decided and only cleaning up is left.
+    #[serde(default)]
+    pub ending: Option<Outcome>,
 }
 
 /// The share of the traffic that the deploy under way has.
@@ -473,6 +503,9 @@ pub struct HoldReport {
     pub reason: String,
     /// Since when.
     pub since: Stamp,
+    /// What ends it.
+    #[serde(default)]
+    pub until: Option<HoldEnd>,
 }
 
 /// The remote, as last seen.

@@ -95,6 +95,8 @@ pub enum Command {
     /// The live release serves on; `bgd resume` turns them on again.
     Hold(HoldArgs),
     /// Turn automatic deploys on again
+    ///
+    /// Deploys no commit that is marked bad, by a flip or a failure: push a newer one, or `bgd deploy`.
     Resume(AppArg),
     /// List the deploys, newest first
     History(HistoryArgs),

@@ -203,7 +203,7 @@ mod tests {
         let tail = ["booting".to_owned(), "panic: no\x1b[2J database".to_owned()];
         assert_eq!(
             failure(&failed, &tail, Look::PLAIN),
-            "error: shop: deploy #7 of c3c3c3c failed while probing: GET /up answered 500\n\
+            "error: shop: deploy #7 of c3c3c3c failed at its health check: GET /up answered 500\n\
              last output:\n  | booting\n  | panic: no [2J database\n\
              hint: `bgd show 7` has the whole story"
         );

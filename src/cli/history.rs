@@ -120,7 +120,7 @@ fn metered(meter: &MeterRecord) -> String {
 /// The outcome, or where it is.
 fn progress_of(deploy: &DeployRecord) -> String {
     match (deploy.outcome, deploy.phase) {
-        (None, Some(phase)) => phrase::plain_word(phase.as_str()),
+        (None, Some(phase)) => phrase::doing(phase),
         (outcome, _) => phrase::outcome(outcome).to_owned(),
     }
 }
@@ -166,9 +166,7 @@ fn when(at: crate::rules::time::Stamp, now: Time) -> String {
 }
 
 fn phase(phase: Option<Phase>) -> String {
-    phase.map_or("before its first phase".to_owned(), |phase| {
-        format!("while {}", phrase::plain_word(phase.as_str()))
-    })
+    phase.map_or("before its first phase", phrase::at).to_owned()
 }
 
 fn section(lines: &mut Vec<String>, title: &str, entries: impl Iterator<Item = String>) {
@@ -280,7 +278,7 @@ deploy #8 of shop: failed
   asked by poller (push)
   begun    2026-11-21 07:50:52Z, 20 s ago
   ended    2026-11-21 07:50:56Z, 16 s ago
-  failed   while probing
+  failed   at its health check
   error    GET /up answered 500
 
 steps

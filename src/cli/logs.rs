@@ -26,15 +26,35 @@ pub async fn run(context: &Context, args: LogsArgs) -> Result<Exit, Problem> {
             let found = offline::logs(settings, &installation.app(app.as_ref())?, (source, instance), lines)?;
             context.say_record(&error);
             found.iter().try_for_each(|line| terminal::data(line))?;
+            if found.is_empty() && lines > 0 && !follow {
+                terminal::chatter(&nothing(source));
+            }
             return if follow { Err(error.into()) } else { Ok(Exit::Done) };
         }
         Err(error) => return Err(error.into()),
     };
+    let mut silent = lines > 0;
     loop {
         match call.next().await? {
-            Part::Progress(Progress::Line(line)) => terminal::data(&line)?,
+            Part::Progress(Progress::Line(line)) => {
+                silent = false;
+                terminal::data(&line)?;
+            }
             Part::Progress(Progress::Event(event)) => terminal::chatter(&terminal::one_line(&event.text)),
+            Part::Done(_) if silent => {
+                terminal::chatter(&nothing(source));
+                return Ok(Exit::Done);
+            }
             Part::Done(_) => return Ok(Exit::Done),
         }
+    }
+}
+
+/// For the eyes: an empty answer looks like one that failed.
+fn nothing(source: LogSource) -> String {
+    match source {
+        LogSource::Live => "the app has written nothing so far".to_owned(),
+        LogSource::Color(color) => format!("nothing was written on {color} so far"),
+        LogSource::Build => "the newest build has written nothing".to_owned(),
     }
 }

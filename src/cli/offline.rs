@@ -182,14 +182,8 @@ async fn flip_member(fleet: &Fleet, member: &Member) -> Result<FlipReport, Refus
     let before = fleet.store().app(&member.settings().name).map_err(unreadable)?.unwrap_or_default();
     let abandoned: Option<CommitId> =
         before.pipeline.commit().cloned().or_else(|| before.live().map(|live| live.release.commit.clone()));
-    let answer = member.ask(peer.name.clone(), Ask::Flip).await.map_err(gone)?;
-    let app = Some(member.settings().name.clone());
-    let (deploy, begun) = (answer.deploy(), answer.begun());
-    let event = EventRecord { app, deploy, ..peer.event("asked", "flip, without the daemon") };
-    // A flip works on a full disk (promise I6); who asked for it is then in this process's own words only.
-    if let Err(err) = fleet.store().log_act(event, begun) {
-        tracing::warn!(err = %chain(&err), "an act was not recorded");
-    }
+    let act = peer.event("asked", "flip, without the daemon");
+    let answer = member.ask(act, Ask::Flip).await.map_err(gone)?;
     let id = match answer {
         Answer::Cancelling(id) | Answer::RollingBack(id) => id,
         Answer::Denied(denial) => {

@@ -8,7 +8,7 @@ use crate::{
     rules::{
         ids::CommitId,
         time::{Stamp, Time},
-        words::{AppState, Outcome},
+        words::{AppState, Outcome, Phase},
     },
 };
 
@@ -34,7 +34,11 @@ pub fn span(length: Duration) -> String {
 
 /// The age of something: whole seconds at least, so that a refreshed line does not flicker.
 pub fn age(since: Stamp, now: Time) -> String {
-    let length = now.since(since.0);
+    whole(now.since(since.0))
+}
+
+/// How long, in whole seconds at least.
+pub fn whole(length: Duration) -> String {
     match length.as_secs() {
         0 => "1 s".to_owned(),
         s @ 1..10 => format!("{s} s"),
@@ -86,9 +90,47 @@ pub fn outcome(outcome: Option<Outcome>) -> &'static str {
     }
 }
 
-/// A phase or another fixed word as people read it: `checking_out` is `checking out`.
+/// A fixed word as people read it: `phase_entered` is `phase entered`.
 pub fn plain_word(word: &str) -> String {
     word.replace('_', " ")
+}
+
+/// What a deploy in this phase is doing: `checking out`.
+pub fn doing(phase: Phase) -> String {
+    match phase {
+        Phase::Warming => "warming up".to_owned(),
+        Phase::Canary => "in canary".to_owned(),
+        other => plain_word(other.as_str()),
+    }
+}
+
+/// Where a deploy ended, after `failed` or `was rolled back`.
+pub fn at(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Fetching => "during the fetch",
+        // Front, disk and limits are looked at in that phase too, before anything is made.
+        Phase::CheckingOut => "before the build",
+        Phase::Building => "during the build",
+        Phase::Starting => "at its start",
+        Phase::Probing => "at its health check",
+        Phase::Warming => "during its warm-up",
+        Phase::Canary => "during its canary",
+        Phase::Switching => "during the switch",
+        Phase::Watching => "during its watch",
+        Phase::Draining => "during the drain",
+        Phase::Stopping => "during the stop",
+    }
+}
+
+/// How a deploy ended, as a sentence goes on after its number: `was cancelled`.
+pub fn ended(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Live => "went live",
+        Outcome::Failed => "failed",
+        Outcome::Superseded => "was superseded by a newer commit",
+        Outcome::Cancelled => "was cancelled",
+        Outcome::RolledBack => "was rolled back",
+    }
 }
 
 /// `a1b2c3d serves on blue`: what answers the public now, for the end of a failure.
@@ -111,20 +153,14 @@ pub fn serving(app: &AppReport) -> String {
     }
 }
 
-/// `deploy #7 of 8c9d0e1 failed while probing: GET /up answered 500`, for a deploy that did not go well.
+/// `deploy #7 of 8c9d0e1 failed at its health check: GET /up answered 500`, for a deploy that did not go well.
 pub fn failure(deploy: &DeployRecord) -> String {
     let of = deploy.commit.as_ref().map(|commit| format!(" of {}", commit.short())).unwrap_or_default();
-    let mut text = format!("deploy #{}{of} ", deploy.id);
-    text.push_str(match deploy.outcome {
-        None => "has not ended",
-        Some(Outcome::Live) => "went live",
-        Some(Outcome::Failed) => "failed",
-        Some(Outcome::Superseded) => "was superseded by a newer commit",
-        Some(Outcome::Cancelled) => "was cancelled",
-        Some(Outcome::RolledBack) => "was rolled back",
-    });
-    if let Some(phase) = deploy.phase {
-        text.push_str(&format!(" while {}", plain_word(phase.as_str())));
+    let mut text = format!("deploy #{}{of} {}", deploy.id, deploy.outcome.map_or("has not ended", ended));
+    match (deploy.outcome, deploy.phase) {
+        (Some(_), Some(phase)) => text.push_str(&format!(" {}", at(phase))),
+        (None, Some(phase)) => text.push_str(&format!(" and is {}", doing(phase))),
+        (_, None) => {}
     }
     if let Some(error) = &deploy.error {
         text.push_str(&format!(": {}", one_line(error)));

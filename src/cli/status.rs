@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 pub(crate) mod fixture;
+mod next;
 mod oneline;
 mod pick;
 mod summary;

@@ -106,7 +106,7 @@ fn judge_rev(app: &AppReport, goal: &Goal) -> Verdict {
     let under_way =
         app.deploy.as_ref().filter(|deploy| deploy.commit.as_ref().is_some_and(|c| goal.names(c)));
     if let Some(deploy) = under_way.filter(|deploy| deploy.phase <= Phase::Watching) {
-        let phase = phrase::plain_word(deploy.phase.as_str());
+        let phase = phrase::doing(deploy.phase);
         return Verdict::NotYet(format!("{}: deploy #{} is {phase}", app.name, deploy.id));
     }
     if let Some(live) = app.live.as_ref().filter(|live| goal.names(&live.commit)) {
@@ -121,16 +121,12 @@ fn judge_rev(app: &AppReport, goal: &Goal) -> Verdict {
             let exit = if outcome == Outcome::RolledBack { Exit::RolledBack } else { Exit::Failed };
             let error =
                 last.error.as_deref().map(|error| format!(": {}", one_line(error))).unwrap_or_default();
-            let word = phrase::outcome(Some(outcome));
+            let how = phrase::ended(outcome);
+            let (name, id, serving) = (&app.name, last.id, phrase::serving(app));
             Verdict::Hopeless(
                 exit,
-                format!(
-                    "{}: deploy #{} of that commit: {word}{error}; {}",
-                    app.name,
-                    last.id,
-                    phrase::serving(app)
-                ),
-                last.id,
+                format!("{name}: deploy #{id} of that commit {how}{error}; {serving}"),
+                id,
             )
         }
         Some((_, Outcome::Live)) | None => {
@@ -178,7 +174,7 @@ mod tests {
         assert_eq!(exit, Exit::Failed);
         assert_eq!(
             text,
-            "shop: deploy #7 of that commit: failed: GET http://127.0.0.1:9502/up answered 500; a1a1a1a serves on blue"
+            "shop: deploy #7 of that commit failed: GET http://127.0.0.1:9502/up answered 500; a1a1a1a serves on blue"
         );
         assert!(matches!(judge(&failed, &rev("d4")), Verdict::NotYet(_)));
         let again = AppReport { deploy: fixture::deploying().deploy, ..failed };

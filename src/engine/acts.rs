@@ -1,6 +1,6 @@
-//! Operators' acts on their way into the record: in their order, and by one thread at a time, so that a disk that
-//! stalls keeps no more than one from those who read. Used by `fleet`. Never waited for: the act itself is done, and
-//! what can't be recorded is said in the log.
+//! Operators' acts that no step is made for, on their way into the record: in their order, and by one thread at a
+//! time, so that a disk that stalls keeps no more than one from those who read. Used by `fleet`. Never waited for: the
+//! act itself is done, and what can't be recorded is said in the log.
 
 use std::{
     collections::VecDeque,
@@ -11,7 +11,6 @@ use tokio::sync::broadcast;
 
 use crate::{
     errors::chain,
-    rules::ids::DeployId,
     store::{Store, record::EventRecord},
 };
 
@@ -25,7 +24,7 @@ pub(super) struct Acts {
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: VecDeque<(EventRecord, Option<DeployId>)>,
+    waiting: VecDeque<EventRecord>,
     /// A thread is at it, and looks here again before it leaves.
     served: bool,
 }
@@ -36,10 +35,10 @@ impl Acts {
         Arc::new(Self { store, events, queue: Mutex::default() })
     }
 
-    /// Records an act, and with it who began that deploy.
-    pub(super) fn note(self: &Arc<Self>, event: EventRecord, began: Option<DeployId>) {
+    /// Records an act.
+    pub(super) fn note(self: &Arc<Self>, event: EventRecord) {
         let mut queue = self.lock();
-        queue.waiting.push_back((event, began));
+        queue.waiting.push_back(event);
         if !std::mem::replace(&mut queue.served, true) {
             let acts = self.clone();
             tokio::task::spawn_blocking(move || acts.record());
@@ -47,8 +46,8 @@ impl Acts {
     }
 
     fn record(&self) {
-        while let Some((event, began)) = self.next() {
-            match self.store.log_act(event, began) {
+        while let Some(event) = self.next() {
+            match self.store.log_act(event) {
                 // Nobody listens: nobody misses it.
                 Ok(event) => drop(self.events.send(event)),
                 Err(err) => tracing::error!(err = %chain(&err), "an act was not recorded"),
@@ -56,7 +55,7 @@ impl Acts {
         }
     }
 
-    fn next(&self) -> Option<(EventRecord, Option<DeployId>)> {
+    fn next(&self) -> Option<EventRecord> {
         let mut queue = self.lock();
         let next = queue.waiting.pop_front();
         queue.served = next.is_some();
@@ -81,7 +80,7 @@ mod tests {
         let acts = Acts::new(store.clone(), events);
         let texts: Vec<String> = (0..50).map(|number| format!("act {number}")).collect();
         for text in &texts {
-            acts.note(EventRecord::new("asked", Time(1), text), None);
+            acts.note(EventRecord::new("asked", Time(1), text));
         }
         for text in &texts {
             assert_eq!(told.recv().await.unwrap().text, *text);

@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::{
+    acts::Acts,
     snapshot::{RemoteSeen, Snapshot},
     traffic::Counted,
 };
@@ -29,7 +30,7 @@ use crate::{
         time::Stamp,
     },
     store::{
-        Commit, Store, StoreError,
+        Act, Commit, Store, StoreError,
         record::{DeployRecord, EventRecord},
     },
 };
@@ -44,8 +45,8 @@ pub enum Message {
     Event(Event),
     /// An operator asked, and waits for the answer.
     Ask {
-        /// Who.
-        by: String,
+        /// Who, and as the record says it.
+        act: EventRecord,
         /// For what.
         ask: Ask,
         /// Where the answer goes.
@@ -77,6 +78,8 @@ pub struct Deps {
     pub events: broadcast::Sender<EventRecord>,
     /// Hands out deploy numbers over all apps.
     pub deploys: Arc<DeployCounter>,
+    /// Records what operators asked for in vain.
+    pub(super) acts: Arc<Acts>,
 }
 
 /// Hands out deploy numbers.
@@ -184,8 +187,9 @@ impl AppTask {
                     }
                     self.take(event).await;
                 }
-                Message::Ask { by, ask, reply } => {
-                    let answer = self.take(Event::Asked { by, ask }).await;
+                Message::Ask { act, ask, reply } => {
+                    let event = Event::Asked { by: act.by.clone(), ask };
+                    let answer = self.take_for(event, Some(act)).await;
                     // The client may be gone; what it asked for is done all the same.
                     let _gone = reply.send(answer.unwrap_or_else(|| Answer::Said("done".to_owned())));
                 }
@@ -228,7 +232,7 @@ impl AppTask {
     async fn catch_up(&mut self) {
         let next = self.state.clone();
         let made = Step { next, effects: Vec::new(), notes: Vec::new(), answer: None };
-        match self.try_commit(&Event::Ticked, &made).await {
+        match self.try_commit(&Event::Ticked, (&made, None)).await {
             Ok(events) => {
                 self.unwritten.clear();
                 self.show_recorded(&made);
@@ -238,20 +242,27 @@ impl AppTask {
         }
     }
 
-    /// Step, commit, run.
     async fn take(&mut self, event: Event) -> Option<Answer> {
+        self.take_for(event, None).await
+    }
+
+    /// Step, commit, run.
+    async fn take_for(&mut self, event: Event, act: Option<EventRecord>) -> Option<Answer> {
         let context = self.context();
         let mut made = step::step(&self.state, &event, &context);
+        let act = act.map(|act| answered(act, made.answer.as_ref()));
         let quiet =
             made.effects.is_empty() && made.notes.iter().all(|noted| matches!(noted.note, Note::Ignored(_)));
         if quiet && made.next == self.state {
             tracing::debug!(app = %self.name, ?event, "nothing to do");
+            self.note_apart(act);
             return made.answer;
         }
         self.flipping |= matches!(event, Event::Asked { ask: Ask::Flip, .. });
-        let events = match self.commit(&event, &made).await {
+        let events = match self.commit(&event, (&made, act.as_ref())).await {
             Committed::Recorded(events) => Some(events),
             Committed::Unrecorded => {
+                self.note_apart(act);
                 // The same step, save that nothing begins by it that is no part of the flip.
                 made = step::step(&self.state, &event, &Context { unrecorded: true, ..context });
                 self.unwritten.extend(made.notes.iter().cloned());
@@ -284,6 +295,13 @@ impl AppTask {
         made.answer
     }
 
+    /// An act that is in no step's record.
+    fn note_apart(&self, act: Option<Act>) {
+        if let Some(act) = act {
+            self.deps.acts.note(act.event);
+        }
+    }
+
     fn context(&self) -> Context {
         let now = clock::now();
         let settings = &self.settings;
@@ -305,10 +323,10 @@ impl AppTask {
 
     /// Returns when the step is in the record; or, for a flip, when it can't be: the way back does not depend
     /// on a disk (promise I6).
-    async fn commit(&mut self, event: &Event, made: &Step) -> Committed {
+    async fn commit(&mut self, event: &Event, (made, act): (&Step, Option<&Act>)) -> Committed {
         let mut urgent = self.flipping || self.backlog.iter().any(is_flip);
         loop {
-            match self.try_commit(event, made).await {
+            match self.try_commit(event, (made, act)).await {
                 Ok(events) => {
                     self.unwritten.clear();
                     self.show_recorded(made);
@@ -328,15 +346,18 @@ impl AppTask {
         }
     }
 
-    async fn try_commit(&self, event: &Event, made: &Step) -> Result<Vec<EventRecord>, StoreError> {
+    async fn try_commit(
+        &self,
+        event: &Event,
+        (made, act): (&Step, Option<&Act>),
+    ) -> Result<Vec<EventRecord>, StoreError> {
         let (store, app, now) = (self.deps.store.clone(), self.name.clone(), clock::now());
         let (event, next) = (event.clone(), made.next.clone());
-        let effects = made.effects.clone();
+        let (effects, act) = (made.effects.clone(), act.cloned());
         let notes: Vec<Noted> = self.unwritten.iter().chain(&made.notes).cloned().collect();
         let write = move || {
-            let commit =
-                Commit { app: &app, now, event: &event, next: &next, effects: &effects, notes: &notes };
-            store.commit(&commit)
+            let (event, next, act) = (&event, &next, act.as_ref());
+            store.commit(&Commit { app: &app, now, event, next, effects: &effects, notes: &notes, act })
         };
         blocking(write).await
     }
@@ -508,6 +529,16 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         Ok(done) => done,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
+}
+
+/// With what became of it.
+fn answered(act: EventRecord, answer: Option<&Answer>) -> Act {
+    let text = match answer {
+        Some(Answer::Denied(denial)) => format!("{}; denied: {}", act.text, denial.message),
+        _ => act.text,
+    };
+    let deploy = answer.and_then(Answer::deploy);
+    Act { event: EventRecord { deploy, text, ..act }, began: answer.and_then(Answer::begun) }
 }
 
 fn started_one(made: &Step) -> bool {

@@ -24,7 +24,7 @@ use crate::{
     rules::{
         app::{Idle, Serving},
         event::{Ask, Event},
-        ids::{AppName, Color, DeployId},
+        ids::{AppName, Color},
         step::Answer,
     },
     store::{Store, StoreError, record::EventRecord},
@@ -118,9 +118,9 @@ impl Fleet {
         self.events.subscribe()
     }
 
-    /// Records an operator's act and tells those who listen, beside whatever its app's machine makes of it.
-    pub fn note_act(&self, event: EventRecord, began: Option<DeployId>) {
-        self.acts.note(event, began);
+    /// Records an operator's act that no app's machine is asked for, and tells those who listen.
+    pub fn note_act(&self, event: EventRecord) {
+        self.acts.note(event);
     }
 
     /// The app of this name.
@@ -147,6 +147,7 @@ impl Fleet {
             interpreter: interpreter.clone(),
             events: self.events.clone(),
             deploys: self.deploys.clone(),
+            acts: self.acts.clone(),
         };
         let (task, inbox, seen) = AppTask::new(settings.clone(), deps)
             .map_err(|source| FleetError::Record { app: app(), source })?;
@@ -237,13 +238,14 @@ impl Member {
         self.kick.notify_one();
     }
 
-    /// Hands an operator's request to the machine.
+    /// Hands an operator's request to the machine; `act` is what the record says of it, ahead of what comes of it.
     ///
     /// # Errors
     /// When the app's task has ended.
-    pub async fn ask(&self, by: String, ask: Ask) -> Result<Answer, Gone> {
+    pub async fn ask(&self, act: EventRecord, ask: Ask) -> Result<Answer, Gone> {
         let (reply, answer) = oneshot::channel();
-        self.inbox.send(Message::Ask { by, ask, reply }).map_err(|SendError(_)| Gone)?;
+        let act = EventRecord { app: Some(self.settings.name.clone()), ..act };
+        self.inbox.send(Message::Ask { act, ask, reply }).map_err(|SendError(_)| Gone)?;
         answer.await.map_err(|_| Gone)
     }
 

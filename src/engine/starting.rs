@@ -25,6 +25,7 @@ use crate::{
     rules::{
         address::Address,
         app::Release,
+        event::Done,
         health::{Decision, Seen, Streak},
         ids::{Color, ReleaseId},
         words::{Failure, Nature, Phase},
@@ -56,7 +57,7 @@ pub(super) fn slots(color: Color, number: u16) -> impl Iterator<Item = Slot> {
 
 impl Interpreter {
     /// Has all instances of the release running on the color, as many as it was given before, if it was.
-    pub(super) async fn start(&self, release: &Release, color: Color) -> Result<(), Failure> {
+    pub(super) async fn start(&self, release: &Release, color: Color) -> Result<Done, Failure> {
         let shims = self.find_shims(Phase::Starting).await?;
         let recorded = shims.iter().filter(|it| it.role().is_on(color) && *it.release() == release.id);
         let number = recorded.map(Handle::siblings).max();
@@ -70,16 +71,20 @@ impl Interpreter {
         release: &Release,
         color: Color,
         number: u16,
-    ) -> Result<(), Failure> {
+    ) -> Result<Done, Failure> {
         let adopted = self.adopt_or_clear(release, color, number).await?;
         let missing: Vec<Slot> = slots(color, number).filter(|slot| !adopted.contains(slot)).collect();
         for slot in &missing {
             self.prove_free(*slot)?;
         }
-        for slot in missing {
-            self.start_one(release, slot, number).await.map_err(|failure| of_one(slot, number, failure))?;
+        for slot in &missing {
+            let started = self.start_one(release, *slot, number).await;
+            started.map_err(|failure| of_one(*slot, number, failure))?;
         }
-        Ok(())
+        Ok(match number {
+            1 => Done::Ensured,
+            of => Done::Started { instances: missing.iter().map(|slot| slot.number()).collect(), of },
+        })
     }
 
     async fn start_one(&self, release: &Release, slot: Slot, siblings: u16) -> Result<(), Failure> {

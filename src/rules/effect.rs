@@ -217,6 +217,9 @@ pub enum Note {
     InstanceRestarted {
         /// Which restart in a row it was.
         attempt: u32,
+        /// Which instances, from 1, of how many; empty where there is only one.
+        #[serde(default)]
+        which: (Vec<u16>, u16),
     },
     /// The live instance could not be started again.
     RestartFailed(Failure),

@@ -115,6 +115,13 @@ pub enum Done {
         /// What was seen, for people.
         seen: String,
     },
+    /// `Action::Start` of several instances: these did not run before.
+    Started {
+        /// Their numbers, from 1.
+        instances: Vec<u16>,
+        /// How many there are in all.
+        of: u16,
+    },
     /// Every other action: it is as the action says.
     Ensured,
 }

@@ -134,6 +134,16 @@ words! {
     }
 }
 
+words! {
+    /// What ends a hold, as status says it.
+    HoldEnd {
+        /// `bgd resume` alone.
+        Resume = "resume",
+        /// A newer commit, or `bgd resume`.
+        NewerCommit = "newer_commit",
+    }
+}
+
 /// Whether trying the same commit again can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

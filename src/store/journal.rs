@@ -57,6 +57,17 @@ pub struct Commit<'a> {
     pub effects: &'a [Effect],
     /// What is to be remembered.
     pub notes: &'a [Noted],
+    /// Whose wish it was, if it was anybody's.
+    pub act: Option<&'a Act>,
+}
+
+/// What an operator did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Act {
+    /// As the record says it.
+    pub event: EventRecord,
+    /// The deploy that began by it.
+    pub began: Option<DeployId>,
 }
 
 impl Store {
@@ -88,20 +99,12 @@ impl Store {
         insert_event(&connection, event).map_err(sql("recording an event"))
     }
 
-    /// Records an operator's act, and with it who asked for the deploy that it began. No flush of its own: what the
-    /// act itself amounts to is durable by its step.
+    /// Records an operator's act that no step was made for. No flush of its own: nothing depends on it.
     ///
     /// # Errors
     /// When it could not be written.
-    pub fn log_act(&self, event: EventRecord, began: Option<DeployId>) -> Result<EventRecord, StoreError> {
-        let uid = event.uid;
-        self.write_unflushed("recording an act", |tx| {
-            let event = insert_event(tx, event)?;
-            if let Some(deploy) = began {
-                tx.execute("UPDATE deploy SET asked_uid = ?2 WHERE id = ?1", params![deploy.0, uid])?;
-            }
-            Ok(event)
-        })
+    pub fn log_act(&self, event: EventRecord) -> Result<EventRecord, StoreError> {
+        self.write_unflushed("recording an act", |tx| insert_event(tx, event))
     }
 
     /// Keeps the last probe answers with a deploy, for `bgd show`. The step that follows flushes the log, and this
@@ -177,11 +180,19 @@ fn write_step(tx: &Transaction<'_>, commit: &Commit<'_>) -> Result<Vec<EventReco
         .execute(params![app, commit.now.0, json(commit.event), json(&commit.effects)])?;
     write_hold(tx, commit)?;
     let mut events = Vec::new();
+    // Before what it led to.
+    if let Some(act) = commit.act {
+        events.push(insert_event(tx, act.event.clone())?);
+    }
     for noted in commit.notes {
         write_note(tx, commit, noted)?;
         if let Some(event) = sentence::event(commit.app, commit.now, noted) {
             events.push(insert_event(tx, event)?);
         }
+    }
+    if let Some((act, began)) = commit.act.and_then(|act| Some((act, act.began?))) {
+        tx.prepare_cached("UPDATE deploy SET asked_uid = ?2 WHERE id = ?1")?
+            .execute(params![began.0, act.event.uid])?;
     }
     Ok(events)
 }

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-pub use journal::Commit;
+pub use journal::{Act, Commit};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::rules::time::Time;

@@ -45,13 +45,15 @@ impl Store {
             .map_err(sql("reading the deploy counter"))
     }
 
-    /// Deploys, newest first.
+    /// Deploys, newest first. Over all apps by their begin, because an app may have taken its number long before; of
+    /// one app by number, which no clock that was set back can turn round.
     ///
     /// # Errors
     /// When they can't be read.
     pub fn history(&self, app: Option<&AppName>, limit: u32) -> Result<Vec<DeployRecord>, StoreError> {
         let query = format!(
-            "SELECT {DEPLOY_COLUMNS} FROM deploy WHERE (?1 IS NULL OR app = ?1) ORDER BY id DESC LIMIT ?2"
+            "SELECT {DEPLOY_COLUMNS} FROM deploy WHERE (?1 IS NULL OR app = ?1) 
+             ORDER BY CASE WHEN ?1 IS NULL THEN started END DESC, id DESC LIMIT ?2"
         );
         self.deploys(&query, params![app.map(AppName::as_str), limit])
     }

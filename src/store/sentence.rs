@@ -1,7 +1,10 @@
 //! Notes as events: the fixed word, who caused it, and one line for people.
 
+use std::time::Duration;
+
 use super::record::EventRecord;
 use crate::rules::{
+    app::{Hold, Until},
     effect::Note,
     ids::AppName,
     step::Noted,
@@ -52,18 +55,17 @@ fn sentence(noted: &Noted) -> Option<(&'static str, String)> {
             ("went_live", format!("{} is live on {color}", release.commit.short()))
         }
         Note::Retired { color, release } => ("retired", format!("{release} no longer runs on {color}")),
-        Note::Queued(queued) => ("deploy_queued", format!("deploy {} waits for its turn", queued.id)),
+        Note::Queued(queued) => ("deploy_queued", format!("deploy #{} waits for its turn", queued.id)),
         Note::QueueReplaced(queued) => {
-            ("deploy_superseded", format!("deploy {} gave way to a newer request", queued.id))
+            ("deploy_superseded", format!("deploy #{} gave way to a newer request", queued.id))
         }
-        Note::InstanceDied { how, restart_in: Some(wait) } => (
-            "instance_died",
-            format!("the live instance died ({how}); starting it again in {} s", wait.as_secs()),
-        ),
+        Note::InstanceDied { how, restart_in: Some(wait) } => {
+            ("instance_died", format!("the live instance died ({how}); {}", again(*wait)))
+        }
         Note::InstanceDied { how, restart_in: None } => {
-            ("instance_died", format!("the live instance died ({how}); watch.restart is off"))
+            ("instance_died", format!("the live instance died ({how}); it stays down: watch.restart is off"))
         }
-        Note::InstanceRestarted { .. } => ("instance_restarted", "the live instance runs again".to_owned()),
+        Note::InstanceRestarted { which: (which, of), .. } => ("instance_restarted", runs_again(which, *of)),
         Note::RestartFailed(failure) => {
             ("restart_failed", format!("the live instance could not be started: {}", failure.cause))
         }
@@ -73,7 +75,7 @@ fn sentence(noted: &Noted) -> Option<(&'static str, String)> {
         Note::HealthChanged { healthy: false, answer } => {
             ("health_changed", format!("the live instance is not healthy: {answer}"))
         }
-        Note::HoldPlaced(hold) => ("hold_placed", format!("automatic deploys are off: {}", hold.reason)),
+        Note::HoldPlaced(hold) => ("hold_placed", held(hold)),
         Note::HoldReleased { why } => ("hold_released", format!("automatic deploys are on: {why}")),
         Note::MarkedBad(commit) => {
             ("marked_bad", format!("{} is not deployed again by itself", commit.short()))
@@ -85,6 +87,31 @@ fn sentence(noted: &Noted) -> Option<(&'static str, String)> {
     })
 }
 
+fn held(hold: &Hold) -> String {
+    match hold.until {
+        Until::Resumed => format!("automatic deploys are off: {}", hold.reason),
+        Until::NewerThan(_) => format!("automatic deploys wait for a newer commit: {}", hold.reason),
+    }
+}
+
+/// `; starting it again in 4 s`.
+fn again(wait: Duration) -> String {
+    match wait.as_secs() {
+        0 => "starting it again at once".to_owned(),
+        s => format!("starting it again in {s} s"),
+    }
+}
+
+/// `instance 2 of 3 runs again`.
+fn runs_again(which: &[u16], of: u16) -> String {
+    let numbers = || which.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+    match which {
+        [] => "the live instance runs again".to_owned(),
+        [one] => format!("instance {one} of {of} runs again"),
+        _ => format!("instances {} of {of} run again", numbers()),
+    }
+}
+
 fn ended(commit: &str, outcome: Outcome, failure: Option<&Failure>) -> String {
     let why = failure.map(|failure| format!(": {} ({})", failure.cause, failure.phase)).unwrap_or_default();
     match outcome {
@@ -93,5 +120,19 @@ fn ended(commit: &str, outcome: Outcome, failure: Option<&Failure>) -> String {
         Outcome::Superseded => format!("{commit} gave way to a newer commit"),
         Outcome::Cancelled => format!("{commit} was cancelled"),
         Outcome::RolledBack => format!("{commit} was rolled back{why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_that_comes_up_again_is_numbered_as_its_death_was() {
+        assert_eq!(runs_again(&[], 1), "the live instance runs again");
+        assert_eq!(runs_again(&[2], 3), "instance 2 of 3 runs again");
+        assert_eq!(runs_again(&[1, 3], 3), "instances 1, 3 of 3 run again");
+        // Nothing was missing by then.
+        assert_eq!(runs_again(&[], 3), "the live instance runs again");
     }
 }

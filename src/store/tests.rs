@@ -8,7 +8,7 @@ use crate::rules::{
     app::App,
     event::{Ask, Event, Want},
     ids::{AppName, CommitId, DeployId},
-    step::{Context, Policy, step},
+    step::{Answer, Context, Policy, step},
     words::Phase,
 };
 
@@ -37,6 +37,12 @@ fn context() -> Context {
 fn commit_one_step(store: &Store, app: &AppName) -> App {
     let event = Event::Asked { by: "ann".to_owned(), ask: Ask::Deploy(Want::Tip) };
     let made = step(&App::default(), &event, &context());
+    let asked = EventRecord {
+        by: "ann".to_owned(),
+        uid: Some(7),
+        ..EventRecord::new("asked", Time(1_000), "deploy")
+    };
+    let act = Act { event: asked, began: made.answer.as_ref().and_then(Answer::begun) };
     let commit = Commit {
         app,
         now: Time(1_000),
@@ -44,9 +50,10 @@ fn commit_one_step(store: &Store, app: &AppName) -> App {
         next: &made.next,
         effects: &made.effects,
         notes: &made.notes,
+        act: Some(&act),
     };
     let events = store.commit(&commit).unwrap();
-    assert_eq!(events[0].kind, "deploy_started");
+    assert_eq!((events[0].kind.as_str(), events[1].kind.as_str()), ("asked", "deploy_started"));
     made.next
 }
 
@@ -62,10 +69,10 @@ fn a_committed_step_is_there_after_reopening() {
     assert_eq!(store.app(&app).unwrap(), Some(state));
     assert_eq!(store.next_deploy().unwrap(), DeployId(2));
     let deploy = &store.history(Some(&app), 10).unwrap()[0];
-    assert_eq!((deploy.by.as_str(), deploy.phase), ("ann", Some(Phase::Fetching)));
+    assert_eq!((deploy.by.as_str(), deploy.uid, deploy.phase), ("ann", Some(7), Some(Phase::Fetching)));
     let detail = store.detail(DeployId(1)).unwrap().unwrap();
     assert_eq!(detail.events.len(), 2);
-    assert_eq!(Store::open_read_only(dir.path()).unwrap().unwrap().events(None, Some(1)).unwrap().len(), 1);
+    assert_eq!(Store::open_read_only(dir.path()).unwrap().unwrap().events(None, Some(1)).unwrap().len(), 2);
 }
 
 #[test]
@@ -130,19 +137,33 @@ fn a_stretched_log_has_its_full_size_and_leaves_nothing_in_the_record() {
 fn who_asked_is_kept_with_the_event_and_the_deploy_that_it_began() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
-    store
-        .write()
-        .execute_batch(
-            "INSERT INTO deploy (id, app, kind, asked_by, started) VALUES (1, 'shop', 'manual', 'ann', 1)",
-        )
-        .unwrap();
     let unasked = EventRecord::new("asked", Time(2), "flip");
     let asked = EventRecord { uid: Some(1000), ..unasked.clone() };
     store.log(unasked).unwrap();
-    store.log_act(asked, Some(DeployId(1))).unwrap();
+    store.log_act(asked).unwrap();
     let uids: Vec<_> = store.events(None, None).unwrap().iter().map(|event| event.uid).collect();
     assert_eq!(uids, [None, Some(1000)]);
-    assert_eq!(store.history(None, 10).unwrap()[0].uid, Some(1000));
+}
+
+#[test]
+fn history_over_all_apps_is_by_begin_and_of_one_app_by_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
+    // An idle app keeps its next number; and the clock went back before deploy 5.
+    let rows = [(1, "shop", 10), (2, "zine", 90), (3, "shop", 50), (4, "shop", 70), (5, "shop", 60)];
+    for (id, app, started) in rows {
+        let row = format!("VALUES ({id}, '{app}', 'push', 'poller', {started})");
+        let insert = format!("INSERT INTO deploy (id, app, kind, asked_by, started) {row}");
+        store.write().execute_batch(&insert).unwrap();
+    }
+    let ids = |app: Option<&str>, limit| {
+        let app = app.map(|app| app.parse::<AppName>().unwrap());
+        let found = store.history(app.as_ref(), limit).unwrap();
+        found.iter().map(|deploy| deploy.id.0).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(None, 10), [2, 4, 5, 3, 1]);
+    assert_eq!(ids(None, 2), [2, 4]);
+    assert_eq!(ids(Some("shop"), 10), [5, 4, 3, 1]);
 }
 
 #[test]

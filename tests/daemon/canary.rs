@@ -269,12 +269,24 @@ fn set_watched(kind: Kind, traffic: &'static str) -> Option<Stage> {
 /// Asks so many times once it has the traffic; how the deploy ended.
 fn ask_until_ended(stage: &Stage, commit: &str, requests: u64) -> serde_json::Value {
     stage.until("it has the traffic", |status| status["live"]["commit"] == commit);
+    ask(stage, requests);
+    let ended = |status: &serde_json::Value| {
+        let ended = status["last"]["commit"] == commit;
+        // Behind nginx a busy machine misses some: where they are to suffice, it is asked on.
+        if !ended && requests > 200 {
+            ask(stage, 20);
+        }
+        ended
+    };
+    stage.until("it has ended", ended)["last"].clone()
+}
+
+fn ask(stage: &Stage, requests: u64) {
     for _ in 0..requests {
         // What the release itself fails is not the front's loss.
         let answer = load::once(stage.public(), "GET", "/", "").expect("an answer");
         assert!([200, 500].contains(&answer.status), "{}", answer.status);
     }
-    stage.until("it has ended", |status| status["last"]["commit"] == commit)["last"].clone()
 }
 
 #[test]

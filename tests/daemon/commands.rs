@@ -57,9 +57,11 @@ fn status_is_as_in_the_contract(stage: &Stage, first: &str, second: &str) {
     expect(&whole["daemon"], "running version pid started_at");
     assert_eq!(whole["daemon"]["pid"], stage.daemon_pid());
     let app = &whole["apps"][0];
-    expect(app, "name state live idle deploy hold remote last rollback");
-    expect(&app["live"], "color port socket release commit subject author pid healthy since instances");
-    expect(&app["idle"], "color port socket release commit pid state instances");
+    expect(app, "name state live idle deploy hold remote last rollback why");
+    expect(&app["why"], "code text hint again_at");
+    let live = "color port socket release commit subject author pid healthy since instances given_up";
+    expect(&app["live"], live);
+    expect(&app["idle"], "color port socket release commit pid state instances backup");
     expect(&app["remote"], "branch head checked_at error");
     expect(&app["last"], "id commit outcome phase error hint finished_at steps");
     expect(&app["last"]["steps"][0], "name ms");

@@ -67,7 +67,8 @@ fn flip_at(stage: &Stage, when: When) -> String {
             stage.until_phase(&bad, "building");
             let deploy = stage.status()["deploy"].clone();
             let keys: Vec<_> = deploy.as_object().unwrap().keys().map(String::as_str).collect();
-            assert_eq!(keys, ["color", "commit", "id", "phase", "started_at"]);
+            let all = "color commit ending id phase phase_ms phase_since started_at";
+            assert_eq!(keys.join(" "), all);
             stage.done(&["flip"]);
             stage.open("build");
             bad
@@ -191,7 +192,7 @@ fn a_hold_keeps_pushes_away_until_it_is_released() {
     assert_eq!(status["state"], "held");
     assert_eq!(status["hold"]["reason"], "freeze");
     let keys: Vec<_> = status["hold"].as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(keys, ["by", "reason", "since"]);
+    assert_eq!(keys, ["by", "reason", "since", "until"]);
     assert_eq!(stage.bgd(&["deploy"]).code, 5);
     assert!(stage.done(&["why"]).contains("freeze"));
     stage.assert_status_is_true();

@@ -88,7 +88,7 @@ fn i2_a_flip_marks_the_commit_bad_and_holds_across_restarts_until_a_newer_commit
                 status["remote"]["head"] == two && status["remote"]["checked_at"].is_string()
             });
             assert_stays(&stage, &one);
-            assert!(stage.done(&["why"]).contains("on hold"), "{kind:?}");
+            assert!(stage.done(&["why"]).contains("wait for a newer commit"), "{kind:?}");
         }
         // Without the hold the commit is still marked bad.
         stage.done(&["resume"]);

@@ -121,7 +121,7 @@ impl Record {
         let (app, effects) = (&name(), &step.effects);
         shelf
             .store
-            .commit(&Commit { app, now: *now, event, next: &step.next, effects, notes })
+            .commit(&Commit { app, now: *now, event, next: &step.next, effects, notes, act: None })
             .map_err(text)?;
         Ok(())
     }

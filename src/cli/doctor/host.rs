@@ -199,7 +199,13 @@ fn release_path(state_dir: &Path, app: &AppSettings) -> Option<Finding> {
                 "{}: release directories have paths of {length} bytes, too long for some apps' sockets",
                 app.name
             ),
-            format!("a daemon.state_dir shorter by {} bytes", length + BELOW_RELEASE - LONGEST_PATH),
+            format!(
+                "a daemon.state_dir shorter by {}",
+                match length + BELOW_RELEASE - LONGEST_PATH {
+                    1 => "1 byte".to_owned(),
+                    more => format!("{more} bytes"),
+                }
+            ),
         )
     })
 }

@@ -3,13 +3,13 @@
 use crate::{
     api::wire::{
         AppReport, CanaryReport, DaemonReport, DeployReport, HoldReport, IdleReport, InstanceReport,
-        LastReport, LiveReport, RemoteReport, RollbackReport, Status, StepRecord,
+        LastReport, LiveReport, RemoteReport, RollbackReport, Status, StepRecord, Why,
     },
     rules::{
         canary::Share,
         ids::{Color, CommitId, DeployId, ReleaseId},
         time::{Stamp, Time},
-        words::{AppState, IdleState, Outcome, Phase},
+        words::{AppState, HoldEnd, IdleState, Outcome, Phase},
     },
 };
 
@@ -67,6 +67,7 @@ pub fn empty() -> AppReport {
         remote: RemoteReport { branch: "main".to_owned(), head: None, checked_at: None, error: None },
         last: None,
         rollback: RollbackReport { possible: false, to: None, warm: false },
+        why: Some(why("not_polled_yet", "the remote was not seen yet", None)),
     }
 }
 
@@ -86,6 +87,7 @@ pub fn live() -> AppReport {
             pid: Some(4300),
             healthy: Some(true),
             instances: vec![InstanceReport { port: Some(9501), pid: Some(4300), healthy: Some(true) }],
+            given_up: false,
             since: before(720),
         }),
         idle: Some(IdleReport {
@@ -97,6 +99,7 @@ pub fn live() -> AppReport {
             pid: None,
             state: IdleState::Stopped,
             instances: vec![InstanceReport { port: Some(9502), pid: None, healthy: None }],
+            backup: false,
         }),
         remote: RemoteReport {
             branch: "main".to_owned(),
@@ -115,8 +118,14 @@ pub fn live() -> AppReport {
             steps: vec![step("fetch", 41), step("switch", 63)],
         }),
         rollback: RollbackReport { possible: true, to: Some(commit("b2")), warm: false },
+        why: Some(why("up_to_date", "a1a1a1a is the tip of main and live", None)),
         ..empty()
     }
+}
+
+/// Why nothing is being deployed.
+pub fn why(code: &str, text: &str, hint: Option<&str>) -> Why {
+    Why { code: code.to_owned(), text: text.to_owned(), hint: hint.map(str::to_owned), again_at: None }
 }
 
 fn step(name: &str, ms: u64) -> StepRecord {
@@ -134,7 +143,23 @@ pub fn deploying() -> AppReport {
         color: Some(Color::Green),
         phase: Phase::Building,
         started_at: before(14),
+        phase_since: Some(before(12)),
+        phase_ms: None,
+        ending: None,
     });
+    app
+}
+
+/// A newer commit is live and watched, and what was live before still runs.
+pub fn watching() -> AppReport {
+    let mut app = deploying();
+    app.state = AppState::Watching;
+    if let (Some(live), Some(idle), Some(deploy)) = (&mut app.live, &mut app.idle, &mut app.deploy) {
+        (live.color, live.commit, live.since) = (Color::Green, commit("c3"), before(12));
+        (idle.color, idle.state, idle.commit) = (Color::Blue, IdleState::Warm, Some(commit("a1")));
+        (deploy.phase, deploy.phase_ms) = (Phase::Watching, Some(30_000));
+    }
+    app.rollback = RollbackReport { possible: true, to: Some(commit("a1")), warm: true };
     app
 }
 
@@ -152,6 +177,8 @@ pub fn failed() -> AppReport {
         finished_at: before(121),
         steps: vec![step("fetch", 41)],
     });
+    let hint = "push a newer commit, or `bgd deploy shop` to try c3c3c3c again";
+    app.why = Some(why("bad_commit", "c3c3c3c is marked bad: GET /up answered 500", Some(hint)));
     app
 }
 
@@ -160,7 +187,25 @@ pub fn held() -> AppReport {
     let mut app = live();
     app.state = AppState::Held;
     app.remote.head = Some(commit("c3"));
-    app.hold =
-        Some(HoldReport { by: "ann".to_owned(), reason: "release freeze".to_owned(), since: before(200) });
+    app.hold = Some(HoldReport {
+        by: "ann".to_owned(),
+        reason: "release freeze".to_owned(),
+        since: before(200),
+        until: Some(HoldEnd::Resume),
+    });
+    let text = "c3c3c3c waits: on hold by ann: release freeze";
+    app.why = Some(why("held", text, Some("`bgd resume shop` deploys it")));
+    app
+}
+
+/// The tip was flipped away from.
+pub fn flipped() -> AppReport {
+    let mut app = held();
+    if let Some(hold) = &mut app.hold {
+        (hold.reason, hold.until) = ("flipped away from c3c3c3c".to_owned(), Some(HoldEnd::NewerCommit));
+    }
+    let text = "c3c3c3c is marked bad: flipped away by ann; automatic deploys wait for a newer commit";
+    let hint = "push a newer commit, or `bgd deploy shop` to try c3c3c3c again";
+    app.why = Some(why("bad_commit", text, Some(hint)));
     app
 }

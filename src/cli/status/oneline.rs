@@ -26,11 +26,7 @@ pub fn line(app: &AppReport, look: Look) -> String {
     }
     if let Some(deploy) = &app.deploy {
         let commit = phrase::short(deploy.commit.as_ref());
-        parts.push(format!(
-            "deploy #{} of {commit} {}",
-            deploy.id,
-            phrase::plain_word(deploy.phase.as_str())
-        ));
+        parts.push(format!("deploy #{} of {commit} {}", deploy.id, phrase::doing(deploy.phase)));
     }
     parts.extend(summary::idle(app));
     parts.extend(
@@ -39,7 +35,7 @@ pub fn line(app: &AppReport, look: Look) -> String {
     parts.extend(app.remote.error.iter().map(|error| format!("remote: {}", one_line(error))));
     if let Some(last) = app.last.as_ref().filter(|last| !matches!(last.outcome, Outcome::Live)) {
         let commit = phrase::short(last.commit.as_ref());
-        parts.push(format!("last deploy #{} of {commit} {}", last.id, phrase::outcome(Some(last.outcome))));
+        parts.push(format!("last deploy #{} of {commit} {}", last.id, phrase::ended(last.outcome)));
     }
     format!("{}: {}", look.paint(Tone::Strong, app.name.as_str()), parts.join(" | "))
 }

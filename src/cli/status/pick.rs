@@ -25,6 +25,7 @@ const KEYS: &[&str] = &[
     "live.pid",
     "live.healthy",
     "live.instances",
+    "live.given_up",
     "live.since",
     "idle",
     "idle.color",
@@ -35,12 +36,16 @@ const KEYS: &[&str] = &[
     "idle.pid",
     "idle.instances",
     "idle.state",
+    "idle.backup",
     "deploy",
     "deploy.id",
     "deploy.commit",
     "deploy.color",
     "deploy.phase",
     "deploy.started_at",
+    "deploy.phase_since",
+    "deploy.phase_ms",
+    "deploy.ending",
     "canary",
     "canary.step",
     "canary.steps",
@@ -55,6 +60,7 @@ const KEYS: &[&str] = &[
     "hold.by",
     "hold.reason",
     "hold.since",
+    "hold.until",
     "remote",
     "remote.branch",
     "remote.head",
@@ -74,6 +80,11 @@ const KEYS: &[&str] = &[
     "rollback.possible",
     "rollback.to",
     "rollback.warm",
+    "why",
+    "why.code",
+    "why.text",
+    "why.hint",
+    "why.again_at",
 ];
 
 /// The keys of the daemon.
@@ -85,9 +96,15 @@ pub fn check(key: &str) -> Result<(), Problem> {
     if KEYS.contains(&key) || DAEMON_KEYS.contains(&key) {
         return Ok(());
     }
-    let mut keys = KEYS.to_vec();
-    keys.extend(DAEMON_KEYS);
-    Err(Problem::usage(format!("no such key: {key:?}"), format!("one of {}", keys.join(", "))))
+    Err(Problem::usage(format!("no such key: {key:?}"), format!("one of {}", near(key).join(", "))))
+}
+
+/// The keys beside it, or where nothing has its first name, the first names.
+fn near(key: &str) -> Vec<&'static str> {
+    let all = || KEYS.iter().chain(DAEMON_KEYS).copied();
+    let first = |key: &str| key.split('.').next().unwrap_or_default().to_owned();
+    let beside: Vec<_> = all().filter(|known| first(known) == first(key)).collect();
+    if beside.is_empty() { all().filter(|known| !known.contains('.')).collect() } else { beside }
 }
 
 /// The value as text; empty for `null`, JSON for what is not a single value.
@@ -148,6 +165,8 @@ mod tests {
     fn a_typo_is_an_error_even_below_null_and_several_apps_need_a_name() {
         let one = fixture::status(vec![fixture::empty()]);
         assert!(value(&one, "deploy.phse").is_err());
+        assert_eq!(near("rollback.warn"), ["rollback", "rollback.possible", "rollback.to", "rollback.warm"]);
+        assert!(near("lives").contains(&"live") && !near("lives").contains(&"live.pid"));
         let two = fixture::status(vec![fixture::live(), fixture::live()]);
         assert!(value(&two, "state").is_err());
         assert_eq!(value(&two, "daemon.running").unwrap(), "true");

@@ -1,27 +1,34 @@
 //! `bgd status` for people: what is live, is it healthy, what happens next, can I go back. Pure; made to be
 //! read at three in the morning, so the first line of each app answers and the rest explains.
 
+use std::time::Duration;
+
 use crate::{
     api::wire::{AppReport, CanaryReport, DeployReport, InstanceReport, LastReport, LiveReport, Status},
     cli::{
         phrase,
+        status::next,
         terminal::{Look, Tone, one_line},
     },
     rules::{
         time::Time,
-        words::{AppState, IdleState, Outcome, Phase},
+        words::{AppState, HoldEnd, IdleState, Outcome, Phase},
     },
 };
 
 /// Width of the label column, the longest label and two spaces.
 const LABEL: usize = 10;
 
+/// What comes next when the status was read from the record.
+const UNSUPERVISED: &str = "nothing until the daemon runs again: `systemctl start bgd`, or `bgd daemon`";
+
 /// All apps, a block each.
 pub fn render(status: &Status, now: Time, look: Look) -> String {
     if status.apps.is_empty() {
         return "no apps are configured".to_owned();
     }
-    let blocks: Vec<_> = status.apps.iter().map(|app| block(app, now, look)).collect();
+    let blocks: Vec<_> =
+        status.apps.iter().map(|app| block(app, (now, status.daemon.running), look)).collect();
     blocks.join("\n\n")
 }
 
@@ -44,11 +51,16 @@ pub fn headline(app: &AppReport) -> String {
         AppState::Live => health.to_owned(),
         AppState::Deploying => format!("{health}; deploy under way"),
         AppState::Watching => format!("{health}; new release on watch"),
+        AppState::Held if until_newer(app) => format!("{health}; automatic deploys wait for a newer commit"),
         AppState::Held => format!("{health}; automatic deploys are off"),
         AppState::Degraded => format!("{health}; degraded"),
         AppState::Down => "DOWN: should serve and does not".to_owned(),
         AppState::Stopped => "stopped, by `bgd down`".to_owned(),
     }
+}
+
+fn until_newer(app: &AppReport) -> bool {
+    app.hold.as_ref().is_some_and(|hold| hold.until == Some(HoldEnd::NewerCommit))
 }
 
 fn tone(app: &AppReport) -> Tone {
@@ -66,7 +78,7 @@ fn tone(app: &AppReport) -> Tone {
     }
 }
 
-fn block(app: &AppReport, now: Time, look: Look) -> String {
+fn block(app: &AppReport, (now, supervised): (Time, bool), look: Look) -> String {
     let name = look.paint(Tone::Strong, app.name.as_str());
     let mut lines = vec![format!("{name}  {}", look.paint(tone(app), &headline(app)))];
     let mut row = |label: &str, texts: Vec<String>| {
@@ -83,8 +95,8 @@ fn block(app: &AppReport, now: Time, look: Look) -> String {
     row("hold", hold(app, now));
     row("remote", remote(app, now, look));
     row("last", app.last.iter().flat_map(|deploy| last(deploy, now, look)).collect());
-    row("way back", vec![way_back(app)]);
-    row("next", vec![next(app)]);
+    row("way back", vec![next::way_back(app)]);
+    row("next", vec![if supervised { next::next(app, now) } else { UNSUPERVISED.to_owned() }]);
     lines.join("\n")
 }
 
@@ -107,8 +119,8 @@ fn processes(live: &LiveReport) -> String {
     match (number, live.pid) {
         (0 | 1, Some(pid)) => format!("{}, pid {pid}", live.place()),
         (0 | 1, None) => format!("{}, no process right now", live.place()),
-        _ if serve == number => format!("{number} instances from {} on", live.place()),
-        _ => format!("{serve} of {number} instances serve, from {} on", live.place()),
+        _ if serve == number => live.place(),
+        _ => format!("{serve} of {number} instances serve, from {} on", live.first_place()),
     }
 }
 
@@ -120,11 +132,19 @@ fn caption(live: &LiveReport) -> String {
     }
 }
 
+/// `#7 of c3c3c3c to green: watching, for 12 s of 30 s`.
 fn under_way(deploy: &DeployReport, now: Time) -> String {
     let to = deploy.color.map(|color| format!(" to {color}")).unwrap_or_default();
-    let phase = phrase::plain_word(deploy.phase.as_str());
     let commit = phrase::short(deploy.commit.as_ref());
-    format!("#{} of {commit}{to}: {phase}, for {}", deploy.id, phrase::age(deploy.started_at, now))
+    let since = deploy.phase_since.unwrap_or(deploy.started_at);
+    let limit = deploy.phase_ms.map(Duration::from_millis).filter(|limit| now.since(since.0) < *limit);
+    let of = match limit.map(phrase::whole) {
+        Some(limit) if deploy.phase == Phase::Draining => format!(" of {limit} at most"),
+        Some(limit) => format!(" of {limit}"),
+        None => String::new(),
+    };
+    let doing = phrase::doing(deploy.phase);
+    format!("#{} of {commit}{to}: {doing}, for {}{of}", deploy.id, phrase::age(since, now))
 }
 
 /// `5% of the traffic, step 1 of 3; then 25% in 90 s`.
@@ -134,7 +154,7 @@ fn share(canary: &CanaryReport, name: &str, now: Time) -> String {
     let then = match (held, next_at) {
         (Some(seen), _) => format!("held: {}", one_line(seen)),
         (None, Some(at)) if at.0 > now => {
-            format!("then {next_share} in {}", phrase::span(at.0.since(now)))
+            format!("then {next_share} in {}", phrase::whole(at.0.since(now)))
         }
         (None, Some(_)) => format!("then {next_share} at once"),
         (None, None) if *by_hand => format!("set by hand; `bgd canary resume {name}` goes on with the steps"),
@@ -168,16 +188,13 @@ fn last(last: &LastReport, now: Time, look: Look) -> Vec<String> {
     let commit = phrase::short(last.commit.as_ref());
     let when = phrase::ago(last.finished_at, now);
     let how = match last.outcome {
-        Outcome::Live => format!("#{} of {commit} went live {when}", last.id),
+        Outcome::Live => format!("#{} of {commit} was deployed {when}", last.id),
         Outcome::Superseded => format!("#{} of {commit} gave way to a newer commit {when}", last.id),
         Outcome::Cancelled => format!("#{} of {commit} was cancelled {when}", last.id),
         Outcome::Failed | Outcome::RolledBack => {
             let verb = if last.outcome == Outcome::Failed { "FAILED" } else { "was ROLLED BACK" };
-            let phase = last.phase.map(|phase| format!(" while {}", phrase::plain_word(phase.as_str())));
-            look.paint(
-                Tone::Bad,
-                &format!("#{} of {commit} {verb}{} {when}", last.id, phase.unwrap_or_default()),
-            )
+            let at = last.phase.map(|phase| format!(" {}", phrase::at(phase))).unwrap_or_default();
+            look.paint(Tone::Bad, &format!("#{} of {commit} {verb}{at}, {when}", last.id))
         }
     };
     let mut lines = vec![how];
@@ -187,112 +204,6 @@ fn last(last: &LastReport, now: Time, look: Look) -> Vec<String> {
     lines.extend(last.error.iter().map(|error| one_line(error)));
     lines.extend(last.hint.iter().map(|hint| format!("hint: {}", one_line(hint))));
     lines
-}
-
-fn way_back(app: &AppReport) -> String {
-    let name = &app.name;
-    let before_the_flip = app.deploy.as_ref().is_some_and(|deploy| deploy.phase < Phase::Switching);
-    if before_the_flip {
-        return format!("`bgd flip {name}` cancels the deploy");
-    }
-    if app.state == AppState::Stopped {
-        return format!("`bgd up {name}` starts the release that was live");
-    }
-    match (&app.rollback.to, app.rollback.possible) {
-        (Some(to), true) if app.rollback.warm => {
-            format!("{}, still running: `bgd flip {name}` is instant", to.short())
-        }
-        (Some(to), true) => format!("{}, not running: `bgd flip {name}` starts it first", to.short()),
-        (None, true) => format!("`bgd flip {name}`"),
-        (_, false) => "none: no earlier release is kept".to_owned(),
-    }
-}
-
-fn next(app: &AppReport) -> String {
-    if let Some(deploy) = &app.deploy {
-        return next_of_deploy(app, deploy);
-    }
-    let name = &app.name;
-    match (app.state, &app.hold) {
-        (AppState::Stopped, _) => format!("nothing until `bgd up {name}`"),
-        (AppState::Down, _) => format!("it is started again by itself; `bgd logs {name}` tells why it died"),
-        (_, Some(_)) => format!("{}`bgd resume {name}` turns automatic deploys on again", waiting(app)),
-        _ => next_commit(app),
-    }
-}
-
-fn next_of_deploy(app: &AppReport, deploy: &DeployReport) -> String {
-    let new = phrase::short(deploy.commit.as_ref());
-    let serving = app.live.as_ref().filter(|live| Some(&live.commit) != deploy.commit.as_ref());
-    match deploy.phase {
-        Phase::Fetching
-        | Phase::CheckingOut
-        | Phase::Building
-        | Phase::Starting
-        | Phase::Probing
-        | Phase::Warming => match serving {
-            Some(live) => format!(
-                "{new} gets the traffic once it is healthy; {} serves until then",
-                live.commit.short()
-            ),
-            None => format!("{new} gets the traffic once it is healthy"),
-        },
-        Phase::Canary => {
-            let name = &app.name;
-            format!(
-                "`bgd promote {name}` gives {new} all of the traffic now, `bgd flip {name}` takes its share back"
-            )
-        }
-        Phase::Switching => format!("the traffic is being moved to {new}"),
-        Phase::Watching => {
-            format!("{new} is watched; if its health check fails, the traffic goes back by itself")
-        }
-        Phase::Draining => "the former color finishes its requests, then it is stopped".to_owned(),
-        Phase::Stopping => "the former color is being stopped".to_owned(),
-    }
-}
-
-/// What happens with the tip of the branch when nothing is under way and nothing holds.
-fn next_commit(app: &AppReport) -> String {
-    let (name, branch) = (&app.name, &app.remote.branch);
-    if app.remote.error.is_some() {
-        return "the remote is asked again by itself; nothing new is deployed until it answers".to_owned();
-    }
-    let Some(head) = &app.remote.head else {
-        return format!("the first commit seen on {branch} is deployed");
-    };
-    if app.live.as_ref().is_some_and(|live| live.commit == *head) {
-        return format!("the next push to {branch} is deployed");
-    }
-    let verdict =
-        app.last.as_ref().filter(|last| last.commit.as_ref() == Some(head)).map(|last| last.outcome);
-    match verdict {
-        // Trouble from outside is tried again, a commit of its own making is not; the daemon knows which it was.
-        Some(Outcome::Failed) => {
-            format!(
-                "`bgd why {name}` tells whether {} is tried again; `bgd deploy {name}` tries it at once",
-                head.short()
-            )
-        }
-        Some(Outcome::RolledBack | Outcome::Cancelled) => {
-            format!(
-                "{} is not tried again by itself; the next push to {branch} is, or `bgd deploy {name}`",
-                head.short()
-            )
-        }
-        Some(Outcome::Live | Outcome::Superseded) | None => {
-            format!("{} is not live; `bgd why {name}` tells why", head.short())
-        }
-    }
-}
-
-/// `8c9d0e1 waits; ` when a hold keeps a newer commit back.
-fn waiting(app: &AppReport) -> String {
-    let live = app.live.as_ref().map(|live| &live.commit);
-    match &app.remote.head {
-        Some(head) if Some(head) != live => format!("{} waits; ", head.short()),
-        _ => String::new(),
-    }
 }
 
 /// The idle color in a few words; `None` when nothing runs there.
@@ -333,7 +244,7 @@ shop  live, healthy
   live      a1a1a1a  Fix the cart total
             by Ann, live for 12 min on blue (port 9501, pid 4300)
   remote    main at a1a1a1a, seen 4 s ago
-  last      #6 of a1a1a1a went live 12 min ago
+  last      #6 of a1a1a1a was deployed 12 min ago
             fetch 41 ms, switch 63 ms
   way back  b2b2b2b, not running: `bgd flip shop` starts it first
   next      the next push to main is deployed"
@@ -348,9 +259,9 @@ shop  live, healthy
 shop  live, healthy; deploy under way
   live      a1a1a1a  Fix the cart total
             by Ann, live for 12 min on blue (port 9501, pid 4300)
-  deploy    #7 of c3c3c3c to green: building, for 14 s
+  deploy    #7 of c3c3c3c to green: building, for 12 s
   remote    main at c3c3c3c, seen 4 s ago
-  last      #6 of a1a1a1a went live 12 min ago
+  last      #6 of a1a1a1a was deployed 12 min ago
             fetch 41 ms, switch 63 ms
   way back  `bgd flip shop` cancels the deploy
   next      c3c3c3c gets the traffic once it is healthy; a1a1a1a serves until then"
@@ -366,11 +277,11 @@ shop  live, healthy
   live      a1a1a1a  Fix the cart total
             by Ann, live for 12 min on blue (port 9501, pid 4300)
   remote    main at c3c3c3c, seen 4 s ago
-  last      #7 of c3c3c3c FAILED while probing 2 min ago
+  last      #7 of c3c3c3c FAILED at its health check, 2 min ago
             GET http://127.0.0.1:9502/up answered 500
             hint: bgd show 7
   way back  b2b2b2b, not running: `bgd flip shop` starts it first
-  next      `bgd why shop` tells whether c3c3c3c is tried again; `bgd deploy shop` tries it at once"
+  next      push a newer commit, or `bgd deploy shop` to try c3c3c3c again"
         );
     }
 
@@ -379,16 +290,22 @@ shop  live, healthy
         let text = text(fixture::held());
         assert!(text.starts_with("shop  live, healthy; automatic deploys are off\n"), "{text}");
         assert!(text.contains("\n  hold      by ann, 3 min ago: release freeze\n"), "{text}");
-        assert!(
-            text.ends_with("\n  next      c3c3c3c waits; `bgd resume shop` turns automatic deploys on again"),
-            "{text}"
-        );
+        assert!(text.ends_with("\n  next      c3c3c3c waits: `bgd resume shop` deploys it"), "{text}");
+    }
+
+    #[test]
+    fn without_a_daemon_nothing_is_promised() {
+        let mut status = fixture::status(vec![fixture::failed()]);
+        status.daemon.running = false;
+        let text = render(&status, fixture::NOW, Look::PLAIN);
+        assert!(text.contains("\n  next      nothing until the daemon runs again: "), "{text}");
     }
 
     #[test]
     fn a_remote_error_is_shown_and_what_follows_from_it() {
         let mut app = fixture::live();
         app.remote.error = Some("can't connect to git.example.com: timed out".to_owned());
+        app.why = Some(fixture::why("remote_error", "can't connect", Some("`bgd doctor shop`")));
         let text = text(app);
         assert!(
             text.contains("\n            error: can't connect to git.example.com: timed out\n"),
@@ -405,16 +322,9 @@ shop  live, healthy
 shop  nothing deployed yet
   live      nothing
   remote    main, not seen yet
-  way back  none: no earlier release is kept
+  way back  none: nothing is live
   next      the first commit seen on main is deployed"
         );
-    }
-
-    #[test]
-    fn a_warm_color_makes_the_way_back_instant() {
-        let mut app = fixture::live();
-        app.rollback.warm = true;
-        assert!(text(app).contains("b2b2b2b, still running: `bgd flip shop` is instant"));
     }
 
     #[test]

@@ -53,7 +53,8 @@ impl Journal {
             let suppressed = rate.suppressed;
             *rate = Rate { since: Instant::now(), written: 0, suppressed: 0 };
             if suppressed > 0 {
-                self.write("WARN", format_args!("{suppressed} lines left out"));
+                let lines = if suppressed == 1 { "line" } else { "lines" };
+                self.write("WARN", format_args!("{suppressed} {lines} left out"));
             }
         }
         if rate.written == LINES {

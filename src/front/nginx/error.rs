@@ -30,7 +30,7 @@ impl fmt::Display for Fault {
 #[derive(Debug, thiserror::Error)]
 pub enum NginxError {
     /// nginx is not running, or keeps its pid elsewhere.
-    #[error("can't read nginx's pid file: {path}")]
+    #[error("{}: {path}", unread(source))]
     PidFile {
         /// The configured pid file.
         path: PathBuf,
@@ -220,6 +220,13 @@ pub enum Aftermath {
     BroughtBack,
     /// The old route could not be proven: look again before anything is stopped.
     Unproven,
+}
+
+fn unread(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => "nginx is not running: can't read its pid file",
+        _ => "can't read nginx's pid file",
+    }
 }
 
 impl NginxError {

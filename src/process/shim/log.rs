@@ -97,8 +97,10 @@ impl Log {
     fn report_gap(&mut self) -> io::Result<()> {
         if let Some(file) = &mut self.file {
             let start = if self.line_start { "" } else { "\n" };
+            let bytes = if self.unreported == 1 { "byte" } else { "bytes" };
+            let lost = self.unreported;
             file.write_all(
-                format!("{start}bgd: {} bytes of output could not be written\n", self.unreported).as_bytes(),
+                format!("{start}bgd: {lost} {bytes} of output could not be written\n").as_bytes(),
             )?;
             self.unreported = 0;
             self.line_start = true;

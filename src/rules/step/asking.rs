@@ -1,7 +1,7 @@
 //! What operators ask for: admitted, joined to what is under way, queued, or denied with a reason. The one way
 //! back, `flip`, pre-empts a deploy in any phase (promise I3).
 
-use super::{Answer, Denial, DenialKind, Turn};
+use super::{Answer, Blocked, Denial, DenialKind, Turn, wanted};
 use crate::rules::{
     app::{Deploy, End, Hold, Idle, Kind, Live, Pipeline, Queued, Release, Serving, Until, Verdict, Work},
     effect::{Action, Note},
@@ -61,7 +61,15 @@ impl Turn<'_> {
             return Answer::Said("there was no hold; automatic deploys are on".to_owned());
         }
         self.note(Note::HoldReleased { why: format!("resumed by {by}") });
-        Answer::Said("automatic deploys are on again".to_owned())
+        let bad = matches!(wanted(&self.app, self.now()), Err(Blocked::BadCommit));
+        Answer::Said(match self.app.head.as_ref().filter(|_| bad) {
+            Some(head) => format!(
+                "automatic deploys are on again, but not of {head}, which is marked bad: push a newer commit, or \
+                 `bgd deploy` to try it again",
+                head = head.short()
+            ),
+            None => "automatic deploys are on again".to_owned(),
+        })
     }
 
     fn asked_flip(&mut self, by: &str) -> Answer {
@@ -133,7 +141,7 @@ impl Turn<'_> {
         Answer::Cancelling(id)
     }
 
-    fn cancel_watch(&mut self, by: &str, work: Work, former: Option<Release>) -> Answer {
+    fn cancel_watch(&mut self, by: &str, mut work: Work, former: Option<Release>) -> Answer {
         if !self.way_back_is_warm() {
             if former.is_none() && self.app.previous.is_none() {
                 return no_way_back(&work.release);
@@ -147,6 +155,7 @@ impl Turn<'_> {
         let id = work.deploy.id;
         self.condemn(by);
         self.act(Action::Cancel(work.effect));
+        self.stepped(&mut work.deploy, Phase::Watching);
         self.enter(Phase::Switching);
         self.revert(work, cancelled());
         Answer::Cancelling(id)
@@ -196,9 +205,10 @@ impl Turn<'_> {
         if matches!(self.app.hold, Some(Hold { until: Until::Resumed, .. })) {
             return;
         }
+        let from = commit.as_ref().map(|commit| format!(" from {}", commit.short())).unwrap_or_default();
+        let reason = format!("flipped away{from}");
         // Newer than anything seen so far: whoever flips knew the tip.
         let until = Until::NewerThan(self.app.head.clone().or(commit));
-        let reason = "flipped; automatic deploys wait for a newer commit".to_owned();
         self.place_hold(by.to_owned(), reason, until);
     }
 

@@ -84,7 +84,9 @@ impl Turn<'_> {
             Ok(Done::Fetched { commit, subject, author }) => {
                 (commit.clone(), subject.clone(), author.clone())
             }
-            Ok(Done::Ensured | Done::Inconclusive { .. }) => return self.fetch_failed(deploy, asked, None),
+            Ok(Done::Ensured | Done::Inconclusive { .. } | Done::Started { .. }) => {
+                return self.fetch_failed(deploy, asked, None);
+            }
             Err(failure) => return self.fetch_failed(deploy, asked, Some(failure.clone())),
         };
         // A step belongs to the deploy that the pipeline holds.

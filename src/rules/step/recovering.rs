@@ -109,9 +109,8 @@ impl Turn<'_> {
         let head = self.app.head.clone();
         let is_tip = self.app.live().map(|live| &live.release.commit) == head.as_ref();
         if self.app.hold.is_none() && head.is_some() && !is_tip {
-            let reason =
-                "another release was found live than recorded; automatic deploys wait for a newer commit";
-            self.place_hold("bgd".to_owned(), reason.to_owned(), Until::NewerThan(head));
+            let reason = "another release was found live than recorded".to_owned();
+            self.place_hold("bgd".to_owned(), reason, Until::NewerThan(head));
         }
     }
 

@@ -50,7 +50,7 @@ impl Turn<'_> {
             }
             Instance::Starting { attempt, effect: awaited } if awaited == effect => {
                 match result {
-                    Ok(_) => self.instance_up(attempt),
+                    Ok(done) => self.instance_up(attempt, done),
                     Err(failure) => {
                         self.note(Note::RestartFailed(failure.clone()));
                         self.wait_to_restart(attempt + 1);
@@ -72,13 +72,17 @@ impl Turn<'_> {
         }
     }
 
-    fn instance_up(&mut self, attempt: u32) {
+    fn instance_up(&mut self, attempt: u32, done: &Done) {
         let since = self.now();
         if let Some(live) = self.live_mut() {
             live.instance = Instance::Up { since, attempt };
             live.healthy = None;
         }
-        self.note(Note::InstanceRestarted { attempt });
+        let which = match done {
+            Done::Started { instances, of } => (instances.clone(), *of),
+            Done::Fetched { .. } | Done::Inconclusive { .. } | Done::Ensured => (Vec::new(), 1),
+        };
+        self.note(Note::InstanceRestarted { attempt, which });
     }
 
     fn wait_to_restart(&mut self, attempt: u32) -> Duration {
