@@ -20,6 +20,12 @@ use nix::sys::socket::{
 /// The longest path that a unix socket can have, in bytes: 108 with the zero behind it.
 pub const LONGEST_PATH: usize = 107;
 
+/// Whether nothing in the path would mean something in a configuration that has no quotes for it, such as nginx's.
+pub fn is_plain(path: &Path) -> bool {
+    let plain = |c: u8| c.is_ascii_alphanumeric() || b"/._-+@".contains(&c);
+    path.is_absolute() && path.to_str().is_some_and(|text| text.bytes().all(plain))
+}
+
 /// What the kernel sends at once at most.
 const BUFFER: usize = 64 * 1024;
 const HEADER: usize = 16;

@@ -128,7 +128,12 @@ fn app(name: &str, state: AppState) -> AppReport {
             author: Some("Ann".to_owned()),
             pid: Some(4300),
             healthy: Some(true),
-            instances: vec![InstanceReport { port: Some(9501), pid: Some(4300), healthy: Some(true) }],
+            instances: vec![InstanceReport {
+                port: Some(9501),
+                socket: None,
+                pid: Some(4300),
+                healthy: Some(true),
+            }],
             given_up: false,
             since: stamp(0),
         }),

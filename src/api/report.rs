@@ -146,8 +146,10 @@ pub fn live_report(snapshot: &Snapshot, live: &Live) -> LiveReport {
 fn instances(snapshot: &Snapshot, color: Color, shown: impl Fn(&Seen) -> bool) -> Vec<InstanceReport> {
     let one = |index| {
         let seen = snapshot.instances.get(&Slot { color, index }).filter(|seen| shown(seen));
+        let address = snapshot.settings.address_at(color, index);
         InstanceReport {
-            port: snapshot.settings.address_at(color, index).port(),
+            port: address.port(),
+            socket: address.socket().map(Path::to_owned),
             pid: seen.and_then(|seen| u32::try_from(seen.pid?).ok()),
             healthy: seen.and_then(|seen| seen.healthy),
         }

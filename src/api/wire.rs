@@ -398,6 +398,9 @@ pub struct LiveReport {
 pub struct InstanceReport {
     /// Its port; `None` when it listens on a socket.
     pub port: Option<u16>,
+    /// Its unix socket, if it has one.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
     /// Its main process; `None` while it does not run.
     pub pid: Option<u32>,
     /// The last health check; `None` before the first, and while it is not asked.

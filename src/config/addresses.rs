@@ -1,7 +1,7 @@
 //! Where the instances of an app listen: on ports that follow each other from each color's first, or on unix sockets.
 //! Part of the settings, which is where others find it; what is allowed is judged by `validate`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::rules::{address::Address, ids::Color};
 
@@ -59,9 +59,9 @@ impl Sockets {
         self.directory.join(format!("{color}.sock"))
     }
 
-    /// The one with the longest path.
-    pub fn longest(&self) -> PathBuf {
-        self.of(Color::Green)
+    /// The one with the longest path, of so many instances.
+    pub fn longest(&self, instances: u16) -> PathBuf {
+        nth(&self.of(Color::Green), instances.saturating_sub(1))
     }
 }
 
@@ -96,8 +96,7 @@ impl Addresses {
     pub fn nth(&self, color: Color, index: u16) -> Address {
         match self.of(color) {
             Address::Port(first) => Address::Port(first.saturating_add(index)),
-            Address::Socket(first) if index == 0 => Address::Socket(first.clone()),
-            Address::Socket(first) => Address::Socket(first.with_extension(format!("{}.sock", index + 1))),
+            Address::Socket(first) => Address::Socket(nth(first, index)),
         }
     }
 
@@ -110,6 +109,11 @@ impl Addresses {
     pub fn color(&self, address: &Address) -> Option<Color> {
         Color::ALL.into_iter().find(|color| self.all(*color).any(|one| one == *address))
     }
+}
+
+/// The socket of one of several instances, counted from 0: `blue.sock`, `blue.2.sock`.
+fn nth(first: &Path, index: u16) -> PathBuf {
+    if index == 0 { first.to_owned() } else { first.with_extension(format!("{}.sock", index + 1)) }
 }
 
 impl From<Ports> for Addresses {

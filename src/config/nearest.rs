@@ -16,6 +16,23 @@ pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
         .map(|(_, candidate)| candidate)
 }
 
+/// What turns one word into others of its family: `sticky` into `stickyness`, `drain` into `draining`.
+const ENDINGS: [&str; 8] = ["s", "es", "d", "ed", "er", "ing", "ness", "name"];
+/// Shorter beginnings are beginnings of anything.
+const SHORTEST_STEM: usize = 4;
+
+/// The known word of which `word` is the beginning (and of no other), or another form. Words joined by `_` are no
+/// forms: `build_user` is not meant to be `build`.
+pub(super) fn related<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    let word = word.to_lowercase().replace('-', "_");
+    let is_form = |stem: &str| word.strip_prefix(stem).is_some_and(|ending| ENDINGS.contains(&ending));
+    if let Some(stem) = known.iter().find(|known| is_form(known)) {
+        return Some(stem);
+    }
+    let mut longer = known.iter().filter(|known| word.len() >= SHORTEST_STEM && known.starts_with(&word));
+    longer.next().filter(|_| longer.next().is_none()).copied()
+}
+
 /// Letters to insert, delete, replace or swap with their neighbour.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
@@ -55,5 +72,32 @@ mod tests {
             assert_eq!(nearest(word, &known), expected, "{word}");
         }
         assert_eq!(nearest(&"a".repeat(100_000), &known), None);
+    }
+
+    #[test]
+    fn a_form_or_a_beginning_finds_its_word_unless_it_could_be_another() {
+        let app = ["build", "build_timeout", "drain", "user", "watch", "keep", "cache"];
+        let known =
+            [&app[..], &["sticky", "steps", "max_p95", "max_error_rate", "successes", "state_dir"]].concat();
+        for (word, expected) in [
+            ("stickyness", Some("sticky")),
+            ("Draining", Some("drain")),
+            ("watched", Some("watch")),
+            ("username", Some("user")),
+            ("succ", Some("successes")),
+            ("build_time", Some("build_timeout")),
+            ("state", Some("state_dir")),
+            ("max_", None),
+            ("max", None),
+            ("buil", None),
+            ("build_user", None),
+            ("keep_alive", None),
+            ("watchdog", None),
+            ("stepson", None),
+            ("users_file", None),
+            ("", None),
+        ] {
+            assert_eq!(related(word, &known), expected, "{word}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    nearest::nearest,
+    nearest::{nearest, related},
     problem::Place,
     read::{FromToml, Given, Item, Reader, Written},
 };
@@ -284,6 +284,9 @@ fn hint(key: &str, known: &[&str], at: &Place) -> String {
         }
         _ if RawDaemon::KEYS.contains(&key) => return format!("`{key}` belongs under [daemon] of bgd.toml"),
         Some(_) | None => {}
+    }
+    if let Some(ours) = related(key, known) {
+        return format!("did you mean `{ours}`?");
     }
     format!("known here: {}", known.join(", "))
 }

@@ -143,13 +143,18 @@ impl AppSettings {
     pub fn addresses(&self) -> Addresses {
         match &self.listen {
             Listen::Ports => Addresses { each: self.instances, ..self.ports.into() },
-            Listen::Sockets(sockets) => sockets.into(),
+            Listen::Sockets(sockets) => Addresses { each: self.instances, ..sockets.into() },
         }
     }
 
     /// Where one of a color's instances listens, counted from 0; also one more than there are now.
     pub fn address_at(&self, color: Color, index: u16) -> Address {
         self.addresses().nth(color, index)
+    }
+
+    /// Whether the front's requests are counted: a watch judges them, or status shows a canary's share.
+    pub fn counts_traffic(&self) -> bool {
+        self.watch.traffic.any() || !self.canary.steps.is_empty()
     }
 }
 
@@ -458,6 +463,24 @@ impl HaproxyServers {
             Color::Green => &self.green,
         }
     }
+
+    /// The server of one of a color's instances, counted from 0: `blue`, `blue-2`, `blue-3`.
+    pub fn nth(&self, color: Color, index: usize) -> String {
+        let first = self.of(color);
+        if index == 0 { first.clone() } else { format!("{first}-{}", index + 1) }
+    }
+
+    /// The color whose server it is, if it is one of theirs. What is named here is the first of its color, whatever it
+    /// is called.
+    pub fn color(&self, name: &str) -> Option<Color> {
+        let is_first = |color: &Color| self.of(*color) == name;
+        let is_later = |color: &Color| {
+            let number = name.strip_prefix(self.of(*color).as_str()).and_then(|rest| rest.strip_prefix('-'));
+            number.and_then(|it| it.parse().ok()).is_some_and(|it| (2..=MOST_INSTANCES).contains(&it))
+        };
+        let first = Color::ALL.into_iter().find(is_first);
+        first.or_else(|| Color::ALL.into_iter().find(is_later))
+    }
 }
 
 /// An nginx that is already there.
@@ -481,5 +504,13 @@ impl NginxSettings {
     pub fn link(&self) -> PathBuf {
         let name = self.file.file_name().unwrap_or_default().to_string_lossy();
         self.file.with_file_name(format!(".{name}.live"))
+    }
+
+    /// The longest path that nginx is given to it, of so many instances.
+    pub fn longest_link(&self, instances: u16) -> PathBuf {
+        match instances {
+            1 => self.link(),
+            several => format!("{}-{several}/{several}", self.link().display()).into(),
+        }
     }
 }

@@ -37,19 +37,14 @@ const MINUTE: u32 = 60;
 /// Longer than any line that a front tells; the rest of a longer one is not read.
 const LONGEST: usize = 4096;
 
-/// Whether anybody wants the figures: a watch judges them, or status shows a canary's share.
-pub(super) fn wanted(settings: &AppSettings) -> bool {
-    settings.watch.traffic.any() || !settings.canary.steps.is_empty()
-}
-
 /// Where a front tells of its requests; `None` when nobody wants to know.
 pub(super) fn socket(place: &Place, settings: &AppSettings) -> Option<PathBuf> {
-    wanted(settings).then(|| place.runtime_dir.join("t").join(format!("{}.sock", settings.name)))
+    settings.counts_traffic().then(|| place.runtime_dir.join("t").join(format!("{}.sock", settings.name)))
 }
 
 /// Counts for as long as it is let.
 pub(super) async fn count(interpreter: Arc<Interpreter>, inbox: Inbox) {
-    if !wanted(interpreter.settings()) {
+    if !interpreter.settings().counts_traffic() {
         return;
     }
     let mut ear = open_ear(&interpreter);

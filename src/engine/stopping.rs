@@ -7,7 +7,6 @@ use std::{
 };
 
 use super::{
-    counting,
     front::{FrontTrouble, Standing},
     interpreter::{Interpreter, failure, trouble},
     starting::slots,
@@ -75,7 +74,7 @@ impl Interpreter {
         let told = self.front.route(route).await;
         self.led(|led| led.to(&to, told.is_ok()));
         told.map_err(|err: FrontTrouble| err.failure(Phase::Switching))?;
-        if counting::wanted(&self.settings) {
+        if self.settings.counts_traffic() {
             // What came before the change and was not looked at yet is none of what comes after it.
             self.count_traffic().await;
         }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     load::{self, CLIENTS},
-    stage::{Kind, Plan, Stage, on_both, send},
+    stage::{Kind, Plan, Stage, on_each, send},
 };
 
 const INSTANCES: u16 = 3;
@@ -47,7 +47,7 @@ fn three(kind: Kind) -> Option<Stage> {
 
 #[test]
 fn three_instances_are_deployed_flipped_and_stopped_together_without_loss() {
-    on_both(|kind| {
+    on_each(&[Kind::Builtin, Kind::Nginx, Kind::Haproxy], |kind| {
         let Some(mut stage) = three(kind) else { return };
         stage.push_live("one");
         each_serves(&stage, "one");
@@ -137,7 +137,7 @@ fn another_number_of_instances_takes_effect_with_the_next_deploy_and_what_runs_i
 
 #[test]
 fn h1_one_of_three_that_is_killed_is_started_again_while_the_others_serve() {
-    on_both(|kind| {
+    on_each(&[Kind::Builtin, Kind::Nginx, Kind::Haproxy], |kind| {
         let Some(stage) = three(kind) else { return };
         let commit = stage.push("one", "start = waits");
         stage.wait_live(&commit);

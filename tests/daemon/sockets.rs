@@ -8,7 +8,12 @@ use std::{
     time::Duration,
 };
 
-use crate::stage::{Kind, Plan, Stage};
+use nix::sys::signal::Signal;
+
+use crate::{
+    load::CLIENTS,
+    stage::{Kind, Plan, Stage, on_both, send},
+};
 
 fn stage(kind: Kind) -> Option<Stage> {
     Stage::set_open(Plan { unix: true, watch: "200ms", ..Plan::of(kind) })
@@ -94,4 +99,64 @@ fn d1_a_stranger_on_the_socket_is_named_and_a_stale_or_wiped_socket_is_no_hindra
     });
     stage.eventually("it serves", |stage| stage.served() == "next");
     stage.assert_no_leftover();
+}
+
+/// The sockets of the live color, and the pids of those that listen there.
+fn live_sockets(stage: &Stage) -> Vec<(String, u64)> {
+    let live = stage.until("all are well", |status| {
+        let all = status["live"]["instances"].as_array().cloned().unwrap_or_default();
+        all.len() == 3 && all.iter().all(|one| one["healthy"] == true)
+    })["live"]
+        .clone();
+    let each = live["instances"].as_array().expect("instances").iter();
+    each.map(|one| {
+        (one["socket"].as_str().expect("a socket").to_owned(), one["pid"].as_u64().expect("a pid"))
+    })
+    .collect()
+}
+
+#[test]
+fn three_instances_on_sockets_are_flipped_together_and_one_that_dies_is_started_again() {
+    on_both(|kind| {
+        let plan = Plan { unix: true, instances: 3, watch: "200ms", ..Plan::of(kind) };
+        let Some(stage) = Stage::set_open(plan) else { return };
+        stage.push_live("one");
+        stage.until_at_rest();
+        stage.eventually("the first workers are gone", |stage| {
+            kind != Kind::Nginx || workers(stage).len() == 2
+        });
+        let (before, load) = (workers(&stage), stage.load());
+        load.sees("one");
+        for rev in ["two", "three"] {
+            stage.push_live(rev);
+            load.sees(rev);
+            stage.until_at_rest();
+        }
+        assert_eq!(workers(&stage), before, "nginx was reloaded");
+        stage.done(&["flip"]);
+        load.sees("two");
+        stage.until_at_rest();
+        load.end_without_loss();
+        let live = live_sockets(&stage);
+        let expected =
+            ["green.sock", "green.2.sock", "green.3.sock"].map(|name| stage.path("run/a/shop").join(name));
+        assert!(
+            live.iter().map(|(socket, _)| socket.as_str()).eq(expected.iter().map(|it| it.to_str().unwrap()))
+        );
+
+        let load = stage.load();
+        load.sees("two");
+        send(u32::try_from(live[1].1).expect("a pid"), Signal::SIGKILL);
+        stage.until("it is started again", |status| {
+            let now = &status["live"]["instances"][1];
+            now["pid"].as_u64().is_some_and(|pid| pid != live[1].1) && now["healthy"] == true
+        });
+        load.sees("two");
+        let counts = load.end();
+        assert!(counts.lost.len() <= CLIENTS, "{:#?}", counts.lost);
+        let again = live_sockets(&stage);
+        assert_eq!((&again[0], &again[2]), (&live[0], &live[2]));
+        stage.done(&["down", "--yes"]);
+        stage.eventually("all are gone", |stage| stage.shims().is_empty());
+    });
 }

@@ -41,8 +41,13 @@ pub enum Kind {
 
 /// The same on both fronts, at the same time: most of a test is waiting.
 pub fn on_both(test: impl Fn(Kind) + Sync) {
+    on_each(&[Kind::Builtin, Kind::Nginx], test);
+}
+
+/// On these kinds of front at once.
+pub fn on_each(kinds: &[Kind], test: impl Fn(Kind) + Sync) {
     thread::scope(|scope| {
-        for kind in [Kind::Builtin, Kind::Nginx] {
+        for kind in kinds.iter().copied() {
             let test = &test;
             scope.spawn(move || test(kind));
         }
@@ -179,7 +184,7 @@ impl Stage {
         let start = serde_json::to_string(&app::command()).expect("a list of strings");
         let [blue, green] = [self.ports[0].number, self.ports[1].number];
         let listen = if self.plan.unix {
-            "listen = \"unix\"".to_owned()
+            format!("listen = \"unix\"\ninstances = {}", self.plan.instances)
         } else {
             format!("ports = [{blue}, {green}]\ninstances = {}", self.plan.instances)
         };
@@ -298,17 +303,22 @@ for = "{watch}"
         });
     }
 
-    /// HAProxy's own configuration, with more lines for the backend: both servers are ready and checked.
+    /// HAProxy's own configuration, with more lines for the backend: all servers are ready and checked.
     pub fn write_haproxy(&self, more: &str) {
         let (dir, public) = (self.dir.path().display(), self.public());
-        let [blue, green] = [self.ports[0].number, self.ports[1].number];
+        let servers: String = (0..self.plan.instances)
+            .flat_map(|index| [("blue", index, self.ports[0].number), ("green", index, self.ports[1].number)])
+            .map(|(color, index, first)| {
+                let number = if index == 0 { String::new() } else { format!("-{}", index + 1) };
+                format!("    server {color}{number} 127.0.0.1:{}\n", first + index)
+            })
+            .collect();
         let text = format!(
             "global\n    stats socket {dir}/h.sock mode 600 level admin\n    hard-stop-after 60s\n\
              defaults\n    mode http\n    timeout connect 5s\n    timeout client 90s\n    timeout server 90s\n    \
              timeout tunnel 90s\n    option redispatch 1\n    retries 3\n    retry-on conn-failure empty-response\n\
              frontend web\n    bind {public}\n    default_backend shop\n\
-             backend shop\n{more}    default-server check inter 100ms\n    \
-             server blue 127.0.0.1:{blue}\n    server green 127.0.0.1:{green}\n"
+             backend shop\n{more}    default-server check inter 100ms\n{servers}"
         );
         fs::write(self.path("haproxy.cfg"), text).expect("haproxy.cfg");
     }

@@ -42,7 +42,16 @@ struct App {
 
 impl App {
     fn start(stage: &Stage, color: Color) -> Self {
-        let path = socket(stage, color);
+        Self::at(socket(stage, color), color)
+    }
+
+    /// So many instances of a color.
+    fn several(stage: &Stage, color: Color, instances: u16) -> Vec<Self> {
+        let all = (0..instances).map(|index| addresses(stage).nth(color, index));
+        all.map(|address| Self::at(address.socket().unwrap().to_owned(), color)).collect()
+    }
+
+    fn at(path: std::path::PathBuf, color: Color) -> Self {
         let _stale = std::fs::remove_file(&path);
         let listener = UnixListener::bind(path).unwrap();
         let in_flight = Arc::<AtomicUsize>::default();
@@ -98,6 +107,13 @@ fn backend(stage: &Stage, color: Color, (weight, number): (u16, u64)) -> Backend
 /// To one color alone, with a release of the same number.
 fn route(stage: &Stage, generation: u64, color: Color) -> Route {
     Route::new(Generation(generation), vec![backend(stage, color, (100, generation))])
+}
+
+/// The same, to so many instances.
+fn to_several(stage: &Stage, generation: u64, (color, instances): (Color, u16)) -> Route {
+    let one = backend(stage, color, (100, generation));
+    let all = (0..instances).map(|index| addresses(stage).nth(color, index));
+    Route::new(Generation(generation), all.map(|address| Backend { address, ..one.clone() }).collect())
 }
 
 fn front(stage: &Stage, settings: &NginxSettings) -> Nginx {
@@ -182,6 +198,52 @@ async fn a_canary_on_sockets_is_told_by_reloads_and_the_flips_after_it_by_rename
     nginx.route(&empty, limits()).await.unwrap();
     assert_eq!(stage.get("/").await.unwrap_err(), "status 502");
     assert_eq!(nginx.routed().await.unwrap().unwrap().color, None);
+}
+
+#[tokio::test]
+async fn several_instances_are_moved_by_one_rename_and_only_another_number_of_them_is_a_reload() {
+    let Some(mut stage) = Stage::new().await else { return };
+    let (single, blue) = serving_blue(&mut stage).await;
+    let told = stage.path("told.sock");
+    let listening = UnixDatagram::bind(&told).unwrap();
+    let three = Addresses { each: 3, ..addresses(&stage) };
+    let nginx = Nginx::new(stage.settings.clone(), "shop".parse().unwrap(), three, Some(told));
+    drop(single);
+    let load = Load::start(stage.public, 4);
+    let mut live = vec![blue];
+    let mut workers = Vec::new();
+    for (generation, to, how) in [
+        (2, (Green, 3), How::Reloaded),
+        (3, (Blue, 3), How::Linked),
+        (4, (Green, 3), How::Linked),
+        (5, (Blue, 2), How::Reloaded),
+        (6, (Green, 2), How::Linked),
+        (7, (Blue, 1), How::Reloaded),
+    ] {
+        let next = App::several(&stage, to.0, to.1);
+        let wanted = to_several(&stage, generation, to);
+        let proof = nginx.route(&wanted, limits()).await.unwrap();
+        assert_eq!(proof.how, how, "{to:?}");
+        assert!(nginx.drained(&proof.former, soon()).await.is_complete());
+        let again = nginx.route(&wanted, limits()).await.unwrap();
+        assert_eq!(again.how, How::AlreadyInForce, "{to:?}");
+        for app in std::mem::replace(&mut live, next) {
+            app.kill().await;
+        }
+        let routed = nginx.routed().await.unwrap().unwrap();
+        assert_eq!((routed.color, routed.generation), (Some(to.0), Generation(generation)));
+        assert_eq!((routed.release, routed.contradiction), (Some(release(generation)), None));
+        eventually("nginx tells of the new color", || {
+            let mut text = [0; 4096];
+            let read = listening.try_recv(&mut text).unwrap_or(0);
+            nginx.samples(&text[..read]).last().is_some_and(|sample| sample.color == to.0)
+        })
+        .await;
+        let now = stage.workers();
+        assert_eq!(std::mem::replace(&mut workers, now.clone()) == now, how == How::Linked, "{to:?}");
+    }
+    let told = load.stop().await;
+    assert_eq!(told.lost, Vec::<String>::new(), "of {}", told.answered);
 }
 
 #[tokio::test]

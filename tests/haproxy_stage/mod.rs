@@ -1,6 +1,6 @@
 //! A real HAProxy for one test, in a directory of its own: `contrib/haproxy/haproxy.cfg` with this machine's places in
-//! it, two apps inside the test that say their color, and clients with an address of their choice. Nothing listens on
-//! a port but the apps: the site is a unix socket that takes the PROXY protocol.
+//! it, apps inside the test that say their color, one or several of each, and clients with an address of their choice.
+//! Nothing listens on a port but the apps: the site is a unix socket that takes the PROXY protocol.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use std::{
 };
 
 use bgd::{
-    config::settings::{HaproxyServers, HaproxySettings, Ports},
+    config::settings::{Addresses, HaproxyServers, HaproxySettings, Ports},
     front::{
         haproxy::Haproxy,
         route::{Backend, Route},
@@ -46,6 +46,8 @@ pub struct Stage {
     pub haproxy: Haproxy,
     pub blue: App,
     pub green: App,
+    /// The second, third, … instance of each color, on the ports behind the first one's.
+    pub others: BTreeMap<Color, Vec<App>>,
 }
 
 impl Stage {
@@ -57,15 +59,23 @@ impl Stage {
 
     /// With a configuration that differs from the shipped one.
     pub fn with(text: &str) -> Option<Self> {
+        Self::several(text, 1)
+    }
+
+    /// With so many instances of each color.
+    pub fn several(text: &str, instances: usize) -> Option<Self> {
         if Command::new(binary()).arg("-v").output().is_err() {
             eprintln!("skipped: haproxy is not installed");
             return None;
         }
         let dir = tempfile::Builder::new().prefix("bgd-hap-").tempdir().expect("a directory");
-        let (blue, green) = (App::start(Color::Blue), App::start(Color::Green));
-        let settings = settings(dir.path());
-        let haproxy = Haproxy::new(settings, Ports { blue: blue.port, green: green.port });
-        let mut stage = Self { dir, process: None, haproxy, blue, green };
+        let [mut blue, mut green] = [Color::Blue, Color::Green].map(|color| App::row(color, instances));
+        let (first_blue, first_green) = (blue.remove(0), green.remove(0));
+        let others = BTreeMap::from([(Color::Blue, blue), (Color::Green, green)]);
+        let ports = Ports { blue: first_blue.port, green: first_green.port };
+        let addresses = Addresses { each: u16::try_from(instances).expect("few"), ..ports.into() };
+        let haproxy = Haproxy::new(settings(dir.path()), addresses);
+        let mut stage = Self { dir, process: None, haproxy, blue: first_blue, green: first_green, others };
         stage.write(text);
         stage.start();
         Some(stage)
@@ -77,7 +87,14 @@ impl Stage {
 
     /// The front of a bgd that was started again.
     pub fn again(&self) -> Haproxy {
-        Haproxy::new(settings(self.dir.path()), Ports { blue: self.blue.port, green: self.green.port })
+        self.again_with(1 + self.others[&Color::Blue].len())
+    }
+
+    /// Of a bgd whose configuration has so many instances.
+    pub fn again_with(&self, instances: usize) -> Haproxy {
+        let ports = Ports { blue: self.blue.port, green: self.green.port };
+        let each = u16::try_from(instances).expect("few");
+        Haproxy::new(settings(self.dir.path()), Addresses { each, ..ports.into() })
     }
 
     /// Puts this machine's places into the configuration.
@@ -92,6 +109,11 @@ impl Stage {
         ] {
             assert!(text.contains(shipped), "{shipped}");
             text = text.replace(shipped, &here);
+        }
+        for (color, apps) in &self.others {
+            for (app, number) in apps.iter().zip(2..) {
+                text += &format!("    server {color}-{number} 127.0.0.1:{}\n", app.port);
+            }
         }
         text = text.replace("/run/bgd/t/shop.sock", &format!("{dir}/log.sock"));
         text = text.replace("/var/lib/bgd/haproxy-shop.state", &format!("{dir}/shop.state"));
@@ -177,9 +199,9 @@ impl Stage {
             weight,
             release: "20261121T101112Z-1-0123456".parse().expect("a release"),
         };
-        let canary = share.map(|share| backend(live.other(), share));
-        let backends = [backend(live, 100 - share.unwrap_or(0))].into_iter().chain(canary);
-        Route::new(Generation(1), backends.collect())
+        let each = |color, weight| std::iter::repeat_n(backend(color, weight), 1 + self.others[&color].len());
+        let canary = share.into_iter().flat_map(|share| each(live.other(), share));
+        Route::new(Generation(1), each(live, 100 - share.unwrap_or(0)).chain(canary).collect())
     }
 
     /// One request of the client with that number.
@@ -210,6 +232,17 @@ impl Stage {
         seen
     }
 
+    /// How many of so many requests each instance of a color answers, counted from 1.
+    pub fn instances(&self, requests: u32) -> BTreeMap<(String, usize), u32> {
+        let mut seen = BTreeMap::new();
+        for client in 0..requests {
+            let answer = self.get(client, "/", "").expect("an answer");
+            let number = answer.head.lines().find_map(|line| line.strip_prefix("instance: ")?.parse().ok());
+            *seen.entry((answer.body, number.expect("its number"))).or_default() += 1;
+        }
+        seen
+    }
+
     /// The next datagrams of the traffic log.
     pub fn log_socket(&self) -> UnixDatagram {
         let socket = UnixDatagram::bind(self.path("log.sock")).expect("the log's socket");
@@ -220,8 +253,9 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        self.blue.open();
-        self.green.open();
+        for app in [&self.blue, &self.green].into_iter().chain(self.others.values().flatten()) {
+            app.open();
+        }
         if let Some(mut master) = self.process.take() {
             if let Some(worker) = self.ask("show info").ok().and_then(|info| pid_of(&info)) {
                 signal(worker, Signal::SIGKILL);
@@ -305,8 +339,24 @@ pub struct App {
 }
 
 impl App {
-    fn start(color: Color) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    /// So many on ports that follow each other.
+    fn row(color: Color, instances: usize) -> Vec<Self> {
+        let bind = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok();
+        let row = || {
+            let first = bind(0)?;
+            let port = first.local_addr().ok()?.port();
+            let others = (1..instances).map(|at| bind(port.checked_add(u16::try_from(at).ok()?)?));
+            std::iter::once(Some(first)).chain(others).collect::<Option<Vec<_>>>()
+        };
+        let listeners = (0..1000).find_map(|_| row()).expect("ports that follow each other");
+        listeners
+            .into_iter()
+            .zip(1..)
+            .map(|(listener, number)| Self::start(color, (listener, number)))
+            .collect()
+    }
+
+    fn start(color: Color, (listener, number): (TcpListener, usize)) -> Self {
         let port = listener.local_addr().expect("its address").port();
         let app = Self {
             port,
@@ -324,7 +374,7 @@ impl App {
                 }
                 let (closed, status, held) = (closed.clone(), status.clone(), held.clone());
                 // A client that breaks off is its own affair.
-                thread::spawn(move || converse(stream, color, (&closed, &status, &held)).ok());
+                thread::spawn(move || converse(stream, (color, number), (&closed, &status, &held)).ok());
             }
         });
         app
@@ -361,7 +411,7 @@ impl App {
 
 fn converse(
     stream: TcpStream,
-    color: Color,
+    (color, number): (Color, usize),
     (closed, status, held): (&AtomicBool, &Mutex<&'static str>, &Mutex<u32>),
 ) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
@@ -389,7 +439,7 @@ fn converse(
     let stream = reader.get_mut();
     write!(
         stream,
-        "HTTP/1.1 {answer}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{color}",
+        "HTTP/1.1 {answer}\r\nConnection: close\r\nInstance: {number}\r\nContent-Length: {}\r\n\r\n{color}",
         color.as_str().len()
     )?;
     stream.shutdown(Shutdown::Write)

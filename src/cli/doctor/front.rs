@@ -15,6 +15,7 @@ use crate::{
         haproxy::{Haproxy, HaproxyError},
         nginx::{Hidden, Inclusion, Nginx, Permission},
     },
+    rules::ids::Color,
 };
 
 /// For what nginx itself can explain best.
@@ -41,7 +42,7 @@ async fn of_haproxy(app: &AppSettings, settings: &HaproxySettings) -> Vec<Findin
         return vec![failed(&error)];
     }
     let places = match &app.listen {
-        Listen::Ports => format!("ports {} and {}", app.ports.blue, app.ports.green),
+        Listen::Ports => ports(app),
         Listen::Sockets(sockets) => format!("the sockets in {}", sockets.directory.display()),
     };
     let text = format!("{name}: haproxy can be told, and its backend {backend} has servers for {places}");
@@ -54,6 +55,16 @@ async fn of_haproxy(app: &AppSettings, settings: &HaproxySettings) -> Vec<Findin
         Err(error) => found.push(failed(&error)),
     }
     found
+}
+
+/// The ports of both colors, for people.
+fn ports(app: &AppSettings) -> String {
+    let last = app.instances - 1;
+    let [blue, green] = Color::ALL.map(|color| match app.ports.of(color) {
+        first if last == 0 => first.to_string(),
+        first => format!("{first} to {}", app.ports.nth(color, last)),
+    });
+    format!("ports {blue} and {green}")
 }
 
 async fn of_nginx(app: &AppSettings, settings: &NginxSettings) -> Vec<Finding> {
@@ -129,7 +140,7 @@ async fn hidden(app: &AppSettings, settings: &NginxSettings, nginx: &Nginx) -> V
     if matches!(app.canary.sticky, Sticky::Cookie(_)) {
         found.extend(without_cookie(app, &hidden, &nginx.cookie_line()));
     }
-    if app.watch.traffic.any() {
+    if app.counts_traffic() {
         found.extend(silent(app, &hidden, &settings.file));
     }
     found
@@ -162,6 +173,7 @@ fn silent(app: &AppSettings, hidden: &Hidden, file: &Path) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::settings::Ports;
 
     fn app() -> std::sync::Arc<AppSettings> {
         let dir = tempfile::tempdir().unwrap();
@@ -170,6 +182,14 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let mut apps = crate::config::load(&path).unwrap().settings.apps;
         apps.remove(&"shop".parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_ports_of_all_instances_are_named() {
+        let app = app();
+        assert_eq!(ports(&app), "ports 9501 and 9502");
+        let three = AppSettings { ports: Ports { blue: 9501, green: 9511 }, instances: 3, ..(*app).clone() };
+        assert_eq!(ports(&three), "ports 9501 to 9503 and 9511 to 9513");
     }
 
     #[test]

@@ -57,10 +57,9 @@ pub fn check_app(settings: &Settings, app: &AppSettings) -> Vec<Finding> {
 
 /// Where nginx or HAProxy tell of each request, and the host lets few of them wait.
 fn queue(app: &AppSettings, length: Option<&str>) -> Option<Finding> {
-    let told = app.watch.traffic.any() || !app.canary.steps.is_empty();
     let length: u64 = length?.trim().parse().ok()?;
     let tells = !matches!(app.front, FrontSettings::Builtin { .. });
-    (told && tells && length < SHORTEST_QUEUE).then(|| {
+    (app.counts_traffic() && tells && length < SHORTEST_QUEUE).then(|| {
         let what = format!(
             "{}: {length} requests at most wait to be counted: of a busy front some are missed, and shares and errors \
              are those of the rest",

@@ -86,7 +86,12 @@ pub fn live() -> AppReport {
             author: Some("Ann".to_owned()),
             pid: Some(4300),
             healthy: Some(true),
-            instances: vec![InstanceReport { port: Some(9501), pid: Some(4300), healthy: Some(true) }],
+            instances: vec![InstanceReport {
+                port: Some(9501),
+                socket: None,
+                pid: Some(4300),
+                healthy: Some(true),
+            }],
             given_up: false,
             since: before(720),
         }),
@@ -98,7 +103,7 @@ pub fn live() -> AppReport {
             commit: None,
             pid: None,
             state: IdleState::Stopped,
-            instances: vec![InstanceReport { port: Some(9502), pid: None, healthy: None }],
+            instances: vec![InstanceReport { port: Some(9502), socket: None, pid: None, healthy: None }],
             backup: false,
         }),
         remote: RemoteReport {

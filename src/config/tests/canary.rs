@@ -19,12 +19,6 @@ fn step(percent: u8, hold: Option<Duration>) -> CanaryStep {
     CanaryStep { share: Share::percent(percent).unwrap(), hold }
 }
 
-fn warnings(lines: &str) -> Vec<String> {
-    let loaded = load(&with(lines)).unwrap_or_else(|problems| panic!("{problems}\n{lines}"));
-    let shown = loaded.warnings.into_iter().map(|w| format!("{}: {}", w.key.unwrap_or_default(), w.what));
-    shown.collect()
-}
-
 #[test]
 fn nothing_of_it_is_there_unless_it_is_written() {
     let app = shop(&with(""));
@@ -55,7 +49,7 @@ max_p95        = "+30%"
 min_requests   = 50
 inconclusive   = "hold"
 "#;
-    assert_eq!(warnings(lines), [""; 0]);
+    assert_eq!(warnings(&with(lines)), [""; 0]);
     let app = shop(&with(lines));
     let steps =
         vec![step(0, Some(SECS(10))), step(5, Some(SECS(120))), step(25, Some(SECS(5400))), step(50, None)];
@@ -97,6 +91,12 @@ fn what_is_left_out_has_its_default() {
 }
 
 #[test]
+fn the_sign_of_a_share_may_be_left_out_as_in_canary_set() {
+    let steps = shop(&with("canary.steps = [\"0\", \"5:2m\", \"50\"]")).canary.steps;
+    assert_eq!(steps, [step(0, None), step(5, Some(SECS(120))), step(50, None)]);
+}
+
+#[test]
 fn the_sticky_cookie_is_named_by_the_app_and_a_hyphen_becomes_an_underscore() {
     let app = "start = \"x\"\nremote = \"/r\"\ncanary = { steps = [\"5%\"], sticky = \"cookie\" }";
     let loaded = load(&format!("[app.my-shop]\n{app}")).unwrap();
@@ -105,14 +105,16 @@ fn the_sticky_cookie_is_named_by_the_app_and_a_hyphen_becomes_an_underscore() {
     assert_eq!(shop(&with("canary = { steps = [\"5%\"], sticky = \"ip\" }")).canary.sticky, Sticky::Ip);
 }
 
-/// As in `errors.rs`: lines after the three of [`with`], the one error they make, and a part of its text.
-const WRONG: &[(&str, &str, &str)] = &[
+const WRONG: &[Wrong] = &[
     ("canary = {}", "4 app.shop.canary.steps", "is required"),
     ("canary.sticky = \"ip\"", "4 app.shop.canary.steps", "is required"),
     ("canary.steps = []", "4 app.shop.canary.steps", "is empty"),
     ("canary.steps = \"5%\"", "4 app.shop.canary.steps", "expected a list, found a text"),
     ("canary.steps = [5]", "4 app.shop.canary.steps[0]", "expected a text, found the number 5"),
-    ("canary.steps = [\"5\"]", "4 app.shop.canary.steps[0]", "is no step of a canary: \"5\""),
+    ("canary.steps = [\"five\"]", "4 app.shop.canary.steps[0]", "is no step of a canary: \"five\""),
+    ("canary.steps = [\"2m\"]", "4 app.shop.canary.steps[0]", "is no step of a canary: \"2m\""),
+    ("canary.steps = [\"100\"]", "4 app.shop.canary.steps[0]", "is not a part of the traffic: \"100\""),
+    ("canary.steps = [\"5%%\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
     ("canary.steps = [\"5 %\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
     ("canary.steps = [\"%:2m\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
     ("canary.steps = [\"2.5%:2m\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
@@ -231,12 +233,7 @@ const WRONG: &[(&str, &str, &str)] = &[
 
 #[test]
 fn each_wrong_key_of_it_is_one_error_at_its_line() {
-    for (lines, place, what) in WRONG {
-        let found = errors(&with(lines));
-        assert_eq!(found.len(), 1, "{lines}\n{found:#?}");
-        assert!(found[0].starts_with(&format!("{place}: ")), "{lines}\n{found:#?}");
-        assert!(found[0].contains(what), "{lines}\n{found:#?}");
-    }
+    each_is_one_error_at_its_place(WRONG);
 }
 
 #[test]
@@ -316,7 +313,7 @@ fn what_works_but_is_surely_not_meant_is_a_warning() {
             "app.shop.watch.max_p95: is never looked at: `for` is 0s, and there is no canary",
         ),
     ] {
-        let found = warnings(&format!("health.path = \"/\"\n{lines}"));
+        let found = warnings(&with(&format!("health.path = \"/\"\n{lines}")));
         assert_eq!(found.len(), 1, "{lines}: {found:#?}");
         assert!(found[0].starts_with(warning), "{lines}: {found:#?}");
     }
@@ -325,7 +322,7 @@ fn what_works_but_is_surely_not_meant_is_a_warning() {
         "canary.steps = [\"5%:1m\", \"50%\"]\nstandby = \"10m\"",
         "canary.steps = [\"5%:1m\"]\nwatch = { for = \"0s\", max_p95 = \"+30%\" }",
     ] {
-        assert_eq!(warnings(&format!("health.path = \"/\"\n{fine}")), [""; 0], "{fine}");
+        assert_eq!(warnings(&with(&format!("health.path = \"/\"\n{fine}"))), [""; 0], "{fine}");
     }
 }
 

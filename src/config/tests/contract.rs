@@ -186,6 +186,8 @@ fn the_haproxy_front_has_defaults_by_the_name_of_the_app() {
         })
     };
     let usual = haproxy("/run/haproxy/admin.sock", "shop", ["blue", "green"]);
+    let three = "instances = 3\nports = [9501, 9511]\nfront.type = \"haproxy\"";
+    assert_eq!((shop(&with(three)).instances, shop(&with(three)).front), (3, usual.clone()));
     assert_eq!(shop(&with("front.type = \"haproxy\"")).front, usual);
     let text =
         "front = { type = \"haproxy\", socket = \"h.sock\", backend = \"b.1\", servers = [\"a\", \"b\"] }";

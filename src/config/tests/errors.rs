@@ -64,8 +64,7 @@ error: bgd.toml:20: demon: unknown key
     assert_eq!(serde_json::from_value::<Problems>(json).unwrap(), problems);
 }
 
-/// Lines after the three of [`with`], the one error they make as `line key`, and a part of its text.
-const WRONG: &[(&str, &str, &str)] = &[
+const WRONG: &[Wrong] = &[
     ("limits.memory = \"512\"", "4 app.shop.limits.memory", "is no amount of memory"),
     ("limits.memory = \"1M\"", "4 app.shop.limits.memory", "is too little"),
     ("limits.cpu = \"2\"", "4 app.shop.limits.cpu", "is no share of the CPU"),
@@ -112,9 +111,9 @@ const WRONG: &[(&str, &str, &str)] = &[
         "is one file for 2 instances",
     ),
     (
-        "instances = 2\nports = [1, 11]\n[app.shop.front]\ntype = \"haproxy\"",
+        "instances = 2\nports = [1, 11]\nfront = { type = \"haproxy\", servers = [\"web\", \"web-2\"] }",
         "4 app.shop.instances",
-        "not possible behind HAProxy",
+        "needs a server web-2 of blue, and front.servers gives that name to green",
     ),
     ("ports = 9501", "4 app.shop.ports", "expected a list, found the number 9501"),
     (
@@ -256,12 +255,7 @@ const WRONG: &[(&str, &str, &str)] = &[
 
 #[test]
 fn each_wrong_value_is_one_error_at_its_key_and_line() {
-    for (lines, place, what) in WRONG {
-        let found = errors(&with(lines));
-        assert_eq!(found.len(), 1, "{lines}\n{found:#?}");
-        assert!(found[0].starts_with(&format!("{place}: ")), "{lines}\n{found:#?}");
-        assert!(found[0].contains(what), "{lines}\n{found:#?}");
-    }
+    each_is_one_error_at_its_place(WRONG);
 }
 
 #[test]

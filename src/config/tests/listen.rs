@@ -16,10 +16,12 @@ fn an_app_on_sockets_has_one_for_each_color_below_the_runtime_directory() {
 }
 
 #[test]
-fn an_app_on_sockets_has_one_instance_for_each_color() {
-    let found = errors(&with("listen = \"unix\"\ninstances = 2"));
-    assert_eq!(found.len(), 1, "{found:#?}");
-    assert!(found[0].contains("is not possible with listen = \"unix\""), "{found:#?}");
+fn each_of_several_instances_has_a_socket_of_its_own() {
+    let app = shop(&with("listen = \"unix\"\ninstances = 3"));
+    let named = |name: &str| Address::Socket(format!("/run/bgd/a/shop/{name}.sock").into());
+    let all: Vec<_> = app.addresses().all(Color::Green).collect();
+    assert_eq!(all, [named("green"), named("green.2"), named("green.3")]);
+    assert_eq!(app.addresses().color(&named("blue.3")), Some(Color::Blue));
 }
 
 #[test]
@@ -49,14 +51,43 @@ fn what_does_not_fit_to_where_an_app_listens_is_refused() {
 }
 
 #[test]
+fn a_command_that_goes_by_the_address_of_the_other_kind_is_warned_of() {
+    let app = |more: &str| format!("[app.shop]\nremote = \"/r\"\n{more}");
+    // But for the one about a weak health check.
+    let found = |more: &str| -> Vec<String> {
+        warnings(&app(more)).into_iter().filter(|said| !said.contains("health: weak")).collect()
+    };
+    let unix = "listen = \"unix\"\nstart = ";
+    let said = |key: &str, variable: &str| [format!("app.shop.{key}: has {variable}, which is not set here")];
+    assert_eq!(found(&format!("{unix}\"run --port $PORT\"")), said("start", "$PORT"));
+    assert_eq!(found(&format!("{unix}[\"sh\", \"-c\", \"run ${{PORT:-3000}}\"]")), said("start[2]", "$PORT"));
+    assert_eq!(found("start = \"run -u $SOCKET\""), said("start", "$SOCKET"));
+    assert_eq!(found("start = \"x\"\nhealth.command = \"ask $SOCKET\""), said("health.command", "$SOCKET"));
+    for fine in [
+        &format!("{unix}\"run $SOCKET $PORTAL ${{PORT_OF_DB}} PORT\""),
+        &format!("{unix}\"PORT=80; run $SOCKET $PORT\""),
+        &format!("{unix}\"run $SOCKET $PORT\"\nenv.PORT = \"80\""),
+        &format!("{unix}\"run $SOCKET $PORT\"\nenv_file = \"e\""),
+        "start = \"run $PORT\"",
+    ] {
+        assert_eq!(found(fine), [""; 0], "{fine}");
+    }
+}
+
+#[test]
 fn a_path_that_no_socket_can_have_or_nginx_can_not_be_told_is_refused() {
     let app = with("listen = \"unix\"\n");
     let long = format!("[daemon]\nruntime_dir = \"/run/{}\"\n{app}", "x".repeat(85));
     let found = errors(&long);
     assert!(found[0].contains("app.shop.listen: too long for a unix socket: 108 bytes"), "{found:?}");
+    let fits = long.replace("xxx\"", "xx\"");
+    assert!(load(&fits).is_ok(), "{:?}", load(&fits));
+    assert!(errors(&(fits + "instances = 2\n"))[0].contains("109 bytes"), "of the last instance");
     let nginx = "[app.shop.front]\ntype = \"nginx\"\nupstream = \"shop\"\n";
     let blank = format!("{app}{nginx}file = \"/etc/my nginx/bgd.conf\"\n");
     let said = "app.shop.listen: can't be named in nginx's configuration: /etc/my nginx/.bgd.conf.live";
     assert!(errors(&blank)[0].ends_with(said), "{:?}", errors(&blank));
     assert!(load(&format!("{app}{nginx}")).is_ok());
+    let three = errors(&blank.replace("\"unix\"\n", "\"unix\"\ninstances = 3\n"));
+    assert!(three[0].ends_with("/etc/my nginx/.bgd.conf.live-3/3"), "{three:?}");
 }

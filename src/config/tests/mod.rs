@@ -42,6 +42,25 @@ fn errors(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// Lines after the three of [`with`], the one error they make as `line key`, and a part of its text.
+type Wrong = (&'static str, &'static str, &'static str);
+
+fn each_is_one_error_at_its_place(all: &[Wrong]) {
+    for (lines, place, what) in all {
+        let found = errors(&with(lines));
+        assert_eq!(found.len(), 1, "{lines}\n{found:#?}");
+        assert!(found[0].starts_with(&format!("{place}: ")), "{lines}\n{found:#?}");
+        assert!(found[0].contains(what), "{lines}\n{found:#?}");
+    }
+}
+
+/// What is said of a text that loads, each as `key: what`.
+fn warnings(text: &str) -> Vec<String> {
+    let loaded = load(text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+    let shown = loaded.warnings.into_iter().map(|w| format!("{}: {}", w.key.unwrap_or_default(), w.what));
+    shown.collect()
+}
+
 /// The app `shop` of a text that loads.
 fn shop(text: &str) -> AppSettings {
     let loaded = load(text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));

@@ -39,11 +39,9 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
     judge.backup_stands(&raw_watch.backup, front.as_ref());
     let public = judge.public(&address, front.as_ref(), &health);
     let limits = judge.limits(raw.limits, &at);
-    let instances = judge.instances(&raw.instances, (front.as_ref(), &listen), &rewrites);
+    let instances = judge.instances(&raw.instances, front.as_ref(), &rewrites);
     judge.front_speaks(&raw.protocol, front.as_ref());
-    if let Some(front) = &front {
-        judge.nginx_can_name(raw.listen.place(), &listen, front);
-    }
+    judge.sockets_fit(raw.listen.place(), (&listen, instances), front.as_ref());
     if protocol == Protocol::Uwsgi {
         judge.uwsgi_ends(&raw.start, &raw.stop);
     }

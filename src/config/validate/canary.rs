@@ -73,8 +73,9 @@ impl Judge<'_> {
             Some((share, hold)) => (share, Some(hold)),
             None => (value.as_str(), None),
         };
-        let percent = share.strip_suffix('%').filter(|number| is_number(number));
-        let Some(percent) = percent.and_then(|number| number.parse::<u32>().ok()) else {
+        // As `bgd canary set` takes it: the sign may be left out.
+        let number = share.strip_suffix('%').unwrap_or(share);
+        let Some(percent) = number.parse::<u32>().ok().filter(|_| is_number(number)) else {
             self.notes.error(at, format!("is no step of a canary: {value:?}"), STEP);
             return None;
         };

@@ -7,7 +7,7 @@ use crate::{
         defaults,
         problem::Place,
         read::{Given, Written},
-        settings::{FrontSettings, Listen, MOST_INSTANCES, Ports, Rewrite},
+        settings::{FrontSettings, HaproxyServers, Listen, MOST_INSTANCES, Ports, Rewrite},
     },
     rules::ids::Color,
 };
@@ -17,7 +17,7 @@ impl Judge<'_> {
     pub(super) fn instances(
         &mut self,
         given: &Given<i64>,
-        (front, listen): (Option<&FrontSettings>, &Listen),
+        front: Option<&FrontSettings>,
         rewrites: &[Rewrite],
     ) -> u16 {
         let Some(written) = given.value() else { return defaults::INSTANCES };
@@ -27,13 +27,8 @@ impl Judge<'_> {
             self.notes.error(&written.at, what, "how many instances of the app a color has");
             return defaults::INSTANCES;
         };
-        if number > 1 && matches!(front, Some(FrontSettings::Haproxy(_))) {
-            let hint = "several instances need the builtin front or nginx";
-            self.notes.error(&written.at, "is not possible behind HAProxy", hint);
-        }
-        if number > 1 && matches!(listen, Listen::Sockets(_)) {
-            let hint = "several instances listen on ports: leave `listen` out";
-            self.notes.error(&written.at, "is not possible with listen = \"unix\"", hint);
+        if let Some(FrontSettings::Haproxy(haproxy)) = front {
+            self.servers_are_apart(&haproxy.servers, (number, &written.at));
         }
         let own = |rewrite: &&Rewrite| ["{port}", "{instance}"].iter().any(|it| rewrite.with.contains(it));
         if let Some(rewrite) = rewrites.iter().find(own).filter(|_| number > 1) {
@@ -44,6 +39,24 @@ impl Judge<'_> {
             self.notes.error(&written.at, what, "have the app read $PORT, and take the rewrite out");
         }
         number
+    }
+
+    /// Where the second instance of a color has the server that the other color's first one is said to have.
+    fn servers_are_apart(&mut self, servers: &HaproxyServers, (instances, at): (u16, &Place)) {
+        let later =
+            |color: Color| (1..usize::from(instances)).map(move |index| (color, servers.nth(color, index)));
+        let taken = |(color, name): &(Color, String)| servers.color(name) != Some(*color);
+        if let Some((color, name)) = Color::ALL.into_iter().flat_map(later).find(taken) {
+            let what = format!(
+                "needs a server {name} of {color}, and front.servers gives that name to {}",
+                color.other()
+            );
+            self.notes.error(
+                at,
+                what,
+                "servers = [\"blue\", \"green\"] have room: blue, blue-2, blue-3, and so on",
+            );
+        }
     }
 
     pub(super) fn app_ports(

@@ -11,10 +11,10 @@
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Haproxy, HaproxyError, Limits, Pair, Told, Want,
+    Haproxy, HaproxyError, Limits, Sides, Told, Want,
     figures::{LATER, SOON},
     roles,
-    servers::Standing,
+    servers::{Server, Standing},
 };
 use crate::{
     errors::chain,
@@ -37,16 +37,16 @@ impl Haproxy {
     /// Puts a route in force, read back from HAProxy; or leaves the old one where it is.
     pub async fn route(&self, route: &Route, limits: Limits) -> Result<(), HaproxyError> {
         let process = self.process().await?;
-        let pair = self.pair().await?;
-        let [blue, green] = Color::ALL.map(|color| roles::wanted(route, color, pair.of(color)));
+        let sides = self.sides().await?;
+        let [blue, green] = Color::ALL.map(|color| roles::wanted(route, color, &sides));
         let told = Told { process, blue, green, generation: route.generation };
         for color in Color::ALL {
-            if told.of(color).is_ready() && self.is_worth_waiting(color, &pair, process) {
-                self.await_check(color, limits).await?;
+            if told.is_ready(color) && self.is_worth_waiting(color, &sides, process) {
+                self.await_check(color, &told, limits).await?;
             }
         }
-        if let Err(err) = self.put(&told, &pair, limits).await {
-            self.undo(&pair).await;
+        if let Err(err) = self.put(&told, &sides, limits).await {
+            self.undo(&sides).await;
             return Err(err);
         }
         Ok(())
@@ -68,39 +68,43 @@ impl Haproxy {
 
     /// Whether the new process has it. One that is being replaced may have taken the words for it.
     async fn told_anew(&self, last: &Told, limits: Limits) -> Result<bool, HaproxyError> {
-        let (process, pair) = self.look().await?;
+        let (process, sides) = self.look().await?;
         if process == last.process {
             return Ok(false);
         }
-        let [blue, green] = Color::ALL.map(|color| match (last.of(color), last.of(color.other())) {
-            // The weight of the new configuration, not of the one before.
-            (Want::Ready(_), Want::Maint) => roles::alone(pair.of(color)),
-            (want, _) => want,
+        let [blue, green] = Color::ALL.map(|color| {
+            let alone = !last.is_ready(color.other());
+            let want = |(server, want): (&Server, Want)| match want {
+                // The weight of the new configuration, not of the one before.
+                Want::Ready(_) if alone => roles::alone(server),
+                want => want,
+            };
+            last.paired(&sides, color).map(want).collect()
         });
         let told = Told { process, blue, green, generation: last.generation };
-        self.put(&told, &pair, limits).await?;
+        self.put(&told, &sides, limits).await?;
         let (after, now) = self.look().await?;
-        Ok(after == process && Color::ALL.into_iter().all(|color| told.of(color).is_met(now.of(color))))
+        Ok(after == process && told.is_met(&now))
     }
 
-    async fn put(&self, told: &Told, pair: &Pair, limits: Limits) -> Result<(), HaproxyError> {
-        let [ahead, moving] = self.commands(told, pair);
+    async fn put(&self, told: &Told, sides: &Sides, limits: Limits) -> Result<(), HaproxyError> {
+        let [ahead, moving] = self.commands(told, sides);
         // A `balance` with fixed weights refuses here, where nothing has changed yet.
         for commands in [ahead, moving].iter().filter(|commands| !commands.is_empty()) {
             self.socket.tell(commands).await?;
         }
         self.prove(told, limits).await?;
-        self.remember(*told);
+        self.remember(told.clone());
         self.keep().await;
         Ok(())
     }
 
-    /// Brings the pair back to what it was. Best effort: what stopped HAProxy from doing the one may stop the other,
-    /// and then the next look says what is so.
-    async fn undo(&self, before: &Pair) {
+    /// Brings the servers back to what they were. Best effort: what stopped HAProxy from doing the one may stop the
+    /// other, and then the next look says what is so.
+    async fn undo(&self, before: &Sides) {
         let undone = async {
-            let now = self.pair().await?;
-            let [blue, green] = Color::ALL.map(|color| Want::as_it_is(before.of(color)));
+            let now = self.sides().await?;
+            let [blue, green] = before.map(Want::as_it_is);
             let was = Told { process: self.process().await?, blue, green, generation: Generation::default() };
             for commands in self.commands(&was, &now).iter().filter(|commands| !commands.is_empty()) {
                 self.socket.tell(commands).await?;
@@ -113,48 +117,62 @@ impl Haproxy {
     }
 
     /// A new color's check is waited for only while the other one truly serves: HAProxy is as it was left.
-    fn is_worth_waiting(&self, color: Color, pair: &Pair, process: super::Process) -> bool {
-        let (new, other) = (pair.of(color), pair.of(color.other()));
+    fn is_worth_waiting(&self, color: Color, sides: &Sides, process: super::Process) -> bool {
         let undisturbed = self.told().is_none_or(|told| told.process == process);
-        let serves = other.standing() == Standing::Ready && other.weight > 0 && other.is_up();
-        undisturbed && serves && other.is_checked() && new.standing() != Standing::Ready
+        let is_ready = |server: &Server| server.standing() == Standing::Ready;
+        let serves = |server: &Server| is_ready(server) && server.weight > 0 && server.is_up();
+        let other = sides.of(color.other());
+        let checked = other.iter().any(Server::is_checked);
+        undisturbed && checked && other.iter().any(serves) && !sides.of(color).iter().any(is_ready)
     }
 
     /// A draining server is checked and receives nothing new. Its check's health begins at `rise`, so that the first
-    /// check that fails takes it down, and the first that passes raises it.
-    async fn await_check(&self, color: Color, limits: Limits) -> Result<(), HaproxyError> {
-        let server = self.path(color);
-        self.socket.tell(&[format!("set server {server} state drain")]).await?;
+    /// check that fails takes it down, and the first that passes raises it. All that shall receive have to pass.
+    async fn await_check(&self, color: Color, told: &Told, limits: Limits) -> Result<(), HaproxyError> {
+        let checked = |sides: Sides| -> Vec<Server> {
+            let ready = told.paired(&sides, color).filter(|(_, want)| want.is_ready());
+            ready.map(|(server, _)| server.clone()).collect()
+        };
         let begun = Instant::now();
-        let at_first = self.pair().await?.of(color).check_health;
-        loop {
-            let pair = self.pair().await?;
-            let now = pair.of(color);
-            match (now.is_up(), begun.elapsed()) {
-                // Without a word of HAProxy, bgd's own probe has to do.
-                (true, waited)
-                    if !now.is_checked() || now.check_health > at_first || waited >= limits.check =>
-                {
-                    return Ok(());
-                }
-                // One slow answer on a busy machine is no verdict: the next checks decide.
-                (false, waited) if waited >= limits.verdict => break,
-                (_, _) => sleep(SOON).await,
+        // In one go: a first check that passed before the look would be waited for in vain.
+        let look = self.states();
+        let drain = self.each("drain", &checked(self.sides().await?));
+        let text = self.socket.tell_and_look(&drain, &look).await?;
+        let at_first = checked(self.read_sides(&look, &text)?);
+        let down = loop {
+            let now = checked(self.sides().await?);
+            let waited = begun.elapsed();
+            // Without a word of HAProxy, bgd's own probe has to do.
+            let passes = |(now, first): (&Server, &Server)| {
+                let heard = !now.is_checked() || now.check_health > first.check_health;
+                now.is_up() && (heard || waited >= limits.check)
+            };
+            if now.iter().zip(&at_first).all(passes) {
+                return Ok(());
             }
-        }
-        let check = self.counters(color).await?.check;
-        self.socket.tell(&[format!("set server {server} state maint")]).await?;
-        Err(HaproxyError::CheckFails { server, check })
+            match now.into_iter().find(|server| !server.is_up()) {
+                // One slow answer on a busy machine is no verdict: the next checks decide.
+                Some(down) if waited >= limits.verdict => break down,
+                _ => sleep(SOON).await,
+            }
+        };
+        let check = self.counters_of(&down).await?.check;
+        self.socket.tell(&self.each("maint", &at_first)).await?;
+        Err(HaproxyError::CheckFails { server: self.path(&down.name), check })
     }
 
-    /// What turns the pair into what is wanted: first the weights of servers that receive nothing so far, which moves
+    fn each(&self, state: &str, servers: &[Server]) -> Vec<String> {
+        servers.iter().map(|server| format!("set server {} state {state}", self.path(&server.name))).collect()
+    }
+
+    /// What turns the servers into what is wanted: first the weights of servers that receive nothing so far, which moves
     /// nobody, then the rest: raising first, and who stays with less is lowered when the other one has left. Lowered
     /// before that, it would hand its clients to who leaves, for an instant.
-    fn commands(&self, told: &Told, pair: &Pair) -> [Vec<String>; 2] {
+    fn commands(&self, told: &Told, sides: &Sides) -> [Vec<String>; 2] {
         let [mut ahead, mut raised, mut lowered, mut left] = [const { Vec::new() }; 4];
-        for color in Color::ALL {
-            let (server, now) = (self.path(color), pair.of(color));
-            match told.of(color) {
+        for (now, want) in Color::ALL.into_iter().flat_map(|color| told.paired(sides, color)) {
+            let server = self.path(&now.name);
+            match want {
                 want if want.is_met(now) => {}
                 Want::Ready(weight) if now.standing() == Standing::Ready && weight < now.weight => {
                     lowered.push(format!("set server {server} weight {weight}"));
@@ -178,12 +196,12 @@ impl Haproxy {
         let begun = Instant::now();
         let mut pause = SOON;
         loop {
-            let pair = self.pair().await?;
-            if Color::ALL.into_iter().all(|color| told.of(color).is_met(pair.of(color))) {
+            let sides = self.sides().await?;
+            if told.is_met(&sides) {
                 return Ok(());
             }
             if begun.elapsed() >= limits.proof {
-                let seen = format!("{}, {}", pair.blue.said(), pair.green.said());
+                let seen = sides.said();
                 return Err(HaproxyError::NotInEffect { waited: begun.elapsed(), seen });
             }
             sleep(pause).await;
@@ -197,11 +215,15 @@ mod tests {
     use super::{super::servers::tests::*, *};
     use crate::{
         config::settings::{HaproxyServers, HaproxySettings, Ports},
-        front::haproxy::{Process, servers::Server},
+        front::haproxy::Process,
         rules::ids::Generation,
     };
 
-    fn commands(told: [Want; 2], now: [Server; 2]) -> Vec<String> {
+    fn commands([told_blue, told_green]: [Want; 2], [blue, green]: [Server; 2]) -> Vec<String> {
+        each([vec![told_blue], vec![told_green]], [vec![blue], vec![green]])
+    }
+
+    fn each([told_blue, told_green]: [Vec<Want>; 2], [blue, green]: [Vec<Server>; 2]) -> Vec<String> {
         let haproxy = Haproxy::new(
             HaproxySettings {
                 socket: "/nowhere".into(),
@@ -212,9 +234,27 @@ mod tests {
             Ports { blue: 1, green: 2 },
         );
         let process = Process { pid: 1, started: 1 };
-        let told = Told { process, blue: told[0], green: told[1], generation: Generation(1) };
-        let [blue, green] = now;
-        haproxy.commands(&told, &Pair { blue, green }).concat()
+        let told = Told { process, blue: told_blue, green: told_green, generation: Generation(1) };
+        haproxy.commands(&told, &Sides { blue, green }).concat()
+    }
+
+    #[test]
+    fn all_instances_of_the_new_color_are_ready_before_any_of_the_old_one_leaves() {
+        let said = each(
+            [vec![Want::Maint; 2], vec![Want::Ready(1); 2]],
+            [
+                vec![ready("blue", 1), ready("blue-2", 1)],
+                vec![maint("green", 1), maint("green-2", 1), ready("green-3", 1)],
+            ],
+        );
+        let expected = [
+            "green state ready",
+            "green-2 state ready",
+            "blue state maint",
+            "blue-2 state maint",
+            "green-3 state maint",
+        ];
+        assert_eq!(said, expected.map(|said| format!("set server shop/{said}")));
     }
 
     #[test]

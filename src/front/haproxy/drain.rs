@@ -9,6 +9,7 @@ use super::{
     Counters, Haproxy, HaproxyError,
     figures::{LATER, SOON, Stat},
     former,
+    servers::Server,
 };
 use crate::rules::ids::Color;
 
@@ -16,7 +17,7 @@ use crate::rules::ids::Color;
 const LOOKS: u32 = 2;
 
 impl Haproxy {
-    /// Waits until nothing is open with the color's server, at most for `limit`; what is left then is cut. Returns
+    /// Waits until nothing is open with the color's servers, at most for `limit`; what is left then is cut. Returns
     /// how much that was. Dropping the future changes nothing.
     pub async fn drained(&self, color: Color, limit: Duration) -> Result<u64, HaproxyError> {
         let deadline = Instant::now() + limit;
@@ -31,7 +32,10 @@ impl Haproxy {
             }
             if Instant::now() >= deadline {
                 if open > 0 {
-                    self.socket.tell(&[format!("shutdown sessions server {}", self.path(color))]).await?;
+                    let sides = self.sides().await?;
+                    let cut =
+                        |server: &Server| format!("shutdown sessions server {}", self.path(&server.name));
+                    self.socket.tell(&sides.of(color).iter().map(cut).collect::<Vec<_>>()).await?;
                 }
                 return Ok(open + former);
             }
@@ -41,19 +45,35 @@ impl Haproxy {
     }
 
     async fn held_by_former(&self, color: Color) -> Result<u64, HaproxyError> {
-        let (worker, address) = (self.process().await?.pid, self.addresses.of(color).clone());
-        match tokio::task::spawn_blocking(move || former::connections(worker, &address)).await {
+        let worker = self.process().await?.pid;
+        let servers = self.sides().await?.of(color).len();
+        let indexes = 0..u16::try_from(servers).unwrap_or(u16::MAX);
+        let addresses: Vec<_> = indexes.map(|index| self.addresses.nth(color, index)).collect();
+        match tokio::task::spawn_blocking(move || former::connections(worker, &addresses)).await {
             Ok(held) => Ok(u64::try_from(held).unwrap_or(u64::MAX)),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
     }
 
-    /// What HAProxy has counted for the color's server.
+    /// What HAProxy has counted for the color's servers.
     pub async fn counters(&self, color: Color) -> Result<Counters, HaproxyError> {
-        let command = format!("show stat {} 4 -1", self.settings.backend);
+        let sides = self.sides().await?;
+        self.count(sides.of(color)).await
+    }
+
+    /// The same for one of them.
+    pub(super) async fn counters_of(&self, server: &Server) -> Result<Counters, HaproxyError> {
+        self.count(std::slice::from_ref(server)).await
+    }
+
+    async fn count(&self, servers: &[Server]) -> Result<Counters, HaproxyError> {
+        let backend = &self.settings.backend;
+        let command = format!("show stat {backend} 4 -1");
         let text = self.socket.ask(&command).await?;
         let stat = Stat::parse(&text).ok_or_else(|| self.garbled(&command, "it has no header"))?;
-        stat.server(&self.settings.backend, self.name(color))
-            .ok_or_else(|| self.garbled(&command, "the server is not in it"))
+        let each = servers.iter().map(|server| stat.server(backend, &server.name));
+        let all: Option<Vec<Counters>> = each.collect();
+        let all = all.ok_or_else(|| self.garbled(&command, "the server is not in it"))?;
+        Ok(all.into_iter().reduce(Counters::and).unwrap_or_default())
     }
 }

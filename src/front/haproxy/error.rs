@@ -135,7 +135,7 @@ impl HaproxyError {
                 "`backend` in [app.x.front] is the name behind `backend` in haproxy.cfg; `bgd doctor` looks again"
             }
             Self::NoServer { .. } => {
-                "the backend needs a `server` line for blue and one for green, then `systemctl reload haproxy`"
+                "the backend needs a `server` line for blue and one for green (of a second instance: blue-2), then `systemctl reload haproxy`"
             }
             Self::OtherAddress { wanted: Address::Socket(_), .. } => {
                 "write `unix@` and that path as the server's address in haproxy.cfg; `bgd doctor` looks again"

@@ -12,7 +12,7 @@ pub struct Process {
     pub started: u64,
 }
 
-/// What HAProxy has counted for one server since it started.
+/// What HAProxy has counted for one server, or a color's, since it started.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counters {
     /// Requests open now: in flight, or a tunnel.
@@ -105,6 +105,19 @@ impl Counters {
             refused: self.refused.saturating_sub(earlier.refused),
             broken: self.broken.saturating_sub(earlier.broken),
             ..self.clone()
+        }
+    }
+
+    /// Together with another server's; the check is the first one's.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            open: self.open.saturating_add(other.open),
+            queued: self.queued.saturating_add(other.queued),
+            requests: self.requests.saturating_add(other.requests),
+            answers_5xx: self.answers_5xx.saturating_add(other.answers_5xx),
+            refused: self.refused.saturating_add(other.refused),
+            broken: self.broken.saturating_add(other.broken),
+            check: self.check,
         }
     }
 

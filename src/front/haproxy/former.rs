@@ -5,9 +5,9 @@ use std::{collections::HashSet, fs, path::PathBuf};
 
 use crate::{rules::address::Address, unix_sockets};
 
-/// How many connections to the address other HAProxy processes than `worker` hold. None where the kernel does not tell:
-/// without permission, or with HAProxy in a container of its own.
-pub(super) fn connections(worker: u32, address: &Address) -> usize {
+/// How many connections to the addresses other HAProxy processes than `worker` hold. None where the kernel does not
+/// tell: without permission, or with HAProxy in a container of its own.
+pub(super) fn connections(worker: u32, addresses: &[Address]) -> usize {
     let Some(program) = program(worker).filter(|program| program.ends_with("haproxy")) else { return 0 };
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -16,15 +16,14 @@ pub(super) fn connections(worker: u32, address: &Address) -> usize {
     if sockets.is_empty() {
         return 0;
     }
-    let port = match address {
-        Address::Port(port) => *port,
-        // Clients of a unix socket have no name, so it is asked of the other end: all that are open count.
-        Address::Socket(path) => return unix_sockets::connections(path).unwrap_or(0),
-    };
+    // Clients of a unix socket have no name, so it is asked of the other end: all that are open count.
+    let paths = addresses.iter().filter_map(Address::socket);
+    let by_path: usize = paths.map(|path| unix_sockets::connections(path).unwrap_or(0)).sum();
+    let ports: HashSet<u16> = addresses.iter().filter_map(Address::port).collect();
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
     let lines = tables.iter().flat_map(|table| table.lines());
-    let to_port = lines.filter_map(established).filter(|(remote, _)| *remote == port);
-    to_port.filter(|(_, inode)| sockets.contains(inode)).count()
+    let to_ports = lines.filter_map(established).filter(|(remote, _)| ports.contains(remote));
+    by_path + to_ports.filter(|(_, inode)| sockets.contains(inode)).count()
 }
 
 /// The program of a process; after an upgrade of the package, the old one is named as the new.
@@ -66,8 +65,8 @@ mod tests {
 
     #[test]
     fn a_process_that_is_no_haproxy_has_no_former_workers() {
-        assert_eq!(connections(std::process::id(), &Address::Port(1)), 0);
-        assert_eq!(connections(u32::MAX, &Address::Port(1)), 0);
+        assert_eq!(connections(std::process::id(), &[Address::Port(1)]), 0);
+        assert_eq!(connections(u32::MAX, &[Address::Port(1)]), 0);
         let own = std::env::current_exe().unwrap();
         assert_eq!(program(std::process::id()), Some(own));
     }

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use super::{Haproxy, HaproxyError, figures::Stat};
-use crate::{config::settings::Sticky, rules::ids::Color};
+use super::{Haproxy, HaproxyError, figures::Stat, servers::Server};
+use crate::config::settings::Sticky;
 
 /// What is not as it should be, and what to write into haproxy.cfg.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,25 +42,24 @@ impl Haproxy {
 
     /// What works, and would work better with another haproxy.cfg.
     pub async fn advice(&self, sticky: &Sticky) -> Result<Vec<Finding>, HaproxyError> {
-        let pair = self.pair().await?;
+        let sides = self.sides().await?;
         let mut found = Vec::new();
-        for color in Color::ALL {
-            let server = pair.of(color);
+        for server in sides.all() {
             if !server.is_local() {
                 let said = format!(
                     "haproxy's server {} is {}:{}, which is not this host",
-                    self.path(color),
+                    self.path(&server.name),
                     server.address,
                     server.port
                 );
                 found.push(Finding { said, hint: "bgd starts the app on 127.0.0.1" });
             }
         }
-        if self.settings.state_file.is_none() && !Color::ALL.iter().all(|color| pair.of(*color).has_check()) {
+        if self.settings.state_file.is_none() && !sides.all().all(Server::has_check) {
             let said = "a restarted haproxy sends requests to the color on which nothing runs, until bgd has told it";
             found.push(Finding {
                 said: said.to_owned(),
-                hint: "write `check` behind both servers, or use `state_file`",
+                hint: "write `check` behind each server, or use `state_file`",
             });
         }
         found.extend(self.settings.state_file.as_deref().and_then(no_directory));

@@ -24,7 +24,7 @@ impl Haproxy {
     /// it, so a failure is said and fails nothing.
     pub(super) async fn keep(&self) {
         let Some(path) = self.settings.state_file.clone() else { return };
-        let states = match self.socket.ask(&format!("show servers state {}", self.settings.backend)).await {
+        let states = match self.socket.ask(&self.states()).await {
             Ok(states) => states,
             Err(err) => {
                 tracing::error!(err = %chain(&err), "haproxy's state file is not up to date");

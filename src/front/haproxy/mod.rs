@@ -1,5 +1,5 @@
-//! The front for a HAProxy that is already there: a backend of its configuration has a server for each color, and
-//! bgd moves the traffic by the runtime API of its socket. Nothing of HAProxy's is written and nothing reloaded. Called by the
+//! The front for a HAProxy that is already there: a backend of its configuration has a server for each instance of each
+//! color, and bgd moves the traffic by the runtime API of its socket. Nothing of HAProxy's is written and nothing reloaded. Called by the
 //! engine, by `bgd flip` without a daemon, and by `bgd doctor`. It never starts, stops or configures HAProxy, and it
 //! does not decide what is live: it tells what HAProxy serves, and puts a given route in force.
 //!
@@ -40,7 +40,7 @@ pub use roles::Standing;
 pub use standing::Discord;
 
 use crate::{
-    config::settings::{Addresses, HaproxySettings},
+    config::settings::{Addresses, HaproxySettings, MOST_INSTANCES},
     front::traffic::Sample,
     rules::ids::{Color, Generation},
 };
@@ -79,37 +79,68 @@ pub struct Haproxy {
     told: Arc<Mutex<Option<Told>>>,
 }
 
-/// How a HAProxy process was left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a HAProxy process was left: of each color, what each of its servers shall be, in their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Told {
     process: Process,
-    blue: Want,
-    green: Want,
+    blue: Vec<Want>,
+    green: Vec<Want>,
     generation: Generation,
 }
 
 impl Told {
-    fn of(&self, color: Color) -> Want {
-        match color {
-            Color::Blue => self.blue,
-            Color::Green => self.green,
-        }
-    }
-}
-
-/// Both servers of an app, at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Pair {
-    blue: Server,
-    green: Server,
-}
-
-impl Pair {
-    fn of(&self, color: Color) -> &Server {
+    fn of(&self, color: Color) -> &[Want] {
         match color {
             Color::Blue => &self.blue,
             Color::Green => &self.green,
         }
+    }
+
+    /// Whether the color shall receive anything.
+    fn is_ready(&self, color: Color) -> bool {
+        self.of(color).iter().any(|want| want.is_ready())
+    }
+
+    /// Each server with what it shall be: nothing, where it came later.
+    fn paired<'a>(&'a self, sides: &'a Sides, color: Color) -> impl Iterator<Item = (&'a Server, Want)> {
+        let wants = self.of(color).iter().copied().chain(std::iter::repeat(Want::Maint));
+        sides.of(color).iter().zip(wants)
+    }
+
+    fn is_met(&self, sides: &Sides) -> bool {
+        Color::ALL
+            .into_iter()
+            .all(|color| self.paired(sides, color).all(|(server, want)| want.is_met(server)))
+    }
+}
+
+/// The servers of an app at one moment, of each color one for each instance, in their order; never none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Sides {
+    blue: Vec<Server>,
+    green: Vec<Server>,
+}
+
+impl Sides {
+    fn of(&self, color: Color) -> &[Server] {
+        match color {
+            Color::Blue => &self.blue,
+            Color::Green => &self.green,
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Server> {
+        self.blue.iter().chain(&self.green)
+    }
+
+    /// What each server is, by this.
+    fn map<T>(&self, each: impl Fn(&Server) -> T) -> [Vec<T>; 2] {
+        Color::ALL.map(|color| self.of(color).iter().map(&each).collect())
+    }
+
+    /// For people: `blue is ready with weight 100, green is in maintenance`.
+    fn said(&self) -> String {
+        self.all().map(Server::said).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -127,7 +158,12 @@ impl Haproxy {
             let path = self.settings.socket.clone();
             return Err(HaproxyError::Level { path, level: level.trim().to_owned() });
         }
-        self.pair().await.map(drop)
+        let sides = self.sides().await?;
+        let short = |color: &Color| sides.of(*color).len() < usize::from(self.addresses.each);
+        let Some(color) = Color::ALL.into_iter().find(short) else { return Ok(()) };
+        let there = sides.all().map(|server| server.name.as_str()).collect::<Vec<_>>().join(", ");
+        let missing = self.settings.servers.nth(color, sides.of(color).len());
+        Err(HaproxyError::NoServer { server: self.path(&missing), there })
     }
 
     /// Which process answers, so that a restart can be told.
@@ -148,24 +184,29 @@ impl Haproxy {
         report::parse(&self.settings, datagram)
     }
 
-    /// Both servers as they are, if they are the app's.
-    async fn pair(&self) -> Result<Pair, HaproxyError> {
-        let command = format!("show servers state {}", self.settings.backend);
+    /// The servers as they are, if they are the app's.
+    async fn sides(&self) -> Result<Sides, HaproxyError> {
+        let command = self.states();
         let text = self.socket.ask(&command).await?;
-        self.read_pair(&command, &text)
+        self.read_sides(&command, &text)
+    }
+
+    /// The command that asks for the states of the servers.
+    fn states(&self) -> String {
+        format!("show servers state {}", self.settings.backend)
     }
 
     /// The same, and which process says so: while HAProxy is reloaded, one connection reaches the former worker and
     /// the next one the new.
-    async fn look(&self) -> Result<(Process, Pair), HaproxyError> {
-        let command = format!("show info; show servers state {}", self.settings.backend);
+    async fn look(&self) -> Result<(Process, Sides), HaproxyError> {
+        let command = format!("show info; {}", self.states());
         let text = self.socket.ask(&command).await?;
         let garbled = || self.garbled(&command, "not the two answers");
         let (info, states) = text.split_once("\n\n").ok_or_else(garbled)?;
-        Ok((figures::process(info).ok_or_else(garbled)?, self.read_pair(&command, states)?))
+        Ok((figures::process(info).ok_or_else(garbled)?, self.read_sides(&command, states)?))
     }
 
-    fn read_pair(&self, command: &str, text: &str) -> Result<Pair, HaproxyError> {
+    fn read_sides(&self, command: &str, text: &str) -> Result<Sides, HaproxyError> {
         if text.contains("Can't find backend") {
             return Err(HaproxyError::NoBackend {
                 path: self.settings.socket.clone(),
@@ -173,33 +214,38 @@ impl Haproxy {
             });
         }
         let servers = servers::parse(text).map_err(|what| self.garbled(command, &what))?;
-        Ok(Pair { blue: self.server(Color::Blue, &servers)?, green: self.server(Color::Green, &servers)? })
+        Ok(Sides { blue: self.side(Color::Blue, &servers)?, green: self.side(Color::Green, &servers)? })
     }
 
-    fn server(&self, color: Color, servers: &[Server]) -> Result<Server, HaproxyError> {
-        let name = self.name(color);
-        let Some(found) = servers.iter().find(|server| server.name == name) else {
+    /// The color's servers: the first, and those that follow it for as long as they are the app's. More than there are
+    /// instances now are left from when there were more, and are still to be told.
+    fn side(&self, color: Color, servers: &[Server]) -> Result<Vec<Server>, HaproxyError> {
+        let mut side = Vec::new();
+        for index in 0..MOST_INSTANCES {
+            let name = self.settings.servers.nth(color, usize::from(index));
+            let own = self.settings.servers.color(&name) == Some(color);
+            let Some(found) = servers.iter().find(|server| own && server.name == name) else { break };
+            let wanted = self.addresses.nth(color, index);
+            if !found.is_at(&wanted) && index >= self.addresses.each {
+                break;
+            }
+            if !found.is_at(&wanted) {
+                let (server, address) = (self.path(&name), found.place());
+                return Err(HaproxyError::OtherAddress { server, address, color, wanted });
+            }
+            side.push(found.clone());
+        }
+        if side.is_empty() {
             let there = servers.iter().map(|server| server.name.as_str()).collect::<Vec<_>>().join(", ");
-            return Err(HaproxyError::NoServer { server: self.path(color), there });
-        };
-        let wanted = self.addresses.of(color);
-        if !found.is_at(wanted) {
-            let (server, address) = (self.path(color), found.place());
-            return Err(HaproxyError::OtherAddress { server, address, color, wanted: wanted.clone() });
+            let server = self.path(self.settings.servers.of(color));
+            return Err(HaproxyError::NoServer { server, there });
         }
-        Ok(found.clone())
+        Ok(side)
     }
 
-    fn name(&self, color: Color) -> &str {
-        match color {
-            Color::Blue => &self.settings.servers.blue,
-            Color::Green => &self.settings.servers.green,
-        }
-    }
-
-    /// As the runtime API names it.
-    fn path(&self, color: Color) -> String {
-        format!("{}/{}", self.settings.backend, self.name(color))
+    /// A server as the runtime API names it.
+    fn path(&self, server: &str) -> String {
+        format!("{}/{server}", self.settings.backend)
     }
 
     fn garbled(&self, command: &str, what: &str) -> HaproxyError {
@@ -211,7 +257,7 @@ impl Haproxy {
     }
 
     fn told(&self) -> Option<Told> {
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner)
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn remember(&self, told: Told) {

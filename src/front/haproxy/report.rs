@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::{config::settings::HaproxySettings, front::traffic::Sample, rules::ids::Color};
+use crate::{config::settings::HaproxySettings, front::traffic::Sample};
 
 /// What haproxy.cfg's `log-format` has to be.
 pub const LOG_FORMAT: &str =
@@ -35,7 +35,7 @@ pub fn parse(settings: &HaproxySettings, datagram: &[u8]) -> Option<Sample> {
     let begin = datagram.iter().position(|byte| *byte == b'{')?;
     let mut lines = serde_json::Deserializer::from_slice(&datagram[begin..]).into_iter::<Line>();
     let line = lines.next()?.ok()?;
-    let color = Color::ALL.into_iter().find(|color| *settings.servers.of(*color) == line.server)?;
+    let color = settings.servers.color(&line.server)?;
     if line.backend != settings.backend {
         return None;
     }
@@ -54,7 +54,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::settings::HaproxyServers;
+    use crate::{config::settings::HaproxyServers, rules::ids::Color};
 
     fn read(text: &str) -> Option<Sample> {
         let servers = HaproxyServers { blue: "blue".to_owned(), green: "green".to_owned() };
@@ -81,6 +81,7 @@ mod tests {
         assert!(!sample.is_error());
         let with_header = format!("<134>Nov 21 14:00:00 haproxy[7]: {}\n", line("blue", 200, 0, "--"));
         assert_eq!(read(&with_header).unwrap().color, Color::Blue);
+        assert_eq!(read(&line("green-3", 200, 0, "--")).unwrap().color, Color::Green);
     }
 
     #[test]
@@ -110,7 +111,9 @@ mod tests {
         assert_eq!(read(""), None);
         assert_eq!(read("{\"backend\":"), None);
         assert_eq!(read("proxy shop started"), None);
-        assert_eq!(read(&line("<NOSRV>", 503, -1, "SC")), None);
+        for other in ["<NOSRV>", "green-", "green-1", "green-65", "green-x", "greenish", "blue2"] {
+            assert_eq!(read(&line(other, 503, -1, "SC")), None, "{other}");
+        }
         assert_eq!(read(&line("blue", 200, 1, "--").replace("\"shop\"", "\"other\"")), None);
     }
 }

@@ -1,13 +1,15 @@
 //! Weights that say which server is live. HAProxy keeps nothing else for bgd, and a restart of bgd must not forget
 //! who is the canary: while both colors receive traffic the live one has an odd weight and the canary an even one.
 //! The sum is 201, so a share is exact to half a percent, and a canary's weight only grows with its share: a consistent
-//! hash then takes no client away from it. Pure.
+//! hash then takes no client away from it. Of a color with several instances each server has that weight. Pure.
 
-use super::{Pair, servers, servers::Server};
+use super::{Sides, servers, servers::Server};
 use crate::{front::route::Route, rules::ids::Color};
 
 /// Odd, and twice as fine as percent.
-const SUM: u16 = 201;
+const SUM: usize = 201;
+/// HAProxy takes 256 at most.
+const HEAVIEST: usize = 255;
 /// For a server that its configuration gives nothing.
 const WHOLE: u16 = 100;
 
@@ -43,15 +45,47 @@ impl Want {
     }
 }
 
-/// What a color shall be under the route. Alone, a server has the weight of its configuration: that is what any
-/// `balance` accepts.
-pub(super) fn wanted(route: &Route, color: Color, server: &Server) -> Want {
-    let canary = route.canary().map(|canary| canary.color);
-    match (route.color(), canary) {
-        (Some(live), Some(_)) if live == color => Want::Ready(SUM - 2 * route.canary_share().min(100)),
-        (_, Some(canary)) if canary == color => Want::Ready(2 * route.canary_share().min(100)),
-        (Some(live), _) if live == color => alone(server),
-        (_, _) => Want::Maint,
+/// What each of a color's servers shall be under the route, of which only so many have an instance. Alone, a server has
+/// the weight of its configuration: that is what any `balance` accepts.
+pub(super) fn wanted(route: &Route, color: Color, sides: &Sides) -> Vec<Want> {
+    let number = |color: Color| route.of(color).count().min(sides.of(color).len());
+    let (live, canary) = (route.color(), route.canary().map(|canary| canary.color));
+    let shared = live.zip(canary).map(|both| Weights::of(route.canary_share(), [both.0, both.1].map(number)));
+    let role = |(index, server): (usize, &Server)| match shared {
+        _ if index >= number(color) => Want::Maint,
+        Some(weights) if live == Some(color) => Want::Ready(weights.live),
+        Some(weights) => Want::Ready(weights.of_canary(index)),
+        None if live == Some(color) => alone(server),
+        None => Want::Maint,
+    };
+    sides.of(color).iter().enumerate().map(role).collect()
+}
+
+/// Where both colors have the same number of instances, each server has what one of each would have.
+#[derive(Debug, Clone, Copy)]
+struct Weights {
+    /// Of each live server.
+    live: u16,
+    /// The canary's, all together in twos, among so many servers.
+    pairs: usize,
+    number: usize,
+}
+
+impl Weights {
+    fn of(share: u16, numbers: [usize; 2]) -> Self {
+        let [live, number] = numbers.map(|number| number.max(1));
+        let (most, share) = (live.max(number), 2 * usize::from(share.min(100)));
+        let parts = [(SUM - share) * most / live, share * most / number];
+        let top = parts.into_iter().fold(HEAVIEST, usize::max);
+        // The next odd one below, so that the canary's need not be above the heaviest.
+        let each = ((parts[0] * HEAVIEST / top).max(1) - 1) | 1;
+        let pairs = (each * live * share + SUM - share) / (2 * (SUM - share));
+        Self { live: u16::try_from(each).unwrap_or(u16::MAX), pairs: pairs.max(share.min(1)), number }
+    }
+
+    fn of_canary(self, index: usize) -> u16 {
+        let own = self.pairs / self.number + usize::from(index < self.pairs % self.number);
+        u16::try_from((2 * own).min(HEAVIEST + 1)).unwrap_or(u16::MAX)
     }
 }
 
@@ -70,48 +104,69 @@ pub struct Standing {
 }
 
 /// Read from states and weights.
-pub(super) fn standing(pair: &Pair) -> Standing {
-    let ready = |color: &Color| pair.of(*color).standing() == servers::Standing::Ready;
-    let mut ready = Color::ALL.into_iter().filter(ready);
+pub(super) fn standing(sides: &Sides) -> Standing {
+    let mut ready = Color::ALL.into_iter().filter(|color| Load::of(sides, *color).is_ready());
     match (ready.next(), ready.next()) {
         (Some(one), Some(_)) => {
-            let live = live_of_two(pair, one);
-            match share(pair, live.other()) {
+            let live = live_of_two(sides, one);
+            match share(sides, live.other()) {
                 Some(share) => Standing { live: Some(live), canary: Some((live.other(), share)) },
                 None => Standing { live: None, canary: None },
             }
         }
-        (Some(one), None) if pair.of(one).weight > 0 => Standing { live: Some(one), canary: None },
+        (Some(one), None) if Load::of(sides, one).weight() > 0 => Standing { live: Some(one), canary: None },
         (_, _) => Standing { live: None, canary: None },
     }
 }
 
-/// A color's part of both weights in percent, rounded; `None` when they are nothing.
-fn share(pair: &Pair, color: Color) -> Option<u16> {
-    let weight = |color: Color| u32::from(pair.of(color).weight);
+/// The servers of a color that were told to receive.
+struct Load<'s>(Vec<&'s Server>);
+
+impl<'s> Load<'s> {
+    fn of(sides: &'s Sides, color: Color) -> Self {
+        Self(sides.of(color).iter().filter(|it| it.standing() == servers::Standing::Ready).collect())
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    fn weight(&self) -> u32 {
+        self.0.iter().map(|server| u32::from(server.weight)).sum()
+    }
+
+    /// Each has the same weight, or a hand was here: then the first one's counts.
+    fn is_odd(&self) -> bool {
+        self.0.first().is_some_and(|server| server.weight % 2 == 1)
+    }
+
+    fn is_up(&self) -> bool {
+        self.0.iter().any(|server| server.is_up())
+    }
+}
+
+/// A color's part of all weights in percent, rounded; `None` when they are nothing.
+fn share(sides: &Sides, color: Color) -> Option<u16> {
+    let weight = |color: Color| Load::of(sides, color).weight();
     let both = weight(color) + weight(color.other());
     (weight(color) * 100 + both / 2).checked_div(both).and_then(|share| u16::try_from(share).ok())
 }
 
 /// Both receive traffic by weights that are not bgd's: a configuration speaks, or a hand, and neither is the live one.
-pub(super) fn undecided(pair: &Pair) -> Option<Standing> {
-    let receives = |color: &Color| {
-        let server = pair.of(*color);
-        server.standing() == servers::Standing::Ready && server.weight > 0 && server.is_up()
-    };
-    let [blue, green] = [pair.blue.weight % 2, pair.green.weight % 2];
-    let open = blue == green && Color::ALL.iter().all(receives);
-    let canary = share(pair, Color::Green).filter(|_| open)?;
+pub(super) fn undecided(sides: &Sides) -> Option<Standing> {
+    let [blue, green] = Color::ALL.map(|color| Load::of(sides, color));
+    let receives = |load: &Load<'_>| load.weight() > 0 && load.is_up();
+    let open = blue.is_odd() == green.is_odd() && receives(&blue) && receives(&green);
+    let canary = share(sides, Color::Green).filter(|_| open)?;
     Some(Standing { live: None, canary: Some((Color::Green, canary)) })
 }
 
 /// The odd weight is the live one's. Weights that are not bgd's: the one that is up, then the heavier one, then `one`.
-fn live_of_two(pair: &Pair, one: Color) -> Color {
-    let odd = |color: Color| pair.of(color).weight % 2 == 1;
-    let rank = |color: Color| {
-        (odd(color) != odd(color.other()) && odd(color), pair.of(color).is_up(), pair.of(color).weight)
-    };
-    if rank(one.other()) > rank(one) { one.other() } else { one }
+fn live_of_two(sides: &Sides, one: Color) -> Color {
+    let [this, that] = [one, one.other()].map(|color| Load::of(sides, color));
+    let rank =
+        |load: &Load<'_>, other: &Load<'_>| (load.is_odd() && !other.is_odd(), load.is_up(), load.weight());
+    if rank(&that, &this) > rank(&this, &that) { one.other() } else { one }
 }
 
 #[cfg(test)]
@@ -125,28 +180,48 @@ mod tests {
     };
 
     fn route(live: Color, share: Option<u16>) -> Route {
-        let backend = |color, weight| Backend {
-            color,
-            address: Address::Port(1),
-            weight,
-            release: "20261121T101112Z-1-0123456".parse().unwrap(),
+        several([1, 1], live, share)
+    }
+
+    /// With so many instances of blue, and of green.
+    fn several(numbers: [u16; 2], live: Color, share: Option<u16>) -> Route {
+        let number = |color| if color == Color::Blue { numbers[0] } else { numbers[1] };
+        let side = |color: Color, percent: u16| {
+            let backend = Backend {
+                color,
+                address: Address::Port(1),
+                // As the engine weighs them: a color's part is divided evenly.
+                weight: percent * number(color.other()),
+                release: "20261121T101112Z-1-0123456".parse().unwrap(),
+            };
+            std::iter::repeat_n(backend, number(color).into())
         };
-        let mut backends = vec![backend(live, 100 - share.unwrap_or(0))];
-        backends.extend(share.map(|share| backend(live.other(), share)));
+        let canary = share.into_iter().flat_map(|share| side(live.other(), share));
+        let backends = side(live, 100 - share.unwrap_or(0)).chain(canary).collect();
         Route::new(Generation(1), backends)
     }
 
-    fn pair(blue: Server, green: Server) -> Pair {
-        Pair { blue, green }
+    fn pair(blue: Server, green: Server) -> Sides {
+        Sides { blue: vec![blue], green: vec![green] }
     }
 
-    /// The pair after HAProxy did as wanted.
-    fn told(route: &Route) -> Pair {
-        let [blue, green] = Color::ALL.map(|color| match wanted(route, color, &ready("x", 1)) {
-            Want::Ready(weight) => ready(color.as_str(), weight),
-            Want::Maint => maint(color.as_str(), 7),
+    /// The servers after HAProxy did as wanted; there is one of each color more than the most instances.
+    fn told(route: &Route) -> Sides {
+        let [blue, green] =
+            Color::ALL.map(|color| vec![ready(color.as_str(), 1); route.of(color).count() + 1]);
+        let before = Sides { blue, green };
+        let [blue, green] = Color::ALL.map(|color| {
+            let each = wanted(route, color, &before).into_iter().map(|want| match want {
+                Want::Ready(weight) => ready(color.as_str(), weight),
+                Want::Maint => maint(color.as_str(), 7),
+            });
+            each.collect()
         });
-        pair(blue, green)
+        Sides { blue, green }
+    }
+
+    fn wants(route: &Route, color: Color) -> Vec<Want> {
+        wanted(route, color, &pair(ready("blue", 1), ready("green", 1)))
     }
 
     #[test]
@@ -163,13 +238,42 @@ mod tests {
     }
 
     #[test]
+    fn of_colors_with_several_instances_each_share_is_read_back_and_only_instances_receive() {
+        for share in 0..100 {
+            let same = told(&several([3, 3], Color::Green, Some(share)));
+            assert_eq!(standing(&same).canary, Some((Color::Blue, share)));
+            let one = told(&route(Color::Green, Some(share)));
+            assert_eq!(same.blue[..3], [one.blue[0].clone(), one.blue[0].clone(), one.blue[0].clone()]);
+            for numbers in [[3, 2], [2, 3], [1, 3], [3, 1], [64, 63], [63, 64], [8, 1], [1, 64]] {
+                let found = told(&several(numbers, Color::Blue, Some(share)));
+                let Standing { live, canary: Some((Color::Green, read)) } = standing(&found) else {
+                    panic!("{numbers:?} {share}: {found:?}");
+                };
+                // No weight is above 256, and none below 1.
+                let slack = if numbers == [8, 1] { 3 } else { 1 };
+                assert!(
+                    live == Some(Color::Blue) && read.abs_diff(share) <= slack,
+                    "{numbers:?} {share}: {read}"
+                );
+                assert_eq!(
+                    (read == 0, found.all().all(|it| it.weight <= 256)),
+                    (share == 0, true),
+                    "{numbers:?}"
+                );
+                let idle = [found.blue.last().unwrap(), found.green.last().unwrap()];
+                assert!(idle.into_iter().all(|it| it.standing() == servers::Standing::Maint));
+            }
+        }
+        let alone = told(&several([3, 2], Color::Green, None));
+        assert_eq!(standing(&alone), Standing { live: Some(Color::Green), canary: None });
+    }
+
+    #[test]
     fn a_share_is_exact_to_half_a_percent() {
         for share in 0..100 {
-            let weights = Color::ALL.map(|color| {
-                match wanted(&route(Color::Blue, Some(share)), color, &ready("x", 1)) {
-                    Want::Ready(weight) => f64::from(weight),
-                    Want::Maint => panic!("both receive"),
-                }
+            let weights = Color::ALL.map(|color| match wants(&route(Color::Blue, Some(share)), color)[..] {
+                [Want::Ready(weight)] => f64::from(weight),
+                _ => panic!("both receive"),
             });
             let real = weights[1] * 100.0 / (weights[0] + weights[1]);
             assert!((real - f64::from(share)).abs() <= 0.5, "{share}: {real}");
@@ -180,10 +284,11 @@ mod tests {
     #[test]
     fn alone_a_server_has_the_weight_of_its_configuration() {
         let alone = |initial_weight| {
-            wanted(&route(Color::Blue, None), Color::Blue, &Server { initial_weight, ..ready("blue", 9) })
+            let blue = Server { initial_weight, ..ready("blue", 9) };
+            wanted(&route(Color::Blue, None), Color::Blue, &pair(blue, maint("green", 1)))
         };
-        assert_eq!(alone(30), Want::Ready(30));
-        assert_eq!(alone(0), Want::Ready(100));
+        assert_eq!(alone(30), [Want::Ready(30)]);
+        assert_eq!(alone(0), [Want::Ready(100)]);
     }
 
     #[test]

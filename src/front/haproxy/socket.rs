@@ -46,6 +46,22 @@ impl Socket {
         Err(self.refused(&line, &answer))
     }
 
+    /// The same, and the states of the servers right behind it, before anything else can happen.
+    pub(super) async fn tell_and_look(
+        &self,
+        commands: &[String],
+        look: &str,
+    ) -> Result<String, HaproxyError> {
+        let line = format!("{}; {look}", commands.join("; "));
+        let answer = self.exchange(&line).await?;
+        // Version and header of the table.
+        let (said, table) = answer.split_at(answer.find("1\n# ").unwrap_or(answer.len()));
+        if said.trim().is_empty() && !table.is_empty() {
+            return Ok(table.to_owned());
+        }
+        Err(self.refused(&line, said))
+    }
+
     fn refused(&self, command: &str, answer: &str) -> HaproxyError {
         let lines: Vec<&str> = answer.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         HaproxyError::Refused {

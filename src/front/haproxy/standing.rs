@@ -1,7 +1,7 @@
 //! What HAProxy serves now, and whether that is how it was left. Disagreements are reported, never resolved here: the
 //! engine decides, and the next `route()` makes them agree.
 
-use super::{Haproxy, HaproxyError, Pair, Process, Standing, Told, Want, roles};
+use super::{Haproxy, HaproxyError, Process, Sides, Standing, Told, Want, roles, servers::Server};
 use crate::rules::ids::{Color, Generation};
 
 /// What is not as it was left.
@@ -18,49 +18,44 @@ impl Haproxy {
     /// bgd, because HAProxy keeps none.
     pub async fn routed(&self) -> Result<(Standing, Generation), HaproxyError> {
         let process = self.process().await?;
-        let pair = self.pair().await?;
+        let sides = self.sides().await?;
         // Only whoever starts can be told that nobody knows: it goes by its record then.
-        let undecided = roles::undecided(&pair).filter(|_| self.told().is_none());
-        let told = self.told_or_adopted(process, &pair);
-        Ok((undecided.unwrap_or_else(|| roles::standing(&pair)), told.generation))
+        let undecided = roles::undecided(&sides).filter(|_| self.told().is_none());
+        let told = self.told_or_adopted(process, &sides);
+        Ok((undecided.unwrap_or_else(|| roles::standing(&sides)), told.generation))
     }
 
     /// What is wrong; `None` when HAProxy is as it was left, or nothing is known of how that was.
     pub async fn trouble(&self) -> Result<Option<Discord>, HaproxyError> {
         let process = self.process().await?;
-        let pair = self.pair().await?;
-        let told = self.told_or_adopted(process, &pair);
-        let as_left = |color: &Color| told.of(*color).is_met(pair.of(*color));
-        if told.process == process && !Color::ALL.iter().all(as_left) {
-            let standing = roles::standing(&pair);
-            let said = format!(
-                "haproxy's backend {} was changed by hand: {}, {}",
-                self.settings.backend,
-                pair.blue.said(),
-                pair.green.said()
-            );
+        let sides = self.sides().await?;
+        let told = self.told_or_adopted(process, &sides);
+        if told.process == process && !told.is_met(&sides) {
+            let standing = roles::standing(&sides);
+            let backend = &self.settings.backend;
+            let said = format!("haproxy's backend {backend} was changed by hand: {}", sides.said());
             let alone = standing.live.filter(|_| standing.canary.is_none());
-            let moved_to = alone.filter(|color| !told.of(*color).is_ready());
+            let moved_to = alone.filter(|color| !told.is_ready(*color));
             return Ok(Some(Discord { said, moved_to }));
         }
-        Ok(self.down(&pair).await)
+        Ok(self.down(&sides).await)
     }
 
     /// A server that shall receive traffic and does not pass HAProxy's own check.
-    async fn down(&self, pair: &Pair) -> Option<Discord> {
-        let receives = |color: &Color| Want::as_it_is(pair.of(*color)).is_ready();
-        let down = Color::ALL.into_iter().filter(receives).find(|color| !pair.of(*color).is_up())?;
-        let check = self.counters(down).await.map(|counters| counters.check).unwrap_or_default();
-        let said = format!("haproxy's own check of {} fails: {check}", self.path(down));
+    async fn down(&self, sides: &Sides) -> Option<Discord> {
+        let receives = |server: &&Server| Want::as_it_is(server).is_ready();
+        let down = sides.all().filter(receives).find(|server| !server.is_up())?;
+        let check = self.counters_of(down).await.map(|counters| counters.check).unwrap_or_default();
+        let said = format!("haproxy's own check of {} fails: {check}", self.path(&down.name));
         Some(Discord { said, moved_to: None })
     }
 
     /// What is found at first is taken for what was left: bgd was restarted, or has told nothing yet.
-    fn told_or_adopted(&self, process: Process, pair: &Pair) -> Told {
+    fn told_or_adopted(&self, process: Process, sides: &Sides) -> Told {
         self.told().unwrap_or_else(|| {
-            let [blue, green] = Color::ALL.map(|color| Want::as_it_is(pair.of(color)));
+            let [blue, green] = sides.map(Want::as_it_is);
             let adopted = Told { process, blue, green, generation: Generation::default() };
-            self.remember(adopted);
+            self.remember(adopted.clone());
             adopted
         })
     }

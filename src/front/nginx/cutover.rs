@@ -93,7 +93,8 @@ impl Nginx {
             return Ok(answer(self.former(former, route), how));
         }
         // A link that nginx does not follow yet must lead somewhere when it begins to; one that it follows is moved last.
-        let is_followed = plan.before.as_ref().is_some_and(|effect| effect.link);
+        let same = plan.present.found.as_ref().is_none_or(|found| found.include.link == plan.wanted.link);
+        let is_followed = same && plan.before.as_ref().is_some_and(|effect| effect.link);
         if !is_followed {
             self.lead(&plan, route).map_err(untouched)?;
         }
@@ -108,17 +109,18 @@ impl Nginx {
         Ok(answer(self.former(workers, route), How::Reloaded))
     }
 
-    /// Has the link lead to the live backend, where there is one; whether it had to be moved.
+    /// Has the link lead to the live backends, where there is one; whether it had to be moved.
     fn lead(&self, plan: &Plan, route: &Route) -> Result<bool, PlaceError> {
         let (Some(_), Some(live)) = (&plan.wanted.link, route.live()) else { return Ok(false) };
-        let link = Link::of(&plan.present.place);
+        let backends: Vec<_> = route.of(live.color).collect();
+        let link = Link::of(&plan.present.place, backends.len());
         let (color, generation, release) = (live.color, route.generation, live.release.clone());
         let wanted = Lead::Told { color, generation, release };
         let is = || link.read(&self.addresses).is_ok_and(|lead| lead == wanted);
         if is() {
             return Ok(false);
         }
-        link.point(live, generation)?;
+        link.point(&backends, generation)?;
         if is() {
             return Ok(true);
         }
@@ -161,15 +163,17 @@ impl Nginx {
         Ok(Plan { master, wanted, parked: self.parked(proof), before, old, present })
     }
 
-    /// By a link where one socket receives everything; else by the addresses themselves.
+    /// By a link where the sockets of one color receive everything; else by the addresses themselves.
     fn wanted(&self, route: &Route, proof: SocketAddrV4, present: &Present) -> Include {
-        let others = route.backends.iter().filter(|one| one.weight > 0 || route.preview.is_some()).count();
-        match route.live() {
-            Some(live) if others == 1 && route.backup.is_empty() && live.address.socket().is_some() => {
-                self.linked(&Link::of(&present.place), (route.generation, proof))
-            }
-            _ => self.include(route, proof),
+        let Some(live) = route.color().filter(|_| route.backup.is_empty()) else {
+            return self.include(route, proof);
+        };
+        let mut reached = route.backends.iter().filter(|one| one.weight > 0 || route.preview.is_some());
+        if reached.all(|one| one.color == live && one.address.socket().is_some()) {
+            let link = Link::of(&present.place, route.of(live).count());
+            return self.linked(&link, (route.generation, proof));
         }
+        self.include(route, proof)
     }
 
     /// Why nginx is not made to tell of the traffic although it should.

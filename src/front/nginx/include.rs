@@ -17,6 +17,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    link,
     place::Audience,
     report, sides,
     sides::{Names, Sides},
@@ -165,7 +166,8 @@ impl Include {
         let maps = sides.as_ref().map_or_else(String::new, Sides::maps);
         let cookie = sides::cookie(&names, &self.route);
         let backends = self.reached(sides.as_ref());
-        let reached: Vec<_> = backends.iter().map(|backend| &backend.address).chain(&self.link).collect();
+        let ways = self.ways();
+        let reached: Vec<_> = backends.iter().map(|backend| &backend.address).chain(&ways).collect();
         let report = report::directives(&names, &reached, self.traffic.as_deref());
         let servers = self.servers(sides.as_ref());
         let answer = self.answer(sum);
@@ -217,6 +219,12 @@ impl Include {
         pieces.join(&format!("\n{STATE_LINE}"))
     }
 
+    /// What the upstream names of the link.
+    fn ways(&self) -> Vec<Address> {
+        let path = self.link.as_ref().and_then(Address::socket);
+        path.map_or_else(Vec::new, |path| link::ways(path).into_iter().map(Address::Socket).collect())
+    }
+
     /// What requests can reach, the live backend first and the backup last.
     fn reached<'a>(&'a self, sides: Option<&Sides<'a>>) -> Vec<&'a Backend> {
         let chosen = self.chosen(sides);
@@ -237,7 +245,11 @@ impl Include {
         let chosen = self.chosen(sides);
         match chosen.as_slice() {
             [] => match &self.link {
-                Some(link) => _ = writeln!(lines, "    server {link} max_fails=0;"),
+                Some(_) => {
+                    for way in self.ways() {
+                        _ = writeln!(lines, "    server {way} max_fails=0;");
+                    }
+                }
                 None => _ = writeln!(lines, "    server {} down;", self.parking),
             },
             several => {

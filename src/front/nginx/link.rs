@@ -4,19 +4,22 @@
 //! ```text
 //! .bgd-shop.conf.live ──▶ .bgd-shop.conf.live.7.20261121T101112Z-42-0123456 ──▶ /run/bgd/a/shop/green.sock
 //! ```
-//! The name in the middle has generation and release, so that the one rename carries all that a route is. Called by
-//! `cutover` (which decides when) and `standing`; knows nothing of nginx's processes.
+//! The name in the middle has generation and release, so that the one rename carries all that a route is. Where a color
+//! has several instances the middle is a directory with a link to each, and the upstream names them below the link:
+//! `.bgd-shop.conf.live-3/1` to `/3`. Another number is another link, so that none ever lacks what nginx looks for.
+//!
+//! Called by `cutover` (which decides when) and `standing`; knows nothing of nginx's processes.
 
 use std::{
     fs, io,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use super::place::{Place, PlaceError, at, forgive_missing};
 use crate::{
-    config::settings::Addresses,
+    config::settings::{Addresses, MOST_INSTANCES},
     front::route::Backend,
     rules::{
         address::Address,
@@ -52,12 +55,20 @@ pub(super) enum Lead {
 }
 
 impl Link {
-    /// The link beside an include.
-    pub(super) fn of(place: &Place) -> Self {
-        Self { path: place.beside("live") }
+    /// The link beside an include that leads to so many sockets.
+    pub(super) fn of(place: &Place, sockets: usize) -> Self {
+        let number = if sockets == 1 { String::new() } else { format!("-{sockets}") };
+        Self { path: place.beside(&format!("live{number}")) }
     }
 
-    /// What the upstream names.
+    /// The link beside an include that this path leads through.
+    pub(super) fn on_the_way(place: &Place, path: &Path) -> Option<Self> {
+        let candidates = [Some(path), path.parent()].into_iter().flatten();
+        let mut links = candidates.map(|path| Self { path: path.to_owned() });
+        links.find(|link| *link == Self::of(place, number(&link.path)))
+    }
+
+    /// The link itself.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -67,7 +78,9 @@ impl Link {
         for _ in 0..LOOKS {
             let Some(middle) = forgive(fs::read_link(&self.path))? else { return Ok(Lead::Nowhere) };
             let Some((generation, release)) = self.meaning(&middle) else { return Ok(Lead::ByHand(middle)) };
-            let Some(end) = forgive(fs::read_link(self.path.with_file_name(&middle)))? else {
+            let ends = self.path.with_file_name(&middle);
+            let end = if number(&self.path) == 1 { ends } else { ends.join("1") };
+            let Some(end) = forgive(fs::read_link(end))? else {
                 if forgive(fs::read_link(&self.path))?.as_ref() == Some(&middle) {
                     return Ok(Lead::Nowhere);
                 }
@@ -95,12 +108,18 @@ impl Link {
         fs::symlink_metadata(&self.path).ok()?.modified().ok()
     }
 
-    /// Leads to this backend from now on: whoever connects after this returns, or after the rename in it, reaches it.
-    pub(super) fn point(&self, to: &Backend, generation: Generation) -> Result<(), PlaceError> {
-        let Some(socket) = to.address.socket() else { return Ok(()) };
-        let middle = format!("{}.{generation}.{}", self.name(), to.release);
+    /// Leads to these backends, the instances of one color, from now on: whoever connects after this returns, or after
+    /// the rename in it, reaches one of them.
+    pub(super) fn point(&self, to: &[&Backend], generation: Generation) -> Result<(), PlaceError> {
+        let sockets: Vec<&Path> = to.iter().filter_map(|backend| backend.address.socket()).collect();
+        let Some(release) = to.first().map(|first| &first.release) else { return Ok(()) };
+        let middle = format!("{}.{generation}.{release}", self.name());
         let path = self.path.with_file_name(&middle);
-        renew(&path, socket)?;
+        match sockets.as_slice() {
+            [] => return Ok(()),
+            [socket] => renew(&path, socket)?,
+            several => renew_all(&path, several)?,
+        }
         let new = self.path.with_file_name(format!("{}.new", self.name()));
         renew(&new, Path::new(&middle))?;
         fs::rename(&new, &self.path).map_err(at("set", &self.path))?;
@@ -116,10 +135,40 @@ impl Link {
         for entry in entries {
             let name = entry.file_name();
             if name != keep && self.meaning(Path::new(&name)).is_some() {
-                let _stays = fs::remove_file(entry.path());
+                let _stays = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()));
             }
         }
     }
+}
+
+/// What the upstream names, by the path of a link: itself, or what lies below it.
+pub(super) fn ways(link: &Path) -> Vec<PathBuf> {
+    match number(link) {
+        1 => vec![link.to_owned()],
+        several => (1..=several).map(|at| link.join(at.to_string())).collect(),
+    }
+}
+
+/// To how many sockets it leads, by its name.
+fn number(link: &Path) -> usize {
+    let name = link.file_name().unwrap_or_default().to_string_lossy();
+    let said = name.rsplit_once(".live-").and_then(|(_, number)| number.parse::<u16>().ok());
+    said.filter(|number| *number <= MOST_INSTANCES).map_or(1, usize::from)
+}
+
+/// A directory at `path` with a link to each, that nginx's workers may pass.
+fn renew_all(path: &Path, targets: &[&Path]) -> Result<(), PlaceError> {
+    let links: Vec<_> = (1..).zip(targets).map(|(at, target)| (path.join(at.to_string()), *target)).collect();
+    if links.iter().all(|(link, target)| fs::read_link(link).is_ok_and(|now| now == *target)) {
+        return Ok(());
+    }
+    forgive_missing(fs::remove_dir_all(path)).map_err(at("remove", path))?;
+    fs::create_dir(path).map_err(at("write", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(at("open", path))?;
+    for (link, target) in links {
+        symlink(target, &link).map_err(at("write", &link))?;
+    }
+    fs::File::open(path).and_then(|open| open.sync_all()).map_err(at("sync", path))
 }
 
 /// A link at `path` that leads to `target`, whatever was there.
@@ -166,14 +215,14 @@ mod tests {
     #[test]
     fn a_link_tells_color_generation_and_release_and_leaves_nothing_of_former_routes() {
         let dir = tempfile::tempdir().unwrap();
-        let link = Link::of(&Place::find(&dir.path().join("bgd-shop.conf")).unwrap());
+        let link = Link::of(&Place::find(&dir.path().join("bgd-shop.conf")).unwrap(), 1);
         assert_eq!(link.read(&addresses()).unwrap(), Lead::Nowhere);
         // Left by a power cut between the two steps of a flip.
         symlink("elsewhere", dir.path().join(".bgd-shop.conf.live.new")).unwrap();
         for (generation, color, release) in
             [(7, Color::Blue, "20261121T101112Z-1-0123456"), (8, Color::Green, "20261121T101112Z-2-0123456")]
         {
-            link.point(&backend(color, release), Generation(generation)).unwrap();
+            link.point(&[&backend(color, release)], Generation(generation)).unwrap();
             let release: ReleaseId = release.parse().unwrap();
             let told = Lead::Told { color, generation: Generation(generation), release };
             assert_eq!(link.read(&addresses()).unwrap(), told);
@@ -185,12 +234,44 @@ mod tests {
     }
 
     #[test]
+    fn of_several_instances_all_are_behind_one_link_that_moves_them_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::find(&dir.path().join("bgd-shop.conf")).unwrap();
+        let link = Link::of(&place, 3);
+        let all = Addresses { each: 3, ..addresses() };
+        for (generation, color) in [(7, Color::Blue), (8, Color::Green), (8, Color::Green)] {
+            let one = backend(color, "20261121T101112Z-1-0123456");
+            let three: Vec<_> = all.all(color).map(|address| Backend { address, ..one.clone() }).collect();
+            link.point(&three.iter().collect::<Vec<_>>(), Generation(generation)).unwrap();
+            let ends: Vec<_> = ways(link.path()).iter().map(|way| fs::read_link(way).unwrap()).collect();
+            let expected = ["", ".2", ".3"].map(|number| format!("/run/a/shop/{color}{number}.sock"));
+            assert!(ends.iter().map(|end| end.to_str().unwrap()).eq(&expected), "{ends:?}");
+            let told = Lead::Told { color, generation: Generation(generation), release: one.release };
+            assert_eq!(link.read(&all).unwrap(), told);
+        }
+        let expected = [".bgd-shop.conf.live-3", ".bgd-shop.conf.live-3.8.20261121T101112Z-1-0123456"];
+        assert_eq!(names(dir.path()), expected);
+        let mode = fs::metadata(link.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755, "whatever the umask");
+        for (path, found) in [
+            (link.path().join("2"), Some(&link)),
+            (link.path().to_owned(), Some(&link)),
+            (dir.path().join("x"), None),
+        ] {
+            assert_eq!(Link::on_the_way(&place, &path).as_ref(), found, "{path:?}");
+        }
+        let single = Link::of(&place, 1);
+        assert_eq!(Link::on_the_way(&place, single.path()), Some(single.clone()));
+        assert_eq!(ways(single.path()), [single.path()]);
+    }
+
+    #[test]
     fn f3_what_a_hand_did_to_a_link_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        let link = Link::of(&Place::find(&dir.path().join("a.conf")).unwrap());
+        let link = Link::of(&Place::find(&dir.path().join("a.conf")).unwrap(), 1);
         symlink("/run/a/shop/green.sock", link.path()).unwrap();
         assert_eq!(link.read(&addresses()).unwrap(), Lead::ByHand("/run/a/shop/green.sock".into()));
-        link.point(&backend(Color::Blue, "20261121T101112Z-1-0123456"), Generation(1)).unwrap();
+        link.point(&[&backend(Color::Blue, "20261121T101112Z-1-0123456")], Generation(1)).unwrap();
         fs::remove_file(dir.path().join(".a.conf.live.1.20261121T101112Z-1-0123456")).unwrap();
         assert_eq!(link.read(&addresses()).unwrap(), Lead::Nowhere);
         fs::remove_file(link.path()).unwrap();

@@ -37,7 +37,7 @@ mod syntax;
 use std::{
     collections::{BTreeSet, HashMap},
     net::SocketAddrV4,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, LazyLock, PoisonError},
     time::Duration,
 };
@@ -134,10 +134,8 @@ impl Nginx {
         if let Some(color) = report::color(&self.addresses, to) {
             return Some(color);
         }
-        let link = Link::of(&Place::find(&self.settings.file).ok()?);
-        if to.strip_prefix("unix:") != link.path().to_str() {
-            return None;
-        }
+        let link =
+            Link::on_the_way(&Place::find(&self.settings.file).ok()?, Path::new(to.strip_prefix("unix:")?))?;
         let Lead::Told { color, .. } = link.read(&self.addresses).ok()? else { return None };
         let since = link.moved()?.elapsed().unwrap_or_default();
         Some(if took? > since { color.other() } else { color })

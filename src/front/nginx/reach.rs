@@ -14,7 +14,8 @@ use crate::rules::ids::Color;
 impl Nginx {
     /// An app on ports is always within reach.
     pub(super) fn within_reach(&self, master: Process, place: &Place) -> Result<(), NginxError> {
-        let link = Link::of(place);
+        // Another number of instances has another link at the same place.
+        let link = Link::of(place, 1);
         let sockets = Color::ALL.into_iter().filter_map(|color| self.addresses.of(color).socket());
         let ways: Vec<&Path> = sockets.filter_map(Path::parent).collect();
         if ways.is_empty() {

@@ -14,7 +14,7 @@ use crate::{
     config::settings::Addresses,
     front::traffic::{OWN, Sample},
     rules::{address::Address, ids::Color},
-    unix_sockets::LONGEST_PATH,
+    unix_sockets::{LONGEST_PATH, is_plain},
 };
 
 /// How the target of bgd's log ends, by which it is known.
@@ -27,9 +27,7 @@ const SWITCHING: u16 = 101;
 /// Whether nginx can be given this path: not too long, and nothing in it that would mean something in its
 /// configuration.
 pub fn can_name(socket: &Path) -> bool {
-    let fits = |c: u8| c.is_ascii_alphanumeric() || b"/._-+@".contains(&c);
-    socket.is_absolute()
-        && socket.to_str().is_some_and(|path| path.len() <= LONGEST_PATH && path.bytes().all(fits))
+    is_plain(socket) && socket.as_os_str().len() <= LONGEST_PATH
 }
 
 /// The lines of the include.

@@ -5,7 +5,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    Found, Include, Integrity, Lead, Link, Nginx, NginxError, effect, effect::Effect, master,
+    Found, Include, Integrity, Lead, Link, Nginx, NginxError, Present, effect, effect::Effect, master,
     master::Standing, place::Place,
 };
 use crate::rules::{
@@ -83,6 +83,7 @@ impl Nginx {
             present.found.as_ref().map_or(effect::usual(&self.addresses), |found| found.include.proof);
         let answer = effect::ask(address).await;
         let lost = present.found.is_none();
+        let link = self.link(&present);
         Ok(match (answer, present.found) {
             (Ok(effect), found) if effect.app == self.app => {
                 let linked = effect.link;
@@ -94,7 +95,7 @@ impl Nginx {
                     None => (None, lost.then_some(Contradiction::FileLost)),
                 };
                 let routed = in_force(effect, contradiction).moved(by_hand);
-                Some(if linked { self.behind_link(&present.place, routed) } else { routed })
+                Some(if linked { self.behind_link(&link, routed) } else { routed })
             }
             (_, None) => None,
             (answer, Some(found)) => {
@@ -111,17 +112,23 @@ impl Nginx {
                 };
                 let linked = found.include.link.is_some();
                 let routed = on_file(&found.include, edited.or_else(unloaded)).moved(by_hand);
-                Some(if linked { self.behind_link(&present.place, routed) } else { routed })
+                Some(if linked { self.behind_link(&link, routed) } else { routed })
             }
         })
     }
 
+    /// The link that the file names; without one, the one that it would name.
+    fn link(&self, present: &Present) -> Link {
+        let named = present.found.as_ref().and_then(|found| found.include.link.as_ref()?.socket());
+        let named = named.and_then(|path| Link::on_the_way(&present.place, path));
+        named.unwrap_or_else(|| Link::of(&present.place, self.addresses.each.into()))
+    }
+
     /// What is routed where a link says what is live. A file changed by hand comes before it.
-    fn behind_link(&self, place: &Place, routed: Routed) -> Routed {
+    fn behind_link(&self, link: &Link, routed: Routed) -> Routed {
         if matches!(routed.contradiction, Some(Contradiction::Edited { .. })) {
             return routed;
         }
-        let link = Link::of(place);
         match link.read(&self.addresses) {
             Ok(Lead::Told { color, generation, release }) => {
                 Routed { color: Some(color), generation, release: Some(release), ..routed }
