@@ -148,6 +148,7 @@ impl Daemon {
         self.judge_order(id)?;
         let Some(task) = self.tasks.remove(&id) else { return Ok(false) };
         let action = task.effect.action.clone();
+        self.world.told_again = self.app.rerouting.is_some() || self.app.front_unsure;
         let can_fail = !self.world.healed && !matches!(action, Action::Wake { .. });
         let result = if can_fail && self.rng.percent(self.setup.faults) {
             Some(Err(self.fail(task)))
@@ -195,7 +196,6 @@ impl Daemon {
         let often = if self.world.disk_full { 70 } else { 30 };
         let in_halves = !self.world.healed && self.rng.percent(often);
         let Task { effect, due, half } = task;
-        self.world.told_again = self.app.rerouting.is_some() || self.app.front_unsure;
         let result = match (effect.action.clone(), half) {
             (Action::Start { release, color }, None) if in_halves => {
                 match self.world.begin_start(&release, color) {

@@ -190,9 +190,7 @@ impl Turn<'_> {
     fn serves_anyway(&self, commit: &CommitId) -> bool {
         let other = match (&self.app.pipeline, &self.app.idle) {
             (Pipeline::Watching { former, .. }, _) => former.as_ref(),
-            (Pipeline::Reverting { work, .. }, Idle::Warm { release, .. })
-                if self.app.live().is_some_and(|live| live.release.id == work.release.id) =>
-            {
+            (Pipeline::Reverting { work, .. }, Idle::Warm { release, .. }) if self.is_switched(work) => {
                 Some(release)
             }
             _ => self.app.live().map(|live| &live.release),

@@ -96,8 +96,10 @@ impl Turn<'_> {
             if recorded.color != color {
                 self.app.idle = Idle::Warm { release: recorded.release.clone(), timer: None, healthy: false };
             }
-            self.app.previous = Some(recorded.release);
-            self.hold_what_a_hand_did();
+            if recorded.release.id != adopted {
+                self.app.previous = Some(recorded.release);
+                self.hold_what_a_hand_did();
+            }
         }
         self.end_contradicted(&adopted);
         // A file that a hand changed still says otherwise (promise F6).
@@ -192,7 +194,7 @@ impl Turn<'_> {
             if !matches!(live.instance, Instance::Up { .. }) {
                 self.set_up(live.since);
             }
-        } else if self.is_leaving(&live) {
+        } else if self.is_leaving() {
             // Not started again, unless the traffic then stays there.
             self.set_dead();
         } else {
@@ -201,10 +203,10 @@ impl Turn<'_> {
     }
 
     /// The traffic is on its way back from it.
-    fn is_leaving(&self, live: &Live) -> bool {
+    fn is_leaving(&self) -> bool {
         matches!(
             (&self.app.pipeline, &self.app.idle),
-            (Pipeline::Reverting { work, .. }, Idle::Warm { .. }) if work.release.id == live.release.id
+            (Pipeline::Reverting { work, .. }, Idle::Warm { .. }) if self.is_switched(work)
         )
     }
 
@@ -413,7 +415,7 @@ impl Turn<'_> {
     }
 
     fn recover_reverting(&mut self, work: Work, end: End, facts: &Facts) {
-        let was_switched = self.app.live().is_some_and(|live| live.release.id == work.release.id);
+        let was_switched = self.is_switched(&work);
         let Idle::Warm { release: former, .. } = self.app.idle.clone() else { return self.revert(work, end) };
         let is_back = facts.routed == Routed::Color(work.color.other()) && !facts.half_told;
         if was_switched && self.warm_runs(facts) && is_back {

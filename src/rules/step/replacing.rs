@@ -26,7 +26,7 @@ impl Turn<'_> {
 
     /// A way back that the front refuses for reasons that are not ours to mend. False: not that case.
     pub(super) fn revert_in_place(&mut self, work: &Work, end: &End, failure: &Failure) -> bool {
-        let switched = self.app.live().is_some_and(|live| live.release.id == work.release.id);
+        let switched = self.is_switched(work);
         match &self.app.idle {
             Idle::Warm { release, .. } if switched && self.is_stuck_where_it_was(failure) => {
                 let wanted = release.clone();

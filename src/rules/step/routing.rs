@@ -191,10 +191,15 @@ impl Turn<'_> {
         (effect, Telling::Later { attempt: next })
     }
 
+    /// Whether what is live is so by this deploy. Its release may run on the other color too.
+    pub(super) fn is_switched(&self, work: &Work) -> bool {
+        self.app.live().is_some_and(|live| live.color == work.color && live.release.id == work.release.id)
+    }
+
     /// Moves the traffic (back) to what is live apart from this deploy.
     pub(super) fn revert(&mut self, work: Work, end: End) {
         let to = match (&self.app.serving, &self.app.idle) {
-            (Serving::Live(live), Idle::Warm { release, .. }) if live.release.id == work.release.id => {
+            (Serving::Live(live), Idle::Warm { release, .. }) if self.is_switched(&work) => {
                 Some(backend(release, live.color.other()))
             }
             (Serving::Live(live), _) => Some(backend(&live.release, live.color)),
@@ -239,8 +244,7 @@ impl Turn<'_> {
     pub(super) fn traffic_is_back(&mut self, work: Work, end: End) {
         self.front_is_sure();
         let had_share = self.app.canary.take().is_some();
-        let was_switched = self.app.live().is_some_and(|live| live.release.id == work.release.id);
-        match (was_switched, &self.app.idle) {
+        match (self.is_switched(&work), &self.app.idle) {
             (false, Idle::Taken) if had_share => {
                 // It answers what it was sent before it is stopped.
                 self.app.idle = Idle::Warm { release: work.release.clone(), timer: None, healthy: false };
@@ -306,7 +310,7 @@ impl Turn<'_> {
     /// The warm color's instance died: when the traffic is on its way there, it stays where it is.
     pub(super) fn warm_died_in_revert(&mut self, warm: &Release) {
         let Pipeline::Reverting { work, end, .. } = self.app.pipeline.clone() else { return };
-        if self.app.live().is_none_or(|live| live.release.id != work.release.id) {
+        if !self.is_switched(&work) {
             return;
         }
         self.app.previous = Some(warm.clone());

@@ -263,3 +263,16 @@ fn f4_a_crash_while_a_canary_is_replaced_tells_the_front_first_and_leaves_the_li
     let starts = |action: &Action| matches!(action, Action::Start { color: Blue, .. });
     assert!(step.effects.iter().any(|effect| starts(&effect.action)), "{:?}", step.effects);
 }
+
+#[test]
+fn f4_what_stands_in_for_a_canary_and_is_given_all_by_a_hand_is_not_its_own_way_back() {
+    let mut bench = with_a_canary_that_the_front_holds();
+    bench.succeed();
+    let way_back = bench.app.previous.clone();
+    let facts = bench.facts(Routed::Color(Green));
+    bench.recover(facts);
+    assert_eq!((bench.live(), &bench.app.previous), (Some((Green, 1)), &way_back));
+    take_the_route(&mut bench);
+    bench.run_to("Resting");
+    assert_eq!(bench.live(), Some((Green, 1)));
+}
