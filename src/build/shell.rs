@@ -1,7 +1,7 @@
-//! A line for `/bin/sh -c`, which not every shell leaves to the program that it runs: dash stays as its parent. Then the
-//! shell's pid would be the app's in status, and the shell, not the app, would get the signal to stop. So a line that
-//! is one program with its arguments is run by `exec`; any other line, and any doubtful one, stays as it is written.
-//! Called by `command`; runs nothing.
+//! A line for `/bin/sh -c`, which not every shell leaves to the program that it runs: dash stays as its parent. Then
+//! the shell's pid would be the app's in status, and the shell, not the app, would get the signal to stop. So a line
+//! that is one program with its arguments is run by `exec`; any other line, and any doubtful one, stays as it is
+//! written. Called by `command`; runs nothing.
 
 /// Words that mean something else to the shell than a program of that name, or that no program could do.
 const OWN_WORDS: [&str; 63] = [

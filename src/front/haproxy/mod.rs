@@ -1,7 +1,8 @@
-//! The front for a HAProxy that is already there: a backend of its configuration has a server for each instance of each
-//! color, and bgd moves the traffic by the runtime API of its socket. Nothing of HAProxy's is written and nothing reloaded. Called by the
-//! engine, by `bgd flip` without a daemon, and by `bgd doctor`. It never starts, stops or configures HAProxy, and it
-//! does not decide what is live: it tells what HAProxy serves, and puts a given route in force.
+//! The front for a HAProxy that is already there: a backend of its configuration has a server for each instance of
+//! each color, and bgd moves the traffic by the runtime API of its socket. Nothing of HAProxy's is written and nothing
+//! reloaded. Called by the engine, by `bgd flip` without a daemon, and by `bgd doctor`. It never starts, stops or
+//! configures HAProxy, and it does not decide what is live: it tells what HAProxy serves, and puts a given route in
+//! force.
 //!
 //! ```text
 //! socket   one command, one answer                  servers  `show servers state`: parsing, and what a state means
