@@ -79,8 +79,14 @@ impl Daemon {
         self.tasks.values().any(Task::is_begun_route)
     }
 
+    /// The world hears whether the machine can know where the front routes.
+    fn tell_world(&mut self) {
+        self.world.told_again = self.app.rerouting.is_some() || self.app.front_unsure;
+    }
+
     /// The cancelled one may have acted already; it reports nothing more.
     fn abandon(&mut self, task: Task) {
+        self.tell_world();
         let routing = self.is_routing();
         let acted = self.rng.percent(50) && !(routing && task.waits_for_the_front());
         match (&task.effect.action, task.half) {
@@ -103,6 +109,7 @@ impl Daemon {
 
     /// What becomes of the effects of a daemon that dies.
     pub(crate) fn orphan_tasks(&mut self) {
+        self.tell_world();
         let routing = self.is_routing();
         for task in std::mem::take(&mut self.tasks).into_values() {
             if routing && task.waits_for_the_front() {
@@ -148,7 +155,7 @@ impl Daemon {
         self.judge_order(id)?;
         let Some(task) = self.tasks.remove(&id) else { return Ok(false) };
         let action = task.effect.action.clone();
-        self.world.told_again = self.app.rerouting.is_some() || self.app.front_unsure;
+        self.tell_world();
         let can_fail = !self.world.healed && !matches!(action, Action::Wake { .. });
         let result = if can_fail && self.rng.percent(self.setup.faults) {
             Some(Err(self.fail(task)))

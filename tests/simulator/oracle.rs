@@ -266,7 +266,9 @@ impl Oracle {
             (Some(Until::NewerThan(old)), Event::HeadSeen(commit)) => old.as_ref() != Some(commit),
             // The tip went live by hand, or what was pinned did not last.
             (Some(Until::NewerThan(_)), event) => {
-                matches!(event, Event::Done { .. } | Event::InstanceDied { .. } | Event::Recovered(_))
+                let ends =
+                    matches!(event, Event::Done { .. } | Event::InstanceDied { .. } | Event::Recovered(_));
+                ends || matches!(event, Event::HealthChanged { .. })
             }
         };
         if may { Ok(()) } else { fail(format!("a hold was released by {event:?}")) }

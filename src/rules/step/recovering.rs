@@ -224,6 +224,8 @@ impl Turn<'_> {
         {
             self.stop_orphan(color.other(), orphan);
         }
+        // A flip on a full disk leaves no record of what it put there.
+        let found = running.and_then(|id| self.named(id, facts));
         match self.app.idle.clone() {
             Idle::Taken => self.recover_taken(color, facts),
             Idle::Draining { effect, .. } | Idle::Stopping { effect, .. } if self.is_fresh(Some(effect)) => {}
@@ -238,17 +240,25 @@ impl Turn<'_> {
             Idle::Warm { release, .. } | Idle::Draining { release, .. } | Idle::Stopping { release, .. }
                 if running.is_some() && may_route_to(color, facts) =>
             {
-                let release = running.and_then(|id| self.named(id, facts)).unwrap_or(release);
-                self.app.idle = Idle::Warm { release, timer: None, healthy: false };
+                self.app.idle = self.until_told(found.unwrap_or(release));
             }
             Idle::Vacant => self.recover_orphan(color, facts),
             Idle::Draining { release, .. } => {
                 let effect = self.act(Action::Drain { color });
-                self.app.idle = Idle::Draining { release, effect };
+                self.app.idle = Idle::Draining { release: found.unwrap_or(release), effect };
             }
             Idle::Warm { release, .. } | Idle::Stopping { release, .. } => {
-                self.app.idle = self.stop_idle(release);
+                self.app.idle = self.stop_idle(found.unwrap_or(release));
             }
+        }
+    }
+
+    /// What the front may still send something to: it goes when that was told.
+    fn until_told(&mut self, release: Release) -> Idle {
+        match &self.app.pipeline {
+            // Warm would mean that the traffic goes back there.
+            Pipeline::Reverting { work, .. } if self.is_switched(work) => self.stop_later(release),
+            _ => Idle::Warm { release, timer: None, healthy: false },
         }
     }
 
@@ -274,7 +284,7 @@ impl Turn<'_> {
             Some(release) => {
                 self.note_orphan(color, orphan);
                 self.app.idle = if may_route_to(color, facts) {
-                    Idle::Warm { release, timer: None, healthy: false }
+                    self.until_told(release)
                 } else {
                     self.stop_idle(release)
                 };

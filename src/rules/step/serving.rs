@@ -259,6 +259,11 @@ impl Turn<'_> {
                 self.retire_warm();
                 true
             }
+            // Until it has been told, the front may still send something there.
+            Idle::Draining { release, effect: awaited } if awaited == effect && self.is_telling() => {
+                self.app.idle = self.stop_later(release);
+                true
+            }
             Idle::Draining { release, effect: awaited } if awaited == effect => {
                 if let Err(trouble) = result {
                     self.note(Note::Trouble(trouble.clone()));

@@ -119,6 +119,23 @@ fn f3_after_a_restart_nothing_is_stopped_before_a_half_told_front_is_told_again(
 }
 
 #[test]
+fn f3_a_way_back_that_is_none_any_more_is_not_believed_in_after_a_restart_either() {
+    let mut bench = Bench::with_one_live();
+    let former = bench.app.live().unwrap().release.clone();
+    bench.push(2);
+    bench.run_to("Watching");
+    bench.flip();
+    bench.dies(Blue, former.id.clone());
+    assert_eq!((bench.state(), bench.routed()), ("Reverting", Some((Green, 2))), "it stays where it is");
+    let mut facts = Facts { known: vec![former.clone()], ..bench.facts(Routed::Color(Blue)) };
+    facts.running.insert(Blue, former.id);
+    bench.recover(facts);
+    assert_eq!((bench.state(), bench.routed()), ("Reverting", Some((Green, 2))));
+    bench.succeed();
+    assert_eq!(bench.live(), Some((Green, 2)));
+}
+
+#[test]
 fn a_crash_after_the_front_switched_rolls_forward_and_one_before_switches_again() {
     for (routed, state) in [(Green, "Watching"), (Blue, "Switching")] {
         let mut bench = Bench::with_one_live();
