@@ -9,7 +9,11 @@ use std::{
         unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     },
     path::Path,
+    slice,
+    time::Duration,
 };
+
+use tokio::time::sleep;
 
 use super::{
     building::build_failure,
@@ -19,7 +23,7 @@ use crate::{
     build,
     config::settings::Listen,
     errors::chain,
-    process::Slot,
+    process::{Handle, Slot},
     rules::{
         address::Address,
         words::{Failure, Nature, Phase},
@@ -29,6 +33,10 @@ use crate::{
 
 /// Whoever may pass the directory may connect, as to a port of 127.0.0.1.
 const MODE: u32 = 0o666;
+
+/// The wait before the second look at an instance that does not listen yet; doubles with each, up to the last.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+const LAST_LOOK: Duration = Duration::from_millis(500);
 
 impl Interpreter {
     /// The directory is there, and no file of an earlier instance in the way. To be called once nobody listens.
@@ -64,6 +72,23 @@ impl Interpreter {
         })
     }
 
+    /// The same as soon as the instance listens: one that is started again serves before anybody has probed it.
+    pub(super) fn open_when_it_listens(&self, handle: &Handle, slot: Slot) {
+        let address = self.settings.address_at(slot.color, slot.index);
+        let Some(path) = address.socket().map(Path::to_owned) else { return };
+        let (app, handle) = (self.settings.name.clone(), handle.clone());
+        tokio::spawn(async move {
+            // Both arms are cancel-safe: `ended` consumes nothing, and a look that is dropped has changed nothing.
+            tokio::select! {
+                _ended = handle.ended() => return,
+                () = listens(&handle, &address) => {}
+            }
+            if let Err(err) = open_to_all(&path) {
+                tracing::error!(%app, path = %path.display(), err = %chain(&err), "the front can't connect to the instance");
+            }
+        });
+    }
+
     /// Ends an instance that nobody gets to any more, so that it is started again as any that died.
     pub(super) async fn end_if_cut_off(&self, slot: Slot) {
         let Some(handle) = self.instances.at(slot).filter(|_| self.is_cut_off(slot)) else { return };
@@ -81,6 +106,15 @@ impl Interpreter {
         let Some(path) = address.socket() else { return false };
         let gone = fs::symlink_metadata(path).is_err_and(|err| err.kind() == io::ErrorKind::NotFound);
         gone && unix_sockets::listening(path).is_ok_and(|all| !all.is_empty())
+    }
+}
+
+/// Ends when it listens there.
+async fn listens(handle: &Handle, address: &Address) {
+    let mut pause = FIRST_LOOK;
+    while !matches!(handle.listens_on(slice::from_ref(address)), Ok(Some(_))) {
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_LOOK);
     }
 }
 

@@ -102,7 +102,9 @@ impl Interpreter {
             }
             started => started,
         };
-        self.instances.put(slot, started.map_err(|err| start_failure(phase, &err))?);
+        let handle = started.map_err(|err| start_failure(phase, &err))?;
+        self.open_when_it_listens(&handle, slot);
+        self.instances.put(slot, handle);
         Ok(())
     }
 

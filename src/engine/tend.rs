@@ -158,8 +158,16 @@ async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): 
         let answers = join_all(targets.iter().map(|target| probe::once(&settings.health, target))).await;
         let mut worst = None;
         let mut news = false;
-        for ((slot, health), answer) in slots(color, number).zip(&mut each).zip(&answers) {
-            let (healthy, line) = answer_line(answer);
+        for ((slot, health), (target, answer)) in
+            slots(color, number).zip(&mut each).zip(targets.iter().zip(&answers))
+        {
+            let (healthy, line) = match answer_line(answer) {
+                // Well for bgd and closed to the front's workers is not well.
+                (true, line) => interpreter
+                    .open_socket(&target.address)
+                    .map_or_else(|failure| (false, failure.cause), |()| (true, line)),
+                unwell => unwell,
+            };
             if !healthy && settings.watch.restart {
                 interpreter.end_if_cut_off(slot).await;
             }

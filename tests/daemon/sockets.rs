@@ -156,6 +156,9 @@ fn three_instances_on_sockets_are_flipped_together_and_one_that_dies_is_started_
         assert!(counts.lost.len() <= CLIENTS, "{:#?}", counts.lost);
         let again = live_sockets(&stage);
         assert_eq!((&again[0], &again[2]), (&live[0], &live[2]));
+        // Another user's workers may connect to what was started again, too.
+        let mode = |path: &str| fs::metadata(path).expect("a socket").permissions().mode() & 0o777;
+        assert_eq!(again.iter().map(|(socket, _)| mode(socket)).collect::<Vec<_>>(), [0o666; 3]);
         stage.done(&["down", "--yes"]);
         stage.eventually("all are gone", |stage| stage.shims().is_empty());
     });

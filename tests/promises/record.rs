@@ -1,6 +1,6 @@
 //! The record lost, damaged or from the future, and the runtime directory wiped, while the apps run.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use crate::stage::{Kind, Plan, Stage};
 
@@ -98,6 +98,13 @@ fn k1_a_record_deleted_under_a_running_daemon_costs_nothing() {
     }
 }
 
+/// In one go: emptied file by file, it would be filled again meanwhile.
+fn wipe(directory: &Path) {
+    let gone = directory.with_extension("gone");
+    fs::rename(directory, &gone).unwrap();
+    fs::remove_dir_all(gone).unwrap();
+}
+
 #[test]
 fn k1_a_wiped_runtime_directory_costs_nothing() {
     for kind in BOTH {
@@ -107,7 +114,7 @@ fn k1_a_wiped_runtime_directory_costs_nothing() {
         let before = stage.until_at_rest();
         let load = stage.load();
         load.sees("two");
-        fs::remove_dir_all(stage.path("run")).unwrap();
+        wipe(&stage.path("run"));
         stage.eventually("the daemon answers again", |stage| stage.bgd(&["status"]).code == 0);
         if kind == Kind::Builtin {
             // Without it a drain would not be waited for.
@@ -117,12 +124,12 @@ fn k1_a_wiped_runtime_directory_costs_nothing() {
         let three = stage.push_live("three");
         stage.until_at_rest();
         assert_eq!(stage.value("live.commit"), three);
-        fs::remove_dir_all(stage.path("run")).unwrap();
+        wipe(&stage.path("run"));
         let ran = stage.bgd(&["flip"]);
         assert_eq!(ran.code, 0, "{ran:?}");
         assert_eq!(stage.served(), "two");
         stage.until_at_rest();
-        fs::remove_dir_all(stage.path("run")).unwrap();
+        wipe(&stage.path("run"));
         stage.kill_daemon();
         stage.start_daemon();
         stage.until_at_rest();
