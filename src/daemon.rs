@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot, watch},
 };
 
 use crate::{
@@ -208,8 +208,8 @@ impl Daemon {
             }
         }
         let (reload, reloads) = mpsc::channel(1);
-        let desk =
-            Desk { fleet: fleet.clone(), daemon: self.report(), access, refused: Mutex::default(), reload };
+        let (shown, daemon) = watch::channel(self.report());
+        let desk = Desk { fleet: fleet.clone(), daemon, access, refused: Mutex::default(), reload };
         let serving = tokio::spawn(server::serve(listener, Arc::new(desk)));
         notify_systemd(&[sd_notify::NotifyState::Ready]);
         tracing::info!(
@@ -218,7 +218,7 @@ impl Daemon {
             apps = self.settings.apps.len(),
             "ready"
         );
-        let ended = self.until_told(&fleet, &mut told, reloads).await;
+        let ended = self.until_told((&fleet, &shown), &mut told, reloads).await;
         notify_systemd(&[sd_notify::NotifyState::Stopping]);
         serving.abort();
         fleet.end().await;
@@ -232,12 +232,13 @@ impl Daemon {
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             pid: Some(std::process::id()),
             started_at: Some(Stamp(self.started)),
+            config_refused: None,
         }
     }
 
     async fn until_told(
         &self,
-        fleet: &Fleet,
+        (fleet, shown): (&Fleet, &watch::Sender<DaemonReport>),
         told: &mut Told,
         mut reloads: mpsc::Receiver<ReloadReply>,
     ) -> Result<(), DaemonError> {
@@ -247,16 +248,16 @@ impl Daemon {
             tokio::select! {
                 _ = told.term.recv() => return Ok(()),
                 _ = told.int.recv() => return Ok(()),
-                _ = told.hup.recv() => log_reload(&self.reload(fleet).await),
+                _ = told.hup.recv() => log_reload(&self.reload_shown(fleet, shown).await),
                 Some(reply) = reloads.recv() => {
                     // A client that went away has lost only the answer.
-                    let _gone = reply.send(self.reload(fleet).await);
+                    let _gone = reply.send(self.reload_shown(fleet, shown).await);
                 }
                 () = told.changed.notified() => {
                     tokio::time::sleep(SETTLE).await;
                     // Directories may have come (apps.d) or be others by now; watched before they are read.
                     told.watch = watch_files(&self.file, told.changed.clone());
-                    log_reload(&self.reload(fleet).await);
+                    log_reload(&self.reload_shown(fleet, shown).await);
                 }
                 _ = tick.tick() => {
                     notify_systemd(&[sd_notify::NotifyState::Watchdog]);
@@ -266,6 +267,19 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// As [`Self::reload`], and status shows while what is on disk is not in force. Without the reason, which may quote
+    /// the file to those who may only read the status.
+    async fn reload_shown(
+        &self,
+        fleet: &Fleet,
+        shown: &watch::Sender<DaemonReport>,
+    ) -> Result<String, Refusal> {
+        let done = self.reload(fleet).await;
+        let refused = done.as_ref().err().and_then(|refusal| refusal.hint.clone());
+        shown.send_modify(|report| report.config_refused = refused);
+        done
     }
 
     /// Reads the files again; a bad file leaves the old configuration in force and says why.

@@ -135,6 +135,9 @@ fn app(name: &str, state: AppState) -> AppReport {
                 healthy: Some(true),
             }],
             given_up: false,
+            restarts: 0,
+            up_since: Some(stamp(0)),
+            restart_wait_ms: None,
             since: stamp(0),
         }),
         idle: None,
@@ -154,8 +157,13 @@ fn app(name: &str, state: AppState) -> AppReport {
 }
 
 fn status(apps: Vec<AppReport>) -> Vec<Reply> {
-    let daemon =
-        DaemonReport { running: true, version: Some("0.1.0".to_owned()), pid: Some(1), started_at: None };
+    let daemon = DaemonReport {
+        running: true,
+        version: Some("0.1.0".to_owned()),
+        pid: Some(1),
+        started_at: None,
+        config_refused: None,
+    };
     vec![Reply::Done(Answer::Status(Status { schema: 1, daemon, apps }))]
 }
 

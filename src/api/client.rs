@@ -453,8 +453,13 @@ mod tests {
         let line = serde_json::to_string(&Reply::Done(Answer::Why(why.clone()))).unwrap();
         assert!(!line.contains('\n'));
         assert_eq!(serde_json::from_str::<Reply>(&line).unwrap(), Reply::Done(Answer::Why(why)));
-        let daemon =
-            crate::api::wire::DaemonReport { running: true, version: None, pid: None, started_at: None };
+        let daemon = crate::api::wire::DaemonReport {
+            running: true,
+            version: None,
+            pid: None,
+            started_at: None,
+            config_refused: None,
+        };
         let status = Reply::Done(Answer::Status(Status { schema: 1, daemon, apps: Vec::new() }));
         let line = serde_json::to_string(&status).unwrap();
         assert_eq!(serde_json::from_str::<Reply>(&line).unwrap(), status);

@@ -39,7 +39,7 @@ pub(super) async fn status(desk: &Desk, app: Option<&AppName>) -> Result<Answer,
         tracing::debug!("status shows the record: not all apps were looked at yet");
     }
     let apps = apps.iter().map(|member| report::app(&member.snapshot())).collect();
-    Ok(Answer::Status(Status { schema: 1, daemon: desk.daemon.clone(), apps }))
+    Ok(Answer::Status(Status { schema: 1, daemon: desk.daemon.borrow().clone(), apps }))
 }
 
 pub(super) async fn history(desk: &Desk, (app, limit): (Option<&AppName>, u32)) -> Result<Answer, Refusal> {

@@ -19,6 +19,7 @@ use crate::{
     process::Slot,
     rules::{
         app::{Backup, Hold, Idle, Instance, Live, Pipeline, Serving, Until},
+        backoff,
         canary::Share,
         ids::{Color, CommitId, ReleaseId},
         time::Stamp,
@@ -139,6 +140,24 @@ pub fn live_report(snapshot: &Snapshot, live: &Live) -> LiveReport {
         since: Stamp(live.since),
         instances,
         given_up: live.instance == Instance::Dead,
+        restarts: restarts(&live.instance),
+        up_since: match live.instance {
+            Instance::Up { since, .. } => Some(Stamp(since)),
+            Instance::Starting { .. } | Instance::Waiting { .. } | Instance::Dead => None,
+        },
+        restart_wait_ms: match live.instance {
+            Instance::Waiting { attempt, .. } => Some(millis(backoff::restart_delay(attempt))),
+            Instance::Up { .. } | Instance::Starting { .. } | Instance::Dead => None,
+        },
+    }
+}
+
+fn restarts(instance: &Instance) -> u32 {
+    match instance {
+        Instance::Up { attempt, .. }
+        | Instance::Starting { attempt, .. }
+        | Instance::Waiting { attempt, .. } => *attempt,
+        Instance::Dead => 0,
     }
 }
 

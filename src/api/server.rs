@@ -16,7 +16,7 @@ use tokio::{
         UnixListener, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 
 use super::{
@@ -58,7 +58,7 @@ pub struct Desk {
     /// The apps.
     pub fleet: Arc<Fleet>,
     /// The daemon, as status shows it.
-    pub daemon: DaemonReport,
+    pub daemon: watch::Receiver<DaemonReport>,
     /// Who may do what.
     pub access: Access,
     /// When somebody was refused last, by user id: a flood of requests must not push the record out.

@@ -327,6 +327,10 @@ pub struct DaemonReport {
     pub pid: Option<u32>,
     /// Since when.
     pub started_at: Option<Stamp>,
+    /// The configuration on disk was refused when it was last read, and an older one is in force: what helps. Not
+    /// there when all is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_refused: Option<String>,
 }
 
 /// One app.
@@ -391,6 +395,15 @@ pub struct LiveReport {
     /// It died and is not started again: `watch.restart` is off.
     #[serde(default)]
     pub given_up: bool,
+    /// Starts since it last was up for long, each after a death that came soon; with the one under way or waited for.
+    #[serde(default)]
+    pub restarts: u32,
+    /// Since when its process is up; `None` while it is down.
+    #[serde(default)]
+    pub up_since: Option<Stamp>,
+    /// While it waits to be started again: how long that wait is in all, in milliseconds.
+    #[serde(default)]
+    pub restart_wait_ms: Option<u64>,
 }
 
 /// One of a color's instances.

@@ -57,7 +57,8 @@ pub async fn status(settings: &Settings) -> Result<Status, Refusal> {
     for app in settings.apps.values() {
         apps.push(report::app(&snapshot(settings, app, store.as_ref()).await?));
     }
-    let daemon = DaemonReport { running: false, version: None, pid: None, started_at: None };
+    let daemon =
+        DaemonReport { running: false, version: None, pid: None, started_at: None, config_refused: None };
     Ok(Status { schema: 1, daemon, apps })
 }
 

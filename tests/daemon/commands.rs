@@ -59,7 +59,8 @@ fn status_is_as_in_the_contract(stage: &Stage, first: &str, second: &str) {
     let app = &whole["apps"][0];
     expect(app, "name state live idle deploy hold remote last rollback why");
     expect(&app["why"], "code text hint again_at");
-    let live = "color port socket release commit subject author pid healthy since instances given_up";
+    let live = "color port socket release commit subject author pid healthy since instances given_up \
+                restarts up_since restart_wait_ms";
     expect(&app["live"], live);
     expect(&app["idle"], "color port socket release commit pid state instances backup");
     expect(&app["remote"], "branch head checked_at error");

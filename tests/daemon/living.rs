@@ -210,8 +210,13 @@ fn l4_a_bad_configuration_keeps_the_old_one_in_force() {
         fs::read_to_string(stage.path("daemon.log")).unwrap().contains("biuld")
     });
     assert_eq!(stage.served(), "one");
+    let refused = "the configuration on disk is not in force: `bgd check`";
+    let said = stage.done(&["status"]);
+    assert!(said.starts_with(refused), "{said}");
     put_back();
     stage.done(&["reload"]);
+    let said = stage.done(&["status"]);
+    assert!(!said.contains("not in force"), "{said}");
     stage.configure("keep = 3\n");
     stage.done(&["reload"]);
     stage.push_live("two");

@@ -154,7 +154,7 @@ fn h1_one_of_three_that_is_killed_is_started_again_while_the_others_serve() {
         });
         assert_eq!((pids(&status["live"])[0], pids(&status["live"])[2]), (before[0], before[2]));
         let said = stage.bgd(&["status"]).stdout;
-        assert!(said.contains("2 of 3 instances serve"), "{said}");
+        assert!(said.contains("2 of 3 instances are healthy"), "{said}");
         let lost = load.counts().lost.len();
         load.sees("one");
         load.sees("one");

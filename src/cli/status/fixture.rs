@@ -49,6 +49,7 @@ pub fn status(apps: Vec<AppReport>) -> Status {
         version: Some("0.1.0".to_owned()),
         pid: Some(4242),
         started_at: Some(before(9000)),
+        config_refused: None,
     };
     Status { schema: 1, daemon, apps }
 }
@@ -93,6 +94,9 @@ pub fn live() -> AppReport {
                 healthy: Some(true),
             }],
             given_up: false,
+            restarts: 0,
+            up_since: Some(before(720)),
+            restart_wait_ms: None,
             since: before(720),
         }),
         idle: Some(IdleReport {

@@ -23,15 +23,29 @@ pub fn way_back(app: &AppReport) -> String {
         Some(idle) if idle.backup => ", and takes what the new one refuses",
         _ => "",
     };
+    let same = match same_commit(app) {
+        true => format!(", but is the same commit; further back: {}", further_back(app)),
+        false => String::new(),
+    };
     match (&app.rollback.to, app.rollback.possible) {
         (Some(to), true) if app.rollback.warm => {
-            format!("{}, still running{net}: `bgd flip {name}` is instant", to.short())
+            format!("{}, still running{net}: `bgd flip {name}` is instant{same}", to.short())
         }
-        (Some(to), true) => format!("{}, not running: `bgd flip {name}` starts it first", to.short()),
+        (Some(to), true) => format!("{}, not running: `bgd flip {name}` starts it first{same}", to.short()),
         (None, true) => format!("`bgd flip {name}`"),
         (_, false) if app.live.is_none() => "none: nothing is live".to_owned(),
         (_, false) => "none: no good release was live before".to_owned(),
     }
+}
+
+/// Whether a flip would bring nothing but another build of what is live.
+fn same_commit(app: &AppReport) -> bool {
+    app.rollback.to.is_some() && app.rollback.to.as_ref() == app.live.as_ref().map(|live| &live.commit)
+}
+
+fn further_back(app: &AppReport) -> String {
+    let name = &app.name;
+    format!("`bgd history {name}`, then `bgd deploy {name} --rev SHA`")
 }
 
 /// What happens without anybody's doing, and else what to do.
@@ -71,6 +85,7 @@ fn mend(app: &AppReport, live: &LiveReport) -> String {
         return format!("instance {down} is started again by itself; `bgd logs {name}` tells why it died");
     }
     let back = match &app.rollback.to {
+        Some(_) if same_commit(app) => format!("; the way back is the same commit: {}", further_back(app)),
         Some(to) => format!("; `bgd flip {name}` goes back to {}", to.short()),
         None => String::new(),
     };
@@ -242,9 +257,29 @@ mod tests {
         let one = |pid| InstanceReport { port: Some(9501), socket: None, pid, healthy: pid.map(|_| true) };
         app.live.as_mut().unwrap().instances = vec![one(Some(1)), one(None), one(Some(3))];
         let seen = text(app);
-        assert!(seen.starts_with("shop  live, on 2 of 3 instances; degraded\n"), "{seen}");
+        assert!(seen.starts_with("shop  live, 1 of 3 instances is down; degraded\n"), "{seen}");
         let next = "  next      instance 2 is started again by itself; `bgd logs shop` tells why it died";
         assert!(seen.ends_with(next), "{seen}");
+    }
+
+    #[test]
+    fn a_way_back_to_the_same_commit_is_no_cure() {
+        let mut app = AppReport { state: AppState::Degraded, ..fixture::live() };
+        app.live.as_mut().unwrap().healthy = Some(false);
+        app.rollback.to = Some(fixture::commit("a1"));
+        let further = "`bgd history shop`, then `bgd deploy shop --rev SHA`";
+        let seen = text(app.clone());
+        let back =
+            "  way back  a1a1a1a, not running: `bgd flip shop` starts it first, but is the same commit";
+        assert!(seen.contains(&format!("{back}; further back: {further}\n")), "{seen}");
+        let next = "  next      `bgd logs shop` may tell what is wrong; the way back is the same commit";
+        assert!(seen.ends_with(&format!("{next}: {further}")), "{seen}");
+        app.rollback.warm = true;
+        let seen = text(app);
+        assert!(
+            seen.contains("`bgd flip shop` is instant, but is the same commit; further back: "),
+            "{seen}"
+        );
     }
 
     #[test]

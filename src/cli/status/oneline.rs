@@ -23,6 +23,7 @@ pub fn line(app: &AppReport, look: Look) -> String {
             subject.unwrap_or_default(),
             live.color
         ));
+        parts.extend((live.restarts > 0).then(|| format!("restart {} in a row", live.restarts)));
     }
     if let Some(deploy) = &app.deploy {
         let commit = phrase::short(deploy.commit.as_ref());
@@ -56,6 +57,9 @@ mod tests {
             "shop: live, healthy | a1a1a1a \"Fix the cart total\" on blue since 2026-11-21 07:39:12Z \
              | last deploy #7 of c3c3c3c failed"
         );
+        let mut app = fixture::live();
+        app.live.iter_mut().for_each(|live| live.restarts = 4);
+        assert!(line(&app, Look::PLAIN).ends_with("Z | restart 4 in a row"));
         assert_eq!(line(&fixture::empty(), Look::PLAIN), "shop: nothing deployed yet");
     }
 }

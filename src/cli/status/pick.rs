@@ -26,6 +26,9 @@ const KEYS: &[&str] = &[
     "live.healthy",
     "live.instances",
     "live.given_up",
+    "live.restarts",
+    "live.up_since",
+    "live.restart_wait_ms",
     "live.since",
     "idle",
     "idle.color",
@@ -88,8 +91,15 @@ const KEYS: &[&str] = &[
 ];
 
 /// The keys of the daemon.
-const DAEMON_KEYS: &[&str] =
-    &["schema", "daemon", "daemon.running", "daemon.version", "daemon.pid", "daemon.started_at"];
+const DAEMON_KEYS: &[&str] = &[
+    "schema",
+    "daemon",
+    "daemon.running",
+    "daemon.version",
+    "daemon.pid",
+    "daemon.started_at",
+    "daemon.config_refused",
+];
 
 /// Refuses a key that no status has; done before the daemon is asked.
 pub fn check(key: &str) -> Result<(), Problem> {

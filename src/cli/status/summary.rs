@@ -24,21 +24,29 @@ const UNSUPERVISED: &str = "nothing until the daemon runs again: `systemctl star
 
 /// All apps, a block each.
 pub fn render(status: &Status, now: Time, look: Look) -> String {
+    let mut blocks: Vec<_> = config_refused(status, look).into_iter().collect();
     if status.apps.is_empty() {
-        return "no apps are configured".to_owned();
+        blocks.push("no apps are configured".to_owned());
     }
-    let blocks: Vec<_> =
-        status.apps.iter().map(|app| block(app, (now, status.daemon.running), look)).collect();
+    blocks.extend(status.apps.iter().map(|app| block(app, (now, status.daemon.running), look)));
     blocks.join("\n\n")
+}
+
+/// The daemon goes on with what it last read well, however long ago that was.
+fn config_refused(status: &Status, look: Look) -> Option<String> {
+    let hint = match one_line(status.daemon.config_refused.as_deref()?) {
+        command if command.starts_with("bgd ") => format!("`{command}`"),
+        words => words,
+    };
+    Some(look.paint(Tone::Bad, &format!("the configuration on disk is not in force: {hint}")))
 }
 
 /// The state of an app in a few words, as the headline and `--oneline` say it.
 pub fn headline(app: &AppReport) -> String {
     if let (AppState::Degraded, Some(live)) = (app.state, &app.live)
-        && let (serve @ 1.., number @ 2..) = serving(live)
-        && serve < number
+        && let Some(count) = Count::of(live).filter(|count| count.well > 0 && count.well < count.all)
     {
-        return format!("live, on {serve} of {number} instances; degraded");
+        return format!("live, {}; degraded", count.in_words());
     }
     let health = match app.live.as_ref().map(|live| live.healthy) {
         None => "nothing is live",
@@ -104,23 +112,91 @@ fn live(app: &AppReport, now: Time) -> Vec<String> {
     let Some(live) = &app.live else { return vec!["nothing".to_owned()] };
     let by = live.author.as_deref().map(|author| format!("by {}, ", one_line(author)));
     let place = format!("live for {} on {} ({})", phrase::age(live.since, now), live.color, processes(live));
-    vec![caption(live), by.unwrap_or_default() + &place]
+    let mut lines = vec![caption(live), by.unwrap_or_default() + &place];
+    lines.extend(restarts(live, app.name.as_str(), now));
+    lines
 }
 
-/// How many of how many instances are known to serve.
-fn serving(live: &LiveReport) -> (usize, usize) {
-    let serves = |one: &&InstanceReport| one.pid.is_some() && one.healthy == Some(true);
-    (live.instances.iter().filter(serves).count(), live.instances.len())
+/// `started again 4 times in a row, last 9 s ago: `bgd events shop``, of one that dies soon after each start.
+fn restarts(live: &LiveReport, name: &str, now: Time) -> Option<String> {
+    let seen = match (live.restarts, live.up_since, live.restart_wait_ms) {
+        (0, ..) => return None,
+        (1, Some(up), _) => format!("started again {}", phrase::ago(up, now)),
+        (restarts, Some(up), _) => {
+            format!("started again {restarts} times in a row, last {}", phrase::ago(up, now))
+        }
+        (restarts, None, Some(0)) => format!("restart {restarts} in a row comes at once"),
+        (restarts, None, Some(wait)) => {
+            let wait = phrase::whole(Duration::from_millis(wait));
+            format!("restart {restarts} in a row comes within {wait}")
+        }
+        (restarts, None, None) => format!("restart {restarts} in a row is under way"),
+    };
+    Some(format!("{seen}: `bgd events {name}`"))
+}
+
+/// Several instances, counted. One that hangs has a process and gets requests all the same.
+struct Count {
+    well: usize,
+    all: usize,
+    /// The numbers of those without a process, from 1.
+    down: Vec<usize>,
+    /// Of those whose health check fails.
+    failing: Vec<usize>,
+    /// Of those that were not asked yet.
+    fresh: Vec<usize>,
+}
+
+impl Count {
+    /// `None` of a single one.
+    fn of(live: &LiveReport) -> Option<Self> {
+        let numbers = |which: fn(&InstanceReport) -> bool| {
+            let found = live.instances.iter().zip(1..).filter(|(one, _)| which(one));
+            found.map(|(_, number)| number).collect::<Vec<usize>>()
+        };
+        let down = numbers(|one| one.pid.is_none());
+        let failing = numbers(|one| one.pid.is_some() && one.healthy == Some(false));
+        let fresh = numbers(|one| one.pid.is_some() && one.healthy.is_none());
+        let all = live.instances.len();
+        let well = all - down.len() - failing.len() - fresh.len();
+        (all > 1).then_some(Self { well, all, down, failing, fresh })
+    }
+
+    /// `2 of 3 instances are healthy`, or `1 of 3 instances is down`.
+    fn in_words(&self) -> String {
+        let are = |count| if count == 1 { "is" } else { "are" };
+        let (all, down) = (self.all, self.down.len());
+        if self.well + down == all && down > 0 {
+            return format!("{down} of {all} instances {} down", are(down));
+        }
+        format!("{} of {all} instances {} healthy", self.well, are(self.well))
+    }
+
+    /// `instance 2 is down, instances 1, 3 fail their health check`; empty when all are well.
+    fn named(&self) -> String {
+        let groups = [
+            (&self.down, "is down", "are down"),
+            (&self.failing, "fails its health check", "fail their health check"),
+            (&self.fresh, "is not checked yet", "are not checked yet"),
+        ];
+        let name = |(numbers, one, more): &(&Vec<usize>, &str, &str)| match numbers.as_slice() {
+            [number] => format!("instance {number} {one}"),
+            numbers => {
+                let list = numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+                format!("instances {list} {more}")
+            }
+        };
+        groups.iter().filter(|group| !group.0.is_empty()).map(name).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// `port 9501, pid 4300`, or of several `3 instances from port 9501 on`.
 fn processes(live: &LiveReport) -> String {
-    let (serve, number) = serving(live);
-    match (number, live.pid) {
-        (0 | 1, Some(pid)) => format!("{}, pid {pid}", live.place()),
-        (0 | 1, None) => format!("{}, no process right now", live.place()),
-        _ if serve == number => live.place(),
-        _ => format!("{serve} of {number} instances serve, from {} on", live.first_place()),
+    match (Count::of(live), live.pid) {
+        (None, Some(pid)) => format!("{}, pid {pid}", live.place()),
+        (None, None) => format!("{}, no process right now", live.place()),
+        (Some(count), _) if count.well == count.all => live.place(),
+        (Some(count), _) => format!("{}; {}", live.place(), count.named()),
     }
 }
 
@@ -325,6 +401,68 @@ shop  nothing deployed yet
   way back  none: nothing is live
   next      the first commit seen on main is deployed"
         );
+    }
+
+    #[test]
+    fn a_live_release_that_keeps_dying_says_so_beside_its_good_health() {
+        let say = |restarts, up_since, restart_wait_ms| {
+            let mut app = fixture::live();
+            if let Some(live) = &mut app.live {
+                (live.restarts, live.up_since, live.restart_wait_ms) = (restarts, up_since, restart_wait_ms);
+            }
+            text(app).lines().nth(3).unwrap().trim().to_owned()
+        };
+        let up = Some(fixture::before(9));
+        assert_eq!(say(4, up, None), "started again 4 times in a row, last 9 s ago: `bgd events shop`");
+        assert_eq!(say(1, up, None), "started again 9 s ago: `bgd events shop`");
+        assert_eq!(say(4, None, Some(4_000)), "restart 4 in a row comes within 4 s: `bgd events shop`");
+        assert_eq!(say(1, None, Some(0)), "restart 1 in a row comes at once: `bgd events shop`");
+        assert_eq!(say(4, None, None), "restart 4 in a row is under way: `bgd events shop`");
+        assert!(say(0, up, None).starts_with("remote "));
+    }
+
+    #[test]
+    fn of_several_instances_those_that_are_down_or_unwell_are_counted_and_named() {
+        let one = |pid, healthy| InstanceReport { port: Some(9501), socket: None, pid, healthy };
+        let (well, hung) = (one(Some(1), Some(true)), one(Some(2), Some(false)));
+        let (fresh, down) = (one(Some(3), None), one(None, None));
+        for (instances, head, named) in [
+            ([&well, &well, &well], "live, healthy; degraded", ""),
+            (
+                [&well, &hung, &well],
+                "live, 2 of 3 instances are healthy; degraded",
+                "; instance 2 fails its health check",
+            ),
+            ([&well, &well, &down], "live, 1 of 3 instances is down; degraded", "; instance 3 is down"),
+            ([&down, &well, &down], "live, 2 of 3 instances are down; degraded", "; instances 1, 3 are down"),
+            (
+                [&well, &fresh, &down],
+                "live, 1 of 3 instances is healthy; degraded",
+                "; instance 3 is down, instance 2 is not checked yet",
+            ),
+            (
+                [&hung, &down, &hung],
+                "live, not healthy; degraded",
+                "; instance 2 is down, instances 1, 3 fail their health check",
+            ),
+        ] {
+            let mut app = AppReport { state: AppState::Degraded, ..fixture::live() };
+            let live = app.live.as_mut().unwrap();
+            live.healthy = Some(instances[2].healthy != Some(false));
+            live.instances = instances.map(Clone::clone).to_vec();
+            let seen = text(app);
+            assert!(seen.starts_with(&format!("shop  {head}\n")), "{seen}");
+            assert!(seen.contains(&format!("on blue (3 instances from port 9501 on{named})\n")), "{seen}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_was_refused_is_told_of_before_the_apps() {
+        let mut status = fixture::status(vec![fixture::live()]);
+        status.daemon.config_refused = Some("bgd check".to_owned());
+        let text = render(&status, fixture::NOW, Look::PLAIN);
+        let head = "the configuration on disk is not in force: `bgd check`\n\nshop  live, healthy\n";
+        assert!(text.starts_with(head), "{text}");
     }
 
     #[test]
