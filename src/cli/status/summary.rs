@@ -11,6 +11,7 @@ use crate::{
         terminal::{Look, Tone, one_line},
     },
     rules::{
+        backoff,
         time::Time,
         words::{AppState, HoldEnd, IdleState, Outcome, Phase},
     },
@@ -121,6 +122,8 @@ fn live(app: &AppReport, now: Time) -> Vec<String> {
 fn restarts(live: &LiveReport, name: &str, now: Time) -> Option<String> {
     let seen = match (live.restarts, live.up_since, live.restart_wait_ms) {
         (0, ..) => return None,
+        // The count stays until the next death.
+        (_, Some(up), _) if now.since(up.0) >= backoff::STEADY => return None,
         (1, Some(up), _) => format!("started again {}", phrase::ago(up, now)),
         (restarts, Some(up), _) => {
             format!("started again {restarts} times in a row, last {}", phrase::ago(up, now))
@@ -419,6 +422,7 @@ shop  nothing deployed yet
         assert_eq!(say(1, None, Some(0)), "restart 1 in a row comes at once: `bgd events shop`");
         assert_eq!(say(4, None, None), "restart 4 in a row is under way: `bgd events shop`");
         assert!(say(0, up, None).starts_with("remote "));
+        assert!(say(4, Some(fixture::before(3600)), None).starts_with("remote "), "over for long");
     }
 
     #[test]
