@@ -85,17 +85,22 @@ fn php_whose_script_is_missing_is_told_what_php_fpm_says() {
     assert!(error.contains("Primary script unknown"), "{status:#}");
 }
 
-/// Workers of php-fpm do not notice that their master is gone, and hold the socket.
+/// Workers of php-fpm do not notice that their master is gone, and hold the socket: they end first.
 #[test]
-fn workers_whose_master_was_killed_serve_on_and_end_with_the_next_deploy() {
+fn h1_php_fpm_whose_master_was_killed_is_started_again_whole() {
     let keys = "stop = { signal = \"QUIT\", grace = \"3s\" }\nhealth.script = \"public/index.php\"\n";
     let Some(server) = php_fpm(keys) else { return };
     let Some(stage) = server.set(Plan::of(Kind::Nginx)) else { return };
     stage.push_live("one");
-    let master = stage.until_at_rest()["live"]["pid"].as_u64().expect("a pid");
-    let load = stage.load();
-    load.sees("one");
+    let before = stage.until_at_rest()["live"].clone();
+    let master = before["pid"].as_u64().expect("a pid");
     send(u32::try_from(master).expect("a pid"), Signal::SIGKILL);
+    let status = stage.until("another master is there and well", |status| {
+        let live = &status["live"];
+        !live["up_since"].is_null() && live["up_since"] != before["up_since"] && live["healthy"] == true
+    });
+    app_server::assert_only_the_live_one_runs(&stage, &status);
+    let load = stage.load();
     load.sees("one");
     stage.push_live("two");
     load.sees("two");
