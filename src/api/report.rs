@@ -127,6 +127,12 @@ pub fn live_report(snapshot: &Snapshot, live: &Live) -> LiveReport {
     let several = snapshot.number_on(live.color) > 1;
     let instances = instances(snapshot, live.color, |_| up || several);
     let address = snapshot.settings.address_at(live.color, 0);
+    let (restarts, up_since, wait) = match live.instance {
+        Instance::Up { since, attempt } => (attempt, Some(Stamp(since)), None),
+        Instance::Starting { attempt, .. } => (attempt, None, None),
+        Instance::Waiting { attempt, .. } => (attempt, None, Some(backoff::restart_delay(attempt))),
+        Instance::Dead => (0, None, None),
+    };
     LiveReport {
         color: live.color,
         port: address.port(),
@@ -140,24 +146,9 @@ pub fn live_report(snapshot: &Snapshot, live: &Live) -> LiveReport {
         since: Stamp(live.since),
         instances,
         given_up: live.instance == Instance::Dead,
-        restarts: restarts(&live.instance),
-        up_since: match live.instance {
-            Instance::Up { since, .. } => Some(Stamp(since)),
-            Instance::Starting { .. } | Instance::Waiting { .. } | Instance::Dead => None,
-        },
-        restart_wait_ms: match live.instance {
-            Instance::Waiting { attempt, .. } => Some(millis(backoff::restart_delay(attempt))),
-            Instance::Up { .. } | Instance::Starting { .. } | Instance::Dead => None,
-        },
-    }
-}
-
-fn restarts(instance: &Instance) -> u32 {
-    match instance {
-        Instance::Up { attempt, .. }
-        | Instance::Starting { attempt, .. }
-        | Instance::Waiting { attempt, .. } => *attempt,
-        Instance::Dead => 0,
+        restarts,
+        up_since,
+        restart_wait_ms: wait.map(millis),
     }
 }
 

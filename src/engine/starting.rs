@@ -62,17 +62,17 @@ impl Interpreter {
         let recorded = shims.iter().filter(|it| it.role().is_on(color) && *it.release() == release.id);
         let number = recorded.map(Handle::siblings).max();
         let number = number.unwrap_or_else(|| self.number_of(color, &release.id));
-        self.start_number(release, color, number).await
+        self.start_beside(shims, (release, color), number).await
     }
 
-    /// The same with this number.
-    pub(super) async fn start_number(
+    /// The same with this number, and with these shims of the app.
+    pub(super) async fn start_beside(
         &self,
-        release: &Release,
-        color: Color,
+        shims: Vec<Handle>,
+        (release, color): (&Release, Color),
         number: u16,
     ) -> Result<Done, Failure> {
-        let adopted = self.adopt_or_clear(release, color, number).await?;
+        let adopted = self.adopt_or_clear(shims, (release, color), number).await?;
         let missing: Vec<Slot> = slots(color, number).filter(|slot| !adopted.contains(slot)).collect();
         for slot in &missing {
             self.prove_free(*slot)?;
@@ -138,14 +138,14 @@ impl Interpreter {
     /// that was told to end is waited for, so that what is started finds its port free.
     async fn adopt_or_clear(
         &self,
-        release: &Release,
-        color: Color,
+        shims: Vec<Handle>,
+        (release, color): (&Release, Color),
         number: u16,
     ) -> Result<BTreeSet<Slot>, Failure> {
         let phase = Phase::Starting;
         let mut adopted = BTreeSet::new();
         let mut others = Vec::new();
-        for handle in self.find_shims(phase).await? {
+        for handle in shims {
             let Some(slot) = handle.role().slot().filter(|slot| slot.color == color) else { continue };
             let runs = handle.status().await.map_err(|err| trouble(phase, &err))?.runs();
             let wanted = runs && *handle.release() == release.id && slot.index < number;

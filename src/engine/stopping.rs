@@ -150,7 +150,8 @@ impl Interpreter {
         // As many as the front knows of, which can't be told of more.
         let number = self.number_of(color, out);
         self.end_instances(color, |running| running == out).await?;
-        self.start_number(release, color, number).await?;
+        let shims = self.find_shims(Phase::Starting).await?;
+        self.start_beside(shims, (release, color), number).await?;
         self.probe(release, color).await
     }
 

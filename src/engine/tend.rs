@@ -205,8 +205,14 @@ async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): 
 /// Ends what a main process left when it ended, where the shim that would do it was killed.
 async fn end_unseen(handle: &Handle) {
     let left = handle.status().await.is_ok_and(|it| it.overseer == Overseer::Lost && it.ending);
-    if left && let Err(err) = handle.stop().await {
-        tracing::warn!(app = %handle.app(), release = %handle.release(), err = %chain(&err), "what was left of an instance was not ended");
+    if left {
+        end_rest(handle).await;
+    }
+}
+
+async fn end_rest(handle: &Handle) {
+    if let Err(err) = handle.stop().await {
+        tracing::warn!(app = %handle.app(), role = %handle.role(), release = %handle.release(), err = %chain(&err), "what was left of an instance was not ended");
     }
 }
 
@@ -221,9 +227,7 @@ async fn end_if_deserted(interpreter: &Interpreter, slot: Slot) {
     }
     let (app, color) = (&interpreter.settings().name, slot.color);
     tracing::error!(%app, %color, release = %handle.release(), "nothing of the instance listens any more: what is left of it is ended");
-    if let Err(err) = handle.stop().await {
-        tracing::warn!(%app, %color, err = %chain(&err), "what was left of an instance was not ended");
-    }
+    end_rest(&handle).await;
 }
 
 /// What is known of one instance's health.

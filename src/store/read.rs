@@ -52,7 +52,7 @@ impl Store {
     /// When they can't be read.
     pub fn history(&self, app: Option<&AppName>, limit: u32) -> Result<Vec<DeployRecord>, StoreError> {
         let query = format!(
-            "SELECT {DEPLOY_COLUMNS} FROM deploy WHERE (?1 IS NULL OR app = ?1) 
+            "SELECT {DEPLOY_COLUMNS} FROM deploy WHERE (?1 IS NULL OR app = ?1)
              ORDER BY CASE WHEN ?1 IS NULL THEN started END DESC, id DESC LIMIT ?2"
         );
         self.deploys(&query, params![app.map(AppName::as_str), limit])
