@@ -30,6 +30,8 @@ mod haproxy;
 mod limits;
 #[path = "daemon/living.rs"]
 mod living;
+#[path = "daemon/memory.rs"]
+mod memory;
 #[path = "daemon/meter.rs"]
 mod meter;
 #[path = "daemon/refused.rs"]

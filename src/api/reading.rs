@@ -38,7 +38,11 @@ pub(super) async fn status(desk: &Desk, app: Option<&AppName>) -> Result<Answer,
     if tokio::time::timeout(FIRST_LOOK, looked).await.is_err() {
         tracing::debug!("status shows the record: not all apps were looked at yet");
     }
-    let apps = apps.iter().map(|member| report::app(&member.snapshot())).collect();
+    let measured = move || apps.iter().map(|member| report::app(&member.measured())).collect();
+    let apps = match tokio::task::spawn_blocking(measured).await {
+        Ok(apps) => apps,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    };
     Ok(Answer::Status(Status { schema: 1, daemon: desk.daemon.borrow().clone(), apps }))
 }
 

@@ -133,6 +133,7 @@ pub fn live_report(snapshot: &Snapshot, live: &Live) -> LiveReport {
         Instance::Waiting { attempt, .. } => (attempt, None, Some(backoff::restart_delay(attempt))),
         Instance::Dead => (0, None, None),
     };
+    let (memory_bytes, cpu_percent) = sums(&instances);
     LiveReport {
         color: live.color,
         port: address.port(),
@@ -149,6 +150,8 @@ pub fn live_report(snapshot: &Snapshot, live: &Live) -> LiveReport {
         restarts,
         up_since,
         restart_wait_ms: wait.map(millis),
+        memory_bytes,
+        cpu_percent,
     }
 }
 
@@ -162,9 +165,18 @@ fn instances(snapshot: &Snapshot, color: Color, shown: impl Fn(&Seen) -> bool) -
             socket: address.socket().map(Path::to_owned),
             pid: seen.and_then(|seen| u32::try_from(seen.pid?).ok()),
             healthy: seen.and_then(|seen| seen.healthy),
+            memory_bytes: seen.and_then(|seen| Some(seen.measured?.memory_bytes)),
+            cpu_percent: seen.and_then(|seen| Some(seen.measured?.cpu_percent)),
         }
     };
     (0..snapshot.number_on(color)).map(one).collect()
+}
+
+/// Memory and processor of all that were measured; `None` where none was.
+fn sums(instances: &[InstanceReport]) -> (Option<u64>, Option<f64>) {
+    let memory = instances.iter().filter_map(|one| one.memory_bytes).reduce(|sum, one| sum + one);
+    let cpu = instances.iter().filter_map(|one| one.cpu_percent).reduce(|sum, one| sum + one);
+    (memory, cpu.map(|cpu| (10.0 * cpu).round() / 10.0))
 }
 
 /// A release that was found without its record has neither.
@@ -188,6 +200,7 @@ fn idle(snapshot: &Snapshot) -> IdleReport {
     };
     let instances = instances(snapshot, color, |_| release.is_some());
     let address = snapshot.settings.address_at(color, 0);
+    let (memory_bytes, cpu_percent) = sums(&instances);
     IdleReport {
         color,
         port: address.port(),
@@ -198,6 +211,8 @@ fn idle(snapshot: &Snapshot) -> IdleReport {
         state,
         instances,
         backup: app.backup == Backup::Told,
+        memory_bytes,
+        cpu_percent,
     }
 }
 

@@ -264,7 +264,7 @@ pub enum Answer {
 }
 
 /// What a flip did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FlipReport {
     /// Whether it cancelled a deploy before the traffic moved; else traffic moved.
     pub cancelled: bool,
@@ -306,7 +306,7 @@ pub struct ExecPlan {
 }
 
 /// `bgd status --json`, exactly as in the contract. All keys are always there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// 1.
     pub schema: u32,
@@ -334,7 +334,7 @@ pub struct DaemonReport {
 }
 
 /// One app.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AppReport {
     /// Its name.
     pub name: AppName,
@@ -366,7 +366,7 @@ pub struct AppReport {
 }
 
 /// What receives the traffic.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LiveReport {
     /// Its color.
     pub color: Color,
@@ -404,10 +404,16 @@ pub struct LiveReport {
     /// While it waits to be started again: how long that wait is in all, in milliseconds.
     #[serde(default)]
     pub restart_wait_ms: Option<u64>,
+    /// Resident memory of all its instances, in bytes.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
+    /// Processor time of all its instances in percent of one core.
+    #[serde(default)]
+    pub cpu_percent: Option<f64>,
 }
 
 /// One of a color's instances.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct InstanceReport {
     /// Its port; `None` when it listens on a socket.
     pub port: Option<u16>,
@@ -418,6 +424,12 @@ pub struct InstanceReport {
     pub pid: Option<u32>,
     /// The last health check; `None` before the first, and while it is not asked.
     pub healthy: Option<bool>,
+    /// Resident memory of its processes, in bytes; `None` while it does not run, and without the daemon.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
+    /// Processor time in percent of one core since the last look, or since its start.
+    #[serde(default)]
+    pub cpu_percent: Option<f64>,
 }
 
 impl LiveReport {
@@ -437,7 +449,7 @@ impl LiveReport {
 }
 
 /// The color that receives no traffic.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IdleReport {
     /// Its color.
     pub color: Color,
@@ -460,6 +472,12 @@ pub struct IdleReport {
     /// It stands behind the watched release, and takes what that one refuses to take (`watch.backup`).
     #[serde(default)]
     pub backup: bool,
+    /// Resident memory of all its instances, in bytes.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
+    /// Processor time of all its instances in percent of one core.
+    #[serde(default)]
+    pub cpu_percent: Option<f64>,
 }
 
 /// The deploy under way.

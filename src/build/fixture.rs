@@ -14,8 +14,8 @@ use crate::{
     build::{Context, Places},
     config::{
         settings::{
-            AppSettings, Auth, Canary, FrontSettings, Health, Hooks, Inconclusive, Listen, Ports, Probe,
-            Protocol, Start, Stop, StopHow, Watch,
+            AppSettings, Auth, Canary, FrontSettings, Health, Hooks, Inconclusive, Listen, MemoryCheck,
+            Ports, Probe, Protocol, Start, Stop, StopHow, Watch,
         },
         template::Values,
     },
@@ -96,6 +96,7 @@ fn app() -> AppSettings {
         cache: Vec::new(),
         build_timeout: second,
         fast_forward_only: false,
+        memory_check: MemoryCheck::Warn,
         auth: Auth::default(),
         verify: None,
         rewrites: Vec::new(),

@@ -80,7 +80,7 @@ async fn snapshot(
                 // Whether it is well is not asked; the record tells of the color.
                 let live = state.live().filter(|live| live.color == slot.color);
                 let healthy = live.and_then(|live| live.healthy);
-                instances.insert(slot, Seen { pid: handle.main_pid(), healthy });
+                instances.insert(slot, Seen { pid: handle.main_pid(), healthy, measured: None });
                 given.insert(slot.color, handle.siblings());
             }
         }

@@ -92,6 +92,7 @@ table! {
         cache = "cache": Vec<Written<String>>,
         build_timeout = "build_timeout": Duration,
         fast_forward_only = "fast_forward_only": bool,
+        memory_check = "memory_check": String,
         auth = "auth": RawAuth,
         verify = "verify": RawVerify,
         rewrite = "rewrite": Vec<Written<RawRewrite>>,

@@ -112,6 +112,8 @@ pub struct AppSettings {
     pub build_timeout: Duration,
     /// Refuse a force-pushed branch.
     pub fast_forward_only: bool,
+    /// What follows when a second copy of the app is likely to need more memory than is free.
+    pub memory_check: MemoryCheck,
     /// Credentials of the remote.
     pub auth: Auth,
     /// Deploy signed commits only.
@@ -385,6 +387,16 @@ pub struct Watch {
     pub traffic: traffic::TrafficLimits,
     /// What follows when there was too little traffic to tell.
     pub inconclusive: Inconclusive,
+}
+
+/// What follows when a second copy of the app is likely to need more memory than is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MemoryCheck {
+    /// It is said, and the new release is started.
+    #[default]
+    Warn,
+    /// The deploy fails before its start.
+    Refuse,
 }
 
 /// What follows when there was too little traffic to tell.

@@ -228,6 +228,22 @@ impl Member {
         self.seen.borrow().clone()
     }
 
+    /// What it is like now, with what each instance uses. Reads /proc: for a blocking thread.
+    pub fn measured(&self) -> Snapshot {
+        let mut snapshot = self.snapshot();
+        match self.interpreter.instances().measure() {
+            Ok(measured) => {
+                for (slot, seen) in &mut snapshot.instances {
+                    seen.measured = measured.get(slot).copied();
+                }
+            }
+            Err(err) => {
+                tracing::warn!(app = %self.settings.name, %err, "memory and processor can't be measured");
+            }
+        }
+        snapshot
+    }
+
     /// To wait for a change.
     pub fn watch(&self) -> watch::Receiver<Snapshot> {
         self.seen.clone()

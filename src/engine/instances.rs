@@ -2,13 +2,21 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use crate::{
-    process::{Handle, Slot},
+    process::{
+        Handle, Slot,
+        usage::{self, Usage},
+    },
     rules::ids::{Color, ReleaseId},
 };
+
+/// The least time over which processor use is measured: shorter ones show chance.
+const CPU_WINDOW: Duration = Duration::from_secs(1);
 
 /// Handles by color and number.
 #[derive(Debug, Default)]
@@ -26,15 +34,35 @@ struct Running {
     handle: Handle,
     proven: bool,
     healthy: Option<bool>,
+    sample: Option<CpuSample>,
+}
+
+/// Processor time at one look, and what was shown then.
+#[derive(Debug, Clone, Copy)]
+struct CpuSample {
+    at: Instant,
+    cpu: Duration,
+    percent: f64,
+}
+
+/// What one instance uses of the host.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// Resident memory of its processes, in bytes.
+    pub memory_bytes: u64,
+    /// Processor time in percent of one core, since the look before; at the first look since its start.
+    pub cpu_percent: f64,
 }
 
 /// What is shown of one that runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Seen {
     /// Its main process; of one that went into the background the oldest that it left there.
     pub pid: Option<i32>,
     /// The last health check; `None` before the first.
     pub healthy: Option<bool>,
+    /// What it uses; `None` until somebody asks.
+    pub measured: Option<Measured>,
 }
 
 impl Instances {
@@ -81,7 +109,7 @@ impl Instances {
         let given = (handle.release().clone(), handle.siblings());
         known.given.insert(slot.color, given);
         if known.running.get(&slot).is_none_or(|running| running.handle.id() != handle.id()) {
-            known.running.insert(slot, Running { handle, proven: false, healthy: None });
+            known.running.insert(slot, Running { handle, proven: false, healthy: None, sample: None });
         }
     }
 
@@ -117,8 +145,29 @@ impl Instances {
     /// What is shown of those that run.
     pub fn seen(&self) -> BTreeMap<Slot, Seen> {
         let known = self.lock();
-        let seen = |running: &Running| Seen { pid: running.handle.main_pid(), healthy: running.healthy };
+        let seen = |running: &Running| Seen {
+            pid: running.handle.main_pid(),
+            healthy: running.healthy,
+            measured: None,
+        };
         known.running.iter().map(|(slot, running)| (*slot, seen(running))).collect()
+    }
+
+    /// What each one uses; those of which nothing is left are not in it. Reads /proc: for a blocking thread.
+    ///
+    /// # Errors
+    /// When /proc can't be read.
+    pub fn measure(&self) -> io::Result<BTreeMap<Slot, Measured>> {
+        let running = self.all();
+        let shims: Vec<i32> = running.iter().map(|(_, handle)| handle.shim_pid()).collect();
+        let used = usage::below(&shims)?;
+        let mut known = self.lock();
+        let measured = running.iter().filter_map(|(slot, handle)| {
+            let used = used.get(&handle.shim_pid())?;
+            let running = known.with_shim(*slot, handle.id())?;
+            Some((*slot, running.measured(*used, Instant::now())))
+        });
+        Ok(measured.collect())
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -133,5 +182,24 @@ impl Known {
 
     fn with_shim(&mut self, slot: Slot, shim: &str) -> Option<&mut Running> {
         self.running.get_mut(&slot).filter(|running| running.handle.id() == shim)
+    }
+}
+
+impl Running {
+    fn measured(&mut self, used: Usage, now: Instant) -> Measured {
+        let percent =
+            |cpu: Duration, over: Duration| 100.0 * cpu.as_secs_f64() / over.as_secs_f64().max(0.001);
+        let sample = match self.sample {
+            Some(last) if now.duration_since(last.at) < CPU_WINDOW => last,
+            // Processes that ended in between take their time with them.
+            Some(last) => CpuSample {
+                percent: percent(used.cpu.saturating_sub(last.cpu), now.duration_since(last.at)),
+                at: now,
+                cpu: used.cpu,
+            },
+            None => CpuSample { percent: percent(used.cpu, self.handle.age()), at: now, cpu: used.cpu },
+        };
+        self.sample = Some(sample);
+        Measured { memory_bytes: used.memory_bytes, cpu_percent: (10.0 * sample.percent).round() / 10.0 }
     }
 }

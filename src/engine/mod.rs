@@ -11,6 +11,7 @@ pub mod fleet;
 mod front;
 mod instances;
 mod interpreter;
+mod memory;
 mod meter;
 mod observe;
 mod poller;

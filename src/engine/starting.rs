@@ -77,6 +77,9 @@ impl Interpreter {
         for slot in &missing {
             self.prove_free(*slot)?;
         }
+        if !missing.is_empty() && !self.was_live(release) {
+            self.prove_memory(color, number).await?;
+        }
         for slot in &missing {
             let started = self.start_one(release, *slot, number).await;
             started.map_err(|failure| of_one(*slot, number, failure))?;

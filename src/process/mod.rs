@@ -7,7 +7,7 @@
 //! the shim      shim/: run (loop) · child (exec) · log (write, rotate) · ending (stop, kill) · socket
 //!               limits (a scope of its own)
 //! both          spec (what to run) · wire (what they say) · record (the state file)
-//! the kernel    identity · tree · ports · sockets
+//! the kernel    identity · tree · ports · sockets · usage
 //! ```
 //!
 //! Nothing here decides: whether to start, stop or restart is the engine's.
@@ -26,6 +26,7 @@ mod sockets;
 mod spec;
 mod status;
 mod tree;
+pub mod usage;
 pub mod wire;
 
 pub use handle::Handle;

@@ -369,7 +369,32 @@ for = "{watch}"
 
     /// With more in its environment.
     pub fn start_daemon_with(&mut self, env: &[(&str, &Path)]) -> u32 {
-        let pid = self.spawn_daemon_with(env);
+        let mut daemon = self.command(&["daemon"]);
+        daemon.envs(env.iter().copied());
+        self.start_daemon_as(daemon)
+    }
+
+    /// With `text` in place of a file of /proc, in a mount namespace of its own; `None` where that is not permitted.
+    pub fn start_daemon_with_proc(&mut self, file: &str, text: &str) -> Option<u32> {
+        let fake = self.path("proc");
+        fs::write(&fake, text).expect("a file");
+        let script = format!("mount --bind {} {file} && exec \"$0\" \"$@\"", fake.display());
+        let unshare = |daemon: &Command| {
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", &script]).arg(daemon.get_program()).args(daemon.get_args());
+            command.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            command
+        };
+        let tried = unshare(&Command::new("true")).output();
+        if !tried.is_ok_and(|tried| tried.status.success()) {
+            eprintln!("skipped: a mount namespace of its own is not permitted here");
+            return None;
+        }
+        Some(self.start_daemon_as(unshare(&self.command(&["daemon"]))))
+    }
+
+    fn start_daemon_as(&mut self, daemon: Command) -> u32 {
+        let pid = self.spawn(daemon);
         self.eventually("the daemon answers", |stage| {
             stage.bgd(&["status", "--json"]).stdout.contains("\"running\": true")
         });
@@ -383,14 +408,12 @@ for = "{watch}"
     }
 
     pub fn spawn_daemon(&mut self) -> u32 {
-        self.spawn_daemon_with(&[])
+        self.spawn(self.command(&["daemon"]))
     }
 
-    fn spawn_daemon_with(&mut self, env: &[(&str, &Path)]) -> u32 {
+    fn spawn(&mut self, mut daemon: Command) -> u32 {
         let log = fs::File::options().create(true).append(true).open(self.path("daemon.log")).expect("a log");
-        let child = self
-            .command(&["daemon"])
-            .envs(env.iter().copied())
+        let child = daemon
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("share the log"))
             .stderr(log)

@@ -254,7 +254,12 @@ mod tests {
         app.live.as_mut().unwrap().healthy = Some(false);
         let next = "  next      `bgd logs shop` may tell what is wrong; `bgd flip shop` goes back to b2b2b2b";
         assert!(text(app.clone()).ends_with(next), "{}", text(app.clone()));
-        let one = |pid| InstanceReport { port: Some(9501), socket: None, pid, healthy: pid.map(|_| true) };
+        let one = |pid| InstanceReport {
+            port: Some(9501),
+            pid,
+            healthy: pid.map(|_| true),
+            ..InstanceReport::default()
+        };
         app.live.as_mut().unwrap().instances = vec![one(Some(1)), one(None), one(Some(3))];
         let seen = text(app);
         assert!(seen.starts_with("shop  live, 1 of 3 instances is down; degraded\n"), "{seen}");

@@ -113,9 +113,16 @@ fn live(app: &AppReport, now: Time) -> Vec<String> {
     let Some(live) = &app.live else { return vec!["nothing".to_owned()] };
     let by = live.author.as_deref().map(|author| format!("by {}, ", one_line(author)));
     let place = format!("live for {} on {} ({})", phrase::age(live.since, now), live.color, processes(live));
+    let place = place + &usage(live).unwrap_or_default();
     let mut lines = vec![caption(live), by.unwrap_or_default() + &place];
     lines.extend(restarts(live, app.name.as_str(), now));
     lines
+}
+
+/// `, 30 MiB, 2.5% of a core`; nothing without the daemon, which measures it.
+fn usage(live: &LiveReport) -> Option<String> {
+    let (memory, cpu) = (live.memory_bytes?, live.cpu_percent?);
+    Some(format!(", {} MiB, {cpu}% of a core", memory >> 20))
 }
 
 /// `started again 4 times in a row, last 9 s ago: `bgd events shop``, of one that dies soon after each start.
@@ -321,7 +328,7 @@ mod tests {
             "\
 shop  live, healthy
   live      a1a1a1a  Fix the cart total
-            by Ann, live for 12 min on blue (port 9501, pid 4300)
+            by Ann, live for 12 min on blue (port 9501, pid 4300), 29 MiB, 2.5% of a core
   remote    main at a1a1a1a, seen 4 s ago
   last      #6 of a1a1a1a was deployed 12 min ago
             fetch 41 ms, switch 63 ms
@@ -337,7 +344,7 @@ shop  live, healthy
             "\
 shop  live, healthy; deploy under way
   live      a1a1a1a  Fix the cart total
-            by Ann, live for 12 min on blue (port 9501, pid 4300)
+            by Ann, live for 12 min on blue (port 9501, pid 4300), 29 MiB, 2.5% of a core
   deploy    #7 of c3c3c3c to green: building, for 12 s
   remote    main at c3c3c3c, seen 4 s ago
   last      #6 of a1a1a1a was deployed 12 min ago
@@ -354,7 +361,7 @@ shop  live, healthy; deploy under way
             "\
 shop  live, healthy
   live      a1a1a1a  Fix the cart total
-            by Ann, live for 12 min on blue (port 9501, pid 4300)
+            by Ann, live for 12 min on blue (port 9501, pid 4300), 29 MiB, 2.5% of a core
   remote    main at c3c3c3c, seen 4 s ago
   last      #7 of c3c3c3c FAILED at its health check, 2 min ago
             GET http://127.0.0.1:9502/up answered 500
@@ -427,7 +434,8 @@ shop  nothing deployed yet
 
     #[test]
     fn of_several_instances_those_that_are_down_or_unwell_are_counted_and_named() {
-        let one = |pid, healthy| InstanceReport { port: Some(9501), socket: None, pid, healthy };
+        let one =
+            |pid, healthy| InstanceReport { port: Some(9501), pid, healthy, ..InstanceReport::default() };
         let (well, hung) = (one(Some(1), Some(true)), one(Some(2), Some(false)));
         let (fresh, down) = (one(Some(3), None), one(None, None));
         for (instances, head, named) in [
@@ -456,7 +464,7 @@ shop  nothing deployed yet
             live.instances = instances.map(Clone::clone).to_vec();
             let seen = text(app);
             assert!(seen.starts_with(&format!("shop  {head}\n")), "{seen}");
-            assert!(seen.contains(&format!("on blue (3 instances from port 9501 on{named})\n")), "{seen}");
+            assert!(seen.contains(&format!("on blue (3 instances from port 9501 on{named}),")), "{seen}");
         }
     }
 

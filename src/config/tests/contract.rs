@@ -34,6 +34,7 @@ shared   = ["storage", ".env"]
 cache    = ["vendor"]
 build_timeout = "15m"
 fast_forward_only = false
+memory_check = "warn"
 
 [app.shop.auth]
 ssh_key     = "/etc/bgd/shop_deploy_key"

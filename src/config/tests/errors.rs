@@ -150,6 +150,7 @@ const WRONG: &[Wrong] = &[
         "overlaps \"a\" of app.shop.shared[0] (bgd.toml:4)",
     ),
     ("cache = \"vendor\"", "4 app.shop.cache", "expected a list, found a text"),
+    ("memory_check = \"stop\"", "4 app.shop.memory_check", "is not a memory check: \"stop\""),
     ("fast_forward_only = \"yes\"", "4 app.shop.fast_forward_only", "expected true or false"),
     ("auth.ssh_key = \"/k\"", "4 app.shop.auth.ssh_key", "is for ssh, but the remote is https"),
     ("auth.known_hosts = \"/k\"", "4 app.shop.auth.known_hosts", "is for ssh"),

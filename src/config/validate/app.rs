@@ -9,7 +9,9 @@ use crate::config::{
     problem::Place,
     raw::{Commands, RawApp, RawAuth, RawEnv, RawHooks, RawRewrite, RawStart, RawStop, RawWatch},
     read::{Given, Written},
-    settings::{AppSettings, FrontSettings, Hooks, Listen, Protocol, Rewrite, Start, Stop, StopHow},
+    settings::{
+        AppSettings, FrontSettings, Hooks, Listen, MemoryCheck, Protocol, Rewrite, Start, Stop, StopHow,
+    },
 };
 use crate::{privilege::NewPrivileges, rules::ids::AppName};
 
@@ -66,6 +68,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         cache: cache.into_iter().map(|path| path.value).collect(),
         build_timeout: judge.positive(&raw.build_timeout, defaults::BUILD_TIMEOUT),
         fast_forward_only: Judge::or(raw.fast_forward_only, defaults::FAST_FORWARD_ONLY),
+        memory_check: judge.memory_check(&raw.memory_check),
         auth,
         verify,
         rewrites,
@@ -91,6 +94,19 @@ fn new_privileges(given: Given<bool>) -> NewPrivileges {
 }
 
 impl Judge<'_> {
+    fn memory_check(&mut self, given: &Given<String>) -> MemoryCheck {
+        match given.value().map(|written| (written.value.as_str(), &written.at)) {
+            None => MemoryCheck::default(),
+            Some(("warn", _)) => MemoryCheck::Warn,
+            Some(("refuse", _)) => MemoryCheck::Refuse,
+            Some((other, at)) => {
+                let hint = "\"warn\": the deploy goes on; \"refuse\": it fails before its start";
+                self.notes.error(at, format!("is not a memory check: {other:?}"), hint);
+                MemoryCheck::default()
+            }
+        }
+    }
+
     fn build(&mut self, given: &Given<Commands>) -> Vec<String> {
         let all = given.value().map_or(&[][..], |written| &written.value.0);
         for command in all {
