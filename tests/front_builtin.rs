@@ -4,6 +4,8 @@
 mod canary;
 #[path = "front_builtin/figures.rs"]
 mod figures;
+#[path = "front_builtin/http.rs"]
+mod http;
 #[path = "front_builtin/support.rs"]
 mod support;
 #[path = "front_builtin/unix.rs"]

@@ -5,18 +5,25 @@
 //! - `X-Forwarded-Proto` and `-Host` are kept when the peer is on loopback (a TLS terminator on this
 //!   host); from anyone else they are replaced, since they could be forged.
 //! - `Host` stays as the client sent it. `Expect` is answered by us, when the backend wants the body.
+//! - Bodies are framed anew, so `chunked` is the only transfer coding that passes.
 
 use std::net::IpAddr;
 
 use hyper::{
-    HeaderMap, Method, Uri, Version,
+    HeaderMap, Method, StatusCode, Uri, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, Entry, HOST, HeaderName, HeaderValue, TE,
-        TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, Entry, FORWARDED, HOST, HeaderName, HeaderValue,
+        TE, TRANSFER_ENCODING, UPGRADE,
     },
-    http::{request, response, uri::PathAndQuery},
+    http::{
+        request, response,
+        uri::{Authority, PathAndQuery},
+    },
 };
 
+/// Fields with this beginning say what a proxy before us knows about the client.
+const FORWARDED_BY_PROXY: &str = "x-forwarded-";
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -48,19 +55,45 @@ impl Client {
 /// Whether the client asks to leave HTTP/1.1 for a protocol that we pass through. `h2c` is not one: requests
 /// inside it would escape the flip.
 pub(super) fn wants_upgrade(parts: &request::Parts) -> bool {
-    let is_h2c = |value: &HeaderValue| tokens(value).any(|token| token.eq_ignore_ascii_case("h2c"));
+    let is_h2c = |value: &HeaderValue| tokens(value).any(|token| token.eq_ignore_ascii_case(b"h2c"));
     parts.version == Version::HTTP_11
-        && has_token(&parts.headers, &CONNECTION, "upgrade")
+        && has_token(&parts.headers, &CONNECTION, b"upgrade")
         && parts.headers.get(UPGRADE).is_some_and(|value| !is_h2c(value))
 }
 
-/// Turns a client's head into the one for the backend; an error is the reason for a 400.
-pub(super) fn request(parts: &mut request::Parts, client: &Client) -> Result<(), &'static str> {
+/// Why a request is not passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    pub(super) reason: &'static str,
+}
+
+impl Refusal {
+    const fn bad(reason: &'static str) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, reason }
+    }
+}
+
+/// Turns a client's head into the one for the backend.
+pub(super) fn request(parts: &mut request::Parts, client: &Client) -> Result<(), Refusal> {
     let upgrade = wants_upgrade(parts).then(|| parts.headers.get(UPGRADE).cloned()).flatten();
-    let trailers = has_token(&parts.headers, &TE, "trailers");
+    let trailers = has_token(&parts.headers, &TE, b"trailers");
+    let coding = Coding::of(&parts.headers);
+    match coding {
+        Coding::None | Coding::Chunked => {}
+        Coding::Twice => return Err(Refusal::bad("the body is chunked more than once\n")),
+        Coding::Other => {
+            let reason = "chunked is the only transfer coding that is possible here\n";
+            return Err(Refusal { status: StatusCode::NOT_IMPLEMENTED, reason });
+        }
+    }
     host(parts)?;
     strip(&mut parts.headers);
     let headers = &mut parts.headers;
+    if coding == Coding::Chunked {
+        // Without it hyper sends no body of unknown length with GET and HEAD.
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     headers.remove(EXPECT);
     headers.remove(HTTP2_SETTINGS);
     if headers.contains_key(TE) {
@@ -92,6 +125,38 @@ pub(super) fn response(parts: &mut response::Parts) {
     parts.version = Version::HTTP_11;
 }
 
+/// How the body of a message is coded for this hop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    None,
+    Chunked,
+    /// `chunked` more than once.
+    Twice,
+    /// Something else, perhaps below `chunked`.
+    Other,
+}
+
+impl Coding {
+    fn of(headers: &HeaderMap) -> Self {
+        if !headers.contains_key(TRANSFER_ENCODING) {
+            return Self::None;
+        }
+        let mut count = 0;
+        for token in headers.get_all(TRANSFER_ENCODING).iter().flat_map(tokens) {
+            if !token.eq_ignore_ascii_case(b"chunked") {
+                return Self::Other;
+            }
+            count += 1;
+        }
+        if count == 1 { Self::Chunked } else { Self::Twice }
+    }
+}
+
+/// Whether the body of the answer can be framed anew without a loss.
+pub(super) fn is_framed_plainly(answer: &response::Parts) -> bool {
+    matches!(Coding::of(&answer.headers), Coding::None | Coding::Chunked)
+}
+
 /// Whether the answer is a stream of events, which lasts as long as the client wants.
 pub(super) fn is_events(parts: &response::Parts) -> bool {
     let kind = parts.headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().get(..EVENTS.len()));
@@ -99,28 +164,44 @@ pub(super) fn is_events(parts: &response::Parts) -> bool {
 }
 
 /// Exactly one Host, and a target in origin form, whatever form the client used.
-fn host(parts: &mut request::Parts) -> Result<(), &'static str> {
+fn host(parts: &mut request::Parts) -> Result<(), Refusal> {
+    const BAD_HOST: Refusal = Refusal::bad("the Host header is not a host\n");
     if let Some(authority) = parts.uri.authority() {
+        if parts.uri.scheme().is_none() {
+            return Err(Refusal::bad("the target of the request is not a path\n"));
+        }
         let name = authority.as_str();
         let name = name.rsplit_once('@').map_or(name, |(_, host)| host);
-        let value = HeaderValue::from_str(name).map_err(|_| "bad host in the request line\n")?;
+        let value = HeaderValue::from_str(name).map_err(|_| BAD_HOST)?;
         parts.headers.insert(HOST, value);
         let path = parts.uri.path_and_query().cloned();
         let options = parts.method == Method::OPTIONS && parts.uri.path().is_empty();
         let fallback = PathAndQuery::from_static(if options { "*" } else { "/" });
         parts.uri = Uri::from(path.filter(|path| !path.as_str().is_empty()).unwrap_or(fallback));
-        return Ok(());
     }
     let mut hosts = parts.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (Some(_), None) => Ok(()),
-        (Some(_), Some(_)) => Err("more than one Host header\n"),
-        (None, _) if parts.version == Version::HTTP_11 => Err("no Host header\n"),
+        (Some(host), None) if is_host(host) => Ok(()),
+        (Some(_), None) => Err(BAD_HOST),
+        (Some(_), Some(_)) => Err(Refusal::bad("more than one Host header\n")),
+        (None, _) if parts.version == Version::HTTP_11 => Err(Refusal::bad("no Host header\n")),
         (None, _) => {
             parts.headers.insert(HOST, HeaderValue::from_static("localhost"));
             Ok(())
         }
     }
+}
+
+/// Whether a value is a host with or without a port, or empty, which a client may send. A comma, which a name could
+/// have, is more likely two values in one.
+fn is_host(value: &HeaderValue) -> bool {
+    let Ok(text) = value.to_str() else { return false };
+    let is_port = |rest: &str| {
+        rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.bytes().all(|c| c.is_ascii_digit()))
+    };
+    text.is_empty()
+        || !text.contains(['@', ','])
+            && text.parse::<Authority>().is_ok_and(|it| text.strip_prefix(it.host()).is_some_and(is_port))
 }
 
 /// Removes the fields that concern one hop only. Framing is hyper's: with `Transfer-Encoding` goes a
@@ -131,11 +212,11 @@ fn strip(headers: &mut HeaderMap) {
             .get_all(CONNECTION)
             .iter()
             .flat_map(tokens)
-            .filter(|token| !token.eq_ignore_ascii_case("keep-alive") && !token.eq_ignore_ascii_case("close"))
-            .filter_map(|token| token.parse().ok())
-            .filter(|name| {
-                *name != HOST && *name != CONTENT_LENGTH && *name != TRANSFER_ENCODING && *name != TE
+            .filter(|token| {
+                !token.eq_ignore_ascii_case(b"keep-alive") && !token.eq_ignore_ascii_case(b"close")
             })
+            .filter_map(|token| HeaderName::from_bytes(token).ok())
+            .filter(|name| !is_kept_from_clients(name))
             .collect();
         for name in named {
             headers.remove(name);
@@ -148,6 +229,13 @@ fn strip(headers: &mut HeaderMap) {
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
     headers.remove(UPGRADE);
+}
+
+/// Whether `Connection` must not remove the field: framing, and what a proxy before us said about the client, which
+/// the client could take back otherwise. `TE` is treated apart.
+fn is_kept_from_clients(name: &HeaderName) -> bool {
+    [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, TE, FORWARDED, REAL_IP].contains(name)
+        || name.as_str().starts_with(FORWARDED_BY_PROXY)
 }
 
 fn forwarded(headers: &mut HeaderMap, client: &Client) {
@@ -179,14 +267,16 @@ fn say(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue, client: &C
     }
 }
 
-fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &[u8]) -> bool {
     headers.get_all(name).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(wanted))
 }
 
 /// The comma-separated parts of a value, without parameters.
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    let parts = value.to_str().unwrap_or_default().split(',');
-    parts.map(|part| part.split(';').next().unwrap_or_default().trim()).filter(|part| !part.is_empty())
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    let parts = value.as_bytes().split(|byte| *byte == b',');
+    parts
+        .map(|part| part.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii())
+        .filter(|part| !part.is_empty())
 }
 
 #[cfg(test)]
@@ -233,6 +323,7 @@ mod tests {
                 "cookie: a=b",
                 "host: shop.example",
                 "te: trailers",
+                "transfer-encoding: chunked",
                 "x-forwarded-for: 192.0.2.7",
                 "x-forwarded-host: shop.example",
                 "x-forwarded-proto: http",
@@ -256,6 +347,80 @@ mod tests {
             assert_eq!(head.headers[FORWARDED_PROTO], proto);
             assert_eq!(head.headers[FORWARDED_HOST], host);
         }
+    }
+
+    #[test]
+    fn connection_takes_nothing_off_that_a_proxy_said_about_the_client() {
+        let said = [
+            ("x-forwarded-for", "203.0.113.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "443"),
+            ("forwarded", "for=203.0.113.1"),
+            ("x-real-ip", "203.0.113.1"),
+        ];
+        let mut head =
+            parts("/", &[&said[..], &[("host", "a"), ("x-mine", "1"), ("cookie", "a=b")]].concat());
+        // Each line is read, also one with bytes that are not ASCII.
+        for line in [
+            &b"X-Forwarded-For, x-forwarded-proto, X-FORWARDED-PORT, forwarded, x-real-ip, host"[..],
+            b"\xff, x-mine, content-length, transfer-encoding",
+        ] {
+            head.headers.append(CONNECTION, HeaderValue::from_bytes(line).unwrap());
+        }
+        request(&mut head, &client(true)).unwrap();
+        assert_eq!(
+            names(&head.headers),
+            [
+                "cookie: a=b",
+                "forwarded: for=203.0.113.1",
+                "host: a",
+                "x-forwarded-for: 203.0.113.1, 192.0.2.7",
+                "x-forwarded-host: a",
+                "x-forwarded-port: 443",
+                "x-forwarded-proto: https",
+                "x-real-ip: 203.0.113.1",
+            ]
+        );
+    }
+
+    #[test]
+    fn chunked_is_the_only_transfer_coding() {
+        let of = |lines: &[&str]| {
+            let lines: Vec<_> = lines.iter().map(|line| ("transfer-encoding", *line)).collect();
+            let mut head = parts("/", &[&lines[..], &[("host", "a")]].concat());
+            let done = request(&mut head, &client(false)).map_err(|refusal| refusal.status.as_u16());
+            done.map(|()| head.headers.get(TRANSFER_ENCODING).cloned())
+        };
+        assert_eq!(of(&[]), Ok(None));
+        assert_eq!(of(&["Chunked"]), Ok(Some(HeaderValue::from_static("chunked"))));
+        assert_eq!(of(&["gzip, chunked"]), Err(501));
+        assert_eq!(of(&["gzip", "chunked"]), Err(501));
+        assert_eq!(of(&["identity"]), Err(501));
+        assert_eq!(of(&["chunked, chunked"]), Err(400));
+        assert_eq!(of(&["chunked", "chunked"]), Err(400));
+        let answer = |line: &str| {
+            let builder = hyper::Response::builder().header(TRANSFER_ENCODING, line);
+            is_framed_plainly(&builder.body(()).unwrap().into_parts().0)
+        };
+        assert!(
+            answer("chunked") && !answer("gzip, chunked") && !answer("gzip") && !answer("chunked, chunked")
+        );
+    }
+
+    #[test]
+    fn a_host_that_is_not_one_and_a_target_without_a_path_are_refused() {
+        let with = |host: &str| request(&mut parts("/", &[("host", host)]), &client(false)).is_ok();
+        for host in ["", "a", "a.example:80", "a_b.example.", "a:", "127.0.0.1:80", "[::1]", "[::1]:80"] {
+            assert!(with(host), "{host:?}");
+        }
+        for host in
+            ["a b", "a/evil", "a, b", "a,b", "u@a", "a:b", "a:80:80", "a?b", "a#b", "a\\b", "<a>", "[::1"]
+        {
+            assert!(!with(host), "{host:?}");
+        }
+        let mut bare = parts("echo", &[("host", "a")]);
+        assert_eq!(bare.uri.authority().map(Authority::as_str), Some("echo"));
+        assert!(request(&mut bare, &client(false)).is_err());
     }
 
     #[test]

@@ -14,9 +14,9 @@
 use std::{io, sync::Arc, time::Duration};
 
 use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode,
+    HeaderMap, Method, Request, Response, StatusCode, Version,
     body::{Body, Incoming},
-    header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SET_COOKIE, USER_AGENT},
+    header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SET_COOKIE, USER_AGENT},
     http::request::Parts,
 };
 use tokio::time::{Instant, sleep};
@@ -42,6 +42,9 @@ const KEPT_IF_REPEATABLE: Duration = Duration::from_secs(1);
 /// ... and any other one only if it was used within this time and is seen to be open.
 const KEPT_IF_ONCE: Duration = Duration::from_millis(250);
 
+/// What a client may use in the place of CONNECT.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// A client's connection, as its requests see it.
 pub(super) struct Session {
     pub(super) worker: Arc<Worker>,
@@ -62,19 +65,35 @@ struct Attempts {
 
 impl Session {
     /// Answers one request; whatever goes wrong is an answer too.
-    pub(super) async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Reply> {
+    pub(super) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Reply> {
         self.slot.set(super::sockets::Doing::Answering);
+        let is_old = request.version() == Version::HTTP_10;
+        let is_head = request.method() == Method::HEAD;
+        let mut answer = self.reply(request).await;
+        // To an old client such a body ends with its connection.
+        let endless = is_old && !is_head && answer.body().size_hint().exact().is_none();
+        if (endless || self.worker.is_leaving()) && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if is_old && answer.headers().contains_key(CONNECTION) {
+            // Or hyper adds that it keeps the connection.
+            *answer.version_mut() = Version::HTTP_10;
+        }
+        answer
+    }
+
+    async fn reply(&self, mut request: Request<Incoming>) -> Response<Reply> {
         let upgrade = request.extensions_mut().remove();
         let (mut parts, body) = request.into_parts();
         if parts.method == Method::CONNECT {
-            return self.own(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not possible here\n");
+            return self.no_connect();
         }
         let attempts = Attempts::new(self.worker.switch.wish(&parts.headers, &self.client), &parts.headers);
         let tunnel = headers::wants_upgrade(&parts);
-        if let Err(reason) = headers::request(&mut parts, &self.client) {
-            return self.own(StatusCode::BAD_REQUEST, reason);
+        if let Err(refusal) = headers::request(&mut parts, &self.client) {
+            return self.refuse(refusal.status, refusal.reason);
         }
-        let mut answer = match upgrade {
+        match upgrade {
             Some(client) if tunnel => {
                 self.upgrade(Request::from_parts(parts, Upload::new(body)), client, attempts).await
             }
@@ -82,11 +101,7 @@ impl Session {
                 self.repeatable(parts, attempts).await
             }
             _ => self.once(Request::from_parts(parts, Upload::new(body)), attempts).await,
-        };
-        if self.worker.is_leaving() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        answer
     }
 
     /// A request that may be sent twice: no body, and idempotent.
@@ -262,11 +277,14 @@ impl Session {
         attempts: &Attempts,
     ) -> Response<Reply> {
         let (mut parts, body) = answer.into_parts();
-        lease.answered(parts.status.as_u16());
-        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        if let Some(text) = unfit(&parts) {
+            let target = &lease.target().identity;
+            let place = target.address.named();
+            self.worker.journal.warn(format_args!("{} on {place}: {}", target.color, text.trim_end()));
             lease.failed();
-            return self.own(StatusCode::BAD_GATEWAY, "the app changed the protocol unasked\n");
+            return self.bad_gateway(&lease, text);
         }
+        lease.answered(parts.status.as_u16());
         if headers::is_events(&parts) {
             lease.ended();
         }
@@ -293,7 +311,7 @@ impl Session {
         let place = target.address.named();
         self.worker.journal.warn(format_args!("no answer from {} on {place}: {cause}", target.color));
         lease.failed();
-        self.bad_gateway(lease, "the app closed the connection without an answer\n")
+        self.bad_gateway(lease, reason(cause))
     }
 
     fn bad_gateway(&self, lease: &Lease, text: &'static str) -> Response<Reply> {
@@ -301,11 +319,44 @@ impl Session {
         self.own(StatusCode::BAD_GATEWAY, text)
     }
 
+    fn no_connect(&self) -> Response<Reply> {
+        let mut answer = self.own(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not possible here\n");
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static(METHODS));
+        answer
+    }
+
+    /// An answer after which the connection can't serve on: what follows on it may not be a request.
+    fn refuse(&self, status: StatusCode, text: &'static str) -> Response<Reply> {
+        let mut answer = self.own(status, text);
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        answer
+    }
+
     fn own(&self, status: StatusCode, text: &'static str) -> Response<Reply> {
         let mut answer = Response::new(Reply::text(text, Arc::clone(&self.slot)));
         *answer.status_mut() = status;
         answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         answer
+    }
+}
+
+/// Why an answer can't be passed on; `None` when it can.
+fn unfit(answer: &hyper::http::response::Parts) -> Option<&'static str> {
+    if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Some("the app changed the protocol unasked\n");
+    }
+    let coded = !headers::is_framed_plainly(answer);
+    coded.then_some("the app's answer has a transfer coding other than chunked\n")
+}
+
+/// What the client is told when the app's answer was not one.
+fn reason(cause: &hyper::Error) -> &'static str {
+    if cause.is_parse_too_large() {
+        "the head of the app's answer has more than 64 KiB or 100 fields\n"
+    } else if cause.is_parse() {
+        "the app's answer is not HTTP/1.1\n"
+    } else {
+        "the app closed the connection without an answer\n"
     }
 }
 
