@@ -116,6 +116,9 @@ pub fn run(file: &Path, settings: Settings) -> Result<(), DaemonError> {
         .map_err(|source| DaemonError::System { what: "sealing inherited descriptors", source })?;
     make_directories(&settings.daemon)?;
     let lock = lock::after_a_flip(&settings.daemon.state_dir)?;
+    if let Err(err) = privilege::raise_descriptor_limit() {
+        tracing::warn!(%err, "the limit of open files stays as it is");
+    }
     share_one_heap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

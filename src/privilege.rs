@@ -15,18 +15,21 @@
 //! | signals | all at their defaults, none blocked |
 //! | umask | 022 |
 //! | OOM score | bgd's, but never less than 0: bgd may be protected, an app is not; a build at least 500 |
-//! | priority, resource limits | bgd's; a build is nicer |
+//! | priority | bgd's; a build is nicer |
+//! | resource limits | those that bgd was started with ([`raise_descriptor_limit`]) |
 
 use std::{
     ffi::CString,
     fs::File,
     io::{self, Read, Write},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use nix::{
     errno::Errno,
     sys::{
         prctl,
+        resource::{Resource, getrlimit, setrlimit},
         stat::{Mode, umask},
     },
     unistd::{Gid, Uid, User, geteuid, getgrouplist, getresuid, setgroups, setresgid, setresuid},
@@ -41,6 +44,9 @@ const JOIN_SESSION: i32 = 1;
 
 /// More capabilities than any kernel has; the loop ends at the first unknown one.
 const CAPABILITIES: libc::c_ulong = 64;
+
+/// The limit of open files that this process was started with, once it has raised it; 0 before.
+static STARTED_WITH: AtomicU64 = AtomicU64::new(0);
 
 /// The kernel's range is -1000 to 1000.
 const SCORE_BYTES: usize = 8;
@@ -113,6 +119,7 @@ impl Rights {
     /// When the kernel refuses a step; the command must not be run then.
     pub fn prepare_child(&self) -> io::Result<()> {
         seal_descriptors()?;
+        restore_descriptor_limit()?;
         shed_daemon()?;
         Ok(self.take_on()?)
     }
@@ -188,6 +195,32 @@ pub fn seal_descriptors() -> io::Result<()> {
         }
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Raises the limit of open files as far as this process may; what it starts gets the former limit back by
+/// [`restore_descriptor_limit`], because programs that use `select` break above 1,024.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn raise_descriptor_limit() -> nix::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    STARTED_WITH.store(soft, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Gives a child the limit of open files that bgd itself was started with. One that is lower than what the child
+/// has open harms nothing.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn restore_descriptor_limit() -> io::Result<()> {
+    let soft = STARTED_WITH.load(Ordering::Relaxed);
+    if soft > 0 {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+    }
+    Ok(())
 }
 
 /// Whoever holds root's session keyring may use its keys. Where there are none (no such call, or one that is

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     config::settings::{AppSettings, Auth, Verify},
+    privilege,
     rules::ids::CommitId,
 };
 
@@ -275,6 +276,8 @@ impl Worker {
         // A HOME of its own: libgit2 finds there the known hosts it is meant to see, and no settings.
         command.env("HOME", self.source.mirror.join(HOME));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
+        // SAFETY: between fork and exec; system calls only.
+        unsafe { command.pre_exec(privilege::restore_descriptor_limit) };
         let mut child =
             command.spawn().map_err(|err| Cause::new(format!("{}: {err}", self.exe.display())))?;
         let pipes = child.stdin.take().zip(child.stdout.take());

@@ -27,7 +27,7 @@ use super::{
     status::ShimError,
     wire::{Fault, MAX_REPLY, Order, Stage, Started},
 };
-use crate::{rules::ids::AppName, unix_sockets::LONGEST_PATH};
+use crate::{privilege, rules::ids::AppName, unix_sockets::LONGEST_PATH};
 
 /// From the order to the exec: milliseconds normally; a name service or a full machine may take its time.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -201,6 +201,8 @@ impl Shims {
             command
         };
         let no_scope = |why: String| StartError::Limits { role: role(), why };
+        // SAFETY: between fork and exec; system calls only.
+        unsafe { command.pre_exec(privilege::restore_descriptor_limit) };
         let mut child = command
             .args(["shim", order.spec.app.as_str(), &role().to_string(), &order.id])
             .stdin(Stdio::piped())

@@ -9,6 +9,7 @@ use nix::{
 
 use super::finding::Finding;
 use crate::{
+    cli::offline,
     config::settings::{AppSettings, FrontSettings, Settings},
     process::Limiter,
     unix_sockets::LONGEST_PATH,
@@ -28,6 +29,11 @@ const QUEUE: &str = "/proc/sys/net/unix/max_dgram_qlen";
 /// A busy host lets some hundredths of a second pass, at a thousand requests a second, before bgd reads on.
 const SHORTEST_QUEUE: u64 = 64;
 
+/// What the daemon has open without apps, and connections to its control socket.
+const FILES: usize = 64;
+/// What it has open for an app whose deploy is under way (measured: 14 at rest, 16 while 91 apps deploy at once).
+const FILES_OF_AN_APP: usize = 16;
+
 struct Limit {
     fail: u64,
     warn: u64,
@@ -42,8 +48,35 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
         socket(&dirs.runtime_dir.join("bgd.sock")),
     ];
     found.extend(disk(&dirs.state_dir));
+    found.extend(open_files(settings));
     found.push(shell());
     found
+}
+
+/// Whether all apps can be deployed at once. The daemon raises its limit as far as it may.
+fn open_files(settings: &Settings) -> Option<Finding> {
+    let daemon = offline::daemon_alive(settings).map(|daemon| daemon.pid);
+    let limits = std::fs::read_to_string(match daemon {
+        Some(pid) => format!("/proc/{pid}/limits"),
+        None => "/proc/self/limits".to_owned(),
+    });
+    judge_files(hard_limit(&limits.ok()?)?, settings.apps.len())
+}
+
+fn hard_limit(limits: &str) -> Option<usize> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn judge_files(limit: usize, apps: usize) -> Option<Finding> {
+    let needed = FILES + apps.saturating_mul(FILES_OF_AN_APP);
+    (limit < needed).then(|| {
+        let what = format!("open files: the daemon may have {limit}, and {apps} apps need about {needed}");
+        Finding::fail(
+            what,
+            "LimitNOFILE=524288 in the unit (`systemctl edit bgd`), or `ulimit -Hn`; then restart bgd",
+        )
+    })
 }
 
 /// What concerns one app.
@@ -233,6 +266,16 @@ mod tests {
         assert_eq!([level(1 << 20), level(1 << 30), level(3 << 30)], [Level::Fail, Level::Warn, Level::Ok]);
         assert_eq!(size(1_610_612_736), "1.5 GiB");
         assert_eq!(size(10 << 20), "10 MiB");
+    }
+
+    #[test]
+    fn n8_too_few_open_files_for_the_apps_are_said_before_a_deploy_runs_out_of_them() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
+                      Max open files            1024                 4096                 files\n";
+        assert_eq!(hard_limit(limits), Some(4096));
+        assert_eq!(judge_files(1024, 56), None);
+        let found = judge_files(1024, 91).unwrap();
+        assert_eq!(found.level, Level::Fail, "{found:?}");
     }
 
     #[test]

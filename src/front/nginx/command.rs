@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::error::{Fault, NginxError};
+use crate::privilege;
 
 /// Enough for any complaint; the rest is read and dropped.
 const OUTPUT_CAP: usize = 64 * 1024;
@@ -68,14 +69,16 @@ pub(super) async fn run_keeping(argv: &[String], limit: Duration, cap: usize) ->
     let [program, arguments @ ..] = argv else {
         return Err(spawned(std::io::ErrorKind::InvalidInput.into()));
     };
-    let mut child = Command::new(program)
+    let mut started = Command::new(program);
+    started
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(spawned)?;
+        .process_group(0);
+    // SAFETY: between fork and exec; system calls only.
+    unsafe { started.pre_exec(privilege::restore_descriptor_limit) };
+    let mut child = started.spawn().map_err(spawned)?;
     let mut group = Group(child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw));
     let stdout = Capture::start(child.stdout.take(), cap);
     let stderr = Capture::start(child.stderr.take(), cap);
