@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
-    os::unix::net::UnixListener,
+    os::unix::{net::UnixListener, process::ExitStatusExt as _},
     path::PathBuf,
     process::{Command, Output, Stdio},
     sync::{Arc, Mutex},
@@ -274,6 +274,30 @@ fn i6_a_hung_daemon_is_told_from_an_absent_one_within_two_seconds() {
     assert_eq!(ran.code, 4, "{ran:?}");
     assert!(ran.err.contains("hangs"), "{ran:?}");
     assert!((Duration::from_secs(2)..Duration::from_secs(8)).contains(&took), "{took:?}");
+}
+
+#[test]
+fn n2_a_daemon_none_of_whose_threads_runs_is_ended_by_a_flip() {
+    let place = Place::without_daemon();
+    let state = place.dir.path().join("state");
+    fs::create_dir(&state).unwrap();
+    let _never_accepted = UnixListener::bind(place.socket()).unwrap();
+    let script = "exec 9<>state/lock; echo $$ >&9; read never";
+    let mut hung = Command::new("sh");
+    hung.args(["-c", script, "daemon"]).current_dir(place.dir.path()).stdin(Stdio::piped());
+    let mut hung = hung.spawn().unwrap();
+    let begun = Instant::now();
+    while fs::read_to_string(state.join("lock")).unwrap_or_default().trim().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the lock was never taken");
+        thread::yield_now();
+    }
+    let ran = place.run(&["flip"]);
+    hung.kill().unwrap();
+    assert_eq!(hung.wait().unwrap().signal(), Some(9));
+    assert!(
+        ran.err.contains("hangs (none of its threads runs or waits for anything) and is ended"),
+        "{ran:?}"
+    );
 }
 
 #[test]

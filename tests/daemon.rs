@@ -24,6 +24,8 @@ mod commands;
 mod crashes;
 #[path = "daemon/flips.rs"]
 mod flips;
+#[path = "daemon/flooded.rs"]
+mod flooded;
 #[path = "daemon/haproxy.rs"]
 mod haproxy;
 #[path = "daemon/limits.rs"]

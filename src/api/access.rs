@@ -27,38 +27,52 @@ const GROUPS: usize = 65_536;
 /// `/proc/PID/loginuid` of a process that nobody logged in for.
 const NO_LOGIN: u32 = u32::MAX;
 
-/// Who connected.
+/// What the kernel says of who connected. No name yet: looking one up may take a name service's time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Peer {
-    /// By name where the system knows one, else `uid 1000`.
-    pub name: String,
+pub struct Caller {
     /// The user id.
     pub uid: u32,
-    /// Who logged in before becoming root (sudo), where the kernel keeps that.
-    pub login: Option<String>,
     groups: Vec<u32>,
+    pid: Option<i32>,
 }
 
-impl Peer {
+impl Caller {
     /// Asks the kernel; what the client says about itself counts for nothing.
     ///
     /// # Errors
     /// When the kernel can't say.
     pub fn of(stream: &UnixStream) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
-        let uid = credentials.uid();
         let mut groups = supplementary(stream)?;
         groups.push(credentials.gid());
-        let login = credentials.pid().and_then(login_of).filter(|login| *login != uid).map(name_of);
-        Ok(Self { name: name_of(uid), uid, login, groups })
+        Ok(Self { uid: credentials.uid(), groups, pid: credentials.pid() })
     }
 
+    /// With its names.
+    pub fn peer(self) -> Peer {
+        let login = self.pid.and_then(login_of).filter(|login| *login != self.uid).map(name_of);
+        Peer { name: name_of(self.uid), login, caller: self }
+    }
+}
+
+/// Who connected, by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// By name where the system knows one, else `uid 1000`.
+    pub name: String,
+    /// Who logged in before becoming root (sudo), where the kernel keeps that.
+    pub login: Option<String>,
+    /// Whom rights are given to.
+    pub caller: Caller,
+}
+
+impl Peer {
     /// `anna (uid 1000)`.
     pub fn described(&self) -> String {
         if self.name.starts_with("uid ") {
             self.name.clone()
         } else {
-            format!("{} (uid {})", self.name, self.uid)
+            format!("{} (uid {})", self.name, self.caller.uid)
         }
     }
 
@@ -66,7 +80,7 @@ impl Peer {
     pub fn event(&self, kind: &str, text: &str) -> EventRecord {
         let login = self.login.as_deref().map(|login| format!(" (logged in as {login})")).unwrap_or_default();
         let event = EventRecord::new(kind, clock::now(), &format!("{text}{login}"));
-        EventRecord { by: self.name.clone(), uid: Some(self.uid), ..event }
+        EventRecord { by: self.name.clone(), uid: Some(self.caller.uid), ..event }
     }
 }
 
@@ -163,15 +177,34 @@ impl Access {
         if self.circles.is_some() { 0o666 } else { 0o660 }
     }
 
-    /// What a peer may.
-    pub fn right_of(&self, peer: &Peer) -> Right {
+    /// What somebody may.
+    pub fn right_of(&self, caller: &Caller) -> Right {
         match &self.circles {
             None => Right::Act,
-            Some(_) if peer.uid == 0 || peer.uid == self.own => Right::Act,
-            Some(circles) if circles.operators.has(peer) => Right::Act,
-            Some(circles) if circles.readers.has(peer) => Right::Read,
+            Some(_) if self.is_first(caller) => Right::Act,
+            Some(circles) if circles.operators.has(caller) => Right::Act,
+            Some(circles) if circles.readers.has(caller) => Right::Read,
             Some(_) => Right::None,
         }
+    }
+
+    /// Root, and the user that the daemon runs as.
+    pub fn is_first(&self, caller: &Caller) -> bool {
+        caller.uid == 0 || caller.uid == self.own
+    }
+
+    /// What somebody is told who may do nothing.
+    pub fn no_entry(&self, caller: &Caller) -> Refusal {
+        let message = format!("not permitted for uid {}, who may not use bgd here", caller.uid);
+        let hint = format!(
+            "ask root or one of: {}; or add this user to `operators` in [daemon] and restart bgd",
+            self.operators()
+        );
+        refusal(Exit::NotPermitted, message, Some(&hint))
+    }
+
+    fn operators(&self) -> &str {
+        self.circles.as_ref().map_or("", |circles| circles.operators.words.as_str())
     }
 
     /// Lets a request pass, or says who asked, for what, and who may.
@@ -179,18 +212,14 @@ impl Access {
     /// # Errors
     /// The refusal.
     pub fn admit(&self, peer: &Peer, request: &Request) -> Result<(), Refusal> {
-        let right = self.right_of(peer);
-        if right >= needed(request) {
+        if self.right_of(&peer.caller) >= needed(request) {
             return Ok(());
         }
-        let operators = self.circles.as_ref().map_or("", |circles| circles.operators.words.as_str());
-        let may = match right {
-            Right::Read => "may read only (status, history, show, why, events)",
-            Right::None | Right::Act => "may not use bgd here",
-        };
+        let may = "may read only (status, history, show, why, events)";
         let message = format!("{} is not permitted for {}, who {may}", request.verb(), peer.described());
         let hint = format!(
-            "ask root or one of: {operators}; or add {} to `operators` in [daemon] and restart bgd",
+            "ask root or one of: {}; or add {} to `operators` in [daemon] and restart bgd",
+            self.operators(),
             peer.name
         );
         Err(refusal(Exit::NotPermitted, message, Some(&hint)))
@@ -234,8 +263,8 @@ impl Circle {
         Self { users: Vec::new(), groups: vec![gid.as_raw()], words: format!("@{name}") }
     }
 
-    fn has(&self, peer: &Peer) -> bool {
-        self.users.contains(&peer.uid) || self.groups.iter().any(|group| peer.groups.contains(group))
+    fn has(&self, caller: &Caller) -> bool {
+        self.users.contains(&caller.uid) || self.groups.iter().any(|group| caller.groups.contains(group))
     }
 }
 
@@ -265,16 +294,19 @@ fn needed(request: &Request) -> Right {
 /// The one who runs this process, for an act without the daemon.
 pub fn own_peer() -> Peer {
     let uid = nix::unistd::getuid().as_raw();
-    let login = login_of(std::process::id().cast_signed()).filter(|login| *login != uid).map(name_of);
-    Peer { name: name_of(uid), uid, login, groups: Vec::new() }
+    Caller { uid, groups: Vec::new(), pid: Some(std::process::id().cast_signed()) }.peer()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn caller(uid: u32, groups: &[u32]) -> Caller {
+        Caller { uid, groups: groups.to_vec(), pid: None }
+    }
+
     fn peer(uid: u32, groups: &[u32]) -> Peer {
-        Peer { name: format!("uid {uid}"), uid, login: None, groups: groups.to_vec() }
+        Peer { name: format!("uid {uid}"), login: None, caller: caller(uid, groups) }
     }
 
     fn access(operators: &[u32], readers: &[u32]) -> Access {
@@ -287,13 +319,13 @@ mod tests {
     fn root_bgd_and_operators_act_readers_read_and_others_do_nothing() {
         let access = access(&[10], &[20]);
         for (who, right) in [
-            (peer(0, &[]), Right::Act),
-            (peer(500, &[]), Right::Act),
-            (peer(1, &[7, 10]), Right::Act),
-            (peer(1, &[10, 20]), Right::Act),
-            (peer(1, &[20]), Right::Read),
-            (peer(1, &[7]), Right::None),
-            (peer(1, &[]), Right::None),
+            (caller(0, &[]), Right::Act),
+            (caller(500, &[]), Right::Act),
+            (caller(1, &[7, 10]), Right::Act),
+            (caller(1, &[10, 20]), Right::Act),
+            (caller(1, &[20]), Right::Read),
+            (caller(1, &[7]), Right::None),
+            (caller(1, &[]), Right::None),
         ] {
             assert_eq!(access.right_of(&who), right, "{who:?}");
         }
@@ -303,7 +335,7 @@ mod tests {
     #[test]
     fn without_lists_the_mode_of_the_socket_decides() {
         let access = Access { own: 500, circles: None };
-        assert_eq!((access.right_of(&peer(1, &[])), access.socket_mode()), (Right::Act, 0o660));
+        assert_eq!((access.right_of(&caller(1, &[])), access.socket_mode()), (Right::Act, 0o660));
     }
 
     #[test]
@@ -327,7 +359,7 @@ mod tests {
     #[tokio::test]
     async fn the_kernel_says_who_a_peer_is_with_its_groups() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let peer = Peer::of(&ours).unwrap();
+        let peer = Caller::of(&ours).unwrap();
         assert_eq!(peer.uid, geteuid().as_raw());
         let own = nix::unistd::getgroups().unwrap();
         assert!(own.iter().all(|group| peer.groups.contains(&group.as_raw())), "{peer:?}");

@@ -6,8 +6,14 @@
 
 use std::{
     io,
+    os::{fd::AsRawFd, unix::net::UnixStream as StdStream},
     path::{Path, PathBuf},
     time::Duration,
+};
+
+use nix::sys::{
+    socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, sockopt},
+    time::TimeVal,
 };
 
 use tokio::{
@@ -50,12 +56,22 @@ pub enum CallError {
         source: io::Error,
     },
     /// Connected, but silent.
-    #[error("the daemon at {} hangs: no answer within {} s", socket.display(), limit.as_secs_f32())]
+    #[error("the daemon at {} does not answer within {} s: it hangs, or has too much to do", socket.display(), limit.as_secs_f32())]
     Hung {
         /// The control socket.
         socket: PathBuf,
         /// How long was waited.
         limit: Duration,
+    },
+    /// It lives, and was waited for.
+    #[error("the daemon at {} lives and has not answered within {} s: {why}", socket.display(), limit.as_secs())]
+    Slow {
+        /// The control socket.
+        socket: PathBuf,
+        /// How long was waited.
+        limit: Duration,
+        /// What it does instead.
+        why: String,
     },
     /// The connection ended before the answer was complete.
     #[error("the daemon at {} went away before its answer was complete", socket.display())]
@@ -84,9 +100,11 @@ impl CallError {
     /// The exit code of the contract.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Absent { .. } | Self::Hung { .. } | Self::Gone { .. } | Self::Garbled { .. } => {
-                Exit::Unreachable
-            }
+            Self::Absent { .. }
+            | Self::Hung { .. }
+            | Self::Slow { .. }
+            | Self::Gone { .. }
+            | Self::Garbled { .. } => Exit::Unreachable,
             Self::NotPermitted { .. } => Exit::NotPermitted,
             Self::Refused(refusal) => refusal.exit,
         }
@@ -101,6 +119,9 @@ impl CallError {
             }
             Self::Hung { .. } => {
                 Some("`systemctl restart bgd`; the apps serve on meanwhile, and `bgd flip` works without it".to_owned())
+            }
+            Self::Slow { .. } => {
+                Some("it may still do it; `systemctl kill -s KILL bgd`, then `bgd flip` works without it".to_owned())
             }
             Self::Gone { .. } => Some("`bgd status` tells where things stand".to_owned()),
             Self::Garbled { .. } => {
@@ -172,23 +193,42 @@ impl Client {
 
     /// Asks what may take long; read the parts with [`Call::next`].
     pub async fn open(&self, request: &Request) -> Result<Call, CallError> {
-        let connected = timeout(self.patience, UnixStream::connect(&self.socket)).await;
-        let stream = connected.map_err(|_| self.hung())?.map_err(|source| self.unconnected(source))?;
-        let (read, mut write) = stream.into_split();
+        let (read, mut write) = self.connect().await?.into_split();
         let line = request_line(request);
-        timeout(self.patience, write.write_all(line.as_bytes()))
-            .await
-            .map_err(|_| self.hung())?
-            .map_err(|source| self.gone(Some(source)))?;
+        let sent = timeout(self.patience, write.write_all(line.as_bytes())).await.map_err(|_| self.hung())?;
         let lines = BufReader::new(read).lines();
-        Ok(Call { client: self.clone(), lines, _write: write, silence: self.patience, first: None })
+        let mut call =
+            Call { client: self.clone(), lines, _write: write, silence: self.patience, first: None };
+        match sent {
+            Ok(()) => Ok(call),
+            // Who may do nothing is told so and sent away before the request is read.
+            Err(source) => match timeout(self.patience, call.read()).await {
+                Ok(Err(refused @ CallError::Refused(_))) => Err(refused),
+                Ok(_) | Err(_) => Err(self.gone(Some(source))),
+            },
+        }
+    }
+
+    async fn connect(&self) -> Result<UnixStream, CallError> {
+        match timeout(self.patience, UnixStream::connect(&self.socket)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            // Its queue is full: the kernel lets in who waits, not who asks again.
+            Ok(Err(err)) if err.kind() == io::ErrorKind::WouldBlock => {
+                let (socket, patience) = (self.socket.clone(), self.patience);
+                let waited = tokio::task::spawn_blocking(move || wait_in_line(&socket, patience)).await;
+                let connected = waited.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+                connected.and_then(UnixStream::from_std).map_err(|source| self.unconnected(source))
+            }
+            Ok(Err(source)) => Err(self.unconnected(source)),
+            Err(_) => Err(self.hung()),
+        }
     }
 
     /// As [`Client::open`], and waits for the first part, which [`Call::next`] then returns: an error here means
     /// that the daemon has not begun to answer.
     pub async fn begin(&self, request: &Request) -> Result<Call, CallError> {
         let mut call = self.open(request).await?;
-        call.first = Some(call.next().await?);
+        call.begun().await?;
         Ok(call)
     }
 
@@ -231,6 +271,14 @@ pub struct Call {
 }
 
 impl Call {
+    /// Waits for the first part, which [`Call::next`] then returns. After [`CallError::Hung`] it may be asked again.
+    pub async fn begun(&mut self) -> Result<(), CallError> {
+        if self.first.is_none() {
+            self.first = Some(self.next().await?);
+        }
+        Ok(())
+    }
+
     /// The next part. While the daemon is silent it is asked now and then whether it still lives.
     pub async fn next(&mut self) -> Result<Part, CallError> {
         if let Some(first) = self.first.take() {
@@ -265,6 +313,18 @@ impl Call {
             Reply::Refused(refusal) => Err(CallError::Refused(refusal)),
         }
     }
+}
+
+/// Connects as soon as the queue has room, within the limit.
+fn wait_in_line(socket: &Path, limit: Duration) -> io::Result<StdStream> {
+    let line = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let limit =
+        TimeVal::new(i64::try_from(limit.as_secs()).unwrap_or(i64::MAX), limit.subsec_micros().into());
+    socket::setsockopt(&line, sockopt::SendTimeout, &limit)?;
+    socket::connect(line.as_raw_fd(), &UnixAddr::new(socket)?)?;
+    let stream = StdStream::from(line);
+    stream.set_nonblocking(true)?;
+    Ok(stream)
 }
 
 fn changes_nothing(request: &Request) -> bool {

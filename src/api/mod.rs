@@ -7,5 +7,6 @@ pub mod output;
 mod reading;
 pub mod report;
 pub mod server;
+mod visitors;
 pub mod why;
 pub mod wire;

@@ -1,5 +1,6 @@
 //! The server's end of the control socket: who asks, what for, and the answer, line by line. Requests that change
-//! something go to the app's machine; reading never waits for it.
+//! something go to the app's machine; reading never waits for it. Who may do nothing is sent away before it has
+//! said a word, and who says nothing after a while.
 
 use std::{
     collections::BTreeMap,
@@ -20,8 +21,9 @@ use tokio::{
 };
 
 use super::{
-    access::{Access, Peer, Right},
+    access::{Access, Caller, Peer, Right},
     acting, reading,
+    visitors::{Rank, Seat, Spare, Visitors},
     wire::{Answer, DaemonReport, EventRecord, Exit, Refusal, Reply, Request},
 };
 use crate::{
@@ -73,6 +75,8 @@ const REFUSALS_APART: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(1);
 /// Before the next try of an accept that failed.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// From the connection to the whole request, which a command sends at once.
+const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 
 /// The listening socket and the name it is found under.
 #[derive(Debug)]
@@ -125,6 +129,7 @@ impl Door {
 /// Serves until dropped.
 pub async fn serve(mut door: Door, desk: Arc<Desk>) {
     let mut look = tokio::time::interval(LOOK);
+    let (visitors, mut spare) = (Visitors::new(), Spare::default());
     loop {
         // Both arms are cancel-safe: an accept takes nothing when dropped, an interval keeps its time.
         let accepted = tokio::select! {
@@ -133,17 +138,16 @@ pub async fn serve(mut door: Door, desk: Arc<Desk>) {
                 if !door.is_in_place() {
                     door.restore();
                 }
+                spare.refill();
                 continue;
             }
         };
         match accepted {
-            Ok((stream, _)) => {
-                let desk = desk.clone();
-                tokio::spawn(async move {
-                    if let Err(err) = converse(stream, &desk).await {
-                        tracing::debug!(%err, "a client of the control socket went away");
-                    }
-                });
+            Ok((stream, _)) => receive(stream, &desk, &visitors),
+            Err(err)
+                if matches!(err.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) && spare.give_up() =>
+            {
+                tracing::warn!(%err, "the control socket takes a spare descriptor");
             }
             Err(err) => {
                 tracing::warn!(%err, "the control socket can't accept; trying again");
@@ -153,21 +157,73 @@ pub async fn serve(mut door: Door, desk: Arc<Desk>) {
     }
 }
 
-async fn converse(stream: UnixStream, desk: &Desk) -> io::Result<()> {
-    let peer = Peer::of(&stream)?;
+/// Decides at once who may stay; nothing here waits, so that a flood of strangers delays nobody.
+fn receive(stream: UnixStream, desk: &Arc<Desk>, visitors: &Arc<Visitors>) {
+    let caller = match Caller::of(&stream) {
+        Ok(caller) => caller,
+        Err(err) => return tracing::debug!(%err, "the kernel does not say who connected"),
+    };
+    if desk.access.right_of(&caller) == Right::None {
+        desk.turn_away(&stream, &caller);
+        return;
+    }
+    let rank = if desk.access.is_first(&caller) { Rank::First } else { Rank::Other };
+    let Some(seat) = visitors.seat(caller.uid, rank) else {
+        return send_away(&stream, too_many());
+    };
+    let desk = desk.clone();
+    tokio::spawn(async move {
+        if let Err(err) = converse(stream, &desk, (caller, seat)).await {
+            tracing::debug!(%err, "a client of the control socket went away");
+        }
+    });
+}
+
+/// One line without waiting: a client that does not take it has lost only the reason.
+fn send_away(stream: &UnixStream, why: Refusal) {
+    if let Ok(line) = line(&Reply::Refused(why)) {
+        let _untold = stream.try_write(&line);
+    }
+}
+
+fn too_many() -> Refusal {
+    let message = "there are too many connections to the daemon already".to_owned();
+    refusal(
+        Exit::Held,
+        message,
+        Some("end commands that follow something (`logs -f`, `events -f`), then again"),
+    )
+}
+
+async fn converse(stream: UnixStream, desk: &Desk, (caller, seat): (Caller, Seat)) -> io::Result<()> {
     let (read, write) = stream.into_split();
-    let mut client = Client { write, read: BufReader::new(read), peer };
-    match request(&mut client.read).await? {
+    let mut read = BufReader::new(read);
+    // All arms are cancel-safe as to what matters: a request that was not read whole is of no use.
+    let asked = tokio::select! {
+        asked = tokio::time::timeout(REQUEST_WITHIN, request(&mut read)) => asked,
+        () = seat.dismissed() => {
+            send_away(write.as_ref(), too_many());
+            return Ok(());
+        }
+    };
+    seat.heard();
+    let mut client = Client { write, read, peer: caller.peer() };
+    match asked.unwrap_or_else(|_| Ok(Some(Err(too_late()))))? {
         None => Ok(()),
         Some(Ok(request)) => match desk.access.admit(&client.peer, &request) {
             Ok(()) => answer(request, &mut client, desk).await,
             Err(refusal) => {
-                desk.note_refusal(&client.peer, &request);
+                desk.note_refusal(&client.peer, request.verb());
                 client.send(&Reply::Refused(refusal)).await
             }
         },
         Some(Err(refusal)) => client.send(&Reply::Refused(refusal)).await,
     }
+}
+
+fn too_late() -> Refusal {
+    let message = format!("no whole request within {} s", REQUEST_WITHIN.as_secs());
+    refusal(Exit::TimedOut, message, Some("bgd status"))
 }
 
 /// The one request of a connection, in whatever pieces it comes; `None` when the client went without a word.
@@ -190,16 +246,37 @@ pub async fn request(
 
 impl Desk {
     /// Records what somebody was refused, once a while for each user.
-    fn note_refusal(&self, peer: &Peer, request: &Request) {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused.get(&peer.uid).is_some_and(|last| last.elapsed() < REFUSALS_APART) {
-            return;
+    fn note_refusal(&self, peer: &Peer, request: &str) {
+        if self.is_news(peer.caller.uid) {
+            tracing::warn!(by = %peer.described(), request, "refused: not permitted");
+            self.fleet.note_act(peer.event("refused", &format!("{request}: not permitted")));
         }
-        refused.insert(peer.uid, Instant::now());
-        tracing::warn!(by = %peer.described(), request = request.verb(), "refused: not permitted");
-        let event = peer.event("refused", &format!("{}: not permitted", request.verb()));
-        self.fleet.note_act(event);
     }
+
+    fn is_news(&self, uid: u32) -> bool {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.get(&uid).is_some_and(|last| last.elapsed() < REFUSALS_APART) {
+            return false;
+        }
+        refused.insert(uid, Instant::now());
+        true
+    }
+
+    /// Tells somebody who may do nothing so, whatever the request would have been.
+    fn turn_away(&self, stream: &UnixStream, caller: &Caller) {
+        send_away(stream, self.access.no_entry(caller));
+        if self.is_news(caller.uid) {
+            let peer = caller.clone().peer();
+            tracing::warn!(by = %peer.described(), "refused: not permitted");
+            self.fleet.note_act(peer.event("refused", "a connection: not permitted"));
+        }
+    }
+}
+
+fn line(reply: &Reply) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 /// One connection.
@@ -217,9 +294,7 @@ impl Client {
     /// # Errors
     /// When the client is gone.
     pub async fn send(&mut self, reply: &Reply) -> io::Result<()> {
-        let mut line = serde_json::to_vec(reply)?;
-        line.push(b'\n');
-        self.write.write_all(&line).await
+        self.write.write_all(&line(reply)?).await
     }
 
     /// Resolves when the client has gone. Cancel-safe: what it might still send is of no use.
@@ -238,7 +313,7 @@ async fn answer(request: Request, client: &mut Client, desk: &Desk) -> io::Resul
         Request::Status { app } => reading::status(desk, app.as_ref()).await,
         Request::History { app, limit } => reading::history(desk, (app.as_ref(), limit)).await,
         Request::Show { id } => {
-            let right = desk.access.right_of(&client.peer);
+            let right = desk.access.right_of(&client.peer.caller);
             reading::show(desk, id)
                 .await
                 .map(|answer| if right == Right::Act { answer } else { without_output(answer) })

@@ -1,5 +1,6 @@
 //! `bgd flip`: the one way back. Must work when nothing else does, so a daemon that is away or hangs is no
-//! reason to give up: `offline` does the work under the daemon's lock.
+//! reason to give up: `offline` does the work under the daemon's lock. One that is only starved or flooded is waited
+//! for: it has the request, and a second flip beside its own would go back to what is being left.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     api::{
-        client::{Call, CallError, PATIENCE},
+        client::{Call, CallError, Client, PATIENCE},
         wire::{Answer, Exit, FlipReport, Request},
     },
     cli::{
@@ -18,20 +19,24 @@ use crate::{
         problem::Problem,
         progress, terminal,
     },
+    daemon::vitals::{Cause, Delay, Patient, Verdict},
     rules::ids::AppName,
 };
 
 /// Between two tries while the daemon's socket is gone and the daemon is not.
 const AGAIN: Duration = Duration::from_millis(50);
+/// How long a daemon that lives and does not answer is waited for.
+const WAIT: Duration = Duration::from_secs(60);
 
 /// Runs the command.
 pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
     let installation = context.installation()?;
     let request = Request::Flip { app: args.app.clone() };
-    let report = match begin(&installation, &request).await {
-        Ok(call) => watched(context, call).await?,
+    let mut wait = Wait::begin(&installation);
+    let report = match begin(&installation.client(), &request, &mut wait).await {
+        Ok(call) => watched(context, call, &mut wait).await?,
         Err(error) if error.without_daemon() => {
-            without_daemon(&installation, args.app.as_ref(), error).await?
+            without_daemon(&installation, args.app.as_ref(), (error, wait.hangs)).await?
         }
         Err(error) => return Err(error.into()),
     };
@@ -39,44 +44,112 @@ pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
     Ok(Exit::Done)
 }
 
-/// A daemon that lives and can't be reached (it is starting, ending, or its runtime directory was wiped) is given
-/// the time that a silent one has, and then counts as hung too.
-async fn begin(installation: &Installation, request: &Request) -> Result<Call, CallError> {
-    let client = installation.client();
-    let until = Instant::now() + PATIENCE;
+/// Asks once: the daemon that was asked is waited for, or ended.
+async fn begin(client: &Client, request: &Request, wait: &mut Wait<'_>) -> Result<Call, CallError> {
+    let mut call = loop {
+        match client.open(request).await {
+            Ok(call) => break call,
+            Err(error) => wait.on(error).await?,
+        }
+    };
+    while let Err(error) = call.begun().await {
+        wait.on(error).await?;
+    }
+    Ok(call)
+}
+
+/// Once the daemon has begun, nobody else does it again: a second flip would go back to what is being left.
+async fn watched(context: &Context, mut call: Call, wait: &mut Wait<'_>) -> Result<FlipReport, Problem> {
     loop {
-        let error = match client.begin(request).await {
-            Err(error @ CallError::Absent { .. }) => error,
-            other => return other,
-        };
-        let alive = installation.settings().is_ok_and(|settings| offline::daemon_alive(settings).is_some());
-        match (alive, Instant::now() < until) {
-            (true, true) => sleep(AGAIN).await,
-            (true, false) => {
-                return Err(CallError::Hung { socket: client.socket().to_owned(), limit: PATIENCE });
-            }
-            (false, _) => return Err(error),
+        match progress::follow(&mut call, context.stderr).await {
+            Ok(Answer::Flip(report)) => return Ok(report),
+            Ok(_) => return Err(Problem::unexpected()),
+            Err(error) => wait.on(error).await?,
         }
     }
 }
 
-/// Once the daemon has begun, nobody else does it again: a second flip would go back to what is being left.
-async fn watched(context: &Context, mut call: Call) -> Result<FlipReport, Problem> {
-    match progress::follow(&mut call, context.stderr).await? {
-        Answer::Flip(report) => Ok(report),
-        _ => Err(Problem::unexpected()),
+/// What has become of a daemon that does not answer.
+struct Wait<'a> {
+    installation: &'a Installation,
+    begun: Instant,
+    patient: Option<Patient>,
+    said: Option<Delay>,
+    hangs: Option<Cause>,
+}
+
+impl<'a> Wait<'a> {
+    /// Before the first question, so that its first silence is part of what is judged.
+    fn begin(installation: &'a Installation) -> Self {
+        let patient = alive(installation);
+        Self { installation, begun: Instant::now(), patient, said: None, hangs: None }
     }
+
+    /// Returns when it makes sense to go on asking.
+    async fn on(&mut self, error: CallError) -> Result<(), CallError> {
+        let unreachable = match &error {
+            CallError::Absent { .. } => true,
+            CallError::Hung { .. } => false,
+            _ => return Err(error),
+        };
+        self.patient = self.patient.take().or_else(|| alive(self.installation));
+        let Some(patient) = &self.patient else { return Err(error) };
+        // It is starting, ending, or its runtime directory was wiped: it has the time that a silent one has.
+        if unreachable && self.begun.elapsed() < PATIENCE {
+            if alive(self.installation).is_none() {
+                return Err(error);
+            }
+            sleep(AGAIN).await;
+            return Ok(());
+        }
+        match patient.examine().await {
+            Verdict::Gone => {
+                self.patient = None;
+                // Another may have taken its place.
+                if unreachable { Err(error) } else { Ok(()) }
+            }
+            Verdict::Hangs(cause) => {
+                self.hangs = Some(cause);
+                Err(self.hung())
+            }
+            // It takes turns, and has not made its socket anew in them.
+            Verdict::Lives(Delay::Flooded) if unreachable => Err(self.hung()),
+            Verdict::Lives(delay) if self.begun.elapsed() < WAIT => {
+                self.say(delay);
+                Ok(())
+            }
+            Verdict::Lives(delay) => Err(CallError::Slow {
+                socket: self.installation.client().socket().to_owned(),
+                limit: WAIT,
+                why: delay.to_string(),
+            }),
+        }
+    }
+
+    fn hung(&self) -> CallError {
+        CallError::Hung { socket: self.installation.client().socket().to_owned(), limit: PATIENCE }
+    }
+
+    fn say(&mut self, delay: Delay) {
+        if self.said.replace(delay) != Some(delay) {
+            terminal::chatter(&format!("the daemon lives and has not answered yet: {delay}; waiting for it"));
+        }
+    }
+}
+
+fn alive(installation: &Installation) -> Option<Patient> {
+    Patient::watch(offline::daemon_alive(installation.settings().ok()?)?)
 }
 
 async fn without_daemon(
     installation: &Installation,
     app: Option<&AppName>,
-    error: CallError,
+    (error, hangs): (CallError, Option<Cause>),
 ) -> Result<FlipReport, Problem> {
     let settings = installation.settings_or(&error)?;
     let app = installation.app(app)?;
     let daemon = match error {
-        CallError::Hung { .. } => Daemon::Hung,
+        CallError::Hung { .. } => Daemon::Hung(hangs),
         _ => Daemon::Absent,
     };
     terminal::chatter(&format!("{error}; flipping {app} without it"));

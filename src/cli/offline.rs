@@ -15,7 +15,7 @@ use crate::{
     },
     build::Places,
     config::settings::{AppSettings, Settings},
-    daemon::{self, DaemonError, Lock},
+    daemon::{self, DaemonError, Lock, vitals::Cause},
     engine::{
         Counted, RemoteSeen, Seen, Snapshot,
         fleet::{Fleet, Member, Polling},
@@ -46,8 +46,8 @@ const ALLOWANCE: Duration = Duration::from_secs(30);
 pub enum Daemon {
     /// Nobody listens.
     Absent,
-    /// It accepts, and never answers.
-    Hung,
+    /// It never answers; why, where that could be seen.
+    Hung(Option<Cause>),
 }
 
 /// As `Request::Status` for all apps; `daemon.running` is false. Where no daemon ever ran, nothing is deployed.
@@ -156,8 +156,8 @@ pub fn logs(
 /// the other color stopped, because nobody else would do it.
 pub async fn flip(settings: &Settings, app: &AppName, daemon: Daemon) -> Result<FlipReport, Refusal> {
     super::daemon::log_to_stderr("warn");
-    if daemon == Daemon::Hung {
-        end_hung(settings)?;
+    if let Daemon::Hung(cause) = daemon {
+        end_hung(settings, cause)?;
     }
     daemon::make_directories(&settings.daemon).map_err(unable)?;
     let _lock = take_lock(settings).await?;
@@ -257,10 +257,11 @@ pub fn daemon_alive(settings: &Settings) -> Option<identity::Identity> {
 }
 
 /// Ends the daemon that holds the lock and does not answer. Apps and fronts live on by design.
-fn end_hung(settings: &Settings) -> Result<(), Refusal> {
+fn end_hung(settings: &Settings, cause: Option<Cause>) -> Result<(), Refusal> {
     let Some(process) = daemon_alive(settings) else { return Ok(()) };
     let pid = process.pid;
-    super::terminal::chatter(&format!("the daemon (pid {pid}) hangs and is ended; apps and fronts live on"));
+    let why = cause.map_or_else(|| "can't be reached".to_owned(), |cause| format!("hangs ({cause})"));
+    super::terminal::chatter(&format!("the daemon (pid {pid}) {why} and is ended; apps and fronts live on"));
     process
         .signal(libc::SIGKILL)
         .map(drop)

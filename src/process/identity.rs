@@ -57,6 +57,34 @@ impl Stat {
     }
 }
 
+/// What a thread is about, by its letter in /proc.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThreadState {
+    /// Runs, or could.
+    Ready,
+    /// Waits for something that may take as long as it likes.
+    Asleep,
+    /// Waits for a disk, or for memory: no signal ends that.
+    Uninterruptible,
+    /// By a signal or a debugger.
+    Stopped,
+    /// Has ended.
+    Ended,
+}
+
+impl ThreadState {
+    /// Of a line of /proc/PID/task/TID/stat.
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        Some(match Stat::parse(line)?.state {
+            b'R' => Self::Ready,
+            b'D' => Self::Uninterruptible,
+            b'T' | b't' => Self::Stopped,
+            b'Z' | b'X' | b'x' => Self::Ended,
+            _ => Self::Asleep,
+        })
+    }
+}
+
 fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }

@@ -72,7 +72,7 @@ fn until_recorded(stage: &Stage, (kind, by, uid, text): (&str, &str, u32, &str))
 }
 
 /// Starts the daemon again with more lines for its own table.
-fn restart_with(stage: &mut Stage, lines: &str) {
+pub fn restart_with(stage: &mut Stage, lines: &str) {
     stage.end_daemon();
     let text = fs::read_to_string(stage.path("bgd.toml")).unwrap();
     fs::write(stage.path("bgd.toml"), text.replacen("[daemon]\n", &format!("[daemon]\n{lines}"), 1)).unwrap();

@@ -1,0 +1,233 @@
+//! Whether a daemon that does not answer hangs, or lives and does not get to it: by what the kernel says of its threads
+//! and by its pulse. Asked by `bgd flip` before it ends one (promise N2). Looks only; ends nothing.
+
+use std::{
+    fmt, fs,
+    time::{Duration, Instant},
+};
+
+use super::pulse;
+use crate::process::identity::{Identity, ThreadState};
+
+/// Between two looks at the threads.
+const APART: Duration = Duration::from_millis(100);
+/// How many looks one examination takes: a thread that is about to run is seen in one of them.
+const LOOKS: u32 = 10;
+/// A daemon that computes without a pulse for this long is in an endless loop.
+const SPINS_FOR: Duration = Duration::from_secs(10);
+/// Less processor time and waiting for it, in a second, is what the kernel's own housekeeping amounts to.
+const NOTHING: Duration = Duration::from_millis(2);
+
+/// What a silent daemon is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It will not answer.
+    Hangs(Cause),
+    /// It will, once it gets to it.
+    Lives(Delay),
+    /// It has ended.
+    Gone,
+}
+
+/// Why it hangs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// By a signal or a debugger.
+    Stopped,
+    /// All threads wait for each other, or for nothing.
+    Asleep,
+    /// It computes without end.
+    Spins,
+}
+
+/// What keeps it from answering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delay {
+    /// Others ask it too much.
+    Flooded,
+    /// It waits for a processor.
+    Starved,
+    /// It waits for a disk or for memory.
+    Disk,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stopped => "it was stopped by a signal",
+            Self::Asleep => "none of its threads runs or waits for anything",
+            Self::Spins => "it computes without end",
+        })
+    }
+}
+
+impl fmt::Display for Delay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flooded => "it is busy with other requests",
+            Self::Starved => "it waits for a processor",
+            Self::Disk => "it waits for a disk or for memory",
+        })
+    }
+}
+
+/// One daemon under observation.
+#[derive(Debug)]
+pub struct Patient {
+    process: Identity,
+    since: Sample,
+}
+
+/// What is known of a process at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sample {
+    at: Instant,
+    pulse: Option<u64>,
+    /// Processor time of all threads so far.
+    ran: Duration,
+    /// Time that threads were ready to run and did not.
+    waited: Duration,
+    stopped: bool,
+    /// A thread is ready to run, or runs.
+    ready: bool,
+    /// A thread is in a sleep that nothing interrupts.
+    disk: bool,
+}
+
+impl Patient {
+    /// Begins to watch; `None` when the process has ended.
+    pub fn watch(process: Identity) -> Option<Self> {
+        Some(Self { process, since: Sample::take(process)? })
+    }
+
+    /// Looks for a second.
+    pub async fn examine(&self) -> Verdict {
+        let Some(mut now) = Sample::take(self.process) else { return Verdict::Gone };
+        for _ in 1..LOOKS {
+            tokio::time::sleep(APART).await;
+            let Some(next) = Sample::take(self.process) else { return Verdict::Gone };
+            now = Sample { ready: now.ready || next.ready, disk: now.disk || next.disk, ..next };
+        }
+        judge(&self.since, &now)
+    }
+}
+
+impl Sample {
+    fn take(process: Identity) -> Option<Self> {
+        let pulse = pulse::count(process.pid);
+        let mut sample = Self {
+            at: Instant::now(),
+            pulse,
+            ran: Duration::ZERO,
+            waited: Duration::ZERO,
+            stopped: false,
+            ready: false,
+            disk: false,
+        };
+        for thread in fs::read_dir(format!("/proc/{}/task", process.pid)).ok()?.flatten() {
+            let state = fs::read(thread.path().join("stat")).ok().and_then(|line| ThreadState::parse(&line));
+            sample.stopped |= state == Some(ThreadState::Stopped);
+            sample.ready |= state == Some(ThreadState::Ready);
+            sample.disk |= state == Some(ThreadState::Uninterruptible);
+            let times = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+            let mut times =
+                times.split(' ').map(|time| time.parse().map_or(Duration::ZERO, Duration::from_nanos));
+            sample.ran += times.next().unwrap_or_default();
+            sample.waited += times.next().unwrap_or_default();
+        }
+        process.is_alive().then_some(sample)
+    }
+}
+
+/// From the surest sign to the weakest.
+fn judge(before: &Sample, now: &Sample) -> Verdict {
+    let window = now.at.saturating_duration_since(before.at);
+    let (ran, waited) = (now.ran.saturating_sub(before.ran), now.waited.saturating_sub(before.waited));
+    let beats = matches!((before.pulse, now.pulse), (Some(before), Some(now)) if now > before);
+    if now.stopped {
+        Verdict::Hangs(Cause::Stopped)
+    } else if beats {
+        Verdict::Lives(if waited > window / 10 { Delay::Starved } else { Delay::Flooded })
+    } else if now.disk {
+        Verdict::Lives(Delay::Disk)
+    } else if ran > window / 2 && waited < window / 10 {
+        if window > SPINS_FOR { Verdict::Hangs(Cause::Spins) } else { Verdict::Lives(Delay::Flooded) }
+    } else if now.ready || ran + waited > NOTHING.mul_f64(window.as_secs_f64()) {
+        Verdict::Lives(Delay::Starved)
+    } else {
+        Verdict::Hangs(Cause::Asleep)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn n2_only_a_daemon_that_can_t_get_to_it_hangs() {
+        let before = Sample {
+            at: Instant::now(),
+            pulse: Some(7),
+            ran: Duration::from_secs(100),
+            waited: Duration::from_secs(50),
+            stopped: false,
+            ready: false,
+            disk: false,
+        };
+        let after = |secs: u64| Sample { at: before.at + Duration::from_secs(secs), ..before };
+        let later = after(3);
+        let more = |time: Duration, millis: u64| time + Duration::from_millis(millis);
+        for (now, verdict) in [
+            (later, Verdict::Hangs(Cause::Asleep)),
+            (Sample { pulse: None, ..later }, Verdict::Hangs(Cause::Asleep)),
+            (Sample { stopped: true, pulse: Some(9), ..later }, Verdict::Hangs(Cause::Stopped)),
+            (Sample { pulse: Some(8), ..later }, Verdict::Lives(Delay::Flooded)),
+            (
+                Sample { pulse: Some(8), waited: more(before.waited, 2500), ..later },
+                Verdict::Lives(Delay::Starved),
+            ),
+            (Sample { disk: true, ..later }, Verdict::Lives(Delay::Disk)),
+            (Sample { ready: true, ..later }, Verdict::Lives(Delay::Starved)),
+            (Sample { waited: more(before.waited, 2500), ..later }, Verdict::Lives(Delay::Starved)),
+            (Sample { ran: more(before.ran, 40), ..later }, Verdict::Lives(Delay::Starved)),
+            (Sample { ran: more(before.ran, 5900), ready: true, ..later }, Verdict::Lives(Delay::Flooded)),
+            (
+                Sample { ran: more(before.ran, 11_900), ready: true, ..after(12) },
+                Verdict::Hangs(Cause::Spins),
+            ),
+            (
+                Sample {
+                    ran: more(before.ran, 7000),
+                    waited: more(before.waited, 5000),
+                    ready: true,
+                    ..after(12)
+                },
+                Verdict::Lives(Delay::Starved),
+            ),
+        ] {
+            assert_eq!(judge(&before, &now), verdict, "{now:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn n2_a_stopped_process_hangs_and_one_that_has_ended_is_gone() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Identity::of(child.id().cast_signed()).unwrap();
+        process.signal(libc::SIGSTOP).unwrap();
+        let patient = Patient::watch(process).unwrap();
+        assert_eq!(patient.examine().await, Verdict::Hangs(Cause::Stopped));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(patient.examine().await, Verdict::Gone);
+    }
+
+    #[tokio::test]
+    async fn n2_a_process_that_computes_lives_until_it_has_done_so_for_long() {
+        let mut child = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let patient = Patient::watch(Identity::of(child.id().cast_signed()).unwrap()).unwrap();
+        let verdict = patient.examine().await;
+        assert!(matches!(verdict, Verdict::Lives(Delay::Flooded | Delay::Starved)), "{verdict:?}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
