@@ -8,10 +8,10 @@ use std::{
 };
 
 use super::{
-    defaults,
+    defaults, env_file,
     parse::{Loaded, Source, Surroundings, parse_noting},
     problem::{Notes, Problem, Problems},
-    validate::{Holds, NamedFile},
+    validate::{self, Holds, NamedFile},
 };
 
 /// The directory of further apps, beside the main file.
@@ -170,7 +170,7 @@ fn look_at(file: &NamedFile, notes: &mut Notes) {
     };
     let mode = found.permissions().mode() & 0o777;
     let (open, hint) = match file.holds {
-        Holds::Secret => (mode & 0o007 != 0, "chmod o= it"),
+        Holds::Secret | Holds::Variables => (mode & 0o007 != 0, "chmod o= it"),
         Holds::PrivateKey => (mode & 0o077 != 0, "chmod 600 it; ssh refuses such a key"),
         Holds::Plain => (false, ""),
     };
@@ -179,5 +179,34 @@ fn look_at(file: &NamedFile, notes: &mut Notes) {
     } else if open {
         let what = format!("is open to others: mode {mode:03o}, owner uid {}", found.uid());
         notes.warn(&file.at, what, hint);
+    }
+    if found.is_file() && file.holds == Holds::Variables {
+        look_into(file, notes);
+    }
+}
+
+/// Warns of lines that can't be read, and of variables that mean something else than in a shell.
+fn look_into(file: &NamedFile, notes: &mut Notes) {
+    let hint = "correct that line; a value stands bare or in quotes";
+    let all = match env_file::read(&file.path) {
+        Ok(all) => all,
+        Err(env_file::EnvFileError::Line { source, .. }) => {
+            return notes.warn(&file.at, source.to_string(), hint);
+        }
+        // What this user may not read is not judged; the daemon may.
+        Err(env_file::EnvFileError::Read { source, .. })
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            return;
+        }
+        Err(env_file::EnvFileError::Read { source, .. }) => {
+            return notes.warn(&file.at, source.to_string(), hint);
+        }
+    };
+    for (name, value) in &all {
+        if let Some(variable) = validate::looked_up(value) {
+            let what = format!("{name} in it has ${variable}, and values are given as they are");
+            notes.warn(&file.at, what, "write it in full");
+        }
     }
 }

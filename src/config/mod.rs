@@ -8,9 +8,11 @@
 //!   raw.rs       the keys that exist
 //!   validate/    what is written → what is meant, with defaults.rs
 //!   problem.rs   everything that is wrong, at once
+//! commands.rs  which programs a command runs
 //! ```
 
 mod addresses;
+pub mod commands;
 mod defaults;
 pub mod duration;
 pub mod env_file;

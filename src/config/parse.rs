@@ -71,6 +71,7 @@ pub(super) fn parse_noting(
     judge.runtime_dir.clone_from(&daemon.runtime_dir);
     let mut settings: BTreeMap<AppName, Arc<AppSettings>> = BTreeMap::new();
     for (name, raw) in raw_apps {
+        validate::has_own_directory(&mut judge, (&name, &raw.at), &daemon);
         let app = validate::app(&mut judge, name.clone(), raw);
         settings.insert(name, Arc::new(app));
     }
@@ -123,8 +124,8 @@ fn raw_app(source: &Source, name: &str, notes: &mut Notes) -> Option<RawApp> {
 fn take(all: &mut Vec<(AppName, RawApp)>, (name, raw): (String, RawApp), notes: &mut Notes) {
     match name.parse::<AppName>() {
         Err(bad) => {
-            let hint =
-                "1 to 32 of a-z 0-9 - _, beginning with a letter or digit (of a file of apps.d: its name)";
+            let hint = "1 to 32 of a-z 0-9 - _, beginning with a letter or digit, such as \"shop\" (of a file of \
+                        apps.d: its name)";
             notes.error(&raw.at, bad.to_string(), hint);
         }
         Ok(name) => match all.iter().find(|(earlier, _)| *earlier == name) {

@@ -227,7 +227,7 @@ const APP_TABLES: [(&str, &[&str]); 13] = [
 ];
 
 /// Words of other tools for keys of ours.
-const SYNONYMS: [(&str, &str); 36] = [
+const SYNONYMS: [(&str, &str); 59] = [
     ("repo", "remote"),
     ("repository", "remote"),
     ("url", "remote"),
@@ -237,6 +237,29 @@ const SYNONYMS: [(&str, &str); 36] = [
     ("command", "start"),
     ("cmd", "start"),
     ("run", "start"),
+    ("script", "start"),
+    ("entrypoint", "start"),
+    ("execstart", "start"),
+    ("exec_start", "start"),
+    ("repo_url", "remote"),
+    ("numprocs", "instances"),
+    ("processes", "instances"),
+    ("replicas", "instances"),
+    ("scale", "instances"),
+    ("workers", "instances"),
+    ("stopsignal", "stop"),
+    ("stop_signal", "stop"),
+    ("stop_grace_period", "stop"),
+    ("stopwaitsecs", "stop"),
+    ("kill_timeout", "stop"),
+    ("environmentfile", "env_file"),
+    ("environment_file", "env_file"),
+    ("autorestart", "restart"),
+    ("volumes", "shared"),
+    ("uid", "user"),
+    ("run_as", "user"),
+    ("mem_limit", "limits"),
+    ("max_memory_restart", "limits"),
     ("environment", "env"),
     ("keep_releases", "keep"),
     ("linked_dirs", "shared"),
@@ -268,8 +291,10 @@ const SYNONYMS: [(&str, &str); 36] = [
 
 /// What to do about an unknown key of the table at `at`.
 fn hint(key: &str, known: &[&str], at: &Place) -> String {
-    let synonym =
-        SYNONYMS.iter().find(|(word, ours)| *word == key && known.contains(ours)).map(|(_, ours)| *ours);
+    let synonym = SYNONYMS
+        .iter()
+        .find(|(word, ours)| word.eq_ignore_ascii_case(key) && known.contains(ours))
+        .map(|(_, ours)| *ours);
     if let Some(ours) = synonym.or_else(|| nearest(key, known)) {
         return format!("did you mean `{ours}`?");
     }

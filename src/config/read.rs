@@ -169,6 +169,19 @@ impl<'n> Reader<'n> {
             (_, DeValue::String(_)) if expected.starts_with("a list") => {
                 "write it in brackets, as in [\"a\", \"b\"]".to_owned()
             }
+            (_, DeValue::String(_)) if expected == "a table" && at.key.ends_with(".health") => {
+                "write health = { path = \"/up\" }".to_owned()
+            }
+            (_, DeValue::String(_)) if expected == "a table" && at.key.ends_with(".stop") => {
+                "write stop = { signal = \"TERM\" }, or stop = { command = \"…\" }".to_owned()
+            }
+            (_, DeValue::String(_)) if expected == "a table" && at.key.ends_with(".front") => {
+                "write front = { type = \"nginx\" }".to_owned()
+            }
+            (_, DeValue::Array(_)) if expected.starts_with("a table such as") => {
+                "write { NAME = \"value\" } instead of [\"NAME=value\"]".to_owned()
+            }
+            (_, DeValue::Array(_)) if expected == "a text" => "write one text, without brackets".to_owned(),
             _ => format!("make it {expected}; `bgd init` writes a file with an example of every key"),
         };
         self.notes.error(at, what, hint);

@@ -27,10 +27,17 @@ impl AppName {
     }
 }
 
+/// Files of the state directory, in which each app has a directory of its name.
+const TAKEN_NAMES: [&str; 2] = ["lock", "reserve"];
+
 impl FromStr for AppName {
     type Err = BadId;
 
     fn from_str(text: &str) -> Result<Self, BadId> {
+        if TAKEN_NAMES.contains(&text) {
+            let expected = "an app name (`lock` and `reserve` are files of bgd in the state directory)";
+            return Err(BadId { expected, value: text.to_owned() });
+        }
         let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'_';
         let valid =
             (1..=32).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with(['-', '_']);
@@ -221,7 +228,7 @@ mod tests {
     #[test]
     fn app_names_are_safe_as_file_names() {
         assert!("shop-2_x".parse::<AppName>().is_ok());
-        for bad in ["", ".", "..", "a/b", "-a", "A", "ä", "a b", &"x".repeat(33)] {
+        for bad in ["", ".", "..", "a/b", "-a", "A", "ä", "a b", "lock", "reserve", &"x".repeat(33)] {
             assert!(bad.parse::<AppName>().is_err(), "{bad}");
         }
     }

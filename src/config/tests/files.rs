@@ -49,7 +49,7 @@ fn files_that_cannot_be_read_are_problems_beside_the_others() {
 fn l1_secrets_open_to_others_and_files_that_are_missing_are_warned_about_without_their_path() {
     let dir = tempfile::tempdir().unwrap();
     let open = |name: &str, mode| {
-        let path = write(dir.path(), name, "x");
+        let path = write(dir.path(), name, "KEY=x");
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     };
     open("token", 0o644);
@@ -68,6 +68,25 @@ fn l1_secrets_open_to_others_and_files_that_are_missing_are_warned_about_without
     fs::write(&main, preview).unwrap();
     let shown = load(&main).unwrap().warnings;
     assert!(shown.len() == 1 && shown[0].what.starts_with("is open to others: mode 604"), "{shown:#?}");
+}
+
+#[test]
+fn n8_a_file_of_variables_is_read_by_check_and_no_value_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = |variables: &str| {
+        let path = write(dir.path(), "env", variables);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let main = write(dir.path(), "bgd.toml", with("env_file = \"env\"\nhealth.path = \"/\""));
+        load(&main).unwrap().warnings.iter().map(|w| w.what.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(said("export A='1'\nB=\"two words\"\nTOKEN=pa$$word\n"), Vec::<String>::new());
+    let wrong = said("A=1\nhunter2: x\n");
+    assert!(
+        wrong.len() == 1 && wrong[0].starts_with("line 2: no `=`") && !wrong[0].contains("hunter2"),
+        "{wrong:?}"
+    );
+    let shell = said("PATH=/opt/hunter2:$PATH\n");
+    assert_eq!(shell, ["PATH in it has $PATH, and values are given as they are"]);
 }
 
 #[test]

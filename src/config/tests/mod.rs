@@ -4,6 +4,7 @@ mod canary;
 mod contract;
 mod errors;
 mod files;
+mod habits;
 mod init;
 mod listen;
 

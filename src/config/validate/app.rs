@@ -18,6 +18,8 @@ use crate::{privilege::NewPrivileges, rules::ids::AppName};
 /// Judges an app. What comes back is whole only if no error was noted.
 pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) -> AppSettings {
     let listen = judge.app_listen(&raw, &name);
+    judge.placeholders(&raw);
+    judge.programs(&raw);
     let at = raw.at;
     let remote = judge.remote(&raw.remote, &at);
     let auth = judge.auth(
@@ -63,7 +65,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         user: judge.user(&raw.user),
         new_privileges: new_privileges(raw.new_privileges),
         env: judge.env(raw.env, &listen),
-        env_file: judge.host_file(&raw.env_file, Holds::Secret),
+        env_file: judge.host_file(&raw.env_file, Holds::Variables),
         shared: shared.into_iter().map(|path| path.value).collect(),
         cache: cache.into_iter().map(|path| path.value).collect(),
         build_timeout: judge.positive(&raw.build_timeout, defaults::BUILD_TIMEOUT),
@@ -179,6 +181,10 @@ impl Judge<'_> {
         if !fits {
             let what = format!("is no name of a user: {:?}", written.value);
             self.notes.error(&written.at, what, "the name alone; its groups come with it");
+        }
+        if fits && written.value.bytes().all(|c| c.is_ascii_digit()) {
+            let what = format!("is a number, and users are looked up by name: {:?}", written.value);
+            self.notes.warn(&written.at, what, "`getent passwd` shows the name of a number");
         }
         fits.then(|| written.value.clone())
     }

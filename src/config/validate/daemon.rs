@@ -11,6 +11,7 @@ use crate::config::{
     read::{Given, Written},
     settings::{DaemonSettings, Principal},
 };
+use crate::rules::ids::AppName;
 
 /// The file name of the control socket, which has to fit into a socket address with its directory.
 const SOCKET: &str = "bgd.sock";
@@ -51,6 +52,18 @@ fn principal(judge: &mut Judge<'_>, written: &Written<String>) -> Option<Princip
     }
     let name = name.to_owned();
     Some(if group.is_some() { Principal::Group(name) } else { Principal::User(name) })
+}
+
+/// Each app has a directory of its name in the state directory, which nothing else may be in.
+pub(in crate::config) fn has_own_directory(
+    judge: &mut Judge<'_>,
+    (name, at): (&AppName, &Place),
+    daemon: &DaemonSettings,
+) {
+    if daemon.runtime_dir.starts_with(daemon.state_dir.join(name.as_str())) {
+        let what = format!("its directory would be daemon.runtime_dir: {}", daemon.runtime_dir.display());
+        judge.notes.error(at, what, "give the app another name, or set daemon.runtime_dir");
+    }
 }
 
 fn socket_fits(judge: &mut Judge<'_>, runtime_dir: &Path, at: &Place) {

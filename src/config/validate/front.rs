@@ -102,15 +102,17 @@ impl Judge<'_> {
         let hint = "write type = \"haproxy\", or leave it out";
         self.refuse(of_haproxy(raw), "has no effect with the nginx front", hint);
         let upstream = self.upstream(&raw.upstream).unwrap_or_else(|| defaults::nginx_upstream(name));
-        let file = self.written_file(&raw.file).unwrap_or_else(|| defaults::nginx_file(name));
+        let file = self.nginx_file(&raw.file).unwrap_or_else(|| defaults::nginx_file(name));
         self.claim("upstream", &upstream, &raw.upstream, raw.at.absent("upstream"));
         self.claim("file", &file.display().to_string(), &raw.file, raw.at.absent("file"));
         NginxSettings {
             upstream,
             file,
-            test: self.argv(&raw.test).unwrap_or_else(|| defaults::NGINX_TEST.map(str::to_owned).to_vec()),
+            test: self
+                .argv((&raw.test, "test"))
+                .unwrap_or_else(|| defaults::NGINX_TEST.map(str::to_owned).to_vec()),
             reload: self
-                .argv(&raw.reload)
+                .argv((&raw.reload, "reload"))
                 .unwrap_or_else(|| defaults::NGINX_RELOAD.map(str::to_owned).to_vec()),
             pid_file: self.host_path(&raw.pid_file).unwrap_or_else(|| defaults::NGINX_PID_FILE.into()),
         }
@@ -190,6 +192,27 @@ impl Judge<'_> {
         fits.then(|| written.value.clone())
     }
 
+    /// A file of its own: whatever else stood there would be gone.
+    fn nginx_file(&mut self, given: &Given<String>) -> Option<std::path::PathBuf> {
+        let path = self.written_file(given)?;
+        let at = given.place()?;
+        let hint =
+            "a file that bgd alone writes and nginx.conf includes, such as /etc/nginx/conf.d/bgd-shop.conf";
+        if path.file_name().is_some_and(|name| name == "nginx.conf") {
+            self.notes.error(at, "is nginx's own configuration, which bgd would replace", hint);
+            return None;
+        }
+        let below_pattern = path.parent().is_some_and(|dir| dir.ends_with("conf.d"));
+        if below_pattern && path.extension().is_none_or(|extension| extension != "conf") {
+            self.notes.warn(
+                at,
+                "does not end in .conf: `include conf.d/*.conf` of nginx.conf passes it over",
+                hint,
+            );
+        }
+        Some(path)
+    }
+
     /// A file that bgd shall write.
     fn written_file(&mut self, given: &Given<String>) -> Option<std::path::PathBuf> {
         let path = self.host_path(given)?;
@@ -202,7 +225,7 @@ impl Judge<'_> {
     }
 
     /// A command as a list; `None` when it is absent or wrong.
-    pub(super) fn argv(&mut self, given: &Given<Vec<Written<String>>>) -> Option<Vec<String>> {
+    fn argv(&mut self, (given, key): (&Given<Vec<Written<String>>>, &str)) -> Option<Vec<String>> {
         let list = given.value()?;
         let Some(first) = list.value.first() else {
             self.notes.error(
@@ -213,6 +236,7 @@ impl Judge<'_> {
             return None;
         };
         self.filled(first, "the first element is the program").then_some(())?;
+        self.no_shell_reads(&list.value, key);
         Some(list.value.iter().map(|word| word.value.clone()).collect())
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{num::NonZeroU32, path::PathBuf};
 
+use reqwest::Url;
+
 use super::Judge;
 use crate::config::{
     defaults,
@@ -92,8 +94,12 @@ impl Judge<'_> {
         let odd = |c: char| c.is_control() || c.is_whitespace() || c == '#' || !c.is_ascii();
         if !path.value.starts_with('/') || path.value.contains(odd) {
             let what = format!("is no path of a URL: {:?}", path.value);
-            self.notes.error(&path.at, what, "begin with `/`; encode blanks and special letters as %20");
+            self.notes.error(&path.at, what, path_hint(&path.value));
             return None;
+        }
+        if let Some(name) = ["{port}", "{PORT}", "$PORT"].into_iter().find(|it| path.value.contains(it)) {
+            let what = format!("has {name}, which stands for nothing here");
+            self.notes.warn(&path.at, what, "the path alone: bgd asks each color at its own port");
         }
         Some(path.value.clone())
     }
@@ -106,7 +112,10 @@ impl Judge<'_> {
             self.notes.error(
                 &written.at,
                 what,
-                "a name, with a port if needed, such as \"shop.example.com\"",
+                match Url::parse(&written.value).ok().and_then(|url| url.host_str().map(str::to_owned)) {
+                    Some(name) => format!("the name alone: write {name:?}"),
+                    None => "a name, with a port if needed, such as \"shop.example.com\"".to_owned(),
+                },
             );
             return None;
         }
@@ -160,5 +169,20 @@ impl Judge<'_> {
             );
             self.notes.error(at, what, "a longer deadline, a shorter interval, or fewer successes");
         }
+    }
+}
+
+/// What to write instead of a text that is not a path.
+fn path_hint(text: &str) -> String {
+    let odd = |c: char| c.is_control() || c.is_whitespace() || c == '#' || !c.is_ascii();
+    match Url::parse(text) {
+        Ok(url) if url.has_host() => {
+            let path = url.query().map_or(url.path().to_owned(), |query| format!("{}?{query}", url.path()));
+            format!("the path alone: write {path:?}; bgd asks each color at its own port")
+        }
+        _ if !text.is_empty() && !text.starts_with('/') && !text.contains(odd) => {
+            format!("write {:?}", format!("/{text}"))
+        }
+        _ => "begin with `/`; encode blanks and special letters as %20".to_owned(),
     }
 }

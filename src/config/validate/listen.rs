@@ -121,7 +121,7 @@ impl Judge<'_> {
 }
 
 /// Whether a shell would look this variable up.
-fn goes_by(text: &str, variable: &str) -> bool {
+pub(super) fn goes_by(text: &str, variable: &str) -> bool {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     text.split('$').skip(1).any(|rest| match rest.strip_prefix('{') {
         Some(braced) => braced.strip_prefix(variable).is_some_and(|end| !end.starts_with(is_name)),
@@ -130,7 +130,7 @@ fn goes_by(text: &str, variable: &str) -> bool {
 }
 
 /// The commands of an app, in which placeholders are replaced and variables looked up.
-fn commands(raw: &RawApp) -> Vec<(&Place, &str)> {
+pub(super) fn commands(raw: &RawApp) -> Vec<(&Place, &str)> {
     let mut all = Vec::new();
     if let Some(build) = raw.build.value() {
         all.extend(build.value.0.iter().map(|one| (&one.at, one.value.as_str())));
@@ -150,7 +150,7 @@ fn commands(raw: &RawApp) -> Vec<(&Place, &str)> {
 }
 
 /// The other texts of an app in which placeholders are replaced.
-fn values(raw: &RawApp) -> Vec<(&Place, &str)> {
+pub(super) fn values(raw: &RawApp) -> Vec<(&Place, &str)> {
     let env = raw.env.value().into_iter().flat_map(|env| env.value.0.values());
     let rewrites = raw.rewrite.value().map_or(&[][..], |all| &all.value);
     let env = env.map(|one| (&one.at, one.value.as_str()));

@@ -10,7 +10,9 @@ mod health;
 mod limits;
 mod listen;
 mod paths;
+mod placeholders;
 mod ports;
+mod programs;
 mod protocol;
 mod public;
 mod source;
@@ -27,7 +29,11 @@ use super::{
     read::{Given, Written},
 };
 
-pub(super) use self::{app::app, daemon::daemon};
+pub(super) use self::{
+    app::app,
+    daemon::{daemon, has_own_directory},
+    placeholders::looked_up,
+};
 
 /// Judges a whole configuration, and remembers what must not be claimed twice.
 #[derive(Debug)]
@@ -79,6 +85,8 @@ pub(super) enum Holds {
     Secret,
     /// A private key: ssh refuses it when the group can read it as well.
     PrivateKey,
+    /// `KEY=value` lines, secrets among them.
+    Variables,
     /// Nothing secret.
     Plain,
 }

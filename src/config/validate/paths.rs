@@ -74,6 +74,10 @@ impl Judge<'_> {
             self.notes.error(&written.at, format!("{what}: {text:?}"), INSIDE);
             return None;
         }
+        if text.contains('*') {
+            let what = format!("is one path of that name, not a pattern: {text:?}");
+            self.notes.warn(&written.at, what, "name each path; a directory stands for all that is in it");
+        }
         let slash = if text.ends_with('/') { "/" } else { "" };
         Some(PathBuf::from(clean.join("/") + slash))
     }

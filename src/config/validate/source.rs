@@ -109,6 +109,20 @@ impl Judge<'_> {
             self.notes.error(at, "is a whole ref, not a branch", format!("write {short:?}"));
             return None;
         }
+        if name.starts_with("refs/") {
+            let hint =
+                "a branch is what is pushed to, such as \"main\"; `bgd deploy --rev` takes a tag or a commit";
+            self.notes.error(at, format!("is a whole ref, not a branch: {name:?}"), hint);
+            return None;
+        }
+        if let Some(short) = name.strip_prefix("origin/") {
+            let what = "looks like a branch of a clone, whose remote is called origin";
+            self.notes.warn(at, what, format!("write {short:?}"));
+        }
+        if name.len() == 40 && name.bytes().all(|c| c.is_ascii_hexdigit()) {
+            let hint = "write the branch, such as \"main\"; `bgd deploy --rev` takes a commit";
+            self.notes.warn(at, "looks like a commit, not a branch", hint);
+        }
         self.filled(written, "write a branch, such as \"main\"").then_some(())?;
         if !is_branch(name) {
             self.notes.error(

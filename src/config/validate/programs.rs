@@ -1,0 +1,270 @@
+//! What the commands of an app run, where that is known not to suit bgd: a manager that is asked to run the app, a
+//! server for development, one port for both colors, sudo without rights, a `cd` that ends with its own shell. Called
+//! by `app`; warns, since a program of the same name may be another one.
+
+use super::{
+    Judge,
+    listen::{commands, goes_by},
+};
+use crate::config::{
+    commands::{Call, calls, manager},
+    problem::Place,
+    raw::{RawApp, RawStart},
+    read::Written,
+};
+
+/// Servers that watch their files, by program and by words of which one must be among its arguments; none: always.
+const DEVELOPMENT: [(&str, &[&str]); 21] = [
+    ("npm", &["dev", "start:dev", "watch"]),
+    ("pnpm", &["dev", "start:dev", "watch"]),
+    ("yarn", &["dev", "start:dev", "watch"]),
+    ("bun", &["dev", "--hot", "--watch"]),
+    ("vite", &["dev", "serve", "--host", "--port"]),
+    ("next", &["dev"]),
+    ("nuxt", &["dev"]),
+    ("ng", &["serve"]),
+    ("webpack", &["serve"]),
+    ("webpack-dev-server", &[]),
+    ("nodemon", &[]),
+    ("ts-node-dev", &[]),
+    ("tsx", &["watch"]),
+    ("node", &["--watch"]),
+    ("flask", &["--debug", "--reload"]),
+    ("uvicorn", &["--reload"]),
+    ("gunicorn", &["--reload"]),
+    ("air", &[]),
+    ("cargo", &["watch"]),
+    ("dotnet", &["watch"]),
+    ("php", &["artisan serve"]),
+];
+/// Options behind which a port, or an address with one, stands.
+const PORT_OPTIONS: [&str; 14] = [
+    "-p",
+    "-b",
+    "-l",
+    "-S",
+    "--port",
+    "--http-port",
+    "--bind",
+    "--listen",
+    "--addr",
+    "--address",
+    "--http",
+    "--http-socket",
+    "--server.port",
+    "http.server",
+];
+/// Options that send a server into the background.
+const BACKGROUND: [(&str, &[&str]); 6] = [
+    ("gunicorn", &["-D", "--daemon"]),
+    ("unicorn", &["-D", "--daemonize"]),
+    ("uwsgi", &["-d", "--daemonize"]),
+    ("puma", &["-d", "--daemon"]),
+    ("start-stop-daemon", &["-b", "--background"]),
+    ("daemonize", &[]),
+];
+/// Words of bash that other shells call not found.
+const BASH_ONLY: [&str; 5] = ["source", "[[", "pushd", "popd", "shopt"];
+/// Programs that become another user.
+const RIGHTS: [&str; 4] = ["sudo", "doas", "su", "pkexec"];
+
+/// A smaller number behind `-p` or `-l` is something else: processes, a level.
+const LEAST_PORT: u16 = 80;
+
+const FOREGROUND: &str = "let `start` run the app itself, in the foreground, such as \"node server.js\": bgd restarts it, \
+                          keeps its log and stops it";
+
+impl Judge<'_> {
+    /// Warns of what the commands of an app run.
+    pub(super) fn programs(&mut self, raw: &RawApp) {
+        if let Some(Written { value, at }) = raw.start.value() {
+            let (all, is_shell) = match value {
+                RawStart::Shell(line) => (calls(line), true),
+                RawStart::Argv(words) => (
+                    vec![Call::of_argv(&words.iter().map(|word| word.value.clone()).collect::<Vec<_>>())],
+                    false,
+                ),
+            };
+            self.start_runs(&all, at);
+            if is_shell {
+                self.not_of_sh(&all, at);
+            }
+            // An app whose port is rewritten into a file may be told any number.
+            let told = commands(raw).iter().any(|(_, text)| {
+                text.contains("{port}") || text.contains("{socket}") || goes_by(text, "SOCKET")
+            });
+            if raw.rewrite.place().is_none() && !told {
+                self.fixed_port(&all, at);
+            }
+        }
+        if !raw.new_privileges.value().is_some_and(|written| written.value) {
+            self.without_rights(raw);
+        }
+        self.steps_end_with_their_shell(raw);
+        self.of_systemd(raw);
+        self.health_command(raw);
+    }
+
+    fn start_runs(&mut self, all: &[Call], at: &Place) {
+        if let Some(name) = all.iter().find_map(manager) {
+            let what = format!("{name} runs the app somewhere else, where bgd can't watch or stop it");
+            self.notes.warn(at, what, FOREGROUND);
+        } else if all.iter().any(goes_to_background) {
+            let what = "sends the app to the background: bgd keeps hold of it, and can't tell how it ended";
+            self.notes.warn(
+                at,
+                what,
+                "let it run in the foreground: leave out `&`, nohup, --daemon and their like",
+            );
+        }
+        if let Some((program, word)) = all.iter().find_map(develops) {
+            let named = format!("{program} {word}");
+            let what =
+                format!("`{}` is for development: it watches files and restarts by itself", named.trim_end());
+            self.notes.warn(at, what, "build in `build`, and start what runs in production");
+        }
+    }
+
+    fn not_of_sh(&mut self, all: &[Call], at: &Place) {
+        let first = all.iter().find_map(|call| BASH_ONLY.into_iter().find(|word| call.program() == *word));
+        if let Some(word) = first {
+            let what = format!("`{word}` is of bash, and start is run by /bin/sh");
+            let hint = match word {
+                "source" => "write `.` in its place, or name the program itself, such as venv/bin/gunicorn",
+                _ => "write [\"bash\", \"-c\", \"…\"]",
+            };
+            self.notes.warn(at, what, hint);
+        }
+    }
+
+    fn fixed_port(&mut self, all: &[Call], at: &Place) {
+        let goes_by_it =
+            |call: &Call| call.words.iter().any(|word| word.contains("$PORT") || word.contains("${PORT"));
+        if let Some(port) = all.iter().filter(|call| !goes_by_it(call)).find_map(port_of) {
+            let what = format!("has the port {port}, and blue and green need one each");
+            self.notes.warn(at, what, "write $PORT, or {port} in a list, in its place");
+        }
+    }
+
+    fn without_rights(&mut self, raw: &RawApp) {
+        for (at, text) in commands(raw) {
+            let found = calls(text).iter().find_map(|call| {
+                let asks = |word: &str| RIGHTS.into_iter().find(|name| *name == word);
+                call.wrappers().find_map(asks).or_else(|| asks(call.program()))
+            });
+            if let Some(name) = found {
+                let what =
+                    format!("{name} gains nothing here: the processes of an app never get more rights");
+                let hint = "leave it out and set `user`, or allow it with new_privileges = true";
+                self.notes.warn(at, what, hint);
+            }
+        }
+    }
+
+    /// Each step has a shell of its own.
+    fn steps_end_with_their_shell(&mut self, raw: &RawApp) {
+        let steps = raw.build.value().map_or(&[][..], |build| &build.value.0);
+        let Some((_last, before)) = steps.split_last() else { return };
+        for step in before {
+            let all = calls(&step.value);
+            let [only] = &all[..] else { continue };
+            let changes_the_shell = ["cd", "export", "source", ".", "set", "nvm", "umask", "ulimit"];
+            if only.words.first().is_some_and(|word| changes_the_shell.contains(&word.as_str())) {
+                let what = format!("`{}` ends with this step: each has a shell of its own", only.program());
+                self.notes.warn(&step.at, what, "join it to the next one: \"cd web && npm ci\"");
+            }
+        }
+    }
+
+    /// What a unit's `ExecStart` and `ExecStop` allow.
+    fn of_systemd(&mut self, raw: &RawApp) {
+        for (at, text) in commands(raw) {
+            let prefix = text.chars().next().filter(|c| "-@+!:".contains(*c));
+            if let Some(prefix) = prefix.filter(|_| text[1..].starts_with('/')) {
+                let what = format!("begins with `{prefix}`, which is of systemd's units");
+                self.notes.warn(at, what, "leave it out");
+            }
+            if text.contains("$MAINPID") {
+                let hint = "leave the command out: bgd sends stop.signal to the app itself";
+                self.notes.warn(at, "has $MAINPID, which is of systemd's units", hint);
+            }
+        }
+    }
+
+    fn health_command(&mut self, raw: &RawApp) {
+        let Some(written) = raw.health.value().and_then(|health| health.value.command.value()) else {
+            return;
+        };
+        let text = &written.value;
+        if let Some(port) =
+            ["localhost:", "127.0.0.1:"].iter().find_map(|host| port_at(text.split_once(host)?.1))
+        {
+            let what = format!("asks port {port} whichever color is meant");
+            self.notes.warn(&written.at, what, "write $PORT in its place");
+        }
+        let curl = calls(text).into_iter().find(|call| call.program() == "curl");
+        let fails = |word: &String| {
+            word.starts_with("--fail")
+                || word.starts_with('-') && !word.starts_with("--") && word.contains('f')
+        };
+        if curl.is_some_and(|call| !call.arguments().iter().any(fails) && call.arguments().len() < 6) {
+            let what = "curl succeeds whatever the status: an answer with 500 is healthy";
+            self.notes.warn(&written.at, what, "add --fail, or ask by path = \"/…\" instead");
+        }
+    }
+}
+
+fn goes_to_background(call: &Call) -> bool {
+    let by_option = |(program, options): &(&str, &[&str])| {
+        let given =
+            call.arguments().iter().any(|word| options.contains(&word.split('=').next().unwrap_or_default()));
+        call.program() == *program && (options.is_empty() || given)
+    };
+    call.background || call.wrappers().any(|word| word == "nohup") || BACKGROUND.iter().any(by_option)
+}
+
+/// The program, and the word that makes it one for development; empty where it always is.
+fn develops(call: &Call) -> Option<(String, String)> {
+    let (program, arguments) = (call.program(), call.arguments());
+    let joined = arguments.join(" ");
+    if let Some(script) = call.words.iter().position(|word| word.ends_with("manage.py")) {
+        let serves = call.words.get(script + 1).is_some_and(|word| word == "runserver");
+        return serves.then(|| ("manage.py".to_owned(), "runserver".to_owned()));
+    }
+    let (_, words) = DEVELOPMENT.iter().find(|(name, _)| *name == program)?;
+    if words.is_empty() || program == "vite" && arguments.is_empty() {
+        return Some((program.to_owned(), String::new()));
+    }
+    let told = |word: &&&str| match word.contains(' ') {
+        true => joined.starts_with(**word),
+        false => arguments.iter().any(|argument| argument == **word),
+    };
+    let word = words.iter().find(told)?;
+    Some((program.to_owned(), (*word).to_owned()))
+}
+
+/// A port that is written out: behind an option, or given to `PORT`.
+fn port_of(call: &Call) -> Option<u16> {
+    let after = |word: &String, next: Option<&String>| {
+        if let Some(value) = word.strip_prefix("PORT=") {
+            return port_at_end(value);
+        }
+        match word.split_once('=') {
+            Some((option, value)) if PORT_OPTIONS.contains(&option) => port_at_end(value),
+            _ if PORT_OPTIONS.contains(&word.as_str()) || word == "runserver" => port_at_end(next?),
+            _ => None,
+        }
+    };
+    call.words.iter().enumerate().find_map(|(index, word)| after(word, call.words.get(index + 1)))
+}
+
+/// `8000` and `0.0.0.0:8000`.
+fn port_at_end(text: &str) -> Option<u16> {
+    let number = text.rsplit(':').next().unwrap_or_default();
+    number.parse().ok().filter(|port| *port >= LEAST_PORT)
+}
+
+fn port_at(text: &str) -> Option<u16> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    text[..digits].parse().ok()
+}
