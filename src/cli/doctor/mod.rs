@@ -1,6 +1,8 @@
 //! `bgd doctor`: would a deploy work on this host? One line a check, nothing changed. Best run as the daemon's
 //! user, because it asks what this user may do.
 
+mod acting;
+mod files;
 mod finding;
 #[cfg(test)]
 mod fixture;
@@ -8,10 +10,14 @@ mod front;
 mod host;
 mod ports;
 mod preview;
+mod programs;
 mod remote;
 mod signing;
 
-use self::finding::{Finding, Level};
+use self::{
+    acting::Acting,
+    finding::{Finding, Level},
+};
 use crate::{
     api::{
         client::CallError,
@@ -35,12 +41,16 @@ pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
         installation.app(Some(app))?;
     }
     let mut report = Report { look: context.stdout, worst: Level::Ok };
-    report.add(vec![daemon(&installation).await])?;
+    let (daemon, pid) = daemon(&installation).await;
+    let acting = Acting::of(pid);
+    report.add(vec![daemon])?;
     report.add(host::check(settings))?;
     let wanted = |app: &&AppSettings| args.app.as_ref().is_none_or(|name| *name == app.name);
     for app in settings.apps.values().map(AsRef::as_ref).filter(wanted) {
         report.add(host::check_app(settings, app))?;
-        report.add(ports::check(settings, app))?;
+        report.add(ports::check(settings, app, &acting))?;
+        report.add(programs::check(app, &acting))?;
+        report.add(files::check(settings, app))?;
         report.add(vec![remote::check(app).await])?;
         report.add(signing::check(app))?;
         report.add(preview::check(app).into_iter().collect())?;
@@ -65,17 +75,19 @@ impl Report {
     }
 }
 
-async fn daemon(installation: &Installation) -> Finding {
+/// Also its pid, if it answers.
+async fn daemon(installation: &Installation) -> (Finding, Option<u32>) {
     let client = installation.client();
     match client.ask(&Request::Status { app: None }).await {
         Ok(Answer::Status(status)) => {
-            let pid = status.daemon.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-            Finding::ok(format!("daemon: answers at {}{pid}", client.socket().display()))
+            let pid = status.daemon.pid;
+            let shown = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+            (Finding::ok(format!("daemon: answers at {}{shown}", client.socket().display())), pid)
         }
-        Ok(_) => Finding::warn("daemon: answers in another version", "restart it"),
+        Ok(_) => (Finding::warn("daemon: answers in another version", "restart it"), None),
         Err(error @ CallError::Absent { .. }) => {
-            Finding::warn("daemon: is not running", error.hint().unwrap_or_default())
+            (Finding::warn("daemon: is not running", error.hint().unwrap_or_default()), None)
         }
-        Err(error) => Finding::fail(format!("daemon: {error}"), error.hint().unwrap_or_default()),
+        Err(error) => (Finding::fail(format!("daemon: {error}"), error.hint().unwrap_or_default()), None),
     }
 }

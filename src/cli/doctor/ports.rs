@@ -2,11 +2,14 @@
 
 use std::{
     fs, io,
+    ops::RangeInclusive,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
-use super::finding::Finding;
+use nix::unistd::User;
+
+use super::{acting::Acting, finding::Finding};
 use crate::{
     config::settings::{AppSettings, FrontSettings, Listen, Settings},
     process::ports::{Holder, holders, listeners},
@@ -14,17 +17,86 @@ use crate::{
 };
 
 /// The ports of the app's instances and, with the builtin front, the public one.
-pub fn check(settings: &Settings, app: &AppSettings) -> Vec<Finding> {
+pub fn check(settings: &Settings, app: &AppSettings, acting: &Acting) -> Vec<Finding> {
+    let range = Range::of_this_host();
     let state = settings.daemon.state_dir.join(app.name.as_str());
     let instance = |holder: &Holder| works_in(holder.pid, &state);
     let each = |color| (0..app.instances).map(move |index| app.address_at(color, index));
     let own = Color::ALL.into_iter().flat_map(each).filter_map(|address| address.port());
-    let mut found: Vec<_> = own.map(|port| port_of(app, port, &instance)).collect();
+    let own: Vec<u16> = own.collect();
+    let mut found: Vec<_> = own.iter().map(|port| port_of(app, *port, &instance)).collect();
+    let low = own.iter().copied().find(|port| *port < range.first_free);
+    found.extend(low.filter(|_| !may_bind_low(app, acting)).map(|port| too_low(app, port, &range)));
+    let taken = own.iter().copied().find(|port| range.outgoing.contains(port));
+    found.extend(taken.map(|port| outgoing(app, port, &range)));
     found.extend(sockets(app));
     if let FrontSettings::Builtin { listen } = &app.front {
-        found.push(port_of(app, listen.port(), &is_front));
+        let held = port_of(app, listen.port(), &is_front);
+        if listen.port() < range.first_free && !acting.binds_any_port && held.what.ends_with("is free") {
+            found.push(front_too_low(app, listen.port(), &range));
+        } else {
+            found.push(held);
+        }
     }
     found
+}
+
+/// How this host deals ports out.
+struct Range {
+    /// Who is not root may listen from here on.
+    first_free: u16,
+    /// What the kernel takes for connections that begin here.
+    outgoing: RangeInclusive<u16>,
+}
+
+impl Range {
+    fn of_this_host() -> Self {
+        let read = |name: &str| {
+            let text = fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
+            text.split_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<u16>>()
+        };
+        let outgoing = match read("ip_local_port_range")[..] {
+            [first, last] => first..=last,
+            _ => 32_768..=60_999,
+        };
+        Self { first_free: read("ip_unprivileged_port_start").first().copied().unwrap_or(1024), outgoing }
+    }
+}
+
+/// An app has root's rights, or none.
+fn may_bind_low(app: &AppSettings, acting: &Acting) -> bool {
+    match &app.user {
+        Some(name) => User::from_name(name).ok().flatten().is_some_and(|user| user.uid.is_root()),
+        None => acting.is_root,
+    }
+}
+
+fn too_low(app: &AppSettings, port: u16, range: &Range) -> Finding {
+    let (name, first) = (&app.name, range.first_free);
+    Finding::fail(
+        format!("{name}: port {port} is below {first}, where only root may listen, and the app is not root"),
+        format!("ports = [9501, 9502], or others from {first} on; what visitors see is the front's port"),
+    )
+}
+
+fn front_too_low(app: &AppSettings, port: u16, range: &Range) -> Finding {
+    let (name, first) = (&app.name, range.first_free);
+    Finding::fail(
+        format!("{name}: front.listen has port {port}, and this user may not listen below {first}"),
+        "run bgd as root, or with AmbientCapabilities=CAP_NET_BIND_SERVICE in its unit, or listen on a higher port",
+    )
+}
+
+fn outgoing(app: &AppSettings, port: u16, range: &Range) -> Finding {
+    let (first, last) = (range.outgoing.start(), range.outgoing.end());
+    Finding::warn(
+        format!(
+            "{}: port {port} is one of those that the kernel takes for outgoing connections ({first} to {last}): a \
+             start may find it taken",
+            app.name
+        ),
+        format!("choose ports below {first}"),
+    )
 }
 
 /// Where the app's sockets are to be; a directory that is missing is made at the next start.
@@ -100,6 +172,21 @@ mod tests {
 
     use super::*;
     use crate::cli::doctor::{finding::Level, fixture};
+
+    #[test]
+    fn n8_a_port_that_this_user_may_not_have_is_said_with_what_helps() {
+        let (_, app) = fixture::settings(Path::new("/var/lib/bgd"));
+        let range = Range { first_free: 1024, outgoing: 32_768..=60_999 };
+        let acting = |is_root| Acting { path: String::new(), binds_any_port: is_root, is_root };
+        assert!(may_bind_low(&app, &acting(true)) && !may_bind_low(&app, &acting(false)));
+        let nobody = AppSettings { user: Some("nobody".to_owned()), ..(*app).clone() };
+        assert!(!may_bind_low(&nobody, &acting(true)));
+        for found in [too_low(&app, 81, &range), front_too_low(&app, 81, &range)] {
+            assert!(found.level == Level::Fail && found.what.contains("below 1024"), "{found:?}");
+        }
+        assert_eq!(outgoing(&app, 40_000, &range).level, Level::Warn);
+        assert!(Range::of_this_host().outgoing.start() > &0);
+    }
 
     #[test]
     fn d1_a_stranger_on_a_port_is_named() {

@@ -1,0 +1,66 @@
+//! The process that would deploy: the daemon where it runs, else this one, which is then taken for the daemon to come.
+//! What it may do and where it looks for programs is asked of it, since a service has another `PATH` and other rights
+//! than the shell of whoever asks.
+
+use std::{fs, path::PathBuf};
+
+/// `CAP_NET_BIND_SERVICE`: listening below the first free port.
+const NET_BIND_SERVICE: u32 = 10;
+
+/// What is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acting {
+    /// Where it looks for programs.
+    pub path: String,
+    /// It may listen on any port.
+    pub binds_any_port: bool,
+    /// It is root.
+    pub is_root: bool,
+}
+
+impl Acting {
+    /// Of the daemon with this pid, as far as this user may see it.
+    pub fn of(daemon: Option<u32>) -> Self {
+        let proc = daemon.map(|pid| PathBuf::from(format!("/proc/{pid}")));
+        let own = PathBuf::from("/proc/self");
+        let status = proc.iter().chain([&own]).find_map(|dir| fs::read_to_string(dir.join("status")).ok());
+        let status = status.unwrap_or_default();
+        let environ = proc.and_then(|dir| fs::read(dir.join("environ")).ok());
+        let path = environ.as_deref().and_then(path_of);
+        Self {
+            path: path.or_else(|| std::env::var("PATH").ok()).unwrap_or_default(),
+            binds_any_port: has_capability(&status, NET_BIND_SERVICE),
+            is_root: field(&status, "Uid:").and_then(|ids| ids.split_whitespace().nth(1)) == Some("0"),
+        }
+    }
+}
+
+fn path_of(environ: &[u8]) -> Option<String> {
+    let pair = environ.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(b"PATH="))?;
+    Some(String::from_utf8_lossy(pair).into_owned())
+}
+
+fn field<'s>(status: &'s str, name: &str) -> Option<&'s str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
+fn has_capability(status: &str, number: u32) -> bool {
+    let bits = field(status, "CapEff:").and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
+    bits >> number & 1 == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_and_path_are_read_from_proc() {
+        let status = "Name:\tbgd\nUid:\t0\t1000\t0\t0\nCapEff:\t0000000000000400\n";
+        assert!(has_capability(status, NET_BIND_SERVICE) && !has_capability(status, 12));
+        assert!(!has_capability("CapEff:\t0\n", NET_BIND_SERVICE));
+        assert_eq!(path_of(b"A=1\0PATH=/opt/bin:/bin\0").as_deref(), Some("/opt/bin:/bin"));
+        let me = Acting::of(None);
+        assert_eq!(me.is_root, nix::unistd::geteuid().is_root());
+        assert_eq!(Acting::of(Some(std::process::id())), me);
+    }
+}
