@@ -7,7 +7,7 @@ mod inherit;
 mod limits;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     future::Future,
     os::unix::fs::MetadataExt,
@@ -19,8 +19,8 @@ use bgd::{
     config::settings::Limits,
     privilege::NewPrivileges,
     process::{
-        Exit, Handle, How, Limiter, LogSpec, Main, Overseer, Priority, Role, ShimError, Shims, Slot, Spec,
-        StartError, StopRequest, StopSpec,
+        Bystanders, Exit, Handle, How, Limiter, Listening, LogSpec, Main, Overseer, Places, Priority, Role,
+        ShimError, Shims, Slot, Spec, StartError, StopRequest, StopSpec,
         identity::Identity,
         logs::{Follow, tail},
     },
@@ -470,8 +470,81 @@ async fn d2_an_instance_that_shares_a_port_with_another_process_is_seen_on_it() 
     assert_eq!(listens(&alone), None);
     let second = house.start(&second).await;
     until("the second one listens too", || listens(&second)).await;
+    // Each has a socket of its own there: neither has the port for itself.
+    let places = Places { own: Address::Port(port), foreign: Vec::new() };
+    for one in [&live, &second] {
+        assert_eq!(one.look(&places, &BTreeSet::new()).unwrap().own, Listening::Stranger);
+    }
+    let elsewhere = Places { own: Address::Port(1), foreign: vec![Address::Port(port)] };
+    let seen = second.look(&elsewhere, &BTreeSet::new()).unwrap();
+    assert_eq!(seen.elsewhere, Some(Address::Port(port)));
+    assert_eq!(alone.look(&elsewhere, &BTreeSet::new()).unwrap().elsewhere, None);
+    assert_eq!(second.look(&elsewhere, &seen.foreign).unwrap().elsewhere, None, "looked at before");
     for handle in [live, second, alone] {
         soon(handle.kill()).await.unwrap();
+        soon(handle.forget()).await.unwrap();
+    }
+}
+
+/// Listens on a free port, tells it, and gives the listener to whoever connects to `pass.sock`.
+const PASSES: &str = "
+import socket, time
+s = socket.create_server(('127.0.0.1', 0))
+door = socket.socket(socket.AF_UNIX); door.bind('pass.sock'); door.listen()
+print(s.getsockname()[1], flush=True)
+socket.send_fds(door.accept()[0], [b'x'], [s.fileno()])
+time.sleep(60)
+";
+/// Has as many descriptors as it is told, and takes the listener when told to go on.
+const TAKES: &str = "
+import socket, sys
+kept = [open('/dev/null') for _ in range(int(sys.argv[1]))]
+print('ready', flush=True)
+sys.stdin.readline()
+way = socket.socket(socket.AF_UNIX); way.connect('pass.sock')
+taken = socket.recv_fds(way, 1, 1)
+print('taken', flush=True)
+sys.stdin.readline()
+";
+
+#[tokio::test]
+async fn d1_a_listener_that_a_stranger_has_open_too_is_found_however_many_descriptors_it_has_beside() {
+    if !std::process::Command::new("python3").arg("-V").output().is_ok_and(|ran| ran.status.success()) {
+        println!("skipped: no python3 to pass a listener on");
+        return;
+    }
+    for descriptors in ["10", "900"] {
+        let house = House::new();
+        fs::write(house.path("passes.py"), PASSES).unwrap();
+        let mut stranger = std::process::Command::new("python3")
+            .args(["-c", TAKES, descriptors])
+            .current_dir(house.dir.path())
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut words = std::io::BufRead::lines(std::io::BufReader::new(stranger.stdout.take().unwrap()));
+        assert_eq!(words.next().unwrap().unwrap(), "ready");
+        let bystanders = Bystanders::now().unwrap();
+        // Behind a shell: the main process is not the one that listens.
+        let handle = house.start(&house.spec("python3 passes.py; exit 0")).await;
+        let port: u16 = until("the app listens", || house.log().trim().parse().ok()).await;
+        let places = Places { own: Address::Port(port), foreign: vec![Address::Port(1)] };
+        let alone = handle.look(&places, &BTreeSet::new()).unwrap();
+        let Listening::Instance { pid, sockets } = alone.own else { panic!("{alone:?}") };
+        assert!(handle.owns(pid) && handle.main_pid() != Some(pid));
+        assert_eq!(handle.sharer(&sockets, &bystanders).unwrap(), None);
+        std::io::Write::write_all(stranger.stdin.as_mut().unwrap(), b"\n").unwrap();
+        assert_eq!(words.next().unwrap().unwrap(), "taken");
+        let sharer = handle.sharer(&sockets, &bystanders).unwrap().expect("the stranger");
+        assert_eq!(u32::try_from(sharer.pid).unwrap(), stranger.id());
+        assert_eq!(handle.stranger_at(&places.own).unwrap().map(|one| one.pid), Some(sharer.pid));
+        soon(handle.kill()).await.unwrap();
+        // It alone listens there now.
+        assert_eq!(handle.look(&places, &BTreeSet::new()).unwrap().own, Listening::Stranger);
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+        assert_eq!(handle.look(&places, &BTreeSet::new()).unwrap().own, Listening::Nobody);
         soon(handle.forget()).await.unwrap();
     }
 }

@@ -264,7 +264,7 @@ pub struct Rewrite {
 pub struct Health {
     /// What is asked.
     pub probe: Probe,
-    /// Between two probes.
+    /// Between two answers that are not good; a good one is confirmed sooner, see `rules::health`.
     pub interval: Duration,
     /// Limit of one probe.
     pub timeout: Duration,

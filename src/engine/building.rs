@@ -37,7 +37,7 @@ const ROOM: u64 = 64 << 20;
 const ROOM_INODES: u64 = 2_000;
 
 /// On a thread of its own: whole trees are copied and deleted.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),

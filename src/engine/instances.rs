@@ -3,13 +3,13 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use crate::{
     process::{
-        Handle, Slot,
+        Bystanders, Handle, Slot,
         usage::{self, Usage},
     },
     rules::ids::{Color, ReleaseId},
@@ -34,6 +34,8 @@ struct Running {
     handle: Handle,
     proven: bool,
     healthy: Option<bool>,
+    /// As they were before it was started; nothing is known of them for one that was found running.
+    bystanders: Arc<Bystanders>,
     sample: Option<CpuSample>,
 }
 
@@ -109,8 +111,23 @@ impl Instances {
         let given = (handle.release().clone(), handle.siblings());
         known.given.insert(slot.color, given);
         if known.running.get(&slot).is_none_or(|running| running.handle.id() != handle.id()) {
-            known.running.insert(slot, Running { handle, proven: false, healthy: None, sample: None });
+            let bystanders = Arc::default();
+            let running = Running { handle, proven: false, healthy: None, bystanders, sample: None };
+            known.running.insert(slot, running);
         }
+    }
+
+    /// An instance was started there, beside these.
+    pub fn put_new(&self, slot: Slot, handle: Handle, bystanders: Arc<Bystanders>) {
+        self.put(slot, handle);
+        if let Some(running) = self.lock().running.get_mut(&slot) {
+            running.bystanders = bystanders;
+        }
+    }
+
+    /// The bystanders of the start of the instance with this shim.
+    pub fn bystanders(&self, slot: Slot, shim: &str) -> Arc<Bystanders> {
+        self.lock().with_shim(slot, shim).map(|running| running.bystanders.clone()).unwrap_or_default()
     }
 
     /// The instance with this shim was healthy.

@@ -5,6 +5,7 @@
 mod acts;
 mod app_task;
 mod building;
+mod candidate;
 pub mod clock;
 mod counting;
 pub mod fleet;

@@ -4,51 +4,37 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::Duration,
+    sync::Arc,
 };
 
 use futures_util::future::{join_all, try_join_all};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::Instant;
 
 use super::{
     app_task::blocking,
-    building::{build_failure, start_failure},
+    building::{aside, build_failure, start_failure},
+    candidate::Candidate,
     clock,
     interpreter::{Interpreter, failure, tail, trouble},
 };
 use crate::{
     build,
-    config::settings::{AppSettings, Limits, Probe},
+    config::settings::Limits,
     errors::chain,
-    probe::{self, Answer, ProbeCommand, Target, Verdict},
-    process::{Exit, Handle, Role, ShimError, Slot, Spec, StartError, ports},
+    probe::{Answer, ProbeCommand, Target, Verdict},
+    process::{Bystanders, Exit, Handle, Listening, Places, Role, ShimError, Slot, Spec, StartError, ports},
     rules::{
         address::Address,
         app::Release,
         event::Done,
-        health::{Decision, Seen, Streak},
         ids::{Color, ReleaseId},
         words::{Failure, Nature, Phase},
     },
     store::record::EventRecord,
 };
 
-/// The first wait for the port to open; grows to `health.interval`, so that a fast app is promoted at once.
-const FIRST_LOOK: Duration = Duration::from_millis(3);
-/// The least wait between the first success and the next: two answers of the same instant are one.
-const CONFIRM: Duration = Duration::from_millis(10);
 /// Probe answers kept for `bgd show`.
 const ANSWERS_KEPT: usize = 20;
-
-/// A new instance on its way to be proven.
-struct Candidate {
-    slot: Slot,
-    handle: Handle,
-    target: Target,
-    /// Where it must not listen.
-    foreign: Vec<Address>,
-    answers: VecDeque<String>,
-}
 
 /// All that a color has when it has that many.
 pub(super) fn slots(color: Color, number: u16) -> impl Iterator<Item = Slot> {
@@ -74,6 +60,8 @@ impl Interpreter {
     ) -> Result<Done, Failure> {
         let adopted = self.adopt_or_clear(shims, (release, color), number).await?;
         let missing: Vec<Slot> = slots(color, number).filter(|slot| !adopted.contains(slot)).collect();
+        // Before the ports are seen to be free: none of them has a listener of the instances open then.
+        let bystanders = self.bystanders().await;
         for slot in &missing {
             self.prove_free(*slot)?;
         }
@@ -81,7 +69,7 @@ impl Interpreter {
             self.prove_memory(color, number).await?;
         }
         for slot in &missing {
-            let started = self.start_one(release, *slot, number).await;
+            let started = self.start_one(release, (*slot, number), &bystanders).await;
             started.map_err(|failure| of_one(*slot, number, failure))?;
         }
         Ok(match number {
@@ -90,7 +78,17 @@ impl Interpreter {
         })
     }
 
-    async fn start_one(&self, release: &Release, slot: Slot, siblings: u16) -> Result<(), Failure> {
+    /// Without any, more is looked through before the flip.
+    async fn bystanders(&self) -> Arc<Bystanders> {
+        aside(Bystanders::now).await.map(Arc::new).unwrap_or_default()
+    }
+
+    async fn start_one(
+        &self,
+        release: &Release,
+        (slot, siblings): (Slot, u16),
+        bystanders: &Arc<Bystanders>,
+    ) -> Result<(), Failure> {
         let phase = Phase::Starting;
         self.clear_socket(slot)?;
         let context = self.context_of(release, slot);
@@ -107,7 +105,7 @@ impl Interpreter {
         };
         let handle = started.map_err(|err| start_failure(phase, &err))?;
         self.open_when_it_listens(&handle, slot);
-        self.instances.put(slot, handle);
+        self.instances.put_new(slot, handle, bystanders.clone());
         Ok(())
     }
 
@@ -220,11 +218,19 @@ impl Interpreter {
         let other = slot.color.other();
         let others = slots(other, self.instances.last_given(other).max(self.settings.instances));
         let siblings = slots(slot.color, number).filter(|sibling| *sibling != slot);
+        let handle = self.to_be_probed(release, slot).await?;
         Ok(Candidate {
             slot,
-            handle: self.to_be_probed(release, slot).await?,
+            bystanders: self.instances.bystanders(slot, handle.id()),
+            handle,
             target: self.target(release, slot)?,
-            foreign: others.chain(siblings).map(|it| self.settings.address_at(it.color, it.index)).collect(),
+            places: Arc::new(Places {
+                own: self.settings.address_at(slot.color, slot.index),
+                foreign: others
+                    .chain(siblings)
+                    .map(|it| self.settings.address_at(it.color, it.index))
+                    .collect(),
+            }),
             answers: VecDeque::new(),
         })
     }
@@ -250,93 +256,6 @@ impl Interpreter {
         ended.ok_or_else(|| failure(phase, Nature::Transient, "the new instance is not there to be probed"))
     }
 
-    async fn until_healthy(&self, one: &mut Candidate, deadline: Instant) -> Result<(), Failure> {
-        let Candidate { handle, target, foreign, answers, .. } = one;
-        let health = &self.settings.health;
-        let mut streak = Streak::new(health.successes);
-        let mut pause = FIRST_LOOK;
-        let mut said = None;
-        loop {
-            self.refuse_other_place(handle, foreign)?;
-            let mut socket = Socket::glance(handle, &target.address);
-            if matches!(socket, Socket::Ours(_)) {
-                self.open_socket(&target.address)?;
-            }
-            let answer = self.ask((&socket, target), deadline, &mut said).await;
-            let settled = self.settled(handle);
-            let healthy = answer.0 && settled;
-            note_answer(answers, answer.1);
-            if let Socket::Ours(owner) = &socket {
-                let seen = if healthy { Seen::Healthy } else { Seen::Unhealthy };
-                if streak.observe(seen, owner) == Decision::Healthy {
-                    // Promise D1, in full before the flip; a stranger seen only now is waited for like any other.
-                    socket = Socket::of(handle, &target.address);
-                    if matches!(socket, Socket::Ours(_)) {
-                        return self.refuse_other_place(handle, foreign);
-                    }
-                    streak = Streak::new(health.successes);
-                }
-            }
-            if Instant::now() + pause >= deadline {
-                return Err(self.not_healthy(handle, &socket, answers));
-            }
-            sleep(if healthy { pause.max(CONFIRM.min(health.interval)) } else { pause }).await;
-            pause = if healthy { health.interval } else { (pause * 2).min(health.interval) };
-        }
-    }
-
-    /// One probe, if the port is open; `said` is what the last whole one found.
-    async fn ask(
-        &self,
-        (socket, target): (&Socket, &Target),
-        deadline: Instant,
-        said: &mut Option<String>,
-    ) -> (bool, String) {
-        if !matches!(socket, Socket::Ours(_)) {
-            return (false, format!("{} is not open yet", target.address.named()));
-        }
-        let Ok(answer) = timeout_at(deadline, probe::once(&self.settings.health, target)).await else {
-            // What it said before tells more than a probe that was cut short.
-            return (false, said.take().unwrap_or_else(|| "no answer before the deadline".to_owned()));
-        };
-        let answer = answer_line(&answer);
-        *said = Some(answer.1.clone());
-        answer
-    }
-
-    /// An open port alone is weak evidence: the process must also have been up for a while.
-    fn settled(&self, handle: &Handle) -> bool {
-        match self.settings.health.probe {
-            Probe::Tcp => handle.age() >= Probe::TCP_SETTLE,
-            Probe::Http(_) | Probe::FastCgi(_) | Probe::Uwsgi(_) | Probe::Command(_) => true,
-        }
-    }
-
-    /// Promise D2: an app that listens on its neighbour's port takes the live color's traffic, healthy or not; so it
-    /// is refused as soon as it is seen there, not at the deadline.
-    fn refuse_other_place(&self, handle: &Handle, foreign: &[Address]) -> Result<(), Failure> {
-        // The owner's own listener there is as it should be; one of ours beside it would share its traffic.
-        let Some(other) = handle.listens_on(foreign).map_err(|err| trouble(Phase::Probing, &err))? else {
-            return Ok(());
-        };
-        let own = handle.role().slot();
-        let its_own_color = own.is_some_and(|own| {
-            let siblings = slots(own.color, handle.siblings());
-            siblings.into_iter().any(|it| self.settings.address_at(it.color, it.index) == other)
-        });
-        let whose = if its_own_color { "another instance's" } else { "the other color's" };
-        let cause = format!("the new instance listens on {}, which is {whose}", other.named());
-        let variable = variable(&other);
-        Err(Failure {
-            hint: Some(format!(
-                "the app must listen on {variable} alone; {} shows its output",
-                logs_of(handle)
-            )),
-            log_tail: tail(handle.log()),
-            ..failure(Phase::Probing, Nature::Deterministic, cause)
-        })
-    }
-
     fn exited_early(&self, handle: &Handle, exit: Exit, answers: &VecDeque<String>) -> Failure {
         let last = answers.back().map(|answer| format!("; last probe: {answer}")).unwrap_or_default();
         Failure {
@@ -350,15 +269,21 @@ impl Interpreter {
         }
     }
 
-    fn not_healthy(&self, handle: &Handle, socket: &Socket, answers: &VecDeque<String>) -> Failure {
-        let address = address_of(handle, &self.settings);
-        let deadline = self.settings.health.deadline;
-        let last = answers.back().cloned().unwrap_or_default();
-        let (cause, hint) = match socket {
-            Socket::Ours(_) => (
+    pub(super) async fn not_healthy(&self, one: &Candidate, own: &Listening) -> Failure {
+        let (handle, address, deadline) = (&one.handle, &one.places.own, self.settings.health.deadline);
+        let (cause, hint) = match (own, self.stranger_at(one).await) {
+            (_, Some(holder)) => (
+                format!("{} is held by {holder}, not by the new instance", address.named()),
+                match address {
+                    Address::Port(_) => "stop it or change `ports`; then `bgd deploy`".to_owned(),
+                    Address::Socket(_) => "stop it; then `bgd deploy`".to_owned(),
+                },
+            ),
+            (Listening::Instance { .. }, None) => (
                 format!(
-                    "not healthy within {deadline:?} (one probe: {:?}): {last}{}",
+                    "not healthy within {deadline:?} (one probe: {:?}): {}{}",
                     self.settings.health.timeout,
+                    one.answers.back().map_or("", String::as_str),
                     address.port().map(out_of_reach).unwrap_or_default(),
                 ),
                 format!(
@@ -367,26 +292,26 @@ impl Interpreter {
                     logs_of(handle)
                 ),
             ),
-            Socket::Absent => {
-                let instead = listens_instead(handle);
+            (Listening::Nobody | Listening::Stranger, None) => {
+                let instead = listens_instead(handle).await;
                 (
                     format!("the app did not listen on {} within {deadline:?}; {instead}", address.named()),
-                    format!("{}; {} shows its output", must_listen(&address), logs_of(handle)),
+                    format!("{}; {} shows its output", must_listen(address), logs_of(handle)),
                 )
             }
-            Socket::Strange(holder) => (
-                format!("{} is held by {holder}, not by the new instance", address.named()),
-                match address {
-                    Address::Port(_) => "stop it or change `ports`; then `bgd deploy`".to_owned(),
-                    Address::Socket(_) => "stop it; then `bgd deploy`".to_owned(),
-                },
-            ),
         };
         Failure {
             hint: Some(hint),
             log_tail: tail(handle.log()),
             ..failure(Phase::Probing, Nature::Deterministic, cause)
         }
+    }
+
+    /// Who else holds the instance's place, for people.
+    async fn stranger_at(&self, one: &Candidate) -> Option<String> {
+        let (handle, places) = (one.handle.clone(), one.places.clone());
+        let stranger = aside(move || handle.stranger_at(&places.own)).await.ok()??;
+        Some(format!("pid {} ({})", stranger.pid, stranger.command))
     }
 
     async fn keep_answers(&self, release: &Release, candidates: &[Candidate]) {
@@ -424,45 +349,8 @@ impl Interpreter {
     }
 }
 
-/// Whose listening socket is at an address.
-enum Socket {
-    /// All of it belongs to the instance; by this process.
-    Ours(i32),
-    /// Nobody listens.
-    Absent,
-    /// Somebody else listens.
-    Strange(String),
-}
-
-impl Socket {
-    /// The same as [`Self::of`] for the usual case that the main process itself listens, without reading what
-    /// every process of the host has open; whoever else may have the socket open is left to [`Self::of`].
-    fn glance(handle: &Handle, address: &Address) -> Self {
-        let Ok(inodes) = ports::listening_at(address) else { return Self::Absent };
-        match handle.main_pid() {
-            _ if inodes.is_empty() => Self::Absent,
-            Some(main) if handle.owns(main) && ports::held_by(main, &inodes).len() == inodes.len() => {
-                Self::Ours(main)
-            }
-            _ => Self::of(handle, address),
-        }
-    }
-
-    fn of(handle: &Handle, address: &Address) -> Self {
-        let Ok(inodes) = ports::listening_at(address) else { return Self::Absent };
-        if inodes.is_empty() {
-            return Self::Absent;
-        }
-        let Ok(holders) = ports::holders(&inodes) else { return Self::Absent };
-        match holders.iter().find(|holder| !handle.owns(holder.pid)) {
-            Some(stranger) => Self::Strange(format!("pid {} ({})", stranger.pid, stranger.command)),
-            None => holders.iter().map(|holder| holder.pid).min().map_or(Self::Absent, Self::Ours),
-        }
-    }
-}
-
 /// The command that shows what an instance says; `bgd logs` alone shows what is live.
-fn logs_of(handle: &Handle) -> String {
+pub(super) fn logs_of(handle: &Handle) -> String {
     let Some(slot) = handle.role().slot() else { return "`bgd logs`".to_owned() };
     logs_of_slot(slot, handle.siblings())
 }
@@ -487,7 +375,8 @@ pub(super) fn of_one(slot: Slot, number: u16, failure: Failure) -> Failure {
 
 /// Who holds an address, for people.
 pub(super) fn holders_of(address: &Address) -> String {
-    match ports::listening_at(address).and_then(|inodes| ports::holders(&inodes)) {
+    let holders = |inodes: Vec<u64>| ports::holders(&inodes.into_iter().collect());
+    match ports::listening_at(address).and_then(holders) {
         Ok(holders) if !holders.is_empty() => {
             let named: Vec<String> =
                 holders.iter().map(|holder| format!("pid {} ({})", holder.pid, holder.command)).collect();
@@ -510,8 +399,9 @@ fn out_of_reach(port: u16) -> String {
     format!("; it listens on {} instead", named.join(", "))
 }
 
-fn listens_instead(handle: &Handle) -> String {
-    match ports::listening_of(|pid| handle.owns(pid)) {
+async fn listens_instead(handle: &Handle) -> String {
+    let handle = handle.clone();
+    match aside(move || handle.listens_at_all()).await {
         Ok(addresses) if !addresses.is_empty() => {
             let named: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             format!("it listens on {} instead", named.join(", "))
@@ -521,15 +411,8 @@ fn listens_instead(handle: &Handle) -> String {
     }
 }
 
-fn address_of(handle: &Handle, settings: &AppSettings) -> Address {
-    match handle.role() {
-        Role::Instance(slot) => settings.address_at(slot.color, slot.index),
-        Role::Build | Role::Hook(_) => Address::Port(0),
-    }
-}
-
 /// Where the app is told its address.
-fn variable(address: &Address) -> &'static str {
+pub(super) fn variable(address: &Address) -> &'static str {
     match address {
         Address::Port(_) => "$PORT",
         Address::Socket(_) => "$SOCKET",
@@ -552,7 +435,7 @@ pub(super) fn answer_line(answer: &Answer) -> (bool, String) {
     }
 }
 
-fn note_answer(answers: &mut VecDeque<String>, line: String) {
+pub(super) fn note_answer(answers: &mut VecDeque<String>, line: String) {
     // A long wait for the port is one line, not a hundred.
     if answers.back() == Some(&line) {
         return;

@@ -140,6 +140,11 @@ impl Handle {
         self.0.record.of_this_boot()
     }
 
+    /// Its shim lives, so that all of the tree is below it.
+    pub(super) fn overseen(&self) -> bool {
+        self.0.record.shim_alive()
+    }
+
     /// `pid` is in the tree now. Reads /proc and does not wait for the shim.
     pub fn owns(&self, pid: i32) -> bool {
         let record = &self.0.record;
@@ -157,19 +162,12 @@ impl Handle {
     /// does not wait for the shim.
     pub fn listens_on(&self, places: &[Address]) -> io::Result<Option<Address>> {
         let listeners = ports::listening_at_any(places)?;
-        let inodes: Vec<u64> = listeners.iter().map(|(_, inode)| *inode).collect();
-        if inodes.is_empty() {
+        let sockets: BTreeSet<u64> = listeners.iter().map(|(_, inode)| *inode).collect();
+        if sockets.is_empty() {
             return Ok(None);
         }
-        let record = &self.0.record;
-        let held: BTreeSet<u64> = if record.shim_alive() {
-            let tree = tree::descendants(record.shim.pid)?;
-            tree.iter().flat_map(|one| ports::held_by(one.pid, &inodes)).collect()
-        } else {
-            let holders = ports::holders(&inodes)?.into_iter();
-            holders.filter(|holder| self.owns(holder.pid)).flat_map(|holder| holder.inodes).collect()
-        };
-        let found = listeners.into_iter().find(|(_, inode)| held.contains(inode));
+        let held = self.sockets_of_tree(&sockets)?;
+        let found = listeners.into_iter().find(|(_, inode)| held.contains_key(inode));
         Ok(found.map(|(place, _)| place))
     }
 

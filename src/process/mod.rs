@@ -3,19 +3,22 @@
 //!
 //! ```text
 //! daemon side   shims (start, find) · handle (ask, wait, stop) · status (what a handle reports)
+//!               listening (whose socket is at an address)
 //!               client (one exchange) · orphans (when a shim was killed) · logs (what shims wrote)
 //! the shim      shim/: run (loop) · child (exec) · log (write, rotate) · ending (stop, kill) · socket
 //!               limits (a scope of its own)
 //! both          spec (what to run) · wire (what they say) · record (the state file)
-//! the kernel    identity · tree · ports · sockets · usage
+//! the kernel    identity · tree · ports · sockets · usage · bystanders
 //! ```
 //!
 //! Nothing here decides: whether to start, stop or restart is the engine's.
 
+mod bystanders;
 mod client;
 mod handle;
 pub mod identity;
 mod limits;
+mod listening;
 pub mod logs;
 mod orphans;
 pub mod ports;
@@ -29,8 +32,10 @@ mod tree;
 pub mod usage;
 pub mod wire;
 
+pub use bystanders::Bystanders;
 pub use handle::Handle;
 pub use limits::Limiter;
+pub use listening::{Listening, Look, Places};
 pub use record::{Exit, How, Record};
 pub use shims::{Shims, StartError};
 pub use spec::{LogSpec, Priority, Role, Slot, Spec, StopRequest, StopSpec};

@@ -1,13 +1,14 @@
 //! Who holds a TCP port: listeners on IPv4 and IPv6, the processes that own them, connections still open.
 //! Called before a start (is the port free, who holds it), while probing (is it our tree that listens) and
 //! while draining. Sees this network namespace only; blocks for milliseconds ([`holders`], which reads all of
-//! /proc, for tens of them on a large host): call it through `spawn_blocking`.
+//! /proc, for hundreds of them on a large host): call it through `spawn_blocking`.
 
 use std::{
     collections::BTreeSet,
     fs, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
+    path::Path,
 };
 
 use nix::{
@@ -46,7 +47,7 @@ pub struct Holder {
     pub inodes: BTreeSet<u64>,
 }
 
-/// All sockets that listen on this port, on any address.
+/// All sockets that listen on this port, on any address; 0 is any port.
 pub fn listeners(port: u16) -> io::Result<Vec<Listener>> {
     let found = sockets::read(State::Listen, port)?.into_iter();
     Ok(found.map(|one| Listener { address: one.local, uid: one.uid, inode: one.inode }).collect())
@@ -65,24 +66,40 @@ pub fn listening_at_any(addresses: &[Address]) -> io::Result<Vec<(Address, u64)>
     let ports: BTreeSet<u16> = addresses.iter().filter_map(Address::port).collect();
     let mut found = Vec::new();
     if !ports.is_empty() {
-        // 0 is any port.
         let listeners = listeners(0)?.into_iter().filter(|one| ports.contains(&one.address.port()));
         found.extend(listeners.map(|one| (Address::Port(one.address.port()), one.inode)));
     }
-    for path in addresses.iter().filter_map(Address::socket) {
-        let inodes = unix_sockets::listening(path)?;
-        found.extend(inodes.into_iter().map(|inode| (Address::Socket(path.to_owned()), inode)));
+    let paths: BTreeSet<&Path> = addresses.iter().filter_map(Address::socket).collect();
+    if !paths.is_empty() {
+        let listening =
+            unix_sockets::all_listening()?.into_iter().filter(|(path, _)| paths.contains(&**path));
+        found.extend(listening.map(|(path, inode)| (Address::Socket(path), inode)));
     }
     Ok(found)
 }
 
-/// The processes that have one of these sockets open. Those of other users are seen by root only.
-pub fn holders(inodes: &[u64]) -> io::Result<Vec<Holder>> {
+/// The users whom the TCP sockets among these belong to.
+pub(super) fn owners(inodes: &BTreeSet<u64>) -> io::Result<BTreeSet<u32>> {
+    let all = sockets::read(State::Listen, 0)?.into_iter();
+    Ok(all.filter(|one| inodes.contains(&one.inode)).map(|one| one.uid).collect())
+}
+
+/// The processes that have one of these sockets open. Those of other users are seen by root only. Looks through what
+/// every process of the host has open: for a message, never on the way of a deploy that goes well.
+pub fn holders(inodes: &BTreeSet<u64>) -> io::Result<Vec<Holder>> {
+    holders_among(|_| true, inodes)
+}
+
+/// Those of the processes that `asked` accepts which have one of these sockets open.
+pub(super) fn holders_among(asked: impl Fn(i32) -> bool, inodes: &BTreeSet<u64>) -> io::Result<Vec<Holder>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
+        if !asked(pid) {
+            continue;
+        }
         let held = held_by(pid, inodes);
         if !held.is_empty() {
             found.push(Holder { pid, command: command_line(pid), inodes: held });
@@ -92,7 +109,7 @@ pub fn holders(inodes: &[u64]) -> io::Result<Vec<Holder>> {
 }
 
 /// Those of the sockets that this process has open; none when it is gone or another user's.
-pub fn held_by(pid: i32, inodes: &[u64]) -> BTreeSet<u64> {
+pub fn held_by(pid: i32, inodes: &BTreeSet<u64>) -> BTreeSet<u64> {
     let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeSet::new() };
     open.filter_map(|entry| socket_inode(fs::read_link(entry.ok()?.path()).ok()?.to_str()?))
         .filter(|inode| inodes.contains(inode))
@@ -101,18 +118,6 @@ pub fn held_by(pid: i32, inodes: &[u64]) -> BTreeSet<u64> {
 
 fn socket_inode(link: &str) -> Option<u64> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-}
-
-/// Where the processes that `ours` accepts listen; for telling an operator which port an app took instead.
-pub fn listening_of(ours: impl Fn(i32) -> bool) -> io::Result<BTreeSet<SocketAddr>> {
-    let listening = sockets::read(State::Listen, 0)?;
-    let inodes: Vec<u64> = listening.iter().map(|one| one.inode).collect();
-    let held: BTreeSet<u64> = holders(&inodes)?
-        .into_iter()
-        .filter(|holder| ours(holder.pid))
-        .flat_map(|holder| holder.inodes)
-        .collect();
-    Ok(listening.into_iter().filter(|one| held.contains(&one.inode)).map(|one| one.local).collect())
 }
 
 /// Connections of clients to this local port that are established.
@@ -169,9 +174,11 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].address, address);
         assert!(!free(address.port()).unwrap());
-        let holders = holders(&[found[0].inode]).unwrap();
+        let inodes = BTreeSet::from([found[0].inode]);
+        let holders = holders(&inodes).unwrap();
         assert!(holders.iter().any(|holder| holder.pid == me() && !holder.command.is_empty()));
-        assert_eq!(held_by(me(), &[found[0].inode]), BTreeSet::from([found[0].inode]));
+        assert_eq!(held_by(me(), &inodes), inodes);
+        assert_eq!(owners(&inodes).unwrap(), BTreeSet::from([nix::unistd::geteuid().as_raw()]));
     }
 
     #[test]

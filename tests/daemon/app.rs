@@ -193,6 +193,9 @@ impl App {
 
     fn answer(&self, asked: &Asked) -> (u16, String) {
         if asked.path == "/up" {
+            if self.get("tells") == "yes" {
+                println!("rev {} is asked for /up", self.get("rev"));
+            }
             if !self.get("up").is_empty() {
                 let code = self.get("up").parse().expect("a status");
                 println!("last words of {}: /up answers {code}", self.get("rev"));

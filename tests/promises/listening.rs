@@ -83,6 +83,39 @@ fn e1_a_release_is_promoted_as_soon_as_it_is_ready_whatever_the_interval() {
     assert_eq!(stage.served(), "two");
 }
 
+/// How often a release was asked for its health.
+fn asked(stage: &Stage, rev: &str) -> usize {
+    let output =
+        ["blue", "green"].map(|color| stage.bgd(&["logs", "--color", color, "-n", "1000"]).stdout).concat();
+    output.matches(&format!("rev {rev} is asked for /up")).count()
+}
+
+#[test]
+fn e1_an_app_that_opens_its_port_late_is_promoted_as_soon_as_it_does_and_asked_a_few_times_only() {
+    let stage = stage("20m");
+    stage.amend("interval = \"50ms\"", "interval = \"10m\"");
+    stage.done(&["reload"]);
+    stage.close("boot");
+    let commit = stage.push("late", "start = waits\ntells = yes");
+    stage.until_phase(&commit, "probing");
+    assert_eq!(asked(&stage, "late"), 0);
+    stage.open("boot");
+    stage.wait_live(&commit);
+    // Two before the flip, two in the watch of 200 ms, one to know the health of what is live.
+    assert!((2..=5).contains(&asked(&stage, "late")), "{}", asked(&stage, "late"));
+}
+
+#[test]
+fn e1_an_answer_that_is_not_good_is_followed_by_the_interval_and_the_deadline_is_waited_for() {
+    let stage = stage("3s");
+    stage.amend("interval = \"50ms\"", "interval = \"10m\"");
+    stage.done(&["reload"]);
+    let commit = stage.push("sick", "up = 500\ntells = yes");
+    let error = stage.until_failed(&commit);
+    assert!(error.contains("not healthy within 3s") && error.contains("500"), "{error}");
+    assert_eq!(asked(&stage, "sick"), 1);
+}
+
 #[test]
 fn e1_both_limits_stand_in_the_error() {
     let stage = stage("3s");

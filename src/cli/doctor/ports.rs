@@ -1,6 +1,7 @@
 //! Whether the ports an app needs are free or held by what is ours: an instance of the app, or the front.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     ops::RangeInclusive,
     os::unix::fs::MetadataExt as _,
@@ -141,7 +142,7 @@ enum Held {
 }
 
 fn held(port: u16) -> io::Result<Held> {
-    let inodes: Vec<_> = listeners(port)?.iter().map(|listener| listener.inode).collect();
+    let inodes: BTreeSet<u64> = listeners(port)?.iter().map(|listener| listener.inode).collect();
     if inodes.is_empty() {
         return Ok(Held::Free);
     }

@@ -198,7 +198,7 @@ const WRONG: &[Wrong] = &[
     ("health.interval = \"0ms\"", "4 app.shop.health.interval", "longer than zero"),
     ("health.successes = 0", "4 app.shop.health.successes", "1 or more"),
     ("health.deadline = \"1s\"", "4 app.shop.health.deadline", "can never be met"),
-    ("health = { path = \"/\", successes = 200 }", "4 app.shop.health.successes", "take at least 1m39s500ms"),
+    ("health = { path = \"/\", successes = 200 }", "4 app.shop.health.successes", "take at least 1m37s130ms"),
     ("hooks.before_start = [\"a\"]", "4 app.shop.hooks.before_start", "expected a text, found a list"),
     ("hooks.after_live = \"\"", "4 app.shop.hooks.after_live", "is empty"),
     ("hooks.timeout = \"0s\"", "4 app.shop.hooks.timeout", "longer than zero"),

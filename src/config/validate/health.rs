@@ -5,13 +5,16 @@ use std::{num::NonZeroU32, path::PathBuf};
 use reqwest::Url;
 
 use super::Judge;
-use crate::config::{
-    defaults,
-    duration::exact,
-    problem::Place,
-    raw::RawHealth,
-    read::{Given, Written},
-    settings::{FastCgiProbe, Health, HttpProbe, Probe, Protocol},
+use crate::{
+    config::{
+        defaults,
+        duration::exact,
+        problem::Place,
+        raw::RawHealth,
+        read::{Given, Written},
+        settings::{FastCgiProbe, Health, HttpProbe, Probe, Protocol},
+    },
+    rules::health::confirmed_within,
 };
 
 impl Judge<'_> {
@@ -158,12 +161,11 @@ impl Judge<'_> {
         let waits = [raw.deadline.place(), raw.successes.place(), raw.interval.place()];
         let Some(at) = waits.into_iter().flatten().next() else { return };
         let settle = if health.probe == Probe::Tcp { Probe::TCP_SETTLE } else { Default::default() };
-        let least = health.interval.saturating_mul(health.successes.get() - 1).max(settle);
+        let least = confirmed_within(health.successes, health.interval).saturating_add(settle);
         if least >= health.deadline {
             let what = format!(
-                "can never be met: {} successes, {} apart, take at least {}, the deadline is {}",
+                "can never be met: {} successes take at least {}, the deadline is {}",
                 health.successes,
-                exact(health.interval),
                 exact(least),
                 exact(health.deadline),
             );

@@ -1,0 +1,114 @@
+//! Processes with very many open descriptors, as they were before an instance was started. To look through what they
+//! have open costs the more the busier the host is; one that has not run since then can't have been given a socket that
+//! did not exist then, so it need not be looked through. Taken by the engine before a start, used by `listening`.
+
+use std::{collections::BTreeMap, fs, io};
+
+use super::identity::{Identity, Stat};
+
+/// With fewer descriptors a process is looked through as fast as it is found out whether it ran.
+const MANY: u64 = 256;
+/// To see whether a thread ran costs as much as to look at this many descriptors.
+const A_THREAD: u64 = 16;
+
+/// How often and how long each thread of a process had run, in the kernel's words.
+type Runs = BTreeMap<i32, Vec<u8>>;
+
+/// What each of them had run.
+#[derive(Debug, Default)]
+pub struct Bystanders(BTreeMap<Identity, Runs>);
+
+impl Bystanders {
+    /// Those of the whole host, now.
+    pub fn now() -> io::Result<Self> {
+        let kernel_counts = descriptors_counted("self").is_some();
+        let entries = fs::read_dir("/proc")?;
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+        let found = pids.filter_map(|pid| {
+            let number = if kernel_counts { descriptors_counted(pid) } else { descriptor_slots(pid) };
+            let number = number.filter(|number| *number >= MANY)?;
+            let stat = Stat::read(pid).filter(|stat| number >= stat.threads.saturating_mul(A_THREAD))?;
+            Some((stat.identity(), runs(pid)?))
+        });
+        Ok(Self(found.collect()))
+    }
+
+    /// It is one of them, and none of its threads has run since.
+    pub(super) fn slept(&self, pid: i32) -> bool {
+        let Some(identity) = Identity::of(pid) else { return false };
+        self.0.get(&identity).is_some_and(|then| runs(pid).is_some_and(|now| now == *then))
+    }
+}
+
+/// The number of open descriptors; `None` before Linux 6.2, for none at all, and for a process that may not be asked.
+fn descriptors_counted(pid: impl std::fmt::Display) -> Option<u64> {
+    fs::metadata(format!("/proc/{pid}/fd")).ok().map(|about| about.len()).filter(|number| *number > 0)
+}
+
+/// At least the number of open descriptors.
+fn descriptor_slots(pid: i32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("FDSize:"))?.trim().parse().ok()
+}
+
+/// `None` where a thread runs at this moment (what the kernel tells is then from a little earlier), and where the kernel
+/// does not tell.
+fn runs(pid: i32) -> Option<Runs> {
+    let mut found = Runs::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
+        let path = task.ok()?.path();
+        let thread = path.file_name()?.to_str()?.parse().ok()?;
+        let told = fs::read(path.join("schedstat")).ok()?;
+        let stat = Stat::parse(&fs::read(path.join("stat")).ok()?)?;
+        if stat.state == b'R' || told.starts_with(b"0 0 0") {
+            return None;
+        }
+        found.insert(thread, told);
+    }
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, BufReader, Write as _},
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    #[test]
+    fn n10_a_process_with_many_descriptors_is_passed_over_only_for_as_long_as_it_sleeps() {
+        let open = "import sys; kept = [open('/dev/null') for _ in range(600)]\nfor line in sys.stdin: print(line, flush=True)";
+        let python =
+            Command::new("python3").args(["-c", open]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let Ok(mut python) = python else {
+            println!("skipped: no python3 to hold descriptors");
+            return;
+        };
+        let pid = i32::try_from(python.id()).unwrap();
+        let mut input = python.stdin.take().unwrap();
+        let mut output = BufReader::new(python.stdout.take().unwrap()).lines();
+        let mut talk = || {
+            writeln!(input, "go on").unwrap();
+            output.next().unwrap().unwrap();
+            output.next().unwrap().unwrap();
+        };
+        talk();
+        // It may still be on its way to sleep.
+        let before = loop {
+            let now = Bystanders::now().unwrap();
+            if now.slept(pid) {
+                break now;
+            }
+        };
+        assert!(before.slept(pid));
+        assert!(!before.slept(i32::try_from(std::process::id()).unwrap()), "few descriptors: looked through");
+        talk();
+        assert!(!before.slept(pid), "it ran");
+        assert!(!Bystanders::default().slept(pid), "nothing is known of it");
+        python.kill().unwrap();
+        python.wait().unwrap();
+        assert!(!before.slept(pid), "it is gone");
+    }
+}
