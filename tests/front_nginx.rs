@@ -34,6 +34,8 @@ macro_rules! stage {
 mod gray;
 #[path = "front_nginx/linked.rs"]
 mod linked;
+#[path = "front_nginx/taken_back.rs"]
+mod taken_back;
 #[path = "front_nginx/told.rs"]
 mod told;
 

@@ -172,7 +172,10 @@ impl AppFront {
     pub async fn preflight(&self) -> Result<(), FrontTrouble> {
         match self {
             Self::Builtin(front) => drop(front.ensure_running().await?),
-            Self::Nginx { nginx, .. } => nginx.preflight().await?,
+            Self::Nginx { nginx, .. } => {
+                nginx.ensure_file().await?;
+                nginx.preflight().await?;
+            }
             Self::Haproxy(haproxy) => haproxy.preflight().await?,
         }
         Ok(())

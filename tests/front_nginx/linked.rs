@@ -323,3 +323,31 @@ async fn workers_that_may_not_pass_a_directory_are_told_of_before_a_build() {
     mode(0o711);
     nginx.preflight().await.unwrap();
 }
+
+#[tokio::test]
+async fn n3_a_link_that_was_set_for_a_file_that_nginx_refuses_leads_where_it_led_before() {
+    let mut stage = stage!();
+    let nginx = front(&stage, &stage.settings);
+    let names = |stage: &Stage| {
+        let mut all: Vec<_> =
+            std::fs::read_dir(stage.path("conf.d")).unwrap().map(|it| it.unwrap().file_name()).collect();
+        all.sort();
+        all
+    };
+    stage.write("conf.d/site.conf", "upstream shop { server 127.0.0.1:9; }");
+    stage.start_nginx(same_user()).await;
+    let before = names(&stage);
+    let err = nginx.route(&route(&stage, 1, Blue), limits()).await.unwrap_err();
+    assert!(matches!(err, RouteError::TakenBack(NginxError::OwnConfig(_))), "{err:?}");
+    assert_eq!(names(&stage), before);
+    stage.stop_nginx().await;
+
+    // Behind a link, to another number of instances: another link, which is gone again.
+    let (nginx, _blue) = serving_blue(&mut stage).await;
+    let before = names(&stage);
+    stage.write("conf.d/zzz.conf", "bogus;");
+    nginx.route(&to_several(&stage, 2, (Green, 3)), limits()).await.unwrap_err();
+    std::fs::remove_file(stage.path("conf.d/zzz.conf")).unwrap();
+    assert_eq!(names(&stage), before);
+    assert_eq!(stage.get("/").await.unwrap(), "blue");
+}

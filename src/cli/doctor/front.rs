@@ -75,6 +75,7 @@ async fn of_nginx(app: &AppSettings, settings: &NginxSettings) -> Vec<Finding> {
     if !found.contains(&permission) {
         found.push(permission);
     }
+    found.extend(nginx.rivals().await.iter().map(|file| rival(app, settings, file)));
     found.extend(shutdown(app, &nginx).await);
     found.extend(hidden(app, settings, &nginx).await);
     found
@@ -103,6 +104,14 @@ async fn inclusion(app: &AppSettings, settings: &NginxSettings, nginx: &Nginx) -
             "run this as root",
         ),
     }
+}
+
+fn rival(app: &AppSettings, settings: &NginxSettings, file: &Path) -> Finding {
+    let (name, upstream, file) = (&app.name, &settings.upstream, file.display());
+    Finding::fail(
+        format!("{name}: nginx has an upstream {upstream} already, so it refuses bgd's file: {file}"),
+        format!("remove that upstream there, or set front.upstream to another name than {upstream}"),
+    )
 }
 
 fn permission(app: &AppSettings, nginx: &Nginx) -> Finding {

@@ -20,8 +20,10 @@ use super::{
     RouteError, command, effect,
     effect::Effect,
     errorlog::Mark,
+    link::Moved,
     master,
     master::{Standing, Worker},
+    place::Kept,
     placed::Placed,
     report,
 };
@@ -85,44 +87,41 @@ impl Nginx {
             elapsed: started.elapsed(),
         };
         if plan.is_in_force() {
-            let how =
-                if self.lead(&plan, route).map_err(untouched)? { How::Linked } else { How::AlreadyInForce };
+            let moved = self.lead(&plan, route).map_err(untouched)?;
+            let how = if moved.is_some() { How::Linked } else { How::AlreadyInForce };
+            moved.iter().for_each(Moved::settle);
             let leaving = master::workers(plan.master).map_err(RouteError::Untouched)?;
             let leaving = leaving.iter().filter(|worker| worker.standing == Standing::Leaving);
             let former = leaving.map(|worker| worker.process).collect();
             return Ok(answer(self.former(former, route), how));
         }
         // A link that nginx does not follow yet must lead somewhere when it begins to; one that it follows is moved last.
-        let same = plan.present.found.as_ref().is_none_or(|found| found.include.link == plan.wanted.link);
-        let is_followed = same && plan.before.as_ref().is_some_and(|effect| effect.link);
-        if !is_followed {
-            self.lead(&plan, route).map_err(untouched)?;
-        }
-        let mut placed =
-            Placed::write(plan.present.place.clone(), plan.old.clone(), plan.wanted.render(), turn)
-                .await
-                .map_err(untouched)?;
+        let moved = if plan.is_followed() { None } else { self.lead(&plan, route).map_err(untouched)? };
+        let new = (plan.wanted.render(), moved);
+        let mut placed = Placed::write(plan.present.place.clone(), plan.old.clone(), new, turn)
+            .await
+            .map_err(untouched)?;
         self.agree(&mut placed, &plan, limits).await?;
         let workers = self.cut(&mut placed, &plan, limits).await?;
         placed.settle();
-        self.lead(&plan, route).map_err(untouched)?;
+        self.lead(&plan, route).map_err(untouched)?.iter().for_each(Moved::settle);
         Ok(answer(self.former(workers, route), How::Reloaded))
     }
 
-    /// Has the link lead to the live backends, where there is one; whether it had to be moved.
-    fn lead(&self, plan: &Plan, route: &Route) -> Result<bool, PlaceError> {
-        let (Some(_), Some(live)) = (&plan.wanted.link, route.live()) else { return Ok(false) };
+    /// Has the link lead to the live backends, where there is one that does not yet.
+    fn lead(&self, plan: &Plan, route: &Route) -> Result<Option<Moved>, PlaceError> {
+        let (Some(_), Some(live)) = (&plan.wanted.link, route.live()) else { return Ok(None) };
         let backends: Vec<_> = route.of(live.color).collect();
         let link = Link::of(&plan.present.place, backends.len());
         let (color, generation, release) = (live.color, route.generation, live.release.clone());
         let wanted = Lead::Told { color, generation, release };
         let is = || link.read(&self.addresses).is_ok_and(|lead| lead == wanted);
         if is() {
-            return Ok(false);
+            return Ok(None);
         }
-        link.point(&backends, generation)?;
+        let moved = link.point(&backends, generation)?;
         if is() {
-            return Ok(true);
+            return Ok(moved);
         }
         let source = std::io::Error::other("it leads elsewhere: somebody else sets it too");
         Err(PlaceError::Write { step: "set", path: link.path().to_owned(), source })
@@ -189,11 +188,18 @@ impl Nginx {
     /// nginx must accept the new file; nothing has been reloaded yet, so a refusal costs nothing.
     async fn agree(&self, placed: &mut Placed, plan: &Plan, limits: Limits) -> Result<(), RouteError> {
         let Err(refusal) = self.test(&plan.present, limits.command).await else { return Ok(()) };
-        let err = match refusal {
+        let taken_back = placed.take_back().await;
+        let cause = match refusal {
+            Refusal::Foreign(fault) if self.is_to_blame(&plan.present, &fault).await => {
+                RouteError::TakenBack(NginxError::OwnConfig(fault))
+            }
             Refusal::Foreign(fault) => RouteError::ForeignConfig(fault),
             other => RouteError::TakenBack(self.judge(other)),
         };
-        Err(placed.put_back(err).await)
+        Err(match taken_back {
+            Ok(()) => cause,
+            Err(source) => RouteError::NotPutBack { cause: Box::new(cause), source },
+        })
     }
 
     /// Reload and proof; answers with the workers to wait for.
@@ -225,7 +231,13 @@ impl Nginx {
             Ok(workers) => return Ok(workers),
             Err(unproven) => unproven,
         };
-        let aftermath = self.bring_back(placed, plan, &unproven, limits).await;
+        let aftermath = self.bring_back(placed, plan, &unproven, limits).await.and_then(|aftermath| {
+            // nginx may follow a link that it was not proven to have left.
+            if aftermath != Aftermath::Unproven {
+                placed.lead_back()?;
+            }
+            Ok(aftermath)
+        });
         let not_in_effect = |aftermath| RouteError::NotInEffect {
             waited: asked.elapsed(),
             seen: unproven.seen,
@@ -302,8 +314,8 @@ impl Nginx {
     }
 
     /// After a reload that is not proven: the old text goes back, and nginx is reloaded with it unless it has
-    /// refused the new one for good. On the very first route there is no old text; an include that routes
-    /// nowhere is left then, without which nginx could not even be restarted.
+    /// refused the new one for good. On the very first route there is no old text: an include that routes nowhere is
+    /// left then, unless nginx has refused the new one and can be started without any.
     async fn bring_back(
         &self,
         placed: &mut Placed,
@@ -314,6 +326,9 @@ impl Nginx {
         let text = plan.old.clone().unwrap_or_else(|| plan.parked.render());
         placed.write_back(Some(text)).await?;
         if unproven.rejected && !self.serves(&plan.wanted).await {
+            if plan.old.is_none() {
+                self.leave_nothing(placed, plan, limits).await?;
+            }
             return Ok(Aftermath::NeverLeft);
         }
         // Without a master or its workers nothing can be proven, only said.
@@ -334,6 +349,20 @@ impl Nginx {
             Err(again) if again.rejected && !self.serves(&plan.wanted).await => Aftermath::NeverLeft,
             Err(_) => Aftermath::Unproven,
         })
+    }
+
+    /// No file, as before, where nginx can start without one.
+    async fn leave_nothing(
+        &self,
+        placed: &mut Placed,
+        plan: &Plan,
+        limits: Limits,
+    ) -> Result<(), PlaceError> {
+        placed.write_back(None).await?;
+        match self.test(&plan.present, limits.command).await {
+            Ok(()) => Ok(()),
+            Err(_) => placed.write_back(Some(plan.parked.render())).await,
+        }
     }
 
     /// Whether an include comes into force after all: the refusal in the log may have been of a reload that
@@ -371,7 +400,11 @@ fn old_text(present: &Present, before: Option<&Effect>) -> Option<String> {
     if file.as_ref().is_some_and(in_force) {
         return file;
     }
-    present.place.kept().filter(in_force).or(file)
+    match present.place.kept() {
+        Some(Kept::Nothing) if before.is_none() => None,
+        Some(Kept::Text(text)) if in_force(&text) => Some(text),
+        _ => file,
+    }
 }
 
 struct Plan {
@@ -386,6 +419,13 @@ struct Plan {
 }
 
 impl Plan {
+    /// Whether nginx follows the wanted link already.
+    fn is_followed(&self) -> bool {
+        let old = self.old.as_deref().and_then(|text| super::parse(text).ok());
+        let same = old.is_none_or(|old| old.include.link == self.wanted.link);
+        same && self.before.as_ref().is_some_and(|effect| effect.link)
+    }
+
     fn is_in_force(&self) -> bool {
         let on_file = self.present.text.as_deref() == Some(self.wanted.render().as_str());
         // A flip that was never settled may be half way: nginx lets old and new workers accept side by side for

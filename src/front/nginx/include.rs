@@ -219,6 +219,11 @@ impl Include {
         pieces.join(&format!("\n{STATE_LINE}"))
     }
 
+    /// Whether it routes nowhere.
+    pub(super) fn is_parked(&self) -> bool {
+        self.route.backends.is_empty() && self.link.is_none()
+    }
+
     /// What the upstream names of the link.
     fn ways(&self) -> Vec<Address> {
         let path = self.link.as_ref().and_then(Address::socket);

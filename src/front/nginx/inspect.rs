@@ -1,7 +1,10 @@
 //! What `bgd doctor` wants to know about an nginx and a flip does not need: whether the file is included,
 //! whether long requests would be cut by nginx itself, whether a reload is permitted. Changes nothing.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 
@@ -53,15 +56,23 @@ impl Nginx {
             Ok(place) => place,
             Err(err) => return Inclusion::Unknown(err.to_string()),
         };
-        let same = |file: &str| {
-            Path::new(file) == self.settings.file
-                || std::fs::canonicalize(file).is_ok_and(|file| file == place.path())
-        };
         match self.dump().await {
-            Ok(dump) if sites::files(&dump).any(same) => Inclusion::Included,
+            Ok(dump) if sites::files(&dump).any(|file| self.is_own(&place, Path::new(file))) => {
+                Inclusion::Included
+            }
             Ok(_) => Inclusion::NotIncluded,
             Err(why) => Inclusion::Unknown(why),
         }
+    }
+
+    /// Files of others that define the app's upstream: beside one of them nginx refuses bgd's file. None where nginx
+    /// could not be asked (then [`Nginx::inclusion`] says why).
+    pub async fn rivals(&self) -> Vec<PathBuf> {
+        let (Ok(place), Ok(dump)) = (Place::find(&self.settings.file), self.dump().await) else {
+            return Vec::new();
+        };
+        let defining = sites::defining(&dump, &self.settings.upstream).into_iter().map(Path::new);
+        defining.filter(|file| !self.is_own(&place, file)).map(Path::to_owned).collect()
     }
 
     /// nginx's `worker_shutdown_timeout`: requests that take longer are cut at every reload. `None`: not set,

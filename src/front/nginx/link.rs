@@ -36,6 +36,39 @@ pub(super) struct Link {
     path: PathBuf,
 }
 
+/// A link that was set, and where it led before; `None` where there was none.
+#[derive(Debug)]
+pub(super) struct Moved {
+    link: Link,
+    from: Option<PathBuf>,
+    to: PathBuf,
+}
+
+impl Moved {
+    /// A link that nothing follows, to be taken away.
+    pub(super) fn leftover(link: Link) -> Option<Self> {
+        let to = fs::read_link(&link.path).ok()?;
+        Some(Self { link, from: None, to })
+    }
+
+    /// It stays so: what led to former routes goes.
+    pub(super) fn settle(&self) {
+        self.link.sweep(Some(&self.to));
+    }
+
+    /// Leads where it led before, or is gone again.
+    pub(super) fn undo(&self) -> Result<(), PlaceError> {
+        match &self.from {
+            Some(from) => self.link.set(from)?,
+            None => {
+                forgive_missing(fs::remove_file(&self.link.path)).map_err(at("remove", &self.link.path))?
+            }
+        }
+        self.link.sweep(self.from.as_deref());
+        Ok(())
+    }
+}
+
 /// Where a link leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Lead {
@@ -109,32 +142,41 @@ impl Link {
     }
 
     /// Leads to these backends, the instances of one color, from now on: whoever connects after this returns, or after
-    /// the rename in it, reaches one of them.
-    pub(super) fn point(&self, to: &[&Backend], generation: Generation) -> Result<(), PlaceError> {
+    /// the rename in it, reaches one of them. `None`: there is nothing to lead to.
+    pub(super) fn point(&self, to: &[&Backend], generation: Generation) -> Result<Option<Moved>, PlaceError> {
         let sockets: Vec<&Path> = to.iter().filter_map(|backend| backend.address.socket()).collect();
-        let Some(release) = to.first().map(|first| &first.release) else { return Ok(()) };
-        let middle = format!("{}.{generation}.{release}", self.name());
+        let Some(release) = to.first().map(|first| &first.release) else { return Ok(None) };
+        let middle = PathBuf::from(format!("{}.{generation}.{release}", self.name()));
         let path = self.path.with_file_name(&middle);
         match sockets.as_slice() {
-            [] => return Ok(()),
+            [] => return Ok(None),
             [socket] => renew(&path, socket)?,
             several => renew_all(&path, several)?,
         }
-        let new = self.path.with_file_name(format!("{}.new", self.name()));
-        renew(&new, Path::new(&middle))?;
-        fs::rename(&new, &self.path).map_err(at("set", &self.path))?;
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
-        fs::File::open(directory).and_then(|open| open.sync_all()).map_err(at("sync", directory))?;
-        self.sweep(directory, &middle);
-        Ok(())
+        let from = fs::read_link(&self.path).ok();
+        self.set(&middle)?;
+        Ok(Some(Moved { link: self.clone(), from, to: middle }))
     }
 
-    /// Removes the middles of former routes; one that stays is harmless.
-    fn sweep(&self, directory: &Path, keep: &str) {
-        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    /// Leads to this name from the rename in it.
+    fn set(&self, middle: &Path) -> Result<(), PlaceError> {
+        let new = self.path.with_file_name(format!("{}.new", self.name()));
+        renew(&new, middle)?;
+        fs::rename(&new, &self.path).map_err(at("set", &self.path))?;
+        let directory = self.directory();
+        fs::File::open(directory).and_then(|open| open.sync_all()).map_err(at("sync", directory))
+    }
+
+    fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// Removes the middles of other routes; one that stays is harmless.
+    fn sweep(&self, keep: Option<&Path>) {
+        let entries = fs::read_dir(self.directory()).into_iter().flatten().flatten();
         for entry in entries {
-            let name = entry.file_name();
-            if name != keep && self.meaning(Path::new(&name)).is_some() {
+            let name = PathBuf::from(entry.file_name());
+            if keep != Some(&name) && self.meaning(&name).is_some() {
                 let _stays = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()));
             }
         }
@@ -222,7 +264,8 @@ mod tests {
         for (generation, color, release) in
             [(7, Color::Blue, "20261121T101112Z-1-0123456"), (8, Color::Green, "20261121T101112Z-2-0123456")]
         {
-            link.point(&[&backend(color, release)], Generation(generation)).unwrap();
+            let moved = link.point(&[&backend(color, release)], Generation(generation)).unwrap();
+            moved.unwrap().settle();
             let release: ReleaseId = release.parse().unwrap();
             let told = Lead::Told { color, generation: Generation(generation), release };
             assert_eq!(link.read(&addresses()).unwrap(), told);
@@ -234,6 +277,21 @@ mod tests {
     }
 
     #[test]
+    fn n3_a_link_that_is_undone_leads_where_it_led_or_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = Link::of(&Place::find(&dir.path().join("a.conf")).unwrap(), 1);
+        let point = |color, release: &str, generation| {
+            link.point(&[&backend(color, release)], Generation(generation)).unwrap().unwrap()
+        };
+        point(Color::Blue, "20261121T101112Z-1-0123456", 1).undo().unwrap();
+        assert!(names(dir.path()).is_empty());
+        point(Color::Blue, "20261121T101112Z-1-0123456", 1).settle();
+        let before = (names(dir.path()), link.read(&addresses()).unwrap());
+        point(Color::Green, "20261121T101112Z-2-0123456", 2).undo().unwrap();
+        assert_eq!((names(dir.path()), link.read(&addresses()).unwrap()), before);
+    }
+
+    #[test]
     fn of_several_instances_all_are_behind_one_link_that_moves_them_together() {
         let dir = tempfile::tempdir().unwrap();
         let place = Place::find(&dir.path().join("bgd-shop.conf")).unwrap();
@@ -242,7 +300,8 @@ mod tests {
         for (generation, color) in [(7, Color::Blue), (8, Color::Green), (8, Color::Green)] {
             let one = backend(color, "20261121T101112Z-1-0123456");
             let three: Vec<_> = all.all(color).map(|address| Backend { address, ..one.clone() }).collect();
-            link.point(&three.iter().collect::<Vec<_>>(), Generation(generation)).unwrap();
+            let moved = link.point(&three.iter().collect::<Vec<_>>(), Generation(generation)).unwrap();
+            moved.unwrap().settle();
             let ends: Vec<_> = ways(link.path()).iter().map(|way| fs::read_link(way).unwrap()).collect();
             let expected = ["", ".2", ".3"].map(|number| format!("/run/a/shop/{color}{number}.sock"));
             assert!(ends.iter().map(|end| end.to_str().unwrap()).eq(&expected), "{ends:?}");

@@ -12,13 +12,14 @@
 //! syntax    a look into nginx's language          inspect   what doctor wants to know
 //! sides     which of two colors a request is for  report    what nginx tells of each request
 //! sites     what the sites hide of the include    link      the live socket behind a link: flips without reload
-//! reach     whether the workers get to a socket
+//! reach     whether the workers get to a socket   ensure    the file before the first route, and after a kill
 //! ```
 
 mod command;
 mod cutover;
 mod drain;
 mod effect;
+mod ensure;
 mod error;
 mod errorlog;
 pub mod include;
@@ -61,7 +62,7 @@ use crate::{
     },
 };
 use link::{Lead, Link};
-use place::{Audience, Place};
+use place::Place;
 
 /// How long the steps of a cutover may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,20 +156,6 @@ impl Nginx {
         }
     }
 
-    /// Writes a file that routes nowhere (nginx answers 502) if there is none yet, so that an nginx whose site
-    /// names the upstream can start before the first deploy. Reloads nothing; says whether it wrote.
-    pub async fn ensure_file(&self) -> Result<bool, NginxError> {
-        let _turn = self.turn.lock().await;
-        let present = self.present()?;
-        if present.text.is_some_and(|text| !text.trim().is_empty()) {
-            return Ok(false);
-        }
-        present
-            .place
-            .replace(&self.parked(effect::choose(&self.addresses)?).render(), Audience::Everybody)?;
-        Ok(true)
-    }
-
     /// The include for a route, under a proof address.
     fn include(&self, route: &Route, proof: SocketAddrV4) -> Include {
         Include {
@@ -219,19 +206,19 @@ impl Nginx {
             return Ok(());
         }
         let fault = command::fault(&ended);
-        let same = |file: &PathBuf| {
-            *file == self.settings.file
-                || std::fs::canonicalize(file).is_ok_and(|f| f == present.place.path())
-        };
         let unknown = format!("host not found in upstream \"{}\"", self.settings.upstream);
         let absent = format!("open() \"{}\" failed (2:", self.settings.file.display());
         Err(if fault.quote.contains(&unknown) || fault.quote.contains(&absent) {
             Refusal::Unknown(fault)
-        } else if fault.file.as_ref().is_some_and(same) {
+        } else if fault.file.as_ref().is_some_and(|file| self.is_own(&present.place, file)) {
             Refusal::Own(fault)
         } else {
             Refusal::Foreign(fault)
         })
+    }
+
+    fn is_own(&self, place: &Place, file: &Path) -> bool {
+        *file == self.settings.file || std::fs::canonicalize(file).is_ok_and(|file| file == place.path())
     }
 
     fn judge(&self, refusal: Refusal) -> NginxError {

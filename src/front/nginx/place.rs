@@ -74,6 +74,17 @@ const NEW_MODE: u32 = 0o644;
 
 /// Only its owner, and root, which is what nginx's master usually is.
 const PRIVATE_MODE: u32 = 0o600;
+/// Kept in the place of a text where there was no file.
+const NOTHING: &str = "# bgd: there was no file\n";
+
+/// What was there before a flip.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// No file.
+    Nothing,
+    /// A file with this text.
+    Text(String),
+}
 
 /// Who may read the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,23 +173,54 @@ impl Place {
         match self.write_whole(&self.path, text, audience) {
             Err(PlaceError::Write { source, .. }) if is_full(&source) && self.path.exists() => {
                 tracing::warn!(path = %self.path.display(), "disk full: writing over bgd's nginx file");
+                // A second name of the same file would be written over with it.
+                self.forget();
                 self.write_over(text, audience)
             }
             other => other,
         }
     }
 
-    /// Keeps a text beside the file, invisible to nginx, for going back after a crash. Without it (a full
-    /// disk) a flip goes back by memory alone, which is no reason to refuse it.
-    pub(super) fn keep(&self, text: &str, audience: Audience) {
+    /// Keeps what was there beside the file, invisible to nginx, for going back after a crash: the file itself where
+    /// it has that text, so that it comes back with its mode, owner and bytes. Without it (a full disk) a flip goes
+    /// back by memory alone, which is no reason to refuse it.
+    pub(super) fn keep(&self, old: Option<&str>, audience: Audience) {
+        let text = old.unwrap_or(NOTHING);
+        let is_kept = self.kept_text().is_some_and(|kept| kept == text);
+        if is_kept || (self.read().is_ok_and(|now| now.as_deref() == old && old.is_some()) && self.link()) {
+            return;
+        }
         if let Err(err) = self.write_whole(&self.beside("old"), text, audience) {
             tracing::warn!(path = %self.path.display(), err = %err, "no copy of bgd's nginx file kept");
         }
     }
 
-    /// The text kept last, if any.
-    pub(super) fn kept(&self) -> Option<String> {
-        fs::read_to_string(self.beside("old")).ok()
+    /// A second name for the file; whether there is one now.
+    fn link(&self) -> bool {
+        let temp = self.beside("new");
+        let named = forgive_missing(fs::remove_file(&temp))
+            .and_then(|()| fs::hard_link(&self.path, &temp))
+            .and_then(|()| fs::rename(&temp, self.beside("old")));
+        named.and_then(|()| self.sync_directory()).is_ok()
+    }
+
+    /// What was kept last, if anything.
+    pub(super) fn kept(&self) -> Option<Kept> {
+        self.kept_text().map(|text| if text == NOTHING { Kept::Nothing } else { Kept::Text(text) })
+    }
+
+    fn kept_text(&self) -> Option<String> {
+        let bytes = fs::read(self.beside("old")).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Puts a text back: the kept file itself where it has that text.
+    pub(super) fn bring_back(&self, text: &str, audience: Audience) -> Result<(), PlaceError> {
+        let is_kept = self.kept_text().is_some_and(|kept| kept == text);
+        if is_kept && fs::rename(self.beside("old"), &self.path).is_ok() {
+            return self.sync_directory().map_err(at("sync", &self.directory));
+        }
+        self.replace(text, audience)
     }
 
     /// Drops the kept text. One that stays behind is harmless: it only counts while nginx has it in force.
@@ -310,7 +352,7 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o664)).unwrap();
         place.replace("secret", Audience::Owner).unwrap();
         assert_eq!(mode(&path), 0o600);
-        place.keep("secret", Audience::Owner);
+        place.keep(Some("secret"), Audience::Owner);
         assert_eq!(mode(&place.beside("old")), 0o600);
         place.replace("none", Audience::Everybody).unwrap();
         assert_eq!(mode(&path), 0o600);

@@ -1,16 +1,24 @@
-//! The new text in its place, from the first write until the flip is proven or undone: makes sure that the old
-//! text comes back when the flip is dropped before nginx was told. Used by `cutover` alone; decides nothing.
+//! The new text in its place, from the first write until it is proven or undone: makes sure that what was there
+//! before comes back when the flip is dropped before nginx was told. Used by `cutover` and `ensure`; decides nothing.
 
 use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::{PlaceError, RouteError, include::audience, place::Place};
+use super::{
+    PlaceError, RouteError,
+    include::audience,
+    link::Moved,
+    place::{Audience, Place},
+};
 
 /// The new text in its place. Owns the turn, so that going back can't cross another flip.
 pub(super) struct Placed {
     place: Place,
+    /// What was there before; `None` is no file.
     old: Option<String>,
+    /// The link that was set for the new text, which nginx does not follow before it is told.
+    moved: Option<Moved>,
     state: State,
     /// Shared with a write under way, so that no other flip begins before that write has ended.
     turn: Arc<OwnedMutexGuard<()>>,
@@ -25,23 +33,31 @@ enum State {
 }
 
 impl Placed {
-    /// Keeps the old text beside the file, then puts the new one in its place.
+    /// Keeps what was there beside the file, then puts the new text in its place.
     pub(super) async fn write(
         place: Place,
         old: Option<String>,
-        new: String,
+        (new, moved): (String, Option<Moved>),
         turn: OwnedMutexGuard<()>,
     ) -> Result<Self, PlaceError> {
         blocking(move || {
             // Kept before the new text appears, so that there is no instant without a way back.
-            if let Some(old) = &old {
-                place.keep(old, audience(old));
-            }
-            let placed = Self { place, old, state: State::Written, turn: Arc::new(turn) };
+            place.keep(old.as_deref(), old.as_deref().map_or(Audience::Everybody, audience));
+            let placed = Self { place, old, moved, state: State::Written, turn: Arc::new(turn) };
             placed.place.replace(&new, audience(&new))?;
             Ok(placed)
         })
         .await
+    }
+
+    /// The text that somebody was stopped from proving is there already.
+    pub(super) fn found(
+        place: Place,
+        old: Option<String>,
+        moved: Option<Moved>,
+        turn: OwnedMutexGuard<()>,
+    ) -> Self {
+        Self { place, old, moved, state: State::Told, turn: Arc::new(turn) }
     }
 
     /// nginx is about to be told: from here on the new text stays when this is dropped.
@@ -53,11 +69,25 @@ impl Placed {
     pub(super) fn settle(&mut self) {
         self.state = State::Told;
         self.place.forget();
+        if let Some(moved) = &self.moved {
+            moved.settle();
+        }
     }
 
-    /// Puts the old text (or nothing) in place and passes the reason on.
+    /// Has everything as it was before the first write; nginx was not told.
+    pub(super) async fn take_back(&mut self) -> Result<(), PlaceError> {
+        self.write_back(self.old.clone()).await?;
+        self.lead_back()
+    }
+
+    /// The link leads where it led before, once nginx does not follow the new text.
+    pub(super) fn lead_back(&mut self) -> Result<(), PlaceError> {
+        self.moved.take().map_or(Ok(()), |moved| moved.undo())
+    }
+
+    /// Has everything as it was and passes the reason on.
     pub(super) async fn put_back(&mut self, reason: RouteError) -> RouteError {
-        match self.write_back(self.old.clone()).await {
+        match self.take_back().await {
             Ok(()) => reason,
             Err(source) => RouteError::NotPutBack { cause: Box::new(reason), source },
         }
@@ -79,7 +109,7 @@ impl Placed {
 impl Drop for Placed {
     fn drop(&mut self) {
         if self.state == State::Written
-            && let Err(err) = restore(&self.place, self.old.as_deref())
+            && let Err(err) = restore(&self.place, self.old.as_deref()).and_then(|()| self.lead_back())
         {
             tracing::error!(path = %self.place.path().display(), err = %err, "old text not put back");
         }
@@ -90,7 +120,7 @@ fn restore(place: &Place, text: Option<&str>) -> Result<(), PlaceError> {
     match text {
         // Never replaced in the first place, for example because the disk is full.
         Some(text) if place.read()?.as_deref() == Some(text) => {}
-        Some(text) => place.replace(text, audience(text))?,
+        Some(text) => place.bring_back(text, audience(text))?,
         None => place.remove()?,
     }
     place.forget();

@@ -35,6 +35,17 @@ fn file(line: &str) -> Option<&str> {
     line.strip_prefix(FILE_LINE)?.strip_suffix(':')
 }
 
+/// The files of a dump that define an upstream of this name.
+pub(super) fn defining<'d>(dump: &'d str, upstream: &str) -> Vec<&'d str> {
+    let mut found: Vec<&str> = cut(dump)
+        .into_iter()
+        .filter(|(_, text)| syntax::block(&syntax::tokens(text), "upstream", upstream).is_some())
+        .map(|(path, _)| path)
+        .collect();
+    found.dedup();
+    found
+}
+
 /// One directive with its arguments and what is in its braces.
 #[derive(Debug, PartialEq, Eq)]
 struct Directive {
@@ -319,6 +330,14 @@ mod tests {
         let dump =
             "# configuration file /etc/nginx/nginx.conf:\nuser a;\n\n# configuration file /a b.conf:\n";
         assert_eq!(files(dump).collect::<Vec<_>>(), ["/etc/nginx/nginx.conf", "/a b.conf"]);
+    }
+
+    #[test]
+    fn the_files_that_define_an_upstream_are_named() {
+        let dump =
+            dump("upstream shop { server 127.0.0.1:1; }\nserver { location / { proxy_pass http://shop; } }");
+        assert_eq!(defining(&dump, "shop"), ["/etc/nginx/conf.d/a.conf"]);
+        assert!(defining(&dump, "sho").is_empty());
     }
 
     #[test]

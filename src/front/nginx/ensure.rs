@@ -1,0 +1,100 @@
+//! The file before the first route, and after a bgd that was killed within a flip: a text that nginx has not in force
+//! stays only where nginx accepts it. What nginx refuses is taken back, so that nginx can start again without bgd.
+
+use super::{
+    Fault, Limits, Link, Nginx, NginxError, Present, Refusal, effect,
+    link::Moved,
+    place::{Audience, Kept},
+    placed::Placed,
+};
+
+impl Nginx {
+    /// Writes a file that routes nowhere (nginx answers 502) if there is none yet, so that an nginx whose site
+    /// names the upstream can start before the first deploy. A file that was left unproven is looked at again.
+    /// Reloads nothing; says whether it wrote.
+    pub async fn ensure_file(&self) -> Result<bool, NginxError> {
+        let turn = self.turn.clone().lock_owned().await;
+        let present = self.present()?;
+        let (place, text) = (present.place.clone(), present.text.clone());
+        if is_blank(text.as_deref()) {
+            let parked = self.unrouted(&present)?;
+            let mut placed = Placed::write(place, text, (parked, None), turn).await?;
+            self.judge_unproven(&mut placed, &present).await?;
+            placed.settle();
+            return Ok(true);
+        }
+        if self.is_unproven(&present).await {
+            let (old, moved) = self.before(&present);
+            self.judge_unproven(&mut Placed::found(place, old, moved, turn), &present).await?;
+        }
+        Ok(false)
+    }
+
+    /// A flip was cut short and nginx does not have its text in force, or no text of bgd's ever was.
+    async fn is_unproven(&self, present: &Present) -> bool {
+        let Some(found) = &present.found else { return false };
+        (found.include.is_parked() || present.place.kept().is_some())
+            && !effect::ask(found.include.proof).await.is_ok_and(|effect| effect.sum == found.sum)
+    }
+
+    /// What was there before an unproven text, and the link that was set for it.
+    fn before(&self, present: &Present) -> (Option<String>, Option<Moved>) {
+        let old = match present.place.kept() {
+            Some(Kept::Text(text)) => Some(text),
+            Some(Kept::Nothing) | None => None,
+        };
+        let named = |text: &str| super::parse(text).ok().and_then(|found| found.include.link);
+        let link = present.found.as_ref().and_then(|found| found.include.link.clone());
+        let own = link.filter(|link| old.as_deref().and_then(named).as_ref() != Some(link));
+        let link = own.and_then(|link| Link::on_the_way(&present.place, link.socket()?));
+        (old, link.and_then(Moved::leftover))
+    }
+
+    /// Leaves a text where it is unless nginx refuses because of it: then everything is as it was before. What nginx
+    /// refuses for another reason leaves a file that routes nowhere, which the sites may need.
+    async fn judge_unproven(&self, placed: &mut Placed, present: &Present) -> Result<(), NginxError> {
+        let fault = match self.test(present, Limits::default().command).await {
+            // Nobody read it, or nobody could: it is not refused.
+            Ok(()) | Err(Refusal::NotRun(_) | Refusal::Unknown(_)) => return Ok(()),
+            Err(Refusal::Own(fault) | Refusal::Foreign(fault)) => fault,
+        };
+        placed.take_back().await?;
+        if self.is_to_blame(present, &fault).await {
+            return Err(NginxError::OwnConfig(fault));
+        }
+        self.park(present)
+    }
+
+    /// Whether bgd's text is what nginx refuses, now that it is away again.
+    pub(super) async fn is_to_blame(&self, present: &Present, fault: &Fault) -> bool {
+        if self.test(present, Limits::default().command).await.is_ok() {
+            return true;
+        }
+        let duplicate = format!("duplicate upstream \"{}\"", self.settings.upstream);
+        let quoted = fault.quote.contains(&duplicate)
+            || fault.file.as_ref().is_some_and(|file| self.is_own(&present.place, file));
+        quoted && present.place.read().is_ok_and(|text| is_blank(text.as_deref()))
+    }
+
+    /// A file that routes nowhere, where there is none.
+    pub(super) fn park(&self, present: &Present) -> Result<(), NginxError> {
+        if is_blank(present.place.read()?.as_deref()) {
+            present.place.replace(&self.unrouted(present)?, Audience::Everybody)?;
+        }
+        Ok(())
+    }
+
+    /// A text that routes nowhere: what is there, where it does.
+    fn unrouted(&self, present: &Present) -> Result<String, NginxError> {
+        let proof = match (&present.found, &present.text) {
+            (Some(found), Some(text)) if found.include.is_parked() => return Ok(text.clone()),
+            (Some(found), _) => found.include.proof,
+            (None, _) => effect::choose(&self.addresses)?,
+        };
+        Ok(self.parked(proof).render())
+    }
+}
+
+fn is_blank(text: Option<&str>) -> bool {
+    text.is_none_or(|text| text.trim().is_empty())
+}
