@@ -6,6 +6,8 @@ mod canary;
 mod figures;
 #[path = "front_builtin/http.rs"]
 mod http;
+#[path = "front_builtin/limits.rs"]
+mod limits;
 #[path = "front_builtin/support.rs"]
 mod support;
 #[path = "front_builtin/unix.rs"]

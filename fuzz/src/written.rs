@@ -5,8 +5,8 @@ use std::{path::Path, time::Duration};
 use bgd::config::{
     duration,
     settings::{
-        AppSettings, Auth, FrontSettings, Health, Hooks, HttpProbe, Listen, Probe, Protocol, Rewrite,
-        Settings, Start, Stop, StopHow,
+        AppSettings, Auth, FrontSettings, Health, Hooks, HttpProbe, Listen, MemoryCheck, Probe, Protocol,
+        Rewrite, Settings, Start, Stop, StopHow,
     },
     signal,
 };
@@ -51,6 +51,7 @@ fn app(app: &AppSettings) -> Table {
     put(&mut out, "cache", list(app.cache.iter().map(|one| path(one))));
     put(&mut out, "build_timeout", time(app.build_timeout));
     put(&mut out, "fast_forward_only", app.fast_forward_only);
+    put(&mut out, "memory_check", memory_check(app.memory_check));
     put(&mut out, "auth", auth(&app.auth));
     put(&mut out, "rewrite", list(app.rewrites.iter().map(rewrite)));
     put(&mut out, "health", health(&app.health));
@@ -69,6 +70,13 @@ fn start(start: &Start) -> Value {
     match start {
         Start::Shell(command) => command.as_str().into(),
         Start::Argv(argv) => list(argv.clone()),
+    }
+}
+
+fn memory_check(memory_check: MemoryCheck) -> &'static str {
+    match memory_check {
+        MemoryCheck::Warn => "warn",
+        MemoryCheck::Refuse => "refuse",
     }
 }
 
@@ -143,9 +151,11 @@ fn hooks(hooks: &Hooks) -> Table {
 fn front(front: &FrontSettings) -> Table {
     let mut out = Table::new();
     match front {
-        FrontSettings::Builtin { listen } => {
+        FrontSettings::Builtin { listen, request_timeout, response_timeout } => {
             put(&mut out, "type", "builtin");
             put(&mut out, "listen", listen.to_string());
+            put(&mut out, "request_timeout", time(*request_timeout));
+            put(&mut out, "response_timeout", time(*response_timeout));
         }
         FrontSettings::Nginx(nginx) => {
             put(&mut out, "type", "nginx");

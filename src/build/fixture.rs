@@ -118,7 +118,11 @@ fn app() -> AppSettings {
         canary: Canary::default(),
         preview: None,
         hooks: Hooks { before_start: None, after_live: None, after_failed: None, timeout: second },
-        front: FrontSettings::Builtin { listen: "127.0.0.1:0".parse().unwrap() },
+        front: FrontSettings::Builtin {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            request_timeout: Duration::from_secs(60),
+            response_timeout: Duration::from_secs(60),
+        },
         public: None,
     }
 }

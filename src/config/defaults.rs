@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::settings::{Ports, Protocol, Sticky, VerifyRange};
+use super::settings::{FrontSettings, Ports, Protocol, Sticky, VerifyRange};
 use crate::rules::{ids::AppName, traffic::TrafficLimits};
 
 pub(super) const BRANCH: &str = "main";
@@ -50,10 +50,21 @@ pub(super) fn sticky_cookie(app: &AppName) -> String {
 pub(super) const HOOK_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 pub(super) const FRONT: &str = "builtin";
+/// Of a client, between two pieces of a request's body, and of an app, until the head of its answer; as nginx has them.
+pub(super) const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 pub(super) const NGINX_TEST: [&str; 2] = ["nginx", "-t"];
 pub(super) const NGINX_RELOAD: [&str; 3] = ["nginx", "-s", "reload"];
 pub(super) const NGINX_PID_FILE: &str = "/run/nginx.pid";
+
+/// The front of an app whose file names none.
+pub(super) fn builtin_front() -> FrontSettings {
+    FrontSettings::Builtin {
+        listen: LISTEN,
+        request_timeout: EXCHANGE_TIMEOUT,
+        response_timeout: EXCHANGE_TIMEOUT,
+    }
+}
 
 /// The signal that ends the usual server of a protocol: php-fpm drops its requests at TERM and finishes them at QUIT;
 /// uWSGI starts anew at TERM, unless it is told not to.

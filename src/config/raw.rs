@@ -196,6 +196,8 @@ table! {
         test = "test": Vec<Written<String>>,
         reload = "reload": Vec<Written<String>>,
         pid_file = "pid_file": String,
+        request_timeout = "request_timeout": Duration,
+        response_timeout = "response_timeout": Duration,
         address = "address": String,
         socket = "socket": String,
         backend = "backend": String,

@@ -438,6 +438,10 @@ pub enum FrontSettings {
     Builtin {
         /// The public address.
         listen: SocketAddr,
+        /// Of a client, between two pieces of its request's body.
+        request_timeout: Duration,
+        /// Of the app, until the head of its answer.
+        response_timeout: Duration,
     },
     /// An nginx that is already there.
     Nginx(NginxSettings),

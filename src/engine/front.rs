@@ -134,15 +134,16 @@ impl AppFront {
     /// The front of an app; touches nothing.
     pub fn new(settings: &AppSettings, place: &Place, places: &Places) -> Self {
         match &settings.front {
-            FrontSettings::Builtin { listen } => Self::Builtin(builtin::Front::new(
-                place.exe.clone(),
-                builtin::FrontPlace {
+            FrontSettings::Builtin { listen, request_timeout, response_timeout } => {
+                let front = builtin::FrontPlace {
                     app: settings.name.clone(),
                     listen: *listen,
                     control: control_socket(place, settings),
                     log: places.logs().join("front.log"),
-                },
-            )),
+                };
+                let limits = builtin::Limits::new(*request_timeout, *response_timeout);
+                Self::Builtin(builtin::Front::new(place.exe.clone(), front).limited(limits))
+            }
             FrontSettings::Nginx(nginx) => Self::Nginx {
                 nginx: Nginx::new(
                     nginx.clone(),

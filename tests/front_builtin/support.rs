@@ -15,7 +15,7 @@ use std::{
 
 use bgd::{
     front::{
-        builtin::{Front, FrontPlace},
+        builtin::{Front, FrontPlace, Limits},
         route::{Backend as Routed, Route},
     },
     rules::{
@@ -93,8 +93,13 @@ pub struct TestFront {
 
 impl TestFront {
     pub async fn start() -> Self {
+        Self::limited(Limits::default()).await
+    }
+
+    /// One that lets clients and apps take this long.
+    pub async fn limited(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let front = front_at(dir.path(), "127.0.0.1:0".parse().unwrap());
+        let front = front_at(dir.path(), "127.0.0.1:0".parse().unwrap()).limited(limits);
         let address = front.ensure_running().await.unwrap().bound;
         Self { front, address, dir }
     }

@@ -31,7 +31,7 @@ pub fn check(settings: &Settings, app: &AppSettings, acting: &Acting) -> Vec<Fin
     let taken = own.iter().copied().find(|port| range.outgoing.contains(port));
     found.extend(taken.map(|port| outgoing(app, port, &range)));
     found.extend(sockets(app));
-    if let FrontSettings::Builtin { listen } = &app.front {
+    if let FrontSettings::Builtin { listen, .. } = &app.front {
         let held = port_of(app, listen.port(), &is_front);
         if listen.port() < range.first_free && !acting.binds_any_port && held.what.ends_with("is free") {
             found.push(front_too_low(app, listen.port(), &range));

@@ -73,6 +73,8 @@ timeout      = "5m"
 [app.shop.front]
 type     = "builtin"
 listen   = "127.0.0.1:8080"
+request_timeout  = "60s"
+response_timeout = "60s"
 
 [daemon]
 state_dir   = "/var/lib/bgd"
@@ -116,7 +118,13 @@ fn the_smallest_file_means_the_defaults_of_the_contract() {
         app.hooks,
         Hooks { before_start: None, after_live: None, after_failed: None, timeout: SECS(300) }
     );
-    assert_eq!(app.front, FrontSettings::Builtin { listen: "127.0.0.1:8080".parse().unwrap() });
+    let minute = Duration::from_secs(60);
+    let front = FrontSettings::Builtin {
+        listen: "127.0.0.1:8080".parse().unwrap(),
+        request_timeout: minute,
+        response_timeout: minute,
+    };
+    assert_eq!(app.front, front);
 }
 
 #[test]

@@ -9,9 +9,7 @@ use crate::config::{
     problem::Place,
     raw::{Commands, RawApp, RawAuth, RawEnv, RawHooks, RawRewrite, RawStart, RawStop, RawWatch},
     read::{Given, Written},
-    settings::{
-        AppSettings, FrontSettings, Hooks, Listen, MemoryCheck, Protocol, Rewrite, Start, Stop, StopHow,
-    },
+    settings::{AppSettings, Hooks, Listen, MemoryCheck, Protocol, Rewrite, Start, Stop, StopHow},
 };
 use crate::{privilege::NewPrivileges, rules::ids::AppName};
 
@@ -80,7 +78,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         preview,
         watch,
         hooks: judge.hooks(&RawHooks::or_empty(raw.hooks, at.absent("hooks"))),
-        front: front.unwrap_or(FrontSettings::Builtin { listen: defaults::LISTEN }),
+        front: front.unwrap_or_else(defaults::builtin_front),
         public,
         limits,
         listen,

@@ -71,7 +71,11 @@ impl Judge<'_> {
             default,
             instances: 1,
         });
-        Some(FrontSettings::Builtin { listen })
+        Some(FrontSettings::Builtin {
+            listen,
+            request_timeout: self.positive(&raw.request_timeout, defaults::EXCHANGE_TIMEOUT),
+            response_timeout: self.positive(&raw.response_timeout, defaults::EXCHANGE_TIMEOUT),
+        })
     }
 
     fn listen(&mut self, written: &Written<String>) -> Option<SocketAddr> {
@@ -99,6 +103,8 @@ impl Judge<'_> {
     fn nginx(&mut self, raw: &RawFront, name: &AppName) -> NginxSettings {
         let hint = "nginx listens as its own server block says; leave it out";
         self.refuse([raw.listen.place()], "has no effect with the nginx front", hint);
+        let hint = "nginx has its own limits: client_body_timeout, and proxy_read_timeout and its like";
+        self.refuse(of_builtin(raw), "has no effect with the nginx front", hint);
         let hint = "write type = \"haproxy\", or leave it out";
         self.refuse(of_haproxy(raw), "has no effect with the nginx front", hint);
         let upstream = self.upstream(&raw.upstream).unwrap_or_else(|| defaults::nginx_upstream(name));
@@ -121,6 +127,8 @@ impl Judge<'_> {
     fn haproxy(&mut self, raw: &RawFront, name: &AppName) -> HaproxySettings {
         let hint = "haproxy listens as its own frontend says; leave it out";
         self.refuse([raw.listen.place()], "has no effect with the haproxy front", hint);
+        let hint = "haproxy has its own limits: timeout client and timeout server";
+        self.refuse(of_builtin(raw), "has no effect with the haproxy front", hint);
         let hint = "write type = \"nginx\", or leave it out";
         self.refuse(of_nginx(raw), "has no effect with the haproxy front", hint);
         let socket = self.host_path(&raw.socket).unwrap_or_else(|| defaults::HAPROXY_SOCKET.into());
@@ -239,6 +247,11 @@ impl Judge<'_> {
         self.no_shell_reads(&list.value, key);
         Some(list.value.iter().map(|word| word.value.clone()).collect())
     }
+}
+
+/// The keys that only the builtin front has, but for `listen`.
+fn of_builtin(raw: &RawFront) -> [Option<&Place>; 2] {
+    [raw.request_timeout.place(), raw.response_timeout.place()]
 }
 
 /// The keys that only the nginx front has.

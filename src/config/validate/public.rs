@@ -34,7 +34,7 @@ impl Judge<'_> {
                 address
             }
             Given::Absent => match front? {
-                FrontSettings::Builtin { listen } => {
+                FrontSettings::Builtin { listen, .. } => {
                     public(&format!("http://{}", reached_at(*listen)), probe)
                 }
                 FrontSettings::Nginx(_) | FrontSettings::Haproxy(_) => None,

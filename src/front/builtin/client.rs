@@ -12,6 +12,7 @@ use tokio::{
 use super::{
     BuiltinError,
     control::{Answer, Counters, Hello, PerColor, Request},
+    limits::Limits,
     link::Link,
     pidfd::Process,
     spare::Spare,
@@ -53,6 +54,7 @@ pub struct FrontPlace {
 pub struct Front {
     exe: PathBuf,
     place: FrontPlace,
+    limits: Limits,
     kept: Mutex<Kept>,
 }
 
@@ -72,7 +74,12 @@ impl std::fmt::Debug for Front {
 impl Front {
     /// The front at `place`, run by the program `exe` (bgd itself). Nothing is started yet.
     pub fn new(exe: PathBuf, place: FrontPlace) -> Self {
-        Self { exe, place, kept: Mutex::default() }
+        Self { exe, place, limits: Limits::default(), kept: Mutex::default() }
+    }
+
+    /// Clients and apps may take this long.
+    pub fn limited(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// Where it lives.
@@ -81,10 +88,14 @@ impl Front {
     }
 
     /// Makes sure that this build of bgd serves the address: starts a front, or has a newer one take over
-    /// from the one that runs, which finishes what it has. A front started fresh routes nothing yet.
+    /// from the one that runs, which finishes what it has, and that its limits are in force. A front started fresh
+    /// routes nothing yet.
     pub async fn ensure_running(&self) -> Result<Hello, BuiltinError> {
         let mut kept = self.kept.lock().await;
         let hello = self.ensure_one_runs(&mut kept).await?;
+        if hello.limits != Some(self.limits) {
+            self.ask_over(&mut kept.link, &Request::Limits { limits: self.limits }).await?;
+        }
         self.keep_spare(&mut kept.spare, hello.pid).await;
         Ok(hello)
     }

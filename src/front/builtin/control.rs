@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::Limits;
 use crate::{
     front::route::Route,
     rules::{
@@ -24,6 +25,11 @@ pub enum Request {
     Route {
         /// The whole route.
         route: Route,
+    },
+    /// Let clients and apps take this long from now on.
+    Limits {
+        /// Both limits.
+        limits: Limits,
     },
     /// How many requests are in flight, per color?
     Inflight,
@@ -57,6 +63,8 @@ pub enum Answer {
     Hello(Box<Hello>),
     /// To [`Request::Route`]: in force.
     Applied(Generation),
+    /// To [`Request::Limits`]: in force.
+    Limited,
     /// To [`Request::Inflight`].
     Inflight(PerColor<u64>),
     /// To [`Request::Drained`]: what is still in flight.
@@ -94,6 +102,9 @@ pub struct Hello {
     pub route: Option<Route>,
     /// Requests in flight.
     pub inflight: PerColor<u64>,
+    /// How long clients and apps may take; `None`: a former build, which has no limits.
+    #[serde(default)]
+    pub limits: Option<Limits>,
 }
 
 /// Plain numbers since the start of the front's process.
@@ -194,6 +205,7 @@ mod tests {
         let requests = [
             Request::Hello,
             Request::Route { route: route.clone() },
+            Request::Limits { limits: Limits::default() },
             Request::Inflight,
             Request::Drained { color: Color::Blue, deadline_ms: 5 },
             Request::Cut { color: Color::Green },

@@ -14,8 +14,9 @@
 //! about it), and `tally` counts what became of it.
 //!
 //! What passes: everything HTTP/1.1 and 1.0, streamed both ways, and upgrades; `headers` says what changes
-//! in heads, `proxy` what is sent again. There is no limit on how long an app may take to answer: the drain
-//! has one. Limits on clients: 64 KiB and 100 fields of head within 20 s, 75 s idle.
+//! in heads, `proxy` what is sent again. Limits on clients: 64 KiB and 100 fields of head within 20 s, 75 s idle, 60 s
+//! without taking anything of an answer, and between two pieces of a body what [`Limits`] says; on apps: until the head
+//! of an answer what [`Limits`] says, then none but the drain's.
 //!
 //! Must not decide what is live: it routes what it is told.
 
@@ -27,6 +28,7 @@ mod guest;
 mod handover;
 mod headers;
 mod journal;
+mod limits;
 mod link;
 mod listen;
 mod pidfd;
@@ -42,6 +44,7 @@ mod table;
 mod tally;
 mod target;
 mod tunnel;
+mod upload;
 mod upstream;
 mod wish;
 mod worker;
@@ -49,6 +52,7 @@ mod worker;
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use client::{Front, FrontPlace};
+pub use limits::Limits;
 pub use role::run;
 
 /// What can go wrong between the daemon and its front.

@@ -27,7 +27,8 @@ use super::{
     sockets::Slot,
     target::Lease,
     tunnel::{self, Broken},
-    upstream::{Failed, Upload, Upstream},
+    upload::{Progress, Upload},
+    upstream::{Failed, Fault, Upstream, Wait},
     wish::Wish,
     worker::Worker,
 };
@@ -95,13 +96,21 @@ impl Session {
         }
         match upgrade {
             Some(client) if tunnel => {
-                self.upgrade(Request::from_parts(parts, Upload::new(body)), client, attempts).await
+                self.upgrade(Request::from_parts(parts, self.upload(body)), client, attempts).await
             }
             _ if body.is_end_stream() && parts.method.is_idempotent() => {
                 self.repeatable(parts, attempts).await
             }
-            _ => self.once(Request::from_parts(parts, Upload::new(body)), attempts).await,
+            _ => self.once(Request::from_parts(parts, self.upload(body)), attempts).await,
         }
+    }
+
+    fn upload(&self, body: Incoming) -> Upload {
+        Upload::new(body, self.worker.house.limits.request())
+    }
+
+    fn wait<'a>(&'a self, progress: &'a Progress) -> Wait<'a> {
+        Wait { slot: &self.slot, ticks: self.worker.house.limits.response_ticks(), progress }
     }
 
     /// A request that may be sent twice: no body, and idempotent.
@@ -119,13 +128,14 @@ impl Session {
             };
             lease.sent();
             let request = Request::from_parts(parts.clone(), Upload::empty());
-            match upstream.exchange(request).await {
+            let progress = request.body().progress();
+            match upstream.exchange(request, self.wait(&progress)).await {
                 Ok(answer) => return self.pass(answer, Some(upstream), lease, &attempts),
                 Err(failed) if was_kept && failed.silent => {
                     lease.unsent();
                     attempts.kept_allowed = false;
                 }
-                Err(failed) => return self.broken(&mut lease, &failed.cause),
+                Err(failed) => return self.broken(&mut lease, &failed.fault),
             }
         }
     }
@@ -145,9 +155,9 @@ impl Session {
                 },
             };
             lease.sent();
-            match upstream.exchange(request).await {
+            match upstream.exchange(request, self.wait(&progress)).await {
                 Ok(answer) => {
-                    if progress.is(Upload::GOING) {
+                    if progress.is_going() {
                         upstream.detach();
                     }
                     return self.pass(answer, Some(upstream), lease, &attempts);
@@ -160,7 +170,8 @@ impl Session {
                 Err(_) if progress.is(Upload::BROKEN) => {
                     return self.own(StatusCode::BAD_REQUEST, "the body of the request ended early\n");
                 }
-                Err(failed) => return self.broken(&mut lease, &failed.cause),
+                Err(_) if progress.is(Upload::LATE) => return self.client_late(&mut lease),
+                Err(failed) => return self.broken(&mut lease, &failed.fault),
             }
         }
     }
@@ -172,10 +183,12 @@ impl Session {
         client: hyper::upgrade::OnUpgrade,
         mut attempts: Attempts,
     ) -> Response<Reply> {
+        let progress = request.body().progress();
+        let within = self.worker.house.limits.response();
         loop {
             let Some(mut lease) = self.lease(&attempts) else { return self.nothing_live() };
             lease.sent();
-            match tunnel::ask(&lease, request).await {
+            match tunnel::ask(&lease, request, within).await {
                 Ok(mut answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     lease.answered(answer.status().as_u16());
                     // What comes after the head is the client's time.
@@ -187,7 +200,10 @@ impl Session {
                     return Response::from_parts(parts, Reply::text("", Arc::clone(&self.slot)));
                 }
                 Ok(answer) => return self.pass(answer, None, lease, &attempts),
-                Err(Broken::Exchange(cause)) => return self.broken(&mut lease, &cause),
+                Err(Broken::Exchange(_)) if progress.is(Upload::LATE) => {
+                    return self.client_late(&mut lease);
+                }
+                Err(Broken::Exchange(fault)) => return self.broken(&mut lease, &fault),
                 Err(Broken::Connect(error, unsent)) => {
                     request = *unsent;
                     lease.unsent();
@@ -306,17 +322,36 @@ impl Session {
         self.bad_gateway(lease, "the app can't be reached\n")
     }
 
-    fn broken(&self, lease: &mut Lease, cause: &hyper::Error) -> Response<Reply> {
+    fn broken(&self, lease: &mut Lease, fault: &Fault) -> Response<Reply> {
+        let within = self.worker.house.limits.response();
+        let (status, text, cause) = match fault {
+            Fault::Broken(cause) => (StatusCode::BAD_GATEWAY, reason(cause), cause.to_string()),
+            Fault::Late => {
+                let text = "the app did not answer in time\n";
+                (StatusCode::GATEWAY_TIMEOUT, text, format!("none within {within:?}"))
+            }
+        };
         let target = &lease.target().identity;
         let place = target.address.named();
         self.worker.journal.warn(format_args!("no answer from {} on {place}: {cause}", target.color));
         lease.failed();
-        self.bad_gateway(lease, reason(cause))
+        self.in_place_of(lease, status, text)
+    }
+
+    /// The app is not to blame, so the request does not count.
+    fn client_late(&self, lease: &mut Lease) -> Response<Reply> {
+        lease.unsent();
+        self.refuse(StatusCode::REQUEST_TIMEOUT, "the rest of the request did not come in time\n")
     }
 
     fn bad_gateway(&self, lease: &Lease, text: &'static str) -> Response<Reply> {
-        lease.answered_for(StatusCode::BAD_GATEWAY.as_u16());
-        self.own(StatusCode::BAD_GATEWAY, text)
+        self.in_place_of(lease, StatusCode::BAD_GATEWAY, text)
+    }
+
+    /// An answer of ours that counts as the app's.
+    fn in_place_of(&self, lease: &Lease, status: StatusCode, text: &'static str) -> Response<Reply> {
+        lease.answered_for(status.as_u16());
+        self.own(status, text)
     }
 
     fn no_connect(&self) -> Response<Reply> {

@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering},
     },
     task::{Context, Poll, Waker},
 };
@@ -44,12 +44,19 @@ pub(super) struct Slot {
     since: AtomicU32,
     /// The peer did not take all that we have for it.
     clogged: AtomicBool,
+    /// While clogged: the tick at which it last took something, and what the kernel then still had for it.
+    took: AtomicU32,
+    queued: AtomicI32,
+    /// The tick at which what the task waits for is overdue; [`NEVER`]: it waits for nothing.
+    due: AtomicU32,
     parking: AtomicU8,
     /// Of the task that serves a client.
     waker: OnceLock<Waker>,
     ticks: Arc<AtomicU32>,
 }
 
+/// [`Slot::due`]: it waits for nothing.
+const NEVER: u32 = u32::MAX;
 /// [`Slot::parking`]: in use.
 const USED: u8 = 0;
 /// [`Slot::parking`]: the task was asked to park.
@@ -96,9 +103,47 @@ impl Slot {
         self.parking.store(USED, Ordering::Relaxed);
     }
 
+    /// The task waits for something and is woken when that did not come within so many ticks.
+    pub(super) fn wait(&self, ticks: u32) {
+        let now = self.ticks.load(Ordering::Relaxed);
+        self.due.store(now.saturating_add(ticks).min(NEVER - 1), Ordering::Relaxed);
+    }
+
+    /// What the task waited for has come.
+    pub(super) fn wait_no_more(&self) {
+        self.due.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// Whether what the task waits for should have come.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.due.load(Ordering::Relaxed) <= self.ticks.load(Ordering::Relaxed)
+    }
+
     /// Ticks since [`Slot::set`].
     fn age(&self) -> u32 {
         self.ticks.load(Ordering::Relaxed).wrapping_sub(self.since.load(Ordering::Relaxed))
+    }
+
+    /// After a write.
+    fn wrote(&self, is_pending: bool) {
+        if is_pending && !self.clogged.load(Ordering::Relaxed) {
+            self.took.store(self.ticks.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.queued.store(i32::MAX, Ordering::Relaxed);
+        }
+        self.clogged.store(is_pending, Ordering::Relaxed);
+    }
+
+    /// Whether the peer has taken nothing for so many ticks of what lies ready for it. To be asked at each tick.
+    fn is_stuck(&self, ticks: u32) -> bool {
+        if !self.clogged.load(Ordering::Relaxed) {
+            return false;
+        }
+        let now = self.ticks.load(Ordering::Relaxed);
+        let left = unacknowledged(self.fd);
+        if left < self.queued.swap(left, Ordering::Relaxed) {
+            self.took.store(now, Ordering::Relaxed);
+        }
+        now.wrapping_sub(self.took.load(Ordering::Relaxed)) >= ticks
     }
 }
 
@@ -119,6 +164,9 @@ impl Sockets {
             doing: AtomicU8::new(Doing::Quiet as u8),
             since: AtomicU32::new(self.ticks.load(Ordering::Relaxed)),
             clogged: AtomicBool::new(false),
+            took: AtomicU32::new(0),
+            queued: AtomicI32::new(0),
+            due: AtomicU32::new(NEVER),
             parking: AtomicU8::new(PARKED),
             waker: OnceLock::new(),
             ticks: Arc::clone(&self.ticks),
@@ -140,6 +188,23 @@ impl Sockets {
                 shut(slot.fd);
             }
         }
+    }
+
+    /// Shuts down what has taken nothing for so many ticks of what lies ready for it. Upgraded connections are left
+    /// alone: what they send is no answer.
+    pub(super) fn close_stuck(&self, ticks: u32) {
+        for slot in self.lock().values() {
+            if !slot.is(Doing::Tunnel) && slot.is_stuck(ticks) {
+                shut(slot.fd);
+            }
+        }
+    }
+
+    /// Wakes the tasks that wait for something that is overdue.
+    pub(super) fn wake_overdue(&self) {
+        let open = self.lock();
+        let overdue = open.values().filter(|slot| slot.is_overdue());
+        overdue.filter_map(|slot| slot.waker.get()).for_each(Waker::wake_by_ref);
     }
 
     /// Asks what has been quiet for at least `ticks` to give up its buffers; answers how many were asked.
@@ -178,6 +243,15 @@ impl Sockets {
 /// The only error possible is that the peer has gone already, which is what is wanted.
 fn shut(fd: RawFd) {
     let _gone_already = shutdown(fd, Shutdown::Both);
+}
+
+/// Bytes that the peer has not acknowledged; 0 where the kernel does not say.
+fn unacknowledged(fd: RawFd) -> i32 {
+    let mut left: libc::c_int = 0;
+    // SAFETY: the descriptor is open (its owner removes the slot under the lock before closing it), and the kernel
+    // writes one int.
+    let asked = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut left) };
+    if asked == 0 { left } else { 0 }
 }
 
 /// A stream that is in the registry for as long as it is open.
@@ -253,7 +327,7 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.slot.clogged.store(written.is_pending(), Ordering::Relaxed);
+        self.slot.wrote(written.is_pending());
         written
     }
 
@@ -263,7 +337,7 @@ impl AsyncWrite for Wire {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.slot.clogged.store(written.is_pending(), Ordering::Relaxed);
+        self.slot.wrote(written.is_pending());
         written
     }
 
@@ -277,5 +351,55 @@ impl AsyncWrite for Wire {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+        time::timeout,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let sockets = Arc::<Sockets>::default();
+        let mut wire = sockets.admit(listener.accept().await.unwrap().0);
+        let slot = Arc::clone(wire.slot());
+        slot.set(Doing::Answering);
+        let look = || {
+            sockets.tick();
+            sockets.close_stuck(2);
+        };
+        let writing = tokio::spawn(async move {
+            let piece = vec![0; 64 * 1024];
+            while wire.write_all(&piece).await.is_ok() {}
+        });
+        while !slot.clogged.load(Ordering::Relaxed) {
+            tokio::task::yield_now().await;
+        }
+        let mut taken = vec![0; 64 * 1024];
+        for _ in 0..8 {
+            look();
+            // Until the kernel was told that there is room again.
+            let before = unacknowledged(slot.fd);
+            while slot.clogged.load(Ordering::Relaxed) && unacknowledged(slot.fd) >= before {
+                peer.read_exact(&mut taken).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            while !slot.clogged.load(Ordering::Relaxed) {
+                tokio::task::yield_now().await;
+            }
+            assert!(!writing.is_finished());
+        }
+        (0..4).for_each(|_| look());
+        timeout(Duration::from_secs(20), writing).await.unwrap().unwrap();
     }
 }

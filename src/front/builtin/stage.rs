@@ -68,6 +68,10 @@ impl Stage {
                 }
                 Err(outdated) => Answer::Refused(outdated.to_string()),
             },
+            Request::Limits { limits } => {
+                self.house.limits.set(limits);
+                Answer::Limited
+            }
             Request::Inflight => Answer::Inflight(self.in_flight().await),
             Request::Drained { color, deadline_ms } => {
                 Answer::Left(self.drained(color, Duration::from_millis(deadline_ms)).await)
@@ -122,6 +126,7 @@ impl Stage {
             bound: self.bound,
             route: self.switch.route(),
             inflight: self.in_flight().await,
+            limits: Some(self.house.limits.get()),
         }
     }
 

@@ -1,16 +1,17 @@
 //! Upgraded connections (websockets and others): always on a connection of their own, copied both ways,
 //! counted as in flight until closed, ended at once by a cut. Called by `proxy`.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use hyper::{Request, Response, StatusCode, body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional_with_sizes;
+use tokio::{io::copy_bidirectional_with_sizes, time::timeout};
 
 use super::{
     sockets::{Doing, Slot},
     target::Lease,
-    upstream::{Upload, builder, connect},
+    upload::Upload,
+    upstream::{Fault, builder, connect},
 };
 
 /// Bytes each way of an upgraded connection: there may be thousands, mostly silent.
@@ -21,20 +22,31 @@ pub(super) enum Broken {
     /// Nothing was sent.
     Connect(io::Error, Box<Request<Upload>>),
     /// The backend failed to answer.
-    Exchange(hyper::Error),
+    Exchange(Fault),
 }
 
 /// Sends an upgrade request on a connection of its own and waits for the head of the answer. The connection
 /// is driven by a task that ends with it.
-pub(super) async fn ask(lease: &Lease, request: Request<Upload>) -> Result<Response<Incoming>, Broken> {
+pub(super) async fn ask(
+    lease: &Lease,
+    request: Request<Upload>,
+    within: Duration,
+) -> Result<Response<Incoming>, Broken> {
+    let broken = |error| Broken::Exchange(Fault::Broken(error));
     let wire = match connect(lease).await {
         Ok(wire) => wire,
         Err(error) => return Err(Broken::Connect(error, Box::new(request))),
     };
-    let (mut sender, driver) = builder().handshake(TokioIo::new(wire)).await.map_err(Broken::Exchange)?;
+    let (mut sender, driver) = builder().handshake(TokioIo::new(wire)).await.map_err(broken)?;
     // An error of the driver reaches the answer or its body as well.
-    tokio::spawn(async move { driver.with_upgrades().await.ok() });
-    sender.send_request(request).await.map_err(Broken::Exchange)
+    let driving = tokio::spawn(async move { driver.with_upgrades().await.ok() });
+    match timeout(within, sender.send_request(request)).await {
+        Ok(answer) => answer.map_err(broken),
+        Err(_elapsed) => {
+            driving.abort();
+            Err(Broken::Exchange(Fault::Late))
+        }
+    }
 }
 
 /// After a 101: copies until both sides are done or the target is cut.

@@ -6,17 +6,14 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use hyper::{
     Request, Response,
-    body::{Body, Bytes, Frame, Incoming, SizeHint},
+    body::Incoming,
     client::conn::{
         TrySendError,
         http1::{Builder, Connection, SendRequest},
@@ -29,6 +26,7 @@ use super::{
     flow::Flow,
     sockets::{Doing, Slot, Wire, is_silent_and_open},
     target::Lease,
+    upload::{Progress, Upload},
 };
 use crate::rules::address::Address;
 
@@ -39,81 +37,40 @@ pub(super) const BUFFER: usize = 64 * 1024;
 /// Ports from here on may be given to outgoing connections, so one could meet itself.
 const FIRST_EPHEMERAL: u16 = 1024;
 
-/// How far an upload is.
-#[derive(Debug, Default)]
-pub(super) struct Progress(AtomicU8);
+/// How long an answer may take, and whom to wake when it took too long.
+pub(super) struct Wait<'a> {
+    /// Of the client that waits for it.
+    pub(super) slot: &'a Slot,
+    /// Until its head is there, while the client owes nothing.
+    pub(super) ticks: u32,
+    /// Of the client's own part.
+    pub(super) progress: &'a Progress,
+}
 
-impl Progress {
-    /// Whether the upload is that far.
-    pub(super) fn is(&self, state: u8) -> bool {
-        self.0.load(Ordering::Relaxed) == state
+impl Wait<'_> {
+    /// Begins anew whenever the backend took another piece of the request; does not run while the client owes one.
+    fn is_over(&self, asked: &mut Option<u32>) -> bool {
+        let now = self.progress.asked();
+        if self.progress.is(Upload::AWAITED) {
+            self.slot.wait_no_more();
+        } else if asked.replace(now) != Some(now) {
+            self.slot.wait(self.ticks);
+        }
+        self.slot.is_overdue()
     }
 }
 
-/// The body of a request on its way to the backend, passed on frame by frame.
-pub(super) struct Upload {
-    body: Option<Incoming>,
-    progress: Arc<Progress>,
-}
-
-impl Upload {
-    /// More may come.
-    pub(super) const GOING: u8 = 0;
-    /// Nothing more comes.
-    pub(super) const WHOLE: u8 = 1;
-    /// The client failed to send the rest.
-    pub(super) const BROKEN: u8 = 2;
-
-    /// The client's body.
-    pub(super) fn new(body: Incoming) -> Self {
-        let state = if body.is_end_stream() { Self::WHOLE } else { Self::GOING };
-        Self { body: Some(body), progress: Arc::new(Progress(AtomicU8::new(state))) }
-    }
-
-    /// No body.
-    pub(super) fn empty() -> Self {
-        Self { body: None, progress: Arc::new(Progress(AtomicU8::new(Self::WHOLE))) }
-    }
-
-    /// To be asked after the body was given away.
-    pub(super) fn progress(&self) -> Arc<Progress> {
-        Arc::clone(&self.progress)
-    }
-}
-
-impl Body for Upload {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        let polled = Pin::new(&mut *body).poll_frame(cx);
-        let state = match &polled {
-            Poll::Ready(Some(Err(_))) => Self::BROKEN,
-            Poll::Ready(None) => Self::WHOLE,
-            Poll::Ready(Some(Ok(_))) if body.is_end_stream() => Self::WHOLE,
-            Poll::Ready(Some(Ok(_))) | Poll::Pending => return polled,
-        };
-        self.progress.0.store(state, Ordering::Relaxed);
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
-    }
+/// Why there is no answer.
+pub(super) enum Fault {
+    /// It took too long.
+    Late,
+    /// What hyper said.
+    Broken(hyper::Error),
 }
 
 /// A failed exchange.
 pub(super) struct Failed {
-    /// What hyper said.
-    pub(super) cause: hyper::Error,
+    pub(super) fault: Fault,
     /// The request, when not a byte of it was sent.
     pub(super) unsent: Option<Request<Upload>>,
     /// Whether not a byte of an answer came.
@@ -175,22 +132,36 @@ impl Upstream {
     }
 
     /// Sends a request and waits for the head of the answer.
-    pub(super) async fn exchange(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, Failed> {
+    pub(super) async fn exchange(
+        &mut self,
+        request: Request<Upload>,
+        wait: Wait<'_>,
+    ) -> Result<Response<Incoming>, Failed> {
         self.slot.set(Doing::Quiet);
         let answer = self.sender.try_send_request(request);
         let driver = &mut self.driver;
         let mut answer = std::pin::pin!(answer);
+        let mut asked = None;
         let result = std::future::poll_fn(|cx| {
             drive(driver, cx);
             // The driver alone completes the answer, and it was just polled: no waker is needed.
-            answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending if wait.is_over(&mut asked) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
         });
-        result.await.map_err(|failed| self.failed(failed))
+        let result = result.await;
+        wait.slot.wait_no_more();
+        match result {
+            Some(answer) => answer.map_err(|failed| self.failed(failed)),
+            None => Err(Failed { fault: Fault::Late, unsent: None, silent: false }),
+        }
     }
 
     fn failed(&self, mut failed: TrySendError<Request<Upload>>) -> Failed {
         let unsent = failed.take_message();
-        Failed { cause: failed.into_error(), unsent, silent: self.slot.is(Doing::Quiet) }
+        Failed { fault: Fault::Broken(failed.into_error()), unsent, silent: self.slot.is(Doing::Quiet) }
     }
 
     /// Moves bytes both ways as far as they go now.

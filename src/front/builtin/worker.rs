@@ -20,13 +20,14 @@ use super::{
     guest::Guest,
     headers::Client,
     journal::Journal,
+    limits::InForce,
     proxy::Session,
     sockets::{Doing, Sockets},
     switch::Switch,
 };
 
 /// Between two sweeps; also the unit in which ages of client connections are measured.
-const TICK: Duration = Duration::from_millis(500);
+pub(super) const TICK: Duration = Duration::from_millis(500);
 /// Between two sweeps while the process stops.
 const STOPPING_TICK: Duration = Duration::from_millis(20);
 /// Ticks after which an idle client connection is closed: 75 s.
@@ -39,6 +40,8 @@ const WORTH_A_TRIM: usize = 256;
 const TRIM_TICKS: u32 = 20;
 /// Ticks within which a request's head must be complete: 20 s.
 const HEAD_TICKS: u32 = 40;
+/// Ticks after which a client that takes nothing of its answer is given up: 60 s.
+const TAKE_TICKS: u32 = 120;
 /// After an accept that failed (out of descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -62,6 +65,8 @@ pub(super) struct House {
     pub(super) stopping: CancellationToken,
     /// Workers that still accept.
     pub(super) accepting: AtomicUsize,
+    /// How long clients and apps may take.
+    pub(super) limits: InForce,
 }
 
 impl Worker {
@@ -135,6 +140,8 @@ impl Worker {
             self.clients.tick();
             self.clients.close(Doing::Quiet, IDLE_TICKS);
             self.clients.close(Doing::Hearing, HEAD_TICKS);
+            self.clients.close_stuck(TAKE_TICKS);
+            self.clients.wake_overdue();
             self.switch.sweep(self.id);
             let parked = self.clients.park(PARK_TICKS);
             trim.tick(parked, self.clients.len());
