@@ -284,6 +284,7 @@ fn needed(request: &Request) -> Right {
         | Request::Resume { .. }
         | Request::SetShare { .. }
         | Request::ResumeSteps { .. }
+        | Request::NextStep { .. }
         | Request::Promote { .. }
         | Request::Down { .. }
         | Request::Up { .. }

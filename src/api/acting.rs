@@ -40,6 +40,7 @@ pub(super) async fn act(request: Request, client: &mut Client, desk: &Desk) -> i
         Request::ResumeSteps { app } => {
             shared(Following { desk, client, events }, app, Ask::ResumeSteps).await
         }
+        Request::NextStep { app } => shared(Following { desk, client, events }, app, Ask::NextStep).await,
         Request::Promote { app } => promote(Following { desk, client, events }, app).await,
         Request::Flip { app } => flip(Following { desk, client, events }, app).await,
         Request::Down { app } => down(Following { desk, client, events }, app).await,
@@ -81,6 +82,7 @@ fn words(ask: &Ask) -> String {
         Ask::SetShare(share) => format!("canary set {share}"),
         Ask::ResumeSteps => "canary resume".to_owned(),
         Ask::Promote => "promote".to_owned(),
+        Ask::NextStep => "promote --step".to_owned(),
         Ask::Down => "down".to_owned(),
         Ask::Up => "up".to_owned(),
     }
@@ -173,11 +175,25 @@ async fn shared(mut following: Following<'_>, app: Option<AppName>, what: Ask) -
         other => return Err(unexpected(&other)),
     };
     following.until(&member, |snapshot| !matches!(snapshot.app.pipeline, Pipeline::Sharing(_))).await;
-    if matches!(member.snapshot().app.pipeline, Pipeline::Canary(_)) {
+    let snapshot = member.snapshot();
+    if let Some(refused) = not_taken(&snapshot) {
+        return Err(refused);
+    }
+    if matches!(snapshot.app.pipeline, Pipeline::Canary(_)) {
         return Ok(Answer::Said(text));
     }
     let message = "the front did not take the share; the traffic goes back to what is live".to_owned();
     Err(refusal(Exit::Failed, message, Some("bgd status")))
+}
+
+/// Where the front refused what was asked of it, and the share that it has stays.
+fn not_taken(snapshot: &Snapshot) -> Option<Refusal> {
+    let canary = snapshot.app.canary.as_ref().filter(|canary| canary.refused > 0)?;
+    let why = snapshot.app.front_refusal.as_deref().unwrap_or("no reason is known");
+    let (asked, share) = (canary.share, canary.in_force().share);
+    let message = format!("the front does not take {asked}, and {share} stays in force: {why}");
+    let hint = "mend that; bgd asks again by itself, and `bgd status` shows when it is done";
+    Some(refusal(Exit::Failed, message, Some(hint)))
 }
 
 async fn promote(mut following: Following<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
@@ -263,6 +279,9 @@ impl Following<'_> {
     async fn promoted(&mut self, member: &Member, id: DeployId) -> Result<Answer, Refusal> {
         self.until(member, |snapshot| !moving(snapshot, id)).await;
         let snapshot = member.snapshot();
+        if let Some(refused) = not_taken(&snapshot) {
+            return Err(refused);
+        }
         let failed =
             snapshot.last.as_ref().filter(|last| last.id == id && last.outcome != Some(Outcome::Live));
         match (failed, snapshot.app.live()) {

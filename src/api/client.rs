@@ -333,7 +333,7 @@ fn changes_nothing(request: &Request) -> bool {
         R::Status { .. } | R::History { .. } | R::Show { .. } | R::Why { .. } | R::Exec { .. } => true,
         R::Logs { .. } | R::Events { .. } => true,
         R::Deploy { .. } | R::DeployDetached { .. } | R::Flip { .. } | R::Hold { .. } => false,
-        R::SetShare { .. } | R::ResumeSteps { .. } | R::Promote { .. } => false,
+        R::SetShare { .. } | R::ResumeSteps { .. } | R::NextStep { .. } | R::Promote { .. } => false,
         R::Resume { .. } | R::Down { .. } | R::Up { .. } | R::Reload => false,
     }
 }

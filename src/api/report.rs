@@ -20,7 +20,7 @@ use crate::{
     rules::{
         app::{Backup, Hold, Idle, Instance, Live, Pipeline, Serving, Until},
         backoff,
-        canary::Share,
+        canary::{Place, Share},
         ids::{Color, CommitId, ReleaseId},
         time::Stamp,
         words::{AppState, HoldEnd, IdleState, Outcome, Phase},
@@ -72,7 +72,9 @@ fn hold(hold: &Hold) -> HoldReport {
 fn trouble(snapshot: &Snapshot) -> Option<String> {
     let unrecorded = snapshot.unrecorded.as_ref().map(|why| format!("the record can't be written: {why}"));
     let front = snapshot.front_error.as_ref().map(|why| format!("the front: {why}"));
-    unrecorded.or(front)
+    let refusal = snapshot.app.front_refusal.as_ref();
+    let refusal = refusal.map(|why| format!("the front does not take its route, and is told again: {why}"));
+    unrecorded.or(refusal).or(front)
 }
 
 fn state(snapshot: &Snapshot) -> AppState {
@@ -269,22 +271,29 @@ fn ending(pipeline: &Pipeline) -> Option<Outcome> {
 fn canary(snapshot: &Snapshot) -> Option<CanaryReport> {
     let (Pipeline::Sharing(_) | Pipeline::Canary(_)) = snapshot.app.pipeline else { return None };
     let canary = snapshot.app.canary.as_ref()?;
-    let share = canary.next().map_or(Share::ALL, |next| next.share);
+    let Place { step, share, by_hand } = canary.in_force();
+    let next = match canary.refused {
+        0 => canary.following().map_or(Share::ALL, |next| next.share),
+        _ => canary.share,
+    };
     // What holds a step back has no time.
-    let hold = canary.plan.get(canary.step).and_then(|step| step.hold);
-    let hold = hold.filter(|_| !canary.by_hand && canary.held.is_none());
+    let hold = canary.plan.get(step).and_then(|step| step.hold);
+    let hold = hold.filter(|_| !by_hand && canary.held.is_none() && canary.refused == 0);
     Some(CanaryReport {
-        step: canary.step + 1,
+        step: step + 1,
         steps: canary.plan.len(),
-        wanted: canary.share,
+        wanted: share,
         measured: snapshot
             .counted
             .part(snapshot.app.idle_color())
             .map(|part| format!("{}.{:02}", part / 100, part % 100)),
         since: Stamp(canary.since),
-        by_hand: canary.by_hand,
-        held: canary.held.clone(),
-        next_share: share,
+        by_hand,
+        held: match canary.refused {
+            0 => canary.held.clone(),
+            _ => Some(format!("the front does not take {next} yet")),
+        },
+        next_share: next,
         next_at: hold.map(|hold| Stamp(canary.since.plus(hold))),
     })
 }

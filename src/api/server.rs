@@ -340,6 +340,7 @@ async fn answer(request: Request, client: &mut Client, desk: &Desk) -> io::Resul
         | Request::Resume { .. }
         | Request::SetShare { .. }
         | Request::ResumeSteps { .. }
+        | Request::NextStep { .. }
         | Request::Promote { .. }
         | Request::Deploy { .. }
         | Request::DeployDetached { .. }

@@ -108,6 +108,11 @@ pub enum Request {
         /// The app.
         app: Option<AppName>,
     },
+    /// `Done(Said)` when the next step's share is in force, or after the last one as `Promote`.
+    NextStep {
+        /// The app.
+        app: Option<AppName>,
+    },
     /// `Progress(Event)` lines, then `Done(Said)` when all of the traffic has moved.
     Promote {
         /// The app.
@@ -182,7 +187,7 @@ impl Request {
             Self::Hold { .. } => "hold",
             Self::Resume { .. } => "resume",
             Self::SetShare { .. } | Self::ResumeSteps { .. } => "canary",
-            Self::Promote { .. } => "promote",
+            Self::Promote { .. } | Self::NextStep { .. } => "promote",
             Self::History { .. } => "history",
             Self::Show { .. } => "show",
             Self::Logs { .. } => "logs",
@@ -327,9 +332,8 @@ pub struct DaemonReport {
     pub pid: Option<u32>,
     /// Since when.
     pub started_at: Option<Stamp>,
-    /// The configuration on disk was refused when it was last read, and an older one is in force: what helps. Not
-    /// there when all is well.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The configuration on disk was refused when it was last read, and an older one is in force: what helps.
+    #[serde(default)]
     pub config_refused: Option<String>,
 }
 
@@ -340,8 +344,8 @@ pub struct AppReport {
     pub name: AppName,
     /// In one word.
     pub state: AppState,
-    /// Why it is degraded, beyond the health of what is live: the front, or the record. Not there when all is well.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Why it is degraded, beyond the health of what is live: the front, or the record.
+    #[serde(default)]
     pub trouble: Option<String>,
     /// What receives the traffic.
     pub live: Option<LiveReport>,
@@ -349,8 +353,8 @@ pub struct AppReport {
     pub idle: Option<IdleReport>,
     /// The deploy under way.
     pub deploy: Option<DeployReport>,
-    /// The share of the traffic that the deploy under way has. Not there without one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The share of the traffic that the deploy under way has.
+    #[serde(default)]
     pub canary: Option<CanaryReport>,
     /// Why automatic deploys are off.
     pub hold: Option<HoldReport>,
@@ -520,7 +524,7 @@ pub struct CanaryReport {
     pub since: Stamp,
     /// An operator set the share; it stays until he says otherwise.
     pub by_hand: bool,
-    /// What was seen of too little traffic, while that keeps the step from ending.
+    /// What was seen of too little traffic, while that keeps the step from ending; or that the front refuses the next.
     pub held: Option<String>,
     /// What follows, in percent; 100 is the switch.
     pub next_share: Share,

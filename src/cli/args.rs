@@ -88,8 +88,9 @@ pub enum Command {
     },
     /// Give a canary all of the traffic now, or end the watch early
     ///
-    /// Skips what is left of the steps of `canary`, or of the watch after the flip. `bgd flip` is the other way.
-    Promote(AppArg),
+    /// Skips what is left of the steps of `canary`, or of the watch after the flip; with `--step` only what is left of
+    /// this step. `bgd flip` is the other way.
+    Promote(PromoteArgs),
     /// Turn automatic deploys off
     ///
     /// The live release serves on; `bgd resume` turns them on again.
@@ -158,6 +159,16 @@ pub enum CanaryCommand {
 pub struct AppArg {
     /// The app; may be left out when there is one
     pub app: Option<AppName>,
+}
+
+/// Arguments of `bgd promote`.
+#[derive(Debug, Args)]
+pub struct PromoteArgs {
+    /// The app; may be left out when there is one
+    pub app: Option<AppName>,
+    /// Go on to the next step only; after the last one that is all of the traffic
+    #[arg(long)]
+    pub step: bool,
 }
 
 /// Arguments of `bgd status`.

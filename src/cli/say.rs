@@ -4,7 +4,7 @@ use crate::{
     api::wire::{Answer, Exit, Request},
     cli::{
         Context,
-        args::{AppArg, CanaryCommand, DownArgs, HoldArgs},
+        args::{AppArg, CanaryCommand, DownArgs, HoldArgs, PromoteArgs},
         problem::Problem,
         progress,
         terminal::{self, one_line},
@@ -31,8 +31,8 @@ pub async fn canary(context: &Context, args: CanaryCommand) -> Result<Exit, Prob
 }
 
 /// Runs `bgd promote`.
-pub async fn promote(context: &Context, args: AppArg) -> Result<Exit, Problem> {
-    followed(context, Request::Promote { app: args.app }).await
+pub async fn promote(context: &Context, PromoteArgs { app, step }: PromoteArgs) -> Result<Exit, Problem> {
+    followed(context, if step { Request::NextStep { app } } else { Request::Promote { app } }).await
 }
 
 /// Runs `bgd reload`.

@@ -113,6 +113,8 @@ impl FrontTrouble {
             )
             | Self::Nginx(NginxError::ForeignConfig(_)) => Nature::FrontStuck,
             Self::Haproxy(err) if err.is_closed() => Nature::FrontStuck,
+            Self::Cutover(err) if err.left_as_it_was() => Nature::FrontUnmoved,
+            Self::Haproxy(err) if err.left_as_it_was() => Nature::FrontUnmoved,
             Self::Builtin(_) | Self::Nginx(_) | Self::Cutover(_) | Self::Haproxy(_) => Nature::Transient,
         }
     }

@@ -97,7 +97,7 @@ impl Interpreter {
     fn not_warm(&self, release: &Release, (slot, number): (Slot, u16), failure: Failure) -> Failure {
         let output = format!("{} shows its output", logs_of_slot(slot, number));
         let hint = match failure.nature {
-            Nature::Transient | Nature::FrontStuck => format!(
+            Nature::Transient | Nature::FrontStuck | Nature::FrontUnmoved => format!(
                 "`bgd deploy` tries again; {output}; or raise warmup.until_p95 or warmup.requests of {}",
                 self.settings.name
             ),

@@ -53,6 +53,12 @@ pub struct App {
     /// taken a route again.
     #[serde(default)]
     pub front_unsure: bool,
+    /// The `after_live` hook under way.
+    #[serde(default)]
+    pub announcing: Option<Announcing>,
+    /// Why the front does not take the route that it is told again and again.
+    #[serde(default)]
+    pub front_refusal: Option<String>,
 }
 
 /// Whether the front has a backup: the former release, which takes what the watched one refuses to take. Until it is
@@ -66,6 +72,16 @@ pub enum Backup {
     Told,
     /// It was told of none since, which is not proven yet.
     Withdrawn,
+}
+
+/// The app is told by its `after_live` hook that a release is live. One run at a time, so that what is told last is
+/// what is true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcing {
+    /// The run.
+    pub effect: EffectId,
+    /// Another release went live meanwhile: it is told next.
+    pub again: bool,
 }
 
 /// A commit, checked out in its own directory.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ids::BadId, time::Time};
+use super::{backoff, ids::BadId, time::Time};
 
 /// A share of the traffic, 0 to 100 percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -71,15 +71,33 @@ pub struct Canary {
     pub plan: Vec<CanaryStep>,
     /// Which step, from 0.
     pub step: usize,
-    /// The share asked for; another than the step's when an operator set it.
+    /// The share asked for; another than the step's when an operator set it. All of the traffic is asked for only
+    /// while the front refuses the switch.
     pub share: Share,
     /// Since when the share is in force.
     pub since: Time,
     /// An operator set the share: it stays until he says otherwise.
     pub by_hand: bool,
+    /// The place that the front has proven last; `None` before the first share.
+    #[serde(default)]
+    pub proven: Option<Place>,
+    /// How often in a row the front refused what is asked for, and went on by what is proven.
+    #[serde(default)]
+    pub refused: u32,
     /// The last word of the watch on too little traffic, while that holds the step.
     #[serde(default)]
     pub held: Option<String>,
+}
+
+/// A place on a canary's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Which step, from 0.
+    pub step: usize,
+    /// The share of the traffic.
+    pub share: Share,
+    /// An operator set the share.
+    pub by_hand: bool,
 }
 
 impl Canary {
@@ -87,17 +105,64 @@ impl Canary {
     pub fn begin(plan: &[CanaryStep], now: Time) -> Option<Self> {
         let first = plan.first()?;
         let plan = plan.to_vec();
-        Some(Self { share: first.share, plan, step: 0, since: now, by_hand: false, held: None })
+        let share = first.share;
+        let (proven, held) = (None, None);
+        Some(Self { plan, step: 0, share, since: now, by_hand: false, proven, refused: 0, held })
     }
 
-    /// The step after this one; `None`: all of the traffic.
-    pub fn next(&self) -> Option<CanaryStep> {
-        self.plan.get(self.step + 1).copied()
+    /// What is asked of the front.
+    pub fn asked(&self) -> Place {
+        Place { step: self.step, share: self.share, by_hand: self.by_hand }
     }
 
-    /// How long the share is to last from `now` on; `None`: until an operator says otherwise. A clock that went
-    /// back makes no step longer than it was.
+    /// What the front has, as far as it is proven.
+    pub fn in_force(&self) -> Place {
+        self.proven.filter(|_| self.refused > 0).unwrap_or_else(|| self.asked())
+    }
+
+    /// Another place is asked for.
+    pub fn at(self, Place { step, share, by_hand }: Place) -> Self {
+        Self { step, share, by_hand, refused: 0, held: None, ..self }
+    }
+
+    /// The front has what was asked for.
+    pub fn prove(self, now: Time) -> Self {
+        let proven = Some(self.asked());
+        Self { proven, since: now, refused: 0, held: None, ..self }
+    }
+
+    /// Where the steps go on after `share` was set by hand: at the first step above it, and else at the last one, whose
+    /// length or approval still counts. Never to a smaller share.
+    pub fn resumed(&self) -> Place {
+        let share = self.in_force().share;
+        let above = self.plan.iter().position(|step| step.share > share);
+        match above.and_then(|step| Some((step, self.plan.get(step)?.share))) {
+            Some((step, share)) => Place { step, share, by_hand: false },
+            None => Place { step: self.plan.len().saturating_sub(1), share, by_hand: false },
+        }
+    }
+
+    /// The place of the next step; `None`: all of the traffic.
+    pub fn following(&self) -> Option<Place> {
+        let Place { step, share, by_hand } = self.in_force();
+        let from = if by_hand { 0 } else { step + 1 };
+        let mut later = self.plan.iter().enumerate().skip(from);
+        let (step, next) = later.find(|(_, next)| !by_hand || next.share > share)?;
+        Some(Place { step, share: next.share, by_hand: false })
+    }
+
+    /// What is asked for after a restart from nothing: no share is in force any more.
+    pub fn anew(self) -> Self {
+        let place = self.in_force();
+        Self { proven: None, ..self.at(place) }
+    }
+
+    /// How long the share is to last from `now` on, or until what was refused is asked for again; `None`: until an
+    /// operator says otherwise. A clock that went back makes no step longer than it was.
     pub fn left(&self, now: Time) -> Option<Duration> {
+        if self.refused > 0 {
+            return Some(backoff::restart_delay(self.refused.saturating_add(1)));
+        }
         let hold = self.plan.get(self.step)?.hold.filter(|_| !self.by_hand)?;
         Some(hold.saturating_sub(now.since(self.since)))
     }

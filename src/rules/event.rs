@@ -74,6 +74,8 @@ pub enum Ask {
     ResumeSteps,
     /// `bgd promote`: all of the traffic now, or the end of the watch.
     Promote,
+    /// `bgd promote --step`: the next step now.
+    NextStep,
     /// `bgd hold`.
     Hold {
         /// Why.

@@ -153,8 +153,17 @@ pub enum Nature {
     /// Somebody else's configuration keeps the front from being moved: tried again likewise; a way back does
     /// without the front (promise F4).
     FrontStuck,
+    /// The front did not take a route and goes on by the former one; tried again likewise.
+    FrontUnmoved,
     /// The commit's own: not tried again until a new commit or `bgd deploy`.
     Deterministic,
+}
+
+impl Nature {
+    /// Whether the front routes as it did before it was told.
+    pub fn left_the_front(self) -> bool {
+        matches!(self, Self::FrontStuck | Self::FrontUnmoved)
+    }
 }
 
 /// Why a deploy failed: data, not an error.

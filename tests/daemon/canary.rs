@@ -325,10 +325,87 @@ fn errors_within_the_limit_go_live_and_too_few_requests_are_said_to_be_too_few()
     });
 }
 
+/// A step by time, a share by hand, and a promotion, each of which meets a broken file of somebody else's: the share in
+/// force stays, it is said, and what was asked for comes when the file is mended.
+#[test]
+fn n5_a_step_a_share_and_a_promotion_that_nginx_refuses_leave_the_share_in_force_and_come_later_without_loss()
+{
+    let Some(stage) = set(Kind::Nginx, r#"["20%:3s", "40%"]"#) else { return };
+    let foreign = stage.path("conf.d/foreign.conf");
+    let load = stage.load();
+    let new = stage.push("new", "");
+    until_shared(&stage, 20);
+    std::fs::write(&foreign, "server { listen 127.0.0.1:1; nonsense; }\n").unwrap();
+    let refused = |share: u64| {
+        let status = stage.until("it is said", |status| status["trouble"].is_string());
+        let trouble = status["trouble"].as_str().unwrap();
+        assert!(trouble.contains("foreign.conf"), "{trouble}");
+        assert_eq!(
+            (&status["canary"]["wanted"], &status["state"]),
+            (&share.into(), &"degraded".into()),
+            "{status:#}"
+        );
+        assert_eq!(status["deploy"]["commit"], new, "{status:#}");
+        let all = answers(&stage, 100);
+        assert!(all.contains_key("old") && all.contains_key("new"), "both serve: {all:?}");
+    };
+    refused(20);
+    std::fs::remove_file(&foreign).unwrap();
+    until_shared(&stage, 40);
+    assert_eq!(stage.status()["trouble"], serde_json::Value::Null);
+    for (words, share) in [(&["canary", "set", "60"][..], 60), (&["promote"], 100)] {
+        std::fs::write(&foreign, "server { listen 127.0.0.1:1; nonsense; }\n").unwrap();
+        let before = stage.status()["canary"]["wanted"].as_u64().unwrap();
+        let ran = stage.bgd(words);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        let said = format!("the front does not take {share}%, and {before}% stays in force");
+        assert!(ran.stderr.contains(&said) && ran.stderr.contains("foreign.conf"), "{ran:?}");
+        refused(before);
+        std::fs::remove_file(&foreign).unwrap();
+        if share < 100 {
+            until_shared(&stage, share);
+        }
+    }
+    stage.wait_live(&new);
+    stage.until_at_rest();
+    load.end_without_loss();
+    stage.assert_no_leftover();
+}
+
+#[test]
+fn one_word_goes_on_to_the_next_step_only_also_from_none() {
+    let Some(stage) = set(Kind::Builtin, r#"["0%", "10%:90s", "50%"]"#) else { return };
+    let new = stage.push("new", "");
+    until_shared(&stage, 0);
+    for (share, step) in [(10, 2), (50, 3)] {
+        let said = stage.done(&["promote", "--step"]);
+        assert!(said.contains(&format!("step {step} of 3: {share}%")), "{said}");
+        assert_eq!(stage.status()["canary"]["step"], step);
+    }
+    stage.done(&["canary", "set", "5"]);
+    let said = stage.done(&["canary", "resume"]);
+    assert!(said.contains("10%"), "{said}");
+    stage.done(&["canary", "set", "70"]);
+    let said = stage.done(&["canary", "resume"]);
+    assert!(said.contains("70%"), "never back: {said}");
+    assert_eq!(
+        (&stage.status()["canary"]["wanted"], &stage.status()["canary"]["step"]),
+        (&70.into(), &3.into())
+    );
+    stage.done(&["promote", "--step"]);
+    stage.wait_live(&new);
+    stage.until_at_rest();
+    stage.assert_no_leftover();
+}
+
 #[test]
 fn there_is_nothing_to_promote_without_a_canary_or_a_watch() {
     let Some(stage) = set(Kind::Builtin, r#"["25%"]"#) else { return };
-    for words in [&["promote"][..], &["canary", "set", "20"], &["canary", "resume"]] {
+    let status = stage.status();
+    for key in ["trouble", "canary"] {
+        assert_eq!(status.get(key), Some(&serde_json::Value::Null), "{key} is there, and null");
+    }
+    for words in [&["promote"][..], &["promote", "--step"], &["canary", "set", "20"], &["canary", "resume"]] {
         let ran = stage.bgd(words);
         assert_eq!(ran.code, 1, "{ran:?}");
         assert!(ran.stderr.contains("serves on"), "{ran:?}");

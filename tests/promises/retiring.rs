@@ -139,6 +139,30 @@ fn g6_the_app_hears_once_that_it_is_live_and_once_that_it_retires() {
 }
 
 #[test]
+fn g6_after_an_automatic_way_back_the_app_hears_what_is_live_again() {
+    for kind in [Kind::Builtin, Kind::Nginx] {
+        let Some(stage) = Stage::set(Plan { watch: "60s", ..Plan::of(kind) }) else { continue };
+        let heard = stage.path("heard");
+        let hook = format!("echo $BGD_EVENT $BGD_COLOR $BGD_RELEASE >>{}", heard.display());
+        stage.configure(&format!("[app.shop.hooks]\nafter_live = {hook:?}"));
+        stage.done(&["reload"]);
+        stage.push_promoted("good");
+        let release = stage.value("live.release");
+        let sick = stage.push("sick", "");
+        stage.until_phase(&sick, "watching");
+        stage.close("up-sick");
+        stage.until("it went back", |status| status["last"]["outcome"] == "rolled_back");
+        let read = || fs::read_to_string(&heard).unwrap_or_default();
+        stage.eventually("it has heard", |_| read().lines().count() >= 3);
+        stage.until_at_rest();
+        let lines: Vec<String> = read().lines().map(str::to_owned).collect();
+        let [first, _, last] = &lines[..] else { panic!("once for each that went live: {lines:?}") };
+        assert_eq!((first, last.as_str()), (last, format!("after_live blue {release}").as_str()));
+        stage.assert_no_leftover();
+    }
+}
+
+#[test]
 fn f8_nginx_is_reloaded_once_a_promotion_and_never_for_a_failure() {
     let plan = Plan { watch: "200ms", deadline: "3s", ..Plan::of(Kind::Nginx) };
     let Some(mut stage) = Stage::set(plan) else { return };

@@ -69,6 +69,28 @@ pub fn waits_for_the_front(app: &App, event: &Event, context: &Context) -> Step 
     }
 }
 
+/// A step that the front refused counts as one that may have come true.
+pub fn goes_back_for_nothing(app: &App, event: &Event, context: &Context) -> Step {
+    match event {
+        Event::Done { effect, result: Err(failure) } if matches!(app.pipeline, Pipeline::Sharing(_)) => {
+            let failure = Failure { nature: Nature::Transient, ..failure.clone() };
+            step(app, &Event::Done { effect: *effect, result: Err(failure) }, context)
+        }
+        _ => step(app, event, context),
+    }
+}
+
+/// A step that was refused is not asked for again.
+pub fn asks_once(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    if let (Some(canary), Pipeline::Canary(_)) = (&mut made.next.canary, &made.next.pipeline)
+        && canary.refused > 0
+    {
+        made.effects.retain(|effect| !matches!(effect.action, Action::Watch { .. }));
+    }
+    made
+}
+
 /// It goes as soon as the deploy has ended.
 pub fn retires_what_stands_in(app: &App, event: &Event, context: &Context) -> Step {
     let mut made = step(app, event, context);

@@ -175,7 +175,8 @@ impl Daemon {
 
     fn fail(&mut self, task: Task) -> Failure {
         self.figures.failed += 1;
-        let nature = self.rng.pick(&[Nature::Transient, Nature::Deterministic, Nature::FrontStuck]);
+        let natures = [Nature::Transient, Nature::Deterministic, Nature::FrontStuck, Nature::FrontUnmoved];
+        let nature = self.rng.pick(&natures);
         match task.half {
             Some(Half::Written(former)) => {
                 self.world.front.put_back(former);
@@ -184,7 +185,7 @@ impl Daemon {
             }
             Some(_) => {}
             // A front that is stuck says so before it touches anything.
-            None if nature != Nature::FrontStuck && self.rng.percent(50) => {
+            None if !nature.left_the_front() && self.rng.percent(50) => {
                 let _hidden = self.world.obey(&task.effect.action);
             }
             None => {}

@@ -3,7 +3,7 @@
 
 use bgd::rules::{
     app::{App, Idle, Instance, Pipeline, Verdict},
-    effect::{Action, Effect, Note},
+    effect::{Action, Effect, Hook, Note},
     event::{Ask, Done, Event, Facts, Routed},
     ids::Generation,
     step::{Context, Step, step},
@@ -107,6 +107,10 @@ pub const ALL: &[(&str, Defect)] = &[
     ("a superseded canary keeps its share", Defect::Rules(canaries::leaves_the_share_when_superseded)),
     ("a failed canary keeps its share", Defect::Rules(canaries::leaves_the_share_after_a_failure)),
     ("a canary that the front holds is left to serve", Defect::Rules(canaries::waits_for_the_front)),
+    ("a refused step takes the canary down", Defect::Rules(canaries::goes_back_for_nothing)),
+    ("a refused step is not asked for again", Defect::Rules(canaries::asks_once)),
+    ("a way back is not announced", Defect::Rules(announces_no_way_back)),
+    ("a restart forgets what it was announcing", Defect::Rules(forgets_to_announce)),
     ("what stands in for a canary goes too early", Defect::Rules(canaries::retires_what_stands_in)),
     ("promote does without the switch's proof", Defect::Rules(canaries::promotes_unproven)),
     ("a share set by hand is left by itself", Defect::Rules(canaries::forgets_the_hand)),
@@ -116,6 +120,26 @@ pub const ALL: &[(&str, Defect)] = &[
     ("what is abandoned is the backup of the way back", Defect::Rules(backing::goes_back_to_it_and_from_it)),
     ("all of the traffic is given as a share", Defect::Rules(canaries::shares_all)),
 ];
+
+fn announces_no_way_back(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    if matches!(app.pipeline, Pipeline::Reverting { .. } | Pipeline::Replacing { .. }) {
+        let is_hook =
+            |effect: &Effect| matches!(effect.action, Action::RunHook { hook: Hook::AfterLive, .. });
+        if made.effects.iter().any(is_hook) {
+            made.next.announcing = None;
+        }
+        made.effects.retain(|effect| !is_hook(effect));
+    }
+    made
+}
+
+fn forgets_to_announce(app: &App, event: &Event, context: &Context) -> Step {
+    if !matches!(event, Event::Recovered(_)) {
+        return step(app, event, context);
+    }
+    step(&App { announcing: None, ..app.clone() }, event, context)
+}
 
 fn begins_unrecorded(app: &App, event: &Event, context: &Context) -> Step {
     step(app, event, &Context { unrecorded: false, ..context.clone() })

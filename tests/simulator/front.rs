@@ -155,7 +155,7 @@ impl Front {
         if self.broken {
             // Half of the time for a reason that a way back does without the front for.
             let nature =
-                if wanted.generation.0.is_multiple_of(2) { Nature::FrontStuck } else { Nature::Transient };
+                if wanted.generation.0.is_multiple_of(2) { Nature::FrontStuck } else { Nature::FrontUnmoved };
             return Err(failure(phase, nature, "the front does not take it"));
         }
         let former = Former { file: self.file.clone(), hand: self.hand };

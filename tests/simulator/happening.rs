@@ -231,7 +231,7 @@ fn push(daemon: &mut Daemon) {
 
 fn operate(daemon: &mut Daemon) -> Result<(), String> {
     // The one thing that does without room for a record.
-    let ask = match daemon.rng.below(17) {
+    let ask = match daemon.rng.below(18) {
         _ if daemon.world.disk_full && daemon.rng.percent(50) => Ask::Flip,
         0..2 => Ask::Deploy(Want::Tip),
         2..4 => {
@@ -248,6 +248,7 @@ fn operate(daemon: &mut Daemon) -> Result<(), String> {
             Ask::SetShare(Share::percent(percent).unwrap())
         }
         14 => Ask::ResumeSteps,
+        15 => Ask::NextStep,
         _ => Ask::Promote,
     };
     daemon.ask(ask)

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bgd::rules::{
     app::{App, DownStage, End, Idle, Instance, Kind, Live, Pipeline, Serving, Until},
-    effect::{Action, Effect, Note},
+    effect::{Action, Effect, Hook, Note},
     event::{Ask, Event, Routed, Want},
     ids::{Color, CommitId, DeployId, EffectId, ReleaseId},
     step::{Answer, Blocked, Noted, Policy, Step, wanted},
@@ -41,6 +41,11 @@ pub struct Oracle {
     failures: BTreeMap<CommitId, u32>,
     last_effect: EffectId,
     shares: Shares,
+    /// What the app was told last to be live, by a hook that has ended; and by which run it is being told.
+    announced: Option<ReleaseId>,
+    announcing: Option<(EffectId, ReleaseId)>,
+    /// Something went live in this record's time.
+    has_gone_live: bool,
 }
 
 /// A step and what there was when it was carried out.
@@ -59,6 +64,7 @@ fn fail<T>(text: String) -> Result<T, String> {
 impl Oracle {
     pub fn forget_tasks(&mut self) {
         self.watch = None;
+        self.announcing = None;
     }
 
     /// Back to what the record knows. What was proven and live was so all the same.
@@ -84,6 +90,7 @@ impl Oracle {
         self.judge_flip(before, event, step)?;
         self.judge_answer(event, step)?;
         self.judge_watch(event, step)?;
+        self.hear_announcements(event, step);
         self.shares.judge(moment, &self.bad)?;
         backing::judge(moment)?;
         // Of a front that can't be asked, or is being told again, the machine knows nothing; the stop itself waits
@@ -274,6 +281,35 @@ impl Oracle {
         if may { Ok(()) } else { fail(format!("a hold was released by {event:?}")) }
     }
 
+    /// The run of a hook that ended told what it was given, well or not.
+    fn hear_announcements(&mut self, event: &Event, step: &Step) {
+        if let (Event::Done { effect, .. }, Some((run, release))) = (event, self.announcing.clone())
+            && run == *effect
+        {
+            self.announced = Some(release);
+            self.announcing = None;
+        }
+        for effect in &step.effects {
+            if let Action::RunHook { hook: Hook::AfterLive, release, .. } = &effect.action {
+                self.announcing = Some((effect.id, release.id.clone()));
+            }
+        }
+        self.has_gone_live |= step.notes.iter().any(|noted| matches!(noted.note, Note::WentLive { .. }));
+    }
+
+    /// The hook told the app of what is live, or is telling it (promise G6).
+    fn judge_announced(&self, app: &App, policy: &Policy) -> Result<(), String> {
+        let Some(live) = app.live().filter(|_| policy.after_live && self.has_gone_live) else {
+            return Ok(());
+        };
+        let known = self.announced.as_ref() == Some(&live.release.id) || self.announcing.is_some();
+        if known {
+            Ok(())
+        } else {
+            fail(format!("{} is live, and the app was told of {:?}", live.release.id, self.announced))
+        }
+    }
+
     /// Until a watch has ended or its way back is gone, the former color stays.
     fn judge_watch(&mut self, event: &Event, step: &Step) -> Result<(), String> {
         if let Some((effect, color, release)) = self.watch.clone() {
@@ -347,6 +383,7 @@ impl Oracle {
             return fail("there is room, and what is not recorded stays so".to_owned());
         }
         self.judge_claims(app, world)?;
+        self.judge_announced(app, policy)?;
         backing::judge_quiet(app, world)?;
         let turned_away = matches!(
             app.pipeline,

@@ -18,7 +18,7 @@ use crate::{oracle::Moment, world::World};
 /// What the front has beside what is live, as the state has it: proven, and not on its way.
 pub fn in_force(app: &App) -> Option<(Color, Share)> {
     let Pipeline::Canary(work) = &app.pipeline else { return None };
-    Some((work.color, app.canary.as_ref()?.share))
+    Some((work.color, app.canary.as_ref()?.in_force().share))
 }
 
 fn sharing(app: &App) -> Option<&Work> {
@@ -53,16 +53,20 @@ impl Shares {
         judge_return(moment)?;
         judge_reboot(moment)?;
         judge_stuck(moment)?;
+        judge_refused(moment)?;
         judge_stand_in(moment)?;
         judge_held(moment)
     }
 
     fn note_operator(&mut self, event: &Event, step: &Step) {
         let Event::Asked { ask, .. } = event else { return };
-        let Some(work) = sharing(&step.next) else { return };
-        match (ask, &step.answer) {
-            (Ask::SetShare(share), Some(Answer::Said(_))) => self.pinned = Some((work.deploy.id, *share)),
-            (Ask::ResumeSteps, _) => self.pinned = None,
+        match (ask, sharing(&step.next)) {
+            (Ask::SetShare(share), Some(work)) if matches!(step.answer, Some(Answer::Said(_))) => {
+                self.pinned = Some((work.deploy.id, *share));
+            }
+            (Ask::ResumeSteps | Ask::Promote | Ask::NextStep | Ask::SetShare(Share::ALL), _) => {
+                self.pinned = None
+            }
             _ => {}
         }
     }
@@ -94,7 +98,10 @@ impl Shares {
         let Some((id, pinned)) = self.pinned else { return Ok(()) };
         let Moment { before, event, step, .. } = *moment;
         // All of it is no share.
-        let promoted = matches!(event, Event::Asked { ask: Ask::Promote | Ask::SetShare(Share::ALL), .. });
+        let promoted = matches!(
+            event,
+            Event::Asked { ask: Ask::Promote | Ask::NextStep | Ask::SetShare(Share::ALL), .. }
+        );
         if let (Some(work), Pipeline::Switching(_)) = (sharing(before), &step.next.pipeline)
             && work.deploy.id == id
             && !promoted
@@ -185,6 +192,22 @@ fn judge_stuck(moment: &Moment<'_>) -> Result<(), String> {
         matches!(&step.next.pipeline, Pipeline::Replacing { work: it, .. } if it.color == work.color);
     if shares && held && matches!(before.idle, Idle::Taken) && !replaced {
         return Err(format!("{} was abandoned, and its share stays with it", work.release.id));
+    }
+    Ok(())
+}
+
+/// A step, a share or a switch that changed nothing leaves the share that is in force where it is (promise N5).
+fn judge_refused(moment: &Moment<'_>) -> Result<(), String> {
+    let Moment { before, event: Event::Done { effect, result: Err(failure) }, step, .. } = *moment else {
+        return Ok(());
+    };
+    let (Pipeline::Sharing(work) | Pipeline::Switching(work)) = &before.pipeline else { return Ok(()) };
+    let shares = before.canary.as_ref().is_some_and(|canary| canary.proven.is_some());
+    let unmoved = failure.nature.left_the_front() && work.effect == *effect && !before.front_unsure;
+    let goes_on = matches!(&step.next.pipeline, Pipeline::Canary(it) if it.release.id == work.release.id);
+    let superseded = step.next.head != before.head;
+    if shares && unmoved && !goes_on && !superseded {
+        return Err(format!("nothing was changed, and {} loses its share", work.release.id));
     }
     Ok(())
 }

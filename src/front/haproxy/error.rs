@@ -168,6 +168,19 @@ impl HaproxyError {
         }
     }
 
+    /// Whether HAProxy goes on by the route that it had before: the new one was refused before anything was moved.
+    pub fn left_as_it_was(&self) -> bool {
+        matches!(
+            self,
+            Self::Denied { .. }
+                | Self::Level { .. }
+                | Self::NoBackend { .. }
+                | Self::NoServer { .. }
+                | Self::OtherAddress { .. }
+                | Self::CheckFails { .. }
+        ) || self.is_closed()
+    }
+
     /// Whether no running HAProxy was found behind the socket.
     pub fn is_down(&self) -> bool {
         matches!(self, Self::NotRunning { .. })

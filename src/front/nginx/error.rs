@@ -277,6 +277,15 @@ impl NginxError {
 }
 
 impl RouteError {
+    /// Whether nginx goes on by the route that it had before.
+    pub fn left_as_it_was(&self) -> bool {
+        match self {
+            Self::Untouched(_) | Self::ForeignConfig(_) | Self::TakenBack(_) => true,
+            Self::NotInEffect { aftermath, .. } => *aftermath != Aftermath::Unproven,
+            Self::NotPutBack { .. } => false,
+        }
+    }
+
     /// What the operator can do about it, where that is known.
     pub fn hint(&self) -> Option<&'static str> {
         match self {

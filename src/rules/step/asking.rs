@@ -23,6 +23,7 @@ impl Turn<'_> {
             Ask::SetShare(share) => self.asked_share(*share),
             Ask::ResumeSteps => self.asked_resume_steps(),
             Ask::Promote => self.asked_promote(),
+            Ask::NextStep => self.asked_next_step(),
             Ask::Down => self.asked_down(),
             Ask::Up => self.asked_up(by),
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Answer, DenialKind, Turn, asking::denied, deploying::backend, recovering::gone_while};
 use crate::rules::{
     app::{End, Idle, Instance, Kind, Pipeline, Release, Work},
-    canary::{Canary, Share},
+    canary::{Canary, Place, Share},
     effect::{self, Action, Note},
     event::{Done, Facts, Routed},
     words::{Failure, Outcome, Phase},
@@ -33,7 +33,7 @@ impl Turn<'_> {
             .app
             .live()
             .is_some_and(|live| matches!(live.instance, Instance::Up { .. }) && live.healthy != Some(false));
-        let begun = self.app.canary.take();
+        let begun = self.app.canary.take().map(Canary::anew);
         let canary = begun.or_else(|| Canary::begin(&self.context.policy.canary, self.now()));
         match canary.filter(|_| by_degrees && beside) {
             Some(canary) => {
@@ -47,8 +47,12 @@ impl Turn<'_> {
 
     /// What the front is to route beside what is live.
     pub(super) fn sharing(&self) -> Option<effect::Canary> {
-        let (Pipeline::Sharing(work) | Pipeline::Canary(work)) = &self.app.pipeline else { return None };
-        let share = self.app.canary.as_ref()?.share;
+        let canary = self.app.canary.as_ref()?;
+        let (work, share) = match &self.app.pipeline {
+            Pipeline::Sharing(work) => (work, canary.share),
+            Pipeline::Canary(work) => (work, canary.in_force().share),
+            _ => return None,
+        };
         Some(effect::Canary { backend: backend(&work.release, work.color), share })
     }
 
@@ -62,12 +66,12 @@ impl Turn<'_> {
     /// The share is in force: its time begins.
     pub(super) fn shared(&mut self, work: Work) {
         self.app.front_unsure = false;
+        self.app.front_refusal = None;
         let now = self.now();
         self.app.pipeline = Pipeline::Sharing(work.clone());
-        if let Some(canary) = &mut self.app.canary {
-            (canary.since, canary.held) = (now, None);
-            let share = canary.share;
-            self.note(Note::ShareChanged(share));
+        if let Some(canary) = self.app.canary.take() {
+            self.note(Note::ShareChanged(canary.share));
+            self.app.canary = Some(canary.prove(now));
         }
         self.watch_step(work);
     }
@@ -87,20 +91,36 @@ impl Turn<'_> {
     pub(super) fn step_passed(&mut self, work: Work, done: &Done) {
         self.app.pipeline = Pipeline::Canary(work.clone());
         let Some(canary) = self.app.canary.clone() else { return self.switch(work) };
+        if canary.refused > 0 {
+            return self.ask_again(work, canary.share);
+        }
         if canary.share != Share::NONE
             && let Some(seen) = self.too_little(done, &canary.held)
         {
             self.app.canary = Some(Canary { held: Some(seen), ..canary });
             return self.watch_canary(work, Some(LOOK_AGAIN));
         }
-        match canary.next() {
-            Some(next) => {
-                self.app.canary =
-                    Some(Canary { step: canary.step + 1, share: next.share, held: None, ..canary });
+        self.go_on(work, canary);
+    }
+
+    /// To the next share, or to all of it.
+    fn go_on(&mut self, work: Work, canary: Canary) {
+        match canary.following() {
+            Some(place) => {
+                self.app.canary = Some(canary.at(place));
                 self.share(work);
             }
             None => self.give_all(work),
         }
+    }
+
+    /// What the front refused is asked for once more. How often it was is kept until the front takes it.
+    fn ask_again(&mut self, mut work: Work, share: Share) {
+        if share != Share::ALL {
+            return self.share(work);
+        }
+        work.deploy.phase_since = self.now();
+        self.switch(work);
     }
 
     /// From a share to all of it.
@@ -108,6 +128,25 @@ impl Turn<'_> {
         self.app.pipeline = Pipeline::Canary(work.clone());
         self.stepped(&mut work.deploy, Phase::Canary);
         self.switch(work);
+    }
+
+    /// The front refused a step, a share or the switch, and goes on by the share that it has proven: so does the canary,
+    /// still watched, until the front takes what was asked for (promise N5). False: not that case.
+    pub(super) fn share_stays(&mut self, work: &Work, (asked, failure): (Share, &Failure)) -> bool {
+        let Some(canary) = self.app.canary.clone().filter(|canary| canary.proven.is_some()) else {
+            return false;
+        };
+        if !failure.nature.left_the_front() {
+            return false;
+        }
+        self.front_refuses(failure);
+        let refused = canary.refused.saturating_add(1);
+        self.app.canary = Some(Canary { share: asked, refused, held: None, ..canary });
+        self.watch_step(work.clone());
+        if self.app.front_unsure {
+            self.reroute();
+        }
+        true
     }
 
     /// What was seen, when it was too little and that is to hold the release back. Said once.
@@ -128,6 +167,15 @@ impl Turn<'_> {
 
     /// The front did not prove the share, which says nothing against the release.
     pub(super) fn share_refused(&mut self, work: Work, failure: &Failure) {
+        self.app.pipeline = Pipeline::Sharing(work.clone());
+        let asked = self.app.canary.as_ref().map_or(Share::NONE, |canary| canary.share);
+        if self.share_stays(&work, (asked, failure)) {
+            return;
+        }
+        if failure.nature.left_the_front() && !self.app.front_unsure {
+            // It never had a share.
+            return self.fail(work, failure);
+        }
         self.back_to_live(work, End { outcome: Outcome::Failed, failure: Some(failure.clone()) });
     }
 
@@ -172,7 +220,7 @@ impl Turn<'_> {
             self.probe(work);
             return self.reroute();
         }
-        let share = self.app.canary.as_ref().map(|canary| (work.color, canary.share));
+        let share = self.app.canary.as_ref().map(|canary| (work.color, canary.in_force().share));
         let live = self.app.live().map(|live| Routed::Color(live.color));
         let in_force = live == Some(facts.routed) && share == facts.canary;
         match told {
@@ -196,7 +244,8 @@ impl Turn<'_> {
             return self.asked_promote();
         }
         let Some(canary) = self.app.canary.take() else { return no_canary("bgd status") };
-        self.app.canary = Some(Canary { share, by_hand: true, held: None, ..canary });
+        let step = canary.in_force().step;
+        self.app.canary = Some(canary.at(Place { step, share, by_hand: true }));
         self.stop_waiting(&work);
         self.share(work);
         Answer::Said(format!(
@@ -204,20 +253,34 @@ impl Turn<'_> {
         ))
     }
 
-    /// On with the step that was left, from its beginning.
+    /// On with the steps, at the first one above the share in force.
     pub(super) fn asked_resume_steps(&mut self) -> Answer {
         let (Pipeline::Sharing(work) | Pipeline::Canary(work)) = self.app.pipeline.clone() else {
             return no_canary("bgd status");
         };
         let Some(canary) = self.app.canary.clone() else { return no_canary("bgd status") };
-        if !canary.by_hand {
+        if !canary.by_hand && canary.share != Share::ALL {
             return Answer::Said("the canary goes through its steps already".to_owned());
         }
-        let share = canary.plan.get(canary.step).map_or(canary.share, |step| step.share);
-        self.app.canary = Some(Canary { share, by_hand: false, held: None, ..canary });
+        let place = canary.resumed();
+        let share = place.share;
+        self.app.canary = Some(canary.at(place));
         self.stop_waiting(&work);
         self.share(work);
         Answer::Said(format!("the canary goes on through its steps, with {share} of the traffic"))
+    }
+
+    /// To the next step and no further; from the last one, and in a watch, what `promote` alone does.
+    pub(super) fn asked_next_step(&mut self) -> Answer {
+        let (Pipeline::Sharing(work) | Pipeline::Canary(work)) = self.app.pipeline.clone() else {
+            return self.asked_promote();
+        };
+        let Some(canary) = self.app.canary.clone() else { return self.asked_promote() };
+        let Some(place) = canary.following() else { return self.asked_promote() };
+        let (step, steps, share) = (place.step + 1, canary.plan.len(), place.share);
+        self.stop_waiting(&work);
+        self.go_on(work, canary);
+        Answer::Said(format!("step {step} of {steps}: {share} of the traffic"))
     }
 
     pub(super) fn asked_promote(&mut self) -> Answer {
@@ -225,6 +288,9 @@ impl Turn<'_> {
             Pipeline::Sharing(work) | Pipeline::Canary(work) => {
                 let id = work.deploy.id;
                 self.stop_waiting(&work);
+                if let Some(canary) = &mut self.app.canary {
+                    canary.refused = 0;
+                }
                 self.give_all(work);
                 Answer::Promoting(id)
             }

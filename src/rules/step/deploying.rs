@@ -217,10 +217,6 @@ impl Turn<'_> {
         let former = self.make_live(&work);
         self.went_live(work.color, work.release.clone());
         self.pin_or_unpin(&work);
-        if self.context.policy.after_live {
-            let (release, color) = (work.release.clone(), work.color);
-            self.act(Action::RunHook { hook: Hook::AfterLive, release, color, failure: None });
-        }
         if self.is_watched(&work) {
             let period = Some(self.context.policy.watch);
             self.watch(work, former, period);

@@ -9,6 +9,7 @@ use crate::rules::{
         Backup, Deploy, DownStage, End, Hold, Idle, Instance, Kind, Live, Pipeline, Release, Serving, Until,
         Verdict, Work,
     },
+    canary::Share,
     effect::{Action, Hook, Note},
     event::Done,
     ids::{CommitId, DeployId},
@@ -111,6 +112,14 @@ impl Turn<'_> {
     pub(super) fn switch_failed(&mut self, work: Work, failure: &Failure) {
         if self.switch_in_place(&work, failure) {
             return;
+        }
+        if failure.nature.left_the_front() && !self.app.front_unsure {
+            self.app.pipeline = Pipeline::Switching(work.clone());
+            return match self.share_stays(&work, (Share::ALL, failure)) {
+                true => {}
+                // Nothing was changed, so that there is nothing to go back to.
+                false => self.fail(work, failure),
+            };
         }
         let end = End { outcome: Outcome::Failed, failure: Some(failure.clone()) };
         self.revert(work, end);
@@ -224,7 +233,8 @@ impl Turn<'_> {
         if !self.idle_is_vacant() {
             return;
         }
-        if let Serving::OutOfService(live) = std::mem::take(&mut self.app.serving) {
+        if let Serving::OutOfService(live) = self.app.serving.clone() {
+            self.app.serving = Serving::Nothing;
             self.app.previous = Some(live.release);
         }
     }

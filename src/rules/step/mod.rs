@@ -4,8 +4,10 @@
 //!
 //! `deploying` carries a deploy forward, `canary` gives it the traffic by degrees, `ending` ends it (well or not),
 //! `serving` keeps the live instance up and empties the other color, `routing` tells the front where to, `replacing`
-//! does without it, `asking` answers operators, `recovering` takes up the thread after a restart.
+//! does without it, `announcing` tells the app what is live, `asking` answers operators, `recovering` takes up the
+//! thread after a restart.
 
+mod announcing;
 mod asking;
 mod canary;
 mod deploying;

@@ -20,11 +20,15 @@ impl Turn<'_> {
             // Told of without a record, on a full disk.
             self.app.backup = Backup::Withdrawn;
         }
+        let announcing = self.app.announcing.take().is_some();
         self.recover_contradiction(facts);
         self.recover_pipeline(facts);
         self.recover_idle(facts);
         self.recover_live(facts);
         self.recover_rerouting(was_rerouting || facts.half_told);
+        if announcing {
+            self.announce_live();
+        }
     }
 
     /// Half told, a front may route as recorded now and another way once it is started again.
@@ -40,6 +44,8 @@ impl Turn<'_> {
     fn recover_contradiction(&mut self, facts: &Facts) {
         let recorded = match &self.app.serving {
             Serving::Live(live) => Some(live.clone()),
+            // A flip on a full disk may have gone away from what `bgd up` was bringing back.
+            Serving::OutOfService(live) if self.app.pipeline.deploy().is_some() => Some(live.clone()),
             Serving::Nothing => None,
             Serving::OutOfService(_) => return,
         };
@@ -52,7 +58,12 @@ impl Turn<'_> {
         let on_its_color = recorded.as_ref().filter(|live| live.color == routed);
         let replaced = on_its_color.filter(|live| runs.is_some_and(|release| *release != live.release.id));
         let replacing = matches!(self.app.pipeline, Pipeline::Replacing { .. });
-        let switching = matches!(self.app.pipeline, Pipeline::Switching(_) | Pipeline::Reverting { .. });
+        let switching = match &self.app.pipeline {
+            Pipeline::Switching(work) | Pipeline::Reverting { work, .. } => {
+                self.app.live().is_some() || work.color == routed
+            }
+            _ => false,
+        };
         let explained = replacing || replaced.is_none() && (switching || on_its_color.is_some());
         if explained {
             return;
@@ -469,6 +480,8 @@ impl Turn<'_> {
                 self.reroute();
             }
             (_, true) => {
+                let share = self.app.canary.as_ref().map(|canary| (work.color, canary.in_force().share));
+                self.app.front_unsure |= share != facts.canary;
                 let effect = self.route_new(&work);
                 self.app.pipeline = Pipeline::Switching(Work { effect, ..work });
             }

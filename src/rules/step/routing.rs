@@ -122,8 +122,16 @@ impl Turn<'_> {
     /// The front is proven to route as it was told last.
     pub(super) fn front_is_sure(&mut self) {
         self.app.front_unsure = false;
+        self.app.front_refusal = None;
         if self.app.backup == Backup::Withdrawn {
             self.app.backup = Backup::Absent;
+        }
+    }
+
+    /// It is told again after a wait. Noted the first time; the words of each further time differ in time and pid.
+    pub(super) fn front_refuses(&mut self, trouble: &Failure) {
+        if self.app.front_refusal.replace(trouble.cause.clone()).is_none() {
+            self.note(Note::Trouble(trouble.clone()));
         }
     }
 
@@ -170,7 +178,7 @@ impl Turn<'_> {
                 self.retire_leftover();
             }
             (Telling::Now { attempt }, Err(trouble)) => {
-                self.note(Note::Trouble(trouble.clone()));
+                self.front_refuses(trouble);
                 let (effect, telling) = self.tell_later(attempt);
                 self.app.rerouting = Some(Rerouting { effect, telling });
             }
@@ -225,7 +233,7 @@ impl Turn<'_> {
         match (telling, result) {
             (Telling::Now { .. }, Ok(_)) => self.traffic_is_back(work, end),
             (Telling::Now { attempt }, Err(trouble)) => {
-                self.note(Note::Trouble(trouble.clone()));
+                self.front_refuses(trouble);
                 if self.revert_in_place(&work, &end, trouble) {
                     return;
                 }
@@ -304,7 +312,8 @@ impl Turn<'_> {
     /// What is live is not bad, whatever was thought of it before.
     pub(super) fn went_live(&mut self, color: Color, release: Release) {
         self.app.verdicts.remove(&release.commit);
-        self.note(Note::WentLive { color, release });
+        self.note(Note::WentLive { color, release: release.clone() });
+        self.announce(color, release);
     }
 
     /// The warm color's instance died: when the traffic is on its way there, it stays where it is.

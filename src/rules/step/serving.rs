@@ -24,6 +24,7 @@ impl Turn<'_> {
             || self.instance_done(effect, result)
             || self.idle_done(effect, result)
             || self.reroute_done(effect, result)
+            || self.announced(effect, result)
         {
             return;
         }

@@ -104,15 +104,124 @@ fn e2_a_canary_that_fails_is_left_and_not_tried_again() {
 }
 
 #[test]
-fn a_front_that_refuses_a_share_speaks_not_against_the_release() {
+fn a_share_that_may_or_may_not_be_in_force_is_taken_back_and_speaks_not_against_the_release() {
     let mut bench = with_a_canary();
     bench.succeed();
     assert_eq!(bench.state(), "Sharing");
-    bench.fail(Nature::FrontStuck);
+    bench.fail(Nature::Transient);
     assert_eq!((bench.state(), bench.routed(), bench.shared()), ("Reverting", Some((Blue, 1)), None));
     bench.run_to("Resting");
     assert_eq!(bench.outcomes().last(), Some(&Outcome::Failed));
     assert!(matches!(bench.app.verdicts.get(&commit(2)), Some(Verdict::Retry { .. })), "it is tried again");
+}
+
+/// What the canary has in force, in percent; whether something else is asked for; and for how long it is watched.
+fn stands(bench: &Bench) -> (&'static str, u8, bool, Option<Duration>) {
+    let canary = bench.app.canary.as_ref().unwrap();
+    let watch = bench.acts.iter().rev().find_map(|action| match action {
+        Action::Watch { period, .. } => Some(*period),
+        _ => None,
+    });
+    (bench.state(), canary.in_force().share.get(), canary.refused > 0, watch.unwrap())
+}
+
+#[test]
+fn n5_a_step_that_the_front_refuses_leaves_the_share_in_force_and_is_asked_for_again_until_it_is_taken() {
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    for nature in [Nature::FrontStuck, Nature::FrontUnmoved] {
+        let mut bench = with_a_canary();
+        bench.succeed();
+        for wait in [1, 2, 4] {
+            let step = bench.fail(nature);
+            let [effect] = &step.effects[..] else { panic!("nothing is told or ended: {:?}", step.effects) };
+            assert!(matches!(effect.action, Action::Watch { .. }), "{effect:?}");
+            assert_eq!(stands(&bench), ("Canary", 5, true, seconds(wait)));
+            assert!(bench.app.front_refusal.is_some());
+            bench.succeed();
+            assert_eq!((bench.state(), bench.shared()), ("Sharing", Some((Green, 50))));
+        }
+        let said = bench.notes.iter().filter(|note| matches!(note, Note::Trouble(_))).count();
+        assert_eq!(said, 1, "said once");
+        bench.succeed();
+        assert_eq!(stands(&bench), ("Canary", 50, false, None));
+        assert_eq!(bench.app.front_refusal, None);
+    }
+}
+
+#[test]
+fn n5_a_share_set_by_hand_and_a_promotion_that_the_front_refuses_change_nothing_and_are_asked_for_again() {
+    let mut bench = with_a_canary();
+    bench.ask(Ask::SetShare(percent(20)));
+    // Whether the call that was called off came true is not known: the front is told what is to be in force.
+    bench.fail(Nature::FrontStuck);
+    assert_eq!(stands(&bench), ("Canary", 5, true, Some(Duration::from_secs(1))));
+    bench.succeed();
+    bench.succeed();
+    assert_eq!(stands(&bench), ("Canary", 20, false, None));
+    bench.ask(Ask::Promote);
+    bench.fail(Nature::FrontUnmoved);
+    assert_eq!(stands(&bench), ("Canary", 20, true, Some(Duration::from_secs(1))));
+    assert!(bench.app.live().is_some_and(|live| live.color == Blue));
+    bench.succeed();
+    assert_eq!((bench.state(), bench.routed()), ("Switching", Some((Green, 2))));
+    bench.run_to("Resting");
+    assert_eq!((bench.live(), bench.outcomes().last()), (Some((Green, 2)), Some(&Outcome::Live)));
+}
+
+#[test]
+fn n5_what_never_had_a_share_needs_no_way_back() {
+    for (state, steps) in [("Sharing", true), ("Switching", false)] {
+        let mut bench = Bench::with_one_live();
+        if steps {
+            bench.policy.canary = with_a_canary().policy.canary;
+        }
+        bench.push(2);
+        bench.run_to(state);
+        let told = bench.app.generation;
+        bench.fail(Nature::FrontStuck);
+        assert_eq!((bench.state(), bench.app.generation), ("Discarding", told), "nothing is told");
+        bench.run_to("Resting");
+        assert_eq!((bench.live(), bench.outcomes().last()), (Some((Blue, 1)), Some(&Outcome::Failed)));
+        assert!(matches!(bench.app.verdicts.get(&commit(2)), Some(Verdict::Retry { .. })));
+    }
+}
+
+#[test]
+fn n5_a_restart_while_the_front_refuses_a_step_goes_on_asking() {
+    let mut bench = with_a_canary();
+    bench.succeed();
+    bench.fail(Nature::FrontStuck);
+    let facts =
+        crate::rules::event::Facts { canary: Some((Green, percent(5))), ..bench.facts(Routed::Color(Blue)) };
+    let step = bench.recover(facts);
+    assert!(step.effects.iter().all(|it| matches!(it.action, Action::Watch { .. })), "{:?}", step.effects);
+    bench.succeed();
+    assert_eq!((bench.state(), bench.shared()), ("Sharing", Some((Green, 50))));
+    bench.fail(Nature::FrontStuck);
+    bench.flip();
+    bench.run_to("Resting");
+    assert_eq!((bench.live(), &bench.app.canary), (Some((Blue, 1)), &None));
+}
+
+#[test]
+fn one_word_goes_on_to_the_next_step_and_from_the_last_one_to_all() {
+    let mut bench = Bench::with_one_live();
+    let steps = [(0, None), (10, Some(20)), (50, None)];
+    bench.policy.canary = steps
+        .map(|(share, hold)| CanaryStep { share: percent(share), hold: hold.map(Duration::from_secs) })
+        .to_vec();
+    bench.push(2);
+    bench.run_to("Canary");
+    assert_eq!(bench.shared(), Some((Green, 0)));
+    for share in [10, 50] {
+        assert!(matches!(bench.ask(Ask::NextStep), Answer::Said(_)));
+        assert_eq!((bench.state(), bench.shared()), ("Sharing", Some((Green, share))));
+        bench.succeed();
+    }
+    assert!(matches!(bench.ask(Ask::NextStep), Answer::Promoting(_)));
+    assert_eq!((bench.state(), bench.routed(), bench.shared()), ("Switching", Some((Green, 2)), None));
+    bench.run_to("Watching");
+    assert!(matches!(bench.ask(Ask::NextStep), Answer::Promoting(_)), "as promote in a watch");
 }
 
 #[test]
@@ -144,10 +253,18 @@ fn an_operator_sets_the_share_and_hands_the_steps_back() {
     bench.succeed();
     assert!(matches!(bench.acts.last(), Some(Action::Watch { period: None, .. })), "it stays there");
     bench.ask(Ask::ResumeSteps);
-    assert_eq!(bench.shared(), Some((Green, 5)));
+    assert_eq!(bench.shared(), Some((Green, 50)), "the first step above it");
     bench.succeed();
-    let whole = Some(Duration::from_secs(60));
-    assert!(matches!(bench.acts.last(), Some(Action::Watch { period, .. }) if *period == whole));
+    for (set, then, length) in [(2, 5, Some(60)), (5, 50, None), (90, 90, None)] {
+        let mut bench = with_a_canary();
+        bench.ask(Ask::SetShare(percent(set)));
+        bench.succeed();
+        bench.ask(Ask::ResumeSteps);
+        assert_eq!(bench.shared(), Some((Green, then)), "never back");
+        bench.succeed();
+        let whole = length.map(Duration::from_secs);
+        assert!(matches!(bench.acts.last(), Some(Action::Watch { period, .. }) if *period == whole));
+    }
     for ask in [Ask::SetShare(percent(20)), Ask::ResumeSteps, Ask::Promote] {
         let Answer::Denied(denial) = Bench::with_one_live().ask(ask) else { panic!("nothing is shared") };
         assert_eq!(denial.kind, DenialKind::NoCanary);
