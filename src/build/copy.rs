@@ -2,7 +2,7 @@
 //! another file system; follows no symlink and never overwrites.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{self, File, FileTimes, OpenOptions, Permissions},
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
@@ -15,13 +15,28 @@ use nix::sys::{
     time::TimeSpec,
 };
 
-use crate::build::{BuildError, error::failed, owner::Owner, tree::Dir};
+use crate::build::{BuildError, error::failed, owner::Owner, tree::Dir, walk::Walk};
 
 /// What a copy made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Tally {
     pub(super) files: u64,
     pub(super) bytes: u64,
+}
+
+/// What became of an entry.
+enum Copied {
+    /// All of it is done.
+    Whole,
+    /// Its entries are still to be copied.
+    Directory { made: bool },
+}
+
+/// A directory that is being copied.
+struct Level {
+    left: Vec<OsString>,
+    /// Not merged with one that was there.
+    made: bool,
 }
 
 /// Copies trees: modes, symlinks and modification times stay, the owner becomes `owner`.
@@ -40,46 +55,59 @@ impl Copier<'_> {
         (from, name): (&Dir, &OsStr),
         (to, as_name): (&Dir, &OsStr),
     ) -> Result<(), BuildError> {
+        let (mut from_walk, mut to_walk) = (Walk::from(from)?, Walk::from(to)?);
+        let mut levels: Vec<Level> = Vec::new();
+        let mut copied = self.copy_entry((from, name), (to, as_name))?;
+        let mut names = (name.to_owned(), as_name.to_owned());
+        loop {
+            if let Copied::Directory { made } = copied {
+                from_walk.enter(&names.0)?;
+                to_walk.enter(&names.1)?;
+                levels.push(Level { left: from_walk.here().names()?, made });
+            }
+            let Some(level) = levels.last_mut() else { return Ok(()) };
+            let (from, to) = (from_walk.here(), to_walk.here());
+            if let Some(name) = level.left.pop() {
+                copied = self.copy_entry((from, &name), (to, &name))?;
+                names = (name.clone(), name);
+                continue;
+            }
+            if level.made {
+                // Last: a read-only directory could not be filled, and filling it changes its time.
+                self.dress(to.file(), from.file(), to.path())?;
+            }
+            from_walk.leave()?;
+            to_walk.leave()?;
+            levels.pop();
+            copied = Copied::Whole;
+        }
+    }
+
+    /// Copies an entry, of a directory only itself.
+    fn copy_entry(
+        &mut self,
+        (from, name): (&Dir, &OsStr),
+        (to, as_name): (&Dir, &OsStr),
+    ) -> Result<Copied, BuildError> {
         if self.cancel.load(Ordering::Relaxed) {
             return Err(BuildError::Cancelled);
         }
         // An app that still runs may remove its files while they are copied.
-        let Some(meta) = from.stat(name)? else { return Ok(()) };
+        let Some(meta) = from.stat(name)? else { return Ok(Copied::Whole) };
         let there = to.stat(as_name)?;
         if meta.is_dir() {
-            match there {
-                Some(there) if there.is_dir() => self.copy_into(&from.child(name)?, &to.child(as_name)?),
-                Some(_) => Ok(()),
-                None => self.copy_dir((from, name), (to, as_name)),
-            }
-        } else if there.is_some() {
-            Ok(())
-        } else if meta.is_symlink() {
-            self.copy_link((from, name), (to, as_name))
-        } else if meta.is_file() {
-            self.copy_file((from, name), (to, as_name))
-        } else {
-            Ok(())
+            return match there {
+                Some(there) if there.is_dir() => Ok(Copied::Directory { made: false }),
+                Some(_) => Ok(Copied::Whole),
+                None => to.create(as_name, None).map(|_| Copied::Directory { made: true }),
+            };
         }
-    }
-
-    fn copy_into(&mut self, from: &Dir, to: &Dir) -> Result<(), BuildError> {
-        for name in from.names()? {
-            self.copy((from, &name), (to, &name))?;
+        if there.is_none() && meta.is_symlink() {
+            self.copy_link((from, name), (to, as_name))?;
+        } else if there.is_none() && meta.is_file() {
+            self.copy_file((from, name), (to, as_name))?;
         }
-        Ok(())
-    }
-
-    fn copy_dir(
-        &mut self,
-        (from, name): (&Dir, &OsStr),
-        (to, as_name): (&Dir, &OsStr),
-    ) -> Result<(), BuildError> {
-        let inner = from.child(name)?;
-        let made = to.create(as_name, None)?;
-        self.copy_into(&inner, &made)?;
-        // Mode and time last: a read-only directory could not be filled, and filling it changes its time.
-        self.dress(made.file(), inner.file(), &to.shown(as_name))
+        Ok(Copied::Whole)
     }
 
     fn copy_link(

@@ -40,6 +40,12 @@ pub enum BuildError {
         /// What is in the way.
         path: PathBuf,
     },
+    /// A directory was moved elsewhere while bgd was in it.
+    #[error("{} was moved while bgd worked in it", path.display())]
+    Moved {
+        /// Where it was.
+        path: PathBuf,
+    },
     /// A file with several names that is not the app user's own: copying or giving it away could give away
     /// a file from outside of the release.
     #[error("{} is a hard link to a file of another user", path.display())]
@@ -129,6 +135,7 @@ impl BuildError {
             Self::Outside { .. }
             | Self::Symlink { .. }
             | Self::NotDirectory { .. }
+            | Self::Moved { .. }
             | Self::HardLink { .. }
             | Self::NotUtf8 { .. }
             | Self::UserLookup { .. }
@@ -140,7 +147,7 @@ impl BuildError {
     /// Whether the same commit may succeed later without any change to it: no space, no inodes, a
     /// quota, a failing disk, too many open files, too little memory.
     pub fn is_transient(&self) -> bool {
-        let Self::Io { source, .. } = self else { return false };
+        let Self::Io { source, .. } = self else { return matches!(self, Self::Moved { .. }) };
         matches!(
             source.raw_os_error(),
             Some(libc::ENOSPC | libc::EDQUOT | libc::EIO | libc::EMFILE | libc::ENFILE | libc::ENOMEM)

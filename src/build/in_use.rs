@@ -1,14 +1,31 @@
-//! Who uses a directory, read from `/proc`: working directory, root, executable, open and mapped files of
-//! processes, and mounts below it. Called before a release is removed; sees only what bgd's user may see.
+//! Who uses which release, read from `/proc`: working directory, root, executable, open and mapped files of
+//! processes, and mounts below it. Called before releases are removed; sees only what bgd's user may see.
+//!
+//! The cost is bounded for each process: one with ten thousand connections must not delay a deploy. What it opened of
+//! a release before it began to serve has a low number, and a file that is removed stays open for who has it.
 
 use std::{
-    ffi::OsString,
-    fmt, fs,
-    os::unix::ffi::OsStringExt,
+    collections::{BTreeMap, BTreeSet},
+    ffi::{OsStr, OsString},
+    fmt,
+    fs::{self, File},
+    io,
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::MetadataExt,
+    },
     path::{Path, PathBuf},
 };
 
+use nix::{
+    fcntl::{OFlag, open, readlinkat},
+    sys::stat::Mode,
+};
+
 use crate::build::{BuildError, error::failed};
+
+/// Descriptors looked at of each process.
+const MOST_FILES: usize = 128;
 
 /// Someone who uses a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,47 +55,118 @@ impl fmt::Display for Occupant {
     }
 }
 
-/// Everyone who uses a directory or something below it; a process is named once.
-///
-/// # Errors
-/// [`BuildError::Io`] if the directory or `/proc` can't be read. A process that ends meanwhile, or that
-/// bgd's user may not look at, is left out.
-pub fn occupants(dir: &Path) -> Result<Vec<Occupant>, BuildError> {
-    let dir = fs::canonicalize(dir).map_err(failed("inspect", dir))?;
-    let proc = Path::new("/proc");
-    let mut found = mounts(&dir)?;
-    for entry in fs::read_dir(proc).map_err(failed("list", proc))? {
-        let entry = entry.map_err(failed("list", proc))?;
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        if let Some(holds) = held_by(&entry.path(), &dir) {
-            found.push(Occupant::Process { pid, name: name_of(&entry.path()), holds });
+/// Who used which release at one moment: one look at all processes, however many releases are asked about.
+#[derive(Debug, Default)]
+pub(super) struct InUse {
+    /// By the name of the directory.
+    by_name: BTreeMap<OsString, Vec<Occupant>>,
+}
+
+impl InUse {
+    /// Looks at everyone who uses a directory right below `releases`, or something in one; a process is named once
+    /// for each.
+    ///
+    /// # Errors
+    /// [`BuildError::Io`] if the directory or `/proc` can't be read. A process that ends meanwhile, or that
+    /// bgd's user may not look at, is left out.
+    pub(super) fn look(releases: &Path) -> Result<Self, BuildError> {
+        let look = Look {
+            owners: owners(releases).map_err(failed("list", releases))?,
+            releases: fs::canonicalize(releases).map_err(failed("inspect", releases))?,
+        };
+        let mut found = Self::default();
+        for at in mounts(&look.releases)? {
+            found.add(look.release_of(&at), &|| Occupant::Mount { at: at.clone() });
+        }
+        let proc = Path::new("/proc");
+        for entry in fs::read_dir(proc).map_err(failed("list", proc))? {
+            let entry = entry.map_err(failed("list", proc))?;
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            for (release, holds) in look.held_by(&entry.path()) {
+                let process = || Occupant::Process { pid, name: name_of(&entry.path()), holds };
+                found.add(Some(release), &process);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Who uses the directory of this name.
+    pub(super) fn of(&self, name: &OsStr) -> &[Occupant] {
+        self.by_name.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    fn add(&mut self, release: Option<OsString>, occupant: &dyn Fn() -> Occupant) {
+        if let Some(release) = release {
+            self.by_name.entry(release).or_default().push(occupant());
         }
     }
-    Ok(found)
 }
 
-fn held_by(process: &Path, dir: &Path) -> Option<&'static str> {
-    let below = |link: PathBuf| fs::read_link(link).is_ok_and(|target| target.starts_with(dir));
-    [("cwd", "working directory"), ("exe", "executable"), ("root", "root directory")]
-        .into_iter()
-        .find(|(link, _)| below(process.join(link)))
-        .map(|(_, holds)| holds)
-        .or_else(|| has_open(process, dir).then_some("open file"))
-        .or_else(|| has_mapped(process, dir).then_some("mapped file"))
+/// What is looked for.
+struct Look {
+    /// Without symlinks, as the kernel names files.
+    releases: PathBuf,
+    owners: BTreeSet<u32>,
 }
 
-fn has_open(process: &Path, dir: &Path) -> bool {
-    let Ok(entries) = fs::read_dir(process.join("fd")) else { return false };
-    entries.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target.starts_with(dir)))
+impl Look {
+    /// The release that a path lies in.
+    fn release_of(&self, path: &Path) -> Option<OsString> {
+        let inside = path.strip_prefix(&self.releases).ok()?;
+        inside.components().next().map(|first| first.as_os_str().to_owned())
+    }
+
+    /// The releases that a process uses, and how.
+    fn held_by(&self, process: &Path) -> BTreeMap<OsString, &'static str> {
+        let mut held = BTreeMap::new();
+        let mut note = |path: &Path, holds| {
+            if let Some(release) = self.release_of(path) {
+                held.entry(release).or_insert(holds);
+            }
+        };
+        let dir = open(process, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+        let Ok(dir) = dir else { return held };
+        for (link, holds) in [("exe", "executable"), ("cwd", "working directory"), ("root", "root directory")]
+        {
+            match readlinkat(&dir, link) {
+                Ok(path) => note(Path::new(&path), holds),
+                // A thread of the kernel, a process that is gone, or none of this user's to look at.
+                Err(_) => return held,
+            }
+        }
+        for path in open_files(process) {
+            note(Path::new(&path), "open file");
+        }
+        if fs::metadata(process).is_ok_and(|meta| self.owners.contains(&meta.uid())) {
+            for path in mapped_files(process, &self.releases) {
+                note(&path, "mapped file");
+            }
+        }
+        held
+    }
 }
 
-fn has_mapped(process: &Path, dir: &Path) -> bool {
-    let Ok(maps) = fs::read(process.join("maps")) else { return false };
+/// The users whose processes may map files of a release: those that releases belong to. Others are not looked at so
+/// closely, because that costs the most by far.
+fn owners(releases: &Path) -> io::Result<BTreeSet<u32>> {
+    fs::read_dir(releases)?.map(|entry| Ok(fs::symlink_metadata(entry?.path())?.uid())).collect()
+}
+
+/// The first [`MOST_FILES`] open files of a process.
+fn open_files(process: &Path) -> Vec<OsString> {
+    let Ok(entries) = fs::read_dir(process.join("fd")) else { return Vec::new() };
+    let Ok(dir) = File::open(process.join("fd")) else { return Vec::new() };
+    let names = entries.take(MOST_FILES).flatten().map(|fd| fd.file_name());
+    names.filter_map(|name| readlinkat(&dir, name.as_os_str()).ok()).collect()
+}
+
+fn mapped_files(process: &Path, below: &Path) -> Vec<PathBuf> {
+    let maps = fs::read(process.join("maps")).unwrap_or_default();
+    let lines = maps.split(|byte| *byte == b'\n');
     // The sixth field is the path; the five before it hold no slash.
-    maps.split(|byte| *byte == b'\n').any(|line| {
-        let path = line.iter().position(|byte| *byte == b'/').map(|at| &line[at..]);
-        path.is_some_and(|path| PathBuf::from(unescaped(path)).starts_with(dir))
-    })
+    let paths = lines.filter_map(|line| line.iter().position(|byte| *byte == b'/').map(|at| &line[at..]));
+    let near = |path: &&[u8]| path.starts_with(below.as_os_str().as_bytes()) || path.contains(&b'\\');
+    paths.filter(near).map(|path| PathBuf::from(unescaped(path))).collect()
 }
 
 fn name_of(process: &Path) -> String {
@@ -87,14 +175,14 @@ fn name_of(process: &Path) -> String {
         .unwrap_or_default()
 }
 
-fn mounts(dir: &Path) -> Result<Vec<Occupant>, BuildError> {
+fn mounts(dir: &Path) -> Result<Vec<PathBuf>, BuildError> {
     let table = Path::new("/proc/self/mountinfo");
     let text = fs::read(table).map_err(failed("read", table))?;
     let points = text.split(|byte| *byte == b'\n').filter_map(|line| {
         let field = line.split(|byte| *byte == b' ').nth(4)?;
         Some(PathBuf::from(unescaped(field)))
     });
-    Ok(points.filter(|at| at.starts_with(dir)).map(|at| Occupant::Mount { at }).collect())
+    Ok(points.filter(|at| at.starts_with(dir)).collect())
 }
 
 /// The kernel writes blanks and the like as `\040`.
@@ -131,6 +219,9 @@ mod tests {
     #[test]
     fn a_mount_is_an_occupant() {
         let at = Path::new("/proc");
-        assert!(mounts(at).unwrap().iter().any(|found| found.to_string() == "a mount at /proc"));
+        assert!(mounts(at).unwrap().iter().any(|found| found == at));
+        let releases = Path::new("/");
+        let found = InUse::look(releases).unwrap();
+        assert!(found.of(OsStr::new("proc")).iter().any(|found| found.to_string() == "a mount at /proc"));
     }
 }

@@ -20,6 +20,7 @@ mod shared;
 mod shell;
 mod socket_dir;
 mod tree;
+mod walk;
 
 #[cfg(test)]
 mod fixture;
@@ -30,10 +31,10 @@ pub use command::{
 pub use disk::{Space, free_space, sync_filesystem};
 pub use environment::environment;
 pub use error::BuildError;
-pub use in_use::{Occupant, occupants};
+pub use in_use::Occupant;
 pub use places::{Context, Places};
 pub use prepare::{Prepared, Skipped, prepare};
 pub use releases::{
-    Found, Standing, forget_leftovers, list_releases, mark_complete, remove_release, standing,
+    Found, Removal, Standing, forget_leftovers, list_releases, mark_complete, remove_release, standing,
 };
 pub use socket_dir::make_socket_dir;

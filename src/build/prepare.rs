@@ -107,7 +107,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::{build::fixture::Fixture, config::settings::Rewrite};
+    use crate::{
+        build::{fixture::Fixture, remove_release},
+        config::settings::Rewrite,
+    };
 
     fn run(fixture: &Fixture) -> Result<Prepared, BuildError> {
         let previous = Some(&fixture.previous);
@@ -152,6 +155,30 @@ mod tests {
         assert_eq!(done.skipped[0].path, Path::new("gone"));
         fs::write(&tool, "changed").unwrap();
         assert_eq!(text(old.join("var/vendor/bin/tool")), "tool");
+    }
+
+    #[test]
+    fn a_cache_of_any_depth_is_copied_and_given_away_with_a_small_stack() {
+        let mut fixture = Fixture::new();
+        let (old, new, _) = paths(&fixture);
+        // As deep as a path can name. The checkout is as deep, and all of it is given away where bgd is root.
+        let deep = "d/".repeat(400);
+        let [from, to, brought] =
+            [old.join("vendor"), new.join("vendor"), new.join("src")].map(|dir| dir.join(&deep));
+        for dir in [&from, &brought] {
+            fs::create_dir_all(dir).unwrap();
+        }
+        fixture.write(from.join("a"), "a");
+        fixture.app.cache = vec!["vendor".into()];
+        fixture.app.user = nix::unistd::geteuid().is_root().then(|| "nobody".to_owned());
+        let copied = std::thread::scope(|scope| {
+            let small = std::thread::Builder::new().stack_size(256 << 10);
+            small.spawn_scoped(scope, || run(&fixture).unwrap().cached_files).unwrap().join().unwrap()
+        });
+        assert_eq!((copied, text(to.join("a")).as_str()), (1, "a"));
+        for release in [&fixture.previous, &fixture.context.values.release] {
+            remove_release(&fixture.context.places, release).unwrap();
+        }
     }
 
     #[test]

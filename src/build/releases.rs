@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    build::{BuildError, Places, disk::sync_filesystem, error::failed, in_use::occupants, tree::Dir},
+    build::{BuildError, Places, disk::sync_filesystem, error::failed, in_use::InUse, tree::Dir},
     rules::ids::{CommitId, ReleaseId},
 };
 
@@ -123,46 +123,85 @@ fn seq(release: &ReleaseId) -> u64 {
 /// [`BuildError::Io`]; a directory that could be removed only in part is no release any more, and
 /// [`forget_leftovers`] ends the work.
 pub fn remove_release(places: &Places, release: &ReleaseId) -> Result<(), BuildError> {
-    let dir = Dir::open(&places.releases())?;
-    let name = OsStr::new(release.as_str());
-    if dir.stat(name)?.is_some() {
+    Removal::at(places).remove(release)
+}
+
+/// The removal of any number of releases, for which the processes of the host are looked at once.
+#[derive(Debug)]
+pub struct Removal<'a> {
+    places: &'a Places,
+    in_use: Option<InUse>,
+}
+
+impl<'a> Removal<'a> {
+    /// Removes nothing yet.
+    pub fn at(places: &'a Places) -> Self {
+        Self { places, in_use: None }
+    }
+
+    /// Removes a release as [`remove_release`] does.
+    ///
+    /// # Errors
+    /// Those of [`remove_release`].
+    pub fn remove(&mut self, release: &ReleaseId) -> Result<(), BuildError> {
+        let dir = Dir::open(&self.places.releases())?;
+        let name = OsStr::new(release.as_str());
+        if dir.stat(name)?.is_none() {
+            return dir.remove(OsStr::new(&marker(release)));
+        }
         // Fails for a symlink and for anything that is not a directory.
         drop(dir.child(name)?);
-        refuse_if_in_use(&places.release(release), release)?;
+        self.refuse_if_in_use(name, release)?;
         dir.remove(OsStr::new(&marker(release)))?;
         let removing = format!(".{release}{REMOVING}");
-        dir.remove(OsStr::new(&removing))?;
-        fs::rename(dir.at(name), dir.at(OsStr::new(&removing)))
-            .map_err(failed("remove", &places.release(release)))?;
-        dir.remove(OsStr::new(&removing))
-    } else {
-        dir.remove(OsStr::new(&marker(release)))
+        let removing = OsStr::new(&removing);
+        dir.remove(removing)?;
+        match fs::rename(dir.at(name), dir.at(removing)) {
+            // Somebody else was quicker.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            renamed => renamed.map_err(failed("remove", &self.places.release(release)))?,
+        }
+        // What still runs as the app's user must not fill it while it is emptied.
+        dir.seal(removing)?;
+        dir.remove(removing)
+    }
+
+    fn refuse_if_in_use(&mut self, name: &OsStr, release: &ReleaseId) -> Result<(), BuildError> {
+        let in_use = match self.in_use.take() {
+            Some(in_use) => in_use,
+            None => InUse::look(&self.places.releases())?,
+        };
+        let occupants = self.in_use.insert(in_use).of(name).to_vec();
+        if occupants.is_empty() {
+            Ok(())
+        } else {
+            Err(BuildError::InUse { release: release.clone(), occupants })
+        }
     }
 }
 
-/// Ends removals that a crash or an error cut short. Called at the start and now and then.
+/// Ends removals that a crash or an error cut short, and returns which. Called at the start and with each prune.
 ///
 /// # Errors
 /// The first error; the others are tried all the same.
-pub fn forget_leftovers(places: &Places) -> Result<(), BuildError> {
-    let mut first = Ok(());
+pub fn forget_leftovers(places: &Places) -> Result<Vec<ReleaseId>, BuildError> {
+    let (mut removal, mut done, mut first) = (Removal::at(places), Vec::new(), None);
     for name in names(places)? {
         let Some(release) = removing(&name) else { continue };
-        let removed = refuse_if_in_use(&places.releases().join(&name), &release)
+        let removed = removal
+            .refuse_if_in_use(&name, &release)
             .and_then(|()| Dir::open(&places.releases())?.remove(&name));
-        first = first.and(removed);
+        match removed {
+            Ok(()) => done.push(release),
+            Err(error) => drop(first.get_or_insert(error)),
+        }
     }
-    first
+    first.map_or(Ok(done), Err)
 }
 
 /// The release a directory used to be, if a removal has begun.
 fn removing(name: &OsStr) -> Option<ReleaseId> {
     name.to_str()?.strip_prefix('.')?.strip_suffix(REMOVING)?.parse().ok()
-}
-
-fn refuse_if_in_use(dir: &Path, release: &ReleaseId) -> Result<(), BuildError> {
-    let occupants = occupants(dir)?;
-    if occupants.is_empty() { Ok(()) } else { Err(BuildError::InUse { release: release.clone(), occupants }) }
 }
 
 fn marker(release: &ReleaseId) -> String {
@@ -245,6 +284,59 @@ mod tests {
         assert_eq!(left, [release(2).as_str()]);
     }
 
+    /// Directories nested so deep that no path reaches the last one.
+    fn nest(dir: &Path, depth: usize) {
+        let mut here = File::open(dir).unwrap();
+        for _ in 0..depth {
+            nix::sys::stat::mkdirat(&here, "d", nix::sys::stat::Mode::S_IRWXU).unwrap();
+            let below =
+                nix::fcntl::openat(&here, "d", nix::fcntl::OFlag::O_RDONLY, nix::sys::stat::Mode::empty());
+            here = below.unwrap().into();
+        }
+        let last = format!("/proc/self/fd/{}/last", std::os::fd::AsRawFd::as_raw_fd(&here));
+        fs::write(last, "x").unwrap();
+    }
+
+    #[test]
+    fn j2_a_tree_of_any_depth_is_removed_with_a_small_stack_and_few_descriptors() {
+        // A disk takes a minute for so many levels.
+        let root = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let places = Places::new(root.path(), &"shop".parse().unwrap());
+        places.create().unwrap();
+        let dir = places.release(&release(1));
+        for (name, depth) in [("", 20_000), ("beside", 100)] {
+            fs::create_dir_all(dir.join(name)).unwrap();
+            nest(&dir.join(name), depth);
+        }
+        std::thread::scope(|scope| {
+            let small = std::thread::Builder::new().stack_size(256 << 10);
+            small.spawn_scoped(scope, || remove_release(&places, &release(1)).unwrap()).unwrap();
+        });
+        assert_eq!(fs::read_dir(places.releases()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn j2_what_can_not_be_removed_is_named_and_the_rest_goes() {
+        let fixture = Fixture::new();
+        let places = &fixture.context.places;
+        let dir = places.release(&fixture.previous);
+        fixture.write(dir.join("a/kept/x"), "x");
+        fixture.write(dir.join("b/c"), "x");
+        let held = dir.join("a/kept");
+        let mounted =
+            nix::mount::mount(Some(&held), &held, None::<&str>, nix::mount::MsFlags::MS_BIND, None::<&str>);
+        if mounted.is_err() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let error = Dir::open(&places.releases()).unwrap().remove(OsStr::new(fixture.previous.as_str()));
+        let seen = (held.join("x").exists(), dir.join("b").exists());
+        nix::mount::umount(&held).unwrap();
+        assert_eq!(seen, (true, false));
+        assert_eq!(error.unwrap_err().to_string(), format!("can't remove {}", held.display()));
+        remove_release(places, &fixture.previous).unwrap();
+    }
+
     #[test]
     fn a_removal_cut_short_is_ended_later() {
         let fixture = Fixture::new();
@@ -253,7 +345,7 @@ mod tests {
         fixture.write(half.join("a/b"), "x");
         let foreign = places.releases().join(".keep.removing");
         fs::create_dir(&foreign).unwrap();
-        forget_leftovers(places).unwrap();
+        assert_eq!(forget_leftovers(places).unwrap(), [release(7)]);
         assert!(!half.exists() && foreign.exists());
     }
 

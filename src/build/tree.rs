@@ -10,17 +10,25 @@ use std::{
     io::{self, ErrorKind},
     os::{
         fd::AsRawFd,
-        unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown, lchown, symlink},
+        unix::{
+            ffi::OsStrExt,
+            fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown, lchown, symlink},
+        },
     },
     path::{Component, Path, PathBuf},
 };
 
 use nix::{
     fcntl::AtFlags,
-    unistd::{Gid, Uid, fchownat},
+    unistd::{Gid, Uid, fchownat, geteuid},
 };
 
-use crate::build::{BuildError, error::failed, owner::Owner};
+use crate::build::{BuildError, error::failed, owner::Owner, walk::Walk};
+
+/// Names read at once while a directory is emptied: a build may leave millions of entries in one.
+const BATCH: usize = 4_096;
+/// Bytes of a path after which it is no longer added to: a failure is read by people.
+const LONGEST_SHOWN: usize = 512;
 
 /// An open directory.
 pub(super) struct Dir {
@@ -44,6 +52,18 @@ impl Dir {
         &self.file
     }
 
+    /// Its own path, for people.
+    pub(super) fn path(&self) -> &Path {
+        &self.shown
+    }
+
+    /// The directory that this one lies in now; `shown` is the length of its path for people.
+    pub(super) fn parent(&self, shown: usize) -> Result<Self, BuildError> {
+        let path = self.shown.as_os_str().as_bytes();
+        let path = OsStr::from_bytes(path.get(..shown).unwrap_or(path));
+        open_dir(&self.at(OsStr::new("..")), Path::new(path))
+    }
+
     /// A path for system calls on an entry; valid while this is open.
     pub(super) fn at(&self, name: &OsStr) -> PathBuf {
         let mut path = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
@@ -51,9 +71,9 @@ impl Dir {
         path
     }
 
-    /// The path of an entry, for people.
+    /// The path of an entry, for people; of one that lies very deep only its begin.
     pub(super) fn shown(&self, name: &OsStr) -> PathBuf {
-        self.shown.join(name)
+        if self.shown.as_os_str().len() < LONGEST_SHOWN { self.shown.join(name) } else { self.shown.clone() }
     }
 
     /// An entry's own metadata (a symlink's, not its target's); `None` if there is none.
@@ -75,8 +95,13 @@ impl Dir {
 
     /// The names of all entries.
     pub(super) fn names(&self) -> Result<Vec<OsString>, BuildError> {
+        self.some_names(usize::MAX)
+    }
+
+    fn some_names(&self, most: usize) -> Result<Vec<OsString>, BuildError> {
         let read = || -> io::Result<Vec<_>> {
-            fs::read_dir(self.at(OsStr::new(".")))?.map(|entry| Ok(entry?.file_name())).collect()
+            let entries = fs::read_dir(self.at(OsStr::new(".")))?;
+            entries.take(most).map(|entry| Ok(entry?.file_name())).collect()
         };
         read().map_err(failed("list", &self.shown))
     }
@@ -141,21 +166,40 @@ impl Dir {
     }
 
     /// Removes an entry with everything below it. Makes unwritable directories writable on the way
-    /// (package caches are often read-only); an entry that vanished meanwhile is fine.
+    /// (package caches are often read-only); an entry that vanished meanwhile is fine. Nothing that is mounted
+    /// below is touched. What can't be removed stays, with the directories it lies in, and the rest goes.
     pub(super) fn remove(&self, name: &OsStr) -> Result<(), BuildError> {
-        let Some(meta) = self.stat(name)? else { return Ok(()) };
+        match self.clear(name)? {
+            Cleared::Gone => Ok(()),
+            Cleared::NotEmpty => Sweep::of(self)?.remove(name),
+        }
+    }
+
+    /// Removes an entry unless there is something below it; a directory is then made writable.
+    fn clear(&self, name: &OsStr) -> Result<Cleared, BuildError> {
+        let Some(meta) = self.stat(name)? else { return Ok(Cleared::Gone) };
         let at = self.at(name);
-        if !meta.is_dir() {
-            return gone(fs::remove_file(&at)).map_err(failed("remove", &self.shown(name)));
+        let removed = if meta.is_dir() { fs::remove_dir(&at) } else { fs::remove_file(&at) };
+        match gone(removed) {
+            Ok(()) => Ok(Cleared::Gone),
+            // The kernel says so of a mount point as well, but with another error.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST)) => {
+                if meta.mode() & 0o700 != 0o700 {
+                    self.unlock(name)?;
+                }
+                Ok(Cleared::NotEmpty)
+            }
+            Err(error) => Err(failed("remove", &self.shown(name))(error)),
         }
-        if meta.mode() & 0o700 != 0o700 {
-            self.unlock(name)?;
+    }
+
+    /// Keeps everybody but bgd out of a directory right below.
+    pub(super) fn seal(&self, name: &OsStr) -> Result<(), BuildError> {
+        let dir = self.child(name)?;
+        if geteuid().is_root() {
+            dir.give_to(Some(Owner { uid: 0, gid: 0 }))?;
         }
-        let inner = self.child(name)?;
-        for entry in inner.names()? {
-            inner.remove(&entry)?;
-        }
-        gone(fs::remove_dir(&at)).map_err(failed("remove", &self.shown(name)))
+        dir.file.set_permissions(Permissions::from_mode(0o700)).map_err(failed("set the mode of", &dir.shown))
     }
 
     fn unlock(&self, name: &OsStr) -> Result<(), BuildError> {
@@ -181,16 +225,25 @@ impl Dir {
 
     /// Gives everything below, and then this directory, to `owner`.
     pub(super) fn give_all_to(&self, owner: Owner) -> Result<(), BuildError> {
-        for name in self.names()? {
-            let Some(meta) = self.stat(&name)? else { continue };
+        let mut walk = Walk::from(self)?;
+        let mut left = vec![self.names()?];
+        while let Some(names) = left.last_mut() {
+            let Some(name) = names.pop() else {
+                // Last, so that its new owner can't change a directory that is still being walked.
+                walk.here().give_to(Some(owner))?;
+                walk.leave()?;
+                left.pop();
+                continue;
+            };
+            let Some(meta) = walk.here().stat(&name)? else { continue };
             if meta.is_dir() {
-                self.child(&name)?.give_all_to(owner)?;
+                walk.enter(&name)?;
+                left.push(walk.here().names()?);
             } else if !owner.has(&meta) {
-                self.give_entry_to(&name, owner)?;
+                walk.here().give_entry_to(&name, owner)?;
             }
         }
-        // Last, so that its new owner can't change a directory that is still being walked.
-        self.give_to(Some(owner))
+        Ok(())
     }
 
     fn give_entry_to(&self, name: &OsStr, owner: Owner) -> Result<(), BuildError> {
@@ -209,9 +262,93 @@ impl Dir {
             .map_err(|errno| failed("change the owner of", &shown)(errno.into()))
     }
 
-    fn again(&self) -> Result<Self, BuildError> {
+    /// Another descriptor of it.
+    pub(super) fn again(&self) -> Result<Self, BuildError> {
         let file = self.file.try_clone().map_err(failed("open", &self.shown))?;
         Ok(Self { file, shown: self.shown.clone() })
+    }
+}
+
+/// What became of an entry that was to go.
+enum Cleared {
+    Gone,
+    NotEmpty,
+}
+
+/// The removal of a tree.
+struct Sweep {
+    walk: Walk,
+    /// One for each directory below the one that the walk began in.
+    levels: Vec<Batch>,
+    first: Option<BuildError>,
+}
+
+/// Entries of one directory that are still to go.
+struct Batch {
+    dir: OsString,
+    left: Vec<OsString>,
+    /// Something of this batch went, so that there may be more to read.
+    progress: bool,
+}
+
+impl Sweep {
+    fn of(parent: &Dir) -> Result<Self, BuildError> {
+        Ok(Self { walk: Walk::from(parent)?, levels: Vec::new(), first: None })
+    }
+
+    /// Removes the directory `name`, which is not empty. Goes on after what can't be removed.
+    fn remove(mut self, name: &OsStr) -> Result<(), BuildError> {
+        self.enter(name.to_owned())?;
+        while let Some(batch) = self.levels.last_mut() {
+            match batch.left.pop() {
+                Some(name) => match self.walk.here().clear(&name) {
+                    Ok(Cleared::Gone) => batch.progress = true,
+                    Ok(Cleared::NotEmpty) => self.enter_or_note(name),
+                    Err(error) => self.note(error),
+                },
+                None => self.next_batch()?,
+            }
+        }
+        self.first.map_or(Ok(()), Err)
+    }
+
+    fn enter(&mut self, dir: OsString) -> Result<(), BuildError> {
+        self.walk.enter(&dir)?;
+        self.levels.push(Batch { dir, left: Vec::new(), progress: true });
+        Ok(())
+    }
+
+    fn enter_or_note(&mut self, dir: OsString) {
+        if let Err(error) = self.enter(dir) {
+            self.note(error);
+        }
+    }
+
+    /// Reads on in the directory where the walk is, or leaves and removes it.
+    fn next_batch(&mut self) -> Result<(), BuildError> {
+        let Some(batch) = self.levels.last_mut() else { return Ok(()) };
+        if std::mem::take(&mut batch.progress) {
+            batch.left = self.walk.here().some_names(BATCH)?;
+            if !batch.left.is_empty() {
+                return Ok(());
+            }
+        }
+        let Some(Batch { dir, .. }) = self.levels.pop() else { return Ok(()) };
+        self.walk.leave()?;
+        match self.walk.here().clear(&dir) {
+            Ok(Cleared::Gone) => self.levels.last_mut().into_iter().for_each(|above| above.progress = true),
+            // It holds what could not be removed; or somebody fills it again, and then it is left alone.
+            Ok(Cleared::NotEmpty) => {
+                let path = self.walk.here().shown(&dir);
+                self.note(failed("remove", &path)(ErrorKind::DirectoryNotEmpty.into()));
+            }
+            Err(error) => self.note(error),
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, error: BuildError) {
+        self.first.get_or_insert(error);
     }
 }
 
