@@ -363,6 +363,9 @@ impl AppTask {
     }
 
     fn report_unrecorded(&self, err: &StoreError) {
+        if err.is_full() {
+            self.deps.interpreter.make_room_for_record();
+        }
         let why = crate::errors::chain(err);
         tracing::error!(app = %self.name, err = %why, "the record can't be written; the app serves on");
         self.shown.send_modify(|snapshot| snapshot.unrecorded = Some(why));

@@ -10,7 +10,10 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::interpreter::{Interpreter, failure, git_failure, tail, trouble};
+use super::{
+    disk::{self, Sacrifice},
+    interpreter::{Interpreter, failure, git_failure, tail, trouble},
+};
 use crate::{
     build::{self, BuildError, Command, Context},
     config::settings::StopHow,
@@ -31,10 +34,6 @@ const INSTANCE_LOG: u64 = 10 << 20;
 const LATE_SHIM: Duration = Duration::from_secs(5);
 /// Between two looks whether a release is still in use.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// Below this much free space a deploy is not begun: a checkout and a build would fail half way.
-const ROOM: u64 = 64 << 20;
-/// Likewise for inodes.
-const ROOM_INODES: u64 = 2_000;
 
 /// On a thread of its own: whole trees are copied and deleted.
 pub(super) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -49,7 +48,7 @@ impl Interpreter {
     pub(super) async fn check_out(&self, release: &Release, color: Color) -> Result<(), Failure> {
         let phase = Phase::CheckingOut;
         self.front.preflight().await.map_err(|err| err.failure(phase))?;
-        self.check_room()?;
+        self.check_room().await?;
         self.check_limits()?;
         self.clear_release(&release.id).await?;
         let context = self.context(release, color);
@@ -100,21 +99,6 @@ impl Interpreter {
         Ok(())
     }
 
-    fn check_room(&self) -> Result<(), Failure> {
-        let space = build::free_space(&self.places).map_err(|err| trouble(Phase::CheckingOut, &err))?;
-        if space.bytes >= ROOM && space.inodes.is_none_or(|inodes| inodes >= ROOM_INODES) {
-            return Ok(());
-        }
-        let cause = format!(
-            "no room for a release in {}: {} MiB and {} inodes free",
-            self.places.app().display(),
-            space.bytes >> 20,
-            space.inodes.map_or_else(|| "enough".to_owned(), |inodes| inodes.to_string()),
-        );
-        let hint = "free some space, then `bgd deploy`; what is live serves on".to_owned();
-        Err(Failure { hint: Some(hint), ..failure(Phase::CheckingOut, Nature::Transient, cause) })
-    }
-
     /// Before anything is touched: a limit that silently does not hold would be a lie.
     fn check_limits(&self) -> Result<(), Failure> {
         if !self.settings.limits.any() {
@@ -152,7 +136,22 @@ impl Interpreter {
         aside(work).await.map_err(|err| build_failure(phase, &err))
     }
 
+    /// Builds; where that failed on a full disk, in a fresh checkout once more for each time that room can be made.
     pub(super) async fn build(&self, release: &Release, color: Color) -> Result<(), Failure> {
+        let mut left = Sacrifice::ALL.into_iter();
+        loop {
+            let Err(failed) = self.build_once(release, color).await else { return Ok(()) };
+            if disk::has_room(&self.places) && !disk::is_for_want_of_room(&failed) {
+                return Err(failed);
+            }
+            if !self.make_more_room(&mut left).await {
+                return Err(disk::for_want_of_room(&self.places, failed));
+            }
+            self.check_out(release, color).await?;
+        }
+    }
+
+    async fn build_once(&self, release: &Release, color: Color) -> Result<(), Failure> {
         let phase = Phase::Building;
         let context = self.context(release, color);
         let command =

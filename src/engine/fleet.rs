@@ -14,6 +14,7 @@ use tokio::{
 use super::{
     acts::Acts,
     app_task::{AppTask, DeployCounter, Deps, Inbox, Message},
+    disk::Disk,
     interpreter::{Interpreter, Place},
     poller::watch_remote,
     snapshot::Snapshot,
@@ -82,6 +83,7 @@ pub struct Fleet {
     events: broadcast::Sender<EventRecord>,
     acts: Arc<Acts>,
     polling: Polling,
+    disk: Arc<Disk>,
     apps: Mutex<BTreeMap<AppName, Member>>,
 }
 
@@ -105,7 +107,16 @@ impl Fleet {
         let deploys = Arc::new(DeployCounter::new(store.next_deploy()?));
         let (events, _) = broadcast::channel(EVENT_BUFFER);
         let acts = Acts::new(store.clone(), events.clone());
-        Ok(Self { place, store, deploys, events, acts, polling, apps: Mutex::default() })
+        Ok(Self {
+            place,
+            store,
+            deploys,
+            events,
+            acts,
+            polling,
+            disk: Arc::default(),
+            apps: Mutex::default(),
+        })
     }
 
     /// The record.
@@ -139,8 +150,9 @@ impl Fleet {
     /// When its directories can't be made or its record can't be read.
     pub fn start(&self, settings: &Arc<AppSettings>) -> Result<(), FleetError> {
         let app = || settings.name.clone();
-        let interpreter = Interpreter::new(settings.clone(), self.store.clone(), &self.place)
-            .map_err(|source| FleetError::Places { app: app(), source })?;
+        let interpreter =
+            Interpreter::new(settings.clone(), self.store.clone(), (&self.place, self.disk.clone()))
+                .map_err(|source| FleetError::Places { app: app(), source })?;
         let interpreter = Arc::new(interpreter);
         let deps = Deps {
             store: self.store.clone(),
@@ -151,10 +163,13 @@ impl Fleet {
         };
         let (task, inbox, seen) = AppTask::new(settings.clone(), deps)
             .map_err(|source| FleetError::Record { app: app(), source })?;
+        self.disk.enter(&interpreter, seen.clone());
         let kick = Arc::new(Notify::new());
         let mut tasks = vec![tokio::spawn(task.run())];
         if self.polling == Polling::On {
             tasks.push(tokio::spawn(watch_remote(interpreter.clone(), inbox.clone(), kick.clone())));
+            let app = interpreter.clone();
+            tasks.push(tokio::spawn(async move { app.end_removals().await }));
         }
         let member = Member {
             settings: settings.clone(),
@@ -186,6 +201,7 @@ impl Fleet {
                 // What is removed from the configuration serves on: only `bgd down` stops a last instance.
                 member.end().await;
                 self.lock().remove(&name);
+                self.disk.leave(&name);
                 changed.push(name);
             }
         }

@@ -8,7 +8,10 @@ use std::{
 
 use tokio::sync::Mutex;
 
-use super::{counting, front::AppFront, instances::Instances, stopping::Led, traffic::Traffic};
+use super::{
+    counting, disk::Disk, front::AppFront, instances::Instances, pruning::Turn, stopping::Led,
+    traffic::Traffic,
+};
 use crate::{
     build::{self, Places},
     config::{settings::AppSettings, template::Values},
@@ -49,6 +52,10 @@ pub struct Interpreter {
     /// and a front rightly refuses what looks older than what it routes.
     pub(super) ahead: AtomicU64,
     pub(super) led: std::sync::Mutex<Led>,
+    /// Removals of the app's releases.
+    pub(super) removals: Arc<Turn>,
+    /// The disk that the releases lie on.
+    pub(super) disk: Arc<Disk>,
 }
 
 /// What an interpreter is made of.
@@ -70,7 +77,7 @@ impl Interpreter {
     pub fn new(
         settings: Arc<AppSettings>,
         store: Arc<Store>,
-        place: &Place,
+        (place, disk): (&Place, Arc<Disk>),
     ) -> Result<Self, build::BuildError> {
         let places = Places::new(&place.state_dir, &settings.name);
         places.create()?;
@@ -90,6 +97,8 @@ impl Interpreter {
             sums_turn: Mutex::new(()),
             ahead: AtomicU64::new(0),
             led: std::sync::Mutex::default(),
+            removals: Arc::default(),
+            disk,
             places,
             store,
             settings,
@@ -121,8 +130,8 @@ impl Interpreter {
         &self.places
     }
 
-    /// Carries one action out. Dropping the future abandons it; what it left behind is found by `Discard`.
-    pub async fn run(&self, action: &Action) -> Result<Done, Failure> {
+    /// Carries one action out.
+    pub(super) async fn carry_out(&self, action: &Action) -> Result<Done, Failure> {
         match action {
             Action::Fetch(want) => return self.fetch(want).await,
             Action::CheckOut { release, color } => self.check_out(release, *color).await?,

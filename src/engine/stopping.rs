@@ -12,7 +12,6 @@ use super::{
     starting::slots,
 };
 use crate::{
-    build,
     errors::chain,
     front::route::{self, Route},
     process::{Handle, Slot},
@@ -20,8 +19,7 @@ use crate::{
         app::Release,
         canary::Share,
         effect::{Backend, Canary},
-        ids::{Color, DeployId, Generation, ReleaseId},
-        retention::{self, Guarded, Kept, Worth},
+        ids::{Color, Generation, ReleaseId},
         words::{Failure, Nature, Phase},
     },
 };
@@ -224,70 +222,5 @@ impl Interpreter {
             self.stop(color, release).await?;
         }
         Ok(())
-    }
-
-    /// Deletes what retention does not want; a release in use or undeletable is reported and blocks nothing (J2).
-    /// It may run late, with the next release half made already: what is newer than the decision is left alone.
-    pub(super) async fn prune(&self, before: DeployId, protect: &[ReleaseId]) -> Result<(), Failure> {
-        let (places, store, settings) = (self.places.clone(), self.store.clone(), self.settings.clone());
-        let protect = protect.to_vec();
-        let pruned = tokio::task::spawn_blocking(move || {
-            let app = &settings.name;
-            let known = store.releases(app).map_err(|err| trouble(Phase::Stopping, &err))?;
-            let on_disk = build::list_releases(&places).map_err(|err| trouble(Phase::Stopping, &err))?;
-            let kept: Vec<Kept> = on_disk
-                .iter()
-                .map(|found| Kept {
-                    seq: found.release.deploy().0,
-                    worth: known
-                        .iter()
-                        .find(|(release, _)| release.id == found.release)
-                        .map_or(Worth::Abandoned, |(_, verdict)| worth(verdict)),
-                    release: found.release.clone(),
-                })
-                .collect();
-            let guarded = Guarded { others: protect, since: Some(before), ..Guarded::default() };
-            let mut left = Vec::new();
-            for release in retention::to_delete(&kept, settings.keep, &guarded) {
-                match build::remove_release(&places, &release) {
-                    Ok(()) => {
-                        if let Err(err) = store.forget_release(app, &release) {
-                            tracing::warn!(%app, %release, err = %chain(&err), "a pruned release is still recorded");
-                        }
-                        forget_build_log(&places, &release);
-                    }
-                    Err(err) => left.push(chain(&err)),
-                }
-            }
-            store.tidy().map_err(|err| trouble(Phase::Stopping, &err))?;
-            if left.is_empty() {
-                return Ok(());
-            }
-            let cause = format!("old releases could not be deleted: {}", left.join("; "));
-            Err(failure(Phase::Stopping, Nature::Transient, cause))
-        });
-        match pruned.await {
-            Ok(done) => done,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
-    }
-}
-
-fn worth(verdict: &str) -> Worth {
-    match verdict {
-        "good" => Worth::Good,
-        "failed" | "rolled_back" => Worth::Failed,
-        _ => Worth::Abandoned,
-    }
-}
-
-fn forget_build_log(places: &build::Places, release: &ReleaseId) {
-    for suffix in ["log", "log.1"] {
-        let path = places.logs().join(format!("build-{release}.{suffix}"));
-        if let Err(err) = std::fs::remove_file(&path)
-            && err.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %path.display(), %err, "a build log could not be removed");
-        }
     }
 }

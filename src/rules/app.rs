@@ -466,6 +466,23 @@ impl App {
         }
     }
 
+    /// What must never be deleted (promise I1): what serves, what a flip goes back to, what a deploy makes, and what
+    /// is left on the idle color.
+    pub fn needed_releases(&self) -> Vec<ReleaseId> {
+        let serving = match &self.serving {
+            Serving::Live(live) | Serving::OutOfService(live) => Some(&live.release),
+            Serving::Nothing => None,
+        };
+        let idle = match &self.idle {
+            Idle::Vacant | Idle::Taken => None,
+            Idle::Warm { release, .. } | Idle::Draining { release, .. } | Idle::Stopping { release, .. } => {
+                Some(release)
+            }
+        };
+        let all = [serving, idle, self.previous.as_ref(), self.pipeline.release()];
+        all.into_iter().flatten().map(|release| release.id.clone()).collect()
+    }
+
     /// Where the next release starts.
     pub fn idle_color(&self) -> Color {
         match &self.serving {

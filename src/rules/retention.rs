@@ -1,4 +1,5 @@
-//! Which releases may be deleted. Decides only; the engine asks before and after a deploy, and `build` removes.
+//! Which releases may be deleted. Decides only; the engine asks after a deploy and when room is short, and `build`
+//! removes.
 
 use std::{cmp::Reverse, collections::BTreeSet, num::NonZeroUsize};
 
@@ -26,6 +27,18 @@ pub struct Kept {
     pub worth: Worth,
 }
 
+/// How much may stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thrift {
+    /// The newest good releases, this many, and the newest failed one, whose remains explain the failure; but no more
+    /// than one directory above that number.
+    None(NonZeroUsize),
+    /// Room is short: the newest good releases, this many. Of a failed one the log is enough.
+    Remains(NonZeroUsize),
+    /// Room is short still: only what is guarded.
+    Most,
+}
+
 /// Releases that are never deleted. Every kind is a field, so that none can be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Guarded {
@@ -50,21 +63,25 @@ impl Guarded {
     }
 }
 
-/// The releases to delete, oldest first: good ones beyond the newest `keep`, failed ones but the newest
-/// (whose remains explain the failure), and abandoned ones; never a guarded one. Guarded good releases
-/// count towards `keep`, failed ones never do.
-pub fn to_delete(releases: &[Kept], keep: NonZeroUsize, guarded: &Guarded) -> Vec<ReleaseId> {
+/// The releases to delete, oldest first; never a guarded one. Guarded good releases count towards the number that is
+/// kept, failed ones never do, and abandoned ones never stay.
+pub fn to_delete(releases: &[Kept], thrift: Thrift, guarded: &Guarded) -> Vec<ReleaseId> {
     let mut newest_first: Vec<&Kept> = releases.iter().collect();
     newest_first.sort_by_key(|kept| Reverse((kept.seq, &kept.release)));
-    let spared: BTreeSet<&ReleaseId> = [(Worth::Good, keep.get()), (Worth::Failed, 1), (Worth::Abandoned, 0)]
-        .into_iter()
-        .flat_map(|(worth, count)| newest_first.iter().filter(move |kept| kept.worth == worth).take(count))
-        .map(|kept| &kept.release)
-        .chain(guarded.all())
-        .collect();
-    newest_first.reverse();
-    let old = |kept: &&Kept| guarded.since.is_none_or(|since| kept.seq < since.0);
-    let old = newest_first.into_iter().filter(old).map(|kept| &kept.release);
+    let newest = |worth: Worth, count: usize| {
+        newest_first.iter().filter(move |kept| kept.worth == worth).take(count).map(|kept| &kept.release)
+    };
+    let good = match thrift {
+        Thrift::None(keep) | Thrift::Remains(keep) => keep.get(),
+        Thrift::Most => 0,
+    };
+    let mut spared: BTreeSet<&ReleaseId> = newest(Worth::Good, good).collect();
+    spared.extend(guarded.all().into_iter().filter(|id| releases.iter().any(|kept| kept.release == **id)));
+    if matches!(thrift, Thrift::None(_)) && spared.len() <= good {
+        spared.extend(newest(Worth::Failed, 1));
+    }
+    let old = |kept: &&&Kept| guarded.since.is_none_or(|since| kept.seq < since.0);
+    let old = newest_first.iter().rev().filter(old).map(|kept| &kept.release);
     old.filter(|id| !spared.contains(id)).cloned().collect()
 }
 
@@ -81,12 +98,16 @@ mod tests {
     }
 
     fn deleted(worths: &[Worth], keep: usize, guarded: &Guarded) -> Vec<u64> {
+        deleted_by(worths, Thrift::None(NonZeroUsize::new(keep).unwrap()), guarded)
+    }
+
+    fn deleted_by(worths: &[Worth], thrift: Thrift, guarded: &Guarded) -> Vec<u64> {
         let kept = |(at, worth): (usize, &Worth)| {
             let seq = at as u64 + 1;
             Kept { release: id(seq), seq, worth: *worth }
         };
         let releases: Vec<Kept> = worths.iter().enumerate().map(kept).collect();
-        let gone = to_delete(&releases, NonZeroUsize::new(keep).unwrap(), guarded);
+        let gone = to_delete(&releases, thrift, guarded);
         gone.iter().map(|gone| releases.iter().find(|kept| &kept.release == gone).unwrap().seq).collect()
     }
 
@@ -113,9 +134,29 @@ mod tests {
             others: vec![id(5)],
             since: None,
         };
-        let worths = [Good, Good, Abandoned, Failed, Failed, Good, Failed];
+        let worths = [Good, Good, Abandoned, Failed, Failed, Good];
         assert_eq!(deleted(&worths, 1, &guarded), [0; 0]);
         assert_eq!(deleted(&[Good, Good, Good], 1, &guarded), [0; 0]);
+    }
+
+    #[test]
+    fn no_more_than_one_directory_above_keep_stays() {
+        let guarded = Guarded { live: vec![id(2)], last_good: Some(id(1)), ..Guarded::default() };
+        assert_eq!(deleted(&[Good, Good, Failed], 1, &guarded), [3], "the way back counts");
+        assert_eq!(deleted(&[Good, Good, Failed], 2, &guarded), [0; 0]);
+    }
+
+    #[test]
+    fn j1_where_room_is_short_remains_of_failures_go_and_then_all_that_is_not_needed() {
+        let guarded = Guarded { live: vec![id(4)], last_good: Some(id(2)), ..Guarded::default() };
+        let worths = [Good, Good, Good, Good, Failed, Abandoned];
+        let keep = NonZeroUsize::new(3).unwrap();
+        assert_eq!(deleted_by(&worths, Thrift::None(keep), &guarded), [1, 6]);
+        assert_eq!(deleted_by(&worths, Thrift::Remains(keep), &guarded), [1, 5, 6]);
+        assert_eq!(deleted_by(&worths, Thrift::Most, &guarded), [1, 3, 5, 6]);
+        let few = [Good, Good, Good, Good, Failed];
+        assert_eq!(deleted_by(&few, Thrift::None(NonZeroUsize::new(4).unwrap()), &guarded), [0; 0]);
+        assert_eq!(deleted_by(&few, Thrift::Remains(NonZeroUsize::new(4).unwrap()), &guarded), [5]);
     }
 
     #[test]
@@ -142,7 +183,7 @@ mod tests {
                 (1..).zip(&worths).filter(|(_, worth)| **worth == Good).map(|(seq, _)| seq).collect();
             prop_assert!(good.iter().rev().take(keep).all(|seq| !gone.contains(seq)));
             let left = worths.len() - gone.len();
-            prop_assert!(left <= keep + 2);
+            prop_assert!(left <= keep + 1);
         }
     }
 }

@@ -5,7 +5,9 @@ use std::fs;
 use serde_json::Value;
 
 use crate::{
-    app, load,
+    app,
+    host::SmallDisk,
+    load,
     ports::{self, Port},
     stage::{Kind, Plan, Stage},
 };
@@ -124,4 +126,42 @@ fn k7_one_apps_trouble_stays_its_own() {
     let left = |stage: &Stage| stage.pids("sleep 300").len();
     stage.eventually("nothing of the storm is left", |stage| left(stage) == 0);
     assert_eq!(stage.served(), "shop-three");
+}
+
+#[test]
+fn j1_n1_a_disk_that_one_app_fills_has_room_again_for_its_next_push_and_for_a_neighbour() {
+    let mut stage = Stage::set(Plan { watch: "200ms", ..Plan::of(Kind::Builtin) }).unwrap();
+    stage.end_daemon();
+    let _ = fs::remove_dir_all(stage.path("state"));
+    let Some(_disk) = SmallDisk::mount(stage.path("state"), "240m") else { return };
+    stage.start_daemon();
+    stage.push_live("one");
+    let zoo = Zoo::beside(&stage);
+    Zoo::push(&stage, "zoo-one", ("", "true", "true"));
+    stage.eventually("the other app serves", |_| zoo.served() == "zoo-one");
+    // Fills all of it: the tree goes by itself, the log stays.
+    let full = stage.push_with("full", "", "echo much to write; head -c 900M /dev/zero > much");
+    let why = failed(&stage, &full);
+    assert!(why.contains("the build failed") && why.contains("is full"), "{why}");
+    assert!(stage.done(&["logs", "shop", "--build"]).contains("much to write"));
+    shop_deploys(&stage, "two");
+    // Fails for another reason, and what it leaves is as much as a neighbour wants to build.
+    let heavy = stage.push_with("heavy", "", "head -c 120M /dev/zero > much; exit 3");
+    assert!(failed(&stage, &heavy).contains("exit code 3"));
+    Zoo::push(&stage, "zoo-two", ("", "head -c 120M /dev/zero > much", "true"));
+    stage
+        .eventually("the neighbour is deployed on what the failure had taken", |_| zoo.served() == "zoo-two");
+    assert_eq!(stage.served(), "two");
+    assert!(stage.done(&["logs", "shop", "--build"]).contains("exit code 3"), "its log stays");
+}
+
+/// Why the deploy of a commit failed.
+fn failed(stage: &Stage, commit: &str) -> String {
+    let mut why = String::new();
+    stage.eventually("the deploy has failed", |stage| {
+        let last = status_of(stage, "shop")["last"].clone();
+        why = last["error"].as_str().unwrap_or_default().to_owned();
+        last["commit"] == commit && last["outcome"] == "failed"
+    });
+    why
 }

@@ -187,3 +187,42 @@ fn d1_an_orphan_of_an_earlier_release_on_the_port_is_ended_and_a_stranger_is_not
     assert_eq!(stage.until_at_rest()["live"]["color"], "blue");
     stage.assert_no_leftover();
 }
+
+#[test]
+fn j2_a_removal_that_a_kill_cut_short_is_ended_at_the_next_start() {
+    let mut stage = stage();
+    stage.push_live("one");
+    stage.kill_daemon();
+    let left = stage.path("state/shop/releases/.20260101T000000Z-7-0123456.removing");
+    fs::create_dir_all(left.join("src/deep")).unwrap();
+    fs::write(left.join("src/deep/file"), "x").unwrap();
+    stage.start_daemon();
+    stage.eventually("the rest of it is gone", |_| !left.exists());
+    assert_eq!(stage.served(), "one");
+}
+
+/// Calls by which the daemon has read something so far.
+fn reads(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap().parse().unwrap()
+}
+
+#[test]
+fn n10_the_twentieth_deploy_in_a_row_costs_what_the_third_did_and_old_releases_do_not_pile_up() {
+    let stage = stage();
+    stage.amend("poll = \"1s\"", "poll = \"1s\"\nkeep = 2");
+    stage.done(&["reload"]);
+    let mut costs = Vec::new();
+    for number in 0..20 {
+        let before = reads(stage.daemon_pid());
+        stage.push_live(&format!("r{number}"));
+        costs.push(reads(stage.daemon_pid()) - before);
+    }
+    stage.until_at_rest();
+    stage.eventually("no more than keep and one are left", |stage| stage.releases().len() <= 3);
+    let sum = |range: std::ops::Range<usize>| costs[range].iter().sum::<u64>();
+    // Whatever was read while the machine was busy counts as well; a pile of releases costs many times as much.
+    assert!(sum(15..20) < 2 * sum(3..8), "calls of each deploy: {costs:?}");
+    let events = stage.done(&["events", "--since", "0"]);
+    assert!(!events.contains("could not be deleted"), "{events}");
+}

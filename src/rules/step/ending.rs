@@ -216,7 +216,7 @@ impl Turn<'_> {
         }
         self.app.pipeline = Pipeline::Resting;
         self.app.canary = None;
-        let protect = self.needed_releases();
+        let protect = self.app.needed_releases();
         self.act(Action::Prune { before: self.next_release(), protect });
     }
 
@@ -237,22 +237,6 @@ impl Turn<'_> {
             self.app.serving = Serving::Nothing;
             self.app.previous = Some(live.release);
         }
-    }
-
-    /// What must never be pruned (promise I1).
-    fn needed_releases(&self) -> Vec<crate::rules::ids::ReleaseId> {
-        let serving = match &self.app.serving {
-            Serving::Live(live) | Serving::OutOfService(live) => Some(&live.release),
-            Serving::Nothing => None,
-        };
-        let idle = match &self.app.idle {
-            Idle::Vacant | Idle::Taken => None,
-            Idle::Warm { release, .. } | Idle::Draining { release, .. } | Idle::Stopping { release, .. } => {
-                Some(release)
-            }
-        };
-        let all = [serving, idle, self.app.previous.as_ref(), self.app.pipeline.release()];
-        all.into_iter().flatten().map(|release| release.id.clone()).collect()
     }
 
     fn pass_verdict(&mut self, deploy: &Deploy, commit: CommitId, end: &End) {

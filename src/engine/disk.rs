@@ -1,0 +1,264 @@
+//! Room on the disk that releases lie on. Where it is short, what nobody needs goes first, of the app that wants room
+//! and of its neighbours on that disk; then the work is tried again. So a build that fills the disk stops no other
+//! deploy, and a full disk does not wait for a hand while bgd itself holds what fills it (promise J1).
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use super::{
+    building::aside,
+    interpreter::{Interpreter, failure},
+    pruning::{Shelf, Turn},
+    snapshot::Snapshot,
+};
+use crate::{
+    build::{self, Places, Removal, Space},
+    errors::chain,
+    rules::{
+        effect::Action,
+        event::Done,
+        ids::{AppName, ReleaseId},
+        retention::{self, Guarded, Thrift},
+        words::{Failure, Nature, Phase},
+    },
+};
+
+/// Below this much free space a deploy is not begun: a checkout and a build would fail half way.
+const ROOM: u64 = 64 << 20;
+/// Likewise for inodes.
+const ROOM_INODES: u64 = 2_000;
+/// How the system, libgit2 and the commands of an app say that nothing more fits.
+const FULL: [&str; 3] = ["No space left on device", "Disk quota exceeded", "disk quota exceeded"];
+/// What is left to do where nothing more can be deleted.
+const HINT: &str = "free some space, then `bgd deploy`; what is live serves on";
+
+/// What is given up for room, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sacrifice {
+    /// What is left of failed and abandoned releases.
+    Remains,
+    /// All releases but those that serve and those that a flip goes back to.
+    Former,
+}
+
+impl Sacrifice {
+    /// Both, in order.
+    pub(super) const ALL: [Self; 2] = [Self::Remains, Self::Former];
+}
+
+/// The apps of one daemon, which give room to each other.
+#[derive(Debug, Default)]
+pub struct Disk {
+    /// One makes room at a time: what the first deletes is room for the second.
+    turn: tokio::sync::Mutex<()>,
+    apps: Mutex<BTreeMap<AppName, Lodger>>,
+}
+
+/// An app whose releases lie on a disk.
+#[derive(Debug, Clone)]
+struct Lodger {
+    shelf: Shelf,
+    removals: Arc<Turn>,
+    seen: watch::Receiver<Snapshot>,
+}
+
+impl Disk {
+    /// From now on the app's releases may go when room is short, as far as `seen` says that it does not need them.
+    pub(super) fn enter(&self, app: &Interpreter, seen: watch::Receiver<Snapshot>) {
+        let lodger = Lodger { shelf: app.shelf(), removals: app.removals.clone(), seen };
+        self.apps().insert(app.settings.name.clone(), lodger);
+    }
+
+    /// Nobody says any more what the app needs: nothing of it goes.
+    pub(super) fn leave(&self, app: &AppName) {
+        self.apps().remove(app);
+    }
+
+    /// The app itself first, then the others on its disk.
+    fn lodgers(&self, app: &AppName, places: &Places) -> Vec<Lodger> {
+        let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
+        let here = device(&places.releases());
+        let apps = self.apps();
+        let (own, others): (Vec<_>, Vec<_>) = apps.iter().partition(|(name, _)| *name == app);
+        let all = own.into_iter().chain(others).map(|(_, lodger)| lodger);
+        all.filter(|lodger| device(&lodger.shelf.places.releases()) == here).cloned().collect()
+    }
+
+    fn apps(&self) -> MutexGuard<'_, BTreeMap<AppName, Lodger>> {
+        self.apps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lodger {
+    /// Deletes what is given up; true when something went.
+    fn give_up(&self, sacrifice: Sacrifice) -> bool {
+        let app = &self.shelf.settings.name;
+        self.deleted(sacrifice).unwrap_or_else(|err| {
+            tracing::warn!(%app, err = %err, "no room could be made");
+            false
+        })
+    }
+
+    fn deleted(&self, sacrifice: Sacrifice) -> Result<bool, String> {
+        let known = self.shelf.known().map_err(|err| chain(&err))?;
+        let kept = self.shelf.kept(&known).map_err(|err| chain(&err))?;
+        // Read after the list: whatever lies on disk by then and is still needed stands in it.
+        let guarded = {
+            let seen = self.seen.borrow();
+            if !seen.observed {
+                return Ok(false);
+            }
+            Guarded { others: seen.app.needed_releases(), ..Guarded::default() }
+        };
+        let keep = self.shelf.settings.keep;
+        let thrift = match sacrifice {
+            Sacrifice::Remains => Thrift::Remains(keep),
+            Sacrifice::Former => Thrift::Most,
+        };
+        let mut removal = Removal::at(&self.shelf.places);
+        let gone = retention::to_delete(&kept, thrift, &guarded);
+        let gone: Vec<ReleaseId> = gone.into_iter().filter(|id| self.removed(&mut removal, id)).collect();
+        let ended = build::forget_leftovers(&self.shelf.places).map_err(|err| chain(&err))?;
+        self.shelf.forget_gone(&known, &guarded).map_err(|err| chain(&err))?;
+        Ok(!gone.is_empty() || !ended.is_empty())
+    }
+
+    fn removed(&self, removal: &mut Removal<'_>, release: &ReleaseId) -> bool {
+        let app = &self.shelf.settings.name;
+        match removal.remove(release) {
+            Ok(()) => {
+                tracing::warn!(%app, %release, "room is short: a release that is not needed was deleted")
+            }
+            Err(err) => {
+                tracing::warn!(%app, %release, err = %chain(&err), "room is short, and a release could not be deleted");
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl Interpreter {
+    /// Carries one action out; where the disk is full, makes room and tries again. Dropping the future abandons it;
+    /// what it left behind is found by `Discard`.
+    pub async fn run(&self, action: &Action) -> Result<Done, Failure> {
+        let mut left = Sacrifice::ALL.into_iter();
+        loop {
+            match self.carry_out(action).await {
+                Err(failure) if may_be_repeated(action) && says_full(&failure.cause) => {
+                    if !self.make_more_room(&mut left).await {
+                        return Err(Failure { hint: Some(HINT.to_owned()), ..failure });
+                    }
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Gives up what is next; false when nothing is left that could go.
+    pub(super) async fn make_more_room(&self, left: &mut impl Iterator<Item = Sacrifice>) -> bool {
+        for sacrifice in left {
+            if self.make_room(sacrifice).await {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// True when something went.
+    pub(super) async fn make_room(&self, sacrifice: Sacrifice) -> bool {
+        let _turn = self.disk.turn.lock().await;
+        let mut freed = false;
+        for lodger in self.disk.lodgers(&self.settings.name, &self.places) {
+            let turn = lodger.removals.take().await;
+            freed |= aside(move || {
+                let _turn = turn;
+                lodger.give_up(sacrifice)
+            })
+            .await;
+            // Remains are of no use to anybody; releases to go back to are not given up for nothing.
+            if freed && sacrifice == Sacrifice::Former && has_room(&self.places) {
+                break;
+            }
+        }
+        freed
+    }
+
+    /// Makes room beside the next try to write the record; nothing waits for it.
+    pub(super) fn make_room_for_record(self: &Arc<Self>) {
+        let app = self.clone();
+        tokio::spawn(async move {
+            // Another app whose record can't be written either makes room for both.
+            if app.disk.turn.try_lock().is_ok() {
+                app.make_more_room(&mut Sacrifice::ALL.into_iter()).await;
+            }
+        });
+    }
+
+    /// There is room for a checkout and a build, or it is made.
+    pub(super) async fn check_room(&self) -> Result<(), Failure> {
+        for sacrifice in Sacrifice::ALL {
+            if has_room(&self.places) {
+                return Ok(());
+            }
+            self.make_room(sacrifice).await;
+        }
+        match build::free_space(&self.places) {
+            Ok(space) if !is_enough(&space) => Err(no_room(&self.places, &space)),
+            Ok(_) => Ok(()),
+            Err(err) => Err(super::interpreter::trouble(Phase::CheckingOut, &err)),
+        }
+    }
+}
+
+/// What a command of the app began it can't be told to take up again: `build` sees to its own.
+fn may_be_repeated(action: &Action) -> bool {
+    matches!(action, Action::Fetch(_) | Action::CheckOut { .. } | Action::Start { .. })
+}
+
+fn no_room(places: &Places, space: &Space) -> Failure {
+    let cause = format!("no room for a release in {}: {} free", places.app().display(), said(space));
+    Failure { hint: Some(HINT.to_owned()), ..failure(Phase::CheckingOut, Nature::Transient, cause) }
+}
+
+/// A failure of a command of the app, on a disk that was full.
+pub(super) fn for_want_of_room(places: &Places, failed: Failure) -> Failure {
+    let free = build::free_space(places).map_or_else(|_| "no space".to_owned(), |space| said(&space));
+    Failure {
+        nature: Nature::Transient,
+        cause: format!("{}; the disk of {} is full: {free} free", failed.cause, places.app().display()),
+        hint: Some(format!("`bgd logs --build` shows all of its output; {HINT}")),
+        ..failed
+    }
+}
+
+fn said(space: &Space) -> String {
+    let inodes = space.inodes.map_or_else(|| "enough".to_owned(), |inodes| inodes.to_string());
+    format!("{} MiB and {inodes} inodes", space.bytes >> 20)
+}
+
+/// Whether a command of the app, or bgd itself, met a full disk.
+pub(super) fn is_for_want_of_room(failed: &Failure) -> bool {
+    failed.log_tail.iter().chain([&failed.cause]).any(|line| says_full(line))
+}
+
+/// Whether an error or a line of output says that the disk is full.
+fn says_full(text: &str) -> bool {
+    FULL.iter().any(|said| text.contains(said))
+}
+
+/// Whether a deploy fits. A disk that does not answer is somebody else's to report.
+pub(super) fn has_room(places: &Places) -> bool {
+    build::free_space(places).map_or(true, |space| is_enough(&space))
+}
+
+fn is_enough(space: &Space) -> bool {
+    space.bytes >= ROOM && space.inodes.is_none_or(|inodes| inodes >= ROOM_INODES)
+}

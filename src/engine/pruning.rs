@@ -1,0 +1,187 @@
+//! Releases that leave the disk: after a deploy, and what a removal that was cut short left behind. One removal at a
+//! time for each app, off the async threads, by what was needed last. What can't be deleted is reported and blocks
+//! nothing (promise J2). Making room for others is the business of `disk`.
+
+use std::{
+    io::ErrorKind,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::OwnedMutexGuard;
+
+use super::{
+    building::aside,
+    disk,
+    interpreter::{Interpreter, failure, trouble},
+};
+use crate::{
+    build::{self, Places, Removal},
+    config::settings::AppSettings,
+    errors::chain,
+    rules::{
+        app::Release,
+        ids::{DeployId, ReleaseId},
+        retention::{self, Guarded, Kept, Thrift, Worth},
+        words::{Failure, Nature, Phase},
+    },
+    store::{Store, StoreError},
+};
+
+/// One removal at a time.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    taken: Arc<tokio::sync::Mutex<()>>,
+    /// What the newest deploy that ended says is needed; taken by whoever has the turn next.
+    newest: Mutex<Option<Guarded>>,
+}
+
+impl Turn {
+    /// Kept for as long as something is removed, on whatever thread.
+    pub(super) async fn take(&self) -> OwnedMutexGuard<()> {
+        self.taken.clone().lock_owned().await
+    }
+
+    fn newest(&self) -> std::sync::MutexGuard<'_, Option<Guarded>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Interpreter {
+    /// Deletes what retention does not want. It may run late, with the next release half made already: what is newer
+    /// than the decision is left alone.
+    pub(super) async fn prune(&self, before: DeployId, protect: &[ReleaseId]) -> Result<(), Failure> {
+        let guarded = Guarded { others: protect.to_vec(), since: Some(before), ..Guarded::default() };
+        *self.removals.newest() = Some(guarded);
+        let turn = self.removals.take().await;
+        let Some(guarded) = self.removals.newest().take() else {
+            // A later deploy ended meanwhile, and what it needs was deleted by.
+            return Ok(());
+        };
+        let shelf = self.shelf();
+        aside(move || {
+            let _turn = turn;
+            let thrift = match disk::has_room(&shelf.places) {
+                true => Thrift::None(shelf.settings.keep),
+                false => Thrift::Remains(shelf.settings.keep),
+            };
+            shelf.prune(thrift, &guarded)
+        })
+        .await
+    }
+
+    /// Ends removals that were cut short when bgd ended.
+    pub async fn end_removals(&self) {
+        let (turn, shelf) = (self.removals.take().await, self.shelf());
+        aside(move || {
+            let _turn = turn;
+            let app = &shelf.settings.name;
+            match build::forget_leftovers(&shelf.places) {
+                Ok(ended) => ended.iter().for_each(|release| {
+                    tracing::info!(%app, %release, "the removal of a release that was cut short is done");
+                }),
+                Err(err) => {
+                    tracing::warn!(%app, err = %chain(&err), "what a removal left behind could not be removed; the next deploy's end tries again");
+                }
+            }
+        })
+        .await;
+    }
+
+    pub(super) fn shelf(&self) -> Shelf {
+        Shelf { places: self.places.clone(), store: self.store.clone(), settings: self.settings.clone() }
+    }
+}
+
+/// The releases of one app, on disk and in the record.
+#[derive(Debug, Clone)]
+pub(super) struct Shelf {
+    pub(super) places: Places,
+    pub(super) store: Arc<Store>,
+    pub(super) settings: Arc<AppSettings>,
+}
+
+impl Shelf {
+    /// Deletes what retention does not want, and forgets releases whose directories are gone.
+    fn prune(&self, thrift: Thrift, guarded: &Guarded) -> Result<(), Failure> {
+        let mut left: Vec<String> =
+            build::forget_leftovers(&self.places).err().iter().map(|e| chain(e)).collect();
+        let known = self.known().map_err(|err| trouble(Phase::Stopping, &err))?;
+        let kept = self.kept(&known).map_err(|err| trouble(Phase::Stopping, &err))?;
+        let mut removal = Removal::at(&self.places);
+        for release in retention::to_delete(&kept, thrift, guarded) {
+            left.extend(removal.remove(&release).err().iter().map(|err| chain(err)));
+        }
+        self.forget_gone(&known, guarded).map_err(|err| trouble(Phase::Stopping, &err))?;
+        self.store.tidy().map_err(|err| trouble(Phase::Stopping, &err))?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        let cause = format!("old releases could not be deleted: {}", left.join("; "));
+        let hint = "end what uses them, or delete them by hand; the next deploy's end tries again".to_owned();
+        Err(Failure { hint: Some(hint), ..failure(Phase::Stopping, Nature::Transient, cause) })
+    }
+
+    /// Recorded releases with their verdicts, newest first.
+    pub(super) fn known(&self) -> Result<Vec<(Release, String)>, StoreError> {
+        self.store.releases(&self.settings.name)
+    }
+
+    /// What lies on disk, and what it is worth.
+    pub(super) fn kept(&self, known: &[(Release, String)]) -> Result<Vec<Kept>, build::BuildError> {
+        let worth_of = |id: &ReleaseId| {
+            let found = known.iter().find(|(release, _)| release.id == *id);
+            found.map_or(Worth::Abandoned, |(_, verdict)| worth(verdict))
+        };
+        let on_disk = build::list_releases(&self.places)?.into_iter();
+        Ok(on_disk
+            .map(|found| Kept {
+                seq: found.release.deploy().0,
+                worth: worth_of(&found.release),
+                release: found.release,
+            })
+            .collect())
+    }
+
+    /// Forgets releases that are no longer on disk, with their build logs; the log of the newest failure stays.
+    pub(super) fn forget_gone(
+        &self,
+        known: &[(Release, String)],
+        guarded: &Guarded,
+    ) -> Result<(), build::BuildError> {
+        let on_disk: Vec<ReleaseId> =
+            build::list_releases(&self.places)?.into_iter().map(|found| found.release).collect();
+        let last_failed = known.iter().find(|(_, verdict)| worth(verdict) == Worth::Failed);
+        for (Release { id, .. }, _) in known {
+            let newer = guarded.since.is_some_and(|since| id.deploy() >= since);
+            let wanted =
+                newer || guarded.others.contains(id) || last_failed.is_some_and(|(last, _)| last.id == *id);
+            if wanted || on_disk.contains(id) {
+                continue;
+            }
+            if let Err(err) = self.store.forget_release(&self.settings.name, id) {
+                tracing::warn!(app = %self.settings.name, release = %id, err = %chain(&err), "a pruned release is still recorded");
+            }
+            self.forget_build_log(id);
+        }
+        Ok(())
+    }
+
+    fn forget_build_log(&self, release: &ReleaseId) {
+        for suffix in ["log", "log.1"] {
+            let path = self.places.logs().join(format!("build-{release}.{suffix}"));
+            if let Err(err) = std::fs::remove_file(&path)
+                && err.kind() != ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %err, "a build log could not be removed");
+            }
+        }
+    }
+}
+
+fn worth(verdict: &str) -> Worth {
+    match verdict {
+        "good" => Worth::Good,
+        "failed" | "rolled_back" => Worth::Failed,
+        _ => Worth::Abandoned,
+    }
+}
