@@ -290,7 +290,7 @@ impl Daemon {
             }
             std::num::NonZeroUsize::MIN
         });
-        for release in retention::to_delete(&found, keep, guarded) {
+        for release in retention::to_delete(&found, retention::Thrift::None(keep), guarded) {
             self.judge_prune(&release)?;
             // One in use is not deleted.
             if self.world.processes.iter().any(|process| process.release.id == release) {
