@@ -21,6 +21,7 @@ use crate::{
         traffic::Sample,
     },
     rules::{
+        address::Address,
         canary::Share,
         ids::{Color, Generation},
         words::{Failure, Nature, Phase},
@@ -158,6 +159,14 @@ impl AppFront {
             FrontSettings::Haproxy(haproxy) => {
                 Self::Haproxy(Haproxy::new(haproxy.clone(), settings.addresses()))
             }
+        }
+    }
+
+    /// Has instances at these addresses passed over for so long, as far as others are not; only bgd's own front can.
+    pub async fn pass_over(&self, addresses: Vec<Address>, within: Duration) -> Result<(), FrontTrouble> {
+        match self {
+            Self::Builtin(front) => Ok(front.pass_over(addresses, within).await?),
+            Self::Nginx { .. } | Self::Haproxy(_) => Ok(()),
         }
     }
 

@@ -7,12 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::hanging::Patience;
 use crate::{
     process::{
         Bystanders, Handle, Slot,
         usage::{self, Usage},
     },
-    rules::ids::{Color, ReleaseId},
+    rules::{
+        address::Address,
+        ids::{Color, ReleaseId},
+    },
 };
 
 /// The least time over which processor use is measured: shorter ones show chance.
@@ -27,6 +31,9 @@ struct Known {
     running: BTreeMap<Slot, Running>,
     /// How many a color was last given, and of which release; stays when they end.
     given: BTreeMap<Color, (ReleaseId, u16)>,
+    /// Where those listen that the front passes over.
+    resting: Vec<Address>,
+    patience: Patience,
 }
 
 #[derive(Debug)]
@@ -37,6 +44,10 @@ struct Running {
     /// As they were before it was started; nothing is known of them for one that was found running.
     bystanders: Arc<Bystanders>,
     sample: Option<CpuSample>,
+    /// It was healthy at some time since its start.
+    answered: bool,
+    /// Why it is being ended, where that is because it hung.
+    blamed: Option<String>,
 }
 
 /// Processor time at one look, and what was shown then.
@@ -112,7 +123,15 @@ impl Instances {
         known.given.insert(slot.color, given);
         if known.running.get(&slot).is_none_or(|running| running.handle.id() != handle.id()) {
             let bystanders = Arc::default();
-            let running = Running { handle, proven: false, healthy: None, bystanders, sample: None };
+            let running = Running {
+                handle,
+                proven: false,
+                healthy: None,
+                bystanders,
+                sample: None,
+                answered: false,
+                blamed: None,
+            };
             known.running.insert(slot, running);
         }
     }
@@ -133,15 +152,51 @@ impl Instances {
     /// The instance with this shim was healthy.
     pub fn prove(&self, slot: Slot, shim: &str) {
         if let Some(running) = self.lock().with_shim(slot, shim) {
-            (running.proven, running.healthy) = (true, Some(true));
+            (running.proven, running.healthy, running.answered) = (true, Some(true), true);
         }
     }
 
     /// What is known of an instance's health; answers whether that is news.
     pub fn note_health(&self, slot: Slot, healthy: Option<bool>) -> bool {
         let mut known = self.lock();
-        let running = known.running.get_mut(&slot);
-        healthy.is_some() && running.is_some_and(|it| std::mem::replace(&mut it.healthy, healthy) != healthy)
+        let Some(running) = known.running.get_mut(&slot) else { return false };
+        running.answered |= healthy == Some(true);
+        healthy.is_some() && std::mem::replace(&mut running.healthy, healthy) != healthy
+    }
+
+    /// These are to be passed over by the front from now on; answers whether the front has to be told.
+    pub(super) fn rest(&self, addresses: &[Address]) -> bool {
+        let mut known = self.lock();
+        let told = !known.resting.is_empty() || !addresses.is_empty();
+        known.resting = addresses.to_vec();
+        told
+    }
+
+    /// The instance there hangs; answers with it if it may be ended now: one at a time, ever more rarely, and none that
+    /// may still be starting.
+    pub(super) fn blame(&self, slot: Slot, why: &str, now: Instant) -> Option<Handle> {
+        let mut known = self.lock();
+        let busy = known.on(slot.color).any(|running| running.blamed.is_some());
+        if busy || !known.patience.is_over(now) {
+            return None;
+        }
+        let running = known.running.get_mut(&slot).filter(|running| running.answered)?;
+        running.blamed = Some(why.to_owned());
+        let handle = running.handle.clone();
+        known.patience.one_was_ended(now);
+        Some(handle)
+    }
+
+    /// The instance with this shim, if it is still there, was not ended after all.
+    pub(super) fn acquit(&self, slot: Slot, shim: &str) {
+        if let Some(running) = self.lock().with_shim(slot, shim) {
+            running.blamed = None;
+        }
+    }
+
+    /// Why the instance with this shim was ended, where that is because it hung.
+    pub(super) fn blamed(&self, slot: Slot, shim: &str) -> Option<String> {
+        self.lock().with_shim(slot, shim)?.blamed.clone()
     }
 
     /// Whether instances of that release run there, and all of them were healthy.

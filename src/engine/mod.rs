@@ -11,6 +11,7 @@ mod counting;
 mod disk;
 pub mod fleet;
 mod front;
+mod hanging;
 mod instances;
 mod interpreter;
 mod memory;

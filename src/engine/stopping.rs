@@ -183,6 +183,11 @@ impl Interpreter {
         Ok(())
     }
 
+    /// The front was led to the color, for all or a share of the traffic.
+    pub(super) fn leads_to(&self, color: Color) -> bool {
+        self.led(|led| led.to.contains(&color))
+    }
+
     /// What the front was found to route to.
     pub(super) fn found_led(&self, to: &BTreeSet<Color>) {
         self.led(|led| led.to(to, true));

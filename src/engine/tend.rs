@@ -1,7 +1,11 @@
 //! What is looked after between effects: a watcher for each instance's end, a health monitor for the live and the
 //! warm color, and the front. Tells the machine, decides nothing.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use tokio::{task::JoinHandle, time::sleep};
@@ -10,9 +14,9 @@ use super::{
     app_task::{Inbox, Message},
     counting,
     front::AppFront,
+    hanging::{Health, Heard},
     interpreter::{Interpreter, tail},
     starting::{answer_line, slots},
-    watching::FAILURES_THAT_COUNT,
 };
 use crate::{
     errors::chain,
@@ -21,7 +25,7 @@ use crate::{
         haproxy::{self, Haproxy, Life},
         route::Route,
     },
-    probe,
+    probe::{self, Answer, Target, Verdict},
     process::{Handle, Overseer, Slot},
     rules::{
         app::{App, Idle, Instance, Release},
@@ -92,6 +96,7 @@ impl Tend {
                     let _ended = inbox.send(Message::Instances);
                 }
                 let exit = handle.ended().await;
+                let blamed = interpreter.instances().blamed(slot, handle.id());
                 interpreter.instances().remove(slot, handle.id());
                 let (color, release) = (slot.color, handle.release().clone());
                 let last_words = tail(handle.log());
@@ -99,6 +104,7 @@ impl Tend {
                     1 => exit.to_string(),
                     several => format!("instance {} of {several}: {exit}", slot.number()),
                 };
+                let how = blamed.map_or(how.clone(), |why| format!("{how}; ended by bgd, for {why}"));
                 let event = Event::InstanceDied { color, release, how, last_words };
                 let _ended = inbox.send(Message::Event(event));
                 let _ended = inbox.send(Message::Instances);
@@ -140,53 +146,49 @@ fn monitored(state: &App) -> Vec<(Color, Release)> {
 
 async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): (Color, Release)) {
     let settings = interpreter.settings().clone();
-    let pause = settings.health.interval.max(CALM);
     let number = interpreter.number_of(color, &release.id);
+    let pause = settings.health.interval.max(CALM);
+    let within = (settings.health.timeout + pause) * 2;
     let mut each = vec![Health::default(); usize::from(number)];
     let (mut known, mut seen) = (None, interpreter.instances().seen());
     loop {
-        let mut targets = Vec::new();
-        for slot in slots(color, number) {
-            match interpreter.target(&release, slot) {
-                Ok(target) => targets.push(target),
-                Err(failure) => {
-                    tracing::warn!(app = %settings.name, cause = failure.cause, "the health of the instance can't be asked");
-                    return;
-                }
+        let targets: Result<Vec<_>, _> =
+            slots(color, number).map(|slot| interpreter.target(&release, slot)).collect();
+        let targets = match targets {
+            Ok(targets) => targets,
+            Err(failure) => {
+                tracing::warn!(app = %settings.name, cause = failure.cause, "the health of the instance can't be asked");
+                return;
             }
-        }
+        };
         let answers = join_all(targets.iter().map(|target| probe::once(&settings.health, target))).await;
-        let mut worst = None;
+        let mut last = Vec::new();
         let mut news = false;
         for ((slot, health), (target, answer)) in
             slots(color, number).zip(&mut each).zip(targets.iter().zip(&answers))
         {
-            let (healthy, line) = match answer_line(answer) {
-                // Well for bgd and closed to the front's workers is not well.
-                (true, line) => interpreter
-                    .open_socket(&target.address)
-                    .map_or_else(|failure| (false, failure.cause), |()| (true, line)),
-                unwell => unwell,
-            };
-            if !healthy && settings.watch.restart {
+            let (heard, line) = heard(&interpreter, target, answer);
+            if heard != Heard::Well && settings.watch.restart {
                 interpreter.end_if_cut_off(slot).await;
             }
-            health.note(healthy);
+            health.note(heard, Instant::now());
             if health.known == Some(false) && settings.watch.restart {
                 end_if_deserted(&interpreter, slot).await;
             }
             news |= interpreter.instances().note_health(slot, health.known);
-            let line = if number == 1 { line } else { format!("instance {}: {line}", slot.number()) };
-            if worst.is_none() || !healthy {
-                worst = Some(line);
-            }
+            last.push((heard, line));
         }
+        let worst = last.iter().position(|(heard, _)| *heard != Heard::Well).unwrap_or(0);
+        let lines: Vec<String> = last.into_iter().map(|(_, line)| line).collect();
         let verdict = Health::of_all(&each);
         if verdict != known
             && let Some(healthy) = verdict
         {
             known = verdict;
-            let answer = worst.unwrap_or_default();
+            let answer = match number {
+                1 => lines.concat(),
+                _ => format!("instance {}: {}", worst + 1, lines[worst]),
+            };
             let event = Event::HealthChanged { color, release: release.id.clone(), healthy, answer };
             if inbox.send(Message::Event(event)).is_err() {
                 return;
@@ -198,7 +200,22 @@ async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): 
         if news && inbox.send(Message::Instances).is_err() {
             return;
         }
-        sleep(pause).await;
+        interpreter.see_to_the_hanging(color, (&each, &lines), within).await;
+        let doubtful = number > 1 && each.iter().any(Health::is_doubtful);
+        sleep(if doubtful { settings.health.interval.min(pause) } else { pause }).await;
+    }
+}
+
+fn heard(interpreter: &Interpreter, target: &Target, answer: &Answer) -> (Heard, String) {
+    let (healthy, line) = answer_line(answer);
+    if healthy {
+        // Well for bgd and closed to the front's workers is not well.
+        let open = interpreter.open_socket(&target.address);
+        return open.map_or_else(|failure| (Heard::Unwell, failure.cause), |()| (Heard::Well, line));
+    }
+    match &answer.verdict {
+        Verdict::Unhealthy(reason) if reason.is_silence() => (Heard::Nothing, line),
+        _ => (Heard::Unwell, line),
     }
 }
 
@@ -210,10 +227,13 @@ async fn end_unseen(handle: &Handle) {
     }
 }
 
-async fn end_rest(handle: &Handle) {
-    if let Err(err) = handle.stop().await {
-        tracing::warn!(app = %handle.app(), role = %handle.role(), release = %handle.release(), err = %chain(&err), "what was left of an instance was not ended");
+/// Whether nothing is left.
+pub(super) async fn end_rest(handle: &Handle) -> bool {
+    let ended = handle.stop().await;
+    if let Err(err) = &ended {
+        tracing::warn!(app = %handle.app(), role = %handle.role(), release = %handle.release(), err = %chain(err), "what was left of an instance was not ended");
     }
+    ended.is_ok()
 }
 
 /// Ends what is left of an instance whose main process went into the background, where what serves has ended since:
@@ -228,30 +248,6 @@ async fn end_if_deserted(interpreter: &Interpreter, slot: Slot) {
     let (app, color) = (&interpreter.settings().name, slot.color);
     tracing::error!(%app, %color, release = %handle.release(), "nothing of the instance listens any more: what is left of it is ended");
     end_rest(&handle).await;
-}
-
-/// What is known of one instance's health.
-#[derive(Debug, Clone, Copy, Default)]
-struct Health {
-    known: Option<bool>,
-    failures: u32,
-}
-
-impl Health {
-    fn note(&mut self, healthy: bool) {
-        self.failures = if healthy { 0 } else { self.failures + 1 };
-        if healthy || self.failures >= FAILURES_THAT_COUNT {
-            self.known = Some(healthy);
-        }
-    }
-
-    /// Of a color: well when all are, unwell when one is.
-    fn of_all(each: &[Self]) -> Option<bool> {
-        if each.iter().any(|one| one.known == Some(false)) {
-            return Some(false);
-        }
-        each.iter().all(|one| one.known == Some(true)).then_some(true)
-    }
 }
 
 async fn tend_front(interpreter: Arc<Interpreter>, inbox: Inbox) {

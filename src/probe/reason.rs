@@ -89,6 +89,19 @@ pub enum Reason {
     NoCommand,
 }
 
+impl Reason {
+    /// Nobody was there to answer: the app hangs, or has closed its port, and does not merely say that it is unwell.
+    pub fn is_silence(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused { .. }
+                | Self::NoAnswer { .. }
+                | Self::Unfinished { .. }
+                | Self::CommandTooSlow { .. }
+        )
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

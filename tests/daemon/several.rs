@@ -169,3 +169,38 @@ fn h1_one_of_three_that_is_killed_is_started_again_while_the_others_serve() {
         assert!(events.contains("instance 2 of 3 runs again"), "{events}");
     });
 }
+
+#[test]
+fn h1_one_of_three_that_hangs_is_passed_over_and_started_again_while_the_others_serve() {
+    on_each(&[Kind::Builtin, Kind::Nginx], |kind| {
+        let Some(stage) = three(kind) else { return };
+        stage.push_live("one");
+        stage.until_at_rest();
+        each_serves(&stage, "one");
+        let before = pids(&stage.status()["live"]);
+        let hung = before[1].expect("a pid");
+        send(u32::try_from(hung).expect("a pid"), Signal::SIGSTOP);
+        stage.until("it is known to hang", |status| status["live"]["instances"][1]["healthy"] == false);
+        if kind == Kind::Builtin {
+            // Nobody is sent to it who would have to wait.
+            for _ in 0..30 {
+                let answer = load::once(stage.public(), "GET", "/", "").expect("an answer");
+                assert_ne!(answer.head["x-pid"], hung.to_string());
+            }
+        }
+        let status = stage.until("it is started again", |status| {
+            let now = pids(&status["live"]);
+            now[1].is_some() && now[1] != before[1] && status["state"] == "live" && are_well(&status["live"])
+        });
+        let now = pids(&status["live"]);
+        assert_eq!((now[0], now[2]), (before[0], before[2]), "and no other");
+        each_serves(&stage, "one");
+        let events = stage.done(&["events", "--since", "0"]);
+        assert!(events.contains("ended by bgd, for it hung: no answer within 2s"), "{events}");
+        // It is sent to again.
+        stage.eventually("the new one serves", |stage| {
+            let answer = load::once(stage.public(), "GET", "/", "").expect("an answer");
+            answer.head["x-pid"].parse().ok() == now[1]
+        });
+    });
+}

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     front::route::Route,
     rules::{
+        address::Address,
         ids::{AppName, Color},
         traffic::Figures,
     },
@@ -202,6 +203,15 @@ impl Front {
     pub async fn cut(&self, color: Color) -> Result<u64, BuiltinError> {
         match self.ask(&Request::Cut { color }).await? {
             Answer::Closed(closed) => Ok(closed),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Has instances at these addresses passed over for so long, as far as others of their color are not; nobody else is.
+    pub async fn pass_over(&self, addresses: Vec<Address>, within: Duration) -> Result<(), BuiltinError> {
+        let for_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        match self.ask(&Request::PassOver { addresses, for_ms }).await? {
+            Answer::PassedOver => Ok(()),
             other => Err(unexpected(&other)),
         }
     }

@@ -7,6 +7,7 @@ use super::limits::Limits;
 use crate::{
     front::route::Route,
     rules::{
+        address::Address,
         ids::{Color, Generation},
         traffic::Figures,
     },
@@ -45,6 +46,13 @@ pub enum Request {
         /// The color.
         color: Color,
     },
+    /// Pass these instances over for so long, as far as others of their color are not passed over; no others.
+    PassOver {
+        /// Where they listen.
+        addresses: Vec<Address>,
+        /// In milliseconds.
+        for_ms: u64,
+    },
     /// What was counted since the start?
     Counters,
     /// How many requests, errors, and how long did they take, since the start?
@@ -71,6 +79,8 @@ pub enum Answer {
     Left(u64),
     /// To [`Request::Cut`]: how many connections were closed.
     Closed(u64),
+    /// To [`Request::PassOver`].
+    PassedOver,
     /// To [`Request::Counters`].
     Counters(PerColor<Counters>),
     /// To [`Request::Figures`].
@@ -191,7 +201,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{front::route::Backend, rules::address::Address};
+    use crate::front::route::Backend;
 
     #[test]
     fn requests_and_answers_survive_the_line() {
@@ -209,6 +219,7 @@ mod tests {
             Request::Inflight,
             Request::Drained { color: Color::Blue, deadline_ms: 5 },
             Request::Cut { color: Color::Green },
+            Request::PassOver { addresses: vec![Address::Port(9502)], for_ms: 5 },
             Request::Counters,
             Request::Figures,
             Request::Handover,

@@ -83,6 +83,11 @@ impl Stage {
                     _ => Answer::Closed(own),
                 }
             }
+            Request::PassOver { ref addresses, for_ms } => {
+                self.switch.pass_over(addresses, Duration::from_millis(for_ms));
+                self.lead(&request).await;
+                Answer::PassedOver
+            }
             Request::Counters => Answer::Counters(self.counters().await),
             Request::Figures => Answer::Figures(self.figures().await),
             Request::Handover => Answer::Refused("already handed over".to_owned()),
@@ -186,8 +191,12 @@ impl Stage {
         let link = predecessor.as_mut()?;
         match link.ask(request, LED_WITHIN).await {
             Ok(answer) => Some(answer),
-            // An older build, which does not count them.
-            Err(BuiltinError::Refused { .. }) if *request == Request::Figures => None,
+            // An older build, which does not know of it.
+            Err(BuiltinError::Refused { .. })
+                if matches!(request, Request::Figures | Request::PassOver { .. }) =>
+            {
+                None
+            }
             Err(error) => {
                 self.journal.info(format_args!("predecessor let go: {error}"));
                 *predecessor = None;

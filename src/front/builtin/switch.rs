@@ -28,6 +28,7 @@ use super::{
 use crate::{
     front::route::{Backend, Route},
     rules::{
+        address::Address,
         ids::{Color, Generation},
         traffic::Figures,
     },
@@ -197,6 +198,16 @@ impl Switch {
         PerColor::from_fn(sum)
     }
 
+    /// Those at these addresses rest for so long, and no others.
+    pub(super) fn pass_over(&self, addresses: &[Address], within: Duration) {
+        for target in self.table.load().targets() {
+            match addresses.contains(&target.identity.address) {
+                true => target.rest(within),
+                false => target.rest_no_more(),
+            }
+        }
+    }
+
     /// What real traffic looked like since the start.
     pub(super) fn figures(&self) -> PerColor<Figures> {
         let sum = |color| {
@@ -213,7 +224,7 @@ impl Switch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{front::route::Backend, rules::address::Address};
+    use crate::front::route::Backend;
 
     fn route(generation: u64, shares: &[(Color, u16)]) -> Route {
         let backend = |(color, weight): &(Color, u16)| Backend {
@@ -238,6 +249,33 @@ mod tests {
             switch.lease(0, &wish).unwrap().target().identity.color
         };
         assert_eq!((0..100).map(color).filter(|color| *color == Color::Green).count(), 5);
+    }
+
+    #[test]
+    fn who_is_passed_over_is_asked_again_when_nobody_else_is_left_and_when_it_is_said() {
+        let switch = Switch::new(1);
+        let mut route = route(1, &[(Color::Blue, 1), (Color::Blue, 1)]);
+        route.backends[1].address = Address::Port(9502);
+        switch.apply(&route).unwrap();
+        let all = [Address::Port(9501), Address::Port(9502)];
+        let asked = || {
+            let asked =
+                (0..20).map(|_| switch.lease(0, &Wish::default()).unwrap().target().identity.address.clone());
+            asked.collect::<std::collections::BTreeSet<_>>()
+        };
+        let long = Duration::from_secs(3600);
+        assert_eq!(asked().len(), 2);
+        switch.pass_over(&all[..1], long);
+        assert_eq!(asked(), [all[1].clone()].into());
+        // A connection that is refused does not end it early.
+        switch.table.load().targets().for_each(|target| target.rest(Duration::ZERO));
+        assert_eq!(asked(), [all[1].clone()].into());
+        switch.pass_over(&all, long);
+        assert_eq!(asked().len(), 2);
+        switch.pass_over(&all[1..], long);
+        assert_eq!(asked(), [all[0].clone()].into());
+        switch.pass_over(&[], long);
+        assert_eq!(asked().len(), 2);
     }
 
     #[test]

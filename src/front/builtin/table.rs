@@ -6,7 +6,7 @@
 //! share grows, and only away from it while it shrinks; with the next canary the slots are dealt anew.
 //!
 //! Of a color's instances the next one in turn is asked, or the one after it if that has less in flight; those that
-//! refuse connections are passed over.
+//! refuse connections, or hang as the daemon tells, are passed over.
 
 use std::sync::{
     Arc,
@@ -404,7 +404,7 @@ mod tests {
         assert!(port(&table, &wish) <= 3);
         // Others do not even try one that has just refused.
         let target = Arc::clone(table.choose(&Wish::default()).unwrap());
-        target.rest();
+        target.rest(std::time::Duration::from_secs(3600));
         assert!((0..9).all(|_| !Arc::ptr_eq(table.choose(&Wish::default()).unwrap(), &target)));
     }
 

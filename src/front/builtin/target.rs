@@ -100,13 +100,18 @@ impl Target {
         self.lanes.iter().map(|lane| lane.in_flight.load(Ordering::SeqCst)).sum()
     }
 
-    /// It refused a connection.
-    pub(super) fn rest(&self) {
-        let until = (BEGUN.elapsed() + REST).as_millis();
-        self.rests_until.store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// It is passed over for so long at least.
+    pub(super) fn rest(&self, within: Duration) {
+        let until = BEGUN.elapsed().saturating_add(within).as_millis();
+        self.rests_until.fetch_max(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Whether it refused one a moment ago.
+    /// It is passed over no more.
+    pub(super) fn rest_no_more(&self) {
+        self.rests_until.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether it is passed over: it refused a connection a moment ago, or hangs.
     pub(super) fn rests(&self) -> bool {
         let until = self.rests_until.load(Ordering::Relaxed);
         until > 0 && BEGUN.elapsed().as_millis() < u128::from(until)
@@ -248,7 +253,7 @@ impl Lease {
 
     /// The target could not be connected.
     pub(super) fn not_connected(&self) {
-        self.target.rest();
+        self.target.rest(REST);
         self.tally().not_connected(self.color());
     }
 
