@@ -15,14 +15,16 @@ use notify::{
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
-    time::{MissedTickBehavior, interval},
+    time::sleep,
 };
 
 use super::local::git_dir;
 
-/// While nothing can be watched, a look is asked for this often; and as often it is checked that what is watched
-/// is still what lies at the path (a renamed parent directory sends no event).
+/// While nothing can be watched, a look is asked for this often.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between two checks that what is watched is still what lies at the path. All that happens to it sends events, only a
+/// parent directory that is renamed sends none; the polling, which goes by the path, sees that sooner.
+const CHECK: Duration = Duration::from_secs(60);
 
 /// How changes are noticed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,19 +98,18 @@ type Identity = [(u64, u64); 2];
 
 impl Watching {
     async fn run(mut self) {
-        let mut tick = interval(LOOK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let pause = if self.armed.is_some() { CHECK } else { LOOK };
             let event = async {
                 match &mut self.armed {
                     Some(armed) => armed.events.recv().await,
                     None => std::future::pending().await,
                 }
             };
-            // Both arms are cancel-safe by themselves: an event stays in the channel, a tick in the interval.
+            // Both arms are cancel-safe: an event stays in the channel, and a pause that begins anew was not needed.
             tokio::select! {
                 _ = event => self.signal.notify_one(),
-                _ = tick.tick() => {}
+                () = sleep(pause) => {}
             }
             self.arm_again_if_replaced();
         }

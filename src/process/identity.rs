@@ -5,6 +5,7 @@
 use std::{
     fs, io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -179,9 +180,14 @@ fn send(pid: i32, pinned: Option<&OwnedFd>, signal: i32) -> io::Result<bool> {
     }
 }
 
-/// The id of this boot of the host; a stored pid of another boot means nothing.
-pub fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+/// The id of this boot of the host; a stored pid of another boot means nothing. Read once: no process outlives a boot.
+pub fn boot_id() -> io::Result<&'static str> {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    if let Some(boot) = BOOT.get() {
+        return Ok(boot);
+    }
+    let read = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(BOOT.get_or_init(|| read.trim().to_owned()))
 }
 
 /// The command line of a process with spaces between the words, at most 200 characters, for messages.

@@ -231,7 +231,7 @@ pub(crate) mod tests {
     pub(crate) fn sample() -> Record {
         Record {
             id: "0123456789ab".into(),
-            boot: boot_id().unwrap(),
+            boot: boot_id().unwrap().to_owned(),
             app: "shop".parse().unwrap(),
             role: Role::Hook("before_start".into()),
             release: "20261121T101112Z-1-0123456".parse().unwrap(),

@@ -410,7 +410,7 @@ fn marks(spec: &Spec) -> BTreeMap<String, String> {
 fn new_record(id: String, socket: PathBuf, spec: &Spec) -> io::Result<Record> {
     Ok(Record {
         id,
-        boot: boot_id()?,
+        boot: boot_id()?.to_owned(),
         app: spec.app.clone(),
         role: spec.role.clone(),
         release: spec.release.clone(),
