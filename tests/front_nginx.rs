@@ -38,6 +38,8 @@ mod linked;
 mod taken_back;
 #[path = "front_nginx/told.rs"]
 mod told;
+#[path = "front_nginx/upgrade.rs"]
+mod upgrade;
 
 #[tokio::test]
 async fn the_first_deploy_needs_no_file_and_writes_it() {

@@ -113,6 +113,9 @@ impl FrontTrouble {
                 RouteError::ForeignConfig(_) | RouteError::Untouched(NginxError::ForeignConfig(_)),
             )
             | Self::Nginx(NginxError::ForeignConfig(_)) => Nature::FrontStuck,
+            Self::Cutover(RouteError::Untouched(err)) | Self::Nginx(err) if err.is_divided() => {
+                Nature::FrontStuck
+            }
             Self::Haproxy(err) if err.is_closed() => Nature::FrontStuck,
             Self::Cutover(err) if err.left_as_it_was() => Nature::FrontUnmoved,
             Self::Haproxy(err) if err.left_as_it_was() => Nature::FrontUnmoved,
@@ -201,6 +204,10 @@ impl AppFront {
             Self::Nginx { nginx, .. } => nginx,
             Self::Haproxy(haproxy) => return discord(haproxy).await,
         };
+        // What it answers with is one half of what it serves, and it can't be told again.
+        if let Some(err) = nginx.upgrade().err().filter(NginxError::is_divided) {
+            return Some(Trouble::new(chain(&err)));
+        }
         match nginx.routed().await {
             Err(err) => Some(Trouble::new(chain(&err))),
             Ok(None) => Some(Trouble::new("bgd's nginx file is gone".to_owned())),

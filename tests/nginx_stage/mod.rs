@@ -25,6 +25,7 @@ use bgd::{
         ids::{Color, Generation, ReleaseId},
     },
 };
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -57,6 +58,8 @@ pub struct Stage {
     pub ports: Ports,
     pub public: SocketAddr,
     running: Option<Child>,
+    /// The master of an nginx in the background.
+    detached: Option<u32>,
     dir: TempDir,
 }
 
@@ -105,7 +108,7 @@ impl Stage {
         };
         let front = Nginx::new(settings.clone(), "shop".parse().unwrap(), ports, None);
         let public = SocketAddr::from(([127, 0, 0, 1], public));
-        Some(Self { nginx: front, settings, ports, public, running: None, dir })
+        Some(Self { nginx: front, settings, ports, public, running: None, detached: None, dir })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -238,14 +241,35 @@ impl Stage {
 
     /// Pids of all workers, shutting down or not.
     pub fn workers(&self) -> Vec<u32> {
-        let Some(master) = self.running.as_ref().map(Child::id) else { return Vec::new() };
-        let children =
-            fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
-        let worker = |pid: &u32| {
-            fs::read_to_string(format!("/proc/{pid}/cmdline"))
-                .is_ok_and(|line| line.contains("worker process"))
-        };
-        children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(worker).collect()
+        let master = self.running.as_ref().map(Child::id).or(self.detached);
+        master.map_or_else(Vec::new, workers_of)
+    }
+
+    /// As [`Stage::serve`], with nginx in the background: what a terminal or a test has for a child is not upgraded.
+    pub async fn serve_detached(&mut self, color: Color) {
+        self.serve(color).await;
+        self.stop_nginx().await;
+        let prefix = format!("{}/", self.dir.path().display());
+        let nginx = whole_path("nginx");
+        let started = Command::new(nginx).args(["-p", &prefix, "-c", "nginx.conf"]).status().unwrap();
+        assert!(started.success());
+        let pid = || fs::read_to_string(&self.settings.pid_file).ok()?.trim().parse().ok();
+        eventually("nginx serves", || pid().is_some_and(|pid| workers_of(pid).len() == 2)).await;
+        self.detached = pid();
+    }
+
+    /// The master of an nginx in the background.
+    pub fn master(&self) -> u32 {
+        self.detached.expect("nginx runs in the background")
+    }
+
+    /// Upgrades the binary as far as to two masters, which both serve; the new one's pid.
+    pub async fn begin_upgrade(&self) -> u32 {
+        send(self.master(), Signal::SIGUSR2);
+        let pid = || fs::read_to_string(&self.settings.pid_file).ok()?.trim().parse().ok();
+        let is_new = |pid: u32| pid != self.master() && workers_of(pid).len() == self.workers().len();
+        eventually("two masters serve", || pid().is_some_and(is_new)).await;
+        pid().unwrap()
     }
 
     /// Nothing but the includes themselves lies in the include directory.
@@ -280,6 +304,9 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
+        if let Some(master) = self.detached {
+            end_nginx(master);
+        }
         if let Some(mut child) = self.running.take() {
             end(&child);
             let _ = child.wait();
@@ -287,9 +314,35 @@ impl Drop for Stage {
     }
 }
 
+/// To upgrade its binary, nginx starts itself by the name that it was started by.
+fn whole_path(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut all = std::env::split_paths(&path).map(|directory| directory.join(program));
+    all.find(|path| path.exists()).unwrap_or_else(|| program.into())
+}
+
 fn end(child: &Child) {
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
-    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+    send(child.id(), Signal::SIGTERM);
+}
+
+/// Ends a process of an nginx, unless it is gone and its pid another's.
+pub fn end_nginx(pid: u32) {
+    if fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with("nginx: ")) {
+        send(pid, Signal::SIGTERM);
+    }
+}
+
+pub fn send(pid: u32, signal: Signal) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    let _ = nix::sys::signal::kill(pid, signal);
+}
+
+pub fn workers_of(master: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
+    let worker = |pid: &u32| {
+        fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("worker process"))
+    };
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(worker).collect()
 }
 
 fn mount(source: Option<&Path>, target: &Path, options: Option<&str>) -> Option<Mounted> {

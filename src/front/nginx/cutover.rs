@@ -77,7 +77,12 @@ impl Nginx {
     pub async fn route(&self, route: &Route, limits: Limits) -> Result<Proof, RouteError> {
         let turn = self.turn.clone().lock_owned().await;
         let started = Instant::now();
-        let plan = self.plan(route).await.map_err(RouteError::Untouched)?;
+        let mut plan = self.plan(route).await;
+        if !plan.as_ref().is_ok_and(Plan::is_in_force) && self.upgrade().is_err() {
+            self.upgraded().await.map_err(RouteError::Untouched)?;
+            plan = self.plan(route).await;
+        }
+        let plan = plan.map_err(RouteError::Untouched)?;
         let answer = |former, how| Proof {
             color: route.color(),
             generation: route.generation,
@@ -187,7 +192,12 @@ impl Nginx {
 
     /// nginx must accept the new file; nothing has been reloaded yet, so a refusal costs nothing.
     async fn agree(&self, placed: &mut Placed, plan: &Plan, limits: Limits) -> Result<(), RouteError> {
-        let Err(refusal) = self.test(&plan.present, limits.command).await else { return Ok(()) };
+        let (tested, alone) = tokio::join!(self.test(&plan.present, limits.command), self.alone(plan.master));
+        let refusal = match (tested, alone) {
+            (Ok(()), Ok(())) => return Ok(()),
+            (Ok(()), Err(err)) => return Err(placed.put_back(RouteError::Untouched(err)).await),
+            (Err(refusal), _) => refusal,
+        };
         let taken_back = placed.take_back().await;
         let cause = match refusal {
             Refusal::Foreign(fault) if self.is_to_blame(&plan.present, &fault).await => {

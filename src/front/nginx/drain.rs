@@ -113,7 +113,7 @@ fn connections(workers: &[Process], addresses: &[Address]) -> Option<usize> {
         return open_on_sockets(addresses);
     }
     let own: Option<HashSet<u64>> =
-        workers.iter().map(|worker| sockets(*worker)).try_fold(HashSet::new(), |mut all, sockets| {
+        workers.iter().map(|worker| worker.sockets()).try_fold(HashSet::new(), |mut all, sockets| {
             all.extend(sockets?);
             Some(all)
         });
@@ -132,19 +132,6 @@ fn connections(workers: &[Process], addresses: &[Address]) -> Option<usize> {
 fn open_on_sockets(addresses: &[Address]) -> Option<usize> {
     let paths = addresses.iter().filter_map(Address::socket);
     paths.map(|path| unix_sockets::connections(path).ok()).sum()
-}
-
-/// The inodes of a worker's sockets; `None` without permission.
-fn sockets(worker: Process) -> Option<HashSet<u64>> {
-    let entries = match std::fs::read_dir(format!("/proc/{}/fd", worker.pid)) {
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Some(HashSet::new()),
-        other => other.ok()?,
-    };
-    let inode = |entry: std::fs::DirEntry| {
-        let link = std::fs::read_link(entry.path()).ok()?;
-        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-    };
-    Some(entries.filter_map(|entry| inode(entry.ok()?)).collect())
 }
 
 /// Remote port and inode of an established connection, from a line of `/proc/net/tcp`.

@@ -79,6 +79,22 @@ pub enum NginxError {
         #[source]
         source: io::Error,
     },
+    /// A second master has its listening sockets, and a reload reaches one of both only.
+    #[error("nginx is being upgraded: {}", masters(*old, *new))]
+    Upgrading {
+        /// The one before.
+        old: u32,
+        /// The one that the pid file names.
+        new: Option<u32>,
+    },
+    /// A worker that a reload does not reach takes a part of the requests.
+    #[error("nginx worker {worker}, which is not one of master {master}, accepts on its sockets too")]
+    Shared {
+        /// The master of the pid file.
+        master: u32,
+        /// Somebody else's worker.
+        worker: u32,
+    },
     /// The include file can't be read or replaced.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -229,7 +245,19 @@ fn unread(source: &io::Error) -> &'static str {
     }
 }
 
+fn masters(old: u32, new: Option<u32>) -> String {
+    match new {
+        Some(new) => format!("its older master {old} is still there beside {new}, and takes no new route"),
+        None => format!("its master {old} is starting a new one"),
+    }
+}
+
 impl NginxError {
+    /// Whether requests go where a reload changes nothing.
+    pub fn is_divided(&self) -> bool {
+        matches!(self, Self::Upgrading { .. } | Self::Shared { .. })
+    }
+
     /// Whether no running nginx was found behind the pid file.
     pub fn is_down(&self) -> bool {
         matches!(
@@ -250,6 +278,12 @@ impl NginxError {
             }
             Self::NotRunning { .. } | Self::NotNginx { .. } => {
                 "start nginx (`systemctl start nginx`); its file then routes as before"
+            }
+            Self::Upgrading { .. } => {
+                "end the upgrade: `kill -QUIT` the older master (its pid is in nginx.pid.oldbin), then `bgd deploy`; `bgd flip` works meanwhile"
+            }
+            Self::Shared { .. } => {
+                "its master was killed: `kill -QUIT` that worker, then `bgd deploy`; `bgd flip` works meanwhile"
             }
             Self::Place(PlaceError::NotWritable { .. }) => {
                 "let bgd's user write in that directory: the file is replaced by a rename"

@@ -3,6 +3,7 @@
 //! start time and boot, so that a pid used again is never mistaken for the old process.
 
 use std::{
+    collections::HashSet,
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::Path,
@@ -74,6 +75,19 @@ impl Process {
         owner.filter(|_| self.is_alive())
     }
 
+    /// The inodes of its sockets; `None` without permission.
+    pub(super) fn sockets(self) -> Option<HashSet<u64>> {
+        let entries = match fs::read_dir(format!("/proc/{}/fd", self.pid)) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Some(HashSet::new()),
+            other => other.ok()?,
+        };
+        let inode = |entry: fs::DirEntry| {
+            let link = fs::read_link(entry.path()).ok()?;
+            link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+        };
+        Some(entries.filter_map(|entry| inode(entry.ok()?)).collect())
+    }
+
     /// Whether it still runs; a zombie does not.
     pub fn is_alive(self) -> bool {
         stat(self.pid).is_ok_and(|stat| stat.start == self.start && !matches!(stat.state, 'Z' | 'X'))
@@ -101,6 +115,19 @@ pub(super) fn master(pid_file: &Path) -> Result<Process, NginxError> {
         return Err(NginxError::NotNginx { path: path(), pid, cmdline });
     }
     Ok(Process { pid, start: stat.start })
+}
+
+/// The master that started this one, in an upgrade of the binary.
+pub(super) fn parent(master: Process) -> Option<Process> {
+    let pid = stat(master.pid).ok().filter(|stat| stat.start == master.start)?.parent;
+    let parent = stat(pid).ok().filter(|stat| !matches!(stat.state, 'Z' | 'X'))?;
+    cmdline(pid).ok()?.starts_with(MASTER).then_some(Process { pid, start: parent.start })
+}
+
+/// The worker with this pid, when it is of another master or of none.
+pub(super) fn strange_worker(master: Process, pid: u32) -> Option<Process> {
+    let stat = stat(pid).ok().filter(|stat| stat.parent != master.pid && stat.state != 'Z')?;
+    cmdline(pid).ok()?.starts_with(WORKER).then_some(Process { pid, start: stat.start })
 }
 
 /// The workers of a master; cache managers and loaders are none.

@@ -15,6 +15,7 @@
 //! reach     whether the workers get to a socket   ensure    the file before the first route, and after a kill
 //! ```
 
+mod beside;
 mod command;
 mod cutover;
 mod drain;
@@ -144,7 +145,9 @@ impl Nginx {
 
     /// Everything that would make a flip fail and can be known before a build. Changes nothing.
     pub async fn preflight(&self) -> Result<(), NginxError> {
+        self.upgraded().await?;
         let master = master::master(&self.settings.pid_file)?;
+        self.alone(master).await?;
         let present = self.present()?;
         present.place.check()?;
         self.within_reach(master, &present.place)?;
