@@ -1,5 +1,9 @@
 //! The git worker against real repositories made by the `git` command line, and against remotes that stall.
 
+#[path = "git/access.rs"]
+mod access;
+#[path = "git/certificates.rs"]
+mod certificates;
 #[path = "git/keys.rs"]
 mod keys;
 #[path = "git/repo.rs"]

@@ -103,6 +103,8 @@ fn auth(auth: &Auth) -> Table {
     put_if(&mut out, "ssh_key", auth.ssh_key.as_deref().map(path));
     put_if(&mut out, "known_hosts", auth.known_hosts.as_deref().map(path));
     put_if(&mut out, "token_file", auth.token_file.as_deref().map(path));
+    put_if(&mut out, "ca_file", auth.ca_file.as_deref().map(path));
+    put_if(&mut out, "proxy", auth.proxy.clone());
     out
 }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    auth_file::{self, FileFault},
     defaults, env_file,
     parse::{Loaded, Source, Surroundings, parse_noting},
     problem::{Notes, Problem, Problems},
@@ -159,20 +160,26 @@ fn look_at(file: &NamedFile, notes: &mut Notes) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // The path is not repeated: people put the token itself here.
-            notes.warn(
-                &file.at,
-                "there is no such file",
-                "create it before the next deploy, or correct the path",
-            );
+            let (what, hint) = match file.holds {
+                Holds::Repository { like_a_host: true } => {
+                    ("is a path of this host, and nothing is there", "a URL begins with https:// or ssh://")
+                }
+                Holds::Repository { .. } => {
+                    (NO_REPOSITORY, "`git init --bare` makes one; or correct the path")
+                }
+                _ => ("there is no such file", "create it before the next deploy, or correct the path"),
+            };
+            notes.warn(&file.at, what, hint);
             return;
         }
         Err(_) => return,
     };
     let mode = found.permissions().mode() & 0o777;
     let (open, hint) = match file.holds {
-        Holds::Secret | Holds::Variables => (mode & 0o007 != 0, "chmod o= it"),
+        Holds::Secret | Holds::Token | Holds::Variables => (mode & 0o007 != 0, "chmod o= it"),
         Holds::PrivateKey => (mode & 0o077 != 0, "chmod 600 it; ssh refuses such a key"),
-        Holds::Plain => (false, ""),
+        Holds::Plain | Holds::Authorities => (false, ""),
+        Holds::Repository { .. } => return look_at_repository(file, notes),
     };
     if !found.is_file() {
         notes.warn(&file.at, "is not a file", "correct the path");
@@ -182,6 +189,11 @@ fn look_at(file: &NamedFile, notes: &mut Notes) {
     }
     if found.is_file() && file.holds == Holds::Variables {
         look_into(file, notes);
+    }
+    if found.is_file()
+        && let Some(fault) = fault_of(file)
+    {
+        notes.warn(&file.at, fault.to_string(), fault.hint());
     }
 }
 
@@ -208,5 +220,32 @@ fn look_into(file: &NamedFile, notes: &mut Notes) {
             let what = format!("{name} in it has ${variable}, and values are given as they are");
             notes.warn(&file.at, what, "write it in full");
         }
+    }
+}
+
+/// What is wrong with what a file holds, as far as this user can read it.
+fn fault_of(file: &NamedFile) -> Option<FileFault> {
+    let read = || auth_file::read(&file.path).ok();
+    match file.holds {
+        Holds::PrivateKey => auth_file::private_key(&read()?).err(),
+        Holds::Token => auth_file::token(&read()?).err(),
+        Holds::Authorities => auth_file::certificates(&read()?).err(),
+        Holds::Secret | Holds::Variables | Holds::Plain | Holds::Repository { .. } => None,
+    }
+}
+
+const NO_REPOSITORY: &str = "there is no git repository";
+
+/// Bare, or with `.git` in it.
+fn look_at_repository(file: &NamedFile, notes: &mut Notes) {
+    let repository = file.path.join(".git").exists() || file.path.join("HEAD").exists();
+    if !file.path.is_dir() {
+        notes.warn(
+            &file.at,
+            "is a file, not a git repository",
+            "name the directory of a repository, or a URL",
+        );
+    } else if !repository && fs::read_dir(&file.path).is_ok() {
+        notes.warn(&file.at, NO_REPOSITORY, "`git init --bare` makes one; or correct the path");
     }
 }

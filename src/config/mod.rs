@@ -3,6 +3,7 @@
 //! ```text
 //! find.rs      which file
 //! load.rs      files → texts, and a look at the files they name
+//!   auth_file.rs  what such a file holds
 //! parse.rs     texts → settings; pure
 //!   read.rs      TOML → typed values with their places
 //!   raw.rs       the keys that exist
@@ -12,6 +13,7 @@
 //! ```
 
 mod addresses;
+pub mod auth_file;
 pub mod commands;
 mod defaults;
 pub mod duration;

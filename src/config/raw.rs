@@ -115,7 +115,13 @@ table! {
 
 table! {
     /// `[app.NAME.auth]`.
-    RawAuth { ssh_key = "ssh_key": String, known_hosts = "known_hosts": String, token_file = "token_file": String }
+    RawAuth {
+        ssh_key = "ssh_key": String,
+        known_hosts = "known_hosts": String,
+        token_file = "token_file": String,
+        ca_file = "ca_file": String,
+        proxy = "proxy": String,
+    }
 }
 
 table! {

@@ -216,7 +216,7 @@ pub enum StopHow {
     Command(String),
 }
 
-/// Credentials for the remote; all `None` means ssh agent and the user's own keys.
+/// How the remote is reached, and with which credentials; all `None` means ssh agent and the user's own keys.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Auth {
     /// Private key for ssh.
@@ -225,6 +225,10 @@ pub struct Auth {
     pub known_hosts: Option<PathBuf>,
     /// File with a token for https.
     pub token_file: Option<PathBuf>,
+    /// Certificates of authorities that are trusted for https, besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The URL of the proxy for http and https.
+    pub proxy: Option<String>,
 }
 
 /// Whose signed commits are deployed; at least one file is named.

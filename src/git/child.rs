@@ -27,7 +27,9 @@ use super::{
     error::{Cause, GitError, Stage},
     fetch::{self, Terms, Tip},
     mirror::{Failed, HOME, Mirror},
+    program::Programs,
     report::Reporter,
+    ssh_config::Routes,
     text::one_line,
     transfer::Context,
     wire::{self, Answer, CheckedOut, Described, Fetched, Head, Line, Opening, Request, Want},
@@ -85,16 +87,20 @@ struct Session {
 
 impl Session {
     fn open(opening: Opening, reporter: Reporter) -> Result<Self, (GitError, Reporter)> {
+        let programs = Programs::default();
         let prepared = Secrets::read(&opening).and_then(|secrets| {
+            trust_authorities(&opening)?;
             become_user(&opening)?;
             configure_libgit2(&opening)?;
+            programs.register().map_err(|err| worker_error(Stage::Opening, &err.message()))?;
             let mirror = Mirror::open(&opening.mirror)?;
             Ok((secrets, mirror))
         });
         match prepared {
             Ok((secrets, mirror)) => {
                 let home = opening.home.clone();
-                let context = Context { opening, secrets, home, reporter };
+                let context =
+                    Context { opening, secrets, home, reporter, programs, routes: Routes::default() };
                 Ok(Self { context, mirror, rebuilt: false })
             }
             Err(err) => Err((err, reporter)),
@@ -295,6 +301,18 @@ fn hand_over(mirror: &Path, uid: Uid, gid: Gid) -> io::Result<()> {
     }
     fs::create_dir(mirror)?;
     chown(mirror, Some(uid), Some(gid)).map_err(io::Error::from)
+}
+
+/// Loaded while the worker still has bgd's rights.
+fn trust_authorities(opening: &Opening) -> Result<(), GitError> {
+    let Some(file) = &opening.ca_file else { return Ok(()) };
+    // SAFETY: libgit2's first use in this process, which has one thread.
+    let loaded = unsafe { git2::opts::set_ssl_cert_file(file.as_path()) };
+    loaded.map_err(|err| GitError::Credentials {
+        path: file.clone(),
+        hint: "write certificates in PEM form into it".to_owned(),
+        cause: Cause::new(err.message()),
+    })
 }
 
 fn configure_libgit2(opening: &Opening) -> Result<(), GitError> {

@@ -3,20 +3,24 @@
 //! shows the app's token or key to another server than the app's.
 
 use std::{
-    fs,
+    io,
     path::{Path, PathBuf},
 };
 
 use git2::{Cred, CredentialType, Error, ErrorClass, ErrorCode};
 
 use super::{
-    error::{Cause, GitError},
-    remote::{Location, location, same_server},
+    error::{Advice, Cause, GitError},
+    remote::{Location, location, same_server, user_of},
     wire::Opening,
 };
+use crate::config::auth_file::{self, FileFault};
 
 /// Names of the user's own keys, in the order of OpenSSH's strength.
 const DEFAULT_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
+
+const TOKEN: &str = "token_file";
+const CONFIGURED_KEY: &str = "ssh_key";
 
 /// What the settings name, read while the worker may still read it (before it becomes the app's user).
 #[derive(Clone, Default)]
@@ -28,14 +32,21 @@ pub struct Secrets {
 impl Secrets {
     /// Reads the files that the settings name.
     pub fn read(opening: &Opening) -> Result<Self, GitError> {
-        let ssh_key = opening.ssh_key.as_deref().map(read_secret).transpose()?;
-        let token = opening.token_file.as_deref().map(read_secret).transpose()?;
-        Ok(Self { ssh_key, token: token.map(|token| token.trim().to_owned()) })
+        let key = |path| read_file(path, auth_file::private_key);
+        let token = |path| read_file(path, auth_file::token);
+        if let Some(path) = &opening.ca_file {
+            read_file(path, auth_file::certificates)?;
+        }
+        Ok(Self {
+            ssh_key: opening.ssh_key.as_deref().map(key).transpose()?,
+            token: opening.token_file.as_deref().map(token).transpose()?,
+        })
     }
 
-    /// The token for https, if there is one.
-    pub fn token(&self) -> Option<&str> {
-        self.token.as_deref()
+    /// The user name and the token for `url`, if there is a token.
+    pub fn login(&self, url: &str) -> Option<(String, &str)> {
+        let user = user_of(url).unwrap_or_else(|| default_user(url).to_owned());
+        Some((user, self.token.as_deref()?))
     }
 
     /// Texts that must not appear in a message.
@@ -44,9 +55,29 @@ impl Secrets {
     }
 }
 
-fn read_secret(path: &Path) -> Result<String, GitError> {
-    fs::read_to_string(path)
-        .map_err(|err| GitError::Credentials { path: path.to_owned(), cause: Cause::new(err) })
+/// What forges take with a token where the URL names nobody. Most look at the token alone.
+fn default_user(url: &str) -> &'static str {
+    match location(url) {
+        Location::Url { authority, .. } if authority == "bitbucket.org" => "x-token-auth",
+        _ => "x-access-token",
+    }
+}
+
+fn read_file<T>(path: &Path, judge: fn(&[u8]) -> Result<T, FileFault>) -> Result<T, GitError> {
+    let failed = |cause: &dyn std::fmt::Display, hint: &str| GitError::Credentials {
+        path: path.to_owned(),
+        hint: hint.to_owned(),
+        cause: Cause::new(cause),
+    };
+    let bytes = auth_file::read(path).map_err(|err| match err.kind() {
+        io::ErrorKind::NotFound => failed(&err, "create it, or correct the path"),
+        io::ErrorKind::PermissionDenied => {
+            failed(&err, &format!("user {} has to be able to read it", own_name()))
+        }
+        io::ErrorKind::IsADirectory => failed(&err, "name the file itself"),
+        _ => failed(&err, "name a readable file"),
+    })?;
+    judge(&bytes).map_err(|fault| failed(&fault, fault.hint()))
 }
 
 /// One credential not tried yet.
@@ -69,8 +100,8 @@ impl Offer {
 
     fn name(&self) -> String {
         match self {
-            Self::Token => "token_file".to_owned(),
-            Self::ConfiguredKey => "ssh_key".to_owned(),
+            Self::Token => TOKEN.to_owned(),
+            Self::ConfiguredKey => CONFIGURED_KEY.to_owned(),
             Self::Agent => "ssh agent".to_owned(),
             Self::OwnKey(path) => path.display().to_string(),
         }
@@ -80,6 +111,7 @@ impl Offer {
 /// The credentials of one connection, used up one by one.
 pub struct Offers {
     secrets: Secrets,
+    url: String,
     left: Vec<Offer>,
     tried: Vec<String>,
 }
@@ -94,7 +126,7 @@ impl Offers {
             Location::Url { .. } if ours && secrets.token.is_some() => vec![Offer::Token],
             Location::Url { .. } | Location::Local(_) => Vec::new(),
         };
-        Self { secrets: secrets.clone(), left, tried: Vec::new() }
+        Self { secrets: secrets.clone(), url: url.to_owned(), left, tried: Vec::new() }
     }
 
     /// libgit2's question; it is asked again after each refusal.
@@ -109,29 +141,47 @@ impl Offers {
             self.tried.push(offer.name());
             match self.made(&offer, user) {
                 Ok(cred) => return Ok(cred),
-                Err(err) => self.tried.push(format!("({})", err.message())),
+                Err(why) => self.tried.push(format!("({why})")),
             }
         }
         Err(Error::new(ErrorCode::Auth, ErrorClass::Callback, "no credential is left to try"))
     }
 
-    fn made(&self, offer: &Offer, user: &str) -> Result<Cred, Error> {
-        match offer {
+    fn made(&self, offer: &Offer, user: &str) -> Result<Cred, String> {
+        let made = match offer {
             Offer::Token => {
-                Cred::userpass_plaintext("x-access-token", self.secrets.token.as_deref().unwrap_or_default())
+                let (user, token) = self.secrets.login(&self.url).ok_or("no token")?;
+                Cred::userpass_plaintext(&user, token)
             }
             Offer::ConfiguredKey => {
                 let key = self.secrets.ssh_key.as_deref().unwrap_or_default();
                 Cred::ssh_key_from_memory(user, None, key, None)
             }
             Offer::Agent => Cred::ssh_key_from_agent(user),
-            Offer::OwnKey(path) => Cred::ssh_key(user, None, path, None),
-        }
+            Offer::OwnKey(path) => {
+                let bytes = auth_file::read(path).map_err(|err| err.to_string())?;
+                let key = auth_file::private_key(&bytes).map_err(|fault| fault.to_string())?;
+                Cred::ssh_key_from_memory(user, None, &key, None)
+            }
+        };
+        made.map_err(|err| err.message().to_owned())
     }
 
     /// What was tried, for the message.
     pub fn tried(&self) -> String {
         if self.tried.is_empty() { "none to try".to_owned() } else { self.tried.join(", ") }
+    }
+
+    /// What helps where all of it was refused.
+    pub fn advice(&self) -> Advice {
+        let tried = |what: &str| self.tried.iter().any(|name| name == what);
+        match location(&self.url) {
+            Location::Ssh { .. } if tried(CONFIGURED_KEY) => Advice::OtherKey,
+            Location::Ssh { .. } | Location::Local(_) => Advice::SetKey,
+            Location::Url { .. } if tried(TOKEN) => Advice::OtherToken,
+            Location::Url { .. } if user_of(&self.url).is_some() => Advice::OtherUserInfo,
+            Location::Url { .. } => Advice::SetToken,
+        }
     }
 }
 
@@ -151,21 +201,7 @@ fn own_offers(home: &Path) -> Vec<Offer> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn opening(remote: &str) -> Opening {
-        Opening {
-            mirror: "/m".into(),
-            remote: remote.into(),
-            branch: "main".into(),
-            fast_forward_only: None,
-            ssh_key: None,
-            known_hosts: None,
-            token_file: None,
-            user: None,
-            home: "/nonexistent".into(),
-            read_timeout_ms: 1000,
-        }
-    }
+    use crate::git::fixture::opening;
 
     #[test]
     fn a6_a_token_is_offered_once_and_to_its_server_only() {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::text::one_line;
+use super::{certificate::CertificateFault, text::one_line};
 
 /// The cause of an error that came from another process or library, as one clean line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -79,6 +79,49 @@ impl std::fmt::Display for Stage {
     }
 }
 
+/// What helps where the remote refused the credentials; what was done already is not advised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Advice {
+    /// There was none for https.
+    SetToken,
+    /// The token was refused.
+    OtherToken,
+    /// What the URL holds was refused.
+    OtherUserInfo,
+    /// There was none for ssh that is accepted.
+    SetKey,
+    /// The key of the settings was refused.
+    OtherKey,
+    /// What ~/.ssh/config names was refused.
+    OtherConfig,
+}
+
+impl Advice {
+    fn text(self) -> &'static str {
+        match self {
+            Self::SetToken => {
+                "set `auth.token_file`, `bgd doctor` tries it; git's credential helpers are not asked"
+            }
+            Self::OtherToken => {
+                "is the token valid, and may it read this repository? a deploy token belongs to a user name, which goes into the URL: https://USER@host/path.git; `bgd doctor` tries it"
+            }
+            Self::OtherUserInfo => {
+                "put the right user name into `remote` and the token into `auth.token_file`; `bgd doctor` tries it"
+            }
+            Self::SetKey => {
+                "set `auth.ssh_key` to a deploy key, `bgd doctor` tries it; git's credential helpers are not asked"
+            }
+            Self::OtherKey => {
+                "is its public half (`ssh-keygen -y -f FILE`) a deploy key of this repository, and the user of the URL the right one (mostly git@)? `bgd doctor` tries it"
+            }
+            Self::OtherConfig => {
+                "try it as bgd's user: `ssh -o BatchMode=yes -T HOST`; or set `auth.ssh_key`, which `bgd doctor` tries"
+            }
+        }
+    }
+}
+
 /// A git operation that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say what the fields are")]
@@ -93,6 +136,38 @@ pub enum GitError {
         #[source]
         cause: Cause,
     },
+    #[error("the remote can't be reached, and the proxy of {variable} is not used: {remote}")]
+    NoProxy {
+        remote: String,
+        variable: String,
+        #[source]
+        cause: Cause,
+    },
+    #[error("the remote can't be reached through the proxy: {remote}")]
+    Proxy {
+        remote: String,
+        #[source]
+        cause: Cause,
+    },
+    #[error("the certificate of the remote is not trusted: {remote}")]
+    Certificate {
+        remote: String,
+        ca_file: Option<PathBuf>,
+        #[source]
+        fault: CertificateFault,
+    },
+    #[error("what answers at the remote is not git: {remote}")]
+    NotGit {
+        remote: String,
+        #[source]
+        cause: Cause,
+    },
+    #[error("the remote has moved: {remote}")]
+    Moved {
+        remote: String,
+        #[source]
+        cause: Cause,
+    },
     #[error("there is no repository at the remote: {remote}")]
     NoRepository {
         remote: String,
@@ -103,12 +178,14 @@ pub enum GitError {
     Auth {
         remote: String,
         tried: String,
+        advice: Advice,
         #[source]
         cause: Cause,
     },
-    #[error("the credentials can't be read: {}", path.display())]
+    #[error("the file of `auth` can't be used: {}", path.display())]
     Credentials {
         path: PathBuf,
+        hint: String,
         #[source]
         cause: Cause,
     },
@@ -206,7 +283,9 @@ impl GitError {
             Self::BranchMissing { .. } => Kind::BranchMissing,
             Self::Empty { .. } => Kind::Empty,
             Self::Auth { .. } | Self::Credentials { .. } => Kind::Auth,
-            Self::HostKeyUnknown { .. } | Self::HostKeyChanged { .. } => Kind::HostKey,
+            Self::HostKeyUnknown { .. } | Self::HostKeyChanged { .. } | Self::Certificate { .. } => {
+                Kind::HostKey
+            }
             Self::Stalled { .. } | Self::TooSlow { .. } => Kind::Stalled,
             Self::Rewound { .. } | Self::Unverified { .. } | Self::UnsafePath { .. } | Self::Lfs { .. } => {
                 Kind::Refused
@@ -218,6 +297,10 @@ impl GitError {
             | Self::User { .. } => Kind::Permanent,
             Self::Submodule { kind, .. } | Self::Verifier { kind, .. } => *kind,
             Self::Unreachable { .. }
+            | Self::NoProxy { .. }
+            | Self::Proxy { .. }
+            | Self::NotGit { .. }
+            | Self::Moved { .. }
             | Self::Fetch { .. }
             | Self::Mirror { .. }
             | Self::Commit { .. }
@@ -238,10 +321,19 @@ impl GitError {
             Self::NoRepository { .. } => {
                 "check `remote` (`bgd doctor` tries it); a private repository also looks like this without credentials"
             }
-            Self::Auth { .. } => {
-                "set `auth.ssh_key` or `auth.token_file`, `bgd doctor` tries it; git's credential helpers are not asked"
+            Self::NoProxy { .. } => {
+                "if the way out is a proxy, set `auth.proxy`: bgd takes none from its environment; `bgd doctor` tries it"
             }
-            Self::Credentials { .. } => "the file has to exist and be readable by bgd; `bgd doctor` tries it",
+            Self::Proxy { .. } => {
+                "check `auth.proxy`, and whether it lets this host through; bgd tries again by itself, `bgd doctor` at once"
+            }
+            Self::Certificate { fault, ca_file, .. } => return Some(fault.hint(ca_file.as_deref())),
+            Self::NotGit { .. } => {
+                "a page for browsers, such as a login, means a wrong path, or a server that wants `auth.token_file`; `bgd doctor` tries it"
+            }
+            Self::Moved { .. } => "set `remote` to the new address; `bgd doctor` tries it",
+            Self::Auth { advice, .. } => advice.text(),
+            Self::Credentials { hint, .. } => return Some(format!("{hint}; `bgd doctor` tries it")),
             Self::HostKeyUnknown { host, .. } => {
                 return Some(format!(
                     "compare the fingerprint with the server's, then add the output of {} to the file",

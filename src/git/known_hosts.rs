@@ -9,6 +9,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+
 /// The system's file, read after the user's.
 const SYSTEM: &str = "/etc/ssh/ssh_known_hosts";
 
@@ -136,21 +138,7 @@ fn matches(pattern: &str, text: &str) -> bool {
 
 /// `SHA256:…`, as OpenSSH shows a key.
 pub fn fingerprint(sha256: &[u8; 32]) -> String {
-    format!("SHA256:{}", base64_unpadded(sha256))
-}
-
-/// Base64 with the usual alphabet and without `=` at the end.
-pub fn base64_unpadded(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::new();
-    for chunk in bytes.chunks(3) {
-        let bits =
-            chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for at in 0..=chunk.len() {
-            out.push(char::from(DIGITS[(bits >> (18 - 6 * at) & 63) as usize]));
-        }
-    }
-    out
+    format!("SHA256:{}", STANDARD_NO_PAD.encode(sha256))
 }
 
 #[cfg(test)]

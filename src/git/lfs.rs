@@ -4,14 +4,17 @@
 use std::{
     fs::File,
     io::Write,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
 use super::{
     error::{Cause, GitError, Stage},
     remote::{Location, location, same_server},
+    ssh_config::on_path,
     transfer::Context,
     wire::Progress,
 };
@@ -72,10 +75,11 @@ impl Store<'_> {
             cause: Cause::new(super::text::scrub(&cause.to_string(), &self.context.secrets.texts())),
         };
         let size = pointed_size(pointer.content).unwrap_or_default();
-        let tool = tool().ok_or_else(|| refused(&"git-lfs is not installed"))?;
+        let tool = on_path("git-lfs").ok_or_else(|| refused(&"git-lfs is not installed"))?;
         let file =
             File::options().write(true).truncate(true).open(pointer.file).map_err(|err| refused(&err))?;
-        let mut child = self.command(&tool, pointer.name, file).spawn().map_err(|err| refused(&err))?;
+        let mut child =
+            self.command(tool.as_ref(), pointer.name, file).spawn().map_err(|err| refused(&err))?;
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(pointer.content).map_err(|err| refused(&err))?;
         }
@@ -109,14 +113,21 @@ impl Store<'_> {
             ("credential.helper".to_owned(), String::new()),
             ("safe.directory".to_owned(), "*".to_owned()),
         ];
-        if let (Some(token), Location::Url { scheme, authority }) =
-            (context.secrets.token(), location(self.remote))
+        if let (Some((user, token)), Location::Url { scheme, authority }) =
+            (context.secrets.login(self.remote), location(self.remote))
             && same_server(self.remote, &context.opening.remote)
         {
+            let basic = STANDARD.encode(format!("{user}:{token}"));
             settings.push((
                 format!("http.{scheme}://{authority}/.extraheader"),
-                format!("Authorization: Basic {}", base64(format!("x-access-token:{token}").as_bytes())),
+                format!("Authorization: Basic {basic}"),
             ));
+        }
+        if let Some(proxy) = &context.opening.proxy {
+            settings.push(("http.proxy".to_owned(), proxy.clone()));
+        }
+        if let Some(file) = &context.opening.ca_file {
+            settings.push(("http.sslCAInfo".to_owned(), file.display().to_string()));
         }
         let mut command = Command::new(tool);
         command.args(["smudge", "--", name]).stdin(Stdio::piped()).stdout(out).stderr(Stdio::inherit());
@@ -144,20 +155,6 @@ fn ssh_command(context: &Context) -> String {
     command
 }
 
-/// git-lfs on the worker's PATH.
-fn tool() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join("git-lfs")).find(|file| file.is_file())
-}
-
-fn base64(bytes: &[u8]) -> String {
-    let mut out = super::known_hosts::base64_unpadded(bytes);
-    while !out.len().is_multiple_of(4) {
-        out.push('=');
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,12 +169,5 @@ mod tests {
         assert_eq!(pointed_size(&[POINTER, &[b'x'; 2000]].concat()), None);
         assert!(hands_to_lfs(b"*.txt text\n*.bin filter=lfs diff=lfs merge=lfs -text\n"));
         assert!(!hands_to_lfs(b"# *.bin filter=lfs\n*.bin binary\n"));
-    }
-
-    #[test]
-    fn base64_is_padded() {
-        for (given, want) in [("", ""), ("a", "YQ=="), ("ab", "YWI="), ("abc", "YWJj")] {
-            assert_eq!(base64(given.as_bytes()), want);
-        }
     }
 }

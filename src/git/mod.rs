@@ -3,19 +3,24 @@
 //! [`LocalWatch`] look at a local bare repository without git. Called by the engine and by `bgd doctor`.
 //! Nothing here decides what is deployed, and nothing here builds, starts or routes anything.
 
+mod certificate;
 mod checkout;
 pub mod child;
 mod credentials;
 mod error;
 mod fetch;
+#[cfg(test)]
+mod fixture;
 pub mod known_hosts;
 mod lfs;
 mod local;
 mod local_fetch;
 mod mirror;
+mod program;
 mod remote;
 mod repack;
 mod report;
+mod ssh_config;
 mod stall;
 mod submodule;
 mod text;
@@ -25,6 +30,7 @@ mod watch;
 pub mod wire;
 mod worker;
 
+pub use certificate::CertificateFault;
 pub use error::{Cause, GitError, Kind, Stage};
 pub use local::{LocalError, local_head, local_path};
 pub use text::{one_line, redact};

@@ -35,6 +35,60 @@ pub fn location(remote: &str) -> Location {
     }
 }
 
+/// What ssh is told of a remote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshAddress {
+    /// Who logs in, if the remote says so.
+    pub user: Option<String>,
+    /// As written, without brackets.
+    pub host: String,
+    /// As written.
+    pub port: Option<u16>,
+    /// On the server; `~` may begin it.
+    pub path: String,
+}
+
+/// The parts of a remote over ssh; `None` for any other.
+pub fn ssh_address(remote: &str) -> Option<SshAddress> {
+    if !matches!(location(remote), Location::Ssh { .. }) {
+        return None;
+    }
+    let Some((_, rest)) = remote.split_once("://") else {
+        let (before, path) = remote.split_once(':')?;
+        let (user, host) = before.rsplit_once('@').map_or((None, before), |(user, host)| (Some(user), host));
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        return Some(SshAddress { user: user.map(str::to_owned), host, port: None, path: path.to_owned() });
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (user, host) =
+        authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
+    let (host, port) = host_and_port(host);
+    let path = percent_decoded(path).to_string_lossy().into_owned();
+    let path = if path.starts_with("/~") { path[1..].to_owned() } else { path };
+    let user = user.map(|user| user.split(':').next().unwrap_or(user));
+    let user = user.map(|user| percent_decoded(user).to_string_lossy().into_owned());
+    Some(SshAddress { user, host, port, path })
+}
+
+/// Host and port of a remote over https.
+pub fn https_address(remote: &str) -> Option<(String, u16)> {
+    match location(remote) {
+        Location::Url { scheme, authority } if scheme == "https" => {
+            let (host, port) = host_and_port(&authority);
+            Some((host, port.unwrap_or(443)))
+        }
+        _ => None,
+    }
+}
+
+/// The user name in a URL, if there is one.
+pub fn user_of(remote: &str) -> Option<String> {
+    let (_, rest) = remote.split_once("://")?;
+    let (user, _) = rest.split('/').next()?.rsplit_once('@')?;
+    let user = user.split(':').next().filter(|user| !user.is_empty())?;
+    Some(percent_decoded(user).to_string_lossy().into_owned())
+}
+
 fn url_location(scheme: &str, rest: &str) -> Location {
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let authority = authority.rsplit('@').next().unwrap_or(authority).to_ascii_lowercase();
@@ -183,6 +237,29 @@ mod tests {
         ] {
             assert_eq!(submodule_url(parent, url), want.map(str::to_owned), "{parent} {url}");
         }
+    }
+
+    #[test]
+    fn what_ssh_is_told_is_what_git_tells_it() {
+        for (remote, user, host, port, path) in [
+            ("git@H.example:acme/x.git", Some("git"), "H.example", None, "acme/x.git"),
+            ("alias:x", None, "alias", None, "x"),
+            ("ssh://me@h:2222/srv/a%20b", Some("me"), "h", Some(2222), "/srv/a b"),
+            ("ssh://h/~me/x", None, "h", None, "~me/x"),
+            ("ssh://[::1]:22/x", None, "::1", Some(22), "/x"),
+        ] {
+            let found = ssh_address(remote).unwrap();
+            assert_eq!(
+                (found.user.as_deref(), found.host.as_str(), found.port),
+                (user, host, port),
+                "{remote}"
+            );
+            assert_eq!(found.path, path);
+        }
+        assert_eq!(ssh_address("https://h/x"), None);
+        assert_eq!(user_of("https://gitlab+deploy-token-42@h/x").as_deref(), Some("gitlab+deploy-token-42"));
+        assert_eq!(user_of("https://a%40b:pw@h/x").as_deref(), Some("a@b"));
+        assert_eq!(user_of("https://h/a@b"), None);
     }
 
     #[test]

@@ -14,15 +14,22 @@ use git2::{
 };
 
 use super::{
+    certificate::{self, CertificateFault},
     credentials::{Offers, Secrets},
-    error::{Cause, GitError, Stage},
+    error::{Advice, Cause, GitError, Stage},
     known_hosts,
     mirror::{self, Failed, HOME},
-    remote::{Location, location},
+    program::{Invocation, Programs},
+    remote::{Location, https_address, location, same_server, ssh_address},
     report::Reporter,
+    ssh_config::{Given, Route, Routes},
     text::{redact, scrub},
     wire::{Opening, Progress},
 };
+use crate::config::auth_file;
+
+/// The limit of a look at a certificate, in milliseconds.
+const LONGEST_LOOK_MS: u32 = 5_000;
 
 /// One ref as the remote lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,12 +50,17 @@ pub struct Context {
     pub home: std::path::PathBuf,
     /// Where progress goes.
     pub reporter: Reporter,
+    /// Known to libgit2.
+    pub programs: Programs,
+    /// How hosts are reached over ssh.
+    pub routes: Routes,
 }
 
 /// One remote to talk to.
 pub struct Peer<'a> {
     context: &'a Context,
     url: &'a str,
+    route: Route,
     seen: Rc<RefCell<Seen>>,
 }
 
@@ -56,6 +68,8 @@ pub struct Peer<'a> {
 struct Seen {
     offers: Offers,
     fingerprint: Option<String>,
+    /// The certificate that the server showed, and the host that was meant.
+    certificate: Option<(Vec<u8>, String)>,
     connected: bool,
 }
 
@@ -78,14 +92,38 @@ impl Chosen {
 impl<'a> Peer<'a> {
     /// A remote by its URL. Nothing is sent yet.
     pub fn new(context: &'a Context, url: &'a str) -> Self {
+        let opening = &context.opening;
+        let route = ssh_address(url).map(|address| {
+            let ours = same_server(&opening.remote, url);
+            let ssh_key = opening.ssh_key.clone().filter(|_| ours);
+            let given = Given { ssh_key, known_hosts: opening.known_hosts.clone() };
+            context.routes.to(&address, &given, &context.home)
+        });
+        Self::by(context, url, route.unwrap_or(Route::Direct { note: None }))
+    }
+
+    /// A repository of this machine, served by a program.
+    pub fn served(context: &'a Context, url: &'a str, invocation: Invocation) -> Self {
+        Self::by(context, url, Route::Program { invocation, keys: Vec::new() })
+    }
+
+    fn by(context: &'a Context, url: &'a str, route: Route) -> Self {
         let offers = Offers::new(&context.opening, &context.secrets, url, &context.home);
-        let seen = Seen { offers, fingerprint: None, connected: false };
-        Self { context, url, seen: Rc::new(RefCell::new(seen)) }
+        let seen = Seen { offers, fingerprint: None, certificate: None, connected: false };
+        Self { context, url, route, seen: Rc::new(RefCell::new(seen)) }
+    }
+
+    /// What libgit2 is told.
+    fn target(&self) -> String {
+        match &self.route {
+            Route::Direct { .. } => self.url.to_owned(),
+            Route::Program { invocation, .. } => self.context.programs.arm(invocation),
+        }
     }
 
     /// What the remote has.
     pub fn list(&self) -> Result<Vec<Listed>, GitError> {
-        let mut remote = Remote::create_detached(self.url).map_err(|err| self.explain(&err))?;
+        let mut remote = Remote::create_detached(self.target()).map_err(|err| self.explain(&err))?;
         let connection = self.connect(&mut remote)?;
         self.listed(&connection)
     }
@@ -96,9 +134,9 @@ impl<'a> Peer<'a> {
         repo: &Repository,
         choose: impl FnOnce(Vec<Listed>) -> Result<Chosen, GitError>,
     ) -> Result<Chosen, Failed> {
-        let mut remote = repo.remote_anonymous(self.url).map_err(|err| self.explain(&err))?;
+        let mut remote = repo.remote_anonymous(&self.target()).map_err(|err| self.explain(&err))?;
         let mut options = FetchOptions::new();
-        options.remote_callbacks(self.callbacks()).proxy_options(proxy());
+        options.remote_callbacks(self.callbacks()).proxy_options(self.proxy());
         options.download_tags(AutotagOption::None).update_fetchhead(false);
         let mut connection = self.connect(&mut remote)?;
         let chosen = choose(self.listed(&connection)?)?;
@@ -114,7 +152,7 @@ impl<'a> Peer<'a> {
         self.context.reporter.stage(Stage::Asking);
         self.prepare_known_hosts()?;
         let connection = remote
-            .connect_auth(Direction::Fetch, Some(self.callbacks()), Some(proxy()))
+            .connect_auth(Direction::Fetch, Some(self.callbacks()), Some(self.proxy()))
             .map_err(|err| self.explain(&err))?;
         self.seen.borrow_mut().connected = true;
         Ok(connection)
@@ -134,7 +172,10 @@ impl<'a> Peer<'a> {
         let seen = Rc::clone(&self.seen);
         callbacks.credentials(move |_, user, allowed| seen.borrow_mut().offers.next(user, allowed));
         let seen = Rc::clone(&self.seen);
-        callbacks.certificate_check(move |cert, _| {
+        callbacks.certificate_check(move |cert, host| {
+            if let Some(shown) = cert.as_x509() {
+                seen.borrow_mut().certificate = Some((shown.data().to_owned(), host.to_owned()));
+            }
             if let Some(key) = cert.as_hostkey() {
                 let kind = key.hostkey_type().map_or("", |kind| kind.name());
                 let print = key.hash_sha256().map(known_hosts::fingerprint).unwrap_or_default();
@@ -164,6 +205,9 @@ impl<'a> Peer<'a> {
     /// libssh2 reads `$HOME/.ssh/known_hosts` and nothing else; the worker's HOME is a directory of its own.
     fn prepare_known_hosts(&self) -> Result<(), GitError> {
         let Location::Ssh { host, port } = location(self.url) else { return Ok(()) };
+        if matches!(self.route, Route::Program { .. }) {
+            return Ok(());
+        }
         let mirror = &self.context.opening.mirror;
         let target = mirror.join(HOME).join(".ssh/known_hosts");
         known_hosts::gather(&self.known_hosts(), &known_hosts::host_token(&host, port), &target)
@@ -174,35 +218,113 @@ impl<'a> Peer<'a> {
         known_hosts::files(self.context.opening.known_hosts.as_deref(), &self.context.home)
     }
 
+    /// None but the one of the settings: neither git's configuration nor the environment is asked.
+    fn proxy(&self) -> ProxyOptions<'a> {
+        let mut options = ProxyOptions::new();
+        if let Some(proxy) = &self.context.opening.proxy {
+            options.url(proxy);
+        }
+        options
+    }
+
     /// libgit2's error as what it means for this remote.
     fn explain(&self, err: &git2::Error) -> GitError {
+        let scrubbed = scrub(err.message(), &self.context.secrets.texts());
+        match &self.route {
+            Route::Direct { note } => self.explain_direct(err, &scrubbed, note.as_deref()),
+            Route::Program { keys, .. } => self.explain_program(err, &scrubbed, keys),
+        }
+    }
+
+    fn explain_direct(&self, err: &git2::Error, text: &str, note: Option<&str>) -> GitError {
         let remote = redact(self.url);
-        let text = scrub(err.message(), &self.context.secrets.texts());
-        let cause = Cause::new(&text);
         let seen = self.seen.borrow();
+        let noted = note.map(|note| format!("{text} ({note})"));
+        let cause = Cause::new(noted.as_deref().unwrap_or(text));
+        if let Some(fault) = self.certificate_fault(err, &seen, text) {
+            return GitError::Certificate { remote, ca_file: self.context.opening.ca_file.clone(), fault };
+        }
         match (err.code(), err.class()) {
             (ErrorCode::Certificate, ErrorClass::Ssh) => self.explain_host_key(&seen),
-            _ if err.code() == ErrorCode::Timeout || text.contains("socket: timed out") => {
-                GitError::Stalled {
-                    remote,
-                    stage: if seen.connected { Stage::Receiving } else { Stage::Asking },
-                    after: std::time::Duration::from_millis(
-                        self.context.opening.read_timeout_ms.unsigned_abs().into(),
-                    ),
-                }
+            _ if is_timeout(err, text) => self.stalled(seen.connected),
+            _ if self.context.opening.proxy.is_some() && text.to_ascii_lowercase().contains("proxy") => {
+                GitError::Proxy { remote, cause }
             }
-            _ if err.code() == ErrorCode::Auth || is_refusal(&text, seen.connected) => {
-                GitError::Auth { remote, tried: seen.offers.tried(), cause }
+            _ if is_no_git(text) => GitError::NotGit { remote, cause },
+            _ if err.code() == ErrorCode::Auth || is_refusal(text, seen.connected) => {
+                GitError::Auth { remote, tried: seen.offers.tried(), advice: seen.offers.advice(), cause }
             }
-            _ if mirror::means_no_room(&text) => {
+            _ if mirror::means_no_room(text) => {
                 GitError::Mirror { mirror: self.context.opening.mirror.clone(), cause }
             }
-            _ if is_absence(&text) => GitError::NoRepository { remote, cause },
+            _ if is_absence(text) => GitError::NoRepository { remote, cause },
+            _ if text.contains("cannot redirect") => GitError::Moved { remote, cause },
             (_, ErrorClass::Net | ErrorClass::Http | ErrorClass::Ssh | ErrorClass::Ssl | ErrorClass::Os) => {
-                GitError::Unreachable { remote, cause }
+                self.unreachable(cause)
             }
             _ => GitError::Fetch { remote, cause },
         }
+    }
+
+    /// What the program said counts more than that it closed its output.
+    fn explain_program(&self, err: &git2::Error, text: &str, keys: &[std::path::PathBuf]) -> GitError {
+        let remote = redact(self.url);
+        let said = self.context.programs.said();
+        let last = said.lines().rev().find(|line| !line.trim().is_empty());
+        let cause = Cause::new(last.unwrap_or(text));
+        let seen = self.seen.borrow();
+        match err.class() {
+            _ if said.contains("Host key verification failed") => self.explain_ssh_host_key(&said),
+            _ if said.contains("Permission denied (") => {
+                GitError::Auth { remote, tried: tried_keys(keys), advice: Advice::OtherConfig, cause }
+            }
+            _ if is_absence(&said) => GitError::NoRepository { remote, cause },
+            _ if mirror::means_no_room(text) => {
+                GitError::Mirror { mirror: self.context.opening.mirror.clone(), cause: Cause::new(text) }
+            }
+            _ if seen.connected => GitError::Fetch { remote, cause },
+            _ => GitError::Unreachable { remote, cause },
+        }
+    }
+
+    fn stalled(&self, connected: bool) -> GitError {
+        let after = self.context.opening.read_timeout_ms.unsigned_abs().into();
+        GitError::Stalled {
+            remote: redact(self.url),
+            stage: if connected { Stage::Receiving } else { Stage::Asking },
+            after: std::time::Duration::from_millis(after),
+        }
+    }
+
+    fn unreachable(&self, cause: Cause) -> GitError {
+        let (remote, opening) = (redact(self.url), &self.context.opening);
+        match (location(self.url), &opening.proxy, &opening.idle_proxy) {
+            (Location::Url { scheme, .. }, Some(_), _) if scheme.starts_with("http") => {
+                GitError::Proxy { remote, cause }
+            }
+            (Location::Url { scheme, .. }, None, Some(variable)) if scheme.starts_with("http") => {
+                GitError::NoProxy { remote, variable: variable.clone(), cause }
+            }
+            _ => GitError::Unreachable { remote, cause },
+        }
+    }
+
+    /// libgit2's own words may be gone by now: hanging up can fail as well, and its error is the last one.
+    fn certificate_fault(&self, err: &git2::Error, seen: &Seen, text: &str) -> Option<CertificateFault> {
+        if err.class() != ErrorClass::Ssl || seen.connected {
+            return None;
+        }
+        let direct = self.context.opening.proxy.is_none();
+        let looked_at = || {
+            let (host, port) = https_address(self.url).filter(|_| direct)?;
+            let limit = self.context.opening.read_timeout_ms.unsigned_abs().min(LONGEST_LOOK_MS);
+            let der = certificate::shown_by(&host, port, std::time::Duration::from_millis(limit.into()))?;
+            Some((der, host))
+        };
+        let shown = seen.certificate.clone().or_else(looked_at);
+        let plain = shown.as_ref().and_then(|(der, host)| CertificateFault::plain(der, host));
+        let distrusted = || CertificateFault::distrusted(shown.as_ref().map(|(der, _)| der.as_slice()));
+        plain.or_else(|| is_distrust(text).then(distrusted))
     }
 
     fn explain_host_key(&self, seen: &Seen) -> GitError {
@@ -211,6 +333,26 @@ impl<'a> Peer<'a> {
             Location::Url { .. } | Location::Local(_) => redact(self.url),
         };
         let fingerprint = seen.fingerprint.clone().unwrap_or_else(|| "a key".to_owned());
+        self.host_key(host, fingerprint)
+    }
+
+    /// `ssh` prints the fingerprint of a key that has changed, and the kind of one that is unknown.
+    fn explain_ssh_host_key(&self, said: &str) -> GitError {
+        let host = match location(self.url) {
+            Location::Ssh { host, port } => known_hosts::host_token(&host, port),
+            Location::Url { .. } | Location::Local(_) => redact(self.url),
+        };
+        let word = said.split_whitespace().find(|word| word.starts_with("SHA256:"));
+        let fingerprint = word.map_or("its key", |word| word.trim_end_matches('.')).to_owned();
+        if said.contains("IDENTIFICATION HAS CHANGED") {
+            let file = said.lines().find_map(|line| line.strip_prefix("Offending ")?.split_once(" in "));
+            let file = file.map_or("known_hosts", |(_, file)| file).to_owned();
+            return GitError::HostKeyChanged { host, fingerprint, file };
+        }
+        self.host_key(host, fingerprint)
+    }
+
+    fn host_key(&self, host: String, fingerprint: String) -> GitError {
         let files = self.known_hosts();
         match known_hosts::listed_in(&files, &host) {
             Some(file) => GitError::HostKeyChanged { host, fingerprint, file: file.display().to_string() },
@@ -222,10 +364,36 @@ impl<'a> Peer<'a> {
     }
 }
 
-fn proxy() -> ProxyOptions<'static> {
-    let mut options = ProxyOptions::new();
-    options.auto();
-    options
+/// The key files that `ssh` had, each with what is wrong with it.
+fn tried_keys(keys: &[std::path::PathBuf]) -> String {
+    let tried = keys.iter().map(|path| {
+        let bytes = auth_file::read(path);
+        let fault = bytes.map_or_else(
+            |err| Some(err.to_string()),
+            |bytes| auth_file::private_key(&bytes).err().map(|fault| fault.to_string()),
+        );
+        fault.map_or_else(|| path.display().to_string(), |fault| format!("{} {fault}", path.display()))
+    });
+    let tried: Vec<String> = tried.collect();
+    if tried.is_empty() { "no key file".to_owned() } else { tried.join(", ") }
+}
+
+/// What libgit2 says of a certificate, whatever the reason.
+fn is_distrust(text: &str) -> bool {
+    ["SSL certificate is invalid", "hostname does not match certificate"]
+        .iter()
+        .any(|part| text.contains(part))
+}
+
+fn is_timeout(err: &git2::Error, text: &str) -> bool {
+    err.code() == ErrorCode::Timeout || text.contains("socket: timed out")
+}
+
+/// Whether a message means that something else than git answers.
+fn is_no_git(text: &str) -> bool {
+    ["invalid content-type", "no content-type header", "too many redirects"]
+        .iter()
+        .any(|part| text.contains(part))
 }
 
 /// Whether a message without a code of its own means that the credentials were not taken.

@@ -29,6 +29,12 @@ pub struct Opening {
     pub known_hosts: Option<PathBuf>,
     /// File with a token for https.
     pub token_file: Option<PathBuf>,
+    /// Authorities to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The proxy for http and https, user info included.
+    pub proxy: Option<String>,
+    /// A variable of the daemon's environment that names a proxy, and is not obeyed.
+    pub idle_proxy: Option<String>,
     /// Become this user before anything else is opened.
     pub user: Option<String>,
     /// The home directory of whom the worker runs as: keys and known hosts are looked for below it.

@@ -39,24 +39,11 @@ const HEAVY_BYTES: u64 = 64 << 20;
 /// it. Some hundred deploys, or hours of polls.
 const MOST_ANSWERS: u32 = 500;
 /// What a worker inherits besides HOME; nothing of git's own variables is among it.
-const INHERITED: [&str; 16] = [
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "TZ",
-    "TMPDIR",
-    "SSH_AUTH_SOCK",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "all_proxy",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "ALL_PROXY",
-];
+const INHERITED: [&str; 8] =
+    ["PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSH_AUTH_SOCK", "SSL_CERT_FILE", "SSL_CERT_DIR"];
+/// What others take a proxy from; here it is only named where a remote can't be reached.
+const PROXY_VARIABLES: [&str; 6] =
+    ["https_proxy", "http_proxy", "all_proxy", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"];
 
 /// What an app's git work is about.
 #[derive(Clone, PartialEq, Eq)]
@@ -302,7 +289,9 @@ impl Worker {
         let home = own.or_else(|| account.map(|user| user.dir)).unwrap_or_else(|| PathBuf::from("/"));
         // A little less than the limit, so that a silent peer mostly ends in an answer and not in a kill.
         let read_timeout_ms = i32::try_from(self.limits.stall.as_millis() * 9 / 10).unwrap_or(i32::MAX);
-        let Auth { ssh_key, known_hosts, token_file } = auth;
+        let Auth { ssh_key, known_hosts, token_file, ca_file, proxy } = auth;
+        let set = |name: &&&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let idle_proxy = PROXY_VARIABLES.iter().find(set).map(|name| (*name).to_owned());
         Opening {
             mirror,
             remote,
@@ -311,6 +300,9 @@ impl Worker {
             ssh_key,
             known_hosts,
             token_file,
+            ca_file,
+            proxy,
+            idle_proxy,
             user,
             home,
             read_timeout_ms,

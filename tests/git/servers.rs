@@ -15,7 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::repo::git_command;
+use openssl::ssl::{SslAcceptor, SslMethod};
+
+use super::{certificates::Certificate, repo::git_command};
 
 /// Where a remote is, and what serves it.
 pub struct Server {
@@ -116,6 +118,7 @@ impl Drop for Drip {
 
 /// `git http-backend` for the repositories of a directory; with a password, anything else is a 401.
 pub struct Http {
+    scheme: &'static str,
     address: SocketAddr,
     stop: Arc<AtomicBool>,
     refused: Arc<AtomicUsize>,
@@ -123,24 +126,62 @@ pub struct Http {
 
 impl Http {
     pub fn start(root: &Path, authorization: Option<&'static str>) -> Self {
+        let root = root.to_owned();
+        Self::serve("http", move |peer, refused| answer(BufReader::new(peer), &root, authorization, refused))
+    }
+
+    /// Over TLS, with this certificate.
+    pub fn start_tls(root: &Path, certificate: &Certificate) -> Self {
+        let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
+        acceptor.set_private_key(&certificate.key).unwrap();
+        acceptor.set_certificate(&certificate.x509).unwrap();
+        let (acceptor, root) = (acceptor.build(), root.to_owned());
+        Self::serve("https", move |peer, refused| {
+            let peer = acceptor.accept(peer).map_err(std::io::Error::other)?;
+            answer(BufReader::new(peer), &root, None, refused)
+        })
+    }
+
+    /// Whatever is asked, these bytes are the answer.
+    pub fn saying(reply: &'static str) -> Self {
+        Self::serve("http", move |peer, _| {
+            let mut input = BufReader::new(peer);
+            let mut line = String::new();
+            while input.read_line(&mut line)? > 2 {
+                line.clear();
+            }
+            input.get_mut().write_all(reply.as_bytes())
+        })
+    }
+
+    fn serve(
+        scheme: &'static str,
+        mut answer: impl FnMut(TcpStream, &AtomicUsize) -> std::io::Result<()> + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
         let (stopped, refused) = (Arc::clone(&stop), Arc::new(AtomicUsize::new(0)));
-        let (root, count) = (root.to_owned(), Arc::clone(&refused));
+        let count = Arc::clone(&refused);
         thread::spawn(move || {
             for peer in listener.incoming() {
                 if stopped.load(Ordering::Relaxed) {
                     return;
                 }
                 // A client that hangs up is that client's test to judge.
-                drop(peer.and_then(|peer| answer(peer, &root, authorization, &count)));
+                if let Err(err) = peer.and_then(|peer| answer(peer, &count)) {
+                    eprintln!("{scheme}: {err}");
+                }
             }
         });
-        Self { address, stop, refused }
+        Self { scheme, address, stop, refused }
     }
 
     pub fn url(&self, user_info: &str) -> String {
-        format!("http://{user_info}{}/remote.git", self.address)
+        format!("{}://{user_info}{}/remote.git", self.scheme, self.address)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
     }
 
     /// Requests that bore a wrong password.
@@ -156,8 +197,12 @@ impl Drop for Http {
     }
 }
 
-fn answer(peer: TcpStream, root: &Path, wanted: Option<&str>, refused: &AtomicUsize) -> std::io::Result<()> {
-    let mut input = BufReader::new(peer.try_clone()?);
+fn answer<S: Read + Write>(
+    mut input: BufReader<S>,
+    root: &Path,
+    wanted: Option<&str>,
+    refused: &AtomicUsize,
+) -> std::io::Result<()> {
     let mut head = Vec::new();
     loop {
         let mut line = String::new();
@@ -178,7 +223,7 @@ fn answer(peer: TcpStream, root: &Path, wanted: Option<&str>, refused: &AtomicUs
     let mut body = vec![0; header("content-length").map_or(0, |text| text.parse().unwrap())];
     input.read_exact(&mut body)?;
     let given = header("authorization");
-    let mut out = peer;
+    let out = input.get_mut();
     if wanted.is_some() && given.as_deref() != wanted {
         refused.fetch_add(usize::from(given.is_some()), Ordering::Relaxed);
         return out.write_all(
@@ -260,6 +305,10 @@ impl Ssh {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn log(&self) -> String {

@@ -317,6 +317,8 @@ mod tests {
     #[test]
     fn the_configuration_of_the_scene_loads_without_a_warning() {
         let scene = Scene::set().unwrap();
+        fs::create_dir_all(scene.remote()).unwrap();
+        fs::write(scene.remote().join("HEAD"), "").unwrap();
         let loaded = crate::config::load(&scene.config()).unwrap();
         fs::remove_dir_all(&scene.dir).unwrap();
         assert_eq!(loaded.warnings, []);

@@ -284,6 +284,8 @@ fn each_wrong_remote_is_one_error() {
         ("svn://host/x", "no address that git fetches: \"svn://…\""),
         ("file://srv/shop.git", "without an absolute path"),
         ("https://host/a\\nb", "no address that git fetches"),
+        ("git@git.example.com/acme/shop.git", "lacks the colon"),
+        ("ssh://git@git.example.com:acme/shop.git", "names no port"),
         ("/srv/a\\u001bb", "no address that git fetches"),
     ] {
         let found = errors(&format!("[app.shop]\nremote = \"{remote}\"\nstart = \"x\""));
@@ -291,6 +293,10 @@ fn each_wrong_remote_is_one_error() {
         assert!(found[0].starts_with("2 app.shop.remote") && found[0].contains(what), "{found:#?}");
     }
     for (remote, key, what) in [
+        ("git@host:a.git", "ca_file", "is for https, but the remote is ssh"),
+        ("http://host/a.git", "ca_file", "is for https, but the remote is http"),
+        ("/srv/a.git", "ca_file", "is for https, and the remote is not"),
+        ("https://host/a.git", "proxy", "is not the URL of a proxy"),
         ("git@host:a.git", "token_file", "is for https, but the remote is ssh"),
         ("/srv/a.git", "ssh_key", "takes no credentials"),
         ("git://host/a.git", "token_file", "takes no credentials"),

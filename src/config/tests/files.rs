@@ -18,6 +18,7 @@ fn the_main_file_and_apps_d_are_read_and_what_editors_leave_is_not() {
     let main = write(dir.path(), "bgd.toml", with("health.path = \"/\""));
     let blog = "remote = \"blog.git\"\nstart = \"x\"\nports = [1, 2]\nfront.listen = \"127.0.0.1:81\"\nhealth.path = \"/\"";
     let blog = write(dir.path(), "apps.d/blog.toml", blog);
+    write(dir.path(), "blog.git/HEAD", "ref: refs/heads/main");
     write(dir.path(), "apps.d/.blog.toml", "garbage = =");
     write(dir.path(), "apps.d/blog.toml~", "garbage = =");
     write(dir.path(), "apps.d/README", "garbage = =");
@@ -104,5 +105,42 @@ fn changes_are_watched_by_directory_and_only_those_of_the_configuration_matter()
     }
     for changed in ["other.toml", "apps.d/.a.toml.swp", "apps.d/x/a.toml", "bgd.toml~", "real/a.toml"] {
         assert!(!concerns(&file, &dir.join(changed)), "{changed}");
+    }
+}
+
+#[test]
+fn a_path_without_a_repository_and_a_file_of_auth_that_is_of_no_use_are_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("plain")).unwrap();
+    write(dir.path(), "bundle", "# v2 git bundle\n");
+    write(dir.path(), "work/.git/HEAD", "ref: refs/heads/main");
+    let warnings = |remote: &str, auth: &str| {
+        let text = format!("[app.shop]\nremote = \"{remote}\"\nstart = \"x\"\nhealth.path = \"/\"\n{auth}");
+        let loaded = load(&write(dir.path(), "bgd.toml", text)).unwrap();
+        loaded.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for (remote, what) in [
+        ("git.example.com/acme/shop", "a URL begins with https://"),
+        ("gone.git", "there is no git repository"),
+        ("plain", "there is no git repository"),
+        ("bundle", "is a file, not a git repository"),
+        ("git@h:2222/acme/shop.git", "write ssh://git@h:2222/acme/shop.git"),
+    ] {
+        let found = warnings(remote, "");
+        assert!(found.len() == 1 && found[0].contains(what) && found[0].contains("remote"), "{found:#?}");
+    }
+    assert_eq!(warnings("work", ""), Vec::<String>::new());
+    let key = write(dir.path(), "key.pub", "ssh-ed25519 AAAA me\n");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let token = write(dir.path(), "token", "");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    write(dir.path(), "ca.der", b"\x30\x82");
+    for (remote, auth, what) in [
+        ("git@h:x", "auth.ssh_key = \"key.pub\"", "is a public key"),
+        ("https://h/x", "auth.token_file = \"token\"", "is empty"),
+        ("https://h/x", "auth.ca_file = \"ca.der\"", "holds no certificate"),
+    ] {
+        let found = warnings(remote, auth);
+        assert!(found.len() == 1 && found[0].contains(what) && found[0].contains("auth"), "{found:#?}");
     }
 }

@@ -9,6 +9,7 @@ mod front;
 mod health;
 mod limits;
 mod listen;
+mod misspelt;
 mod paths;
 mod placeholders;
 mod ports;
@@ -87,8 +88,17 @@ pub(super) enum Holds {
     PrivateKey,
     /// `KEY=value` lines, secrets among them.
     Variables,
+    /// A token for https.
+    Token,
+    /// Certificates of authorities.
+    Authorities,
     /// Nothing secret.
     Plain,
+    /// The remote's repository.
+    Repository {
+        /// The path begins as the name of a server does.
+        like_a_host: bool,
+    },
 }
 
 impl<'a> Judge<'a> {

@@ -1,6 +1,8 @@
 //! Where an app comes from: remote, branch, the credentials that fit them, and whose commits are deployed.
 
-use super::{Holds, Judge};
+use std::path::PathBuf;
+
+use super::{Holds, Judge, NamedFile, misspelt};
 use crate::config::{
     defaults,
     problem::Place,
@@ -49,6 +51,10 @@ impl Judge<'_> {
         let written = given.value()?;
         self.filled(written, EXAMPLES).then_some(())?;
         let (text, at) = (written.value.trim(), &written.at);
+        if let Some(wrong) = misspelt::judge(text) {
+            self.notes.error(at, wrong.what, wrong.hint);
+            return None;
+        }
         let is_path = text.starts_with(['/', '.']);
         let odd = |c: char| c.is_control() || c == ' ' && !is_path;
         if text.starts_with('-') || text.contains(odd) {
@@ -57,7 +63,12 @@ impl Judge<'_> {
         }
         match text.split_once("://") {
             Some((scheme, rest)) => self.remote_url(scheme, rest, at),
-            None if is_scp(text) => Some(Remote { url: text.to_owned(), transport: Transport::Ssh }),
+            None if is_scp(text) => {
+                if let Some(odd) = misspelt::port_as_path(text) {
+                    self.notes.warn(at, odd.what, odd.hint);
+                }
+                Some(Remote { url: text.trim_end_matches('/').to_owned(), transport: Transport::Ssh })
+            }
             None => {
                 let path = self.resolve(text, at)?;
                 let Some(url) = path.to_str() else {
@@ -68,9 +79,16 @@ impl Judge<'_> {
                     );
                     return None;
                 };
-                Some(Remote { url: url.to_owned(), transport: Transport::Local })
+                let url = url.to_owned();
+                self.look_for_repository(path, at, !is_path && misspelt::begins_with_a_host(text));
+                Some(Remote { url, transport: Transport::Local })
             }
         }
+    }
+
+    /// That a repository is at the path is for somebody with a file system to see.
+    fn look_for_repository(&mut self, path: PathBuf, at: &Place, like_a_host: bool) {
+        self.named_files.push(NamedFile { path, at: at.clone(), holds: Holds::Repository { like_a_host } });
     }
 
     fn remote_url(&mut self, scheme: &str, rest: &str, at: &Place) -> Option<Remote> {
@@ -87,7 +105,10 @@ impl Judge<'_> {
                 self.notes.error(at, "file:// without an absolute path", "write file:///srv/git/shop.git");
                 return None;
             }
-            Transport::Local => {}
+            Transport::Local => {
+                self.look_for_repository(PathBuf::from(rest), at, false);
+                return Some(Remote { url: format!("{scheme}://{rest}"), transport: *transport });
+            }
             _ if bare.is_empty() || bare.starts_with(['-', ':']) => {
                 self.notes.error(at, "names no host", EXAMPLES);
                 return None;
@@ -98,6 +119,8 @@ impl Judge<'_> {
             }
             _ => {}
         }
+        // Servers take a second slash before git's own part of the path for another one.
+        let rest = rest.trim_end_matches('/');
         Some(Remote { url: format!("{scheme}://{rest}"), transport: *transport })
     }
 
@@ -138,10 +161,16 @@ impl Judge<'_> {
     /// Credentials; each must fit the remote, if that is known.
     pub(super) fn auth(&mut self, raw: &RawAuth, transport: Option<Transport>) -> Auth {
         let ssh = [raw.ssh_key.place(), raw.known_hosts.place()];
+        let http = [raw.ca_file.place(), raw.proxy.place()];
         match transport {
             Some(Transport::Https) => self.refuse(ssh, "is for ssh, but the remote is https", TOKEN),
             Some(Transport::Http) => {
                 self.refuse(ssh, "is for ssh, but the remote is http", TOKEN);
+                self.refuse(
+                    [raw.ca_file.place()],
+                    "is for https, but the remote is http",
+                    "leave it out, or use https",
+                );
                 if let Some(at) = raw.token_file.place() {
                     self.notes.warn(at, "the token travels unencrypted over http", "use https");
                 }
@@ -149,6 +178,9 @@ impl Judge<'_> {
             Some(Transport::Ssh) => {
                 let hint = "use auth.ssh_key, or an https remote";
                 self.refuse([raw.token_file.place()], "is for https, but the remote is ssh", hint);
+                let hint =
+                    "leave it out, or use an https remote; ssh's own way out is ProxyJump in ~/.ssh/config";
+                self.refuse(http, "is for https, but the remote is ssh", hint);
             }
             Some(Transport::Git | Transport::Local) => {
                 let all = ssh.into_iter().chain([raw.token_file.place()]);
@@ -157,14 +189,41 @@ impl Judge<'_> {
                     "the remote takes no credentials",
                     "leave it out, or use an ssh or https remote",
                 );
+                self.refuse(
+                    http,
+                    "is for https, and the remote is not",
+                    "leave it out, or use an https remote",
+                );
             }
             None => {}
         }
         Auth {
             ssh_key: self.host_file(&raw.ssh_key, Holds::PrivateKey),
             known_hosts: self.host_file(&raw.known_hosts, Holds::Plain),
-            token_file: self.host_file(&raw.token_file, Holds::Secret),
+            token_file: self.host_file(&raw.token_file, Holds::Token),
+            ca_file: self.host_file(&raw.ca_file, Holds::Authorities),
+            proxy: self.proxy(&raw.proxy),
         }
+    }
+
+    fn proxy(&mut self, given: &Given<String>) -> Option<String> {
+        let written = given.value()?;
+        let (text, at) = (written.value.trim(), &written.at);
+        let example = "write http://host:port";
+        self.filled(written, example).then_some(())?;
+        let rest = ["http://", "https://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+        let Some(rest) = rest else {
+            let socks = text.starts_with("socks");
+            let what = if socks { "SOCKS is not spoken" } else { "is not the URL of a proxy" };
+            self.notes.error(at, what, example);
+            return None;
+        };
+        let host = rest.trim_end_matches('/').rsplit('@').next().unwrap_or_default();
+        if host.is_empty() || host.starts_with(':') || host.contains(['/', ' ']) {
+            self.notes.error(at, "is not the URL of a proxy", example);
+            return None;
+        }
+        Some(text.to_owned())
     }
 }
 
