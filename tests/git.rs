@@ -4,6 +4,8 @@
 mod access;
 #[path = "git/certificates.rs"]
 mod certificates;
+#[path = "git/formats.rs"]
+mod formats;
 #[path = "git/keys.rs"]
 mod keys;
 #[path = "git/repo.rs"]

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{certificate::CertificateFault, text::one_line};
+use super::{certificate::CertificateFault, format::Format, text::one_line};
 
 /// The cause of an error that came from another process or library, as one clean line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -174,6 +174,12 @@ pub enum GitError {
         #[source]
         cause: Cause,
     },
+    #[error("the repository has a format that can't be read here: {remote}")]
+    Format {
+        remote: String,
+        #[source]
+        format: Format,
+    },
     #[error("the remote refused the credentials ({tried}): {remote}")]
     Auth {
         remote: String,
@@ -291,6 +297,7 @@ impl GitError {
                 Kind::Refused
             }
             Self::NoRepository { .. }
+            | Self::Format { .. }
             | Self::RevMissing { .. }
             | Self::RevAmbiguous { .. }
             | Self::Signers { .. }
@@ -332,6 +339,7 @@ impl GitError {
                 "a page for browsers, such as a login, means a wrong path, or a server that wants `auth.token_file`; `bgd doctor` tries it"
             }
             Self::Moved { .. } => "set `remote` to the new address; `bgd doctor` tries it",
+            Self::Format { format, .. } => format.hint(),
             Self::Auth { advice, .. } => advice.text(),
             Self::Credentials { hint, .. } => return Some(format!("{hint}; `bgd doctor` tries it")),
             Self::HostKeyUnknown { host, .. } => {

@@ -20,13 +20,36 @@ const SHORTEST: usize = 4;
 /// The tip of the app's branch at the remote.
 pub fn head(context: &Context) -> Result<Oid, GitError> {
     let (remote, branch) = (&context.opening.remote, &context.opening.branch);
-    let Some(path) = local_path(remote) else {
-        return branch_tip(&Peer::new(context, remote).list()?, remote, branch).map(|found| found.oid);
-    };
-    match local_head(&path, branch) {
-        Ok(Some(commit)) => Oid::from_str(commit.as_str()).map_err(|err| fetch_error(remote, &err)),
-        // No branch, no repository, or something odd: libgit2 tells which.
-        Ok(None) | Err(_) => LocalRemote::open(&path, remote)?.branch(branch),
+    if let Some(path) = local_path(remote)
+        && let Ok(Some(commit)) = local_head(&path, branch)
+    {
+        return Oid::from_str(commit.as_str()).map_err(|err| fetch_error(remote, &err));
+    }
+    // No branch, no repository, or something odd: libgit2 tells which.
+    match Way::to(context, remote)? {
+        Way::Files(local) => local.branch(branch),
+        Way::Connection(peer) => branch_tip(&peer.list()?, remote, branch).map(|found| found.oid),
+    }
+}
+
+/// How a repository is reached.
+enum Way<'a> {
+    /// It lies on this machine, and libgit2 reads it.
+    Files(LocalRemote),
+    /// Somebody serves it.
+    Connection(Peer<'a>),
+}
+
+impl<'a> Way<'a> {
+    fn to(context: &'a Context, url: &'a str) -> Result<Self, GitError> {
+        let Some(path) = local_path(url) else { return Ok(Self::Connection(Peer::new(context, url))) };
+        match LocalRemote::open(&path, url) {
+            Err(GitError::Format { remote, format }) => match format.served(&path) {
+                Some(invocation) => Ok(Self::Connection(Peer::served(context, url, invocation))),
+                None => Err(GitError::Format { remote, format }),
+            },
+            opened => opened.map(Self::Files),
+        }
     }
 }
 
@@ -129,16 +152,15 @@ fn source(context: &Context) -> String {
 fn bring_tip(context: &Context, repo: &Repository) -> Result<Oid, Failed> {
     let opening = &context.opening;
     let (remote, branch) = (opening.remote.as_str(), opening.branch.as_str());
-    match local_path(remote) {
-        Some(path) => {
-            let local = LocalRemote::open(&path, remote)?;
+    match Way::to(context, remote)? {
+        Way::Files(local) => {
             let tip = local.branch(branch)?;
             local.bring(repo, tip, &context.reporter)?;
             Ok(tip)
         }
-        None => {
+        Way::Connection(peer) => {
             let choose = |listed: Vec<Listed>| Ok(Chosen::listed(branch_tip(&listed, remote, branch)?));
-            let chosen = Peer::new(context, remote).fetch(repo, choose)?;
+            let chosen = peer.fetch(repo, choose)?;
             commit_of(repo, remote, chosen.oid.ok_or_else(|| missing(remote, branch))?)
         }
     }
@@ -176,14 +198,13 @@ pub fn rev(context: &Context, mirror: &Mirror, url: &str, rev: &str) -> Result<O
     let repo = mirror.repo();
     let oid = match present(repo, rev) {
         Some(oid) => oid,
-        None => match local_path(url) {
-            Some(path) => {
-                let local = LocalRemote::open(&path, url)?;
+        None => match Way::to(context, url)? {
+            Way::Files(local) => {
                 let oid = local.rev(rev)?;
                 local.bring(repo, oid, &context.reporter)?;
                 oid
             }
-            None => over_network(context, repo, url, rev)?,
+            Way::Connection(peer) => over_connection(context, repo, &peer, (url, rev))?,
         },
     };
     mirror.point(WANTED, oid)?;
@@ -197,14 +218,22 @@ fn present(repo: &Repository, rev: &str) -> Option<Oid> {
     (fetched_before && repo.find_commit(oid).is_ok()).then_some(oid)
 }
 
-fn over_network(context: &Context, repo: &Repository, url: &str, rev: &str) -> Result<Oid, Failed> {
-    let first = Peer::new(context, url).fetch(repo, |listed| named(&listed, url, rev));
+fn over_connection(
+    context: &Context,
+    repo: &Repository,
+    peer: &Peer<'_>,
+    (url, rev): (&str, &str),
+) -> Result<Oid, Failed> {
+    let first = peer.fetch(repo, |listed| named(&listed, url, rev));
     let chosen = match first {
         // Servers differ in which ids they give out by themselves; then everything is fetched.
         Err(Failed { error: GitError::Fetch { .. } | GitError::Unreachable { .. }, damage: false })
             if is_id(rev) =>
         {
-            Peer::new(context, url).fetch(repo, |_| Ok(everything()))?
+            match Way::to(context, url)? {
+                Way::Connection(again) => again.fetch(repo, |_| Ok(everything()))?,
+                Way::Files(_) => return Err(missing(url, rev).into()),
+            }
         }
         other => other?,
     };

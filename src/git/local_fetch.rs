@@ -11,6 +11,7 @@ use git2::{ErrorCode, Oid, Repository, RepositoryOpenFlags};
 
 use super::{
     error::{Cause, GitError, Stage},
+    format::Format,
     mirror::{Failed, TIP, WANTED, means_damage},
     report::Reporter,
     text::redact,
@@ -21,23 +22,26 @@ use super::{
 const COPY_ATTEMPTS: usize = 5;
 
 /// A repository on this machine that serves as a remote.
-pub struct LocalRemote<'a> {
-    path: &'a Path,
+pub struct LocalRemote {
+    path: PathBuf,
     name: String,
     repo: Repository,
 }
 
-impl<'a> LocalRemote<'a> {
+impl LocalRemote {
     /// Opens it; exactly this path, not a parent.
-    pub fn open(path: &'a Path, remote: &str) -> Result<Self, GitError> {
+    pub fn open(path: &Path, remote: &str) -> Result<Self, GitError> {
         let name = redact(remote);
+        if let Some(format) = Format::of(path) {
+            return Err(GitError::Format { remote: name, format });
+        }
         let opened = Repository::open_ext(
             path,
             RepositoryOpenFlags::NO_SEARCH,
             std::iter::empty::<&std::ffi::OsStr>(),
         );
         match opened {
-            Ok(repo) => Ok(Self { path, name, repo }),
+            Ok(repo) => Ok(Self { path: path.to_owned(), name, repo }),
             Err(err) if err.code() == ErrorCode::NotFound => {
                 Err(GitError::NoRepository { remote: name, cause: Cause::new(err.message()) })
             }

@@ -11,6 +11,7 @@ mod error;
 mod fetch;
 #[cfg(test)]
 mod fixture;
+mod format;
 pub mod known_hosts;
 mod lfs;
 mod local;
@@ -32,6 +33,7 @@ mod worker;
 
 pub use certificate::CertificateFault;
 pub use error::{Cause, GitError, Kind, Stage};
+pub use format::Format;
 pub use local::{LocalError, local_head, local_path};
 pub use text::{one_line, redact};
 pub use verify::Trust;

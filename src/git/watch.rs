@@ -153,7 +153,7 @@ impl Armed {
             }
         });
         let mut watcher = watcher.map_err(|err| err.to_string())?;
-        let heads = dir.join("refs/heads");
+        let heads = heads(dir);
         // Identity before the watch: what is replaced in between differs from it and is armed again.
         let on = identity(dir).map_err(|err| format!("{}: {err}", dir.display()))?;
         watcher.watch(&heads, RecursiveMode::Recursive).map_err(|err| err.to_string())?;
@@ -177,5 +177,11 @@ fn matters(event: &Event) -> bool {
 
 fn identity(dir: &Path) -> std::io::Result<Identity> {
     let of = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
-    Ok([of(dir)?, of(&dir.join("refs/heads"))?])
+    Ok([of(dir)?, of(&heads(dir))?])
+}
+
+/// Where the branches are kept.
+fn heads(dir: &Path) -> PathBuf {
+    let reftable = dir.join("reftable");
+    if reftable.is_dir() { reftable } else { dir.join("refs/heads") }
 }
