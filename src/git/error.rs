@@ -154,7 +154,7 @@ pub enum GitError {
         remote: String,
         ca_file: Option<PathBuf>,
         #[source]
-        fault: CertificateFault,
+        fault: Box<CertificateFault>,
     },
     #[error("what answers at the remote is not git: {remote}")]
     NotGit {

@@ -242,7 +242,11 @@ impl<'a> Peer<'a> {
         let noted = note.map(|note| format!("{text} ({note})"));
         let cause = Cause::new(noted.as_deref().unwrap_or(text));
         if let Some(fault) = self.certificate_fault(err, &seen, text) {
-            return GitError::Certificate { remote, ca_file: self.context.opening.ca_file.clone(), fault };
+            return GitError::Certificate {
+                remote,
+                ca_file: self.context.opening.ca_file.clone(),
+                fault: Box::new(fault),
+            };
         }
         match (err.code(), err.class()) {
             (ErrorCode::Certificate, ErrorClass::Ssh) => self.explain_host_key(&seen),

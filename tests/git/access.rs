@@ -152,7 +152,7 @@ async fn a8_an_authority_of_the_settings_is_trusted_and_any_other_fault_of_a_cer
     let mut source = bench.source();
     source.remote = server.url("");
     let fault = |err: &GitError| match err {
-        GitError::Certificate { fault, .. } => fault.clone(),
+        GitError::Certificate { fault, .. } => (**fault).clone(),
         other => panic!("{other:?}"),
     };
     let unknown = bench.worker_of(source.clone()).head().await.unwrap_err();
