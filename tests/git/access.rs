@@ -148,7 +148,7 @@ async fn a8_an_authority_of_the_settings_is_trusted_and_any_other_fault_of_a_cer
     let authority = Certificate::authority("Corp Root");
     let own = Wish { host: "127.0.0.1", until: FOR_LONG };
     let good = Certificate::server(Some(&authority), &own);
-    let server = Http::start_tls(bench.root(), &good);
+    let server = Http::start_tls(bench.root(), good.acceptor());
     let mut source = bench.source();
     source.remote = server.url("");
     let fault = |err: &GitError| match err {
@@ -170,7 +170,7 @@ async fn a8_an_authority_of_the_settings_is_trusted_and_any_other_fault_of_a_cer
     for (certificate, want) in
         [(&other, "for git.other, not for 127.0.0.1"), (&old, "expired on Sep 13"), (&lone, "by itself")]
     {
-        let server = Http::start_tls(bench.root(), certificate);
+        let server = Http::start_tls(bench.root(), certificate.acceptor());
         source.remote = server.url("");
         let err = bench.worker_of(source.clone()).head().await.unwrap_err();
         assert!(as_error(&err).contains(want), "{want}: {}", as_error(&err));
@@ -178,7 +178,7 @@ async fn a8_an_authority_of_the_settings_is_trusted_and_any_other_fault_of_a_cer
         assert!(!advised, "it is set: {:?}", err.hint());
     }
     source.auth.ca_file = Some(lone.write(&bench, "lone.pem"));
-    let server = Http::start_tls(bench.root(), &lone);
+    let server = Http::start_tls(bench.root(), lone.acceptor());
     source.remote = server.url("");
     assert_eq!(bench.worker_of(source.clone()).head().await.unwrap().commit, commit, "trusted by itself");
 
@@ -266,7 +266,7 @@ async fn a6_the_proxy_of_the_settings_is_the_way_out() {
     let bench = Bench::new();
     let commit = bench.commit_and_push("x");
     let certificate = Certificate::server(None, &Wish { host: "git.corp.invalid", until: FOR_LONG });
-    let tls = Http::start_tls(bench.root(), &certificate);
+    let tls = Http::start_tls(bench.root(), certificate.acceptor());
     let mut source = bench.source();
     for (server, scheme) in [(&tls, "https")] {
         let (port, passed) = proxy(server.port());

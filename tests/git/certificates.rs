@@ -9,6 +9,7 @@ use openssl::{
     hash::MessageDigest,
     nid::Nid,
     pkey::{PKey, Private},
+    ssl::{SslAcceptor, SslMethod},
     x509::{
         X509, X509Builder, X509Name,
         extension::{BasicConstraints, SubjectAlternativeName},
@@ -67,6 +68,14 @@ impl Certificate {
         builder.append_extension(names).unwrap();
         builder.sign(authority.map_or(&key, |authority| &authority.key), MessageDigest::sha256()).unwrap();
         Self { x509: builder.build(), key }
+    }
+
+    /// For a server that shows it.
+    pub fn acceptor(&self) -> SslAcceptor {
+        let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
+        acceptor.set_private_key(&self.key).unwrap();
+        acceptor.set_certificate(&self.x509).unwrap();
+        acceptor.build()
     }
 
     pub fn write(&self, bench: &Bench, name: &str) -> PathBuf {

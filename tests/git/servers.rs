@@ -15,9 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use openssl::ssl::{SslAcceptor, SslMethod};
+use openssl::ssl::SslAcceptor;
 
-use super::{certificates::Certificate, repo::git_command};
+use super::repo::git_command;
 
 /// Where a remote is, and what serves it.
 pub struct Server {
@@ -130,12 +130,9 @@ impl Http {
         Self::serve("http", move |peer, refused| answer(BufReader::new(peer), &root, authorization, refused))
     }
 
-    /// Over TLS, with this certificate.
-    pub fn start_tls(root: &Path, certificate: &Certificate) -> Self {
-        let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
-        acceptor.set_private_key(&certificate.key).unwrap();
-        acceptor.set_certificate(&certificate.x509).unwrap();
-        let (acceptor, root) = (acceptor.build(), root.to_owned());
+    /// Over TLS.
+    pub fn start_tls(root: &Path, acceptor: SslAcceptor) -> Self {
+        let root = root.to_owned();
         Self::serve("https", move |peer, refused| {
             let peer = acceptor.accept(peer).map_err(std::io::Error::other)?;
             answer(BufReader::new(peer), &root, None, refused)
