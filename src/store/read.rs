@@ -45,15 +45,19 @@ impl Store {
             .map_err(sql("reading the deploy counter"))
     }
 
-    /// Deploys, newest first. Over all apps by their begin, because an app may have taken its number long before; of
-    /// one app by number, which no clock that was set back can turn round.
+    /// Deploys, newest first, by counters that no clock can turn round: of one app by number; over all apps, one of
+    /// which may have taken its number long before, by the number of the event that they began with. Where that is no
+    /// longer kept a deploy is older than all others.
     ///
     /// # Errors
     /// When they can't be read.
     pub fn history(&self, app: Option<&AppName>, limit: u32) -> Result<Vec<DeployRecord>, StoreError> {
         let query = format!(
-            "SELECT {DEPLOY_COLUMNS} FROM deploy WHERE (?1 IS NULL OR app = ?1)
-             ORDER BY CASE WHEN ?1 IS NULL THEN started END DESC, id DESC LIMIT ?2"
+            "SELECT {DEPLOY_COLUMNS} FROM deploy
+             LEFT JOIN (SELECT deploy AS begun, min(seq) AS at FROM event
+                        WHERE ?1 IS NULL AND kind IN ('deploy_started', 'deploy_queued') GROUP BY deploy)
+             ON begun = id
+             WHERE (?1 IS NULL OR app = ?1) ORDER BY at DESC, id DESC LIMIT ?2"
         );
         self.deploys(&query, params![app.map(AppName::as_str), limit])
     }
