@@ -226,9 +226,11 @@ impl Daemon {
             apps = self.settings.apps.len(),
             "ready"
         );
+        let keeping = tokio::spawn(keep_record(fleet.store().clone()));
         let ended = self.until_told((&fleet, &shown), &mut told, reloads).await;
         notify_systemd(&[sd_notify::NotifyState::Stopping]);
         serving.abort();
+        keeping.abort();
         fleet.end().await;
         tracing::info!("ended; apps and fronts serve on");
         ended
@@ -325,6 +327,23 @@ impl Daemon {
         let beside = config::sources(&self.file).iter().any(|dir| dir.ends_with("apps.d"));
         let beside = if beside { " and apps.d beside it" } else { "" };
         Ok(format!("read {}{beside}: {}", self.file.display(), said.join("; ")))
+    }
+}
+
+/// Between two looks whether the record's files are in place; before each write there is one in any case.
+const LOOK_AFTER_RECORD: Duration = Duration::from_secs(5);
+
+/// On a blocking thread: the disk may take its time.
+async fn keep_record(store: Arc<Store>) {
+    let mut look = tokio::time::interval(LOOK_AFTER_RECORD);
+    loop {
+        look.tick().await;
+        let store = store.clone();
+        match tokio::task::spawn_blocking(move || store.keep_in_place(clock::now())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(err)) => tracing::error!(err = %chain(&err), "the record can't be kept"),
+            Err(err) => tracing::error!(%err, "looking after the record failed"),
+        }
     }
 }
 

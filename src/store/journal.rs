@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, Transaction, params};
 
-use super::{Store, StoreError, record::EventRecord, sentence, sql};
+use super::{Store, StoreError, Writer, record::EventRecord, sentence, sql};
 use crate::rules::{
     app::{App, End},
     effect::{Effect, Note},
@@ -83,11 +83,14 @@ impl Store {
     }
 
     fn try_commit(&self, commit: &Commit<'_>) -> Result<Vec<EventRecord>, StoreError> {
-        let mut connection = self.write();
-        let tx = connection.transaction().map_err(sql("beginning a step"))?;
-        let written = write_step(&tx, commit).map_err(sql("recording a step"))?;
-        tx.commit().map_err(sql("committing a step"))?;
-        Ok(written)
+        let state = json(commit.next);
+        self.write_at(commit.now, |writer| {
+            let tx = writer.connection.transaction().map_err(sql("beginning a step"))?;
+            let written = write_step(&tx, commit, &state).map_err(sql("recording a step"))?;
+            tx.commit().map_err(sql("committing a step"))?;
+            writer.kept.states.insert(commit.app.as_str().to_owned(), (state, commit.now.0));
+            Ok(written)
+        })
     }
 
     /// Records an event outside of any app's machine.
@@ -95,8 +98,9 @@ impl Store {
     /// # Errors
     /// When it could not be written.
     pub fn log(&self, event: EventRecord) -> Result<EventRecord, StoreError> {
-        let connection = self.write();
-        insert_event(&connection, event).map_err(sql("recording an event"))
+        self.write_at(event.at.0, |writer| {
+            insert_event(&writer.connection, event).map_err(sql("recording an event"))
+        })
     }
 
     /// Records an operator's act that no step was made for. No flush of its own: nothing depends on it.
@@ -124,15 +128,18 @@ impl Store {
         doing: &'static str,
         write: impl FnOnce(&Transaction<'_>) -> Result<T, rusqlite::Error>,
     ) -> Result<T, StoreError> {
-        let mut connection = self.write();
-        connection.pragma_update(None, "synchronous", "NORMAL").map_err(sql(doing))?;
-        let written = connection.transaction().and_then(|tx| {
-            let value = write(&tx)?;
-            tx.commit()?;
-            Ok(value)
-        });
-        connection.pragma_update(None, "synchronous", "FULL").map_err(sql("making steps durable again"))?;
-        written.map_err(sql(doing))
+        self.write(|Writer { connection, .. }| {
+            connection.pragma_update(None, "synchronous", "NORMAL").map_err(sql(doing))?;
+            let written = connection.transaction().and_then(|tx| {
+                let value = write(&tx)?;
+                tx.commit()?;
+                Ok(value)
+            });
+            connection
+                .pragma_update(None, "synchronous", "FULL")
+                .map_err(sql("making steps durable again"))?;
+            written.map_err(sql(doing))
+        })
     }
 
     /// Forgets releases whose directories are gone.
@@ -140,13 +147,15 @@ impl Store {
     /// # Errors
     /// When it can't be written.
     pub fn forget_release(&self, app: &AppName, release: &ReleaseId) -> Result<(), StoreError> {
-        self.write()
-            .execute(
-                "DELETE FROM release WHERE app = ?1 AND id = ?2",
-                params![app.as_str(), release.as_str()],
-            )
-            .map(drop)
-            .map_err(sql("forgetting a release"))
+        self.write(|Writer { connection, .. }| {
+            connection
+                .execute(
+                    "DELETE FROM release WHERE app = ?1 AND id = ?2",
+                    params![app.as_str(), release.as_str()],
+                )
+                .map(drop)
+                .map_err(sql("forgetting a release"))
+        })
     }
 
     /// Makes room again after the disk was full, and trims what grows without end.
@@ -155,27 +164,35 @@ impl Store {
     /// When the trimming failed.
     pub fn tidy(&self) -> Result<(), StoreError> {
         self.refill_reserve();
-        let connection = self.write();
-        connection
-            .execute("DELETE FROM event WHERE seq <= (SELECT max(seq) FROM event) - ?1", params![EVENTS_KEPT])
-            .map_err(sql("trimming events"))?;
-        connection
-            .execute(
-                "DELETE FROM journal WHERE seq <= (SELECT max(seq) FROM journal j WHERE j.app = journal.app) - ?1",
-                params![JOURNAL_KEPT],
-            )
-            .map(drop)
-            .map_err(sql("trimming the journal"))
+        self.write(|Writer { connection, .. }| {
+            connection
+                .execute(
+                    "DELETE FROM event WHERE seq <= (SELECT max(seq) FROM event) - ?1",
+                    params![EVENTS_KEPT],
+                )
+                .map_err(sql("trimming events"))?;
+            connection
+                .execute(
+                    "DELETE FROM journal WHERE seq <= (SELECT max(seq) FROM journal j WHERE j.app = journal.app) - ?1",
+                    params![JOURNAL_KEPT],
+                )
+                .map(drop)
+                .map_err(sql("trimming the journal"))
+        })
     }
 }
 
-fn write_step(tx: &Transaction<'_>, commit: &Commit<'_>) -> Result<Vec<EventRecord>, rusqlite::Error> {
+fn write_step(
+    tx: &Transaction<'_>,
+    commit: &Commit<'_>,
+    state: &str,
+) -> Result<Vec<EventRecord>, rusqlite::Error> {
     let app = commit.app.as_str();
     tx.prepare_cached(
         "INSERT INTO app (name, state, changed) VALUES (?1, ?2, ?3)
          ON CONFLICT (name) DO UPDATE SET state = ?2, changed = ?3",
     )?
-    .execute(params![app, json(commit.next), commit.now.0])?;
+    .execute(params![app, state, commit.now.0])?;
     tx.prepare_cached("INSERT INTO journal (app, at, event, effects) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![app, commit.now.0, json(commit.event), json(&commit.effects)])?;
     write_hold(tx, commit)?;
@@ -386,7 +403,10 @@ fn end_row(tx: &Transaction<'_>, id: DeployId, end: &End, now: Time) -> Result<(
     .map(drop)
 }
 
-fn insert_event(connection: &Connection, event: EventRecord) -> Result<EventRecord, rusqlite::Error> {
+pub(super) fn insert_event(
+    connection: &Connection,
+    event: EventRecord,
+) -> Result<EventRecord, rusqlite::Error> {
     connection
         .prepare_cached(
             "INSERT INTO event (at, app, deploy, kind, caused_by, text, uid) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",

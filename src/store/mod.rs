@@ -9,9 +9,9 @@ mod meter;
 mod read;
 pub mod record;
 mod sentence;
+mod standing;
 
 use std::{
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -20,6 +20,7 @@ use std::{
 pub use journal::{Act, Commit};
 use rusqlite::{Connection, OpenFlags};
 
+use self::standing::Kept;
 use crate::rules::time::Time;
 
 /// The version of the schema below, in `PRAGMA user_version`.
@@ -40,6 +41,15 @@ pub enum StoreError {
     /// A damaged or newer file can't be moved aside.
     #[error("moving the unusable record aside: {}", path.display())]
     MoveAside {
+        /// The database file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It was deleted or replaced, and can't be written anew.
+    #[error("the record is gone from {}, and can't be written anew", path.display())]
+    Rewrite {
         /// The database file.
         path: PathBuf,
         /// The cause.
@@ -90,8 +100,15 @@ pub struct Store {
     /// Held for microseconds. Closed before the writer, which then can put the log away.
     reader: Mutex<Connection>,
     /// Held while a step is flushed, which may take as long as the disk likes: for blocking threads alone.
-    writer: Mutex<Connection>,
+    writer: Mutex<Writer>,
+    path: PathBuf,
     reserve: PathBuf,
+}
+
+#[derive(Debug)]
+struct Writer {
+    connection: Connection,
+    kept: Kept,
 }
 
 /// What opening found.
@@ -119,11 +136,13 @@ impl Store {
     /// When the directory can't be written, or an unusable file can't be moved aside.
     pub fn open(state_dir: &Path, now: Time) -> Result<(Self, Opened), StoreError> {
         let path = state_dir.join("bgd.db");
+        standing::close_to_others(&path);
         let (connection, opened) = match Self::connect(&path) {
             Ok(connection) => (connection, Opened::Usable),
             Err(Unusable::Refused(source)) => return Err(StoreError::Open { path, source }),
             Err(Unusable::Content(why)) => {
                 let to = move_aside(&path, now)?;
+                standing::close_to_others(&path);
                 let connection = Self::connect(&path).map_err(|unusable| StoreError::Open {
                     path: path.clone(),
                     source: unusable.into_source(),
@@ -131,13 +150,12 @@ impl Store {
                 (connection, Opened::MovedAside { to, why })
             }
         };
-        // What apps say when they fail is for those who may act, not for every user of the host.
-        let readable = std::fs::Permissions::from_mode(0o640);
-        if let Err(err) = std::fs::set_permissions(&path, readable) {
-            tracing::warn!(path = %path.display(), %err, "the record's mode could not be set");
-        }
-        let reader = Self::connect_reader(&path).map_err(|source| StoreError::Open { path, source })?;
-        let store = Self::on(connection, reader, state_dir);
+        let open = |source| StoreError::Open { path: path.clone(), source };
+        let reader = Self::connect_reader(&path).map_err(open)?;
+        let mut kept =
+            Kept { states: standing::read_states(&reader).map_err(open)?, latest: now, ..Kept::default() };
+        kept.marks.renew(&path);
+        let store = Self::on(Writer { connection, kept }, reader, state_dir);
         store.refill_reserve();
         Ok((store, opened))
     }
@@ -146,15 +164,17 @@ impl Store {
     /// over blocks that exist, and its flush has no growth of the file to record, which costs most of its time.
     /// Best effort: without it the log grows to this size by itself.
     pub fn stretch_log(&self) {
-        let stretched = self.write().execute_batch(
+        let mut writer = self.lock_writer();
+        let stretched = writer.connection.execute_batch(
             "BEGIN IMMEDIATE; CREATE TABLE stretch (bytes BLOB); \
              INSERT INTO stretch VALUES (zeroblob(5242880)); ROLLBACK;",
         );
         if let Err(err) = stretched {
             tracing::debug!(%err, "the log of the record was not stretched");
             // An error may have left the transaction open, or ended it already.
-            let _ended = self.write().execute_batch("ROLLBACK");
+            let _ended = writer.connection.execute_batch("ROLLBACK");
         }
+        writer.kept.marks.renew(&self.path);
     }
 
     /// Opens the record for reading only, for commands that run without the daemon; `None` where none was made yet.
@@ -173,13 +193,19 @@ impl Store {
                 return Ok(None);
             }
             // What writes all the same is refused by SQLite.
-            Ok(Some(Self::on(Self::connect_reader(&path)?, reader, state_dir)))
+            let writer = Writer { connection: Self::connect_reader(&path)?, kept: Kept::default() };
+            Ok(Some(Self::on(writer, reader, state_dir)))
         };
         open().map_err(|source| StoreError::Open { path: path.clone(), source })
     }
 
-    fn on(writer: Connection, reader: Connection, state_dir: &Path) -> Self {
-        Self { writer: Mutex::new(writer), reader: Mutex::new(reader), reserve: state_dir.join("reserve") }
+    fn on(writer: Writer, reader: Connection, state_dir: &Path) -> Self {
+        Self {
+            writer: Mutex::new(writer),
+            reader: Mutex::new(reader),
+            path: state_dir.join("bgd.db"),
+            reserve: state_dir.join("reserve"),
+        }
     }
 
     fn connect_reader(path: &Path) -> Result<Connection, rusqlite::Error> {
@@ -222,8 +248,26 @@ impl Store {
         Ok(connection)
     }
 
+    /// Writes, in the files that the next daemon will find, or not at all.
+    fn write<T>(&self, write: impl FnOnce(&mut Writer) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut writer = self.lock_writer();
+        self.stand(&mut writer)?;
+        let written = write(&mut writer);
+        writer.kept.marks.renew(&self.path);
+        written
+    }
+
+    fn write_at<T>(
+        &self,
+        now: Time,
+        write: impl FnOnce(&mut Writer) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.lock_writer().kept.latest = now;
+        self.write(write)
+    }
+
     /// A panic leaves the connection as usable as SQLite's own rollback makes it.
-    fn write(&self) -> MutexGuard<'_, Connection> {
+    fn lock_writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -280,23 +324,25 @@ impl Unusable {
 }
 
 fn move_aside(path: &Path, now: Time) -> Result<PathBuf, StoreError> {
-    let aside = |suffix: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
-    let to = aside(&format!(".unusable-{}", now.0));
+    let to = aside(path, &format!(".unusable-{}", now.0));
     std::fs::rename(path, &to).map_err(|source| StoreError::MoveAside { path: path.to_owned(), source })?;
-    for log in ["-wal", "-shm"] {
+    for log in standing::LOGS {
         // They belong to the old file; a new database must not replay them.
-        match std::fs::rename(aside(log), aside(&format!(".unusable-{}{log}", now.0))) {
+        match std::fs::rename(aside(path, log), aside(path, &format!(".unusable-{}{log}", now.0))) {
             Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
-                return Err(StoreError::MoveAside { path: aside(log), source: err });
+                return Err(StoreError::MoveAside { path: aside(path, log), source: err });
             }
             Ok(()) | Err(_) => {}
         }
     }
     Ok(to)
+}
+
+/// The path with more at its end.
+fn aside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 fn sql(what: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {

@@ -123,10 +123,11 @@ fn a_stretched_log_has_its_full_size_and_leaves_nothing_in_the_record() {
     assert!(full > 4 << 20, "{full}");
     store.keep_probes(DeployId(1), &["healthy in 1 ms".to_owned()]).unwrap();
     assert_eq!(log(), full, "the log grew again");
-    let synchronous: i64 = store.write().query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+    let synchronous: i64 =
+        store.lock_writer().connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
     assert_eq!(synchronous, 2, "steps are no longer durable");
     let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'stretch'";
-    assert_eq!(store.write().query_row(tables, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+    assert_eq!(store.lock_writer().connection.query_row(tables, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
     drop(store);
     let (store, opened) = Store::open(dir.path(), Time(0)).unwrap();
     assert_eq!((opened, store.app(&app).unwrap()), (Opened::Usable, Some(before)));
@@ -143,27 +144,6 @@ fn who_asked_is_kept_with_the_event_and_the_deploy_that_it_began() {
     store.log_act(asked).unwrap();
     let uids: Vec<_> = store.events(None, None).unwrap().iter().map(|event| event.uid).collect();
     assert_eq!(uids, [None, Some(1000)]);
-}
-
-#[test]
-fn history_over_all_apps_is_by_begin_and_of_one_app_by_number() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
-    // An idle app keeps its next number; and the clock went back before deploy 5.
-    let rows = [(1, "shop", 10), (2, "zine", 90), (3, "shop", 50), (4, "shop", 70), (5, "shop", 60)];
-    for (id, app, started) in rows {
-        let row = format!("VALUES ({id}, '{app}', 'push', 'poller', {started})");
-        let insert = format!("INSERT INTO deploy (id, app, kind, asked_by, started) {row}");
-        store.write().execute_batch(&insert).unwrap();
-    }
-    let ids = |app: Option<&str>, limit| {
-        let app = app.map(|app| app.parse::<AppName>().unwrap());
-        let found = store.history(app.as_ref(), limit).unwrap();
-        found.iter().map(|deploy| deploy.id.0).collect::<Vec<_>>()
-    };
-    assert_eq!(ids(None, 10), [2, 4, 5, 3, 1]);
-    assert_eq!(ids(None, 2), [2, 4]);
-    assert_eq!(ids(Some("shop"), 10), [5, 4, 3, 1]);
 }
 
 #[test]
@@ -221,4 +201,141 @@ fn a5_the_accepted_tip_is_kept_over_a_reopening_and_belongs_to_one_branch_of_one
     assert_eq!(store.accepted(&app, "main\nr").unwrap(), Some(two));
     assert_eq!(store.accepted(&app, "dev\nr").unwrap(), None);
     assert_eq!(store.accepted(&"other".parse().unwrap(), "main\nr").unwrap(), None);
+}
+
+fn files(dir: &Path) -> [PathBuf; 3] {
+    ["bgd.db", "bgd.db-wal", "bgd.db-shm"].map(|name| dir.join(name))
+}
+
+/// What a kill leaves: nothing is put away.
+fn killed(dir: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for (from, to) in files(dir).iter().zip(files(copy.path())).take(2) {
+        std::fs::copy(from, to).unwrap();
+    }
+    copy
+}
+
+fn texts(store: &Store) -> Vec<String> {
+    store.events(None, Some(0)).unwrap().into_iter().map(|event| event.text).collect()
+}
+
+#[test]
+fn n12_the_record_and_what_lies_beside_it_are_closed_to_others() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |path: &PathBuf| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
+    commit_one_step(&store, &"shop".parse().unwrap());
+    assert_eq!(files(dir.path()).map(|file| mode(&file)), [0o640; 3]);
+    // Made by an older bgd that was killed.
+    let dir = killed(dir.path());
+    let old = dir.path().join("bgd.db.unusable-1-wal");
+    std::fs::write(&old, "").unwrap();
+    for file in files(dir.path()).iter().take(2).chain([&old]) {
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    let (_store, _) = Store::open(dir.path(), Time(0)).unwrap();
+    assert_eq!(files(dir.path()).map(|file| mode(&file)), [0o640; 3]);
+    assert_eq!(mode(&old), 0o640);
+}
+
+#[test]
+fn n12_a_record_that_is_deleted_or_replaced_while_it_is_open_is_written_anew_with_all_that_is_in_it() {
+    let app: AppName = "shop".parse().unwrap();
+    let remove = |dir: &Path, which: &[usize]| {
+        for at in which {
+            std::fs::remove_file(&files(dir)[*at]).unwrap();
+        }
+    };
+    type Harm<'a> = (&'static str, &'a dyn Fn(&Path));
+    let harms: [Harm<'_>; 5] = [
+        ("deleted", &|dir| remove(dir, &[0, 1, 2])),
+        ("deleted", &|dir| remove(dir, &[0])),
+        ("parted from its log", &|dir| remove(dir, &[1])),
+        ("parted from its log", &|dir| remove(dir, &[2])),
+        ("replaced", &|dir| {
+            let other = tempfile::tempdir().unwrap();
+            drop(Store::open(other.path(), Time(0)).unwrap());
+            std::fs::rename(&files(other.path())[0], &files(dir)[0]).unwrap();
+        }),
+    ];
+    for (how, harm) in harms {
+        let dir = tempfile::Builder::new().tempdir_in(std::env::temp_dir()).unwrap();
+        let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
+        let state = commit_one_step(&store, &app);
+        harm(dir.path());
+        let act = EventRecord::new("asked", Time(2_000), "after the harm");
+        store.log_act(act).unwrap();
+        let said = format!("the record was {how} while bgd ran, and is written anew from what is known");
+        assert!(texts(&store).contains(&said), "{how}: {:?}", texts(&store));
+        let left = killed(dir.path());
+        let (store, opened) = Store::open(left.path(), Time(0)).unwrap();
+        assert_eq!(opened, Opened::Usable, "{how}");
+        assert_eq!(store.app(&app).unwrap(), Some(state), "{how}");
+        assert_eq!(store.history(None, 9).unwrap().len(), 1, "{how}");
+        let texts = texts(&store);
+        assert!(texts.contains(&said) && texts.contains(&"after the harm".to_owned()), "{how}: {texts:?}");
+    }
+}
+
+#[test]
+fn n12_a_record_that_is_overwritten_in_place_keeps_at_least_the_state_of_each_app() {
+    let app: AppName = "shop".parse().unwrap();
+    let older = tempfile::tempdir().unwrap();
+    drop(Store::open(older.path(), Time(0)).unwrap());
+    let older = std::fs::read(&files(older.path())[0]).unwrap();
+    for content in [older, Vec::new(), vec![0x5a; 9_000]] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
+        let state = commit_one_step(&store, &app);
+        // So that nothing of it is in the log any more.
+        let put_away = "PRAGMA wal_checkpoint(TRUNCATE)";
+        store
+            .write(|writer| writer.connection.query_row(put_away, [], |_| Ok(())).map_err(sql("test")))
+            .unwrap();
+        std::fs::write(&files(dir.path())[0], &content).unwrap();
+        store.keep_in_place(Time(3_000)).unwrap();
+        assert!(texts(&store).iter().any(|text| text.contains("overwritten")), "{:?}", texts(&store));
+        let left = killed(dir.path());
+        let (store, _) = Store::open(left.path(), Time(0)).unwrap();
+        assert_eq!(store.app(&app).unwrap(), Some(state));
+    }
+}
+
+#[test]
+fn a_log_that_somebody_puts_away_into_the_record_is_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
+    commit_one_step(&store, &"shop".parse().unwrap());
+    let other = Connection::open(&files(dir.path())[0]).unwrap();
+    other.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    store.keep_in_place(Time(3_000)).unwrap();
+    assert!(!texts(&store).iter().any(|text| text.contains("written anew")), "{:?}", texts(&store));
+}
+
+#[test]
+fn b8_deploys_are_listed_by_their_counter_when_the_clock_goes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
+    let started = |id: u64, app: &str, at: u64| {
+        let sql =
+            "INSERT INTO deploy (id, app, kind, asked_by, started) VALUES (?1, ?2, 'push', 'poller', ?3)";
+        let params = rusqlite::params![id, app, at];
+        store.lock_writer().connection.execute(sql, params).unwrap();
+        let event = EventRecord {
+            deploy: Some(DeployId(id)),
+            ..EventRecord::new("deploy_started", Time(at), "deploy started")
+        };
+        store.log(event).unwrap();
+    };
+    // The other app took its number before it had anything to deploy.
+    started(2, "shop", 5_000);
+    started(3, "shop", 1_000);
+    started(1, "zoo", 1_500);
+    let ids = |app: Option<&AppName>| {
+        store.history(app, 9).unwrap().iter().map(|deploy| deploy.id.0).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(None), [1, 3, 2]);
+    assert_eq!(ids(Some(&"shop".parse().unwrap())), [3, 2]);
 }

@@ -98,6 +98,32 @@ fn k1_a_record_deleted_under_a_running_daemon_costs_nothing() {
     }
 }
 
+#[test]
+fn n12_a_hold_placed_after_the_record_was_deleted_outlives_a_killed_daemon() {
+    for harm in [&["bgd.db", "bgd.db-wal", "bgd.db-shm"][..], &["bgd.db-wal"]] {
+        let Some(mut stage) = Stage::set(Plan::of(Kind::Builtin)) else { return };
+        let one = stage.push_live("one");
+        stage.until_at_rest();
+        for name in harm {
+            fs::remove_file(stage.path("state").join(name)).unwrap();
+        }
+        stage.done(&["hold", "-m", "freeze"]);
+        stage.kill_daemon();
+        stage.start_daemon();
+        let status = stage.until_at_rest();
+        assert_eq!(
+            (status["hold"]["reason"].as_str(), &status["live"]["commit"]),
+            (Some("freeze"), &one.into())
+        );
+        assert!(stage.done(&["events"]).contains("written anew"), "{status:#}");
+        assert!(stage.done(&["history"]).contains("Make one"), "what was before is there too");
+        // Deleted while nothing is written.
+        fs::remove_file(stage.path("state/bgd.db")).unwrap();
+        stage.eventually("the record is back", |stage| stage.path("state/bgd.db").exists());
+        stage.assert_no_leftover();
+    }
+}
+
 /// In one go: emptied file by file, it would be filled again meanwhile.
 fn wipe(directory: &Path) {
     let gone = directory.with_extension("gone");

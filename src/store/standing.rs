@@ -1,0 +1,240 @@
+//! Whether the record's files are still those that are open. Somebody may delete or replace them while the daemon runs;
+//! what is written then would be gone with the process. Used before each write, and now and then while there is none:
+//! the record is written anew from what is open, and where that is no good, from the states that are known (N12).
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::Path,
+};
+
+use rusqlite::{Connection, params};
+
+use super::{Store, StoreError, Unusable, Writer, aside, journal, move_aside, record::EventRecord, sql};
+use crate::rules::time::Time;
+
+/// What apps say when they fail is for those who may act, not for every user of the host.
+const MODE: u32 = 0o640;
+/// The files beside the database.
+pub(super) const LOGS: [&str; 2] = ["-wal", "-shm"];
+
+/// What tells one file from another, and from itself after somebody else wrote to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    file: (u64, u64),
+    content: (u64, i64, i64),
+}
+
+/// The files as they were after the last write of ours.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    database: Option<Mark>,
+    logs: [Option<Mark>; 2],
+}
+
+/// What has become of the files. In all cases but the last what is open is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    Deleted,
+    Replaced,
+    /// The database is there, and not the log that is open.
+    Parted,
+    /// The file that is open, with a content that may not be ours.
+    Overwritten,
+}
+
+/// What the writer holds besides its connection.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub marks: Marks,
+    /// The state of each app, as last recorded, with its time.
+    pub states: BTreeMap<String, (String, u64)>,
+    /// The last time that was told.
+    pub latest: Time,
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Deleted => "deleted",
+            Self::Replaced => "replaced",
+            Self::Parted => "parted from its log",
+            Self::Overwritten => "overwritten",
+        })
+    }
+}
+
+impl Mark {
+    fn of(path: &Path) -> Option<Self> {
+        let found = fs::symlink_metadata(path).ok()?;
+        Some(Self {
+            file: (found.dev(), found.ino()),
+            content: (found.size(), found.mtime(), found.mtime_nsec()),
+        })
+    }
+}
+
+impl Marks {
+    /// After a write: only whoever holds the writer may call this.
+    pub fn renew(&mut self, path: &Path) {
+        self.database = Mark::of(path);
+        for (mark, log) in self.logs.iter_mut().zip(LOGS) {
+            *mark = Mark::of(&aside(path, log));
+        }
+    }
+
+    fn compare(&self, path: &Path) -> Option<How> {
+        let now = Mark::of(path);
+        let same = |before: Option<Mark>, now: Option<Mark>| match (before, now) {
+            (None, _) => true,
+            (Some(before), now) => now.is_some_and(|now| now.file == before.file),
+        };
+        let logs = self.logs.iter().zip(LOGS).all(|(mark, log)| same(*mark, Mark::of(&aside(path, log))));
+        match (same(self.database, now), logs) {
+            (false, _) if now.is_none() => Some(How::Deleted),
+            (false, _) => Some(How::Replaced),
+            (true, false) => Some(How::Parted),
+            (true, true) if self.database.is_some() && self.database != now => Some(How::Overwritten),
+            (true, true) => None,
+        }
+    }
+}
+
+/// Before SQLite opens it, which gives its logs the mode that the database has at that moment. Those of an older bgd
+/// are repaired as well.
+pub(super) fn close_to_others(path: &Path) {
+    let made = fs::OpenOptions::new().append(true).create(true).mode(MODE).open(path);
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    let all =
+        path.parent().and_then(|directory| fs::read_dir(directory).ok()).into_iter().flatten().flatten();
+    let ours = all.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(name));
+    let closed = made.map(drop).and_then(|()| {
+        ours.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
+            .try_for_each(|entry| fs::set_permissions(entry.path(), Permissions::from_mode(MODE)))
+    });
+    if let Err(err) = closed {
+        tracing::warn!(path = %path.display(), %err, "the record's mode could not be set");
+    }
+}
+
+impl Store {
+    /// Looks whether the record is where it was, and writes it anew where it is not.
+    ///
+    /// # Errors
+    /// When that fails: what is written from now on would be lost.
+    pub fn keep_in_place(&self, now: Time) -> Result<(), StoreError> {
+        let mut writer = self.lock_writer();
+        writer.kept.latest = now;
+        self.stand(&mut writer)
+    }
+
+    /// What [`Store::keep_in_place`] does, with the writer held.
+    pub(super) fn stand(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        let now = writer.kept.latest;
+        let Some(how) = writer.kept.marks.compare(&self.path) else { return Ok(()) };
+        if how == How::Overwritten && self.is_as_known(writer) {
+            // Somebody put the log away into the database.
+            writer.kept.marks.renew(&self.path);
+            return Ok(());
+        }
+        self.write_anew(writer, how)
+            .map_err(|source| StoreError::Rewrite { path: self.path.clone(), source })?;
+        let text = format!("the record was {how} while bgd ran, and is written anew from what is known");
+        tracing::error!(path = %self.path.display(), %how, "the record was not where it was; written anew");
+        journal::insert_event(&writer.connection, EventRecord::new("record_replaced", now, &text))
+            .map_err(sql("recording that the record was replaced"))?;
+        writer.kept.marks.renew(&self.path);
+        Ok(())
+    }
+
+    /// Through a connection of its own: the writer's remembers pages.
+    fn is_as_known(&self, writer: &Writer) -> bool {
+        let states = || -> Result<BTreeMap<String, (String, u64)>, rusqlite::Error> {
+            let fresh = Self::connect_reader(&self.path)?;
+            if is_sound(&fresh)? { read_states(&fresh) } else { Ok(BTreeMap::new()) }
+        };
+        states().is_ok_and(|states| states == writer.kept.states)
+    }
+
+    fn write_anew(&self, writer: &mut Writer, how: How) -> io::Result<()> {
+        let copy = aside(&self.path, ".anew");
+        let copied = copy_whole(&writer.connection, &copy).unwrap_or_else(|err| {
+            tracing::error!(%err, "the record that is open can't be copied; its history is lost");
+            false
+        });
+        if how != How::Parted && self.path.symlink_metadata().is_ok() {
+            move_aside(&self.path, writer.kept.latest).map_err(io::Error::other)?;
+        }
+        if copied {
+            fs::rename(&copy, &self.path)?;
+        }
+        // Closed before the new one is open: the last connection of a database deletes the log by its name.
+        let mut reader = self.read();
+        for connection in [&mut writer.connection, &mut *reader] {
+            *connection = Connection::open_in_memory().map_err(io::Error::other)?;
+        }
+        for log in LOGS {
+            remove_if_any(&aside(&self.path, log))?;
+        }
+        close_to_others(&self.path);
+        let opened = Self::connect(&self.path).map_err(Unusable::into_source).map_err(io::Error::other)?;
+        *reader = Self::connect_reader(&self.path).map_err(io::Error::other)?;
+        writer.connection = opened;
+        if how == How::Overwritten || !copied {
+            write_states(&writer.connection, &writer.kept.states).map_err(io::Error::other)?;
+        }
+        fs::File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    }
+}
+
+/// Everything that a connection sees, as a database of its own; false when that is not sound.
+fn copy_whole(connection: &Connection, to: &Path) -> io::Result<bool> {
+    remove_if_any(to)?;
+    fs::OpenOptions::new().write(true).create_new(true).mode(MODE).open(to)?;
+    let name = to.to_str().ok_or(io::ErrorKind::InvalidFilename)?;
+    connection.execute("VACUUM INTO ?1", params![name]).map_err(io::Error::other)?;
+    fs::File::open(to)?.sync_all()?;
+    let sound = Connection::open(to).and_then(|copy| is_sound(&copy)).map_err(io::Error::other)?;
+    if !sound {
+        fs::remove_file(to)?;
+    }
+    Ok(sound)
+}
+
+fn is_sound(connection: &Connection) -> Result<bool, rusqlite::Error> {
+    let said: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    Ok(said == "ok")
+}
+
+fn remove_if_any(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// The state of each app.
+pub(super) fn read_states(
+    connection: &Connection,
+) -> Result<BTreeMap<String, (String, u64)>, rusqlite::Error> {
+    connection
+        .prepare("SELECT name, state, changed FROM app")?
+        .query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?
+        .collect()
+}
+
+fn write_states(
+    connection: &Connection,
+    states: &BTreeMap<String, (String, u64)>,
+) -> Result<(), rusqlite::Error> {
+    for (name, (state, changed)) in states {
+        connection.execute(
+            "INSERT OR REPLACE INTO app (name, state, changed) VALUES (?1, ?2, ?3)",
+            params![name, state, changed],
+        )?;
+    }
+    Ok(())
+}
