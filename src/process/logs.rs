@@ -21,6 +21,9 @@ const MAX_ROTATED: u32 = 1000;
 /// Between two looks at a log that has nothing new: fast enough for eyes, nothing for the machine.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
+/// Begins the line that a shim writes where another release's output, or another run's, ends.
+pub(super) const BEGINS: &str = "bgd: here begins release ";
+
 /// The name of a rotated file: `<path>.1` is the newest.
 pub fn rotated(path: &Path, number: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -33,6 +36,17 @@ pub fn tail(path: &Path, lines: usize) -> io::Result<Vec<u8>> {
     let mut current = open(path)?;
     let size = current.as_ref().map_or(Ok(0), |file| file.metadata().map(|meta| meta.len()))?;
     tail_before(path, current.as_mut().map(|file| (file, size)), lines)
+}
+
+/// The last lines that the newest run wrote.
+pub fn tail_of_run(path: &Path, lines: usize) -> io::Result<Vec<u8>> {
+    let mut text = tail(path, lines)?;
+    let starts = text.windows(BEGINS.len()).enumerate().rev();
+    let mut marks =
+        starts.filter(|(at, part)| *part == BEGINS.as_bytes() && (*at == 0 || text[at - 1] == b'\n'));
+    let Some((mark, _)) = marks.next() else { return Ok(text) };
+    let end = text[mark..].iter().position(|c| *c == b'\n').map_or(text.len(), |length| mark + length + 1);
+    Ok(text.split_off(end))
 }
 
 /// The last lines that end before a position of the current file.
@@ -216,6 +230,19 @@ mod tests {
         assert_eq!(shown(tail(&path, 1).unwrap()), "6");
         assert_eq!(shown(tail(&path, 4).unwrap()), "3\n4\n5\n6");
         assert_eq!(shown(tail(&path, 99).unwrap()), "1\n2\n3\n4\n5\n6");
+    }
+
+    #[test]
+    fn n9_the_last_output_is_of_the_newest_run_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("l");
+        append(&path, "old words\n");
+        assert_eq!(shown(tail_of_run(&path, 9).unwrap()), "old words\n");
+        append(&path, &format!("{BEGINS}20261121T101112Z-7-0123456\n"));
+        assert_eq!(shown(tail_of_run(&path, 9).unwrap()), "");
+        append(&path, "new\nwords of bgd: here begins release\nlast");
+        assert_eq!(shown(tail_of_run(&path, 9).unwrap()), "new\nwords of bgd: here begins release\nlast");
+        assert_eq!(shown(tail_of_run(&path, 1).unwrap()), "last");
     }
 
     #[test]

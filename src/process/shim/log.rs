@@ -4,12 +4,13 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read as _, Seek as _, SeekFrom, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::PathBuf,
 };
 
 use super::{record::make_folder, spec::LogSpec};
+use crate::rules::ids::ReleaseId;
 
 /// The log of one command.
 pub(super) struct Log {
@@ -30,6 +31,26 @@ impl Log {
     /// Bytes that could not be written so far.
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// Marks where the output of a run begins, unless nothing was ever written there before.
+    pub fn begin(&mut self, release: &ReleaseId) {
+        let former = fs::metadata(&self.spec.path).map_or(0, |meta| meta.len());
+        if former == 0 && fs::symlink_metadata(self.numbered(1)).is_err() {
+            return;
+        }
+        let start = if former == 0 || self.former_ends_a_line() { "" } else { "\n" };
+        self.write(format!("{start}{}{release}\n", super::logs::BEGINS).as_bytes());
+    }
+
+    fn former_ends_a_line(&self) -> bool {
+        let last = || {
+            let mut file = File::open(&self.spec.path)?;
+            file.seek(SeekFrom::End(-1))?;
+            let mut byte = [0];
+            file.read_exact(&mut byte).map(|()| byte)
+        };
+        last().is_ok_and(|byte: [u8; 1]| byte == *b"\n")
     }
 
     /// Writes or drops all of `output`.
@@ -157,6 +178,23 @@ mod tests {
 
     fn read(path: &std::path::Path) -> String {
         fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn where_a_run_begins_is_marked_behind_former_output_and_on_a_line_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let release: ReleaseId = "20261121T101112Z-7-0123456".parse().unwrap();
+        let (mut first, path) = log(&dir, 1000, 1);
+        first.begin(&release);
+        first.write(b"cut off");
+        assert_eq!(read(&path), "cut off");
+        let (mut second, _) = log(&dir, 1000, 1);
+        second.begin(&release);
+        second.write(b"new\n");
+        let mark = format!("bgd: here begins release {release}\n");
+        assert_eq!(read(&path), format!("cut off\n{mark}new\n"));
+        log(&dir, 1000, 1).0.begin(&release);
+        assert_eq!(read(&path), format!("cut off\n{mark}new\n{mark}"));
     }
 
     #[test]

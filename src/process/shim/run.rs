@@ -25,7 +25,7 @@ use super::{
     log::Log,
     record::{Exit, How, MARKS, Record, is_disk_full},
     socket::Socket,
-    spec::{Spec, StopRequest},
+    spec::{Role, Spec, StopRequest},
     tree,
     wire::{Fault, MAX_TREE, Order, Reply, Report, Request, Stage},
 };
@@ -120,6 +120,10 @@ impl Shim {
     /// Recorded before and after the start: a shim that is killed in between can still be found.
     fn start(&mut self, launch: &Launch) -> Result<(), Fault> {
         self.save_or_retry().map_err(|e| fault(Stage::Record, &e))?;
+        if !matches!(self.record.role, Role::Build) {
+            // The log of a build is of one release alone.
+            self.log.begin(&self.record.release);
+        }
         self.record.main = Some(launch.start(self.input.as_fd())?);
         self.record.started_ms = now_ms();
         // From here on the command runs: a failure to write is retried, not returned.
