@@ -26,6 +26,8 @@ mod crashes;
 mod flips;
 #[path = "daemon/flooded.rs"]
 mod flooded;
+#[path = "daemon/handover.rs"]
+mod handover;
 #[path = "daemon/haproxy.rs"]
 mod haproxy;
 #[path = "daemon/limits.rs"]

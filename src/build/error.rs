@@ -132,14 +132,14 @@ impl BuildError {
             }
             Self::InUse { .. } => "end what uses it",
             Self::Io { .. } => "put that right (`bgd doctor` looks at this host), then `bgd deploy`",
-            Self::Outside { .. }
-            | Self::Symlink { .. }
-            | Self::NotDirectory { .. }
-            | Self::Moved { .. }
-            | Self::HardLink { .. }
-            | Self::NotUtf8 { .. }
-            | Self::UserLookup { .. }
-            | Self::Cancelled => return None,
+            Self::Outside { .. } | Self::NotUtf8 { .. } => {
+                "correct that path in bgd.toml or give it another name, then `bgd deploy`"
+            }
+            Self::Symlink { .. } | Self::NotDirectory { .. } | Self::HardLink { .. } => {
+                "put a plain file or directory there, in the repository or in `shared`; then `bgd deploy`"
+            }
+            Self::UserLookup { .. } => "`getent passwd` asks as bgd does; put that right, then `bgd deploy`",
+            Self::Moved { .. } | Self::Cancelled => return None,
         };
         Some(text.to_owned())
     }

@@ -20,6 +20,7 @@ mod shared;
 mod shell;
 mod socket_dir;
 mod tree;
+mod unrunnable;
 mod walk;
 
 #[cfg(test)]
@@ -38,3 +39,4 @@ pub use releases::{
     Found, Removal, Standing, forget_leftovers, list_releases, mark_complete, remove_release, standing,
 };
 pub use socket_dir::make_socket_dir;
+pub use unrunnable::{Attempt, Unrunnable, why_unrunnable};

@@ -135,6 +135,10 @@ impl Reading {
     }
 }
 
+/// What to do instead of asking a manager.
+pub const FOREGROUND: &str = "let `start` run the app itself, in the foreground, such as \"node server.js\": bgd restarts \
+                              it, keeps its log and stops it";
+
 /// Programs that ask something else to run the app, each with the first arguments by which they do; none: always.
 const MANAGERS: [(&str, &[&str]); 27] = [
     (

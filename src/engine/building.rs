@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     disk::{self, Sacrifice},
+    exits::{explained, not_started},
     interpreter::{Interpreter, failure, git_failure, tail, trouble},
 };
 use crate::{
@@ -170,11 +171,13 @@ impl Interpreter {
         } else {
             format!("the build failed: {exit}")
         };
-        Err(Failure {
+        let failure = Failure {
             hint: Some("`bgd logs --build` shows all of its output; push a fix".to_owned()),
             log_tail: tail(&spec.log.path),
             ..failure(phase, nature(exit), cause)
-        })
+        };
+        let then = "`bgd logs --build` shows all of its output";
+        Err(explained(failure, (&spec.argv, &spec.cwd, &spec.env), exit, then))
     }
 
     /// What the build made is on disk before anything relies on it: a power cut leaves no half-made release that the
@@ -219,7 +222,12 @@ impl Interpreter {
         } else {
             format!("hook {name} failed: {exit}")
         };
-        Err(Failure { log_tail: tail(&spec.log.path), ..failure(phase, nature(exit), cause) })
+        let failure = Failure {
+            hint: Some(format!("push a fix, or correct hooks.{name}; then `bgd deploy`")),
+            log_tail: tail(&spec.log.path),
+            ..failure(phase, nature(exit), cause)
+        };
+        Err(explained(failure, (&spec.argv, &spec.cwd, &spec.env), exit, "then `bgd deploy`"))
     }
 
     /// Runs a command that ends, or takes up one that runs or ended while bgd was away.
@@ -227,7 +235,7 @@ impl Interpreter {
         let found = self.shim(&spec.role, &spec.release).await.map_err(|err| trouble(phase, &err))?;
         let handle: Handle = match found {
             Some(handle) => handle,
-            None => self.shims.start(spec).await.map_err(|err| start_failure(phase, &err))?,
+            None => self.shims.start(spec).await.map_err(|err| not_started(phase, &err, spec))?,
         };
         let exit = handle.exited().await;
         // C3: what the command left behind goes too; the verdict is the command's own.
@@ -287,7 +295,8 @@ impl Drop for CancelOnDrop {
 
 pub(super) fn build_failure(phase: Phase, err: &build::BuildError) -> Failure {
     let nature = if err.is_transient() { Nature::Transient } else { Nature::Deterministic };
-    Failure { hint: err.hint(), ..failure(phase, nature, crate::errors::chain(err)) }
+    let failure = failure(phase, nature, crate::errors::chain(err));
+    Failure { hint: err.hint().or(failure.hint), ..failure }
 }
 
 /// A command that can't be started (no such program, user or directory) is the commit's or the configuration's

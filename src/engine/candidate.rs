@@ -15,6 +15,7 @@ use super::{
     starting::{answer_line, logs_of, note_answer, slots, variable},
 };
 use crate::{
+    build,
     config::settings::Probe,
     probe::{self, Target},
     process::{Bystanders, Handle, Listening, Look, Places, Slot},
@@ -30,6 +31,8 @@ pub(super) struct Candidate {
     pub slot: Slot,
     pub handle: Handle,
     pub target: Target,
+    /// How it was started.
+    pub command: build::Command,
     pub places: Arc<Places>,
     pub bystanders: Arc<Bystanders>,
     pub answers: VecDeque<String>,

@@ -233,9 +233,15 @@ fn fetched(found: git::Fetched) -> Done {
     Done::Fetched { commit: found.commit, subject: found.subject, author: found.author }
 }
 
-/// A failure without a log tail.
+/// A failure without a log tail, and with a hint that goes by its phase alone.
 pub(super) fn failure(phase: Phase, nature: Nature, cause: impl Into<String>) -> Failure {
-    Failure { phase, nature, cause: cause.into(), hint: None, log_tail: Vec::new() }
+    Failure {
+        phase,
+        nature,
+        cause: cause.into(),
+        hint: Some(where_to_look(phase).to_owned()),
+        log_tail: Vec::new(),
+    }
 }
 
 /// The machine's own trouble: disk, processes, permissions.
@@ -254,12 +260,31 @@ pub(super) fn git_failure(phase: Phase, err: &git::GitError) -> Failure {
         | git::Kind::Empty
         | git::Kind::Stalled => Nature::Transient,
     };
-    Failure { hint: err.hint(), ..failure(phase, nature, chain(err)) }
+    let failure = failure(phase, nature, chain(err));
+    Failure { hint: err.hint().or(failure.hint), ..failure }
 }
 
-/// The last lines of a log, for people; empty when there is none.
+/// What helps where nothing more is known than the phase.
+fn where_to_look(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Fetching => "`bgd doctor` tries the remote; then `bgd deploy`",
+        Phase::CheckingOut => "`bgd doctor` looks at disk, user and front; then `bgd deploy`",
+        Phase::Building => "`bgd logs --build` shows all of its output; then push a fix, or `bgd deploy`",
+        Phase::Starting | Phase::Probing | Phase::Warming => {
+            "`bgd doctor` looks at ports, user and programs; then `bgd deploy`"
+        }
+        Phase::Canary | Phase::Switching | Phase::Watching => {
+            "`bgd doctor` looks at the front; then `bgd deploy`"
+        }
+        Phase::Draining | Phase::Stopping => {
+            "`bgd status` shows what still runs; `bgd doctor` looks at this host"
+        }
+    }
+}
+
+/// The last lines that the newest run wrote to a log, for people; empty when there is none.
 pub(super) fn tail(path: &std::path::Path) -> Vec<String> {
-    match crate::process::logs::tail(path, TAIL) {
+    match crate::process::logs::tail_of_run(path, TAIL) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).lines().map(printable).collect(),
         Err(err) => vec![format!("(the log can't be read: {err})")],
     }

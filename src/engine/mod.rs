@@ -9,6 +9,7 @@ mod candidate;
 pub mod clock;
 mod counting;
 mod disk;
+mod exits;
 pub mod fleet;
 mod front;
 mod hanging;

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use super::{
     app_task::blocking,
-    building::{aside, build_failure, start_failure},
+    building::{aside, build_failure},
     candidate::Candidate,
-    clock,
+    clock, exits,
     interpreter::{Interpreter, failure, tail, trouble},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     config::settings::Limits,
     errors::chain,
     probe::{Answer, ProbeCommand, Target, Verdict},
-    process::{Bystanders, Exit, Handle, Listening, Places, Role, ShimError, Slot, Spec, StartError, ports},
+    process::{Bystanders, Handle, Listening, Places, Role, ShimError, Slot, Spec, StartError, ports},
     rules::{
         address::Address,
         app::Release,
@@ -58,8 +58,12 @@ impl Interpreter {
         (release, color): (&Release, Color),
         number: u16,
     ) -> Result<Done, Failure> {
+        let running = exits::running(&shims);
         let adopted = self.adopt_or_clear(shims, (release, color), number).await?;
         let missing: Vec<Slot> = slots(color, number).filter(|slot| !adopted.contains(slot)).collect();
+        for slot in &missing {
+            self.end_strays(*slot, &running).await?;
+        }
         // Before the ports are seen to be free: none of them has a listener of the instances open then.
         let bystanders = self.bystanders().await;
         for slot in &missing {
@@ -99,11 +103,11 @@ impl Interpreter {
         let started = match self.shims.start(&spec).await {
             Err(StartError::Limits { why, .. }) if self.was_live(release) => {
                 self.say_unlimited(&why).await;
-                self.shims.start(&Spec { limits: Limits::default(), ..spec }).await
+                self.shims.start(&Spec { limits: Limits::default(), ..spec.clone() }).await
             }
             started => started,
         };
-        let handle = started.map_err(|err| start_failure(phase, &err))?;
+        let handle = started.map_err(|err| exits::not_started(phase, &err, &spec))?;
         self.open_when_it_listens(&handle, slot);
         self.instances.put_new(slot, handle, bystanders.clone());
         Ok(())
@@ -224,6 +228,8 @@ impl Interpreter {
             bystanders: self.instances.bystanders(slot, handle.id()),
             handle,
             target: self.target(release, slot)?,
+            command: build::start_command(&self.settings, &self.context_of(release, slot))
+                .map_err(|err| build_failure(Phase::Probing, &err))?,
             places: Arc::new(Places {
                 own: self.settings.address_at(slot.color, slot.index),
                 foreign: others
@@ -242,7 +248,7 @@ impl Interpreter {
             exit = handle.ended() => exit,
             proven = self.until_healthy(one, deadline) => return proven,
         };
-        Err(self.exited_early(&handle, exit, &one.answers))
+        Err(self.exited_early((&handle, exit), &one.command, one.answers.back()).await)
     }
 
     /// The new instance; also one that ended before anybody asked, for how it ended (promise D3).
@@ -254,19 +260,6 @@ impl Interpreter {
         let ended =
             self.shim(&Role::Instance(slot), &release.id).await.map_err(|err| trouble(phase, &err))?;
         ended.ok_or_else(|| failure(phase, Nature::Transient, "the new instance is not there to be probed"))
-    }
-
-    fn exited_early(&self, handle: &Handle, exit: Exit, answers: &VecDeque<String>) -> Failure {
-        let last = answers.back().map(|answer| format!("; last probe: {answer}")).unwrap_or_default();
-        Failure {
-            hint: Some(format!("{} shows its output; push a fix", logs_of(handle))),
-            log_tail: tail(handle.log()),
-            ..failure(
-                Phase::Probing,
-                Nature::Deterministic,
-                format!("the app ended before it was healthy: {exit}{last}"),
-            )
-        }
     }
 
     pub(super) async fn not_healthy(&self, one: &Candidate, own: &Listening) -> Failure {

@@ -5,6 +5,7 @@
 //! daemon side   shims (start, find) · handle (ask, wait, stop) · status (what a handle reports)
 //!               listening (whose socket is at an address)
 //!               client (one exchange) · orphans (when a shim was killed) · logs (what shims wrote)
+//!               strays (what is below no shim)
 //! the shim      shim/: run (loop) · child (exec) · log (write, rotate) · ending (stop, kill) · socket
 //!               limits (a scope of its own)
 //! both          spec (what to run) · wire (what they say) · record (the state file)
@@ -28,6 +29,7 @@ mod shims;
 mod sockets;
 mod spec;
 mod status;
+pub mod strays;
 mod tree;
 pub mod usage;
 pub mod wire;

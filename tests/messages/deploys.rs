@@ -1,6 +1,6 @@
 //! Deploys that fail because of what was pushed, and those that are called off.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use crate::{
     app,
@@ -55,6 +55,31 @@ const NEVER_READY: [Broken; 3] = [
     Broken { title: "the app ignores its port", rev: "elsewhere", conf: "start = elsewhere", build: "" },
 ];
 
+/// Scripts that a shell can't run, each with what it says of them.
+fn scripts(book: &mut Book, stage: &Stage) {
+    let start = "start = [";
+    for (title, content, mode) in [
+        ("the start script has Windows line ends", "#!/bin/sh\r\nexec true\r\n", 0o755),
+        ("the start script is not executable", "#!/bin/sh\nexec true\n", 0o644),
+        ("the interpreter of the start script is missing", "#!/usr/bin/env no-such-ruby\n", 0o755),
+    ] {
+        let script = stage.path("work").join("run.sh");
+        fs::write(&script, content).expect("write");
+        fs::set_permissions(&script, fs::Permissions::from_mode(mode)).expect("chmod");
+        let commit = stage.draft("scripted", "", "");
+        stage.with(start, "start = \"./run.sh\" # [", || tried(book, stage, (title, &commit)));
+        fs::remove_file(&script).expect("remove");
+    }
+    let commit = stage.draft("scriptless", "", "");
+    let build = "build = \"sh build.sh\"";
+    stage.with(build, "build = \"no-such-npm ci\"", || {
+        tried(book, stage, ("a program of the build is not installed", &commit));
+    });
+    stage.with(start, "start = \"true\" # [", || {
+        tried(book, stage, ("the start ends and leaves nothing", &commit));
+    });
+}
+
 fn tried(book: &mut Book, stage: &Stage, (title, commit): (&str, &str)) {
     let ran = stage.bgd(&["deploy", "--rev", commit]);
     book.note(title, stage, (&["deploy", "--rev", "REV"], &ran));
@@ -70,6 +95,7 @@ pub fn the_release_is_to_blame(book: &mut Book) {
         let commit = stage.draft(rev, conf, build);
         tried(book, &stage, (title, &commit));
     }
+    scripts(book, &stage);
     configured_wrongly(book, &stage);
     let health = "[app.shop.health]";
     let warmup = format!("warmup = {{ paths = [\"/cold\"], requests = 3 }}\n{health}");

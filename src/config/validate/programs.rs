@@ -7,7 +7,7 @@ use super::{
     listen::{commands, goes_by},
 };
 use crate::config::{
-    commands::{Call, calls, manager},
+    commands::{Call, FOREGROUND, calls, manager},
     problem::Place,
     raw::{RawApp, RawStart},
     read::Written,
@@ -70,9 +70,6 @@ const RIGHTS: [&str; 4] = ["sudo", "doas", "su", "pkexec"];
 
 /// A smaller number behind `-p` or `-l` is something else: processes, a level.
 const LEAST_PORT: u16 = 80;
-
-const FOREGROUND: &str = "let `start` run the app itself, in the foreground, such as \"node server.js\": bgd restarts it, \
-                          keeps its log and stops it";
 
 impl Judge<'_> {
     /// Warns of what the commands of an app run.

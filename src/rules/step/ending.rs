@@ -46,7 +46,7 @@ impl Turn<'_> {
             phase: Phase::Fetching,
             nature: Nature::Transient,
             cause: "the fetch ended without a commit".to_owned(),
-            hint: None,
+            hint: Some("`bgd deploy` asks the remote again".to_owned()),
             log_tail: Vec::new(),
         });
         let end = End { outcome: Outcome::Failed, failure: Some(failure) };

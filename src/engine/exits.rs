@@ -1,0 +1,194 @@
+//! What it means that a command of the app ended: a script that nobody could run, an app that gave up, or a start that
+//! handed the app over to a manager and left. Called where a build, a hook or a start is waited for; what a start left
+//! on the color's port outside of every shim is ended here, or the port would be lost to it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use super::{
+    building::start_failure,
+    interpreter::{Interpreter, failure, tail, trouble},
+    starting::logs_of,
+};
+use crate::{
+    build::{self, Attempt, Unrunnable},
+    config::{
+        commands::{Call, FOREGROUND, calls, manager},
+        settings::Start,
+    },
+    process::{
+        Exit, Handle, How, Slot, Spec, StartError, ports,
+        strays::{self, Stray},
+    },
+    rules::{
+        address::Address,
+        ids::ReleaseId,
+        words::{Failure, Nature, Phase},
+    },
+};
+
+/// A start that ended well and left nothing may have handed the app over, which then takes a moment to listen.
+const HANDED_OVER: Duration = Duration::from_secs(3);
+/// Between two looks at the port.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// A manager starts again what was ended within this time.
+const STARTED_AGAIN: Duration = Duration::from_millis(500);
+/// How shells say that a program was not found, and that it could not be run.
+const NOT_FOUND: i32 = 127;
+const CAN_NOT_RUN: i32 = 126;
+
+/// What was run: words, directory, environment.
+pub(super) type Ran<'a> = (&'a [String], &'a Path, &'a BTreeMap<String, String>);
+
+/// The failure of a command that ended so, with what its files say about it; `then` follows the hint.
+pub(super) fn explained(failure: Failure, ran: Ran<'_>, exit: Exit, then: &str) -> Failure {
+    let How::Code(code) = exit.how else { return failure };
+    because(unrunnable(ran, &failure.log_tail, code), failure, then)
+}
+
+/// The failure of a command that the kernel did not start.
+pub(super) fn not_started(phase: Phase, err: &StartError, spec: &Spec) -> Failure {
+    let failure = start_failure(phase, err);
+    let code = match err {
+        StartError::Program { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            CAN_NOT_RUN
+        }
+        StartError::Program { .. } | StartError::Interpreter { .. } => NOT_FOUND,
+        _ => return failure,
+    };
+    match unrunnable((&spec.argv, &spec.cwd, &spec.env), &[], code) {
+        // The kernel's own words add nothing to it.
+        Some(Unrunnable { why, hint }) => {
+            Failure { cause: why, hint: Some(format!("{hint}; then `bgd deploy`")), ..failure }
+        }
+        None => failure,
+    }
+}
+
+fn because(found: Option<Unrunnable>, failure: Failure, then: &str) -> Failure {
+    let Some(Unrunnable { why, hint }) = found else { return failure };
+    Failure { cause: format!("{}: {why}", failure.cause), hint: Some(format!("{hint}; {then}")), ..failure }
+}
+
+fn unrunnable((argv, cwd, env): Ran<'_>, said: &[String], code: i32) -> Option<Unrunnable> {
+    let path = env.get("PATH").map_or("", String::as_str);
+    build::why_unrunnable(Attempt { argv, cwd, path, said }, code)
+}
+
+impl Interpreter {
+    /// The failure of an instance that ended before it was healthy.
+    pub(super) async fn exited_early(
+        &self,
+        (handle, exit): (&Handle, Exit),
+        command: &build::Command,
+        last: Option<&String>,
+    ) -> Failure {
+        let cause = format!("the app ended before it was healthy: {exit}");
+        let shown = format!("{} shows its output", logs_of(handle));
+        let failure = Failure {
+            hint: Some(format!("{shown}; push a fix")),
+            log_tail: tail(handle.log()),
+            ..failure(Phase::Probing, Nature::Deterministic, cause)
+        };
+        if exit.success() {
+            return self.handed_over(handle, failure).await;
+        }
+        let ran = (&command.argv[..], command.cwd.as_path(), &command.env);
+        let explained = explained(failure.clone(), ran, exit, &shown);
+        match last.filter(|_| explained == failure) {
+            Some(answer) => Failure { cause: format!("{}; last probe: {answer}", failure.cause), ..failure },
+            None => explained,
+        }
+    }
+
+    /// Nothing is left below the shim, and that was no failure: who else has the port now?
+    async fn handed_over(&self, handle: &Handle, failure: Failure) -> Failure {
+        let Some(slot) = handle.role().slot() else { return failure };
+        let address = self.settings.address_at(slot.color, slot.index);
+        let directory = self.places.release(handle.release());
+        let until = Instant::now() + HANDED_OVER;
+        while ports::listening_at(&address).is_ok_and(|inodes| inodes.is_empty()) && Instant::now() < until {
+            sleep(LOOK_AGAIN).await;
+        }
+        let left = strays::at(&address, &directory).unwrap_or_default();
+        let taken = ports::listening_at(&address).is_ok_and(|inodes| !inodes.is_empty());
+        let cause = match (left.is_empty(), taken) {
+            (false, _) => {
+                let named = left.iter().map(|stray| stray.named.as_str()).collect::<Vec<_>>().join(", ");
+                let then = self.end_at(&address, &directory, &left).await;
+                format!("start ended and had handed the app over to another process: {named}; {then}")
+            }
+            (true, true) => {
+                let holder = super::starting::holders_of(&address);
+                let place = address.named();
+                format!(
+                    "start ended and had handed the app over: {place} is now held by {holder}, which is not bgd's to stop"
+                )
+            }
+            (true, false) => match self.manager_of_start() {
+                Some(name) => format!("start ended: it only asked {name} to run the app somewhere else"),
+                None => {
+                    return Failure {
+                        hint: Some(format!("{FOREGROUND}; {}", failure.hint.unwrap_or_default())),
+                        ..failure
+                    };
+                }
+            },
+        };
+        Failure { cause, hint: Some(format!("{FOREGROUND}; then `bgd deploy`")), ..failure }
+    }
+
+    fn manager_of_start(&self) -> Option<&'static str> {
+        match &self.settings.start {
+            Start::Shell(line) => calls(line).iter().find_map(manager),
+            Start::Argv(argv) => manager(&Call::of_argv(argv)),
+        }
+    }
+
+    /// Ends what holds a port without a shim, and says how that came out.
+    async fn end_at(&self, address: &Address, directory: &Path, left: &[Stray]) -> String {
+        let named: Vec<&str> = left.iter().map(|stray| stray.named.as_str()).collect();
+        tracing::warn!(app = %self.settings.name, pids = named.join(", "), "ended: it held a port of the app below no shim");
+        let ended = strays::end(left, self.settings.stop.grace).await;
+        sleep(STARTED_AGAIN).await;
+        let place = address.named();
+        match (ended, strays::at(address, directory).unwrap_or_default().first()) {
+            (Ok(true), None) => format!("it was ended, and {place} is free again"),
+            (Ok(true), Some(again)) => {
+                format!("it was ended, and started again: {place} is held by {}", again.named)
+            }
+            (Ok(false), _) => format!("it does not end, and still holds {place}"),
+            (Err(err), _) => format!("it can't be ended, and still holds {place}: {err}"),
+        }
+    }
+
+    /// Before a start: what an earlier one handed over and nothing of bgd runs any more gives the address back (D1).
+    pub(super) async fn end_strays(&self, slot: Slot, running: &BTreeSet<ReleaseId>) -> Result<(), Failure> {
+        let address = self.settings.address_at(slot.color, slot.index);
+        let below = self.places.releases();
+        let found = strays::at(&address, &below).map_err(|err| trouble(Phase::Starting, &err))?;
+        let left: Vec<Stray> = found.into_iter().filter(|stray| is_of_none(stray, &below, running)).collect();
+        if !left.is_empty() {
+            self.end_at(&address, &below, &left).await;
+        }
+        Ok(())
+    }
+}
+
+/// Works in the directory of a release that no shim runs.
+fn is_of_none(stray: &Stray, releases: &Path, running: &BTreeSet<ReleaseId>) -> bool {
+    let inside = stray.directory.strip_prefix(releases).ok();
+    let first = inside.and_then(|inside| inside.iter().next()?.to_str());
+    let release = first.and_then(|name| name.trim_end_matches(" (deleted)").parse::<ReleaseId>().ok());
+    release.is_some_and(|release| !running.contains(&release))
+}
+
+/// The releases that a living process of a shim runs.
+pub(super) fn running(shims: &[Handle]) -> BTreeSet<ReleaseId> {
+    shims.iter().filter(|handle| handle.main_pid().is_some()).map(|handle| handle.release().clone()).collect()
+}
