@@ -36,8 +36,10 @@ use crate::{
 
 /// A live instance is asked this often at most: health beside deploys is for status, not for a gate.
 const CALM: Duration = Duration::from_secs(2);
-/// Between two looks at the builtin front's process: how long a killed front goes unnoticed.
+/// Between two looks at a front with which something is wrong, and at HAProxy, whose restart nothing else tells.
 const FRONT_LOOK: Duration = Duration::from_millis(250);
+/// Between two greetings of the builtin front; that its process has ended is noticed at once.
+const GREETING: Duration = Duration::from_secs(3);
 
 /// The watchers of one app.
 #[derive(Debug)]
@@ -367,6 +369,6 @@ async fn tend_builtin(interpreter: &Interpreter, front: &builtin::Front, inbox: 
             }
         }
         known = Some(hello.pid);
-        front.ended(hello.pid, FRONT_LOOK).await;
+        front.ended(hello.pid, GREETING).await;
     }
 }

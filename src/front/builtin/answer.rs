@@ -23,8 +23,10 @@ use super::{
     stage::{Phase, Stage},
 };
 
-/// Between two looks at whether the socket's file is still there.
-const LOOK: Duration = Duration::from_millis(500);
+/// Between two looks at whether the socket's file is still there; the daemon waits a second longer for it to come back.
+const LOOK: Duration = Duration::from_secs(2);
+/// After an accept that failed (out of descriptors, say).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// A listening control socket and the file it is known by.
 pub(super) struct Desk {
@@ -60,7 +62,7 @@ impl Desk {
                     }
                     Err(error) => {
                         stage.journal.warn(format_args!("can't accept on the control socket: {error}"));
-                        tokio::time::sleep(LOOK).await;
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
                 _ = look.tick() => self.come_back(&stage),

@@ -148,12 +148,12 @@ impl Front {
     /// Waits this long, or until the front that runs as `pid` has ended, if that comes first. Cancel-safe.
     pub async fn ended(&self, pid: u32, within: Duration) {
         let of_it = |spare: &&Spare| spare.is_of(pid);
-        let process =
+        let spare =
             self.kept.lock().await.spare.as_ref().filter(of_it).and_then(|spare| spare.process().ok());
-        match process {
+        match spare.or_else(|| Process::open(pid).ok()) {
             // Not ended by then is as good.
             Some(process) => drop(process.ended(within).await),
-            None => sleep(within).await,
+            None => sleep(within.min(LOOK)).await,
         }
     }
 

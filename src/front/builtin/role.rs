@@ -16,7 +16,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, sleep},
 };
 
@@ -215,6 +215,7 @@ fn start_workers(
             journal: Arc::clone(&journal),
             clients: Arc::clone(&clients),
             house: Arc::clone(&house),
+            arrival: Notify::new(),
         };
         Arc::new(worker).start(listener.try_clone()?)?;
         Ok(clients)

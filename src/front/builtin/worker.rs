@@ -13,7 +13,7 @@ use std::{
 };
 
 use hyper::service::service_fn;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::Notify};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -30,6 +30,8 @@ use super::{
 pub(super) const TICK: Duration = Duration::from_millis(500);
 /// Between two sweeps while the process stops.
 const STOPPING_TICK: Duration = Duration::from_millis(20);
+/// Ticks without a client after which the worker sleeps until one comes: nothing is left to sweep or to give back then.
+const QUIET_TICKS: u32 = TRIM_TICKS + 5;
 /// Ticks after which an idle client connection is closed: 75 s.
 const IDLE_TICKS: u32 = 150;
 /// Ticks after which an idle client connection gives up its buffers: 1 s.
@@ -52,6 +54,8 @@ pub(super) struct Worker {
     pub(super) journal: Arc<Journal>,
     pub(super) clients: Arc<Sockets>,
     pub(super) house: Arc<House>,
+    /// Told of each connection.
+    pub(super) arrival: Notify,
 }
 
 /// What all workers share with the main thread.
@@ -114,6 +118,7 @@ impl Worker {
     /// Serves one connection in a task of its own.
     fn serve(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         let wire = self.clients.admit(stream);
+        self.arrival.notify_one();
         let session = Arc::new(Session {
             worker: Arc::clone(self),
             client: Client::of(peer.ip()),
@@ -131,6 +136,7 @@ impl Worker {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut trim = Trim::default();
+        let mut quiet = 0;
         while !self.house.stopping.is_cancelled() {
             // Cancel-safe: a tick that is not awaited to its end comes with the next round.
             tokio::select! {
@@ -145,6 +151,14 @@ impl Worker {
             self.switch.sweep(self.id);
             let parked = self.clients.park(PARK_TICKS);
             trim.tick(parked, self.clients.len());
+            quiet = if self.clients.len() == 0 { quiet + 1 } else { 0 };
+            if quiet >= QUIET_TICKS {
+                // Cancel-safe: an arrival that nobody took is kept.
+                tokio::select! {
+                    () = self.house.stopping.cancelled() => break,
+                    () = self.arrival.notified() => quiet = 0,
+                }
+            }
         }
         loop {
             self.clients.close(Doing::Quiet, 0);
