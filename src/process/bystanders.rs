@@ -16,7 +16,7 @@ type Runs = BTreeMap<i32, Vec<u8>>;
 
 /// What each of them had run.
 #[derive(Debug, Default)]
-pub struct Bystanders(BTreeMap<Identity, Runs>);
+pub struct Bystanders(BTreeMap<i32, (Identity, Runs)>);
 
 impl Bystanders {
     /// Those of the whole host, now.
@@ -28,15 +28,15 @@ impl Bystanders {
             let number = if kernel_counts { descriptors_counted(pid) } else { descriptor_slots(pid) };
             let number = number.filter(|number| *number >= MANY)?;
             let stat = Stat::read(pid).filter(|stat| number >= stat.threads.saturating_mul(A_THREAD))?;
-            Some((stat.identity(), runs(pid)?))
+            Some((pid, (stat.identity(), runs(pid)?)))
         });
         Ok(Self(found.collect()))
     }
 
     /// It is one of them, and none of its threads has run since.
     pub(super) fn slept(&self, pid: i32) -> bool {
-        let Some(identity) = Identity::of(pid) else { return false };
-        self.0.get(&identity).is_some_and(|then| runs(pid).is_some_and(|now| now == *then))
+        let Some((identity, then)) = self.0.get(&pid) else { return false };
+        Identity::of(pid) == Some(*identity) && runs(pid).is_some_and(|now| now == *then)
     }
 }
 
@@ -59,7 +59,7 @@ fn runs(pid: i32) -> Option<Runs> {
         let path = task.ok()?.path();
         let thread = path.file_name()?.to_str()?.parse().ok()?;
         let told = fs::read(path.join("schedstat")).ok()?;
-        let stat = Stat::parse(&fs::read(path.join("stat")).ok()?)?;
+        let stat = Stat::read_at(&path.join("stat"))?;
         if stat.state == b'R' || told.starts_with(b"0 0 0") {
             return None;
         }

@@ -337,14 +337,24 @@ impl Handle {
     fn without_shim(&self) -> Result<Option<Contact>, ShimError> {
         let lives = self.0.record.shim_alive();
         let path = &self.0.path;
-        let record = Record::load(path)
-            .map_err(|source| ShimError::StateFile { path: path.clone(), source })?
-            .unwrap_or_else(|| self.0.record.clone());
+        let written =
+            Record::load(path).map_err(|source| ShimError::StateFile { path: path.clone(), source })?;
+        let forgotten = written.is_none() && self.is_forgotten();
+        let record = written.unwrap_or_else(|| self.0.record.clone());
         Ok(match (record.ended_ms, lives) {
-            (Some(_), _) => Some(Contact::Ended(record)),
             (None, true) => None,
-            (None, false) => Some(Contact::Orphaned(record)),
+            (None, false) if !forgotten => Some(Contact::Orphaned(record)),
+            (Some(_), _) | (None, false) => Some(Contact::Ended(record)),
         })
+    }
+
+    /// Its files go when it is forgotten, which is after its end: there is nobody left to look for among all processes.
+    /// A shim that was killed leaves its socket.
+    fn is_forgotten(&self) -> bool {
+        let record = &self.0.record;
+        let gone =
+            |path: &Path| path.symlink_metadata().is_err_and(|err| err.kind() == io::ErrorKind::NotFound);
+        gone(&record.socket) && !record.main.is_some_and(Identity::is_alive)
     }
 
     fn unreachable(&self, source: io::Error) -> ShimError {

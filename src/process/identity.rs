@@ -3,8 +3,10 @@
 //! Used by shim and daemon; reads /proc only.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read as _},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    path::Path,
     sync::OnceLock,
     time::Duration,
 };
@@ -15,6 +17,9 @@ use nix::{
     unistd::{SysconfVar, sysconf},
 };
 use serde::{Deserialize, Serialize};
+
+/// Longer than any line of /proc/PID/stat: 52 numbers and a name.
+const LONGEST: usize = 2048;
 
 /// What /proc/PID/stat says, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +35,15 @@ pub(crate) struct Stat {
 impl Stat {
     /// Reads one process; `None` when there is none.
     pub fn read(pid: i32) -> Option<Self> {
-        Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+        Self::read_at(Path::new(&format!("/proc/{pid}/stat")))
+    }
+
+    /// Reads such a file, of a process or a thread. The kernel gives all of it at once: one read, where a file of unknown
+    /// size takes six.
+    pub(super) fn read_at(path: &Path) -> Option<Self> {
+        let mut line = [0; LONGEST];
+        let count = File::open(path).ok()?.read(&mut line).ok()?;
+        Self::parse(line.get(..count)?)
     }
 
     /// Parses the line; the command name in it may hold anything, so counting begins after its last `)`.
