@@ -1,7 +1,7 @@
 //! A commit's files into a new directory: bgd's git worker against `git worktree add`, on the same mirror, in
 //! rounds that take turns. bgd's figure has everything that a deploy waits for, the round trip to the worker's
-//! process included; with and without the one flush of the file system that makes a release durable, which git
-//! does not do at all.
+//! process and the one flush of the file system that makes a release durable included; git flushes nothing. What is
+//! judged is that, against git without a flush; the ratios of like with like stand beside it.
 
 mod stage;
 
@@ -18,6 +18,9 @@ use bgd::{
 };
 use stage::{BGD, Place, Remote, Res, Sample, Table, figures::verdict};
 
+/// Of git's time.
+const AIM: f64 = 0.5;
+
 fn main() -> ExitCode {
     stage::main(run)
 }
@@ -25,25 +28,37 @@ fn main() -> ExitCode {
 fn run() -> Res<()> {
     let mut table = Table::new(
         "checkout against `git worktree add` = 1",
-        &["files", "rounds", "git", "bgd", "ratio", "aim", "", "bgd and flush", "ratio", "git and flush"],
+        &[
+            "files",
+            "rounds",
+            "git",
+            "bgd and flush",
+            "ratio",
+            "aim",
+            "",
+            "bgd",
+            "ratio",
+            "git and flush",
+            "ratio of both with flush",
+        ],
     );
     let rounds = stage::count("ROUNDS", 9);
     for (files, rounds) in [(1_000, rounds), (20_000, rounds.div_ceil(2))] {
         let measured = measure(files, rounds)?;
         let base = measured.git.median();
-        let ratio = measured.bgd.median() / base;
         let flushed = measured.flushed.median();
         table.row([
             files.to_string(),
             rounds.to_string(),
             measured.git.show()[0].clone(),
-            measured.bgd.show()[0].clone(),
-            format!("{ratio:.2}"),
-            "<= 0.70".to_owned(),
-            verdict(ratio, 0.7),
             measured.flushed.show()[0].clone(),
             format!("{:.2}", flushed / base),
+            format!("<= {AIM:.2}"),
+            verdict(flushed / base, AIM),
+            measured.bgd.show()[0].clone(),
+            format!("{:.2}", measured.bgd.median() / base),
             measured.git_flushed.show()[0].clone(),
+            format!("{:.2}", flushed / measured.git_flushed.median()),
         ]);
     }
     table.print();

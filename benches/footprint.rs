@@ -1,5 +1,6 @@
-//! What bgd costs while nothing happens: resident memory of the daemon with 1 and with 100 apps, its processor
-//! time per 1,000 polls of a local remote, and the memory of a shim that nothing else would use.
+//! What bgd costs while nothing happens, all of it together: daemon, git workers, fronts and shims, with 1 and with 50
+//! apps at the default settings, each live on its builtin front. Memory as the share of what is resident (PSS), and
+//! processor time an hour. The apps themselves are not counted.
 
 mod stage;
 
@@ -11,76 +12,78 @@ use std::{
 };
 
 use stage::{
-    Daemon, Place, Remote, Res, Sample, Table,
-    daemon::{App, DEMO, builtin},
+    Daemon, Place, Remote, Res, Table,
+    daemon::{App, DEMO, INTERVAL, builtin},
     figures::verdict,
     proc::{self, Memory, mib},
 };
+
+/// bgd's own processes beside the daemon.
+const ROLES: [&str; 3] = ["git-worker", "front", "shim"];
 
 fn main() -> ExitCode {
     stage::main(run)
 }
 
-/// Long enough for a poll each second to show against the kernel's steps of 10 ms.
-const LOOK: Duration = Duration::from_secs(10);
+/// What one size has to keep to: PSS of all in MiB, processor seconds an hour of all.
+struct Aims {
+    pss: f64,
+    cpu: f64,
+}
 
 fn run() -> Res<()> {
-    let many = stage::count("APPS", 100);
-    let one = measure(1, "1s")?;
-    let all = measure(many, "1s")?;
-    let rarely = measure(many, "1h")?;
-    let mut table = Table::new("footprint, every app live on its builtin front", &["", "figure", "aim", ""]);
-    let limit = |kib: u64, most: f64| {
-        #[expect(clippy::cast_precision_loss, reason = "for people")]
-        let value = kib as f64 / 1024.0;
-        [mib(kib), format!("<= {most} MiB"), verdict(value, most)]
-    };
-    let with = |name: String, [a, b, c]: [String; 3]| [name, a, b, c];
-    let plain = |name: String, figure: String| [name, figure, String::new(), String::new()];
-    table.row(with("daemon with 1 app, resident".to_owned(), limit(one.daemon.rss, 15.0)));
-    table.row(plain("  of it not shared".to_owned(), mib(one.daemon.unique)));
-    table.row(plain(format!("daemon with {many} apps, resident"), mib(all.daemon.rss)));
-    table.row(plain("  of it not shared".to_owned(), mib(all.daemon.unique)));
-    table.row(with("shim, not shared (median)".to_owned(), limit(all.median("shim"), 1.5)));
-    table.row(plain("front, not shared (median)".to_owned(), mib(all.median("front"))));
-    if all.count("git-worker") > 0 {
-        let name = format!("git worker, not shared (median of {})", all.count("git-worker"));
-        table.row(plain(name, mib(all.median("git-worker"))));
+    let many = stage::count("APPS", 50);
+    let seconds = u64::try_from(stage::count("SECONDS", 60))?;
+    // Until what a deploy needed is given back: workers end after a minute of rest.
+    let rest = u64::try_from(stage::count("REST", 90))?;
+    for (apps, aims) in [(1, Aims { pss: 14.0, cpu: 1.0 }), (many, Aims { pss: 110.0, cpu: 20.0 })] {
+        let measured = measure(apps, Duration::from_secs(rest), Duration::from_secs(seconds))?;
+        report(apps, &measured, &aims, seconds);
     }
-    #[expect(clippy::cast_precision_loss, reason = "for people")]
-    let per_poll = all.cpu_ms.saturating_sub(rarely.cpu_ms) as f64 / (many as f64 * LOOK.as_secs_f64());
-    let name = "processor time per 1,000 polls, local remote".to_owned();
-    table.row(plain(name, format!("{:.0} ms", per_poll * 1000.0)));
-    let name = format!("processor time of {many} apps without polls, per minute");
-    table.row(plain(name, format!("{} ms", rarely.cpu_ms * 60 / LOOK.as_secs())));
-    table.print();
     Ok(())
 }
 
-struct Measured {
-    daemon: Memory,
-    cpu_ms: u64,
-    others: Vec<(String, Memory)>,
+fn report(apps: usize, measured: &[Group], aims: &Aims, seconds: u64) {
+    let title = format!("{apps} apps at rest, {seconds} s looked at");
+    let columns = ["", "processes", "resident", "PSS", "not shared", "CPU seconds an hour", "aim", ""];
+    let mut table = Table::new(&title, &columns);
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let in_mib = |kib: u64| kib as f64 / 1024.0;
+    for group in measured {
+        let (aim, met) = match group.name {
+            "daemon" if apps == 1 => {
+                ("<= 15 MiB resident".to_owned(), verdict(in_mib(group.memory.rss), 15.0))
+            }
+            "all" => (
+                format!("<= {} MiB PSS, <= {} s", aims.pss, aims.cpu),
+                verdict(in_mib(group.memory.pss).max(aims.pss * group.cpu / aims.cpu), aims.pss),
+            ),
+            _ => Default::default(),
+        };
+        table.row([
+            group.name.to_owned(),
+            group.pids.len().to_string(),
+            mib(group.memory.rss),
+            mib(group.memory.pss),
+            mib(group.memory.unique),
+            format!("{:.2}", group.cpu),
+            aim,
+            met,
+        ]);
+    }
+    table.print();
 }
 
-impl Measured {
-    fn median(&self, role: &str) -> u64 {
-        let mut sample = Sample::default();
-        for (_, memory) in self.others.iter().filter(|(name, _)| name == role) {
-            #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-            sample.add_value(memory.unique as f64);
-        }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was a whole number")]
-        let median = sample.median() as u64;
-        median
-    }
-
-    fn count(&self, role: &str) -> usize {
-        self.others.iter().filter(|(name, _)| name == role).count()
-    }
+/// Processes of one role.
+struct Group {
+    name: &'static str,
+    pids: Vec<u32>,
+    memory: Memory,
+    /// Processor seconds an hour.
+    cpu: f64,
 }
 
-fn measure(apps: usize, poll: &str) -> Res<Measured> {
+fn measure(apps: usize, rest: Duration, look: Duration) -> Res<Vec<Group>> {
     let place = Place::new()?;
     let ports = ports(apps)?;
     let names: Vec<String> = (0..apps).map(|at| format!("app{at}")).collect();
@@ -98,31 +101,31 @@ fn measure(apps: usize, poll: &str) -> Res<Measured> {
         ports: [blue, green],
         front: builtin(SocketAddr::from((Ipv4Addr::LOCALHOST, front))),
         start: DEMO,
-        more: format!("poll = \"{poll}\""),
-        interval: "100ms",
+        more: String::new(),
+        interval: INTERVAL,
     };
     let all: Vec<App<'_>> = names.iter().map(String::as_str).zip(ports).map(app).collect();
     let daemon = Daemon::start(&place, &all)?;
     for (name, commit) in names.iter().zip(&commits) {
         daemon.rests(name, commit, "stopped")?;
     }
-    // What a deploy needed is given back within moments; then nothing but polls and health checks is left.
-    sleep(Duration::from_secs(3));
-    let before = proc::cpu_ms(daemon.pid())?;
-    let begun = Instant::now();
-    sleep(LOOK);
-    let cpu_ms = proc::cpu_ms(daemon.pid())? - before;
-    if begun.elapsed() > LOOK + LOOK / 10 {
-        println!("  (the machine was busy: {:?} instead of {LOOK:?})", begun.elapsed());
+    sleep(rest);
+    let mut groups = vec![("daemon", vec![daemon.pid()])];
+    for role in ROLES {
+        let of_role = |pid: &u32| proc::role(*pid).as_deref() == Some(role);
+        groups.push((role, proc::children(daemon.pid()).into_iter().filter(of_role).collect()));
     }
-    let mut others = Vec::new();
-    for pid in proc::children(daemon.pid()) {
-        // One that ends meanwhile is no part of the picture.
-        if let (Some(role), Ok(memory)) = (proc::role(pid), Memory::of(pid)) {
-            others.push((role, memory));
-        }
-    }
-    Ok(Measured { daemon: Memory::of(daemon.pid())?, cpu_ms, others })
+    groups.push(("all", groups.iter().flat_map(|(_, pids)| pids.clone()).collect()));
+    let used = |groups: &[(_, Vec<u32>)]| -> Vec<f64> {
+        groups.iter().map(|(_, pids)| proc::run_seconds(pids)).collect()
+    };
+    let (before, begun) = (used(&groups), Instant::now());
+    sleep(look);
+    let (after, hours) = (used(&groups), begun.elapsed().as_secs_f64() / 3600.0);
+    let group = |((name, pids), (before, after)): ((&'static str, Vec<u32>), (f64, f64))| {
+        Ok(Group { name, memory: Memory::sum(&pids)?, pids, cpu: (after - before) / hours })
+    };
+    groups.into_iter().zip(before.into_iter().zip(after)).map(group).collect()
 }
 
 /// All at once, so that they differ.

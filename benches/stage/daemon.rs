@@ -22,6 +22,9 @@ use super::{BGD, Place, Res};
 /// `start` of the sample app of `bgd demo`.
 pub const DEMO: &str = concat!("[\"", env!("CARGO_BIN_EXE_bgd"), "\", \"demo-app\"]");
 
+/// `health.interval` as it is when nobody writes one.
+pub const INTERVAL: &str = "500ms";
+
 /// A running daemon; told to end when dropped.
 #[derive(Debug)]
 pub struct Daemon {
