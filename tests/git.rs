@@ -25,6 +25,7 @@ use std::{
 };
 
 use bgd::{
+    config::settings::CheckoutLimit,
     git::{GitError, Kind, Limits, LocalWatch, Source, Want, WatchMode, Worker, local_head},
     rules::ids::CommitId,
 };
@@ -797,5 +798,39 @@ impl Remote {
             Self::Path => Some(Server::path(&bench.bare())),
             Self::Daemon => Server::git_daemon(bench.root()),
         }
+    }
+}
+
+#[tokio::test]
+async fn n1_a_commit_that_names_more_files_than_it_may_bring_is_refused_before_any_is_written() {
+    let bench = Bench::new();
+    let bomb = bench.bomb(8);
+    bench.git(&["push", "-q", "-f", "origin", &format!("{bomb}:refs/heads/main")]);
+    let worker = bench.worker();
+    worker.fetch(Want::Branch).await.unwrap();
+    let dir = bench.dir("release");
+    let refused = worker.checkout(&bomb, &dir).await.unwrap_err();
+    assert_eq!((refused.kind(), refused.hint().is_some()), (Kind::Refused, true));
+    assert!(
+        refused.to_string().ends_with("brings more than 100000 files, which checkout_limit does not allow")
+    );
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+
+    drop(worker);
+    bench.write_noise("noise", 3 << 20);
+    bench.write("sub/small", "x");
+    let large = {
+        bench.commit("large");
+        bench.force_push()
+    };
+    let all = bench.git(&["ls-tree", "-r", "-t", "HEAD"]).lines().count() as u64;
+    for (limit, fits) in [((all, 3 << 20), false), ((all - 1, 4 << 20), false), ((all, 4 << 20), true)] {
+        let checkout_limit = CheckoutLimit { files: limit.0, bytes: limit.1 };
+        let worker = bench.worker_of(Source { checkout_limit, ..bench.source() });
+        worker.fetch(Want::Branch).await.unwrap();
+        let dir = bench.dir(&format!("release-{limit:?}"));
+        let done = worker.checkout(&large, &dir).await;
+        assert_eq!(done.is_ok(), fits, "{limit:?}: {done:?}");
+        assert_eq!(fs::read_dir(&dir).unwrap().count() > 0, fits, "{limit:?}");
     }
 }

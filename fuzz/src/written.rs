@@ -5,8 +5,8 @@ use std::{path::Path, time::Duration};
 use bgd::config::{
     duration,
     settings::{
-        AppSettings, Auth, FrontSettings, Health, Hooks, HttpProbe, Listen, MemoryCheck, Probe, Protocol,
-        Rewrite, Settings, Start, Stop, StopHow,
+        AppSettings, Auth, CheckoutLimit, FrontSettings, Health, Hooks, HttpProbe, Listen, MemoryCheck,
+        Probe, Protocol, Rewrite, Settings, Start, Stop, StopHow,
     },
     signal,
 };
@@ -51,6 +51,7 @@ fn app(app: &AppSettings) -> Table {
     put(&mut out, "cache", list(app.cache.iter().map(|one| path(one))));
     put(&mut out, "build_timeout", time(app.build_timeout));
     put(&mut out, "fast_forward_only", app.fast_forward_only);
+    put(&mut out, "checkout_limit", checkout_limit(app.checkout_limit));
     put(&mut out, "memory_check", memory_check(app.memory_check));
     put(&mut out, "auth", auth(&app.auth));
     put(&mut out, "rewrite", list(app.rewrites.iter().map(rewrite)));
@@ -71,6 +72,13 @@ fn start(start: &Start) -> Value {
         Start::Shell(command) => command.as_str().into(),
         Start::Argv(argv) => list(argv.clone()),
     }
+}
+
+fn checkout_limit(limit: CheckoutLimit) -> Table {
+    let mut out = Table::new();
+    put(&mut out, "files", i64::try_from(limit.files).expect("it was read from one"));
+    put(&mut out, "size", format!("{}K", limit.bytes >> 10));
+    out
 }
 
 fn memory_check(memory_check: MemoryCheck) -> &'static str {

@@ -14,8 +14,8 @@ use crate::{
     build::{Context, Places},
     config::{
         settings::{
-            AppSettings, Auth, Canary, FrontSettings, Health, Hooks, Inconclusive, Listen, MemoryCheck,
-            Ports, Probe, Protocol, Start, Stop, StopHow, Watch,
+            AppSettings, Auth, Canary, CheckoutLimit, FrontSettings, Health, Hooks, Inconclusive, Listen,
+            MemoryCheck, Ports, Probe, Protocol, Start, Stop, StopHow, Watch,
         },
         template::Values,
     },
@@ -97,6 +97,7 @@ fn app() -> AppSettings {
         build_timeout: second,
         fast_forward_only: false,
         memory_check: MemoryCheck::Warn,
+        checkout_limit: CheckoutLimit { files: 1_000, bytes: 1 << 30 },
         auth: Auth::default(),
         verify: None,
         rewrites: Vec::new(),

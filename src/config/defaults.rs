@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::settings::{FrontSettings, Ports, Protocol, Sticky, VerifyRange};
+use super::settings::{CheckoutLimit, FrontSettings, Ports, Protocol, Sticky, VerifyRange};
 use crate::rules::{ids::AppName, traffic::TrafficLimits};
 
 pub(super) const BRANCH: &str = "main";
@@ -21,6 +21,7 @@ pub(super) const DRAIN: Duration = Duration::from_secs(30);
 pub(super) const STANDBY: Duration = Duration::ZERO;
 pub(super) const KEEP: NonZeroUsize = NonZeroUsize::new(5).unwrap();
 pub(super) const BUILD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+pub(super) const CHECKOUT_LIMIT: CheckoutLimit = CheckoutLimit { files: 1_000_000, bytes: 20 << 30 };
 pub(super) const FAST_FORWARD_ONLY: bool = false;
 pub(super) const VERIFY_RANGE: VerifyRange = VerifyRange::Tip;
 pub(super) const NEW_PRIVILEGES: bool = false;

@@ -105,6 +105,7 @@ table! {
         front = "front": RawFront,
         new_privileges = "new_privileges": bool,
         limits = "limits": RawLimits,
+        checkout_limit = "checkout_limit": RawCheckoutLimit,
     }
 }
 
@@ -213,12 +214,17 @@ table! {
 }
 
 table! {
+    /// `[app.NAME.checkout_limit]`.
+    RawCheckoutLimit { files = "files": i64, size = "size": String }
+}
+
+table! {
     /// `[app.NAME.limits]`.
     RawLimits { memory = "memory": String, cpu = "cpu": String, tasks = "tasks": i64 }
 }
 
 /// The tables of an app with their keys; the empty name is the app itself.
-const APP_TABLES: [(&str, &[&str]); 13] = [
+const APP_TABLES: [(&str, &[&str]); 14] = [
     ("", RawApp::KEYS),
     ("stop", RawStop::KEYS),
     ("auth", RawAuth::KEYS),
@@ -232,6 +238,7 @@ const APP_TABLES: [(&str, &[&str]); 13] = [
     ("hooks", RawHooks::KEYS),
     ("front", RawFront::KEYS),
     ("limits", RawLimits::KEYS),
+    ("checkout_limit", RawCheckoutLimit::KEYS),
 ];
 
 /// Words of other tools for keys of ours.

@@ -138,6 +138,8 @@ pub struct AppSettings {
     pub public: Option<PublicAddress>,
     /// What an instance, a build or a hook may use.
     pub limits: Limits,
+    /// What a commit may bring.
+    pub checkout_limit: CheckoutLimit,
 }
 
 impl AppSettings {
@@ -158,6 +160,16 @@ impl AppSettings {
     pub fn counts_traffic(&self) -> bool {
         self.watch.traffic.any() || !self.canary.steps.is_empty()
     }
+}
+
+/// What the files of one commit may take on disk, with its submodules and before the build: a kilobyte of git objects
+/// can name a thousand million files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckoutLimit {
+    /// Files, directories and symlinks.
+    pub files: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
 }
 
 /// What the processes of an instance, a build or a hook may use together; `None` is no limit.

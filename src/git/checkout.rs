@@ -4,6 +4,7 @@
 //! done once, by whoever records the release as complete.
 
 use std::{
+    cell::Cell,
     ffi::OsStr,
     fs::{self, File},
     io::{self, Write},
@@ -29,6 +30,7 @@ use super::{
     transfer::Context,
     wire::{CheckedOut, Progress},
 };
+use crate::config::settings::CheckoutLimit;
 
 /// More threads than this do not make one disk faster.
 const MOST_THREADS: usize = 8;
@@ -50,12 +52,38 @@ pub struct Job<'a> {
     pub commit: Oid,
     /// An empty directory.
     pub dir: &'a Path,
+    /// What it may bring, submodules included.
+    pub budget: &'a Budget,
+}
+
+/// What one release may still bring.
+pub struct Budget {
+    limit: CheckoutLimit,
+    files: Cell<u64>,
+    bytes: Cell<u64>,
+}
+
+impl Budget {
+    /// All of it.
+    pub fn of(limit: CheckoutLimit) -> Self {
+        Self { limit, files: Cell::new(limit.files), bytes: Cell::new(limit.bytes) }
+    }
+
+    /// What is more than allowed, if so many more are.
+    fn spend(&self, files: u64, bytes: u64) -> Result<(), String> {
+        let left = |cell: &Cell<u64>, wanted: u64| cell.get().checked_sub(wanted).map(|left| cell.set(left));
+        left(&self.files, files).ok_or_else(|| format!("{} files", self.limit.files))?;
+        left(&self.bytes, bytes).ok_or_else(|| format!("{} MiB", self.limit.bytes >> 20))
+    }
 }
 
 /// Writes one commit and its submodules.
 pub fn write(job: &Job<'_>) -> Result<CheckedOut, GitError> {
     job.context.reporter.stage(Stage::Writing);
     let plan = job.plan()?;
+    for path in &plan.dirs {
+        fs::create_dir(job.dir.join(path)).map_err(|err| job.failed(path, &err))?;
+    }
     let (mut written, pointers) = job.write_files(&plan)?;
     for (path, oid) in &plan.links {
         let target = job.blob(*oid)?;
@@ -71,9 +99,11 @@ pub fn write(job: &Job<'_>) -> Result<CheckedOut, GitError> {
     Ok(written)
 }
 
-/// What a commit consists of; its directories are made while it is drawn up.
+/// What a commit consists of. It is counted while it is drawn up, and nothing is written before that is done.
 #[derive(Default)]
 struct Plan {
+    /// Each after the one it lies in.
+    dirs: Vec<PathBuf>,
     files: Vec<Planned>,
     links: Vec<(PathBuf, Oid)>,
     modules: Vec<(PathBuf, Oid)>,
@@ -103,6 +133,11 @@ impl Job<'_> {
         GitError::Commit { commit: self.commit.to_string(), cause: Cause::new(err.message()) }
     }
 
+    fn spend(&self, files: u64, bytes: u64) -> Result<(), GitError> {
+        let more = |what| GitError::TooLarge { commit: self.commit.to_string(), what };
+        self.budget.spend(files, bytes).map_err(more)
+    }
+
     fn blob(&self, oid: Oid) -> Result<Vec<u8>, GitError> {
         let blob = self.mirror.repo().find_blob(oid).map_err(|err| self.unreadable(&err))?;
         Ok(blob.content().to_owned())
@@ -110,6 +145,7 @@ impl Job<'_> {
 
     fn plan(&self) -> Result<Plan, GitError> {
         let repo = self.mirror.repo();
+        let odb = repo.odb().map_err(|err| self.unreadable(&err))?;
         let commit = repo.find_commit(self.commit).map_err(|err| self.unreadable(&err))?;
         let mut plan = Plan::default();
         let mut left = vec![(commit.tree_id(), PathBuf::new())];
@@ -117,14 +153,19 @@ impl Job<'_> {
             let tree = repo.find_tree(tree).map_err(|err| self.unreadable(&err))?;
             for entry in &tree {
                 let path = at.join(safe_name(&at, entry.name_bytes())?);
+                self.spend(1, 0)?;
                 match entry.filemode_raw() & 0o170_000 {
                     0o040_000 => {
-                        fs::create_dir(self.dir.join(&path)).map_err(|err| self.failed(&path, &err))?;
+                        plan.dirs.push(path.clone());
                         left.push((entry.id(), path));
                     }
                     0o120_000 => plan.links.push((path, entry.id())),
                     0o160_000 => plan.modules.push((path, entry.id())),
-                    _ => self.plan_file(&mut plan, path, &entry)?,
+                    _ => {
+                        let (size, _) = odb.read_header(entry.id()).map_err(|err| self.unreadable(&err))?;
+                        self.spend(0, size as u64)?;
+                        self.plan_file(&mut plan, path, &entry)?;
+                    }
                 }
             }
         }
@@ -194,6 +235,7 @@ impl Job<'_> {
         let store = Store { context: self.context, mirror: self.mirror.path(), remote };
         let mut more = 0;
         for found in pointers {
+            self.spend(0, lfs::pointed_size(&found.content).unwrap_or_default())?;
             let (name, file) = (found.path.to_string_lossy(), self.dir.join(&found.path));
             let pointer = Pointer { name: &name, file: &file, content: &found.content };
             more += store.fill(&pointer)?.saturating_sub(found.content.len() as u64);

@@ -22,7 +22,7 @@ use nix::{
 };
 
 use super::{
-    checkout::{self, Job},
+    checkout::{self, Budget, Job},
     credentials::Secrets,
     error::{Cause, GitError, Stage},
     fetch::{self, Terms, Tip},
@@ -35,6 +35,7 @@ use super::{
     wire::{self, Answer, CheckedOut, Described, Fetched, Head, Line, Opening, Request, Want},
 };
 use crate::{
+    config::settings::CheckoutLimit,
     errors::chain,
     privilege::{Account, NewPrivileges, Rights},
     rules::ids::CommitId,
@@ -138,7 +139,9 @@ impl Session {
                 let recorded = accepted.as_ref().map(oid).transpose()?;
                 self.fetch(&want, Terms { trust: trust.as_ref(), recorded }).map(Answer::Fetched)
             }
-            Request::Checkout { commit, dir } => self.check_out(&commit, &dir).map(Answer::CheckedOut),
+            Request::Checkout { commit, dir, limit } => {
+                self.check_out(&commit, (&dir, limit)).map(Answer::CheckedOut)
+            }
             Request::Describe { commit } => self.describe(oid(&commit)?).map(Answer::Described),
         }
     }
@@ -185,8 +188,12 @@ impl Session {
         self.mirror.rebuild()
     }
 
-    fn check_out(&mut self, commit: &CommitId, dir: &Path) -> Result<CheckedOut, GitError> {
-        match self.write(commit, dir) {
+    fn check_out(
+        &mut self,
+        commit: &CommitId,
+        (dir, limit): (&Path, CheckoutLimit),
+    ) -> Result<CheckedOut, GitError> {
+        match self.write(commit, (dir, limit)) {
             Err(GitError::Commit { .. }) if !self.rebuilt => {
                 empty(dir)?;
                 // Not in the mirror is one thing, unreadable another: only that is damage.
@@ -196,16 +203,17 @@ impl Session {
                 }
                 // It was judged before it was given a release.
                 self.fetch(&Want::Rev(commit.to_string()), Terms { trust: None, recorded: None })?;
-                self.write(commit, dir)
+                self.write(commit, (dir, limit))
             }
             other => other,
         }
     }
 
-    fn write(&self, commit: &CommitId, dir: &Path) -> Result<CheckedOut, GitError> {
+    fn write(&self, commit: &CommitId, (dir, limit): (&Path, CheckoutLimit)) -> Result<CheckedOut, GitError> {
         let urls = [self.context.opening.remote.clone()];
         let (context, mirror) = (&self.context, &self.mirror);
-        checkout::write(&Job { context, mirror, urls: &urls, commit: oid(commit)?, dir })
+        let budget = Budget::of(limit);
+        checkout::write(&Job { context, mirror, urls: &urls, commit: oid(commit)?, dir, budget: &budget })
     }
 
     fn describe(&self, oid: Oid) -> Result<Described, GitError> {

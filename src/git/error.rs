@@ -253,6 +253,8 @@ pub enum GitError {
         #[source]
         cause: Cause,
     },
+    #[error("the commit {} brings more than {what}, which checkout_limit does not allow", commit.get(..7).unwrap_or(commit))]
+    TooLarge { commit: String, what: String },
     #[error("a file name in the commit is refused: {path:?}")]
     UnsafePath { path: String },
     #[error("{path:?} is kept in Git LFS and its content can't be had")]
@@ -293,9 +295,11 @@ impl GitError {
                 Kind::HostKey
             }
             Self::Stalled { .. } | Self::TooSlow { .. } => Kind::Stalled,
-            Self::Rewound { .. } | Self::Unverified { .. } | Self::UnsafePath { .. } | Self::Lfs { .. } => {
-                Kind::Refused
-            }
+            Self::Rewound { .. }
+            | Self::Unverified { .. }
+            | Self::UnsafePath { .. }
+            | Self::TooLarge { .. }
+            | Self::Lfs { .. } => Kind::Refused,
             Self::NoRepository { .. }
             | Self::Format { .. }
             | Self::RevMissing { .. }
@@ -377,6 +381,9 @@ impl GitError {
                 "`bgd deploy --rev REV` takes a commit id (full or short), a tag or a branch of the remote"
             }
             Self::RevAmbiguous { .. } => "give more digits: `bgd deploy --rev REV`",
+            Self::TooLarge { .. } => {
+                "raise `checkout_limit` if all of it is meant to be there, then `bgd deploy`; else push a commit without it"
+            }
             Self::Lfs { .. } => {
                 "install git-lfs where bgd runs, check the access to the LFS store, then `bgd deploy`"
             }

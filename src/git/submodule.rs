@@ -93,7 +93,8 @@ fn one(parent: &Job<'_>, url: &str, commit: Oid, dir: &Path) -> Result<CheckedOu
         }
         other => drop(other.map_err(|failed| failed.error)?),
     }
-    write(&Job { context: parent.context, mirror: &mirror, urls: &urls, commit, dir })
+    let Job { context, budget, .. } = *parent;
+    write(&Job { context, mirror: &mirror, urls: &urls, commit, dir, budget })
 }
 
 /// libgit2 reads `.gitmodules` only from a file, so it gets one beside the mirror.

@@ -10,7 +10,7 @@ use super::{
     text::redact,
     verify::Trust,
 };
-use crate::rules::ids::CommitId;
+use crate::{config::settings::CheckoutLimit, rules::ids::CommitId};
 
 /// The first line to a worker: for whom it works.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +64,8 @@ pub enum Request {
         commit: CommitId,
         /// An empty directory.
         dir: PathBuf,
+        /// Refuse the commit when it brings more.
+        limit: CheckoutLimit,
     },
     /// Who and what a commit in the mirror is.
     Describe {
@@ -205,7 +207,11 @@ mod tests {
             Request::Fetch { want: Want::Branch, trust: None, accepted: Some(commit.clone()) },
             Request::Fetch { want: Want::Seen(commit.clone()), trust: None, accepted: None },
             Request::Fetch { want: Want::Rev("v1\n2".into()), trust: None, accepted: None },
-            Request::Checkout { commit: commit.clone(), dir: "/x y/\"z\"\n".into() },
+            Request::Checkout {
+                commit: commit.clone(),
+                dir: "/x y/\"z\"\n".into(),
+                limit: CheckoutLimit { files: 1, bytes: 2 },
+            },
         ];
         for request in requests {
             let line = print(&request).unwrap();

@@ -28,7 +28,7 @@ use super::{
     wire::{self, Answer, CheckedOut, Described, Fetched, Head, Line, Opening, Request, Want},
 };
 use crate::{
-    config::settings::{AppSettings, Auth, Verify},
+    config::settings::{AppSettings, Auth, CheckoutLimit, Verify},
     privilege,
     rules::ids::CommitId,
 };
@@ -63,6 +63,8 @@ pub struct Source {
     /// Refuse commits that are not signed by these; then the tip has to descend from the last one as well, or
     /// an old signed commit could be brought back by a forced push.
     pub verify: Option<Verify>,
+    /// Refuse a commit that brings more.
+    pub checkout_limit: CheckoutLimit,
 }
 
 impl Source {
@@ -76,6 +78,7 @@ impl Source {
             user: app.user.clone(),
             fast_forward_only: app.fast_forward_only,
             verify: app.verify.clone(),
+            checkout_limit: app.checkout_limit,
         }
     }
 
@@ -181,7 +184,11 @@ impl Worker {
     pub async fn checkout(&self, commit: &CommitId, dir: &Path) -> Result<CheckedOut, GitError> {
         self.make_dir(dir)
             .map_err(|err| GitError::Checkout { dir: dir.to_owned(), cause: Cause::new(err) })?;
-        let request = Request::Checkout { commit: commit.clone(), dir: dir.to_owned() };
+        let request = Request::Checkout {
+            commit: commit.clone(),
+            dir: dir.to_owned(),
+            limit: self.source.checkout_limit,
+        };
         match self.call(&request, self.limits.total).await? {
             Answer::CheckedOut(checked_out) => Ok(checked_out),
             other => Err(unexpected(&other)),
@@ -278,7 +285,8 @@ impl Worker {
     }
 
     fn opening(&self) -> Opening {
-        let Source { mirror, remote, branch, auth, user, fast_forward_only, verify } = self.source.clone();
+        let Source { mirror, remote, branch, auth, user, fast_forward_only, verify, checkout_limit: _ } =
+            self.source.clone();
         let rules = [("verify", verify.is_some()), ("fast_forward_only", fast_forward_only)];
         let rule = rules.iter().find(|(_, set)| *set).map(|(name, _)| (*name).to_owned());
         let account = match &user {

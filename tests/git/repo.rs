@@ -12,7 +12,7 @@ use std::{
 };
 
 use bgd::{
-    config::settings::Auth,
+    config::settings::{Auth, CheckoutLimit},
     git::{Limits, Source, Worker},
     rules::ids::CommitId,
 };
@@ -136,6 +136,19 @@ impl Bench {
         feed(&self.work(), &args, &text).parse().unwrap()
     }
 
+    /// A commit of ten directories, of ten each, and so on `deep` times, with ten files in each of the last: all of
+    /// them the same object.
+    pub fn bomb(&self, deep: usize) -> CommitId {
+        let ten = |kind: &str, id: &str| {
+            let lines = (0..10).map(|name| format!("{kind} {id}\t{name}\n"));
+            feed(&self.work(), &["mktree"], lines.collect::<String>().as_bytes())
+        };
+        let blob = feed(&self.work(), &["hash-object", "-w", "--stdin"], b"x");
+        let files = ten("100644 blob", &blob);
+        let tree = (0..deep).fold(files, |tree, _| ten("040000 tree", &tree));
+        self.git(&["commit-tree", &tree, "-m", "small"]).parse().unwrap()
+    }
+
     /// Another bare repository with one commit, beside the first.
     pub fn sibling(&self, name: &str, file: &str, content: &str) -> PathBuf {
         run(self.root(), &["init", "-q", "--bare", "-b", "main", name]);
@@ -166,6 +179,7 @@ impl Bench {
             user: None,
             fast_forward_only: false,
             verify: None,
+            checkout_limit: CheckoutLimit { files: 100_000, bytes: 2 << 30 },
         }
     }
 

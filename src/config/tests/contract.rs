@@ -4,8 +4,8 @@ use std::{num::NonZeroU32, time::Duration};
 
 use super::*;
 use crate::config::settings::{
-    Auth, FastCgiProbe, FrontSettings, HaproxyServers, HaproxySettings, Hooks, HttpProbe, NginxSettings,
-    Ports, Probe, Protocol, Rewrite, Start, Stop, StopHow, Verify, VerifyRange,
+    Auth, CheckoutLimit, FastCgiProbe, FrontSettings, HaproxyServers, HaproxySettings, Hooks, HttpProbe,
+    NginxSettings, Ports, Probe, Protocol, Rewrite, Start, Stop, StopHow, Verify, VerifyRange,
 };
 
 const SMALLEST: &str = r#"
@@ -35,6 +35,7 @@ cache    = ["vendor"]
 build_timeout = "15m"
 fast_forward_only = false
 memory_check = "warn"
+checkout_limit = { files = 1_000_000, size = "20G" }
 
 [app.shop.auth]
 ssh_key     = "/etc/bgd/shop_deploy_key"
@@ -105,6 +106,7 @@ fn the_smallest_file_means_the_defaults_of_the_contract() {
     assert_eq!(app.stop, Stop { how: StopHow::Signal(15), grace: SECS(30) });
     assert_eq!((app.drain, app.standby, app.keep.get()), (SECS(30), SECS(0), 5));
     assert_eq!((app.build_timeout, app.fast_forward_only), (SECS(900), false));
+    assert_eq!(app.checkout_limit, CheckoutLimit { files: 1_000_000, bytes: 20 << 30 });
     assert!(app.build.is_empty() && app.env.is_empty() && app.shared.is_empty() && app.cache.is_empty());
     assert!(app.user.is_none() && app.env_file.is_none() && app.rewrites.is_empty());
     assert_eq!((app.auth, app.verify), (Auth::default(), None));

@@ -41,6 +41,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
     judge.backup_stands(&raw_watch.backup, front.as_ref());
     let public = judge.public(&address, front.as_ref(), &health);
     let limits = judge.limits(raw.limits, &at);
+    let checkout_limit = judge.checkout_limit(raw.checkout_limit, &at);
     let instances = judge.instances(&raw.instances, front.as_ref(), &rewrites);
     judge.front_speaks(&raw.protocol, front.as_ref());
     judge.sockets_fit(raw.listen.place(), (&listen, instances), front.as_ref());
@@ -81,6 +82,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         front: front.unwrap_or_else(defaults::builtin_front),
         public,
         limits,
+        checkout_limit,
         listen,
         name,
     }

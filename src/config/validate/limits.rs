@@ -1,11 +1,13 @@
-//! `[app.NAME.limits]`: what the processes of an instance or a build may use together.
+//! `[app.NAME.limits]`: what the processes of an instance or a build may use together; `checkout_limit`: what a commit
+//! may bring.
 
 use super::Judge;
 use crate::config::{
+    defaults,
     problem::Place,
-    raw::RawLimits,
+    raw::{RawCheckoutLimit, RawLimits},
     read::{Given, Written},
-    settings::Limits,
+    settings::{CheckoutLimit, Limits},
 };
 
 /// Units of memory with their size in bytes.
@@ -19,6 +21,30 @@ impl Judge<'_> {
     pub(super) fn limits(&mut self, given: Given<RawLimits>, app: &Place) -> Limits {
         let raw = RawLimits::or_empty(given, app.absent("limits"));
         Limits { memory: self.memory(&raw.memory), cpu: self.cpu(&raw.cpu), tasks: self.tasks(&raw.tasks) }
+    }
+
+    /// Judges what a commit of the app at `app` may bring.
+    pub(super) fn checkout_limit(&mut self, given: Given<RawCheckoutLimit>, app: &Place) -> CheckoutLimit {
+        let raw = RawCheckoutLimit::or_empty(given, app.absent("checkout_limit"));
+        CheckoutLimit { files: self.files(&raw.files), bytes: self.size(&raw.size) }
+    }
+
+    fn files(&mut self, given: &Given<i64>) -> u64 {
+        let Some(Written { value, at }) = given.value() else { return defaults::CHECKOUT_LIMIT.files };
+        u64::try_from(*value).ok().filter(|files| *files > 0).unwrap_or_else(|| {
+            let hint = "files, directories and symlinks of one commit, such as 1_000_000";
+            self.notes.error(at, format!("must be 1 or more: {value}"), hint);
+            defaults::CHECKOUT_LIMIT.files
+        })
+    }
+
+    fn size(&mut self, given: &Given<String>) -> u64 {
+        let Some(Written { value, at }) = given.value() else { return defaults::CHECKOUT_LIMIT.bytes };
+        bytes(value).filter(|bytes| *bytes > 0).unwrap_or_else(|| {
+            let hint = "a whole number and K, M, G or T, such as \"20G\"";
+            self.notes.error(at, format!("not an amount of bytes: {value:?}"), hint);
+            defaults::CHECKOUT_LIMIT.bytes
+        })
     }
 
     fn memory(&mut self, given: &Given<String>) -> Option<u64> {
