@@ -94,11 +94,13 @@ pub enum DaemonError {
     },
 }
 
-/// Makes state and runtime directory.
+/// Makes state and runtime directory. From here on this process makes what others are to read as a service does,
+/// whatever umask it was started with: a hardened root has 077, and the app's user must reach its releases.
 ///
 /// # Errors
 /// When one can't be made.
 pub fn make_directories(settings: &DaemonSettings) -> Result<(), DaemonError> {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     for path in [&settings.state_dir, &settings.runtime_dir] {
         std::fs::DirBuilder::new()
             .recursive(true)

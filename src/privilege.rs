@@ -20,8 +20,9 @@
 
 use std::{
     ffi::CString,
-    fs::File,
+    fs::{File, Metadata},
     io::{self, Read, Write},
+    os::unix::fs::MetadataExt,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -84,6 +85,18 @@ impl Account {
         let Some(user) = User::from_name(name)? else { return Ok(None) };
         let c_name = CString::new(name).map_err(|_| Errno::EINVAL)?;
         Ok(Some(Self { uid: user.uid, gid: user.gid, groups: getgrouplist(&c_name, user.gid)? }))
+    }
+
+    /// Whether the mode of a file gives this user all of `wanted`: the last digit of a mode, such as 5 for `r-x`.
+    pub fn may(&self, meta: &Metadata, wanted: u32) -> bool {
+        let (owner, group) = (Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid()));
+        let digit = match () {
+            () if self.uid.is_root() => return true,
+            () if self.uid == owner => meta.mode() >> 6,
+            () if self.gid == group || self.groups.contains(&group) => meta.mode() >> 3,
+            () => meta.mode(),
+        };
+        digit & wanted == wanted
     }
 
     /// An ordinary user that already is this account has nothing to change, and no right to.

@@ -9,6 +9,7 @@ use std::{
 use crate::build::{
     BuildError, Skipped,
     copy::{Copier, Tally},
+    moved::Moved,
     owner::Owner,
     tree::{Dir, split},
 };
@@ -26,9 +27,9 @@ pub(super) fn fill(
     paths: &[PathBuf],
     previous: &Dir,
     release: &Dir,
-    (owner, cancel): (Option<Owner>, &AtomicBool),
+    (owner, moved, cancel): (Option<Owner>, Moved, &AtomicBool),
 ) -> Result<Cached, BuildError> {
-    let mut copier = Copier { owner, cancel, tally: Tally::default() };
+    let mut copier = Copier { owner, cancel, tally: Tally::default(), moved: Some(moved) };
     let mut skipped = Vec::new();
     for path in paths {
         if let Some(why) = fill_one(path, previous, release, &mut copier)? {

@@ -4,18 +4,25 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::{self, File, FileTimes, OpenOptions, Permissions},
-    io,
+    io::{self, Read, Seek, SeekFrom},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use nix::sys::{
-    stat::{UtimensatFlags, utimensat},
-    time::TimeSpec,
+use nix::{
+    errno::Errno,
+    sys::{
+        stat::{UtimensatFlags, utimensat},
+        time::TimeSpec,
+    },
+    unistd::{Whence, lseek64},
 };
 
-use crate::build::{BuildError, error::failed, owner::Owner, tree::Dir, walk::Walk};
+use crate::build::{BuildError, error::failed, moved::Moved, owner::Owner, tree::Dir, walk::Walk};
+
+/// Unit of the number of blocks that a file has.
+const BLOCK: u64 = 512;
 
 /// What a copy made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,6 +53,32 @@ pub(super) struct Copier<'a> {
     pub(super) owner: Option<Owner>,
     pub(super) cancel: &'a AtomicBool,
     pub(super) tally: Tally,
+    /// What was copied from another release names it no more.
+    pub(super) moved: Option<Moved>,
+}
+
+/// Copies what is data and leaves the holes between: a file of many gigabytes may have a few blocks.
+fn copy_data(source: &mut File, made: &mut File, length: u64) -> io::Result<u64> {
+    let (mut at, mut copied) = (0, 0);
+    while let Some(begin) = next(source, at, Whence::SeekData)? {
+        let end = next(source, begin, Whence::SeekHole)?.unwrap_or(length);
+        source.seek(SeekFrom::Start(begin))?;
+        made.seek(SeekFrom::Start(begin))?;
+        copied += io::copy(&mut (&mut *source).take(end - begin), made)?;
+        at = end;
+    }
+    made.set_len(length.max(at))?;
+    Ok(copied)
+}
+
+/// Where data or a hole begins from `at` on; `None` at the end of the file.
+fn next(file: &File, at: u64, what: Whence) -> io::Result<Option<u64>> {
+    let from = i64::try_from(at).map_err(io::Error::other)?;
+    match lseek64(file, from, what) {
+        Ok(found) => u64::try_from(found).map(Some).map_err(io::Error::other),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 impl Copier<'_> {
@@ -118,6 +151,7 @@ impl Copier<'_> {
         let shown = to.shown(as_name);
         let target = fs::read_link(from.at(name)).map_err(failed("read", &from.shown(name)))?;
         let meta = fs::symlink_metadata(from.at(name)).map_err(failed("inspect", &from.shown(name)))?;
+        let target = self.moved.as_ref().and_then(|moved| moved.target(&target)).unwrap_or(target);
         to.link(as_name, &target, self.owner)?;
         let at = TimeSpec::new(meta.atime(), meta.atime_nsec());
         let mt = TimeSpec::new(meta.mtime(), meta.mtime_nsec());
@@ -139,8 +173,13 @@ impl Copier<'_> {
         }
         let shown = to.shown(as_name);
         let mut made = to.open_file(as_name, OpenOptions::new().write(true).create_new(true).mode(0o600))?;
-        // Becomes copy_file_range, which the kernel turns into a reflink where it can.
-        let bytes = io::copy(&mut source, &mut made).map_err(failed("copy to", &shown))?;
+        let bytes = match self.moved.as_ref().filter(|moved| moved.concerns(from, name, &meta)) {
+            Some(moved) => moved.copy(&mut source, &mut made),
+            None if meta.blocks() * BLOCK < meta.len() => copy_data(&mut source, &mut made, meta.len()),
+            // Becomes copy_file_range, which the kernel turns into a reflink where it can.
+            None => io::copy(&mut source, &mut made),
+        };
+        let bytes = bytes.map_err(failed("copy to", &shown))?;
         self.tally.files += 1;
         self.tally.bytes += bytes;
         self.dress(&made, &source, &shown)

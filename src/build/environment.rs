@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use crate::{
-    build::{BuildError, Context, owner},
+    build::{BuildError, Context, Places, home},
     config::{env_file, settings::AppSettings},
     rules::address::Address,
 };
@@ -24,7 +24,7 @@ pub(super) const INSTANCE: &str = "BGD_INSTANCE";
 /// An `env_file` that can't be read or understood, an unknown `user`, or a variable that no process can
 /// be given.
 pub fn environment(app: &AppSettings, context: &Context) -> Result<BTreeMap<String, String>, BuildError> {
-    let mut env = base(app.user.as_deref(), |name| std::env::var(name).ok())?;
+    let mut env = base((app.user.as_deref(), &context.places), |name| std::env::var(name).ok())?;
     if let Some(file) = &app.env_file {
         env.extend(env_file::read(file)?);
     }
@@ -37,17 +37,11 @@ pub fn environment(app: &AppSettings, context: &Context) -> Result<BTreeMap<Stri
 }
 
 fn base(
-    user: Option<&str>,
+    (user, places): (Option<&str>, &Places),
     inherited: impl Fn(&str) -> Option<String>,
 ) -> Result<BTreeMap<String, String>, BuildError> {
-    let entry = match user {
-        Some(name) => Some(owner::named(name)?),
-        None => owner::own()?,
-    };
-    let home = match entry {
-        Some(user) => text(&user.dir)?,
-        None => inherited("HOME").unwrap_or_else(|| "/".to_owned()),
-    };
+    let own = inherited("HOME").unwrap_or_else(|| "/".to_owned());
+    let home = text(&home::of(user, places, &own)?)?;
     let mut env = BTreeMap::from([
         ("PATH".to_owned(), inherited("PATH").unwrap_or_else(|| PATH.to_owned())),
         ("HOME".to_owned(), home),
@@ -142,10 +136,12 @@ mod tests {
 
     #[test]
     fn the_base_does_without_an_environment_of_its_own() {
-        let env = base(Some("root"), nothing).unwrap();
+        let fixture = Fixture::new();
+        let places = &fixture.context.places;
+        let env = base((Some("root"), places), nothing).unwrap();
         assert_eq!((env["PATH"].as_str(), env["LANG"].as_str()), (PATH, LANG));
         assert_eq!((env["HOME"].as_str(), env.len()), ("/root", 3));
-        let error = base(Some("no-such-user"), nothing).unwrap_err();
+        let error = base((Some("no-such-user"), places), nothing).unwrap_err();
         assert_eq!(error.to_string(), "no such user: no-such-user");
     }
 

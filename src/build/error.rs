@@ -6,7 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{build::in_use::Occupant, config::env_file::EnvFileError, rules::ids::ReleaseId};
+use crate::{
+    build::{in_use::Occupant, shared::Closed},
+    config::env_file::EnvFileError,
+    rules::ids::ReleaseId,
+};
 
 /// What went wrong, with the path or name it went wrong at.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +62,12 @@ pub enum BuildError {
     SharedMissing {
         /// Where they are expected.
         missing: Vec<PathBuf>,
+    },
+    /// Shared files that the app's user may not read.
+    #[error("user {} may not read {}", closed.first().map_or("", |first| &first.user), closed_list(closed))]
+    SharedClosed {
+        /// Which, and whose they are.
+        closed: Vec<Closed>,
     },
     /// The text of a rewrite is not in its file.
     #[error("nothing to rewrite in {}: {find:?} not found", file.display())]
@@ -123,6 +133,7 @@ impl BuildError {
             Self::SharedMissing { .. } => {
                 "put it there, then `bgd deploy`; a directory is written with a `/` at its end in `shared`"
             }
+            Self::SharedClosed { closed } => return own_hint(closed),
             Self::RewriteNotFound { .. } => {
                 "`find` is literal text of that file in the repository; correct `rewrite`, then `bgd deploy`"
             }
@@ -153,6 +164,22 @@ impl BuildError {
             Some(libc::ENOSPC | libc::EDQUOT | libc::EIO | libc::EMFILE | libc::ENFILE | libc::ENOMEM)
         )
     }
+}
+
+/// The command that gives shared files to the app's user; `None` where there are none.
+pub fn own_hint(closed: &[Closed]) -> Option<String> {
+    let Closed { path, owner, user, .. } = closed.first()?;
+    let more = if closed.len() > 1 { format!(" and {} more", closed.len() - 1) } else { String::new() };
+    let path = path.display();
+    Some(format!("{path}{more} belongs to {owner}: `chown -R {user}: {path}`, then `bgd deploy`"))
+}
+
+fn closed_list(closed: &[Closed]) -> String {
+    let unreadable = closed.iter().filter(|closed| closed.unreadable);
+    unreadable
+        .map(|closed| format!("{} of {}", closed.path.display(), closed.owner))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn list(paths: &[PathBuf]) -> String {

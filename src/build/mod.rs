@@ -10,7 +10,9 @@ mod copy;
 mod disk;
 mod environment;
 mod error;
+mod home;
 mod in_use;
+mod moved;
 mod owner;
 mod places;
 mod prepare;
@@ -31,12 +33,13 @@ pub use command::{
 };
 pub use disk::{Space, free_space, sync_filesystem};
 pub use environment::environment;
-pub use error::BuildError;
+pub use error::{BuildError, own_hint};
 pub use in_use::Occupant;
 pub use places::{Context, Places};
 pub use prepare::{Prepared, Skipped, prepare};
 pub use releases::{
     Found, Removal, Standing, forget_leftovers, list_releases, mark_complete, remove_release, standing,
 };
+pub use shared::{Closed, closed_to};
 pub use socket_dir::make_socket_dir;
 pub use unrunnable::{Attempt, Unrunnable, why_unrunnable};

@@ -53,6 +53,6 @@ pub(super) fn own() -> Result<Option<User>, BuildError> {
     User::from_uid(uid).map_err(lookup(&uid.to_string()))
 }
 
-fn lookup(user: &str) -> impl FnOnce(Errno) -> BuildError {
+pub(super) fn lookup(user: &str) -> impl FnOnce(Errno) -> BuildError {
     move |errno| BuildError::UserLookup { user: user.to_owned(), source: io::Error::from(errno) }
 }

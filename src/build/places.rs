@@ -11,12 +11,12 @@ use std::{
 use nix::unistd::{getegid, geteuid};
 
 use crate::{
-    build::{BuildError, error::failed, owner::Owner},
+    build::{BuildError, error::failed, home, owner::Owner},
     config::template::Values,
     rules::ids::{AppName, ReleaseId},
 };
 
-/// The directories of one app: `<state_dir>/<app>/{mirror.git,releases,shared,logs,run}`.
+/// The directories of one app: `<state_dir>/<app>/{mirror.git,releases,shared,home,logs,run}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
     app: PathBuf,
@@ -49,15 +49,31 @@ impl Places {
         Ok(())
     }
 
-    /// Lets the app's user write the shared files; the mirror and each release are given away when they are made.
+    /// Lets the app's user write the shared files, and makes it a home where it needs one; the mirror and each release
+    /// are given away when they are made.
     ///
     /// # Errors
-    /// An unknown user, another user than bgd's own without root, or a directory that can't be given away.
+    /// An unknown user, another user than bgd's own without root, or a directory that can't be made or given away.
     pub fn give_to(&self, user: Option<&str>) -> Result<(), BuildError> {
-        let Some(owner) = Owner::of(user)? else { return Ok(()) };
-        let shared = self.shared();
-        std::os::unix::fs::chown(&shared, Some(owner.uid), Some(owner.gid))
-            .map_err(failed("give away", &shared))
+        let owner = Owner::of(user)?;
+        if let Some(owner) = owner {
+            give(&self.shared(), owner)?;
+        }
+        let inherited = std::env::var("HOME").unwrap_or_default();
+        let home = home::of(user, self, &inherited)?;
+        if home != self.home() {
+            return Ok(());
+        }
+        create_dir(&home, 0o700)?;
+        owner.map_or(Ok(()), |owner| give(&home, owner))
+    }
+
+    /// The home directory that the app's commands get.
+    ///
+    /// # Errors
+    /// A user that can't be looked up.
+    pub fn home_for(&self, user: Option<&str>) -> Result<PathBuf, BuildError> {
+        home::of(user, self, &std::env::var("HOME").unwrap_or_default())
     }
 
     /// `<state_dir>/<app>`
@@ -85,6 +101,11 @@ impl Places {
         self.app.join("shared")
     }
 
+    /// The home directory of an app whose user has none that it may write to.
+    pub fn home(&self) -> PathBuf {
+        self.app.join("home")
+    }
+
     /// Logs of builds and instances.
     pub fn logs(&self) -> PathBuf {
         self.app.join("logs")
@@ -94,6 +115,10 @@ impl Places {
     pub fn run(&self) -> PathBuf {
         self.app.join("run")
     }
+}
+
+fn give(dir: &Path, owner: Owner) -> Result<(), BuildError> {
+    std::os::unix::fs::chown(dir, Some(owner.uid), Some(owner.gid)).map_err(failed("give away", dir))
 }
 
 fn create_dir(dir: &Path, mode: u32) -> Result<(), BuildError> {

@@ -11,8 +11,10 @@ use crate::{
         BuildError, Context,
         cache::{self, Cached},
         error::failed,
+        moved::Moved,
         owner::Owner,
-        rewrite, shared,
+        rewrite,
+        shared::{self, Closed},
         tree::Dir,
     },
     config::settings::AppSettings,
@@ -28,6 +30,8 @@ pub struct Prepared {
     pub cached_bytes: u64,
     /// Cache paths that were not copied.
     pub skipped: Vec<Skipped>,
+    /// Shared paths that the app's user may read and not write.
+    pub closed: Vec<Closed>,
     /// Paths linked into `shared`.
     pub linked: Vec<PathBuf>,
     /// Files that were rewritten.
@@ -59,6 +63,10 @@ pub fn prepare(
     let release = Dir::open(&context.release_dir())?;
     let store = open_store(&context.places.shared())?;
     shared::check(&app.shared, &release, &store)?;
+    let closed = shared::closed_to(app.user.as_deref(), &app.shared, &context.places.shared())?;
+    if closed.iter().any(|closed| closed.unreadable) {
+        return Err(BuildError::SharedClosed { closed });
+    }
     if let Some(owner) = owner {
         release.give_all_to(owner)?;
     }
@@ -67,7 +75,10 @@ pub fn prepare(
         None => None,
     };
     let cached = match &previous {
-        Some(previous) => cache::fill(&app.cache, previous, &release, (owner, cancel))?,
+        Some(previous) => {
+            let moved = Moved::to(&context.places, &context.values.release);
+            cache::fill(&app.cache, previous, &release, (owner, moved, cancel))?
+        }
         None => Cached::default(),
     };
     let linking = shared::Linking { release: &release, store: &store, owner, cancel };
@@ -79,6 +90,7 @@ pub fn prepare(
         cached_files: cached.files,
         cached_bytes: cached.bytes,
         skipped: cached.skipped,
+        closed,
         linked: app.shared.clone(),
         rewritten: app.rewrites.iter().map(|change| change.file.clone()).collect(),
     })
@@ -179,6 +191,84 @@ mod tests {
         for release in [&fixture.previous, &fixture.context.values.release] {
             remove_release(&fixture.context.places, release).unwrap();
         }
+    }
+
+    #[test]
+    fn a_virtual_environment_in_the_cache_is_the_new_releases_own() {
+        let mut fixture = Fixture::new();
+        let (old, new, _) = paths(&fixture);
+        let script = format!("#!{}/.venv/bin/python\nprint(1)\n", old.display());
+        fixture.write(old.join(".venv/bin/tool"), &script);
+        fs::set_permissions(old.join(".venv/bin/tool"), fs::Permissions::from_mode(0o755)).unwrap();
+        fixture.write(old.join(".venv/pyvenv.cfg"), format!("command = venv {}/.venv\n", old.display()));
+        fixture.write(old.join(".venv/lib/x.pth"), format!("{}/src\n", old.display()));
+        let binary = [script.as_bytes(), b"\0"].concat();
+        fixture.write(old.join(".venv/bin/binary"), &binary);
+        fixture.write(old.join(".venv/lib/data"), &script);
+        symlink(old.join("lib"), old.join(".venv/lib64")).unwrap();
+        symlink("python3", old.join(".venv/bin/python")).unwrap();
+        fixture.app.cache = vec![".venv".into()];
+        run(&fixture).unwrap();
+        let at = |path: &str| text(new.join(".venv").join(path));
+        assert_eq!(at("bin/tool"), format!("#!{}/.venv/bin/python\nprint(1)\n", new.display()));
+        assert_eq!(new.join(".venv/bin/tool").metadata().unwrap().mode() & 0o777, 0o755);
+        assert_eq!(at("pyvenv.cfg"), format!("command = venv {}/.venv\n", new.display()));
+        assert_eq!(at("lib/x.pth"), format!("{}/src\n", new.display()));
+        assert_eq!(fs::read_link(new.join(".venv/lib64")).unwrap(), new.join("lib"));
+        assert_eq!(fs::read_link(new.join(".venv/bin/python")).unwrap(), Path::new("python3"));
+        // What is not text, or no program, keeps every byte.
+        assert_eq!(fs::read(new.join(".venv/bin/binary")).unwrap(), binary);
+        assert_eq!(at("lib/data"), script);
+    }
+
+    #[test]
+    fn a_sparse_file_of_the_cache_stays_sparse() {
+        let mut fixture = Fixture::new();
+        let (old, new, _) = paths(&fixture);
+        let file = fs::File::create(old.join("db")).unwrap();
+        for at in [5 << 30, 9 << 30] {
+            std::os::unix::fs::FileExt::write_all_at(&file, b"data", at).unwrap();
+        }
+        file.set_len(20 << 30).unwrap();
+        fixture.app.cache = vec!["db".into()];
+        let done = run(&fixture).unwrap();
+        let made = fs::File::open(new.join("db")).unwrap();
+        let meta = made.metadata().unwrap();
+        assert!(done.cached_bytes < 1 << 20 && meta.blocks() < 1 << 12, "{} blocks: {done:?}", meta.blocks());
+        assert_eq!(meta.len(), 20 << 30);
+        for at in [5 << 30, 9 << 30] {
+            let mut found = [0; 5];
+            std::os::unix::fs::FileExt::read_exact_at(&made, &mut found, at).unwrap();
+            assert_eq!(&found, b"data\0");
+        }
+    }
+
+    #[test]
+    fn shared_files_that_the_user_may_not_read_are_said_before_anything_is_changed_with_their_owner() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let mut fixture = Fixture::new();
+        let (_, new, shared) = paths(&fixture);
+        fixture.write(shared.join(".env"), "KEY=1");
+        fixture.write(shared.join("storage/logs/app.log"), "x");
+        fixture.app.shared = [".env", "storage"].map(PathBuf::from).to_vec();
+        fixture.app.user = Some("nobody".to_owned());
+        // Settings that are only to be read, and a directory that is root's.
+        let closed = run(&fixture).unwrap().closed;
+        assert_eq!(closed[0].path, shared.join("storage"));
+        let hint = crate::build::own_hint(&closed).unwrap();
+        assert!(hint.contains("belongs to root: `chown -R nobody: "), "{hint}");
+        fs::set_permissions(shared.join(".env"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::remove_file(new.join(".env")).unwrap();
+        let refused = run(&fixture).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            format!("user nobody may not read {} of root", shared.join(".env").display())
+        );
+        assert!(refused.hint().unwrap().contains("chown"), "{refused:?}");
+        assert!(!new.join(".env").exists());
     }
 
     #[test]

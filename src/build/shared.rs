@@ -10,18 +10,26 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     io::ErrorKind,
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
 };
 
-use crate::build::{
-    BuildError,
-    copy::{Copier, Tally},
-    error::failed,
-    owner::Owner,
-    tree::{Dir, split},
+use nix::unistd::{Uid, User};
+
+use crate::{
+    build::{
+        BuildError,
+        copy::{Copier, Tally},
+        error::failed,
+        owner::{Owner, lookup},
+        tree::{Dir, split},
+    },
+    privilege::Account,
 };
+
+/// Entries looked at in a shared directory: uploads may be millions.
+const MOST_ENTRIES: usize = 1_000;
 
 /// Reports all shared files that are missing, before anything is changed.
 pub(super) fn check(paths: &[PathBuf], release: &Dir, store: &Dir) -> Result<(), BuildError> {
@@ -30,6 +38,59 @@ pub(super) fn check(paths: &[PathBuf], release: &Dir, store: &Dir) -> Result<(),
         missing.extend(missing_file(path, release, store)?);
     }
     if missing.is_empty() { Ok(()) } else { Err(BuildError::SharedMissing { missing }) }
+}
+
+/// A shared path that the app's user may not use as it has to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// In `shared`.
+    pub path: PathBuf,
+    /// Whose it is.
+    pub owner: String,
+    /// For whom it is closed.
+    pub user: String,
+    /// It can't even be read.
+    pub unreadable: bool,
+}
+
+/// What of `shared` an app's user may not read, or not write: directories, and what lies right in them. Root may all.
+///
+/// # Errors
+/// A user that can't be looked up.
+pub fn closed_to(user: Option<&str>, paths: &[PathBuf], store: &Path) -> Result<Vec<Closed>, BuildError> {
+    let Some(name) = user else { return Ok(Vec::new()) };
+    let Some(account) = Account::find(name).map_err(lookup(name))? else { return Ok(Vec::new()) };
+    let closed = |path: PathBuf| {
+        // What is not there is somebody else's to say.
+        let meta = fs::metadata(&path).ok()?;
+        let (read, all) = if meta.is_dir() { (0o5, 0o7) } else { (0o4, 0o6) };
+        let unreadable = !account.may(&meta, read);
+        let owner = owner_of(&meta);
+        (!account.may(&meta, all)).then(|| Closed { owner, user: name.to_owned(), path, unreadable })
+    };
+    let mut found = Vec::new();
+    for path in paths.iter().map(|path| store.join(path)) {
+        if !path.is_dir() {
+            // A file of settings is often root's, and only to be read.
+            found.extend(closed(path).filter(|closed| closed.unreadable));
+            continue;
+        }
+        let entries = fs::read_dir(&path).into_iter().flatten().flatten().take(MOST_ENTRIES);
+        let inside = entries.map(|entry| entry.path()).filter(|path| !path.is_symlink());
+        // One entry of many that is closed is no reason to refuse the release.
+        let inside = inside.filter_map(closed).map(|closed| Closed { unreadable: false, ..closed });
+        let inside: Vec<Closed> = inside.collect();
+        found.extend(closed(path));
+        found.extend(inside);
+    }
+    Ok(found)
+}
+
+fn owner_of(meta: &fs::Metadata) -> String {
+    match User::from_uid(Uid::from_raw(meta.uid())) {
+        Ok(Some(user)) => user.name,
+        _ => format!("uid {}", meta.uid()),
+    }
 }
 
 /// Where the file of a shared path is expected, if it is nowhere.
@@ -98,7 +159,8 @@ impl Linking<'_> {
         let mut growing = OsString::from(".bgd-new-");
         growing.push(name);
         stored.remove(&growing)?;
-        let mut copier = Copier { owner: self.owner, cancel: self.cancel, tally: Tally::default() };
+        let mut copier =
+            Copier { owner: self.owner, cancel: self.cancel, tally: Tally::default(), moved: None };
         copier.copy((inside, name), (stored, &growing))?;
         fs::rename(stored.at(&growing), stored.at(name)).map_err(failed("move to", &stored.shown(name)))
     }

@@ -45,10 +45,37 @@ pub(super) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
 }
 
 impl Interpreter {
+    /// A release that somebody deleted is made and built anew: a way back, or a restart of what is live, does not end
+    /// because a disk was tidied up by hand.
+    pub(super) async fn restore(&self, release: &Release, color: Color) -> Result<(), Failure> {
+        let (places, id) = (self.places.clone(), release.id.clone());
+        let standing = self.blocking(Phase::Starting, move || build::standing(&places, &id)).await?;
+        if standing != build::Standing::Absent {
+            return Ok(());
+        }
+        let (app, id) = (&self.settings.name, &release.id);
+        self.say(&format!("{id} was deleted from the disk; it is built anew")).await;
+        let built = async {
+            self.fill(release, color).await?;
+            self.build(release, color).await
+        };
+        built.await.map_err(|failed| {
+            let commit = release.commit.as_str().get(..7).unwrap_or_default();
+            let hint = format!("`bgd deploy {app} --rev {commit}` tries it as a deploy of its own");
+            let hint = failed.hint.map_or(hint.clone(), |why| format!("{why}; {hint}"));
+            let cause = format!("{id} was deleted from the disk and can't be built anew: {}", failed.cause);
+            Failure { cause, hint: Some(hint), ..failed }
+        })
+    }
+
     /// A fresh release directory: front and disk looked at first, then the commit, caches, links, rewrites.
     pub(super) async fn check_out(&self, release: &Release, color: Color) -> Result<(), Failure> {
+        self.front.preflight().await.map_err(|err| err.failure(Phase::CheckingOut))?;
+        self.fill(release, color).await
+    }
+
+    async fn fill(&self, release: &Release, color: Color) -> Result<(), Failure> {
         let phase = Phase::CheckingOut;
-        self.front.preflight().await.map_err(|err| err.failure(phase))?;
         self.check_room().await?;
         self.check_limits()?;
         self.clear_release(&release.id).await?;
@@ -66,10 +93,24 @@ impl Interpreter {
                 move || build::prepare(&settings, &context, previous.as_ref(), &cancel)
             })
             .await?;
+        if let Some(hint) = build::own_hint(&prepared.closed) {
+            tracing::warn!(app = %self.settings.name, hint, "the app's user may not write all of shared");
+        }
         for skipped in prepared.skipped {
             tracing::info!(app = %self.settings.name, path = %skipped.path.display(), why = skipped.why, "cache not copied");
         }
         Ok(())
+    }
+
+    /// With whose the shared files are, where the app's user may not write them: a build or a start that fails for it
+    /// rarely says so.
+    pub(super) async fn with_owners(&self, failed: Failure) -> Failure {
+        let (settings, store) = (self.settings.clone(), self.places.shared());
+        let look = move || build::closed_to(settings.user.as_deref(), &settings.shared, &store);
+        let closed = aside(look).await.unwrap_or_default();
+        let Some(own) = build::own_hint(&closed) else { return failed };
+        let hint = failed.hint.map_or(own.clone(), |hint| format!("{hint}; {own}"));
+        Failure { hint: Some(hint), ..failed }
     }
 
     /// Nothing is left of an earlier try. What was begun there in an earlier life of bgd ends first; a shim that was
@@ -148,7 +189,7 @@ impl Interpreter {
             if !self.make_more_room(&mut left).await {
                 return Err(disk::for_want_of_room(&self.places, failed));
             }
-            self.check_out(release, color).await?;
+            self.fill(release, color).await?;
         }
     }
 

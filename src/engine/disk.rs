@@ -157,6 +157,7 @@ impl Interpreter {
                         return Err(Failure { hint: Some(HINT.to_owned()), ..failure });
                     }
                 }
+                Err(failed) if runs_the_app(action) => return Err(self.with_owners(failed).await),
                 done => return done,
             }
         }
@@ -221,6 +222,10 @@ impl Interpreter {
 /// What a command of the app began it can't be told to take up again: `build` sees to its own.
 fn may_be_repeated(action: &Action) -> bool {
     matches!(action, Action::Fetch(_) | Action::CheckOut { .. } | Action::Start { .. })
+}
+
+fn runs_the_app(action: &Action) -> bool {
+    matches!(action, Action::Build { .. } | Action::Start { .. } | Action::Probe { .. })
 }
 
 fn no_room(places: &Places, space: &Space) -> Failure {

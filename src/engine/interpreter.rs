@@ -139,7 +139,10 @@ impl Interpreter {
             Action::RunHook { hook, release, color, failure } => {
                 self.run_hook(*hook, (release, *color), failure.as_ref()).await?;
             }
-            Action::Start { release, color } => return self.start(release, *color).await,
+            Action::Start { release, color } => {
+                self.restore(release, *color).await?;
+                return self.start(release, *color).await;
+            }
             Action::Probe { release, color } => self.probe(release, *color).await?,
             Action::Replace { color, out, release } => self.replace(*color, out, release).await?,
             Action::Route { generation, to, canary, backup } => {

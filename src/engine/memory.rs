@@ -35,7 +35,8 @@ impl Interpreter {
         let said = need.said(self.settings.name.as_str());
         match self.settings.memory_check {
             MemoryCheck::Warn => {
-                self.say_short(&said).await;
+                tracing::warn!(app = %self.settings.name, need = said, "memory may not suffice for the new release");
+                self.say(&said).await;
                 Ok(())
             }
             MemoryCheck::Refuse => {
@@ -66,8 +67,8 @@ impl Interpreter {
         Some(Need { second_copy: each * u64::from(number), free })
     }
 
-    async fn say_short(&self, said: &str) {
-        tracing::warn!(app = %self.settings.name, need = said, "memory may not suffice for the new release");
+    /// For `bgd events`, beside what the machine says.
+    pub(super) async fn say(&self, said: &str) {
         let mut event = EventRecord::new("trouble", clock::now(), said);
         event.app = Some(self.settings.name.clone());
         let store = self.store.clone();

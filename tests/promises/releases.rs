@@ -1,6 +1,6 @@
 //! Names, order and completeness of releases: whatever the wall clock says, and wherever bgd was killed.
 
-use std::{fs, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use nix::sys::signal::Signal;
 
@@ -225,4 +225,47 @@ fn n10_the_twentieth_deploy_in_a_row_costs_what_the_third_did_and_old_releases_d
     assert!(sum(15..20) < 2 * sum(3..8), "calls of each deploy: {costs:?}");
     let events = stage.done(&["events", "--since", "0"]);
     assert!(!events.contains("could not be deleted"), "{events}");
+}
+
+#[test]
+fn a_release_deleted_by_hand_is_built_anew_when_it_is_gone_back_to_or_started_again() {
+    let stage = stage();
+    let one = stage.push_live("one");
+    stage.push_live("two");
+    stage.until_at_rest();
+    let release = |stage: &Stage, commit: &str| {
+        let all = stage.releases().into_iter().find(|name| name.ends_with(&commit[..7])).unwrap();
+        stage.path("state/shop/releases").join(all)
+    };
+    let dir = release(&stage, &one);
+    fs::remove_dir_all(&dir).unwrap();
+    stage.done(&["flip"]);
+    assert_eq!((stage.served().as_str(), dir.join("app.conf").exists()), ("one", true));
+    assert!(stage.done(&["events"]).contains("was deleted from the disk; it is built anew"));
+    stage.until_at_rest();
+    // What serves keeps its files open, and dies of something else.
+    fs::remove_dir_all(&dir).unwrap();
+    let pid = stage.status()["live"]["pid"].as_u64().unwrap();
+    send(u32::try_from(pid).unwrap(), Signal::SIGKILL);
+    stage.eventually("it serves again", |stage| stage.served() == "one" && dir.join("app.conf").exists());
+}
+
+#[test]
+fn l3_the_apps_user_reaches_its_release_whatever_umask_bgd_was_started_with() {
+    let mut stage = stage();
+    stage.restart_daemon_as(|stage, daemon| {
+        fs::remove_dir_all(stage.path("state")).unwrap();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(daemon.get_program()).args(daemon.get_args());
+        shell.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell
+    });
+    stage.push_live("one");
+    let release = stage.releases().remove(0);
+    for path in ["state", "state/shop", "state/shop/releases", &format!("state/shop/releases/{release}")] {
+        let mode = fs::metadata(stage.path(path)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o055, 0o055, "{path}: {mode:o}");
+    }
+    let file = stage.path("state/shop/releases").join(release).join("app.conf");
+    assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o044, 0o044);
 }

@@ -11,6 +11,7 @@ use nix::unistd::{Gid, Uid, User, getgrouplist};
 
 use super::finding::Finding;
 use crate::{
+    build::{self, Places},
     config::{
         env_file,
         settings::{AppSettings, Settings},
@@ -23,7 +24,9 @@ pub fn check(settings: &Settings, app: &AppSettings) -> Vec<Finding> {
     let mut found: Vec<Finding> = variables(app).into_iter().collect();
     let state = settings.daemon.state_dir.join(app.name.as_str());
     found.extend(app.shared.iter().filter_map(|path| shared(app, &state.join("shared"), path)));
+    found.extend(closed(app, &state.join("shared")));
     found.extend(way(app, &settings.daemon.state_dir));
+    found.extend(home(app, &settings.daemon.state_dir));
     found
 }
 
@@ -56,6 +59,23 @@ fn shared(app: &AppSettings, store: &Path, path: &Path) -> Option<Finding> {
             "put it there before the first deploy; a directory is written with a `/` at its end in `shared`",
         )
     })
+}
+
+/// Shared files that the app's user may not read or write.
+fn closed(app: &AppSettings, store: &Path) -> Option<Finding> {
+    let closed = build::closed_to(app.user.as_deref(), &app.shared, store).ok()?;
+    let first = closed.first()?;
+    let what = format!("{}: user {} may not write {}", app.name, first.user, first.path.display());
+    Some(Finding::warn(what, build::own_hint(&closed)?))
+}
+
+/// Where the home directory is, when it is not the user's own.
+fn home(app: &AppSettings, state_dir: &Path) -> Option<Finding> {
+    let places = Places::new(state_dir, &app.name);
+    let home = places.home_for(app.user.as_deref()).ok().filter(|home| *home == places.home())?;
+    let user = app.user.as_deref().unwrap_or("the daemon's user");
+    let what = format!("{}: {user} has no home that it may write to; HOME is {}", app.name, home.display());
+    Some(Finding::ok(what))
 }
 
 /// Whether the app's user may pass each directory down to its releases.
