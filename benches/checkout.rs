@@ -13,7 +13,7 @@ use std::{
 };
 
 use bgd::{
-    config::settings::Auth,
+    config::settings::{Auth, CheckoutLimit},
     git::{Limits, Source, Want, Worker},
 };
 use stage::{BGD, Place, Remote, Res, Sample, Table, figures::verdict};
@@ -86,6 +86,7 @@ fn measure(files: usize, rounds: usize) -> Res<Measured> {
         user: None,
         fast_forward_only: false,
         verify: None,
+        checkout_limit: CheckoutLimit { files: 10_000_000, bytes: 1 << 40 },
     };
     let mirror = source.mirror.clone();
     let worker = Worker::new(BGD.into(), source, Limits::default());
