@@ -54,7 +54,8 @@ fn script(probe: &FastCgiProbe, release_dir: &Path) -> Vec<Variable> {
         }
         None => (bytes(release_dir), path.clone(), [bytes(release_dir), path.clone()].concat()),
     };
-    [
+    let info = probe.script.as_ref().map(|_| ("PATH_INFO", path_info(&path, &name)));
+    let fixed = [
         ("GATEWAY_INTERFACE", b"CGI/1.1".to_vec()),
         ("DOCUMENT_ROOT", root),
         ("DOCUMENT_URI", name.clone()),
@@ -62,8 +63,17 @@ fn script(probe: &FastCgiProbe, release_dir: &Path) -> Vec<Variable> {
         ("SCRIPT_FILENAME", file),
         // What php-cgi asks for, so that nobody runs it by its URL.
         ("REDIRECT_STATUS", b"200".to_vec()),
-    ]
-    .into()
+    ];
+    fixed.into_iter().chain(info).collect()
+}
+
+/// What is behind the script in the URL, `/index.php/up` and `/up` alike: frameworks route by it that do not go by the
+/// URI. Where the path names the script itself there is nothing behind it.
+fn path_info(path: &[u8], script: &[u8]) -> Vec<u8> {
+    match path.strip_prefix(script) {
+        Some(rest) if rest.is_empty() || rest.starts_with(b"/") => rest.to_owned(),
+        _ => path.to_owned(),
+    }
 }
 
 fn request(variables: &[Variable]) -> Vec<u8> {

@@ -30,7 +30,8 @@ echo $body;
 "#;
 
 const SITE: &str = "fastcgi_pass shop; include /etc/nginx/fastcgi_params; \
-                    fastcgi_param SCRIPT_FILENAME public/index.php; fastcgi_param SCRIPT_NAME /index.php;";
+                    fastcgi_param SCRIPT_FILENAME public/index.php; fastcgi_param SCRIPT_NAME /index.php; \
+                    fastcgi_split_path_info ^((?:/index\\.php)?)((?:/.*)?)$; fastcgi_param PATH_INFO $fastcgi_path_info;";
 
 /// `None`, with the reason printed, where there is no php-fpm.
 fn php_fpm(keys: &str) -> Option<AppServer> {
@@ -131,6 +132,25 @@ fn php_fpm_runs_as_the_user_of_the_app_with_the_configuration_as_it_is() {
     assert!(!status.contains("\nUid:\t0\t"), "{status}");
     assert!(stage.done(&["logs", "-n", "200"]).contains("ready to handle connections"));
     app_server::assert_nothing_was_killed(&stage);
+}
+
+/// As ThinkPHP and CodeIgniter route: by `PATH_INFO` alone.
+#[test]
+fn a_framework_that_routes_by_path_info_gets_it_from_the_health_check_and_from_the_site() {
+    let routed = INDEX.replace(
+        "$body = ",
+        "if (!in_array($_SERVER['PATH_INFO'] ?? '', ['/up', '/', '/a/b'])) { http_response_code(404); }\n$body = ",
+    );
+    let Some(mut server) = php_fpm(KEYS) else { return };
+    server.files[1].1 = routed.replace("\"$rev \"", "\"$rev {$_SERVER['PATH_INFO']} \"");
+    let Some(stage) = server.set(Plan::of(Kind::Nginx)) else { return };
+    stage.push_live("one");
+    for (path, info) in [("/a/b?c=d", "one /a/b "), ("/index.php/a/b", "one /a/b "), ("/", "one / ")] {
+        let url = format!("http://{}{path}", stage.public());
+        let answer = std::process::Command::new("curl").args(["-sf", &url]).output().expect("curl");
+        assert_eq!(String::from_utf8_lossy(&answer.stdout), info, "{path}: {answer:?}");
+    }
+    stage.until_at_rest();
 }
 
 #[test]

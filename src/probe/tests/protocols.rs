@@ -135,6 +135,7 @@ async fn php_is_asked_for_the_script_and_told_the_path() {
     for (name, value) in [
         ("SCRIPT_FILENAME", "/srv/shop/public/index.php"),
         ("SCRIPT_NAME", "/index.php"),
+        ("PATH_INFO", "/up there"),
         ("DOCUMENT_ROOT", "/srv/shop/public"),
         ("REQUEST_METHOD", "GET"),
         ("REQUEST_URI", &long),
