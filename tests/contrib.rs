@@ -44,7 +44,7 @@ fn every_configuration_loads() {
         assert_eq!(loaded.settings.apps.keys().map(|app| app.as_str()).collect::<Vec<_>>(), ["shop"]);
         seen += 1;
     }
-    assert_eq!(seen, 8);
+    assert_eq!(seen, 9);
 }
 
 #[test]
@@ -175,6 +175,36 @@ fn node_with_npm() {
         build: (!installed(&["npm"])).then_some("true"),
         ..Sample::of("node")
     });
+}
+
+/// What systemd does with the unit of the directory: starts it again whenever it ends.
+#[test]
+fn a_queue_worker_goes_to_the_release_that_is_live() {
+    if !installed(&["python3"]) {
+        return;
+    }
+    let dir = contrib("queue-worker");
+    let files = ["app.py", "worker.py"].map(|name| (dir.join(name), name));
+    let stage = Stage::set(&Sample { files: &files, ..Sample::of("queue-worker") });
+    let first = stage.push("first");
+    stage.start_daemon();
+    stage.bgd(&["wait", "--for", "live", "--timeout", "60s"]);
+    let unit = fs::read_to_string(dir.join("shop-worker.service")).unwrap();
+    let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let supervisor = fs::read_to_string(dir.join("shop-worker.conf")).unwrap();
+    assert!(supervisor.contains(&format!("command={command}\n")), "{command}");
+    let words = command.split_once("bgd.toml ").unwrap().1;
+    let worker = stage.keep_running(&words.split(' ').collect::<Vec<_>>());
+    stage.get("/job/a").unwrap();
+    stage.until_done("a", &first);
+    let second = stage.push("second");
+    stage.bgd(&["wait", "--for", &format!("rev={second}"), "--timeout", "60s"]);
+    stage.until_done_anew("b", &second);
+    stage.wait_until_settled();
+    stage.bgd(&["flip"]);
+    stage.until_done_anew("c", &first);
+    worker.end();
+    stage.clear();
 }
 
 #[test]

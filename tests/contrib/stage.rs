@@ -117,6 +117,19 @@ impl Load {
     }
 }
 
+/// What is kept running.
+pub struct Kept {
+    stop: Arc<AtomicBool>,
+    runs: JoinHandle<()>,
+}
+
+impl Kept {
+    pub fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.runs.join().unwrap();
+    }
+}
+
 pub struct Stage {
     dir: TempDir,
     public: u16,
@@ -341,6 +354,47 @@ impl Stage {
             thread::spawn(move || ask(port, &path, &stop))
         });
         Load { stop, clients: clients.into() }
+    }
+
+    /// Runs a command of bgd's again whenever it ends, until told to end.
+    pub fn keep_running(&self, words: &[&str]) -> Kept {
+        let stop = Arc::new(AtomicBool::new(false));
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let (config, stopped) = (self.path("bgd.toml"), stop.clone());
+        let runs = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_bgd"));
+                command.arg("--config").arg(&config).args(&words).stdin(Stdio::null());
+                let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+                while child.try_wait().unwrap().is_none() {
+                    if stopped.load(Ordering::Relaxed) {
+                        let _gone = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+                    }
+                    thread::sleep(LOOK);
+                }
+            }
+        });
+        Kept { stop, runs }
+    }
+
+    /// Until the worker has noted that this commit did the job.
+    pub fn until_done(&self, job: &str, commit: &str) {
+        let note = self.path("state/shop/shared/done").join(job);
+        self.eventually(&format!("job {job} is done by {commit}"), || {
+            fs::read_to_string(&note).is_ok_and(|by| by == commit)
+        });
+    }
+
+    /// With a job after the other, for the former worker may take some yet.
+    pub fn until_done_anew(&self, job: &str, commit: &str) {
+        let note = self.path("state/shop/shared/done").join(job);
+        self.eventually(&format!("a job {job} is done by {commit}"), || {
+            if fs::read_to_string(&note).is_ok_and(|by| by == commit) {
+                return true;
+            }
+            self.get(&format!("/job/{job}")).expect("the app answers");
+            false
+        });
     }
 
     /// Takes the app out of service, so that it is the daemon that ends it.
