@@ -82,6 +82,7 @@ fn k1_a_restart_of_the_unit_leaves_apps_and_their_sockets_alone() {
         ("Restart", "always"),
         ("Type", "notify"),
         ("StartLimitIntervalSec", "0"),
+        ("AssertPathExists", "/etc/bgd/bgd.toml"),
     ] {
         assert_eq!(values(&unit, key), [value], "{key}");
     }
@@ -137,6 +138,34 @@ fn the_group_and_the_directories_can_be_made() {
     } else {
         eprintln!("skipped: only root may give directories to a group");
     }
+}
+
+/// As on a bare Debian 12, where `/etc/sysusers.d` is missing: each line of the unit's head that copies a file.
+#[test]
+fn the_lines_that_install_the_unit_make_the_directories_that_are_missing() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |dir: &str| root.path().join(dir).display().to_string();
+    fs::create_dir_all(at("usr/local/bin")).unwrap();
+    let unit = text_of("bgd.service");
+    let lines = unit.lines().filter_map(|line| line.strip_prefix("#   install "));
+    let mut installed = 0;
+    for line in lines {
+        let copy = line.split(" && ").next().unwrap();
+        let copy = copy
+            .replace("target/release/bgd", env!("CARGO_BIN_EXE_bgd"))
+            .replace(" /etc/", &format!(" {}/", at("etc")))
+            .replace(" /usr/", &format!(" {}/", at("usr")));
+        let mut install = Command::new("install");
+        let output =
+            install.args(copy.split_whitespace()).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+        assert!(output.status.success(), "{copy}: {output:?}");
+        installed += 1;
+    }
+    assert_eq!(installed, 4);
+    for file in ["usr/local/bin/bgd", "etc/sysusers.d/bgd.conf", "etc/tmpfiles.d/bgd.conf"] {
+        assert!(root.path().join(file).is_file(), "{file}");
+    }
+    assert!(root.path().join("etc/systemd/system/bgd.service").is_file());
 }
 
 #[test]
