@@ -13,12 +13,13 @@
 //!
 //! What holds when things go wrong, and the test of each promise: [`promises`].
 //! Beside them, known to all: `errors` prints a chain of errors, `privilege` is what a started command inherits,
-//! `unix_sockets` what the kernel knows of unix sockets.
+//! `unix_sockets` what the kernel knows of unix sockets, `confinement` what SELinux and AppArmor refuse.
 
 pub mod api;
 pub mod build;
 pub mod cli;
 pub mod config;
+pub mod confinement;
 pub mod daemon;
 pub mod engine;
 pub mod errors;

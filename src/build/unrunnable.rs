@@ -10,7 +10,10 @@ use std::{
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use crate::config::commands::{Call, calls};
+use crate::{
+    config::commands::{Call, calls},
+    confinement::{Confinement, Refusal},
+};
 
 /// Enough for a first line, and for the name of the loader in a program of this kind.
 const HEAD: u64 = 4096;
@@ -123,7 +126,9 @@ fn of_call(call: &Call, attempt: Attempt<'_>, code: i32) -> Option<Unrunnable> {
             format!("`git update-index --chmod=+x {}`, commit and push", name.trim_start_matches("./"));
         return Some(Unrunnable::new(format!("{name} is not executable"), hint));
     }
-    of_head(name, &head(&file), attempt).or_else(|| mounted_without_programs(name, &file, code))
+    of_head(name, &head(&file), attempt)
+        .or_else(|| mounted_without_programs(name, &file, code))
+        .or_else(|| refused(&file, code))
 }
 
 /// By what the file begins with: the interpreter or loader that it asks for, or the processor that it was built for.
@@ -178,6 +183,12 @@ fn mounted_without_programs(name: &str, file: &Path, code: i32) -> Option<Unrunn
         let why = format!("{name} is on a file system that is mounted noexec");
         Unrunnable::new(why, "mount it without noexec, or set daemon.state_dir to another place")
     })
+}
+
+/// Mode bits allow it, and the kernel did not.
+fn refused(file: &Path, code: i32) -> Option<Unrunnable> {
+    let Refusal { why, hint } = Confinement::here().refusal(file).filter(|_| code == CAN_NOT_RUN)?;
+    Some(Unrunnable { why, hint })
 }
 
 /// A script that another one runs is known by what was said of it alone.

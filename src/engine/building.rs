@@ -1,6 +1,7 @@
 //! Effects before the start: the release directory, the build, the hooks.
 
 use std::{
+    io::ErrorKind,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -8,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use nix::unistd::geteuid;
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -18,6 +20,7 @@ use super::{
 use crate::{
     build::{self, BuildError, Command, Context},
     config::settings::StopHow,
+    confinement::{Confinement, Refusal},
     process::{Exit, Handle, LogSpec, Priority, Role, ShimError, Spec, StartError, StopRequest, StopSpec},
     rules::{
         app::Release,
@@ -337,7 +340,20 @@ impl Drop for CancelOnDrop {
 pub(super) fn build_failure(phase: Phase, err: &build::BuildError) -> Failure {
     let nature = if err.is_transient() { Nature::Transient } else { Nature::Deterministic };
     let failure = failure(phase, nature, crate::errors::chain(err));
-    Failure { hint: err.hint().or(failure.hint), ..failure }
+    match err {
+        BuildError::Io { path, source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            let refused = Confinement::here().refusal(path).filter(|_| geteuid().is_root());
+            let Some(Refusal { why, hint }) = refused else {
+                return Failure { hint: err.hint().or(failure.hint), ..failure };
+            };
+            Failure {
+                cause: format!("{}: {why}", failure.cause),
+                hint: Some(format!("{hint}; then `bgd deploy`")),
+                ..failure
+            }
+        }
+        _ => Failure { hint: err.hint().or(failure.hint), ..failure },
+    }
 }
 
 /// A command that can't be started (no such program, user or directory) is the commit's or the configuration's

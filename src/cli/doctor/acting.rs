@@ -10,6 +10,8 @@ const NET_BIND_SERVICE: u32 = 10;
 /// What is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Acting {
+    /// Its pid, where it is the daemon.
+    pub pid: Option<u32>,
     /// Where it looks for programs.
     pub path: String,
     /// It may listen on any port.
@@ -28,6 +30,7 @@ impl Acting {
         let environ = proc.and_then(|dir| fs::read(dir.join("environ")).ok());
         let path = environ.as_deref().and_then(path_of);
         Self {
+            pid: daemon,
             path: path.or_else(|| std::env::var("PATH").ok()).unwrap_or_default(),
             binds_any_port: has_capability(&status, NET_BIND_SERVICE),
             is_root: field(&status, "Uid:").and_then(|ids| ids.split_whitespace().nth(1)) == Some("0"),
@@ -61,6 +64,7 @@ mod tests {
         assert_eq!(path_of(b"A=1\0PATH=/opt/bin:/bin\0").as_deref(), Some("/opt/bin:/bin"));
         let me = Acting::of(None);
         assert_eq!(me.is_root, nix::unistd::geteuid().is_root());
-        assert_eq!(Acting::of(Some(std::process::id())), me);
+        let daemon = Some(std::process::id());
+        assert_eq!(Acting::of(daemon), Acting { pid: daemon, ..me });
     }
 }

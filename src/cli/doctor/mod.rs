@@ -2,6 +2,7 @@
 //! user, because it asks what this user may do.
 
 mod acting;
+mod confinement;
 mod files;
 mod finding;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use crate::{
         terminal::{self, Look},
     },
     config::settings::AppSettings,
+    confinement::Confinement,
 };
 
 /// Runs the command.
@@ -45,6 +47,8 @@ pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
     let acting = Acting::of(pid);
     report.add(vec![daemon])?;
     report.add(host::check(settings))?;
+    let kernel = Confinement::here();
+    report.add(confinement::check(&kernel, &acting))?;
     let wanted = |app: &&AppSettings| args.app.as_ref().is_none_or(|name| *name == app.name);
     for app in settings.apps.values().map(AsRef::as_ref).filter(wanted) {
         report.add(host::check_app(settings, app))?;
@@ -55,6 +59,7 @@ pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
         report.add(signing::check(app))?;
         report.add(preview::check(app).into_iter().collect())?;
         report.add(front::check(app).await)?;
+        report.add(confinement::check_app(app, &kernel).into_iter().collect())?;
     }
     Ok(if report.worst == Level::Fail { Exit::Failed } else { Exit::Done })
 }

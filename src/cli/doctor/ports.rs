@@ -32,7 +32,8 @@ pub fn check(settings: &Settings, app: &AppSettings, acting: &Acting) -> Vec<Fin
     found.extend(taken.map(|port| outgoing(app, port, &range)));
     found.extend(sockets(app));
     if let FrontSettings::Builtin { listen, .. } = &app.front {
-        let held = port_of(app, listen.port(), &is_front);
+        let runtime = &settings.daemon.runtime_dir;
+        let held = port_of(app, listen.port(), &|holder| is_front(holder, runtime));
         if listen.port() < range.first_free && !acting.binds_any_port && held.what.ends_with("is free") {
             found.push(front_too_low(app, listen.port(), &range));
         } else {
@@ -157,12 +158,14 @@ fn works_in(pid: i32, state: &Path) -> bool {
 
 /// The front is this program in another role; another build of it after an upgrade. The daemon keeps the public socket
 /// open beside it, for the next front.
-fn is_front(holder: &Holder) -> bool {
+fn is_front(holder: &Holder, runtime: &Path) -> bool {
     let Ok(bytes) = fs::read(format!("/proc/{}/cmdline", holder.pid)) else { return false };
     let mut words = bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
     let program = words.next().map(PathBuf::from).unwrap_or_default();
     let own = std::env::current_exe().ok().and_then(|exe| exe.file_name().map(ToOwned::to_owned));
-    program.file_name().map(ToOwned::to_owned) == own && words.any(|word| word == "front" || word == "daemon")
+    // Another bgd of this host has its own runtime directory; its front is the one that counts.
+    let is_ours = |word: String| word == "daemon" || Path::new(&word).starts_with(runtime);
+    program.file_name().map(ToOwned::to_owned) == own && words.any(is_ours)
 }
 
 #[cfg(test)]
@@ -178,7 +181,7 @@ mod tests {
     fn n8_a_port_that_this_user_may_not_have_is_said_with_what_helps() {
         let (_, app) = fixture::settings(Path::new("/var/lib/bgd"));
         let range = Range { first_free: 1024, outgoing: 32_768..=60_999 };
-        let acting = |is_root| Acting { path: String::new(), binds_any_port: is_root, is_root };
+        let acting = |is_root| Acting { pid: None, path: String::new(), binds_any_port: is_root, is_root };
         assert!(may_bind_low(&app, &acting(true)) && !may_bind_low(&app, &acting(false)));
         let nobody = AppSettings { user: Some("nobody".to_owned()), ..(*app).clone() };
         assert!(!may_bind_low(&nobody, &acting(true)));

@@ -95,7 +95,8 @@ mod tests {
     #[test]
     fn n8_a_program_that_is_nowhere_is_named_before_the_first_deploy() {
         let (_, app) = fixture::settings(Path::new("/var/lib/bgd"));
-        let acting = Acting { path: "/usr/bin:/bin".to_owned(), binds_any_port: false, is_root: false };
+        let acting =
+            Acting { pid: None, path: "/usr/bin:/bin".to_owned(), binds_any_port: false, is_root: false };
         let with = |start: &str, build: &[&str]| AppSettings {
             start: Start::Shell(start.to_owned()),
             build: build.iter().map(|line| (*line).to_owned()).collect(),

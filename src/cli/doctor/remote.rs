@@ -50,7 +50,12 @@ async fn ask(app: &AppSettings, exe: PathBuf, mirror: PathBuf) -> Finding {
 
 fn judge(app: &AppSettings, error: &GitError) -> Finding {
     let what = format!("{}: {}", app.name, chain(error));
-    let hint = error.hint().unwrap_or_else(|| "check `remote` and `auth`".to_owned());
+    // This is the try that some hints advise.
+    let hint = error.hint().filter(|hint| !hint.contains("tries again by itself"));
+    let hint = hint.unwrap_or_else(|| {
+        let asks = "`git ls-remote` from this host asks the same";
+        format!("{asks}; check `remote`, `auth`, name resolution and firewall")
+    });
     match error.kind() {
         // The first push makes it right.
         Kind::Empty => Finding::warn(what, hint),

@@ -1,0 +1,116 @@
+//! Whether SELinux or AppArmor keeps the front from the app, or bgd from its work. Says nothing where they are not active.
+
+use std::fs;
+
+use super::{acting::Acting, finding::Finding};
+use crate::{
+    config::settings::{AppSettings, FrontSettings, Listen},
+    confinement::{Confinement, Module},
+};
+
+/// Of the daemon itself.
+pub fn check(here: &Confinement, acting: &Acting) -> Vec<Finding> {
+    let process = acting.pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
+    // systemd's own domain, and what a policy without one for bgd gives to it, may do what root may.
+    let free = ["init_t", "unconfined_service_t", "initrc_t"];
+    let Some((module, label)) = here.of(&process) else { return Vec::new() };
+    if free.iter().any(|domain| label.contains(domain)) {
+        return Vec::new();
+    }
+    let what = format!("{module}: bgd runs confined as {label}, and its apps inherit that");
+    vec![Finding::warn(
+        what,
+        "a `Permission denied` that mode bits don't explain comes from there; see the kernel's log",
+    )]
+}
+
+/// Of the front of one app.
+pub fn check_app(app: &AppSettings, here: &Confinement) -> Option<Finding> {
+    let (front, switches) = match &app.front {
+        FrontSettings::Builtin { .. } => return None,
+        FrontSettings::Nginx(nginx) => {
+            let pid = fs::read_to_string(&nginx.pid_file).ok()?;
+            (("nginx", pid.trim().to_owned()), &["httpd_can_network_connect", "httpd_can_network_relay"][..])
+        }
+        FrontSettings::Haproxy(_) => (("haproxy", pid_of("haproxy")?), &["haproxy_connect_any"][..]),
+    };
+    let (program, pid) = front;
+    let (module, label) = here.of(&pid)?;
+    judge(app, here, (program, module, &label), switches)
+}
+
+fn judge(
+    app: &AppSettings,
+    here: &Confinement,
+    (program, module, label): (&str, Module, &str),
+    switches: &[&str],
+) -> Option<Finding> {
+    let name = &app.name;
+    let on = switches.iter().any(|switch| here.boolean(switch) == Some(true));
+    match (module, &app.listen) {
+        (Module::SeLinux, Listen::Ports) if on || here.boolean(switches.first()?).is_none() => None,
+        (Module::SeLinux, Listen::Ports) => {
+            let switch = switches.first()?;
+            let what = format!(
+                "{name}: SELinux keeps {program} ({label}) from connecting to the app: {switch} is off"
+            );
+            Some(Finding::fail(what, format!("setsebool -P {switch} on")))
+        }
+        (Module::SeLinux, Listen::Sockets(sockets)) => {
+            let directory = sockets.directory.display();
+            let what =
+                format!("{name}: SELinux lets {program} ({label}) connect only to sockets of its own types");
+            let hint = format!(
+                "semanage fcontext -a -t httpd_var_run_t '{directory}(/.*)?' && restorecon -Rv {directory}"
+            );
+            Some(Finding::warn(what, hint))
+        }
+        (Module::AppArmor, _) => {
+            let what = format!("{name}: AppArmor confines {program} by the profile {label}");
+            Some(Finding::warn(
+                what,
+                "the profile has to allow bgd's file and connections to the app: `aa-status`",
+            ))
+        }
+    }
+}
+
+fn pid_of(program: &str) -> Option<String> {
+    let entries = fs::read_dir("/proc").ok()?.flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let is_it = |pid: &String| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == program)
+    };
+    names.filter(|name| name.bytes().all(|c| c.is_ascii_digit())).find(is_it)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::cli::doctor::{finding::Level, fixture};
+
+    #[test]
+    fn a_front_that_selinux_keeps_from_the_app_fails_with_the_switch_and_nothing_is_said_elsewhere() {
+        let root = tempfile::tempdir().unwrap();
+        let booleans = root.path().join("sys/fs/selinux/booleans");
+        fs::create_dir_all(&booleans).unwrap();
+        let (_, app) = fixture::settings(Path::new("/var/lib/bgd"));
+        let here = Confinement::below(root.path());
+        let nginx = ("nginx", Module::SeLinux, "system_u:system_r:httpd_t:s0");
+        let said = || judge(&app, &here, nginx, &["httpd_can_network_connect"]);
+        assert_eq!(said(), None, "a policy without that switch");
+        fs::write(booleans.join("httpd_can_network_connect"), "0 0").unwrap();
+        let found = said().unwrap();
+        assert_eq!(
+            (found.level, found.hint.as_deref()),
+            (Level::Fail, Some("setsebool -P httpd_can_network_connect on"))
+        );
+        fs::write(booleans.join("httpd_can_network_connect"), "1 1").unwrap();
+        assert_eq!(said(), None);
+        assert_eq!(check_app(&app, &here), None, "the builtin front");
+        let profile = judge(&app, &here, ("nginx", Module::AppArmor, "nginx"), &[]).unwrap();
+        assert_eq!(profile.level, Level::Warn);
+    }
+}
