@@ -1,6 +1,8 @@
 //! The HAProxy front against a real HAProxy with the shipped configuration: every test has its own.
 
 mod haproxy_stage;
+#[path = "front_haproxy/proven.rs"]
+mod proven;
 #[path = "front_haproxy/several.rs"]
 mod several;
 

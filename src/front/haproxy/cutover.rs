@@ -4,11 +4,17 @@
 //! ```text
 //! look ─▶ (new color drains until HAProxy's check of it passes) ─▶ weights ─▶ raise, lower, maint ─▶ read back
 //!              │ check fails: maint again, the old color never left      │ refused, or not so: as it was
+//!              └ nobody serves: passes after it was raised, or everything is as it was
 //! ```
 //! What is raised comes first, so that there is no moment at which nobody is ready. They are one line, so
 //! that all of it happens if bgd dies behind it.
 
-use tokio::time::{Instant, sleep};
+use std::time::Duration;
+
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
     Haproxy, HaproxyError, Limits, Sides, Told, Want,
@@ -21,6 +27,34 @@ use crate::{
     front::route::Route,
     rules::ids::{Color, Generation},
 };
+
+/// To connect to the app, on this host or beside it.
+const REACHED_WITHIN: Duration = Duration::from_secs(2);
+/// An agent is asked every 2 s by default.
+const AGENT_WITHIN: Duration = Duration::from_secs(3);
+
+/// A color whose servers HAProxy judges. Its check's health begins at `rise`, so that the first check that fails takes
+/// a server down, and the first that passes raises it.
+struct Trial {
+    color: Color,
+    began: Instant,
+    first: Vec<Server>,
+    /// They were taken out of maintenance for it.
+    rested: bool,
+}
+
+impl Trial {
+    fn is_passed(&self, now: &Server, first: &Server, limits: Limits) -> bool {
+        let waited = self.began.elapsed();
+        let heard = match (now.is_checked(), now.has_agent()) {
+            (true, _) => now.check_health > first.check_health || !self.rested && now.passed(),
+            (false, true) => waited >= AGENT_WITHIN,
+            (false, false) => true,
+        };
+        // Without a word of HAProxy, bgd's own probe has to do.
+        now.is_up() && (heard || waited >= limits.check)
+    }
+}
 
 /// Which life of HAProxy answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,15 +74,33 @@ impl Haproxy {
         let sides = self.sides().await?;
         let [blue, green] = Color::ALL.map(|color| roles::wanted(route, color, &sides));
         let told = Told { process, blue, green, generation: route.generation };
-        for color in Color::ALL {
-            if told.is_ready(color) && self.is_worth_waiting(color, &sides, process) {
-                self.await_check(color, &told, limits).await?;
+        let put = self.put_proven(&told, &sides, limits).await;
+        if put.is_err() {
+            self.undo(&sides).await;
+        }
+        put
+    }
+
+    /// What receives traffic from now on has to pass HAProxy's own check: before it gets any while another color
+    /// serves; where nobody serves it is let in at once, and has to pass then.
+    async fn put_proven(&self, told: &Told, sides: &Sides, limits: Limits) -> Result<(), HaproxyError> {
+        let mut open = Vec::new();
+        for color in Color::ALL.into_iter().filter(|color| told.is_ready(*color)) {
+            if self.is_known(color, sides) {
+                continue;
+            }
+            let trial = self.begin_trial(color, told).await?;
+            match self.serves_beside(color, sides, told.process) {
+                true => self.end_trial(&trial, told, limits).await?,
+                false => open.push(trial),
             }
         }
-        if let Err(err) = self.put(&told, &sides, limits).await {
-            self.undo(&sides).await;
-            return Err(err);
+        self.put(told, sides, limits).await?;
+        for trial in &open {
+            self.end_trial(trial, told, limits).await?;
         }
+        self.remember(told.clone());
+        self.keep().await;
         Ok(())
     }
 
@@ -83,6 +135,8 @@ impl Haproxy {
         });
         let told = Told { process, blue, green, generation: last.generation };
         self.put(&told, &sides, limits).await?;
+        self.remember(told.clone());
+        self.keep().await;
         let (after, now) = self.look().await?;
         Ok(after == process && told.is_met(&now))
     }
@@ -93,10 +147,7 @@ impl Haproxy {
         for commands in [ahead, moving].iter().filter(|commands| !commands.is_empty()) {
             self.socket.tell(commands).await?;
         }
-        self.prove(told, limits).await?;
-        self.remember(told.clone());
-        self.keep().await;
-        Ok(())
+        self.prove(told, limits).await
     }
 
     /// Brings the servers back to what they were. Best effort: what stopped HAProxy from doing the one may stop the
@@ -116,38 +167,40 @@ impl Haproxy {
         }
     }
 
-    /// A new color's check is waited for only while the other one truly serves: HAProxy is as it was left.
-    fn is_worth_waiting(&self, color: Color, sides: &Sides, process: super::Process) -> bool {
-        let undisturbed = self.told().is_none_or(|told| told.process == process);
-        let is_ready = |server: &Server| server.standing() == Standing::Ready;
-        let serves = |server: &Server| is_ready(server) && server.weight > 0 && server.is_up();
-        let other = sides.of(color.other());
-        let checked = other.iter().any(Server::is_checked);
-        undisturbed && checked && other.iter().any(serves) && !sides.of(color).iter().any(is_ready)
+    /// Whether the color receives traffic already, as it was told.
+    fn is_known(&self, color: Color, sides: &Sides) -> bool {
+        self.told().is_some_and(|told| told.is_ready(color)) && sides.of(color).iter().any(Server::is_ready)
     }
 
-    /// A draining server is checked and receives nothing new. Its check's health begins at `rise`, so that the first
-    /// check that fails takes it down, and the first that passes raises it. All that shall receive have to pass.
-    async fn await_check(&self, color: Color, told: &Told, limits: Limits) -> Result<(), HaproxyError> {
-        let checked = |sides: Sides| -> Vec<Server> {
-            let ready = told.paired(&sides, color).filter(|(_, want)| want.is_ready());
-            ready.map(|(server, _)| server.clone()).collect()
-        };
-        let begun = Instant::now();
+    /// Whether the other color truly serves: HAProxy is as it was left.
+    fn serves_beside(&self, color: Color, sides: &Sides, process: super::Process) -> bool {
+        let undisturbed = self.told().is_none_or(|told| told.process == process);
+        let serves = |server: &Server| server.is_ready() && server.weight > 0 && server.is_up();
+        undisturbed && sides.of(color.other()).iter().any(serves)
+    }
+
+    /// Lets HAProxy check a color that rests, by draining it: a draining server is checked and receives nothing new.
+    async fn begin_trial(&self, color: Color, told: &Told) -> Result<Trial, HaproxyError> {
+        let wanted = told.wanted(&self.sides().await?, color);
+        for server in &wanted {
+            self.reach(server).await?;
+        }
+        if wanted.iter().any(Server::is_ready) {
+            return Ok(Trial { color, began: Instant::now(), first: wanted, rested: false });
+        }
         // In one go: a first check that passed before the look would be waited for in vain.
         let look = self.states();
-        let drain = self.each("drain", &checked(self.sides().await?));
-        let text = self.socket.tell_and_look(&drain, &look).await?;
-        let at_first = checked(self.read_sides(&look, &text)?);
+        let text = self.socket.tell_and_look(&self.each("drain", &wanted), &look).await?;
+        let first = told.wanted(&self.read_sides(&look, &text)?, color);
+        Ok(Trial { color, began: Instant::now(), first, rested: true })
+    }
+
+    /// All of a color that shall receive traffic have to pass.
+    async fn end_trial(&self, trial: &Trial, told: &Told, limits: Limits) -> Result<(), HaproxyError> {
         let down = loop {
-            let now = checked(self.sides().await?);
-            let waited = begun.elapsed();
-            // Without a word of HAProxy, bgd's own probe has to do.
-            let passes = |(now, first): (&Server, &Server)| {
-                let heard = !now.is_checked() || now.check_health > first.check_health;
-                now.is_up() && (heard || waited >= limits.check)
-            };
-            if now.iter().zip(&at_first).all(passes) {
+            let now = told.wanted(&self.sides().await?, trial.color);
+            let waited = trial.began.elapsed();
+            if now.iter().zip(&trial.first).all(|(now, first)| trial.is_passed(now, first, limits)) {
                 return Ok(());
             }
             match now.into_iter().find(|server| !server.is_up()) {
@@ -157,8 +210,18 @@ impl Haproxy {
             }
         };
         let check = self.counters_of(&down).await?.check;
-        self.socket.tell(&self.each("maint", &at_first)).await?;
         Err(HaproxyError::CheckFails { server: self.path(&down.name), check })
+    }
+
+    /// Without a check of HAProxy's own, bgd has to find the app where HAProxy will look for it.
+    async fn reach(&self, server: &Server) -> Result<(), HaproxyError> {
+        let Some(address) = server.elsewhere().filter(|_| !server.has_check()) else { return Ok(()) };
+        let failed = |source| HaproxyError::Unreachable { server: self.path(&server.name), address, source };
+        match timeout(REACHED_WITHIN, TcpStream::connect(address)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(source)) => Err(failed(source)),
+            Err(_) => Err(failed(std::io::ErrorKind::TimedOut.into())),
+        }
     }
 
     fn each(&self, state: &str, servers: &[Server]) -> Vec<String> {

@@ -1,12 +1,16 @@
 //! What can be wrong with a HAProxy, in the operator's words.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::rules::{address::Address, ids::Color};
 
 /// What to do about a socket that takes no orders.
 const LEVEL: &str =
     "write `level admin` behind `stats socket` in haproxy.cfg, then `systemctl reload haproxy`";
+
+/// What to do about a check that asks for something else than bgd's.
+pub(super) const CHECK: &str =
+    "bgd's own check passed: compare `option httpchk` in haproxy.cfg with `health`, then `bgd deploy`";
 
 /// Why HAProxy can't be looked at, or did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -102,13 +106,24 @@ pub enum HaproxyError {
         /// Its words.
         said: String,
     },
-    /// HAProxy's own check says that the new color is not well; the old one was left where it is.
+    /// HAProxy's own check says that the new color is not well; what served before serves on.
     #[error("haproxy's own check of {server} fails: {check}")]
     CheckFails {
         /// Backend and server.
         server: String,
         /// HAProxy's words for the last check.
         check: String,
+    },
+    /// HAProxy does not check the server, and the app is not where it would look.
+    #[error("the app is not reached at {address}, where haproxy's server {server} is")]
+    Unreachable {
+        /// Backend and server.
+        server: String,
+        /// Where it is.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// Told, acknowledged, and not so.
     #[error("haproxy took the new route, but after {:.1} s it is not in force: {seen}", waited.as_secs_f32())]
@@ -147,8 +162,9 @@ impl HaproxyError {
             Self::Refused { said, .. } if said.contains("static LB") => {
                 "shares need a balance that can change: `hash-type consistent` beside `balance source` or `hash`"
             }
-            Self::CheckFails { .. } => {
-                "bgd's own check passed: compare `option httpchk` in haproxy.cfg with `health`, then `bgd deploy`"
+            Self::CheckFails { .. } => CHECK,
+            Self::Unreachable { .. } => {
+                "bgd starts the app on 127.0.0.1: write that address in haproxy.cfg, or `check` behind the server"
             }
             Self::NotInEffect { .. } => {
                 "does something else change these servers, such as agent-check or `track`? then `bgd doctor`"

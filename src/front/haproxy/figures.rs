@@ -57,11 +57,16 @@ impl<'a> Stat<'a> {
             answers_5xx: count("hrsp_5xx"),
             refused: count("econ"),
             broken: count("eresp"),
-            check: [self.value(line, "check_status"), self.value(line, "check_code")]
-                .join(" ")
-                .trim()
-                .to_owned(),
+            check: self.checks(line),
         })
+    }
+
+    /// HAProxy's words for the last check, and for an agent's.
+    fn checks(&self, line: &[&'a str]) -> String {
+        let agent = self.value(line, "agent_status");
+        let agent = if agent.is_empty() { String::new() } else { format!("agent-check {agent}") };
+        let words = [self.value(line, "check_status"), self.value(line, "check_code"), &agent];
+        words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
     }
 
     /// How a backend balances, in HAProxy's word; empty when the socket's level hides it.

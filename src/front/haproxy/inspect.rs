@@ -54,6 +54,12 @@ impl Haproxy {
                 );
                 found.push(Finding { said, hint: "bgd starts the app on 127.0.0.1" });
             }
+            if server.was_refused() {
+                let check = self.counters_of(server).await?.check;
+                let said = format!("haproxy's last check of {} failed: {check}", self.path(&server.name));
+                let said = said.trim_end_matches([':', ' ']).to_owned();
+                found.push(Finding { said, hint: super::error::CHECK });
+            }
         }
         if self.settings.state_file.is_none() && !sides.all().all(Server::has_check) {
             let said = "a restarted haproxy sends requests to the color on which nothing runs, until bgd has told it";

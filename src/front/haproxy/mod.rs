@@ -52,7 +52,7 @@ use socket::Socket;
 /// How long the steps of a cutover may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// For HAProxy's own check of a server that is about to receive traffic, while another one serves.
+    /// For the first word of HAProxy's own check of a server that is about to receive traffic.
     pub check: Duration,
     /// For that check to pass after all, when it failed at first.
     pub verdict: Duration,
@@ -61,11 +61,11 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 3 s for a check: HAProxy's default is one every 2 s, and to be up again after one that failed takes two that pass;
-    /// 8 s are time for one more. 5 s for the proof: HAProxy acts on a command before it answers, so only a machine that
+    /// 15 s for a check: HAProxy's default is one every 2 s, and whoever has fewer waits for one. To be up again after one
+    /// that failed takes two that pass; 8 s are time for one more. 5 s for the proof: HAProxy acts on a command before it answers, so only a machine that
     /// hardly runs takes any time.
     fn default() -> Self {
-        let [check, verdict, proof] = [3, 8, 5].map(Duration::from_secs);
+        let [check, verdict, proof] = [15, 8, 5].map(Duration::from_secs);
         Self { check, verdict, proof }
     }
 }
@@ -106,6 +106,12 @@ impl Told {
     fn paired<'a>(&'a self, sides: &'a Sides, color: Color) -> impl Iterator<Item = (&'a Server, Want)> {
         let wants = self.of(color).iter().copied().chain(std::iter::repeat(Want::Maint));
         sides.of(color).iter().zip(wants)
+    }
+
+    /// The servers of the color that shall receive traffic.
+    fn wanted(&self, sides: &Sides, color: Color) -> Vec<Server> {
+        let ready = self.paired(sides, color).filter(|(_, want)| want.is_ready());
+        ready.map(|(server, _)| server.clone()).collect()
     }
 
     fn is_met(&self, sides: &Sides) -> bool {

@@ -2,7 +2,7 @@
 //! in its first line and the names of its columns in the second; columns are found by name, so that new ones harm
 //! nothing.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::rules::address::Address;
 
@@ -14,6 +14,12 @@ const DRAIN: u8 = 0x08 | 0x10;
 const CHECK_CONFIGURED: u8 = 0x02;
 /// Of the check's state: it runs for this server.
 const CHECK_ENABLED: u8 = 0x04;
+
+/// Of the last check's result, by HAProxy's number.
+const FAILED: u8 = 2;
+const PASSED: u8 = 3;
+/// Of the last check's status: from here on there was an answer, which was not the right one or came too late.
+const ANSWERED: u8 = 12;
 
 /// One server of the backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +37,10 @@ pub(super) struct Server {
     pub check_state: u8,
     /// Counts up to rise + fall - 1 with checks that pass; below rise the server is down.
     pub check_health: u16,
+    /// How the last check ended and what it saw, which stays while the server rests; 0 where it is not told.
+    pub check_result: u8,
+    pub check_status: u8,
+    pub agent_state: u8,
 }
 
 /// What a server may receive, by what it was told; whether it is up is another matter.
@@ -53,6 +63,16 @@ impl Server {
         }
     }
 
+    pub(super) fn is_ready(&self) -> bool {
+        self.standing() == Standing::Ready
+    }
+
+    /// Where it is, when that is not where bgd's probes reached the app.
+    pub(super) fn elsewhere(&self) -> Option<SocketAddr> {
+        let address = self.address.parse().ok().filter(|address| *address != IpAddr::from([127, 0, 0, 1]))?;
+        Some(SocketAddr::new(address, self.port))
+    }
+
     /// Whether HAProxy's check lets it serve; a server without a check is always up.
     pub(super) fn is_up(&self) -> bool {
         self.operation != 0
@@ -61,6 +81,21 @@ impl Server {
     /// Whether HAProxy checks it by itself.
     pub(super) fn is_checked(&self) -> bool {
         self.check_state & CHECK_ENABLED != 0
+    }
+
+    /// Whether an agent of the app's host may take it out.
+    pub(super) fn has_agent(&self) -> bool {
+        self.agent_state & CHECK_ENABLED != 0
+    }
+
+    /// Whether the last check was passed, however long ago.
+    pub(super) fn passed(&self) -> bool {
+        self.check_result == PASSED
+    }
+
+    /// Whether the app answered the last check and HAProxy did not take the answer.
+    pub(super) fn was_refused(&self) -> bool {
+        self.has_check() && self.check_result == FAILED && self.check_status >= ANSWERED
     }
 
     /// Whether its configuration has a check, though it rests in maintenance.
@@ -122,6 +157,8 @@ fn server(line: &str, columns: &[&str]) -> Result<Server, String> {
         let at = columns.iter().position(|column| *column == name);
         at.and_then(|at| values.get(at)).copied().ok_or(format!("no {name} in {line:?}"))
     };
+    // Not of every version.
+    let rest = |name: &str| text(name).ok().and_then(|value| value.parse().ok()).unwrap_or(0);
     Ok(Server {
         name: text("srv_name")?.to_owned(),
         address: text("srv_addr")?.to_owned(),
@@ -132,6 +169,9 @@ fn server(line: &str, columns: &[&str]) -> Result<Server, String> {
         initial_weight: number(text("srv_iweight")?)?,
         check_state: number(text("srv_check_state")?)?,
         check_health: number(text("srv_check_health")?)?,
+        check_result: rest("srv_check_result"),
+        check_status: rest("srv_check_status"),
+        agent_state: rest("srv_agent_state"),
     })
 }
 
