@@ -27,6 +27,9 @@ use crate::build::{BuildError, error::failed};
 /// Descriptors looked at of each process.
 const MOST_FILES: usize = 128;
 
+/// Processes above another; a longer chain is a loop made by numbers that change hands.
+const MOST_PARENTS: usize = 64;
+
 /// Someone who uses a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Occupant {
@@ -72,6 +75,7 @@ impl InUse {
     pub(super) fn look(releases: &Path) -> Result<Self, BuildError> {
         let look = Look {
             owners: owners(releases).map_err(failed("list", releases))?,
+            bgd: own_name(),
             releases: fs::canonicalize(releases).map_err(failed("inspect", releases))?,
         };
         let mut found = Self::default();
@@ -106,7 +110,10 @@ impl InUse {
 struct Look {
     /// Without symlinks, as the kernel names files.
     releases: PathBuf,
+    /// The users that releases belong to.
     owners: BTreeSet<u32>,
+    /// The name of bgd's own binary, which shims run as well.
+    bgd: OsString,
 }
 
 impl Look {
@@ -114,6 +121,28 @@ impl Look {
     fn release_of(&self, path: &Path) -> Option<OsString> {
         let inside = path.strip_prefix(&self.releases).ok()?;
         inside.components().next().map(|first| first.as_os_str().to_owned())
+    }
+
+    /// Whether a process may have mapped files of a release: reading its maps costs the most by far. Of root's own, which
+    /// are most of a host's, only what bgd started.
+    fn may_map(&self, process: &Path, uid: u32) -> bool {
+        self.owners.contains(&uid) && (uid != 0 || self.is_below_bgd(process))
+    }
+
+    fn is_below_bgd(&self, process: &Path) -> bool {
+        let mut parent = parent_of(process);
+        for _ in 0..MOST_PARENTS {
+            let Some(pid) = parent.filter(|pid| *pid > 1) else { return false };
+            let above = PathBuf::from(format!("/proc/{pid}"));
+            // A shim that is older than the binary runs one that was deleted.
+            let exe = fs::read_link(above.join("exe")).unwrap_or_default();
+            let name = exe.file_name().unwrap_or_default().as_bytes();
+            if name.strip_suffix(b" (deleted)").unwrap_or(name) == self.bgd.as_bytes() {
+                return true;
+            }
+            parent = parent_of(&above);
+        }
+        false
     }
 
     /// The releases that a process uses, and how.
@@ -137,7 +166,7 @@ impl Look {
         for path in open_files(process) {
             note(Path::new(&path), "open file");
         }
-        if fs::metadata(process).is_ok_and(|meta| self.owners.contains(&meta.uid())) {
+        if fs::metadata(process).is_ok_and(|meta| self.may_map(process, meta.uid())) {
             for path in mapped_files(process, &self.releases) {
                 note(&path, "mapped file");
             }
@@ -146,8 +175,18 @@ impl Look {
     }
 }
 
-/// The users whose processes may map files of a release: those that releases belong to. Others are not looked at so
-/// closely, because that costs the most by far.
+fn own_name() -> OsString {
+    let exe = fs::read_link("/proc/self/exe").unwrap_or_default();
+    let name = exe.file_name().unwrap_or_default().as_bytes();
+    OsStr::from_bytes(name.strip_suffix(b" (deleted)").unwrap_or(name)).to_owned()
+}
+
+fn parent_of(process: &Path) -> Option<u32> {
+    let stat = fs::read_to_string(process.join("stat")).ok()?;
+    // After the name, which may hold anything: the state, then the parent.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
 fn owners(releases: &Path) -> io::Result<BTreeSet<u32>> {
     fs::read_dir(releases)?.map(|entry| Ok(fs::symlink_metadata(entry?.path())?.uid())).collect()
 }

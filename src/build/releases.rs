@@ -400,6 +400,36 @@ mod tests {
     }
 
     #[test]
+    fn j3_a_library_that_an_app_has_only_mapped_is_in_use() {
+        let fixture = Fixture::new();
+        let places = &fixture.context.places;
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let Some(at) =
+            maps.lines().find_map(|line| Some(&line[line.find('/')?..]).filter(|at| at.contains("libgcc_s")))
+        else {
+            eprintln!("skipped: no library to map");
+            return;
+        };
+        let library = places.release(&fixture.previous).join("own.so");
+        fs::copy(at, &library).unwrap();
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "echo ready; read wait"])
+            .env("LD_PRELOAD", &library)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let running = Running(child);
+        let error = remove_release(places, &fixture.previous).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("sh (pid {}, mapped file)", running.0.id())), "{error}");
+        drop(running);
+        remove_release(places, &fixture.previous).unwrap();
+    }
+
+    #[test]
     fn j1_free_space_is_measured() {
         let fixture = Fixture::new();
         let space = free_space(&fixture.context.places).unwrap();
