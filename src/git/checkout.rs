@@ -23,6 +23,7 @@ use std::{
 use git2::{Odb, Oid, Repository};
 
 use super::{
+    attributes::{self, AttributeFault, Attributes, Treatment},
     error::{Cause, GitError, Stage},
     lfs::{self, Pointer, Store},
     mirror::Mirror,
@@ -80,11 +81,14 @@ impl Budget {
 /// Writes one commit and its submodules.
 pub fn write(job: &Job<'_>) -> Result<CheckedOut, GitError> {
     job.context.reporter.stage(Stage::Writing);
-    let plan = job.plan()?;
+    let mut plan = job.plan()?;
     for path in &plan.dirs {
         fs::create_dir(job.dir.join(path)).map_err(|err| job.failed(path, &err))?;
     }
+    let first = job.write_attributes_files(&mut plan)?;
     let (mut written, pointers) = job.write_files(&plan)?;
+    written.files += first.files;
+    written.bytes += first.bytes;
     for (path, oid) in &plan.links {
         let target = job.blob(*oid)?;
         symlink(OsStr::from_bytes(&target), job.dir.join(path)).map_err(|err| job.failed(path, &err))?;
@@ -108,6 +112,8 @@ struct Plan {
     links: Vec<(PathBuf, Oid)>,
     modules: Vec<(PathBuf, Oid)>,
     gitmodules: Option<Oid>,
+    /// The attributes files and their content, written before all others.
+    attributes: Vec<(PathBuf, Vec<u8>)>,
     uses_lfs: bool,
 }
 
@@ -115,6 +121,7 @@ struct Planned {
     path: PathBuf,
     oid: Oid,
     mode: u32,
+    treatment: Treatment,
 }
 
 /// An LFS pointer that was written as it is.
@@ -174,13 +181,37 @@ impl Job<'_> {
 
     fn plan_file(&self, plan: &mut Plan, path: PathBuf, entry: &git2::TreeEntry<'_>) -> Result<(), GitError> {
         match path.file_name().map(OsStr::as_bytes) {
-            Some(b".gitattributes") => plan.uses_lfs |= lfs::hands_to_lfs(&self.blob(entry.id())?),
+            Some(b".gitattributes") => {
+                let content = self.blob(entry.id())?;
+                plan.uses_lfs |= lfs::hands_to_lfs(&content);
+                plan.attributes.push((path, content));
+                return Ok(());
+            }
             Some(b".gitmodules") if path.as_os_str() == ".gitmodules" => plan.gitmodules = Some(entry.id()),
             _ => {}
         }
         let mode = if entry.filemode_raw() & 0o100 == 0 { 0o666 } else { 0o777 };
-        plan.files.push(Planned { path, oid: entry.id(), mode });
+        plan.files.push(Planned { path, oid: entry.id(), mode, treatment: Treatment::default() });
         Ok(())
+    }
+
+    /// Writes the attributes files, and looks up in them how the others are written.
+    fn write_attributes_files(&self, plan: &mut Plan) -> Result<CheckedOut, GitError> {
+        let mut written = CheckedOut::default();
+        for (path, content) in &plan.attributes {
+            new_file(&self.dir.join(path), 0o666, content).map_err(|err| self.failed(path, &err))?;
+            written.files += 1;
+            written.bytes += content.len() as u64;
+        }
+        if plan.attributes.iter().any(|(_, content)| attributes::asks_for_something(content)) {
+            let attributes = Attributes::below(self.dir, self.mirror.path());
+            let attributes = attributes.map_err(|err| self.unreadable(&err))?;
+            for file in &mut plan.files {
+                let looked_up = attributes.of(&file.path).map_err(|err| self.unreadable(&err))?;
+                file.treatment = looked_up.map_err(|fault| refused(&file.path, fault))?;
+            }
+        }
+        Ok(written)
     }
 
     /// Writes all files on a few threads while this one reports.
@@ -218,6 +249,7 @@ impl Job<'_> {
                 Ok(Ok(pointers)) => found.extend(pointers),
                 Ok(Err(Broken::Object(err))) => return Err(self.unreadable(&err)),
                 Ok(Err(Broken::File(path, err))) => return Err(self.failed(&path, &err)),
+                Ok(Err(Broken::Attribute(path, fault))) => return Err(refused(&path, fault)),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
             }
@@ -248,6 +280,15 @@ impl Job<'_> {
 enum Broken {
     Object(git2::Error),
     File(PathBuf, io::Error),
+    Attribute(PathBuf, AttributeFault),
+}
+
+fn refused(path: &Path, fault: AttributeFault) -> GitError {
+    GitError::Attribute { path: path.to_string_lossy().into_owned(), fault }
+}
+
+fn new_file(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
+    File::options().write(true).create_new(true).mode(mode).open(path)?.write_all(content)
 }
 
 /// What the writing threads share.
@@ -280,13 +321,10 @@ impl<'a> Writing<'a> {
 
     fn write(&self, odb: &Odb<'_>, file: &Planned) -> Result<Option<Found>, Broken> {
         let object = odb.read(file.oid).map_err(Broken::Object)?;
-        let content = object.data();
-        File::options()
-            .write(true)
-            .create_new(true)
-            .mode(file.mode)
-            .open(self.job_dir.join(&file.path))
-            .and_then(|mut out| out.write_all(content))
+        let changed = file.treatment.applied(object.data(), file.oid);
+        let changed = changed.map_err(|fault| Broken::Attribute(file.path.clone(), fault))?;
+        let content = changed.as_deref().unwrap_or_else(|| object.data());
+        new_file(&self.job_dir.join(&file.path), file.mode, content)
             .map_err(|err| Broken::File(file.path.clone(), err))?;
         self.done.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(content.len() as u64, Ordering::Relaxed);

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{certificate::CertificateFault, format::Format, text::one_line};
+use super::{attributes::AttributeFault, certificate::CertificateFault, format::Format, text::one_line};
 
 /// The cause of an error that came from another process or library, as one clean line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -247,6 +247,12 @@ pub enum GitError {
         #[source]
         cause: Cause,
     },
+    #[error("the commit {commit} is malformed")]
+    BadCommit {
+        commit: String,
+        #[source]
+        cause: Cause,
+    },
     #[error("the checkout into {} is incomplete and has to be deleted", dir.display())]
     Checkout {
         dir: PathBuf,
@@ -263,10 +269,17 @@ pub enum GitError {
         #[source]
         cause: Cause,
     },
+    #[error("{path:?} can't be written as .gitattributes asks")]
+    Attribute {
+        path: String,
+        #[source]
+        fault: AttributeFault,
+    },
     #[error("the submodule {path:?} can't be checked out")]
     Submodule {
         path: String,
         kind: Kind,
+        hint: Option<String>,
         #[source]
         cause: Cause,
     },
@@ -299,6 +312,8 @@ impl GitError {
             | Self::Unverified { .. }
             | Self::UnsafePath { .. }
             | Self::TooLarge { .. }
+            | Self::BadCommit { .. }
+            | Self::Attribute { .. }
             | Self::Lfs { .. } => Kind::Refused,
             Self::NoRepository { .. }
             | Self::Format { .. }
@@ -384,6 +399,11 @@ impl GitError {
             Self::TooLarge { .. } => {
                 "raise `checkout_limit` if all of it is meant to be there, then `bgd deploy`; else push a commit without it"
             }
+            Self::Attribute { fault, .. } => fault.hint(),
+            Self::BadCommit { .. } => {
+                "`git fsck` says what is wrong with it; push another one, or `bgd deploy --rev REV`"
+            }
+            Self::Submodule { hint, .. } => return hint.clone(),
             Self::Lfs { .. } => {
                 "install git-lfs where bgd runs, check the access to the LFS store, then `bgd deploy`"
             }
@@ -398,7 +418,6 @@ impl GitError {
             | Self::Commit { .. }
             | Self::Checkout { .. }
             | Self::UnsafePath { .. }
-            | Self::Submodule { .. }
             | Self::Worker { .. } => return None,
         };
         Some(text.to_owned())

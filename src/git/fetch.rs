@@ -7,7 +7,7 @@ use super::{
     error::{Cause, GitError},
     local::{local_head, local_path},
     local_fetch::LocalRemote,
-    mirror::{Failed, Mirror, TIP, WANTED, means_damage},
+    mirror::{Failed, Mirror, TIP, WANTED, malformed, means_damage},
     text::redact,
     transfer::{Chosen, Context, Listed, Peer},
     verify::{self, Push, Trust},
@@ -292,6 +292,9 @@ fn branch_tip<'a>(listed: &'a [Listed], remote: &str, branch: &str) -> Result<&'
 }
 
 fn commit_of(repo: &Repository, url: &str, oid: Oid) -> Result<Oid, Failed> {
+    if let Some(error) = malformed(repo, oid) {
+        return Err(error.into());
+    }
     let peeled = repo.find_object(oid, None).and_then(|object| object.peel_to_commit());
     peeled
         .map(|commit| commit.id())

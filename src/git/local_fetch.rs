@@ -12,7 +12,7 @@ use git2::{ErrorCode, Oid, Repository, RepositoryOpenFlags};
 use super::{
     error::{Cause, GitError, Stage},
     format::Format,
-    mirror::{Failed, TIP, WANTED, means_damage},
+    mirror::{Failed, TIP, WANTED, malformed, means_damage},
     report::Reporter,
     text::redact,
     wire::Progress,
@@ -53,6 +53,9 @@ impl LocalRemote {
     pub fn branch(&self, branch: &str) -> Result<Oid, GitError> {
         match self.repo.find_reference(&format!("refs/heads/{branch}")) {
             Ok(found) => {
+                if let Some(error) = found.target().and_then(|oid| malformed(&self.repo, oid)) {
+                    return Err(error);
+                }
                 found.peel_to_commit().map(|commit| commit.id()).map_err(|err| self.unreadable(&err))
             }
             Err(err) if matches!(err.code(), ErrorCode::NotFound | ErrorCode::InvalidSpec) => {

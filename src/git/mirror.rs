@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use git2::{ErrorClass, ErrorCode, Oid, Repository, RepositoryInitOptions};
+use git2::{ErrorClass, ErrorCode, ObjectType, Oid, Repository, RepositoryInitOptions};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -101,7 +101,7 @@ impl Mirror {
 
     /// The directory of a submodule's mirror, below the app's.
     pub fn module_path(root: &Path, url: &str) -> Result<PathBuf, GitError> {
-        let name = Oid::hash_object(git2::ObjectType::Blob, url.as_bytes());
+        let name = Oid::hash_object(ObjectType::Blob, url.as_bytes());
         let name = name.map_err(|err| mirror_error(root, &err.message()))?;
         Ok(root.join(MODULES).join(format!("{name}.git")))
     }
@@ -203,6 +203,14 @@ fn clear(dir: &Path, stale: &dyn Fn(&str) -> bool) -> io::Result<()> {
 fn refs_are_whole(repo: &Repository) -> bool {
     let missing = |err: git2::Error| err.code() == ErrorCode::NotFound;
     [TIP, WANTED].iter().all(|name| repo.refname_to_id(name).map_or_else(missing, |_| true))
+}
+
+/// The error of a commit whose bytes are those that its id stands for, and make no commit: nothing that is fetched
+/// again will change that.
+pub fn malformed(repo: &Repository, oid: Oid) -> Option<GitError> {
+    let object = repo.odb().and_then(|odb| odb.read(oid).map(|object| object.kind())).ok()?;
+    let err = repo.find_commit(oid).err().filter(|_| object == ObjectType::Commit)?;
+    Some(GitError::BadCommit { commit: oid.to_string(), cause: Cause::new(err.message()) })
 }
 
 /// Whether each pack ends with the checksum its index names: a truncated or half-flushed pack does not.

@@ -3,6 +3,7 @@
 //! [`LocalWatch`] look at a local bare repository without git. Called by the engine and by `bgd doctor`.
 //! Nothing here decides what is deployed, and nothing here builds, starts or routes anything.
 
+mod attributes;
 mod certificate;
 mod checkout;
 pub mod child;
@@ -31,6 +32,7 @@ mod watch;
 pub mod wire;
 mod worker;
 
+pub use attributes::AttributeFault;
 pub use certificate::CertificateFault;
 pub use error::{Cause, GitError, Kind, Stage};
 pub use format::Format;

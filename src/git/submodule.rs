@@ -44,21 +44,37 @@ pub fn check_out(
         let shown = path.display().to_string();
         let entry = entries.iter().find(|entry| entry.path.as_deref().map(Path::new) == Some(path.as_path()));
         let dir = parent.dir.join(path);
-        fs::create_dir(&dir).map_err(|err| wrapped(&shown, Kind::Transient, &err))?;
+        fs::create_dir(&dir).map_err(|err| wrapped(&shown, Kind::Transient, &err, None))?;
         if entry.is_some_and(|entry| entry.update.as_deref() == Some("none")) {
             continue;
         }
-        let url = url_of(parent, entry).map_err(|why| wrapped(&shown, Kind::Refused, &why))?;
-        let inner =
-            one(parent, &url, *commit, &dir).map_err(|err| wrapped(&shown, err.kind(), &chain(&err)))?;
+        let Some(url) = entry.and_then(|entry| entry.url.as_deref()) else {
+            let hint = Some(no_url_hint(&shown, entry.is_some()));
+            return Err(wrapped(&shown, Kind::Refused, &".gitmodules names no url for it", hint));
+        };
+        let url = url_of(parent, url).map_err(|why| {
+            let hint = "put its url in .gitmodules right, `git submodule sync`, commit and push".to_owned();
+            wrapped(&shown, Kind::Refused, &why, Some(hint))
+        })?;
+        let inner = one(parent, &url, *commit, &dir)
+            .map_err(|err| wrapped(&shown, err.kind(), &chain(&err), err.hint()))?;
         written.files += inner.files;
         written.bytes += inner.bytes;
     }
     Ok(written)
 }
 
-fn wrapped(path: &str, kind: Kind, cause: &dyn std::fmt::Display) -> GitError {
-    GitError::Submodule { path: path.to_owned(), kind, cause: Cause::new(cause) }
+fn wrapped(path: &str, kind: Kind, cause: &dyn std::fmt::Display, hint: Option<String>) -> GitError {
+    GitError::Submodule { path: path.to_owned(), kind, hint, cause: Cause::new(cause) }
+}
+
+/// A repository that was added as a directory is recorded as a submodule of which nothing else is known.
+fn no_url_hint(path: &str, named: bool) -> String {
+    let out = format!(
+        "if {path} was added by mistake: `git rm --cached {path}`, delete its .git, `git add {path}`"
+    );
+    let rest = if named { "add its url to .gitmodules" } else { "`git submodule add URL`" };
+    format!("{out}; if it is meant as a submodule: {rest}; then push, or `bgd deploy`")
 }
 
 fn chain(err: &GitError) -> String {
@@ -68,8 +84,7 @@ fn chain(err: &GitError) -> String {
     }
 }
 
-fn url_of(parent: &Job<'_>, entry: Option<&Entry>) -> Result<String, String> {
-    let url = entry.and_then(|entry| entry.url.as_deref()).ok_or(".gitmodules names no url for it")?;
+fn url_of(parent: &Job<'_>, url: &str) -> Result<String, String> {
     let parent_url = parent.urls.last().map_or("", String::as_str);
     let url = submodule_url(parent_url, url).map_err(|err| err.to_string())?;
     if parent.urls.contains(&url) {
@@ -99,11 +114,15 @@ fn one(parent: &Job<'_>, url: &str, commit: Oid, dir: &Path) -> Result<CheckedOu
 
 /// libgit2 reads `.gitmodules` only from a file, so it gets one beside the mirror.
 fn read_entries(parent: &Job<'_>, oid: Oid) -> Result<Vec<Entry>, GitError> {
-    let odd = |err: &dyn std::fmt::Display| wrapped(".gitmodules", Kind::Refused, err);
+    let odd = |err: &dyn std::fmt::Display| {
+        let hint =
+            "put .gitmodules right (`git config -f .gitmodules -l` reads it), commit and push".to_owned();
+        wrapped(".gitmodules", Kind::Refused, err, Some(hint))
+    };
     let repo = parent.mirror.repo();
     let content = repo.find_blob(oid).map_err(|err| odd(&err.message()))?.content().to_owned();
     let file = parent.mirror.path().join("bgd-gitmodules");
-    fs::write(&file, content).map_err(|err| wrapped(".gitmodules", Kind::Transient, &err))?;
+    fs::write(&file, content).map_err(|err| wrapped(".gitmodules", Kind::Transient, &err, None))?;
     let config = Config::open(&file).map_err(|err| odd(&err.message()))?;
     let mut found: BTreeMap<String, Entry> = BTreeMap::new();
     let entries = config.entries(Some("^submodule\\..*")).map_err(|err| odd(&err.message()))?;

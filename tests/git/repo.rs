@@ -132,8 +132,13 @@ impl Bench {
         text.extend_from_slice(author);
         text.extend_from_slice(b" <a@x> 1700000000 +0000\ncommitter c <c@x> 1700000000 +0000\n\n");
         text.extend_from_slice(message);
-        let args = ["hash-object", "-t", "commit", "-w", "--stdin", "--literally"];
-        feed(&self.work(), &args, &text).parse().unwrap()
+        self.raw_object("commit", &text)
+    }
+
+    /// An object with these very bytes, whether git would make it or not.
+    pub fn raw_object(&self, kind: &str, bytes: &[u8]) -> CommitId {
+        let args = ["hash-object", "-t", kind, "-w", "--stdin", "--literally"];
+        feed(&self.work(), &args, bytes).parse().unwrap()
     }
 
     /// A commit of ten directories, of ten each, and so on `deep` times, with ten files in each of the last: all of
