@@ -153,6 +153,8 @@ fn app(name: &str, state: AppState) -> AppReport {
             head: Some(commit("a1")),
             checked_at: None,
             error: None,
+            hint: None,
+            next_at: None,
         },
         last: None,
         rollback: RollbackReport { possible: false, to: None, warm: false },

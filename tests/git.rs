@@ -2,6 +2,8 @@
 
 #[path = "git/access.rs"]
 mod access;
+#[path = "git/attributes.rs"]
+mod attributes;
 #[path = "git/certificates.rs"]
 mod certificates;
 #[path = "git/formats.rs"]
@@ -363,8 +365,12 @@ async fn a13_any_bytes_in_author_message_branch_and_file_names_stay_one_line() {
 async fn a1_a_silent_remote_costs_one_call_and_the_next_one_works() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
-    let limits =
-        Limits { ask: Duration::from_secs(2), stall: Duration::from_secs(1), total: Duration::from_secs(3) };
+    let limits = Limits {
+        ask: Duration::from_secs(2),
+        stall: Duration::from_secs(1),
+        total: Duration::from_secs(3),
+        ..Limits::default()
+    };
     for scheme in ["http", "git"] {
         let bench = Bench::new();
         bench.commit_and_push("x");
@@ -390,6 +396,7 @@ async fn a1_a_remote_that_drips_a_byte_now_and_then_is_killed_and_the_worker_rep
         ask: Duration::from_secs(30),
         stall: Duration::from_secs(1),
         total: Duration::from_secs(30),
+        ..Limits::default()
     };
     let mut source = bench.source();
     source.remote = format!("http://{}/x.git", drip.address());
@@ -649,6 +656,22 @@ async fn h4_a_worker_that_has_answered_often_is_replaced_between_two_requests() 
     }
     repo::until("the worker has ended", || repo::is_gone(first));
     assert_eq!(worker.head().await.unwrap().commit, commit);
+}
+
+#[tokio::test]
+async fn h4_a_worker_without_work_ends_after_its_rest_and_the_next_request_starts_another() {
+    let bench = Bench::new();
+    let commit = bench.commit_and_push("x");
+    let limits = Limits { rest: Duration::from_millis(300), ..Limits::default() };
+    let worker = Worker::new(repo::exe(), bench.source(), limits);
+    for _ in 0..2 {
+        assert_eq!(worker.head().await.unwrap().commit, commit);
+        let pid = worker.pid().await.expect("it waits for the next request");
+        while worker.pid().await.is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        repo::until("the process has ended", || repo::is_gone(pid));
+    }
 }
 
 #[tokio::test]

@@ -288,6 +288,7 @@ fn needed(request: &Request) -> Right {
         | Request::Promote { .. }
         | Request::Down { .. }
         | Request::Up { .. }
+        | Request::Poll { .. }
         | Request::Reload => Right::Act,
     }
 }

@@ -122,7 +122,10 @@ async fn detached(
 ) -> Result<Answer, Refusal> {
     let member = member(desk, app.as_ref())?;
     match ask(&client.peer, (&member, what)).await? {
-        step::Answer::Deploying(id) => Ok(Answer::Deploy(record(desk, id).await?)),
+        step::Answer::Deploying(id) => {
+            member.look_now();
+            Ok(Answer::Deploy(record(desk, id).await?))
+        }
         step::Answer::Said(text) => Ok(Answer::Said(text)),
         other => Err(unexpected(&other)),
     }
@@ -131,7 +134,12 @@ async fn detached(
 async fn deploy(mut following: Following<'_>, app: Option<AppName>, what: Ask) -> Result<Answer, Refusal> {
     let member = member(following.desk, app.as_ref())?;
     match ask(&following.client.peer, (&member, what)).await? {
-        step::Answer::Deploying(id) => following.until_ended(&member, id).await.map(Answer::Deploy),
+        step::Answer::Deploying(id) => {
+            let ended = following.until_ended(&member, id).await;
+            // What the fetch got through tells that the remote answers; and a poll need not wait out its back-off.
+            member.look_now();
+            ended.map(Answer::Deploy)
+        }
         step::Answer::Said(text) => Ok(Answer::Said(text)),
         other => Err(unexpected(&other)),
     }

@@ -331,6 +331,7 @@ fn changes_nothing(request: &Request) -> bool {
     use Request as R;
     match request {
         R::Status { .. } | R::History { .. } | R::Show { .. } | R::Why { .. } | R::Exec { .. } => true,
+        R::Poll { .. } => true,
         R::Logs { .. } | R::Events { .. } => true,
         R::Deploy { .. } | R::DeployDetached { .. } | R::Flip { .. } | R::Hold { .. } => false,
         R::SetShare { .. } | R::ResumeSteps { .. } | R::NextStep { .. } | R::Promote { .. } => false,

@@ -46,6 +46,8 @@ pub fn app(snapshot: &Snapshot) -> AppReport {
             head: snapshot.remote.head.clone(),
             checked_at: snapshot.remote.checked_at.map(Stamp),
             error: snapshot.remote.error.clone(),
+            hint: snapshot.remote.hint.clone(),
+            next_at: snapshot.remote.next_at.map(Stamp),
         },
         last: snapshot.last.as_ref().and_then(last),
         rollback: RollbackReport {

@@ -332,6 +332,10 @@ async fn answer(request: Request, client: &mut Client, desk: &Desk) -> io::Resul
         Request::Events { app, since, follow } => {
             return reading::events(client, desk, (app, since, follow)).await;
         }
+        Request::Poll { app } => member(desk, app.as_ref()).map(|member| {
+            member.look_now();
+            Answer::Said("the remote is looked at".to_owned())
+        }),
         Request::Reload => {
             desk.fleet.note_act(client.peer.event("asked", "reload"));
             reload(desk).await

@@ -45,10 +45,16 @@ fn say(code: &str, text: String, hint: Option<String>) -> Why {
     Why { code: code.to_owned(), text, hint, again_at: None }
 }
 
+/// What git knows to advise, else who tries it.
+fn remote_hint(snapshot: &Snapshot) -> String {
+    snapshot.remote.hint.clone().unwrap_or_else(|| doctor(&snapshot.settings.name))
+}
+
 fn not_seen(snapshot: &Snapshot) -> Why {
-    let name = &snapshot.settings.name;
     match &snapshot.remote.error {
-        Some(err) => say("remote_error", format!("the remote can't be read: {err}"), Some(doctor(name))),
+        Some(err) => {
+            say("remote_error", format!("the remote can't be read: {err}"), Some(remote_hint(snapshot)))
+        }
         None => {
             say("not_polled_yet", "the remote was not seen yet".to_owned(), Some("bgd status".to_owned()))
         }
@@ -66,7 +72,7 @@ fn up_to_date(snapshot: &Snapshot, head: &str) -> Why {
         (_, Some(err)) => say(
             "remote_error",
             format!("{head} is live, and the remote can't be read since: {err}"),
-            Some(doctor(&settings.name)),
+            Some(remote_hint(snapshot)),
         ),
         // A hold until a newer commit ends by itself when there is one.
         (_, None) => say("up_to_date", format!("{head} is the tip of {} and live", settings.branch), None),

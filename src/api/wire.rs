@@ -173,6 +173,11 @@ pub enum Request {
         /// The app.
         app: Option<AppName>,
     },
+    /// `Done(Said)` at once; the remote is looked at without waiting for the next turn.
+    Poll {
+        /// The app.
+        app: Option<AppName>,
+    },
     /// `Done(Said)`, or `Refused` with the problems of the files.
     Reload,
 }
@@ -196,6 +201,7 @@ impl Request {
             Self::Exec { .. } => "exec",
             Self::Down { .. } => "down",
             Self::Up { .. } => "up",
+            Self::Poll { .. } => "poll",
             Self::Reload => "reload",
         }
     }
@@ -557,6 +563,10 @@ pub struct RemoteReport {
     pub checked_at: Option<Stamp>,
     /// What is wrong with it now.
     pub error: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// The next look: after `poll`, later while it can't be read.
+    pub next_at: Option<Stamp>,
 }
 
 /// The deploy that ended last.

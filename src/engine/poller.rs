@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     errors::chain,
-    git::{self, LocalWatch},
+    git::{self, GitError, LocalWatch},
     rules::{backoff, event::Event, ids::CommitId},
 };
 
@@ -29,23 +29,29 @@ pub async fn watch_remote(interpreter: Arc<Interpreter>, inbox: Inbox, kick: Arc
         match look(&interpreter, local.as_deref()).await {
             Ok(head) => {
                 failures = 0;
-                seen = RemoteSeen { head: Some(head.clone()), checked_at: Some(clock::now()), error: None };
+                seen = RemoteSeen {
+                    head: Some(head.clone()),
+                    checked_at: Some(clock::now()),
+                    ..RemoteSeen::default()
+                };
                 if inbox.send(Message::Event(Event::HeadSeen(head))).is_err() {
                     return;
                 }
             }
             Err(err) => {
                 failures += 1;
-                if seen.error.as_ref() != Some(&err) {
-                    tracing::warn!(app = %settings.name, %err, "the remote can't be read; the live release serves on");
+                let text = chain(&err);
+                if seen.error.as_ref() != Some(&text) {
+                    tracing::warn!(app = %settings.name, err = text, "the remote can't be read; the live release serves on");
                 }
-                seen.error = Some(err);
+                (seen.error, seen.hint) = (Some(text), err.hint());
             }
         }
+        let wait = backoff::poll_wait(settings.poll, failures, seed);
+        seen.next_at = Some(clock::now().plus(wait));
         if inbox.send(Message::Remote(seen.clone())).is_err() {
             return;
         }
-        let wait = backoff::poll_wait(settings.poll, failures, seed);
         // All arms are cancel-safe: a sleep, a notification that is kept for the next wait, a watch's signal.
         tokio::select! {
             () = sleep(wait) => {}
@@ -63,7 +69,7 @@ async fn changed(watch: Option<&LocalWatch>) {
 }
 
 /// A local bare repository's ref is read without git; everything else is the worker's.
-async fn look(interpreter: &Interpreter, local: Option<&std::path::Path>) -> Result<CommitId, String> {
+async fn look(interpreter: &Interpreter, local: Option<&std::path::Path>) -> Result<CommitId, GitError> {
     let branch = &interpreter.settings().branch;
     if let Some(path) = local
         && let Ok(Some(head)) = git::local_head(path, branch)
@@ -71,7 +77,7 @@ async fn look(interpreter: &Interpreter, local: Option<&std::path::Path>) -> Res
         return Ok(head);
     }
     // Absent or unreadable in the cheap way: the worker's answer has the reason.
-    interpreter.git().head().await.map(|head| head.commit).map_err(|err| chain(&err))
+    interpreter.git().head().await.map(|head| head.commit)
 }
 
 /// Spreads the apps that failed together.

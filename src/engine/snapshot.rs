@@ -70,4 +70,8 @@ pub struct RemoteSeen {
     pub checked_at: Option<Time>,
     /// What is wrong now.
     pub error: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// The next look, unless something calls for one before.
+    pub next_at: Option<Time>,
 }

@@ -5,6 +5,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -103,7 +104,7 @@ impl fmt::Debug for Source {
     }
 }
 
-/// How long git work may take.
+/// How long git work may take, and a worker without any be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// All of asking for the head.
@@ -112,6 +113,8 @@ pub struct Limits {
     pub stall: Duration,
     /// All of one fetch or checkout.
     pub total: Duration,
+    /// A worker that had nothing to do for this long ends: each one holds some MiB.
+    pub rest: Duration,
 }
 
 impl Default for Limits {
@@ -120,6 +123,7 @@ impl Default for Limits {
             ask: Duration::from_secs(30),
             stall: Duration::from_secs(30),
             total: Duration::from_secs(15 * 60),
+            rest: Duration::from_secs(60),
         }
     }
 }
@@ -130,13 +134,53 @@ pub struct Worker {
     exe: PathBuf,
     source: Source,
     limits: Limits,
-    idle: Mutex<Option<Running>>,
+    idle: Arc<Mutex<Idle>>,
+}
+
+/// The place of a worker that waits for the next request.
+#[derive(Debug, Default)]
+struct Idle {
+    running: Option<Running>,
+    /// The end of the last request.
+    since: Option<Instant>,
+    /// Somebody looks after the worker's rest.
+    guarded: bool,
+}
+
+impl Idle {
+    /// What is left of the rest; `None` when it is over.
+    fn left(&self, rest: Duration) -> Option<Duration> {
+        rest.checked_sub(self.since?.elapsed()).filter(|left| !left.is_zero())
+    }
+}
+
+/// Ends the worker once it has rested for long enough. Holds no place, so that one that is dropped takes its worker
+/// with it.
+async fn guard(place: Weak<Mutex<Idle>>, rest: Duration) {
+    let mut wait = rest;
+    loop {
+        tokio::time::sleep(wait).await;
+        let Some(place) = place.upgrade() else { return };
+        let mut idle = place.lock().await;
+        match idle.left(rest).filter(|_| idle.running.is_some()) {
+            Some(left) => wait = left,
+            None => {
+                idle.guarded = false;
+                let ended = idle.running.take();
+                drop(idle);
+                if let Some(running) = ended {
+                    running.kill().await;
+                }
+                return;
+            }
+        }
+    }
 }
 
 impl Worker {
     /// A worker that runs `exe git-worker`. Nothing is started yet.
     pub fn new(exe: PathBuf, source: Source, limits: Limits) -> Self {
-        Self { exe, source, limits, idle: Mutex::new(None) }
+        Self { exe, source, limits, idle: Arc::default() }
     }
 
     /// What it works on.
@@ -205,7 +249,7 @@ impl Worker {
 
     /// The pid of the process that waits for the next request, if one does.
     pub async fn pid(&self) -> Option<u32> {
-        self.idle.lock().await.as_ref().and_then(|running| running.child.id())
+        self.idle.lock().await.running.as_ref().and_then(|running| running.child.id())
     }
 
     fn make_dir(&self, dir: &Path) -> std::io::Result<()> {
@@ -224,7 +268,7 @@ impl Worker {
         let mut idle = self.idle.lock().await;
         let until = Instant::now() + total;
         // Only a new worker can make the mirror again: it begins with bgd's rights, and gives them up.
-        let fit = idle.take().and_then(Running::still_alive).filter(|_| self.source.mirror.exists());
+        let fit = idle.running.take().and_then(Running::still_alive).filter(|_| self.source.mirror.exists());
         let mut running = match fit {
             Some(running) => running,
             None => self.start(until).await?,
@@ -239,10 +283,20 @@ impl Worker {
         };
         running.answers += 1;
         match running.resident_bytes() {
-            Some(bytes) if bytes <= HEAVY_BYTES && running.answers < MOST_ANSWERS => *idle = Some(running),
+            Some(bytes) if bytes <= HEAVY_BYTES && running.answers < MOST_ANSWERS => {
+                self.rest(&mut idle, running);
+            }
             _ => running.kill().await,
         }
         outcome
+    }
+
+    fn rest(&self, idle: &mut Idle, running: Running) {
+        idle.running = Some(running);
+        idle.since = Some(Instant::now());
+        if !std::mem::replace(&mut idle.guarded, true) {
+            tokio::spawn(guard(Arc::downgrade(&self.idle), self.limits.rest));
+        }
     }
 
     async fn start(&self, until: Instant) -> Result<Running, GitError> {

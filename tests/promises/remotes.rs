@@ -74,6 +74,32 @@ fn a2_a_remote_down_at_the_start_is_said_while_the_live_release_serves_and_is_fo
 }
 
 #[test]
+fn a2_a_good_doctor_has_the_daemon_ask_a_remote_again_that_it_had_given_time() {
+    let mut stage = stage();
+    let port = ports::reserve();
+    stage.push_live("one");
+    stage.point_to(&format!("git://127.0.0.1:{}/remote.git", port.number));
+    let text = fs::read_to_string(stage.path("bgd.toml")).unwrap();
+    let text = text.lines().filter(|line| !line.starts_with("poll")).collect::<Vec<_>>().join("\n");
+    fs::write(stage.path("bgd.toml"), text.replacen("[app.shop]", "[app.shop]\npoll = \"10m\"", 1)).unwrap();
+    stage.end_daemon();
+    stage.start_daemon();
+    let status = stage.until_remote_says("can't be reached");
+    let next = status["remote"]["next_at"].as_str().expect("when it is asked again").to_owned();
+    assert!(status["remote"]["hint"].as_str().unwrap().contains("bgd doctor"), "{status:#}");
+    let shown = stage.done(&["status"]);
+    assert!(shown.contains("asked again in 9 min"), "{shown}");
+    let server = GitDaemon::start(&stage, port.number);
+    stage.until("the server answers", |_| std::net::TcpStream::connect(("127.0.0.1", port.number)).is_ok());
+    assert_eq!(stage.status()["remote"]["next_at"], next.as_str(), "nobody asked meanwhile");
+    let said = stage.bgd(&["doctor"]).stdout;
+    assert!(said.contains("the daemon could not read the remote, and looks again now"), "{said}");
+    stage.until("the remote is read", |status| status["remote"]["error"].is_null());
+    drop(server);
+    stage.assert_no_leftover();
+}
+
+#[test]
 fn a2_a_name_that_is_not_found_is_said_while_the_live_release_serves() {
     let mut stage = stage();
     stage.push_live("one");
@@ -215,14 +241,14 @@ fn a7_nothing_asks_a_person_though_there_is_a_terminal_and_an_askpass() {
             .status();
         assert!(done.unwrap().success());
         let known = ssh.path("known-none");
-        let auth = |known: &std::path::Path| {
-            stage.configure(&format!("[app.shop.auth]\nssh_key = {locked:?}\nknown_hosts = {known:?}"));
+        let auth = |key: &std::path::Path, known: &std::path::Path| {
+            stage.configure(&format!("[app.shop.auth]\nssh_key = {key:?}\nknown_hosts = {known:?}"));
             stage.point_to(&ssh.url(&stage.path("remote.git")));
         };
-        auth(&known);
+        auth(&ssh.path("client"), &known);
         stage.until_remote_says("host key");
-        auth(&ssh.known_hosts("known-right", "host"));
-        stage.until_remote_says("ssh_key");
+        auth(&locked, &ssh.known_hosts("known-right", "host"));
+        stage.until_remote_says("a key with a passphrase");
     }
     // Nor has a build anybody to ask.
     stage.configure("");

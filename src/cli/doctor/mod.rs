@@ -55,7 +55,12 @@ pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
         report.add(ports::check(settings, app, &acting))?;
         report.add(programs::check(app, &acting))?;
         report.add(files::check(settings, app))?;
-        report.add(vec![remote::check(app).await])?;
+        let remote = remote::check(app).await;
+        let answers = remote.level == Level::Ok;
+        report.add(vec![remote])?;
+        if answers {
+            report.add(remote::wake(&installation.client(), app).await.into_iter().collect())?;
+        }
         report.add(signing::check(app))?;
         report.add(preview::check(app).into_iter().collect())?;
         report.add(front::check(app).await)?;

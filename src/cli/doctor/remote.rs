@@ -10,6 +10,10 @@ use std::{
 
 use super::finding::Finding;
 use crate::{
+    api::{
+        client::Client,
+        wire::{Answer, Request},
+    },
     config::settings::AppSettings,
     errors::chain,
     git::{GitError, Kind, Limits, Source, Worker, redact},
@@ -39,8 +43,25 @@ pub async fn check(app: &AppSettings) -> Finding {
     }
 }
 
+/// Has the daemon look again at once, where it could not read the remote and waits longer and longer.
+pub async fn wake(client: &Client, app: &AppSettings) -> Option<Finding> {
+    let name = &app.name;
+    let Ok(Answer::Status(status)) = client.ask(&Request::Status { app: Some(name.clone()) }).await else {
+        // Whether the daemon answers is a finding of its own.
+        return None;
+    };
+    status.apps.iter().find(|report| report.name == *name)?.remote.error.as_ref()?;
+    Some(match client.ask(&Request::Poll { app: Some(name.clone()) }).await {
+        Ok(_) => Finding::ok(format!("{name}: the daemon could not read the remote, and looks again now")),
+        Err(error) => Finding::warn(
+            format!("{name}: the daemon could not read the remote, and was not told to look again: {error}"),
+            format!("`bgd deploy {name}`"),
+        ),
+    })
+}
+
 async fn ask(app: &AppSettings, exe: PathBuf, mirror: PathBuf) -> Finding {
-    let limits = Limits { ask: LIMIT, stall: LIMIT, total: LIMIT };
+    let limits = Limits { ask: LIMIT, stall: LIMIT, total: LIMIT, rest: LIMIT };
     let (name, branch, remote) = (&app.name, &app.branch, redact(&app.remote));
     match Worker::new(exe, Source::of(app, mirror), limits).head().await {
         Ok(head) => Finding::ok(format!("{name}: {remote} answers, {branch} is at {}", head.commit.short())),

@@ -21,6 +21,11 @@ pub fn before(seconds: u64) -> Stamp {
     Stamp(Time(NOW.0 - seconds * 1000))
 }
 
+/// As many seconds from now.
+pub fn after(seconds: u64) -> Stamp {
+    Stamp(Time(NOW.0 + seconds * 1000))
+}
+
 /// Half a minute into the first of three steps.
 pub fn canary() -> CanaryReport {
     let percent = |percent| Share::percent(percent).expect("a share");
@@ -65,7 +70,14 @@ pub fn empty() -> AppReport {
         deploy: None,
         canary: None,
         hold: None,
-        remote: RemoteReport { branch: "main".to_owned(), head: None, checked_at: None, error: None },
+        remote: RemoteReport {
+            branch: "main".to_owned(),
+            head: None,
+            checked_at: None,
+            error: None,
+            hint: None,
+            next_at: None,
+        },
         last: None,
         rollback: RollbackReport { possible: false, to: None, warm: false },
         why: Some(why("not_polled_yet", "the remote was not seen yet", None)),
@@ -128,6 +140,8 @@ pub fn live() -> AppReport {
             head: Some(commit("a1")),
             checked_at: Some(before(4)),
             error: None,
+            hint: None,
+            next_at: None,
         },
         last: Some(LastReport {
             id: DeployId(6),

@@ -73,6 +73,8 @@ const KEYS: &[&str] = &[
     "remote.head",
     "remote.checked_at",
     "remote.error",
+    "remote.hint",
+    "remote.next_at",
     "last",
     "last.id",
     "last.commit",

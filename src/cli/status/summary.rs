@@ -264,9 +264,14 @@ fn remote(app: &AppReport, now: Time, look: Look) -> Vec<String> {
     };
     let checked = remote.checked_at.map(|at| format!(", seen {}", phrase::ago(at, now)));
     let mut lines = vec![head + &checked.unwrap_or_default()];
-    lines.extend(
-        remote.error.iter().map(|error| look.paint(Tone::Bad, &format!("error: {}", one_line(error)))),
-    );
+    if let Some(error) = &remote.error {
+        lines.push(look.paint(Tone::Bad, &format!("error: {}", one_line(error))));
+        lines.extend(remote.hint.as_deref().map(|hint| format!("hint: {}", one_line(hint))));
+        let next = remote.next_at.filter(|at| at.0 > now).map(|at| phrase::whole(at.0.since(now)));
+        lines.extend(
+            next.map(|wait| format!("asked again in {wait}; `bgd doctor` or `bgd deploy` ask at once")),
+        );
+    }
     lines
 }
 
@@ -391,10 +396,15 @@ shop  live, healthy
     fn a_remote_error_is_shown_and_what_follows_from_it() {
         let mut app = fixture::live();
         app.remote.error = Some("can't connect to git.example.com: timed out".to_owned());
+        app.remote.hint = Some("`bgd doctor` tries the remote at once".to_owned());
+        app.remote.next_at = Some(fixture::after(75));
         app.why = Some(fixture::why("remote_error", "can't connect", Some("`bgd doctor shop`")));
         let text = text(app);
         assert!(
-            text.contains("\n            error: can't connect to git.example.com: timed out\n"),
+            text.contains(
+                "\n            error: can't connect to git.example.com: timed out\n            hint: `bgd doctor` tries \
+                 the remote at once\n            asked again in 75 s; "
+            ),
             "{text}"
         );
         assert!(text.contains("  next      the remote is asked again by itself"), "{text}");
