@@ -1,4 +1,4 @@
-//! Entry. The small re-executed roles (shim, git worker, front) are dispatched before anything is set up,
+//! Entry. The small re-executed roles (shim, git worker, relay, front) are dispatched before anything is set up,
 //! so that a shim stays tiny; everything else goes to `cli`.
 
 use std::process::ExitCode;
@@ -8,6 +8,7 @@ fn main() -> ExitCode {
         Some(bgd::cli::demo::APP_ROLE) => bgd::cli::demo::app(),
         Some("shim") => bgd::process::shim::main(),
         Some("git-worker") => bgd::git::child::main(),
+        Some(bgd::process::relay::ROLE) => bgd::process::relay::main(std::env::args_os().skip(2)),
         Some("front") => bgd::front::builtin::run(std::env::args_os().skip(2)),
         _ => bgd::cli::main(),
     }

@@ -193,6 +193,7 @@ fn deploy(outcome: Outcome) -> DeployRecord {
         finished_at: Some(stamp(4_000)),
         steps: Vec::new(),
         meter: None,
+        replaced: false,
     }
 }
 

@@ -76,7 +76,18 @@ fn trouble(snapshot: &Snapshot) -> Option<String> {
     let front = snapshot.front_error.as_ref().map(|why| format!("the front: {why}"));
     let refusal = snapshot.app.front_refusal.as_ref();
     let refusal = refusal.map(|why| format!("the front does not take its route, and is told again: {why}"));
-    unrecorded.or(refusal).or(front)
+    let passed_on = passed_on(snapshot).map(|what| format!("; {what}")).unwrap_or_default();
+    unrecorded.or(refusal.map(|refusal| refusal + &passed_on)).or(front)
+}
+
+/// What stands in for the live release, where the front still routes to the other color.
+fn passed_on(snapshot: &Snapshot) -> Option<String> {
+    let (live, app) = (snapshot.app.live()?, &snapshot.app);
+    let Idle::Warm { release, .. } = &app.idle else { return None };
+    let stands_in = release.id == live.release.id && app.rerouting.is_some();
+    let place = |color| snapshot.settings.address_at(color, 0).named();
+    let (from, to) = (live.color.other(), live.color);
+    stands_in.then(|| format!("meanwhile {from} ({}) answers for {to} ({})", place(from), place(to)))
 }
 
 fn state(snapshot: &Snapshot) -> AppState {
@@ -310,6 +321,7 @@ fn last(deploy: &DeployRecord) -> Option<LastReport> {
         hint: deploy.hint.clone(),
         finished_at: deploy.finished_at?,
         steps: deploy.steps.clone(),
+        replaced: deploy.replaced,
     })
 }
 
@@ -333,7 +345,11 @@ pub fn flip(snapshot: &Snapshot, abandoned: Option<CommitId>, cancelled: bool) -
         Some((Until::NewerThan(_), _)) => "; automatic deploys wait for a newer commit".to_owned(),
         Some((Until::Resumed, by)) => format!("; automatic deploys stay on hold, by {by}"),
     };
-    let text = format!("{done}; {serving}{until}");
+    let replaced = passed_on(snapshot).map(|passed_on| {
+        let why = snapshot.app.front_refusal.as_deref().unwrap_or("it is not known why");
+        format!("; the front can't be moved, and {passed_on}: {why}")
+    });
+    let text = format!("{done}; {serving}{until}{}", replaced.unwrap_or_default());
     FlipReport { cancelled, live, abandoned, text }
 }
 

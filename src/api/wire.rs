@@ -588,6 +588,9 @@ pub struct LastReport {
     pub finished_at: Stamp,
     /// Steps with durations.
     pub steps: Vec<StepRecord>,
+    /// The front could not be moved: the release took the place of another on the port that it routes to.
+    #[serde(default)]
+    pub replaced: bool,
 }
 
 /// The way back.

@@ -168,6 +168,7 @@ mod tests {
             finished_at: Some(fixture::before(16)),
             steps: vec![StepRecord { name: "build".to_owned(), ms: 2_100 }],
             meter: None,
+            replaced: false,
         }
     }
 

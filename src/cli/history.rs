@@ -144,6 +144,8 @@ fn describe(detail: &DeployDetail, now: Time) -> String {
     row("begun", Some(when(deploy.started_at, now)));
     row("ended", deploy.finished_at.map(|at| when(at, now)));
     row("meter", deploy.meter.as_ref().map(metered));
+    let replaced = "the front could not be moved: it took the place of another release on its port";
+    row("replaced", deploy.replaced.then(|| replaced.to_owned()));
     row("failed", deploy.error.as_ref().map(|_| phase(deploy.phase)));
     row("error", deploy.error.clone());
     row("hint", deploy.hint.clone());
@@ -207,6 +209,7 @@ mod tests {
             finished_at: Some(fixture::before(16)),
             steps: vec![StepRecord { name: "build".to_owned(), ms: 2_100 }],
             meter: Some(MeterRecord { requests: 57, lost: 0, longest_gap_ms: 108 }),
+            replaced: false,
         }
     }
 

@@ -459,6 +459,7 @@ impl AppTask {
             finished_at: Some(Stamp(clock::now())),
             steps: Vec::new(),
             meter: None,
+            replaced: made.notes.iter().any(|noted| matches!(noted.note, Note::Replaced { .. })),
         };
         self.shown.send_modify(|snapshot| snapshot.last = Some(last));
     }

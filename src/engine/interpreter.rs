@@ -37,6 +37,8 @@ pub struct Interpreter {
     pub(super) settings: Arc<AppSettings>,
     pub(super) places: Places,
     pub(super) shims: Shims,
+    /// This binary, for the re-executed roles.
+    pub(super) exe: PathBuf,
     pub(super) git: git::Worker,
     pub(super) front: AppFront,
     pub(super) instances: Instances,
@@ -87,6 +89,7 @@ impl Interpreter {
         }
         let source = git::Source::of(&settings, places.mirror());
         Ok(Self {
+            exe: place.exe.clone(),
             shims: Shims::new(place.exe.clone(), &place.state_dir, &place.runtime_dir),
             git: git::Worker::new(place.exe.clone(), source, git::Limits::default()),
             front: AppFront::new(&settings, place, &places),
@@ -145,6 +148,7 @@ impl Interpreter {
             }
             Action::Probe { release, color } => self.probe(release, *color).await?,
             Action::Replace { color, out, release } => self.replace(*color, out, release).await?,
+            Action::StandIn { color, out, release } => self.stand_in(*color, out, release).await?,
             Action::Route { generation, to, canary, backup } => {
                 self.route(*generation, (to.as_ref(), backup.as_ref()), canary.as_ref()).await?;
             }

@@ -22,6 +22,7 @@ mod poller;
 mod pruning;
 mod snapshot;
 mod sockets;
+mod standing_in;
 mod starting;
 mod stopping;
 mod tend;

@@ -42,6 +42,9 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
                     }
                     Role::Instance(slot) if alive => {
                         facts.running.insert(slot.color, handle.release().clone());
+                        if handle.stands_in() {
+                            facts.stands_in = Some(slot.color);
+                        }
                         let shim = handle.id().to_owned();
                         interpreter.instances().put(slot, handle);
                         // What is live now was healthy when it became so; anything else is probed anew.

@@ -153,7 +153,8 @@ impl Interpreter {
         for handle in shims {
             let Some(slot) = handle.role().slot().filter(|slot| slot.color == color) else { continue };
             let runs = handle.status().await.map_err(|err| trouble(phase, &err))?.runs();
-            let wanted = runs && *handle.release() == release.id && slot.index < number;
+            let wanted =
+                runs && *handle.release() == release.id && slot.index < number && !handle.stands_in();
             if wanted && !self.is_cut_off(slot) && adopted.insert(slot) {
                 self.instances.put(slot, handle);
             } else {

@@ -9,6 +9,7 @@ use std::{
 use super::{
     front::{FrontTrouble, Standing},
     interpreter::{Interpreter, failure, trouble},
+    standing_in::BRIEF,
     starting::slots,
 };
 use crate::{
@@ -147,21 +148,37 @@ impl Interpreter {
         tracing::warn!(app = %self.settings.name, %color, %out, new = %release.id, "the front can't be moved; replacing what serves on its port");
         // As many as the front knows of, which can't be told of more.
         let number = self.number_of(color, out);
-        self.end_instances(color, |running| running == out).await?;
+        self.end_briefly(color, |handle| handle.release() == out || handle.stands_in()).await?;
         let shims = self.find_shims(Phase::Starting).await?;
         self.start_beside(shims, (release, color), number).await?;
         self.probe(release, color).await
+    }
+
+    /// Nobody is served until it is gone: it has a second, whatever its grace.
+    async fn end_briefly(&self, color: Color, ends: impl Fn(&Handle) -> bool) -> Result<(), Failure> {
+        let ended = self.end_instances(color, &ends);
+        // Dropping the stop does not call it off; KILL then comes on top of it.
+        if let Ok(ended) = tokio::time::timeout(BRIEF, ended).await {
+            return ended.map(drop);
+        }
+        let phase = Phase::Stopping;
+        let mut late = self.find_shims(phase).await?;
+        late.retain(|handle| handle.role().is_on(color) && ends(handle));
+        for handle in &late {
+            handle.kill().await.map_err(|err| trouble(phase, &err))?;
+        }
+        self.end_instances(color, ends).await.map(drop)
     }
 
     /// Answers with all that the color may have had.
     async fn end_instances(
         &self,
         color: Color,
-        ends: impl Fn(&ReleaseId) -> bool,
+        ends: impl Fn(&Handle) -> bool,
     ) -> Result<BTreeSet<Slot>, Failure> {
         let phase = Phase::Stopping;
         let mut ending = self.find_shims(phase).await?;
-        ending.retain(|handle| handle.role().is_on(color) && ends(handle.release()));
+        ending.retain(|handle| handle.role().is_on(color) && ends(handle));
         self.end_shims(&ending).await.map_err(|err| trouble(phase, &err))?;
         let ended = ending.iter().filter_map(|handle| handle.role().slot());
         Ok(slots(color, self.settings.instances).chain(ended).collect())

@@ -16,6 +16,7 @@ use super::{
     orphans::{self, Manner},
     ports,
     record::{Exit, Record},
+    relay::STANDS_IN,
     spec::Role,
     status::{Main, Overseer, ShimError, Status, Stopped},
     tree,
@@ -74,6 +75,11 @@ impl Handle {
     /// The release it runs.
     pub fn release(&self) -> &ReleaseId {
         &self.0.record.release
+    }
+
+    /// It is a relay in the place of an instance.
+    pub fn stands_in(&self) -> bool {
+        self.0.record.marks.get("BGD_EVENT").is_some_and(|event| event == STANDS_IN)
     }
 
     /// How many instances its color was given with it.
@@ -169,6 +175,20 @@ impl Handle {
         let held = self.sockets_of_tree(&sockets)?;
         let found = listeners.into_iter().find(|(_, inode)| held.contains_key(inode));
         Ok(found.map(|(place, _)| place))
+    }
+
+    /// Has a relay listen alone; see `relay`.
+    pub fn part(&self) -> io::Result<()> {
+        self.main().map_or(Ok(()), |main| main.signal(libc::SIGUSR1).map(drop))
+    }
+
+    /// Whether a process of the tree has a client's connection open at the port; never known of a unix socket. Reads
+    /// /proc and does not wait for the shim.
+    pub fn has_clients_at(&self, address: &Address) -> io::Result<bool> {
+        let Some(port) = address.port() else { return Ok(false) };
+        let open = ports::established_sockets(port)?;
+        let tree = tree::descendants(self.0.record.shim.pid)?;
+        Ok(!open.is_empty() && tree.iter().any(|one| !ports::held_by(one.pid, &open).is_empty()))
     }
 
     /// How things stand; answers within seconds whatever the app does.

@@ -24,6 +24,7 @@ pub mod logs;
 mod orphans;
 pub mod ports;
 mod record;
+pub mod relay;
 pub mod shim;
 mod shims;
 mod sockets;

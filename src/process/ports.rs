@@ -116,6 +116,17 @@ pub fn held_by(pid: i32, inodes: &BTreeSet<u64>) -> BTreeSet<u64> {
         .collect()
 }
 
+/// The sockets that this process has open, each with its number there.
+pub(super) fn sockets_of(pid: i32) -> Vec<(i32, u64)> {
+    let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    let socket = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let fd = entry.file_name().to_str()?.parse().ok()?;
+        Some((fd, socket_inode(fs::read_link(entry.path()).ok()?.to_str()?)?))
+    };
+    open.filter_map(socket).collect()
+}
+
 fn socket_inode(link: &str) -> Option<u64> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
@@ -123,6 +134,11 @@ fn socket_inode(link: &str) -> Option<u64> {
 /// Connections of clients to this local port that are established.
 pub fn established(port: u16) -> io::Result<usize> {
     Ok(sockets::read(State::Established, port)?.len())
+}
+
+/// The sockets of clients' connections to this local port that are established.
+pub(super) fn established_sockets(port: u16) -> io::Result<BTreeSet<u64>> {
+    Ok(sockets::read(State::Established, port)?.into_iter().map(|one| one.inode).collect())
 }
 
 /// Nothing listens on the port and an app could bind it, on every address of both families.

@@ -53,6 +53,9 @@ pub struct App {
     /// taken a route again.
     #[serde(default)]
     pub front_unsure: bool,
+    /// What stands in for the live release is being put there again.
+    #[serde(default)]
+    pub standing_in: Option<StandingIn>,
     /// The `after_live` hook under way.
     #[serde(default)]
     pub announcing: Option<Announcing>,
@@ -332,6 +335,9 @@ pub enum Pipeline {
         work: Work,
         /// What takes the place.
         wanted: Release,
+        /// How.
+        #[serde(default)]
+        by: Placing,
         /// How it ends.
         end: End,
     },
@@ -391,6 +397,25 @@ pub enum Telling {
         /// Which try comes next.
         attempt: u32,
     },
+}
+
+/// How a release takes the place of another on the port that the front routes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum Placing {
+    /// It is started there, which nobody is served for.
+    #[default]
+    Started,
+    /// It runs on the other color, and what comes to the port is passed on to it.
+    PassedOn,
+}
+
+/// What stands in for the live release on the idle color is put there again: it died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandingIn {
+    /// The stand-in, or the wait before it.
+    pub effect: EffectId,
+    /// Which of the two.
+    pub telling: Telling,
 }
 
 /// How a deploy ends.

@@ -88,6 +88,16 @@ pub enum Action {
         /// What takes its place.
         release: Release,
     },
+    /// Have what comes to a color passed on to the other one, where `release` runs, in the place of `out`: nobody waits
+    /// for the end of that.
+    StandIn {
+        /// The color that the front routes to.
+        color: Color,
+        /// What goes.
+        out: ReleaseId,
+        /// What answers.
+        release: Release,
+    },
     /// Have the instance warmed up by requests of its own.
     WarmUp {
         /// The release.
@@ -194,6 +204,13 @@ pub enum Note {
         color: Color,
         /// What.
         release: Release,
+    },
+    /// The front was not moved: a release took the place of another on its port.
+    Replaced {
+        /// The color of the port.
+        color: Color,
+        /// Whether it is passed on to the other color, or the release was started there.
+        by: super::app::Placing,
     },
     /// A release no longer runs.
     Retired {

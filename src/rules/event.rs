@@ -144,6 +144,9 @@ pub struct Facts {
     pub half_told: bool,
     /// Instances of ours that run, by color.
     pub running: BTreeMap<Color, ReleaseId>,
+    /// On this color runs no instance, but what passes everything on to the other one.
+    #[serde(default)]
+    pub stands_in: Option<Color>,
     /// Releases whose build still runs or has left its verdict.
     pub builds: Vec<ReleaseId>,
     /// Releases known to the record, for instances that the state does not name.

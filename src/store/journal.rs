@@ -276,6 +276,11 @@ fn write_note(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Resul
                 ])?;
             }
         }
+        Note::Replaced { .. } => {
+            if let Some(deploy) = &noted.deploy {
+                super::replaced::keep(tx, deploy.id)?;
+            }
+        }
         Note::ShareChanged(_)
         | Note::Inconclusive(_)
         | Note::Retired { .. }

@@ -8,6 +8,7 @@ mod journal;
 mod meter;
 mod read;
 pub mod record;
+mod replaced;
 mod sentence;
 mod standing;
 
@@ -242,7 +243,8 @@ impl Store {
         if let Err(err) = accepted::make_table(&connection) {
             tracing::warn!(path = %path.display(), %err, "what branches were accepted at can't be recorded");
         }
-        if let Err(err) = meter::make_table(&connection) {
+        let tables = meter::make_table(&connection).and_then(|()| replaced::make_table(&connection));
+        if let Err(err) = tables {
             tracing::warn!(path = %path.display(), %err, "what flips cost can't be recorded");
         }
         Ok(connection)

@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension, Row, params};
 use super::{
     Store, StoreError, meter,
     record::{DeployDetail, DeployRecord, EventRecord, StepRecord},
-    sql,
+    replaced, sql,
 };
 use crate::rules::{
     app::{App, Release},
@@ -156,6 +156,7 @@ impl Store {
             let mut meters = meter::readings(&connection)?;
             for deploy in &mut deploys {
                 deploy.meter = meter::reading(meters.as_mut(), deploy.id)?;
+                deploy.replaced = replaced::is(&connection, deploy.id)?;
                 deploy.steps = steps
                     .query_map(params![deploy.id.0], |row| {
                         Ok(StepRecord { name: row.get(0)?, ms: row.get(1)? })
@@ -217,6 +218,7 @@ fn deploy_row(row: &Row<'_>) -> Result<DeployRecord, rusqlite::Error> {
         finished_at: row.get::<_, Option<u64>>(14)?.map(|at| Stamp(Time(at))),
         steps: Vec::new(),
         meter: None,
+        replaced: false,
         uid: row.get(15)?,
     })
 }

@@ -59,6 +59,9 @@ pub struct DeployRecord {
     /// What the public saw of the flip; `None` where it was not measured from beginning to end.
     #[serde(default)]
     pub meter: Option<MeterRecord>,
+    /// The front could not be moved: the release took the place of another on the port that it routes to.
+    #[serde(default)]
+    pub replaced: bool,
 }
 
 /// What the public saw while the traffic moved, by requests of bgd's own through the front.

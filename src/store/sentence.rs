@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::record::EventRecord;
 use crate::rules::{
-    app::{Hold, Until},
+    app::{Hold, Placing, Until},
     effect::Note,
     ids::AppName,
     step::Noted,
@@ -53,6 +53,13 @@ fn sentence(noted: &Noted) -> Option<(&'static str, String)> {
         Note::Inconclusive(seen) => ("inconclusive", format!("{}: {seen}", commit())),
         Note::WentLive { color, release } => {
             ("went_live", format!("{} is live on {color}", release.commit.short()))
+        }
+        Note::Replaced { color, by: Placing::PassedOn } => {
+            let (from, to) = (color, color.other());
+            ("trouble", format!("the front can't be moved: what comes to {from} is passed on to {to}"))
+        }
+        Note::Replaced { color, by: Placing::Started } => {
+            ("trouble", format!("the front can't be moved: the release was started in the place of {color}"))
         }
         Note::Retired { color, release } => ("retired", format!("{release} no longer runs on {color}")),
         Note::Queued(queued) => ("deploy_queued", format!("deploy #{} waits for its turn", queued.id)),

@@ -188,10 +188,15 @@ fn f4_while_haproxy_takes_no_orders_a_flip_replaces_what_serves_on_its_port() {
     stage.kill_haproxy();
     stage.run_haproxy();
     stage.eventually("it is said", |stage| stage.bgd(&["status"]).stdout.contains("Permission denied"));
+    let load = stage.load();
+    load.sees("two");
     let ran = stage.bgd(&["flip"]);
     assert_eq!(ran.code, 0, "{ran:?}");
-    stage.eventually("the former release serves", |stage| stage.served() == "one");
-    assert_eq!(stage.value("live.color"), color, "haproxy was not to be moved");
+    load.sees("one");
+    load.end_without_loss();
+    assert_eq!(stage.served(), "one");
+    assert_eq!(stage.value("idle.color"), color, "haproxy routes there still");
+    assert_eq!(stage.status()["last"]["replaced"], true);
 
     std::fs::write(stage.path("haproxy.cfg"), text).unwrap();
     stage.kill_haproxy();

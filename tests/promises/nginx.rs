@@ -2,9 +2,11 @@
 
 use std::fs;
 
+use nix::sys::signal::Signal;
+
 use crate::{
     broken::error,
-    stage::{Kind, Plan, Stage},
+    stage::{Kind, Plan, Stage, send},
 };
 
 fn two_live() -> Option<(Stage, String, String)> {
@@ -20,7 +22,7 @@ fn f4_a_foreign_vhost_that_breaks_the_test_is_named_before_the_build_and_a_flip_
     let Some((stage, one, two)) = two_live() else { return };
     let load = stage.load();
     load.sees("two");
-    let color = stage.value("live.color");
+    let include = stage.include();
     fs::write(stage.path("conf.d/foreign.conf"), "server { listen 127.0.0.1:1; nonsense; }\n").unwrap();
     stage.close("build");
     let three = stage.push("three", "");
@@ -31,15 +33,81 @@ fn f4_a_foreign_vhost_that_breaks_the_test_is_named_before_the_build_and_a_flip_
     let ran = stage.bgd(&["flip"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(stage.served(), "one", "{ran:?}");
-    // Started where nginx routes already, in the place of what ran there: that moment is all that may be lost.
-    assert_eq!(stage.value("live.color"), color, "nginx was not to be touched");
+    assert_eq!(stage.include(), include, "nginx was not to be touched");
     load.sees("one");
-    let answered = load.counts().answered;
-    drop(load);
+    let answered = load.end_without_loss().answered;
     assert!(!answered.contains_key("three"), "{answered:?}");
     fs::remove_file(stage.path("conf.d/foreign.conf")).unwrap();
     assert_eq!(stage.until_at_rest()["live"]["commit"], one);
     stage.push_live("four");
+    stage.assert_no_leftover();
+}
+
+/// The bad release ignores TERM, and its grace is long: nobody waits for that, neither the public nor the operator.
+#[test]
+fn n4_a_flip_past_a_broken_foreign_file_hands_the_port_to_the_warm_release_and_loses_nothing() {
+    let plan = Plan { watch: "60s", grace: "50s", ..Plan::of(Kind::Nginx) };
+    let Some(mut stage) = Stage::set(plan) else { return };
+    let one = stage.push_promoted("one");
+    let two = stage.push("two", "term = ignored");
+    stage.until_phase(&two, "watching");
+    let bad: u32 = stage.value("live.pid").parse().unwrap();
+    fs::write(stage.path("conf.d/foreign.conf"), "server { listen 127.0.0.1:1; nonsense; }\n").unwrap();
+    let load = stage.load();
+    load.sees("two");
+    let ran = stage.bgd(&["flip"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for _ in 0..40 {
+        assert_eq!(stage.served(), "one", "{ran:?}");
+    }
+    for said in ["the front can't be moved", "answers for", "foreign.conf"] {
+        assert!(ran.stdout.contains(said), "{said}: {ran:?}");
+    }
+    let status = stage.until("it ended", |status| status["last"]["commit"] == two);
+    assert_eq!(
+        (&status["live"]["commit"], &status["last"]["replaced"]),
+        (&one.into(), &true.into()),
+        "{status:#}"
+    );
+    assert!(status["trouble"].as_str().is_some_and(|said| said.contains("answers for")), "{status:#}");
+    let history: serde_json::Value = serde_json::from_str(&stage.done(&["history", "--json"])).unwrap();
+    let replaced: Vec<_> = history.as_array().unwrap().iter().map(|it| it["replaced"].clone()).collect();
+    assert_eq!(replaced, [true, false]);
+    // It has its grace to itself.
+    assert!(std::path::Path::new(&format!("/proc/{bad}")).exists());
+    send(bad, Signal::SIGKILL);
+    // It is kept up like an instance, over a restart of bgd, and goes when nginx was told.
+    let relay: u32 = status["idle"]["pid"].to_string().parse().unwrap();
+    stage.kill_daemon();
+    stage.start_daemon();
+    let status = stage.until("it was left alone", |status| !status["trouble"].is_null());
+    assert_eq!(status["idle"]["pid"], relay, "{status:#}");
+    load.sees("one");
+    fs::remove_file(stage.path("conf.d/foreign.conf")).unwrap();
+    let status = stage.until("nginx was told", |status| status["idle"]["state"] == "stopped");
+    assert_eq!((&status["trouble"], status["state"].as_str()), (&serde_json::Value::Null, Some("held")));
+    load.sees("one");
+    load.end_without_loss();
+    stage.push_promoted("three");
+    stage.assert_no_leftover();
+}
+
+#[test]
+fn n4_what_stands_in_and_is_killed_is_put_there_again() {
+    let Some((stage, _one, _two)) = two_live() else { return };
+    fs::write(stage.path("conf.d/foreign.conf"), "server { listen 127.0.0.1:1; nonsense; }\n").unwrap();
+    stage.done(&["flip"]);
+    let relay: u32 = stage.value("idle.pid").parse().unwrap();
+    send(relay, Signal::SIGKILL);
+    stage.eventually("another answers", |stage| {
+        let pid = stage.status()["idle"]["pid"].as_u64();
+        pid.is_some_and(|pid| pid != u64::from(relay)) && stage.served() == "one"
+    });
+    let load = stage.load();
+    load.sees("one");
+    fs::remove_file(stage.path("conf.d/foreign.conf")).unwrap();
+    stage.until("nginx was told", |status| status["idle"]["state"] == "stopped");
+    load.end_without_loss();
     stage.assert_no_leftover();
 }
 

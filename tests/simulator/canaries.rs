@@ -4,7 +4,7 @@ use bgd::rules::{
     app::{App, Idle, Pipeline, Work},
     canary::Share,
     effect::{Action, Backend, Canary, Effect},
-    event::{Ask, Done, Event},
+    event::{Ask, Done, Event, Facts},
     step::{Context, Step, step},
     words::{Failure, Nature},
 };
@@ -89,6 +89,32 @@ pub fn asks_once(app: &App, event: &Event, context: &Context) -> Step {
         made.effects.retain(|effect| !matches!(effect.action, Action::Watch { .. }));
     }
     made
+}
+
+/// What is to serve is started in the place of what serves, though it runs.
+pub fn leaves_a_gap(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    for effect in &mut made.effects {
+        if let Action::StandIn { color, out, release } = effect.action.clone() {
+            effect.action = Action::Replace { color, out, release };
+        }
+    }
+    made
+}
+
+/// What stands in for the live release is not put there again when it dies.
+pub fn forgets_what_stands_in(app: &App, event: &Event, context: &Context) -> Step {
+    let mut made = step(app, event, context);
+    if made.next.standing_in.take().is_some() {
+        made.effects.retain(|effect| !matches!(effect.action, Action::StandIn { .. }));
+    }
+    made
+}
+
+/// After a restart, what passes on counts as an instance that the front was led to.
+pub fn takes_it_for_an_instance(app: &App, event: &Event, context: &Context) -> Step {
+    let Event::Recovered(facts) = event else { return step(app, event, context) };
+    step(app, &Event::Recovered(Facts { stands_in: None, ..facts.clone() }), context)
 }
 
 /// It goes as soon as the deploy has ended.

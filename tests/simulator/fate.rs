@@ -143,6 +143,7 @@ impl Daemon {
         let running = self.world.processes.iter().filter(|it| !it.ending);
         let running = running.map(|it| (it.color, it.release.id.clone())).collect();
         let backup = could_be_asked && self.world.front.backup().is_some();
-        Facts { routed, canary, backup, half_told, running, builds, known }
+        let stands_in = self.world.processes.iter().find(|it| it.passes_on && !it.ending).map(|it| it.color);
+        Facts { routed, canary, backup, half_told, running, stands_in, builds, known }
     }
 }

@@ -385,6 +385,7 @@ impl Oracle {
         self.judge_claims(app, world)?;
         self.judge_announced(app, policy)?;
         backing::judge_quiet(app, world)?;
+        sharing::judge_quiet(app, world)?;
         let turned_away = matches!(
             app.pipeline,
             Pipeline::TakingDown { stage: DownStage::Draining | DownStage::Stopping, .. }

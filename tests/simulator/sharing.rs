@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use bgd::rules::{
-    app::{App, Idle, Live, Pipeline, Telling, Work},
+    app::{App, Idle, Instance, Live, Pipeline, Placing, Release, Telling, Work},
     canary::Share,
     effect::{Action, Backend, Canary, Effect},
     event::{Ask, Done, Event, Facts, Routed},
@@ -54,6 +54,7 @@ impl Shares {
         judge_reboot(moment)?;
         judge_stuck(moment)?;
         judge_refused(moment)?;
+        judge_gap(moment)?;
         judge_stand_in(moment)?;
         judge_held(moment)
     }
@@ -208,6 +209,42 @@ fn judge_refused(moment: &Moment<'_>) -> Result<(), String> {
     let superseded = step.next.head != before.head;
     if shares && unmoved && !goes_on && !superseded {
         return Err(format!("nothing was changed, and {} loses its share", work.release.id));
+    }
+    Ok(())
+}
+
+/// Nothing is started in the place of what serves while it runs, well, on the other color (promise N4): that would be a
+/// gap for nothing.
+fn judge_gap(moment: &Moment<'_>) -> Result<(), String> {
+    let Moment { before, event, step, world, .. } = *moment;
+    let failed = matches!(event, Event::Done { result: Err(_), .. })
+        && matches!(before.pipeline, Pipeline::Replacing { by: Placing::PassedOn, .. });
+    // A live release that was just started again is not known to be well.
+    let is_up = |live: &Live| matches!(live.instance, Instance::Up { .. });
+    let well = |color: Color, release: &Release| {
+        let live = before.live().filter(|live| live.release.id == release.id);
+        live.is_none_or(is_up)
+            && world.on(color).is_some_and(|it| {
+                it.release.id == release.id && it.healthy && it.proven && !it.ending && !it.passes_on
+            })
+    };
+    let gap = step.effects.iter().find(|effect| match &effect.action {
+        Action::Replace { color, release, .. } => well(color.other(), release),
+        _ => false,
+    });
+    match gap.filter(|_| !failed) {
+        Some(effect) => Err(format!("{:?}, which runs on the other color", effect.action)),
+        None => Ok(()),
+    }
+}
+
+/// Once nothing is under way: where the front still routes to what stands in for the live release, something does.
+pub fn judge_quiet(app: &App, world: &World) -> Result<(), String> {
+    let (Some(live), Idle::Warm { release, .. }) = (app.live(), &app.idle) else { return Ok(()) };
+    let color = live.color.other();
+    let needed = release.id == live.release.id && world.front.truth.reaches(color) && app.rerouting.is_some();
+    if needed && world.on(color).is_none() && app.standing_in.is_none() && world.front.hand.is_none() {
+        return Err(format!("the front routes to {color}, where nothing stands in for {}", release.id));
     }
     Ok(())
 }

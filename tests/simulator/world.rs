@@ -48,6 +48,8 @@ pub struct Process {
     pub proven: bool,
     /// It was told to end.
     pub ending: bool,
+    /// It is no instance, and passes everything on to the other color.
+    pub passes_on: bool,
 }
 
 /// A release directory.
@@ -171,6 +173,7 @@ impl World {
                 Ok(Done::Ensured)
             }
             Action::Replace { color, out, release } => self.replace(*color, out, release),
+            Action::StandIn { color, release, .. } => self.stand_in(*color, release),
             Action::Stop { color, release } => {
                 self.begin_stop(*color, release)?;
                 self.end_stop(*color);
@@ -252,7 +255,7 @@ impl World {
             self.crimes.push(format!("start of {} on {color} in place of {}", release.id, other.release.id));
         }
         // One that was told to end is never adopted: its shim says so.
-        self.kill_if(|it| it.color == color && (it.release.id != release.id || it.ending));
+        self.kill_if(|it| it.color == color && (it.release.id != release.id || it.ending || it.passes_on));
         if self.runs(color, &release.id) {
             return Ok(Begun::Adopted);
         }
@@ -275,7 +278,14 @@ impl World {
         }
         let healthy = self.quality(release) != Quality::NeverHealthy;
         let release = release.clone();
-        self.processes.push(Process { color, release, healthy, proven: false, ending: false });
+        self.processes.push(Process {
+            color,
+            release,
+            healthy,
+            proven: false,
+            ending: false,
+            passes_on: false,
+        });
         Ok(Done::Ensured)
     }
 
@@ -336,6 +346,27 @@ impl World {
             self.spawn(release, color)?;
         }
         self.probe(release, color, Phase::Switching)
+    }
+
+    /// What comes to the color is passed on to the other one.
+    fn stand_in(&mut self, color: Color, release: &Release) -> Result<Done, Failure> {
+        if self.strangers.contains(&color) {
+            return Err(failure(Phase::Switching, Nature::Transient, "the port is held by a stranger"));
+        }
+        let stays = |it: &Process| it.passes_on && it.release.id == release.id && !it.ending;
+        self.kill_if(|it| it.color == color && !stays(it));
+        if self.on(color).is_none() {
+            let release = release.clone();
+            self.processes.push(Process {
+                color,
+                release,
+                healthy: true,
+                proven: true,
+                ending: false,
+                passes_on: true,
+            });
+        }
+        Ok(Done::Ensured)
     }
 
     /// The first half of a stop; refused while the front routes to the color (promise F3), or nobody knows where.

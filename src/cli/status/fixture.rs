@@ -152,6 +152,7 @@ pub fn live() -> AppReport {
             hint: None,
             finished_at: before(720),
             steps: vec![step("fetch", 41), step("switch", 63)],
+            replaced: false,
         }),
         rollback: RollbackReport { possible: true, to: Some(commit("b2")), warm: false },
         why: Some(why("up_to_date", "a1a1a1a is the tip of main and live", None)),
@@ -212,6 +213,7 @@ pub fn failed() -> AppReport {
         hint: Some("bgd show 7".to_owned()),
         finished_at: before(121),
         steps: vec![step("fetch", 41)],
+        replaced: false,
     });
     let hint = "push a newer commit, or `bgd deploy shop` to try c3c3c3c again";
     app.why = Some(why("bad_commit", "c3c3c3c is marked bad: GET /up answered 500", Some(hint)));

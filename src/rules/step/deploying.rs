@@ -67,7 +67,9 @@ impl Turn<'_> {
             (Pipeline::Watching { work, former, .. }, Err(failure)) => {
                 self.watch_failed(work, former, failure)
             }
-            (Pipeline::Replacing { work, wanted, end }, result) => self.replaced(work, (wanted, end), result),
+            (Pipeline::Replacing { work, wanted, by, end }, result) => {
+                self.replaced(work, (wanted, end, by), result);
+            }
             (Pipeline::Reverting { work, end, telling }, result) => {
                 self.reverted(work, (end, telling), result)
             }

@@ -14,6 +14,7 @@ use crate::rules::{
 impl Turn<'_> {
     pub(super) fn recovered(&mut self, facts: &Facts) {
         // Nothing of the former life reports any more.
+        self.app.standing_in = None;
         let was_rerouting = self.app.rerouting.take().is_some();
         self.app.front_unsure = facts.routed == Routed::Unknown || facts.half_told;
         if facts.backup && self.app.backup == Backup::Absent {
@@ -50,6 +51,8 @@ impl Turn<'_> {
             Serving::OutOfService(_) => return,
         };
         let routed = match (facts.routed, &recorded) {
+            // What is passed on is answered there.
+            (Routed::Color(color), _) if facts.stands_in == Some(color) => color.other(),
             (Routed::Color(color), _) => color,
             (Routed::Nothing | Routed::Unknown, Some(live)) => live.color,
             (Routed::Nothing | Routed::Unknown, None) => return,
@@ -235,6 +238,9 @@ impl Turn<'_> {
         {
             self.stop_orphan(color.other(), orphan);
         }
+        if self.recover_stand_in(facts) {
+            return;
+        }
         // A flip on a full disk leaves no record of what it put there.
         let found = running.and_then(|id| self.named(id, facts));
         match self.app.idle.clone() {
@@ -407,7 +413,7 @@ impl Turn<'_> {
                 self.app.pipeline = Pipeline::Retiring { deploy, release, end };
             }
             Pipeline::Reverting { work, end, .. } => self.recover_reverting(work, end, facts),
-            Pipeline::Replacing { work, wanted, end } => self.replace_again(work, (wanted, end)),
+            Pipeline::Replacing { work, wanted, end, .. } => self.replace_again(work, (wanted, end), facts),
             Pipeline::Discarding { deploy, release, end, .. } => {
                 let color = self.app.idle_color();
                 let id = release.as_ref().map(|release| release.id.clone());
@@ -511,7 +517,7 @@ impl Turn<'_> {
 }
 
 /// Whether the front gives traffic to the color, or may once it is started again.
-fn may_route_to(color: Color, facts: &Facts) -> bool {
+pub(super) fn may_route_to(color: Color, facts: &Facts) -> bool {
     let shared = facts.canary.is_some_and(|(canary, _)| canary == color);
     facts.routed == Routed::Color(color) || shared || facts.half_told
 }

@@ -1,14 +1,18 @@
-//! The emergency way back (promise F4): somebody else's configuration keeps the front from being moved, so the
-//! wanted release is started on the port that the front routes to, in the place of what serves there. Costs a
-//! restart's gap, which is less than a bad release costs. Used by flips and by a failed watch, never forward.
-//! What serves a canary's share is replaced by the live release in the same way: then it runs on both colors, and
-//! whichever share the front gives them nobody meets the abandoned one.
+//! The emergency way back (promises F4, N4): somebody else's configuration keeps the front from being moved, so the
+//! wanted release takes the place of what serves, on the port that the front routes to. While it runs on the other color
+//! what comes to that port is passed on to it, and nobody waits; only where it runs nowhere is it started there, which
+//! costs a restart's gap. Used by flips and by a failed watch, never forward. What serves a canary's share gives way to
+//! the live release likewise: whichever share the front gives the two colors, nobody meets the abandoned one.
+//!
+//! Until the front was told, the idle color then stands in for the live one.
 
-use super::Turn;
+use super::{Turn, recovering::may_route_to};
 use crate::rules::{
-    app::{End, Idle, Instance, Kind, Live, Pipeline, Release, Serving, Work},
+    app::{End, Idle, Instance, Kind, Live, Pipeline, Placing, Release, Serving, StandingIn, Telling, Work},
+    backoff,
     effect::{Action, Note},
-    event::Done,
+    event::{Done, Facts, Routed},
+    ids::EffectId,
     words::{Failure, Nature, Outcome, Phase},
 };
 
@@ -20,8 +24,8 @@ impl Turn<'_> {
             return false;
         }
         self.app.pipeline = Pipeline::Switching(work.clone());
-        self.note(Note::Trouble(failure.clone()));
-        self.replace(work.clone(), (work.release.clone(), End::live()))
+        self.front_refuses(failure);
+        self.replace(work.clone(), (work.release.clone(), End::live()), Placing::PassedOn)
     }
 
     /// A way back that the front refuses for reasons that are not ours to mend. False: not that case.
@@ -30,7 +34,7 @@ impl Turn<'_> {
         match &self.app.idle {
             Idle::Warm { release, .. } if switched && self.is_stuck_where_it_was(failure) => {
                 let wanted = release.clone();
-                self.replace(work.clone(), (wanted, end.clone()))
+                self.replace(work.clone(), (wanted, end.clone()), Placing::PassedOn)
             }
             // Sure of the share or not: what is replaced was to get none.
             Idle::Taken | Idle::Warm { .. } if !switched && failure.nature == Nature::FrontStuck => {
@@ -47,11 +51,9 @@ impl Turn<'_> {
     /// False: no share is being taken back.
     fn replace_canary(&mut self, work: Work, end: End) -> bool {
         let Some(live) = self.app.live().filter(|_| self.app.canary.is_some()) else { return false };
-        let wanted = live.release.clone();
-        let action =
-            Action::Replace { color: work.color, out: work.release.id.clone(), release: wanted.clone() };
+        let (wanted, up) = (live.release.clone(), matches!(live.instance, Instance::Up { .. }));
         self.app.idle = Idle::Taken;
-        self.app.pipeline = Pipeline::Replacing { work: self.again(work, action), wanted, end };
+        self.place(work, (wanted, end), if up { Placing::PassedOn } else { Placing::Started });
         true
     }
 
@@ -65,44 +67,69 @@ impl Turn<'_> {
         failure.nature == Nature::FrontStuck && !self.app.front_unsure
     }
 
-    fn replace(&mut self, work: Work, (wanted, end): (Release, End)) -> bool {
+    fn replace(&mut self, work: Work, (wanted, end): (Release, End), by: Placing) -> bool {
         let Some(Live { color, release, instance, .. }) = self.app.live().cloned() else { return false };
         if let Instance::Starting { effect, .. } | Instance::Waiting { effect, .. } = instance {
             self.act(Action::Cancel(effect));
         }
         self.set_dead();
-        let effect = self.act(Action::Replace { color, out: release.id, release: wanted.clone() });
-        self.app.pipeline = Pipeline::Replacing { work: Work { color, effect, ..work }, wanted, end };
+        let work = Work { color, ..work };
+        self.place_instead_of(release, work, (wanted, end), by);
         true
     }
 
+    /// In the place of the deploy's own release.
+    fn place(&mut self, work: Work, end: (Release, End), by: Placing) {
+        self.place_instead_of(work.release.clone(), work, end, by);
+    }
+
+    fn place_instead_of(&mut self, out: Release, work: Work, (wanted, end): (Release, End), by: Placing) {
+        let (color, out, release) = (work.color, out.id, wanted.clone());
+        let action = match by {
+            Placing::PassedOn => Action::StandIn { color, out, release },
+            Placing::Started => Action::Replace { color, out, release },
+        };
+        self.app.pipeline = Pipeline::Replacing { work: self.again(work, action), wanted, by, end };
+    }
+
     /// After a restart: asked for again; what of it is done already is found so.
-    pub(super) fn replace_again(&mut self, work: Work, (wanted, end): (Release, End)) {
+    pub(super) fn replace_again(&mut self, work: Work, (wanted, end): (Release, End), facts: &Facts) {
         if self.replaces_canary(&work) {
             // The front may take it now; what took the canary's place is found running.
             return self.revert(work, end);
         }
+        let runs = facts.running.get(&work.color.other()) == Some(&wanted.id);
+        let by = if runs { Placing::PassedOn } else { Placing::Started };
         let unchanged = work.clone();
-        if !self.replace(work, (wanted.clone(), end.clone())) {
-            self.app.pipeline = Pipeline::Replacing { work: unchanged, wanted, end };
+        if !self.replace(work, (wanted.clone(), end.clone()), by) {
+            self.app.pipeline = Pipeline::Replacing { work: unchanged, wanted, by, end };
         }
     }
 
     pub(super) fn replaced(
         &mut self,
         mut work: Work,
-        (wanted, end): (Release, End),
+        (wanted, end, by): (Release, End, Placing),
         result: &Result<Done, Failure>,
     ) {
         self.app.pipeline =
-            Pipeline::Replacing { work: work.clone(), wanted: wanted.clone(), end: end.clone() };
-        if self.replaces_canary(&work) {
-            return self.canary_replaced(work, (wanted, end), result);
-        }
-        if let Err(trouble) = result {
-            return self.not_replaced(work, trouble);
+            Pipeline::Replacing { work: work.clone(), wanted: wanted.clone(), by, end: end.clone() };
+        match (by, result) {
+            (Placing::PassedOn, Err(trouble)) => {
+                self.note(Note::Trouble(trouble.clone()));
+                let out = self.app.live().filter(|live| live.color == work.color);
+                let out = out.map_or_else(|| work.release.clone(), |live| live.release.clone());
+                return self.place_instead_of(out, work, (wanted, end), Placing::Started);
+            }
+            (_, result) if self.replaces_canary(&work) => {
+                return self.canary_replaced(work, (wanted, end, by), result);
+            }
+            (Placing::PassedOn, Ok(_)) => return self.passed_on(work, (wanted, end)),
+            (Placing::Started, Err(trouble)) => return self.not_replaced(work, trouble),
+            (Placing::Started, Ok(_)) => {}
         }
         self.stepped(&mut work.deploy, Phase::Switching);
+        self.note(Note::Replaced { color: work.color, by });
         let live = Live {
             color: work.color,
             release: wanted.clone(),
@@ -120,6 +147,40 @@ impl Turn<'_> {
         self.app.pipeline = Pipeline::Retiring { deploy: work.deploy, release: work.release, end };
         self.app.idle = Idle::Warm { release: wanted, timer: None, healthy: true };
         self.reroute();
+    }
+
+    /// The wanted release is live on the color on which it runs, and the one that the front still routes to stands in.
+    fn passed_on(&mut self, mut work: Work, (wanted, end): (Release, End)) {
+        let Some(out) = self.app.live().cloned() else { return };
+        self.stepped(&mut work.deploy, Phase::Switching);
+        self.note(Note::Replaced { color: work.color, by: Placing::PassedOn });
+        let instead = Idle::Warm { release: wanted.clone(), timer: None, healthy: true };
+        let runs = match std::mem::replace(&mut self.app.idle, instead) {
+            Idle::Warm { .. } | Idle::Taken => true,
+            // It died meanwhile.
+            Idle::Draining { effect, .. } | Idle::Stopping { effect, .. } => {
+                self.act(Action::Cancel(effect));
+                false
+            }
+            Idle::Vacant => false,
+        };
+        let color = out.color.other();
+        self.app.serving = Serving::Live(Live {
+            color,
+            release: wanted.clone(),
+            since: self.now(),
+            instance: Instance::Up { since: self.now(), attempt: 0 },
+            healthy: Some(true),
+        });
+        if work.deploy.kind == Kind::Rollback {
+            self.app.previous = Some(out.release);
+        }
+        self.went_live(color, wanted.clone());
+        if !runs {
+            self.start_live(0, color, wanted);
+        }
+        self.reroute();
+        self.end_deploy(end);
     }
 
     /// What was stopped for it comes back; the traffic stays there.
@@ -147,7 +208,7 @@ impl Turn<'_> {
     fn canary_replaced(
         &mut self,
         mut work: Work,
-        (wanted, end): (Release, End),
+        (wanted, end, by): (Release, End, Placing),
         result: &Result<Done, Failure>,
     ) {
         self.app.idle = Idle::Warm { release: wanted, timer: None, healthy: result.is_ok() };
@@ -156,13 +217,73 @@ impl Turn<'_> {
             return self.revert_later(work, end);
         }
         self.stepped(&mut work.deploy, Phase::Switching);
+        self.note(Note::Replaced { color: work.color, by });
         self.reroute();
         self.end_deploy(end);
     }
 
     /// Whether the idle color runs the live release, for what the front may still send there.
     pub(super) fn stands_in(&self) -> bool {
+        self.app.rerouting.is_some() && self.is_doubled()
+    }
+
+    fn is_doubled(&self) -> bool {
         let Idle::Warm { release, .. } = &self.app.idle else { return false };
-        self.app.rerouting.is_some() && self.app.live().is_some_and(|live| live.release.id == release.id)
+        self.app.live().is_some_and(|live| live.release.id == release.id)
+    }
+
+    /// What stands in died: it is put there again, or the front would send everything to nobody.
+    pub(super) fn stand_in_again(&mut self) {
+        let Some(live) = self.app.live().cloned() else { return };
+        let (color, out) = (live.color.other(), live.release.id.clone());
+        let effect = self.act(Action::StandIn { color, out, release: live.release });
+        self.app.standing_in = Some(StandingIn { effect, telling: Telling::Now { attempt: 1 } });
+    }
+
+    pub(super) fn stood_in(&mut self, effect: EffectId, result: &Result<Done, Failure>) -> bool {
+        let Some(StandingIn { telling, .. }) = self.app.standing_in.filter(|it| it.effect == effect) else {
+            return false;
+        };
+        self.app.standing_in = None;
+        match (telling, result) {
+            // The front was told meanwhile.
+            (_, _) if !self.stands_in() => {}
+            (Telling::Now { .. }, Ok(_)) => {
+                if let Idle::Warm { healthy, .. } = &mut self.app.idle {
+                    *healthy = true;
+                }
+            }
+            (Telling::Now { attempt }, Err(trouble)) => {
+                self.note(Note::Trouble(trouble.clone()));
+                let next = attempt.saturating_add(1);
+                let effect = self.act(Action::Wake { after: backoff::restart_delay(next) });
+                self.app.standing_in = Some(StandingIn { effect, telling: Telling::Later { attempt: next } });
+            }
+            (Telling::Later { attempt }, _) => {
+                self.stand_in_again();
+                if let Some(standing_in) = &mut self.app.standing_in {
+                    standing_in.telling = Telling::Now { attempt };
+                }
+            }
+        }
+        true
+    }
+
+    /// No longer needed: the front was told.
+    pub(super) fn stand_in_no_more(&mut self) {
+        if let Some(standing_in) = self.app.standing_in.take() {
+            self.act(Action::Cancel(standing_in.effect));
+        }
+    }
+
+    /// Gone while bgd was away, and the front may still route there. False: not that case.
+    pub(super) fn recover_stand_in(&mut self, facts: &Facts) -> bool {
+        let color = self.app.idle_color();
+        let needed = facts.routed == Routed::Unknown || may_route_to(color, facts);
+        let gone = self.is_doubled() && !facts.running.contains_key(&color);
+        if needed && gone {
+            self.stand_in_again();
+        }
+        needed && gone
     }
 }

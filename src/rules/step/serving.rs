@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Turn;
 use crate::rules::{
-    app::{Backup, End, Idle, Instance, Live, Pipeline, Release, Serving, Work},
+    app::{Backup, End, Idle, Instance, Live, Pipeline, Placing, Release, Serving, Work},
     backoff,
     effect::{Action, Note},
     event::Done,
@@ -25,6 +25,7 @@ impl Turn<'_> {
             || self.idle_done(effect, result)
             || self.reroute_done(effect, result)
             || self.announced(effect, result)
+            || self.stood_in(effect, result)
         {
             return;
         }
@@ -103,6 +104,13 @@ impl Turn<'_> {
         }
         // The same release may run on both colors, where it took the other's place.
         let on_idle = color == self.app.idle_color();
+        let of_live = self.app.live().is_some_and(|live| live.release.id == *release);
+        if on_idle && of_live && self.stands_in() {
+            if self.app.standing_in.is_none() {
+                self.stand_in_again();
+            }
+            return;
+        }
         match std::mem::take(&mut self.app.idle) {
             Idle::Warm { release: warm, timer, .. } if on_idle && warm.id == *release => {
                 if let Some(timer) = timer {
@@ -152,10 +160,22 @@ impl Turn<'_> {
                 let failure = died((color, Phase::Switching), "while the traffic moved to it", how);
                 self.switch_failed(work, &failure);
             }
-            Pipeline::Replacing { work, wanted, end } if work.color == color && wanted.id == *release => {
+            Pipeline::Replacing { work, wanted, by, end } if work.color == color && wanted.id == *release => {
                 self.act(Action::Cancel(work.effect));
-                let work = self.again(work, Action::Probe { release: wanted.clone(), color });
-                self.app.pipeline = Pipeline::Replacing { work, wanted, end };
+                let action = match by {
+                    Placing::Started => Action::Probe { release: wanted.clone(), color },
+                    Placing::PassedOn => {
+                        Action::StandIn { color, out: wanted.id.clone(), release: wanted.clone() }
+                    }
+                };
+                let work = self.again(work, action);
+                self.app.pipeline = Pipeline::Replacing { work, wanted, by, end };
+            }
+            // What is to be passed on to: it is started again once that is so.
+            Pipeline::Replacing { work, wanted, by: Placing::PassedOn, .. }
+                if work.color != color && wanted.id == *release && matches!(self.app.idle, Idle::Taken) =>
+            {
+                self.app.idle = Idle::Vacant;
             }
             _ => {
                 self.ignore(format!("the {color} instance of {release} ended, as whoever waits for it knows"))
@@ -337,6 +357,7 @@ impl Turn<'_> {
         if self.stands_in() {
             return;
         }
+        self.stand_in_no_more();
         if let Some(timer) = timer {
             self.act(Action::Cancel(timer));
         }

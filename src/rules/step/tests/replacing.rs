@@ -2,9 +2,9 @@
 
 use super::bench::{Bench, commit, failure};
 use crate::rules::{
-    app::{Idle, Telling, Verdict},
+    app::{Idle, Placing, Telling, Verdict},
     canary::{CanaryStep, Share},
-    effect::Action,
+    effect::{Action, Note},
     event::{Done, Event, Facts, Routed},
     ids::Color::{Blue, Green},
     step::Answer,
@@ -19,14 +19,15 @@ fn f4_a_flip_that_the_front_refuses_puts_the_wanted_release_in_the_place_of_the_
     bench.run_to("Switching");
     let step = bench.fail(Nature::FrontStuck);
     assert_eq!(bench.state(), "Replacing");
-    let replaces = |action: &Action| matches!(action, Action::Replace { color: at, release, .. } if *at == color && release.commit == commit(1));
+    let replaces = |action: &Action| matches!(action, Action::StandIn { color: at, release, .. } if *at == color && release.commit == commit(1));
     assert!(step.effects.iter().any(|effect| replaces(&effect.action)), "{:?}", step.effects);
     bench.succeed();
-    assert_eq!(bench.live(), Some((color, 1)));
+    assert_eq!(bench.live(), Some((color.other(), 1)), "where it runs");
     assert_eq!(bench.state(), "Resting");
-    assert!(matches!(bench.app.idle, Idle::Warm { .. }), "an earlier try may have moved the traffic there");
+    assert!(matches!(bench.app.idle, Idle::Warm { .. }), "the front still routes there");
+    assert!(bench.notes.iter().any(|note| matches!(note, Note::Replaced { by: Placing::PassedOn, .. })));
     bench.end(bench.app.rerouting.unwrap().effect, Ok(Done::Ensured));
-    assert!(matches!(bench.app.idle, Idle::Draining { .. }), "its first instance goes");
+    assert!(matches!(bench.app.idle, Idle::Draining { .. }), "what stood in goes");
     assert_eq!(bench.outcomes().last(), Some(&Outcome::Live));
     assert!(matches!(bench.app.verdicts.get(&commit(2)), Some(Verdict::Bad { .. })));
     assert_eq!(bench.app.previous.as_ref().map(|release| &release.commit), Some(&commit(2)));
@@ -43,7 +44,7 @@ fn f4_a_flip_in_the_watch_does_the_same() {
     assert_eq!(bench.state(), "Replacing");
     bench.succeed();
     bench.run_to("Resting");
-    assert_eq!(bench.live(), Some((Green, 1)));
+    assert_eq!(bench.live(), Some((Blue, 1)));
     assert_eq!(bench.outcomes().last(), Some(&Outcome::Cancelled));
 }
 
@@ -54,6 +55,9 @@ fn f4_a_replacement_that_does_not_start_brings_back_what_it_stopped() {
     bench.flip();
     bench.run_to("Switching");
     bench.fail(Nature::FrontStuck);
+    let step = bench.fail(Nature::Transient);
+    let starts = |action: &Action| matches!(action, Action::Replace { .. });
+    assert!(step.effects.iter().any(|effect| starts(&effect.action)), "a gap is better than the bad release");
     let step = bench.fail(Nature::Deterministic);
     assert!(step.effects.iter().any(|effect| matches!(effect.action, Action::Start { .. })));
     assert_eq!(bench.live(), before);
@@ -69,6 +73,7 @@ fn f4_after_a_replacement_that_does_not_start_in_the_watch_the_next_flip_goes_to
     bench.flip();
     bench.fail(Nature::FrontStuck);
     assert_eq!(bench.state(), "Replacing");
+    bench.fail(Nature::Transient);
     bench.fail(Nature::Deterministic);
     bench.run_to("Resting");
     assert_eq!(bench.live(), Some((Green, 2)));
@@ -85,7 +90,9 @@ fn f4_nothing_is_replaced_while_it_is_not_known_where_the_front_routes() {
     bench.tell(&Event::FrontRestarted);
     let step = bench.fail(Nature::FrontStuck);
     assert_ne!(bench.state(), "Replacing");
-    let stops = |action: &Action| matches!(action, Action::Stop { .. } | Action::Replace { .. });
+    let stops = |action: &Action| {
+        matches!(action, Action::Stop { .. } | Action::Replace { .. } | Action::StandIn { .. })
+    };
     assert!(!step.effects.iter().any(|effect| stops(&effect.action)), "{:?}", step.effects);
     assert_eq!(bench.live(), before);
 }
@@ -114,6 +121,7 @@ fn f4_a_replacement_that_dies_as_it_is_proven_is_proven_again_and_the_warm_one_b
     bench.flip();
     bench.fail(Nature::FrontStuck);
     let Idle::Warm { release: wanted, .. } = bench.app.idle.clone() else { panic!("nothing is warm") };
+    bench.fail(Nature::Transient);
     let proof = bench.awaited();
     let step = bench.dies(Green, wanted.id.clone());
     assert!(matches!(bench.app.idle, Idle::Warm { .. }), "{:?}", bench.app.idle);
@@ -139,7 +147,7 @@ fn with_a_canary_that_the_front_holds() -> Bench {
     let step = bench.fail(Nature::FrontStuck);
     assert_eq!(bench.state(), "Replacing");
     let replaces = |action: &Action| {
-        matches!(action, Action::Replace { color: Green, out, release }
+        matches!(action, Action::StandIn { color: Green, out, release }
             if out.as_str().contains("0000002") && release.commit == commit(1))
     };
     assert!(step.effects.iter().any(|effect| replaces(&effect.action)), "{:?}", step.effects);
@@ -212,6 +220,7 @@ fn f4_a_deploy_waits_until_the_front_was_told_of_a_replaced_canary() {
 #[test]
 fn f4_what_can_t_take_a_canary_s_place_is_tried_again_with_what_is_live_untouched() {
     let mut bench = with_a_canary_that_the_front_holds();
+    bench.fail(Nature::Transient);
     let step = bench.fail(Nature::Deterministic);
     let touches = |action: &Action| matches!(action, Action::Start { .. } | Action::Stop { .. });
     assert!(!step.effects.iter().any(|effect| touches(&effect.action)), "{:?}", step.effects);
@@ -223,6 +232,7 @@ fn f4_what_can_t_take_a_canary_s_place_is_tried_again_with_what_is_live_untouche
     assert_eq!(bench.state(), "Resting");
     // The front takes it before that.
     let mut bench = with_a_canary_that_the_front_holds();
+    bench.fail(Nature::Transient);
     bench.fail(Nature::Deterministic);
     bench.succeed();
     bench.succeed();
@@ -275,4 +285,73 @@ fn f4_what_stands_in_for_a_canary_and_is_given_all_by_a_hand_is_not_its_own_way_
     take_the_route(&mut bench);
     bench.run_to("Resting");
     assert_eq!(bench.live(), Some((Green, 1)));
+}
+
+/// Commit 1 is live on blue, which nginx could not be moved to: green, where commit 2 was, passes on to it.
+fn with_a_stand_in() -> Bench {
+    let mut bench = Bench::with_one_live();
+    bench.push(2);
+    bench.run_to("Watching");
+    bench.flip();
+    bench.fail(Nature::FrontStuck);
+    bench.succeed();
+    assert_eq!((bench.state(), bench.live()), ("Resting", Some((Blue, 1))));
+    bench
+}
+
+fn stands_in(action: &Action) -> bool {
+    matches!(action, Action::StandIn { color: Green, release, .. } if release.commit == commit(1))
+}
+
+#[test]
+fn n4_what_stands_in_is_put_there_again_when_it_dies_for_as_long_as_the_front_routes_there() {
+    let mut bench = with_a_stand_in();
+    let step = bench.warm_dies();
+    assert!(step.effects.iter().any(|effect| stands_in(&effect.action)), "{:?}", step.effects);
+    for _ in 0..3 {
+        let effect = bench.app.standing_in.unwrap().effect;
+        bench.end(effect, Err(failure(Nature::Transient)));
+        let wait = bench.app.standing_in.unwrap();
+        assert!(matches!(wait.telling, Telling::Later { .. }), "{wait:?}");
+        let step = bench.end(wait.effect, Ok(Done::Ensured));
+        assert!(step.effects.iter().any(|effect| stands_in(&effect.action)), "{:?}", step.effects);
+    }
+    bench.end(bench.app.standing_in.unwrap().effect, Ok(Done::Ensured));
+    assert_eq!(bench.app.standing_in, None);
+    take_the_route(&mut bench);
+    bench.succeed();
+    bench.succeed();
+    assert_eq!((bench.live(), &bench.app.idle), (Some((Blue, 1)), &Idle::Vacant));
+}
+
+#[test]
+fn n4_what_stands_in_is_no_way_back_of_its_own_and_a_restart_leaves_it_alone_or_puts_it_there_again() {
+    let mut bench = with_a_stand_in();
+    let facts = Facts { stands_in: Some(Green), ..bench.facts(Routed::Color(Green)) };
+    let step = bench.recover(facts.clone());
+    assert_eq!(bench.live(), Some((Blue, 1)), "what is passed on is answered there");
+    assert!(bench.notes.iter().all(|note| !matches!(note, Note::Contradiction(_))), "{:?}", bench.notes);
+    let leaves = |action: &Action| matches!(action, Action::Drain { .. } | Action::Stop { .. });
+    assert!(!step.effects.iter().any(|effect| leaves(&effect.action)), "{:?}", step.effects);
+    // A reboot: both are brought back.
+    let step = bench.recover(Facts { running: Default::default(), stands_in: None, ..facts });
+    assert!(step.effects.iter().any(|effect| stands_in(&effect.action)), "{:?}", step.effects);
+    let starts = |action: &Action| matches!(action, Action::Start { color: Blue, .. });
+    assert!(step.effects.iter().any(|effect| starts(&effect.action)), "{:?}", step.effects);
+    assert!(!step.effects.iter().any(|effect| leaves(&effect.action)), "{:?}", step.effects);
+}
+
+#[test]
+fn n4_what_dies_while_the_port_is_handed_to_it_is_started_again_where_it_ran() {
+    let mut bench = Bench::with_two_live();
+    bench.flip();
+    bench.run_to("Switching");
+    let wanted = bench.app.pipeline.release().unwrap().id.clone();
+    bench.fail(Nature::FrontStuck);
+    let color = bench.app.idle_color();
+    bench.dies(color, wanted);
+    let step = bench.succeed();
+    let starts = |action: &Action| matches!(action, Action::Start { color: at, .. } if *at == color);
+    assert!(step.effects.iter().any(|effect| starts(&effect.action)), "{:?}", step.effects);
+    assert_eq!(bench.live(), Some((color, 1)));
 }

@@ -1,0 +1,233 @@
+//! What a front that can't be moved still routes to: a relay takes the place of the bad release, and passes everything
+//! on to the one that is to serve, which runs on the other color (promise N4). Nobody waits for the bad release's end.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    slice,
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use super::{
+    building::start_failure,
+    interpreter::{Interpreter, failure, trouble},
+    starting::slots,
+};
+use crate::{
+    errors::chain,
+    process::{
+        Handle, LogSpec, Priority, Role, Slot, Spec, StopRequest, StopSpec, ports,
+        relay::{self, STANDS_IN},
+    },
+    rules::{
+        address::Address,
+        app::Release,
+        ids::{Color, ReleaseId},
+        words::{Failure, Nature, Phase},
+    },
+};
+
+/// How long the bad release may take to leave its port, and, where nothing else serves, to end.
+pub(super) const BRIEF: Duration = Duration::from_secs(1);
+/// How long a relay may take to share the socket of what it takes the place of; then it can't, and listens after that.
+const UNSHARED: Duration = Duration::from_millis(250);
+/// For all of it, KILL included.
+const AT_MOST: Duration = Duration::from_secs(8);
+/// Between two looks at who has the port.
+const LOOK: Duration = Duration::from_millis(5);
+const RELAY_LOG: u64 = 1 << 20;
+
+impl Interpreter {
+    /// Has relays on the color, in the place of `out`; they and nobody else have its ports when this returns. One that
+    /// left its port has the rest of its grace for what it still answers.
+    pub(super) async fn stand_in(
+        &self,
+        color: Color,
+        out: &ReleaseId,
+        release: &Release,
+    ) -> Result<(), Failure> {
+        let phase = Phase::Switching;
+        tracing::warn!(app = %self.settings.name, %color, %out, new = %release.id, "the front can't be moved; passing on what comes to its port");
+        let (mut relays, mut leaving) = (BTreeMap::new(), Vec::new());
+        for handle in self.find_shims(phase).await? {
+            let Some(slot) = handle.role().slot().filter(|slot| slot.color == color) else { continue };
+            let status = handle.status().await.map_err(|err| trouble(phase, &err))?;
+            match handle.stands_in() && *handle.release() == release.id && status.runs() {
+                true => drop(relays.insert(slot, handle)),
+                false => leaving.push((slot, handle)),
+            }
+        }
+        let all = relays.values().chain(leaving.iter().map(|(_, handle)| handle));
+        let known = all.map(Handle::siblings).max();
+        // As many as the front knows of, which can't be told of more.
+        let number = known.unwrap_or_else(|| self.number_of(color, out));
+        for slot in slots(color, number) {
+            if !relays.contains_key(&slot) {
+                let from = leaving.iter().rfind(|(it, _)| *it == slot).map(|(_, handle)| handle);
+                let relay = self.relay(release, (slot, number), from).await?;
+                relays.insert(slot, relay);
+            }
+        }
+        for (slot, handle) in &leaving {
+            self.instances.remove(*slot, handle.id());
+        }
+        for (slot, handle) in &relays {
+            self.instances.put(*slot, handle.clone());
+            self.instances.prove(*slot, handle.id());
+        }
+        Takeover { interpreter: self, relays, leaving }.carry_out().await
+    }
+
+    async fn relay(
+        &self,
+        release: &Release,
+        (slot, siblings): (Slot, u16),
+        from: Option<&Handle>,
+    ) -> Result<Handle, Failure> {
+        let other = slot.color.other();
+        // Where the numbers differ, some of them have more to do.
+        let index = slot.index % self.number_of(other, &release.id).max(1);
+        let to = self.settings.address_at(other, index);
+        let listen = self.settings.address_at(slot.color, slot.index);
+        let mut argv = vec![self.exe.display().to_string()];
+        argv.extend(relay::arguments(&listen, &to, from.map(Handle::shim_pid)));
+        let env = [
+            ("BGD_APP", self.settings.name.to_string()),
+            ("BGD_COLOR", slot.color.to_string()),
+            ("BGD_EVENT", STANDS_IN.to_owned()),
+            ("BGD_INSTANCE", slot.number().to_string()),
+            ("BGD_RELEASE", release.id.to_string()),
+        ];
+        let spec = Spec {
+            app: self.settings.name.clone(),
+            role: Role::Instance(slot),
+            release: release.id.clone(),
+            argv,
+            cwd: "/".into(),
+            env: env.map(|(name, value)| (name.to_owned(), value)).into(),
+            user: None,
+            new_privileges: Default::default(),
+            log: LogSpec {
+                path: self.places.logs().join(format!("relay-{slot}.log")),
+                max_bytes: RELAY_LOG,
+                keep: 1,
+            },
+            stop: StopSpec { how: StopRequest::Signal(libc::SIGTERM), grace: BRIEF },
+            time_limit: None,
+            priority: Priority::Normal,
+            limits: Default::default(),
+            siblings,
+        };
+        self.shims.start(&spec).await.map_err(|err| start_failure(Phase::Switching, &err))
+    }
+}
+
+/// The ports of a color on their way from one release to the relays.
+struct Takeover<'a> {
+    interpreter: &'a Interpreter,
+    relays: BTreeMap<Slot, Handle>,
+    leaving: Vec<(Slot, Handle)>,
+}
+
+impl Takeover<'_> {
+    /// Until the relays alone have the ports. While they share them with what leaves they take most of what comes, so
+    /// that it soon has no client: then they part, and it is asked to end. One that is never without is asked first.
+    /// Where a port can't be shared, what holds on to it for longer than that is brief is killed.
+    async fn carry_out(&self) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let (mut asked, mut parted, mut killed) = (None, None, false);
+        let late = |since: Option<Instant>| since.is_some_and(|since: Instant| since.elapsed() >= BRIEF);
+        loop {
+            let Some((slot, relay)) = self.relays.iter().find(|(slot, relay)| !self.is_alone(**slot, relay))
+            else {
+                if asked.is_none() {
+                    self.ask_to_end();
+                }
+                return Ok(());
+            };
+            let shared = self.all_listen();
+            if shared && parted.is_none() && (late(asked) || !self.has_clients()) {
+                parted = Some(Instant::now());
+                self.part();
+            } else if asked.is_none() && begun.elapsed() >= if shared { BRIEF } else { UNSHARED } {
+                asked = Some(Instant::now());
+                self.ask_to_end();
+            }
+            if !killed && (late(parted) || !shared && late(asked)) {
+                killed = true;
+                self.leaving.iter().for_each(|(_, handle)| drop(tokio::spawn(kill(handle.clone()))));
+            }
+            if relay.main_pid().is_none() || begun.elapsed() >= AT_MOST {
+                return Err(self.not_alone(*slot));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    fn ask_to_end(&self) {
+        self.leaving.iter().for_each(|(_, handle)| drop(tokio::spawn(end(handle.clone()))));
+    }
+
+    fn part(&self) {
+        for relay in self.relays.values() {
+            if let Err(err) = relay.part() {
+                tracing::warn!(app = %relay.app(), %err, "a relay can't be told to listen alone");
+            }
+        }
+    }
+
+    fn not_alone(&self, slot: Slot) -> Failure {
+        let address = self.address(slot).named();
+        let cause = format!("what comes to {address} can't be passed on: another process holds it");
+        let hint = Some(format!("`ss -ltnp` shows who has {address}; then `bgd flip`"));
+        Failure { hint, ..failure(Phase::Switching, Nature::Transient, cause) }
+    }
+
+    fn address(&self, slot: Slot) -> Address {
+        self.interpreter.settings.address_at(slot.color, slot.index)
+    }
+
+    /// The sockets at an address that the relay has, and all of them; `None` where nobody listens.
+    fn sockets(&self, slot: Slot, relay: &Handle) -> Option<(BTreeSet<u64>, BTreeSet<u64>)> {
+        let all: BTreeSet<u64> = ports::listening_at(&self.address(slot)).ok()?.into_iter().collect();
+        let held = ports::held_by(relay.main_pid()?, &all);
+        (!held.is_empty()).then_some((held, all))
+    }
+
+    fn all_listen(&self) -> bool {
+        self.relays.iter().all(|(slot, relay)| self.sockets(*slot, relay).is_some())
+    }
+
+    /// Whether the relay has every socket that listens there, and what it takes the place of none.
+    fn is_alone(&self, slot: Slot, relay: &Handle) -> bool {
+        let left =
+            |handle: &Handle| matches!(handle.listens_on(slice::from_ref(&self.address(slot))), Ok(None));
+        self.sockets(slot, relay).is_some_and(|(held, all)| held == all)
+            && self.leaving.iter().filter(|(it, _)| *it == slot).all(|(_, handle)| left(handle))
+    }
+
+    fn has_clients(&self) -> bool {
+        let mut leaving = self.leaving.iter();
+        leaving.any(|(slot, handle)| handle.has_clients_at(&self.address(*slot)).unwrap_or(true))
+    }
+}
+
+async fn kill(handle: Handle) {
+    if let Err(err) = handle.kill().await {
+        let (app, release) = (handle.app(), handle.release());
+        tracing::warn!(%app, %release, err = %chain(&err), "what a relay takes the place of was not killed");
+    }
+}
+
+/// Asked politely, with the rest of its grace for what it still answers; then what is left of it is killed.
+async fn end(handle: Handle) {
+    let (app, release) = (handle.app().clone(), handle.release().clone());
+    let ended = async {
+        handle.stop().await?;
+        handle.forget().await
+    };
+    if let Err(err) = ended.await {
+        tracing::warn!(%app, %release, err = %chain(&err), "what a relay took the place of was not ended");
+    }
+}
