@@ -8,6 +8,7 @@
 //!               strays (what is below no shim)
 //! the shim      shim/: run (loop) · child (exec) · log (write, rotate) · ending (stop, kill) · socket
 //!               limits (a scope of its own)
+//! under a shim  relay (in the place of an instance, for a front that can't be moved)
 //! both          spec (what to run) · wire (what they say) · record (the state file)
 //! the kernel    identity · tree · ports · sockets · usage · bystanders
 //! ```

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod app;
 pub mod backoff;
+pub mod beside;
 pub mod canary;
 pub mod effect;
 pub mod event;
