@@ -2,7 +2,7 @@
 //! on to the one that is to serve, which runs on the other color (promise N4). Nobody waits for the bad release's end.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     slice,
     time::Duration,
 };
@@ -63,10 +63,9 @@ impl Interpreter {
         // As many as the front knows of, which can't be told of more.
         let number = known.unwrap_or_else(|| self.number_of(color, out));
         for slot in slots(color, number) {
-            if !relays.contains_key(&slot) {
+            if let Entry::Vacant(place) = relays.entry(slot) {
                 let from = leaving.iter().rfind(|(it, _)| *it == slot).map(|(_, handle)| handle);
-                let relay = self.relay(release, (slot, number), from).await?;
-                relays.insert(slot, relay);
+                place.insert(self.relay(release, (slot, number), from).await?);
             }
         }
         for (slot, handle) in &leaving {
