@@ -117,7 +117,7 @@ fn of_the_system(file: &Path, socket: PathBuf) -> PathBuf {
 
 /// `daemon.runtime_dir` of a file that is otherwise not usable.
 fn written_socket(file: &Path) -> Option<PathBuf> {
-    let text = std::fs::read_to_string(file).ok()?;
+    let text = config::text(file)?;
     let table: toml::Table = text.parse().ok()?;
     let dir = table.get("daemon")?.get("runtime_dir")?.as_str()?;
     Some(file.parent()?.join(dir).join(SOCKET))

@@ -7,11 +7,13 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     iter::Peekable,
     path::{Path, PathBuf},
     str::Chars,
 };
+
+use super::guarded;
 
 /// Why a file of variables can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -46,13 +48,16 @@ pub struct BadLine {
     pub what: &'static str,
 }
 
+/// Bytes: an environment can't be larger than what the kernel takes at an exec.
+const LARGEST: u64 = 4 << 20;
+
 /// Reads the file at `path`.
 ///
 /// # Errors
 /// Names the file, and the line.
 pub fn read(path: &Path) -> Result<BTreeMap<String, String>, EnvFileError> {
     let failed = |source| EnvFileError::Read { path: path.to_owned(), source };
-    let bytes = fs::read(path).map_err(failed)?;
+    let bytes = guarded::read(path, LARGEST).map_err(failed)?;
     // The error of the conversion is dropped on purpose: its `Debug` holds the text.
     let text = String::from_utf8(bytes)
         .map_err(|_| failed(io::Error::new(io::ErrorKind::InvalidData, "not UTF-8")))?;

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     auth_file::{self, FileFault},
-    defaults, env_file,
+    defaults, env_file, guarded,
     parse::{Loaded, Source, Surroundings, parse_noting},
     problem::{Notes, Problem, Problems},
     validate::{self, Holds, NamedFile},
@@ -41,6 +41,11 @@ pub fn load(file: &Path) -> Result<Loaded, Problems> {
     super::parse::in_order(&mut notes.warnings, &loaded.settings.files);
     loaded.warnings = notes.warnings;
     Ok(loaded)
+}
+
+/// The text of the configuration at `file` alone, for what has to be found in one that does not load.
+pub fn text(file: &Path) -> Option<String> {
+    read(file).ok().map(|source| source.text)
 }
 
 /// The directories to watch, not recursively, for changes of the configuration at `file`; [`concerns`] tells
@@ -86,15 +91,10 @@ fn read(file: &Path) -> Result<Source, Problem> {
         };
         problem(format!("can't be read: {error}"), hint)
     };
-    // Looked at first: opening a pipe would wait for ever.
-    let found = fs::metadata(file).map_err(unreadable)?;
-    if !found.is_file() || found.len() > LARGEST {
-        return Err(problem(
-            "is no configuration: not a file of at most 4 MiB".to_owned(),
-            "name another file",
-        ));
-    }
-    let bytes = fs::read(file).map_err(unreadable)?;
+    let bytes = guarded::read(file, LARGEST).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => problem(format!("is no configuration: {error}"), "name another file"),
+        _ => unreadable(error),
+    })?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = 1 + error.as_bytes()[..good].iter().filter(|c| **c == b'\n').count();

@@ -3,6 +3,7 @@
 //! ```text
 //! find.rs      which file
 //! load.rs      files → texts, and a look at the files they name
+//!   guarded.rs    what is no sensible file is not read
 //!   auth_file.rs  what such a file holds
 //! parse.rs     texts → settings; pure
 //!   read.rs      TOML → typed values with their places
@@ -19,6 +20,7 @@ mod defaults;
 pub mod duration;
 pub mod env_file;
 mod find;
+mod guarded;
 pub mod init;
 mod load;
 mod nearest;
@@ -37,7 +39,7 @@ mod validate;
 
 pub use self::{
     find::{FindError, VARIABLE, find},
-    load::{concerns, load, sources},
+    load::{concerns, load, sources, text},
     parse::{Loaded, Source, Surroundings, parse},
     problem::{Problem, Problems, Severity},
     secret::SecretError,

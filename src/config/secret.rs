@@ -2,7 +2,10 @@
 
 use std::{io, path::PathBuf};
 
-use super::settings::Preview;
+use super::{guarded, settings::Preview};
+
+/// Bytes: of which the first line counts.
+const LARGEST: u64 = 64 << 10;
 
 /// Why there is no secret.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +34,9 @@ impl Preview {
     /// When the file can't be read, or its first line is too short to be a secret or would need quotes in a front.
     pub fn secret(&self) -> Result<String, SecretError> {
         let path = || self.secret_file.clone();
-        let text = std::fs::read_to_string(&self.secret_file)
+        let bytes = guarded::read(&self.secret_file, LARGEST)
             .map_err(|source| SecretError::Read { path: path(), source })?;
+        let text = String::from_utf8_lossy(&bytes);
         let line = text.lines().next().unwrap_or_default().trim();
         let plain = line.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_');
         if plain && (16..=200).contains(&line.len()) {
