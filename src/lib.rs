@@ -12,8 +12,9 @@
 //! ```
 //!
 //! What holds when things go wrong, and the test of each promise: [`promises`].
-//! Beside them, known to all: `errors` prints a chain of errors, `privilege` is what a started command inherits,
-//! `unix_sockets` what the kernel knows of unix sockets, `confinement` what SELinux and AppArmor refuse.
+//! Beside them, known to all: `errors` prints a chain of errors, `printable` is text without what a terminal obeys,
+//! `privilege` what a started command inherits, `unix_sockets` what the kernel knows of unix sockets, `confinement` what
+//! SELinux and AppArmor refuse.
 
 pub mod api;
 pub mod build;
@@ -25,6 +26,7 @@ pub mod engine;
 pub mod errors;
 pub mod front;
 pub mod git;
+pub mod printable;
 pub mod privilege;
 pub mod probe;
 pub mod process;

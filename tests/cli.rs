@@ -1,6 +1,9 @@
 //! The binary as people and scripts meet it: what it prints where, and with which exit code, against a daemon
 //! that says what each test needs.
 
+#[path = "cli/terminal.rs"]
+mod terminal;
+
 use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
@@ -509,4 +512,23 @@ fn the_demos_app_serves_its_release_and_finishes_at_term() {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     assert!(read(slow).ends_with("hello\n"), "the request in flight is finished");
     assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_configuration_that_is_no_file_is_refused_by_every_command_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let place = Place::without_daemon();
+    for file in [pipe.to_str().unwrap(), "/dev/zero", dir.path().to_str().unwrap()] {
+        for command in ["check", "status", "doctor", "events", "flip", "history", "why"] {
+            let ran = place.run(&[command, "--config", file]);
+            assert_eq!(ran.code, 2, "{command} {file}: {ran:?}");
+            let said = format!("{}{}", ran.out, ran.err);
+            assert!(
+                said.contains("is no configuration: not a file of at most 4 MiB"),
+                "{command} {file}: {said}"
+            );
+        }
+    }
 }

@@ -4,7 +4,7 @@ pub mod access;
 mod acting;
 pub mod client;
 pub mod output;
-mod reading;
+pub mod reading;
 pub mod report;
 pub mod server;
 mod visitors;

@@ -12,11 +12,14 @@ use super::{
     wire::{Answer, ExecPlan, Exit, LogSource, Progress, Refusal, Reply, Status},
 };
 use crate::{
-    build,
-    config::template::Values,
+    build::{self, Places},
+    config::{settings::AppSettings, template::Values},
     engine::fleet::Member,
     errors::chain,
-    rules::ids::{AppName, DeployId},
+    rules::{
+        app::Live,
+        ids::{AppName, DeployId},
+    },
     store::{Store, StoreError, record::EventRecord},
 };
 
@@ -78,17 +81,24 @@ pub(super) async fn read<T: Send + 'static>(
 }
 
 pub(super) fn exec(member: &Member) -> Result<Answer, Refusal> {
-    let snapshot = member.snapshot();
-    let Some(live) = snapshot.app.live() else {
+    let places = member.interpreter().places().clone();
+    exec_plan(member.settings(), places, member.snapshot().app.live()).map(Answer::Exec)
+}
+
+/// How a command runs in the live release.
+///
+/// # Errors
+/// When nothing is live, or a file that the environment comes from can't be read.
+pub fn exec_plan(settings: &AppSettings, places: Places, live: Option<&Live>) -> Result<ExecPlan, Refusal> {
+    let Some(live) = live else {
         return Err(refusal(
             Exit::NothingLive,
             "no release to run it in: nothing is live".to_owned(),
             Some("bgd deploy"),
         ));
     };
-    let settings = member.settings();
     let context = build::Context {
-        places: member.interpreter().places().clone(),
+        places,
         values: Values {
             address: settings.address_at(live.color, 0),
             instance: 1,
@@ -99,12 +109,12 @@ pub(super) fn exec(member: &Member) -> Result<Answer, Refusal> {
     };
     let command = build::exec_command(settings, &context, &[])
         .map_err(|err| refusal(Exit::Failed, chain(&err), Some("bgd doctor")))?;
-    Ok(Answer::Exec(ExecPlan {
+    Ok(ExecPlan {
         cwd: command.cwd.to_string_lossy().into_owned(),
         env: command.env,
         user: command.user,
         new_privileges: command.new_privileges,
-    }))
+    })
 }
 
 /// What is asked of the logs.

@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(
             failure(&failed, &tail, Look::PLAIN),
             "error: shop: deploy #7 of c3c3c3c failed at its health check: GET /up answered 500\n\
-             last output:\n  | booting\n  | panic: no [2J database\n\
+             last output:\n  | booting\n  | panic: no database\n\
              hint: `bgd show 7` has the whole story"
         );
     }

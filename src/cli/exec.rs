@@ -1,13 +1,13 @@
-//! `bgd exec`: asks the daemon what the live release's directory, environment, user and rights are, takes those on,
-//! and replaces itself with the command, whose exit code is then bgd's.
+//! `bgd exec`: asks the daemon, or the record where there is none, what the live release's directory, environment, user
+//! and rights are, and runs the command with those; its exit code is then bgd's.
 
-use std::{ffi::OsString, io, os::unix::process::CommandExt as _, process::Command};
+use std::{ffi::OsString, io, process::Command};
 
 use nix::unistd::Uid;
 
 use crate::{
     api::wire::{Answer, ExecPlan, Exit, Request},
-    cli::{Context, args::ExecArgs, problem::Problem},
+    cli::{Context, args::ExecArgs, offline, problem::Problem, session, terminal},
     privilege::{Account, Rights},
 };
 
@@ -15,18 +15,31 @@ use crate::{
 const NOT_FOUND: u8 = 127;
 const NOT_RUNNABLE: u8 = 126;
 
-/// Asks, and prepares the command; [`replace`] runs it after the runtime is gone.
-pub async fn prepare(context: &Context, args: ExecArgs) -> Result<Command, Problem> {
-    let request = Request::Exec { app: args.app };
-    let Answer::Exec(plan) = context.installation()?.client().ask(&request).await? else {
-        return Err(Problem::unexpected());
+/// A command that only has to be run.
+#[derive(Debug)]
+pub struct Prepared {
+    command: Command,
+    rights: Rights,
+}
+
+/// Asks, and prepares the command; [`run`] runs it after the runtime is gone.
+pub async fn prepare(context: &Context, args: ExecArgs) -> Result<Prepared, Problem> {
+    let installation = context.installation()?;
+    let request = Request::Exec { app: args.app.clone() };
+    let plan = match installation.client().ask(&request).await {
+        Ok(Answer::Exec(plan)) => plan,
+        Ok(_) => return Err(Problem::unexpected()),
+        Err(error) if error.without_daemon() => {
+            let settings = installation.settings_or(&error)?;
+            let plan = offline::exec(settings, &installation.app(args.app.as_ref())?)?;
+            context.say_record(&error);
+            plan
+        }
+        Err(error) => return Err(error.into()),
     };
     let account = plan.user.as_deref().map(account).transpose()?;
     let rights = Rights { account, new_privileges: plan.new_privileges };
-    let mut command = command(&plan, args.command);
-    // SAFETY: run by the one thread that is left when the command replaces this process.
-    unsafe { command.pre_exec(move || rights.prepare_child()) };
-    Ok(command)
+    Ok(Prepared { command: command(&plan, args.command), rights })
 }
 
 fn command(plan: &ExecPlan, words: Vec<OsString>) -> Command {
@@ -41,11 +54,13 @@ fn command(plan: &ExecPlan, words: Vec<OsString>) -> Command {
     command
 }
 
-/// Replaces this process; returns only when that failed.
-pub fn replace(mut command: Command) -> (u8, String) {
-    let error = command.exec();
-    let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUNNABLE };
-    (code, format!("error: can't run {}: {error}", command.get_program().display()))
+/// Runs it to its end; its exit code.
+pub fn run(Prepared { command, rights }: Prepared) -> u8 {
+    let program = command.get_program().to_owned();
+    session::run(command, rights).unwrap_or_else(|error| {
+        terminal::chatter(&format!("error: can't run {}: {error}", program.display()));
+        if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUNNABLE }
+    })
 }
 
 /// The account of the app; only root may take on another than its own.
@@ -88,8 +103,8 @@ mod tests {
 
     #[test]
     fn a_command_that_is_not_there_is_127_as_in_a_shell() {
-        let (code, text) = replace(Command::new("/nonexistent/command"));
-        assert_eq!(code, 127);
-        assert!(text.contains("/nonexistent/command"), "{text}");
+        let account = None;
+        let rights = Rights { account, new_privileges: crate::privilege::NewPrivileges::Refused };
+        assert_eq!(run(Prepared { command: Command::new("/nonexistent/command"), rights }), 127);
     }
 }

@@ -1,5 +1,5 @@
-//! `bgd logs`: output of instances or builds, passed on as it was written: people ask for their own app's words
-//! here, colours included.
+//! `bgd logs`: output of instances or builds, passed on as it was written; on a terminal without what would act on it,
+//! save colours.
 
 use crate::{
     api::{
@@ -25,7 +25,7 @@ pub async fn run(context: &Context, args: LogsArgs) -> Result<Exit, Problem> {
             let settings = installation.settings_or(&error)?;
             let found = offline::logs(settings, &installation.app(app.as_ref())?, (source, instance), lines)?;
             context.say_record(&error);
-            found.iter().try_for_each(|line| terminal::data(line))?;
+            found.iter().try_for_each(|line| terminal::output(context.stdout, line))?;
             if found.is_empty() && lines > 0 && !follow {
                 terminal::chatter(&nothing(source));
             }
@@ -38,7 +38,7 @@ pub async fn run(context: &Context, args: LogsArgs) -> Result<Exit, Problem> {
         match call.next().await? {
             Part::Progress(Progress::Line(line)) => {
                 silent = false;
-                terminal::data(&line)?;
+                terminal::output(context.stdout, &line)?;
             }
             Part::Progress(Progress::Event(event)) => terminal::chatter(&terminal::one_line(&event.text)),
             Part::Done(_) if silent => {

@@ -19,6 +19,7 @@ mod phrase;
 mod problem;
 mod progress;
 mod say;
+mod session;
 mod status;
 mod table;
 mod terminal;
@@ -88,10 +89,8 @@ fn run(context: &Context, command: Command) -> Result<Exit, Problem> {
         Command::Daemon => daemon::run(context),
         Command::Exec(args) => {
             let prepared = waiting(exec::prepare(context, args))??;
-            let (code, text) = exec::replace(prepared);
-            terminal::chatter(&text);
-            // A code of the shell's, not one of the contract's.
-            std::process::exit(i32::from(code))
+            // A code of the command's, not one of the contract's.
+            std::process::exit(i32::from(exec::run(prepared)))
         }
         other => waiting(talk(context, other))?,
     }

@@ -7,10 +7,10 @@ use crate::{
     api::{
         access,
         output::{self, Log},
-        report,
+        reading, report,
         wire::{
-            DaemonReport, DeployDetail, DeployRecord, EventRecord, Exit, FlipReport, LogSource, Refusal,
-            Status,
+            DaemonReport, DeployDetail, DeployRecord, EventRecord, ExecPlan, Exit, FlipReport, LogSource,
+            Refusal, Status,
         },
     },
     build::Places,
@@ -126,6 +126,16 @@ pub fn events(
     since: Option<u64>,
 ) -> Result<Vec<EventRecord>, Refusal> {
     open(settings)?.events(app, since).map_err(unreadable)
+}
+
+/// As `Request::Exec`; whoever may read the record could run it without bgd as well.
+pub fn exec(settings: &Settings, app: &AppName) -> Result<ExecPlan, Refusal> {
+    let of_app = settings
+        .apps
+        .get(app)
+        .ok_or_else(|| refusal(Exit::Usage, format!("no such app: {app}"), "bgd check"))?;
+    let state = open(settings)?.app(app).map_err(unreadable)?.unwrap_or_default();
+    reading::exec_plan(of_app, Places::new(&settings.daemon.state_dir, app), state.live())
 }
 
 /// As `Request::Logs` without following: the last `lines` lines.

@@ -3,6 +3,9 @@
 
 use std::io::{self, IsTerminal, Write as _};
 
+use crate::printable::colored_line;
+pub use crate::printable::one_line;
+
 /// What one stream can show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
@@ -87,9 +90,13 @@ pub fn chatter(text: &str) {
     drop(writeln!(io::stderr().lock(), "{}", text.trim_end_matches('\n')));
 }
 
-/// The text without anything that could move a cursor or forge a line: for what other people wrote.
-pub fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+/// A line of an app's output: raw where it is piped on; on a terminal without anything but colours.
+pub fn output(look: Look, line: &str) -> io::Result<()> {
+    match (io::stdout().is_terminal(), look.ansi) {
+        (false, _) => data(line),
+        (true, true) => data(&colored_line(line)),
+        (true, false) => data(&one_line(line)),
+    }
 }
 
 #[cfg(test)]
@@ -100,10 +107,5 @@ mod tests {
     fn plain_text_has_no_escape_codes() {
         assert_eq!(Look::PLAIN.paint(Tone::Bad, "x"), "x");
         assert_eq!(Look { ansi: true, width: None }.paint(Tone::Good, "x"), "\x1b[32mx\x1b[0m");
-    }
-
-    #[test]
-    fn a13_foreign_text_stays_one_line() {
-        assert_eq!(one_line("a\nb\x1b[31mc"), "a b [31mc");
     }
 }

@@ -1,6 +1,8 @@
 //! Text that comes from outside, made fit to show: one line, UTF-8, no control characters, no user info in
 //! URLs. Used for everything that leaves the worker. Pure.
 
+use crate::printable::is_invisible;
+
 /// Longest text kept, in characters: a subject line or an error needs no more, and a hostile one gets no more.
 const LONGEST: usize = 500;
 
@@ -24,18 +26,6 @@ pub fn one_line(bytes: &[u8]) -> String {
         Some((at, _)) => format!("{}…", &out[..at]),
         None => out,
     }
-}
-
-/// Characters that reorder or hide text on a terminal or in a page: Unicode's format characters, but for those
-/// that are drawn (the number signs of Arabic and its neighbours).
-fn is_invisible(c: char) -> bool {
-    matches!(
-        c,
-        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{feff}'
-            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{fff9}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
-            | '\u{e0000}'..='\u{e007f}'
-    )
 }
 
 /// Text without the user info and the query of any URL in it, also of one inside another's path; a URL's path

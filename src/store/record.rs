@@ -3,10 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{
-    ids::{AppName, Color, CommitId, DeployId, ReleaseId},
-    time::{Stamp, Time},
-    words::{Outcome, Phase},
+use crate::{
+    printable::one_line,
+    rules::{
+        ids::{AppName, Color, CommitId, DeployId, ReleaseId},
+        time::{Stamp, Time},
+        words::{Outcome, Phase},
+    },
 };
 
 /// One finished or running step of a deploy.
@@ -124,9 +127,4 @@ impl EventRecord {
             text: one_line(text),
         }
     }
-}
-
-/// One event stays one line, whatever bytes a commit message holds (promise A13).
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

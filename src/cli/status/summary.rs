@@ -491,6 +491,6 @@ shop  nothing deployed yet
     fn a13_a_commit_message_can_not_forge_a_line() {
         let mut app = fixture::live();
         app.live.as_mut().unwrap().subject = Some("x\nshop  DOWN\x1b[2J".to_owned());
-        assert_eq!(text(app).lines().nth(1), Some("  live      a1a1a1a  x shop  DOWN [2J"));
+        assert_eq!(text(app).lines().nth(1), Some("  live      a1a1a1a  x shop  DOWN"));
     }
 }
