@@ -33,4 +33,5 @@ pub mod process;
 pub mod promises;
 pub mod rules;
 pub mod store;
+pub mod tcp_sockets;
 pub mod unix_sockets;

@@ -20,9 +20,9 @@ const ROWS: [&[&str]; 9] = [
     &["main", "lib", "promises"],
 ];
 /// They know nothing of anybody: what prints an error chain, text made fit to show, what a started command inherits,
-/// which must be the same wherever one is started, and what the kernel knows of unix sockets or refuses whatever the
+/// which must be the same wherever one is started, and what the kernel knows of TCP and unix sockets or refuses whatever the
 /// mode bits say.
-const FOR_ALL: [&str; 5] = ["confinement", "errors", "printable", "privilege", "unix_sockets"];
+const FOR_ALL: [&str; 6] = ["confinement", "errors", "printable", "privilege", "tcp_sockets", "unix_sockets"];
 /// `store` is above `config` and below the outside world, which must not know it either.
 const OUTSIDE_MAY_USE: [&str; 2] = ["rules", "config"];
 /// What a decision must not touch: time and the world come in as events.

@@ -10,7 +10,7 @@
 //!               limits (a scope of its own)
 //! under a shim  relay (in the place of an instance, for a front that can't be moved)
 //! both          spec (what to run) · wire (what they say) · record (the state file)
-//! the kernel    identity · tree · ports · sockets · usage · bystanders
+//! the kernel    identity · tree · ports · usage · bystanders
 //! ```
 //!
 //! Nothing here decides: whether to start, stop or restart is the engine's.
@@ -28,7 +28,6 @@ mod record;
 pub mod relay;
 pub mod shim;
 mod shims;
-mod sockets;
 mod spec;
 mod status;
 pub mod strays;

@@ -19,11 +19,12 @@ use nix::{
     },
 };
 
-use super::{
-    identity::command_line,
-    sockets::{self, State},
+use super::identity::command_line;
+use crate::{
+    rules::address::Address,
+    tcp_sockets::{self, State},
+    unix_sockets,
 };
-use crate::{rules::address::Address, unix_sockets};
 
 /// A listening TCP socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +50,7 @@ pub struct Holder {
 
 /// All sockets that listen on this port, on any address; 0 is any port.
 pub fn listeners(port: u16) -> io::Result<Vec<Listener>> {
-    let found = sockets::read(State::Listen, port)?.into_iter();
+    let found = tcp_sockets::read(State::Listen, port)?.into_iter();
     Ok(found.map(|one| Listener { address: one.local, uid: one.uid, inode: one.inode }).collect())
 }
 
@@ -80,7 +81,7 @@ pub fn listening_at_any(addresses: &[Address]) -> io::Result<Vec<(Address, u64)>
 
 /// The users whom the TCP sockets among these belong to.
 pub(super) fn owners(inodes: &BTreeSet<u64>) -> io::Result<BTreeSet<u32>> {
-    let all = sockets::read(State::Listen, 0)?.into_iter();
+    let all = tcp_sockets::read(State::Listen, 0)?.into_iter();
     Ok(all.filter(|one| inodes.contains(&one.inode)).map(|one| one.uid).collect())
 }
 
@@ -133,12 +134,12 @@ fn socket_inode(link: &str) -> Option<u64> {
 
 /// Connections of clients to this local port that are established.
 pub fn established(port: u16) -> io::Result<usize> {
-    Ok(sockets::read(State::Established, port)?.len())
+    Ok(tcp_sockets::read(State::Established, port)?.len())
 }
 
 /// The sockets of clients' connections to this local port that are established.
 pub(super) fn established_sockets(port: u16) -> io::Result<BTreeSet<u64>> {
-    Ok(sockets::read(State::Established, port)?.into_iter().map(|one| one.inode).collect())
+    Ok(tcp_sockets::read(State::Established, port)?.into_iter().map(|one| one.inode).collect())
 }
 
 /// Nothing listens on the port and an app could bind it, on every address of both families.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     rules::{address::Address, ids::Color},
-    unix_sockets,
+    tcp_sockets, unix_sockets,
 };
 
 /// The workers that served before a cutover, and where in the app they may still send something.
@@ -106,7 +106,7 @@ impl Nginx {
     }
 }
 
-/// Asked once, at the end of a drain that took too long: the whole table is read.
+/// Asked once, at the end of a drain that took too long.
 fn connections(workers: &[Process], addresses: &[Address]) -> Option<usize> {
     let ports: Vec<u16> = addresses.iter().filter_map(Address::port).collect();
     if ports.is_empty() && !addresses.is_empty() {
@@ -117,15 +117,11 @@ fn connections(workers: &[Process], addresses: &[Address]) -> Option<usize> {
             all.extend(sockets?);
             Some(all)
         });
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(std::fs::read_to_string);
-    let [Ok(v4), v6] = tables else { return None };
-    let v6 = v6.unwrap_or_default();
-    let established = v4.lines().chain(v6.lines()).filter_map(established);
-    let counted = established.filter(|(port, inode)| {
-        // Without permission to see the workers' own sockets every client of the port counts.
-        ports.contains(port) && own.as_ref().is_none_or(|own| own.contains(inode))
-    });
-    Some(counted.count())
+    let clients = ports.iter().map(|port| tcp_sockets::clients_of(*port).ok());
+    let clients: Vec<_> = clients.collect::<Option<Vec<_>>>()?.concat();
+    // Without permission to see the workers' own sockets every client of the port counts.
+    let is_theirs = |inode: &u64| own.as_ref().is_none_or(|own| own.contains(inode));
+    Some(clients.iter().filter(|client| is_theirs(&client.inode)).count())
 }
 
 /// Clients of a unix socket have no name, so it is asked of the app's end: all that are open count.
@@ -134,26 +130,9 @@ fn open_on_sockets(addresses: &[Address]) -> Option<usize> {
     paths.map(|path| unix_sockets::connections(path).ok()).sum()
 }
 
-/// Remote port and inode of an established connection, from a line of `/proc/net/tcp`.
-fn established(line: &str) -> Option<(u16, u64)> {
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    let (remote, state, inode) = (fields.get(2)?, fields.get(3)?, fields.get(9)?);
-    let port = u16::from_str_radix(remote.rsplit_once(':')?.1, 16).ok()?;
-    (*state == "01").then_some((port, inode.parse().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_established_connections_to_the_port_count() {
-        let line = "   0: 0100007F:8AE6 0100007F:251D 01 00000000:00000000 00:00000000 00000000     0        \
-                    0 32864 1 0000000000000000 20 4 30 10 -1";
-        assert_eq!(established(line), Some((9501, 32864)));
-        assert_eq!(established(&line.replace(" 01 ", " 0A ")), None);
-        assert_eq!(established("  sl  local_address rem_address   st"), None);
-    }
 
     #[test]
     fn a_worker_of_an_earlier_boot_is_gone() {

@@ -1,6 +1,7 @@
-//! The kernel's list of TCP sockets with one local port and state. By netlink, which filters in the kernel:
-//! a busy host has tens of thousands of closed connections waiting, and reading them all from /proc/net/tcp
-//! takes a hundred milliseconds. That file is the fallback where netlink is forbidden. Used by `ports` only.
+//! The kernel's list of TCP sockets with one port and state. By netlink, which filters in the kernel: a busy host has
+//! tens of thousands of closed connections waiting, and reading them all from /proc/net/tcp takes a hundred
+//! milliseconds. That file is the fallback where netlink is forbidden. Asked by `process` (who listens) and `front`
+//! (what is in flight).
 
 use std::{
     fs::File,
@@ -25,26 +26,47 @@ const DONE: u16 = 3;
 /// States by the kernel's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum State {
+pub enum State {
+    /// A connection, accepted or not yet.
     Established = 1,
+    /// A listener.
     Listen = 10,
 }
 
 /// One socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Socket {
+pub struct Socket {
+    /// Its own address.
     pub local: SocketAddr,
+    /// Its owner.
     pub uid: u32,
+    /// What its descriptors point to.
     pub inode: u64,
 }
 
-/// All sockets of both families in this state with this local port; with port 0 on any port.
-pub(super) fn read(state: State, port: u16) -> io::Result<Vec<Socket>> {
-    // Whatever is wrong with netlink here (a filter, a missing kernel module): the files tell the same.
-    by_netlink(state, port).or_else(|_| by_proc(state, port))
+/// A port of its own end and of the other one; 0 is any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ports {
+    local: u16,
+    remote: u16,
 }
 
-fn by_netlink(state: State, port: u16) -> io::Result<Vec<Socket>> {
+/// All sockets of both families in this state with this local port; with port 0 on any port.
+pub fn read(state: State, port: u16) -> io::Result<Vec<Socket>> {
+    read_between(state, Ports { local: port, remote: 0 })
+}
+
+/// The clients' ends of the connections to this port, wherever it is.
+pub fn clients_of(port: u16) -> io::Result<Vec<Socket>> {
+    read_between(State::Established, Ports { local: 0, remote: port })
+}
+
+fn read_between(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
+    // Whatever is wrong with netlink here (a filter, a missing kernel module): the files tell the same.
+    by_netlink(state, ports).or_else(|_| by_proc(state, ports))
+}
+
+fn by_netlink(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let netlink = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?;
     // The kernel answers at once; a second without an answer means that it never will.
@@ -52,7 +74,7 @@ fn by_netlink(state: State, port: u16) -> io::Result<Vec<Socket>> {
     let mut found = Vec::new();
     let mut buffer = vec![0; BUFFER];
     for family in [libc::AF_INET, libc::AF_INET6] {
-        send(netlink.as_raw_fd(), &request(family, state, port), MsgFlags::empty())?;
+        send(netlink.as_raw_fd(), &request(family, state, ports), MsgFlags::empty())?;
         loop {
             let count = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
             if take_messages(buffer.get(..count).unwrap_or_default(), &mut found)? == Dump::Over {
@@ -63,8 +85,8 @@ fn by_netlink(state: State, port: u16) -> io::Result<Vec<Socket>> {
     Ok(found)
 }
 
-/// A netlink header and an `inet_diag_req_v2` that asks for TCP, a state, and a local port.
-fn request(family: i32, state: State, port: u16) -> Vec<u8> {
+/// A netlink header and an `inet_diag_req_v2` that asks for TCP, a state, and ports.
+fn request(family: i32, state: State, ports: Ports) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(72);
     bytes.extend(72_u32.to_ne_bytes());
     bytes.extend(BY_FAMILY.to_ne_bytes());
@@ -72,7 +94,8 @@ fn request(family: i32, state: State, port: u16) -> Vec<u8> {
     bytes.extend([0; 8]);
     bytes.extend([u8::try_from(family).unwrap_or(0), 6, 0, 0]);
     bytes.extend((1_u32 << state as u8).to_ne_bytes());
-    bytes.extend(port.to_be_bytes());
+    bytes.extend(ports.local.to_be_bytes());
+    bytes.extend(ports.remote.to_be_bytes());
     bytes.resize(72, 0);
     bytes
 }
@@ -121,7 +144,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-fn by_proc(state: State, port: u16) -> io::Result<Vec<Socket>> {
+fn by_proc(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
     let mut found = Vec::new();
     for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let file = match File::open(path) {
@@ -130,20 +153,33 @@ fn by_proc(state: State, port: u16) -> io::Result<Vec<Socket>> {
             file => file?,
         };
         for line in BufReader::with_capacity(BUFFER, file).lines().skip(1) {
-            let socket = parse_line(&line?).filter(|(seen, _)| *seen == state as u8);
-            found.extend(socket.map(|(_, one)| one).filter(|one| port == 0 || one.local.port() == port));
+            let is = |wanted: u16, port: u16| wanted == 0 || wanted == port;
+            let asked = |line: &Line| {
+                line.state == state as u8
+                    && is(ports.local, line.socket.local.port())
+                    && is(ports.remote, line.remote.port())
+            };
+            found.extend(parse_line(&line?).filter(asked).map(|line| line.socket));
         }
     }
     Ok(found)
 }
 
-fn parse_line(line: &str) -> Option<(u8, Socket)> {
+/// A line of the file.
+struct Line {
+    state: u8,
+    remote: SocketAddr,
+    socket: Socket,
+}
+
+fn parse_line(line: &str) -> Option<Line> {
     let mut fields = line.split_ascii_whitespace();
     let local = parse_address(fields.nth(1)?)?;
-    let state = u8::from_str_radix(fields.nth(1)?, 16).ok()?;
+    let remote = parse_address(fields.next()?)?;
+    let state = u8::from_str_radix(fields.next()?, 16).ok()?;
     let uid = fields.nth(3)?.parse().ok()?;
     let inode = fields.nth(1)?.parse().ok()?;
-    Some((state, Socket { local, uid, inode }))
+    Some(Line { state, remote, socket: Socket { local, uid, inode } })
 }
 
 /// Hex in 32-bit words of the host's byte order, then the port.
@@ -178,10 +214,16 @@ mod tests {
             };
             let local = listener.local_addr().unwrap();
             let client = TcpStream::connect(local).unwrap();
-            for state in [State::Listen, State::Established] {
-                let told = by_netlink(state, local.port()).unwrap();
-                assert_eq!(told, by_proc(state, local.port()).unwrap());
-                assert_eq!(told.iter().map(|one| one.local).collect::<Vec<_>>(), [local]);
+            let (own, others) =
+                (Ports { local: local.port(), remote: 0 }, Ports { local: 0, remote: local.port() });
+            for (state, ports, expected) in [
+                (State::Listen, own, local),
+                (State::Established, own, local),
+                (State::Established, others, client.local_addr().unwrap()),
+            ] {
+                let told = by_netlink(state, ports).unwrap();
+                assert_eq!(told, by_proc(state, ports).unwrap());
+                assert_eq!(told.iter().map(|one| one.local).collect::<Vec<_>>(), [expected]);
             }
             drop(client);
         }
@@ -198,7 +240,7 @@ mod tests {
         #[test]
         fn any_bytes_are_parsed_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = take_messages(&bytes, &mut Vec::new());
-            let mut framed = request(2, State::Listen, 1);
+            let mut framed = request(2, State::Listen, Ports { local: 1, remote: 0 });
             framed.extend(bytes);
             let _ = take_messages(&framed, &mut Vec::new());
         }
