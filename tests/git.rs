@@ -825,6 +825,22 @@ impl Remote {
 }
 
 #[tokio::test]
+async fn n1_a_path_that_no_program_can_open_is_refused_before_anything_is_written() {
+    let bench = Bench::new();
+    let worker = bench.worker();
+    for (levels, fits) in [(1_000, true), (3_000, false)] {
+        let commit = bench.deep_commit(levels);
+        worker.fetch(Want::Branch).await.unwrap();
+        let dir = bench.dir(&format!("release-{levels}"));
+        let done = worker.checkout(&commit, &dir).await;
+        assert_eq!(done.is_ok(), fits, "{done:?}");
+        assert_eq!(fs::read_dir(&dir).unwrap().count() > 0, fits);
+        let refused = done.err().map(|refused| refused.kind());
+        assert_eq!(refused, (!fits).then_some(Kind::Refused));
+    }
+}
+
+#[tokio::test]
 async fn n1_a_commit_that_names_more_files_than_it_may_bring_is_refused_before_any_is_written() {
     let bench = Bench::new();
     let bomb = bench.bomb(8);

@@ -63,6 +63,14 @@ pub enum BuildError {
         /// Where they are expected.
         missing: Vec<PathBuf>,
     },
+    /// A directory above the release is closed to the app's user.
+    #[error("user {user} may not pass {} to its release", dir.display())]
+    ClosedWay {
+        /// As configured.
+        user: String,
+        /// The first one that is closed.
+        dir: PathBuf,
+    },
     /// Shared files that the app's user may not read.
     #[error("user {} may not read {}", closed.first().map_or("", |first| &first.user), closed_list(closed))]
     SharedClosed {
@@ -134,6 +142,10 @@ impl BuildError {
                 "put it there, then `bgd deploy`; a directory is written with a `/` at its end in `shared`"
             }
             Self::SharedClosed { closed } => return own_hint(closed),
+            Self::ClosedWay { dir, .. } => {
+                let dir = dir.display();
+                return Some(format!("`chmod o+x {dir}`, or another `state_dir`; then `bgd deploy`"));
+            }
             Self::RewriteNotFound { .. } => {
                 "`find` is literal text of that file in the repository; correct `rewrite`, then `bgd deploy`"
             }

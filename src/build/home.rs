@@ -38,12 +38,15 @@ pub(super) fn of(user: Option<&str>, places: &Places, inherited: &str) -> Result
 fn is_usable(dir: &Path, account: Option<&Account>) -> bool {
     let Ok(meta) = fs::metadata(dir) else { return false };
     let read_only = || statvfs(dir).is_ok_and(|stat| stat.flags().contains(FsFlags::ST_RDONLY));
-    let may = |account: &Account| {
-        let above = dir.ancestors().skip(1);
-        account.may(&meta, 0o3)
-            && above.map(fs::metadata).all(|meta| meta.is_ok_and(|meta| account.may(&meta, 0o1)))
-    };
+    let may = |account: &Account| account.may(&meta, 0o3) && closed_way(account, dir).is_none();
     meta.is_dir() && account.is_none_or(may) && !read_only()
+}
+
+/// The first directory on the way down to `path` that a user may not pass; root passes all.
+pub(super) fn closed_way<'p>(account: &Account, path: &'p Path) -> Option<&'p Path> {
+    let mut down: Vec<&Path> = path.ancestors().skip(1).collect();
+    down.reverse();
+    down.into_iter().find(|dir| fs::metadata(dir).is_ok_and(|meta| !account.may(&meta, 0o1)))
 }
 
 fn is_writable(dir: &Path) -> bool {

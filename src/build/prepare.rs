@@ -11,13 +11,15 @@ use crate::{
         BuildError, Context,
         cache::{self, Cached},
         error::failed,
+        home::closed_way,
         moved::Moved,
-        owner::Owner,
+        owner::{Owner, lookup},
         rewrite,
         shared::{self, Closed},
         tree::Dir,
     },
     config::settings::AppSettings,
+    privilege::Account,
     rules::ids::ReleaseId,
 };
 
@@ -60,6 +62,7 @@ pub fn prepare(
     cancel: &AtomicBool,
 ) -> Result<Prepared, BuildError> {
     let owner = Owner::of(app.user.as_deref())?;
+    refuse_closed_way(app, context)?;
     let release = Dir::open(&context.release_dir())?;
     let store = open_store(&context.places.shared())?;
     shared::check(&app.shared, &release, &store)?;
@@ -94,6 +97,16 @@ pub fn prepare(
         linked: app.shared.clone(),
         rewritten: app.rewrites.iter().map(|change| change.file.clone()).collect(),
     })
+}
+
+/// A build in a directory that its user can't reach fails with words that name something else.
+fn refuse_closed_way(app: &AppSettings, context: &Context) -> Result<(), BuildError> {
+    let Some(user) = app.user.as_deref() else { return Ok(()) };
+    let Some(account) = Account::find(user).map_err(lookup(user))? else { return Ok(()) };
+    match closed_way(&account, &context.release_dir()) {
+        Some(dir) => Err(BuildError::ClosedWay { user: user.to_owned(), dir: dir.to_owned() }),
+        None => Ok(()),
+    }
 }
 
 /// `shared`; where it is a symlink itself, to another disk, the operator put it there: only bgd's own user
@@ -241,6 +254,22 @@ mod tests {
             std::os::unix::fs::FileExt::read_exact_at(&made, &mut found, at).unwrap();
             assert_eq!(&found, b"data\0");
         }
+    }
+
+    #[test]
+    fn l3_a_directory_that_keeps_the_user_from_its_release_is_named_before_the_build() {
+        let mut fixture = Fixture::new();
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        fixture.app.user = Some("nobody".to_owned());
+        run(&fixture).unwrap();
+        fs::set_permissions(fixture.root.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let refused = run(&fixture).unwrap_err();
+        let dir = fixture.root.path().display();
+        assert_eq!(refused.to_string(), format!("user nobody may not pass {dir} to its release"));
+        assert!(refused.hint().unwrap().starts_with(&format!("`chmod o+x {dir}`")));
     }
 
     #[test]

@@ -68,7 +68,11 @@ pub fn mark_complete(places: &Places, release: &ReleaseId, commit: &CommitId) ->
 /// # Errors
 /// [`BuildError::Io`]
 pub fn standing(places: &Places, release: &ReleaseId) -> Result<Standing, BuildError> {
-    match Dir::open(&places.releases())?.stat(OsStr::new(release.as_str()))? {
+    let releases = places.releases();
+    if !releases.exists() {
+        return Ok(Standing::Absent);
+    }
+    match Dir::open(&releases)?.stat(OsStr::new(release.as_str()))? {
         Some(meta) if meta.is_dir() => standing_by_marker(&places.releases().join(marker(release))),
         _ => Ok(Standing::Absent),
     }

@@ -58,6 +58,9 @@ impl Interpreter {
         }
         let (app, id) = (&self.settings.name, &release.id);
         self.say(&format!("{id} was deleted from the disk; it is built anew")).await;
+        let (places, user) = (self.places.clone(), self.settings.user.clone());
+        let made = move || places.create().and_then(|()| places.give_to(user.as_deref()));
+        self.blocking(Phase::Starting, made).await?;
         let built = async {
             self.fill(release, color).await?;
             self.build(release, color).await

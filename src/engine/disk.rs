@@ -59,6 +59,8 @@ pub struct Disk {
     /// One makes room at a time: what the first deletes is room for the second.
     turn: tokio::sync::Mutex<()>,
     apps: Mutex<BTreeMap<AppName, Lodger>>,
+    /// Outlives the settings that an app was started with: a removal of before a reload may still be under way.
+    removals: Mutex<BTreeMap<AppName, Arc<Turn>>>,
 }
 
 /// An app whose releases lie on a disk.
@@ -70,6 +72,12 @@ struct Lodger {
 }
 
 impl Disk {
+    /// One removal at a time for each app.
+    pub(super) fn removals(&self, app: &AppName) -> Arc<Turn> {
+        let mut all = self.removals.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(app.clone()).or_default().clone()
+    }
+
     /// From now on the app's releases may go when room is short, as far as `seen` says that it does not need them.
     pub(super) fn enter(&self, app: &Interpreter, seen: watch::Receiver<Snapshot>) {
         let lodger = Lodger { shelf: app.shelf(), removals: app.removals.clone(), seen };

@@ -100,7 +100,7 @@ impl Interpreter {
             sums_turn: Mutex::new(()),
             ahead: AtomicU64::new(0),
             led: std::sync::Mutex::default(),
-            removals: Arc::default(),
+            removals: disk.removals(&settings.name),
             disk,
             places,
             store,
@@ -168,7 +168,9 @@ impl Interpreter {
     }
 
     async fn fetch(&self, want: &Want) -> Result<Done, Failure> {
-        let given = self.places.give_to(self.settings.user.as_deref());
+        // Somebody may have deleted more than a release.
+        let made = self.places.create();
+        let given = made.and_then(|()| self.places.give_to(self.settings.user.as_deref()));
         given.map_err(|err| Failure { hint: err.hint(), ..trouble(Phase::Fetching, &err) })?;
         let ruled = self.git.source().only_forward();
         let asked = match want {

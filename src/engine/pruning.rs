@@ -4,6 +4,7 @@
 
 use std::{
     io::ErrorKind,
+    num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -31,8 +32,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Turn {
     taken: Arc<tokio::sync::Mutex<()>>,
-    /// What the newest deploy that ended says is needed; taken by whoever has the turn next.
-    newest: Mutex<Option<Guarded>>,
+    /// What the newest deploy that ended says is needed, and how many are kept; taken by whoever has the turn next.
+    newest: Mutex<Option<(NonZeroUsize, Guarded)>>,
 }
 
 impl Turn {
@@ -41,7 +42,7 @@ impl Turn {
         self.taken.clone().lock_owned().await
     }
 
-    fn newest(&self) -> std::sync::MutexGuard<'_, Option<Guarded>> {
+    fn newest(&self) -> std::sync::MutexGuard<'_, Option<(NonZeroUsize, Guarded)>> {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -51,9 +52,9 @@ impl Interpreter {
     /// than the decision is left alone.
     pub(super) async fn prune(&self, before: DeployId, protect: &[ReleaseId]) -> Result<(), Failure> {
         let guarded = Guarded { others: protect.to_vec(), since: Some(before), ..Guarded::default() };
-        *self.removals.newest() = Some(guarded);
+        *self.removals.newest() = Some((self.settings.keep, guarded));
         let turn = self.removals.take().await;
-        let Some(guarded) = self.removals.newest().take() else {
+        let Some((keep, guarded)) = self.removals.newest().take() else {
             // A later deploy ended meanwhile, and what it needs was deleted by.
             return Ok(());
         };
@@ -61,8 +62,8 @@ impl Interpreter {
         aside(move || {
             let _turn = turn;
             let thrift = match disk::has_room(&shelf.places) {
-                true => Thrift::None(shelf.settings.keep),
-                false => Thrift::Remains(shelf.settings.keep),
+                true => Thrift::None(keep),
+                false => Thrift::Remains(keep),
             };
             shelf.prune(thrift, &guarded)
         })

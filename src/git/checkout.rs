@@ -37,6 +37,10 @@ use crate::config::settings::CheckoutLimit;
 const MOST_THREADS: usize = 8;
 /// A thread is worth its start from this many files on.
 const FILES_PER_THREAD: usize = 64;
+/// `PATH_MAX`, with the byte that ends it.
+const LONGEST_PATH: usize = 4_096;
+/// Bytes of such a path that a failure shows.
+const LONGEST_SHOWN: usize = 100;
 /// Between two progress reports.
 const REPORT: Duration = Duration::from_millis(100);
 
@@ -140,6 +144,16 @@ impl Job<'_> {
         GitError::Commit { commit: self.commit.to_string(), cause: Cause::new(err.message()) }
     }
 
+    /// No program could open it, and trees within trees would need the square of their depth here.
+    fn refuse_if_long(&self, path: &Path) -> Result<(), GitError> {
+        if self.dir.as_os_str().len() + 1 + path.as_os_str().len() < LONGEST_PATH {
+            return Ok(());
+        }
+        let shown = path.as_os_str().as_bytes();
+        let begin = String::from_utf8_lossy(shown.get(..LONGEST_SHOWN).unwrap_or(shown));
+        Err(GitError::UnsafePath { path: format!("{begin}…") })
+    }
+
     fn spend(&self, files: u64, bytes: u64) -> Result<(), GitError> {
         let more = |what| GitError::TooLarge { commit: self.commit.to_string(), what };
         self.budget.spend(files, bytes).map_err(more)
@@ -161,6 +175,7 @@ impl Job<'_> {
             for entry in &tree {
                 let path = at.join(safe_name(&at, entry.name_bytes())?);
                 self.spend(1, 0)?;
+                self.refuse_if_long(&path)?;
                 match entry.filemode_raw() & 0o170_000 {
                     0o040_000 => {
                         plan.dirs.push(path.clone());

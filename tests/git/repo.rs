@@ -154,6 +154,16 @@ impl Bench {
         self.git(&["commit-tree", &tree, "-m", "small"]).parse().unwrap()
     }
 
+    /// The branch in the bare repository, at a file below so many directories.
+    pub fn deep_commit(&self, levels: usize) -> CommitId {
+        let path = "d/".repeat(levels);
+        let text = format!(
+            "commit refs/heads/main\ncommitter A <a@x> 1700000000 +0000\ndata 1\nx\nM 644 inline {path}f\ndata 1\nx\n"
+        );
+        feed(&self.bare(), &["fast-import", "--quiet", "--force"], text.as_bytes());
+        self.git_bare(&["rev-parse", "main"]).parse().unwrap()
+    }
+
     /// Another bare repository with one commit, beside the first.
     pub fn sibling(&self, name: &str, file: &str, content: &str) -> PathBuf {
         run(self.root(), &["init", "-q", "--bare", "-b", "main", name]);
