@@ -104,7 +104,10 @@ fn held(app: &App, (name, head): (&AppName, &str)) -> Why {
 
 fn retry_later(at: Time, (name, head): (&AppName, &str)) -> Why {
     let text = format!("{head} failed for outside reasons and is tried again after {}", Stamp(at));
-    let hint = Some(format!("`bgd deploy {name}` tries it at once"));
+    let hint = format!(
+        "`bgd deploy {name}` tries it at once; `bgd doctor {name}` looks for what does not pass by itself"
+    );
+    let hint = Some(hint);
     Why { again_at: Some(Stamp(at)), ..say("retry_later", text, hint) }
 }
 

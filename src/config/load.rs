@@ -167,7 +167,10 @@ fn look_at(file: &NamedFile, notes: &mut Notes) {
                 Holds::Repository { .. } => {
                     (NO_REPOSITORY, "`git init --bare` makes one; or correct the path")
                 }
-                _ => ("there is no such file", "create it before the next deploy, or correct the path"),
+                _ => (
+                    "there is no such file",
+                    "create it before the next deploy; a relative path starts at the directory of bgd.toml",
+                ),
             };
             notes.warn(&file.at, what, hint);
             return;

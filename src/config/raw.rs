@@ -329,7 +329,11 @@ fn hint(key: &str, known: &[&str], at: &Place) -> String {
     if let Some(ours) = related(key, known) {
         return format!("did you mean `{ours}`?");
     }
-    format!("known here: {}", known.join(", "))
+    let known = known.join(", ");
+    match at.key.is_empty() {
+        true => format!("known here: {known}; an app stands under [app.NAME], such as [app.{key}]"),
+        false => format!("known here: {known}"),
+    }
 }
 
 /// `[app.NAME]` tables, by name as written.

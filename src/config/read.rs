@@ -181,6 +181,13 @@ impl<'n> Reader<'n> {
             (_, DeValue::Array(_)) if expected.starts_with("a table such as") => {
                 "write { NAME = \"value\" } instead of [\"NAME=value\"]".to_owned()
             }
+            (_, DeValue::Integer(number)) if expected == "a list" => {
+                let key = at.key.rsplit('.').next().unwrap_or_default();
+                match key {
+                    "ports" => "two ports, [blue, green], such as [9501, 9502]".to_owned(),
+                    _ => format!("write it in brackets, as in {key} = [{}]", number.as_str()),
+                }
+            }
             (_, DeValue::Array(_)) if expected == "a text" => "write one text, without brackets".to_owned(),
             _ => format!("make it {expected}; `bgd init` writes a file with an example of every key"),
         };

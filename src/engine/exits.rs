@@ -110,54 +110,64 @@ impl Interpreter {
     async fn handed_over(&self, handle: &Handle, failure: Failure) -> Failure {
         let Some(slot) = handle.role().slot() else { return failure };
         let address = self.settings.address_at(slot.color, slot.index);
-        let directory = self.places.release(handle.release());
         let until = Instant::now() + HANDED_OVER;
         while ports::listening_at(&address).is_ok_and(|inodes| inodes.is_empty()) && Instant::now() < until {
             sleep(LOOK_AGAIN).await;
         }
-        let left = strays::at(&address, &directory).unwrap_or_default();
-        let taken = ports::listening_at(&address).is_ok_and(|inodes| !inodes.is_empty());
-        let cause = match (left.is_empty(), taken) {
-            (false, _) => {
-                let named = left.iter().map(|stray| stray.named.as_str()).collect::<Vec<_>>().join(", ");
-                let then = self.end_at(&address, &directory, &left).await;
+        let found = strays::at(&address).unwrap_or_default();
+        let left = self.handed_on(handle, found.clone()).await;
+        let cause = match (&left[..], &found[..]) {
+            ([_, ..], _) => {
+                let named = named(&left);
+                let then = self.end_at(&address, &left).await;
                 format!("start ended and had handed the app over to another process: {named}; {then}")
             }
-            (true, true) => {
-                let holder = super::starting::holders_of(&address);
-                let place = address.named();
-                format!(
-                    "start ended and had handed the app over: {place} is now held by {holder}, which is not bgd's to stop"
-                )
-            }
-            (true, false) => match self.manager_of_start() {
+            ([], [_, ..]) => format!(
+                "start ended and had handed the app over: {} is now held by {}, which is not bgd's to stop",
+                address.named(),
+                named(&found)
+            ),
+            ([], []) => match self.manager_of_start() {
                 Some(name) => format!("start ended: it only asked {name} to run the app somewhere else"),
                 None => {
-                    return Failure {
-                        hint: Some(format!("{FOREGROUND}; {}", failure.hint.unwrap_or_default())),
-                        ..failure
-                    };
+                    let shown = failure.hint.unwrap_or_default();
+                    return Failure { hint: Some(format!("{FOREGROUND}; {shown}")), ..failure };
                 }
             },
         };
         Failure { cause, hint: Some(format!("{FOREGROUND}; then `bgd deploy`")), ..failure }
     }
 
-    fn manager_of_start(&self) -> Option<&'static str> {
+    /// Those of the holders that came by this start: in its directory, with its variables, or below another shim of the
+    /// app and younger than the start (its port was free before).
+    async fn handed_on(&self, handle: &Handle, found: Vec<Stray>) -> Vec<Stray> {
+        let (directory, release) = (self.places.release(handle.release()), handle.release().as_str());
+        // Without them fewer are known to be ours.
+        let shims = self.shims.find(&self.settings.name).await.unwrap_or_default();
+        let is_ours = |stray: &Stray| {
+            let marked = stray.marks.as_ref();
+            let below_ours = shims.iter().any(|shim| shim.owns(stray.pid));
+            stray.directory.starts_with(&directory)
+                || marked.is_some_and(|(app, id)| app == self.settings.name.as_str() && id == release)
+                || below_ours && stray.age() <= handle.age()
+        };
+        found.into_iter().filter(is_ours).collect()
+    }
+
+    pub(super) fn manager_of_start(&self) -> Option<&'static str> {
         match &self.settings.start {
             Start::Shell(line) => calls(line).iter().find_map(manager),
             Start::Argv(argv) => manager(&Call::of_argv(argv)),
         }
     }
 
-    /// Ends what holds a port without a shim, and says how that came out.
-    async fn end_at(&self, address: &Address, directory: &Path, left: &[Stray]) -> String {
-        let named: Vec<&str> = left.iter().map(|stray| stray.named.as_str()).collect();
-        tracing::warn!(app = %self.settings.name, pids = named.join(", "), "ended: it held a port of the app below no shim");
+    /// Ends what holds a port below no shim of its own, and says how that came out.
+    async fn end_at(&self, address: &Address, left: &[Stray]) -> String {
+        tracing::warn!(app = %self.settings.name, pids = named(left), "ended: it held a port of the app below no shim");
         let ended = strays::end(left, self.settings.stop.grace).await;
         sleep(STARTED_AGAIN).await;
         let place = address.named();
-        match (ended, strays::at(address, directory).unwrap_or_default().first()) {
+        match (ended, strays::at(address).unwrap_or_default().first()) {
             (Ok(true), None) => format!("it was ended, and {place} is free again"),
             (Ok(true), Some(again)) => {
                 format!("it was ended, and started again: {place} is held by {}", again.named)
@@ -171,21 +181,32 @@ impl Interpreter {
     pub(super) async fn end_strays(&self, slot: Slot, running: &BTreeSet<ReleaseId>) -> Result<(), Failure> {
         let address = self.settings.address_at(slot.color, slot.index);
         let below = self.places.releases();
-        let found = strays::at(&address, &below).map_err(|err| trouble(Phase::Starting, &err))?;
-        let left: Vec<Stray> = found.into_iter().filter(|stray| is_of_none(stray, &below, running)).collect();
+        let found = strays::at(&address).map_err(|err| trouble(Phase::Starting, &err))?;
+        let (app, running) = (self.settings.name.as_str(), running);
+        let left: Vec<Stray> =
+            found.into_iter().filter(|stray| is_of_none(stray, (app, &below), running)).collect();
         if !left.is_empty() {
-            self.end_at(&address, &below, &left).await;
+            self.end_at(&address, &left).await;
         }
         Ok(())
     }
 }
 
-/// Works in the directory of a release that no shim runs.
-fn is_of_none(stray: &Stray, releases: &Path, running: &BTreeSet<ReleaseId>) -> bool {
+/// Works in the directory of a release, or has its variables, and no shim runs that release.
+fn is_of_none(stray: &Stray, (app, releases): (&str, &Path), running: &BTreeSet<ReleaseId>) -> bool {
     let inside = stray.directory.strip_prefix(releases).ok();
-    let first = inside.and_then(|inside| inside.iter().next()?.to_str());
-    let release = first.and_then(|name| name.trim_end_matches(" (deleted)").parse::<ReleaseId>().ok());
+    let by_directory = inside.and_then(|inside| inside.iter().next()?.to_str());
+    let by_directory = by_directory.map(|name| name.trim_end_matches(" (deleted)"));
+    let by_marks = stray.marks.as_ref().filter(|(of, _)| of == app).map(|(_, release)| release.as_str());
+    // The directory is the app's own; variables may be those of the manager that passed them on.
+    let release: Option<ReleaseId> = by_directory
+        .and_then(|name| name.parse().ok())
+        .or_else(|| by_marks.and_then(|name| name.parse().ok()));
     release.is_some_and(|release| !running.contains(&release))
+}
+
+fn named(all: &[Stray]) -> String {
+    all.iter().map(|stray| stray.named.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// The releases that a living process of a shim runs.

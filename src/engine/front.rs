@@ -126,7 +126,7 @@ impl FrontTrouble {
     /// As a deploy's failure: always worth another try, because the commit is not to blame.
     pub fn failure(&self, phase: Phase) -> Failure {
         let (hint, log_tail) = match self {
-            Self::Builtin(_) => (None, Vec::new()),
+            Self::Builtin(err) => (err.hint(), Vec::new()),
             Self::Nginx(err) => (err.hint(), Vec::new()),
             Self::Cutover(err) => (err.hint(), err.log().to_vec()),
             Self::Haproxy(err) => (err.hint(), Vec::new()),

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     build,
-    config::settings::Limits,
+    config::{commands::FOREGROUND, settings::Limits},
     errors::chain,
     probe::{Answer, ProbeCommand, Target, Verdict},
     process::{Bystanders, Handle, Listening, Places, Role, ShimError, Slot, Spec, StartError, ports},
@@ -293,6 +293,10 @@ impl Interpreter {
                     format!("{}; {} shows its output", must_listen(address), logs_of(handle)),
                 )
             }
+        };
+        let hint = match self.manager_of_start().filter(|_| !matches!(own, Listening::Instance { .. })) {
+            Some(name) => format!("{name} runs the app somewhere else: {FOREGROUND}; then `bgd deploy`"),
+            None => hint,
         };
         Failure {
             hint: Some(hint),

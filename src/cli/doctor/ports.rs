@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
+    net::{IpAddr, TcpListener},
     ops::RangeInclusive,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -36,6 +37,8 @@ pub fn check(settings: &Settings, app: &AppSettings, acting: &Acting) -> Vec<Fin
         let held = port_of(app, listen.port(), &|holder| is_front(holder, runtime));
         if listen.port() < range.first_free && !acting.binds_any_port && held.what.ends_with("is free") {
             found.push(front_too_low(app, listen.port(), &range));
+        } else if let Err(error) = TcpListener::bind((listen.ip(), 0)) {
+            found.push(not_of_this_host(app, listen.ip(), &error));
         } else {
             found.push(held);
         }
@@ -89,6 +92,14 @@ fn front_too_low(app: &AppSettings, port: u16, range: &Range) -> Finding {
     )
 }
 
+/// Any port of that address was tried, so that nobody's is taken.
+fn not_of_this_host(app: &AppSettings, ip: IpAddr, error: &io::Error) -> Finding {
+    Finding::fail(
+        format!("{}: front.listen has {ip}, where this host can't listen: {error}", app.name),
+        "`ip address` shows the addresses of this host; 0.0.0.0 is all of them",
+    )
+}
+
 fn outgoing(app: &AppSettings, port: u16, range: &Range) -> Finding {
     let (first, last) = (range.outgoing.start(), range.outgoing.end());
     Finding::warn(
@@ -126,7 +137,10 @@ fn port_of(app: &AppSettings, port: u16, is_ours: &dyn Fn(&Holder) -> bool) -> F
             None => Finding::ok(format!("{}: port {port} is held by our own process", app.name)),
             Some(other) => Finding::fail(
                 format!("{}: port {port} is held by pid {} ({})", app.name, other.pid, other.command),
-                "end it, or give the app another port",
+                match ["nginx", "haproxy"].into_iter().find(|name| other.command.contains(name)) {
+                    Some(name) => format!("write front.type = \"{name}\" to stay behind it, or another port"),
+                    None => "end it, or give the app another port".to_owned(),
+                },
             ),
         },
         Err(error) => Finding::warn(
@@ -170,7 +184,7 @@ fn is_front(holder: &Holder, runtime: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpListener, os::fd::AsRawFd as _};
+    use std::os::fd::AsRawFd as _;
 
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
 
@@ -188,6 +202,13 @@ mod tests {
         for found in [too_low(&app, 81, &range), front_too_low(&app, 81, &range)] {
             assert!(found.level == Level::Fail && found.what.contains("below 1024"), "{found:?}");
         }
+        let elsewhere = "192.0.2.1".parse().unwrap();
+        let error = TcpListener::bind((elsewhere, 0)).unwrap_err();
+        assert!(
+            not_of_this_host(&app, elsewhere, &error)
+                .what
+                .contains("192.0.2.1, where this host can't listen")
+        );
         assert_eq!(outgoing(&app, 40_000, &range).level, Level::Warn);
         assert!(Range::of_this_host().outgoing.start() > &0);
     }

@@ -157,4 +157,9 @@ fn n8_a_wrong_path_or_host_of_the_health_check_is_given_as_it_should_be() {
     assert!(hint("health = \"/up\"").contains("health = { path = \"/up\" }"));
     assert!(hint("env = [\"A=b\"]").contains("{ NAME = \"value\" }"));
     assert!(hint("ExecStart = \"x\"").contains("`start`"));
+    assert!(hint("limits.cpu = \"1.5\"").contains("write \"150%\""));
+    assert_eq!(hint("limits.memory = \"512m\""), "write \"512M\"");
+    assert!(hint("ports = 3000").contains("[9501, 9502]"));
+    assert!(hint("health = { path = \"/\", status = 200 }").contains("status = [200]"));
+    assert!(hint("[shop]").contains("[app.shop]"));
 }

@@ -53,7 +53,10 @@ impl Judge<'_> {
         match bytes(value) {
             Some(bytes) if bytes >= LEAST_MEMORY => return Some(bytes),
             Some(_) => self.notes.error(at, format!("is too little to run anything: {value:?}"), hint),
-            None => self.notes.error(at, format!("is no amount of memory: {value:?}"), hint),
+            None => {
+                let hint = meant(value).map_or(hint.to_owned(), |meant| format!("write {meant:?}"));
+                self.notes.error(at, format!("is no amount of memory: {value:?}"), hint);
+            }
         }
         None
     }
@@ -64,6 +67,12 @@ impl Judge<'_> {
         let percent = percent.and_then(|number| number.parse().ok()).filter(|percent| *percent > 0);
         if percent.is_none() {
             let hint = "percent of one core, such as \"50%\", or \"150%\" for one and a half";
+            // As containers count: in cores.
+            let cores = value.parse::<f64>().ok().filter(|cores| *cores > 0.0 && *cores <= 256.0);
+            let hint = match cores {
+                Some(cores) => format!("{hint}: of {value} cores write \"{:.0}%\"", cores * 100.0),
+                None => hint.to_owned(),
+            };
             self.notes.error(at, format!("is no share of the CPU: {value:?}"), hint);
         }
         percent
@@ -81,6 +90,17 @@ impl Judge<'_> {
     }
 }
 
+/// The amount as it is written here: `512m`, `512MB` and `512MiB` of other tools, and plain bytes.
+fn meant(text: &str) -> Option<String> {
+    let upper = text.trim().to_uppercase().replace(' ', "");
+    let bare = upper.strip_suffix("IB").or_else(|| upper.strip_suffix('B')).unwrap_or(&upper);
+    if bytes(bare).is_some() {
+        return Some(bare.to_owned());
+    }
+    let number: u64 = bare.parse().ok()?;
+    (number >= LEAST_MEMORY).then(|| format!("{}M", number >> 20))
+}
+
 fn bytes(text: &str) -> Option<u64> {
     let unit = text.chars().next_back()?;
     let (_, size) = UNITS.iter().find(|(letter, _)| *letter == unit)?;
@@ -92,6 +112,16 @@ fn bytes(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn n8_an_amount_as_other_tools_write_it_is_given_as_it_should_be() {
+        for (text, expected) in
+            [("512m", "512M"), ("512MB", "512M"), ("1 GiB", "1G"), ("536870912", "512M"), ("2g", "2G")]
+        {
+            assert_eq!(meant(text).as_deref(), Some(expected), "{text}");
+        }
+        assert_eq!((meant("much"), meant("512")), (None, None));
+    }
 
     #[test]
     fn an_amount_is_a_number_and_a_unit() {

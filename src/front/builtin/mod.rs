@@ -148,3 +148,23 @@ pub enum BuiltinError {
         source: io::Error,
     },
 }
+
+impl BuiltinError {
+    /// What to do about it, where more is known than that the front is unwell.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::AddressTaken { .. } => Some("stop it, or set another front.listen; then `bgd deploy`"),
+            // The front is another process: its words are all there is.
+            Self::Start { reason, .. } if reason.contains("(os error 13)") => Some(
+                "a port below 1024 takes root or CAP_NET_BIND_SERVICE; or set a higher front.listen: `bgd doctor`",
+            ),
+            Self::Start { reason, .. } if reason.contains("(os error 99)") => {
+                Some("front.listen has to be an address of this host, or 0.0.0.0 for all: `bgd doctor`")
+            }
+            Self::Start { reason, .. } if reason.contains("(os error 98)") => {
+                Some("`ss -ltnp` shows who has that port; stop it, or set another front.listen")
+            }
+            _ => None,
+        }
+    }
+}
