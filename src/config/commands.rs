@@ -185,9 +185,13 @@ const STAYS: [&str; 4] = ["--no-daemon", "--scope", "-D -m", "-Dm"];
 
 /// The manager that a program asks to run the app, which is then not a child of bgd.
 pub fn manager(call: &Call) -> Option<&'static str> {
-    let by_script = call.program_as_written().is_some_and(|word| word.starts_with("/etc/init.d/"));
-    if by_script {
+    let written = call.program_as_written().unwrap_or_default();
+    if written.starts_with("/etc/init.d/") {
         return Some("an init script");
+    }
+    // `./service` is the app's own.
+    if written.contains('/') && !written.starts_with('/') && !written.contains("node_modules/") {
+        return None;
     }
     let (program, arguments) = (call.program(), call.arguments());
     let words = arguments.join(" ");
@@ -237,6 +241,10 @@ mod tests {
             ("docker build .", None),
             ("supervisorctl restart shop:*", Some("supervisorctl")),
             ("node service.js", None),
+            ("exec ./service --port $PORT", None),
+            ("bin/at", None),
+            ("node_modules/.bin/pm2 start app.js", Some("pm2")),
+            ("/usr/bin/supervisorctl start shop", Some("supervisorctl")),
         ] {
             assert_eq!(calls(line).iter().find_map(manager), expected, "{line}");
         }

@@ -126,6 +126,8 @@ fn take(all: &mut Vec<(AppName, RawApp)>, (name, raw): (String, RawApp), notes: 
         Err(bad) => {
             let hint = "1 to 32 of a-z 0-9 - _, beginning with a letter or digit, such as \"shop\" (of a file of \
                         apps.d: its name)";
+            let taken = bad.to_string().contains("files of bgd");
+            let hint = if taken { "choose another name" } else { hint };
             notes.error(&raw.at, bad.to_string(), hint);
         }
         Ok(name) => match all.iter().find(|(earlier, _)| *earlier == name) {

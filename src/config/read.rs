@@ -102,7 +102,10 @@ impl<'n> Reader<'n> {
     /// Notes a syntax error; true when the parser's recovery from it can be trusted.
     fn note_syntax(&mut self, text: &str, error: &toml::de::Error) -> bool {
         let message = error.message();
-        let (what, hint, harmless) = if message.starts_with("duplicate key") {
+        let begins = error.span().and_then(|span| text.get(span.start..)?.chars().next());
+        let (what, hint, harmless) = if begins.is_some_and(|c| "“”‘’„«»".contains(c)) {
+            ("a quotation mark of a word processor", "write \" before and after the text", false)
+        } else if message.starts_with("duplicate key") {
             ("this key or table is already there", "each may stand once in a file; remove one", true)
         } else if message.starts_with("string values must be quoted") {
             ("a text without quotes", "write it in quotes, as in branch = \"main\" or poll = \"10s\"", true)

@@ -22,7 +22,9 @@ use crate::{
     config::{commands::FOREGROUND, settings::Limits},
     errors::chain,
     probe::{Answer, ProbeCommand, Target, Verdict},
-    process::{Bystanders, Handle, Listening, Places, Role, ShimError, Slot, Spec, StartError, ports},
+    process::{
+        Bystanders, Exit, Handle, How, Listening, Places, Role, ShimError, Slot, Spec, StartError, ports,
+    },
     rules::{
         address::Address,
         app::Release,
@@ -298,11 +300,18 @@ impl Interpreter {
             Some(name) => format!("{name} runs the app somewhere else: {FOREGROUND}; then `bgd deploy`"),
             None => hint,
         };
-        Failure {
+        let failure = Failure {
             hint: Some(hint),
             log_tail: tail(handle.log()),
             ..failure(Phase::Probing, Nature::Deterministic, cause)
-        }
+        };
+        // A health command that nobody can run is no verdict on the app.
+        let code =
+            |code: &i32| one.answers.back().is_some_and(|last| last.contains(&format!("exit code {code}")));
+        let Some(command) = &one.target.command else { return failure };
+        let Some(code) = [126, 127].into_iter().find(code) else { return failure };
+        let exit = Exit { how: How::Code(code), timed_out: false, out_of_memory: false };
+        exits::explained(failure, (&command.argv, &command.cwd, &command.env), exit, "then `bgd deploy`")
     }
 
     /// Who else holds the instance's place, for people.

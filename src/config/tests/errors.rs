@@ -354,6 +354,7 @@ fn a_syntax_error_has_line_and_column_and_hides_its_consequences() {
     for (text, place, what) in [
         ("[app.shop]\nremote = \"x\nstart = 1\nbrnach = 2", ":2:12", "invalid basic string"),
         ("[app.shop\nremote = 1", ":1:10", "unclosed table"),
+        ("[app.shop]\nremote = “x”\nbrnach = 2", ":2:10", "a quotation mark of a word processor"),
         ("a = 1\n\t= 2", ":2:2", "key"),
         ("ä = \"ö\" = 2", ":1:1", "unquoted key"),
         ("x = '''\nnever", ":2:6", "invalid multi-line literal string"),
