@@ -28,6 +28,7 @@ use super::{
     fetch::{self, Terms, Tip},
     mirror::{Failed, HOME, Mirror},
     program::Programs,
+    proxied::Proxied,
     report::Reporter,
     ssh_config::Routes,
     text::one_line,
@@ -88,20 +89,30 @@ struct Session {
 
 impl Session {
     fn open(opening: Opening, reporter: Reporter) -> Result<Self, (GitError, Reporter)> {
-        let programs = Programs::default();
+        let (programs, proxied) = (Programs::default(), Proxied::default());
         let prepared = Secrets::read(&opening).and_then(|secrets| {
             trust_authorities(&opening)?;
             become_user(&opening)?;
             configure_libgit2(&opening)?;
-            programs.register().map_err(|err| worker_error(Stage::Opening, &err.message()))?;
+            programs
+                .register()
+                .and_then(|()| proxied.register())
+                .map_err(|err| worker_error(Stage::Opening, &err.message()))?;
             let mirror = Mirror::open(&opening.mirror)?;
             Ok((secrets, mirror))
         });
         match prepared {
             Ok((secrets, mirror)) => {
                 let home = opening.home.clone();
-                let context =
-                    Context { opening, secrets, home, reporter, programs, routes: Routes::default() };
+                let context = Context {
+                    opening,
+                    secrets,
+                    home,
+                    reporter,
+                    programs,
+                    proxied,
+                    routes: Routes::default(),
+                };
                 Ok(Self { context, mirror, rebuilt: false })
             }
             Err(err) => Err((err, reporter)),

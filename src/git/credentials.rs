@@ -167,6 +167,13 @@ impl Offers {
         made.map_err(|err| err.message().to_owned())
     }
 
+    /// The token with its user name, where it may be shown to this server; counts as tried.
+    pub fn login(&mut self) -> Option<(String, String)> {
+        let at = self.left.iter().position(|offer| *offer == Offer::Token)?;
+        self.tried.push(self.left.remove(at).name());
+        self.secrets.login(&self.url).map(|(user, token)| (user, token.to_owned()))
+    }
+
     /// What was tried, for the message.
     pub fn tried(&self) -> String {
         if self.tried.is_empty() { "none to try".to_owned() } else { self.tried.join(", ") }

@@ -19,6 +19,7 @@ mod local;
 mod local_fetch;
 mod mirror;
 mod program;
+mod proxied;
 mod remote;
 mod repack;
 mod report;

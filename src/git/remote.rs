@@ -81,6 +81,19 @@ pub fn https_address(remote: &str) -> Option<(String, u16)> {
     }
 }
 
+/// A remote over plain http: user name and password if it has both, and the rest.
+pub fn plain_http(remote: &str) -> Option<(Option<(String, String)>, String)> {
+    if !matches!(location(remote), Location::Url { scheme, .. } if scheme == "http") {
+        return None;
+    }
+    let (_, rest) = remote.split_once("://")?;
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (user_info, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let decoded = |text: &str| percent_decoded(text).to_string_lossy().into_owned();
+    let login = user_info.split_once(':').map(|(user, password)| (decoded(user), decoded(password)));
+    Some((login, format!("http://{host}{path}")))
+}
+
 /// The user name in a URL, if there is one.
 pub fn user_of(remote: &str) -> Option<String> {
     let (_, rest) = remote.split_once("://")?;

@@ -20,7 +20,8 @@ use super::{
     known_hosts,
     mirror::{self, Failed, HOME},
     program::{Invocation, Programs},
-    remote::{Location, https_address, location, same_server, ssh_address},
+    proxied::{Proxied, Way},
+    remote::{Location, https_address, location, plain_http, same_server, ssh_address},
     report::Reporter,
     ssh_config::{Given, Route, Routes},
     text::{redact, scrub},
@@ -52,6 +53,8 @@ pub struct Context {
     pub reporter: Reporter,
     /// Known to libgit2.
     pub programs: Programs,
+    /// Known to libgit2 as well.
+    pub proxied: Proxied,
     /// How hosts are reached over ssh.
     pub routes: Routes,
 }
@@ -116,7 +119,7 @@ impl<'a> Peer<'a> {
     /// What libgit2 is told.
     fn target(&self) -> String {
         match &self.route {
-            Route::Direct { .. } => self.url.to_owned(),
+            Route::Direct { .. } => self.proxied().unwrap_or_else(|| self.url.to_owned()),
             Route::Program { invocation, .. } => self.context.programs.arm(invocation),
         }
     }
@@ -216,6 +219,16 @@ impl<'a> Peer<'a> {
 
     fn known_hosts(&self) -> Vec<std::path::PathBuf> {
         known_hosts::files(self.context.opening.known_hosts.as_deref(), &self.context.home)
+    }
+
+    /// What libgit2 is told where http goes through a proxy.
+    fn proxied(&self) -> Option<String> {
+        let proxy = self.context.opening.proxy.clone()?;
+        let (user_info, url) = plain_http(self.url)?;
+        let login = self.seen.borrow_mut().offers.login().or(user_info);
+        let limit = u64::from(self.context.opening.read_timeout_ms.unsigned_abs());
+        let limit = std::time::Duration::from_millis(limit);
+        Some(self.context.proxied.arm(Way { proxy, url, login, limit }))
     }
 
     /// None but the one of the settings: neither git's configuration nor the environment is asked.

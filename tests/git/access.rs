@@ -266,19 +266,37 @@ async fn a6_the_proxy_of_the_settings_is_the_way_out() {
     let bench = Bench::new();
     let commit = bench.commit_and_push("x");
     let certificate = Certificate::server(None, &Wish { host: "git.corp.invalid", until: FOR_LONG });
+    // Basic x-access-token:right-token
+    let plain = Http::start(bench.root(), Some("Basic eC1hY2Nlc3MtdG9rZW46cmlnaHQtdG9rZW4="));
     let tls = Http::start_tls(bench.root(), certificate.acceptor());
+    fs::write(bench.dir("token"), "right-token\n").unwrap();
     let mut source = bench.source();
-    for (server, scheme) in [(&tls, "https")] {
+    for (server, scheme) in [(&plain, "http"), (&tls, "https")] {
         let (port, passed) = proxy(server.port());
         source.remote = format!("{scheme}://git.corp.invalid/remote.git");
         source.auth.proxy = Some(format!("http://127.0.0.1:{port}"));
+        source.auth.token_file = Some(bench.dir("token"));
         source.auth.ca_file = (scheme == "https").then(|| certificate.write(&bench, "ca.pem"));
         let worker = bench.worker_of(source.clone());
         let fetched =
             worker.fetch(Want::Branch).await.unwrap_or_else(|err| panic!("{scheme}: {}", as_error(&err)));
         assert_eq!(fetched.commit, commit);
+        let out = bench.dir(scheme);
+        worker.checkout(&commit, &out).await.unwrap();
+        assert!(out.join("a").is_file());
         assert!(passed.load(Ordering::Relaxed) > 0, "{scheme} went past the proxy");
     }
+    let (port, _) = proxy(plain.port());
+    source.remote = "http://git.corp.invalid/remote.git".into();
+    source.auth.proxy = Some(format!("http://127.0.0.1:{port}"));
+    source.auth.ca_file = None;
+    fs::write(bench.dir("token"), "wrong-token\n").unwrap();
+    let err = bench.worker_of(source.clone()).head().await.unwrap_err();
+    assert_eq!(err.kind(), Kind::Auth, "{}", as_error(&err));
+    fs::write(bench.dir("token"), "right-token\n").unwrap();
+    source.remote = "http://git.corp.invalid/absent.git".into();
+    let err = bench.worker_of(source.clone()).head().await.unwrap_err();
+    assert!(matches!(err, GitError::NoRepository { .. }), "{}", as_error(&err));
     source.auth.proxy = Some("http://127.0.0.1:1".into());
     let err = bench.worker_of(source).head().await.unwrap_err();
     assert!(matches!(err, GitError::Proxy { .. }), "{err:?}");
