@@ -157,6 +157,7 @@ fn app(name: &str, state: AppState) -> AppReport {
             checked_at: None,
             error: None,
             hint: None,
+            refs: None,
             next_at: None,
         },
         last: None,

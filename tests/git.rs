@@ -675,6 +675,19 @@ async fn h4_a_worker_without_work_ends_after_its_rest_and_the_next_request_start
 }
 
 #[tokio::test]
+async fn the_number_of_refs_that_a_look_costs_is_known() {
+    let bench = Bench::new();
+    bench.commit_and_push("x");
+    bench.git(&["push", "-q", "origin", "HEAD:refs/heads/other", "HEAD:refs/tags/v1"]);
+    assert_eq!(bench.worker().head().await.unwrap().refs, None, "one file is read");
+    let server = Http::start(bench.root(), None);
+    let mut source = bench.source();
+    source.remote = server.url("");
+    // HEAD, two branches and a tag.
+    assert_eq!(bench.worker_of(source).head().await.unwrap().refs, Some(4));
+}
+
+#[tokio::test]
 async fn a6_an_http_token_is_sent_once_and_never_shown() {
     let bench = Bench::new();
     let commit = bench.commit_and_push("x");

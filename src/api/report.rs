@@ -47,6 +47,7 @@ pub fn app(snapshot: &Snapshot) -> AppReport {
             checked_at: snapshot.remote.checked_at.map(Stamp),
             error: snapshot.remote.error.clone(),
             hint: snapshot.remote.hint.clone(),
+            refs: snapshot.remote.crowd,
             next_at: snapshot.remote.next_at.map(Stamp),
         },
         last: snapshot.last.as_ref().and_then(last),

@@ -565,6 +565,8 @@ pub struct RemoteReport {
     pub error: Option<String>,
     /// What to do about it.
     pub hint: Option<String>,
+    /// How many refs it lists at each look, where it is therefore asked more seldom than `poll` says.
+    pub refs: Option<u64>,
     /// The next look: after `poll`, later while it can't be read.
     pub next_at: Option<Stamp>,
 }

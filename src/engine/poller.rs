@@ -24,14 +24,16 @@ pub async fn watch_remote(interpreter: Arc<Interpreter>, inbox: Inbox, kick: Arc
     let watch = local.as_ref().map(|path| LocalWatch::start(path.clone()));
     let seed = seed(settings.name.as_str());
     let mut seen = RemoteSeen::default();
-    let mut failures = 0;
+    let (mut failures, mut every) = (0, settings.poll);
     loop {
         match look(&interpreter, local.as_deref()).await {
-            Ok(head) => {
+            Ok((head, refs)) => {
                 failures = 0;
+                every = settings.poll.max(backoff::listing_wait(refs.unwrap_or(0)));
                 seen = RemoteSeen {
                     head: Some(head.clone()),
                     checked_at: Some(clock::now()),
+                    crowd: refs.filter(|_| every > settings.poll),
                     ..RemoteSeen::default()
                 };
                 if inbox.send(Message::Event(Event::HeadSeen(head))).is_err() {
@@ -47,7 +49,7 @@ pub async fn watch_remote(interpreter: Arc<Interpreter>, inbox: Inbox, kick: Arc
                 (seen.error, seen.hint) = (Some(text), err.hint());
             }
         }
-        let wait = backoff::poll_wait(settings.poll, failures, seed);
+        let wait = backoff::poll_wait(every, failures, seed);
         seen.next_at = Some(clock::now().plus(wait));
         if inbox.send(Message::Remote(seen.clone())).is_err() {
             return;
@@ -69,15 +71,18 @@ async fn changed(watch: Option<&LocalWatch>) {
 }
 
 /// A local bare repository's ref is read without git; everything else is the worker's.
-async fn look(interpreter: &Interpreter, local: Option<&std::path::Path>) -> Result<CommitId, GitError> {
+async fn look(
+    interpreter: &Interpreter,
+    local: Option<&std::path::Path>,
+) -> Result<(CommitId, Option<u64>), GitError> {
     let branch = &interpreter.settings().branch;
     if let Some(path) = local
         && let Ok(Some(head)) = git::local_head(path, branch)
     {
-        return Ok(head);
+        return Ok((head, None));
     }
     // Absent or unreadable in the cheap way: the worker's answer has the reason.
-    interpreter.git().head().await.map(|head| head.commit)
+    interpreter.git().head().await.map(|head| (head.commit, head.refs))
 }
 
 /// Spreads the apps that failed together.

@@ -72,6 +72,8 @@ pub struct RemoteSeen {
     pub error: Option<String>,
     /// What to do about it.
     pub hint: Option<String>,
+    /// How many refs it lists at each look, where it is therefore asked more seldom than `poll` says.
+    pub crowd: Option<u64>,
     /// The next look, unless something calls for one before.
     pub next_at: Option<Time>,
 }

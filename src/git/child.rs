@@ -145,7 +145,10 @@ impl Session {
 
     fn answer(&mut self, request: Request) -> Result<Answer, GitError> {
         match request {
-            Request::Head => Ok(Answer::Head(Head { commit: id(fetch::head(&self.context)?)? })),
+            Request::Head => {
+                let (tip, refs) = fetch::head(&self.context)?;
+                Ok(Answer::Head(Head { commit: id(tip)?, refs }))
+            }
             Request::Fetch { want, trust, accepted } => {
                 let recorded = accepted.as_ref().map(oid).transpose()?;
                 self.fetch(&want, Terms { trust: trust.as_ref(), recorded }).map(Answer::Fetched)

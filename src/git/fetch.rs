@@ -17,18 +17,22 @@ use super::{
 /// The shortest abbreviation of a commit id that is looked up.
 const SHORTEST: usize = 4;
 
-/// The tip of the app's branch at the remote.
-pub fn head(context: &Context) -> Result<Oid, GitError> {
+/// The tip of the app's branch at the remote, and how many refs had to be listed for it.
+pub fn head(context: &Context) -> Result<(Oid, Option<u64>), GitError> {
     let (remote, branch) = (&context.opening.remote, &context.opening.branch);
     if let Some(path) = local_path(remote)
         && let Ok(Some(commit)) = local_head(&path, branch)
     {
-        return Oid::from_str(commit.as_str()).map_err(|err| fetch_error(remote, &err));
+        let oid = Oid::from_str(commit.as_str()).map_err(|err| fetch_error(remote, &err))?;
+        return Ok((oid, None));
     }
     // No branch, no repository, or something odd: libgit2 tells which.
     match Way::to(context, remote)? {
-        Way::Files(local) => local.branch(branch),
-        Way::Connection(peer) => branch_tip(&peer.list()?, remote, branch).map(|found| found.oid),
+        Way::Files(local) => Ok((local.branch(branch)?, None)),
+        Way::Connection(peer) => {
+            let listed = peer.list()?;
+            Ok((branch_tip(&listed, remote, branch)?.oid, Some(listed.len() as u64)))
+        }
     }
 }
 
@@ -126,7 +130,7 @@ pub fn chosen(context: &Context, mirror: &Mirror, wanted: &str, terms: Terms<'_>
     let mut accepted = false;
     if terms.trust.is_some() && terms.since(context, mirror) != Some(oid) {
         match head(context) {
-            Ok(tip) if tip == oid => {
+            Ok((tip, _)) if tip == oid => {
                 mirror.accept(&source(context), oid)?;
                 accepted = true;
             }

@@ -137,6 +137,8 @@ pub enum Answer {
 pub struct Head {
     /// Its commit.
     pub commit: CommitId,
+    /// How many refs the remote had to list for it; `None` where one file was read.
+    pub refs: Option<u64>,
 }
 
 /// A revision that is now in the mirror.
@@ -220,7 +222,7 @@ mod tests {
         }
         let failed = Line::Failed(GitError::Empty { remote: "x".into() });
         assert_eq!(parse::<Line>(&print(&failed).unwrap()).unwrap(), failed);
-        let done = Line::Done(Answer::Head(Head { commit }));
+        let done = Line::Done(Answer::Head(Head { commit, refs: Some(3) }));
         assert_eq!(parse::<Line>(&print(&done).unwrap()).unwrap(), done);
     }
 

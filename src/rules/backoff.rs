@@ -37,6 +37,12 @@ pub fn poll_wait(poll: Duration, failures: u32, seed: u64) -> Duration {
     shortened(wait, seed, failures).max(poll)
 }
 
+/// The shortest wait between two looks at a remote that lists `refs` refs at each: some 64 bytes a ref, so that polling
+/// takes about 32 KB a second at most.
+pub fn listing_wait(refs: u64) -> Duration {
+    Duration::from_secs(refs / 500).min(POLL_CAP)
+}
+
 fn doubled(first: Duration, times: u32) -> Duration {
     first.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX))
 }
@@ -81,6 +87,13 @@ mod tests {
         assert!(poll_wait(poll, 1, 1) <= 20 * SECOND);
         assert!(poll_wait(poll, 50, 1) <= POLL_CAP);
         assert_eq!(poll_wait(2 * POLL_CAP, 9, 1), 2 * POLL_CAP);
+    }
+
+    #[test]
+    fn a_remote_with_many_refs_is_asked_more_seldom() {
+        assert_eq!(listing_wait(499), Duration::ZERO);
+        assert_eq!(listing_wait(20_000), 40 * SECOND);
+        assert_eq!(listing_wait(u64::MAX), POLL_CAP);
     }
 
     #[test]

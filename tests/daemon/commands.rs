@@ -63,7 +63,7 @@ fn status_is_as_in_the_contract(stage: &Stage, first: &str, second: &str) {
                 restarts up_since restart_wait_ms";
     expect(&app["live"], live);
     expect(&app["idle"], "color port socket release commit pid state instances backup");
-    expect(&app["remote"], "branch head checked_at error hint next_at");
+    expect(&app["remote"], "branch head checked_at error hint next_at refs");
     expect(&app["last"], "id commit outcome phase error hint finished_at steps");
     expect(&app["last"]["steps"][0], "name ms");
     expect(&app["rollback"], "possible to warm");

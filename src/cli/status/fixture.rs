@@ -76,6 +76,7 @@ pub fn empty() -> AppReport {
             checked_at: None,
             error: None,
             hint: None,
+            refs: None,
             next_at: None,
         },
         last: None,
@@ -141,6 +142,7 @@ pub fn live() -> AppReport {
             checked_at: Some(before(4)),
             error: None,
             hint: None,
+            refs: None,
             next_at: None,
         },
         last: Some(LastReport {

@@ -74,6 +74,7 @@ const KEYS: &[&str] = &[
     "remote.checked_at",
     "remote.error",
     "remote.hint",
+    "remote.refs",
     "remote.next_at",
     "last",
     "last.id",

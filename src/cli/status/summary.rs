@@ -264,10 +264,15 @@ fn remote(app: &AppReport, now: Time, look: Look) -> Vec<String> {
     };
     let checked = remote.checked_at.map(|at| format!(", seen {}", phrase::ago(at, now)));
     let mut lines = vec![head + &checked.unwrap_or_default()];
+    let next = remote.next_at.filter(|at| at.0 > now).map(|at| phrase::whole(at.0.since(now)));
+    if let Some((refs, wait)) = remote.refs.zip(next.as_ref()).filter(|_| remote.error.is_none()) {
+        lines.push(format!(
+            "lists {refs} refs at each look: asked more seldom than `poll` says, next in {wait}"
+        ));
+    }
     if let Some(error) = &remote.error {
         lines.push(look.paint(Tone::Bad, &format!("error: {}", one_line(error))));
         lines.extend(remote.hint.as_deref().map(|hint| format!("hint: {}", one_line(hint))));
-        let next = remote.next_at.filter(|at| at.0 > now).map(|at| phrase::whole(at.0.since(now)));
         lines.extend(
             next.map(|wait| format!("asked again in {wait}; `bgd doctor` or `bgd deploy` ask at once")),
         );
@@ -390,6 +395,16 @@ shop  live, healthy
         status.daemon.running = false;
         let text = render(&status, fixture::NOW, Look::PLAIN);
         assert!(text.contains("\n  next      nothing until the daemon runs again: "), "{text}");
+    }
+
+    #[test]
+    fn a_remote_that_is_asked_more_seldom_for_its_many_refs_says_so() {
+        let mut app = fixture::live();
+        app.remote.refs = Some(20_000);
+        app.remote.next_at = Some(fixture::after(38));
+        let text = text(app);
+        assert!(text.contains("\n            lists 20000 refs at each look: "), "{text}");
+        assert!(text.contains(" next in 38 s\n"), "{text}");
     }
 
     #[test]
