@@ -19,7 +19,7 @@ use crate::{
         problem::Problem,
         progress, terminal,
     },
-    daemon::vitals::{Cause, Delay, Patient, Verdict},
+    process::vitals::{Cause, Delay, Patient, Verdict},
     rules::ids::AppName,
 };
 

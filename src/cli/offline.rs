@@ -15,13 +15,13 @@ use crate::{
     },
     build::Places,
     config::settings::{AppSettings, Settings},
-    daemon::{self, DaemonError, Lock, vitals::Cause},
+    daemon::{self, DaemonError, Lock},
     engine::{
         Counted, RemoteSeen, Seen, Snapshot,
         fleet::{Fleet, Member, Polling},
     },
     errors::chain,
-    process::{Shims, identity},
+    process::{Shims, identity, vitals::Cause},
     rules::{
         app::{Idle, Instance, Pipeline, Serving},
         event::Ask,

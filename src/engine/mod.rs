@@ -12,6 +12,7 @@ mod disk;
 mod exits;
 pub mod fleet;
 mod front;
+mod front_silence;
 mod hanging;
 mod instances;
 mod interpreter;

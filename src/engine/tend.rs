@@ -14,6 +14,7 @@ use super::{
     app_task::{Inbox, Message},
     counting,
     front::AppFront,
+    front_silence::Silence,
     hanging::{Health, Heard},
     interpreter::{Interpreter, tail},
     starting::{answer_line, slots},
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     errors::chain,
     front::{
-        builtin,
+        builtin::{self, BuiltinError},
         haproxy::{self, Haproxy, Life},
         route::Route,
     },
@@ -336,16 +337,23 @@ async fn tend_haproxy(interpreter: &Interpreter, haproxy: &Haproxy, inbox: &Inbo
     }
 }
 
-/// Keeps the builtin front's process up: killed, it is started again at once, with its route.
+/// Keeps the builtin front's process up: killed, it is started again at once, with its route; one that hangs is killed.
 async fn tend_builtin(interpreter: &Interpreter, front: &builtin::Front, inbox: &Inbox) {
     let mut known = None;
     let mut trouble = None;
+    let mut silence = Silence::default();
     loop {
         let seen = match front.hello().await {
             Ok(Some(hello)) => Ok(hello),
             Ok(None) => front.ensure_running().await,
             Err(err) => Err(err),
         };
+        match &seen {
+            Err(BuiltinError::Silent { .. }) => {
+                silence.goes_on(&interpreter.settings().name, front).await;
+            }
+            Ok(_) | Err(_) => silence.broken(),
+        }
         let now = seen.as_ref().err().map(|err| chain(err));
         if now != trouble {
             if let Some(err) = &now {

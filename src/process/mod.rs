@@ -11,6 +11,7 @@
 //! under a shim  relay (in the place of an instance, for a front that can't be moved)
 //! both          spec (what to run) · wire (what they say) · record (the state file)
 //! the kernel    identity · tree · ports · usage · bystanders
+//! hanging       pulse (a sign of life) · vitals (what a silent process does)
 //! ```
 //!
 //! Nothing here decides: whether to start, stop or restart is the engine's.
@@ -24,6 +25,7 @@ mod listening;
 pub mod logs;
 mod orphans;
 pub mod ports;
+pub mod pulse;
 mod record;
 pub mod relay;
 pub mod shim;
@@ -33,6 +35,7 @@ mod status;
 pub mod strays;
 mod tree;
 pub mod usage;
+pub mod vitals;
 pub mod wire;
 
 pub use bystanders::Bystanders;

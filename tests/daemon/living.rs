@@ -152,15 +152,40 @@ fn a_killed_builtin_front_costs_what_is_in_flight_and_nothing_more() {
         }
         let load = stage.load();
         load.sees("one");
-        let fronts: Vec<_> =
-            stage.processes().into_iter().filter(|(_, line)| line.contains("bgd front")).collect();
-        assert_eq!(fronts.len(), 1, "{fronts:?}");
-        send(fronts[0].0, Signal::SIGKILL);
+        send(front_pid(&stage), Signal::SIGKILL);
         load.sees("one");
         // What was with it is cut; nobody is refused, and nobody is answered without a route.
         let lost = load.end().lost;
         let is_cut = |what: &String| !what.contains("refused") && !what.contains("answered");
         assert!(lost.len() <= load::CLIENTS && lost.iter().all(is_cut), "{lost:#?}");
+    }
+    stage.push_live("two");
+    stage.assert_no_leftover();
+}
+
+fn front_pid(stage: &Stage) -> u32 {
+    let fronts: Vec<_> =
+        stage.processes().into_iter().filter(|(_, line)| line.contains("bgd front")).collect();
+    assert_eq!(fronts.len(), 1, "{fronts:?}");
+    fronts[0].0
+}
+
+#[test]
+fn a_builtin_front_that_hangs_is_ended_and_its_heir_serves() {
+    let Some(mut stage) = Stage::set(Plan::of(Kind::Builtin)) else { return };
+    stage.push_live("one");
+    stage.until_at_rest();
+    for restarted in [false, true] {
+        let hung = front_pid(&stage);
+        send(hung, Signal::SIGSTOP);
+        if restarted {
+            // The next daemon finds it so, and has no second handle on its socket.
+            stage.kill_daemon();
+            stage.start_daemon();
+        }
+        stage.eventually("an heir serves", |stage| stage.served() == "one");
+        assert_ne!(front_pid(&stage), hung);
+        stage.until("the trouble is over", |status| status["trouble"].is_null());
     }
     stage.push_live("two");
     stage.assert_no_leftover();

@@ -5,6 +5,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use tokio::{
+    net::UnixStream,
     sync::Mutex,
     time::{Instant, sleep},
 };
@@ -155,6 +156,15 @@ impl Front {
             Some(process) => drop(process.ended(within).await),
             None => sleep(within.min(LOOK)).await,
         }
+    }
+
+    /// The process that serves or should, whether it answers or not; `None` when nothing listens on its socket.
+    pub async fn pid(&self) -> Option<u32> {
+        if let Some(spare) = &self.kept.lock().await.spare {
+            return Some(spare.pid());
+        }
+        let listening = UnixStream::connect(&self.place.control).await.ok()?;
+        listening.peer_cred().ok()?.pid().and_then(|pid| u32::try_from(pid).ok())
     }
 
     /// A runtime directory may be wiped while apps live on.

@@ -40,6 +40,11 @@ impl Spare {
         self.pid == pid
     }
 
+    /// The process that serves the socket.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// What is routed from now on.
     pub(super) fn routed(&mut self, route: &Route) {
         self.route = Some(route.clone());

@@ -20,7 +20,7 @@ const BEAT: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// When there is no memory or descriptor for it.
-pub(super) fn start() -> io::Result<()> {
+pub fn start() -> io::Result<()> {
     let file = File::from(memfd_create(NAME, MFdFlags::MFD_CLOEXEC)?);
     tokio::spawn(async move {
         let mut turn = tokio::time::interval(BEAT);

@@ -1,24 +1,27 @@
-//! Whether a daemon that does not answer hangs, or lives and does not get to it: by what the kernel says of its threads
-//! and by its pulse. Asked by `bgd flip` before it ends one (promise N2). Looks only; ends nothing.
+//! Whether a daemon or a front that does not answer hangs, or lives and does not get to it: by what the kernel says of
+//! its threads and by its pulse, if it has one. Asked by `bgd flip` and by the daemon before they end one (promise N2).
+//! Looks only; ends nothing.
 
 use std::{
     fmt, fs,
     time::{Duration, Instant},
 };
 
-use super::pulse;
-use crate::process::identity::{Identity, ThreadState};
+use super::{
+    identity::{Identity, ThreadState},
+    pulse,
+};
 
 /// Between two looks at the threads.
 const APART: Duration = Duration::from_millis(100);
 /// How many looks one examination takes: a thread that is about to run is seen in one of them.
 const LOOKS: u32 = 10;
-/// A daemon that computes without a pulse for this long is in an endless loop.
+/// A process that computes without a pulse for this long is in an endless loop.
 const SPINS_FOR: Duration = Duration::from_secs(10);
 /// Less processor time and waiting for it, in a second, is what the kernel's own housekeeping amounts to.
 const NOTHING: Duration = Duration::from_millis(2);
 
-/// What a silent daemon is doing.
+/// What a silent process is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It will not answer.
@@ -71,7 +74,7 @@ impl fmt::Display for Delay {
     }
 }
 
-/// One daemon under observation.
+/// One process under observation.
 #[derive(Debug)]
 pub struct Patient {
     process: Identity,
