@@ -2,6 +2,8 @@
 
 #[path = "front_builtin/canary.rs"]
 mod canary;
+#[path = "front_builtin/crowd.rs"]
+mod crowd;
 #[path = "front_builtin/figures.rs"]
 mod figures;
 #[path = "front_builtin/http.rs"]

@@ -354,10 +354,13 @@ async fn tend_builtin(interpreter: &Interpreter, front: &builtin::Front, inbox: 
             }
             Ok(_) | Err(_) => silence.broken(),
         }
-        let now = seen.as_ref().err().map(|err| chain(err));
+        let now = match &seen {
+            Ok(hello) => hello.trouble.clone(),
+            Err(err) => Some(chain(err)),
+        };
         if now != trouble {
             if let Some(err) = &now {
-                tracing::error!(app = %interpreter.settings().name, %err, "the front does not run");
+                tracing::error!(app = %interpreter.settings().name, %err, "the front does not run as it should");
             }
             trouble.clone_from(&now);
             if inbox.send(Message::FrontTrouble(now)).is_err() {

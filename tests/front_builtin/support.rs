@@ -104,6 +104,11 @@ impl TestFront {
         Self { front, address, dir }
     }
 
+    /// One that runs already.
+    pub fn of(front: Front, address: SocketAddr, dir: tempfile::TempDir) -> Self {
+        Self { front, address, dir }
+    }
+
     /// One that somebody else started.
     pub async fn found(dir: tempfile::TempDir, control: PathBuf) -> Self {
         until(async || control.exists()).await;

@@ -115,6 +115,9 @@ pub struct Hello {
     /// How long clients and apps may take; `None`: a former build, which has no limits.
     #[serde(default)]
     pub limits: Option<Limits>,
+    /// What it can't do well at this time, for people.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 /// Plain numbers since the start of the front's process.

@@ -1,13 +1,13 @@
 //! The front's log file: warnings and errors, one line each, never more than a few a second, never larger
-//! than a limit. A file that was moved or deleted comes back. Nothing here may stop traffic: a line that
-//! can't be written is lost.
+//! than a limit. It stays open, so that a process without a descriptor left can say so; one that was moved or deleted
+//! comes back. Nothing here may stop traffic: a line that can't be written is lost.
 
 use std::{
     fmt,
-    fs::{File, OpenOptions},
+    fs::{File, Metadata, OpenOptions},
     io::Write,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -29,12 +29,20 @@ struct Rate {
     since: Instant,
     written: u32,
     suppressed: u64,
+    file: Option<File>,
+}
+
+impl Rate {
+    fn new(file: Option<File>) -> Self {
+        Self { since: Instant::now(), written: 0, suppressed: 0, file }
+    }
 }
 
 impl Journal {
     /// Lines go to `path`.
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, rate: Mutex::new(Rate { since: Instant::now(), written: 0, suppressed: 0 }) }
+        let file = open(&path).ok();
+        Self { path, rate: Mutex::new(Rate::new(file)) }
     }
 
     /// Something healed or will heal by itself.
@@ -51,10 +59,10 @@ impl Journal {
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
         if rate.since.elapsed() >= WINDOW {
             let suppressed = rate.suppressed;
-            *rate = Rate { since: Instant::now(), written: 0, suppressed: 0 };
+            *rate = Rate::new(rate.file.take());
             if suppressed > 0 {
                 let lines = if suppressed == 1 { "line" } else { "lines" };
-                self.write("WARN", format_args!("{suppressed} {lines} left out"));
+                self.write(&mut rate.file, "WARN", format_args!("{suppressed} {lines} left out"));
             }
         }
         if rate.written == LINES {
@@ -62,28 +70,40 @@ impl Journal {
             return;
         }
         rate.written += 1;
-        self.write(level, message);
+        self.write(&mut rate.file, level, message);
     }
 
-    fn write(&self, level: &str, message: fmt::Arguments<'_>) {
+    fn write(&self, file: &mut Option<File>, level: &str, message: fmt::Arguments<'_>) {
         let at = jiff::Timestamp::now();
         let line = format!("{at:.3} {level} {}\n", message.to_string().replace('\n', " "));
         // No one is left to be told about an error here.
-        let _lost = self.open().and_then(|mut file| file.write_all(line.as_bytes()));
+        let _lost = self.current(file).map(|mut file| file.write_all(line.as_bytes()));
     }
 
-    /// Opened anew for each line: few lines come, and a deleted file is back with the next one.
-    fn open(&self) -> std::io::Result<File> {
-        let append = || OpenOptions::new().create(true).append(true).mode(0o640).open(&self.path);
-        let file = append()?;
-        if file.metadata()?.size() < LARGEST {
-            return Ok(file);
+    /// The file that has the name now; the former one as long as no other can be opened.
+    fn current<'a>(&self, file: &'a mut Option<File>) -> Option<&'a File> {
+        let opened = file.as_ref().and_then(|file| file.metadata().ok());
+        let named = std::fs::symlink_metadata(&self.path).ok();
+        let is_named = |it: &Metadata| {
+            named.as_ref().is_some_and(|named| (named.dev(), named.ino()) == (it.dev(), it.ino()))
+        };
+        let stays = opened.as_ref().filter(|opened| is_named(opened));
+        if stays.is_some_and(|opened| opened.size() >= LARGEST) {
+            let mut former = self.path.clone().into_os_string();
+            former.push(".1");
+            std::fs::rename(&self.path, former).ok()?;
         }
-        let mut former = self.path.clone().into_os_string();
-        former.push(".1");
-        std::fs::rename(&self.path, former)?;
-        append()
+        if stays.is_none_or(|opened| opened.size() >= LARGEST)
+            && let Ok(anew) = open(&self.path)
+        {
+            *file = Some(anew);
+        }
+        file.as_ref()
     }
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
 }
 
 #[cfg(test)]
@@ -101,8 +121,22 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert!((20..=60).contains(&text.lines().count()), "{text}");
         assert!(text.contains("line 0 of two"));
+        let journal = Journal::new(path.clone());
         std::fs::remove_file(&path).unwrap();
-        Journal::new(path.clone()).info(format_args!("again"));
+        journal.info(format_args!("again"));
         assert!(std::fs::read_to_string(&path).unwrap().contains("INFO again"));
+        std::fs::rename(&path, dir.path().join("moved")).unwrap();
+        journal.info(format_args!("and again"));
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+    }
+
+    #[test]
+    fn a_large_file_gives_way_to_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("front.log");
+        std::fs::write(&path, vec![b'x'; LARGEST as usize]).unwrap();
+        Journal::new(path.clone()).info(format_args!("new"));
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+        assert_eq!(std::fs::metadata(dir.path().join("front.log.1")).unwrap().size(), LARGEST);
     }
 }

@@ -13,6 +13,8 @@
 //! While two colors are routed, `table` says which of them a request goes to (`wish` reads what the request has to say
 //! about it), and `tally` counts what became of it.
 //!
+//! `crowd` keeps descriptors back: a flood of clients stops neither visitors nor the control socket (promise N1).
+//!
 //! What passes: everything HTTP/1.1 and 1.0, streamed both ways, and upgrades; `headers` says what changes
 //! in heads, `proxy` what is sent again. Limits on clients: 64 KiB and 100 fields of head within 20 s, 75 s idle, 60 s
 //! without taking anything of an answer, and between two pieces of a body what [`Limits`] says; on apps: until the head
@@ -23,6 +25,7 @@
 mod answer;
 mod client;
 pub mod control;
+mod crowd;
 mod flow;
 mod guest;
 mod handover;

@@ -22,6 +22,7 @@ use hyper::{
 use tokio::time::{Instant, sleep};
 
 use super::{
+    crowd::is_shortage,
     headers::{self, Client},
     reply::Reply,
     sockets::Slot,
@@ -228,6 +229,9 @@ impl Session {
         mut lease: Lease,
         error: io::Error,
     ) -> Result<(), Response<Reply>> {
+        if is_shortage(&error) {
+            return self.out_of_descriptors(attempts, lease, &error).await;
+        }
         lease.not_connected();
         if self.pass_over(attempts, &lease, &error) {
             return Ok(());
@@ -242,6 +246,24 @@ impl Session {
             return Err(self.unreachable(&lease, &error));
         }
         drop(lease);
+        attempts.wait().await;
+        Ok(())
+    }
+
+    /// The app is not to blame, so nothing counts against it.
+    async fn out_of_descriptors(
+        &self,
+        attempts: &mut Attempts,
+        mut lease: Lease,
+        error: &io::Error,
+    ) -> Result<(), Response<Reply>> {
+        lease.unsent();
+        drop(lease);
+        self.worker.relieve(Some(error));
+        self.worker.switch.close_idle(self.worker.id);
+        if !attempts.are_patient() {
+            return Err(self.come_back("the front has too few descriptors\n"));
+        }
         attempts.wait().await;
         Ok(())
     }
@@ -310,7 +332,11 @@ impl Session {
     }
 
     fn nothing_live(&self) -> Response<Reply> {
-        let mut answer = self.own(StatusCode::SERVICE_UNAVAILABLE, "nothing is live\n");
+        self.come_back("nothing is live\n")
+    }
+
+    fn come_back(&self, text: &'static str) -> Response<Reply> {
+        let mut answer = self.own(StatusCode::SERVICE_UNAVAILABLE, text);
         answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         answer
     }
@@ -408,8 +434,12 @@ impl Attempts {
 
     /// Whether the error is a refusal, and patience is not at its end.
     fn may_wait(&mut self, error: &io::Error) -> bool {
-        let since = *self.refused.get_or_insert_with(Instant::now);
-        error.kind() == io::ErrorKind::ConnectionRefused && since.elapsed() < PATIENCE
+        self.are_patient() && error.kind() == io::ErrorKind::ConnectionRefused
+    }
+
+    /// Whether the first of them failed only a moment ago.
+    fn are_patient(&mut self) -> bool {
+        self.refused.get_or_insert_with(Instant::now).elapsed() < PATIENCE
     }
 
     async fn wait(&mut self) {

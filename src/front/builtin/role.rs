@@ -177,7 +177,7 @@ async fn begin(
     if let Some(route) = route {
         switch.apply(&route).map_err(|error| failed("inherited route", &error))?;
     }
-    let house = Arc::new(House::default());
+    let house = Arc::new(House::new(count));
     let shared = (Arc::clone(&switch), Arc::clone(journal), Arc::clone(&house));
     let clients = start_workers(count, &listener, shared).map_err(|error| failed("worker", &error))?;
     let control = &arguments.control;
@@ -208,7 +208,7 @@ fn start_workers(
     (switch, journal, house): (Arc<Switch>, Arc<Journal>, Arc<House>),
 ) -> io::Result<Vec<Arc<Sockets>>> {
     let start = |id| {
-        let clients = Arc::<Sockets>::default();
+        let clients = Arc::new(Sockets::counted(house.crowd.clients()));
         let worker = Worker {
             id,
             switch: Arc::clone(&switch),

@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
 };
@@ -40,6 +40,10 @@ pub(super) enum Doing {
 #[derive(Debug)]
 pub(super) struct Slot {
     fd: RawFd,
+    /// Its number among those admitted.
+    number: u64,
+    /// Shut down by [`Sockets::close_longest`], and soon gone.
+    closing: AtomicBool,
     doing: AtomicU8,
     since: AtomicU32,
     /// The peer did not take all that we have for it.
@@ -152,15 +156,25 @@ impl Slot {
 pub(super) struct Sockets {
     open: Mutex<HashMap<RawFd, Arc<Slot>>>,
     ticks: Arc<AtomicU32>,
+    admitted: AtomicU64,
+    /// How many are open here, and in other registries that count with it.
+    total: Arc<AtomicUsize>,
 }
 
 impl Sockets {
+    /// A registry that counts with others.
+    pub(super) fn counted(total: Arc<AtomicUsize>) -> Self {
+        Self { total, ..Self::default() }
+    }
+
     /// Takes a connected socket into the registry.
     pub(super) fn admit(self: &Arc<Self>, stream: impl Into<Flow>) -> Wire {
         let stream = stream.into();
         let fd = stream.as_raw_fd();
         let slot = Arc::new(Slot {
             fd,
+            number: self.admitted.fetch_add(1, Ordering::Relaxed),
+            closing: AtomicBool::new(false),
             doing: AtomicU8::new(Doing::Quiet as u8),
             since: AtomicU32::new(self.ticks.load(Ordering::Relaxed)),
             clogged: AtomicBool::new(false),
@@ -171,6 +185,7 @@ impl Sockets {
             waker: OnceLock::new(),
             ticks: Arc::clone(&self.ticks),
         });
+        self.total.fetch_add(1, Ordering::Relaxed);
         self.lock().insert(fd, Arc::clone(&slot));
         Wire { stream, unread: Bytes::new(), slot, sockets: Arc::clone(self) }
     }
@@ -188,6 +203,28 @@ impl Sockets {
                 shut(slot.fd);
             }
         }
+    }
+
+    /// Shuts down `count` of those that have been `doing` this for longest, at least for `ticks`; answers how many those
+    /// were. To be called on the thread that serves these sockets, as [`Sockets::close`].
+    pub(super) fn close_longest(&self, doing: Doing, ticks: u32, count: usize) -> usize {
+        let open = self.lock();
+        let may_go = |slot: &&Arc<Slot>| {
+            slot.is(doing)
+                && slot.age() >= ticks
+                && !slot.clogged.load(Ordering::Relaxed)
+                && !slot.closing.load(Ordering::Relaxed)
+        };
+        let mut found: Vec<_> = open.values().filter(may_go).collect();
+        let count = count.min(found.len());
+        if count < found.len() {
+            found.select_nth_unstable_by_key(count, |slot| (u32::MAX - slot.age(), slot.number));
+        }
+        for slot in &found[..count] {
+            slot.closing.store(true, Ordering::Relaxed);
+            shut(slot.fd);
+        }
+        count
     }
 
     /// Shuts down what has taken nothing for so many ticks of what lies ready for it. Upgraded connections are left
@@ -301,6 +338,7 @@ impl Drop for Wire {
     fn drop(&mut self) {
         // Before the stream is closed (fields drop after this): see the file's head.
         self.sockets.lock().remove(&self.slot.fd);
+        self.sockets.total.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -365,6 +403,34 @@ mod tests {
     };
 
     use super::*;
+
+    #[tokio::test]
+    async fn those_that_are_idle_for_longest_go_first() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let total = Arc::<AtomicUsize>::default();
+        let sockets = Arc::new(Sockets::counted(Arc::clone(&total)));
+        let mut wires = Vec::new();
+        let mut peers = Vec::new();
+        for _ in 0..6 {
+            peers.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+            wires.push(sockets.admit(listener.accept().await.unwrap().0));
+        }
+        wires[0].slot().set(Doing::Answering);
+        sockets.tick();
+        // Used since: younger than those after it.
+        wires[1].slot().set(Doing::Quiet);
+        wires[2].slot().set(Doing::Hearing);
+        assert_eq!(sockets.close_longest(Doing::Quiet, 0, 2), 2);
+        assert_eq!(sockets.close_longest(Doing::Hearing, 1, 2), 0, "not long enough");
+        assert_eq!(sockets.close_longest(Doing::Quiet, 0, 5), 2);
+        assert_eq!(sockets.close_longest(Doing::Quiet, 0, 5), 0, "each is closed once");
+        for closed in [3, 4, 5, 1] {
+            assert_eq!(peers[closed].read(&mut [0]).await.unwrap(), 0);
+        }
+        assert_eq!(total.load(Ordering::Relaxed), 6);
+        drop(wires);
+        assert_eq!(total.load(Ordering::Relaxed), 0);
+    }
 
     #[tokio::test]
     async fn a_peer_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {

@@ -132,6 +132,7 @@ impl Stage {
             route: self.switch.route(),
             inflight: self.in_flight().await,
             limits: Some(self.house.limits.get()),
+            trouble: self.house.crowd.trouble(),
         }
     }
 

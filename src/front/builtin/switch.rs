@@ -190,6 +190,13 @@ impl Switch {
         }
     }
 
+    /// Closes all idle connections of `worker`.
+    pub(super) fn close_idle(&self, worker: usize) {
+        for target in self.table.load().targets() {
+            target.close_idle(worker);
+        }
+    }
+
     /// What was counted since the start.
     pub(super) fn counters(&self) -> PerColor<Counters> {
         let sum = |color| {

@@ -161,6 +161,11 @@ impl Target {
         idle.drain(..due);
     }
 
+    /// Closes all that are idle.
+    pub(super) fn close_idle(&self, worker: usize) {
+        self.idle(&self.lanes[worker]).clear();
+    }
+
     fn idle<'lane>(&self, lane: &'lane Lane) -> MutexGuard<'lane, Vec<Idle>> {
         lane.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -17,6 +17,7 @@ use tokio::{net::TcpStream, sync::Notify};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    crowd::{Crowd, is_shortage},
     guest::Guest,
     headers::Client,
     journal::Journal,
@@ -44,8 +45,12 @@ const TRIM_TICKS: u32 = 20;
 const HEAD_TICKS: u32 = 40;
 /// Ticks after which a client that takes nothing of its answer is given up: 60 s.
 const TAKE_TICKS: u32 = 120;
-/// After an accept that failed (out of descriptors, say).
+/// After an accept that failed, and between two looks for room when no client can go.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Until clients that were closed have gone.
+const CLOSE_PAUSE: Duration = Duration::from_millis(2);
+/// Ticks after which a head that is not whole may be given up for another client: 1 s.
+const HEAD_GRACE_TICKS: u32 = 2;
 
 /// What one worker's connections share.
 pub(super) struct Worker {
@@ -59,7 +64,6 @@ pub(super) struct Worker {
 }
 
 /// What all workers share with the main thread.
-#[derive(Default)]
 pub(super) struct House {
     /// Cancelled when no more connections are accepted.
     pub(super) closed: CancellationToken,
@@ -71,6 +75,22 @@ pub(super) struct House {
     pub(super) accepting: AtomicUsize,
     /// How long clients and apps may take.
     pub(super) limits: InForce,
+    /// How many clients there may be.
+    pub(super) crowd: Crowd,
+}
+
+impl House {
+    /// For so many workers.
+    pub(super) fn new(workers: usize) -> Self {
+        Self {
+            closed: CancellationToken::new(),
+            leaving: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
+            accepting: AtomicUsize::new(0),
+            limits: InForce::default(),
+            crowd: Crowd::new(workers),
+        }
+    }
 }
 
 impl Worker {
@@ -102,8 +122,15 @@ impl Worker {
                     accepted = listener.accept() => accepted,
                 };
                 match accepted {
-                    Ok((stream, peer)) => self.serve(stream, peer),
+                    Ok((stream, peer)) => {
+                        self.serve(stream, peer);
+                        self.make_room().await;
+                    }
                     Err(error) if is_of_one_connection(&error) => {}
+                    Err(error) if is_shortage(&error) => {
+                        let closed = self.relieve(Some(&error));
+                        tokio::time::sleep(if closed > 0 { CLOSE_PAUSE } else { ACCEPT_PAUSE }).await;
+                    }
                     Err(error) => {
                         self.journal.warn(format_args!("can't accept: {error}"));
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -113,6 +140,34 @@ impl Worker {
             Err(error) => self.journal.warn(format_args!("worker {} can't listen: {error}", self.id)),
         }
         self.house.accepting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Accepts no more until there is room for another client. Whoever comes meanwhile waits in the queue.
+    async fn make_room(&self) {
+        while self.house.crowd.is_full() && !self.house.closed.is_cancelled() {
+            let closed = self.relieve(None);
+            tokio::time::sleep(if closed > 0 { CLOSE_PAUSE } else { ACCEPT_PAUSE }).await;
+        }
+    }
+
+    /// There are too few descriptors: closes clients of this worker that nobody waits for, and has the other workers
+    /// do so when it has none. Answers how many of its own those were.
+    pub(super) fn relieve(&self, error: Option<&io::Error>) -> usize {
+        self.house.crowd.note(&self.journal, error);
+        let closed = self.close_idle();
+        if closed == 0 {
+            self.house.crowd.plead();
+        }
+        closed
+    }
+
+    /// Those that have been idle for longest; without any, those whose request does not come.
+    fn close_idle(&self) -> usize {
+        let some = self.house.crowd.some();
+        match self.clients.close_longest(Doing::Quiet, 0, some) {
+            0 => self.clients.close_longest(Doing::Hearing, HEAD_GRACE_TICKS, some),
+            closed => closed,
+        }
     }
 
     /// Serves one connection in a task of its own.
@@ -138,9 +193,13 @@ impl Worker {
         let mut trim = Trim::default();
         let mut quiet = 0;
         while !self.house.stopping.is_cancelled() {
-            // Cancel-safe: a tick that is not awaited to its end comes with the next round.
+            // Cancel-safe: a tick that is not awaited to its end comes with the next round, and who pleads does so again.
             tokio::select! {
                 () = self.house.stopping.cancelled() => break,
+                () = self.house.crowd.called() => {
+                    self.close_idle();
+                    continue;
+                }
                 _ = tick.tick() => {}
             }
             self.clients.tick();
