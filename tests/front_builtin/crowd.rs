@@ -1,6 +1,6 @@
 //! More clients than descriptors.
 
-use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use bgd::{
     front::builtin::{Front, FrontPlace},
@@ -23,8 +23,10 @@ async fn poor_front() -> TestFront {
     let dir = tempfile::tempdir().unwrap();
     let exe = dir.path().join("poor");
     let script = format!("#!/bin/sh\nulimit -n {LIMIT}\nexec '{}' \"$@\"\n", support::exe().display());
-    fs::write(&exe, script).unwrap();
-    fs::set_permissions(&exe, fs::Permissions::from_mode(0o755)).unwrap();
+    // Written by a process of its own: a child that another test starts meanwhile would have it open for writing.
+    let mut write = Command::new("sh");
+    write.args(["-c", "printf %s \"$1\" >\"$0\" && chmod 755 \"$0\""]).arg(&exe).arg(script);
+    assert!(write.status().unwrap().success());
     let place = FrontPlace {
         app: "shop".parse().unwrap(),
         listen: "127.0.0.1:0".parse().unwrap(),
@@ -79,6 +81,7 @@ async fn n1_idle_clients_keep_no_visitor_out_and_busy_ones_stay() {
     assert!(hello.trouble.is_some_and(|it| it.contains("too few descriptors")));
     let log = fs::read_to_string(&front.front.place().log).unwrap();
     assert_eq!(log.matches("too few descriptors").count(), 1, "{log}");
+    drop((idle, tunnel));
     front.end().await;
 }
 
@@ -94,5 +97,6 @@ async fn n1_heads_that_never_end_keep_no_visitor_out() {
         slow.push(one);
     }
     assert_eq!(front.get("/").await.status, 200);
+    drop(slow);
     front.end().await;
 }

@@ -1,6 +1,10 @@
 //! What HTTP/1.1 asks of a proxy, request by request and answer by answer.
 
 use bgd::rules::ids::Color;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
 use super::support::{Answer, Backend, Client, Script, Step, TestFront};
 
@@ -98,5 +102,93 @@ async fn a_502_tells_what_was_wrong_with_the_answer() {
         assert_eq!((answer.status, answer.text().as_str()), (502, reason));
     }
     assert_eq!(backend.requests(), 4);
+    front.end().await;
+}
+
+/// Breaks off in the middle of a chunked answer.
+const HALF_OF_CHUNKS: Step = || ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n", false);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_breaks_off_is_passed_on_as_far_as_it_came_and_seen_to_be_cut() {
+    let front = TestFront::start().await;
+    let rounds = 20;
+    let script = Script::start([Script::HALF, HALF_OF_CHUNKS].repeat(rounds)).await;
+    front.route(1, Color::Blue, script.port).await;
+    for _ in 0..rounds {
+        let mut client = Client::connect(front.address).await;
+        client.send("GET / HTTP/1.1\r\nhost: t\r\n\r\n").await;
+        let text = client.read_to_end().await;
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n"), "{text:?}");
+        assert!(text.ends_with("\r\n\r\nok"), "{text:?}");
+        let mut client = Client::connect(front.address).await;
+        client.send("GET / HTTP/1.1\r\nhost: t\r\n\r\n").await;
+        let text = client.read_to_end().await;
+        assert!(text.ends_with("\r\n\r\n2\r\nok\r\n"), "without a last chunk: {text:?}");
+    }
+    front.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_client_sees_by_a_reset_that_an_answer_is_cut() {
+    let front = TestFront::start().await;
+    let script = Script::start(vec![HALF_OF_CHUNKS]).await;
+    front.route(1, Color::Blue, script.port).await;
+    let mut client = TcpStream::connect(front.address).await.unwrap();
+    client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut text = Vec::new();
+    let end = client.read_to_end(&mut text).await;
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(text.ends_with(b"\r\n\r\nok"), "{}", String::from_utf8_lossy(&text));
+    front.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_that_breaks_off_is_a_502() {
+    const HALF_A_HEAD: Step = || ("HTTP/1.1 200 OK\r\ncontent-le", false);
+    let front = TestFront::start().await;
+    let script = Script::start(vec![HALF_A_HEAD; 10]).await;
+    front.route(1, Color::Blue, script.port).await;
+    for _ in 0..10 {
+        assert_eq!(front.get("/").await.status, 502);
+    }
+    front.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_app_says_before_its_answer_is_passed_on_at_once() {
+    let front = TestFront::start().await;
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    front.route(1, Color::Blue, app.local_addr().unwrap().port()).await;
+    for request in ["GET / HTTP/1.1\r\n\r\n", "POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\nhi"] {
+        let mut client = Client::connect(front.address).await;
+        client.send(&request.replacen("\r\n", "\r\nhost: t\r\n", 1)).await;
+        let (mut worker, _) = app.accept().await.unwrap();
+        let _head = worker.read(&mut [0; 4096]).await.unwrap();
+        let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\nconnection: x\r\n\r\n";
+        worker.write_all(hints.as_bytes()).await.unwrap();
+        let early = client.answer("GET").await.unwrap();
+        assert_eq!((early.status, early.header("link")), (103, Some("</a.css>; rel=preload")));
+        assert_eq!(early.header("connection"), None);
+        let rest = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n\
+                    HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        worker.write_all(rest.as_bytes()).await.unwrap();
+        assert_eq!(client.answer("GET").await.unwrap().status, 102, "100 is said by each hop for itself");
+        let answer = client.answer("GET").await.unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+    }
+    front.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_client_hears_nothing_before_the_answer() {
+    const HINTS: Step =
+        || ("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", true);
+    let front = TestFront::start().await;
+    let script = Script::start(vec![HINTS]).await;
+    front.route(1, Color::Blue, script.port).await;
+    let mut client = Client::connect(front.address).await;
+    client.send("GET / HTTP/1.0\r\n\r\n").await;
+    let text = client.read_to_end().await;
+    assert!(text.starts_with("HTTP/1.0 200 OK\r\n") && text.ends_with("\r\n\r\nok"), "{text}");
     front.end().await;
 }

@@ -125,6 +125,14 @@ pub(super) fn response(parts: &mut response::Parts) {
     parts.version = Version::HTTP_11;
 }
 
+/// The fields of an answer before the answer, for the client.
+pub(super) fn interim(fields: &HeaderMap) -> HeaderMap {
+    let mut fields = fields.clone();
+    strip(&mut fields);
+    fields.remove(CONTENT_LENGTH);
+    fields
+}
+
 /// How the body of a message is coded for this hop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Coding {

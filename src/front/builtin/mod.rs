@@ -30,6 +30,7 @@ mod flow;
 mod guest;
 mod handover;
 mod headers;
+mod interim;
 mod journal;
 mod limits;
 mod link;

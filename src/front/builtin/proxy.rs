@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     crowd::is_shortage,
     headers::{self, Client},
+    interim,
     reply::Reply,
     sockets::Slot,
     target::Lease,
@@ -63,6 +64,8 @@ struct Attempts {
     kept_allowed: bool,
     /// Made by bgd itself: no real traffic.
     own: bool,
+    /// Whether the client knows answers before the answer (1xx).
+    hears_interim: bool,
 }
 
 impl Session {
@@ -77,6 +80,9 @@ impl Session {
         if (endless || self.worker.is_leaving()) && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        if endless {
+            answer.body_mut().ends_with_the_connection();
+        }
         if is_old && answer.headers().contains_key(CONNECTION) {
             // Or hyper adds that it keeps the connection.
             *answer.version_mut() = Version::HTTP_10;
@@ -87,10 +93,12 @@ impl Session {
     async fn reply(&self, mut request: Request<Incoming>) -> Response<Reply> {
         let upgrade = request.extensions_mut().remove();
         let (mut parts, body) = request.into_parts();
+        let hears_interim = parts.version == Version::HTTP_11;
         if parts.method == Method::CONNECT {
             return self.no_connect();
         }
-        let attempts = Attempts::new(self.worker.switch.wish(&parts.headers, &self.client), &parts.headers);
+        let wish = self.worker.switch.wish(&parts.headers, &self.client);
+        let attempts = Attempts { hears_interim, ..Attempts::new(wish, &parts.headers) };
         let tunnel = headers::wants_upgrade(&parts);
         if let Err(refusal) = headers::request(&mut parts, &self.client) {
             return self.refuse(refusal.status, refusal.reason);
@@ -108,6 +116,12 @@ impl Session {
 
     fn upload(&self, body: Incoming) -> Upload {
         Upload::new(body, self.worker.house.limits.request())
+    }
+
+    fn hear_interim(&self, request: &mut Request<Upload>, attempts: &Attempts) {
+        if attempts.hears_interim {
+            interim::pass_on(request, &self.slot, self.worker.house.limits.response_ticks());
+        }
     }
 
     fn wait<'a>(&'a self, progress: &'a Progress) -> Wait<'a> {
@@ -128,7 +142,8 @@ impl Session {
                 },
             };
             lease.sent();
-            let request = Request::from_parts(parts.clone(), Upload::empty());
+            let mut request = Request::from_parts(parts.clone(), Upload::empty());
+            self.hear_interim(&mut request, &attempts);
             let progress = request.body().progress();
             match upstream.exchange(request, self.wait(&progress)).await {
                 Ok(answer) => return self.pass(answer, Some(upstream), lease, &attempts),
@@ -143,6 +158,7 @@ impl Session {
 
     /// A request that must reach the backend at most once.
     async fn once(&self, mut request: Request<Upload>, mut attempts: Attempts) -> Response<Reply> {
+        self.hear_interim(&mut request, &attempts);
         let progress = request.body().progress();
         loop {
             let Some(mut lease) = self.lease(&attempts) else { return self.nothing_live() };
@@ -184,6 +200,7 @@ impl Session {
         client: hyper::upgrade::OnUpgrade,
         mut attempts: Attempts,
     ) -> Response<Reply> {
+        self.hear_interim(&mut request, &attempts);
         let progress = request.body().progress();
         let within = self.worker.house.limits.response();
         loop {
@@ -425,7 +442,7 @@ impl Attempts {
     fn new(wish: Wish, headers: &HeaderMap) -> Self {
         let agent = headers.get(USER_AGENT).map(HeaderValue::as_bytes);
         let own = agent.is_some_and(|agent| agent.starts_with(OWN.as_bytes()));
-        Self { wish, refused: None, pause: FIRST_PAUSE, kept_allowed: true, own }
+        Self { wish, refused: None, pause: FIRST_PAUSE, kept_allowed: true, own, hears_interim: false }
     }
 
     fn kept(&self, lease: &Lease, within: Duration) -> Option<Upstream> {

@@ -1,6 +1,9 @@
 //! The body of an answer on its way to the client. Moves the backend's connection along while it is read,
 //! gives it back to the pool at the end, and keeps the request counted as in flight until hyper has taken
 //! the last byte or the client is gone. Made by `proxy`.
+//!
+//! An answer that breaks off is cut where the client can see it, but not before it has all that came: hyper drops what
+//! it has not written when a body fails.
 
 use std::{
     pin::Pin,
@@ -34,7 +37,23 @@ struct Stream {
     /// `None` once it went back to the pool.
     upstream: Option<Upstream>,
     lease: Lease,
+    /// Why it broke off.
+    cut: Option<hyper::Error>,
+    end: End,
 }
+
+/// What tells the client that the body is whole.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Its length, or its last chunk.
+    Framed,
+    /// The end of the connection. Of one that broke off that is a reset, for which so many looks are left, until when
+    /// the client must have what came.
+    Connection { looks: u8 },
+}
+
+/// Looks at a client that has not acknowledged what came before its connection is reset; one a tick.
+const LOOKS: u8 = 20;
 
 impl Reply {
     /// Words of our own.
@@ -50,27 +69,62 @@ impl Reply {
         lease: Lease,
         client: Arc<Slot>,
     ) -> Self {
-        let mut stream = Stream { body, upstream, lease };
+        let mut stream = Stream { body, upstream, lease, cut: None, end: End::Framed };
         if stream.body.is_end_stream() {
             stream.finish();
         }
         Self { source: Source::Stream(Box::new(stream)), client }
     }
+
+    /// Only the end of the connection tells the client that the body is whole.
+    pub(super) fn ends_with_the_connection(&mut self) {
+        if let Source::Stream(stream) = &mut self.source {
+            stream.end = End::Connection { looks: LOOKS };
+        }
+    }
 }
 
 impl Stream {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll(
+        &mut self,
+        client: &Slot,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if self.cut.is_some() {
+            return self.poll_cut(client);
+        }
         let polled = self.poll_body(cx);
-        match &polled {
-            Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.finish(),
-            Poll::Ready(None) => self.finish(),
-            Poll::Ready(Some(Err(_))) => {
+        match polled {
+            Poll::Ready(Some(Err(error))) => {
                 self.upstream = None;
                 self.lease.broke_off();
+                self.cut = Some(error);
+                client.ask_for_flush();
+                return Poll::Pending;
             }
+            Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.finish(),
+            Poll::Ready(None) => self.finish(),
             Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
         }
         polled
+    }
+
+    /// The error, once the client has what came before it.
+    fn poll_cut(&mut self, client: &Slot) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if !client.is_flushed() {
+            return Poll::Pending;
+        }
+        match &mut self.end {
+            End::Framed => {}
+            End::Connection { looks: left @ 1.. } if !client.has_taken_all() => {
+                *left -= 1;
+                client.wait(1);
+                return Poll::Pending;
+            }
+            End::Connection { .. } => client.reset_when_closed(),
+        }
+        client.wait_no_more();
+        Poll::Ready(self.cut.take().map(Err))
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
@@ -105,9 +159,10 @@ impl Body for Reply {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.source {
+        let Self { source, client } = &mut *self;
+        match source {
             Source::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Source::Stream(stream) => stream.poll(cx),
+            Source::Stream(stream) => stream.poll(client, cx),
         }
     }
 

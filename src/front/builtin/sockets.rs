@@ -7,17 +7,17 @@ use std::{
     collections::HashMap,
     io,
     io::IoSlice,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
     pin::Pin,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
-use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown, sockopt::Linger};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::flow::Flow;
@@ -51,6 +51,11 @@ pub(super) struct Slot {
     /// While clogged: the tick at which it last took something, and what the kernel then still had for it.
     took: AtomicU32,
     queued: AtomicI32,
+    /// Somebody waits until all that was written is with the kernel.
+    flush_asked: AtomicBool,
+    /// Whole answers before the answer (1xx), to be written before anything else is.
+    interim: Mutex<Vec<u8>>,
+    has_interim: AtomicBool,
     /// The tick at which what the task waits for is overdue; [`NEVER`]: it waits for nothing.
     due: AtomicU32,
     parking: AtomicU8,
@@ -123,6 +128,47 @@ impl Slot {
         self.due.load(Ordering::Relaxed) <= self.ticks.load(Ordering::Relaxed)
     }
 
+    /// Has [`Slot::is_flushed`] tell when all that was written until now is with the kernel, and the task woken then.
+    pub(super) fn ask_for_flush(&self) {
+        self.flush_asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that is so.
+    pub(super) fn is_flushed(&self) -> bool {
+        !self.flush_asked.load(Ordering::Relaxed)
+    }
+
+    /// Whether the peer has acknowledged all that was written.
+    pub(super) fn has_taken_all(&self) -> bool {
+        unacknowledged(self.fd) == 0
+    }
+
+    /// Closing the connection tells the peer that it broke off, not that all is said.
+    pub(super) fn reset_when_closed(&self) {
+        let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+        // SAFETY: whoever has a slot's stream in use calls this, so the descriptor is open. If it fails, the connection
+        // is closed as usual.
+        let _closed_as_usual =
+            nix::sys::socket::setsockopt(&unsafe { BorrowedFd::borrow_raw(self.fd) }, Linger, &at_once);
+    }
+
+    /// Writes a whole message before the answer. Dropped while the peer has not taken all of the former answer: it
+    /// would stand in the middle of that.
+    pub(super) fn write_interim(&self, message: &[u8]) {
+        if self.clogged.load(Ordering::Relaxed) {
+            return;
+        }
+        self.lock_interim().extend_from_slice(message);
+        self.has_interim.store(true, Ordering::Relaxed);
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn lock_interim(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.interim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ticks since [`Slot::set`].
     fn age(&self) -> u32 {
         self.ticks.load(Ordering::Relaxed).wrapping_sub(self.since.load(Ordering::Relaxed))
@@ -180,6 +226,9 @@ impl Sockets {
             clogged: AtomicBool::new(false),
             took: AtomicU32::new(0),
             queued: AtomicI32::new(0),
+            flush_asked: AtomicBool::new(false),
+            interim: Mutex::default(),
+            has_interim: AtomicBool::new(false),
             due: AtomicU32::new(NEVER),
             parking: AtomicU8::new(PARKED),
             waker: OnceLock::new(),
@@ -272,7 +321,7 @@ impl Sockets {
         self.lock().len()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RawFd, Arc<Slot>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RawFd, Arc<Slot>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -362,8 +411,28 @@ impl AsyncRead for Wire {
     }
 }
 
+impl Wire {
+    /// Writes what goes before everything else.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.slot.has_interim.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut interim = self.slot.lock_interim();
+        while !interim.is_empty() {
+            let written = Pin::new(&mut self.stream).poll_write(cx, &interim);
+            self.slot.wrote(written.is_pending());
+            interim.drain(..ready!(written)?);
+        }
+        // An idle connection keeps no buffer.
+        *interim = Vec::new();
+        self.slot.has_interim.store(false, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(cx))?;
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.slot.wrote(written.is_pending());
         written
@@ -374,6 +443,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(cx))?;
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.slot.wrote(written.is_pending());
         written
@@ -383,7 +453,14 @@ impl AsyncWrite for Wire {
         self.stream.is_write_vectored()
     }
 
+    /// hyper asks when it has written all that it has.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_interim(cx))?;
+        if self.slot.flush_asked.swap(false, Ordering::Relaxed)
+            && let Some(waker) = self.slot.waker.get()
+        {
+            waker.wake_by_ref();
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

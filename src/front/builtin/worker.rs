@@ -49,8 +49,9 @@ const TAKE_TICKS: u32 = 120;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Until clients that were closed have gone.
 const CLOSE_PAUSE: Duration = Duration::from_millis(2);
-/// Ticks after which a head that is not whole may be given up for another client: 1 s.
-const HEAD_GRACE_TICKS: u32 = 2;
+/// Ticks after which a client without a whole request may be given up for another one: half a second to a second, so
+/// that nobody is closed who has only just come.
+const GRACE_TICKS: u32 = 2;
 
 /// What one worker's connections share.
 pub(super) struct Worker {
@@ -164,8 +165,8 @@ impl Worker {
     /// Those that have been idle for longest; without any, those whose request does not come.
     fn close_idle(&self) -> usize {
         let some = self.house.crowd.some();
-        match self.clients.close_longest(Doing::Quiet, 0, some) {
-            0 => self.clients.close_longest(Doing::Hearing, HEAD_GRACE_TICKS, some),
+        match self.clients.close_longest(Doing::Quiet, GRACE_TICKS, some) {
+            0 => self.clients.close_longest(Doing::Hearing, GRACE_TICKS, some),
             closed => closed,
         }
     }
