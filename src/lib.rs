@@ -13,8 +13,8 @@
 //!
 //! What holds when things go wrong, and the test of each promise: [`promises`].
 //! Beside them, known to all: `errors` prints a chain of errors, `printable` is text without what a terminal obeys,
-//! `privilege` what a started command inherits, `unix_sockets` what the kernel knows of unix sockets, `confinement` what
-//! SELinux and AppArmor refuse.
+//! `privilege` what a started command inherits, `tcp_sockets` and `unix_sockets` what the kernel knows of sockets,
+//! `confinement` what SELinux and AppArmor refuse.
 
 pub mod api;
 pub mod build;

@@ -76,6 +76,9 @@ async fn of_nginx(app: &AppSettings, settings: &NginxSettings) -> Vec<Finding> {
         found.push(permission);
     }
     found.extend(nginx.rivals().await.iter().map(|file| rival(app, settings, file)));
+    if nginx.is_used().await == Some(false) {
+        found.push(unused(app, settings));
+    }
     found.extend(shutdown(app, &nginx).await);
     found.extend(hidden(app, settings, &nginx).await);
     found
@@ -111,6 +114,16 @@ fn rival(app: &AppSettings, settings: &NginxSettings, file: &Path) -> Finding {
     Finding::fail(
         format!("{name}: nginx has an upstream {upstream} already, so it refuses bgd's file: {file}"),
         format!("remove that upstream there, or set front.upstream to another name than {upstream}"),
+    )
+}
+
+fn unused(app: &AppSettings, settings: &NginxSettings) -> Finding {
+    let (name, upstream) = (&app.name, &settings.upstream);
+    Finding::warn(
+        format!("{name}: no site of nginx names upstream {upstream}, so no visitor gets the app"),
+        format!(
+            "write `proxy_pass http://{upstream};` into its location, then `nginx -t && nginx -s reload`"
+        ),
     )
 }
 

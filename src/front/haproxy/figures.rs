@@ -74,6 +74,14 @@ impl<'a> Stat<'a> {
         Some(self.value(self.line(backend, "BACKEND")?, "algo"))
     }
 
+    /// How many connections of clients the frontends took together, and how many requests the backend got.
+    pub(super) fn arrivals(&self, backend: &str) -> Option<(u64, u64)> {
+        let count = |line: &[&'a str]| self.value(line, "stot").parse().unwrap_or(0_u64);
+        let is_frontend = |line: &&Vec<&str>| self.value(line, "svname") == "FRONTEND";
+        let taken = self.lines.iter().filter(is_frontend).map(|line| count(line)).sum();
+        Some((taken, count(self.line(backend, "BACKEND")?)))
+    }
+
     fn line(&self, backend: &str, name: &str) -> Option<&[&'a str]> {
         let fits =
             |line: &&Vec<&str>| self.value(line, "pxname") == backend && self.value(line, "svname") == name;
@@ -155,6 +163,13 @@ mod tests {
         assert_eq!(stat.balance("shop"), Some("source"));
         assert!(stat.server("shop", "green").is_none() && stat.server("other", "blue").is_none());
         assert!(Stat::parse("Permission denied\n").is_none());
+    }
+
+    #[test]
+    fn what_came_to_frontends_is_told_from_what_came_to_a_backend() {
+        let text = ANSWER.replace("shop,BACKEND,0,0,0", "web,FRONTEND,,1,70,,,,,,,,\nshop,BACKEND,0,0,30");
+        assert_eq!(Stat::parse(&text).unwrap().arrivals("shop"), Some((70, 30)));
+        assert_eq!(Stat::parse(&text).unwrap().arrivals("other"), None);
     }
 
     #[test]

@@ -6,6 +6,9 @@ use std::path::Path;
 use super::{Haproxy, HaproxyError, figures::Stat, servers::Server};
 use crate::config::settings::Sticky;
 
+/// Connections after which a backend that got none of them is said to be used by nobody.
+const ENOUGH: u64 = 10;
+
 /// What is not as it should be, and what to write into haproxy.cfg.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -40,6 +43,18 @@ impl Haproxy {
         Ok(Balance(balance.ok_or_else(|| self.garbled(&command, "the backend is not in it"))?.to_owned()))
     }
 
+    /// A backend that nobody's requests came to while the frontends had many.
+    async fn unused(&self) -> Result<Option<Finding>, HaproxyError> {
+        let stat = self.socket.ask("show stat").await?;
+        let stat = Stat::parse(&stat).ok_or_else(|| self.garbled("show stat", "it has no header"))?;
+        let backend = &self.settings.backend;
+        let Some((taken @ ENOUGH.., 0)) = stat.arrivals(backend) else { return Ok(None) };
+        let said = format!("none of {taken} connections to haproxy came to its backend {backend}");
+        Ok(Some(Finding {
+            said, hint: "name it in a frontend: `default_backend`, or `use_backend … if …`"
+        }))
+    }
+
     /// What works, and would work better with another haproxy.cfg.
     pub async fn advice(&self, sticky: &Sticky) -> Result<Vec<Finding>, HaproxyError> {
         let sides = self.sides().await?;
@@ -69,6 +84,7 @@ impl Haproxy {
             });
         }
         found.extend(self.settings.state_file.as_deref().and_then(no_directory));
+        found.extend(self.unused().await?);
         let balance = self.balance().await?;
         if !balance.keeps(sticky) {
             let (what, hint) = match sticky {

@@ -3,8 +3,8 @@
 //! by which a hand edit is noticed. The same sum is answered by the proof address, so that two texts of one
 //! generation are told apart.
 //!
-//! No `keepalive` towards the app: a fresh connection per request can't be one that a stopping app has just
-//! closed. `max_fails=0`: whether a color may receive traffic is bgd's decision alone. No `zone`: without it each
+//! No `keepalive` towards the app: a fresh connection per request can't be one that the app has just closed, because
+//! it stops or because it was idle for as long as the app likes. nginx does not send a POST again that broke off so. `max_fails=0`: whether a color may receive traffic is bgd's decision alone. No `zone`: without it each
 //! worker counts for itself, so that a share is off by at most one request a worker; with it, a worker killed at the
 //! wrong instant would leave a lock behind on which all the others spin.
 

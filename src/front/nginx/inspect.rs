@@ -75,6 +75,12 @@ impl Nginx {
         defining.filter(|file| !self.is_own(&place, file)).map(Path::to_owned).collect()
     }
 
+    /// Whether any site names the app's upstream; `None` where nginx could not be asked (then [`Nginx::inclusion`] says
+    /// why).
+    pub async fn is_used(&self) -> Option<bool> {
+        Some(sites::is_used(&self.dump().await.ok()?, &self.settings.upstream))
+    }
+
     /// nginx's `worker_shutdown_timeout`: requests that take longer are cut at every reload. `None`: not set,
     /// or nginx could not be asked (then [`Nginx::inclusion`] says why).
     pub async fn shutdown_timeout(&self) -> Option<Duration> {

@@ -46,6 +46,17 @@ pub(super) fn defining<'d>(dump: &'d str, upstream: &str) -> Vec<&'d str> {
     found
 }
 
+/// Whether anything beside its definition names the upstream, such as a site that passes requests to it.
+pub(super) fn is_used(dump: &str, upstream: &str) -> bool {
+    http(dump).iter().any(|directive| directive.names(upstream))
+}
+
+/// What stands behind the scheme of an address, up to its path.
+fn host(address: &str) -> Option<&str> {
+    let bare = SCHEMES.iter().find_map(|scheme| address.strip_prefix(scheme)).unwrap_or(address);
+    bare.split('/').next()
+}
+
 /// One directive with its arguments and what is in its braces.
 #[derive(Debug, PartialEq, Eq)]
 struct Directive {
@@ -56,6 +67,12 @@ struct Directive {
 impl Directive {
     fn is(&self, name: &str) -> bool {
         self.words.first().is_some_and(|word| word == name)
+    }
+
+    /// In an argument, whatever it is for: a `map` or a variable may lead to it.
+    fn names(&self, upstream: &str) -> bool {
+        let own = self.words.iter().skip(1).any(|word| host(word) == Some(upstream));
+        !self.is("upstream") && (own || self.inside.iter().any(|inside| inside.names(upstream)))
     }
 }
 
@@ -127,8 +144,7 @@ impl Search<'_> {
 
     fn passes(&self, directive: &Directive) -> bool {
         let [name, to, ..] = directive.words.as_slice() else { return false };
-        let bare = SCHEMES.iter().find_map(|scheme| to.strip_prefix(scheme)).unwrap_or(to);
-        name.ends_with("_pass") && bare.split('/').next() == Some(self.upstream)
+        name.ends_with("_pass") && host(to) == Some(self.upstream)
     }
 }
 
@@ -338,6 +354,16 @@ mod tests {
             dump("upstream shop { server 127.0.0.1:1; }\nserver { location / { proxy_pass http://shop; } }");
         assert_eq!(defining(&dump, "shop"), ["/etc/nginx/conf.d/a.conf"]);
         assert!(defining(&dump, "sho").is_empty());
+    }
+
+    #[test]
+    fn an_upstream_that_no_site_names_is_told_from_one_that_a_site_or_a_map_names() {
+        let own = "upstream shop { server 127.0.0.1:1; }\n";
+        let used = |site: &str| is_used(&dump(&format!("{own}{site}")), "shop");
+        assert!(!used("server { location / { proxy_pass http://shopping; } }"));
+        assert!(used("server { location / { proxy_pass http://shop/x; } }"));
+        assert!(used("server { location / { fastcgi_pass shop; } }"));
+        assert!(used("map $host $to { default shop; }\nserver { location / { proxy_pass http://$to; } }"));
     }
 
     #[test]
