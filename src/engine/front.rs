@@ -242,6 +242,13 @@ impl AppFront {
         })
     }
 
+    /// The number of the route that a front refused ours for; nginx and HAProxy take any.
+    pub async fn newer_than(&self, ours: Generation) -> Option<Generation> {
+        let Self::Builtin(front) = self else { return None };
+        let route = front.routed().await.ok().flatten()?;
+        (route.generation > ours).then_some(route.generation)
+    }
+
     /// Routes exactly so, proven by effect; no backends turn the traffic away.
     pub async fn route(&self, route: Route) -> Result<(), FrontTrouble> {
         match self {

@@ -132,8 +132,13 @@ impl Interpreter {
 
     async fn say_unlimited(&self, why: &str) {
         tracing::error!(app = %self.settings.name, why, "started without its limits, which can't be kept");
-        let text = format!("started without its limits, which can't be kept: {why}");
-        let mut event = EventRecord::new("limits_not_kept", clock::now(), &text);
+        self.log_event("limits_not_kept", &format!("started without its limits, which can't be kept: {why}"))
+            .await;
+    }
+
+    /// An event of the app outside of any step; without room for it the log has to do.
+    pub(super) async fn log_event(&self, kind: &str, text: &str) {
+        let mut event = EventRecord::new(kind, clock::now(), text);
         event.app = Some(self.settings.name.clone());
         let store = self.store.clone();
         if let Err(err) = blocking(move || store.log(event)).await {

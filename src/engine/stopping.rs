@@ -70,7 +70,13 @@ impl Interpreter {
             backup: backup.map_or_else(Vec::new, |backup| self.backends(&[(backup, 0)])),
         };
         let to: BTreeSet<Color> = sides.iter().map(|(side, _)| side.color).collect();
-        let told = self.front.route(route).await;
+        let told = match self.front.route(route.clone()).await {
+            Err(err) => match self.front.newer_than(route.generation).await {
+                Some(newer) => self.route_past(newer, (route, generation)).await,
+                None => Err(err),
+            },
+            told => told,
+        };
         self.led(|led| led.to(&to, told.is_ok()));
         told.map_err(|err: FrontTrouble| err.failure(Phase::Switching))?;
         if self.settings.counts_traffic() {
@@ -79,6 +85,26 @@ impl Interpreter {
         }
         self.traffic.mark();
         Ok(())
+    }
+
+    /// Somebody else told the front a route, or the record is older than the front: whichever it is, what the machine says
+    /// is live is to be routed, under a number that the front takes.
+    async fn route_past(
+        &self,
+        newer: Generation,
+        (route, recorded): (Route, Generation),
+    ) -> Result<(), FrontTrouble> {
+        let next = Generation(newer.0.saturating_add(1));
+        let text = format!(
+            "the front knows route {newer}, and bgd was at {}: somebody else told it, or the record is an older one; \
+             it is told what bgd knows to be live",
+            route.generation
+        );
+        tracing::warn!(app = %self.settings.name, %newer, ours = %route.generation, "the front knows a newer route; it is told ours under the next number");
+        self.ahead.store(next.0.saturating_sub(recorded.0), Ordering::Relaxed);
+        let told = self.front.route(Route { generation: next, ..route }).await;
+        self.log_event("contradiction", &text).await;
+        told
     }
 
     /// One for each instance. A color's share is divided evenly among its own; where the numbers differ, the weights

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::{
     app, load,
-    stage::{Kind, Plan, Stage, on_both, send},
+    stage::{Kind, Plan, Stage, on_both, on_each, send},
 };
 
 fn live_pid(stage: &Stage) -> u32 {
@@ -273,4 +273,59 @@ fn g1_a_websocket_outlives_the_flip_until_the_drain_is_over() {
         assert!(matches!(tunnel.read(&mut said), Ok(0) | Err(_)), "cut at the drain limit");
         stage.assert_no_leftover();
     });
+}
+
+/// A record of another day beside a front that lives on, or a hand on the front's own socket: the numbers of bgd's routes
+/// are then behind the front's, which is said and mended, whatever the front.
+#[test]
+fn k6_a_front_that_was_told_more_than_bgd_knows_takes_the_next_deploy_and_it_is_said() {
+    on_each(&[Kind::Builtin, Kind::Nginx, Kind::Haproxy], |kind| {
+        let Some(mut stage) = Stage::set(Plan::of(kind)) else { return };
+        stage.push_live("one");
+        stage.until_at_rest();
+        stage.end_daemon();
+        let kept = std::fs::read(stage.path("state/bgd.db")).unwrap();
+        stage.start_daemon();
+        for rev in ["two", "three", "four"] {
+            stage.push_live(rev);
+        }
+        stage.until_at_rest();
+        stage.end_daemon();
+        for file in ["bgd.db-wal", "bgd.db-shm"] {
+            let _gone = std::fs::remove_file(stage.path("state").join(file));
+        }
+        std::fs::write(stage.path("state/bgd.db"), kept).unwrap();
+        stage.start_daemon();
+        let load = stage.load();
+        stage.push_live("five");
+        load.sees("five");
+        if kind == Kind::Builtin {
+            told_by_hand(&stage);
+        }
+        stage.push_live("six");
+        assert_eq!(stage.served(), "six");
+        let status = stage.until_at_rest();
+        assert_eq!((&status["state"], &status["trouble"]), (&"live".into(), &serde_json::Value::Null));
+        if kind == Kind::Builtin {
+            let events = stage.done(&["events"]);
+            assert!(events.contains("the front knows route 100"), "{events}");
+        }
+        load.end_without_loss();
+        stage.assert_no_leftover();
+    });
+}
+
+/// The route that it has, under a number far ahead.
+fn told_by_hand(stage: &Stage) {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let stream = std::os::unix::net::UnixStream::connect(stage.path("run/f/shop.sock")).unwrap();
+    let mut answers = BufReader::new(stream.try_clone().unwrap()).lines();
+    let mut ask = |line: String| -> serde_json::Value {
+        writeln!(&stream, "{line}").unwrap();
+        serde_json::from_str(&answers.next().unwrap().unwrap()).unwrap()
+    };
+    let mut route = ask(r#"{"do":"hello"}"#.to_owned())["hello"]["route"].clone();
+    route["generation"] = 1000.into();
+    let answer = ask(serde_json::json!({"do": "route", "route": route}).to_string());
+    assert_eq!(answer["applied"], 1000, "{answer}");
 }
