@@ -74,7 +74,9 @@ fn hold(hold: &Hold) -> HoldReport {
 
 fn trouble(snapshot: &Snapshot) -> Option<String> {
     let unrecorded = snapshot.unrecorded.as_ref().map(|why| format!("the record can't be written: {why}"));
-    let front = snapshot.front_error.as_ref().map(|why| format!("the front: {why}"));
+    // Before the first deploy nothing is to be routed, and what keeps one from it is said then.
+    let begun = snapshot.app.serving != Serving::Nothing || snapshot.last.is_some();
+    let front = snapshot.front_error.as_ref().filter(|_| begun).map(|why| format!("the front: {why}"));
     let refusal = snapshot.app.front_refusal.as_ref();
     let refusal = refusal.map(|why| format!("the front does not take its route, and is told again: {why}"));
     let passed_on = passed_on(snapshot).map(|what| format!("; {what}")).unwrap_or_default();

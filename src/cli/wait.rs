@@ -98,8 +98,16 @@ fn judge_live(app: &AppReport) -> Verdict {
         Some(live) if serves && live.healthy != Some(false) => {
             Verdict::Reached(format!("{}: {} is live on {}", app.name, live.commit.short(), live.color))
         }
-        _ => Verdict::NotYet(format!("{} is {}", app.name, app.state)),
+        _ => judge_bad(app).unwrap_or_else(|| Verdict::NotYet(format!("{} is {}", app.name, app.state))),
     }
+}
+
+/// Nothing is live, and the only commit that there is failed and is not tried again.
+fn judge_bad(app: &AppReport) -> Option<Verdict> {
+    let why = app.why.as_ref().filter(|why| why.code == "bad_commit")?;
+    let last = app.last.as_ref().filter(|_| app.live.is_none() && app.deploy.is_none())?;
+    let text = format!("{}: nothing is live, and {}", app.name, one_line(&why.text));
+    Some(Verdict::Hopeless(Exit::NothingLive, text, last.id))
 }
 
 fn judge_rev(app: &AppReport, goal: &Goal) -> Verdict {
@@ -179,6 +187,16 @@ mod tests {
         assert!(matches!(judge(&failed, &rev("d4")), Verdict::NotYet(_)));
         let again = AppReport { deploy: fixture::deploying().deploy, ..failed };
         assert!(matches!(judge(&again, &rev("c3")), Verdict::NotYet(_)));
+    }
+
+    #[test]
+    fn live_is_hopeless_when_nothing_is_and_the_only_commit_is_marked_bad() {
+        let failed = AppReport { live: None, state: AppState::Empty, ..fixture::failed() };
+        let Verdict::Hopeless(exit, text, _) = judge(&failed, &Goal::Live) else { panic!("hopeless") };
+        assert_eq!(exit, Exit::NothingLive);
+        assert_eq!(text, "shop: nothing is live, and c3c3c3c is marked bad: GET /up answered 500");
+        let again = AppReport { deploy: fixture::deploying().deploy, ..failed };
+        assert!(matches!(judge(&again, &Goal::Live), Verdict::NotYet(_)), "it is tried once more");
     }
 
     #[test]

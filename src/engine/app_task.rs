@@ -3,7 +3,10 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -82,18 +85,24 @@ pub struct Deps {
     pub(super) acts: Arc<Acts>,
 }
 
-/// Hands out deploy numbers.
+/// Hands out deploy numbers, one for each step that may begin a deploy; those that begin none come back, so that the
+/// deploys are numbered without holes.
 #[derive(Debug)]
-pub struct DeployCounter(std::sync::atomic::AtomicU64);
+pub struct DeployCounter(AtomicU64);
 
 impl DeployCounter {
     /// Begins at `next`.
     pub fn new(next: DeployId) -> Self {
-        Self(std::sync::atomic::AtomicU64::new(next.0))
+        Self(AtomicU64::new(next.0))
     }
 
     fn take(&self) -> DeployId {
-        DeployId(self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+        DeployId(self.0.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A number that was not used. False: a higher one was handed out since, so that only its holder may use it.
+    fn give_back(&self, unused: DeployId) -> bool {
+        self.0.compare_exchange(unused.0 + 1, unused.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -106,7 +115,8 @@ pub struct AppTask {
     inbox: mpsc::UnboundedReceiver<Message>,
     sender: Inbox,
     state: App,
-    fresh: DeployId,
+    /// Not given back yet.
+    fresh: Option<DeployId>,
     running: HashMap<EffectId, JoinHandle<()>>,
     /// Cancelled, but their results are in the inbox already.
     too_late: HashSet<EffectId>,
@@ -148,7 +158,7 @@ impl AppTask {
         let task = Self {
             tend: Tend::new(sender.clone(), deps.interpreter.clone()),
             meter: Meter::new(deps.interpreter.clone(), &state),
-            fresh: deps.deploys.take(),
+            fresh: None,
             name,
             settings,
             deps,
@@ -246,9 +256,22 @@ impl AppTask {
         self.take_for(event, None).await
     }
 
-    /// Step, commit, run.
     async fn take_for(&mut self, event: Event, act: Option<EventRecord>) -> Option<Answer> {
-        let context = self.context();
+        let fresh = *self.fresh.get_or_insert_with(|| self.deps.deploys.take());
+        let answer = self.carry_out(event, act, self.context(fresh)).await;
+        if self.fresh.is_some_and(|fresh| self.deps.deploys.give_back(fresh)) {
+            self.fresh = None;
+        }
+        answer
+    }
+
+    /// Step, commit, run.
+    async fn carry_out(
+        &mut self,
+        event: Event,
+        act: Option<EventRecord>,
+        context: Context,
+    ) -> Option<Answer> {
         let mut made = step::step(&self.state, &event, &context);
         let act = act.map(|act| answered(act, made.answer.as_ref()));
         let quiet =
@@ -273,7 +296,7 @@ impl AppTask {
         };
         self.flipping &= !matches!(made.next.pipeline, Pipeline::Resting);
         if started_one(&made) {
-            self.fresh = self.deps.deploys.take();
+            self.fresh = None;
         }
         self.state = made.next;
         self.show();
@@ -302,7 +325,7 @@ impl AppTask {
         }
     }
 
-    fn context(&self) -> Context {
+    fn context(&self, fresh: DeployId) -> Context {
         let now = clock::now();
         let settings = &self.settings;
         let policy = Policy {
@@ -318,7 +341,7 @@ impl AppTask {
             after_failed: settings.hooks.after_failed.is_some(),
         };
         let unrecorded = self.unrecorded_before();
-        Context { now, utc: clock::compact_utc(now), fresh: self.fresh, unrecorded, policy }
+        Context { now, utc: clock::compact_utc(now), fresh, unrecorded, policy }
     }
 
     /// Returns when the step is in the record; or, for a flip, when it can't be: the way back does not depend

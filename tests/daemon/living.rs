@@ -275,6 +275,22 @@ fn g1_a_websocket_outlives_the_flip_until_the_drain_is_over() {
     });
 }
 
+/// Neither a reload nor what is refused takes a number.
+#[test]
+fn deploys_are_numbered_without_holes_and_nothing_is_wrong_before_the_first() {
+    let Some(stage) = Stage::set(Plan::of(Kind::Nginx)) else { return };
+    assert_eq!(stage.status()["trouble"], serde_json::Value::Null);
+    for round in 1..=3_u64 {
+        stage.done(&["reload"]);
+        stage.done(&["hold", "-m", "not now"]);
+        assert_eq!(stage.bgd(&["deploy"]).code, 5);
+        stage.done(&["resume"]);
+        stage.push_live(&format!("r{round}"));
+        assert_eq!(stage.status()["last"]["id"], round);
+    }
+    stage.assert_no_leftover();
+}
+
 /// A record of another day beside a front that lives on, or a hand on the front's own socket: the numbers of bgd's routes
 /// are then behind the front's, which is said and mended, whatever the front.
 #[test]
