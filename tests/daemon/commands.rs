@@ -54,17 +54,20 @@ fn status_is_as_in_the_contract(stage: &Stage, first: &str, second: &str) {
     let whole: Value = serde_json::from_str(&stage.done(&["status", "--json"])).unwrap();
     expect(&whole, "schema daemon apps");
     assert_eq!(whole["schema"], 1);
-    expect(&whole["daemon"], "running version pid started_at");
+    expect(&whole["daemon"], "running version pid started_at config_refused");
     assert_eq!(whole["daemon"]["pid"], stage.daemon_pid());
     let app = &whole["apps"][0];
-    expect(app, "name state live idle deploy hold remote last rollback why");
+    expect(app, "name state trouble live idle deploy canary hold remote last rollback why");
     expect(&app["why"], "code text hint again_at");
     let live = "color port socket release commit subject author pid healthy since instances given_up \
-                restarts up_since restart_wait_ms";
+                restarts up_since restart_wait_ms memory_bytes cpu_percent";
     expect(&app["live"], live);
-    expect(&app["idle"], "color port socket release commit pid state instances backup");
+    expect(
+        &app["idle"],
+        "color port socket release commit pid state instances backup memory_bytes cpu_percent",
+    );
     expect(&app["remote"], "branch head checked_at error hint next_at refs");
-    expect(&app["last"], "id commit outcome phase error hint finished_at steps");
+    expect(&app["last"], "id commit outcome phase error hint finished_at steps replaced");
     expect(&app["last"]["steps"][0], "name ms");
     expect(&app["rollback"], "possible to warm");
     assert_eq!(app["state"], "live");
@@ -93,6 +96,7 @@ fn the_other_commands_tell_the_same(stage: &Stage, second: &str) {
     let deploys = history.as_array().or_else(|| history["deploys"].as_array()).expect("a list");
     assert_eq!(deploys.len(), 2, "{history:#}");
     assert_eq!(deploys[0]["outcome"], "live");
+    assert_eq!(deploys[0]["replaced"], false);
     assert!(stage.done(&["history"]).contains(&second[..7]));
     let id = stage.value("last.id");
     let shown = stage.done(&["show", &id]);

@@ -85,6 +85,7 @@ const KEYS: &[&str] = &[
     "last.hint",
     "last.finished_at",
     "last.steps",
+    "last.replaced",
     "trouble",
     "rollback",
     "rollback.possible",
