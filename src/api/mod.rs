@@ -7,6 +7,7 @@ pub mod output;
 pub mod reading;
 pub mod report;
 pub mod server;
+mod verbs;
 mod visitors;
 pub mod why;
 pub mod wire;

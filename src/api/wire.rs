@@ -182,31 +182,6 @@ pub enum Request {
     Reload,
 }
 
-impl Request {
-    /// Its command, as the record and refusals name it.
-    pub fn verb(&self) -> &'static str {
-        match self {
-            Self::Status { .. } => "status",
-            Self::Deploy { .. } | Self::DeployDetached { .. } => "deploy",
-            Self::Flip { .. } => "flip",
-            Self::Hold { .. } => "hold",
-            Self::Resume { .. } => "resume",
-            Self::SetShare { .. } | Self::ResumeSteps { .. } => "canary",
-            Self::Promote { .. } | Self::NextStep { .. } => "promote",
-            Self::History { .. } => "history",
-            Self::Show { .. } => "show",
-            Self::Logs { .. } => "logs",
-            Self::Events { .. } => "events",
-            Self::Why { .. } => "why",
-            Self::Exec { .. } => "exec",
-            Self::Down { .. } => "down",
-            Self::Up { .. } => "up",
-            Self::Poll { .. } => "poll",
-            Self::Reload => "reload",
-        }
-    }
-}
-
 /// Whose output `bgd logs` shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -17,6 +17,7 @@ use super::{
     certificate::{self, CertificateFault},
     credentials::{Offers, Secrets},
     error::{Advice, Cause, GitError, Stage},
+    format::Format,
     known_hosts,
     mirror::{self, Failed, HOME},
     program::{Invocation, Programs},
@@ -275,6 +276,7 @@ impl<'a> Peer<'a> {
                 GitError::Mirror { mirror: self.context.opening.mirror.clone(), cause }
             }
             _ if is_absence(text) => GitError::NoRepository { remote, cause },
+            _ if text.contains("remote object format") => GitError::Format { remote, format: Format::Sha256 },
             _ if text.contains("cannot redirect") => GitError::Moved { remote, cause },
             (_, ErrorClass::Net | ErrorClass::Http | ErrorClass::Ssh | ErrorClass::Ssl | ErrorClass::Os) => {
                 self.unreachable(cause)

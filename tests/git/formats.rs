@@ -4,7 +4,10 @@ use std::fs;
 
 use bgd::git::{Format, GitError, LocalWatch, Want, WatchMode, local_head};
 
-use super::repo::{self, Bench, as_error};
+use super::{
+    repo::{self, Bench, as_error},
+    servers::Http,
+};
 
 /// Whether this git can make such a repository, now at the place of the bare one.
 fn made_anew(bench: &Bench, flag: &str) -> bool {
@@ -84,4 +87,22 @@ async fn a_sha256_repository_and_a_partial_clone_are_called_by_their_names_and_a
         assert!(!as_error(&err).contains("reached"), "{}", as_error(&err));
         assert!(err.hint().unwrap().contains("bgd doctor"));
     }
+}
+
+#[tokio::test]
+async fn a_sha256_repository_behind_a_server_is_called_by_its_name_too() {
+    let bench = Bench::new();
+    if !made_anew(&bench, "--object-format=sha256") {
+        return;
+    }
+    let mut other = repo::git_command(bench.root());
+    assert!(other.args(["clone", "-q", "remote.git", "other"]).output().unwrap().status.success());
+    let other = bench.dir("other");
+    repo::run(&other, &["commit", "-q", "--allow-empty", "-m", "x"]);
+    repo::run(&other, &["push", "-q", "origin", "HEAD:main"]);
+    let server = Http::start(bench.root(), None);
+    let mut source = bench.source();
+    source.remote = server.url("");
+    let err = bench.worker_of(source).head().await.unwrap_err();
+    assert!(matches!(&err, GitError::Format { format: Format::Sha256, .. }), "{}", as_error(&err));
 }
