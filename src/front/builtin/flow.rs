@@ -5,12 +5,11 @@ use std::{
     io::{self, IoSlice},
     os::fd::{AsRawFd, RawFd},
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
-use nix::sys::socket::{MsgFlags, recv};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 
@@ -43,22 +42,13 @@ impl AsRawFd for Flow {
 }
 
 impl Flow {
-    /// Waits until there is something to read, or an end, without a buffer. Readiness alone is only a guess (a new
-    /// socket counts as ready), hence a real look. An error shows up again when it is read.
+    /// Waits until there seems to be something to read, or an end, without a buffer. Readiness is a guess, and good
+    /// enough: to look costs a call for each connection, and a wrong guess only the buffers of one that is idle.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let stream = match self {
-            Self::Tcp(stream) => return stream.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map(drop),
-            Self::Unix(stream) => stream,
-        };
-        let look = || Ok(recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?);
-        loop {
-            if ready!(stream.poll_read_ready(cx)).is_err() {
-                return Poll::Ready(());
-            }
-            match stream.try_io(Interest::READABLE, look) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(_) | Err(_) => return Poll::Ready(()),
-            }
+        // An error shows up again when it is read.
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx).map(drop),
+            Self::Unix(stream) => stream.poll_read_ready(cx).map(drop),
         }
     }
 }

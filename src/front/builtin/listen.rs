@@ -92,6 +92,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_accepted_does_not_wait_for_more_to_send() {
+        let listener = bound("127.0.0.1:0".parse().unwrap()).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(listener.accept().unwrap().0.nodelay().unwrap());
+    }
+
+    #[test]
     fn ipv6_any_serves_ipv4_too() {
         let Ok(both) = bound("[::]:0".parse().unwrap()) else {
             println!("skipped: no IPv6 here");

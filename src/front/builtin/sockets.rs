@@ -366,7 +366,7 @@ impl Wire {
         self
     }
 
-    /// Waits until there is something to read, or an end, without a buffer.
+    /// Waits until there seems to be something to read, or an end, without a buffer.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.unread.is_empty() {
             return Poll::Ready(());
@@ -464,7 +464,11 @@ impl AsyncWrite for Wire {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
+    /// What hyper shuts down it closes next, which says the same. An upgraded connection may have one side left.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.slot.is(Doing::Tunnel) {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -37,6 +37,8 @@ pub(super) async fn ask(
         Ok(wire) => wire,
         Err(error) => return Err(Broken::Connect(error, Box::new(request))),
     };
+    // Its two sides are shut down one by one.
+    wire.slot().set(Doing::Tunnel);
     let (mut sender, driver) = builder().handshake(TokioIo::new(wire)).await.map_err(broken)?;
     // An error of the driver reaches the answer or its body as well.
     let driving = tokio::spawn(async move { driver.with_upgrades().await.ok() });
