@@ -82,7 +82,17 @@ fn the_readme_and_the_help_agree_on_the_exit_codes() {
 fn every_file_that_the_readme_points_to_exists() {
     let readme = file("README.md");
     let links = readme.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
-    for link in links.filter(|link| !link.starts_with("http")) {
+    // As GitHub makes them of headings.
+    let anchor = |heading: &str| {
+        let words = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        words.replace(|c: char| !c.is_alphanumeric() && c != '-' && c != '_', "")
+    };
+    let anchors: Vec<String> = readme.lines().filter(|line| line.starts_with('#')).map(anchor).collect();
+    let (inside, files): (Vec<&str>, Vec<&str>) = links.partition(|link| link.starts_with('#'));
+    for link in inside {
+        assert!(anchors.iter().any(|anchor| anchor == &link[1..]), "{link}");
+    }
+    for link in files.into_iter().filter(|link| !link.starts_with("http")) {
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(link).is_file(), "{link}");
     }
 }
