@@ -40,6 +40,8 @@ pub use lock::{Lock, lock_holder};
 
 /// How often waiting apps get a turn: retries fall due by the clock, not by an event.
 const TICK: Duration = Duration::from_secs(1);
+/// Of so many ticks, apps that wait for nothing get one.
+const ALL_TICK: u32 = 30;
 /// After a change of the files, before reading them: editors write in several steps.
 const SETTLE: Duration = Duration::from_millis(200);
 
@@ -253,6 +255,7 @@ impl Daemon {
         mut reloads: mpsc::Receiver<ReloadReply>,
     ) -> Result<(), DaemonError> {
         let mut tick = tokio::time::interval(TICK);
+        let mut ticks = 0_u32;
         loop {
             // All arms are cancel-safe: signals, a channel, a notification and an interval keep what is missed.
             tokio::select! {
@@ -271,9 +274,9 @@ impl Daemon {
                 }
                 _ = tick.tick() => {
                     notify_systemd(&[sd_notify::NotifyState::Watchdog]);
-                    for member in fleet.apps() {
-                        member.tick();
-                    }
+                    ticks = ticks.wrapping_add(1);
+                    let all = ticks.is_multiple_of(ALL_TICK);
+                    fleet.apps().iter().filter(|it| all || it.waits_for_time()).for_each(|it| it.tick());
                 }
             }
         }

@@ -26,7 +26,7 @@ use crate::{
         app::{Idle, Serving},
         event::{Ask, Event},
         ids::{AppName, Color},
-        step::Answer,
+        step::{self, Answer},
     },
     store::{Store, StoreError, record::EventRecord},
 };
@@ -279,6 +279,11 @@ impl Member {
         let act = EventRecord { app: Some(self.settings.name.clone()), ..act };
         self.inbox.send(Message::Ask { act, ask, reply }).map_err(|SendError(_)| Gone)?;
         answer.await.map_err(|_| Gone)
+    }
+
+    /// Whether a tick can change anything, as far as is known.
+    pub fn waits_for_time(&self) -> bool {
+        step::waits_for_time(&self.seen.borrow().app)
     }
 
     /// Lets what waits for time to pass have a turn.

@@ -227,6 +227,14 @@ pub fn wanted(app: &App, now: Time) -> Result<CommitId, Blocked> {
     }
 }
 
+/// Something may begin by the mere passing of time; else a tick changes nothing.
+pub fn waits_for_time(app: &App) -> bool {
+    let verdict = app.head.as_ref().and_then(|head| app.verdicts.get(head));
+    app.queued.is_some()
+        || app.pipeline != Pipeline::Resting
+        || matches!(verdict, Some(Verdict::Retry { .. }))
+}
+
 /// One step being made.
 struct Turn<'a> {
     app: App,

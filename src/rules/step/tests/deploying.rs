@@ -8,6 +8,7 @@ use crate::rules::{
     effect::{Action, Hook, Note},
     event::{Ask, Event},
     ids::Color::{Blue, Green},
+    step::waits_for_time,
     time::Time,
     words::{Nature, Outcome},
 };
@@ -75,6 +76,25 @@ fn a10_a_transient_failure_is_tried_five_times_with_growing_waits() {
             assert_eq!(bench.state() == "Fetching", tries < 5, "{phase}, try {tries}");
         }
     }
+}
+
+#[test]
+fn n11_at_rest_nothing_waits_for_time_and_a_failed_tip_does_until_it_is_tried() {
+    let mut bench = Bench::with_one_live();
+    bench.run_to("Resting");
+    assert!(!waits_for_time(&bench.app), "at rest");
+    bench.push(2);
+    assert!(waits_for_time(&bench.app), "a deploy is under way");
+    bench.run_to("Building");
+    bench.fail(Nature::Transient);
+    bench.run_to("Resting");
+    assert!(waits_for_time(&bench.app), "it is tried again");
+    bench.now = bench.now.plus(Duration::from_secs(10));
+    bench.tell(&Event::Ticked);
+    bench.run_to("Building");
+    bench.fail(Nature::Deterministic);
+    bench.run_to("Resting");
+    assert!(!waits_for_time(&bench.app), "a bad commit waits for a newer one");
 }
 
 #[test]
