@@ -217,6 +217,7 @@ impl Daemon {
                 tracing::error!(app = %settings.name, err = %chain(&err), "the app can't be supervised");
             }
         }
+        remember(&fleet, &self.file, &self.settings);
         let (reload, reloads) = mpsc::channel(1);
         let (shown, daemon) = watch::channel(self.report());
         let desk = Desk { fleet: fleet.clone(), daemon, access, refused: Mutex::default(), reload };
@@ -313,6 +314,7 @@ impl Daemon {
             .adopt(&loaded.settings)
             .await
             .map_err(|err| refused(chain(&err), "bgd down, then bgd reload"))?;
+        remember(fleet, &self.file, &loaded.settings);
         let (kept, gone): (Vec<_>, Vec<_>) =
             changed.iter().partition(|name| loaded.settings.apps.contains_key(*name));
         let list = |names: &[&AppName]| names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
@@ -321,7 +323,8 @@ impl Daemon {
             said.push(format!("in force: {}", list(&kept)));
         }
         if !gone.is_empty() {
-            said.push(format!("no longer looked after, what is live serves on: {}", list(&gone)));
+            let names = list(&gone);
+            said.push(format!("no longer looked after, serving on until `bgd down NAME --yes`: {names}"));
         }
         if said.is_empty() {
             // A change may have been noticed before anybody asked.
@@ -330,6 +333,16 @@ impl Daemon {
         let beside = config::sources(&self.file).iter().any(|dir| dir.ends_with("apps.d"));
         let beside = if beside { " and apps.d beside it" } else { "" };
         Ok(format!("read {}{beside}: {}", self.file.display(), said.join("; ")))
+    }
+}
+
+/// So that an app is still known when it is taken out of the files.
+fn remember(fleet: &Fleet, file: &Path, settings: &Settings) {
+    for name in settings.apps.keys() {
+        let Some(texts) = config::remember(file, name) else { continue };
+        if let Err(err) = fleet.store().keep_configured(name, &texts) {
+            tracing::warn!(app = %name, err = %chain(&err), "how the app is configured is not recorded");
+        }
     }
 }
 

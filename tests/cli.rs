@@ -174,7 +174,7 @@ fn status(apps: Vec<AppReport>) -> Vec<Reply> {
         started_at: None,
         config_refused: None,
     };
-    vec![Reply::Done(Answer::Status(Status { schema: 1, daemon, apps }))]
+    vec![Reply::Done(Answer::Status(Status { schema: 1, daemon, unconfigured: Vec::new(), apps }))]
 }
 
 fn deploy(outcome: Outcome) -> DeployRecord {

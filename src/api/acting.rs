@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     engine::{Snapshot, fleet::Member},
+    errors::chain,
     rules::{
         app::{Pipeline, Serving},
         event::{Ask, Want},
@@ -213,10 +214,42 @@ async fn promote(mut following: Following<'_>, app: Option<AppName>) -> Result<A
 }
 
 async fn down(mut following: Following<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
-    let member = member(following.desk, app.as_ref())?;
-    match ask(&following.client.peer, (&member, Ask::Down)).await? {
+    let desk = following.desk;
+    if let Some(name) = app.as_ref().filter(|name| desk.fleet.app(name).is_none()) {
+        return down_unconfigured(following, name).await;
+    }
+    let member = member(desk, app.as_ref())?;
+    taken_down(&mut following, &member).await
+}
+
+/// An app that no file names: its front goes as well, since nothing would ever serve by it again.
+async fn down_unconfigured(mut following: Following<'_>, name: &AppName) -> Result<Answer, Refusal> {
+    let desk = following.desk;
+    let runs = desk.fleet.unconfigured().await.iter().any(|one| one.name == *name);
+    let known = read(desk, {
+        let name = name.clone();
+        move |store| store.configured(&name)
+    });
+    if !runs && known.await?.is_none() {
+        // Says which apps there are.
+        return member(desk, Some(name)).map(|_| Answer::Said(String::new()));
+    }
+    let failed =
+        |why: String| refusal(Exit::Failed, format!("{name} can't be taken down: {why}"), Some("bgd doctor"));
+    let Some(member) = desk.fleet.take_up(name).map_err(|err| failed(chain(&err)))? else {
+        return Err(failed("it is not known how it was configured; put its file back first".to_owned()));
+    };
+    // What runs and what the front routes is looked at first.
+    following.until(&member, |snapshot| snapshot.observed).await;
+    let done = taken_down(&mut following, &member).await;
+    desk.fleet.let_go(&member).await.map_err(|err| failed(chain(&err)))?;
+    done.map(|_| Answer::Said(format!("{name}, which is in no file any more, is ended, with its front")))
+}
+
+async fn taken_down(following: &mut Following<'_>, member: &Member) -> Result<Answer, Refusal> {
+    match ask(&following.client.peer, (member, Ask::Down)).await? {
         step::Answer::TakingDown => {
-            following.until(&member, |snapshot| !snapshot.app.down_wanted).await;
+            following.until(member, |snapshot| !snapshot.app.down_wanted).await;
             if matches!(member.snapshot().app.serving, Serving::Live(_)) {
                 let message = "the app could not be taken out of service; it serves on".to_owned();
                 return Err(refusal(Exit::Failed, message, Some("bgd events")));

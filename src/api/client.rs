@@ -521,7 +521,12 @@ mod tests {
             started_at: None,
             config_refused: None,
         };
-        let status = Reply::Done(Answer::Status(Status { schema: 1, daemon, apps: Vec::new() }));
+        let status = Reply::Done(Answer::Status(Status {
+            schema: 1,
+            daemon,
+            unconfigured: Vec::new(),
+            apps: Vec::new(),
+        }));
         let line = serde_json::to_string(&status).unwrap();
         assert_eq!(serde_json::from_str::<Reply>(&line).unwrap(), status);
     }

@@ -3,6 +3,7 @@
 pub mod access;
 mod acting;
 pub mod client;
+mod exit;
 pub mod output;
 pub mod reading;
 pub mod report;

@@ -46,7 +46,11 @@ pub(super) async fn status(desk: &Desk, app: Option<&AppName>) -> Result<Answer,
         Ok(apps) => apps,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     };
-    Ok(Answer::Status(Status { schema: 1, daemon: desk.daemon.borrow().clone(), apps }))
+    // Of one app nothing else is asked; and nothing may hold the status up.
+    let others = async { if app.is_none() { desk.fleet.unconfigured().await } else { Vec::new() } };
+    let others = tokio::time::timeout(FIRST_LOOK, others).await.unwrap_or_default();
+    let unconfigured = others.into_iter().map(report::unconfigured).collect();
+    Ok(Answer::Status(Status { schema: 1, daemon: desk.daemon.borrow().clone(), unconfigured, apps }))
 }
 
 pub(super) async fn history(desk: &Desk, (app, limit): (Option<&AppName>, u32)) -> Result<Answer, Refusal> {

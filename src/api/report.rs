@@ -12,10 +12,10 @@ use crate::{
         why,
         wire::{
             AppReport, CanaryReport, DeployReport, Exit, FlipReport, HoldReport, IdleReport, InstanceReport,
-            LastReport, LiveReport, Refusal, RemoteReport, RollbackReport,
+            LastReport, LiveReport, Refusal, RemoteReport, RollbackReport, UnconfiguredReport,
         },
     },
-    engine::{Seen, Snapshot},
+    engine::{Seen, Snapshot, Unconfigured},
     process::Slot,
     rules::{
         app::{Backup, Hold, Idle, Instance, Live, Pipeline, Serving, Until},
@@ -27,6 +27,18 @@ use crate::{
     },
     store::record::DeployRecord,
 };
+
+/// One instance that no file names.
+pub fn unconfigured(found: Unconfigured) -> UnconfiguredReport {
+    let Unconfigured { name, color, port, pid, since } = found;
+    UnconfiguredReport {
+        name,
+        color,
+        port,
+        pid: pid.and_then(|pid| u32::try_from(pid).ok()),
+        since: Stamp(since),
+    }
+}
 
 /// One app, as in the contract.
 pub fn app(snapshot: &Snapshot) -> AppReport {

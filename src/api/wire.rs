@@ -8,53 +8,17 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use super::exit::Exit;
 pub use crate::store::record::{DeployDetail, DeployRecord, EventRecord, MeterRecord, StepRecord};
 use crate::{
     privilege::NewPrivileges,
     rules::{
         canary::Share,
         ids::{AppName, Color, CommitId, DeployId, ReleaseId},
-        step::DenialKind,
         time::Stamp,
         words::{AppState, HoldEnd, IdleState, Outcome, Phase},
     },
 };
-
-/// Exit codes of the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[repr(u8)]
-pub enum Exit {
-    /// Done.
-    Done = 0,
-    /// Failed; the old color still serves.
-    Failed = 1,
-    /// Usage or configuration.
-    Usage = 2,
-    /// Nothing is live.
-    NothingLive = 3,
-    /// The daemon can't be reached.
-    Unreachable = 4,
-    /// Refused because of a hold or a lock.
-    Held = 5,
-    /// Rolled back automatically.
-    RolledBack = 6,
-    /// Not permitted.
-    NotPermitted = 7,
-    /// Timed out while waiting; the work goes on.
-    TimedOut = 8,
-    /// `status` only: serving but degraded.
-    Degraded = 20,
-}
-
-impl From<DenialKind> for Exit {
-    fn from(kind: DenialKind) -> Self {
-        match kind {
-            DenialKind::Held => Self::Held,
-            DenialKind::NothingLive => Self::NothingLive,
-            DenialKind::NoWayBack | DenialKind::NoCanary => Self::Failed,
-        }
-    }
-}
 
 /// A request. `app` may be left out when there is one app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -298,8 +262,26 @@ pub struct Status {
     pub schema: u32,
     /// The daemon.
     pub daemon: DaemonReport,
+    /// What bgd started, still runs, and is in no file.
+    #[serde(default)]
+    pub unconfigured: Vec<UnconfiguredReport>,
     /// One for each app.
     pub apps: Vec<AppReport>,
+}
+
+/// One instance of an app that is in no file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnconfiguredReport {
+    /// Of which app.
+    pub name: AppName,
+    /// On which color.
+    pub color: Color,
+    /// Where, as far as that is known.
+    pub port: Option<u16>,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Since when.
+    pub since: Stamp,
 }
 
 /// The daemon itself.

@@ -17,7 +17,7 @@ use crate::{
     config::settings::{AppSettings, Settings},
     daemon::{self, DaemonError, Lock},
     engine::{
-        Counted, RemoteSeen, Seen, Snapshot,
+        self, Counted, RemoteSeen, Seen, Snapshot,
         fleet::{Fleet, Member, Polling},
     },
     errors::chain,
@@ -59,7 +59,11 @@ pub async fn status(settings: &Settings) -> Result<Status, Refusal> {
     }
     let daemon =
         DaemonReport { running: false, version: None, pid: None, started_at: None, config_refused: None };
-    Ok(Status { schema: 1, daemon, apps })
+    let known = settings.apps.keys().cloned().collect();
+    let dirs = (settings.daemon.state_dir.as_path(), settings.daemon.runtime_dir.as_path());
+    let others = engine::unconfigured(dirs, store.as_ref(), &known).await;
+    let unconfigured = others.into_iter().map(report::unconfigured).collect();
+    Ok(Status { schema: 1, daemon, unconfigured, apps })
 }
 
 /// The record's state, corrected by which instances really run.

@@ -15,6 +15,8 @@ use super::{
     validate::{self, Holds, NamedFile},
 };
 
+use crate::rules::ids::AppName;
+
 /// The directory of further apps, beside the main file.
 const APPS_DIR: &str = "apps.d";
 /// Bytes; a configuration beyond this is some other file.
@@ -69,6 +71,11 @@ pub fn concerns(file: &Path, changed: &Path) -> bool {
 
 fn dir_of(file: &Path) -> PathBuf {
     file.parent().unwrap_or(Path::new("/")).to_owned()
+}
+
+/// The file of one app.
+pub(super) fn app_file(file: &Path, app: &AppName) -> PathBuf {
+    apps_dir(file).join(format!("{app}.toml"))
 }
 
 fn apps_dir(file: &Path) -> PathBuf {
@@ -131,7 +138,7 @@ fn read_apps(file: &Path, notes: &mut Notes) -> Vec<Source> {
 
 /// Root has the system's directories, anybody else their own. A user without a home is a system's service, and
 /// `bgd check` must not fail for who runs it: the system's state directory again.
-fn surroundings(file: &Path) -> Surroundings {
+pub(super) fn surroundings(file: &Path) -> Surroundings {
     let base = dir_of(file);
     if nix::unistd::geteuid().is_root() {
         let (state_dir, runtime_dir) = (defaults::ROOT_STATE_DIR.into(), defaults::ROOT_RUNTIME_DIR.into());

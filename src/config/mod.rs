@@ -28,6 +28,7 @@ mod parse;
 mod problem;
 mod raw;
 mod read;
+mod remembered;
 mod secret;
 
 pub mod settings;
@@ -42,5 +43,6 @@ pub use self::{
     load::{concerns, load, sources, text},
     parse::{Loaded, Source, Surroundings, parse},
     problem::{Problem, Problems, Severity},
+    remembered::{recall, remember},
     secret::SecretError,
 };

@@ -15,9 +15,11 @@ use super::{
     acts::Acts,
     app_task::{AppTask, DeployCounter, Deps, Inbox, Message},
     disk::Disk,
+    front::FrontTrouble,
     interpreter::{Interpreter, Place},
     poller::watch_remote,
     snapshot::Snapshot,
+    unconfigured::{Unconfigured, last_settings, unconfigured},
 };
 use crate::{
     build::BuildError,
@@ -149,6 +151,10 @@ impl Fleet {
     /// # Errors
     /// When its directories can't be made or its record can't be read.
     pub fn start(&self, settings: &Arc<AppSettings>) -> Result<(), FleetError> {
+        self.start_with(settings, self.polling)
+    }
+
+    fn start_with(&self, settings: &Arc<AppSettings>, polling: Polling) -> Result<(), FleetError> {
         let app = || settings.name.clone();
         let interpreter =
             Interpreter::new(settings.clone(), self.store.clone(), (&self.place, self.disk.clone()))
@@ -166,7 +172,7 @@ impl Fleet {
         self.disk.enter(&interpreter, seen.clone());
         let kick = Arc::new(Notify::new());
         let mut tasks = vec![tokio::spawn(task.run())];
-        if self.polling == Polling::On {
+        if polling == Polling::On {
             tasks.push(tokio::spawn(watch_remote(interpreter.clone(), inbox.clone(), kick.clone())));
             let app = interpreter.clone();
             tasks.push(tokio::spawn(async move { app.end_removals().await }));
@@ -181,6 +187,33 @@ impl Fleet {
         };
         self.lock().insert(app(), member);
         Ok(())
+    }
+
+    /// What runs of apps that this fleet does not have.
+    pub async fn unconfigured(&self) -> Vec<Unconfigured> {
+        let known = self.apps().into_iter().map(|member| member.settings.name.clone()).collect();
+        unconfigured((&self.place.state_dir, &self.place.runtime_dir), Some(&self.store), &known).await
+    }
+
+    /// Has an app again that no file names, as it was configured last, to take it down; `None` when nothing is known
+    /// of it. Its remote is not looked at.
+    ///
+    /// # Errors
+    /// When its directories can't be made or its record can't be read.
+    pub fn take_up(&self, name: &AppName) -> Result<Option<Member>, FleetError> {
+        let Some(settings) = last_settings(&self.store, name) else { return Ok(None) };
+        self.start_with(&settings, Polling::Off)?;
+        Ok(self.app(name))
+    }
+
+    /// Lets go of it, with its front where that is bgd's own.
+    ///
+    /// # Errors
+    /// When the front does not end.
+    pub async fn let_go(&self, member: &Member) -> Result<(), FrontTrouble> {
+        member.end().await;
+        self.lock().remove(&member.settings.name);
+        member.interpreter.front().end().await
     }
 
     /// Takes new settings into force. Nothing changes when any of them can't be: the old ones stay (promise L4).

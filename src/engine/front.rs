@@ -173,6 +173,14 @@ impl AppFront {
         }
     }
 
+    /// Ends the builtin front; nginx and HAProxy are not bgd's to end.
+    pub async fn end(&self) -> Result<(), FrontTrouble> {
+        match self {
+            Self::Builtin(front) => Ok(front.stop().await?),
+            Self::Nginx { .. } | Self::Haproxy(_) => Ok(()),
+        }
+    }
+
     /// Has the builtin front running, or nginx's include file in place, or HAProxy answering.
     pub async fn ensure(&self) -> Result<(), FrontTrouble> {
         match self {

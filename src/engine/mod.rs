@@ -28,6 +28,7 @@ mod starting;
 mod stopping;
 mod tend;
 mod traffic;
+mod unconfigured;
 mod warmup;
 mod watching;
 
@@ -37,3 +38,4 @@ pub use interpreter::{Interpreter, Place};
 pub use poller::watch_remote;
 pub use snapshot::{RemoteSeen, Snapshot};
 pub use traffic::Counted;
+pub use unconfigured::{Unconfigured, last_settings, unconfigured};

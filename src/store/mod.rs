@@ -4,6 +4,7 @@
 //! with what it sees running (promise K6).
 
 mod accepted;
+mod configured;
 mod journal;
 mod meter;
 mod read;
@@ -242,6 +243,9 @@ impl Store {
         }
         if let Err(err) = accepted::make_table(&connection) {
             tracing::warn!(path = %path.display(), %err, "what branches were accepted at can't be recorded");
+        }
+        if let Err(err) = configured::make_table(&connection) {
+            tracing::warn!(path = %path.display(), %err, "how apps are configured can't be recorded");
         }
         let tables = meter::make_table(&connection).and_then(|()| replaced::make_table(&connection));
         if let Err(err) = tables {

@@ -52,7 +52,7 @@ fn a_push_goes_live(kind: Kind) {
 
 fn status_is_as_in_the_contract(stage: &Stage, first: &str, second: &str) {
     let whole: Value = serde_json::from_str(&stage.done(&["status", "--json"])).unwrap();
-    expect(&whole, "schema daemon apps");
+    expect(&whole, "schema daemon unconfigured apps");
     assert_eq!(whole["schema"], 1);
     expect(&whole["daemon"], "running version pid started_at config_refused");
     assert_eq!(whole["daemon"]["pid"], stage.daemon_pid());

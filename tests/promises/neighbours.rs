@@ -72,6 +72,35 @@ fn shop_deploys(stage: &Stage, rev: &str) {
 }
 
 #[test]
+fn n7_an_app_taken_out_of_the_files_is_shown_and_can_be_ended_also_after_a_restart() {
+    let Some(mut stage) = Stage::set(Plan { watch: "200ms", ..Plan::of(Kind::Builtin) }) else { return };
+    stage.push_live("shop-one");
+    let zoo = Zoo::beside(&stage);
+    Zoo::push(&stage, "zoo-one", ("", "true", "true"));
+    stage.eventually("the other app serves", |_| zoo.served() == "zoo-one");
+    stage.eventually("it rests", |stage| status_of(stage, "zoo")["deploy"].is_null());
+    fs::remove_file(stage.path("apps.d/zoo.toml")).unwrap();
+    stage.done(&["reload"]);
+    stage.end_daemon();
+    stage.start_daemon();
+    assert_eq!(zoo.served(), "zoo-one", "nobody asked for its end");
+    let whole: Value = serde_json::from_str(&stage.done(&["status", "--json"])).unwrap();
+    let others = whole["unconfigured"].as_array().unwrap();
+    assert_eq!((others.len(), &others[0]["name"]), (1, &"zoo".into()), "{whole:#}");
+    assert_eq!(others[0]["port"], zoo.ports[usize::from(others[0]["color"] == "green")].number, "{whole:#}");
+    assert!(others[0]["pid"].is_u64() && others[0]["since"].is_string(), "{whole:#}");
+    assert!(stage.done(&["status"]).contains("`bgd down zoo --yes` ends it"));
+    assert!(stage.bgd(&["doctor"]).stdout.contains("zoo: runs on"));
+    stage.done(&["down", "zoo", "--yes"]);
+    assert!(load::connect(([127, 0, 0, 1], zoo.ports[2].number).into()).is_err(), "its front is gone");
+    let whole: Value = serde_json::from_str(&stage.done(&["status", "--json"])).unwrap();
+    assert_eq!(whole["unconfigured"], serde_json::json!([]), "{whole:#}");
+    assert_eq!(stage.bgd(&["down", "nobody", "--yes"]).code, 2);
+    assert_eq!(stage.served(), "shop-one");
+    stage.assert_no_leftover();
+}
+
+#[test]
 fn k7_one_apps_trouble_stays_its_own() {
     let Some(stage) = Stage::set(Plan { watch: "200ms", ..Plan::of(Kind::Nginx) }) else { return };
     stage.push_live("shop-one");

@@ -22,7 +22,7 @@ use self::{
 use crate::{
     api::{
         client::CallError,
-        wire::{Answer, Exit, Request},
+        wire::{Answer, Exit, Request, UnconfiguredReport},
     },
     cli::{
         Context,
@@ -46,6 +46,7 @@ pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
     let (daemon, pid) = daemon(&installation).await;
     let acting = Acting::of(pid);
     report.add(vec![daemon])?;
+    report.add(unconfigured(&installation).await)?;
     report.add(host::check(settings))?;
     let kernel = Confinement::here();
     report.add(confinement::check(&kernel, &acting))?;
@@ -86,6 +87,19 @@ impl Report {
 }
 
 /// Also its pid, if it answers.
+/// What runs and is in no file.
+async fn unconfigured(installation: &Installation) -> Vec<Finding> {
+    let Ok(Answer::Status(status)) = installation.client().ask(&Request::Status { app: None }).await else {
+        return Vec::new();
+    };
+    let finding = |one: &UnconfiguredReport| {
+        let place = one.port.map(|port| format!(", on port {port}")).unwrap_or_default();
+        let what = format!("{}: runs on {}{place}, and is in no file any more", one.name, one.color);
+        Finding::warn(what, format!("`bgd down {} --yes` ends it, or put its file back", one.name))
+    };
+    status.unconfigured.iter().map(finding).collect()
+}
+
 async fn daemon(installation: &Installation) -> (Finding, Option<u32>) {
     let client = installation.client();
     match client.ask(&Request::Status { app: None }).await {

@@ -56,7 +56,7 @@ pub fn status(apps: Vec<AppReport>) -> Status {
         started_at: Some(before(9000)),
         config_refused: None,
     };
-    Status { schema: 1, daemon, apps }
+    Status { schema: 1, daemon, unconfigured: Vec::new(), apps }
 }
 
 /// Nothing deployed.

@@ -4,7 +4,10 @@
 use std::time::Duration;
 
 use crate::{
-    api::wire::{AppReport, CanaryReport, DeployReport, InstanceReport, LastReport, LiveReport, Status},
+    api::wire::{
+        AppReport, CanaryReport, DeployReport, InstanceReport, LastReport, LiveReport, Status,
+        UnconfiguredReport,
+    },
     cli::{
         phrase,
         status::next,
@@ -30,7 +33,24 @@ pub fn render(status: &Status, now: Time, look: Look) -> String {
         blocks.push("no apps are configured".to_owned());
     }
     blocks.extend(status.apps.iter().map(|app| block(app, (now, status.daemon.running), look)));
+    blocks.extend(unconfigured(status, now, look));
     blocks.join("\n\n")
+}
+
+/// What runs and is in no file: nobody starts it again, and nobody else would tell of it.
+fn unconfigured(status: &Status, now: Time, look: Look) -> Option<String> {
+    let line = |one: &UnconfiguredReport| {
+        let place = one.port.map(|port| format!("port {port}, ")).unwrap_or_default();
+        let pid = one.pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string());
+        let (name, since) = (&one.name, phrase::ago(one.since, now));
+        format!(
+            "  {name} on {} ({place}pid {pid}), started {since}: `bgd down {name} --yes` ends it",
+            one.color
+        )
+    };
+    let lines: Vec<_> = status.unconfigured.iter().map(line).collect();
+    let head = look.paint(Tone::Notice, "in no file any more, and running:");
+    (!lines.is_empty()).then(|| format!("{head}\n{}", lines.join("\n")))
 }
 
 /// The daemon goes on with what it last read well, however long ago that was.

@@ -1,0 +1,44 @@
+//! By which texts each app was last configured, beside the schema, as `meter` is: an app that was taken out of the
+//! files is shown and ended by them. As closed as the rest of the record: what `env` holds stands in them.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{Store, StoreError, sql};
+use crate::rules::ids::AppName;
+
+/// Makes the table where there is none.
+pub(super) fn make_table(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection.execute_batch(
+        "CREATE TABLE IF NOT EXISTS configured (app TEXT PRIMARY KEY, texts TEXT NOT NULL) STRICT;",
+    )
+}
+
+impl Store {
+    /// The texts; `None` where the app was never configured, or by an older bgd.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub fn configured(&self, app: &AppName) -> Result<Option<String>, StoreError> {
+        self.read()
+            .query_row("SELECT texts FROM configured WHERE app = ?1", params![app.as_str()], |row| row.get(0))
+            .optional()
+            .map_err(sql("reading how an app was configured"))
+    }
+
+    /// Keeps the texts, where they are others than before.
+    ///
+    /// # Errors
+    /// When they could not be written.
+    pub fn keep_configured(&self, app: &AppName, texts: &str) -> Result<(), StoreError> {
+        if self.configured(app)?.as_deref() == Some(texts) {
+            return Ok(());
+        }
+        self.write_unflushed("recording how an app is configured", |tx| {
+            tx.execute(
+                "INSERT OR REPLACE INTO configured (app, texts) VALUES (?1, ?2)",
+                params![app.as_str(), texts],
+            )
+        })
+        .map(drop)
+    }
+}
