@@ -533,3 +533,13 @@ fn a_configuration_that_is_no_file_is_refused_by_every_command_alike() {
         }
     }
 }
+
+#[test]
+fn init_writes_where_the_configuration_is_asked_for() {
+    let place = Place::without_daemon();
+    let ran = place.run(&["init", "--config", "other.toml"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.err.starts_with("other.toml is written"), "{ran:?}");
+    assert_eq!(place.run(&["check", "--config", "other.toml"]).code, 0);
+    assert_eq!(place.run(&["init", "--config", "other.toml"]).code, 2, "never over an existing one");
+}

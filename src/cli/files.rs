@@ -14,10 +14,12 @@ use crate::{
     config,
 };
 
-/// Runs `bgd init`: an annotated `bgd.toml` in this directory, never over an existing one.
-pub fn init() -> Result<Exit, Problem> {
-    init_at(Path::new("bgd.toml"))?;
-    terminal::chatter("bgd.toml is written; set `remote` and `start` in it, then `bgd check`");
+/// Runs `bgd init`: an annotated `bgd.toml` in this directory, or where `--config` says, never over an existing one.
+pub fn init(context: &Context) -> Result<Exit, Problem> {
+    let path = context.config.as_deref().unwrap_or(Path::new("bgd.toml"));
+    init_at(path)?;
+    let shown = path.display();
+    terminal::chatter(&format!("{shown} is written; set `remote` and `start` in it, then `bgd check`"));
     Ok(Exit::Done)
 }
 

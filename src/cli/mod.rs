@@ -82,7 +82,7 @@ pub fn main() -> ExitCode {
 fn run(context: &Context, command: Command) -> Result<Exit, Problem> {
     match command {
         Command::Demo => demo::run(context),
-        Command::Init => files::init(),
+        Command::Init => files::init(context),
         Command::Check => files::check(context),
         Command::Completions { shell } => files::completions(shell),
         Command::Man { dir } => files::man(dir),
