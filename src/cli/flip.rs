@@ -138,7 +138,7 @@ impl<'a> Wait<'a> {
 }
 
 fn alive(installation: &Installation) -> Option<Patient> {
-    Patient::watch(offline::daemon_alive(installation.settings().ok()?)?)
+    Patient::watch(offline::daemon_alive(installation.usable().ok()?)?)
 }
 
 async fn without_daemon(

@@ -1,5 +1,6 @@
 //! Which bgd is meant: the configuration that was found, and the socket of its daemon. A configuration that
-//! does not load must not keep anybody from `status` and `flip`, so the socket is found without it as well.
+//! does not load must not keep anybody from `status` and `flip`: the socket is found without it as well, and so is, by
+//! the record, the configuration that was last in force.
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +10,13 @@ use crate::{
         wire::Exit,
     },
     cli::{problem::Problem, terminal},
-    config::{self, Problems, settings::Settings},
+    config::{
+        self, Problems,
+        settings::{DaemonSettings, Settings},
+    },
+    errors::chain,
     rules::ids::AppName,
+    store::Store,
 };
 
 /// Name of the control socket below the runtime directory (contract).
@@ -24,6 +30,8 @@ const SYSTEM_CONFIG: &str = "/etc/bgd";
 #[derive(Debug)]
 pub struct Installation {
     settings: Result<Settings, Unusable>,
+    /// What was last in force, where the files are refused now.
+    last_good: Option<Settings>,
     socket: PathBuf,
 }
 
@@ -53,7 +61,7 @@ impl Installation {
                 let asked_for = matches!(error, config::FindError::Missing { .. });
                 let socket = usual_sockets().into_iter().find(|socket| socket.exists() && !asked_for);
                 return match socket {
-                    Some(socket) => Ok(Self { settings: Err(why), socket }),
+                    Some(socket) => Ok(Self { settings: Err(why), last_good: None, socket }),
                     None => Err(why.into()),
                 };
             }
@@ -61,16 +69,24 @@ impl Installation {
         match config::load(&file) {
             Ok(loaded) => {
                 let socket = loaded.settings.daemon.runtime_dir.join(SOCKET);
-                Ok(Self { socket: of_the_system(&file, socket), settings: Ok(loaded.settings) })
+                let socket = of_the_system(&file, socket);
+                Ok(Self { settings: Ok(loaded.settings), last_good: None, socket })
             }
-            Err(problems) => {
-                let socket =
-                    written_socket(&file).or_else(|| usual_sockets().into_iter().find(|s| s.exists()));
-                match socket {
-                    Some(socket) => Ok(Self { settings: Err(Unusable::Bad(problems)), socket }),
-                    None => Err(Problem::Config(problems)),
-                }
-            }
+            Err(problems) => Self::of_refused(&file, problems),
+        }
+    }
+
+    fn of_refused(file: &Path, problems: Problems) -> Result<Self, Problem> {
+        let places = config::directories(file);
+        let last_good = places.iter().find_map(|daemon| last_good(file, &daemon.state_dir));
+        let in_force = last_good.iter().map(|settings| &settings.daemon).next();
+        let of = |daemon: &DaemonSettings| of_the_system(file, daemon.runtime_dir.join(SOCKET));
+        // The defaults are last; what differs from them is written.
+        let written = places.split_last().and_then(|(_, written)| written.first()).map(of);
+        let existing = || places.iter().map(of).chain(usual_sockets()).find(|socket| socket.exists());
+        match in_force.map(of).or_else(existing).or(written) {
+            Some(socket) => Ok(Self { settings: Err(Unusable::Bad(problems)), last_good, socket }),
+            None => Err(Problem::Config(problems)),
         }
     }
 
@@ -84,16 +100,31 @@ impl Installation {
         self.settings.as_ref().map_err(|why| why.clone().into())
     }
 
-    /// The settings, when the daemon did not answer. Without them that is the thing to say first, and the
-    /// configuration the reason why nothing better can be done.
+    /// The settings to do without the daemon by: those of the files or, where these are refused, the last good ones.
+    pub fn usable(&self) -> Result<&Settings, Problem> {
+        self.settings().or_else(|why| self.last_good.as_ref().ok_or(why))
+    }
+
+    /// Whether the last good settings are what is used.
+    pub fn is_refused(&self) -> bool {
+        self.last_good.is_some()
+    }
+
+    /// The settings, when the daemon did not answer; says so when they are not those of the files. Without any that is
+    /// the thing to say first, and the configuration the reason why nothing better can be done.
     pub fn settings_or(&self, error: &CallError) -> Result<&Settings, Problem> {
-        self.settings()
-            .inspect_err(|_| terminal::chatter(&format!("{error}, and the record can't be found:")))
+        if let (Err(Unusable::Bad(problems)), true) = (&self.settings, self.is_refused()) {
+            terminal::chatter(&format!(
+                "the configuration is refused ({}); the last good one is used: `bgd check`",
+                problems.brief()
+            ));
+        }
+        self.usable().inspect_err(|_| terminal::chatter(&format!("{error}, and the record can't be found:")))
     }
 
     /// The app meant: the one named, or the only one.
     pub fn app(&self, named: Option<&AppName>) -> Result<AppName, Problem> {
-        let apps = &self.settings()?.apps;
+        let apps = &self.usable()?.apps;
         let names = || apps.keys().map(AppName::as_str).collect::<Vec<_>>().join(", ");
         match (named, apps.len()) {
             (Some(name), _) if apps.contains_key(name) => Ok(name.clone()),
@@ -115,12 +146,17 @@ fn of_the_system(file: &Path, socket: PathBuf) -> PathBuf {
     if file.starts_with(SYSTEM_CONFIG) && !socket.exists() && system.exists() { system } else { socket }
 }
 
-/// `daemon.runtime_dir` of a file that is otherwise not usable.
-fn written_socket(file: &Path) -> Option<PathBuf> {
-    let text = config::text(file)?;
-    let table: toml::Table = text.parse().ok()?;
-    let dir = table.get("daemon")?.get("runtime_dir")?.as_str()?;
-    Some(file.parent()?.join(dir).join(SOCKET))
+/// What was last in force, where the record in `state_dir` is of this file.
+fn last_good(file: &Path, state_dir: &Path) -> Option<Settings> {
+    let kept =
+        Store::open_read_only(state_dir).and_then(|store| store.map(|it| it.all_configured()).transpose());
+    match kept {
+        Ok(kept) => config::recall_all(file, &kept?),
+        Err(err) => {
+            terminal::chatter(&format!("the last good configuration can't be read: {}", chain(&err)));
+            None
+        }
+    }
 }
 
 fn usual_sockets() -> Vec<PathBuf> {

@@ -67,6 +67,7 @@ async fn look(installation: &Installation, args: &StatusArgs) -> Result<Seen, Pr
         Ok(_) => Err(Problem::unexpected()),
         Err(error) if error.without_daemon() => {
             let mut status = offline::status(installation.settings_or(&error)?).await?;
+            status.daemon.config_refused = installation.is_refused().then(|| "bgd check".to_owned());
             if let Some(app) = &args.app {
                 status.apps.retain(|report| report.name == *app);
             }

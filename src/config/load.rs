@@ -20,7 +20,7 @@ use crate::rules::ids::AppName;
 /// The directory of further apps, beside the main file.
 const APPS_DIR: &str = "apps.d";
 /// Bytes; a configuration beyond this is some other file.
-const LARGEST: u64 = 4 << 20;
+pub(super) const LARGEST: u64 = 4 << 20;
 
 /// Reads, judges and completes the configuration at `file`.
 ///
@@ -45,8 +45,8 @@ pub fn load(file: &Path) -> Result<Loaded, Problems> {
     Ok(loaded)
 }
 
-/// The text of the configuration at `file` alone, for what has to be found in one that does not load.
-pub fn text(file: &Path) -> Option<String> {
+/// The text of the file alone.
+pub(super) fn text(file: &Path) -> Option<String> {
     read(file).ok().map(|source| source.text)
 }
 

@@ -17,6 +17,7 @@ mod addresses;
 pub mod auth_file;
 pub mod commands;
 mod defaults;
+mod directories;
 pub mod duration;
 pub mod env_file;
 mod find;
@@ -39,10 +40,11 @@ mod tests;
 mod validate;
 
 pub use self::{
+    directories::directories,
     find::{FindError, VARIABLE, find},
-    load::{concerns, load, sources, text},
+    load::{concerns, load, sources},
     parse::{Loaded, Source, Surroundings, parse},
     problem::{Problem, Problems, Severity},
-    remembered::{recall, remember},
+    remembered::{recall, recall_all, remember},
     secret::SecretError,
 };

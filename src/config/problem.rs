@@ -81,6 +81,18 @@ impl fmt::Display for Problem {
 #[serde(transparent)]
 pub struct Problems(pub Vec<Problem>);
 
+impl Problems {
+    /// The first one on one line, and how many there are besides.
+    pub fn brief(&self) -> String {
+        let first = self.0.first().map(ToString::to_string).unwrap_or_default();
+        let first = first.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        match self.0.len() {
+            0 | 1 => first.to_owned(),
+            all => format!("{first}, and {} more", all - 1),
+        }
+    }
+}
+
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, problem) in self.0.iter().enumerate() {

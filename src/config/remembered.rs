@@ -2,6 +2,7 @@
 //! daemon, which keeps them, and by whoever has to do with an app that no file names.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     load::{app_file, surroundings, text},
     parse::{Source, parse},
-    settings::AppSettings,
+    settings::{AppSettings, Settings},
 };
 use crate::rules::ids::AppName;
 
@@ -35,6 +36,29 @@ pub fn recall(texts: &str, app: &AppName) -> Option<Arc<AppSettings>> {
     let own: Vec<_> = own.into_iter().map(|text| Source { file: app_file(&file, app), text }).collect();
     let main = Source { text: main, file: file.clone() };
     parse(&main, &own, &surroundings(&file)).ok()?.settings.apps.get(app).cloned()
+}
+
+/// The settings of the configuration at `file` as it was last in force, by the texts of its apps, those kept last
+/// first; `None` when they make none.
+pub fn recall_all(file: &Path, kept: &[(AppName, String)]) -> Option<Settings> {
+    let read =
+        |(app, texts): &(AppName, String)| Some((app.clone(), serde_json::from_str::<Texts>(texts).ok()?));
+    let kept = || kept.iter().filter_map(read).filter(|(_, texts)| is_same(&texts.file, file));
+    let main = kept().next()?.1.main;
+    // What was taken out of the main file stands in an older text of it, and a file of `apps.d` is gone.
+    let own = kept().filter(|(_, texts)| texts.main == main).filter_map(|(app, texts)| {
+        let own = app_file(file, &app);
+        own.exists().then_some(Source { file: own, text: texts.own? })
+    });
+    let mut own: Vec<_> = own.collect();
+    own.sort_by(|one, other| one.file.cmp(&other.file));
+    let main = Source { text: main, file: file.to_owned() };
+    Some(parse(&main, &own, &surroundings(file)).ok()?.settings)
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path| fs::canonicalize(path).ok();
+    one == other || (real(one).is_some() && real(one) == real(other))
 }
 
 #[cfg(test)]
@@ -61,5 +85,38 @@ mod tests {
         let ports = |texts: &str, app| recall(texts, app).unwrap().ports.blue;
         assert_eq!((ports(&texts[0], &blog), ports(&texts[1], &shop)), (9701, 9601));
         assert_eq!(recall("no texts", &blog), None);
+    }
+
+    #[test]
+    fn the_last_good_configuration_has_the_apps_that_it_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("bgd.toml");
+        let app = |front: u16| {
+            let ports = [front + 1000, front + 2000];
+            format!(
+                "remote = \"/srv/a.git\"\nstart = \"true\"\nports = {ports:?}\nfront = {{ listen = \"127.0.0.1:{front}\" }}\n"
+            )
+        };
+        std::fs::create_dir(dir.path().join("apps.d")).unwrap();
+        let own = |name: &str| dir.path().join(format!("apps.d/{name}.toml"));
+        std::fs::write(own("blog"), app(8082)).unwrap();
+        std::fs::write(own("wiki"), app(8083)).unwrap();
+        let [blog, shop, shed, wiki]: [AppName; 4] =
+            ["blog", "shop", "shed", "wiki"].map(|name| name.parse().unwrap());
+        let two = format!("[app.shop]\n{}[app.shed]\n{}", app(8081), app(8084));
+        std::fs::write(&file, two).unwrap();
+        let before = (shed.clone(), remember(&file, &shed).unwrap());
+        std::fs::write(&file, format!("[daemon]\nstate_dir = \"s\"\n[app.shop]\n{}", app(8081))).unwrap();
+        let mut kept: Vec<_> =
+            [blog, shop, wiki].map(|app| (app.clone(), remember(&file, &app).unwrap())).into();
+        kept.push(before);
+        std::fs::write(&file, "[app.shop]\nnonsense").unwrap();
+        std::fs::write(own("blog"), "nonsense").unwrap();
+        std::fs::remove_file(own("wiki")).unwrap();
+        let settings = recall_all(&file, &kept).unwrap();
+        assert_eq!(settings.apps.keys().map(AppName::as_str).collect::<Vec<_>>(), ["blog", "shop"]);
+        assert_eq!(settings.daemon.state_dir, dir.path().join("s"));
+        assert_eq!(recall_all(&dir.path().join("other.toml"), &kept), None, "another configuration");
+        assert_eq!(recall_all(&file, &[]), None);
     }
 }

@@ -25,6 +25,20 @@ impl Store {
             .map_err(sql("reading how an app was configured"))
     }
 
+    /// The texts of all apps ever configured, those kept last first.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub fn all_configured(&self) -> Result<Vec<(AppName, String)>, StoreError> {
+        let failed = sql("reading how the apps were configured");
+        let reader = self.read();
+        let mut all =
+            reader.prepare("SELECT app, texts FROM configured ORDER BY rowid DESC").map_err(&failed)?;
+        let rows = all.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?))).map_err(&failed)?;
+        let rows = rows.collect::<Result<Vec<_>, _>>().map_err(&failed)?;
+        Ok(rows.into_iter().filter_map(|(app, texts)| Some((app.parse().ok()?, texts))).collect())
+    }
+
     /// Keeps the texts, where they are others than before.
     ///
     /// # Errors

@@ -351,7 +351,7 @@ fn aside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn sql(what: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
+fn sql(what: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
     move |source| StoreError::Sql { what, source }
 }
 

@@ -1,5 +1,7 @@
 //! The way back at every point of a deploy, and what keeps automatic deploys off: flips, holds, pins, `down`.
 
+use std::fs;
+
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -286,6 +288,45 @@ fn i6_a_flip_works_with_the_daemon_dead_or_hung() {
             stage.push_live("three");
             stage.assert_no_leftover();
         });
+    }
+}
+
+#[test]
+fn i6_a_refused_configuration_locks_nobody_out_with_the_daemon_stopped_or_running() {
+    for (broken, kind) in [("nonsense = 1\n", Kind::Nginx), ("keep = \"many\n[app", Kind::Builtin)] {
+        let Some(mut stage) = Stage::set(Plan::of(kind)) else { continue };
+        let one = stage.push_live("one");
+        stage.push_live("two");
+        stage.until_at_rest();
+        let load = stage.load();
+        load.sees("two");
+        let good = fs::read_to_string(stage.path("bgd.toml")).unwrap();
+        fs::write(stage.path("bgd.toml"), format!("{good}{broken}")).unwrap();
+        assert_eq!(stage.bgd(&["check"]).code, 2);
+        let reading = [&["logs"][..], &["history"], &["show", "1"], &["events"]];
+        for words in reading.iter().chain([&["status"][..]].iter()) {
+            stage.done(words);
+        }
+        stage.end_daemon();
+        for (words, code) in
+            reading.iter().map(|words| (*words, 0)).chain([(&["status"][..], 4), (&["flip"], 0)])
+        {
+            let ran = stage.bgd(words);
+            assert_eq!(ran.code, code, "{kind:?} {words:?}: {ran:?}");
+            assert!(
+                ran.stderr.contains("the last good one is used: `bgd check`"),
+                "{kind:?} {words:?}: {ran:?}"
+            );
+        }
+        assert_eq!(stage.served(), "one", "{kind:?}");
+        assert_eq!(stage.value("live.commit"), one);
+        assert_eq!(stage.value("daemon.config_refused"), "bgd check");
+        assert_eq!(stage.bgd(&["daemon"]).code, 2, "a daemon does not start by it");
+        fs::write(stage.path("bgd.toml"), good).unwrap();
+        stage.start_daemon();
+        assert_eq!(stage.until_at_rest()["live"]["commit"], one);
+        load.end_without_loss();
+        stage.assert_no_leftover();
     }
 }
 

@@ -1,0 +1,93 @@
+//! Where bgd keeps things by a configuration that does not load: by what `[daemon]` still says, and by default. Called
+//! by commands that have to work all the same; the daemon never starts by it.
+
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    guarded,
+    load::{LARGEST, surroundings},
+    parse::Surroundings,
+    problem::{Notes, Place},
+    raw::RawDaemon,
+    read::{Given, Reader},
+    settings::DaemonSettings,
+    validate::{self, Judge},
+};
+
+/// `[daemon]` of the file, the likeliest reading first and the defaults last. Whatever is wrong is passed over.
+pub fn directories(file: &Path) -> Vec<DaemonSettings> {
+    let text = guarded::read(file, LARGEST).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let mut found = Vec::new();
+    for text in [&*text, &readable_lines(&text), ""] {
+        let daemon = daemon(text, &surroundings(file));
+        if !found.contains(&daemon) {
+            found.push(daemon);
+        }
+    }
+    found
+}
+
+fn daemon(text: &str, surroundings: &Surroundings) -> DaemonSettings {
+    let mut notes = Notes::default();
+    let (table, _) = DeTable::parse_recoverable(text);
+    let at = Place { file: "".into(), line: 1, key: "daemon".to_owned() };
+    let raw = match table.get_ref().get("daemon").map(|item| item.get_ref()) {
+        Some(DeValue::Table(table)) => {
+            RawDaemon::read(table, &at, &mut Reader::new("".into(), text, &mut notes))
+        }
+        _ => RawDaemon::or_empty(Given::Absent, at),
+    };
+    validate::daemon(&mut Judge::new(&surroundings.base, &mut notes), &raw, surroundings)
+}
+
+/// The lines that are TOML by themselves: what a bracket or a quotation mark left open swallows is found in them.
+fn readable_lines(text: &str) -> String {
+    text.lines().filter(|line| DeTable::parse(line).is_ok()).flat_map(|line| [line, "\n"]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(text: &str) -> Vec<(String, String)> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("bgd.toml");
+        std::fs::write(&file, text).unwrap();
+        let below = |path: &Path| path.strip_prefix(dir.path()).unwrap_or(path).display().to_string();
+        directories(&file).iter().map(|one| (below(&one.state_dir), below(&one.runtime_dir))).collect()
+    }
+
+    #[test]
+    fn the_directories_are_found_in_a_file_with_any_error() {
+        let daemon = "[daemon]\nstate_dir = \"s\"\nruntime_dir = \"r\"\n";
+        let app = "[app.shop]\nremote = \"/srv/a.git\"\nstart = \"true\"\n";
+        for broken in [
+            format!("{daemon}{app}nonsense = 1\n"),
+            format!("{daemon}nonsense = 1\nstate_dri = 3\n{app}"),
+            format!("{daemon}operators = 7\n{app}keep = \"many\"\n"),
+            format!("{daemon}{app}branch = \"main\n"),
+            format!("{app}env = {{ A = \"b\"\n{daemon}"),
+            format!("[app.shop\nbuild = [\"a\",\n{daemon}"),
+            format!("{app}build = \"\"\"make\n{daemon}"),
+            format!("]] what is this\n{daemon}{app}"),
+            format!("{daemon}{daemon}{app}"),
+            format!("<<<<<<< HEAD\n{daemon}=======\n{app}>>>>>>> theirs\n"),
+        ] {
+            assert!(
+                first(&broken).contains(&("s".to_owned(), "r".to_owned())),
+                "{broken}: {:?}",
+                first(&broken)
+            );
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_last_and_stand_alone_where_nothing_is_written() {
+        let plain = first("[app.shop]\nstrat = \"true\"\n");
+        assert_eq!(plain.len(), 1);
+        assert_eq!(first("[daemon]\nstate_dir = \"s\"\nnonsense").last(), plain.last());
+    }
+}
