@@ -4,11 +4,11 @@
 mod lock;
 
 use std::{
-    io,
+    fmt, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -130,7 +130,9 @@ pub fn run(file: &Path, settings: Settings) -> Result<(), DaemonError> {
         .enable_all()
         .build()
         .map_err(|source| DaemonError::System { what: "starting the runtime", source })?;
-    let ended = runtime.block_on(Daemon { file: file.to_owned(), settings, started: clock::now() }.work());
+    let ended = runtime.block_on(
+        Daemon { file: file.to_owned(), settings, started: clock::now(), noticed: Mutex::default() }.work(),
+    );
     // A stuck disk or checkout must not keep the daemon from ending.
     runtime.shutdown_timeout(Duration::from_secs(2));
     drop(lock);
@@ -191,6 +193,28 @@ struct Daemon {
     file: PathBuf,
     settings: Settings,
     started: crate::rules::time::Time,
+    noticed: Mutex<Option<Noticed>>,
+}
+
+/// A change of the files that the daemon took on without being asked.
+struct Noticed {
+    at: Instant,
+    /// What it brought into force, in words.
+    what: String,
+}
+
+/// What reading the files again has come to.
+struct Reloaded {
+    read: String,
+    /// What is in force since, in words; `None` where nothing is new.
+    what: Option<String>,
+}
+
+impl fmt::Display for Reloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = self.what.as_deref().unwrap_or("nothing changed, all of it was in force already");
+        write!(f, "{}: {what}", self.read)
+    }
 }
 
 /// A `bgd reload` on its way: where its answer goes.
@@ -262,16 +286,16 @@ impl Daemon {
             tokio::select! {
                 _ = told.term.recv() => return Ok(()),
                 _ = told.int.recv() => return Ok(()),
-                _ = told.hup.recv() => log_reload(&self.reload_shown(fleet, shown).await),
+                _ = told.hup.recv() => self.reload_unasked(fleet, shown).await,
                 Some(reply) = reloads.recv() => {
                     // A client that went away has lost only the answer.
-                    let _gone = reply.send(self.reload_shown(fleet, shown).await);
+                    let _gone = reply.send(self.reload_shown(fleet, shown).await.map(|done| self.answer(&done)));
                 }
                 () = told.changed.notified() => {
                     tokio::time::sleep(SETTLE).await;
                     // Directories may have come (apps.d) or be others by now; watched before they are read.
                     told.watch = watch_files(&self.file, told.changed.clone());
-                    log_reload(&self.reload_shown(fleet, shown).await);
+                    self.reload_unasked(fleet, shown).await;
                 }
                 _ = tick.tick() => {
                     notify_systemd(&[sd_notify::NotifyState::Watchdog]);
@@ -283,13 +307,48 @@ impl Daemon {
         }
     }
 
+    /// What it brings into force is kept for who asks next.
+    async fn reload_unasked(&self, fleet: &Fleet, shown: &watch::Sender<DaemonReport>) {
+        match self.reload_shown(fleet, shown).await {
+            Ok(done) => {
+                tracing::info!(text = %done, "configuration read again");
+                if let Some(what) = done.what {
+                    *self.lock_noticed() = Some(Noticed { at: Instant::now(), what });
+                }
+            }
+            Err(refusal) => tracing::error!(err = refusal.message, "configuration refused"),
+        }
+    }
+
+    /// The answer to who asks for a reload: an edit was mostly noticed before anybody asked.
+    fn answer(&self, done: &Reloaded) -> String {
+        let mut noticed = self.lock_noticed();
+        if done.what.is_some() {
+            *noticed = None;
+        }
+        match &*noticed {
+            Some(Noticed { at, what }) => {
+                let ago = config::duration::rough(Duration::from_secs(at.elapsed().as_secs().max(1)));
+                format!(
+                    "{}: changed {ago} ago, when the edit was noticed: {what}; nothing changed since",
+                    done.read
+                )
+            }
+            None => done.to_string(),
+        }
+    }
+
+    fn lock_noticed(&self) -> MutexGuard<'_, Option<Noticed>> {
+        self.noticed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// As [`Self::reload`], and status shows while what is on disk is not in force. Without the reason, which may quote
     /// the file to those who may only read the status.
     async fn reload_shown(
         &self,
         fleet: &Fleet,
         shown: &watch::Sender<DaemonReport>,
-    ) -> Result<String, Refusal> {
+    ) -> Result<Reloaded, Refusal> {
         let done = self.reload(fleet).await;
         let refused = done.as_ref().err().and_then(|refusal| refusal.hint.clone());
         shown.send_modify(|report| report.config_refused = refused);
@@ -297,7 +356,7 @@ impl Daemon {
     }
 
     /// Reads the files again; a bad file leaves the old configuration in force and says why.
-    async fn reload(&self, fleet: &Fleet) -> Result<String, Refusal> {
+    async fn reload(&self, fleet: &Fleet) -> Result<Reloaded, Refusal> {
         let refused = |message: String, hint: &str| Refusal {
             exit: Exit::Usage,
             message: format!("the old configuration stays in force: {message}"),
@@ -326,13 +385,10 @@ impl Daemon {
             let names = list(&gone);
             said.push(format!("no longer looked after, serving on until `bgd down NAME --yes`: {names}"));
         }
-        if said.is_empty() {
-            // A change may have been noticed before anybody asked.
-            said.push("nothing changed, all of it was in force already".to_owned());
-        }
         let beside = config::sources(&self.file).iter().any(|dir| dir.ends_with("apps.d"));
         let beside = if beside { " and apps.d beside it" } else { "" };
-        Ok(format!("read {}{beside}: {}", self.file.display(), said.join("; ")))
+        let what = (!said.is_empty()).then(|| said.join("; "));
+        Ok(Reloaded { read: format!("read {}{beside}", self.file.display()), what })
     }
 }
 
@@ -392,13 +448,6 @@ impl Told {
             watch: watch_files(file, changed.clone()),
             changed,
         })
-    }
-}
-
-fn log_reload(done: &Result<String, Refusal>) {
-    match done {
-        Ok(text) => tracing::info!(text, "configuration read again"),
-        Err(refusal) => tracing::error!(err = refusal.message, "configuration refused"),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     engine::fleet::Member,
     errors::chain,
     rules::{
-        app::Live,
+        app::Serving,
         ids::{AppName, DeployId},
     },
     store::{Store, StoreError, record::EventRecord},
@@ -86,19 +86,20 @@ pub(super) async fn read<T: Send + 'static>(
 
 pub(super) fn exec(member: &Member) -> Result<Answer, Refusal> {
     let places = member.interpreter().places().clone();
-    exec_plan(member.settings(), places, member.snapshot().app.live()).map(Answer::Exec)
+    exec_plan(member.settings(), places, &member.snapshot().app.serving).map(Answer::Exec)
 }
 
 /// How a command runs in the live release.
 ///
 /// # Errors
 /// When nothing is live, or a file that the environment comes from can't be read.
-pub fn exec_plan(settings: &AppSettings, places: Places, live: Option<&Live>) -> Result<ExecPlan, Refusal> {
-    let Some(live) = live else {
+pub fn exec_plan(settings: &AppSettings, places: Places, serving: &Serving) -> Result<ExecPlan, Refusal> {
+    let Serving::Live(live) = serving else {
+        let hint = if matches!(serving, Serving::OutOfService(_)) { "bgd up" } else { "bgd deploy" };
         return Err(refusal(
             Exit::NothingLive,
             "no release to run it in: nothing is live".to_owned(),
-            Some("bgd deploy"),
+            Some(hint),
         ));
     };
     let context = build::Context {

@@ -139,7 +139,7 @@ pub fn exec(settings: &Settings, app: &AppName) -> Result<ExecPlan, Refusal> {
         .get(app)
         .ok_or_else(|| refusal(Exit::Usage, format!("no such app: {app}"), "bgd check"))?;
     let state = open(settings)?.app(app).map_err(unreadable)?.unwrap_or_default();
-    reading::exec_plan(of_app, Places::new(&settings.daemon.state_dir, app), state.live())
+    reading::exec_plan(of_app, Places::new(&settings.daemon.state_dir, app), &state.serving)
 }
 
 /// As `Request::Logs` without following: the last `lines` lines.

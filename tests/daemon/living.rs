@@ -255,6 +255,36 @@ fn l4_a_bad_configuration_keeps_the_old_one_in_force() {
 }
 
 #[test]
+fn a_reload_after_an_edit_that_was_noticed_says_what_took_effect_and_when() {
+    let Some(stage) = Stage::set(Plan::of(Kind::Builtin)) else { return };
+    let said = stage.done(&["reload"]);
+    assert!(said.contains("nothing changed, all of it was in force already"), "{said}");
+    stage.configure("keep = 3\n");
+    stage.eventually("the edit is noticed", |stage| {
+        let log = fs::read_to_string(stage.path("daemon.log")).unwrap();
+        log.contains("configuration read again") && log.contains("in force: shop")
+    });
+    for _ in 0..2 {
+        let said = stage.done(&["reload"]);
+        assert!(said.contains(": changed ") && said.contains(" ago, when the edit was noticed"), "{said}");
+        assert!(said.contains("in force: shop; nothing changed since"), "{said}");
+    }
+}
+
+#[test]
+fn an_exec_after_a_down_names_the_way_up() {
+    let Some(stage) = Stage::set(Plan::of(Kind::Builtin)) else { return };
+    let hint = |stage: &Stage| stage.bgd(&["exec", "--", "true"]).stderr;
+    let never = hint(&stage);
+    assert!(never.contains("hint: bgd deploy"), "{never}");
+    stage.push_live("one");
+    stage.until_at_rest();
+    stage.done(&["down", "--yes"]);
+    let down = hint(&stage);
+    assert!(down.contains("hint: bgd up"), "{down}");
+}
+
+#[test]
 fn g1_a_websocket_outlives_the_flip_until_the_drain_is_over() {
     on_both(|kind| {
         let Some(stage) = Stage::set(Plan { drain: "2s", ..Plan::of(kind) }) else { return };
