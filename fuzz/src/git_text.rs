@@ -67,7 +67,7 @@ fn branch(name: &str) {
             // Possible in git, and refused: nobody means it, and some of it can't be shown.
             let refused = name.trim().is_empty()
                 || name == "@"
-                || name.starts_with("refs/heads/")
+                || name.starts_with("refs/")
                 || name.contains(char::is_control);
             assert!(!git || refused, "{name:?}: {problems}");
         }
