@@ -20,11 +20,29 @@ use super::{
 pub fn directories(file: &Path) -> Vec<DaemonSettings> {
     let text = guarded::read(file, LARGEST).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
+    let surroundings = surroundings(file);
+    let default = daemon("", &surroundings);
+    let misspelt =
+        misspelt(&text).into_iter().map(|dir| surroundings.base.join(dir)).filter(|dir| dir.is_dir());
+    let misspelt = misspelt.map(|state_dir| DaemonSettings { state_dir, ..default.clone() });
+    let readings = [&*text, &readable_lines(&text)].map(|text| daemon(text, &surroundings));
+    let mut found: Vec<_> = readings.into_iter().chain(misspelt).filter(|one| *one != default).collect();
+    found.dedup();
+    found.push(default);
+    found
+}
+
+/// Every text that stands where only `[daemon]` may: the state directory may be under a wrong key, or below a wrong one.
+fn misspelt(text: &str) -> Vec<String> {
+    let (root, _) = DeTable::parse_recoverable(text);
     let mut found = Vec::new();
-    for text in [&*text, &readable_lines(&text), ""] {
-        let daemon = daemon(text, &surroundings(file));
-        if !found.contains(&daemon) {
-            found.push(daemon);
+    for (key, value) in root.get_ref() {
+        match value.get_ref() {
+            DeValue::String(text) => found.push(text.to_string()),
+            DeValue::Table(table) if key.get_ref() != "app" => {
+                found.extend(table.values().filter_map(|value| value.get_ref().as_str().map(str::to_owned)));
+            }
+            _ => {}
         }
     }
     found
@@ -81,6 +99,15 @@ mod tests {
                 "{broken}: {:?}",
                 first(&broken)
             );
+        }
+    }
+
+    #[test]
+    fn a_state_directory_under_a_misspelt_key_is_one_of_them() {
+        for broken in
+            ["[daemon]\nstate_dri = \".\"\n", "[deamon]\nstate_dir = \".\"\n", "state_dir = \".\"\n"]
+        {
+            assert!(first(broken).iter().any(|(state, _)| state.is_empty()), "{broken}: {:?}", first(broken));
         }
     }
 

@@ -45,15 +45,17 @@ pub fn recall_all(file: &Path, kept: &[(AppName, String)]) -> Option<Settings> {
         |(app, texts): &(AppName, String)| Some((app.clone(), serde_json::from_str::<Texts>(texts).ok()?));
     let kept = || kept.iter().filter_map(read).filter(|(_, texts)| is_same(&texts.file, file));
     let main = kept().next()?.1.main;
-    // What was taken out of the main file stands in an older text of it, and a file of `apps.d` is gone.
-    let own = kept().filter(|(_, texts)| texts.main == main).filter_map(|(app, texts)| {
-        let own = app_file(file, &app);
-        own.exists().then_some(Source { file: own, text: texts.own? })
-    });
+    // What was taken out of the main file stands in an older text of it.
+    let own = kept().filter(|(_, texts)| texts.main == main);
+    let own = own.filter_map(|(app, texts)| Some(Source { file: app_file(file, &app), text: texts.own? }));
     let mut own: Vec<_> = own.collect();
     own.sort_by(|one, other| one.file.cmp(&other.file));
     let main = Source { text: main, file: file.to_owned() };
-    Some(parse(&main, &own, &surroundings(file)).ok()?.settings)
+    let surroundings = surroundings(file);
+    let there: Vec<_> = own.iter().filter(|source| source.file.exists()).cloned().collect();
+    // An app whose file is gone was taken out, unless nothing is left without it.
+    let loaded = parse(&main, &there, &surroundings).or_else(|_| parse(&main, &own, &surroundings));
+    Some(loaded.ok()?.settings)
 }
 
 fn is_same(one: &Path, other: &Path) -> bool {
@@ -117,6 +119,12 @@ mod tests {
         assert_eq!(settings.apps.keys().map(AppName::as_str).collect::<Vec<_>>(), ["blog", "shop"]);
         assert_eq!(settings.daemon.state_dir, dir.path().join("s"));
         assert_eq!(recall_all(&dir.path().join("other.toml"), &kept), None, "another configuration");
+        let wiki = file.with_file_name("only.toml");
+        std::fs::write(&wiki, "").unwrap();
+        let texts =
+            serde_json::to_string(&Texts { file: wiki.clone(), main: String::new(), own: Some(app(8083)) });
+        let only = recall_all(&wiki, &[("wiki".parse().unwrap(), texts.unwrap())]).unwrap();
+        assert_eq!(only.apps.len(), 1, "its file is gone, and nothing is left without it");
         assert_eq!(recall_all(&file, &[]), None);
     }
 }
