@@ -26,7 +26,8 @@ struct Texts {
 
 /// The texts of an app as they are on disk now; `None` when they can't be read.
 pub fn remember(file: &Path, app: &AppName) -> Option<String> {
-    let texts = Texts { file: file.to_owned(), main: text(file)?, own: text(&app_file(file, app)) };
+    let kept = |file: &Path| text(file).map(|text| without_user_info(&text));
+    let texts = Texts { file: file.to_owned(), main: kept(file)?, own: kept(&app_file(file, app)) };
     serde_json::to_string(&texts).ok()
 }
 
@@ -58,6 +59,20 @@ pub fn recall_all(file: &Path, kept: &[(AppName, String)]) -> Option<Settings> {
     Some(loaded.ok()?.settings)
 }
 
+/// Passwords and tokens in URLs are not recorded; nothing is fetched by recalled settings.
+fn without_user_info(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut pieces = text.split("://");
+    kept.extend(pieces.next());
+    for piece in pieces {
+        let end =
+            piece.find(|c: char| matches!(c, '/' | '"' | '\'') || c.is_whitespace()).unwrap_or(piece.len());
+        let host = piece[..end].rfind('@').map_or(0, |at| at + 1);
+        kept.extend(["://", &piece[host..]]);
+    }
+    kept
+}
+
 fn is_same(one: &Path, other: &Path) -> bool {
     let real = |path| fs::canonicalize(path).ok();
     one == other || (real(one).is_some() && real(one) == real(other))
@@ -87,6 +102,22 @@ mod tests {
         let ports = |texts: &str, app| recall(texts, app).unwrap().ports.blue;
         assert_eq!((ports(&texts[0], &blog), ports(&texts[1], &shop)), (9701, 9601));
         assert_eq!(recall("no texts", &blog), None);
+    }
+
+    #[test]
+    fn l1_what_stands_in_a_url_before_the_host_is_not_kept() {
+        for (text, kept) in [
+            (
+                "remote = \"https://ann:secret@git.example.com/a@b.git\"",
+                "remote = \"https://git.example.com/a@b.git\"",
+            ),
+            ("remote='https://token@h/x'\nmail=\"a@b\"", "remote='https://h/x'\nmail=\"a@b\""),
+            ("url = \"http://h\" # a@b", "url = \"http://h\" # a@b"),
+            ("http://u:p@h", "http://h"),
+            ("remote = \"git@h:x.git\"", "remote = \"git@h:x.git\""),
+        ] {
+            assert_eq!(without_user_info(text), kept);
+        }
     }
 
     #[test]
