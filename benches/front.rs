@@ -1,24 +1,24 @@
-//! The builtin front as a reverse proxy against nginx, both before the same backend: requests a second and the
-//! slowest hundredth with kept connections, in rounds that take turns, and the memory of both with 5,000
-//! connections that ask for nothing. Client and backend share the machine with what is measured, so that only
-//! the ratio means something.
+//! The builtin front as a reverse proxy beside nginx, as bgd configures it and with kept connections to the app, and
+//! HAProxy with the configuration of `contrib`, all before the same backend, in rounds that take turns: kept and new
+//! connections, uploads and streams, each with what clients wait and the processor time of the front's processes; and
+//! the memory of each with 5,000 connections that ask for nothing. Clients and backend share the machine with what is
+//! measured, so that only the ratios of one round mean something. `ROUNDS` and `SECONDS` (of a turn) make a run shorter
+//! or longer.
 
 mod stage;
 
 use std::{
-    io,
-    net::{Ipv4Addr, SocketAddr},
+    fs,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
+    thread::sleep,
+    time::Duration,
 };
 
 use bgd::{
     front::{
         builtin::{Front, FrontPlace},
+        nginx::Include,
         route::{Backend, Route},
     },
     rules::{
@@ -28,67 +28,65 @@ use bgd::{
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use stage::{
-    BGD, Nginx, Place, Res, Sample, Table,
-    figures::ms,
+    BGD, Haproxy, Nginx, Place, Res, Sample, Table, backend,
+    figures::{ms, verdict},
     place,
     proc::{self, Memory, mib},
+    work::{self, Work},
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     runtime::{Builder, Runtime},
-    task::JoinSet,
 };
 
-/// Connections that ask without a pause.
-const CLIENTS: usize = 32;
 /// Connections that ask once and then stay.
 const IDLE: usize = 5_000;
-/// One turn of one front.
-const TURN: Duration = Duration::from_secs(3);
+/// Until fronts have given back what connections needed for their answers; builtin does so every 10 s.
+const REST: Duration = Duration::from_secs(12);
 
 fn main() -> ExitCode {
     stage::main(run)
 }
 
 fn run() -> Res<()> {
-    let rounds = stage::count("ROUNDS", 6);
+    let (rounds, turn) = (stage::count("ROUNDS", 6), Duration::from_secs(stage::count("SECONDS", 3) as u64));
     let place = Place::new()?;
     let Some(nginx) = Nginx::prepare(&place)? else { return Ok(()) };
     let idle = IDLE.min(open_files()?);
-    let [backend, by_nginx, by_builtin]: [u16; 3] = place::free_ports()?;
+    let [app, by_builtin, by_kept, by_nginx, by_haproxy, proof]: [u16; 6] = place::free_ports()?;
+    let _serving = backend::serve(app)?;
+    nginx.site("kept", local(by_kept))?;
+    nginx.upstream("kept", app, "keepalive 64; keepalive_requests 100000000;")?;
     nginx.site("shop", local(by_nginx))?;
-    nginx.upstream("shop", backend, "keepalive 64; keepalive_requests 100000000;")?;
+    fs::write(nginx.conf("bgd-shop.conf"), include(app, proof)?.render())?;
     nginx.start()?;
-    let _serving = serve(backend)?;
+    let nginx = proc::family(nginx.master().ok_or("no nginx")?);
+    let haproxy = Haproxy::start(&place, local(by_haproxy), [app, app], &[])?;
     let clients = Builder::new_current_thread().enable_all().build()?;
-    let front = clients.block_on(front(&place, by_builtin, backend))?;
+    let front = clients.block_on(front(&place, by_builtin, app))?;
     let pid = clients.block_on(front.hello())?.ok_or("no front")?.pid;
 
-    let mut all = [Load::default(), Load::default(), Load::default()];
-    for number in 0..=rounds {
-        for (load, port) in all.iter_mut().zip([by_builtin, by_nginx, backend]) {
-            let (rate, latency) = clients.block_on(ask(local(port), TURN))?;
-            // The first round warms up.
-            if number > 0 {
-                load.rate.add_value(rate);
-                load.median.add_value(latency.median());
-                load.slowest.add_value(latency.quantile(0.99));
-            }
-        }
+    let mut subjects = vec![
+        Subject::new(BUILTIN, by_builtin, vec![pid]),
+        Subject::new(KEPT, by_kept, nginx.clone()),
+        Subject::new(AS_CONFIGURED, by_nginx, nginx),
+    ];
+    subjects.extend(haproxy.iter().map(|it| Subject::new(HAPROXY, by_haproxy, proc::family(it.master()))));
+    report_memory(&clients, &subjects, idle)?;
+    subjects.push(Subject::new("the backend itself", app, Vec::new()));
+    for work in Work::ALL {
+        let rounds = (0..=rounds).map(|_| round(&subjects, work, turn)).collect::<Res<Vec<_>>>()?;
+        // The first one warms up.
+        report(work, &subjects, rounds.get(1..).unwrap_or_default());
     }
-    report(&all, rounds);
-    let before = (Memory::of(pid)?, Memory::sum(&of_nginx(&nginx)?)?);
-    let held = clients.block_on(hold(local(by_builtin), idle))?;
-    let ours = Memory::of(pid)?;
-    drop(held);
-    let held = clients.block_on(hold(local(by_nginx), idle))?;
-    let theirs = Memory::sum(&of_nginx(&nginx)?)?;
-    drop(held);
-    report_memory(before, (ours, theirs), idle);
     clients.block_on(front.stop())?;
     Ok(())
 }
+
+const BUILTIN: &str = "builtin";
+const KEPT: &str = "nginx, keepalive 64";
+const AS_CONFIGURED: &str = "nginx as bgd configures it";
+const HAPROXY: &str = "HAProxy";
 
 fn local(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
@@ -101,14 +99,26 @@ fn open_files() -> Res<usize> {
     Ok(usize::try_from(hard.saturating_sub(500) / 2).unwrap_or(IDLE))
 }
 
-fn of_nginx(nginx: &Nginx) -> Res<Vec<u32>> {
-    let master = nginx.master().ok_or("no nginx")?;
-    let mut all = proc::children(master);
-    all.push(master);
-    Ok(all)
+fn route(app: u16) -> Res<Route> {
+    let release = "20261121T101112Z-1-0123456".parse()?;
+    let blue = Backend { color: Color::Blue, address: Address::Port(app), weight: 100, release };
+    Ok(Route::new(Generation(1), vec![blue]))
 }
 
-async fn front(place: &Place, listen: u16, backend: u16) -> Res<Front> {
+/// What bgd writes for nginx.
+fn include(app: u16, proof: u16) -> Res<Include> {
+    Ok(Include {
+        app: "shop".parse()?,
+        upstream: "shop".to_owned(),
+        route: route(app)?,
+        parking: Address::Port(app),
+        proof: SocketAddrV4::new(Ipv4Addr::LOCALHOST, proof),
+        traffic: None,
+        link: None,
+    })
+}
+
+async fn front(place: &Place, listen: u16, app: u16) -> Res<Front> {
     let at = FrontPlace {
         app: "shop".parse()?,
         listen: local(listen),
@@ -117,162 +127,125 @@ async fn front(place: &Place, listen: u16, backend: u16) -> Res<Front> {
     };
     let front = Front::new(BGD.into(), at);
     front.ensure_running().await?;
-    let release = "20261121T101112Z-1-0123456".parse()?;
-    let backends =
-        vec![Backend { color: Color::Blue, address: Address::Port(backend), weight: 100, release }];
-    front.route(&Route::new(Generation(1), backends)).await?;
+    front.route(&route(app)?).await?;
     Ok(front)
-}
-
-/// A backend on threads of its own that answers at once; ends with the runtime.
-fn serve(port: u16) -> Res<Runtime> {
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let listener = runtime.block_on(TcpListener::bind(local(port)))?;
-    runtime.spawn(async move {
-        // Accepting fails only when descriptors run out; then the clients say so.
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move { drop(answer(stream).await) });
-        }
-    });
-    Ok(runtime)
-}
-
-async fn answer(mut stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let body = "x".repeat(512);
-    let text = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 512\r\n\r\n{body}");
-    let (mut bytes, mut have) = ([0; 4096], 0);
-    loop {
-        match stream.read(&mut bytes[have..]).await? {
-            0 => return Ok(()),
-            count => have += count,
-        }
-        if bytes[..have].ends_with(b"\r\n\r\n") {
-            stream.write_all(text.as_bytes()).await?;
-            have = 0;
-        }
-    }
-}
-
-/// What one front did in its turns.
-#[derive(Default)]
-struct Load {
-    rate: Sample,
-    median: Sample,
-    slowest: Sample,
-}
-
-/// All clients for a while: requests a second, and how long each took.
-async fn ask(to: SocketAddr, turn: Duration) -> Res<(f64, Sample)> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut clients = JoinSet::new();
-    let begun = Instant::now();
-    for _ in 0..CLIENTS {
-        clients.spawn(client(to, Arc::clone(&stop)));
-    }
-    tokio::time::sleep(turn).await;
-    stop.store(true, Ordering::Relaxed);
-    let elapsed = begun.elapsed();
-    let mut all = Sample::default();
-    while let Some(ended) = clients.join_next().await {
-        for took in ended?? {
-            all.add(took);
-        }
-    }
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let rate = all.len() as f64 / elapsed.as_secs_f64();
-    Ok((rate, all))
-}
-
-async fn client(to: SocketAddr, stop: Arc<AtomicBool>) -> io::Result<Vec<Duration>> {
-    let mut stream = TcpStream::connect(to).await?;
-    stream.set_nodelay(true)?;
-    let mut took = Vec::with_capacity(20_000);
-    while !stop.load(Ordering::Relaxed) {
-        let begun = Instant::now();
-        exchange(&mut stream, to).await?;
-        took.push(begun.elapsed());
-    }
-    Ok(took)
-}
-
-/// One request and its answer, whose body is 512 bytes.
-async fn exchange(stream: &mut TcpStream, to: SocketAddr) -> io::Result<()> {
-    stream
-        .write_all(format!("GET /page HTTP/1.1\r\nHost: {to}\r\nUser-Agent: bench\r\n\r\n").as_bytes())
-        .await?;
-    let (mut bytes, mut have) = ([0; 4096], 0);
-    loop {
-        match stream.read(&mut bytes[have..]).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => have += count,
-        }
-        if let Some(end) = bytes[..have].windows(4).position(|four| four == b"\r\n\r\n")
-            && have >= end + 4 + 512
-        {
-            let fine = bytes.starts_with(b"HTTP/1.1 200");
-            return if fine { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) };
-        }
-    }
 }
 
 /// So many connections, each of which has had one answer.
 async fn hold(to: SocketAddr, count: usize) -> Res<Vec<TcpStream>> {
-    let mut held = Vec::with_capacity(count);
+    let (mut held, request) = (Vec::with_capacity(count), Work::Kept.request(to));
     for _ in 0..count {
-        let mut stream = TcpStream::connect(to).await?;
-        exchange(&mut stream, to).await?;
+        let mut stream = work::connect(to).await?;
+        work::exchange(&mut stream, &request).await?;
         held.push(stream);
     }
-    // What a connection needed for its answer is given back a moment later.
-    tokio::time::sleep(Duration::from_secs(3)).await;
     Ok(held)
 }
 
-fn report(all: &[Load; 3], rounds: usize) {
-    let [builtin, nginx, direct] = all;
-    let title = format!("fronts, {CLIENTS} kept connections, {rounds} turns of {TURN:?} each");
-    let mut table =
-        Table::new(&title, &["", "requests/s", "nginx = 1", "aim", "", "median", "p99", "p99, nginx = 1"]);
-    let mut row = |name: &str, load: &Load, aim: [String; 2]| {
-        let ratio = load.rate.median() / nginx.rate.median();
-        let [aim, met] = aim;
-        table.row([
-            name.to_owned(),
-            format!("{:.0}", load.rate.median()),
-            format!("{ratio:.2}"),
-            aim,
-            met,
-            ms(load.median.median()),
-            ms(load.slowest.median()),
-            format!("{:.2}", load.slowest.median() / nginx.slowest.median()),
-        ]);
-    };
-    let met = if builtin.rate.median() >= 0.9 * nginx.rate.median() { "met" } else { "MISSED" };
-    row("builtin", builtin, [">= 0.90".to_owned(), met.to_owned()]);
-    row("nginx", nginx, Default::default());
-    row("the backend itself", direct, Default::default());
+/// Who is asked in turn.
+struct Subject {
+    name: &'static str,
+    at: SocketAddr,
+    /// Its processes. Their threads stay, so that no processor time is missed.
+    pids: Vec<u32>,
+}
+
+/// Requests a second, processor time for 1,000 of them in milliseconds, median, p99 and p99.9 of what clients wait.
+type Figures = [f64; 5];
+
+impl Subject {
+    fn new(name: &'static str, port: u16, pids: Vec<u32>) -> Self {
+        Self { name, at: local(port), pids }
+    }
+
+    fn turn(&self, work: Work, turn: Duration) -> Res<Figures> {
+        let before = proc::run_seconds(&self.pids);
+        let done =
+            work.run(self.at, turn).map_err(|err| format!("{}: {}: {err}", work.words(), self.name))?;
+        let used = proc::run_seconds(&self.pids) - before;
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let count = done.count as f64;
+        let [median, p99, p999] = [0.5, 0.99, 0.999].map(|part| done.took.quantile(part));
+        // Milliseconds for a thousand are seconds for a million.
+        Ok([count / done.within.as_secs_f64(), used * 1e6 / count, median, p99, p999])
+    }
+}
+
+fn round(subjects: &[Subject], work: Work, turn: Duration) -> Res<Vec<Figures>> {
+    subjects.iter().map(|subject| subject.turn(work, turn)).collect()
+}
+
+/// What each did, and below it the ratios of the rounds.
+fn report(work: Work, subjects: &[Subject], rounds: &[Vec<Figures>]) {
+    let title = format!("fronts: {}, {} rounds", work.words(), rounds.len());
+    let what = if work == Work::Events { "events/s" } else { "requests/s" };
+    let columns = ["", what, "CPU of 1,000", "median", "p99", "p99.9", "aim"];
+    let mut table = Table::new(&title, &columns);
+    for (at, subject) in subjects.iter().enumerate() {
+        let [rate, cpu, waits @ ..] = samples(rounds.iter().filter_map(|round| round.get(at).copied()));
+        let cpu = if subject.pids.is_empty() { String::new() } else { ms(cpu.median()) };
+        let figures = [format!("{:.0}", rate.median()), cpu].into_iter();
+        table.row(
+            [subject.name.to_owned()].into_iter().chain(figures).chain(waits.map(|one| ms(one.median()))),
+        );
+    }
+    let place = |name| subjects.iter().position(|subject| subject.name == name);
+    for (one, other) in [(BUILTIN, KEPT), (BUILTIN, AS_CONFIGURED), (BUILTIN, HAPROXY), (HAPROXY, KEPT)] {
+        let (Some(one_at), Some(other_at)) = (place(one), place(other)) else { continue };
+        let ratios = samples(rounds.iter().filter_map(|round| {
+            let (one, other) = (round.get(one_at)?, round.get(other_at)?);
+            Some(std::array::from_fn(|column| one[column] / other[column]))
+        }));
+        let aim = if (one, other) == (BUILTIN, KEPT) { aim(work, &ratios) } else { String::new() };
+        let cells = ratios.map(|ratio| {
+            format!("{:.2} [{:.2}..{:.2}]", ratio.median(), ratio.quantile(0.0), ratio.quantile(1.0))
+        });
+        table.row([format!("{one} : {other}")].into_iter().chain(cells).chain([aim]));
+    }
     table.print();
 }
 
-fn report_memory(before: (Memory, Memory), after: (Memory, Memory), idle: usize) {
-    let title =
-        format!("memory with {idle} idle connections (nginx: all its processes, shared pages counted once)");
-    let mut table = Table::new(&title, &["", "before", "resident", "nginx = 1", "a connection"]);
-    #[expect(clippy::cast_precision_loss, reason = "for people")]
-    let each = |before: u64, after: u64| {
-        format!("{:.1} KiB", after.saturating_sub(before) as f64 / idle.max(1) as f64)
+/// Each column of the rounds.
+fn samples(rounds: impl Iterator<Item = Figures>) -> [Sample; 5] {
+    let mut samples: [Sample; 5] = Default::default();
+    for figures in rounds {
+        samples.iter_mut().zip(figures).for_each(|(sample, figure)| sample.add_value(figure));
+    }
+    samples
+}
+
+/// Of the ratios to nginx that keeps its connections.
+fn aim(work: Work, [rate, cpu, ..]: &[Sample; 5]) -> String {
+    let most = match work {
+        Work::Kept => 1.0,
+        Work::New => 1.1,
+        Work::Paced | Work::Upload | Work::Events => return String::new(),
     };
-    #[expect(clippy::cast_precision_loss, reason = "for people")]
-    let ratio = |pss: u64| format!("{:.2}", pss as f64 / after.1.pss as f64);
-    for (name, before, after) in [("builtin", before.0, after.0), ("nginx", before.1, after.1)] {
-        table.row([
-            name.to_owned(),
-            mib(before.pss),
-            mib(after.pss),
-            ratio(after.pss),
-            each(before.pss, after.pss),
-        ]);
+    let (rate, cpu) = (verdict(0.95, rate.median()), verdict(cpu.median(), most));
+    format!("requests >= 0.95 {rate}, CPU <= {most:.2} {cpu}")
+}
+
+/// Of each front's processes, before, as soon as all connections are open, and after a rest.
+fn report_memory(clients: &Runtime, subjects: &[Subject], idle: usize) -> Res<()> {
+    let title = format!(
+        "memory with {idle} idle connections (all processes, shared pages counted once), after {REST:?}"
+    );
+    let columns = ["", "before", "at once", "a connection", "later", "a connection"];
+    let mut table = Table::new(&title, &columns);
+    // The other nginx has the same processes.
+    for subject in subjects.iter().filter(|subject| subject.name != AS_CONFIGURED) {
+        let before = Memory::sum(&subject.pids)?.pss;
+        let held = clients.block_on(hold(subject.at, idle))?;
+        let at_once = Memory::sum(&subject.pids)?.pss;
+        sleep(REST);
+        let later = Memory::sum(&subject.pids)?.pss;
+        drop(held);
+        #[expect(clippy::cast_precision_loss, reason = "for people")]
+        let each =
+            |after: u64| format!("{:.1} KiB", after.saturating_sub(before) as f64 / idle.max(1) as f64);
+        let name = subject.name.to_owned();
+        table.row([name, mib(before), mib(at_once), each(at_once), mib(later), each(later)]);
     }
     table.print();
+    Ok(())
 }

@@ -70,6 +70,11 @@ impl Haproxy {
         if answer.is_empty() { Err("haproxy says nothing".into()) } else { Ok(answer) }
     }
 
+    /// Its master process.
+    pub fn master(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The lines of its front in `bgd.toml`.
     pub fn front(place: &Place) -> String {
         format!("type = \"haproxy\"\nsocket = \"{}\"", place.path("h.sock").display())

@@ -3,6 +3,7 @@
 //! take turns, because a machine is not the same from one minute to the next.
 #![allow(dead_code, unused_imports, reason = "each benchmark uses a part of it")]
 
+pub mod backend;
 pub mod daemon;
 pub mod figures;
 pub mod haproxy;
@@ -14,6 +15,7 @@ pub mod place;
 pub mod proc;
 pub mod remote;
 pub mod scene;
+pub mod work;
 
 use std::process::ExitCode;
 

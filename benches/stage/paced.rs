@@ -40,7 +40,7 @@ const SLOW: u64 = 50;
 /// Numbers of clients are below this one, regulars' above it.
 const FIRST_REGULAR: u32 = 1 << 22;
 /// What the sample app answers.
-const PAGE: &[u8] = b"hello\n";
+pub const PAGE: &[u8] = b"hello\n";
 
 /// The load.
 #[derive(Debug, Clone)]

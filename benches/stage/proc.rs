@@ -103,6 +103,13 @@ pub fn children(pid: u32) -> Vec<u32> {
     pids.filter(|child| parent(child) == Some(pid)).collect()
 }
 
+/// A process and its children.
+pub fn family(pid: u32) -> Vec<u32> {
+    let mut all = children(pid);
+    all.push(pid);
+    all
+}
+
 /// The role of a `bgd` process: its first argument.
 pub fn role(pid: u32) -> Option<String> {
     let bytes = fs::read(PathBuf::from(format!("/proc/{pid}/cmdline"))).ok()?;
