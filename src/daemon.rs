@@ -372,7 +372,7 @@ impl Daemon {
         let changed = fleet
             .adopt(&loaded.settings)
             .await
-            .map_err(|err| refused(chain(&err), "bgd down, then bgd reload"))?;
+            .map_err(|err| refused(chain(&err), "that takes the app out of service for a moment: `bgd down`, `bgd reload`, `bgd up`; or take the change back"))?;
         remember(fleet, &self.file, &loaded.settings);
         let (kept, gone): (Vec<_>, Vec<_>) =
             changed.iter().partition(|name| loaded.settings.apps.contains_key(*name));

@@ -31,6 +31,7 @@ use nix::{
     sys::{
         prctl,
         resource::{Resource, getrlimit, setrlimit},
+        signal::{SigSet, SigmaskHow, sigprocmask},
         stat::{Mode, umask},
     },
     unistd::{Gid, Uid, User, geteuid, getgrouplist, getresuid, setgroups, setresgid, setresuid},
@@ -126,12 +127,13 @@ pub struct Rights {
 }
 
 impl Rights {
-    /// All of the list at once, for a child that is nothing else: descriptors, umask, score and rights.
+    /// All of the list at once, for a child that is nothing else: descriptors, signals, umask, score and rights.
     ///
     /// # Errors
     /// When the kernel refuses a step; the command must not be run then.
     pub fn prepare_child(&self) -> io::Result<()> {
         seal_descriptors()?;
+        reset_signals()?;
         restore_descriptor_limit()?;
         shed_daemon()?;
         Ok(self.take_on()?)
@@ -187,6 +189,23 @@ pub fn raise_oom_score(least: i32) -> io::Result<()> {
     write!(room, "{least}")?;
     let length = SCORE_BYTES - room.len();
     File::options().write(true).open(file)?.write_all(&text[..length])
+}
+
+/// Has all signals at their defaults and none blocked, whatever the parent waits for by blocking it. By system call,
+/// because the C library refuses to touch 32 and 33, which an ancestor may have ignored.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn reset_signals() -> nix::Result<()> {
+    // A zeroed kernel sigaction (at most 32 bytes everywhere) is the default action.
+    let default = [0_u64; 4];
+    for signal in (1..=libc::SIGRTMAX()).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+        let no_old = std::ptr::null_mut::<u64>();
+        // SAFETY: the kernel reads one sigaction from `default` and writes nothing; 8 is the size of its set.
+        let done = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), no_old, 8) };
+        Errno::result(done)?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
 /// Marks every descriptor but 0, 1 and 2 to be closed at an exec, those included that bgd was itself born with.

@@ -465,6 +465,16 @@ pub enum FrontSettings {
     Haproxy(HaproxySettings),
 }
 
+impl FrontSettings {
+    /// Whether the other settings mean another front, or another place of it; the limits of one may change at any time.
+    pub fn is_another(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Builtin { listen, .. }, Self::Builtin { listen: new, .. }) => listen != new,
+            (Self::Builtin { .. } | Self::Nginx(_) | Self::Haproxy(_), _) => self != other,
+        }
+    }
+}
+
 /// A HAProxy that is already there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HaproxySettings {

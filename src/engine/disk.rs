@@ -237,7 +237,9 @@ fn runs_the_app(action: &Action) -> bool {
 }
 
 fn no_room(places: &Places, space: &Space) -> Failure {
-    let cause = format!("no room for a release in {}: {} free", places.app().display(), said(space));
+    let (app, needed) = (places.app().display(), Space { bytes: ROOM, inodes: Some(ROOM_INODES) });
+    let cause =
+        format!("no room for a release in {app}: {} free, {} needed at least", said(space), said(&needed));
     Failure { hint: Some(HINT.to_owned()), ..failure(Phase::CheckingOut, Nature::Transient, cause) }
 }
 

@@ -349,7 +349,7 @@ impl Member {
         let changed = [
             ("ports", self.moves_what_is_used(new)),
             ("listen", self.settings.listen != new.listen),
-            ("front", self.settings.front != new.front),
+            ("front", self.settings.front.is_another(&new.front)),
             ("user", self.settings.user != new.user),
         ];
         match changed.into_iter().find(|(_, changed)| in_service && *changed) {

@@ -212,6 +212,11 @@ pub enum Note {
         /// Whether it is passed on to the other color, or the release was started there.
         by: super::app::Placing,
     },
+    /// What took a color's port over for the live release has ended.
+    StandInEnded {
+        /// Where it ran.
+        color: Color,
+    },
     /// A release no longer runs.
     Retired {
         /// Where it ran.

@@ -284,6 +284,7 @@ fn write_note(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Resul
         Note::ShareChanged(_)
         | Note::Inconclusive(_)
         | Note::Retired { .. }
+        | Note::StandInEnded { .. }
         | Note::InstanceDied { .. }
         | Note::InstanceRestarted { .. }
         | Note::RestartFailed(_)

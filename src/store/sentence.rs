@@ -61,6 +61,9 @@ fn sentence(noted: &Noted) -> Option<(&'static str, String)> {
         Note::Replaced { color, by: Placing::Started } => {
             ("trouble", format!("the front can't be moved: the release was started in the place of {color}"))
         }
+        Note::StandInEnded { color } => {
+            ("retired", format!("nothing stands in on {color} any more: the front was told"))
+        }
         Note::Retired { color, release } => ("retired", format!("{release} no longer runs on {color}")),
         Note::Queued(queued) => ("deploy_queued", format!("deploy #{} waits for its turn", queued.id)),
         Note::QueueReplaced(queued) => {

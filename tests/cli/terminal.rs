@@ -96,6 +96,10 @@ impl Drop for Person {
 }
 
 fn exec(script: &str) -> (Place, Command) {
+    exec_words(&["sh", "-c", script])
+}
+
+fn exec_words(words: &[&str]) -> (Place, Command) {
     let plan = ExecPlan {
         cwd: "/".to_owned(),
         env: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
@@ -103,7 +107,7 @@ fn exec(script: &str) -> (Place, Command) {
         new_privileges: NewPrivileges::Refused,
     };
     let place = Place::with(move |_| vec![Reply::Done(Answer::Exec(plan.clone()))]);
-    let command = place.command(&["exec", "--", "sh", "-c", script]);
+    let command = place.command(&[&["exec", "--"], words].concat());
     (place, command)
 }
 
@@ -138,14 +142,29 @@ fn n12_keys_signals_and_the_size_of_the_window_reach_the_command() {
     kill(Pid::from_raw(person.child.id().cast_signed()), Signal::SIGTERM).unwrap();
     person.sees("told");
     assert_eq!(person.ends_with(), 9);
+}
 
-    let (_place, command) = exec("echo ready; sleep 600");
+#[test]
+fn n12_a_command_without_a_shell_has_no_signal_blocked_or_ignored() {
+    let (_place, command) = exec_words(&["grep", "Sig[BI]", "/proc/self/status"]);
     let mut person = Person::run(command);
-    let before = person.modes();
-    person.sees("ready");
-    person.types("\x03");
-    assert_eq!(person.ends_with(), 128 + libc::SIGINT);
-    assert_eq!(person.modes().local_flags, before.local_flags);
+    person.sees("SigBlk:\t0000000000000000");
+    person.sees("SigIgn:\t0000000000000000");
+    assert_eq!(person.ends_with(), 0);
+
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let (_place, command) = exec_words(&["cat"]);
+        let mut person = Person::run(command);
+        let before = person.modes();
+        person.types("hello\r");
+        person.sees("hello\r\nhello");
+        match signal {
+            Signal::SIGINT => person.types("\x03"),
+            other => kill(Pid::from_raw(person.child.id().cast_signed()), other).unwrap(),
+        }
+        assert_eq!(person.ends_with(), 128 + signal as i32);
+        assert_eq!(person.modes().local_flags, before.local_flags);
+    }
 }
 
 #[test]

@@ -375,3 +375,24 @@ fn told_by_hand(stage: &Stage) {
     let answer = ask(serde_json::json!({"do": "route", "route": route}).to_string());
     assert_eq!(answer["applied"], 1000, "{answer}");
 }
+
+#[test]
+fn the_time_limits_of_a_front_change_while_it_serves() {
+    let Some(stage) = Stage::set(Plan::of(Kind::Builtin)) else { return };
+    stage.push_live("one");
+    stage.until_at_rest();
+    let front = |text: &str, listen: &str| {
+        let config = fs::read_to_string(stage.path("bgd.toml")).unwrap();
+        let own = format!("listen = \"{}\"", stage.public());
+        assert!(config.contains(&own), "{config}");
+        fs::write(stage.path("bgd.toml"), config.replace(&own, &format!("{listen}{text}"))).unwrap();
+        stage.bgd(&["reload"])
+    };
+    let own = format!("listen = \"{}\"", stage.public());
+    let said = front("\nrequest_timeout = \"7s\"\nresponse_timeout = \"9s\"", &own);
+    assert_eq!((said.code, stage.served()), (0, "one".to_owned()), "{said:?}");
+    let other = crate::ports::reserve();
+    let refused = front("", &format!("listen = \"127.0.0.1:{}\"", other.number));
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.stderr.contains("front of app shop can't change while it is in service"), "{refused:?}");
+}

@@ -14,10 +14,7 @@ use std::{
 use nix::{
     errno::Errno,
     fcntl::OFlag,
-    sys::{
-        signal::{SigSet, SigmaskHow, sigprocmask},
-        stat::Mode,
-    },
+    sys::stat::Mode,
     unistd::{self, ForkResult},
 };
 
@@ -102,7 +99,7 @@ impl Launch {
     fn prepare(&self, output: BorrowedFd<'_>) -> Result<(), Fault> {
         unistd::setsid().map_err(|e| fault(Stage::Session, e))?;
         connect(output).map_err(|e| fault(Stage::Session, e))?;
-        reset_signals().map_err(|e| fault(Stage::Session, e))?;
+        privilege::reset_signals().map_err(|e| fault(Stage::Session, e))?;
         privilege::shed_daemon().map_err(|e| io_fault(Stage::Priority, &e))?;
         if self.priority == Priority::Background {
             step_back().map_err(|e| io_fault(Stage::Priority, &e))?;
@@ -198,20 +195,6 @@ fn connect(output: BorrowedFd<'_>) -> nix::Result<()> {
     unistd::dup2_stdin(nothing.as_fd())?;
     unistd::dup2_stdout(output)?;
     unistd::dup2_stderr(output)
-}
-
-/// The shim blocks all signals and ignores some; its commands start like from a shell. By system call,
-/// because the C library refuses to touch 32 and 33, which an ancestor may have ignored.
-fn reset_signals() -> nix::Result<()> {
-    // A zeroed kernel sigaction (at most 32 bytes everywhere) is the default action.
-    let default = [0_u64; 4];
-    for signal in (1..=libc::SIGRTMAX()).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
-        let no_old = std::ptr::null_mut::<u64>();
-        // SAFETY: the kernel reads one sigaction from `default` and writes nothing; 8 is the size of its set.
-        let done = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), no_old, 8) };
-        Errno::result(done)?;
-    }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
 fn step_back() -> io::Result<()> {

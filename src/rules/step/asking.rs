@@ -77,6 +77,7 @@ impl Turn<'_> {
         self.drop_queue();
         match self.app.pipeline.clone() {
             Pipeline::Resting | Pipeline::Retiring { .. } if self.app.down_wanted => being_taken_down(),
+            Pipeline::Resting if self.stands_in() => moved_already(self.app.live()),
             Pipeline::Resting => self.roll_back(by),
             Pipeline::TakingDown { .. } => being_taken_down(),
             Pipeline::Fetching { deploy, .. } | Pipeline::Clearing { deploy, .. } => {
@@ -343,6 +344,17 @@ impl Turn<'_> {
 
 fn being_taken_down() -> Answer {
     denied(DenialKind::Held, "the app is being taken out of service by `bgd down`", "bgd up")
+}
+
+/// The next flip would wait for a front that can't be moved, and then bring the abandoned release back.
+fn moved_already(live: Option<&Live>) -> Answer {
+    let live = live.map_or("the live release", |live| live.release.commit.short());
+    let message = format!("the front can't be moved yet; {live} gets all of the traffic past it already");
+    denied(
+        DenialKind::Held,
+        &message,
+        "`bgd doctor` names what the front refuses; when that is mended, `bgd flip` again",
+    )
 }
 
 fn no_way_back(live: &Release) -> Answer {

@@ -311,7 +311,11 @@ impl Turn<'_> {
             Ok(_) => {
                 let color = self.app.idle_color();
                 self.app.idle = Idle::Vacant;
-                self.note(Note::Retired { color, release: release.id });
+                let stood_in = self.app.live().is_some_and(|live| live.release.id == release.id);
+                self.note(match stood_in {
+                    true => Note::StandInEnded { color },
+                    false => Note::Retired { color, release: release.id },
+                });
             }
             Err(trouble) => {
                 // Refused (the front routes there) or impossible: said, and tried again; nothing waits for it.
