@@ -355,3 +355,15 @@ fn n4_what_dies_while_the_port_is_handed_to_it_is_started_again_where_it_ran() {
     assert!(step.effects.iter().any(|effect| starts(&effect.action)), "{:?}", step.effects);
     assert_eq!(bench.live(), Some((color, 1)));
 }
+
+#[test]
+fn i5_a_second_flip_past_a_front_that_can_t_be_moved_is_refused_and_after_that_it_is_one() {
+    let mut bench = with_a_stand_in();
+    let before = bench.app.clone();
+    let answer = bench.flip();
+    assert!(matches!(answer, Answer::Denied(_)), "{answer:?}");
+    assert_eq!(bench.app.pipeline, before.pipeline);
+    take_the_route(&mut bench);
+    let answer = bench.flip();
+    assert!(matches!(answer, Answer::RollingBack(_)), "{answer:?}");
+}
