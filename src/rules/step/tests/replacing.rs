@@ -358,11 +358,14 @@ fn n4_what_dies_while_the_port_is_handed_to_it_is_started_again_where_it_ran() {
 
 #[test]
 fn i5_a_second_flip_past_a_front_that_can_t_be_moved_is_refused_and_after_that_it_is_one() {
-    let mut bench = with_a_stand_in();
-    let before = bench.app.clone();
+    let mut bench = Bench::with_two_live();
+    bench.flip();
+    bench.run_to("Switching");
+    bench.fail(Nature::FrontStuck);
+    bench.succeed();
     let answer = bench.flip();
-    assert!(matches!(answer, Answer::Denied(_)), "{answer:?}");
-    assert_eq!(bench.app.pipeline, before.pipeline);
+    assert!(matches!(&answer, Answer::Denied(why) if why.message.contains("can't be moved")), "{answer:?}");
+    assert_eq!(bench.state(), "Resting");
     take_the_route(&mut bench);
     let answer = bench.flip();
     assert!(matches!(answer, Answer::RollingBack(_)), "{answer:?}");
