@@ -60,11 +60,13 @@ impl Place {
                 let mut line = String::new();
                 BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
                 let request: Request = serde_json::from_str(&line).unwrap();
-                for reply in script(&request) {
+                let replies = script(&request);
+                // Before the reply: a client that has its answer may be asked about at once.
+                requests.lock().unwrap().push(request);
+                for reply in replies {
                     // A client that has left is part of some tests.
                     let _ = writeln!(stream, "{}", serde_json::to_string(&reply).unwrap());
                 }
-                requests.lock().unwrap().push(request);
             }
         });
         place
