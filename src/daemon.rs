@@ -30,8 +30,7 @@ use crate::{
         Place, clock,
         fleet::{Fleet, FleetError, Polling},
     },
-    errors::chain,
-    privilege,
+    os::{errors::chain, privilege},
     rules::{ids::AppName, time::Stamp},
     store::{Opened, Store, StoreError, record::EventRecord},
 };

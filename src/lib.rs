@@ -9,29 +9,22 @@
 //! store/      SQLite: the record of releases, deploys, events, holds
 //! config/     raw (as written) → settings (as meant, validated)
 //! rules/      PURE: no tokio, fs, net, clock, randomness
+//! os/         the ground floor, known to all: sockets of this host, what a started command inherits, text and errors
 //! ```
 //!
 //! What holds when things go wrong, and the test of each promise: [`promises`].
-//! Beside them, known to all: `errors` prints a chain of errors, `printable` is text without what a terminal obeys,
-//! `privilege` what a started command inherits, `tcp_sockets` and `unix_sockets` what the kernel knows of sockets,
-//! `confinement` what SELinux and AppArmor refuse.
 
 pub mod api;
 pub mod build;
 pub mod cli;
 pub mod config;
-pub mod confinement;
 pub mod daemon;
 pub mod engine;
-pub mod errors;
 pub mod front;
 pub mod git;
-pub mod printable;
-pub mod privilege;
+pub mod os;
 pub mod probe;
 pub mod process;
 pub mod promises;
 pub mod rules;
 pub mod store;
-pub mod tcp_sockets;
-pub mod unix_sockets;

@@ -20,7 +20,7 @@ use bgd::{
         Answer, AppReport, DaemonReport, DeployRecord, EventRecord, ExecPlan, Exit, FlipReport,
         InstanceReport, LiveReport, Progress, Refusal, RemoteReport, Reply, Request, RollbackReport, Status,
     },
-    privilege::NewPrivileges,
+    os::privilege::NewPrivileges,
     rules::{
         ids::{Color, CommitId, DeployId, ReleaseId},
         time::{Stamp, Time},

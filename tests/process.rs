@@ -17,7 +17,7 @@ use std::{
 
 use bgd::{
     config::settings::Limits,
-    privilege::NewPrivileges,
+    os::privilege::NewPrivileges,
     process::{
         Bystanders, Exit, Handle, How, Limiter, Listening, LogSpec, Main, Overseer, Places, Priority, Role,
         ShimError, Shims, Slot, Spec, StartError, StopRequest, StopSpec,

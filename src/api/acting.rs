@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     engine::{Snapshot, fleet::Member},
-    errors::chain,
+    os::errors::chain,
     rules::{
         app::{Pipeline, Serving},
         event::{Ask, Want},

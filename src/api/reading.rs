@@ -15,7 +15,7 @@ use crate::{
     build::{self, Places},
     config::{settings::AppSettings, template::Values},
     engine::fleet::Member,
-    errors::chain,
+    os::errors::chain,
     rules::{
         app::Serving,
         ids::{AppName, DeployId},

@@ -121,7 +121,7 @@ impl Door {
                 tracing::warn!(path = %self.path.display(), "the control socket was gone and is back");
                 *self = door;
             }
-            Err(err) => tracing::error!(err = %crate::errors::chain(&err), "the control socket is gone"),
+            Err(err) => tracing::error!(err = %crate::os::errors::chain(&err), "the control socket is gone"),
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use super::exit::Exit;
 pub use crate::store::record::{DeployDetail, DeployRecord, EventRecord, MeterRecord, StepRecord};
 use crate::{
-    privilege::NewPrivileges,
+    os::privilege::NewPrivileges,
     rules::{
         canary::Share,
         ids::{AppName, Color, CommitId, DeployId, ReleaseId},

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use crate::{
     build::{BuildError, Context, environment, environment::INSTANCE, shell},
     config::settings::{AppSettings, Probe, Start, StopHow},
-    privilege::NewPrivileges,
+    os::privilege::NewPrivileges,
 };
 
 /// What to run.

@@ -82,7 +82,7 @@ fn possible(name: &str, value: &str) -> bool {
 mod tests {
     use super::*;
     use crate::build::fixture::Fixture;
-    use crate::errors::chain;
+    use crate::os::errors::chain;
 
     fn nothing(_: &str) -> Option<String> {
         None

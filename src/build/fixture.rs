@@ -87,7 +87,7 @@ fn app() -> AppSettings {
         standby: Duration::ZERO,
         keep: NonZeroUsize::MIN,
         user: None,
-        new_privileges: crate::privilege::NewPrivileges::Refused,
+        new_privileges: crate::os::privilege::NewPrivileges::Refused,
         limits: Default::default(),
         instances: 1,
         env: BTreeMap::new(),

@@ -14,7 +14,7 @@ use nix::{
 
 use crate::{
     build::{BuildError, Places, owner},
-    privilege::Account,
+    os::privilege::Account,
 };
 
 /// The home directory of what runs for an app as `user`; `inherited` is bgd's own, for a user without an entry.

@@ -19,7 +19,7 @@ use crate::{
         tree::Dir,
     },
     config::settings::AppSettings,
-    privilege::Account,
+    os::privilege::Account,
     rules::ids::ReleaseId,
 };
 

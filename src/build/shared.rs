@@ -25,7 +25,7 @@ use crate::{
         owner::{Owner, lookup},
         tree::{Dir, split},
     },
-    privilege::Account,
+    os::privilege::Account,
 };
 
 /// Entries looked at in a shared directory: uploads may be millions.

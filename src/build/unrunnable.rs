@@ -12,7 +12,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::{
     config::commands::{Call, calls},
-    confinement::{Confinement, Refusal},
+    os::confinement::{Confinement, Refusal},
 };
 
 /// Enough for a first line, and for the name of the loader in a program of this kind.

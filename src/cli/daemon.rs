@@ -9,7 +9,7 @@ use crate::{
     cli::{Context, problem::Problem, terminal},
     config,
     daemon::{self, DaemonError},
-    errors::chain,
+    os::errors::chain,
 };
 
 /// Runs the command; returns when the daemon has ended.

@@ -8,7 +8,7 @@ use nix::unistd::Uid;
 use crate::{
     api::wire::{Answer, ExecPlan, Exit, Request},
     cli::{Context, args::ExecArgs, offline, problem::Problem, session, terminal},
-    privilege::{Account, Rights},
+    os::privilege::{Account, Rights},
 };
 
 /// What shells return for a command that is not there, and for one that can't be run.
@@ -92,7 +92,7 @@ mod tests {
             cwd: "/srv/shop".to_owned(),
             env: [("PATH".to_owned(), "/bin".to_owned()), ("TERM".to_owned(), "x".to_owned())].into(),
             user: None,
-            new_privileges: crate::privilege::NewPrivileges::Refused,
+            new_privileges: crate::os::privilege::NewPrivileges::Refused,
         };
         let command = command(&plan, vec!["ls".into(), "-l".into()]);
         assert_eq!(command.get_current_dir(), Some(std::path::Path::new("/srv/shop")));
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn a_command_that_is_not_there_is_127_as_in_a_shell() {
         let account = None;
-        let rights = Rights { account, new_privileges: crate::privilege::NewPrivileges::Refused };
+        let rights = Rights { account, new_privileges: crate::os::privilege::NewPrivileges::Refused };
         assert_eq!(run(Prepared { command: Command::new("/nonexistent/command"), rights }), 127);
     }
 }

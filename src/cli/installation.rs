@@ -14,7 +14,7 @@ use crate::{
         self, Problems,
         settings::{DaemonSettings, Settings},
     },
-    errors::chain,
+    os::errors::chain,
     rules::ids::AppName,
     store::Store,
 };

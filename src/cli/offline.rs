@@ -20,7 +20,7 @@ use crate::{
         self, Counted, RemoteSeen, Seen, Snapshot,
         fleet::{Fleet, Member, Polling},
     },
-    errors::chain,
+    os::errors::chain,
     process::{Shims, identity, vitals::Cause},
     rules::{
         app::{Idle, Instance, Pipeline, Serving},

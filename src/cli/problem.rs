@@ -9,7 +9,7 @@ use crate::{
         wire::{Exit, Refusal},
     },
     config::Problems,
-    errors::chain,
+    os::errors::chain,
 };
 
 impl From<Refusal> for Problem {

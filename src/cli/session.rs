@@ -29,7 +29,7 @@ use nix::{
     unistd::{Pid, fchown, getpgrp, setsid, tcgetpgrp},
 };
 
-use crate::privilege::Rights;
+use crate::os::privilege::Rights;
 
 nix::ioctl_read_bad!(get_size, libc::TIOCGWINSZ, Winsize);
 nix::ioctl_write_ptr_bad!(set_size, libc::TIOCSWINSZ, Winsize);

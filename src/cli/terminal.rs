@@ -3,8 +3,8 @@
 
 use std::io::{self, IsTerminal, Write as _};
 
-use crate::printable::colored_line;
-pub use crate::printable::one_line;
+use crate::os::printable::colored_line;
+pub use crate::os::printable::one_line;
 
 /// What one stream can show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

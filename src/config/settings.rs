@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::addresses::{Addresses, Listen, MOST_INSTANCES, Ports, Sockets};
 use crate::{
-    privilege::NewPrivileges,
+    os::privilege::NewPrivileges,
     rules::{
         address::Address,
         canary::CanaryStep,

@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::broadcast;
 
 use crate::{
-    errors::chain,
+    os::errors::chain,
     store::{Store, record::EventRecord},
 };
 

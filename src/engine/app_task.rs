@@ -389,7 +389,7 @@ impl AppTask {
         if err.is_full() {
             self.deps.interpreter.make_room_for_record();
         }
-        let why = crate::errors::chain(err);
+        let why = crate::os::errors::chain(err);
         tracing::error!(app = %self.name, err = %why, "the record can't be written; the app serves on");
         self.shown.send_modify(|snapshot| snapshot.unrecorded = Some(why));
     }
@@ -435,7 +435,7 @@ impl AppTask {
             match self.deps.store.last_ended(&self.name) {
                 Ok(last) => self.shown.send_modify(|snapshot| snapshot.last = last),
                 Err(err) => {
-                    tracing::warn!(app = %self.name, err = %crate::errors::chain(&err), "the last deploy can't be read")
+                    tracing::warn!(app = %self.name, err = %crate::os::errors::chain(&err), "the last deploy can't be read")
                 }
             }
         }

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     build::{self, BuildError, Command, Context},
     config::settings::StopHow,
-    confinement::{Confinement, Refusal},
+    os::confinement::{Confinement, Refusal},
     process::{Exit, Handle, LogSpec, Priority, Role, ShimError, Spec, StartError, StopRequest, StopSpec},
     rules::{
         app::Release,
@@ -171,7 +171,7 @@ impl Interpreter {
     /// The recorded releases with their verdicts, newest first; none where the record can't be read.
     pub(super) fn releases(&self) -> Vec<(Release, String)> {
         self.store.releases(&self.settings.name).unwrap_or_else(|err| {
-            tracing::warn!(app = %self.settings.name, err = %crate::errors::chain(&err), "no previous release is known");
+            tracing::warn!(app = %self.settings.name, err = %crate::os::errors::chain(&err), "no previous release is known");
             Vec::new()
         })
     }
@@ -288,7 +288,7 @@ impl Interpreter {
         // C3: what the command left behind goes too; the verdict is the command's own.
         handle.ended().await;
         if let Err(err) = handle.forget().await {
-            tracing::warn!(app = %self.settings.name, err = %crate::errors::chain(&err), "a finished shim was not forgotten");
+            tracing::warn!(app = %self.settings.name, err = %crate::os::errors::chain(&err), "a finished shim was not forgotten");
         }
         Ok(exit)
     }
@@ -342,7 +342,7 @@ impl Drop for CancelOnDrop {
 
 pub(super) fn build_failure(phase: Phase, err: &build::BuildError) -> Failure {
     let nature = if err.is_transient() { Nature::Transient } else { Nature::Deterministic };
-    let failure = failure(phase, nature, crate::errors::chain(err));
+    let failure = failure(phase, nature, crate::os::errors::chain(err));
     match err {
         BuildError::Io { path, source, .. } if source.kind() == ErrorKind::PermissionDenied => {
             let refused = Confinement::here().refusal(path).filter(|_| geteuid().is_root());
@@ -373,5 +373,5 @@ pub(super) fn start_failure(phase: Phase, err: &StartError) -> Failure {
         ),
         _ => (Nature::Transient, "`bgd doctor` looks at disk, user and ports; then `bgd deploy`"),
     };
-    Failure { hint: Some(hint.to_owned()), ..failure(phase, nature, crate::errors::chain(err)) }
+    Failure { hint: Some(hint.to_owned()), ..failure(phase, nature, crate::os::errors::chain(err)) }
 }

@@ -28,7 +28,7 @@ use super::{
     interpreter::{Interpreter, Place},
     traffic::Counted,
 };
-use crate::{config::settings::AppSettings, errors::chain, front::traffic::Sample, rules::ids::Color};
+use crate::{config::settings::AppSettings, front::traffic::Sample, os::errors::chain, rules::ids::Color};
 
 /// Between two looks at a front that counts by itself, and at what status shows.
 const LOOK: Duration = Duration::from_secs(1);

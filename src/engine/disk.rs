@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     build::{self, Places, Removal, Space},
-    errors::chain,
+    os::errors::chain,
     rules::{
         effect::Action,
         event::Done,

@@ -12,7 +12,6 @@ use super::{
 use crate::{
     build::Places,
     config::settings::{AppSettings, FrontSettings},
-    errors::chain,
     front::{
         builtin::{self, BuiltinError},
         haproxy::{self, Haproxy, HaproxyError},
@@ -20,6 +19,7 @@ use crate::{
         route::Route,
         traffic::Sample,
     },
+    os::errors::chain,
     rules::{
         address::Address,
         canary::Share,

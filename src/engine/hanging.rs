@@ -12,7 +12,7 @@ use std::{
 
 use super::{interpreter::Interpreter, starting::slots, tend::end_rest, watching::FAILURES_THAT_COUNT};
 use crate::{
-    errors::chain,
+    os::errors::chain,
     process::Slot,
     rules::{address::Address, ids::Color},
 };

@@ -15,8 +15,8 @@ use super::{
 use crate::{
     build::{self, Places},
     config::{settings::AppSettings, template::Values},
-    errors::chain,
     git,
+    os::errors::chain,
     process::{Handle, Role, ShimError, Shims, Slot},
     rules::{
         app::Release,
@@ -294,7 +294,7 @@ fn where_to_look(phase: Phase) -> &'static str {
 /// The last lines that the newest run wrote to a log, for people; empty when there is none.
 pub(super) fn tail(path: &std::path::Path) -> Vec<String> {
     match crate::process::logs::tail_of_run(path, TAIL) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).lines().map(crate::printable::one_line).collect(),
+        Ok(bytes) => String::from_utf8_lossy(&bytes).lines().map(crate::os::printable::one_line).collect(),
         Err(err) => vec![format!("(the log can't be read: {err})")],
     }
 }

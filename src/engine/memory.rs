@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     config::settings::MemoryCheck,
-    errors::chain,
+    os::errors::chain,
     process::usage,
     rules::{
         ids::Color,

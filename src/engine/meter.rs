@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::interpreter::Interpreter;
 use crate::{
     config::settings::PublicAddress,
-    errors::chain,
+    os::errors::chain,
     probe::{Public, Reply},
     rules::{
         app::{App, Pipeline},

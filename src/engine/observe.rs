@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{front::Standing, interpreter::Interpreter, starting::slots};
 use crate::{
     build,
-    errors::chain,
+    os::errors::chain,
     process::{Exit, Handle, Role},
     rules::{
         app::{App, Release},

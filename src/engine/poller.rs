@@ -12,8 +12,8 @@ use super::{
     snapshot::RemoteSeen,
 };
 use crate::{
-    errors::chain,
     git::{self, GitError, LocalWatch},
+    os::errors::chain,
     rules::{backoff, event::Event, ids::CommitId},
 };
 

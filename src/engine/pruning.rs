@@ -18,7 +18,7 @@ use super::{
 use crate::{
     build::{self, Places, Removal},
     config::settings::AppSettings,
-    errors::chain,
+    os::errors::chain,
     rules::{
         app::Release,
         ids::{DeployId, ReleaseId},

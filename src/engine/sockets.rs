@@ -22,13 +22,12 @@ use super::{
 use crate::{
     build,
     config::settings::Listen,
-    errors::chain,
+    os::{errors::chain, unix},
     process::{Handle, Slot},
     rules::{
         address::Address,
         words::{Failure, Nature, Phase},
     },
-    unix_sockets,
 };
 
 /// Whoever may pass the directory may connect, as to a port of 127.0.0.1.
@@ -105,7 +104,7 @@ impl Interpreter {
         let address = self.settings.address_at(slot.color, slot.index);
         let Some(path) = address.socket() else { return false };
         let gone = fs::symlink_metadata(path).is_err_and(|err| err.kind() == io::ErrorKind::NotFound);
-        gone && unix_sockets::listening(path).is_ok_and(|all| !all.is_empty())
+        gone && unix::listening(path).is_ok_and(|all| !all.is_empty())
     }
 }
 

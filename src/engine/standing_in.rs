@@ -15,7 +15,7 @@ use super::{
     starting::slots,
 };
 use crate::{
-    errors::chain,
+    os::errors::chain,
     process::{
         Handle, LogSpec, Priority, Role, Slot, Spec, StopRequest, StopSpec, ports,
         relay::{self, STANDS_IN},

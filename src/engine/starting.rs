@@ -20,7 +20,7 @@ use super::{
 use crate::{
     build,
     config::{commands::FOREGROUND, settings::Limits},
-    errors::chain,
+    os::errors::chain,
     probe::{Answer, ProbeCommand, Target, Verdict},
     process::{
         Bystanders, Exit, Handle, How, Listening, Places, Role, ShimError, Slot, Spec, StartError, ports,

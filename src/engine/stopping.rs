@@ -13,8 +13,8 @@ use super::{
     starting::slots,
 };
 use crate::{
-    errors::chain,
     front::route::{self, Route},
+    os::errors::chain,
     process::{Handle, Slot},
     rules::{
         app::Release,

@@ -20,12 +20,12 @@ use super::{
     starting::{answer_line, slots},
 };
 use crate::{
-    errors::chain,
     front::{
         builtin::{self, BuiltinError},
         haproxy::{self, Haproxy, Life},
         route::Route,
     },
+    os::errors::chain,
     probe::{self, Answer, Target, Verdict},
     process::{Handle, Overseer, Slot},
     rules::{

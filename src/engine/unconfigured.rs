@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::Path, time::UNIX_EPOCH};
 
 use crate::{
     config::{recall, settings::AppSettings},
-    errors::chain,
+    os::errors::chain,
     process::Shims,
     rules::{
         ids::{AppName, Color},

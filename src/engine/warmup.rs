@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     config::{duration::rough, settings::Warmup},
-    errors::chain,
+    os::errors::chain,
     probe::{Reason, Visit, Visitor},
     process::Slot,
     rules::{

@@ -37,8 +37,10 @@ use super::{
 };
 use crate::{
     config::settings::CheckoutLimit,
-    errors::chain,
-    privilege::{Account, NewPrivileges, Rights},
+    os::{
+        errors::chain,
+        privilege::{Account, NewPrivileges, Rights},
+    },
     rules::ids::CommitId,
 };
 

@@ -139,7 +139,7 @@ impl Exchange {
         let answer = self
             .runtime
             .block_on(request.send())
-            .map_err(|err| net(crate::errors::chain(&err.without_url())))?;
+            .map_err(|err| net(crate::os::errors::chain(&err.without_url())))?;
         let status = answer.status();
         let http = |code, text: String| Err(Error::new(code, ErrorClass::Http, text));
         if status == 407 {

@@ -1,7 +1,7 @@
 //! Text that comes from outside, made fit to show: one line, UTF-8, no control characters, no user info in
 //! URLs. Used for everything that leaves the worker. Pure.
 
-use crate::printable::is_invisible;
+use crate::os::printable::is_invisible;
 
 /// Longest text kept, in characters: a subject line or an error needs no more, and a hostile one gets no more.
 const LONGEST: usize = 500;

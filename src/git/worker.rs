@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     config::settings::{AppSettings, Auth, CheckoutLimit, Verify},
-    privilege,
+    os::privilege,
     rules::ids::CommitId,
 };
 

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    privilege::{Account, Rights},
+    os::privilege::{Account, Rights},
     probe::{Outcome, ProbeCommand, Reason, reason::tail},
 };
 

@@ -32,7 +32,7 @@ pub use visit::{Visit, Visitor};
 
 use crate::{
     config::settings::{Health, Probe},
-    privilege::NewPrivileges,
+    os::privilege::NewPrivileges,
     rules::address::Address,
 };
 

@@ -155,7 +155,7 @@ pub(super) fn tail(bytes: &[u8]) -> String {
 
 fn clean(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    crate::printable::one_line(&text).split_whitespace().collect::<Vec<_>>().join(" ")
+    crate::os::printable::one_line(&text).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// An error and its causes, on one line.

@@ -246,7 +246,7 @@ async fn command(line: &str, dir: &Path, timeout: Duration) -> Answer {
         cwd: dir.to_owned(),
         env: BTreeMap::from([("PORT".to_owned(), "9502".to_owned())]),
         user: None,
-        new_privileges: crate::privilege::NewPrivileges::Refused,
+        new_privileges: crate::os::privilege::NewPrivileges::Refused,
     };
     let target = Target { address: Address::Port(9502), release_dir: dir.to_owned(), command: Some(command) };
     once(&health(Probe::Command(line.to_owned()), timeout), &target).await
@@ -342,7 +342,7 @@ async fn l3_a_command_runs_as_its_user_with_its_groups() {
         cwd: "/".into(),
         env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
         user: Some("nobody".to_owned()),
-        new_privileges: crate::privilege::NewPrivileges::Refused,
+        new_privileges: crate::os::privilege::NewPrivileges::Refused,
     };
     let health = health(Probe::Command(String::new()), LONG);
     let target = Target { address: Address::Port(1), release_dir: "/".into(), command: Some(probe) };

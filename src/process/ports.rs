@@ -21,9 +21,11 @@ use nix::{
 
 use super::identity::command_line;
 use crate::{
+    os::{
+        tcp::{self, State},
+        unix,
+    },
     rules::address::Address,
-    tcp_sockets::{self, State},
-    unix_sockets,
 };
 
 /// A listening TCP socket.
@@ -50,7 +52,7 @@ pub struct Holder {
 
 /// All sockets that listen on this port, on any address; 0 is any port.
 pub fn listeners(port: u16) -> io::Result<Vec<Listener>> {
-    let found = tcp_sockets::read(State::Listen, port)?.into_iter();
+    let found = tcp::read(State::Listen, port)?.into_iter();
     Ok(found.map(|one| Listener { address: one.local, uid: one.uid, inode: one.inode }).collect())
 }
 
@@ -58,7 +60,7 @@ pub fn listeners(port: u16) -> io::Result<Vec<Listener>> {
 pub fn listening_at(address: &Address) -> io::Result<Vec<u64>> {
     match address {
         Address::Port(port) => Ok(listeners(*port)?.iter().map(|listener| listener.inode).collect()),
-        Address::Socket(path) => unix_sockets::listening(path),
+        Address::Socket(path) => unix::listening(path),
     }
 }
 
@@ -72,8 +74,7 @@ pub fn listening_at_any(addresses: &[Address]) -> io::Result<Vec<(Address, u64)>
     }
     let paths: BTreeSet<&Path> = addresses.iter().filter_map(Address::socket).collect();
     if !paths.is_empty() {
-        let listening =
-            unix_sockets::all_listening()?.into_iter().filter(|(path, _)| paths.contains(&**path));
+        let listening = unix::all_listening()?.into_iter().filter(|(path, _)| paths.contains(&**path));
         found.extend(listening.map(|(path, inode)| (Address::Socket(path), inode)));
     }
     Ok(found)
@@ -81,7 +82,7 @@ pub fn listening_at_any(addresses: &[Address]) -> io::Result<Vec<(Address, u64)>
 
 /// The users whom the TCP sockets among these belong to.
 pub(super) fn owners(inodes: &BTreeSet<u64>) -> io::Result<BTreeSet<u32>> {
-    let all = tcp_sockets::read(State::Listen, 0)?.into_iter();
+    let all = tcp::read(State::Listen, 0)?.into_iter();
     Ok(all.filter(|one| inodes.contains(&one.inode)).map(|one| one.uid).collect())
 }
 
@@ -134,12 +135,12 @@ fn socket_inode(link: &str) -> Option<u64> {
 
 /// Connections of clients to this local port that are established.
 pub fn established(port: u16) -> io::Result<usize> {
-    Ok(tcp_sockets::read(State::Established, port)?.len())
+    Ok(tcp::read(State::Established, port)?.len())
 }
 
 /// The sockets of clients' connections to this local port that are established.
 pub(super) fn established_sockets(port: u16) -> io::Result<BTreeSet<u64>> {
-    Ok(tcp_sockets::read(State::Established, port)?.into_iter().map(|one| one.inode).collect())
+    Ok(tcp::read(State::Established, port)?.into_iter().map(|one| one.inode).collect())
 }
 
 /// Nothing listens on the port and an app could bind it, on every address of both families.

@@ -46,7 +46,7 @@ use tokio::{
 };
 
 use super::{identity::Identity, ports, tree};
-use crate::{errors::chain, rules::address::Address};
+use crate::{os::errors::chain, rules::address::Address};
 
 /// The word that makes this binary a relay.
 pub const ROLE: &str = "relay";

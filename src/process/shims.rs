@@ -27,7 +27,10 @@ use super::{
     status::ShimError,
     wire::{Fault, MAX_REPLY, Order, Stage, Started},
 };
-use crate::{privilege, rules::ids::AppName, unix_sockets::LONGEST_PATH};
+use crate::{
+    os::{privilege, unix::LONGEST_PATH},
+    rules::ids::AppName,
+};
 
 /// From the order to the exec: milliseconds normally; a name service or a full machine may take its time.
 const START_LIMIT: Duration = Duration::from_secs(30);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::settings::Limits,
-    privilege::NewPrivileges,
+    os::privilege::NewPrivileges,
     rules::ids::{AppName, Color, ReleaseId},
 };
 

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    printable::one_line,
+    os::printable::one_line,
     rules::{
         ids::{AppName, Color, CommitId, DeployId, ReleaseId},
         time::{Stamp, Time},

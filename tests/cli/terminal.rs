@@ -13,7 +13,7 @@ use std::{
 
 use bgd::{
     api::wire::{Answer, ExecPlan, Progress, Reply},
-    privilege::NewPrivileges,
+    os::privilege::NewPrivileges,
 };
 use nix::{
     poll::{PollFd, PollFlags, poll},

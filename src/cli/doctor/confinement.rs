@@ -5,7 +5,7 @@ use std::fs;
 use super::{acting::Acting, finding::Finding};
 use crate::{
     config::settings::{AppSettings, FrontSettings, Listen},
-    confinement::{Confinement, Module},
+    os::confinement::{Confinement, Module},
 };
 
 /// Of the daemon itself.

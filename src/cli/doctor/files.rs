@@ -16,7 +16,7 @@ use crate::{
         env_file,
         settings::{AppSettings, Settings},
     },
-    errors::chain,
+    os::errors::chain,
 };
 
 /// Files and directories of one app.

@@ -10,11 +10,11 @@ use crate::{
         duration,
         settings::{AppSettings, FrontSettings, HaproxySettings, Listen, NginxSettings, Sticky},
     },
-    errors::chain,
     front::{
         haproxy::{Haproxy, HaproxyError},
         nginx::{Hidden, Inclusion, Nginx, Permission},
     },
+    os::errors::chain,
     rules::ids::Color,
 };
 

@@ -11,8 +11,8 @@ use super::finding::Finding;
 use crate::{
     cli::offline,
     config::settings::{AppSettings, FrontSettings, Settings},
+    os::unix::LONGEST_PATH,
     process::Limiter,
-    unix_sockets::LONGEST_PATH,
 };
 
 /// What an app may want to put below its release directory: EasySwoole's socket needs 38 bytes (design).

@@ -32,7 +32,7 @@ use crate::{
         terminal::{self, Look},
     },
     config::settings::AppSettings,
-    confinement::Confinement,
+    os::confinement::Confinement,
 };
 
 /// Runs the command.

@@ -3,7 +3,7 @@
 use super::finding::Finding;
 use crate::{
     config::{SecretError, settings::AppSettings},
-    errors::chain,
+    os::errors::chain,
 };
 
 /// Nothing for an app without a preview. The secret itself is never shown.

@@ -15,8 +15,8 @@ use crate::{
         wire::{Answer, Request},
     },
     config::settings::AppSettings,
-    errors::chain,
     git::{GitError, Kind, Limits, Source, Worker, redact},
+    os::errors::chain,
 };
 
 /// A person waits for this; the daemon itself is more patient.

@@ -12,8 +12,8 @@ use nix::unistd::User;
 use super::{finding::Finding, host::is_installed};
 use crate::{
     config::settings::{AppSettings, Verify},
-    errors::chain,
     git::Trust,
+    os::errors::chain,
 };
 
 /// Nothing for an app that takes any commit.

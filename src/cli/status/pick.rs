@@ -136,7 +136,7 @@ pub fn value(status: &Status, key: &str) -> Result<String, Problem> {
     let found = key.split('.').try_fold(&root, |value, name| value.get(name));
     Ok(match found {
         None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => crate::printable::one_line(text),
+        Some(Value::String(text)) => crate::os::printable::one_line(text),
         Some(other) => other.to_string(),
     })
 }

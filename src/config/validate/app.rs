@@ -11,7 +11,7 @@ use crate::config::{
     read::{Given, Written},
     settings::{AppSettings, Hooks, Listen, MemoryCheck, Protocol, Rewrite, Start, Stop, StopHow},
 };
-use crate::{privilege::NewPrivileges, rules::ids::AppName};
+use crate::{os::privilege::NewPrivileges, rules::ids::AppName};
 
 /// Judges an app. What comes back is whole only if no error was noted.
 pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) -> AppSettings {

@@ -10,8 +10,8 @@ use crate::{
         read::{Given, Written},
         settings::{FrontSettings, Listen, Sockets},
     },
+    os::unix::{LONGEST_PATH, is_plain},
     rules::ids::AppName,
-    unix_sockets::{LONGEST_PATH, is_plain},
 };
 
 /// Below the runtime directory, what the apps themselves bind.

@@ -102,5 +102,5 @@ fn spawn(exe: &Path, place: &FrontPlace, entrance: Entrance<'_>) -> Result<Child
 /// In the child before exec: a session of its own, and no descriptor but 0, 1 and 2 beyond the exec.
 fn detach() -> io::Result<()> {
     nix::unistd::setsid()?;
-    crate::privilege::seal_descriptors()
+    crate::os::privilege::seal_descriptors()
 }

@@ -23,8 +23,8 @@ use super::{
     servers::{Server, Standing},
 };
 use crate::{
-    errors::chain,
     front::route::Route,
+    os::errors::chain,
     rules::ids::{Color, Generation},
 };
 

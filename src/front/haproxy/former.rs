@@ -4,7 +4,10 @@
 
 use std::{collections::HashSet, fs, path::PathBuf};
 
-use crate::{rules::address::Address, tcp_sockets, unix_sockets};
+use crate::{
+    os::{tcp, unix},
+    rules::address::Address,
+};
 
 /// How many connections to the addresses other HAProxy processes than `worker` hold. None where the kernel does not
 /// tell: without permission, or with HAProxy in a container of its own.
@@ -18,9 +21,9 @@ pub(super) fn connections(worker: u32, addresses: &[Address]) -> usize {
     }
     // Clients of a unix socket have no name, so it is asked of the other end: all that are open count.
     let paths = addresses.iter().filter_map(Address::socket);
-    let by_path: usize = paths.map(|path| unix_sockets::connections(path).unwrap_or(0)).sum();
+    let by_path: usize = paths.map(|path| unix::connections(path).unwrap_or(0)).sum();
     let ports = addresses.iter().filter_map(Address::port);
-    let clients = ports.flat_map(|port| tcp_sockets::clients_of(port).unwrap_or_default());
+    let clients = ports.flat_map(|port| tcp::clients_of(port).unwrap_or_default());
     let clients: Vec<u64> = clients.map(|client| client.inode).collect();
     if by_path == 0 && clients.is_empty() {
         return 0;

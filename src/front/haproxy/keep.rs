@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::Haproxy;
-use crate::errors::chain;
+use crate::os::errors::chain;
 
 /// Why the states could not be kept.
 #[derive(Debug, thiserror::Error)]

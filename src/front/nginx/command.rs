@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::error::{Fault, NginxError};
-use crate::privilege;
+use crate::os::privilege;
 
 /// Enough for any complaint; the rest is read and dropped.
 const OUTPUT_CAP: usize = 64 * 1024;

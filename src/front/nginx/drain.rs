@@ -12,8 +12,8 @@ use super::{
     master::{Process, Standing, boot_id},
 };
 use crate::{
+    os::{tcp, unix},
     rules::{address::Address, ids::Color},
-    tcp_sockets, unix_sockets,
 };
 
 /// The workers that served before a cutover, and where in the app they may still send something.
@@ -59,7 +59,7 @@ impl Former {
         self.addresses
             .iter()
             .filter_map(Address::socket)
-            .filter_map(|path| unix_sockets::connections(path).ok())
+            .filter_map(|path| unix::connections(path).ok())
             .sum()
     }
 
@@ -117,7 +117,7 @@ fn connections(workers: &[Process], addresses: &[Address]) -> Option<usize> {
             all.extend(sockets?);
             Some(all)
         });
-    let clients = ports.iter().map(|port| tcp_sockets::clients_of(*port).ok());
+    let clients = ports.iter().map(|port| tcp::clients_of(*port).ok());
     let clients: Vec<_> = clients.collect::<Option<Vec<_>>>()?.concat();
     // Without permission to see the workers' own sockets every client of the port counts.
     let is_theirs = |inode: &u64| own.as_ref().is_none_or(|own| own.contains(inode));
@@ -127,7 +127,7 @@ fn connections(workers: &[Process], addresses: &[Address]) -> Option<usize> {
 /// Clients of a unix socket have no name, so it is asked of the app's end: all that are open count.
 fn open_on_sockets(addresses: &[Address]) -> Option<usize> {
     let paths = addresses.iter().filter_map(Address::socket);
-    paths.map(|path| unix_sockets::connections(path).ok()).sum()
+    paths.map(|path| unix::connections(path).ok()).sum()
 }
 
 #[cfg(test)]

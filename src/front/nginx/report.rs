@@ -13,8 +13,8 @@ use super::sides::{Names, of_the_app};
 use crate::{
     config::settings::Addresses,
     front::traffic::{OWN, Sample},
+    os::unix::{LONGEST_PATH, is_plain},
     rules::{address::Address, ids::Color},
-    unix_sockets::{LONGEST_PATH, is_plain},
 };
 
 /// How the target of bgd's log ends, by which it is known.

@@ -23,7 +23,7 @@ use super::{
     spec::{Priority, Spec},
     wire::{Fault, Stage},
 };
-use crate::privilege::{self, Account, NewPrivileges, Rights};
+use crate::os::privilege::{self, Account, NewPrivileges, Rights};
 
 /// Searched when the environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
