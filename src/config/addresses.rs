@@ -1,12 +1,13 @@
 //! Where the instances of an app listen: on ports that follow each other from each color's first, or on unix sockets.
 //! Part of the settings, which is where others find it; what is allowed is judged by `validate`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::rules::{address::Address, ids::Color};
-
-/// The most instances that a color can have.
-pub const MOST_INSTANCES: u16 = 64;
+use crate::rules::{
+    address::Address,
+    addresses::{Addresses, socket_of},
+    ids::Color,
+};
 
 /// The two ports of an app: where the ports of each color begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +62,7 @@ impl Sockets {
 
     /// The one with the longest path, of so many instances.
     pub fn longest(&self, instances: u16) -> PathBuf {
-        nth(&self.of(Color::Green), instances.saturating_sub(1))
+        socket_of(&self.of(Color::Green), instances.saturating_sub(1))
     }
 }
 
@@ -70,50 +71,6 @@ impl From<&Sockets> for Addresses {
         let of = |color| Address::Socket(sockets.of(color));
         Self { blue: of(Color::Blue), green: of(Color::Green), each: 1 }
     }
-}
-
-/// Where the colors of an app listen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Addresses {
-    /// Of blue's first instance.
-    pub blue: Address,
-    /// Of green's first instance.
-    pub green: Address,
-    /// How many instances each has.
-    pub each: u16,
-}
-
-impl Addresses {
-    /// Where a color's first instance listens.
-    pub fn of(&self, color: Color) -> &Address {
-        match color {
-            Color::Blue => &self.blue,
-            Color::Green => &self.green,
-        }
-    }
-
-    /// Where one of a color's instances listens, counted from 0.
-    pub fn nth(&self, color: Color, index: u16) -> Address {
-        match self.of(color) {
-            Address::Port(first) => Address::Port(first.saturating_add(index)),
-            Address::Socket(first) => Address::Socket(nth(first, index)),
-        }
-    }
-
-    /// Where all of a color's instances listen.
-    pub fn all(&self, color: Color) -> impl Iterator<Item = Address> {
-        (0..self.each).map(move |index| self.nth(color, index))
-    }
-
-    /// The color that listens there, if it is one of the two.
-    pub fn color(&self, address: &Address) -> Option<Color> {
-        Color::ALL.into_iter().find(|color| self.all(*color).any(|one| one == *address))
-    }
-}
-
-/// The socket of one of several instances, counted from 0: `blue.sock`, `blue.2.sock`.
-fn nth(first: &Path, index: u16) -> PathBuf {
-    if index == 0 { first.to_owned() } else { first.with_extension(format!("{}.sock", index + 1)) }
 }
 
 impl From<Ports> for Addresses {

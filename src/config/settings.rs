@@ -12,7 +12,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use super::addresses::{Addresses, Listen, MOST_INSTANCES, Ports, Sockets};
+pub use super::addresses::{Listen, Ports, Sockets};
+pub use crate::rules::{
+    addresses::{Addresses, MOST_INSTANCES},
+    limits::{CheckoutLimit, Limits},
+    sticky::Sticky,
+};
 use crate::{
     os::privilege::NewPrivileges,
     rules::{
@@ -159,34 +164,6 @@ impl AppSettings {
     /// Whether the front's requests are counted: a watch judges them, or status shows a canary's share.
     pub fn counts_traffic(&self) -> bool {
         self.watch.traffic.any() || !self.canary.steps.is_empty()
-    }
-}
-
-/// What the files of one commit may take on disk, with its submodules and before the build: a kilobyte of git objects
-/// can name a thousand million files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CheckoutLimit {
-    /// Files, directories and symlinks.
-    pub files: u64,
-    /// Bytes of all files.
-    pub bytes: u64,
-}
-
-/// What the processes of an instance, a build or a hook may use together; `None` is no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Limits {
-    /// Memory in bytes; there is no swap beside it.
-    pub memory: Option<u64>,
-    /// Percent of one core.
-    pub cpu: Option<u32>,
-    /// Processes and threads.
-    pub tasks: Option<u32>,
-}
-
-impl Limits {
-    /// Whether any is set.
-    pub fn any(&self) -> bool {
-        *self != Self::default()
     }
 }
 
@@ -364,19 +341,6 @@ pub struct Canary {
     pub steps: Vec<CanaryStep>,
     /// What keeps a client on its side.
     pub sticky: Sticky,
-}
-
-/// What keeps a client on its side while two colors receive traffic.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Sticky {
-    /// Nothing: each request for itself.
-    #[default]
-    None,
-    /// The client's address.
-    Ip,
-    /// A cookie of this name: letters, digits and `_`.
-    Cookie(String),
 }
 
 /// How a request asks for the color that is not live. Either is enough.

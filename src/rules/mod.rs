@@ -1,6 +1,7 @@
 //! The decisions, and nothing else: no tokio, file system, network, clock or randomness below this folder.
 
 pub mod address;
+pub mod addresses;
 pub mod app;
 pub mod backoff;
 pub mod beside;
@@ -9,8 +10,10 @@ pub mod effect;
 pub mod event;
 pub mod health;
 pub mod ids;
+pub mod limits;
 pub mod retention;
 pub mod step;
+pub mod sticky;
 pub mod time;
 pub mod traffic;
 pub mod words;
