@@ -19,7 +19,8 @@ use tokio::{
 use crate::{
     api::{
         access::Access,
-        server::{self, Desk, ServerError},
+        server::{self, ServerError},
+        services::Services,
         wire::{DaemonReport, Exit, Refusal},
     },
     config::{
@@ -243,8 +244,8 @@ impl Daemon {
         remember(&fleet, &self.file, &self.settings);
         let (reload, reloads) = mpsc::channel(1);
         let (shown, daemon) = watch::channel(self.report());
-        let desk = Desk { fleet: fleet.clone(), daemon, access, refused: Mutex::default(), reload };
-        let serving = tokio::spawn(server::serve(listener, Arc::new(desk)));
+        let services = Services { fleet: fleet.clone(), daemon, access, refused: Mutex::default(), reload };
+        let serving = tokio::spawn(server::serve(listener, Arc::new(services)));
         notify_systemd(&[sd_notify::NotifyState::Ready]);
         tracing::info!(
             pid = std::process::id(),

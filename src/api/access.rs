@@ -14,7 +14,7 @@ use nix::{
 use tokio::net::UnixStream;
 
 use super::{
-    server::refusal,
+    refusal::refusal,
     wire::{EventRecord, Exit, Refusal, Request},
 };
 use crate::{

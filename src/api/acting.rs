@@ -7,9 +7,11 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
     access::Peer,
+    connection::Connection,
     reading::read,
+    refusal::{closing, refusal},
     report,
-    server::{Client, Desk, closing, member, refusal},
+    services::{Services, member},
     wire::{Answer, DeployRecord, EventRecord, Exit, Progress, Refusal, Reply, Request},
 };
 use crate::{
@@ -24,27 +26,29 @@ use crate::{
     },
 };
 
-pub(super) async fn act(request: Request, client: &mut Client, desk: &Desk) -> io::Result<()> {
+pub(super) async fn act(request: Request, client: &mut Connection, services: &Services) -> io::Result<()> {
     // Subscribed before asking, so that no event of the act is missed.
-    let events = desk.fleet.events();
+    let events = services.fleet.events();
     let reply = match request {
-        Request::Hold { app, reason } => say(desk, client, (app, Ask::Hold { reason })).await,
-        Request::Resume { app } => say(desk, client, (app, Ask::Resume)).await,
+        Request::Hold { app, reason } => say(services, client, (app, Ask::Hold { reason })).await,
+        Request::Resume { app } => say(services, client, (app, Ask::Resume)).await,
         Request::Deploy { app, rev } => {
-            deploy(Following { desk, client, events }, app, Ask::Deploy(want(rev))).await
+            deploy(Follower { services, client, events }, app, Ask::Deploy(want(rev))).await
         }
-        Request::DeployDetached { app, rev } => detached(desk, client, (app, Ask::Deploy(want(rev)))).await,
-        Request::Up { app } => deploy(Following { desk, client, events }, app, Ask::Up).await,
+        Request::DeployDetached { app, rev } => {
+            detached(services, client, (app, Ask::Deploy(want(rev)))).await
+        }
+        Request::Up { app } => deploy(Follower { services, client, events }, app, Ask::Up).await,
         Request::SetShare { app, share } => {
-            shared(Following { desk, client, events }, app, Ask::SetShare(share)).await
+            shared(Follower { services, client, events }, app, Ask::SetShare(share)).await
         }
         Request::ResumeSteps { app } => {
-            shared(Following { desk, client, events }, app, Ask::ResumeSteps).await
+            shared(Follower { services, client, events }, app, Ask::ResumeSteps).await
         }
-        Request::NextStep { app } => shared(Following { desk, client, events }, app, Ask::NextStep).await,
-        Request::Promote { app } => promote(Following { desk, client, events }, app).await,
-        Request::Flip { app } => flip(Following { desk, client, events }, app).await,
-        Request::Down { app } => down(Following { desk, client, events }, app).await,
+        Request::NextStep { app } => shared(Follower { services, client, events }, app, Ask::NextStep).await,
+        Request::Promote { app } => promote(Follower { services, client, events }, app).await,
+        Request::Flip { app } => flip(Follower { services, client, events }, app).await,
+        Request::Down { app } => down(Follower { services, client, events }, app).await,
         _ => Err(refusal(Exit::Usage, "not a request that acts".to_owned(), None)),
     };
     client.send(&closing(reply)).await
@@ -55,9 +59,9 @@ fn want(rev: Option<String>) -> Want {
 }
 
 /// One act being followed for a client.
-struct Following<'a> {
-    desk: &'a Desk,
-    client: &'a mut Client,
+struct Follower<'a> {
+    services: &'a Services,
+    client: &'a mut Connection,
     events: Receiver<EventRecord>,
 }
 
@@ -106,8 +110,12 @@ fn denied(member: &Member, denial: Denial) -> Refusal {
     Refusal { exit: denial.kind.into(), message, hint: Some(hint) }
 }
 
-async fn say(desk: &Desk, client: &Client, (app, what): (Option<AppName>, Ask)) -> Result<Answer, Refusal> {
-    let member = member(desk, app.as_ref())?;
+async fn say(
+    services: &Services,
+    client: &Connection,
+    (app, what): (Option<AppName>, Ask),
+) -> Result<Answer, Refusal> {
+    let member = member(services, app.as_ref())?;
     let answer = ask(&client.peer, (&member, what)).await?;
     member.look_now();
     Ok(Answer::Said(match answer {
@@ -117,23 +125,23 @@ async fn say(desk: &Desk, client: &Client, (app, what): (Option<AppName>, Ask)) 
 }
 
 async fn detached(
-    desk: &Desk,
-    client: &Client,
+    services: &Services,
+    client: &Connection,
     (app, what): (Option<AppName>, Ask),
 ) -> Result<Answer, Refusal> {
-    let member = member(desk, app.as_ref())?;
+    let member = member(services, app.as_ref())?;
     match ask(&client.peer, (&member, what)).await? {
         step::Answer::Deploying(id) => {
             member.look_now();
-            Ok(Answer::Deploy(record(desk, id).await?))
+            Ok(Answer::Deploy(record(services, id).await?))
         }
         step::Answer::Said(text) => Ok(Answer::Said(text)),
         other => Err(unexpected(&other)),
     }
 }
 
-async fn deploy(mut following: Following<'_>, app: Option<AppName>, what: Ask) -> Result<Answer, Refusal> {
-    let member = member(following.desk, app.as_ref())?;
+async fn deploy(mut following: Follower<'_>, app: Option<AppName>, what: Ask) -> Result<Answer, Refusal> {
+    let member = member(following.services, app.as_ref())?;
     match ask(&following.client.peer, (&member, what)).await? {
         step::Answer::Deploying(id) => {
             let ended = following.until_ended(&member, id).await;
@@ -147,8 +155,8 @@ async fn deploy(mut following: Following<'_>, app: Option<AppName>, what: Ask) -
 }
 
 /// Answers as soon as the traffic is where the operator wants it; what the old color still does goes on.
-async fn flip(mut following: Following<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
-    let member = member(following.desk, app.as_ref())?;
+async fn flip(mut following: Follower<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
+    let member = member(following.services, app.as_ref())?;
     let before = member.snapshot();
     match ask(&following.client.peer, (&member, Ask::Flip)).await? {
         step::Answer::Cancelling(id) => {
@@ -175,8 +183,8 @@ fn moving(snapshot: &Snapshot, id: DeployId) -> bool {
 }
 
 /// Until the front has proven the share.
-async fn shared(mut following: Following<'_>, app: Option<AppName>, what: Ask) -> Result<Answer, Refusal> {
-    let member = member(following.desk, app.as_ref())?;
+async fn shared(mut following: Follower<'_>, app: Option<AppName>, what: Ask) -> Result<Answer, Refusal> {
+    let member = member(following.services, app.as_ref())?;
     let text = match ask(&following.client.peer, (&member, what)).await? {
         step::Answer::Said(text) => text,
         // All of the traffic is no share.
@@ -205,48 +213,48 @@ fn not_taken(snapshot: &Snapshot) -> Option<Refusal> {
     Some(refusal(Exit::Failed, message, Some(hint)))
 }
 
-async fn promote(mut following: Following<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
-    let member = member(following.desk, app.as_ref())?;
+async fn promote(mut following: Follower<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
+    let member = member(following.services, app.as_ref())?;
     match ask(&following.client.peer, (&member, Ask::Promote)).await? {
         step::Answer::Promoting(id) => following.promoted(&member, id).await,
         other => Err(unexpected(&other)),
     }
 }
 
-async fn down(mut following: Following<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
-    let desk = following.desk;
-    if let Some(name) = app.as_ref().filter(|name| desk.fleet.app(name).is_none()) {
+async fn down(mut following: Follower<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
+    let services = following.services;
+    if let Some(name) = app.as_ref().filter(|name| services.fleet.app(name).is_none()) {
         return down_unconfigured(following, name).await;
     }
-    let member = member(desk, app.as_ref())?;
+    let member = member(services, app.as_ref())?;
     taken_down(&mut following, &member).await
 }
 
 /// An app that no file names: its front goes as well, since nothing would ever serve by it again.
-async fn down_unconfigured(mut following: Following<'_>, name: &AppName) -> Result<Answer, Refusal> {
-    let desk = following.desk;
-    let runs = desk.fleet.unconfigured().await.iter().any(|one| one.name == *name);
-    let known = read(desk, {
+async fn down_unconfigured(mut following: Follower<'_>, name: &AppName) -> Result<Answer, Refusal> {
+    let services = following.services;
+    let runs = services.fleet.unconfigured().await.iter().any(|one| one.name == *name);
+    let known = read(services, {
         let name = name.clone();
         move |store| store.configured(&name)
     });
     if !runs && known.await?.is_none() {
         // Says which apps there are.
-        return member(desk, Some(name)).map(|_| Answer::Said(String::new()));
+        return member(services, Some(name)).map(|_| Answer::Said(String::new()));
     }
     let failed =
         |why: String| refusal(Exit::Failed, format!("{name} can't be taken down: {why}"), Some("bgd doctor"));
-    let Some(member) = desk.fleet.take_up(name).map_err(|err| failed(chain(&err)))? else {
+    let Some(member) = services.fleet.take_up(name).map_err(|err| failed(chain(&err)))? else {
         return Err(failed("it is not known how it was configured; put its file back first".to_owned()));
     };
     // What runs and what the front routes is looked at first.
     following.until(&member, |snapshot| snapshot.observed).await;
     let done = taken_down(&mut following, &member).await;
-    desk.fleet.let_go(&member).await.map_err(|err| failed(chain(&err)))?;
+    services.fleet.let_go(&member).await.map_err(|err| failed(chain(&err)))?;
     done.map(|_| Answer::Said(format!("{name}, which is in no file any more, is ended, with its front")))
 }
 
-async fn taken_down(following: &mut Following<'_>, member: &Member) -> Result<Answer, Refusal> {
+async fn taken_down(following: &mut Follower<'_>, member: &Member) -> Result<Answer, Refusal> {
     match ask(&following.client.peer, (member, Ask::Down)).await? {
         step::Answer::TakingDown => {
             following.until(member, |snapshot| !snapshot.app.down_wanted).await;
@@ -261,11 +269,11 @@ async fn taken_down(following: &mut Following<'_>, member: &Member) -> Result<An
     }
 }
 
-impl Following<'_> {
+impl Follower<'_> {
     /// Until the deploy has an outcome; its events go to the client.
     async fn until_ended(&mut self, member: &Member, id: DeployId) -> Result<DeployRecord, Refusal> {
         loop {
-            let known = record(self.desk, id).await?;
+            let known = record(self.services, id).await?;
             if known.outcome.is_some() {
                 return Ok(known);
             }
@@ -346,7 +354,7 @@ impl Following<'_> {
         })
         .await;
         let snapshot = member.snapshot();
-        let known = ended(self.desk, &snapshot, id).await?;
+        let known = ended(self.services, &snapshot, id).await?;
         match known.as_ref().and_then(|known| known.outcome) {
             None | Some(Outcome::Live) => {
                 let abandoned = abandoned(&snapshot);
@@ -370,15 +378,19 @@ fn abandoned(snapshot: &Snapshot) -> Option<CommitId> {
 }
 
 /// A deploy in the record, or, when that can't be written, as it is known here; `None` while it is under way.
-async fn ended(desk: &Desk, snapshot: &Snapshot, id: DeployId) -> Result<Option<DeployRecord>, Refusal> {
+async fn ended(
+    services: &Services,
+    snapshot: &Snapshot,
+    id: DeployId,
+) -> Result<Option<DeployRecord>, Refusal> {
     match snapshot.last.clone().filter(|last| last.id == id) {
         Some(last) => Ok(Some(last)),
-        None => read(desk, move |store| store.deploy(id)).await,
+        None => read(services, move |store| store.deploy(id)).await,
     }
 }
 
-async fn record(desk: &Desk, id: DeployId) -> Result<DeployRecord, Refusal> {
-    read(desk, move |store| store.deploy(id))
+async fn record(services: &Services, id: DeployId) -> Result<DeployRecord, Refusal> {
+    read(services, move |store| store.deploy(id))
         .await?
         .ok_or_else(|| refusal(Exit::Failed, format!("deploy {id} is not in the record"), Some("bgd status")))
 }

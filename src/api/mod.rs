@@ -3,12 +3,13 @@
 pub mod access;
 mod acting;
 pub mod client;
-mod exit;
+mod connection;
 pub mod output;
 pub mod reading;
+mod refusal;
 pub mod report;
 pub mod server;
-mod verbs;
+pub mod services;
 mod visitors;
 pub mod why;
 pub mod wire;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    server::refusal,
+    refusal::refusal,
     wire::{Exit, Refusal},
 };
 use crate::{
@@ -86,9 +86,9 @@ pub fn last(logs: &[Log], lines: usize) -> Result<Vec<String>, (PathBuf, io::Err
 
 /// Everything that is written to some logs from now on.
 #[derive(Debug)]
-pub struct Following(Vec<(Log, Follow)>);
+pub struct LogStream(Vec<(Log, Follow)>);
 
-impl Following {
+impl LogStream {
     /// Begins with the last `lines` lines of each.
     ///
     /// # Errors
@@ -139,7 +139,7 @@ mod tests {
             assert!(logs(3, Some(wrong)).unwrap_err().message.contains("green has 3"));
         }
         let all = logs(3, None).unwrap();
-        let mut following = Following::new(&all, 1).unwrap();
+        let mut following = LogStream::new(&all, 1).unwrap();
         assert!(following.is_of(&all) && !following.is_of(&all[..1]));
         assert_eq!(following.next().await.unwrap(), ["[1] two", "[3] three"]);
         std::fs::write(dir.path().join("green.2.log"), "late\n").unwrap();

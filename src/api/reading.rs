@@ -5,9 +5,11 @@ use std::{io, time::Duration};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
-    output::{self, Following, Log},
+    connection::Connection,
+    output::{self, Log, LogStream},
+    refusal::{closing, refusal},
     report,
-    server::{Client, Desk, closing, refusal},
+    services::{Services, member},
     why,
     wire::{Answer, ExecPlan, Exit, LogSource, Progress, Refusal, Reply, Status},
 };
@@ -26,10 +28,10 @@ use crate::{
 /// Right after its start a daemon looks at the world; status waits this long for it at most, in all.
 const FIRST_LOOK: Duration = Duration::from_millis(700);
 
-pub(super) async fn status(desk: &Desk, app: Option<&AppName>) -> Result<Answer, Refusal> {
+pub(super) async fn status(services: &Services, app: Option<&AppName>) -> Result<Answer, Refusal> {
     let apps = match app {
-        Some(_) => vec![super::server::member(desk, app)?],
-        None => desk.fleet.apps(),
+        Some(_) => vec![member(services, app)?],
+        None => services.fleet.apps(),
     };
     let looked = async {
         for member in &apps {
@@ -47,19 +49,22 @@ pub(super) async fn status(desk: &Desk, app: Option<&AppName>) -> Result<Answer,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     };
     // Of one app nothing else is asked; and nothing may hold the status up.
-    let others = async { if app.is_none() { desk.fleet.unconfigured().await } else { Vec::new() } };
+    let others = async { if app.is_none() { services.fleet.unconfigured().await } else { Vec::new() } };
     let others = tokio::time::timeout(FIRST_LOOK, others).await.unwrap_or_default();
     let unconfigured = others.into_iter().map(report::unconfigured).collect();
-    Ok(Answer::Status(Status { schema: 1, daemon: desk.daemon.borrow().clone(), unconfigured, apps }))
+    Ok(Answer::Status(Status { schema: 1, daemon: services.daemon.borrow().clone(), unconfigured, apps }))
 }
 
-pub(super) async fn history(desk: &Desk, (app, limit): (Option<&AppName>, u32)) -> Result<Answer, Refusal> {
+pub(super) async fn history(
+    services: &Services,
+    (app, limit): (Option<&AppName>, u32),
+) -> Result<Answer, Refusal> {
     let app = app.cloned();
-    read(desk, move |store| store.history(app.as_ref(), limit)).await.map(Answer::History)
+    read(services, move |store| store.history(app.as_ref(), limit)).await.map(Answer::History)
 }
 
-pub(super) async fn show(desk: &Desk, id: DeployId) -> Result<Answer, Refusal> {
-    match read(desk, move |store| store.detail(id)).await? {
+pub(super) async fn show(services: &Services, id: DeployId) -> Result<Answer, Refusal> {
+    match read(services, move |store| store.detail(id)).await? {
         Some(detail) => Ok(Answer::Show(Box::new(detail))),
         None => Err(refusal(Exit::Usage, format!("no such deploy: {id}"), Some("bgd history"))),
     }
@@ -71,10 +76,10 @@ pub(super) fn why(member: &Member) -> Answer {
 
 /// Reads the record on a blocking thread: a slow disk must not hold up other clients.
 pub(super) async fn read<T: Send + 'static>(
-    desk: &Desk,
+    services: &Services,
     query: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, Refusal> {
-    let store = desk.fleet.store().clone();
+    let store = services.fleet.store().clone();
     match tokio::task::spawn_blocking(move || query(&store)).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(err)) => {
@@ -131,14 +136,14 @@ pub(super) struct LogsWanted {
     pub instance: Option<u16>,
 }
 
-pub(super) async fn logs(client: &mut Client, member: &Member, wanted: LogsWanted) -> io::Result<()> {
+pub(super) async fn logs(client: &mut Connection, member: &Member, wanted: LogsWanted) -> io::Result<()> {
     let logs = match logs_of(member, wanted) {
         Ok(logs) => logs,
         Err(refusal) => return client.send(&Reply::Refused(refusal)).await,
     };
     let lines = usize::try_from(wanted.lines).unwrap_or(usize::MAX);
     if wanted.follow {
-        let following = Following::new(&logs, lines)?;
+        let following = LogStream::new(&logs, lines)?;
         return match wanted.source {
             LogSource::Live => follow_live(client, member, (wanted, following)).await,
             LogSource::Color(_) | LogSource::Build => follow_logs(client, following).await,
@@ -150,7 +155,7 @@ pub(super) async fn logs(client: &mut Client, member: &Member, wanted: LogsWante
     client.send(&Reply::Done(Answer::Said(String::new()))).await
 }
 
-async fn follow_logs(client: &mut Client, mut following: Following) -> io::Result<()> {
+async fn follow_logs(client: &mut Connection, mut following: LogStream) -> io::Result<()> {
     loop {
         // Both arms are cancel-safe: what was read of the files is returned at once, and the client says nothing.
         let lines = tokio::select! {
@@ -165,9 +170,9 @@ async fn follow_logs(client: &mut Client, mut following: Following) -> io::Resul
 
 /// As the live color changes, so do the logs that are followed.
 async fn follow_live(
-    client: &mut Client,
+    client: &mut Connection,
     member: &Member,
-    (wanted, mut following): (LogsWanted, Following),
+    (wanted, mut following): (LogsWanted, LogStream),
 ) -> io::Result<()> {
     let mut seen = member.watch();
     loop {
@@ -184,7 +189,7 @@ async fn follow_live(
                     return follow_logs(client, following).await;
                 }
                 match logs_of(member, wanted) {
-                    Ok(now) if !following.is_of(&now) => following = Following::new(&now, 0)?,
+                    Ok(now) if !following.is_of(&now) => following = LogStream::new(&now, 0)?,
                     Ok(_) | Err(_) => {}
                 }
             }
@@ -208,17 +213,17 @@ fn logs_of(member: &Member, wanted: LogsWanted) -> Result<Vec<Log>, Refusal> {
 }
 
 pub(super) async fn events(
-    client: &mut Client,
-    desk: &Desk,
+    client: &mut Connection,
+    services: &Services,
     (app, since, follow): (Option<AppName>, Option<u64>, bool),
 ) -> io::Result<()> {
     // Subscribed before reading, so that nothing falls between record and stream.
-    let live = desk.fleet.events();
+    let live = services.fleet.events();
     let mut last = since.unwrap_or(0);
     let mut from = since;
     loop {
         let wanted = app.clone();
-        let page = match read(desk, move |store| store.events(wanted.as_ref(), from)).await {
+        let page = match read(services, move |store| store.events(wanted.as_ref(), from)).await {
             Ok(page) => page,
             Err(refused) => return client.send(&closing(Err(refused))).await,
         };
@@ -240,7 +245,7 @@ pub(super) async fn events(
 
 /// Until the client goes. One that is too slow for the stream misses events here; the record has them all.
 async fn follow_events(
-    client: &mut Client,
+    client: &mut Connection,
     mut live: Receiver<EventRecord>,
     (app, mut last): (Option<AppName>, u64),
 ) -> io::Result<()> {

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     api::{
-        server::refusal,
+        refusal::refusal,
         why,
         wire::{
             AppReport, CanaryReport, DeployReport, Exit, FlipReport, HoldReport, IdleReport, InstanceReport,

@@ -3,33 +3,30 @@
 //! said a word, and who says nothing after a while.
 
 use std::{
-    collections::BTreeMap,
     io,
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
-    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{
-        UnixListener, UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    sync::{mpsc, watch},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::oneshot,
 };
 
 use super::{
-    access::{Access, Caller, Peer, Right},
-    acting, reading,
+    access::{Caller, Peer, Right},
+    acting,
+    connection::{Connection, send_away},
+    reading,
+    refusal::{closing, refusal},
+    services::{Services, member},
     visitors::{Rank, Seat, Spare, Visitors},
-    wire::{Answer, DaemonReport, EventRecord, Exit, Refusal, Reply, Request},
+    wire::{Answer, EventRecord, Exit, Refusal, Reply, Request},
 };
-use crate::{
-    engine::fleet::{Fleet, Member},
-    rules::ids::AppName,
-};
+use crate::engine::fleet::Member;
 
 /// The longest request line in bytes; requests are names, revisions and one reason.
 const LONGEST: u64 = 64 << 10;
@@ -54,23 +51,6 @@ pub enum ServerError {
     },
 }
 
-/// What every connection is served from.
-#[derive(Debug)]
-pub struct Desk {
-    /// The apps.
-    pub fleet: Arc<Fleet>,
-    /// The daemon, as status shows it.
-    pub daemon: watch::Receiver<DaemonReport>,
-    /// Who may do what.
-    pub access: Access,
-    /// When somebody was refused last, by user id: a flood of requests must not push the record out.
-    pub refused: Mutex<BTreeMap<u32, Instant>>,
-    /// `bgd reload`: asks, and where the answer goes.
-    pub reload: mpsc::Sender<tokio::sync::oneshot::Sender<Result<String, Refusal>>>,
-}
-
-/// Between two refusals of one user that are recorded.
-const REFUSALS_APART: Duration = Duration::from_secs(60);
 /// Between two looks whether the socket is still to be found under its name.
 const LOOK: Duration = Duration::from_secs(1);
 /// Before the next try of an accept that failed.
@@ -127,7 +107,7 @@ impl Door {
 }
 
 /// Serves until dropped.
-pub async fn serve(mut door: Door, desk: Arc<Desk>) {
+pub async fn serve(mut door: Door, services: Arc<Services>) {
     let mut look = tokio::time::interval(LOOK);
     let (visitors, mut spare) = (Visitors::new(), Spare::default());
     loop {
@@ -143,7 +123,7 @@ pub async fn serve(mut door: Door, desk: Arc<Desk>) {
             }
         };
         match accepted {
-            Ok((stream, _)) => receive(stream, &desk, &visitors),
+            Ok((stream, _)) => receive(stream, &services, &visitors),
             Err(err)
                 if matches!(err.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) && spare.give_up() =>
             {
@@ -158,32 +138,25 @@ pub async fn serve(mut door: Door, desk: Arc<Desk>) {
 }
 
 /// Decides at once who may stay; nothing here waits, so that a flood of strangers delays nobody.
-fn receive(stream: UnixStream, desk: &Arc<Desk>, visitors: &Arc<Visitors>) {
+fn receive(stream: UnixStream, services: &Arc<Services>, visitors: &Arc<Visitors>) {
     let caller = match Caller::of(&stream) {
         Ok(caller) => caller,
         Err(err) => return tracing::debug!(%err, "the kernel does not say who connected"),
     };
-    if desk.access.right_of(&caller) == Right::None {
-        desk.turn_away(&stream, &caller);
+    if services.access.right_of(&caller) == Right::None {
+        services.turn_away(&stream, &caller);
         return;
     }
-    let rank = if desk.access.is_first(&caller) { Rank::First } else { Rank::Other };
+    let rank = if services.access.is_first(&caller) { Rank::First } else { Rank::Other };
     let Some(seat) = visitors.seat(caller.uid, rank) else {
         return send_away(&stream, too_many());
     };
-    let desk = desk.clone();
+    let services = services.clone();
     tokio::spawn(async move {
-        if let Err(err) = converse(stream, &desk, (caller, seat)).await {
+        if let Err(err) = converse(stream, &services, (caller, seat)).await {
             tracing::debug!(%err, "a client of the control socket went away");
         }
     });
-}
-
-/// One line without waiting: a client that does not take it has lost only the reason.
-fn send_away(stream: &UnixStream, why: Refusal) {
-    if let Ok(line) = line(&Reply::Refused(why)) {
-        let _untold = stream.try_write(&line);
-    }
 }
 
 fn too_many() -> Refusal {
@@ -195,7 +168,7 @@ fn too_many() -> Refusal {
     )
 }
 
-async fn converse(stream: UnixStream, desk: &Desk, (caller, seat): (Caller, Seat)) -> io::Result<()> {
+async fn converse(stream: UnixStream, services: &Services, (caller, seat): (Caller, Seat)) -> io::Result<()> {
     let (read, write) = stream.into_split();
     let mut read = BufReader::new(read);
     // All arms are cancel-safe as to what matters: a request that was not read whole is of no use.
@@ -207,13 +180,13 @@ async fn converse(stream: UnixStream, desk: &Desk, (caller, seat): (Caller, Seat
         }
     };
     seat.heard();
-    let mut client = Client { write, read, peer: caller.peer() };
+    let mut client = Connection { write, read, peer: caller.peer() };
     match asked.unwrap_or_else(|_| Ok(Some(Err(too_late()))))? {
         None => Ok(()),
-        Some(Ok(request)) => match desk.access.admit(&client.peer, &request) {
-            Ok(()) => answer(request, &mut client, desk).await,
+        Some(Ok(request)) => match services.access.admit(&client.peer, &request) {
+            Ok(()) => answer(request, &mut client, services).await,
             Err(refusal) => {
-                desk.note_refusal(&client.peer, request.verb());
+                services.note_refusal(&client.peer, request.verb());
                 client.send(&Reply::Refused(refusal)).await
             }
         },
@@ -244,101 +217,37 @@ pub async fn request(
     ))
 }
 
-impl Desk {
-    /// Records what somebody was refused, once a while for each user.
-    fn note_refusal(&self, peer: &Peer, request: &str) {
-        if self.is_news(peer.caller.uid) {
-            tracing::warn!(by = %peer.described(), request, "refused: not permitted");
-            self.fleet.note_act(peer.event("refused", &format!("{request}: not permitted")));
-        }
-    }
-
-    fn is_news(&self, uid: u32) -> bool {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused.get(&uid).is_some_and(|last| last.elapsed() < REFUSALS_APART) {
-            return false;
-        }
-        refused.insert(uid, Instant::now());
-        true
-    }
-
-    /// Tells somebody who may do nothing so, whatever the request would have been.
-    fn turn_away(&self, stream: &UnixStream, caller: &Caller) {
-        send_away(stream, self.access.no_entry(caller));
-        if self.is_news(caller.uid) {
-            let peer = caller.clone().peer();
-            tracing::warn!(by = %peer.described(), "refused: not permitted");
-            self.fleet.note_act(peer.event("refused", "a connection: not permitted"));
-        }
-    }
-}
-
-fn line(reply: &Reply) -> io::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(reply)?;
-    line.push(b'\n');
-    Ok(line)
-}
-
-/// One connection.
-#[derive(Debug)]
-pub struct Client {
-    write: OwnedWriteHalf,
-    read: BufReader<OwnedReadHalf>,
-    /// Who it is.
-    pub peer: Peer,
-}
-
-impl Client {
-    /// Sends one reply line.
-    ///
-    /// # Errors
-    /// When the client is gone.
-    pub async fn send(&mut self, reply: &Reply) -> io::Result<()> {
-        self.write.write_all(&line(reply)?).await
-    }
-
-    /// Resolves when the client has gone. Cancel-safe: what it might still send is of no use.
-    pub async fn gone(&mut self) {
-        let mut rest = [0; 64];
-        while let Ok(read) = self.read.read(&mut rest).await {
-            if read == 0 {
-                return;
-            }
-        }
-    }
-}
-
-async fn answer(request: Request, client: &mut Client, desk: &Desk) -> io::Result<()> {
+async fn answer(request: Request, client: &mut Connection, services: &Services) -> io::Result<()> {
     let reply = match request {
-        Request::Status { app } => reading::status(desk, app.as_ref()).await,
-        Request::History { app, limit } => reading::history(desk, (app.as_ref(), limit)).await,
+        Request::Status { app } => reading::status(services, app.as_ref()).await,
+        Request::History { app, limit } => reading::history(services, (app.as_ref(), limit)).await,
         Request::Show { id } => {
-            let right = desk.access.right_of(&client.peer.caller);
-            reading::show(desk, id)
+            let right = services.access.right_of(&client.peer.caller);
+            reading::show(services, id)
                 .await
                 .map(|answer| if right == Right::Act { answer } else { without_output(answer) })
         }
-        Request::Why { app } => member(desk, app.as_ref()).map(|member| reading::why(&member)),
+        Request::Why { app } => member(services, app.as_ref()).map(|member| reading::why(&member)),
         Request::Exec { app } => {
-            member(desk, app.as_ref()).and_then(|member| exec(desk, &client.peer, &member))
+            member(services, app.as_ref()).and_then(|member| exec(services, &client.peer, &member))
         }
         Request::Logs { app, lines, follow, source, instance } => {
             let wanted = reading::LogsWanted { lines, follow, source, instance };
-            return match member(desk, app.as_ref()) {
+            return match member(services, app.as_ref()) {
                 Ok(member) => reading::logs(client, &member, wanted).await,
                 Err(refusal) => client.send(&Reply::Refused(refusal)).await,
             };
         }
         Request::Events { app, since, follow } => {
-            return reading::events(client, desk, (app, since, follow)).await;
+            return reading::events(client, services, (app, since, follow)).await;
         }
-        Request::Poll { app } => member(desk, app.as_ref()).map(|member| {
+        Request::Poll { app } => member(services, app.as_ref()).map(|member| {
             member.look_now();
             Answer::Said("the remote is looked at".to_owned())
         }),
         Request::Reload => {
-            desk.fleet.note_act(client.peer.event("asked", "reload"));
-            reload(desk).await
+            services.fleet.note_act(client.peer.event("asked", "reload"));
+            reload(services).await
         }
         Request::Hold { .. }
         | Request::Resume { .. }
@@ -350,14 +259,14 @@ async fn answer(request: Request, client: &mut Client, desk: &Desk) -> io::Resul
         | Request::DeployDetached { .. }
         | Request::Flip { .. }
         | Request::Down { .. }
-        | Request::Up { .. } => return acting::act(request, client, desk).await,
+        | Request::Up { .. } => return acting::act(request, client, services).await,
     };
     client.send(&closing(reply)).await
 }
 
-fn exec(desk: &Desk, peer: &Peer, member: &Member) -> Result<Answer, Refusal> {
+fn exec(services: &Services, peer: &Peer, member: &Member) -> Result<Answer, Refusal> {
     let event = EventRecord { app: Some(member.settings().name.clone()), ..peer.event("asked", "exec") };
-    desk.fleet.note_act(event);
+    services.fleet.note_act(event);
     reading::exec(member)
 }
 
@@ -373,49 +282,9 @@ fn without_output(answer: Answer) -> Answer {
     }
 }
 
-/// The last line of an answer.
-pub fn closing(answer: Result<Answer, Refusal>) -> Reply {
-    match answer {
-        Ok(answer) => Reply::Done(answer),
-        Err(refusal) => Reply::Refused(refusal),
-    }
-}
-
-async fn reload(desk: &Desk) -> Result<Answer, Refusal> {
+async fn reload(services: &Services) -> Result<Answer, Refusal> {
     let ending = || refusal(Exit::Unreachable, "the daemon is ending".to_owned(), Some("bgd status"));
-    let (reply, answer) = tokio::sync::oneshot::channel();
-    desk.reload.send(reply).await.map_err(|_| ending())?;
+    let (reply, answer) = oneshot::channel();
+    services.reload.send(reply).await.map_err(|_| ending())?;
     answer.await.map_err(|_| ending())?.map(Answer::Said)
-}
-
-/// The app meant; it may be left out when there is one.
-///
-/// # Errors
-/// When there is no such app, or several to choose from.
-pub fn member(desk: &Desk, app: Option<&AppName>) -> Result<Member, Refusal> {
-    let apps = desk.fleet.apps();
-    let names = || {
-        let names: Vec<&str> = apps.iter().map(|member| member.settings().name.as_str()).collect();
-        names.join(", ")
-    };
-    match (app, apps.as_slice()) {
-        (Some(name), _) => desk.fleet.app(name).ok_or_else(|| {
-            let hint = format!("configured are: {}", names());
-            Refusal { hint: Some(hint), ..refusal(Exit::Usage, format!("no such app: {name}"), None) }
-        }),
-        (None, [member]) => Ok(member.clone()),
-        (None, []) => Err(refusal(Exit::Usage, "no app is configured".to_owned(), Some("bgd init"))),
-        (None, _) => {
-            let hint = format!("name one of: {}", names());
-            Err(Refusal {
-                hint: Some(hint),
-                ..refusal(Exit::Usage, "there are several apps".to_owned(), None)
-            })
-        }
-    }
-}
-
-/// A refusal with an optional next command.
-pub fn refusal(exit: Exit, message: String, hint: Option<&str>) -> Refusal {
-    Refusal { exit, message, hint: hint.map(str::to_owned) }
 }

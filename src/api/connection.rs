@@ -1,0 +1,58 @@
+//! A client's connection, as what answers it sees it: lines out, and whether the client is still there.
+
+use std::io;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+};
+
+use super::{
+    access::Peer,
+    wire::{Refusal, Reply},
+};
+
+fn line(reply: &Reply) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// One client, whose request has been read.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) write: OwnedWriteHalf,
+    pub(super) read: BufReader<OwnedReadHalf>,
+    /// Who it is.
+    pub(super) peer: Peer,
+}
+
+impl Connection {
+    /// Sends one reply line.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub(super) async fn send(&mut self, reply: &Reply) -> io::Result<()> {
+        self.write.write_all(&line(reply)?).await
+    }
+
+    /// Resolves when the client has gone. Cancel-safe: what it might still send is of no use.
+    pub(super) async fn gone(&mut self) {
+        let mut rest = [0; 64];
+        while let Ok(read) = self.read.read(&mut rest).await {
+            if read == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// One line without waiting: a client that does not take it has lost only the reason.
+pub(super) fn send_away(stream: &UnixStream, why: Refusal) {
+    if let Ok(line) = line(&Reply::Refused(why)) {
+        let _untold = stream.try_write(&line);
+    }
+}

@@ -1,0 +1,97 @@
+//! What a connection is served from, which refusals are recorded, and which app a request means.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::UnixStream,
+    sync::{mpsc, oneshot, watch},
+};
+
+use super::{
+    access::{Access, Caller, Peer},
+    connection,
+    refusal::refusal,
+    wire::{DaemonReport, Exit, Refusal},
+};
+use crate::{
+    engine::fleet::{Fleet, Member},
+    rules::ids::AppName,
+};
+
+/// Between two refusals of one user that are recorded.
+const REFUSALS_APART: Duration = Duration::from_secs(60);
+
+/// What every connection is served from.
+#[derive(Debug)]
+pub struct Services {
+    /// The apps.
+    pub fleet: Arc<Fleet>,
+    /// The daemon, as status shows it.
+    pub daemon: watch::Receiver<DaemonReport>,
+    /// Who may do what.
+    pub access: Access,
+    /// When somebody was refused last, by user id: a flood of requests must not push the record out.
+    pub refused: Mutex<BTreeMap<u32, Instant>>,
+    /// `bgd reload`: asks, and where the answer goes.
+    pub reload: mpsc::Sender<oneshot::Sender<Result<String, Refusal>>>,
+}
+
+impl Services {
+    /// Records what somebody was refused, once a while for each user.
+    pub(super) fn note_refusal(&self, peer: &Peer, request: &str) {
+        if self.is_news(peer.caller.uid) {
+            tracing::warn!(by = %peer.described(), request, "refused: not permitted");
+            self.fleet.note_act(peer.event("refused", &format!("{request}: not permitted")));
+        }
+    }
+
+    fn is_news(&self, uid: u32) -> bool {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.get(&uid).is_some_and(|last| last.elapsed() < REFUSALS_APART) {
+            return false;
+        }
+        refused.insert(uid, Instant::now());
+        true
+    }
+
+    /// Tells somebody who may do nothing so, whatever the request would have been.
+    pub(super) fn turn_away(&self, stream: &UnixStream, caller: &Caller) {
+        connection::send_away(stream, self.access.no_entry(caller));
+        if self.is_news(caller.uid) {
+            let peer = caller.clone().peer();
+            tracing::warn!(by = %peer.described(), "refused: not permitted");
+            self.fleet.note_act(peer.event("refused", "a connection: not permitted"));
+        }
+    }
+}
+
+/// The app meant; it may be left out when there is one.
+///
+/// # Errors
+/// When there is no such app, or several to choose from.
+pub(super) fn member(services: &Services, app: Option<&AppName>) -> Result<Member, Refusal> {
+    let apps = services.fleet.apps();
+    let names = || {
+        let names: Vec<&str> = apps.iter().map(|member| member.settings().name.as_str()).collect();
+        names.join(", ")
+    };
+    match (app, apps.as_slice()) {
+        (Some(name), _) => services.fleet.app(name).ok_or_else(|| {
+            let hint = format!("configured are: {}", names());
+            Refusal { hint: Some(hint), ..refusal(Exit::Usage, format!("no such app: {name}"), None) }
+        }),
+        (None, [member]) => Ok(member.clone()),
+        (None, []) => Err(refusal(Exit::Usage, "no app is configured".to_owned(), Some("bgd init"))),
+        (None, _) => {
+            let hint = format!("name one of: {}", names());
+            Err(Refusal {
+                hint: Some(hint),
+                ..refusal(Exit::Usage, "there are several apps".to_owned(), None)
+            })
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! What crosses the control socket: one JSON line a request, then zero or more `Progress` lines and exactly one
+//! `Done` or `Refused`. Shared by server and client; nothing here acts.
+
+mod answer;
+mod exit;
+mod request;
+mod status;
+
+pub use answer::{Answer, ExecPlan, FlipReport, Progress, Refusal, Reply, Why};
+pub use exit::Exit;
+pub use request::{LogSource, Request};
+pub use status::{
+    AppReport, CanaryReport, DaemonReport, DeployReport, HoldReport, IdleReport, InstanceReport, LastReport,
+    LiveReport, RemoteReport, RollbackReport, Status, UnconfiguredReport,
+};
+
+use crate::store::record;
+pub use crate::store::record::{DeployDetail, DeployRecord, EventRecord, MeterRecord, StepRecord};

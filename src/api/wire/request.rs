@@ -1,0 +1,171 @@
+//! What a client asks for. Pure data, with the name of the command behind each request.
+
+use serde::{Deserialize, Serialize};
+
+use crate::rules::{
+    canary::Share,
+    ids::{AppName, Color, DeployId},
+};
+
+/// A request. `app` may be left out when there is one app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// `Done(Status)`; never waits for anything.
+    Status {
+        /// Only this app.
+        app: Option<AppName>,
+    },
+    /// `Progress(Event)` lines of that deploy, then `Done(Deploy)` when it has ended.
+    Deploy {
+        /// The app.
+        app: Option<AppName>,
+        /// A commit, tag or branch; default the tip of the configured branch.
+        rev: Option<String>,
+    },
+    /// Like `Deploy`, but answers `Done(Deploy)` with the deploy just begun (or queued).
+    DeployDetached {
+        /// The app.
+        app: Option<AppName>,
+        /// A commit, tag or branch; default the tip of the configured branch.
+        rev: Option<String>,
+    },
+    /// `Progress(Event)` lines, then `Done(Flip)` when the traffic has moved (or the deploy is cancelled).
+    Flip {
+        /// The app.
+        app: Option<AppName>,
+    },
+    /// `Done(Said)`.
+    Hold {
+        /// The app.
+        app: Option<AppName>,
+        /// Why, for the others.
+        reason: String,
+    },
+    /// `Done(Said)`.
+    Resume {
+        /// The app.
+        app: Option<AppName>,
+    },
+    /// `Done(Said)` when the share is in force; 100 percent are a promotion.
+    SetShare {
+        /// The app.
+        app: Option<AppName>,
+        /// The canary's share of the traffic, in percent.
+        share: Share,
+    },
+    /// `Done(Said)` when the step's share is in force.
+    ResumeSteps {
+        /// The app.
+        app: Option<AppName>,
+    },
+    /// `Done(Said)` when the next step's share is in force, or after the last one as `Promote`.
+    NextStep {
+        /// The app.
+        app: Option<AppName>,
+    },
+    /// `Progress(Event)` lines, then `Done(Said)` when all of the traffic has moved.
+    Promote {
+        /// The app.
+        app: Option<AppName>,
+    },
+    /// `Done(History)`, newest first.
+    History {
+        /// The app; `None` with several apps lists all.
+        app: Option<AppName>,
+        /// At most this many.
+        limit: u32,
+    },
+    /// `Done(Show)`.
+    Show {
+        /// The deploy.
+        id: DeployId,
+    },
+    /// `Progress(Line)` for each line; ends with `Done(Said)`, with `follow` when the client goes.
+    Logs {
+        /// The app.
+        app: Option<AppName>,
+        /// How many of the last lines first.
+        lines: u32,
+        /// Go on with what comes.
+        follow: bool,
+        /// Output of which source.
+        source: LogSource,
+        /// Of one of the color's instances, from 1; of all when left out.
+        #[serde(default)]
+        instance: Option<u16>,
+    },
+    /// `Progress(Event)` for each event; ends with `Done(Said)`, with `follow` when the client goes.
+    Events {
+        /// Only this app's.
+        app: Option<AppName>,
+        /// Only those with a higher `seq`; `None`: the last 20.
+        since: Option<u64>,
+        /// Go on with what comes.
+        follow: bool,
+    },
+    /// `Done(Why)`.
+    Why {
+        /// The app.
+        app: Option<AppName>,
+    },
+    /// `Done(Exec)`: what to run; the client runs it.
+    Exec {
+        /// The app.
+        app: Option<AppName>,
+    },
+    /// `Progress(Event)` lines, then `Done(Said)` when it is out of service.
+    Down {
+        /// The app.
+        app: Option<AppName>,
+    },
+    /// `Progress(Event)` lines, then `Done(Deploy)` when it serves again.
+    Up {
+        /// The app.
+        app: Option<AppName>,
+    },
+    /// `Done(Said)` at once; the remote is looked at without waiting for the next turn.
+    Poll {
+        /// The app.
+        app: Option<AppName>,
+    },
+    /// `Done(Said)`, or `Refused` with the problems of the files.
+    Reload,
+}
+
+/// Whose output `bgd logs` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogSource {
+    /// The live color.
+    Live,
+    /// A given color.
+    Color(Color),
+    /// The newest build.
+    Build,
+}
+
+impl Request {
+    /// Its command, as the record and refusals name it.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Status { .. } => "status",
+            Self::Deploy { .. } | Self::DeployDetached { .. } => "deploy",
+            Self::Flip { .. } => "flip",
+            Self::Hold { .. } => "hold",
+            Self::Resume { .. } => "resume",
+            Self::SetShare { .. } | Self::ResumeSteps { .. } => "canary",
+            Self::Promote { .. } | Self::NextStep { .. } => "promote",
+            Self::History { .. } => "history",
+            Self::Show { .. } => "show",
+            Self::Logs { .. } => "logs",
+            Self::Events { .. } => "events",
+            Self::Why { .. } => "why",
+            Self::Exec { .. } => "exec",
+            Self::Down { .. } => "down",
+            Self::Up { .. } => "up",
+            Self::Poll { .. } => "poll",
+            Self::Reload => "reload",
+        }
+    }
+}
