@@ -25,7 +25,7 @@ use nix::{
     unistd::{Pid, setsid, ttyname},
 };
 
-use crate::Place;
+use super::Place;
 
 nix::ioctl_write_int_bad!(take_control, libc::TIOCSCTTY);
 nix::ioctl_write_ptr_bad!(set_size, libc::TIOCSWINSZ, Winsize);

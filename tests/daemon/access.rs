@@ -13,7 +13,7 @@ use std::{
 use nix::unistd::{Gid, Group, Uid, User, geteuid, setgid, setgroups, setuid};
 use serde_json::Value;
 
-use crate::stage::{Kind, Plan, Ran, Stage};
+use crate::shop::{Kind, Plan, Ran, Stage};
 
 /// Nobody of this host: no name, no group of anybody.
 const STRANGER: u32 = 54_321;

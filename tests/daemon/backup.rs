@@ -3,8 +3,8 @@
 use nix::sys::signal::Signal;
 
 use crate::{
-    load::CLIENTS,
-    stage::{Kind, Plan, Stage, on_both, send},
+    shop::{Kind, Plan, Stage, on_both, send},
+    stage::load::CLIENTS,
 };
 
 #[test]

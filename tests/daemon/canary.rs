@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    load,
-    stage::{Kind, Plan, Stage, on_both},
+    shop::{Kind, Plan, Stage, on_both},
+    stage::load,
 };
 
 /// With a release that is live, and these steps for the next.

@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 
 use serde_json::Value;
 
-use crate::stage::{Kind, Plan, Stage, on_both};
+use crate::shop::{Kind, Plan, Stage, on_both};
 
 /// Phases that a gate, a watch that lasts, a slow request or a deaf app holds open: none passes by itself before a
 /// slow machine has seen it.

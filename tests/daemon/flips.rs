@@ -5,7 +5,7 @@ use std::fs;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::stage::{Kind, Plan, Stage, on_both};
+use crate::shop::{Kind, Plan, Stage, on_both};
 
 /// Where the deploy is when the flip comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,10 +17,8 @@ use nix::{
     unistd::{Gid, Pid, Uid, geteuid, setgid, setgroups, setuid},
 };
 
-use crate::{
-    access::restart_with,
-    stage::{Kind, Plan, Stage},
-};
+use super::access::restart_with;
+use crate::shop::{Kind, Plan, Stage};
 
 /// Nobody of this host.
 const STRANGER: u32 = 54_322;

@@ -7,7 +7,7 @@ use std::{
 
 use nix::{sys::stat::Mode, unistd::mkfifo};
 
-use crate::stage::{Kind, Plan, Stage};
+use crate::shop::{Kind, Plan, Stage};
 
 /// Runs whatever a fifo tells it to, as a manager that was there before bgd would.
 struct Manager(Child);

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::stage::{Kind, Plan, Stage};
+use crate::shop::{Kind, Plan, Stage};
 
 fn two_live(plan: Plan) -> Option<(Stage, String, String)> {
     let stage = Stage::set(plan)?;

@@ -3,7 +3,7 @@
 use bgd::process::Limiter;
 use nix::sys::signal::{Signal, kill};
 
-use crate::stage::{Kind, Plan, Stage};
+use crate::shop::{Kind, Plan, Stage};
 
 #[test]
 fn limits_that_can_not_be_kept_fail_the_deploy_and_never_what_is_live() {

@@ -9,8 +9,9 @@ use std::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    app, load,
-    stage::{Kind, Plan, Stage, on_both, on_each, send},
+    shop::app,
+    shop::{Kind, Plan, Stage, on_both, on_each, send},
+    stage::load,
 };
 
 fn live_pid(stage: &Stage) -> u32 {
@@ -391,7 +392,7 @@ fn the_time_limits_of_a_front_change_while_it_serves() {
     let own = format!("listen = \"{}\"", stage.public());
     let said = front("\nrequest_timeout = \"7s\"\nresponse_timeout = \"9s\"", &own);
     assert_eq!((said.code, stage.served()), (0, "one".to_owned()), "{said:?}");
-    let other = crate::ports::reserve();
+    let other = crate::stage::ports::reserve();
     let refused = front("", &format!("listen = \"127.0.0.1:{}\"", other.number));
     assert_eq!(refused.code, 2, "{refused:?}");
     assert!(refused.stderr.contains("front of app shop can't change while it is in service"), "{refused:?}");

@@ -1,6 +1,6 @@
 //! Memory and processor of the instances, and a host that has no room for a second copy of the app.
 
-use crate::stage::{Kind, Plan, Stage};
+use crate::shop::{Kind, Plan, Stage};
 
 /// Less than any process needs.
 const NOTHING_FREE: &str = "MemTotal: 2097152 kB\nMemFree: 64 kB\nMemAvailable: 64 kB\n";

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::stage::{Plan, Stage, on_both};
+use crate::shop::{Plan, Stage, on_both};
 
 /// What the history says of the deploy of a commit.
 fn meter(stage: &Stage, commit: &str) -> Value {

@@ -1,7 +1,7 @@
 //! N deploys under load lose nothing, and every kind of broken push is refused: the old release serves, the reason
 //! and the app's own last words are told, and the poller does not try it again.
 
-use crate::stage::{Kind, Plan, Stage, on_both};
+use crate::shop::{Kind, Plan, Stage, on_both};
 
 #[test]
 fn five_deploys_under_load_lose_nothing() {

@@ -5,8 +5,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
-    load::{self, CLIENTS},
-    stage::{Kind, Plan, Stage, on_each, send},
+    shop::{Kind, Plan, Stage, on_each, send},
+    stage::load::{self, CLIENTS},
 };
 
 const INSTANCES: u16 = 3;

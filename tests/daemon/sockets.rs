@@ -11,8 +11,8 @@ use std::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    load::CLIENTS,
-    stage::{Kind, Plan, Stage, on_both, send},
+    shop::{Kind, Plan, Stage, on_both, send},
+    stage::load::CLIENTS,
 };
 
 fn stage(kind: Kind) -> Option<Stage> {

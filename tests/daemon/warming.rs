@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::stage::{Kind, Plan, Stage, on_both};
+use crate::shop::{Kind, Plan, Stage, on_both};
 
 /// Where the sample app leaves a mark when it is asked for `/held`.
 const MARK: &str = "gates/held-arrived";

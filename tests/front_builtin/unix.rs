@@ -15,7 +15,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{
+use super::{
     LONG,
     support::{Backend, Client, TestFront, routed},
 };

@@ -15,8 +15,9 @@ use bgd::{
 };
 
 use super::{
-    haproxy_stage::{Stage, shipped},
-    limits, route, until_down,
+    limits, route,
+    stage::{Stage, shipped},
+    until_down,
 };
 
 /// The servers with a check that the apps can be told to fail.

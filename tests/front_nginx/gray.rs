@@ -17,11 +17,8 @@ use bgd::{
 
 use tokio::net::TcpSocket;
 
-use crate::nginx_stage::{
-    App, Stage,
-    clients::{Answer, ask, by},
-    limits,
-};
+use super::clients::{Answer, ask, by};
+use super::stage::{App, Stage, limits};
 
 const SECRET: &str = "Secret-secret_s3cret";
 const COOKIE: &str = "bgd_shop";

@@ -31,7 +31,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::nginx_stage::{self, Load, Stage, eventually, limits, same_user, soon};
+use super::stage::{self, Load, Stage, eventually, limits, same_user, soon};
 
 /// An app on a socket; it dies, when told, with everything it has open.
 struct App {
@@ -166,7 +166,7 @@ async fn g1_a_long_request_on_the_former_socket_is_waited_for_and_counted() {
     let (nginx, blue) = serving_blue(&mut stage).await;
     let _green = App::start(&stage, Green);
     let public = stage.public;
-    let slow = tokio::spawn(async move { nginx_stage::get(public, "/slow?ms=1500").await });
+    let slow = tokio::spawn(async move { stage::get(public, "/slow?ms=1500").await });
     eventually("the slow request reaches blue", || blue.in_flight.load(Ordering::SeqCst) == 1).await;
     let proof = nginx.route(&route(&stage, 2, Green), limits()).await.unwrap();
     assert_eq!((proof.how, stage.get("/").await.unwrap().as_str()), (How::Linked, "green"));
@@ -261,7 +261,7 @@ async fn what_nginx_tells_of_a_request_behind_the_link_is_told_of_the_color_that
     stage.get("/").await.unwrap();
     assert_eq!(next(&nginx, &listening).await, Some(Blue));
     let public = stage.public;
-    let slow = tokio::spawn(async move { nginx_stage::get(public, "/slow?ms=1500").await });
+    let slow = tokio::spawn(async move { stage::get(public, "/slow?ms=1500").await });
     eventually("the slow request reaches blue", || blue.in_flight.load(Ordering::SeqCst) == 1).await;
     assert_eq!(nginx.route(&route(&stage, 2, Green), limits()).await.unwrap().how, How::Linked);
     assert_eq!(slow.await.unwrap().unwrap(), "blue");

@@ -12,8 +12,8 @@ use bgd::{
     rules::ids::Color::{Blue, Green},
 };
 
+use super::stage::App;
 use super::{Stage, limits, shell};
-use crate::nginx_stage::App;
 
 /// All that is in a directory: where links lead; of files the mode and each byte.
 fn photograph(directory: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {

@@ -15,11 +15,8 @@ use bgd::{
 };
 use tokio::{net::UnixDatagram, time::timeout};
 
-use crate::nginx_stage::{
-    App, Stage,
-    clients::{ask, by},
-    limits, same_user,
-};
+use super::clients::{ask, by};
+use super::stage::{App, Stage, limits, same_user};
 
 /// nginx names no longer path, and the directory for temporary files may be deep.
 fn socket(stage: &Stage) -> Option<PathBuf> {

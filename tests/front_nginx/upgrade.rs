@@ -8,8 +8,8 @@ use bgd::{
 };
 use nix::sys::signal::Signal;
 
+use super::stage::{App, Load, end_nginx, eventually, send, workers_of};
 use super::{Stage, limits};
-use crate::nginx_stage::{App, Load, end_nginx, eventually, send, workers_of};
 
 /// Ends a process that the test did not start itself: a master that another one started.
 struct Ends(u32);

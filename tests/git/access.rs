@@ -18,8 +18,10 @@ use bgd::git::{CertificateFault, GitError, Kind, Want};
 
 use super::{
     certificates::{Certificate, FOR_LONG, Wish},
-    keys::keygen,
     repo::{self, Bench, as_error},
+};
+use crate::stage::{
+    keys::keygen,
     servers::{Http, Ssh},
 };
 

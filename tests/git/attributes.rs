@@ -4,7 +4,8 @@ use std::{fs, path::Path};
 
 use bgd::git::{AttributeFault, GitError, Kind, Want};
 
-use super::repo::{self, Bench, as_error};
+use super::repo::{Bench, as_error};
+use crate::stage::git;
 
 fn all_files(dir: &Path, below: &Path, found: &mut Vec<(String, Vec<u8>)>) {
     for entry in fs::read_dir(dir.join(below)).unwrap() {
@@ -73,7 +74,7 @@ async fn line_ends_ids_and_encodings_are_written_as_git_writes_them() {
     }
     fs::write(bench.work().join("x.latin"), b"gr\xfcn\n").unwrap();
     let commit = bench.commit_and_push("x");
-    let mut clone = repo::git_command(bench.root());
+    let mut clone = git::command(bench.root());
     assert!(clone.args(["clone", "-q", "remote.git", "clone"]).status().unwrap().success());
     let worker = bench.worker();
     worker.fetch(Want::Branch).await.unwrap();

@@ -4,15 +4,13 @@ use std::fs;
 
 use bgd::git::{Format, GitError, LocalWatch, Want, WatchMode, local_head};
 
-use super::{
-    repo::{self, Bench, as_error},
-    servers::Http,
-};
+use super::repo::{Bench, as_error};
+use crate::stage::{git, servers::Http};
 
 /// Whether this git can make such a repository, now at the place of the bare one.
 fn made_anew(bench: &Bench, flag: &str) -> bool {
     fs::remove_dir_all(bench.bare()).unwrap();
-    let mut command = repo::git_command(bench.root());
+    let mut command = git::command(bench.root());
     let made = command.args(["init", "-q", "--bare", "-b", "main", flag, "remote.git"]).output().unwrap();
     if !made.status.success() {
         eprintln!("skipped: git init {flag}: {}", String::from_utf8_lossy(&made.stderr));
@@ -68,7 +66,7 @@ async fn a_sha256_repository_and_a_partial_clone_are_called_by_their_names_and_a
         let mut source = bench.source();
         let other = bench.dir(name);
         source.remote = other.display().to_string();
-        let mut command = repo::git_command(bench.root());
+        let mut command = git::command(bench.root());
         bench.git_bare(&["config", "uploadpack.allowFilter", "true"]);
         let args: &[&str] = match name {
             "sha256" => &["init", "-q", "--bare", "-b", "main", "--object-format=sha256", "sha256"],
@@ -95,11 +93,11 @@ async fn a_sha256_repository_behind_a_server_is_called_by_its_name_too() {
     if !made_anew(&bench, "--object-format=sha256") {
         return;
     }
-    let mut other = repo::git_command(bench.root());
+    let mut other = git::command(bench.root());
     assert!(other.args(["clone", "-q", "remote.git", "other"]).output().unwrap().status.success());
     let other = bench.dir("other");
-    repo::run(&other, &["commit", "-q", "--allow-empty", "-m", "x"]);
-    repo::run(&other, &["push", "-q", "origin", "HEAD:main"]);
+    git::run(&other, &["commit", "-q", "--allow-empty", "-m", "x"]);
+    git::run(&other, &["push", "-q", "origin", "HEAD:main"]);
     let server = Http::start(bench.root(), None);
     let mut source = bench.source();
     source.remote = server.url("");

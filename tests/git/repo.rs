@@ -7,8 +7,6 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
 use bgd::{
@@ -21,7 +19,10 @@ pub fn exe() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_bgd"))
 }
 
-use super::servers::Server;
+use crate::stage::{
+    git::{feed, run},
+    servers::Server,
+};
 
 /// A bare repository, a working copy of it, and room for a mirror and releases.
 pub struct Bench {
@@ -251,37 +252,6 @@ impl Bench {
     }
 }
 
-/// The `git` command line, with nothing of the user's or the system's settings.
-pub fn git_command(dir: &Path) -> Command {
-    let mut command = Command::new("git");
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GIT_")) {
-        command.env_remove(name);
-    }
-    command.current_dir(dir).env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
-    for who in ["AUTHOR", "COMMITTER"] {
-        command
-            .env(format!("GIT_{who}_NAME"), "Ann Author")
-            .env(format!("GIT_{who}_EMAIL"), "ann@example.com");
-        command.env(format!("GIT_{who}_DATE"), "1700000000 +0000");
-    }
-    command.args(["-c", "protocol.file.allow=always", "-c", "safe.directory=*", "-c", "gc.auto=0"]);
-    command
-}
-
-pub fn run(dir: &Path, args: &[&str]) -> String {
-    feed(dir, args, b"")
-}
-
-fn feed(dir: &Path, args: &[&str], input: &[u8]) -> String {
-    let mut command = git_command(dir);
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input).unwrap();
-    let out = child.wait_with_output().unwrap();
-    assert!(out.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8_lossy(&out.stdout).trim().to_owned()
-}
-
 /// A worker without a daemon, asked for the head already.
 pub fn raw_worker(source: &Source) -> Child {
     let opening = format!(
@@ -298,24 +268,6 @@ pub fn raw_worker(source: &Source) -> Child {
     assert!(ready.contains("ready"), "{ready}");
     child.stdin.as_mut().unwrap().write_all(b"{\"do\":\"head\"}\n").unwrap();
     child
-}
-
-pub fn until(what: &str, mut met: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !met() {
-        assert!(began.elapsed() < Duration::from_secs(60), "not in time: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Dead, reaped or not. A first thread that has ended while others have not yet is not dead: nobody can wait
-/// for it.
-pub fn is_gone(pid: u32) -> bool {
-    let alone = fs::read_dir(format!("/proc/{pid}/task")).map_or(true, |threads| threads.count() <= 1);
-    match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => alone && stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')),
-        Err(_) => true,
-    }
 }
 
 pub fn as_error(err: &dyn std::error::Error) -> String {
@@ -366,15 +318,4 @@ pub fn flip_bytes(mirror: &Path) {
 
 pub fn garble_head_ref(mirror: &Path) {
     fs::write(mirror.join("refs/bgd/head"), "nonsense\n").unwrap();
-}
-
-/// Whether a file below `dir` holds `text`.
-pub fn holds_text(dir: &Path, text: &str) -> bool {
-    fs::read_dir(dir).unwrap().any(|entry| {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            return holds_text(&path, text);
-        }
-        fs::read(&path).is_ok_and(|bytes| bytes.windows(text.len()).any(|part| part == text.as_bytes()))
-    })
 }

@@ -8,9 +8,10 @@ use bgd::{
     rules::ids::CommitId,
 };
 
-use crate::{
+use super::repo::{self, Bench, as_error};
+use crate::stage::{
+    self, git,
     keys::{Gpg, Key, keygen, with_signature},
-    repo::{self, Bench, as_error},
 };
 
 /// A repository whose commits have to be signed by Ann, and Ann's key.
@@ -63,7 +64,7 @@ impl Signing {
 
     /// The very bytes of a commit.
     fn raw(&self, commit: &CommitId) -> Vec<u8> {
-        let mut command = repo::git_command(&self.bench.work());
+        let mut command = git::command(&self.bench.work());
         let output = command.args(["cat-file", "commit", commit.as_str()]).output().unwrap();
         assert!(output.status.success());
         output.stdout
@@ -321,7 +322,7 @@ async fn an_older_signed_commit_does_not_come_back_by_a_forced_push_unless_the_o
 
 #[tokio::test]
 async fn a_commit_that_was_the_tip_when_it_was_seen_is_fetched_though_the_branch_has_gone_on() {
-    for remote in [crate::Remote::Path, crate::Remote::Daemon] {
+    for remote in [super::Remote::Path, super::Remote::Daemon] {
         let signing = Signing::new();
         let Some(server) = remote.serve(&signing.bench) else { continue };
         let verify = signing.source(VerifyRange::All).verify;
@@ -346,10 +347,10 @@ async fn a_verifier_that_hangs_ends_with_the_request_that_is_given_up() {
     let exe = signing.bench.exe_with_program("ssh-keygen", &script);
     let worker = Worker::new(exe, signing.source(VerifyRange::Tip), bgd::git::Limits::default());
     let fetch = tokio::spawn(async move { worker.fetch(Want::Branch).await });
-    repo::until("the verifier runs", || mark.exists());
+    stage::until("the verifier runs", || mark.exists());
     let pid: u32 = fs::read_to_string(&mark).unwrap().trim().parse().unwrap();
     fetch.abort();
-    repo::until("the verifier is gone", || repo::is_gone(pid));
+    stage::until("the verifier is gone", || stage::is_gone(pid));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use crate::stage::{Ran, Stage};
+use crate::shop::{Ran, Stage};
 
 /// One failure.
 pub struct Scene {

@@ -8,10 +8,8 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use crate::{
-    book::Book,
-    stage::{Kind, Plan, Ran, Stage},
-};
+use super::book::Book;
+use crate::shop::{Kind, Plan, Ran, Stage};
 
 pub fn the_request_or_the_daemon_is_to_blame(book: &mut Book) {
     let Some(mut stage) = Stage::set(Plan::of(Kind::Builtin)) else { return };

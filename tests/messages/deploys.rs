@@ -2,10 +2,10 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
+use super::book::Book;
 use crate::{
-    app,
-    book::Book,
-    stage::{Kind, Plan, Ran, Stage},
+    shop::app,
+    shop::{Kind, Plan, Ran, Stage},
 };
 
 impl Stage {

@@ -2,10 +2,8 @@
 
 use std::fs;
 
-use crate::{
-    book::Book,
-    stage::{Kind, Plan, Stage},
-};
+use super::book::Book;
+use crate::shop::{Kind, Plan, Stage};
 
 const BASE: &str = "[app.shop]\nremote = \"/srv/shop.git\"\nstart = \"./shop\"\n";
 

@@ -4,10 +4,10 @@ use std::fs;
 
 use nix::sys::signal::Signal;
 
+use super::book::Book;
 use crate::{
-    book::Book,
-    host::SmallDisk,
-    stage::{Kind, Plan, Stage, send},
+    shop::host::SmallDisk,
+    shop::{Kind, Plan, Stage, send},
 };
 
 pub fn the_front_is_to_blame(book: &mut Book) {

@@ -6,10 +6,8 @@ use std::{
     thread,
 };
 
-use crate::{
-    book::Book,
-    stage::{Kind, Plan, Stage},
-};
+use super::book::Book;
+use crate::shop::{Kind, Plan, Stage};
 
 pub fn the_remote_is_to_blame(book: &mut Book) {
     let Some(stage) = Stage::set(Plan::of(Kind::Builtin)) else { return };
@@ -27,7 +25,7 @@ pub fn the_remote_is_to_blame(book: &mut Book) {
         });
     };
     deploy(book, "the branch does not exist", (&remote, &format!("{remote}\nbranch = \"trunk\"")));
-    let closed = crate::ports::reserve();
+    let closed = crate::stage::ports::reserve();
     let nobody = format!("remote = \"http://127.0.0.1:{}/shop.git\"", closed.number);
     deploy(book, "nobody answers at the remote", (&remote, &nobody));
     deploy(book, "there is no repository at the path", (&remote, "remote = \"/no/such/shop.git\""));

@@ -5,7 +5,7 @@ use std::{fs, os::fd::OwnedFd, process::Command, process::Stdio};
 
 use serde_json::Value;
 
-use crate::stage::Stage;
+use crate::shop::Stage;
 
 impl Stage {
     /// The daemon starts again, as `prepare` wants it started.
@@ -54,7 +54,7 @@ impl Stage {
     pub fn until_failed(&self, commit: &str) -> String {
         let status = self.until("the deploy has failed", |status| status["last"]["commit"] == *commit);
         assert_eq!(status["last"]["outcome"], "failed", "{status:#}");
-        crate::broken::error(&status)
+        crate::shop::error(&status)
     }
 
     /// Names in a directory of the stage, sorted.

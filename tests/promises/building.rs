@@ -10,11 +10,11 @@ use std::{
     time::Duration,
 };
 
+use super::around::kib;
 use crate::{
-    app,
-    around::kib,
-    servers::Server,
-    stage::{Kind, Plan, Stage},
+    shop::app,
+    shop::{Kind, Plan, Stage},
+    stage::servers::Server,
 };
 
 fn stage() -> Stage {

@@ -1,8 +1,8 @@
 //! A full disk: the apps serve, a flip works, one deploy fails, and the next push after space is freed deploys.
 
 use crate::{
-    host::SmallDisk,
-    stage::{Kind, Plan, Stage},
+    shop::host::SmallDisk,
+    shop::{Kind, Plan, Stage},
 };
 
 #[test]

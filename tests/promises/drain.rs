@@ -3,8 +3,8 @@
 use std::io::{Read as _, Write as _};
 
 use crate::{
-    load,
-    stage::{Kind, Plan, Stage},
+    shop::{Kind, Plan, Stage},
+    stage::load,
 };
 
 #[test]

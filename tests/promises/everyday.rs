@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::stage::{Kind, Plan, Stage};
+use crate::shop::{Kind, Plan, Stage};
 
 /// More than a pipe and the shim's buffers hold, many times over.
 const FLOOD: usize = 20_000_000;
@@ -239,7 +239,7 @@ fn a_pid_is_given_out_again() {
     let shims = stage.shims();
     stage.kill_daemon();
     for pid in shims.iter().copied().chain([u32::try_from(pid).unwrap()]) {
-        crate::stage::send(pid, Signal::SIGKILL);
+        crate::shop::send(pid, Signal::SIGKILL);
     }
     stage.eventually("they are gone", |stage| stage.shims().is_empty() && stage.pids("app::").is_empty());
     // The app's pid and its shim's.
@@ -285,7 +285,7 @@ fn l1_no_secret_is_in_logs_events_status_command_lines_or_release_directories() 
     assert!(String::from_utf8_lossy(&environ).contains(SECRETS[0]), "the app has it");
     stage.push_with("two", "", "exit 4");
     stage.until("it has failed", |status| status["last"]["outcome"] == "failed");
-    let closed = crate::ports::reserve();
+    let closed = crate::stage::ports::reserve();
     let remote = format!("remote = \"{}\"", stage.path("remote.git").display());
     let url = format!("remote = \"http://ann:{}@127.0.0.1:{}/shop.git\"", SECRETS[2], closed.number);
     stage.amend(&remote, &url);

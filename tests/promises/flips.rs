@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    host::SilentRemote,
-    stage::{Kind, Plan, Stage},
+    shop::host::SilentRemote,
+    shop::{Kind, Plan, Stage},
 };
 
 const BOTH: [Kind; 2] = [Kind::Builtin, Kind::Nginx];

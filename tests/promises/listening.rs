@@ -12,8 +12,8 @@ use std::{
 };
 
 use crate::{
-    ports,
-    stage::{Kind, Plan, Stage},
+    shop::{Kind, Plan, Stage},
+    stage::ports,
 };
 
 fn stage(deadline: &'static str) -> Stage {

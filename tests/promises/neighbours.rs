@@ -5,11 +5,11 @@ use std::fs;
 use serde_json::Value;
 
 use crate::{
-    app,
-    host::SmallDisk,
-    load,
-    ports::{self, Port},
-    stage::{Kind, Plan, Stage},
+    shop::app,
+    shop::host::SmallDisk,
+    shop::{Kind, Plan, Stage},
+    stage::load,
+    stage::ports::{self, Port},
 };
 
 /// The other app, `zoo`: its releases come from the branch of that name.

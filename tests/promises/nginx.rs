@@ -5,8 +5,8 @@ use std::fs;
 use nix::sys::signal::Signal;
 
 use crate::{
-    broken::error,
-    stage::{Kind, Plan, Stage, send},
+    shop::error,
+    shop::{Kind, Plan, Stage, send},
 };
 
 fn two_live() -> Option<(Stage, String, String)> {

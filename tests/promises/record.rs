@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use crate::stage::{Kind, Plan, Stage};
+use crate::shop::{Kind, Plan, Stage};
 
 const BOTH: [Kind; 2] = [Kind::Builtin, Kind::Nginx];
 

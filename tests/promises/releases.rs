@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use nix::sys::signal::Signal;
 
-use crate::stage::{Kind, Plan, Stage, send};
+use crate::shop::{Kind, Plan, Stage, send};
 
 fn stage() -> Stage {
     Stage::set(Plan { watch: "200ms", ..Plan::of(Kind::Builtin) }).expect("the builtin front needs nothing")
@@ -179,10 +179,10 @@ fn d1_an_orphan_of_an_earlier_release_on_the_port_is_ended_and_a_stranger_is_not
     let shims = stage.shims();
     stage.kill_daemon();
     shims.into_iter().for_each(|pid| send(pid, Signal::SIGKILL));
-    assert!(!crate::repo::is_gone(old), "the orphan runs");
+    assert!(!crate::stage::is_gone(old), "the orphan runs");
     stage.start_daemon();
     stage.until_at_rest();
-    stage.eventually("the orphan is gone", |_| crate::repo::is_gone(old));
+    stage.eventually("the orphan is gone", |_| crate::stage::is_gone(old));
     stage.push_live("three");
     assert_eq!(stage.until_at_rest()["live"]["color"], "blue");
     stage.assert_no_leftover();

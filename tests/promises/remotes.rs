@@ -11,11 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::around::{Terminal, terminal};
 use crate::{
-    around::{Terminal, terminal},
-    load, ports,
-    servers::{Http, Ssh},
-    stage::{Kind, Plan, Stage},
+    shop::{Kind, Plan, Stage},
+    stage::load,
+    stage::ports,
+    stage::servers::{Http, Ssh},
 };
 
 fn stage() -> Stage {
@@ -43,7 +44,7 @@ impl GitDaemon {
 impl Drop for GitDaemon {
     fn drop(&mut self) {
         // It runs under `git`, which passes TERM on; KILL would leave it behind.
-        crate::stage::send(self.0.id(), nix::sys::signal::Signal::SIGTERM);
+        crate::shop::send(self.0.id(), nix::sys::signal::Signal::SIGTERM);
         let _ = self.0.wait();
     }
 }
@@ -355,7 +356,7 @@ fn b11_a_release_holds_no_credential_and_no_repository() {
     let release = stage.path("state/shop/releases").join(&stage.releases()[0]);
     assert!(!release.join(".git").exists());
     for dir in [release, stage.path("state/shop/logs"), stage.path("state/shop/mirror.git")] {
-        assert!(!crate::repo::holds_text(&dir, "right-token"), "{}", dir.display());
+        assert!(!crate::stage::git::holds_text(&dir, "right-token"), "{}", dir.display());
     }
     let app = stage.value("live.pid");
     for (pid, line) in stage.processes() {

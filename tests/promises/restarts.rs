@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::stage::{Kind, Plan, Stage, send};
+use crate::shop::{Kind, Plan, Stage, send};
 
 const BOTH: [Kind; 2] = [Kind::Builtin, Kind::Nginx];
 

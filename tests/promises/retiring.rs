@@ -5,7 +5,7 @@ use std::{fs, process::Command, process::Stdio};
 
 use nix::sys::signal::Signal;
 
-use crate::stage::{Kind, Plan, Stage, on_both, send};
+use crate::shop::{Kind, Plan, Stage, on_both, send};
 
 /// One live with a request that it works on, two just live, one draining.
 fn draining(kind: Kind) -> Option<(Stage, std::thread::JoinHandle<()>, u32)> {
@@ -21,7 +21,7 @@ fn draining(kind: Kind) -> Option<(Stage, std::thread::JoinHandle<()>, u32)> {
 }
 
 fn runs(pid: u32) -> bool {
-    !crate::repo::is_gone(pid)
+    !crate::stage::is_gone(pid)
 }
 
 /// The request gets its answer, and then nothing is left of the release that gave it.

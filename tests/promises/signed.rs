@@ -3,8 +3,8 @@
 use std::fs;
 
 use crate::{
-    keys::Key,
-    stage::{Kind, Plan, Stage},
+    shop::{Kind, Plan, Stage},
+    stage::keys::Key,
 };
 
 /// A stage that deploys only what Ann signed, with Ann's first release live.

@@ -4,8 +4,8 @@
 use std::{fs, process::Command};
 
 use crate::{
-    ports,
-    stage::{Kind, Plan, Stage},
+    shop::{Kind, Plan, Stage},
+    stage::ports,
 };
 
 /// Calls that flush wait while the file named by `BGD_TEST_STALL` exists, a minute at most, and fill it with a byte.

@@ -6,7 +6,7 @@ use std::{fs, process::Command};
 use serde_json::Value as Json;
 use toml::Value;
 
-use crate::stage::{Kind, Plan, Stage};
+use crate::shop::{Kind, Plan, Stage};
 
 /// A server and how it is run.
 pub struct AppServer {

@@ -4,10 +4,8 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use nix::sys::signal::Signal;
 
-use crate::{
-    app_server::{self, AppServer, contrib, program},
-    stage::{Kind, Plan, send},
-};
+use super::app_server::{self, AppServer, contrib, program};
+use crate::shop::{Kind, Plan, send};
 
 /// Says its revision in a header, as the sample app of the other tests does.
 const INDEX: &str = r#"<?php

@@ -4,10 +4,8 @@ use std::{fs, path::Path};
 
 use nix::sys::signal::Signal;
 
-use crate::{
-    app_server::{self, AppServer, contrib, program},
-    stage::{Kind, Plan, Stage, send},
-};
+use super::app_server::{self, AppServer, contrib, program};
+use crate::shop::{Kind, Plan, Stage, send};
 
 /// Says its revision in a header, as the sample app of the other tests does.
 const APP: &str = r#"

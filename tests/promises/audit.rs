@@ -1,21 +1,12 @@
 //! What an operator was promised and a look from outside found missing: forced pushes, exits at once, the
 //! environment, adopted pids, new files of apps, exit codes.
-#![allow(dead_code, reason = "the stage is shared with the tests of the daemon, which use more of it")]
-
-#[path = "daemon/app.rs"]
-mod app;
-#[path = "daemon/load.rs"]
-mod load;
-#[path = "daemon/ports.rs"]
-mod ports;
-#[path = "daemon/stage.rs"]
-mod stage;
-#[path = "daemon/truth.rs"]
-mod truth;
 
 use std::fs;
 
-use stage::{Kind, Plan, Stage};
+use crate::{
+    shop::{Kind, Plan, Stage},
+    stage::ports,
+};
 
 fn stage() -> Option<Stage> {
     Stage::set(Plan::of(Kind::Builtin))

@@ -1,8 +1,6 @@
 //! Ports for one test alone: below the range of outgoing connections, and reserved over all test processes of
 //! this machine by an abstract socket each, so that a port that is free for a moment (an app between two
 //! releases) is not taken by another test.
-#![allow(dead_code, reason = "shared by test files that each use a part")]
-
 use std::{
     net::TcpListener,
     os::{

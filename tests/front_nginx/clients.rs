@@ -75,7 +75,8 @@ async fn one(to: SocketAddr, method: &str, header: &str) -> Answer {
         stream.read_to_string(&mut text).await?;
         std::io::Result::Ok(text)
     };
-    let text = timeout(super::GENEROUS, exchange).await.expect("an answer in time").expect("an answer");
+    let text =
+        timeout(super::stage::GENEROUS, exchange).await.expect("an answer in time").expect("an answer");
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     Answer { color: body.parse().expect("a color"), head: head.to_owned() }

@@ -1,7 +1,7 @@
 //! The binary as people and scripts meet it: what it prints where, and with which exit code, against a daemon
 //! that says what each test needs.
 
-#[path = "cli/terminal.rs"]
+mod demo;
 mod terminal;
 
 use std::{

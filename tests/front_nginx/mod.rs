@@ -1,6 +1,7 @@
 //! The nginx front against a real nginx: every test has its own, with its own prefix, on free ports.
 
-mod nginx_stage;
+mod clients;
+mod stage;
 
 use std::{fs, os::unix::fs::symlink, time::Duration};
 
@@ -17,7 +18,7 @@ use bgd::{
         },
     },
 };
-use nginx_stage::{App, Load, Stage, eventually, limits, shell, soon};
+use stage::{App, Load, Stage, eventually, limits, shell, soon};
 use tokio::time::Instant;
 
 /// Skips, with the reason, where nginx is not installed.
@@ -30,15 +31,10 @@ macro_rules! stage {
     };
 }
 
-#[path = "front_nginx/gray.rs"]
 mod gray;
-#[path = "front_nginx/linked.rs"]
 mod linked;
-#[path = "front_nginx/taken_back.rs"]
 mod taken_back;
-#[path = "front_nginx/told.rs"]
 mod told;
-#[path = "front_nginx/upgrade.rs"]
 mod upgrade;
 
 #[tokio::test]
@@ -108,7 +104,7 @@ async fn f1_a_long_request_keeps_its_worker_and_is_counted_at_the_deadline() {
     let blue = App::start(Blue, stage.ports.blue).await;
     let _green = App::start(Green, stage.ports.green).await;
     let public = stage.public;
-    let slow = tokio::spawn(async move { nginx_stage::get(public, "/slow?ms=3000").await });
+    let slow = tokio::spawn(async move { stage::get(public, "/slow?ms=3000").await });
     eventually("the slow request reaches blue", || blue.in_flight() == 1).await;
     let proof = stage.nginx.route(&stage.route(2, Green), limits()).await.unwrap();
     assert_eq!(stage.get("/").await.unwrap(), "green");

@@ -1,8 +1,6 @@
 //! What these tests do to the host around bgd: nginx stopped and started by others, a small disk, a remote that
 //! is silent, a power cut.
 
-#![allow(dead_code, reason = "shared by test files that each use a part")]
-
 use std::{
     fs,
     net::TcpListener,
@@ -13,7 +11,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use crate::stage::{Ran, Stage, send};
+use super::{Ran, Stage, send};
 
 impl Stage {
     /// Replaces a part of the configuration.

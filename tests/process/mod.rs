@@ -1,9 +1,7 @@
 //! Real processes under real shims: what they can hide, how they end, and what survives which death.
 //! Needs the binary; runs as root or not.
 
-#[path = "process/inherit.rs"]
 mod inherit;
-#[path = "process/limits.rs"]
 mod limits;
 
 use std::{

@@ -15,10 +15,8 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{
-    load,
-    stage::{Ran, Stage},
-};
+use super::{Ran, Stage};
+use crate::stage::load;
 
 /// What is in motion (a poll, a health check, a drain) comes to agree within this.
 const SETTLES: Duration = Duration::from_secs(60);

@@ -1,7 +1,9 @@
 //! Where the tests take place: a temporary directory with a remote, a configuration and a daemon of its own, the
 //! `bgd` commands, and an nginx where one is asked for. Drop ends every process that belongs to the directory.
 
-#![allow(dead_code, reason = "shared by test files that each use a part")]
+pub mod app;
+pub mod host;
+mod truth;
 
 use std::{
     fs,
@@ -21,8 +23,7 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{
-    app,
+use crate::stage::{
     load::{self, Idle, Load},
     ports::{self, Port},
 };
@@ -811,4 +812,9 @@ fn names(pid: u32, dir: &Path) -> bool {
         let read = fs::File::open(process.join(file)).and_then(|mut file| file.read_to_end(&mut bytes));
         read.is_ok() && bytes.windows(wanted.len()).any(|window| window == wanted)
     })
+}
+
+/// The error of the last deploy.
+pub fn error(status: &Value) -> String {
+    status["last"]["error"].as_str().unwrap_or_default().to_owned()
 }

@@ -1,8 +1,6 @@
 //! Clients that ask without pause and count what is lost: each request on a fresh connection, over kept ones,
 //! slow ones, and uploads. Lost is everything that is not a 200 with the name of a revision.
 
-#![allow(dead_code, reason = "shared by test files that each use a part")]
-
 use std::{
     collections::BTreeMap,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},

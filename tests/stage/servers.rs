@@ -17,7 +17,7 @@ use std::{
 
 use openssl::ssl::SslAcceptor;
 
-use super::repo::git_command;
+use super::git;
 
 /// Where a remote is, and what serves it.
 pub struct Server {
@@ -34,7 +34,7 @@ impl Server {
     pub fn git_daemon(root: &Path) -> Option<Self> {
         for _ in 0..5 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let mut command = git_command(root);
+            let mut command = git::command(root);
             command.args(["daemon", "--reuseaddr", "--export-all", "--listen=127.0.0.1"]);
             command.arg(format!("--port={port}")).arg(format!("--base-path={}", root.display()));
             let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
@@ -231,7 +231,7 @@ fn answer<S: Read + Write>(
     let mut request = head[0].split(' ');
     let (method, target) = (request.next().unwrap(), request.next().unwrap());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let mut command = git_command(root);
+    let mut command = git::command(root);
     command.arg("http-backend").env("GIT_PROJECT_ROOT", root).env("GIT_HTTP_EXPORT_ALL", "1");
     command.env("PATH_INFO", path).env("QUERY_STRING", query).env("REQUEST_METHOD", method);
     command.env("CONTENT_TYPE", header("content-type").unwrap_or_default());

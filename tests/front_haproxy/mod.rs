@@ -1,10 +1,8 @@
 //! The HAProxy front against a real HAProxy with the shipped configuration: every test has its own.
 
-mod haproxy_stage;
-#[path = "front_haproxy/proven.rs"]
 mod proven;
-#[path = "front_haproxy/several.rs"]
 mod several;
+mod stage;
 
 use std::{collections::BTreeSet, task::Poll, time::Duration};
 
@@ -22,7 +20,7 @@ use bgd::{
         },
     },
 };
-use haproxy_stage::{Stage, read, shipped};
+use stage::{Stage, read, shipped};
 
 /// Skips, with the reason, where HAProxy is not installed.
 macro_rules! stage {

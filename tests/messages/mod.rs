@@ -1,31 +1,11 @@
 //! Every failure that a user can meet, provoked on the real binary; what it prints is in `messages.txt`, worth
-//! reading from the top. `BGD_BLESS=1 cargo test --test messages` writes that file anew.
+//! reading from the top. `BGD_BLESS=1 cargo test --test whole messages` writes that file anew.
 
-#[path = "daemon/app.rs"]
-mod app;
-#[path = "daemon/load.rs"]
-mod load;
-#[path = "daemon/ports.rs"]
-mod ports;
-#[path = "daemon/stage.rs"]
-mod stage;
-#[path = "daemon/truth.rs"]
-mod truth;
-
-#[path = "promises/host.rs"]
-mod host;
-
-#[path = "messages/book.rs"]
 mod book;
-#[path = "messages/commands.rs"]
 mod commands;
-#[path = "messages/deploys.rs"]
 mod deploys;
-#[path = "messages/files.rs"]
 mod files;
-#[path = "messages/fronts.rs"]
 mod fronts;
-#[path = "messages/remotes.rs"]
 mod remotes;
 
 use std::thread;

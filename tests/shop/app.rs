@@ -1,4 +1,4 @@
-//! The sample app: this very test binary, started again by bgd as the one test `app::serves_as_its_release_says`.
+//! The sample app: this very test binary, started again by bgd as the one test `shop::app::serves_as_its_release_says`.
 //! How it behaves is written in `app.conf` of its release. Threads and plain sockets; TERM ends it at once, in
 //! the middle of whatever it does, as `php -S` would.
 
@@ -36,7 +36,7 @@ static ASKED: AtomicU64 = AtomicU64::new(0);
 /// The command line that starts the app.
 pub fn command() -> Vec<String> {
     let exe = std::env::current_exe().expect("this binary").display().to_string();
-    [&exe, "app::serves_as_its_release_says", "--exact", "--nocapture", "--test-threads=1"]
+    [&exe, "shop::app::serves_as_its_release_says", "--exact", "--nocapture", "--test-threads=1"]
         .map(str::to_owned)
         .to_vec()
 }

@@ -1,7 +1,5 @@
 //! A real nginx with its own prefix, small apps that can die at once, and a client that counts what is lost.
 
-pub mod clients;
-
 use std::{
     fs,
     net::{SocketAddr, TcpListener as StdListener},
@@ -34,7 +32,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-const GENEROUS: Duration = Duration::from_secs(30);
+pub const GENEROUS: Duration = Duration::from_secs(30);
 
 pub fn limits() -> Limits {
     Limits { command: GENEROUS, proof: GENEROUS }

@@ -1,12 +1,9 @@
 //! The configurations of `contrib/`: each loads, and each is really deployed, under load, where the machine has its
 //! interpreter: a push, a second push, the way back. Every request has to be answered.
 
-#[path = "contrib/stage.rs"]
-mod stage;
-
 use std::{fs, path::Path};
 
-use stage::{Front, Sample, Stage, contrib, installed};
+use super::sample::{Front, Sample, Stage, contrib, installed, set};
 use toml::Value;
 
 /// Deploys the sample twice and goes back once, while clients ask all the time.
@@ -221,8 +218,8 @@ fn a_binary_built_by_cargo() {
 #[test]
 fn the_changed_keys_are_the_ones_meant() {
     let mut table: Value = toml::from_str("[app.shop]\nremote = \"a\"\n").unwrap();
-    stage::set(&mut table, "app.shop.front.listen", Value::from("b"));
-    stage::set(&mut table, "app.shop.remote", Value::from("c"));
+    set(&mut table, "app.shop.front.listen", Value::from("b"));
+    set(&mut table, "app.shop.remote", Value::from("c"));
     assert_eq!(table["app"]["shop"]["front"]["listen"].as_str(), Some("b"));
     assert_eq!(table["app"]["shop"]["remote"].as_str(), Some("c"));
 }

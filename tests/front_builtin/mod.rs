@@ -1,20 +1,12 @@
 //! The builtin front as a real process, with backends inside the test and clients that count what is lost.
 
-#[path = "front_builtin/canary.rs"]
 mod canary;
-#[path = "front_builtin/crowd.rs"]
 mod crowd;
-#[path = "front_builtin/figures.rs"]
 mod figures;
-#[path = "front_builtin/http.rs"]
 mod http;
-#[path = "front_builtin/limits.rs"]
 mod limits;
-#[path = "front_builtin/support.rs"]
 mod support;
-#[path = "front_builtin/unix.rs"]
 mod unix;
-#[path = "front_builtin/upgrade.rs"]
 mod upgrade;
 
 use std::{

@@ -1,20 +1,10 @@
 //! The git worker against real repositories made by the `git` command line, and against remotes that stall.
 
-#[path = "git/access.rs"]
 mod access;
-#[path = "git/attributes.rs"]
 mod attributes;
-#[path = "git/certificates.rs"]
 mod certificates;
-#[path = "git/formats.rs"]
 mod formats;
-#[path = "git/keys.rs"]
-mod keys;
-#[path = "git/repo.rs"]
 mod repo;
-#[path = "git/servers.rs"]
-mod servers;
-#[path = "git/signed.rs"]
 mod signed;
 
 use std::{
@@ -32,7 +22,11 @@ use bgd::{
     rules::ids::CommitId,
 };
 use repo::{Bench, as_error};
-use servers::{Drip, Http, Server, Ssh};
+
+use crate::stage::{
+    self, git,
+    servers::{Drip, Http, Server, Ssh},
+};
 
 #[tokio::test]
 async fn a12_a_pushed_commit_is_seen_fetched_and_checked_out_by_its_id() {
@@ -421,7 +415,7 @@ async fn a_worker_serves_many_requests_and_is_replaced_when_it_was_killed() {
     assert_eq!(worker.pid().await, Some(pid));
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL)
         .unwrap();
-    repo::until("the worker is seen as gone", || repo::is_gone(pid));
+    stage::until("the worker is seen as gone", || stage::is_gone(pid));
     assert_eq!(worker.head().await.unwrap().commit, commit);
     assert_ne!(worker.pid().await, Some(pid));
 }
@@ -654,7 +648,7 @@ async fn h4_a_worker_that_has_answered_often_is_replaced_between_two_requests() 
         asked += 1;
         assert!(asked <= 1_000, "the same process for ever");
     }
-    repo::until("the worker has ended", || repo::is_gone(first));
+    stage::until("the worker has ended", || stage::is_gone(first));
     assert_eq!(worker.head().await.unwrap().commit, commit);
 }
 
@@ -670,7 +664,7 @@ async fn h4_a_worker_without_work_ends_after_its_rest_and_the_next_request_start
         while worker.pid().await.is_some() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        repo::until("the process has ended", || repo::is_gone(pid));
+        stage::until("the process has ended", || stage::is_gone(pid));
     }
 }
 
@@ -713,7 +707,7 @@ async fn a6_an_http_token_is_sent_once_and_never_shown() {
     worker.checkout(&commit, &out).await.unwrap();
     assert_eq!(fs::read_to_string(out.join("a")).unwrap(), "a");
     for dir in [bench.mirror(), out] {
-        assert!(!repo::holds_text(&dir, "right-token"), "{}", dir.display());
+        assert!(!git::holds_text(&dir, "right-token"), "{}", dir.display());
     }
     source.auth.token_file = Some(bench.dir("absent"));
     let absent = bench.worker_of(source).head().await.unwrap_err();
@@ -743,7 +737,7 @@ async fn l1_user_info_in_the_remote_works_and_is_never_shown() {
     for err in [gone, refused, absent] {
         assert!(!format!("{err:?} {}", as_error(&err)).contains("s3cret"), "{err:?}");
     }
-    assert!(!repo::holds_text(&bench.mirror(), "s3cret"));
+    assert!(!git::holds_text(&bench.mirror(), "s3cret"));
 }
 
 #[tokio::test]

@@ -1,0 +1,6 @@
+//! What is shipped beside the binary: samples, the README, the files for systemd.
+
+mod contrib;
+mod readme;
+mod sample;
+mod systemd;
