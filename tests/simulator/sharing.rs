@@ -34,12 +34,16 @@ pub struct Shares {
     told: Option<(DeployId, Share)>,
     /// What an operator set, until one says otherwise.
     pinned: Option<(DeployId, Share)>,
+    /// What the front refused last, all of the traffic too, until it takes a share. The step before it had its time, or
+    /// an operator his word, so that it may be asked for again.
+    refused: Option<(DeployId, Share)>,
 }
 
 impl Shares {
     pub fn judge(&mut self, moment: &Moment<'_>, bad: &BTreeSet<CommitId>) -> Result<(), String> {
         let Moment { event, step, .. } = *moment;
         self.note_operator(event, step);
+        self.note_refusal(moment);
         // One that the same step calls off was never told.
         let stands = |effect: &&Effect| !step.effects.iter().any(|it| it.action == Action::Cancel(effect.id));
         for effect in step.effects.iter().filter(stands) {
@@ -56,7 +60,7 @@ impl Shares {
         judge_refused(moment)?;
         judge_gap(moment)?;
         judge_stand_in(moment)?;
-        judge_held(moment)
+        self.judge_held(moment)
     }
 
     fn note_operator(&mut self, event: &Event, step: &Step) {
@@ -69,6 +73,18 @@ impl Shares {
                 self.pinned = None
             }
             _ => {}
+        }
+    }
+
+    fn note_refusal(&mut self, moment: &Moment<'_>) {
+        let Moment { before, event: Event::Done { effect, result }, .. } = *moment else { return };
+        let (work, asked) = match &before.pipeline {
+            Pipeline::Sharing(work) => (work, self.told),
+            Pipeline::Switching(work) => (work, Some((work.deploy.id, Share::ALL))),
+            _ => return,
+        };
+        if work.effect == *effect {
+            self.refused = asked.filter(|_| result.is_err());
         }
     }
 
@@ -117,6 +133,23 @@ impl Shares {
             }
             _ => Ok(()),
         }
+    }
+    /// Where too little traffic is to hold a step, it does: nothing is asked for but what the front refused before.
+    fn judge_held(&self, moment: &Moment<'_>) -> Result<(), String> {
+        let Moment { before, event, step, policy, .. } = *moment;
+        let Event::Done { effect, result: Ok(Done::Inconclusive { .. }) } = event else { return Ok(()) };
+        let Pipeline::Canary(work) = &before.pipeline else { return Ok(()) };
+        let some = in_force(before).is_some_and(|(_, share)| share != Share::NONE);
+        let asks = match &step.next.pipeline {
+            Pipeline::Sharing(_) => self.told,
+            Pipeline::Switching(work) => Some((work.deploy.id, Share::ALL)),
+            _ => None,
+        };
+        let leaves = work.effect == *effect && asks.is_some() && asks != self.refused;
+        if policy.hold_inconclusive && some && leaves {
+            return Err("too little traffic was to hold the step, and did not".to_owned());
+        }
+        Ok(())
     }
 }
 
@@ -265,20 +298,6 @@ fn judge_stand_in(moment: &Moment<'_>) -> Result<(), String> {
     let stands_in = world.on(color).is_some_and(|it| it.release.id == live.release.id && !it.ending);
     if stands_in && serves && step.effects.iter().any(leaves) {
         return Err(format!("{} leaves {color} while the front gives it a share", live.release.id));
-    }
-    Ok(())
-}
-
-/// Where too little traffic is to hold a step, it does.
-fn judge_held(moment: &Moment<'_>) -> Result<(), String> {
-    let Moment { before, event, step, policy, .. } = *moment;
-    let Event::Done { effect, result: Ok(Done::Inconclusive { .. }) } = event else { return Ok(()) };
-    let Pipeline::Canary(work) = &before.pipeline else { return Ok(()) };
-    let some = in_force(before).is_some_and(|(_, share)| share != Share::NONE);
-    let leaves =
-        matches!(step.next.pipeline, Pipeline::Sharing(_) | Pipeline::Switching(_)) && work.effect == *effect;
-    if policy.hold_inconclusive && some && leaves {
-        return Err("too little traffic was to hold the step, and did not".to_owned());
     }
     Ok(())
 }

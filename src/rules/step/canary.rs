@@ -92,6 +92,7 @@ impl Turn<'_> {
         self.app.pipeline = Pipeline::Canary(work.clone());
         let Some(canary) = self.app.canary.clone() else { return self.switch(work) };
         if canary.refused > 0 {
+            // What is asked for was earned by the step before; this watch only bridged the time until now.
             return self.ask_again(work, canary.share);
         }
         if canary.share != Share::NONE

@@ -169,6 +169,24 @@ fn n5_a_share_set_by_hand_and_a_promotion_that_the_front_refuses_change_nothing_
 }
 
 #[test]
+fn n5_too_little_traffic_while_a_step_is_refused_holds_back_neither_it_nor_the_asking() {
+    let seen = || Ok(Done::Inconclusive { seen: "10 of 200 requests".to_owned() });
+    let mut bench = with_a_canary();
+    bench.policy.hold_inconclusive = true;
+    bench.succeed();
+    bench.fail(Nature::FrontUnmoved);
+    // The step of 5 % was over before the front refused the next one: its watch has no second word in that.
+    bench.end(bench.awaited(), seen());
+    assert_eq!((bench.state(), bench.shared()), ("Sharing", Some((Green, 50))));
+    bench.succeed();
+    assert_eq!(stands(&bench), ("Canary", 50, false, None));
+    // The share that is now in force is held by too little traffic, and nothing more is asked for.
+    bench.end(bench.awaited(), seen());
+    assert_eq!(stands(&bench), ("Canary", 50, false, Some(Duration::from_secs(10))));
+    assert_eq!(bench.shared(), Some((Green, 50)));
+}
+
+#[test]
 fn n5_what_never_had_a_share_needs_no_way_back() {
     for (state, steps) in [("Sharing", true), ("Switching", false)] {
         let mut bench = Bench::with_one_live();
