@@ -20,8 +20,11 @@ use crate::{
         self, Counted, RemoteSeen, Seen, Snapshot,
         fleet::{Fleet, Member, Polling},
     },
-    os::errors::chain,
-    process::{Shims, identity, vitals::Cause},
+    os::{
+        errors::chain,
+        process::{Process, command_line},
+    },
+    process::{Shims, vitals::Cause},
     rules::{
         app::{Idle, Instance, Pipeline, Serving},
         event::Ask,
@@ -265,9 +268,9 @@ async fn take_lock(settings: &Settings) -> Result<Lock, Refusal> {
 }
 
 /// The daemon that holds the lock, if one does.
-pub fn daemon_alive(settings: &Settings) -> Option<identity::Identity> {
+pub fn daemon_alive(settings: &Settings) -> Option<Process> {
     let pid = daemon::lock_holder(&settings.daemon.state_dir)?;
-    identity::Identity::of(pid).filter(|_| identity::command_line(pid).contains("daemon"))
+    Process::of(pid).filter(|_| command_line(pid).contains("daemon"))
 }
 
 /// Ends the daemon that holds the lock and does not answer. Apps and fronts live on by design.

@@ -11,7 +11,7 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 
 use super::DaemonError;
-use crate::process::identity;
+use crate::os::process;
 
 /// How long a flip without a daemon may take before a new daemon gives up: start, probes, drain and grace.
 const FLIP_WITHIN: Duration = Duration::from_secs(120);
@@ -96,7 +96,7 @@ pub(super) fn after_a_flip(state_dir: &Path) -> Result<Lock, DaemonError> {
             Err(refused @ DaemonError::Running { .. }) => refused,
             taken => return taken,
         };
-        let holder = lock_holder(state_dir).map(identity::command_line);
+        let holder = lock_holder(state_dir).map(process::command_line);
         let is_daemon = holder.is_some_and(|command| command.split(' ').any(|word| word == "daemon"));
         if is_daemon || std::time::Instant::now() >= deadline {
             return Err(refused);

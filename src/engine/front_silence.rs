@@ -7,10 +7,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     front::builtin,
-    process::{
-        identity::Identity,
-        vitals::{Patient, Verdict},
-    },
+    os::process::Process,
+    process::vitals::{Patient, Verdict},
     rules::ids::AppName,
 };
 
@@ -23,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(10);
 #[derive(Debug, Default)]
 pub(super) struct Silence {
     /// Watched since the first question that it did not answer.
-    patient: Option<(Identity, Patient)>,
+    patient: Option<(Process, Patient)>,
 }
 
 impl Silence {
@@ -59,7 +57,7 @@ impl Silence {
 }
 
 /// Until then nobody can take its place.
-async fn gone(process: Identity) {
+async fn gone(process: Process) {
     let until = Instant::now() + GONE_WITHIN;
     while process.is_alive() && Instant::now() < until {
         sleep(LOOK).await;
@@ -67,8 +65,8 @@ async fn gone(process: Identity) {
 }
 
 /// The front's process, where that is one of ours beyond doubt.
-async fn process(front: &builtin::Front) -> Option<Identity> {
-    let process = Identity::of(front.pid().await?.cast_signed())?;
+async fn process(front: &builtin::Front) -> Option<Process> {
+    let process = Process::of(front.pid().await?.cast_signed())?;
     let arguments = std::fs::read(format!("/proc/{}/cmdline", process.pid)).ok()?;
     let control = front.place().control.as_os_str().as_bytes();
     arguments.split(|byte| *byte == 0).any(|argument| argument == control).then_some(process)

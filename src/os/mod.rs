@@ -2,14 +2,19 @@
 //! knows nobody: nothing in here names an app, a release or a front.
 //!
 //! - `confinement`: what SELinux and AppArmor refuse whatever the mode bits say
+//! - `ended`: waiting for the end of a process that is not a child
 //! - `errors`: an error with its causes, as one line
 //! - `printable`: text without what a terminal obeys
 //! - `privilege`: what a started command inherits
+//! - `process`, `tree`: who a process is, and what descends from it
 //! - `tcp`, `unix`: the kernel's tables of TCP and unix sockets
 
 pub mod confinement;
+pub(crate) mod ended;
 pub mod errors;
 pub mod printable;
 pub mod privilege;
+pub mod process;
 pub mod tcp;
+pub(crate) mod tree;
 pub mod unix;

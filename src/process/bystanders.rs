@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fs, io};
 
-use super::identity::{Identity, Stat};
+use crate::os::process::{Process, Stat};
 
 /// With fewer descriptors a process is looked through as fast as it is found out whether it ran.
 const MANY: u64 = 256;
@@ -16,7 +16,7 @@ type Runs = BTreeMap<i32, Vec<u8>>;
 
 /// What each of them had run.
 #[derive(Debug, Default)]
-pub struct Bystanders(BTreeMap<i32, (Identity, Runs)>);
+pub struct Bystanders(BTreeMap<i32, (Process, Runs)>);
 
 impl Bystanders {
     /// Those of the whole host, now.
@@ -28,15 +28,15 @@ impl Bystanders {
             let number = if kernel_counts { descriptors_counted(pid) } else { descriptor_slots(pid) };
             let number = number.filter(|number| *number >= MANY)?;
             let stat = Stat::read(pid).filter(|stat| number >= stat.threads.saturating_mul(A_THREAD))?;
-            Some((pid, (stat.identity(), runs(pid)?)))
+            Some((pid, (stat.process(), runs(pid)?)))
         });
         Ok(Self(found.collect()))
     }
 
     /// It is one of them, and none of its threads has run since.
     pub(super) fn slept(&self, pid: i32) -> bool {
-        let Some((identity, then)) = self.0.get(&pid) else { return false };
-        Identity::of(pid) == Some(*identity) && runs(pid).is_some_and(|now| now == *then)
+        let Some((process, then)) = self.0.get(&pid) else { return false };
+        Process::of(pid) == Some(*process) && runs(pid).is_some_and(|now| now == *then)
     }
 }
 

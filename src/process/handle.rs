@@ -12,19 +12,20 @@ use std::{
 
 use super::{
     client,
-    identity::Identity,
     orphans::{self, Manner},
     ports,
     record::{Exit, Record},
     relay::STANDS_IN,
     spec::Role,
     status::{Main, Overseer, ShimError, Status, Stopped},
-    tree,
     wire::{Report, Request},
 };
-use crate::rules::{
-    address::Address,
-    ids::{AppName, ReleaseId},
+use crate::{
+    os::{process::Process, tree},
+    rules::{
+        address::Address,
+        ids::{AppName, ReleaseId},
+    },
 };
 
 /// Attempts to reach a shim that lives but does not answer; each wakes it and waits a little longer.
@@ -120,7 +121,7 @@ impl Handle {
 
     /// Its command. A handle made while the shim was only just starting, before a bgd that was killed heard of it,
     /// learns of it from the record.
-    fn main(&self) -> Option<Identity> {
+    fn main(&self) -> Option<Process> {
         let later = || Record::load(&self.0.path).ok().flatten()?.main;
         self.0.record.main.or_else(later)
     }
@@ -132,7 +133,7 @@ impl Handle {
 
     /// How long the command has run, by the clock that nobody sets; zero while it is not known to run.
     pub fn age(&self) -> Duration {
-        self.main().map_or(Duration::ZERO, Identity::age)
+        self.main().map_or(Duration::ZERO, Process::age)
     }
 
     /// Later ones sort after earlier ones, even when the wall clock was set back in between.
@@ -374,7 +375,7 @@ impl Handle {
         let record = &self.0.record;
         let gone =
             |path: &Path| path.symlink_metadata().is_err_and(|err| err.kind() == io::ErrorKind::NotFound);
-        gone(&record.socket) && !record.main.is_some_and(Identity::is_alive)
+        gone(&record.socket) && !record.main.is_some_and(Process::is_alive)
     }
 
     fn unreachable(&self, source: io::Error) -> ShimError {
@@ -419,7 +420,7 @@ mod tests {
         let path = dir.path().join("x.json");
         let handle = Handle::new(sample(), path.clone());
         assert_eq!((handle.main_pid(), handle.age()), (None, Duration::ZERO));
-        let own = Identity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let own = Process::of(i32::try_from(std::process::id()).unwrap()).unwrap();
         Record { main: Some(own), ..sample() }.save(&path).unwrap();
         assert_eq!(handle.main_pid(), Some(own.pid));
         assert!(handle.age() > Duration::ZERO);

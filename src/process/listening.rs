@@ -13,9 +13,8 @@ use super::{
     bystanders::Bystanders,
     handle::Handle,
     ports::{self, Holder},
-    tree,
 };
-use crate::rules::address::Address;
+use crate::{os::tree, rules::address::Address};
 
 const ROOT: u32 = 0;
 

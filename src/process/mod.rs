@@ -10,7 +10,7 @@
 //!               limits (a scope of its own)
 //! under a shim  relay (in the place of an instance, for a front that can't be moved)
 //! both          spec (what to run) · wire (what they say) · record (the state file)
-//! the kernel    identity · tree · ports · usage · bystanders
+//! the kernel    ports · usage · bystanders
 //! hanging       pulse (a sign of life) · vitals (what a silent process does)
 //! ```
 //!
@@ -19,7 +19,6 @@
 mod bystanders;
 mod client;
 mod handle;
-pub mod identity;
 mod limits;
 mod listening;
 pub mod logs;
@@ -33,7 +32,6 @@ mod shims;
 mod spec;
 mod status;
 pub mod strays;
-mod tree;
 pub mod usage;
 pub mod vitals;
 pub mod wire;

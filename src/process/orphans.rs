@@ -9,11 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::io::unix::AsyncFd;
-
-use super::{
-    identity::{Identity, Stat},
-    record::{MARKS, Record},
+use super::record::{MARKS, Record};
+use crate::os::{
+    ended::ended,
+    process::{Process, Stat},
     tree,
 };
 
@@ -33,7 +32,7 @@ const DEPTH: usize = 4096;
 pub(super) struct Ended {
     pub killed: bool,
     /// Those that KILL did not end.
-    pub left: Vec<Identity>,
+    pub left: Vec<Process>,
 }
 
 /// How to end them.
@@ -46,12 +45,12 @@ pub(super) enum Manner {
 }
 
 /// All living processes of a dead shim; none if it was of another boot.
-pub(super) async fn living(record: &Record) -> io::Result<Vec<Identity>> {
+pub(super) async fn living(record: &Record) -> io::Result<Vec<Process>> {
     let record = record.clone();
     tokio::task::spawn_blocking(move || read_living(&record)).await.map_err(io::Error::other)?
 }
 
-fn read_living(record: &Record) -> io::Result<Vec<Identity>> {
+fn read_living(record: &Record) -> io::Result<Vec<Process>> {
     if !record.of_this_boot() {
         return Ok(Vec::new());
     }
@@ -60,12 +59,12 @@ fn read_living(record: &Record) -> io::Result<Vec<Identity>> {
     let roots: BTreeSet<i32> =
         all.iter().filter(|stat| is_ours(record, main, stat)).map(|stat| stat.pid).collect();
     let ours = all.iter().filter(|stat| roots.contains(&stat.pid)).chain(tree::below(&all, &roots));
-    Ok(ours.filter(|stat| stat.alive()).map(Stat::identity).collect())
+    Ok(ours.filter(|stat| stat.alive()).map(Stat::process).collect())
 }
 
 /// The session counts only while its leader lives: its number can't be another's then.
-fn is_ours(record: &Record, main: Option<Identity>, stat: &Stat) -> bool {
-    let by_main = main.is_some_and(|main| stat.identity() == main || stat.session == main.pid);
+fn is_ours(record: &Record, main: Option<Process>, stat: &Stat) -> bool {
+    let by_main = main.is_some_and(|main| stat.process() == main || stat.session == main.pid);
     by_main || is_marked(stat.pid, record)
 }
 
@@ -116,13 +115,11 @@ pub(super) async fn main_gone(record: &Record) -> io::Result<()> {
     }
 }
 
-async fn gone(one: Identity) -> io::Result<()> {
-    if let Some(fd) = one.pidfd()? {
-        // SAFETY: the descriptor is owned, stays the same and is open for as long as it is registered.
-        let watched = unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)?;
-        watched.readable().await?.retain_ready();
+async fn gone(one: Process) -> io::Result<()> {
+    match one.pidfd()? {
+        Some(pidfd) => ended(pidfd).await,
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Resolves when nothing is left. Cancel-safe.
@@ -135,13 +132,13 @@ pub(super) async fn all_gone(record: &Record) -> io::Result<()> {
 }
 
 /// Ends them all. `known` are further processes that were seen below the shim while it lived.
-pub(super) async fn end(record: &Record, known: &[Identity], manner: Manner) -> io::Result<Ended> {
+pub(super) async fn end(record: &Record, known: &[Process], manner: Manner) -> io::Result<Ended> {
     let begun = Instant::now();
     let grace = match manner {
         Manner::Polite => Duration::from_millis(record.grace_ms),
         Manner::Now => Duration::ZERO,
     };
-    let mut seen: BTreeSet<Identity> = known.iter().copied().collect();
+    let mut seen: BTreeSet<Process> = known.iter().copied().collect();
     let mut asked = BTreeSet::new();
     let mut killed = false;
     loop {
@@ -164,17 +161,17 @@ pub(super) async fn end(record: &Record, known: &[Identity], manner: Manner) -> 
 }
 
 /// As a shim does it: the main process, or the topmost of those left when it is gone.
-fn polite_targets(record: &Record, left: &[Identity]) -> Vec<Identity> {
+fn polite_targets(record: &Record, left: &[Process]) -> Vec<Process> {
     if let Some(main) = record.main.filter(|main| left.contains(main)) {
         return vec![main];
     }
     let below_another =
-        |one: &Identity| Stat::read(one.pid).is_some_and(|stat| left.iter().any(|up| up.pid == stat.parent));
+        |one: &Process| Stat::read(one.pid).is_some_and(|stat| left.iter().any(|up| up.pid == stat.parent));
     left.iter().copied().filter(|one| !below_another(one)).collect()
 }
 
 /// One that refuses us (setuid, when we are not root) is reported as left in the end.
-fn send(to: &[Identity], signal: i32) -> io::Result<()> {
+fn send(to: &[Process], signal: i32) -> io::Result<()> {
     for one in to {
         match one.signal(signal) {
             Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
@@ -186,7 +183,7 @@ fn send(to: &[Identity], signal: i32) -> io::Result<()> {
 
 /// Those that live now. Whoever was once recognised stays ours, by identity: when the main process is gone,
 /// its session no longer proves anything.
-async fn look(record: &Record, seen: &mut BTreeSet<Identity>) -> io::Result<Vec<Identity>> {
+async fn look(record: &Record, seen: &mut BTreeSet<Process>) -> io::Result<Vec<Process>> {
     seen.extend(living(record).await?);
     seen.retain(|one| one.is_alive());
     Ok(seen.iter().copied().collect())

@@ -19,9 +19,9 @@ use nix::{
     },
 };
 
-use super::identity::command_line;
 use crate::{
     os::{
+        process::command_line,
         tcp::{self, State},
         unix,
     },

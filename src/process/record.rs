@@ -8,15 +8,16 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    identity::{Identity, boot_id},
-    spec::Role,
+use super::spec::Role;
+use crate::{
+    os::process::{Process, boot_id},
+    rules::ids::{AppName, ReleaseId},
 };
-use crate::rules::ids::{AppName, ReleaseId};
 
 /// Variables of bgd's own (documented, never secret) by which a process is known after its shim was killed.
 pub(super) const MARKS: [&str; 6] =
@@ -110,9 +111,9 @@ pub struct Record {
     /// From the polite request to KILL, in milliseconds.
     pub grace_ms: u64,
     /// The shim's own process.
-    pub shim: Identity,
+    pub shim: Process,
     /// Missing while the command is being started.
-    pub main: Option<Identity>,
+    pub main: Option<Process>,
     /// Milliseconds since the epoch.
     pub started_ms: u64,
     /// How the command ended; missing while it runs.
@@ -211,6 +212,12 @@ pub(crate) fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Milliseconds since the epoch, now.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -239,7 +246,7 @@ pub(crate) mod tests {
             log: "/l".into(),
             stop_signal: 15,
             grace_ms: 1,
-            shim: Identity { pid: 2, start: 3 },
+            shim: Process { pid: 2, start: 3 },
             main: None,
             started_ms: 4,
             exit: Some(Exit { how: How::Signal(9), timed_out: true, out_of_memory: false }),

@@ -15,7 +15,7 @@ use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
     os::{
-        fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::{
             fs::PermissionsExt as _,
             net::{UnixListener, UnixStream},
@@ -29,7 +29,6 @@ use std::{
 };
 
 use nix::{
-    errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         resource::{Resource, getrlimit, setrlimit},
@@ -45,8 +44,11 @@ use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
 };
 
-use super::{identity::Identity, ports, tree};
-use crate::{os::errors::chain, rules::address::Address};
+use super::ports;
+use crate::{
+    os::{errors::chain, process::Process, tree},
+    rules::address::Address,
+};
 
 /// The word that makes this binary a relay.
 pub const ROLE: &str = "relay";
@@ -278,13 +280,8 @@ fn copies(listen: &Address, shim: i32) -> io::Result<Vec<OwnedFd>> {
     Ok(if copied == inodes { copies } else { Vec::new() })
 }
 
-fn copy(of: Identity, fd: i32) -> io::Result<OwnedFd> {
-    let process = of.pidfd()?.ok_or(io::ErrorKind::NotFound)?;
-    // SAFETY: takes two numbers and a flag of 0, and touches no memory of ours.
-    let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) };
-    let copy = i32::try_from(Errno::result(copy)?).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
-    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+fn copy(of: Process, fd: i32) -> io::Result<OwnedFd> {
+    of.pidfd()?.ok_or(io::ErrorKind::NotFound)?.duplicate(fd)
 }
 
 /// One task a connection; one that can't be passed on is closed, which is what a dead instance would do.

@@ -20,9 +20,8 @@ use tokio::{
 use super::{
     client,
     handle::Handle,
-    identity::now_ms,
     limits::Limiter,
-    record::{self, Record},
+    record::{self, Record, now_ms},
     spec::{Role, Spec},
     status::ShimError,
     wire::{Fault, MAX_REPLY, Order, Stage, Started},

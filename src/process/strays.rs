@@ -9,11 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    identity::{Identity, Stat, command_line},
-    ports,
+use super::ports;
+use crate::{
+    os::process::{Process, Stat, command_line},
+    rules::address::Address,
 };
-use crate::rules::address::Address;
 
 /// Between two looks: nothing reports the end of a stranger's child.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -23,7 +23,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stray {
-    identity: Identity,
+    process: Process,
     /// Its pid.
     pub pid: i32,
     /// Where it works; also when that directory was deleted meanwhile.
@@ -43,12 +43,12 @@ impl Stray {
             parent => format!(", started by pid {parent} ({})", command_line(parent)),
         };
         let named = format!("pid {pid} ({}){parent}", command_line(pid));
-        Some(Self { identity: stat.identity(), pid, directory, marks: marks(pid), named })
+        Some(Self { process: stat.process(), pid, directory, marks: marks(pid), named })
     }
 
     /// How long ago it started.
     pub fn age(&self) -> Duration {
-        self.identity.age()
+        self.process.age()
     }
 }
 
@@ -85,7 +85,7 @@ pub async fn end(strays: &[Stray], grace: Duration) -> io::Result<bool> {
     send(strays, libc::SIGTERM)?;
     let mut killed = false;
     loop {
-        let left: Vec<Stray> = strays.iter().filter(|stray| stray.identity.is_alive()).cloned().collect();
+        let left: Vec<Stray> = strays.iter().filter(|stray| stray.process.is_alive()).cloned().collect();
         if left.is_empty() || begun.elapsed() >= grace + KILL_LIMIT {
             return Ok(left.is_empty());
         }
@@ -99,7 +99,7 @@ pub async fn end(strays: &[Stray], grace: Duration) -> io::Result<bool> {
 
 fn send(to: &[Stray], signal: i32) -> io::Result<()> {
     for stray in to {
-        match stray.identity.signal(signal) {
+        match stray.process.signal(signal) {
             Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
             _ => {}
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, time::Duration};
 
 use sysinfo::{MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
-use super::tree;
+use crate::os::tree;
 
 /// Memory and processor of a process tree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

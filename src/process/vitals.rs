@@ -7,10 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    identity::{Identity, ThreadState},
-    pulse,
-};
+use super::pulse;
+use crate::os::process::{Process, ThreadState};
 
 /// Between two looks at the threads.
 const APART: Duration = Duration::from_millis(100);
@@ -77,7 +75,7 @@ impl fmt::Display for Delay {
 /// One process under observation.
 #[derive(Debug)]
 pub struct Patient {
-    process: Identity,
+    process: Process,
     since: Sample,
 }
 
@@ -99,7 +97,7 @@ struct Sample {
 
 impl Patient {
     /// Begins to watch; `None` when the process has ended.
-    pub fn watch(process: Identity) -> Option<Self> {
+    pub fn watch(process: Process) -> Option<Self> {
         Some(Self { process, since: Sample::take(process)? })
     }
 
@@ -116,7 +114,7 @@ impl Patient {
 }
 
 impl Sample {
-    fn take(process: Identity) -> Option<Self> {
+    fn take(process: Process) -> Option<Self> {
         let pulse = pulse::count(process.pid);
         let mut sample = Self {
             at: Instant::now(),
@@ -215,7 +213,7 @@ mod tests {
     #[tokio::test]
     async fn n2_a_stopped_process_hangs_and_one_that_has_ended_is_gone() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let process = Identity::of(child.id().cast_signed()).unwrap();
+        let process = Process::of(child.id().cast_signed()).unwrap();
         process.signal(libc::SIGSTOP).unwrap();
         let patient = Patient::watch(process).unwrap();
         assert_eq!(patient.examine().await, Verdict::Hangs(Cause::Stopped));
@@ -227,7 +225,7 @@ mod tests {
     #[tokio::test]
     async fn n2_a_process_that_computes_lives_until_it_has_done_so_for_long() {
         let mut child = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
-        let patient = Patient::watch(Identity::of(child.id().cast_signed()).unwrap()).unwrap();
+        let patient = Patient::watch(Process::of(child.id().cast_signed()).unwrap()).unwrap();
         let verdict = patient.examine().await;
         assert!(matches!(verdict, Verdict::Lives(Delay::Flooded | Delay::Starved)), "{verdict:?}");
         child.kill().unwrap();

@@ -15,11 +15,10 @@ use std::{
 
 use bgd::{
     config::settings::Limits,
-    os::privilege::NewPrivileges,
+    os::{privilege::NewPrivileges, process::Process},
     process::{
         Bystanders, Exit, Handle, How, Limiter, Listening, LogSpec, Main, Overseer, Places, Priority, Role,
         ShimError, Shims, Slot, Spec, StartError, StopRequest, StopSpec,
-        identity::Identity,
         logs::{Follow, tail},
     },
     rules::{address::Address, ids::Color},
@@ -113,7 +112,7 @@ impl Drop for House {
         for entry in fs::read_dir(self.path("state/shop/run")).into_iter().flatten().flatten() {
             let record = fs::read(entry.path()).unwrap_or_default();
             let record: serde_json::Value = serde_json::from_slice(&record).unwrap_or_default();
-            if let Ok(shim) = serde_json::from_value::<Identity>(record["shim"].clone()) {
+            if let Ok(shim) = serde_json::from_value::<Process>(record["shim"].clone()) {
                 let _gone = shim.signal(libc::SIGTERM);
             }
         }
@@ -136,11 +135,11 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 fn alive(pid: i32) -> bool {
-    Identity::of(pid).is_some_and(Identity::is_alive)
+    Process::of(pid).is_some_and(Process::is_alive)
 }
 
 fn kill(pid: i32, signal: i32) {
-    assert!(Identity::of(pid).unwrap().signal(signal).unwrap());
+    assert!(Process::of(pid).unwrap().signal(signal).unwrap());
 }
 
 fn code(code: i32) -> Exit {
@@ -770,7 +769,7 @@ async fn d7_no_zombies_stay_below_a_shim_nor_of_a_shim() {
     })
     .await;
     soon(handle.kill()).await.unwrap();
-    until("the shim to be reaped", || Identity::of(handle.shim_pid()).is_none().then_some(())).await;
+    until("the shim to be reaped", || Process::of(handle.shim_pid()).is_none().then_some(())).await;
 }
 
 #[tokio::test]

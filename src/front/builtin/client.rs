@@ -2,12 +2,12 @@
 //! kept open, so that a flip costs one line each way; waits go over connections of their own. Called by the
 //! engine's interpreter.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use tokio::{
     net::UnixStream,
     sync::Mutex,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -15,12 +15,12 @@ use super::{
     control::{Answer, Counters, Hello, PerColor, Request},
     limits::Limits,
     link::Link,
-    pidfd::Process,
     spare::Spare,
     spawn::{self, Entrance, build_of},
 };
 use crate::{
     front::route::Route,
+    os::{ended::ended, process::PidFd},
     rules::{
         address::Address,
         ids::{AppName, Color},
@@ -114,7 +114,7 @@ impl Front {
             Some(hello) if wanted(&hello) => return Ok(hello),
             Some(_) => Entrance::Takeover,
             None => match spare.as_ref() {
-                Some(spare) if spare.is_orphaned().await => Entrance::Heir(spare),
+                Some(spare) if spare.is_orphaned() => Entrance::Heir(spare),
                 Some(_) | None => Entrance::Fresh,
             },
         };
@@ -151,9 +151,9 @@ impl Front {
         let of_it = |spare: &&Spare| spare.is_of(pid);
         let spare =
             self.kept.lock().await.spare.as_ref().filter(of_it).and_then(|spare| spare.process().ok());
-        match spare.or_else(|| Process::open(pid).ok()) {
+        match spare.or_else(|| PidFd::open(pid.cast_signed()).ok()) {
             // Not ended by then is as good.
-            Some(process) => drop(process.ended(within).await),
+            Some(process) => drop(timeout(within, ended(process)).await),
             None => sleep(within.min(LOOK)).await,
         }
     }
@@ -260,7 +260,7 @@ impl Front {
         let Some(hello) = self.greet(&mut kept.link).await? else { return Ok(()) };
         let pid = hello.pid;
         let failed = |source| BuiltinError::Unstoppable { pid, source };
-        let process = Process::open(pid).map_err(failed)?;
+        let process = PidFd::open(pid.cast_signed()).map_err(failed)?;
         // It answers after the handle was opened, under the same pid: the handle is this process.
         match self.greet(&mut kept.link).await? {
             Some(again) if again.pid == pid => {}
@@ -269,11 +269,13 @@ impl Front {
         // The second handle on the socket too: who connects from now on is refused, and does not wait for nobody.
         *kept = Kept::default();
         process.signal(libc::SIGTERM).map_err(failed)?;
-        if process.ended(STOP_WITHIN).await.is_ok() {
+        let ends = process.try_clone().map_err(failed)?;
+        if let Ok(Ok(())) = timeout(STOP_WITHIN, ended(ends)).await {
             return Ok(());
         }
         process.signal(libc::SIGKILL).map_err(failed)?;
-        process.ended(KILL_WITHIN).await.map_err(failed)
+        let ends = timeout(KILL_WITHIN, ended(process)).await;
+        ends.map_err(io::Error::from).flatten().map_err(failed)
     }
 
     /// Asks over the kept connection. All requests may be asked twice, so a connection that turns out

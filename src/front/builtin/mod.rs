@@ -35,7 +35,6 @@ mod journal;
 mod limits;
 mod link;
 mod listen;
-mod pidfd;
 mod proxy;
 mod reply;
 mod role;

@@ -7,26 +7,25 @@ use std::{
     net::TcpListener,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use super::{BuiltinError, handover, pidfd::Process};
-use crate::front::route::Route;
+use super::{BuiltinError, handover};
+use crate::{front::route::Route, os::process::PidFd};
 
 /// The socket, and what was routed over it last.
 pub(super) struct Spare {
     listener: TcpListener,
     route: Option<Route>,
     pid: u32,
-    process: Process,
+    process: PidFd,
 }
 
 impl Spare {
     /// From the front that runs at `control` as this process.
     pub(super) async fn take(control: &Path, pid: u32) -> Result<Self, BuiltinError> {
         let path = PathBuf::from(control);
-        let process =
-            Process::open(pid).map_err(|source| BuiltinError::Control { path: path.clone(), source })?;
+        let process = PidFd::open(pid.cast_signed())
+            .map_err(|source| BuiltinError::Control { path: path.clone(), source })?;
         let taken = tokio::task::spawn_blocking(move || handover::take(&path)).await;
         let heritage = match taken {
             Ok(heritage) => heritage?,
@@ -51,13 +50,13 @@ impl Spare {
     }
 
     /// A handle on the process.
-    pub(super) fn process(&self) -> std::io::Result<Process> {
+    pub(super) fn process(&self) -> std::io::Result<PidFd> {
         self.process.try_clone()
     }
 
     /// Whether nobody serves the socket any more.
-    pub(super) async fn is_orphaned(&self) -> bool {
-        self.process.ended(Duration::ZERO).await.is_ok()
+    pub(super) fn is_orphaned(&self) -> bool {
+        self.process.has_ended().unwrap_or(false)
     }
 
     /// The socket and what was routed, for a child to have as its standard input.

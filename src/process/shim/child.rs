@@ -19,11 +19,13 @@ use nix::{
 };
 
 use super::{
-    identity::Identity,
     spec::{Priority, Spec},
     wire::{Fault, Stage},
 };
-use crate::os::privilege::{self, Account, NewPrivileges, Rights};
+use crate::os::{
+    privilege::{self, Account, NewPrivileges, Rights},
+    process::Process,
+};
 
 /// Searched when the environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -67,17 +69,17 @@ impl Launch {
     }
 
     /// Forks and waits until the program was exec'd. The shim's only thread must be the caller.
-    pub fn start(&self, output: BorrowedFd<'_>) -> Result<Identity, Fault> {
+    pub fn start(&self, output: BorrowedFd<'_>) -> Result<Process, Fault> {
         let (problem, sender) = unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| fault(Stage::Fork, e))?;
         // SAFETY: the shim has one thread, so the child may do whatever its parent may.
         match unsafe { unistd::fork() }.map_err(|e| fault(Stage::Fork, e))? {
             ForkResult::Child => self.become_command(output, sender),
             ForkResult::Parent { child } => {
                 drop(sender);
-                let identity = Identity::of(child.as_raw());
+                let process = Process::of(child.as_raw());
                 let Some(problem) = read_fault(problem) else {
-                    // An exec'd child is reaped by nobody but us, so it must have an identity.
-                    return identity.ok_or(fault(Stage::Fork, Errno::ESRCH));
+                    // An exec'd child is reaped by nobody but us, so it must be in /proc.
+                    return process.ok_or(fault(Stage::Fork, Errno::ESRCH));
                 };
                 nix::sys::wait::waitpid(child, None).map_err(|e| fault(Stage::Fork, e))?;
                 Err(problem)

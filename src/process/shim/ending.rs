@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{identity::Identity, tree};
+use crate::os::{process::Process, tree};
 
 /// Between two rounds of KILL while something is left: the kernel needs a moment to take a large one down.
 const KILL_AGAIN: Duration = Duration::from_millis(20);
@@ -34,7 +34,7 @@ pub(super) struct Ending {
 
 enum Stage {
     Idle,
-    Polite { until: Instant, main_asked: bool, asked: BTreeSet<Identity>, command: Option<Identity> },
+    Polite { until: Instant, main_asked: bool, asked: BTreeSet<Process>, command: Option<Process> },
     Killing { since: Instant, next: Instant },
 }
 
@@ -60,7 +60,7 @@ impl Ending {
     }
 
     /// Begins politely; a repeated request changes nothing. With a stop command running, signals wait.
-    pub fn ask(&mut self, grace: Duration, command: Option<Identity>) {
+    pub fn ask(&mut self, grace: Duration, command: Option<Process>) {
         if self.is_idle() {
             let until = Instant::now() + grace;
             self.stage = Stage::Polite { until, main_asked: false, asked: BTreeSet::new(), command };
@@ -87,7 +87,7 @@ impl Ending {
     }
 
     /// Does what is due now. `main` is the main process while it lives.
-    pub fn advance(&mut self, main: Option<Identity>) -> io::Result<()> {
+    pub fn advance(&mut self, main: Option<Process>) -> io::Result<()> {
         if matches!(self.stage, Stage::Polite { until, .. } if Instant::now() >= until) {
             self.kill();
         }
@@ -141,7 +141,7 @@ pub(super) enum Outcome {
 
 /// The signal, and CONT so that one that was stopped can act on it. A setuid program may refuse us: KILL
 /// will, too, and then it is reported as left.
-fn polite(root: i32, one: Identity, signal: i32) -> io::Result<()> {
+fn polite(root: i32, one: Process, signal: i32) -> io::Result<()> {
     for number in [signal, libc::SIGCONT] {
         match tree::signal(root, one, number) {
             Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),

@@ -27,7 +27,7 @@ use nix::{
     unistd,
 };
 
-use super::{identity, limits, logs, record, spec, tree, wire};
+use super::{limits, logs, record, spec, wire};
 use run::Shim;
 use wire::{Order, Started};
 

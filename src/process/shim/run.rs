@@ -20,17 +20,21 @@ use nix::{
 use super::{
     child::Launch,
     ending::{Ending, Outcome},
-    identity::{Identity, boot_id, now_ms},
     limits,
     log::Log,
-    record::{Exit, How, MARKS, Record, is_disk_full},
+    record::{Exit, How, MARKS, Record, is_disk_full, now_ms},
     socket::Socket,
     spec::{Role, Spec, StopRequest},
-    tree,
     wire::{Fault, MAX_TREE, Order, Reply, Report, Request, Stage},
 };
 
-use crate::config::settings::Limits;
+use crate::{
+    config::settings::Limits,
+    os::{
+        process::{Process, boot_id},
+        tree,
+    },
+};
 
 /// One read of the output pipe; also what bounds the shim's memory.
 const CHUNK: usize = 32 * 1024;
@@ -58,7 +62,7 @@ pub(super) struct Shim {
     socket: Socket,
     ending: Ending,
     /// What carries on for the command of an instance that went into the background.
-    heir: Option<Identity>,
+    heir: Option<Process>,
     grace: Duration,
     stop_command: Option<Launch>,
     limit: Option<Instant>,
@@ -422,7 +426,7 @@ fn new_record(id: String, socket: PathBuf, spec: &Spec) -> io::Result<Record> {
         log: spec.log.path.clone(),
         stop_signal: spec.stop.how.signal(),
         grace_ms: u64::try_from(spec.stop.grace.as_millis()).unwrap_or(u64::MAX),
-        shim: Identity::of(unistd::getpid().as_raw()).ok_or(io::ErrorKind::NotFound)?,
+        shim: Process::of(unistd::getpid().as_raw()).ok_or(io::ErrorKind::NotFound)?,
         main: None,
         started_ms: now_ms(),
         exit: None,

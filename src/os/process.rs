@@ -1,20 +1,26 @@
 //! Who a process is: pid plus start time (plus the boot id in what is stored), so that a pid that was given
-//! out again is never taken for ours. Signals go through a pidfd for the same reason.
-//! Used by shim and daemon; reads /proc only.
+//! out again is never taken for ours. Signals go through a pidfd for that reason too.
+//! Used by the shim as well: nothing here allocates much or needs a runtime.
 
 use std::{
     fs::{self, File},
     io::{self, Read as _},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
     sync::OnceLock,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use nix::{
-    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     time::{ClockId, clock_gettime},
     unistd::{SysconfVar, sysconf},
+};
+use rustix::{
+    io::Errno,
+    process::{
+        Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open, pidfd_send_signal,
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +46,7 @@ impl Stat {
 
     /// Reads such a file, of a process or a thread. The kernel gives all of it at once: one read, where a file of unknown
     /// size takes six.
-    pub(super) fn read_at(path: &Path) -> Option<Self> {
+    pub(crate) fn read_at(path: &Path) -> Option<Self> {
         let mut line = [0; LONGEST];
         let count = File::open(path).ok()?.read(&mut line).ok()?;
         Self::parse(line.get(..count)?)
@@ -66,8 +72,8 @@ impl Stat {
         !matches!(self.state, b'Z' | b'X' | b'x') || self.threads > 1
     }
 
-    pub fn identity(&self) -> Identity {
-        Identity { pid: self.pid, start: self.start }
+    pub fn process(&self) -> Process {
+        Process { pid: self.pid, start: self.start }
     }
 }
 
@@ -105,17 +111,17 @@ fn text(bytes: &[u8]) -> Option<&str> {
 
 /// A process that can't be confused with a later one of the same pid, within one boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Identity {
+pub struct Process {
     /// The process id.
     pub pid: i32,
     /// Start time in clock ticks since boot (field 22 of /proc/PID/stat).
     pub start: u64,
 }
 
-impl Identity {
-    /// The identity of the process that has this pid now, dead but not reaped ones included.
+impl Process {
+    /// The process that has this pid now, dead but not reaped ones included.
     pub fn of(pid: i32) -> Option<Self> {
-        Stat::read(pid).map(|stat| stat.identity())
+        Stat::read(pid).map(|stat| stat.process())
     }
 
     /// This very process still runs (a zombie does not).
@@ -131,66 +137,106 @@ impl Identity {
         Duration::from(now).saturating_sub(start)
     }
 
+    /// When it started, by the wall clock as it is set now; exact to a clock tick.
+    pub fn started(self) -> Option<SystemTime> {
+        SystemTime::now().checked_sub(self.age())
+    }
+
     /// Sends a signal to this very process; `Ok(false)` when it is gone.
     pub fn signal(self, signal: i32) -> io::Result<bool> {
         self.signal_if(signal, |_| true)
     }
 
-    /// Opens a pidfd (readable when the process ends); `None` when the process is gone.
-    pub fn pidfd(self) -> io::Result<Option<OwnedFd>> {
-        let Some(fd) = open_pidfd(self.pid)? else { return Ok(None) };
-        Ok(Self::of(self.pid).is_some_and(|now| now == self).then_some(fd))
+    /// Opens its pidfd; `None` when the process is gone.
+    pub fn pidfd(self) -> io::Result<Option<PidFd>> {
+        let pidfd = match PidFd::open(self.pid) {
+            Err(error) if names_nobody(&error) => return Ok(None),
+            pidfd => pidfd?,
+        };
+        Ok(Self::of(self.pid).is_some_and(|now| now == self).then_some(pidfd))
     }
 
     /// Sends a signal if `belongs` still holds once the process is pinned by its pidfd.
     /// Order matters: pin first, look after, so that a pid given out in between is never hit.
     pub(crate) fn signal_if(self, signal: i32, belongs: impl Fn(&Stat) -> bool) -> io::Result<bool> {
-        let pinned = match open_pidfd(self.pid) {
-            Ok(None) => return Ok(false),
-            Ok(fd) => fd,
+        let pinned = match PidFd::open(self.pid) {
+            Ok(pidfd) => Some(pidfd),
+            Err(error) if names_nobody(&error) => return Ok(false),
             // A container's filter that knows no pidfd: the look is then as close to the signal as can be.
             Err(error) if is_filtered(&error) => None,
             Err(error) => return Err(error),
         };
         match Stat::read(self.pid) {
-            Some(stat) if stat.start == self.start && belongs(&stat) => {
-                send(self.pid, pinned.as_ref(), signal)
-            }
+            Some(stat) if stat.start == self.start && belongs(&stat) => match pinned {
+                Some(pidfd) => pidfd.signal(signal),
+                None => sent(kill_process(number(self.pid)?, named(signal)?)),
+            },
             _ => Ok(false),
         }
     }
 }
 
-fn open_pidfd(pid: i32) -> io::Result<Option<OwnedFd>> {
-    // SAFETY: takes two integers and touches no memory of ours.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    match Errno::result(fd) {
-        // SAFETY: the kernel has just given us this descriptor (close-on-exec) and nobody else knows it.
-        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(io::Error::other)?) })),
-        Err(Errno::ESRCH | Errno::EINVAL) => Ok(None),
+/// A descriptor of one process, which becomes readable when the process ends. While it is open, the pid may be given
+/// out again, but the descriptor never means the new process.
+#[derive(Debug)]
+pub struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// Of the process that has this pid now.
+    pub fn open(pid: i32) -> io::Result<Self> {
+        Ok(Self(pidfd_open(number(pid)?, PidfdFlags::empty())?))
+    }
+
+    /// A second descriptor of the process.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// Sends a signal; `Ok(false)` when the process has ended.
+    pub fn signal(&self, signal: i32) -> io::Result<bool> {
+        sent(pidfd_send_signal(&self.0, named(signal)?))
+    }
+
+    /// Whether the process has ended, reaped or not.
+    pub fn has_ended(&self) -> io::Result<bool> {
+        let mut waiting = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        Ok(poll(&mut waiting, PollTimeout::ZERO)? > 0)
+    }
+
+    /// Duplicates a descriptor of the process into this one; needs the rights of a debugger over it.
+    pub fn duplicate(&self, descriptor: i32) -> io::Result<OwnedFd> {
+        Ok(pidfd_getfd(&self.0, descriptor, PidfdGetfdFlags::empty())?)
+    }
+}
+
+impl From<PidFd> for OwnedFd {
+    fn from(pidfd: PidFd) -> Self {
+        pidfd.0
+    }
+}
+
+fn number(pid: i32) -> io::Result<Pid> {
+    Pid::from_raw(pid).ok_or_else(|| Errno::INVAL.into())
+}
+
+fn named(signal: i32) -> io::Result<Signal> {
+    Signal::from_named_raw(signal).ok_or_else(|| Errno::INVAL.into())
+}
+
+fn sent(result: rustix::io::Result<()>) -> io::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(Errno::SRCH) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
+}
+
+fn names_nobody(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL))
 }
 
 fn is_filtered(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
-}
-
-fn send(pid: i32, pinned: Option<&OwnedFd>, signal: i32) -> io::Result<bool> {
-    let done = match pinned {
-        Some(fd) => {
-            let none = std::ptr::null::<libc::siginfo_t>();
-            // SAFETY: the descriptor is open, and a null siginfo is allowed (the kernel fills it in).
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, none, 0) }
-        }
-        // SAFETY: takes two integers.
-        None => unsafe { libc::kill(pid, signal) }.into(),
-    };
-    match Errno::result(done) {
-        Ok(_) => Ok(true),
-        Err(Errno::ESRCH) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
 }
 
 /// The id of this boot of the host; a stored pid of another boot means nothing. Read once: no process outlives a boot.
@@ -215,12 +261,6 @@ fn printable(c: char) -> char {
     if c.is_control() { ' ' } else { c }
 }
 
-/// Milliseconds since the epoch, now.
-pub(crate) fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,25 +281,25 @@ mod tests {
 
     #[test]
     fn this_process_is_alive_and_one_with_another_start_time_is_not() {
-        let me = Identity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let me = Process::of(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(me.is_alive());
-        assert!(me.signal(0).unwrap());
-        let other = Identity { start: me.start + 1, ..me };
+        assert!(me.signal(libc::SIGCONT).unwrap());
+        let other = Process { start: me.start + 1, ..me };
         assert!(!other.is_alive());
-        assert!(!other.signal(0).unwrap());
+        assert!(!other.signal(libc::SIGKILL).unwrap());
     }
 
     #[test]
     fn a_zombie_is_dead() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let identity = Identity::of(pid).unwrap();
-        let fd = identity.pidfd().unwrap().unwrap();
-        use std::os::fd::AsFd;
-        let mut waiting = [nix::poll::PollFd::new(fd.as_fd(), nix::poll::PollFlags::POLLIN)];
-        assert_eq!(nix::poll::poll(&mut waiting, 10_000u16), Ok(1));
-        assert!(!identity.is_alive());
+        let process = Process::of(pid).unwrap();
+        let pidfd = process.pidfd().unwrap().unwrap();
+        let mut waiting = [PollFd::new(pidfd.0.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut waiting, 10_000u16), Ok(1));
+        assert!(pidfd.has_ended().unwrap());
+        assert!(!process.is_alive());
         child.wait().unwrap();
-        assert!(!identity.is_alive());
+        assert!(!process.is_alive());
     }
 }

@@ -7,7 +7,7 @@ use std::{
     fs, io,
 };
 
-use super::identity::{Identity, Stat};
+use super::process::{Process, Stat};
 
 /// Rounds of stopping what is new before a tree is killed; a fork bomb stands still after a few.
 const FREEZE_ROUNDS: usize = 50;
@@ -23,15 +23,15 @@ pub(crate) fn snapshot() -> io::Result<Vec<Stat>> {
 }
 
 /// All descendants of `root`, without it and without zombies.
-pub(crate) fn descendants(root: i32) -> io::Result<Vec<Identity>> {
+pub(crate) fn descendants(root: i32) -> io::Result<Vec<Process>> {
     let below = walk(root)?;
-    Ok(below.iter().filter(|stat| stat.alive()).map(Stat::identity).collect())
+    Ok(below.iter().filter(|stat| stat.alive()).map(Stat::process).collect())
 }
 
 /// The living children of `root`: what it started, and the orphans that came to it.
-pub(crate) fn tops(root: i32) -> io::Result<Vec<Identity>> {
+pub(crate) fn tops(root: i32) -> io::Result<Vec<Process>> {
     let below = walk(root)?;
-    Ok(below.iter().filter(|stat| stat.parent == root && stat.alive()).map(Stat::identity).collect())
+    Ok(below.iter().filter(|stat| stat.parent == root && stat.alive()).map(Stat::process).collect())
 }
 
 /// Those of `all` that descend from one of `roots` (which are left out).
@@ -68,7 +68,7 @@ pub(crate) fn is_below(pid: i32, root: i32) -> bool {
 }
 
 /// Sends a signal to one process if it still is a descendant of `root`; `Ok(false)` when it is not.
-pub(crate) fn signal(root: i32, one: Identity, signal: i32) -> io::Result<bool> {
+pub(crate) fn signal(root: i32, one: Process, signal: i32) -> io::Result<bool> {
     one.signal_if(signal, |_| is_below(one.pid, root))
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn signal(root: i32, one: Identity, signal: i32) -> io::Result<bool> 
 pub(crate) fn kill_all(root: i32) -> io::Result<()> {
     let mut frozen = BTreeSet::new();
     for _ in 0..FREEZE_ROUNDS {
-        let new: Vec<_> = walk(root)?.iter().map(Stat::identity).filter(|one| frozen.insert(*one)).collect();
+        let new: Vec<_> = walk(root)?.iter().map(Stat::process).filter(|one| frozen.insert(*one)).collect();
         if new.is_empty() {
             break;
         }
@@ -89,7 +89,7 @@ pub(crate) fn kill_all(root: i32) -> io::Result<()> {
 
 /// A refusal (a setuid program, when we are not root) must not keep us from ending the others; whoever is
 /// left shows in the tree, which is what gets reported.
-fn try_signal(root: i32, one: Identity, number: i32) {
+fn try_signal(root: i32, one: Process, number: i32) {
     let _refused = signal(root, one, number);
 }
 
