@@ -5,11 +5,13 @@ use std::{path::Path, time::Duration};
 use bgd::config::{
     duration,
     settings::{
-        AppSettings, Auth, CheckoutLimit, FrontSettings, Health, Hooks, HttpProbe, Listen, MemoryCheck,
-        Probe, Protocol, Rewrite, Settings, Start, Stop, StopHow,
+        AppSettings, Auth, Canary, CheckoutLimit, FrontSettings, Health, Hooks, HttpProbe, Inconclusive,
+        Limits, Listen, MemoryCheck, Preview, Principal, Probe, Protocol, Rewrite, Settings, Start, Sticky,
+        Stop, StopHow, Verify, VerifyRange, Warmup, Watch,
     },
     signal,
 };
+use bgd::os::privilege::NewPrivileges;
 use toml::{Table, Value};
 
 /// The whole of a `bgd.toml`.
@@ -17,6 +19,10 @@ pub fn settings(settings: &Settings) -> String {
     let mut daemon = Table::new();
     put(&mut daemon, "state_dir", path(&settings.daemon.state_dir));
     put(&mut daemon, "runtime_dir", path(&settings.daemon.runtime_dir));
+    if let Some(operators) = &settings.daemon.operators {
+        put(&mut daemon, "operators", names(operators));
+    }
+    put(&mut daemon, "readers", names(&settings.daemon.readers));
     let apps = settings.apps.iter().map(|(name, of)| (name.to_string(), Value::Table(app(of))));
     let mut all = Table::new();
     put(&mut all, "daemon", daemon);
@@ -37,6 +43,7 @@ fn app(app: &AppSettings) -> Table {
         }
         Listen::Sockets(_) => put(&mut out, "listen", "unix"),
     }
+    put(&mut out, "instances", i64::from(app.instances));
     put(&mut out, "build", list(app.build.clone()));
     put(&mut out, "start", start(&app.start));
     put(&mut out, "protocol", protocol(app.protocol));
@@ -53,13 +60,18 @@ fn app(app: &AppSettings) -> Table {
     put(&mut out, "fast_forward_only", app.fast_forward_only);
     put(&mut out, "checkout_limit", checkout_limit(app.checkout_limit));
     put(&mut out, "memory_check", memory_check(app.memory_check));
+    put(&mut out, "new_privileges", app.new_privileges == NewPrivileges::Allowed);
     put(&mut out, "auth", auth(&app.auth));
+    put_if(&mut out, "verify", app.verify.as_ref().map(verify));
     put(&mut out, "rewrite", list(app.rewrites.iter().map(rewrite)));
     put(&mut out, "health", health(&app.health));
-    let mut watch = Table::new();
-    put(&mut watch, "for", time(app.watch.period));
-    put(&mut watch, "restart", app.watch.restart);
-    put(&mut out, "watch", watch);
+    put_if(&mut out, "warmup", app.warmup.as_ref().map(warmup));
+    if !app.canary.steps.is_empty() {
+        put(&mut out, "canary", canary(&app.canary));
+    }
+    put_if(&mut out, "preview", app.preview.as_ref().map(preview));
+    put(&mut out, "watch", watch(app.watch));
+    put(&mut out, "limits", limits(app.limits));
     put(&mut out, "hooks", hooks(&app.hooks));
     let mut routed = front(&app.front);
     put(&mut routed, "address", app.public.as_ref().map_or("none", |public| public.url.as_str()));
@@ -114,6 +126,89 @@ fn auth(auth: &Auth) -> Table {
     put_if(&mut out, "ca_file", auth.ca_file.as_deref().map(path));
     put_if(&mut out, "proxy", auth.proxy.clone());
     out
+}
+
+fn verify(verify: &Verify) -> Table {
+    let mut out = Table::new();
+    put_if(&mut out, "signers", verify.signers.as_deref().map(path));
+    put_if(&mut out, "keyring", verify.keyring.as_deref().map(path));
+    put(
+        &mut out,
+        "range",
+        match verify.range {
+            VerifyRange::Tip => "tip",
+            VerifyRange::All => "all",
+        },
+    );
+    out
+}
+
+fn warmup(warmup: &Warmup) -> Table {
+    let mut out = Table::new();
+    put(&mut out, "paths", list(warmup.paths.clone()));
+    put(&mut out, "requests", i64::from(warmup.requests.get()));
+    put_if(&mut out, "until_p95", warmup.until_p95.map(time));
+    out
+}
+
+fn canary(canary: &Canary) -> Table {
+    let mut out = Table::new();
+    let hold = |hold| format!(":{}", time(hold));
+    let steps =
+        canary.steps.iter().map(|step| format!("{}{}", step.share, step.hold.map(hold).unwrap_or_default()));
+    put(&mut out, "steps", list(steps));
+    let sticky = match &canary.sticky {
+        Sticky::None => "none",
+        Sticky::Ip => "ip",
+        Sticky::Cookie(name) => {
+            put(&mut out, "cookie", name.as_str());
+            "cookie"
+        }
+    };
+    put(&mut out, "sticky", sticky);
+    out
+}
+
+fn preview(preview: &Preview) -> Table {
+    let mut out = Table::new();
+    put(&mut out, "header", preview.header.as_str());
+    put(&mut out, "cookie", preview.cookie.as_str());
+    put(&mut out, "secret_file", path(&preview.secret_file));
+    out
+}
+
+fn watch(watch: Watch) -> Table {
+    let mut out = Table::new();
+    put(&mut out, "for", time(watch.period));
+    put(&mut out, "restart", watch.restart);
+    put(&mut out, "backup", watch.backup);
+    let percent = |millionths: u32| format!("{}.{:04}%", millionths / 10_000, millionths % 10_000);
+    put_if(&mut out, "max_error_rate", watch.traffic.max_error_rate.map(|rate| percent(rate.0)));
+    put_if(&mut out, "max_p95", watch.traffic.max_p95.map(|slower| format!("+{slower}%")));
+    if watch.traffic.any() {
+        put(&mut out, "min_requests", i64::from(watch.traffic.min_requests.get()));
+        put(
+            &mut out,
+            "inconclusive",
+            match watch.inconclusive {
+                Inconclusive::GoOn => "go_on",
+                Inconclusive::Hold => "hold",
+            },
+        );
+    }
+    out
+}
+
+fn limits(limits: Limits) -> Table {
+    let mut out = Table::new();
+    put_if(&mut out, "memory", limits.memory.map(|bytes| format!("{}K", bytes >> 10)));
+    put_if(&mut out, "cpu", limits.cpu.map(|percent| format!("{percent}%")));
+    put_if(&mut out, "tasks", limits.tasks.map(i64::from));
+    out
+}
+
+fn names(all: &[Principal]) -> Value {
+    list(all.iter().map(ToString::to_string))
 }
 
 fn rewrite(rewrite: &Rewrite) -> Table {

@@ -1,5 +1,5 @@
 //! Commands as a shell would take them apart: which programs a line runs, with which words. Used to say what a command
-//! asks for that bgd can't give (`validate/habits.rs`), which program is missing (`bgd doctor`), and to whom a start
+//! asks for that bgd can't give (`habits/`), which program is missing (`bgd doctor`), and to whom a start
 //! handed the app over (the engine). A reading for advice only: nothing is run by it.
 
 use std::path::Path;
@@ -133,6 +133,15 @@ impl Reading {
             self.calls.push(Call { words: std::mem::take(&mut self.words), background });
         }
     }
+}
+
+/// Whether a shell would look this variable up.
+pub(super) fn goes_by(text: &str, variable: &str) -> bool {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.split('$').skip(1).any(|rest| match rest.strip_prefix('{') {
+        Some(braced) => braced.strip_prefix(variable).is_some_and(|end| !end.starts_with(is_name)),
+        None => rest.strip_prefix(variable).is_some_and(|end| !end.starts_with(is_name)),
+    })
 }
 
 /// What to do instead of asking a manager.

@@ -7,13 +7,17 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     guarded,
+    judge::Judge,
     load::{LARGEST, surroundings},
     parse::Surroundings,
-    problem::{Notes, Place},
-    raw::RawDaemon,
-    read::{Given, Reader},
+    problem::Notes,
+    read::Reader,
     settings::DaemonSettings,
-    validate::{self, Judge},
+    span::Span,
+    tables::{
+        Table as _,
+        daemon::{self, RawDaemon},
+    },
 };
 
 /// `[daemon]` of the file, the likeliest reading first and the defaults last. Whatever is wrong is passed over.
@@ -21,11 +25,11 @@ pub fn directories(file: &Path) -> Vec<DaemonSettings> {
     let text = guarded::read(file, LARGEST).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let surroundings = surroundings(file);
-    let default = daemon("", &surroundings);
+    let default = written("", &surroundings);
     let misspelt =
         misspelt(&text).into_iter().map(|dir| surroundings.base.join(dir)).filter(|dir| dir.is_dir());
     let misspelt = misspelt.map(|state_dir| DaemonSettings { state_dir, ..default.clone() });
-    let readings = [&*text, &readable_lines(&text)].map(|text| daemon(text, &surroundings));
+    let readings = [&*text, &readable_lines(&text)].map(|text| written(text, &surroundings));
     let mut found: Vec<_> = readings.into_iter().chain(misspelt).filter(|one| *one != default).collect();
     found.dedup();
     found.push(default);
@@ -48,17 +52,17 @@ fn misspelt(text: &str) -> Vec<String> {
     found
 }
 
-fn daemon(text: &str, surroundings: &Surroundings) -> DaemonSettings {
+fn written(text: &str, surroundings: &Surroundings) -> DaemonSettings {
     let mut notes = Notes::default();
     let (table, _) = DeTable::parse_recoverable(text);
-    let at = Place { file: "".into(), line: 1, key: "daemon".to_owned() };
+    let at = Span { file: "".into(), line: 1, key: "daemon".to_owned() };
     let raw = match table.get_ref().get("daemon").map(|item| item.get_ref()) {
         Some(DeValue::Table(table)) => {
             RawDaemon::read(table, &at, &mut Reader::new("".into(), text, &mut notes))
         }
-        _ => RawDaemon::or_empty(Given::Absent, at),
+        _ => RawDaemon::empty(&at),
     };
-    validate::daemon(&mut Judge::new(&surroundings.base, &mut notes), &raw, surroundings)
+    daemon::daemon(&mut Judge::new(&surroundings.base, &mut notes), &raw, surroundings)
 }
 
 /// The lines that are TOML by themselves: what a bracket or a quotation mark left open swallows is found in them.

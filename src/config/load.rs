@@ -9,10 +9,12 @@ use std::{
 
 use super::{
     auth_file::{self, FileFault},
-    defaults, env_file, guarded,
+    env_file, guarded,
+    habits::looked_up,
+    judge::{Holds, NamedFile},
     parse::{Loaded, Source, Surroundings, parse_noting},
     problem::{Notes, Problem, Problems},
-    validate::{self, Holds, NamedFile},
+    tables::daemon::{ROOT_RUNTIME_DIR, ROOT_STATE_DIR},
 };
 
 use crate::rules::ids::AppName;
@@ -141,7 +143,7 @@ fn read_apps(file: &Path, notes: &mut Notes) -> Vec<Source> {
 pub(super) fn surroundings(file: &Path) -> Surroundings {
     let base = dir_of(file);
     if nix::unistd::geteuid().is_root() {
-        let (state_dir, runtime_dir) = (defaults::ROOT_STATE_DIR.into(), defaults::ROOT_RUNTIME_DIR.into());
+        let (state_dir, runtime_dir) = (ROOT_STATE_DIR.into(), ROOT_RUNTIME_DIR.into());
         return Surroundings { base, state_dir, runtime_dir: Some(runtime_dir) };
     }
     // The XDG rules: a relative value counts as unset.
@@ -150,7 +152,7 @@ pub(super) fn surroundings(file: &Path) -> Surroundings {
         dir("XDG_STATE_HOME").or_else(|| dir("HOME").or_else(home).map(|home| home.join(".local/state")));
     Surroundings {
         base,
-        state_dir: state.map_or_else(|| defaults::ROOT_STATE_DIR.into(), |dir| dir.join("bgd")),
+        state_dir: state.map_or_else(|| ROOT_STATE_DIR.into(), |dir| dir.join("bgd")),
         runtime_dir: dir("XDG_RUNTIME_DIR").map(|dir| dir.join("bgd")),
     }
 }
@@ -226,7 +228,7 @@ fn look_into(file: &NamedFile, notes: &mut Notes) {
         }
     };
     for (name, value) in &all {
-        if let Some(variable) = validate::looked_up(value) {
+        if let Some(variable) = looked_up(value) {
             let what = format!("{name} in it has ${variable}, and values are given as they are");
             notes.warn(&file.at, what, "write it in full");
         }

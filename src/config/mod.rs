@@ -3,41 +3,46 @@
 //! ```text
 //! find.rs      which file
 //! load.rs      files → texts, and a look at the files they name
-//!   guarded.rs    what is no sensible file is not read
+//!   guarded.rs    what is not a sensible file is not read
 //!   auth_file.rs  what such a file holds
 //! parse.rs     texts → settings; pure
-//!   read.rs      TOML → typed values with their places
-//!   raw.rs       the keys that exist
-//!   validate/    what is written → what is meant, with defaults.rs
+//!   read.rs      TOML → typed values, each with its span
+//!   tables/      one file a table: its keys, what they mean, their defaults, their rules
+//!   judge.rs     the words in which the rules are written, and what only one place may claim
+//!   habits/      what people write who come from another tool
 //!   problem.rs   everything that is wrong, at once
 //! commands.rs  which programs a command runs
 //! ```
 
-mod addresses;
+mod amount;
 pub mod auth_file;
 pub mod commands;
-mod defaults;
+mod conflicts;
 mod directories;
 pub mod duration;
 pub mod env_file;
 mod find;
 mod guarded;
+mod habits;
 pub mod init;
+mod judge;
 mod load;
+mod misspelt;
 mod nearest;
 mod parse;
+mod paths;
 mod problem;
-mod raw;
 mod read;
 mod remembered;
 mod secret;
 
 pub mod settings;
 pub mod signal;
+mod span;
+mod tables;
 pub mod template;
 #[cfg(test)]
 mod tests;
-mod validate;
 
 pub use self::{
     directories::directories,

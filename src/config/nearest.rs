@@ -10,10 +10,15 @@ pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     }
     known
         .iter()
-        .map(|candidate| (distance(&word, candidate), *candidate))
+        .map(|candidate| (strsim::osa_distance(&word, candidate), *candidate))
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
+}
+
+/// The hint for a word that is none of the known ones: the closest, or else `otherwise`.
+pub(super) fn meant(word: &str, known: &[&str], otherwise: &str) -> String {
+    nearest(word, known).map_or_else(|| otherwise.to_owned(), |near| format!("did you mean {near:?}?"))
 }
 
 /// What turns one word into others of its family: `sticky` into `stickyness`, `drain` into `draining`.
@@ -31,25 +36,6 @@ pub(super) fn related<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     }
     let mut longer = known.iter().filter(|known| word.len() >= SHORTEST_STEM && known.starts_with(&word));
     longer.next().filter(|_| longer.next().is_none()).copied()
-}
-
-/// Letters to insert, delete, replace or swap with their neighbour.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(best);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]

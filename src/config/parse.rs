@@ -8,11 +8,16 @@ use std::{
 };
 
 use super::{
-    problem::{Notes, Place, Problem, Problems},
-    raw::{RawApp, RawDaemon, RawFile},
+    judge::{Judge, NamedFile},
+    problem::{Notes, Problem, Problems},
     read::{Given, Reader},
     settings::{AppSettings, Settings},
-    validate::{self, Judge, NamedFile},
+    span::Span,
+    tables::{
+        RawFile, Table as _,
+        app::{self, RawApp},
+        daemon::{self, RawDaemon},
+    },
 };
 use crate::rules::ids::AppName;
 
@@ -67,12 +72,12 @@ pub(super) fn parse_noting(
         notes.error(&root(&main.file, "app"), "no app is configured", hint);
     }
     let mut judge = Judge::new(&surroundings.base, &mut notes);
-    let daemon = validate::daemon(&mut judge, &raw_daemon, surroundings);
+    let daemon = daemon::daemon(&mut judge, &raw_daemon, surroundings);
     judge.runtime_dir.clone_from(&daemon.runtime_dir);
     let mut settings: BTreeMap<AppName, Arc<AppSettings>> = BTreeMap::new();
     for (name, raw) in raw_apps {
-        validate::has_own_directory(&mut judge, (&name, &raw.at), &daemon);
-        let app = validate::app(&mut judge, name.clone(), raw);
+        daemon::has_own_directory(&mut judge, (&name, &raw.at), &daemon);
+        let app = app::app(&mut judge, name.clone(), raw);
         settings.insert(name, Arc::new(app));
     }
     judge.conflicts();
@@ -140,8 +145,8 @@ fn take(all: &mut Vec<(AppName, RawApp)>, (name, raw): (String, RawApp), notes: 
     }
 }
 
-fn root(file: &Path, key: &str) -> Place {
-    Place { file: name(file), line: 1, key: key.to_owned() }
+fn root(file: &Path, key: &str) -> Span {
+    Span { file: name(file), line: 1, key: key.to_owned() }
 }
 
 fn name(file: &Path) -> Arc<str> {

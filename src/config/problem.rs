@@ -2,9 +2,11 @@
 //! Filled by the reading and checking files of this folder, printed by `bgd check`, stored by a failed reload.
 //! Texts must never contain a secret: no value of `env`, no token, no password of a URL.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, path::Path};
 
 use serde::{Deserialize, Serialize};
+
+use super::span::Span;
 
 /// How bad a [`Problem`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,58 +109,6 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Where something was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
-    /// The file, as it was named.
-    pub file: Arc<str>,
-    /// Line, counted from 1.
-    pub line: u32,
-    /// Dotted path of the key; empty for the root of a file.
-    pub key: String,
-}
-
-impl Place {
-    /// The place of a key below this one.
-    pub fn key(&self, name: &str, line: u32) -> Self {
-        let bare = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
-        let name = match !name.is_empty() && name.bytes().all(bare) {
-            true => name.to_owned(),
-            false => format!("{name:?}"),
-        };
-        let key = if self.key.is_empty() { name } else { format!("{}.{name}", self.key) };
-        Self { file: Arc::clone(&self.file), line, key }
-    }
-
-    /// A key below this one that is not written, so it has this one's line.
-    pub fn absent(&self, name: &str) -> Self {
-        self.key(name, self.line)
-    }
-
-    /// The place of an element of the list at this place.
-    pub fn element(&self, index: usize, line: u32) -> Self {
-        Self { file: Arc::clone(&self.file), line, key: format!("{}[{index}]", self.key) }
-    }
-
-    fn problem(&self, severity: Severity, what: String, hint: String) -> Problem {
-        Problem {
-            severity,
-            file: self.file.to_string(),
-            line: Some(self.line),
-            column: None,
-            key: (!self.key.is_empty()).then(|| self.key.clone()),
-            what,
-            hint: Some(hint),
-        }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}:{})", self.key, self.file, self.line)
-    }
-}
-
 /// The problems found so far.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
@@ -168,12 +118,24 @@ pub(super) struct Notes {
 
 impl Notes {
     /// Records an error.
-    pub fn error(&mut self, at: &Place, what: impl Into<String>, hint: impl Into<String>) {
-        self.errors.push(at.problem(Severity::Error, what.into(), hint.into()));
+    pub fn error(&mut self, at: &Span, what: impl Into<String>, hint: impl Into<String>) {
+        self.errors.push(problem(at, Severity::Error, what.into(), hint.into()));
     }
 
     /// Records a warning.
-    pub fn warn(&mut self, at: &Place, what: impl Into<String>, hint: impl Into<String>) {
-        self.warnings.push(at.problem(Severity::Warning, what.into(), hint.into()));
+    pub fn warn(&mut self, at: &Span, what: impl Into<String>, hint: impl Into<String>) {
+        self.warnings.push(problem(at, Severity::Warning, what.into(), hint.into()));
+    }
+}
+
+fn problem(at: &Span, severity: Severity, what: String, hint: String) -> Problem {
+    Problem {
+        severity,
+        file: at.file.to_string(),
+        line: Some(at.line),
+        column: None,
+        key: (!at.key.is_empty()).then(|| at.key.clone()),
+        what,
+        hint: Some(hint),
     }
 }

@@ -10,7 +10,8 @@ use toml::{
 
 use super::{
     duration,
-    problem::{Notes, Place, Problem, Severity},
+    problem::{Notes, Problem, Severity},
+    span::Span,
 };
 
 /// A value as parsed, with its span.
@@ -20,14 +21,14 @@ pub(super) type Item<'i> = Spanned<DeValue<'i>>;
 #[derive(Debug, Clone)]
 pub(super) struct Written<T> {
     pub value: T,
-    pub at: Place,
+    pub at: Span,
 }
 
 /// A key of a table: not there, there but unreadable (already noted), or there.
 #[derive(Debug, Clone)]
 pub(super) enum Given<T> {
     Absent,
-    Unreadable(Place),
+    Unreadable(Span),
     Value(Written<T>),
 }
 
@@ -49,7 +50,7 @@ impl<T> Given<T> {
     }
 
     /// Where the key stands, readable or not.
-    pub fn place(&self) -> Option<&Place> {
+    pub fn span(&self) -> Option<&Span> {
         match self {
             Self::Absent => None,
             Self::Unreadable(at) => Some(at),
@@ -61,7 +62,7 @@ impl<T> Given<T> {
 /// What a value of TOML can be read as. `None` means that a problem was noted.
 pub(super) trait FromToml: Sized {
     /// Reads `item`, which stands at `at`.
-    fn from_toml(item: &Item<'_>, at: &Place, reader: &mut Reader<'_>) -> Option<Self>;
+    fn from_toml(item: &Item<'_>, at: &Span, reader: &mut Reader<'_>) -> Option<Self>;
 }
 
 /// One file being read.
@@ -81,8 +82,8 @@ impl<'n> Reader<'n> {
     }
 
     /// The root of the file, its keys named below `key`.
-    pub fn root(&self, key: &str) -> Place {
-        Place { file: Arc::clone(&self.file), line: 1, key: key.to_owned() }
+    pub fn root(&self, key: &str) -> Span {
+        Span { file: Arc::clone(&self.file), line: 1, key: key.to_owned() }
     }
 
     /// The table of the whole text; `None` when syntax errors leave nothing to rely on.
@@ -134,7 +135,7 @@ impl<'n> Reader<'n> {
     }
 
     /// Reads one key of a table.
-    pub fn field<T: FromToml>(&mut self, table: &DeTable<'_>, parent: &Place, name: &str) -> Given<T> {
+    pub fn field<T: FromToml>(&mut self, table: &DeTable<'_>, parent: &Span, name: &str) -> Given<T> {
         let Some((key, item)) = table.get_key_value(name) else { return Given::Absent };
         let at = parent.key(name, self.line(key.span().start));
         match T::from_toml(item, &at, self) {
@@ -147,7 +148,7 @@ impl<'n> Reader<'n> {
     pub fn refuse_unknown(
         &mut self,
         table: &DeTable<'_>,
-        at: &Place,
+        at: &Span,
         known: &[&str],
         hint: impl Fn(&str) -> String,
     ) {
@@ -158,7 +159,7 @@ impl<'n> Reader<'n> {
     }
 
     /// Notes a value of the wrong type; always `None`.
-    pub fn wrong_type<T>(&mut self, at: &Place, expected: &str, item: &Item<'_>) -> Option<T> {
+    pub fn wrong_type<T>(&mut self, at: &Span, expected: &str, item: &Item<'_>) -> Option<T> {
         let what = format!("expected {expected}, found {}", describe(item.get_ref()));
         let hint = match (expected.contains("text"), item.get_ref()) {
             (true, DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_)) => {
@@ -214,7 +215,7 @@ fn describe(value: &DeValue<'_>) -> String {
 }
 
 impl FromToml for String {
-    fn from_toml(item: &Item<'_>, at: &Place, reader: &mut Reader<'_>) -> Option<Self> {
+    fn from_toml(item: &Item<'_>, at: &Span, reader: &mut Reader<'_>) -> Option<Self> {
         let DeValue::String(text) = item.get_ref() else {
             return reader.wrong_type(at, "a text", item);
         };
@@ -231,7 +232,7 @@ impl FromToml for String {
 }
 
 impl FromToml for bool {
-    fn from_toml(item: &Item<'_>, at: &Place, reader: &mut Reader<'_>) -> Option<Self> {
+    fn from_toml(item: &Item<'_>, at: &Span, reader: &mut Reader<'_>) -> Option<Self> {
         match item.get_ref() {
             DeValue::Boolean(value) => Some(*value),
             _ => reader.wrong_type(at, "true or false", item),
@@ -240,7 +241,7 @@ impl FromToml for bool {
 }
 
 impl FromToml for i64 {
-    fn from_toml(item: &Item<'_>, at: &Place, reader: &mut Reader<'_>) -> Option<Self> {
+    fn from_toml(item: &Item<'_>, at: &Span, reader: &mut Reader<'_>) -> Option<Self> {
         let DeValue::Integer(integer) = item.get_ref() else {
             return reader.wrong_type(at, "a whole number", item);
         };
@@ -250,7 +251,7 @@ impl FromToml for i64 {
 }
 
 impl FromToml for Duration {
-    fn from_toml(item: &Item<'_>, at: &Place, reader: &mut Reader<'_>) -> Option<Self> {
+    fn from_toml(item: &Item<'_>, at: &Span, reader: &mut Reader<'_>) -> Option<Self> {
         let parsed = match item.get_ref() {
             DeValue::String(text) => duration::parse(text),
             DeValue::Integer(number) => Err(duration::BadDuration::NoUnit(number.as_str().to_owned())),
@@ -261,7 +262,7 @@ impl FromToml for Duration {
 }
 
 impl<T: FromToml> FromToml for Vec<Written<T>> {
-    fn from_toml(item: &Item<'_>, at: &Place, reader: &mut Reader<'_>) -> Option<Self> {
+    fn from_toml(item: &Item<'_>, at: &Span, reader: &mut Reader<'_>) -> Option<Self> {
         let DeValue::Array(array) = item.get_ref() else {
             return reader.wrong_type(at, "a list", item);
         };

@@ -1,7 +1,7 @@
 //! The file that `bgd init` writes is true: it loads, shows every key, and its defaults are the defaults.
 
 use super::*;
-use crate::config::{init::TEXT, raw};
+use crate::config::init::TEXT;
 
 /// Lines that are settings commented out: their index, and their text without the `#`.
 fn settings() -> Vec<(usize, &'static str)> {
@@ -79,47 +79,5 @@ fn every_line_of_it_loads_when_taken_in_and_is_a_default_unless_marked_as_an_exa
         if let Ok(without) = without {
             assert_eq!(with.settings == without.settings, !line.contains("# example"), "{line}");
         }
-    }
-}
-
-#[test]
-fn every_key_that_exists_is_in_it_under_its_header() {
-    let headers = [
-        ("[app.shop.auth]", raw::RawAuth::KEYS),
-        ("[app.shop.verify]", raw::RawVerify::KEYS),
-        ("[[app.shop.rewrite]]", raw::RawRewrite::KEYS),
-        ("[app.shop.health]", raw::RawHealth::KEYS),
-        ("[app.shop.warmup]", raw::RawWarmup::KEYS),
-        ("[app.shop.canary]", raw::RawCanary::KEYS),
-        ("[app.shop.preview]", raw::RawPreview::KEYS),
-        ("[app.shop.watch]", raw::RawWatch::KEYS),
-        ("[app.shop.hooks]", raw::RawHooks::KEYS),
-        ("[app.shop.front]", raw::RawFront::KEYS),
-        ("[app.shop.limits]", raw::RawLimits::KEYS),
-        ("[daemon]", raw::RawDaemon::KEYS),
-    ];
-    let tables = [
-        "auth", "verify", "rewrite", "health", "warmup", "canary", "preview", "watch", "hooks", "front",
-        "limits",
-    ];
-    let own = raw::RawApp::KEYS.iter().filter(|key| !tables.contains(key));
-    let expected = own
-        .map(|key| ("[app.shop]", *key))
-        .chain(headers.iter().flat_map(|(header, keys)| keys.iter().map(move |key| (*header, *key))));
-    let mut current = "";
-    let mut shown: Vec<(&str, &str)> = Vec::new();
-    for line in TEXT.lines() {
-        let line = line.trim_start_matches('#');
-        if line.starts_with('[') {
-            current = line;
-        } else if let Some((key, _)) = line.split_once('=') {
-            shown.push((current, key.trim()));
-        }
-        if line.contains("or command = ") {
-            shown.push((current, "command"));
-        }
-    }
-    for key in expected {
-        assert!(shown.contains(&key), "{key:?}");
     }
 }

@@ -4,8 +4,8 @@ mod canary;
 mod contract;
 mod errors;
 mod files;
-mod habits;
 mod init;
+mod keys;
 mod listen;
 
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use super::{
 };
 
 /// What a test's host contributes.
-fn surroundings() -> Surroundings {
+pub(in crate::config) fn surroundings() -> Surroundings {
     Surroundings {
         base: PathBuf::from("/etc/bgd"),
         state_dir: PathBuf::from("/var/lib/bgd"),
@@ -25,16 +25,16 @@ fn surroundings() -> Surroundings {
     }
 }
 
-fn source(file: &str, text: &str) -> Source {
+pub(in crate::config) fn source(file: &str, text: &str) -> Source {
     Source { file: PathBuf::from(file), text: text.to_owned() }
 }
 
-fn load(text: &str) -> Result<Loaded, Problems> {
+pub(in crate::config) fn load(text: &str) -> Result<Loaded, Problems> {
     parse(&source("bgd.toml", text), &[], &surroundings())
 }
 
 /// The errors of a text, each as `line key: what`.
-fn errors(text: &str) -> Vec<String> {
+pub(in crate::config) fn errors(text: &str) -> Vec<String> {
     let problems = load(text).expect_err("there should be a problem").0;
     assert!(problems.iter().all(|problem| problem.hint.as_deref().is_some_and(|hint| !hint.is_empty())));
     problems
@@ -44,9 +44,9 @@ fn errors(text: &str) -> Vec<String> {
 }
 
 /// Lines after the three of [`with`], the one error they make as `line key`, and a part of its text.
-type Wrong = (&'static str, &'static str, &'static str);
+pub(in crate::config) type Wrong = (&'static str, &'static str, &'static str);
 
-fn each_is_one_error_at_its_place(all: &[Wrong]) {
+pub(in crate::config) fn each_is_one_error_at_its_place(all: &[Wrong]) {
     for (lines, place, what) in all {
         let found = errors(&with(lines));
         assert_eq!(found.len(), 1, "{lines}\n{found:#?}");
@@ -56,19 +56,19 @@ fn each_is_one_error_at_its_place(all: &[Wrong]) {
 }
 
 /// What is said of a text that loads, each as `key: what`.
-fn warnings(text: &str) -> Vec<String> {
+pub(in crate::config) fn warnings(text: &str) -> Vec<String> {
     let loaded = load(text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
     let shown = loaded.warnings.into_iter().map(|w| format!("{}: {}", w.key.unwrap_or_default(), w.what));
     shown.collect()
 }
 
 /// The app `shop` of a text that loads.
-fn shop(text: &str) -> AppSettings {
+pub(in crate::config) fn shop(text: &str) -> AppSettings {
     let loaded = load(text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
     loaded.settings.apps.values().find(|app| app.name.as_str() == "shop").expect("shop").as_ref().clone()
 }
 
 /// An app with what is required, in three lines, and `more` after it.
-fn with(more: &str) -> String {
+pub(in crate::config) fn with(more: &str) -> String {
     format!("[app.shop]\nremote = \"https://git.example.com/shop.git\"\nstart = \"run\"\n{more}")
 }

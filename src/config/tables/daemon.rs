@@ -1,17 +1,63 @@
 //! `[daemon]`: where bgd itself keeps things, and who may use it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::Judge;
-use crate::config::{
-    defaults,
-    parse::Surroundings,
-    problem::Place,
-    raw::RawDaemon,
-    read::{Given, Written},
-    settings::{DaemonSettings, Principal},
+use crate::{
+    config::{
+        judge::Judge,
+        parse::Surroundings,
+        read::{Given, Written},
+        span::Span,
+    },
+    rules::ids::AppName,
 };
-use crate::rules::ids::AppName;
+
+table! {
+    /// `[daemon]`.
+    RawDaemon {
+        state_dir: String,
+        runtime_dir: String,
+        operators: Vec<Written<String>>,
+        readers: Vec<Written<String>>,
+    }
+}
+
+/// Where bgd keeps its record and its sockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DaemonSettings {
+    /// Durable: database, mirrors, releases, logs.
+    pub state_dir: PathBuf,
+    /// Gone after a reboot: sockets and the lock.
+    pub runtime_dir: PathBuf,
+    /// Who may act through the control socket; `None`: whoever may open it.
+    pub operators: Option<Vec<Principal>>,
+    /// Who may read through it, beside them.
+    pub readers: Vec<Principal>,
+}
+
+/// Somebody of this host, by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Principal {
+    /// One user.
+    User(String),
+    /// All members of a group; written with `@`.
+    Group(String),
+}
+
+impl std::fmt::Display for Principal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::User(name) => f.pad(name),
+            Self::Group(name) => write!(f, "@{name}"),
+        }
+    }
+}
+
+pub(in crate::config) const ROOT_STATE_DIR: &str = "/var/lib/bgd";
+pub(in crate::config) const ROOT_RUNTIME_DIR: &str = "/run/bgd";
+/// Below the state directory: the runtime directory of an ordinary user without `$XDG_RUNTIME_DIR`. Not a
+/// directory of `/tmp`, whose name anybody else could take first.
+const RUNTIME_BELOW_STATE: &str = "run";
 
 /// The file name of the control socket, which has to fit into a socket address with its directory.
 const SOCKET: &str = "bgd.sock";
@@ -28,8 +74,8 @@ pub(in crate::config) fn daemon(
     let runtime_dir = judge
         .host_path(&raw.runtime_dir)
         .or_else(|| surroundings.runtime_dir.clone())
-        .unwrap_or_else(|| state_dir.join(defaults::RUNTIME_BELOW_STATE));
-    let at = raw.runtime_dir.place().cloned().unwrap_or_else(|| raw.at.absent("runtime_dir"));
+        .unwrap_or_else(|| state_dir.join(RUNTIME_BELOW_STATE));
+    let at = raw.runtime_dir.span().cloned().unwrap_or_else(|| raw.at.absent("runtime_dir"));
     socket_fits(judge, &runtime_dir, &at);
     let operators = raw.operators.value().map(|_| principals(judge, &raw.operators));
     DaemonSettings { state_dir, runtime_dir, operators, readers: principals(judge, &raw.readers) }
@@ -57,7 +103,7 @@ fn principal(judge: &mut Judge<'_>, written: &Written<String>) -> Option<Princip
 /// Each app has a directory of its name in the state directory, which nothing else may be in.
 pub(in crate::config) fn has_own_directory(
     judge: &mut Judge<'_>,
-    (name, at): (&AppName, &Place),
+    (name, at): (&AppName, &Span),
     daemon: &DaemonSettings,
 ) {
     if daemon.runtime_dir.starts_with(daemon.state_dir.join(name.as_str())) {
@@ -66,7 +112,7 @@ pub(in crate::config) fn has_own_directory(
     }
 }
 
-fn socket_fits(judge: &mut Judge<'_>, runtime_dir: &Path, at: &Place) {
+fn socket_fits(judge: &mut Judge<'_>, runtime_dir: &Path, at: &Span) {
     let length = runtime_dir.join(SOCKET).as_os_str().len();
     if length > LONGEST_SOCKET {
         let what =

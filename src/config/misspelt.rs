@@ -1,7 +1,7 @@
 //! Remotes that git would take for something else than was meant, or not at all: told from their text, with the
 //! right form in the hint. Pure. No text of a URL's user info is repeated.
 
-use crate::config::nearest::nearest;
+use super::nearest::nearest;
 
 /// A remote that can't be what was meant.
 #[derive(Debug, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::{Holds, Judge, NamedFile};
-use crate::config::{
-    problem::Place,
+use super::{
+    judge::{Holds, Judge, NamedFile},
     read::{Given, Written},
+    span::Span,
 };
 
 const NO_TILDE: &str = "`~` is not expanded";
@@ -22,7 +22,7 @@ impl Judge<'_> {
     /// A file of this host that somebody should look at.
     pub(super) fn host_file(&mut self, given: &Given<String>, holds: Holds) -> Option<PathBuf> {
         let path = self.host_path(given)?;
-        let at = given.place()?;
+        let at = given.span()?;
         if given.value().is_some_and(|written| written.value.ends_with('/')) {
             self.notes.error(at, "is a directory, not a file", "name the file itself");
             return None;
@@ -31,8 +31,19 @@ impl Judge<'_> {
         Some(path)
     }
 
+    /// A file that bgd shall write.
+    pub(super) fn written_file(&mut self, given: &Given<String>) -> Option<PathBuf> {
+        let path = self.host_path(given)?;
+        let written = given.value()?;
+        if written.value.ends_with('/') || path.file_name().is_none() {
+            self.notes.error(&written.at, "is a directory, not a file", "name the file that bgd shall write");
+            return None;
+        }
+        Some(path)
+    }
+
     /// Makes a path absolute. `..` stays, since what is above depends on symlinks.
-    pub(super) fn resolve(&mut self, text: &str, at: &Place) -> Option<PathBuf> {
+    pub(super) fn resolve(&mut self, text: &str, at: &Span) -> Option<PathBuf> {
         if text.starts_with('~') {
             self.notes.error(at, NO_TILDE, "write the path in full, such as /home/deploy/…");
             return None;

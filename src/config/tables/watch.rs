@@ -1,16 +1,60 @@
-//! `[app.NAME.watch]`: how long a release is on probation, and what real traffic must look like meanwhile. Called by
-//! `app.rs`; measures nothing.
+//! `[app.NAME.watch]`: how long a release is on probation, and what real traffic must look like meanwhile. Measures
+//! nothing.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, time::Duration};
 
-use super::Judge;
-use crate::config::{
-    defaults,
-    raw::RawWatch,
-    read::{Given, Written},
-    settings::{Canary, FrontSettings, Health, Inconclusive, Probe, Watch},
+use super::{
+    canary::Canary,
+    front::FrontSettings,
+    health::{Health, Probe},
 };
-use crate::rules::traffic::{Rate, TrafficLimits};
+use crate::{
+    config::{judge::Judge, read::Given},
+    rules::traffic::{Rate, TrafficLimits},
+};
+
+table! {
+    /// `[app.NAME.watch]`.
+    RawWatch {
+        period = "for": Duration,
+        restart: bool,
+        backup: bool,
+        max_error_rate: String,
+        max_p95: String,
+        min_requests: i64,
+        inconclusive: String,
+    }
+}
+
+/// What happens after a flip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watch {
+    /// Keep probing for this long; failure flips back.
+    pub period: Duration,
+    /// Restart a live instance that dies.
+    pub restart: bool,
+    /// Have the old color behind the new one for this long: it takes the requests that the new one refuses.
+    pub backup: bool,
+    /// What real traffic must look like, in a canary's steps too.
+    pub traffic: TrafficLimits,
+    /// What follows when there was too little traffic to tell.
+    pub inconclusive: Inconclusive,
+}
+
+/// What follows when there was too little traffic to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Inconclusive {
+    /// It is said, and the deploy goes on.
+    #[default]
+    GoOn,
+    /// The step or the watch lasts until there was enough, or `bgd promote`.
+    Hold,
+}
+
+const PERIOD: Duration = Duration::from_secs(30);
+const RESTART: bool = true;
+const BACKUP: bool = false;
+const MIN_REQUESTS: NonZeroU32 = TrafficLimits::IGNORED.min_requests;
 
 /// Percent; beyond it a limit says nothing.
 const MOST_SLOWER: u32 = 10_000;
@@ -18,9 +62,9 @@ const MOST_SLOWER: u32 = 10_000;
 impl Judge<'_> {
     /// Judges the watch of an app with this health check and canary.
     pub(super) fn watch(&mut self, raw: &RawWatch, health: &Health, canary: &Canary) -> Watch {
-        let period = raw.period.value().map_or(defaults::WATCH_FOR, |written| written.value);
-        let limits = [raw.max_error_rate.place(), raw.max_p95.place()];
-        if let Some(at) = raw.period.place().filter(|_| period.is_zero()) {
+        let period = raw.period.value().map_or(PERIOD, |written| written.value);
+        let limits = [raw.max_error_rate.span(), raw.max_p95.span()];
+        if let Some(at) = raw.period.span().filter(|_| period.is_zero()) {
             if health.probe == Probe::Tcp {
                 let what =
                     "nothing looks at the app after the flip, and an open port is all that is asked before";
@@ -38,14 +82,19 @@ impl Judge<'_> {
         if limits.into_iter().flatten().next().is_none() {
             let (what, hint) =
                 ("has no effect without max_error_rate or max_p95", "add one, or leave it out");
-            self.refuse([raw.min_requests.place(), raw.inconclusive.place()], what, hint);
+            self.refuse([raw.min_requests.span(), raw.inconclusive.span()], what, hint);
         }
         Watch {
             period,
-            backup: raw.backup.value().map_or(defaults::WATCH_BACKUP, |written| written.value),
-            restart: raw.restart.value().map_or(defaults::WATCH_RESTART, |written| written.value),
+            backup: raw.backup.value().map_or(BACKUP, |written| written.value),
+            restart: raw.restart.value().map_or(RESTART, |written| written.value),
             traffic: TrafficLimits {
-                max_error_rate: self.rate(&raw.max_error_rate),
+                max_error_rate: self.text(
+                    &raw.max_error_rate,
+                    rate,
+                    "is no error rate",
+                    "percent of all requests, 0% to 100%, such as \"1%\" or \"0.5%\"",
+                ),
                 max_p95: self.slower(&raw.max_p95),
                 min_requests: self.min_requests(&raw.min_requests),
             },
@@ -53,60 +102,36 @@ impl Judge<'_> {
         }
     }
 
-    /// In HAProxy a server is a backup by its own configuration, which bgd does not write.
+    /// Not every front can have a backup.
     pub(super) fn backup_stands(&mut self, given: &Given<bool>, front: Option<&FrontSettings>) {
         let asked = given.value().filter(|written| written.value);
-        if let (Some(written), Some(FrontSettings::Haproxy(_))) = (asked, front) {
-            let what = "can't be had with haproxy, whose backups are fixed by its own configuration";
+        if let (Some(written), Some(what)) = (asked, front.and_then(FrontSettings::no_backup)) {
             self.notes.error(&written.at, what, "leave it out");
         }
     }
 
-    fn rate(&mut self, given: &Given<String>) -> Option<Rate> {
-        let Written { value, at } = given.value()?;
-        let rate = rate(value);
-        if rate.is_none() {
-            let hint = "percent of all requests, 0% to 100%, such as \"1%\" or \"0.5%\"";
-            self.notes.error(at, format!("is no error rate: {value:?}"), hint);
-        }
-        rate
-    }
-
     fn slower(&mut self, given: &Given<String>) -> Option<u32> {
-        let Written { value, at } = given.value()?;
-        let number = value.strip_prefix('+').and_then(|rest| rest.strip_suffix('%'));
-        let percent = number.filter(|number| number.bytes().all(|c| c.is_ascii_digit()));
-        let percent = percent.and_then(|number| number.parse().ok()).filter(|it| *it <= MOST_SLOWER);
-        if percent.is_none() {
-            let hint = format!(
-                "how much slower than the old color, as \"+30%\": begins with `+`, at most \"+{MOST_SLOWER}%\""
-            );
-            self.notes.error(at, format!("is no limit of the 95th percentile: {value:?}"), hint);
-        }
-        percent
+        let percent = |text: &str| {
+            let number = text.strip_prefix('+')?.strip_suffix('%')?;
+            let digits = number.bytes().all(|c| c.is_ascii_digit());
+            number.parse().ok().filter(|percent| digits && *percent <= MOST_SLOWER)
+        };
+        let hint = format!(
+            "how much slower than the old color, as \"+30%\": begins with `+`, at most \"+{MOST_SLOWER}%\""
+        );
+        self.text(given, percent, "is no limit of the 95th percentile", hint)
     }
 
     fn min_requests(&mut self, given: &Given<i64>) -> NonZeroU32 {
-        let Some(Written { value, at }) = given.value() else { return defaults::MIN_REQUESTS };
-        u32::try_from(*value).ok().and_then(NonZeroU32::new).unwrap_or_else(|| {
-            let hint = format!("{} is the default; fewer requests tell nothing", defaults::MIN_REQUESTS);
-            self.notes.error(at, format!("must be 1 or more, and fit 32 bits: {value}"), hint);
-            defaults::MIN_REQUESTS
-        })
+        let some = |number: i64| u32::try_from(number).ok().and_then(NonZeroU32::new);
+        let hint = format!("{MIN_REQUESTS} is the default; fewer requests tell nothing");
+        self.number(given, some, "must be 1 or more, and fit 32 bits", hint).unwrap_or(MIN_REQUESTS)
     }
 
     fn inconclusive(&mut self, given: &Given<String>) -> Inconclusive {
-        match given.value().map(|written| (written.value.as_str(), &written.at)) {
-            None => Inconclusive::default(),
-            Some(("go_on", _)) => Inconclusive::GoOn,
-            Some(("hold", _)) => Inconclusive::Hold,
-            Some((other, at)) => {
-                let hint =
-                    "\"go_on\": too little traffic is said, and the deploy goes on; \"hold\": it waits";
-                self.notes.error(at, format!("is no way to go on: {other:?}"), hint);
-                Inconclusive::default()
-            }
-        }
+        let words = [("go_on", Inconclusive::GoOn), ("hold", Inconclusive::Hold)];
+        let hint = "\"go_on\": too little traffic is said, and the deploy goes on; \"hold\": it waits";
+        self.word(given, &words, "is no way to go on", |_| hint.to_owned()).unwrap_or_default()
     }
 }
 

@@ -1,23 +1,5 @@
-//! What is written → what is meant. Called by `parse.rs` for each app and for `[daemon]`; every finding is noted
-//! and a default stands in for what is wrong, so that the rest is judged too. Reads no file and asks no system.
-
-mod app;
-mod canary;
-mod conflicts;
-mod daemon;
-mod front;
-mod health;
-mod limits;
-mod listen;
-mod misspelt;
-mod paths;
-mod placeholders;
-mod ports;
-mod programs;
-mod protocol;
-mod public;
-mod source;
-mod traffic;
+//! What is written → what is meant: the words in which the rules of all tables are written. Each finding is noted, and a
+//! default stands in for what is wrong, so that the rest is judged too. Reads no file and asks no system.
 
 use std::{
     net::IpAddr,
@@ -26,14 +8,10 @@ use std::{
 };
 
 use super::{
-    problem::{Notes, Place},
+    conflicts, duration,
+    problem::Notes,
     read::{Given, Written},
-};
-
-pub(super) use self::{
-    app::app,
-    daemon::{daemon, has_own_directory},
-    placeholders::looked_up,
+    span::Span,
 };
 
 /// Judges a whole configuration, and remembers what must not be claimed twice.
@@ -44,38 +22,38 @@ pub(super) struct Judge<'a> {
     pub notes: &'a mut Notes,
     /// Of the daemon, once that is judged.
     pub runtime_dir: PathBuf,
-    ports: Vec<PortClaim>,
-    names: Vec<NameClaim>,
+    pub ports: Vec<PortClaim>,
+    pub names: Vec<NameClaim>,
     /// Files the configuration names.
     pub named_files: Vec<NamedFile>,
 }
 
 /// A port that something listens on.
 #[derive(Debug)]
-struct PortClaim {
-    port: u16,
+pub(super) struct PortClaim {
+    pub port: u16,
     /// The public address; `None` is an instance.
-    listen: Option<IpAddr>,
-    at: Place,
+    pub listen: Option<IpAddr>,
+    pub at: Span,
     /// Nobody wrote it.
-    default: bool,
+    pub default: bool,
     /// How many instances each color of the app has; 1 for a public address.
-    instances: u16,
+    pub instances: u16,
 }
 
 /// A name or file of a front that only one app may have.
 #[derive(Debug)]
-struct NameClaim {
-    what: &'static str,
-    value: String,
-    at: Place,
+pub(super) struct NameClaim {
+    pub what: &'static str,
+    pub value: String,
+    pub at: Span,
 }
 
 /// A file that the configuration names and somebody with a file system should look at.
 #[derive(Debug)]
 pub(super) struct NamedFile {
     pub path: PathBuf,
-    pub at: Place,
+    pub at: Span,
     pub holds: Holds,
 }
 
@@ -121,15 +99,15 @@ impl<'a> Judge<'a> {
     }
 
     /// The value, or the default.
-    fn or<T>(given: Given<T>, default: T) -> T {
+    pub fn or<T>(given: Given<T>, default: T) -> T {
         given.into_value().map_or(default, |written| written.value)
     }
 
     /// A duration that must not be zero.
-    fn positive(&mut self, given: &Given<Duration>, default: Duration) -> Duration {
+    pub fn positive(&mut self, given: &Given<Duration>, default: Duration) -> Duration {
         let Some(written) = given.value() else { return default };
         if written.value.is_zero() {
-            let hint = format!("leave it out for the default, {}", super::duration::exact(default));
+            let hint = format!("leave it out for the default, {}", duration::exact(default));
             self.notes.error(&written.at, "must be longer than zero", hint);
             return default;
         }
@@ -137,7 +115,7 @@ impl<'a> Judge<'a> {
     }
 
     /// A text that must not be blank.
-    fn filled(&mut self, written: &Written<String>, hint: &str) -> bool {
+    pub fn filled(&mut self, written: &Written<String>, hint: &str) -> bool {
         let filled = !written.value.trim().is_empty();
         if !filled {
             self.notes.error(&written.at, "is empty", hint);
@@ -146,16 +124,71 @@ impl<'a> Judge<'a> {
     }
 
     /// A command that must not be blank; `None` when it is absent or blank.
-    fn command(&mut self, given: &Given<String>) -> Option<String> {
+    pub fn command(&mut self, given: &Given<String>) -> Option<String> {
         let written = given.value()?;
         let filled = self.filled(written, "write a command, or leave the key out");
         filled.then(|| written.value.clone())
     }
 
     /// Notes each given one of `keys` as having no effect.
-    fn refuse<'k>(&mut self, keys: impl IntoIterator<Item = Option<&'k Place>>, what: &str, hint: &str) {
+    pub fn refuse<'k>(&mut self, keys: impl IntoIterator<Item = Option<&'k Span>>, what: &str, hint: &str) {
         for at in keys.into_iter().flatten() {
             self.notes.error(at, what, hint);
         }
+    }
+
+    /// What `read` makes of a text; a text that means nothing is noted as `what`.
+    pub fn text<T>(
+        &mut self,
+        given: &Given<String>,
+        read: impl Fn(&str) -> Option<T>,
+        what: &str,
+        hint: impl Into<String>,
+    ) -> Option<T> {
+        let Written { value, at } = given.value()?;
+        let read = read(value);
+        if read.is_none() {
+            self.notes.error(at, format!("{what}: {value:?}"), hint);
+        }
+        read
+    }
+
+    /// What one of a few words means; another one is noted as `what`.
+    pub fn word<T: Copy>(
+        &mut self,
+        given: &Given<String>,
+        words: &[(&str, T)],
+        what: &str,
+        hint: impl Fn(&str) -> String,
+    ) -> Option<T> {
+        let hint = hint(&given.value()?.value);
+        let meaning = |text: &str| words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
+        self.text(given, meaning, what, hint)
+    }
+
+    /// What `fit` makes of a number; one that does not fit is noted as `what`.
+    pub fn number<T>(
+        &mut self,
+        given: &Given<i64>,
+        fit: impl Fn(i64) -> Option<T>,
+        what: &str,
+        hint: impl Into<String>,
+    ) -> Option<T> {
+        let Written { value, at } = given.value()?;
+        let fitting = fit(*value);
+        if fitting.is_none() {
+            self.notes.error(at, format!("{what}: {value}"), hint);
+        }
+        fitting
+    }
+
+    /// Remembers a name of the front, unless it only stands in for a wrong one.
+    pub fn claim(&mut self, what: &'static str, value: &str, given: &Given<String>, absent: Span) {
+        let at = match given {
+            Given::Absent => absent,
+            Given::Unreadable(_) => return,
+            Given::Value(written) => written.at.clone(),
+        };
+        self.names.push(NameClaim { what, value: value.to_owned(), at });
     }
 }

@@ -1,16 +1,13 @@
 //! What the commands of an app run, where that is known not to suit bgd: a manager that is asked to run the app, a
 //! server for development, one port for both colors, sudo without rights, a `cd` that ends with its own shell. Called
-//! by `app`; warns, since a program of the same name may be another one.
+//! for each app; warns, since a program of the same name may be another one.
 
-use super::{
-    Judge,
-    listen::{commands, goes_by},
-};
 use crate::config::{
-    commands::{Call, FOREGROUND, calls, manager},
-    problem::Place,
-    raw::{RawApp, RawStart},
+    commands::{Call, FOREGROUND, calls, goes_by, manager},
+    judge::Judge,
     read::Written,
+    span::Span,
+    tables::{app::RawApp, start::RawStart},
 };
 
 /// Servers that watch their files, by program and by words of which one must be among its arguments; none: always.
@@ -73,7 +70,7 @@ const LEAST_PORT: u16 = 80;
 
 impl Judge<'_> {
     /// Warns of what the commands of an app run.
-    pub(super) fn programs(&mut self, raw: &RawApp) {
+    pub(in crate::config) fn programs(&mut self, raw: &RawApp) {
         if let Some(Written { value, at }) = raw.start.value() {
             let (all, is_shell) = match value {
                 RawStart::Shell(line) => (calls(line), true),
@@ -87,10 +84,10 @@ impl Judge<'_> {
                 self.not_of_sh(&all, at);
             }
             // An app whose port is rewritten into a file may be told any number.
-            let told = commands(raw).iter().any(|(_, text)| {
+            let told = raw.commands().iter().any(|(_, text)| {
                 text.contains("{port}") || text.contains("{socket}") || goes_by(text, "SOCKET")
             });
-            if raw.rewrite.place().is_none() && !told {
+            if raw.rewrite.span().is_none() && !told {
                 self.fixed_port(&all, at);
             }
         }
@@ -102,7 +99,7 @@ impl Judge<'_> {
         self.health_command(raw);
     }
 
-    fn start_runs(&mut self, all: &[Call], at: &Place) {
+    fn start_runs(&mut self, all: &[Call], at: &Span) {
         if let Some(name) = all.iter().find_map(manager) {
             let what = format!("{name} runs the app somewhere else, where bgd can't watch or stop it");
             self.notes.warn(at, what, FOREGROUND);
@@ -122,7 +119,7 @@ impl Judge<'_> {
         }
     }
 
-    fn not_of_sh(&mut self, all: &[Call], at: &Place) {
+    fn not_of_sh(&mut self, all: &[Call], at: &Span) {
         let first = all.iter().find_map(|call| BASH_ONLY.into_iter().find(|word| call.program() == *word));
         if let Some(word) = first {
             let what = format!("`{word}` is of bash, and start is run by /bin/sh");
@@ -134,7 +131,7 @@ impl Judge<'_> {
         }
     }
 
-    fn fixed_port(&mut self, all: &[Call], at: &Place) {
+    fn fixed_port(&mut self, all: &[Call], at: &Span) {
         let goes_by_it =
             |call: &Call| call.words.iter().any(|word| word.contains("$PORT") || word.contains("${PORT"));
         if let Some(port) = all.iter().filter(|call| !goes_by_it(call)).find_map(port_of) {
@@ -144,7 +141,7 @@ impl Judge<'_> {
     }
 
     fn without_rights(&mut self, raw: &RawApp) {
-        for (at, text) in commands(raw) {
+        for (at, text) in raw.commands() {
             let found = calls(text).iter().find_map(|call| {
                 let asks = |word: &str| RIGHTS.into_iter().find(|name| *name == word);
                 call.wrappers().find_map(asks).or_else(|| asks(call.program()))
@@ -175,7 +172,7 @@ impl Judge<'_> {
 
     /// What a unit's `ExecStart` and `ExecStop` allow.
     fn of_systemd(&mut self, raw: &RawApp) {
-        for (at, text) in commands(raw) {
+        for (at, text) in raw.commands() {
             let prefix = text.chars().next().filter(|c| "-@+!:".contains(*c));
             if let Some(prefix) = prefix.filter(|_| text[1..].starts_with('/')) {
                 let what = format!("begins with `{prefix}`, which is of systemd's units");

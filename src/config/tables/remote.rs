@@ -1,15 +1,15 @@
-//! Where an app comes from: remote, branch, the credentials that fit them, and whose commits are deployed.
+//! `remote` and `branch`: where an app comes from. How a remote is misspelt stands in `misspelt.rs`.
 
 use std::path::PathBuf;
 
-use super::{Holds, Judge, NamedFile, misspelt};
 use crate::config::{
-    defaults,
-    problem::Place,
-    raw::{RawAuth, RawVerify},
+    judge::{Holds, Judge, NamedFile},
+    misspelt,
     read::Given,
-    settings::{Auth, Verify, VerifyRange},
+    span::Span,
 };
+
+pub(super) const BRANCH: &str = "main";
 
 /// How git reaches a remote; decides which credentials make sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +44,8 @@ const EXAMPLES: &str =
 
 impl Judge<'_> {
     /// The remote of the app at `app`; `None` when it is missing or wrong.
-    pub(super) fn remote(&mut self, given: &Given<String>, app: &Place) -> Option<Remote> {
-        if given.place().is_none() {
+    pub(super) fn remote(&mut self, given: &Given<String>, app: &Span) -> Option<Remote> {
+        if given.span().is_none() {
             self.notes.error(&app.absent("remote"), "is required", format!("write {EXAMPLES}"));
         }
         let written = given.value()?;
@@ -87,11 +87,11 @@ impl Judge<'_> {
     }
 
     /// That a repository is at the path is for somebody with a file system to see.
-    fn look_for_repository(&mut self, path: PathBuf, at: &Place, like_a_host: bool) {
+    fn look_for_repository(&mut self, path: PathBuf, at: &Span, like_a_host: bool) {
         self.named_files.push(NamedFile { path, at: at.clone(), holds: Holds::Repository { like_a_host } });
     }
 
-    fn remote_url(&mut self, scheme: &str, rest: &str, at: &Place) -> Option<Remote> {
+    fn remote_url(&mut self, scheme: &str, rest: &str, at: &Span) -> Option<Remote> {
         let known = SCHEMES.iter().find(|(name, _)| scheme.eq_ignore_ascii_case(name));
         let Some((_, transport)) = known else {
             let what = format!("is no address that git fetches: {:?}", format!("{scheme}://…"));
@@ -157,106 +157,7 @@ impl Judge<'_> {
         }
         Some(name.to_owned())
     }
-
-    /// Credentials; each must fit the remote, if that is known.
-    pub(super) fn auth(&mut self, raw: &RawAuth, transport: Option<Transport>) -> Auth {
-        let ssh = [raw.ssh_key.place(), raw.known_hosts.place()];
-        let http = [raw.ca_file.place(), raw.proxy.place()];
-        match transport {
-            Some(Transport::Https) => self.refuse(ssh, "is for ssh, but the remote is https", TOKEN),
-            Some(Transport::Http) => {
-                self.refuse(ssh, "is for ssh, but the remote is http", TOKEN);
-                self.refuse(
-                    [raw.ca_file.place()],
-                    "is for https, but the remote is http",
-                    "leave it out, or use https",
-                );
-                if let Some(at) = raw.token_file.place() {
-                    self.notes.warn(at, "the token travels unencrypted over http", "use https");
-                }
-            }
-            Some(Transport::Ssh) => {
-                let hint = "use auth.ssh_key, or an https remote";
-                self.refuse([raw.token_file.place()], "is for https, but the remote is ssh", hint);
-                let hint =
-                    "leave it out, or use an https remote; ssh's own way out is ProxyJump in ~/.ssh/config";
-                self.refuse(http, "is for https, but the remote is ssh", hint);
-            }
-            Some(Transport::Git | Transport::Local) => {
-                let all = ssh.into_iter().chain([raw.token_file.place()]);
-                self.refuse(
-                    all,
-                    "the remote takes no credentials",
-                    "leave it out, or use an ssh or https remote",
-                );
-                self.refuse(
-                    http,
-                    "is for https, and the remote is not",
-                    "leave it out, or use an https remote",
-                );
-            }
-            None => {}
-        }
-        Auth {
-            ssh_key: self.host_file(&raw.ssh_key, Holds::PrivateKey),
-            known_hosts: self.host_file(&raw.known_hosts, Holds::Plain),
-            token_file: self.host_file(&raw.token_file, Holds::Token),
-            ca_file: self.host_file(&raw.ca_file, Holds::Authorities),
-            proxy: self.proxy(&raw.proxy),
-        }
-    }
-
-    fn proxy(&mut self, given: &Given<String>) -> Option<String> {
-        let written = given.value()?;
-        let (text, at) = (written.value.trim(), &written.at);
-        let example = "write http://host:port";
-        self.filled(written, example).then_some(())?;
-        let rest = ["http://", "https://"].iter().find_map(|scheme| text.strip_prefix(scheme));
-        let Some(rest) = rest else {
-            let socks = text.starts_with("socks");
-            let what = if socks { "SOCKS is not spoken" } else { "is not the URL of a proxy" };
-            self.notes.error(at, what, example);
-            return None;
-        };
-        let host = rest.trim_end_matches('/').rsplit('@').next().unwrap_or_default();
-        if host.is_empty() || host.starts_with(':') || host.contains(['/', ' ']) {
-            self.notes.error(at, "is not the URL of a proxy", example);
-            return None;
-        }
-        Some(text.to_owned())
-    }
 }
-
-impl Judge<'_> {
-    /// Whose commits are deployed; a table that names nobody would look like a check and be none.
-    pub(super) fn verify(&mut self, given: Given<RawVerify>) -> Option<Verify> {
-        let raw = given.into_value()?.value;
-        if raw.signers.place().or(raw.keyring.place()).is_none() {
-            let hint = "write signers = \"allowed_signers\" (SSH keys), keyring = \"keyring.gpg\" (GPG keys), or both";
-            self.notes.error(&raw.at, "names nobody to trust", hint);
-        }
-        Some(Verify {
-            signers: self.host_file(&raw.signers, Holds::Plain),
-            keyring: self.host_file(&raw.keyring, Holds::Plain),
-            range: self.verify_range(&raw.range),
-        })
-    }
-
-    fn verify_range(&mut self, given: &Given<String>) -> VerifyRange {
-        match given.value().map(|written| (written.value.as_str(), &written.at)) {
-            None => defaults::VERIFY_RANGE,
-            Some(("tip", _)) => VerifyRange::Tip,
-            Some(("all", _)) => VerifyRange::All,
-            Some((other, at)) => {
-                let hint = "\"tip\": the commit that is deployed; \"all\": every new commit";
-                self.notes.error(at, format!("is no range: {other:?}"), hint);
-                defaults::VERIFY_RANGE
-            }
-        }
-    }
-}
-
-const TOKEN: &str = "use auth.token_file, or an ssh remote such as git@host:path.git";
 
 /// `host:path` as git reads it: a colon before the first slash.
 fn is_scp(text: &str) -> bool {

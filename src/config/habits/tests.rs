@@ -1,6 +1,6 @@
 //! What people write who come from another tool: said by `check`, and never refused, where it might work.
 
-use super::*;
+use crate::config::tests::{load, warnings, with};
 
 /// An app with `start` and whatever follows it.
 fn started(start: &str, more: &str) -> String {

@@ -1,37 +1,129 @@
 //! `[app.NAME.health]`: what a probe asks, and limits that can be met.
 
-use std::{num::NonZeroU32, path::PathBuf};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use reqwest::Url;
 
-use super::Judge;
+use super::{Table as _, protocol::Protocol};
 use crate::{
     config::{
-        defaults,
         duration::exact,
-        problem::Place,
-        raw::RawHealth,
+        judge::Judge,
         read::{Given, Written},
-        settings::{FastCgiProbe, Health, HttpProbe, Probe, Protocol},
+        span::Span,
     },
     rules::health::confirmed_within,
 };
 
+table! {
+    /// `[app.NAME.health]`.
+    RawHealth {
+        path: String,
+        script: String,
+        command: String,
+        host: String,
+        status: Vec<Written<i64>>,
+        body: String,
+        interval: Duration,
+        timeout: Duration,
+        deadline: Duration,
+        successes: i64,
+    }
+}
+
+/// When an instance counts as healthy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Health {
+    /// What is asked.
+    pub probe: Probe,
+    /// Between two answers that are not good; a good one is confirmed sooner, see `rules::health`.
+    pub interval: Duration,
+    /// Limit of one probe.
+    pub timeout: Duration,
+    /// Limit of the whole start.
+    pub deadline: Duration,
+    /// Consecutive successes of the same process.
+    pub successes: NonZeroU32,
+}
+
+/// What a probe asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// The port accepts, and the process has been up for [`Probe::TCP_SETTLE`].
+    Tcp,
+    /// GET on 127.0.0.1.
+    Http(HttpProbe),
+    /// The same by FastCGI.
+    FastCgi(FastCgiProbe),
+    /// The same in the protocol of uWSGI.
+    Uwsgi(HttpProbe),
+    /// A command of the app; exit 0 is healthy.
+    Command(String),
+}
+
+impl Probe {
+    /// How long an instance must have been up before an open port alone counts (contract: 2 s).
+    pub const TCP_SETTLE: Duration = Duration::from_secs(2);
+
+    /// The page that is asked for, in whatever protocol.
+    pub fn page(&self) -> Option<&HttpProbe> {
+        match self {
+            Self::Http(page) | Self::Uwsgi(page) | Self::FastCgi(FastCgiProbe { page, .. }) => Some(page),
+            Self::Tcp | Self::Command(_) => None,
+        }
+    }
+}
+
+/// A probe by FastCGI.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FastCgiProbe {
+    /// What is asked, and which answer is healthy.
+    pub page: HttpProbe,
+    /// The file that answers, relative to the release; `None` leaves that to the path, as for php-fpm's `ping.path`.
+    pub script: Option<PathBuf>,
+}
+
+/// A GET, and which answer is healthy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpProbe {
+    /// Begins with `/`.
+    pub path: String,
+    /// Host header; `None` is `127.0.0.1:<port>`.
+    pub host: Option<String>,
+    /// Accepted status codes; never empty.
+    pub status: Vec<u16>,
+    /// Must be contained in the body.
+    pub body: Option<String>,
+}
+
+const STATUS: [u16; 1] = [200];
+const INTERVAL: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(60);
+const SUCCESSES: NonZeroU32 = NonZeroU32::new(2).unwrap();
+
 impl Judge<'_> {
     /// Judges the health check of the app at `app`.
-    pub(super) fn health(&mut self, given: Given<RawHealth>, protocol: Protocol, app: &Place) -> Health {
+    pub(super) fn health(&mut self, given: Given<RawHealth>, protocol: Protocol, app: &Span) -> Health {
         let unreadable = matches!(given, Given::Unreadable(_));
         let raw = RawHealth::or_empty(given, app.absent("health"));
         let health = Health {
             probe: self.probe(&raw, protocol),
-            interval: self.positive(&raw.interval, defaults::HEALTH_INTERVAL),
-            timeout: self.positive(&raw.timeout, defaults::HEALTH_TIMEOUT),
-            deadline: self.positive(&raw.deadline, defaults::HEALTH_DEADLINE),
-            successes: self.successes(&raw.successes),
+            interval: self.positive(&raw.interval, INTERVAL),
+            timeout: self.positive(&raw.timeout, TIMEOUT),
+            deadline: self.positive(&raw.deadline, DEADLINE),
+            successes: self
+                .number(
+                    &raw.successes,
+                    |number| u32::try_from(number).ok().and_then(NonZeroU32::new),
+                    "must be 1 or more",
+                    "2 is the default; one lucky answer is not health",
+                )
+                .unwrap_or(SUCCESSES),
         };
         if health.probe == Probe::Tcp
-            && raw.path.place().is_none()
-            && raw.command.place().is_none()
+            && raw.path.span().is_none()
+            && raw.command.span().is_none()
             && !unreadable
         {
             self.notes.warn(
@@ -45,10 +137,10 @@ impl Judge<'_> {
     }
 
     fn probe(&mut self, raw: &RawHealth, protocol: Protocol) -> Probe {
-        let of_http = [raw.host.place(), raw.status.place(), raw.body.place(), raw.script.place()];
+        let of_http = [raw.host.span(), raw.status.span(), raw.body.span(), raw.script.span()];
         let http = self.http(raw);
         let script = self.script(&raw.script, protocol);
-        match (raw.path.place(), raw.command.place()) {
+        match (raw.path.span(), raw.command.span()) {
             (Some(_), Some(command)) => {
                 self.notes.error(command, "`path` and `command` exclude each other", "keep one of them");
             }
@@ -126,7 +218,7 @@ impl Judge<'_> {
     }
 
     fn status(&mut self, raw: &RawHealth) -> Vec<u16> {
-        let Some(list) = raw.status.value() else { return defaults::HEALTH_STATUS.to_vec() };
+        let Some(list) = raw.status.value() else { return STATUS.to_vec() };
         if list.value.is_empty() {
             self.notes.error(
                 &list.at,
@@ -147,18 +239,9 @@ impl Judge<'_> {
         codes
     }
 
-    fn successes(&mut self, given: &Given<i64>) -> NonZeroU32 {
-        let Some(written) = given.value() else { return defaults::HEALTH_SUCCESSES };
-        u32::try_from(written.value).ok().and_then(NonZeroU32::new).unwrap_or_else(|| {
-            let what = format!("must be 1 or more: {}", written.value);
-            self.notes.error(&written.at, what, "2 is the default; one lucky answer is not health");
-            defaults::HEALTH_SUCCESSES
-        })
-    }
-
     /// The deadline must leave time for what it waits for.
     fn deadline_can_be_met(&mut self, raw: &RawHealth, health: &Health) {
-        let waits = [raw.deadline.place(), raw.successes.place(), raw.interval.place()];
+        let waits = [raw.deadline.span(), raw.successes.span(), raw.interval.span()];
         let Some(at) = waits.into_iter().flatten().next() else { return };
         let settle = if health.probe == Probe::Tcp { Probe::TCP_SETTLE } else { Default::default() };
         let least = confirmed_within(health.successes, health.interval).saturating_add(settle);

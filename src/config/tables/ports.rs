@@ -1,16 +1,57 @@
-//! How many instances a color of an app has, and where they listen: one port after the other, from the color's first.
-//! Called by `app`. What other apps claim is not looked at here; `conflicts` does, at the end.
+//! `ports` and `instances`: how many instances a color of an app has, and where they listen: one port after the other,
+//! from the color's first. What other apps claim is not looked at here; `conflicts.rs` does, at the end.
 
-use super::{Judge, PortClaim};
+use super::{front::FrontSettings, listen::Listen, rewrite::Rewrite};
 use crate::{
     config::{
-        defaults,
-        problem::Place,
+        judge::{Judge, PortClaim},
         read::{Given, Written},
-        settings::{FrontSettings, HaproxyServers, Listen, MOST_INSTANCES, Ports, Rewrite},
+        span::Span,
     },
-    rules::ids::Color,
+    rules::{
+        address::Address,
+        addresses::{Addresses, MOST_INSTANCES},
+        ids::Color,
+    },
 };
+
+/// The two ports of an app: where the ports of each color begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    /// Port of blue.
+    pub blue: u16,
+    /// Port of green.
+    pub green: u16,
+}
+
+impl Ports {
+    /// The port of a color's first instance.
+    pub fn of(self, color: Color) -> u16 {
+        match color {
+            Color::Blue => self.blue,
+            Color::Green => self.green,
+        }
+    }
+
+    /// The port of one of a color's instances, counted from 0.
+    pub fn nth(self, color: Color, index: u16) -> u16 {
+        self.of(color).saturating_add(index)
+    }
+
+    /// The color of a port, if it is one of the two.
+    pub fn color(self, port: u16) -> Option<Color> {
+        Color::ALL.into_iter().find(|color| self.of(*color) == port)
+    }
+}
+
+impl From<Ports> for Addresses {
+    fn from(ports: Ports) -> Self {
+        Self { blue: Address::Port(ports.blue), green: Address::Port(ports.green), each: 1 }
+    }
+}
+
+pub(in crate::config) const PORTS: Ports = Ports { blue: 9501, green: 9502 };
+const INSTANCES: u16 = 1;
 
 impl Judge<'_> {
     /// How many instances a color has, and what stands against more than one.
@@ -20,15 +61,12 @@ impl Judge<'_> {
         front: Option<&FrontSettings>,
         rewrites: &[Rewrite],
     ) -> u16 {
-        let Some(written) = given.value() else { return defaults::INSTANCES };
-        let number = u16::try_from(written.value).ok().filter(|it| (1..=MOST_INSTANCES).contains(it));
-        let Some(number) = number else {
-            let what = format!("must be 1 to {MOST_INSTANCES}: {}", written.value);
-            self.notes.error(&written.at, what, "how many instances of the app a color has");
-            return defaults::INSTANCES;
-        };
-        if let Some(FrontSettings::Haproxy(haproxy)) = front {
-            self.servers_are_apart(&haproxy.servers, (number, &written.at));
+        let some = |number: i64| u16::try_from(number).ok().filter(|it| (1..=MOST_INSTANCES).contains(it));
+        let what = format!("must be 1 to {MOST_INSTANCES}");
+        let number = self.number(given, some, &what, "how many instances of the app a color has");
+        let (Some(number), Some(at)) = (number, given.span()) else { return INSTANCES };
+        if let Some((what, hint)) = front.and_then(|front| front.no_room(number)) {
+            self.notes.error(at, what, hint);
         }
         let own = |rewrite: &&Rewrite| ["{port}", "{instance}"].iter().any(|it| rewrite.with.contains(it));
         if let Some(rewrite) = rewrites.iter().find(own).filter(|_| number > 1) {
@@ -36,45 +74,28 @@ impl Judge<'_> {
                 "{:?} is one file for {number} instances, and is given the port of one",
                 rewrite.file
             );
-            self.notes.error(&written.at, what, "have the app read $PORT, and take the rewrite out");
+            self.notes.error(at, what, "have the app read $PORT, and take the rewrite out");
         }
         number
     }
 
-    /// Where the second instance of a color has the server that the other color's first one is said to have.
-    fn servers_are_apart(&mut self, servers: &HaproxyServers, (instances, at): (u16, &Place)) {
-        let later =
-            |color: Color| (1..usize::from(instances)).map(move |index| (color, servers.nth(color, index)));
-        let taken = |(color, name): &(Color, String)| servers.color(name) != Some(*color);
-        if let Some((color, name)) = Color::ALL.into_iter().flat_map(later).find(taken) {
-            let what = format!(
-                "needs a server {name} of {color}, and front.servers gives that name to {}",
-                color.other()
-            );
-            self.notes.error(
-                at,
-                what,
-                "servers = [\"blue\", \"green\"] have room: blue, blue-2, blue-3, and so on",
-            );
-        }
-    }
-
+    /// Judges where each color's ports begin, and claims them all.
     pub(super) fn app_ports(
         &mut self,
         (given, listen): (&Given<Vec<Written<i64>>>, &Listen),
         instances: u16,
-        app: &Place,
+        app: &Span,
     ) -> Ports {
         if matches!(listen, Listen::Sockets(_)) {
-            return defaults::PORTS;
+            return PORTS;
         }
         let (ports, at) = match given {
-            Given::Absent => (Some(defaults::PORTS), app.absent("ports")),
+            Given::Absent => (Some(PORTS), app.absent("ports")),
             Given::Unreadable(at) => (None, at.clone()),
             Given::Value(written) => (self.port_pair(written), written.at.clone()),
         };
-        let Some(ports) = ports else { return defaults::PORTS };
-        if !self.has_room(ports, instances, (&at, given.place().is_none())) {
+        let Some(ports) = ports else { return PORTS };
+        if !self.has_room(ports, instances, (&at, given.span().is_none())) {
             return ports;
         }
         for (color, index) in
@@ -84,7 +105,7 @@ impl Judge<'_> {
                 port: ports.nth(color, index),
                 listen: None,
                 at: at.clone(),
-                default: given.place().is_none(),
+                default: given.span().is_none(),
                 instances,
             });
         }
@@ -92,7 +113,7 @@ impl Judge<'_> {
     }
 
     /// Whether each color's ports, one after the other, are ports and not the other color's.
-    fn has_room(&mut self, ports: Ports, instances: u16, (at, default): (&Place, bool)) -> bool {
+    fn has_room(&mut self, ports: Ports, instances: u16, (at, default): (&Span, bool)) -> bool {
         let Ports { blue, green } = ports;
         let last = |first: u16| first.checked_add(instances - 1);
         let (Some(blue_last), Some(green_last)) = (last(blue), last(green)) else {

@@ -1,15 +1,27 @@
-//! `address` of `[app.NAME.front]`: where the public is asked while the traffic moves. The builtin front's is known
-//! by its `listen`, an nginx's has to be written. Asks nothing itself.
+//! `address` of `[app.NAME.front]`: where the public is asked while the traffic moves. The builtin front's is known by its
+//! `listen`, another's has to be written. Asks nothing itself.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 
 use reqwest::Url;
 
-use super::Judge;
-use crate::config::{
-    read::{Given, Written},
-    settings::{FrontSettings, Health, HttpProbe, PublicAddress},
+use super::{
+    front::FrontSettings,
+    health::{Health, HttpProbe},
 };
+use crate::config::{
+    judge::Judge,
+    read::{Given, Written},
+};
+
+/// How a flip is measured from the public side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicAddress {
+    /// `http://…`, with its path.
+    pub url: String,
+    /// Host header; `None` is what the URL names.
+    pub host: Option<String>,
+}
 
 /// Switches the measurement off.
 const NONE: &str = "none";
@@ -33,12 +45,7 @@ impl Judge<'_> {
                 }
                 address
             }
-            Given::Absent => match front? {
-                FrontSettings::Builtin { listen, .. } => {
-                    public(&format!("http://{}", reached_at(*listen)), probe)
-                }
-                FrontSettings::Nginx(_) | FrontSettings::Haproxy(_) => None,
-            },
+            Given::Absent => public(&format!("http://{}", front?.reached_at()?), probe),
         }
     }
 
@@ -78,16 +85,6 @@ fn named(host: &str) -> bool {
     host != "localhost" && host.trim_matches(['[', ']']).parse::<IpAddr>().is_err()
 }
 
-/// Every address of the host includes this one.
-fn reached_at(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,12 +115,5 @@ mod tests {
         {
             assert_eq!(asked(text), None, "{text}");
         }
-    }
-
-    #[test]
-    fn a_front_that_listens_everywhere_is_asked_on_the_loopback() {
-        assert_eq!(reached_at("0.0.0.0:80".parse().unwrap()).to_string(), "127.0.0.1:80");
-        assert_eq!(reached_at("[::]:80".parse().unwrap()).to_string(), "[::1]:80");
-        assert_eq!(reached_at("192.0.2.1:80".parse().unwrap()).to_string(), "192.0.2.1:80");
     }
 }

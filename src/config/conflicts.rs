@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{NameClaim, PortClaim};
-use crate::config::{defaults, problem::Notes};
+use super::{
+    judge::{NameClaim, PortClaim},
+    problem::Notes,
+    tables::{front_builtin::LISTEN, ports::PORTS},
+};
 
 /// Notes every port used twice; ports that the same two places share make one problem.
 pub(super) fn ports(claims: &[PortClaim], notes: &mut Notes) {
@@ -60,10 +63,10 @@ fn free(claim: &PortClaim, taken: &mut BTreeSet<u16>) -> String {
         Some(first)
     };
     match claim.listen {
-        Some(ip) => next(defaults::LISTEN.port())
+        Some(ip) => next(LISTEN.port())
             .map(|port| format!("for example listen = \"{}\"", std::net::SocketAddr::new(ip, port))),
-        None => next(defaults::PORTS.blue)
-            .zip(next(defaults::PORTS.blue))
+        None => next(PORTS.blue)
+            .zip(next(PORTS.blue))
             .map(|(blue, green)| format!("for example ports = [{blue}, {green}]")),
     }
     .unwrap_or_else(|| "choose a free port".to_owned())

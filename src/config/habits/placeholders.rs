@@ -1,14 +1,11 @@
 //! Words that a shell or another tool would replace, and nobody replaces where they stand: `$PORT` in a list, `{PORT}`,
 //! `%(port)s`, `$PATH` in a value of `env`. Called by `app` and `front`; warns, because a program may read them itself.
 
-use super::{
-    Judge,
-    listen::{commands, goes_by, values},
-};
 use crate::config::{
-    commands::Call,
-    raw::{RawApp, RawStart},
+    commands::{Call, goes_by},
+    judge::Judge,
     read::Written,
+    tables::{app::RawApp, start::RawStart},
 };
 
 /// What bgd replaces.
@@ -25,8 +22,8 @@ const LOOKED_UP: [&str; 8] = ["PATH", "HOME", "USER", "PWD", "PORT", "SOCKET", "
 
 impl Judge<'_> {
     /// Warns of what stands for nothing in the commands and values of an app.
-    pub(super) fn placeholders(&mut self, raw: &RawApp) {
-        for (at, text) in commands(raw).into_iter().chain(values(raw)) {
+    pub(in crate::config) fn placeholders(&mut self, raw: &RawApp) {
+        for (at, text) in raw.commands().into_iter().chain(raw.values()) {
             if let Some((written, name)) = foreign(text) {
                 let what = format!("has {written}, which nobody replaces");
                 self.notes.warn(at, what, format!("write {{{name}}} in its place"));
@@ -41,7 +38,7 @@ impl Judge<'_> {
     }
 
     /// Warns of what only a shell would understand in a list. `key` is the list's, for hints.
-    pub(super) fn no_shell_reads(&mut self, words: &[Written<String>], key: &str) {
+    pub(in crate::config) fn no_shell_reads(&mut self, words: &[Written<String>], key: &str) {
         let Some(first) = words.first() else { return };
         let as_text = match key {
             "start" => "write start as one text, which /bin/sh reads".to_owned(),

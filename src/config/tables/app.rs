@@ -1,0 +1,391 @@
+//! `[app.NAME]`, or the root of a file of `apps.d`: the keys that stand in no smaller table, and the app as a whole.
+
+use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use toml::de::DeValue;
+
+use super::{
+    Table as _,
+    auth::{Auth, RawAuth},
+    canary::{Canary, RawCanary},
+    checkout_limit::RawCheckoutLimit,
+    env::RawEnv,
+    front::{FrontSettings, RawFront},
+    front_builtin,
+    health::{Health, RawHealth},
+    hooks::{Hooks, RawHooks},
+    limits::RawLimits,
+    listen::Listen,
+    ports::Ports,
+    preview::{Preview, RawPreview},
+    protocol::Protocol,
+    public::PublicAddress,
+    remote::BRANCH,
+    rewrite::{RawRewrite, Rewrite},
+    start::{Commands, RawStart, Start},
+    stop::{RawStop, Stop},
+    verify::{RawVerify, Verify},
+    warmup::{RawWarmup, Warmup},
+    watch::{RawWatch, Watch},
+};
+use crate::{
+    config::{
+        duration::exact,
+        judge::{Holds, Judge},
+        read::{FromToml, Given, Item, Reader, Written},
+        span::Span,
+    },
+    os::privilege::NewPrivileges,
+    rules::{
+        address::Address,
+        addresses::Addresses,
+        ids::{AppName, Color},
+        limits::{CheckoutLimit, Limits},
+    },
+};
+
+table! {
+    /// `[app.NAME]`, or the root of a file of `apps.d`.
+    RawApp {
+        remote: String,
+        branch: String,
+        poll: Duration,
+        listen: String,
+        ports: Vec<Written<i64>>,
+        instances: i64,
+        build: Commands,
+        start: RawStart,
+        protocol: String,
+        stop: RawStop,
+        drain: Duration,
+        standby: Duration,
+        keep: i64,
+        user: String,
+        env: RawEnv,
+        env_file: String,
+        shared: Vec<Written<String>>,
+        cache: Vec<Written<String>>,
+        build_timeout: Duration,
+        fast_forward_only: bool,
+        memory_check: String,
+        auth: RawAuth,
+        verify: RawVerify,
+        rewrite: Vec<Written<RawRewrite>>,
+        health: RawHealth,
+        warmup: RawWarmup,
+        canary: RawCanary,
+        preview: RawPreview,
+        watch: RawWatch,
+        hooks: RawHooks,
+        front: RawFront,
+        new_privileges: bool,
+        limits: RawLimits,
+        checkout_limit: RawCheckoutLimit,
+    }
+}
+
+/// `[app.NAME]` tables, by name as written.
+#[derive(Debug, Clone)]
+pub(in crate::config) struct RawApps(pub Vec<(String, RawApp)>);
+
+impl FromToml for RawApps {
+    fn from_toml(item: &Item<'_>, at: &Span, reader: &mut Reader<'_>) -> Option<Self> {
+        let DeValue::Table(table) = item.get_ref() else {
+            return reader.wrong_type(at, "tables [app.NAME]", item);
+        };
+        let (mut apps, keys) = (Vec::new(), RawApp::keys());
+        for (name, item) in table.iter() {
+            let at = at.key(name.get_ref(), reader.line(name.span().start));
+            match (item.get_ref(), keys.contains(&name.get_ref().as_ref())) {
+                (DeValue::Table(table), _) => {
+                    apps.push((name.get_ref().to_string(), RawApp::read(table, &at, reader)));
+                }
+                (_, true) => reader.notes.error(
+                    &at,
+                    "a key of an app, but the app has no name",
+                    "write the header with a name: [app.NAME]",
+                ),
+                (_, false) => {
+                    reader.wrong_type::<()>(&at, "a table", item);
+                }
+            }
+        }
+        // The table is in the order of names; what is said of two apps shall follow the file.
+        apps.sort_by_key(|(_, app)| app.at.line);
+        Some(Self(apps))
+    }
+}
+
+/// One app, as meant.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AppSettings {
+    /// The app's name.
+    pub name: AppName,
+    /// Anything git fetches: URL or path.
+    pub remote: String,
+    /// The branch to follow, without `refs/heads/`.
+    pub branch: String,
+    /// Wait between two looks at the remote.
+    pub poll: Duration,
+    /// Whether it listens on ports or on unix sockets.
+    pub listen: Listen,
+    /// Ports of blue and green, of each color's first instance; without a meaning when it listens on sockets.
+    pub ports: Ports,
+    /// How many instances a color has, 1 to [`MOST_INSTANCES`]; their ports follow each other.
+    pub instances: u16,
+    /// Build commands, in order.
+    pub build: Vec<String>,
+    /// How an instance is started.
+    pub start: Start,
+    /// What it speaks on its port.
+    pub protocol: Protocol,
+    /// How an instance is stopped.
+    pub stop: Stop,
+    /// The longest wait for requests in flight before `stop`.
+    pub drain: Duration,
+    /// How long the old color is kept warm after a flip.
+    pub standby: Duration,
+    /// Good releases kept on disk.
+    pub keep: NonZeroUsize,
+    /// Build and run as this user; `None` is bgd's own.
+    pub user: Option<String>,
+    /// Whether builds, hooks and instances may gain rights by running a setuid program.
+    pub new_privileges: NewPrivileges,
+    /// Extra environment, before placeholders are replaced.
+    pub env: BTreeMap<String, String>,
+    /// A file of `KEY=value` lines, read at each build and start.
+    pub env_file: Option<PathBuf>,
+    /// Paths relative to the release that live in `<app>/shared`; a trailing `/` in the file means directory.
+    pub shared: Vec<PathBuf>,
+    /// Paths relative to the release copied from the previous release before the build.
+    pub cache: Vec<PathBuf>,
+    /// Limit of the whole build.
+    pub build_timeout: Duration,
+    /// Refuse a force-pushed branch.
+    pub fast_forward_only: bool,
+    /// What follows when a second copy of the app is likely to need more memory than is free.
+    pub memory_check: MemoryCheck,
+    /// Credentials of the remote.
+    pub auth: Auth,
+    /// Deploy signed commits only.
+    pub verify: Option<Verify>,
+    /// Literal replacements in files of the release.
+    pub rewrites: Vec<Rewrite>,
+    /// When an instance counts as healthy.
+    pub health: Health,
+    /// Requests to a new instance before it gets traffic.
+    pub warmup: Option<Warmup>,
+    /// How the traffic moves to a new release by degrees.
+    pub canary: Canary,
+    /// How a request asks for the color that is not live; `None`: it can't.
+    pub preview: Option<Preview>,
+    /// What happens after a flip.
+    pub watch: Watch,
+    /// Commands of the app at points of a deploy.
+    pub hooks: Hooks,
+    /// What routes the public traffic.
+    pub front: FrontSettings,
+    /// Where the public is asked while the traffic moves; `None` measures nothing.
+    pub public: Option<PublicAddress>,
+    /// What an instance, a build or a hook may use.
+    pub limits: Limits,
+    /// What a commit may bring.
+    pub checkout_limit: CheckoutLimit,
+}
+
+impl AppSettings {
+    /// Where both colors listen.
+    pub fn addresses(&self) -> Addresses {
+        match &self.listen {
+            Listen::Ports => Addresses { each: self.instances, ..self.ports.into() },
+            Listen::Sockets(sockets) => Addresses { each: self.instances, ..sockets.into() },
+        }
+    }
+
+    /// Where one of a color's instances listens, counted from 0; also one more than there are now.
+    pub fn address_at(&self, color: Color, index: u16) -> Address {
+        self.addresses().nth(color, index)
+    }
+
+    /// Whether the front's requests are counted: a watch judges them, or status shows a canary's share.
+    pub fn counts_traffic(&self) -> bool {
+        self.watch.traffic.any() || !self.canary.steps.is_empty()
+    }
+}
+
+/// What follows when a second copy of the app is likely to need more memory than is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MemoryCheck {
+    /// It is said, and the new release is started.
+    #[default]
+    Warn,
+    /// The deploy fails before its start.
+    Refuse,
+}
+
+const POLL: Duration = Duration::from_secs(10);
+const DRAIN: Duration = Duration::from_secs(30);
+const STANDBY: Duration = Duration::ZERO;
+const KEEP: NonZeroUsize = NonZeroUsize::new(5).unwrap();
+const BUILD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+const FAST_FORWARD_ONLY: bool = false;
+const NEW_PRIVILEGES: bool = false;
+
+impl RawApp {
+    /// The commands of an app, in which placeholders are replaced and variables looked up.
+    pub fn commands(&self) -> Vec<(&Span, &str)> {
+        let mut all = Vec::new();
+        if let Some(build) = self.build.value() {
+            all.extend(build.value.0.iter().map(|one| (&one.at, one.value.as_str())));
+        }
+        match self.start.value().map(|written| (&written.at, &written.value)) {
+            Some((at, RawStart::Shell(line))) => all.push((at, line.as_str())),
+            Some((_, RawStart::Argv(argv))) => {
+                all.extend(argv.iter().map(|one| (&one.at, one.value.as_str())))
+            }
+            None => {}
+        }
+        all.extend(self.stop.value().and_then(|stop| text_of(&stop.value.command)));
+        all.extend(self.health.value().and_then(|health| text_of(&health.value.command)));
+        if let Some(hooks) = self.hooks.value().map(|hooks| &hooks.value) {
+            let hooks = [&hooks.before_start, &hooks.after_live, &hooks.after_failed];
+            all.extend(hooks.into_iter().filter_map(text_of));
+        }
+        all
+    }
+
+    /// The other texts of an app in which placeholders are replaced.
+    pub fn values(&self) -> Vec<(&Span, &str)> {
+        let env = self.env.value().into_iter().flat_map(|env| env.value.0.values());
+        let rewrites = self.rewrite.value().map_or(&[][..], |all| &all.value);
+        let env = env.map(|one| (&one.at, one.value.as_str()));
+        env.chain(rewrites.iter().filter_map(|one| text_of(&one.value.with))).collect()
+    }
+}
+
+fn text_of(given: &Given<String>) -> Option<(&Span, &str)> {
+    given.value().map(|written| (&written.at, written.value.as_str()))
+}
+
+/// Judges an app. What comes back is whole only if no error was noted.
+pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) -> AppSettings {
+    let listen = judge.app_listen(&raw, &name);
+    judge.placeholders(&raw);
+    judge.programs(&raw);
+    let at = raw.at;
+    let remote = judge.remote(&raw.remote, &at);
+    let auth = judge.auth(
+        &RawAuth::or_empty(raw.auth, at.absent("auth")),
+        remote.as_ref().map(|remote| remote.transport),
+    );
+    let verify = judge.verify(raw.verify);
+    let (shared, cache) = (judge.release_paths(&raw.shared), judge.release_paths(&raw.cache));
+    judge.refuse_overlaps(&[&shared[..], &cache[..]].concat(), "a path is shared or cached, and once");
+    let rewrites = judge.rewrites(&raw.rewrite, &shared);
+    let protocol = judge.protocol(&raw.protocol);
+    let health = judge.health(raw.health, protocol, &at);
+    judge.warmup_speaks(protocol, raw.warmup.span());
+    let warmup = judge.warmup(raw.warmup, &health);
+    let canary = judge.canary(&raw.canary, &name);
+    let preview = judge.preview(raw.preview, &raw.canary, &canary);
+    let raw_watch = RawWatch::or_empty(raw.watch, at.absent("watch"));
+    let watch = judge.watch(&raw_watch, &health, &canary);
+    let address = raw.front.value().map_or(Given::Absent, |front| front.value.address.clone());
+    let front = judge.front(raw.front, &name, &at);
+    judge.backup_stands(&raw_watch.backup, front.as_ref());
+    let public = judge.public(&address, front.as_ref(), &health);
+    let limits = judge.limits(raw.limits, &at);
+    let checkout_limit = judge.checkout_limit(raw.checkout_limit, &at);
+    let instances = judge.instances(&raw.instances, front.as_ref(), &rewrites);
+    judge.front_speaks((&raw.protocol, protocol), front.as_ref());
+    judge.sockets_fit(raw.listen.span(), (&listen, instances), front.as_ref());
+    if protocol == Protocol::Uwsgi {
+        judge.uwsgi_ends(&raw.start, &raw.stop);
+    }
+    AppSettings {
+        remote: remote.map(|remote| remote.url).unwrap_or_default(),
+        branch: judge.branch(&raw.branch).unwrap_or_else(|| BRANCH.to_owned()),
+        poll: judge.positive(&raw.poll, POLL),
+        ports: judge.app_ports((&raw.ports, &listen), instances, &at),
+        instances,
+        build: judge.build(&raw.build),
+        start: judge.start(&raw.start, &at),
+        stop: judge.stop(RawStop::or_empty(raw.stop, at.absent("stop")), protocol),
+        protocol,
+        drain: judge.drain(raw.drain),
+        standby: Judge::or(raw.standby, STANDBY),
+        keep: judge
+            .number(
+                &raw.keep,
+                |number| usize::try_from(number).ok().and_then(NonZeroUsize::new),
+                "must be 1 or more",
+                "keep at least 1; 2 or more leave a way back",
+            )
+            .unwrap_or(KEEP),
+        user: judge.user(&raw.user),
+        new_privileges: new_privileges(raw.new_privileges),
+        env: judge.env(raw.env, &listen),
+        env_file: judge.host_file(&raw.env_file, Holds::Variables),
+        shared: shared.into_iter().map(|path| path.value).collect(),
+        cache: cache.into_iter().map(|path| path.value).collect(),
+        build_timeout: judge.positive(&raw.build_timeout, BUILD_TIMEOUT),
+        fast_forward_only: Judge::or(raw.fast_forward_only, FAST_FORWARD_ONLY),
+        memory_check: judge
+            .word(
+                &raw.memory_check,
+                &[("warn", MemoryCheck::Warn), ("refuse", MemoryCheck::Refuse)],
+                "is not a memory check",
+                |_| "\"warn\": the deploy goes on; \"refuse\": it fails before its start".to_owned(),
+            )
+            .unwrap_or_default(),
+        auth,
+        verify,
+        rewrites,
+        health,
+        warmup,
+        canary,
+        preview,
+        watch,
+        hooks: judge.hooks(&RawHooks::or_empty(raw.hooks, at.absent("hooks"))),
+        front: front.unwrap_or_else(front_builtin::usual),
+        public,
+        limits,
+        checkout_limit,
+        listen,
+        name,
+    }
+}
+
+fn new_privileges(given: Given<bool>) -> NewPrivileges {
+    match Judge::or(given, NEW_PRIVILEGES) {
+        true => NewPrivileges::Allowed,
+        false => NewPrivileges::Refused,
+    }
+}
+
+impl Judge<'_> {
+    fn drain(&mut self, given: Given<Duration>) -> Duration {
+        if let Some(written) = given.value().filter(|written| written.value.is_zero()) {
+            let hint = format!("leave it out for {}", exact(DRAIN));
+            self.notes.warn(&written.at, "requests still in flight at a flip are cut", hint);
+        }
+        Self::or(given, DRAIN)
+    }
+
+    fn user(&mut self, given: &Given<String>) -> Option<String> {
+        let written = given.value()?;
+        let inner = |c: char| c.is_ascii_alphanumeric() || "._-$".contains(c) || !c.is_ascii();
+        let fits = !written.value.is_empty()
+            && written.value.chars().all(|c| inner(c) && !c.is_control() && !c.is_whitespace())
+            && !written.value.starts_with('-');
+        if !fits {
+            let what = format!("is no name of a user: {:?}", written.value);
+            self.notes.error(&written.at, what, "the name alone; its groups come with it");
+        }
+        if fits && written.value.bytes().all(|c| c.is_ascii_digit()) {
+            let what = format!("is a number, and users are looked up by name: {:?}", written.value);
+            self.notes.warn(&written.at, what, "`getent passwd` shows the name of a number");
+        }
+        fits.then(|| written.value.clone())
+    }
+}

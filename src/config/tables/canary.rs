@@ -1,0 +1,154 @@
+//! `[app.NAME.canary]`: how a new release comes to its traffic by degrees. Knows neither the fronts nor the machine, only
+//! what both can keep.
+
+use crate::{
+    config::{
+        duration,
+        judge::Judge,
+        read::{Given, Written},
+        span::Span,
+    },
+    rules::{
+        canary::{CanaryStep, Share},
+        ids::AppName,
+        sticky::Sticky,
+    },
+};
+
+table! {
+    /// `[app.NAME.canary]`.
+    RawCanary { steps: Vec<Written<String>>, sticky: String, cookie: String }
+}
+
+/// How the traffic moves to a new release by degrees.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Canary {
+    /// Shares on the way to all of it, each larger than the one before and less than all; empty: all at once.
+    pub steps: Vec<CanaryStep>,
+    /// What keeps a client on its side.
+    pub sticky: Sticky,
+}
+
+const STICKY: Sticky = Sticky::None;
+
+/// The cookie that keeps a client of an app on its side; nginx knows no `-` in the name of one.
+fn sticky_cookie(app: &AppName) -> String {
+    format!("bgd_{}", app.as_str().replace('-', "_"))
+}
+
+/// What a step looks like, for hints.
+const STEP: &str =
+    "a share and how long, such as \"5%:2m\"; a share alone, such as \"20%\", lasts until `bgd promote`";
+
+impl Judge<'_> {
+    /// Judges the canary of the app `name`.
+    pub(super) fn canary(&mut self, given: &Given<RawCanary>, name: &AppName) -> Canary {
+        let Some(Written { value: raw, .. }) = given.value() else { return Canary::default() };
+        Canary { steps: self.steps(raw), sticky: self.sticky(raw, name) }
+    }
+
+    fn steps(&mut self, raw: &RawCanary) -> Vec<CanaryStep> {
+        let hint = "write steps = [\"5%:2m\", \"25%:5m\", \"50%:5m\"], or leave the table out";
+        if raw.steps.span().is_none() {
+            self.notes.error(&raw.at.absent("steps"), "is required", hint);
+        }
+        let Some(list) = raw.steps.value() else { return Vec::new() };
+        if list.value.is_empty() {
+            self.notes.error(&list.at, "is empty", hint);
+        }
+        let read = |one: &Written<String>| Some((self.step(one)?, one.at.clone()));
+        let steps: Vec<(CanaryStep, Span)> = list.value.iter().filter_map(read).collect();
+        for pair in steps.windows(2) {
+            self.steps_fit(&pair[0].0, (&pair[1].0, &pair[1].1));
+        }
+        steps.into_iter().map(|(step, _)| step).collect()
+    }
+
+    fn step(&mut self, written: &Written<String>) -> Option<CanaryStep> {
+        let Written { value, at } = written;
+        let (share, hold) = match value.split_once(':') {
+            Some((share, hold)) => (share, Some(hold)),
+            None => (value.as_str(), None),
+        };
+        // As `bgd canary set` takes it: the sign may be left out.
+        let number = share.strip_suffix('%').unwrap_or(share);
+        let Some(percent) = number.parse::<u32>().ok().filter(|_| is_number(number)) else {
+            self.notes.error(at, format!("is no step of a canary: {value:?}"), STEP);
+            return None;
+        };
+        let Some(share) = u8::try_from(percent).ok().and_then(Share::percent).filter(|it| *it != Share::ALL)
+        else {
+            let hint =
+                "a step is 0% to 99%; after the last one the release gets all of the traffic by itself";
+            self.notes.error(at, format!("is not a part of the traffic: {value:?}"), hint);
+            return None;
+        };
+        let hold = match hold.map(duration::parse) {
+            Some(Ok(hold)) if hold.is_zero() => {
+                self.notes.error(at, format!("lasts no time at all: {value:?}"), STEP);
+                return None;
+            }
+            Some(Err(bad)) => {
+                let what = format!("the time of {value:?} {bad}");
+                self.notes.error(at, what, bad.hint());
+                return None;
+            }
+            Some(Ok(hold)) => Some(hold),
+            None => None,
+        };
+        Some(CanaryStep { share, hold })
+    }
+
+    fn steps_fit(&mut self, former: &CanaryStep, (step, at): (&CanaryStep, &Span)) {
+        if step.share <= former.share {
+            let what = format!("is not more than the step before: {} after {}", step.share, former.share);
+            self.notes.error(at, what, "each step has a larger share than the one before");
+        }
+        if former.hold.is_none() {
+            let what = format!("is never reached: the step before, {}, has no time", former.share);
+            let hint = "`bgd promote` gives all of the traffic at once; give the step before a time";
+            self.notes.warn(at, what, hint);
+        }
+    }
+
+    fn sticky(&mut self, raw: &RawCanary, name: &AppName) -> Sticky {
+        let cookie = self.cookie(&raw.cookie);
+        let kind = raw.sticky.value().map(|written| (written.value.as_str(), &written.at));
+        if !matches!(kind, Some(("cookie", _))) && !matches!(raw.sticky, Given::Unreadable(_)) {
+            let hint = "add sticky = \"cookie\", or leave it out";
+            self.refuse([raw.cookie.span()], "has no effect without sticky = \"cookie\"", hint);
+        }
+        match kind {
+            None => STICKY,
+            Some(("none", _)) => Sticky::None,
+            Some(("ip", _)) => Sticky::Ip,
+            Some(("cookie", _)) => Sticky::Cookie(cookie.unwrap_or_else(|| sticky_cookie(name))),
+            Some((other, at)) => {
+                let hint =
+                    "\"none\": each request for itself; \"ip\" or \"cookie\": a client stays on its side";
+                self.notes.error(at, format!("is no kind of stickiness: {other:?}"), hint);
+                STICKY
+            }
+        }
+    }
+
+    /// A name that every front can ask for, nginx by a variable.
+    pub(super) fn cookie(&mut self, given: &Given<String>) -> Option<String> {
+        let Written { value, at } = given.value()?;
+        let fits = |c: u8| c.is_ascii_alphanumeric() || c == b'_';
+        if value.is_empty() || value.len() > 64 || !value.bytes().all(fits) {
+            let what = format!("is no name of a cookie here: {:?}", shorten(value));
+            self.notes.error(at, what, "1 to 64 letters, digits and `_`, such as \"bgd_shop\"");
+            return None;
+        }
+        Some(value.clone())
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit())
+}
+
+pub(super) fn shorten(text: &str) -> String {
+    text.chars().take(80).collect()
+}

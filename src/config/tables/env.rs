@@ -1,0 +1,61 @@
+//! `env`: variables of the app besides bgd's own; any name is a key here.
+
+use std::collections::BTreeMap;
+
+use toml::de::DeValue;
+
+use super::listen::Listen;
+use crate::config::{
+    judge::Judge,
+    read::{FromToml, Given, Item, Reader, Written},
+    span::Span,
+};
+
+/// `env` as written: any key is allowed here.
+#[derive(Debug, Clone)]
+pub(in crate::config) struct RawEnv(pub BTreeMap<String, Written<String>>);
+
+impl FromToml for RawEnv {
+    fn from_toml(item: &Item<'_>, at: &Span, reader: &mut Reader<'_>) -> Option<Self> {
+        let DeValue::Table(table) = item.get_ref() else {
+            return reader.wrong_type(at, "a table such as { APP_ENV = \"prod\" }", item);
+        };
+        let mut all = BTreeMap::new();
+        for (name, item) in table.iter() {
+            let at = at.key(name.get_ref(), reader.line(name.span().start));
+            if matches!(item.get_ref(), DeValue::String(_)) {
+                let value = String::from_toml(item, &at, reader)?;
+                all.insert(name.get_ref().to_string(), Written { value, at });
+            } else {
+                // Not by way of `wrong_type`: that shows numbers, and a number here may be a PIN.
+                reader.notes.error(
+                    &at,
+                    "expected a text",
+                    "environment variables are texts: write it in quotes",
+                );
+            }
+        }
+        Some(Self(all))
+    }
+}
+
+impl Judge<'_> {
+    /// Judges the variables of an app that listens there.
+    pub(super) fn env(&mut self, given: Given<RawEnv>, listen: &Listen) -> BTreeMap<String, String> {
+        let Some(all) = given.into_value() else { return BTreeMap::new() };
+        for (name, written) in &all.value.0 {
+            if name.is_empty() || name.contains(|c: char| c == '=' || c.is_control() || c.is_whitespace()) {
+                self.notes.error(&written.at, "is no name of a variable", "letters, digits and `_`");
+            }
+            let (own, stands_for) = match listen {
+                Listen::Ports => ("PORT", "{port}"),
+                Listen::Sockets(_) => ("SOCKET", "{socket}"),
+            };
+            let address = name == own && written.value != stands_for;
+            if address || name.starts_with("BGD_") {
+                self.notes.error(&written.at, "is set by bgd itself", "leave it out, or choose another name");
+            }
+        }
+        all.value.0.into_iter().map(|(name, written)| (name, written.value)).collect()
+    }
+}

@@ -1,0 +1,109 @@
+//! `[app.NAME.front]` with `type = "builtin"`: bgd's own proxy.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use super::{
+    Table as _,
+    front::{FrontSettings, Kind, RawFront},
+};
+use crate::config::{
+    judge::{Judge, PortClaim},
+    read::{Given, Written},
+};
+
+table! {
+    /// The keys of the builtin front.
+    RawBuiltin { listen: String, request_timeout: Duration, response_timeout: Duration }
+}
+
+pub(super) const KIND: Kind = Kind {
+    name: "builtin",
+    written: |raw| raw.builtin.written(),
+    own_way: |_| None,
+    judge: |judge, raw, _| judge.builtin(raw),
+};
+
+pub(in crate::config) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// Of a client, between two pieces of a request's body, and of an app, until the head of its answer; as nginx has them.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The front of an app whose file names none.
+pub(super) fn usual() -> FrontSettings {
+    FrontSettings::Builtin {
+        listen: LISTEN,
+        request_timeout: EXCHANGE_TIMEOUT,
+        response_timeout: EXCHANGE_TIMEOUT,
+    }
+}
+
+impl Judge<'_> {
+    fn builtin(&mut self, raw: &RawFront) -> Option<FrontSettings> {
+        let raw = &raw.builtin;
+        let listen = match &raw.listen {
+            Given::Absent => LISTEN,
+            Given::Unreadable(_) => return None,
+            Given::Value(written) => self.listen(written)?,
+        };
+        let at = raw.listen.span().cloned().unwrap_or_else(|| raw.at.absent("listen"));
+        let default = raw.listen.span().is_none();
+        self.ports.push(PortClaim {
+            port: listen.port(),
+            listen: Some(listen.ip()),
+            at,
+            default,
+            instances: 1,
+        });
+        Some(FrontSettings::Builtin {
+            listen,
+            request_timeout: self.positive(&raw.request_timeout, EXCHANGE_TIMEOUT),
+            response_timeout: self.positive(&raw.response_timeout, EXCHANGE_TIMEOUT),
+        })
+    }
+
+    fn listen(&mut self, written: &Written<String>) -> Option<SocketAddr> {
+        let text = written.value.as_str();
+        let hint = match text.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
+            Some((_, Ok(0))) => "write a port of 1 to 65535".to_owned(),
+            Some(("" | "*", Ok(port))) => {
+                format!("write \"0.0.0.0:{port}\" (every address) or \"127.0.0.1:{port}\"")
+            }
+            Some(("localhost", Ok(port))) => format!("write \"127.0.0.1:{port}\""),
+            _ => match text.parse::<u16>() {
+                Ok(port) => format!("write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for every address"),
+                Err(_) => "write an IP address and a port, such as \"0.0.0.0:80\" or \"[::]:80\"".to_owned(),
+            },
+        };
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 => Some(address),
+            _ => {
+                self.notes.error(&written.at, format!("is no address to listen on: {text:?}"), hint);
+                None
+            }
+        }
+    }
+}
+
+/// The address on which this host itself reaches the front: every address of the host includes the loopback.
+pub(super) fn reached_at(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_front_that_listens_everywhere_is_asked_on_the_loopback() {
+        assert_eq!(reached_at("0.0.0.0:80".parse().unwrap()).to_string(), "127.0.0.1:80");
+        assert_eq!(reached_at("[::]:80".parse().unwrap()).to_string(), "[::1]:80");
+        assert_eq!(reached_at("192.0.2.1:80".parse().unwrap()).to_string(), "192.0.2.1:80");
+    }
+}

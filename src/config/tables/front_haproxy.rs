@@ -1,0 +1,157 @@
+//! `[app.NAME.front]` with `type = "haproxy"`: a HAProxy that is already there.
+
+use std::path::PathBuf;
+
+use super::{
+    Table as _,
+    front::{FrontSettings, Kind, RawFront},
+};
+use crate::{
+    config::{
+        judge::Judge,
+        read::{Given, Written},
+    },
+    rules::{
+        addresses::MOST_INSTANCES,
+        ids::{AppName, Color},
+    },
+};
+
+table! {
+    /// The keys of the HAProxy front.
+    RawHaproxy { socket: String, backend: String, servers: Vec<Written<String>>, state_file: String }
+}
+
+pub(super) const KIND: Kind = Kind {
+    name: "haproxy",
+    written: |raw| raw.haproxy.written(),
+    own_way: |key| match key {
+        "listen" => Some("haproxy listens as its own frontend says; leave it out"),
+        "request_timeout" | "response_timeout" => {
+            Some("haproxy has its own limits: timeout client and timeout server")
+        }
+        _ => None,
+    },
+    judge: |judge, raw, app| Some(FrontSettings::Haproxy(judge.haproxy(raw, app))),
+};
+
+const SOCKET: &str = "/run/haproxy/admin.sock";
+const SERVERS: [&str; 2] = ["blue", "green"];
+
+/// In HAProxy a server is a backup by its own configuration, which bgd does not write.
+pub(super) const NO_BACKUP: &str =
+    "can't be had with haproxy, whose backups are fixed by its own configuration";
+
+/// A HAProxy that is already there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HaproxySettings {
+    /// Its `stats socket`, with `level admin`.
+    pub socket: PathBuf,
+    /// Name of the backend.
+    pub backend: String,
+    /// The backend's servers for blue and green.
+    pub servers: HaproxyServers,
+    /// Where the states of the servers are kept for HAProxy's next start; `None`: nowhere.
+    pub state_file: Option<PathBuf>,
+}
+
+/// Names of the two servers in HAProxy's backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HaproxyServers {
+    /// The server on blue's port.
+    pub blue: String,
+    /// The server on green's port.
+    pub green: String,
+}
+
+impl HaproxyServers {
+    /// The server of a color.
+    pub fn of(&self, color: Color) -> &String {
+        match color {
+            Color::Blue => &self.blue,
+            Color::Green => &self.green,
+        }
+    }
+
+    /// The server of one of a color's instances, counted from 0: `blue`, `blue-2`, `blue-3`.
+    pub fn nth(&self, color: Color, index: usize) -> String {
+        let first = self.of(color);
+        if index == 0 { first.clone() } else { format!("{first}-{}", index + 1) }
+    }
+
+    /// The color whose server it is, if it is one of theirs. What is named here is the first of its color, whatever it
+    /// is called.
+    pub fn color(&self, name: &str) -> Option<Color> {
+        let is_first = |color: &Color| self.of(*color) == name;
+        let is_later = |color: &Color| {
+            let number = name.strip_prefix(self.of(*color).as_str()).and_then(|rest| rest.strip_prefix('-'));
+            number.and_then(|it| it.parse().ok()).is_some_and(|it| (2..=MOST_INSTANCES).contains(&it))
+        };
+        let first = Color::ALL.into_iter().find(is_first);
+        first.or_else(|| Color::ALL.into_iter().find(is_later))
+    }
+}
+
+impl HaproxyServers {
+    /// Where the second instance of a color has the server that the other color's first one is said to have: what is
+    /// wrong, and the hint.
+    pub(super) fn no_room(&self, instances: u16) -> Option<(String, &'static str)> {
+        let later =
+            |color: Color| (1..usize::from(instances)).map(move |index| (color, self.nth(color, index)));
+        let taken = |(color, name): &(Color, String)| self.color(name) != Some(*color);
+        let (color, name) = Color::ALL.into_iter().flat_map(later).find(taken)?;
+        let other = color.other();
+        let what = format!("needs a server {name} of {color}, and front.servers gives that name to {other}");
+        Some((what, "servers = [\"blue\", \"green\"] have room: blue, blue-2, blue-3, and so on"))
+    }
+}
+
+impl Judge<'_> {
+    fn haproxy(&mut self, raw: &RawFront, app: &AppName) -> HaproxySettings {
+        let raw = &raw.haproxy;
+        let socket = self.host_path(&raw.socket).unwrap_or_else(|| SOCKET.into());
+        let backend = self.haproxy_name(raw.backend.value(), "backend").unwrap_or_else(|| app.to_string());
+        let claimed = format!("{backend} at {}", socket.display());
+        self.claim("backend", &claimed, &raw.backend, raw.at.absent("backend"));
+        let state_file = self.written_file(&raw.state_file);
+        if let Some(path) = &state_file {
+            self.claim(
+                "state_file",
+                &path.display().to_string(),
+                &raw.state_file,
+                raw.at.absent("state_file"),
+            );
+        }
+        HaproxySettings { socket, backend, servers: self.haproxy_servers(&raw.servers), state_file }
+    }
+
+    fn haproxy_servers(&mut self, given: &Given<Vec<Written<String>>>) -> HaproxyServers {
+        let [blue, green] = SERVERS.map(str::to_owned);
+        let usual = HaproxyServers { blue, green };
+        let Some(written) = given.value() else { return usual };
+        let hint = "blue's server, then green's, such as [\"blue\", \"green\"]";
+        let [blue, green] = &written.value[..] else {
+            let count = written.value.len();
+            self.notes.error(&written.at, format!("must name two servers, not {count}"), hint);
+            return usual;
+        };
+        if blue.value == green.value {
+            let what = format!("blue and green have the same server: {:?}", blue.value);
+            self.notes.error(&green.at, what, hint);
+        }
+        let [blue, green] = [blue, green].map(|name| self.haproxy_name(Some(name), "server"));
+        HaproxyServers { blue: blue.unwrap_or(usual.blue), green: green.unwrap_or(usual.green) }
+    }
+
+    /// A name as HAProxy allows it: nothing in it can end a command of its socket.
+    fn haproxy_name(&mut self, written: Option<&Written<String>>, what: &str) -> Option<String> {
+        let written = written?;
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+        if written.value.is_empty() || !written.value.chars().all(fits) {
+            let said = format!("is no name of a {what}: {:?}", written.value);
+            self.notes.error(&written.at, said, "letters, digits, `-`, `_`, `.` and `:`, as in haproxy.cfg");
+            return None;
+        }
+        Some(written.value.clone())
+    }
+}

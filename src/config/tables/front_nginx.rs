@@ -1,0 +1,163 @@
+//! `[app.NAME.front]` with `type = "nginx"`: an nginx that is already there.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    Table as _,
+    front::{FrontSettings, Kind, RawFront},
+    protocol::Protocol,
+};
+use crate::{
+    config::{
+        judge::Judge,
+        read::{Given, Written},
+    },
+    os::unix::is_plain,
+    rules::ids::AppName,
+};
+
+table! {
+    /// The keys of the nginx front.
+    RawNginx {
+        upstream: String,
+        file: String,
+        test: Vec<Written<String>>,
+        reload: Vec<Written<String>>,
+        pid_file: String,
+    }
+}
+
+pub(super) const KIND: Kind = Kind {
+    name: "nginx",
+    written: |raw| raw.nginx.written(),
+    own_way: |key| match key {
+        "listen" => Some("nginx listens as its own server block says; leave it out"),
+        "request_timeout" | "response_timeout" => {
+            Some("nginx has its own limits: client_body_timeout, and proxy_read_timeout and its like")
+        }
+        _ => None,
+    },
+    judge: |judge, raw, app| Some(FrontSettings::Nginx(judge.nginx(raw, app))),
+};
+
+const TEST: [&str; 2] = ["nginx", "-t"];
+const RELOAD: [&str; 3] = ["nginx", "-s", "reload"];
+const PID_FILE: &str = "/run/nginx.pid";
+
+/// The include file of an app.
+fn usual_file(app: &AppName) -> PathBuf {
+    PathBuf::from(format!("/etc/nginx/conf.d/bgd-{app}.conf"))
+}
+
+/// An nginx that is already there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NginxSettings {
+    /// Name of the upstream block.
+    pub upstream: String,
+    /// The include file that bgd alone writes.
+    pub file: PathBuf,
+    /// Command that validates the configuration.
+    pub test: Vec<String>,
+    /// Command that reloads.
+    pub reload: Vec<String>,
+    /// The master's pid file.
+    pub pid_file: PathBuf,
+}
+
+impl NginxSettings {
+    /// The link beside the include file that leads to the live socket of an app that listens on sockets. Its name
+    /// begins with a dot, which no include matches.
+    pub fn link(&self) -> PathBuf {
+        let name = self.file.file_name().unwrap_or_default().to_string_lossy();
+        self.file.with_file_name(format!(".{name}.live"))
+    }
+
+    /// The longest path that nginx is given to it, of so many instances.
+    pub fn longest_link(&self, instances: u16) -> PathBuf {
+        match instances {
+            1 => self.link(),
+            several => format!("{}-{several}/{several}", self.link().display()).into(),
+        }
+    }
+}
+
+/// What to write for an app that speaks something else than HTTP.
+pub(super) fn way_to_speak(protocol: Protocol) -> String {
+    let pass = match protocol {
+        Protocol::Http => "proxy_pass",
+        Protocol::FastCgi => "fastcgi_pass",
+        Protocol::Uwsgi => "uwsgi_pass",
+    };
+    format!("write front.type = \"nginx\", whose site says {pass}")
+}
+
+/// nginx reads a path out of bgd's file, and a word of its configuration has no quotes there.
+pub(super) fn unnameable(path: &Path) -> Option<(String, &'static str)> {
+    let what = || format!("can't be named in nginx's configuration: {}", path.display());
+    let hint = "choose directories whose names have letters, digits and . _ - + @ alone";
+    (!is_plain(path)).then(|| (what(), hint))
+}
+
+impl Judge<'_> {
+    fn nginx(&mut self, raw: &RawFront, app: &AppName) -> NginxSettings {
+        let raw = &raw.nginx;
+        let upstream = self.upstream(&raw.upstream).unwrap_or_else(|| app.to_string());
+        let file = self.nginx_file(&raw.file).unwrap_or_else(|| usual_file(app));
+        self.claim("upstream", &upstream, &raw.upstream, raw.at.absent("upstream"));
+        self.claim("file", &file.display().to_string(), &raw.file, raw.at.absent("file"));
+        NginxSettings {
+            upstream,
+            file,
+            test: self.argv((&raw.test, "test")).unwrap_or_else(|| TEST.map(str::to_owned).to_vec()),
+            reload: self.argv((&raw.reload, "reload")).unwrap_or_else(|| RELOAD.map(str::to_owned).to_vec()),
+            pid_file: self.host_path(&raw.pid_file).unwrap_or_else(|| PID_FILE.into()),
+        }
+    }
+
+    fn upstream(&mut self, given: &Given<String>) -> Option<String> {
+        let inner = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+        let name = |text: &str| {
+            let fits = text.chars().all(inner) && text.starts_with(|c: char| c.is_ascii_alphanumeric());
+            fits.then(|| text.to_owned())
+        };
+        let hint = "letters, digits, `-`, `_` and `.`, such as \"shop\"";
+        self.text(given, name, "is no name of an upstream", hint)
+    }
+
+    /// A file of its own: whatever else stood there would be gone.
+    fn nginx_file(&mut self, given: &Given<String>) -> Option<PathBuf> {
+        let path = self.written_file(given)?;
+        let at = given.span()?;
+        let hint =
+            "a file that bgd alone writes and nginx.conf includes, such as /etc/nginx/conf.d/bgd-shop.conf";
+        if path.file_name().is_some_and(|name| name == "nginx.conf") {
+            self.notes.error(at, "is nginx's own configuration, which bgd would replace", hint);
+            return None;
+        }
+        let below_pattern = path.parent().is_some_and(|dir| dir.ends_with("conf.d"));
+        if below_pattern && path.extension().is_none_or(|extension| extension != "conf") {
+            self.notes.warn(
+                at,
+                "does not end in .conf: `include conf.d/*.conf` of nginx.conf passes it over",
+                hint,
+            );
+        }
+        Some(path)
+    }
+
+    /// A command as a list; `None` when it is absent or wrong.
+    fn argv(&mut self, (given, key): (&Given<Vec<Written<String>>>, &str)) -> Option<Vec<String>> {
+        let list = given.value()?;
+        let Some(first) = list.value.first() else {
+            self.notes.error(
+                &list.at,
+                "is empty",
+                "the first element is the program, the others its arguments",
+            );
+            return None;
+        };
+        self.filled(first, "the first element is the program").then_some(())?;
+        self.no_shell_reads(&list.value, key);
+        Some(list.value.iter().map(|word| word.value.clone()).collect())
+    }
+}

@@ -1,0 +1,67 @@
+//! `[app.NAME.limits]`: what the processes of an instance or a build may use together.
+
+use super::Table as _;
+use crate::{
+    config::{
+        amount::{bytes, meant},
+        judge::Judge,
+        read::{Given, Written},
+        span::Span,
+    },
+    rules::limits::Limits,
+};
+
+table! {
+    /// `[app.NAME.limits]`.
+    RawLimits { memory: String, cpu: String, tasks: i64 }
+}
+
+/// Less than this no interpreter starts in, and the shim lives in the same space.
+const LEAST_MEMORY: u64 = 16 << 20;
+
+impl Judge<'_> {
+    /// Judges the limits of the app at `app`.
+    pub(super) fn limits(&mut self, given: Given<RawLimits>, app: &Span) -> Limits {
+        let raw = RawLimits::or_empty(given, app.absent("limits"));
+        Limits { memory: self.memory(&raw.memory), cpu: self.cpu(&raw.cpu), tasks: self.tasks(&raw.tasks) }
+    }
+
+    fn memory(&mut self, given: &Given<String>) -> Option<u64> {
+        let Written { value, at } = given.value()?;
+        let hint = "a whole number and K, M, G or T, such as \"512M\"; at least \"16M\"";
+        match bytes(value) {
+            Some(bytes) if bytes >= LEAST_MEMORY => return Some(bytes),
+            Some(_) => self.notes.error(at, format!("is too little to run anything: {value:?}"), hint),
+            None => {
+                let hint =
+                    meant(value, LEAST_MEMORY).map_or(hint.to_owned(), |meant| format!("write {meant:?}"));
+                self.notes.error(at, format!("is no amount of memory: {value:?}"), hint);
+            }
+        }
+        None
+    }
+
+    fn cpu(&mut self, given: &Given<String>) -> Option<u32> {
+        let Written { value, at } = given.value()?;
+        let percent = value.strip_suffix('%').filter(|number| number.bytes().all(|c| c.is_ascii_digit()));
+        let percent = percent.and_then(|number| number.parse().ok()).filter(|percent| *percent > 0);
+        if percent.is_none() {
+            let hint = "percent of one core, such as \"50%\", or \"150%\" for one and a half";
+            // As containers count: in cores.
+            let cores = value.parse::<f64>().ok().filter(|cores| *cores > 0.0 && *cores <= 256.0);
+            let hint = match cores {
+                Some(cores) => format!("{hint}: of {value} cores write \"{:.0}%\"", cores * 100.0),
+                None => hint.to_owned(),
+            };
+            self.notes.error(at, format!("is no share of the CPU: {value:?}"), hint);
+        }
+        percent
+    }
+
+    fn tasks(&mut self, given: &Given<i64>) -> Option<u32> {
+        // The shim itself, a shell, and what it runs.
+        let enough = |number: i64| u32::try_from(number).ok().filter(|tasks| *tasks >= 8);
+        let hint = "processes and threads together; a server needs dozens, such as 512";
+        self.number(given, enough, "must be 8 or more", hint)
+    }
+}

@@ -1,0 +1,195 @@
+//! The tables of the configuration, one file each: the keys as they are written, what they mean, their defaults, the
+//! rules of their values, and the rows of wrong ones that tests go through. A key of a front, its defaults and its
+//! name stand in the file of that front alone.
+//!
+//! [`read`](super::read) fills a table from TOML, [`Judge`](super::judge::Judge) makes settings of it.
+
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    read::{FromToml, Given, Item, Reader},
+    span::Span,
+};
+
+/// Declares a table: its fields, their types, and the keys they are written as where those differ. `with` names other
+/// tables whose keys stand among these.
+macro_rules! table {
+    ($(#[$doc:meta])* $name:ident { $($field:ident $(= $key:literal)?: $kind:ty),* $(,)? }
+     $(with { $($part:ident: $of:ty),* $(,)? })?) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone)]
+        pub(in crate::config) struct $name {
+            /// Where the table begins.
+            #[allow(dead_code, reason = "not asked of every table")]
+            pub at: $crate::config::span::Span,
+            $(pub $field: $crate::config::read::Given<$kind>,)*
+            $($(pub $part: $of,)*)?
+        }
+
+        impl $crate::config::tables::Table for $name {
+            fn keys() -> Vec<&'static str> {
+                #[allow(unused_mut, reason = "most tables have no others among them")]
+                let mut keys = vec![$($crate::config::tables::key!($field $($key)?)),*];
+                $($(keys.extend(<$of as $crate::config::tables::Table>::keys());)*)?
+                keys
+            }
+
+            fn written(&self) -> Vec<(&'static str, &$crate::config::span::Span)> {
+                let all = [$(($crate::config::tables::key!($field $($key)?), self.$field.span())),*];
+                all.into_iter().filter_map(|(key, at)| Some((key, at?))).collect()
+            }
+
+            fn empty(at: &$crate::config::span::Span) -> Self {
+                Self {
+                    at: at.clone(),
+                    $($field: $crate::config::read::Given::Absent,)*
+                    $($($part: <$of as $crate::config::tables::Table>::empty(at),)*)?
+                }
+            }
+
+            fn fields(
+                table: &toml::de::DeTable<'_>,
+                at: &$crate::config::span::Span,
+                reader: &mut $crate::config::read::Reader<'_>,
+            ) -> Self {
+                Self {
+                    at: at.clone(),
+                    $($field: reader.field(table, at, $crate::config::tables::key!($field $($key)?)),)*
+                    $($($part: <$of as $crate::config::tables::Table>::fields(table, at, reader),)*)?
+                }
+            }
+        }
+    };
+}
+
+/// The key of a field: the one that is given, or its own name.
+macro_rules! key {
+    ($field:ident) => {
+        stringify!($field)
+    };
+    ($field:ident $key:literal) => {
+        $key
+    };
+}
+use key;
+
+pub(super) mod app;
+mod auth;
+mod canary;
+mod checkout_limit;
+pub(super) mod daemon;
+mod env;
+mod front;
+pub(super) mod front_builtin;
+mod front_haproxy;
+mod front_nginx;
+mod health;
+mod hooks;
+mod limits;
+mod listen;
+pub(super) mod ports;
+mod preview;
+mod protocol;
+mod public;
+mod remote;
+mod rewrite;
+pub(super) mod start;
+mod stop;
+mod unknown;
+mod verify;
+mod warmup;
+mod watch;
+
+use self::{
+    app::{RawApp, RawApps},
+    daemon::RawDaemon,
+};
+/// What the tables mean.
+pub(super) mod settings {
+    pub use super::{
+        app::{AppSettings, MemoryCheck},
+        auth::Auth,
+        canary::Canary,
+        daemon::{DaemonSettings, Principal},
+        front::FrontSettings,
+        front_haproxy::{HaproxyServers, HaproxySettings},
+        front_nginx::NginxSettings,
+        health::{FastCgiProbe, Health, HttpProbe, Probe},
+        hooks::Hooks,
+        listen::{Listen, Sockets},
+        ports::Ports,
+        preview::Preview,
+        protocol::Protocol,
+        public::PublicAddress,
+        rewrite::Rewrite,
+        start::Start,
+        stop::{Stop, StopHow},
+        verify::{Verify, VerifyRange},
+        warmup::Warmup,
+        watch::{Inconclusive, Watch},
+    };
+}
+
+table! {
+    /// `bgd.toml`.
+    RawFile { app: RawApps, daemon: RawDaemon }
+}
+
+/// A table as written: every key optional, nothing judged.
+pub(super) trait Table: Sized {
+    /// The keys that it may have.
+    fn keys() -> Vec<&'static str>;
+
+    /// Its own keys that are written, readable or not.
+    fn written(&self) -> Vec<(&'static str, &Span)>;
+
+    /// The table with no key in it.
+    fn empty(at: &Span) -> Self;
+
+    /// Reads the keys that it knows.
+    fn fields(table: &DeTable<'_>, at: &Span, reader: &mut Reader<'_>) -> Self;
+
+    /// Reads the table, with every problem in it noted.
+    fn read(table: &DeTable<'_>, at: &Span, reader: &mut Reader<'_>) -> Self {
+        let known = Self::keys();
+        reader.refuse_unknown(table, at, &known, |key| unknown::hint(key, &known, at));
+        Self::fields(table, at, reader)
+    }
+
+    /// The table, or an empty one at `at`.
+    fn or_empty(given: Given<Self>, at: Span) -> Self {
+        match given {
+            Given::Value(written) => written.value,
+            Given::Absent | Given::Unreadable(_) => Self::empty(&at),
+        }
+    }
+}
+
+impl<T: Table> FromToml for T {
+    fn from_toml(item: &Item<'_>, at: &Span, reader: &mut Reader<'_>) -> Option<Self> {
+        match item.get_ref() {
+            DeValue::Table(table) => Some(Self::read(table, at, reader)),
+            _ => reader.wrong_type(at, "a table", item),
+        }
+    }
+}
+
+/// The keys of each table of an app; the empty name is the app itself.
+pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 14] {
+    [
+        ("", RawApp::keys()),
+        ("stop", stop::RawStop::keys()),
+        ("auth", auth::RawAuth::keys()),
+        ("verify", verify::RawVerify::keys()),
+        ("rewrite", rewrite::RawRewrite::keys()),
+        ("health", health::RawHealth::keys()),
+        ("warmup", warmup::RawWarmup::keys()),
+        ("canary", canary::RawCanary::keys()),
+        ("preview", preview::RawPreview::keys()),
+        ("watch", watch::RawWatch::keys()),
+        ("hooks", hooks::RawHooks::keys()),
+        ("front", front::RawFront::keys()),
+        ("limits", limits::RawLimits::keys()),
+        ("checkout_limit", checkout_limit::RawCheckoutLimit::keys()),
+    ]
+}

@@ -1,0 +1,111 @@
+//! `stop = { … }`: how an instance is asked to end, and how long it may take.
+
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::{protocol::Protocol, start::RawStart};
+use crate::config::{
+    judge::Judge,
+    read::{FromToml, Given, Item, Reader},
+    signal::{self, BadSignal},
+    span::Span,
+};
+
+table! {
+    /// `stop = { … }`.
+    RawStop { signal: RawSignal, command: String, grace: Duration }
+}
+
+/// `stop.signal` as written.
+#[derive(Debug, Clone)]
+pub(in crate::config) enum RawSignal {
+    Name(String),
+    Number(i64),
+}
+
+impl FromToml for RawSignal {
+    fn from_toml(item: &Item<'_>, at: &Span, reader: &mut Reader<'_>) -> Option<Self> {
+        match item.get_ref() {
+            DeValue::Integer(_) => FromToml::from_toml(item, at, reader).map(Self::Number),
+            DeValue::String(_) => FromToml::from_toml(item, at, reader).map(Self::Name),
+            _ => reader.wrong_type(at, "a signal such as \"TERM\"", item),
+        }
+    }
+}
+
+/// How an instance is asked to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// The polite request.
+    pub how: StopHow,
+    /// From the request to KILL.
+    pub grace: Duration,
+}
+
+/// The polite request to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopHow {
+    /// A signal number for the started process (for example 15, TERM).
+    Signal(i32),
+    /// A command run in the release directory.
+    Command(String),
+}
+
+const GRACE: Duration = Duration::from_secs(30);
+
+/// The signal that ends the usual server of a protocol: php-fpm drops its requests at TERM and finishes them at QUIT;
+/// uWSGI starts anew at TERM, unless it is told not to.
+fn usual_signal(protocol: Protocol) -> i32 {
+    match protocol {
+        Protocol::Http => libc::SIGTERM,
+        Protocol::FastCgi => libc::SIGQUIT,
+        Protocol::Uwsgi => libc::SIGINT,
+    }
+}
+
+/// In a start command: uWSGI is told what TERM means, or has a file of its own that may say so.
+const TERM_MAY_END_IT: [&str; 7] = ["die-on-term", "unix_signal", ".ini", ".xml", ".yaml", ".yml", ".json"];
+
+impl Judge<'_> {
+    /// Judges how an app that speaks this protocol is stopped.
+    pub(super) fn stop(&mut self, raw: RawStop, protocol: Protocol) -> Stop {
+        if let (Some(_), Some(at)) = (raw.signal.span(), raw.command.span()) {
+            self.notes.error(at, "`signal` and `command` exclude each other", "keep one of them");
+        }
+        let number = raw.signal.value().and_then(|written| {
+            let number = number(&written.value);
+            number.map_err(|bad| self.notes.error(&written.at, bad.to_string(), bad.hint())).ok()
+        });
+        let how = match self.command(&raw.command) {
+            Some(command) => StopHow::Command(command),
+            None => StopHow::Signal(number.unwrap_or_else(|| usual_signal(protocol))),
+        };
+        Stop { how, grace: Self::or(raw.grace, GRACE) }
+    }
+
+    /// TERM makes uWSGI start anew, and bgd would wait for its end until it kills it.
+    pub(super) fn uwsgi_ends(&mut self, start: &Given<RawStart>, stop: &Given<RawStop>) {
+        let Some(signal) = stop.value().and_then(|stop| stop.value.signal.value()) else { return };
+        let words = match start.value().map(|start| &start.value) {
+            Some(RawStart::Shell(line)) => line.clone(),
+            Some(RawStart::Argv(argv)) => {
+                argv.iter().map(|word| word.value.as_str()).collect::<Vec<_>>().join(" ")
+            }
+            None => return,
+        };
+        let told = TERM_MAY_END_IT.iter().any(|word| words.contains(word));
+        if number(&signal.value) == Ok(libc::SIGTERM) && !told {
+            let hint = "start it with --die-on-term, or leave the signal out for INT";
+            self.notes.warn(&signal.at, "TERM makes uwsgi start anew instead of ending", hint);
+        }
+    }
+}
+
+/// The number of a signal as written.
+fn number(signal: &RawSignal) -> Result<i32, BadSignal> {
+    match signal {
+        RawSignal::Name(name) => signal::by_name(name),
+        RawSignal::Number(number) => signal::by_number(*number),
+    }
+}

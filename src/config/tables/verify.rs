@@ -1,0 +1,61 @@
+//! `[app.NAME.verify]`: whose signed commits are deployed.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{
+    judge::{Holds, Judge},
+    read::Given,
+};
+
+table! {
+    /// `[app.NAME.verify]`.
+    RawVerify { signers: String, keyring: String, range: String }
+}
+
+/// Whose signed commits are deployed; at least one file is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verify {
+    /// SSH keys, in OpenSSH's format allowed_signers (`gpg.ssh.allowedSignersFile` of git).
+    pub signers: Option<PathBuf>,
+    /// GPG keys, as `gpg --export` writes them; all of them are trusted.
+    pub keyring: Option<PathBuf>,
+    /// Which commits have to be signed.
+    pub range: VerifyRange,
+}
+
+/// Which commits have to be signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerifyRange {
+    /// The one that is deployed: who signs it vouches for its history.
+    Tip,
+    /// Every commit since the one accepted last; of the first deploy, the tip.
+    All,
+}
+
+const RANGE: VerifyRange = VerifyRange::Tip;
+
+impl Judge<'_> {
+    /// Whose commits are deployed; a table that names nobody would look like a check and be none.
+    pub(super) fn verify(&mut self, given: Given<RawVerify>) -> Option<Verify> {
+        let raw = given.into_value()?.value;
+        if raw.signers.span().or(raw.keyring.span()).is_none() {
+            let hint = "write signers = \"allowed_signers\" (SSH keys), keyring = \"keyring.gpg\" (GPG keys), or both";
+            self.notes.error(&raw.at, "names nobody to trust", hint);
+        }
+        Some(Verify {
+            signers: self.host_file(&raw.signers, Holds::Plain),
+            keyring: self.host_file(&raw.keyring, Holds::Plain),
+            range: self
+                .word(
+                    &raw.range,
+                    &[("tip", VerifyRange::Tip), ("all", VerifyRange::All)],
+                    "is no range",
+                    |_| "\"tip\": the commit that is deployed; \"all\": every new commit".to_owned(),
+                )
+                .unwrap_or(RANGE),
+        })
+    }
+}
