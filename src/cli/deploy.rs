@@ -9,10 +9,10 @@ use crate::{
     cli::{
         Context,
         args::{AppArg, DeployArgs},
-        phrase,
         problem::Problem,
         progress,
         terminal::{self, Look, Tone, one_line},
+        wording,
     },
     rules::words::Outcome,
 };
@@ -109,18 +109,20 @@ pub fn exit_of(deploy: &DeployRecord) -> Exit {
 fn success(deploy: &DeployRecord, look: Look) -> String {
     let subject = deploy.subject.as_deref().map(|subject| format!(" {:?}", one_line(subject)));
     let color = deploy.color.map(|color| format!(" on {color}")).unwrap_or_default();
-    let took = phrase::took(deploy).map(|took| format!(" after {}", phrase::span(took))).unwrap_or_default();
+    let took =
+        wording::took(deploy).map(|took| format!(" after {}", wording::span(took))).unwrap_or_default();
     let steps = match deploy.steps.is_empty() {
         true => String::new(),
-        false => format!(" ({})", phrase::steps(&deploy.steps)),
+        false => format!(" ({})", wording::steps(&deploy.steps)),
     };
     let live = look.paint(Tone::Good, "is live");
-    let commit = phrase::short(deploy.commit.as_ref());
+    let commit = wording::short(deploy.commit.as_ref());
     format!("{}: {commit}{} {live}{color}{took}{steps}", deploy.app, subject.unwrap_or_default())
 }
 
 fn failure(deploy: &DeployRecord, tail: &[String], look: Look) -> String {
-    let mut text = format!("{} {}: {}", look.paint(Tone::Bad, "error:"), deploy.app, phrase::failure(deploy));
+    let mut text =
+        format!("{} {}: {}", look.paint(Tone::Bad, "error:"), deploy.app, wording::failure(deploy));
     if !tail.is_empty() {
         text.push_str("\nlast output:");
     }
@@ -133,7 +135,7 @@ fn failure(deploy: &DeployRecord, tail: &[String], look: Look) -> String {
 }
 
 fn serving(status: &Status) -> String {
-    status.apps.first().map_or_else(|| "nothing is live".to_owned(), phrase::serving)
+    status.apps.first().map_or_else(|| "nothing is live".to_owned(), wording::serving)
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@ use crate::{
     cli::{
         Context,
         args::{HistoryArgs, ShowArgs},
-        events, offline, phrase,
+        events, offline,
         problem::Problem,
         table,
         terminal::{self, Look, one_line},
+        wording,
     },
     rules::{
         ids::DeployId,
@@ -38,7 +39,7 @@ pub async fn run(context: &Context, args: HistoryArgs) -> Result<Exit, Problem> 
     } else if deploys.is_empty() {
         terminal::chatter("no deploys yet");
     } else {
-        terminal::data(&list(&deploys, phrase::now(), context.stdout))?;
+        terminal::data(&list(&deploys, wording::now(), context.stdout))?;
     }
     Ok(Exit::Done)
 }
@@ -59,7 +60,7 @@ pub async fn show(context: &Context, args: ShowArgs) -> Result<Exit, Problem> {
     };
     let text = match args.json {
         true => serde_json::to_string_pretty(&detail).expect("plain data"),
-        false => describe(&detail, phrase::now()),
+        false => describe(&detail, wording::now()),
     };
     terminal::data(&text)?;
     Ok(Exit::Done)
@@ -85,7 +86,7 @@ fn list(deploys: &[DeployRecord], now: Time, look: Look) -> String {
 fn cells(deploy: &DeployRecord, now: Time, look: Look) -> Vec<String> {
     // For scripts a moment, for people an age.
     let begun = match look.width {
-        Some(_) => phrase::ago(deploy.started_at, now),
+        Some(_) => wording::ago(deploy.started_at, now),
         None => deploy.started_at.to_string(),
     };
     let failed = matches!(deploy.outcome, Some(Outcome::Failed | Outcome::RolledBack));
@@ -100,7 +101,7 @@ fn cells(deploy: &DeployRecord, now: Time, look: Look) -> Vec<String> {
         progress_of(deploy),
         deploy.commit.as_ref().map_or("-", |commit| commit.short()).to_owned(),
         deploy.color.map_or("-", |color| color.as_str()).to_owned(),
-        phrase::took(deploy).map_or("-".to_owned(), phrase::span),
+        wording::took(deploy).map_or("-".to_owned(), wording::span),
         deploy.meter.map_or("-".to_owned(), |meter| format!("{}/{}", meter.lost, meter.requests)),
         deploy.meter.map_or("-".to_owned(), |meter| gap(&meter)),
         format!("{} ({})", deploy.by, deploy.kind),
@@ -109,7 +110,7 @@ fn cells(deploy: &DeployRecord, now: Time, look: Look) -> Vec<String> {
 }
 
 fn gap(meter: &MeterRecord) -> String {
-    phrase::span(Duration::from_millis(meter.longest_gap_ms))
+    wording::span(Duration::from_millis(meter.longest_gap_ms))
 }
 
 fn metered(meter: &MeterRecord) -> String {
@@ -120,8 +121,8 @@ fn metered(meter: &MeterRecord) -> String {
 /// The outcome, or where it is.
 fn progress_of(deploy: &DeployRecord) -> String {
     match (deploy.outcome, deploy.phase) {
-        (None, Some(phase)) => phrase::doing(phase),
-        (outcome, _) => phrase::outcome(outcome).to_owned(),
+        (None, Some(phase)) => wording::doing(phase),
+        (outcome, _) => wording::outcome(outcome).to_owned(),
     }
 }
 
@@ -155,7 +156,7 @@ fn describe(detail: &DeployDetail, now: Time) -> String {
         deploy
             .steps
             .iter()
-            .map(|step| format!("{:<9}{}", step.name, phrase::span(Duration::from_millis(step.ms)))),
+            .map(|step| format!("{:<9}{}", step.name, wording::span(Duration::from_millis(step.ms)))),
     );
     section(&mut lines, "probe answers", detail.probes.iter().map(|probe| one_line(probe)));
     section(&mut lines, "last output", detail.log_tail.iter().map(|line| format!("| {}", one_line(line))));
@@ -164,11 +165,11 @@ fn describe(detail: &DeployDetail, now: Time) -> String {
 }
 
 fn when(at: crate::rules::time::Stamp, now: Time) -> String {
-    format!("{}Z, {}", phrase::moment(at), phrase::ago(at, now))
+    format!("{}Z, {}", wording::moment(at), wording::ago(at, now))
 }
 
 fn phase(phase: Option<Phase>) -> String {
-    phase.map_or("before its first phase", phrase::at).to_owned()
+    phase.map_or("before its first phase", wording::at).to_owned()
 }
 
 fn section(lines: &mut Vec<String>, title: &str, entries: impl Iterator<Item = String>) {

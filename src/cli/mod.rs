@@ -3,27 +3,31 @@
 //! Data goes to stdout, chatter to stderr.
 
 mod args;
+mod canary;
 mod daemon;
 pub mod demo;
 mod deploy;
 mod doctor;
+mod down;
 mod events;
 mod exec;
 mod files;
 mod flip;
 mod history;
+mod hold;
 mod installation;
 mod logs;
 mod offline;
-mod phrase;
 mod problem;
 mod progress;
-mod say;
+mod sentence;
 mod session;
 mod status;
 mod table;
 mod terminal;
 mod wait;
+mod why;
+mod wording;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -35,7 +39,10 @@ use self::{
     problem::Problem,
     terminal::Look,
 };
-use crate::api::{client::CallError, wire::Exit};
+use crate::api::{
+    client::CallError,
+    wire::{Exit, Request},
+};
 
 /// What every command is given.
 #[derive(Debug)]
@@ -103,13 +110,13 @@ async fn talk(context: &Context, command: Command) -> Result<Exit, Problem> {
         Command::Deploy(args) => deploy::run(context, args).await,
         Command::Up(args) => deploy::up(context, args).await,
         Command::Flip(args) => flip::run(context, args).await,
-        Command::Hold(args) => say::hold(context, args).await,
-        Command::Resume(args) => say::resume(context, args).await,
-        Command::Canary { command } => say::canary(context, command).await,
-        Command::Promote(args) => say::promote(context, args).await,
-        Command::Down(args) => say::down(context, args).await,
-        Command::Reload => say::reload(context).await,
-        Command::Why(args) => say::why(context, args).await,
+        Command::Hold(args) => hold::run(context, args).await,
+        Command::Resume(args) => hold::resume(context, args).await,
+        Command::Canary { command } => canary::run(context, command).await,
+        Command::Promote(args) => canary::promote(context, args).await,
+        Command::Down(args) => down::run(context, args).await,
+        Command::Reload => sentence::asked(context, Request::Reload).await,
+        Command::Why(args) => why::run(context, args).await,
         Command::History(args) => history::run(context, args).await,
         Command::Show(args) => history::show(context, args).await,
         Command::Logs(args) => logs::run(context, args).await,

@@ -11,8 +11,8 @@ use crate::{
         wire::{Answer, EventRecord, Progress},
     },
     cli::{
-        phrase,
         terminal::{self, Look, Tone, one_line},
+        wording,
     },
 };
 
@@ -75,7 +75,7 @@ impl Display {
     /// The step that was current becomes a line above the spinner.
     fn finish(&mut self) {
         if let Some((text, since)) = self.current.take() {
-            let took = self.look.paint(Tone::Quiet, &phrase::span(since.elapsed()));
+            let took = self.look.paint(Tone::Quiet, &wording::span(since.elapsed()));
             self.say(&format!("{} {text}  {took}", self.look.paint(Tone::Good, "·")));
         }
     }
@@ -94,13 +94,13 @@ impl Drop for Display {
 fn plain(event: &EventRecord) -> String {
     let app = event.app.as_ref().map(|app| format!(" {app}")).unwrap_or_default();
     let deploy = event.deploy.map(|id| format!(" #{id}")).unwrap_or_default();
-    format!("{}{app}{deploy} {}", phrase::clock(event.at), text(event))
+    format!("{}{app}{deploy} {}", wording::clock(event.at), text(event))
 }
 
 /// The event's words; a phase as people read it.
 fn text(event: &EventRecord) -> String {
     match event.kind.as_str() {
-        "phase_entered" => phrase::plain_word(&one_line(&event.text)),
+        "phase_entered" => wording::plain_word(&one_line(&event.text)),
         "asked" => format!("{} asked for it: {}", one_line(&event.by), one_line(&event.text)),
         _ => one_line(&event.text),
     }

@@ -19,10 +19,11 @@ use crate::{
         Context,
         args::StatusArgs,
         installation::Installation,
-        offline, phrase,
+        offline,
         problem::Problem,
         record_note,
         terminal::{self, Look},
+        wording,
     },
 };
 
@@ -105,7 +106,7 @@ fn text(status: &Status, args: &StatusArgs, look: Look) -> Result<String, Proble
     if args.oneline {
         return Ok(lines(status, look));
     }
-    Ok(summary::render(status, phrase::now(), look))
+    Ok(summary::render(status, wording::now(), look))
 }
 
 fn lines(status: &Status, look: Look) -> String {

@@ -11,9 +11,9 @@ use crate::{
     cli::{
         Context,
         args::{Goal, WaitArgs},
-        phrase,
         problem::Problem,
         terminal::{self, one_line},
+        wording,
     },
     config::duration,
     rules::{
@@ -114,7 +114,7 @@ fn judge_rev(app: &AppReport, goal: &Goal) -> Verdict {
     let under_way =
         app.deploy.as_ref().filter(|deploy| deploy.commit.as_ref().is_some_and(|c| goal.names(c)));
     if let Some(deploy) = under_way.filter(|deploy| deploy.phase <= Phase::Watching) {
-        let phase = phrase::doing(deploy.phase);
+        let phase = wording::doing(deploy.phase);
         return Verdict::NotYet(format!("{}: deploy #{} is {phase}", app.name, deploy.id));
     }
     if let Some(live) = app.live.as_ref().filter(|live| goal.names(&live.commit)) {
@@ -129,8 +129,8 @@ fn judge_rev(app: &AppReport, goal: &Goal) -> Verdict {
             let exit = if outcome == Outcome::RolledBack { Exit::RolledBack } else { Exit::Failed };
             let error =
                 last.error.as_deref().map(|error| format!(": {}", one_line(error))).unwrap_or_default();
-            let how = phrase::ended(outcome);
-            let (name, id, serving) = (&app.name, last.id, phrase::serving(app));
+            let how = wording::ended(outcome);
+            let (name, id, serving) = (&app.name, last.id, wording::serving(app));
             Verdict::Hopeless(
                 exit,
                 format!("{name}: deploy #{id} of that commit {how}{error}; {serving}"),

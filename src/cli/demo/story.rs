@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     cli::{
-        phrase,
         terminal::{self, Look, Tone},
+        wording,
     },
     rules::ids::CommitId,
 };
@@ -140,7 +140,7 @@ impl<'s> Story<'s> {
         let live = self.value("live.commit").await?;
         ensure!(live != wrong.as_str(), "the flip did not move the traffic");
         self.answered_by(&SECOND).await?;
-        let took = phrase::span(begun.elapsed());
+        let took = wording::span(begun.elapsed());
         self.say(&format!("{} serves again, {took} after the command was typed", short(&live)))?;
         let why = self.told(&["why"]).await?;
         ensure!(why == 0, "`bgd why` exits with {}", why);
@@ -181,7 +181,7 @@ impl<'s> Story<'s> {
         self.say(&format!(
             "{} is live on {color}, {} after the push",
             commit.short(),
-            phrase::span(begun.elapsed())
+            wording::span(begun.elapsed())
         ))
     }
 
@@ -261,11 +261,11 @@ fn summary(counts: &Counts, look: Look) -> String {
         counts.sent,
         counts.total(),
         by.join(", "),
-        phrase::span(counts.longest_gap),
-        phrase::span(counts.slowest),
+        wording::span(counts.longest_gap),
+        wording::span(counts.slowest),
     );
     for (at, what) in counts.lost.iter().take(5) {
-        text.push_str(&format!("\n  lost      after {}: {what}", phrase::span(*at)));
+        text.push_str(&format!("\n  lost      after {}: {what}", wording::span(*at)));
     }
     text
 }

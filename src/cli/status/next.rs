@@ -2,7 +2,7 @@
 
 use crate::{
     api::wire::{AppReport, DeployReport, IdleReport, LiveReport, Why},
-    cli::{phrase, terminal::one_line},
+    cli::{terminal::one_line, wording},
     rules::{
         time::Time,
         words::{AppState, Outcome, Phase},
@@ -93,7 +93,7 @@ fn mend(app: &AppReport, live: &LiveReport) -> String {
 }
 
 fn next_of_deploy(app: &AppReport, deploy: &DeployReport) -> String {
-    let new = phrase::short(deploy.commit.as_ref());
+    let new = wording::short(deploy.commit.as_ref());
     let name = &app.name;
     let other = app.live.as_ref().filter(|live| Some(&live.commit) != deploy.commit.as_ref());
     if deploy.ending.is_some_and(|end| end != Outcome::Live) {
@@ -147,7 +147,7 @@ fn called_off(new: &str, phase: Phase, other: Option<&LiveReport>) -> String {
 /// What happens with the tip of the branch when nothing is under way.
 fn next_commit(app: &AppReport, why: &Why, now: Time) -> String {
     let branch = &app.remote.branch;
-    let head = phrase::short(app.remote.head.as_ref());
+    let head = wording::short(app.remote.head.as_ref());
     let hint = why.hint.as_deref().map(one_line);
     match (why.code.as_str(), hint) {
         ("remote_error", _) => {
@@ -159,7 +159,7 @@ fn next_commit(app: &AppReport, why: &Why, now: Time) -> String {
             format!("{head} waits: {hint}")
         }
         ("retry_later", Some(hint)) => {
-            let again = why.again_at.filter(|at| at.0 > now).map(|at| phrase::whole(at.0.since(now)));
+            let again = why.again_at.filter(|at| at.0 > now).map(|at| wording::whole(at.0.since(now)));
             let again = again.map_or("by itself".to_owned(), |wait| format!("in {wait}"));
             format!("{head} is tried again {again}; {hint}")
         }

@@ -4,9 +4,9 @@
 use crate::{
     api::wire::AppReport,
     cli::{
-        phrase,
         status::summary,
         terminal::{Look, Tone, one_line},
+        wording,
     },
     rules::words::Outcome,
 };
@@ -16,7 +16,7 @@ pub fn line(app: &AppReport, look: Look) -> String {
     let mut parts = vec![summary::headline(app)];
     if let Some(live) = &app.live {
         let subject = live.subject.as_deref().map(|subject| format!(" {:?}", one_line(subject)));
-        let since = phrase::moment(live.since);
+        let since = wording::moment(live.since);
         parts.push(format!(
             "{}{} on {} since {since}Z",
             live.commit.short(),
@@ -26,8 +26,8 @@ pub fn line(app: &AppReport, look: Look) -> String {
         parts.extend((live.restarts > 0).then(|| format!("restart {} in a row", live.restarts)));
     }
     if let Some(deploy) = &app.deploy {
-        let commit = phrase::short(deploy.commit.as_ref());
-        parts.push(format!("deploy #{} of {commit} {}", deploy.id, phrase::doing(deploy.phase)));
+        let commit = wording::short(deploy.commit.as_ref());
+        parts.push(format!("deploy #{} of {commit} {}", deploy.id, wording::doing(deploy.phase)));
     }
     parts.extend(summary::idle(app));
     parts.extend(
@@ -35,8 +35,8 @@ pub fn line(app: &AppReport, look: Look) -> String {
     );
     parts.extend(app.remote.error.iter().map(|error| format!("remote: {}", one_line(error))));
     if let Some(last) = app.last.as_ref().filter(|last| !matches!(last.outcome, Outcome::Live)) {
-        let commit = phrase::short(last.commit.as_ref());
-        parts.push(format!("last deploy #{} of {commit} {}", last.id, phrase::ended(last.outcome)));
+        let commit = wording::short(last.commit.as_ref());
+        parts.push(format!("last deploy #{} of {commit} {}", last.id, wording::ended(last.outcome)));
     }
     format!("{}: {}", look.paint(Tone::Strong, app.name.as_str()), parts.join(" | "))
 }

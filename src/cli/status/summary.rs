@@ -9,9 +9,9 @@ use crate::{
         UnconfiguredReport,
     },
     cli::{
-        phrase,
         status::next,
         terminal::{Look, Tone, one_line},
+        wording,
     },
     rules::{
         backoff,
@@ -42,7 +42,7 @@ fn unconfigured(status: &Status, now: Time, look: Look) -> Option<String> {
     let line = |one: &UnconfiguredReport| {
         let place = one.port.map(|port| format!("port {port}, ")).unwrap_or_default();
         let pid = one.pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string());
-        let (name, since) = (&one.name, phrase::ago(one.since, now));
+        let (name, since) = (&one.name, wording::ago(one.since, now));
         format!(
             "  {name} on {} ({place}pid {pid}), started {since}: `bgd down {name} --yes` ends it",
             one.color
@@ -132,7 +132,7 @@ fn block(app: &AppReport, (now, supervised): (Time, bool), look: Look) -> String
 fn live(app: &AppReport, now: Time) -> Vec<String> {
     let Some(live) = &app.live else { return vec!["nothing".to_owned()] };
     let by = live.author.as_deref().map(|author| format!("by {}, ", one_line(author)));
-    let place = format!("live for {} on {} ({})", phrase::age(live.since, now), live.color, processes(live));
+    let place = format!("live for {} on {} ({})", wording::age(live.since, now), live.color, processes(live));
     let place = place + &usage(live).unwrap_or_default();
     let mut lines = vec![caption(live), by.unwrap_or_default() + &place];
     lines.extend(restarts(live, app.name.as_str(), now));
@@ -151,13 +151,13 @@ fn restarts(live: &LiveReport, name: &str, now: Time) -> Option<String> {
         (0, ..) => return None,
         // The count stays until the next death.
         (_, Some(up), _) if now.since(up.0) >= backoff::STEADY => return None,
-        (1, Some(up), _) => format!("started again {}", phrase::ago(up, now)),
+        (1, Some(up), _) => format!("started again {}", wording::ago(up, now)),
         (restarts, Some(up), _) => {
-            format!("started again {restarts} times in a row, last {}", phrase::ago(up, now))
+            format!("started again {restarts} times in a row, last {}", wording::ago(up, now))
         }
         (restarts, None, Some(0)) => format!("restart {restarts} in a row comes at once"),
         (restarts, None, Some(wait)) => {
-            let wait = phrase::whole(Duration::from_millis(wait));
+            let wait = wording::whole(Duration::from_millis(wait));
             format!("restart {restarts} in a row comes within {wait}")
         }
         (restarts, None, None) => format!("restart {restarts} in a row is under way"),
@@ -241,16 +241,16 @@ fn caption(live: &LiveReport) -> String {
 /// `#7 of c3c3c3c to green: watching, for 12 s of 30 s`.
 fn under_way(deploy: &DeployReport, now: Time) -> String {
     let to = deploy.color.map(|color| format!(" to {color}")).unwrap_or_default();
-    let commit = phrase::short(deploy.commit.as_ref());
+    let commit = wording::short(deploy.commit.as_ref());
     let since = deploy.phase_since.unwrap_or(deploy.started_at);
     let limit = deploy.phase_ms.map(Duration::from_millis).filter(|limit| now.since(since.0) < *limit);
-    let of = match limit.map(phrase::whole) {
+    let of = match limit.map(wording::whole) {
         Some(limit) if deploy.phase == Phase::Draining => format!(" of {limit} at most"),
         Some(limit) => format!(" of {limit}"),
         None => String::new(),
     };
-    let doing = phrase::doing(deploy.phase);
-    format!("#{} of {commit}{to}: {doing}, for {}{of}", deploy.id, phrase::age(since, now))
+    let doing = wording::doing(deploy.phase);
+    format!("#{} of {commit}{to}: {doing}, for {}{of}", deploy.id, wording::age(since, now))
 }
 
 /// `5% of the traffic, step 1 of 3; then 25% in 90 s`.
@@ -260,7 +260,7 @@ fn share(canary: &CanaryReport, name: &str, now: Time) -> String {
     let then = match (held, next_at) {
         (Some(seen), _) => format!("held: {}", one_line(seen)),
         (None, Some(at)) if at.0 > now => {
-            format!("then {next_share} in {}", phrase::whole(at.0.since(now)))
+            format!("then {next_share} in {}", wording::whole(at.0.since(now)))
         }
         (None, Some(_)) => format!("then {next_share} at once"),
         (None, None) if *by_hand => format!("set by hand; `bgd canary resume {name}` goes on with the steps"),
@@ -271,7 +271,7 @@ fn share(canary: &CanaryReport, name: &str, now: Time) -> String {
 
 fn hold(app: &AppReport, now: Time) -> Vec<String> {
     let text = |hold: &crate::api::wire::HoldReport| {
-        format!("by {}, {}: {}", one_line(&hold.by), phrase::ago(hold.since, now), one_line(&hold.reason))
+        format!("by {}, {}: {}", one_line(&hold.by), wording::ago(hold.since, now), one_line(&hold.reason))
     };
     app.hold.iter().map(text).collect()
 }
@@ -282,9 +282,9 @@ fn remote(app: &AppReport, now: Time, look: Look) -> Vec<String> {
         Some(head) => format!("{} at {}", remote.branch, head.short()),
         None => format!("{}, not seen yet", remote.branch),
     };
-    let checked = remote.checked_at.map(|at| format!(", seen {}", phrase::ago(at, now)));
+    let checked = remote.checked_at.map(|at| format!(", seen {}", wording::ago(at, now)));
     let mut lines = vec![head + &checked.unwrap_or_default()];
-    let next = remote.next_at.filter(|at| at.0 > now).map(|at| phrase::whole(at.0.since(now)));
+    let next = remote.next_at.filter(|at| at.0 > now).map(|at| wording::whole(at.0.since(now)));
     if let Some((refs, wait)) = remote.refs.zip(next.as_ref()).filter(|_| remote.error.is_none()) {
         lines.push(format!(
             "lists {refs} refs at each look: asked more seldom than `poll` says, next in {wait}"
@@ -301,21 +301,21 @@ fn remote(app: &AppReport, now: Time, look: Look) -> Vec<String> {
 }
 
 fn last(last: &LastReport, now: Time, look: Look) -> Vec<String> {
-    let commit = phrase::short(last.commit.as_ref());
-    let when = phrase::ago(last.finished_at, now);
+    let commit = wording::short(last.commit.as_ref());
+    let when = wording::ago(last.finished_at, now);
     let how = match last.outcome {
         Outcome::Live => format!("#{} of {commit} was deployed {when}", last.id),
         Outcome::Superseded => format!("#{} of {commit} gave way to a newer commit {when}", last.id),
         Outcome::Cancelled => format!("#{} of {commit} was cancelled {when}", last.id),
         Outcome::Failed | Outcome::RolledBack => {
             let verb = if last.outcome == Outcome::Failed { "FAILED" } else { "was ROLLED BACK" };
-            let at = last.phase.map(|phase| format!(" {}", phrase::at(phase))).unwrap_or_default();
+            let at = last.phase.map(|phase| format!(" {}", wording::at(phase))).unwrap_or_default();
             look.paint(Tone::Bad, &format!("#{} of {commit} {verb}{at}, {when}", last.id))
         }
     };
     let mut lines = vec![how];
     if last.outcome == Outcome::Live && !last.steps.is_empty() {
-        lines.push(phrase::steps(&last.steps));
+        lines.push(wording::steps(&last.steps));
     }
     lines.extend(last.error.iter().map(|error| one_line(error)));
     lines.extend(last.hint.iter().map(|hint| format!("hint: {}", one_line(hint))));

@@ -1,0 +1,27 @@
+//! `bgd canary` and `bgd promote`: the share of the traffic that a new release has.
+
+use crate::{
+    api::wire::{Exit, Request},
+    cli::{
+        Context,
+        args::{AppArg, CanaryCommand, PromoteArgs},
+        problem::Problem,
+        sentence,
+    },
+};
+
+pub(super) async fn run(context: &Context, args: CanaryCommand) -> Result<Exit, Problem> {
+    let request = match args {
+        CanaryCommand::Set { share, app } => Request::SetShare { app, share },
+        CanaryCommand::Resume(AppArg { app }) => Request::ResumeSteps { app },
+    };
+    sentence::followed(context, request).await
+}
+
+pub(super) async fn promote(
+    context: &Context,
+    PromoteArgs { app, step }: PromoteArgs,
+) -> Result<Exit, Problem> {
+    let request = if step { Request::NextStep { app } } else { Request::Promote { app } };
+    sentence::followed(context, request).await
+}

@@ -1,0 +1,16 @@
+//! `bgd down`, which stops what serves and therefore wants `--yes`.
+
+use crate::{
+    api::wire::{Exit, Request},
+    cli::{Context, args::DownArgs, problem::Problem, sentence},
+};
+
+pub(super) async fn run(context: &Context, args: DownArgs) -> Result<Exit, Problem> {
+    if !args.yes {
+        let name = args.app.as_ref().map(|app| format!(" {app}")).unwrap_or_default();
+        let hint =
+            format!("`bgd down{name} --yes` if that is meant; `bgd flip` goes back one release instead");
+        return Err(Problem::usage("this takes the app out of service: nothing would serve any more", hint));
+    }
+    sentence::followed(context, Request::Down { app: args.app }).await
+}

@@ -1,0 +1,30 @@
+//! Answers of one sentence, which several commands share.
+
+use crate::{
+    api::wire::{Answer, Exit, Request},
+    cli::{
+        Context,
+        problem::Problem,
+        progress,
+        terminal::{self, one_line},
+    },
+};
+
+/// Asks for something that is done at once, and prints the answer.
+pub(super) async fn asked(context: &Context, request: Request) -> Result<Exit, Problem> {
+    said(context.installation()?.client().ask(&request).await?)
+}
+
+/// Asks for something that takes its time, shows how it goes, and prints the answer.
+pub(super) async fn followed(context: &Context, request: Request) -> Result<Exit, Problem> {
+    let mut call = context.installation()?.client().open(&request).await?;
+    said(progress::follow(&mut call, context.stderr).await?)
+}
+
+fn said(answer: Answer) -> Result<Exit, Problem> {
+    let Answer::Said(text) = answer else { return Err(Problem::unexpected()) };
+    // Reload may list several apps, a line each.
+    let lines: Vec<_> = text.lines().map(one_line).collect();
+    terminal::data(&lines.join("\n"))?;
+    Ok(Exit::Done)
+}
