@@ -32,7 +32,7 @@ use crate::{
         fleet::{Fleet, FleetError, Polling},
     },
     os::{errors::chain, privilege},
-    rules::{ids::AppName, time::Stamp},
+    rules::{ids::AppName, time::Stamp, words::EventKind},
     store::{Opened, Store, StoreError, record::EventRecord},
 };
 
@@ -160,7 +160,7 @@ pub fn open_store(settings: &DaemonSettings) -> Result<Arc<Store>, DaemonError> 
         tracing::error!(text, "the record was unusable");
         let said = format!("the record was unusable: {text}");
         // Serving comes before telling.
-        if let Err(err) = store.log(EventRecord::new("record_replaced", clock::now(), &said)) {
+        if let Err(err) = store.log(EventRecord::new(EventKind::RecordReplaced, clock::now(), &said)) {
             tracing::error!(err = %chain(&err), "that is not in the new record either");
         }
     }

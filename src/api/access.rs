@@ -20,6 +20,7 @@ use super::{
 use crate::{
     config::settings::{DaemonSettings, Principal},
     engine::clock,
+    rules::words::EventKind,
 };
 
 /// More groups than anybody has; the kernel's own limit is 65536.
@@ -77,7 +78,7 @@ impl Peer {
     }
 
     /// What it did, for the record: with uid and, through sudo, who logged in.
-    pub fn event(&self, kind: &str, text: &str) -> EventRecord {
+    pub fn event(&self, kind: EventKind, text: &str) -> EventRecord {
         let login = self.login.as_deref().map(|login| format!(" (logged in as {login})")).unwrap_or_default();
         let event = EventRecord::new(kind, clock::now(), &format!("{text}{login}"));
         EventRecord { by: self.name.clone(), uid: Some(self.caller.uid), ..event }

@@ -22,7 +22,7 @@ use crate::{
         event::{Ask, Want},
         ids::{AppName, CommitId, DeployId},
         step::{self, Denial, DenialKind},
-        words::Outcome,
+        words::{EventKind, Outcome},
     },
 };
 
@@ -67,7 +67,7 @@ struct Follower<'a> {
 
 /// Hands it to the machine, which records who asked for what, denied or not.
 async fn ask(peer: &Peer, (member, ask): (&Member, Ask)) -> Result<step::Answer, Refusal> {
-    let act = peer.event("asked", &words(&ask));
+    let act = peer.event(EventKind::Asked, &words(&ask));
     let answer = member.ask(act, ask).await;
     match answer.map_err(|gone| refusal(Exit::Unreachable, gone.to_string(), Some("bgd status")))? {
         step::Answer::Denied(denial) => Err(denied(member, denial)),
@@ -104,9 +104,7 @@ fn denied(member: &Member, denial: Denial) -> Refusal {
     };
     let name = &member.settings().name;
     let message = format!("{name}: {}{serving}", denial.message);
-    // A bare command is one for this app.
-    let bare = denial.hint.starts_with("bgd ") && denial.hint.split(' ').count() == 2;
-    let hint = if bare { format!("{} {name}", denial.hint) } else { denial.hint };
+    let hint = denial.advice.text(Some(name));
     Refusal { exit: denial.kind.into(), message, hint: Some(hint) }
 }
 
@@ -286,7 +284,7 @@ impl Follower<'_> {
         loop {
             match self.events.recv().await {
                 Ok(event) if event.app.as_ref() == Some(&member.settings().name) => {
-                    let ends = matches!(event.kind.as_str(), "deploy_ended" | "deploy_superseded");
+                    let ends = matches!(event.kind, EventKind::DeployEnded | EventKind::DeploySuperseded);
                     if event.deploy == Some(id) {
                         self.forward(event).await;
                     }

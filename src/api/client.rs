@@ -510,7 +510,12 @@ mod tests {
 
     #[test]
     fn every_answer_survives_the_wire() {
-        let why = Why { code: "held".to_owned(), text: "a hold".to_owned(), hint: None, again_at: None };
+        let why = Why {
+            code: crate::rules::words::WhyCode::Held,
+            text: "a hold".to_owned(),
+            hint: None,
+            again_at: None,
+        };
         let line = serde_json::to_string(&Reply::Done(Answer::Why(why.clone()))).unwrap();
         assert!(!line.contains('\n'));
         assert_eq!(serde_json::from_str::<Reply>(&line).unwrap(), Reply::Done(Answer::Why(why)));

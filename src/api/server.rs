@@ -26,7 +26,7 @@ use super::{
     visitors::{Rank, Seat, Spare, Visitors},
     wire::{Answer, EventRecord, Exit, Refusal, Reply, Request},
 };
-use crate::engine::fleet::Member;
+use crate::{engine::fleet::Member, rules::words::EventKind};
 
 /// The longest request line in bytes; requests are names, revisions and one reason.
 const LONGEST: u64 = 64 << 10;
@@ -246,7 +246,7 @@ async fn answer(request: Request, client: &mut Connection, services: &Services) 
             Answer::Said("the remote is looked at".to_owned())
         }),
         Request::Reload => {
-            services.fleet.note_act(client.peer.event("asked", "reload"));
+            services.fleet.note_act(client.peer.event(EventKind::Asked, "reload"));
             reload(services).await
         }
         Request::Hold { .. }
@@ -265,7 +265,8 @@ async fn answer(request: Request, client: &mut Connection, services: &Services) 
 }
 
 fn exec(services: &Services, peer: &Peer, member: &Member) -> Result<Answer, Refusal> {
-    let event = EventRecord { app: Some(member.settings().name.clone()), ..peer.event("asked", "exec") };
+    let event =
+        EventRecord { app: Some(member.settings().name.clone()), ..peer.event(EventKind::Asked, "exec") };
     services.fleet.note_act(event);
     reading::exec(member)
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     engine::fleet::{Fleet, Member},
-    rules::ids::AppName,
+    rules::{ids::AppName, words::EventKind},
 };
 
 /// Between two refusals of one user that are recorded.
@@ -45,7 +45,7 @@ impl Services {
     pub(super) fn note_refusal(&self, peer: &Peer, request: &str) {
         if self.is_news(peer.caller.uid) {
             tracing::warn!(by = %peer.described(), request, "refused: not permitted");
-            self.fleet.note_act(peer.event("refused", &format!("{request}: not permitted")));
+            self.fleet.note_act(peer.event(EventKind::Refused, &format!("{request}: not permitted")));
         }
     }
 
@@ -64,7 +64,7 @@ impl Services {
         if self.is_news(caller.uid) {
             let peer = caller.clone().peer();
             tracing::warn!(by = %peer.described(), "refused: not permitted");
-            self.fleet.note_act(peer.event("refused", "a connection: not permitted"));
+            self.fleet.note_act(peer.event(EventKind::Refused, "a connection: not permitted"));
         }
     }
 }

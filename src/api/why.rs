@@ -9,6 +9,7 @@ use crate::{
         ids::AppName,
         step::{self, Blocked},
         time::{Stamp, Time},
+        words::WhyCode,
     },
 };
 
@@ -18,31 +19,31 @@ pub fn why(snapshot: &Snapshot) -> Why {
     if let Some(deploy) = app.pipeline.deploy() {
         let phase = app.pipeline.phase(&app.idle).map_or("", |phase| phase.as_str()).replace('_', " ");
         let text = format!("deploy #{} is under way: {phase}", deploy.id);
-        return say("deploying", text, Some("`bgd status -w` follows it".to_owned()));
+        return say(WhyCode::Deploying, text, Some("`bgd status -w` follows it".to_owned()));
     }
     if let Some(why) = &snapshot.unrecorded {
         let hint = "free disk space; it goes on by itself".to_owned();
-        return say("unrecorded", format!("the record can't be written: {why}"), Some(hint));
+        return say(WhyCode::Unrecorded, format!("the record can't be written: {why}"), Some(hint));
     }
     let name = &snapshot.settings.name;
     let head = app.head.as_ref().map_or("the tip", |head| head.short());
     match step::wanted(app, clock::now()) {
-        Ok(_) => say("deploying", format!("{head} is about to be deployed"), None),
+        Ok(_) => say(WhyCode::Deploying, format!("{head} is about to be deployed"), None),
         Err(Blocked::OutOfService) => {
             let text = "the app was taken out of service by `bgd down`".to_owned();
-            say("stopped", text, Some(format!("`bgd up {name}` brings it back")))
+            say(WhyCode::Stopped, text, Some(format!("`bgd up {name}` brings it back")))
         }
         Err(Blocked::NotSeen) => not_seen(snapshot),
         Err(Blocked::UpToDate) => up_to_date(snapshot, head),
-        Err(Blocked::Deploying) => say("deploying", "a deploy is under way".to_owned(), None),
+        Err(Blocked::Deploying) => say(WhyCode::Deploying, "a deploy is under way".to_owned(), None),
         Err(Blocked::Held) => held(app, (name, head)),
-        Err(Blocked::BadCommit) => say("bad_commit", marked_bad(app, head), Some(newer(name, head))),
+        Err(Blocked::BadCommit) => say(WhyCode::BadCommit, marked_bad(app, head), Some(newer(name, head))),
         Err(Blocked::RetryLater(at)) => retry_later(at, (name, head)),
     }
 }
 
-fn say(code: &str, text: String, hint: Option<String>) -> Why {
-    Why { code: code.to_owned(), text, hint, again_at: None }
+fn say(code: WhyCode, text: String, hint: Option<String>) -> Why {
+    Why { code, text, hint, again_at: None }
 }
 
 /// What git knows to advise, else who tries it.
@@ -53,11 +54,13 @@ fn remote_hint(snapshot: &Snapshot) -> String {
 fn not_seen(snapshot: &Snapshot) -> Why {
     match &snapshot.remote.error {
         Some(err) => {
-            say("remote_error", format!("the remote can't be read: {err}"), Some(remote_hint(snapshot)))
+            say(WhyCode::RemoteError, format!("the remote can't be read: {err}"), Some(remote_hint(snapshot)))
         }
-        None => {
-            say("not_polled_yet", "the remote was not seen yet".to_owned(), Some("bgd status".to_owned()))
-        }
+        None => say(
+            WhyCode::NotPolledYet,
+            "the remote was not seen yet".to_owned(),
+            Some("bgd status".to_owned()),
+        ),
     }
 }
 
@@ -65,23 +68,25 @@ fn up_to_date(snapshot: &Snapshot, head: &str) -> Why {
     let (app, settings) = (&snapshot.app, &snapshot.settings);
     match (&app.hold, &snapshot.remote.error) {
         (Some(Hold { by, reason, until: Until::Resumed, .. }), _) => say(
-            "held",
+            WhyCode::Held,
             format!("{head} is live; newer commits would wait: on hold by {by}: {reason}"),
             Some(format!("`bgd resume {}` turns automatic deploys on again", settings.name)),
         ),
         (_, Some(err)) => say(
-            "remote_error",
+            WhyCode::RemoteError,
             format!("{head} is live, and the remote can't be read since: {err}"),
             Some(remote_hint(snapshot)),
         ),
         // A hold until a newer commit ends by itself when there is one.
-        (_, None) => say("up_to_date", format!("{head} is the tip of {} and live", settings.branch), None),
+        (_, None) => {
+            say(WhyCode::UpToDate, format!("{head} is the tip of {} and live", settings.branch), None)
+        }
     }
 }
 
 /// `bgd resume` deploys no commit that is marked bad, so it is not what helps then.
 fn held(app: &App, (name, head): (&AppName, &str)) -> Why {
-    let Some(hold) = &app.hold else { return say("held", format!("{head} waits"), None) };
+    let Some(hold) = &app.hold else { return say(WhyCode::Held, format!("{head} waits"), None) };
     let on_hold = format!("on hold by {}: {}", hold.by, hold.reason);
     match (&hold.until, bad(app)) {
         (until, None) => {
@@ -89,15 +94,15 @@ fn held(app: &App, (name, head): (&AppName, &str)) -> Why {
             if *until != Until::Resumed {
                 hint.push_str("; a newer commit is deployed by itself");
             }
-            say("held", format!("{head} waits: {on_hold}"), Some(hint))
+            say(WhyCode::Held, format!("{head} waits: {on_hold}"), Some(hint))
         }
         (Until::NewerThan(_), Some(_)) => {
             let text = format!("{}; automatic deploys wait for a newer commit", marked_bad(app, head));
-            say("bad_commit", text, Some(newer(name, head)))
+            say(WhyCode::BadCommit, text, Some(newer(name, head)))
         }
         (Until::Resumed, Some(_)) => {
             let text = format!("{on_hold}; and {}", marked_bad(app, head));
-            say("bad_commit", text, Some(format!("`bgd resume {name}`; then {}", newer(name, head))))
+            say(WhyCode::BadCommit, text, Some(format!("`bgd resume {name}`; then {}", newer(name, head))))
         }
     }
 }
@@ -108,7 +113,7 @@ fn retry_later(at: Time, (name, head): (&AppName, &str)) -> Why {
         "`bgd deploy {name}` tries it at once; `bgd doctor {name}` looks for what does not pass by itself"
     );
     let hint = Some(hint);
-    Why { again_at: Some(Stamp(at)), ..say("retry_later", text, hint) }
+    Why { again_at: Some(Stamp(at)), ..say(WhyCode::RetryLater, text, hint) }
 }
 
 /// What is held against the tip.
@@ -146,7 +151,7 @@ mod tests {
         app
     }
 
-    fn said(app: &App) -> (String, String, String) {
+    fn said(app: &App) -> (WhyCode, String, String) {
         let why = held(app, (&"shop".parse().unwrap(), "c3c3c3c"));
         (why.code, why.text, why.hint.unwrap())
     }
@@ -155,16 +160,16 @@ mod tests {
     fn resume_is_advised_only_where_it_deploys_something() {
         for until in [Until::Resumed, Until::NewerThan(None)] {
             let (code, text, hint) = said(&app(until, None));
-            assert!(code == "held" && hint.starts_with("`bgd resume shop` deploys it"), "{hint}");
+            assert!(code == WhyCode::Held && hint.starts_with("`bgd resume shop` deploys it"), "{hint}");
             assert_eq!(text, "c3c3c3c waits: on hold by ann: a reason");
         }
         let (code, text, hint) = said(&app(Until::NewerThan(None), Some("flipped away by ann")));
         let bad = "c3c3c3c is marked bad: flipped away by ann; automatic deploys wait for a newer commit";
-        assert_eq!((code.as_str(), text.as_str()), ("bad_commit", bad));
+        assert_eq!((code, text.as_str()), (WhyCode::BadCommit, bad));
         assert_eq!(hint, "push a newer commit, or `bgd deploy shop` to try c3c3c3c again");
         // A hold by hand keeps both back.
         let (code, _, hint) = said(&app(Until::Resumed, Some("the build failed")));
-        assert_eq!(code, "bad_commit");
+        assert_eq!(code, WhyCode::BadCommit);
         assert!(hint.starts_with("`bgd resume shop`; then push a newer commit"), "{hint}");
     }
 }

@@ -146,7 +146,7 @@ mod tests {
         cli::status::fixture,
         rules::{
             ids::{Color, DeployId},
-            words::Phase,
+            words::{DeployKind, Phase},
         },
     };
 
@@ -154,7 +154,7 @@ mod tests {
         DeployRecord {
             id: DeployId(7),
             app: "shop".parse().unwrap(),
-            kind: "manual".to_owned(),
+            kind: DeployKind::Manual,
             by: "ann".to_owned(),
             uid: None,
             commit: Some(fixture::commit("c3")),

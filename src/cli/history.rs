@@ -187,14 +187,17 @@ mod tests {
     use crate::{
         api::wire::{EventRecord, StepRecord},
         cli::status::fixture,
-        rules::ids::Color,
+        rules::{
+            ids::Color,
+            words::{DeployKind, EventKind},
+        },
     };
 
     fn record(id: u64, app: &str) -> DeployRecord {
         DeployRecord {
             id: DeployId(id),
             app: app.parse().unwrap(),
-            kind: "push".to_owned(),
+            kind: DeployKind::Push,
             by: "poller".to_owned(),
             uid: None,
             commit: Some(fixture::commit("c3")),
@@ -259,7 +262,7 @@ ID  BEGUN                     OUTCOME  COMMIT   COLOR  TOOK   LOST  GAP     BY  
             at: fixture::before(18),
             app: Some("shop".parse().unwrap()),
             deploy: Some(DeployId(8)),
-            kind: "phase_entered".to_owned(),
+            kind: EventKind::PhaseEntered,
             by: "poller".to_owned(),
             uid: None,
             text: "probing".to_owned(),

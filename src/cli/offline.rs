@@ -30,7 +30,7 @@ use crate::{
         event::Ask,
         ids::{AppName, CommitId, DeployId},
         step::Answer,
-        words::Outcome,
+        words::{EventKind, Outcome},
     },
     store::{Store, StoreError},
 };
@@ -200,12 +200,12 @@ async fn flip_member(fleet: &Fleet, member: &Member) -> Result<FlipReport, Refus
     let before = fleet.store().app(&member.settings().name).map_err(unreadable)?.unwrap_or_default();
     let abandoned: Option<CommitId> =
         before.pipeline.commit().cloned().or_else(|| before.live().map(|live| live.release.commit.clone()));
-    let act = peer.event("asked", "flip, without the daemon");
+    let act = peer.event(EventKind::Asked, "flip, without the daemon");
     let answer = member.ask(act, Ask::Flip).await.map_err(gone)?;
     let id = match answer {
         Answer::Cancelling(id) | Answer::RollingBack(id) => id,
         Answer::Denied(denial) => {
-            return Err(refusal(denial.kind.into(), denial.message, &denial.hint));
+            return Err(refusal(denial.kind.into(), denial.message, &denial.advice.text(None)));
         }
         other => return Err(refusal(Exit::Failed, format!("the machine answered {other:?}"), "bgd status")),
     };

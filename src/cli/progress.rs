@@ -14,6 +14,7 @@ use crate::{
         terminal::{self, Look, Tone, one_line},
         wording,
     },
+    rules::words::EventKind,
 };
 
 /// Between two turns of the spinner: smooth, and no load on a slow terminal line.
@@ -99,9 +100,9 @@ fn plain(event: &EventRecord) -> String {
 
 /// The event's words; a phase as people read it.
 fn text(event: &EventRecord) -> String {
-    match event.kind.as_str() {
-        "phase_entered" => wording::plain_word(&one_line(&event.text)),
-        "asked" => format!("{} asked for it: {}", one_line(&event.by), one_line(&event.text)),
+    match event.kind {
+        EventKind::PhaseEntered => wording::plain_word(&one_line(&event.text)),
+        EventKind::Asked => format!("{} asked for it: {}", one_line(&event.by), one_line(&event.text)),
         _ => one_line(&event.text),
     }
 }
@@ -118,7 +119,7 @@ mod tests {
             at: fixture::before(0),
             app: Some("shop".parse().unwrap()),
             deploy: Some(DeployId(7)),
-            kind: "phase_entered".to_owned(),
+            kind: EventKind::PhaseEntered,
             by: "poller".to_owned(),
             uid: None,
             text: "checking_out\n".to_owned(),

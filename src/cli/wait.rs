@@ -18,7 +18,7 @@ use crate::{
     config::duration,
     rules::{
         ids::DeployId,
-        words::{AppState, Outcome, Phase},
+        words::{AppState, Outcome, Phase, WhyCode},
     },
 };
 
@@ -104,7 +104,7 @@ fn judge_live(app: &AppReport) -> Verdict {
 
 /// Nothing is live, and the only commit that there is failed and is not tried again.
 fn judge_bad(app: &AppReport) -> Option<Verdict> {
-    let why = app.why.as_ref().filter(|why| why.code == "bad_commit")?;
+    let why = app.why.as_ref().filter(|why| why.code == WhyCode::BadCommit)?;
     let last = app.last.as_ref().filter(|_| app.live.is_none() && app.deploy.is_none())?;
     let text = format!("{}: nothing is live, and {}", app.name, one_line(&why.text));
     Some(Verdict::Hopeless(Exit::NothingLive, text, last.id))

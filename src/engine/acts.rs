@@ -70,7 +70,7 @@ impl Acts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::time::Time;
+    use crate::rules::{time::Time, words::EventKind};
 
     #[tokio::test]
     async fn acts_are_recorded_and_told_in_the_order_in_which_they_were_noted() {
@@ -80,7 +80,7 @@ mod tests {
         let acts = Acts::new(store.clone(), events);
         let texts: Vec<String> = (0..50).map(|number| format!("act {number}")).collect();
         for text in &texts {
-            acts.note(EventRecord::new("asked", Time(1), text));
+            acts.note(EventRecord::new(EventKind::Asked, Time(1), text));
         }
         for text in &texts {
             assert_eq!(told.recv().await.unwrap().text, *text);

@@ -449,7 +449,7 @@ impl AppTask {
             }
         }
         for event in events {
-            tracing::info!(app = %self.name, deploy = event.deploy.map(|id| id.0), event = event.kind, text = event.text);
+            tracing::info!(app = %self.name, deploy = event.deploy.map(|id| id.0), event = %event.kind, text = event.text);
             // Nobody listening is the usual case.
             let _listeners = self.deps.events.send(event);
         }
@@ -466,7 +466,7 @@ impl AppTask {
         let last = DeployRecord {
             id: deploy.id,
             app: self.name.clone(),
-            kind: deploy.kind.as_str().to_owned(),
+            kind: deploy.kind.word(),
             by: deploy.by.clone(),
             uid: None,
             commit: release.map(|release| release.commit.clone()),

@@ -26,7 +26,7 @@ use crate::{
         app::Release,
         effect::Hook,
         ids::{Color, ReleaseId},
-        words::{Failure, Nature, Phase},
+        words::{Failure, Fate, Nature, Phase},
     },
 };
 
@@ -164,12 +164,12 @@ impl Interpreter {
     fn newest_good(&self, making: &Release) -> Option<ReleaseId> {
         let mut known = self.releases().into_iter();
         known
-            .find(|(release, verdict)| verdict == "good" && release.id != making.id)
+            .find(|(release, fate)| *fate == Fate::Good && release.id != making.id)
             .map(|(release, _)| release.id)
     }
 
-    /// The recorded releases with their verdicts, newest first; none where the record can't be read.
-    pub(super) fn releases(&self) -> Vec<(Release, String)> {
+    /// The recorded releases with their fates, newest first; none where the record can't be read.
+    pub(super) fn releases(&self) -> Vec<(Release, Fate)> {
         self.store.releases(&self.settings.name).unwrap_or_else(|err| {
             tracing::warn!(app = %self.settings.name, err = %crate::os::errors::chain(&err), "no previous release is known");
             Vec::new()

@@ -12,7 +12,7 @@ use crate::{
     process::usage,
     rules::{
         ids::Color,
-        words::{Failure, Nature, Phase},
+        words::{EventKind, Failure, Nature, Phase},
     },
     store::record::EventRecord,
 };
@@ -69,7 +69,7 @@ impl Interpreter {
 
     /// For `bgd events`, beside what the machine says.
     pub(super) async fn say(&self, said: &str) {
-        let mut event = EventRecord::new("trouble", clock::now(), said);
+        let mut event = EventRecord::new(EventKind::Trouble, clock::now(), said);
         event.app = Some(self.settings.name.clone());
         let store = self.store.clone();
         if let Err(err) = blocking(move || store.log(event)).await {

@@ -23,7 +23,7 @@ use crate::{
         app::Release,
         ids::{DeployId, ReleaseId},
         retention::{self, Guarded, Kept, Thrift, Worth},
-        words::{Failure, Nature, Phase},
+        words::{Failure, Fate, Nature, Phase},
     },
     store::{Store, StoreError},
 };
@@ -122,16 +122,16 @@ impl Shelf {
         Err(Failure { hint: Some(hint), ..failure(Phase::Stopping, Nature::Transient, cause) })
     }
 
-    /// Recorded releases with their verdicts, newest first.
-    pub(super) fn known(&self) -> Result<Vec<(Release, String)>, StoreError> {
+    /// Recorded releases with their fates, newest first.
+    pub(super) fn known(&self) -> Result<Vec<(Release, Fate)>, StoreError> {
         self.store.releases(&self.settings.name)
     }
 
     /// What lies on disk, and what it is worth.
-    pub(super) fn kept(&self, known: &[(Release, String)]) -> Result<Vec<Kept>, build::BuildError> {
+    pub(super) fn kept(&self, known: &[(Release, Fate)]) -> Result<Vec<Kept>, build::BuildError> {
         let worth_of = |id: &ReleaseId| {
             let found = known.iter().find(|(release, _)| release.id == *id);
-            found.map_or(Worth::Abandoned, |(_, verdict)| worth(verdict))
+            found.map_or(Worth::Abandoned, |(_, fate)| Worth::from(*fate))
         };
         let on_disk = build::list_releases(&self.places)?.into_iter();
         Ok(on_disk
@@ -146,12 +146,12 @@ impl Shelf {
     /// Forgets releases that are no longer on disk, with their build logs; the log of the newest failure stays.
     pub(super) fn forget_gone(
         &self,
-        known: &[(Release, String)],
+        known: &[(Release, Fate)],
         guarded: &Guarded,
     ) -> Result<(), build::BuildError> {
         let on_disk: Vec<ReleaseId> =
             build::list_releases(&self.places)?.into_iter().map(|found| found.release).collect();
-        let last_failed = known.iter().find(|(_, verdict)| worth(verdict) == Worth::Failed);
+        let last_failed = known.iter().find(|(_, fate)| Worth::from(*fate) == Worth::Failed);
         for (Release { id, .. }, _) in known {
             let newer = guarded.since.is_some_and(|since| id.deploy() >= since);
             let wanted =
@@ -176,13 +176,5 @@ impl Shelf {
                 tracing::warn!(path = %path.display(), %err, "a build log could not be removed");
             }
         }
-    }
-}
-
-fn worth(verdict: &str) -> Worth {
-    match verdict {
-        "good" => Worth::Good,
-        "failed" | "rolled_back" => Worth::Failed,
-        _ => Worth::Abandoned,
     }
 }

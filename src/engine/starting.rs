@@ -30,7 +30,7 @@ use crate::{
         app::Release,
         event::Done,
         ids::{Color, ReleaseId},
-        words::{Failure, Nature, Phase},
+        words::{EventKind, Failure, Fate, Nature, Phase},
     },
     store::record::EventRecord,
 };
@@ -127,17 +127,20 @@ impl Interpreter {
     /// Restarting what served, or going back to it, comes before its limits: refusing to serve is worse.
     fn was_live(&self, release: &Release) -> bool {
         let known = self.releases();
-        known.iter().any(|(one, verdict)| one.id == release.id && verdict == "good")
+        known.iter().any(|(one, fate)| one.id == release.id && *fate == Fate::Good)
     }
 
     async fn say_unlimited(&self, why: &str) {
         tracing::error!(app = %self.settings.name, why, "started without its limits, which can't be kept");
-        self.log_event("limits_not_kept", &format!("started without its limits, which can't be kept: {why}"))
-            .await;
+        self.log_event(
+            EventKind::LimitsNotKept,
+            &format!("started without its limits, which can't be kept: {why}"),
+        )
+        .await;
     }
 
     /// An event of the app outside of any step; without room for it the log has to do.
-    pub(super) async fn log_event(&self, kind: &str, text: &str) {
+    pub(super) async fn log_event(&self, kind: EventKind, text: &str) {
         let mut event = EventRecord::new(kind, clock::now(), text);
         event.app = Some(self.settings.name.clone());
         let store = self.store.clone();

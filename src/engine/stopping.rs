@@ -21,7 +21,7 @@ use crate::{
         canary::Share,
         effect::{Backend, Canary},
         ids::{Color, Generation, ReleaseId},
-        words::{Failure, Nature, Phase},
+        words::{EventKind, Failure, Nature, Phase},
     },
 };
 
@@ -103,7 +103,7 @@ impl Interpreter {
         tracing::warn!(app = %self.settings.name, %newer, ours = %route.generation, "the front knows a newer route; it is told ours under the next number");
         self.ahead.store(next.0.saturating_sub(recorded.0), Ordering::Relaxed);
         let told = self.front.route(Route { generation: next, ..route }).await;
-        self.log_event("contradiction", &text).await;
+        self.log_event(EventKind::Contradiction, &text).await;
         told
     }
 

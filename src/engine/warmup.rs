@@ -29,7 +29,7 @@ use crate::{
     rules::{
         app::Release,
         ids::Color,
-        words::{Failure, Nature, Phase},
+        words::{EventKind, Failure, Nature, Phase},
     },
     store::record::EventRecord,
 };
@@ -118,7 +118,7 @@ impl Interpreter {
                 tracing::info!(%app, release = %release.id, %color, text, "warmed up")
             }
         }
-        let mut event = EventRecord::new("warmed_up", clock::now(), text);
+        let mut event = EventRecord::new(EventKind::WarmedUp, clock::now(), text);
         (event.app, event.deploy) = (Some(app.clone()), Some(release.id.deploy()));
         let store = self.store.clone();
         if let Err(err) = blocking(move || store.log(event)).await {

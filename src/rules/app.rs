@@ -11,7 +11,7 @@ use super::{
     event::Want,
     ids::{Color, CommitId, DeployId, EffectId, Generation, ReleaseId},
     time::Time,
-    words::{Failure, Outcome, Phase},
+    words::{DeployKind, Failure, Outcome, Phase},
 };
 
 /// Everything the machine knows of one app.
@@ -217,12 +217,12 @@ pub enum Kind {
 
 impl Kind {
     /// The word in the record.
-    pub fn as_str(&self) -> &'static str {
+    pub fn word(&self) -> DeployKind {
         match self {
-            Self::Push => "push",
-            Self::Manual { .. } => "manual",
-            Self::Rollback => "rollback",
-            Self::Up => "up",
+            Self::Push => DeployKind::Push,
+            Self::Manual { .. } => DeployKind::Manual,
+            Self::Rollback => DeployKind::Rollback,
+            Self::Up => DeployKind::Up,
         }
     }
 }

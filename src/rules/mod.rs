@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod addresses;
+pub mod advice;
 pub mod app;
 pub mod backoff;
 pub mod beside;

@@ -3,7 +3,10 @@
 
 use std::{cmp::Reverse, collections::BTreeSet, num::NonZeroUsize};
 
-use crate::rules::ids::{DeployId, ReleaseId};
+use crate::rules::{
+    ids::{DeployId, ReleaseId},
+    words::Fate,
+};
 
 /// How a release ended up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +17,16 @@ pub enum Worth {
     Failed,
     /// Its deploy was superseded or cancelled, or nobody knows of one.
     Abandoned,
+}
+
+impl From<Fate> for Worth {
+    fn from(fate: Fate) -> Self {
+        match fate {
+            Fate::Good => Self::Good,
+            Fate::Failed | Fate::RolledBack => Self::Failed,
+            Fate::Making | Fate::Superseded | Fate::Cancelled => Self::Abandoned,
+        }
+    }
 }
 
 /// A release on disk.

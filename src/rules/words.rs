@@ -144,6 +144,133 @@ words! {
     }
 }
 
+words! {
+    /// Why a deploy was made, in the record and in `bgd history`.
+    DeployKind {
+        /// A new commit on the branch.
+        Push = "push",
+        /// `bgd deploy`.
+        Manual = "manual",
+        /// `bgd flip` to a release that was live before.
+        Rollback = "rollback",
+        /// `bgd up`.
+        Up = "up",
+    }
+}
+
+words! {
+    /// What became of a release, in the record. Decides which releases are deleted.
+    Fate {
+        /// Its deploy has not ended.
+        Making = "making",
+        /// It was live and passed its checks, so that a flip can go back to it.
+        Good = "good",
+        /// Its deploy failed.
+        Failed = "failed",
+        /// A newer commit took its place before it was live.
+        Superseded = "superseded",
+        /// An operator ended its deploy.
+        Cancelled = "cancelled",
+        /// It was live and failed its watch.
+        RolledBack = "rolled_back",
+    }
+}
+
+impl From<Outcome> for Fate {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Live => Self::Good,
+            Outcome::Failed => Self::Failed,
+            Outcome::Superseded => Self::Superseded,
+            Outcome::Cancelled => Self::Cancelled,
+            Outcome::RolledBack => Self::RolledBack,
+        }
+    }
+}
+
+words! {
+    /// Why no deploy is under way: `why.code` in `bgd status`.
+    WhyCode {
+        /// The tip of the branch is live.
+        UpToDate = "up_to_date",
+        /// A deploy is under way, or about to be.
+        Deploying = "deploying",
+        /// Automatic deploys are off.
+        Held = "held",
+        /// The tip is marked bad.
+        BadCommit = "bad_commit",
+        /// The tip failed for outside reasons and is tried again later.
+        RetryLater = "retry_later",
+        /// The remote can't be read.
+        RemoteError = "remote_error",
+        /// Taken out of service by `bgd down`.
+        Stopped = "stopped",
+        /// The remote was not read yet.
+        NotPolledYet = "not_polled_yet",
+        /// The record can't be written.
+        Unrecorded = "unrecorded",
+    }
+}
+
+words! {
+    /// What an event tells of, as `bgd events` prints it.
+    EventKind {
+        /// An operator asked for something, and may do so.
+        Asked = "asked",
+        /// Somebody asked for something that they may not do.
+        Refused = "refused",
+        /// A deploy waits for its turn.
+        DeployQueued = "deploy_queued",
+        /// A waiting deploy gave way to a newer request.
+        DeploySuperseded = "deploy_superseded",
+        /// A deploy began.
+        DeployStarted = "deploy_started",
+        /// A deploy found out which commit it is of.
+        ReleaseNamed = "release_named",
+        /// A deploy entered the phase that is the text.
+        PhaseEntered = "phase_entered",
+        /// A new release met its warm-up's goal, or its time was over.
+        WarmedUp = "warmed_up",
+        /// A canary receives another share of the traffic.
+        ShareChanged = "share_changed",
+        /// A canary had too few requests to judge it by.
+        Inconclusive = "inconclusive",
+        /// A release receives the traffic.
+        WentLive = "went_live",
+        /// A deploy has its outcome.
+        DeployEnded = "deploy_ended",
+        /// A release no longer runs.
+        Retired = "retired",
+        /// A commit is not deployed again by itself.
+        MarkedBad = "marked_bad",
+        /// A live instance died.
+        InstanceDied = "instance_died",
+        /// A live instance runs again.
+        InstanceRestarted = "instance_restarted",
+        /// A live instance could not be started.
+        RestartFailed = "restart_failed",
+        /// A live instance became healthy or unhealthy.
+        HealthChanged = "health_changed",
+        /// Automatic deploys are off.
+        HoldPlaced = "hold_placed",
+        /// Automatic deploys are on again.
+        HoldReleased = "hold_released",
+        /// An app is out of service.
+        TakenDown = "taken_down",
+        /// The record and the host say different things.
+        Contradiction = "contradiction",
+        /// An instance was started without the limits of its configuration.
+        LimitsNotKept = "limits_not_kept",
+        /// Something needs an operator's attention.
+        Trouble = "trouble",
+        /// The record was damaged, deleted or replaced, and was written anew.
+        RecordReplaced = "record_replaced",
+        /// A kind that only a newer bgd knows.
+        #[serde(other)]
+        Unknown = "unknown",
+    }
+}
+
 /// Whether trying the same commit again can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -11,7 +11,7 @@ use crate::rules::{
     ids::{AppName, DeployId, ReleaseId},
     step::Noted,
     time::Time,
-    words::{Outcome, Phase},
+    words::{DeployKind, Fate, Outcome, Phase},
 };
 
 /// Journal rows kept per app, for a look at how a state came about.
@@ -230,14 +230,14 @@ fn write_hold(tx: &Transaction<'_>, commit: &Commit<'_>) -> Result<(), rusqlite:
 fn write_note(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Result<(), rusqlite::Error> {
     match &noted.note {
         Note::Queued(queued) => {
-            insert_deploy(tx, commit, (queued.id, "manual", &queued.by))?;
+            insert_deploy(tx, commit, (queued.id, DeployKind::Manual, &queued.by))?;
         }
         Note::QueueReplaced(queued) => {
             end_row(tx, queued.id, &End { outcome: Outcome::Superseded, failure: None }, commit.now)?
         }
         Note::DeployStarted => {
             if let Some(deploy) = &noted.deploy {
-                insert_deploy(tx, commit, (deploy.id, deploy.kind.as_str(), &deploy.by))?;
+                insert_deploy(tx, commit, (deploy.id, deploy.kind.word(), &deploy.by))?;
                 write_revision(tx, commit, deploy.id)?;
                 write_release(tx, commit, noted)?;
             }
@@ -255,8 +255,8 @@ fn write_note(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Resul
             }
         }
         Note::WentLive { release, .. } => {
-            tx.prepare_cached("UPDATE release SET verdict = 'good' WHERE app = ?1 AND id = ?2")?
-                .execute(params![commit.app.as_str(), release.id.as_str()])?;
+            tx.prepare_cached("UPDATE release SET verdict = ?3 WHERE app = ?1 AND id = ?2")?
+                .execute(params![commit.app.as_str(), release.id.as_str(), Fate::Good.as_str()])?;
         }
         Note::DeployEnded(end) => {
             if let Some(deploy) = &noted.deploy {
@@ -266,13 +266,14 @@ fn write_note(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Resul
             if let (Some(release), false) = (&noted.release, end.outcome == Outcome::Live) {
                 tx.prepare_cached(
                     // What was rolled back was live for a moment; it counts as failed all the same.
-                    "UPDATE release SET verdict = ?3
-                     WHERE app = ?1 AND id = ?2 AND (verdict <> 'good' OR ?3 = 'rolled_back')",
+                    "UPDATE release SET verdict = ?3 WHERE app = ?1 AND id = ?2 AND (verdict <> ?4 OR ?5)",
                 )?
                 .execute(params![
                     commit.app.as_str(),
                     release.id.as_str(),
-                    end.outcome.as_str()
+                    Fate::from(end.outcome).as_str(),
+                    Fate::Good.as_str(),
+                    end.outcome == Outcome::RolledBack
                 ])?;
             }
         }
@@ -303,13 +304,13 @@ fn write_note(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Resul
 fn insert_deploy(
     tx: &Transaction<'_>,
     commit: &Commit<'_>,
-    (id, kind, by): (DeployId, &str, &str),
+    (id, kind, by): (DeployId, DeployKind, &str),
 ) -> Result<(), rusqlite::Error> {
     // A queued deploy has its row already.
     tx.prepare_cached(
         "INSERT OR IGNORE INTO deploy (id, app, kind, asked_by, started) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
-    .execute(params![id.0, commit.app.as_str(), kind, by, commit.now.0])
+    .execute(params![id.0, commit.app.as_str(), kind.as_str(), by, commit.now.0])
     .map(drop)
 }
 
@@ -365,7 +366,7 @@ fn write_release(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Re
     ])?;
     tx.prepare_cached(
         "INSERT OR IGNORE INTO release (id, app, deploy, revision, subject, author, verdict)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'making')",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?
     .execute(params![
         release.id.as_str(),
@@ -373,7 +374,8 @@ fn write_release(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Re
         deploy.id.0,
         release.commit.as_str(),
         release.subject,
-        release.author
+        release.author,
+        Fate::Making.as_str()
     ])
     .map(drop)
 }
@@ -421,7 +423,7 @@ pub(super) fn insert_event(
             event.at.0.0,
             event.app.as_ref().map(AppName::as_str),
             event.deploy.map(|deploy| deploy.0),
-            event.kind,
+            event.kind.as_str(),
             event.by,
             event.text,
             event.uid

@@ -11,6 +11,7 @@ use crate::rules::{
     app::{App, Release},
     ids::{AppName, DeployId},
     time::{Stamp, Time},
+    words::{EventKind, Fate},
 };
 
 const DEPLOY_COLUMNS: &str = "id, app, kind, asked_by, revision, subject, author, release, color, outcome, phase, \
@@ -120,11 +121,11 @@ impl Store {
         }
     }
 
-    /// The releases of an app that were live once, or are being made, newest first, with their verdicts.
+    /// The releases of an app that were live once, or are being made, newest first, with what became of them.
     ///
     /// # Errors
     /// When they can't be read.
-    pub fn releases(&self, app: &AppName) -> Result<Vec<(Release, String)>, StoreError> {
+    pub fn releases(&self, app: &AppName) -> Result<Vec<(Release, Fate)>, StoreError> {
         let connection = self.read();
         let mut statement = connection
             .prepare_cached(
@@ -139,7 +140,7 @@ impl Store {
                     subject: row.get(2)?,
                     author: row.get(3)?,
                 };
-                Ok((release, row.get(4)?))
+                Ok((release, parsed(row, 4)?))
             })
             .and_then(Iterator::collect)
             .map_err(sql("reading releases"))
@@ -192,7 +193,7 @@ fn event_row(row: &Row<'_>) -> Result<EventRecord, rusqlite::Error> {
         at: Stamp(Time(row.get(1)?)),
         app: parsed_option(row, 2)?,
         deploy: row.get::<_, Option<u64>>(3)?.map(DeployId),
-        kind: row.get(4)?,
+        kind: row.get::<_, String>(4)?.parse().unwrap_or(EventKind::Unknown),
         by: row.get(5)?,
         text: row.get(6)?,
         uid: row.get(7)?,
@@ -203,7 +204,7 @@ fn deploy_row(row: &Row<'_>) -> Result<DeployRecord, rusqlite::Error> {
     Ok(DeployRecord {
         id: DeployId(row.get(0)?),
         app: parsed(row, 1)?,
-        kind: row.get(2)?,
+        kind: parsed(row, 2)?,
         by: row.get(3)?,
         commit: parsed_option(row, 4)?,
         subject: row.get(5)?,

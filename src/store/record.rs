@@ -8,7 +8,7 @@ use crate::{
     rules::{
         ids::{AppName, Color, CommitId, DeployId, ReleaseId},
         time::{Stamp, Time},
-        words::{Outcome, Phase},
+        words::{DeployKind, EventKind, Outcome, Phase},
     },
 };
 
@@ -28,8 +28,8 @@ pub struct DeployRecord {
     pub id: DeployId,
     /// Its app.
     pub app: AppName,
-    /// `push`, `manual`, `rollback` or `up`.
-    pub kind: String,
+    /// Why it was made.
+    pub kind: DeployKind,
     /// Who asked for it, or `poller`.
     pub by: String,
     /// The user id of who asked; `None` for the poller, and where it is not known.
@@ -102,8 +102,8 @@ pub struct EventRecord {
     pub app: Option<AppName>,
     /// Which deploy, if one.
     pub deploy: Option<DeployId>,
-    /// A fixed word, such as `deploy_started`, `phase_entered`, `went_live`, `instance_died`, `hold_placed`.
-    pub kind: String,
+    /// What it tells of.
+    pub kind: EventKind,
     /// Who caused it: user name, `poller`, `daemon`.
     pub by: String,
     /// The user id of who asked, in the events of an operator's act.
@@ -115,13 +115,13 @@ pub struct EventRecord {
 
 impl EventRecord {
     /// One of bgd's own, of no app, to be recorded; its number comes with the recording.
-    pub fn new(kind: &str, at: Time, text: &str) -> Self {
+    pub fn new(kind: EventKind, at: Time, text: &str) -> Self {
         Self {
             seq: 0,
             at: Stamp(at),
             app: None,
             deploy: None,
-            kind: kind.to_owned(),
+            kind,
             by: "bgd".to_owned(),
             uid: None,
             text: one_line(text),

@@ -9,7 +9,7 @@ use crate::rules::{
     ids::AppName,
     step::Noted,
     time::Time,
-    words::{Failure, Outcome},
+    words::{EventKind, Failure, Outcome},
 };
 
 /// The event of a note; `None` for notes that are rows only.
@@ -32,67 +32,80 @@ fn caused_by(noted: &Noted) -> Option<String> {
     }
 }
 
-fn sentence(noted: &Noted) -> Option<(&'static str, String)> {
+fn sentence(noted: &Noted) -> Option<(EventKind, String)> {
     let commit = || noted.release.as_ref().map_or("the deploy", |release| release.commit.short()).to_owned();
     Some(match &noted.note {
         Note::DeployStarted => {
-            let kind = noted.deploy.as_ref().map_or("", |deploy| deploy.kind.as_str());
-            ("deploy_started", format!("deploy started ({kind})"))
+            let kind = noted.deploy.as_ref().map_or("", |deploy| deploy.kind.word().as_str());
+            (EventKind::DeployStarted, format!("deploy started ({kind})"))
         }
         Note::ReleaseNamed => {
             let release = noted.release.as_ref()?;
             let text = format!("{} \"{}\" by {}", release.commit.short(), release.subject, release.author);
-            ("release_named", text)
+            (EventKind::ReleaseNamed, text)
         }
-        Note::PhaseEntered(phase) => ("phase_entered", phase.to_string()),
+        Note::PhaseEntered(phase) => (EventKind::PhaseEntered, phase.to_string()),
         Note::StepEnded(..) => return None,
-        Note::DeployEnded(end) => ("deploy_ended", ended(&commit(), end.outcome, end.failure.as_ref())),
-        Note::ShareChanged(share) => {
-            ("share_changed", format!("{} receives {share} of the traffic", commit()))
+        Note::DeployEnded(end) => {
+            (EventKind::DeployEnded, ended(&commit(), end.outcome, end.failure.as_ref()))
         }
-        Note::Inconclusive(seen) => ("inconclusive", format!("{}: {seen}", commit())),
+        Note::ShareChanged(share) => {
+            (EventKind::ShareChanged, format!("{} receives {share} of the traffic", commit()))
+        }
+        Note::Inconclusive(seen) => (EventKind::Inconclusive, format!("{}: {seen}", commit())),
         Note::WentLive { color, release } => {
-            ("went_live", format!("{} is live on {color}", release.commit.short()))
+            (EventKind::WentLive, format!("{} is live on {color}", release.commit.short()))
         }
         Note::Replaced { color, by: Placing::PassedOn } => {
             let (from, to) = (color, color.other());
-            ("trouble", format!("the front can't be moved: what comes to {from} is passed on to {to}"))
+            (
+                EventKind::Trouble,
+                format!("the front can't be moved: what comes to {from} is passed on to {to}"),
+            )
         }
-        Note::Replaced { color, by: Placing::Started } => {
-            ("trouble", format!("the front can't be moved: the release was started in the place of {color}"))
-        }
+        Note::Replaced { color, by: Placing::Started } => (
+            EventKind::Trouble,
+            format!("the front can't be moved: the release was started in the place of {color}"),
+        ),
         Note::StandInEnded { color } => {
-            ("retired", format!("nothing stands in on {color} any more: the front was told"))
+            (EventKind::Retired, format!("nothing stands in on {color} any more: the front was told"))
         }
-        Note::Retired { color, release } => ("retired", format!("{release} no longer runs on {color}")),
-        Note::Queued(queued) => ("deploy_queued", format!("deploy #{} waits for its turn", queued.id)),
+        Note::Retired { color, release } => {
+            (EventKind::Retired, format!("{release} no longer runs on {color}"))
+        }
+        Note::Queued(queued) => {
+            (EventKind::DeployQueued, format!("deploy #{} waits for its turn", queued.id))
+        }
         Note::QueueReplaced(queued) => {
-            ("deploy_superseded", format!("deploy #{} gave way to a newer request", queued.id))
+            (EventKind::DeploySuperseded, format!("deploy #{} gave way to a newer request", queued.id))
         }
         Note::InstanceDied { how, restart_in: Some(wait) } => {
-            ("instance_died", format!("the live instance died ({how}); {}", again(*wait)))
+            (EventKind::InstanceDied, format!("the live instance died ({how}); {}", again(*wait)))
         }
-        Note::InstanceDied { how, restart_in: None } => {
-            ("instance_died", format!("the live instance died ({how}); it stays down: watch.restart is off"))
+        Note::InstanceDied { how, restart_in: None } => (
+            EventKind::InstanceDied,
+            format!("the live instance died ({how}); it stays down: watch.restart is off"),
+        ),
+        Note::InstanceRestarted { which: (which, of), .. } => {
+            (EventKind::InstanceRestarted, runs_again(which, *of))
         }
-        Note::InstanceRestarted { which: (which, of), .. } => ("instance_restarted", runs_again(which, *of)),
         Note::RestartFailed(failure) => {
-            ("restart_failed", format!("the live instance could not be started: {}", failure.cause))
+            (EventKind::RestartFailed, format!("the live instance could not be started: {}", failure.cause))
         }
         Note::HealthChanged { healthy: true, .. } => {
-            ("health_changed", "the live instance is healthy again".to_owned())
+            (EventKind::HealthChanged, "the live instance is healthy again".to_owned())
         }
         Note::HealthChanged { healthy: false, answer } => {
-            ("health_changed", format!("the live instance is not healthy: {answer}"))
+            (EventKind::HealthChanged, format!("the live instance is not healthy: {answer}"))
         }
-        Note::HoldPlaced(hold) => ("hold_placed", held(hold)),
-        Note::HoldReleased { why } => ("hold_released", format!("automatic deploys are on: {why}")),
+        Note::HoldPlaced(hold) => (EventKind::HoldPlaced, held(hold)),
+        Note::HoldReleased { why } => (EventKind::HoldReleased, format!("automatic deploys are on: {why}")),
         Note::MarkedBad(commit) => {
-            ("marked_bad", format!("{} is not deployed again by itself", commit.short()))
+            (EventKind::MarkedBad, format!("{} is not deployed again by itself", commit.short()))
         }
-        Note::TakenDown => ("taken_down", "the app is out of service".to_owned()),
-        Note::Contradiction(saw) => ("contradiction", saw.clone()),
-        Note::Trouble(failure) => ("trouble", failure.cause.clone()),
+        Note::TakenDown => (EventKind::TakenDown, "the app is out of service".to_owned()),
+        Note::Contradiction(saw) => (EventKind::Contradiction, saw.clone()),
+        Note::Trouble(failure) => (EventKind::Trouble, failure.cause.clone()),
         Note::Ignored(_) => return None,
     })
 }

@@ -14,7 +14,7 @@ use std::{
 use rusqlite::{Connection, params};
 
 use super::{Store, StoreError, Unusable, Writer, aside, journal, move_aside, record::EventRecord, sql};
-use crate::rules::time::Time;
+use crate::rules::{time::Time, words::EventKind};
 
 /// What apps say when they fail is for those who may act, not for every user of the host.
 const MODE: u32 = 0o640;
@@ -144,7 +144,7 @@ impl Store {
             .map_err(|source| StoreError::Rewrite { path: self.path.clone(), source })?;
         let text = format!("the record was {how} while bgd ran, and is written anew from what is known");
         tracing::error!(path = %self.path.display(), %how, "the record was not where it was; written anew");
-        journal::insert_event(&writer.connection, EventRecord::new("record_replaced", now, &text))
+        journal::insert_event(&writer.connection, EventRecord::new(EventKind::RecordReplaced, now, &text))
             .map_err(sql("recording that the record was replaced"))?;
         writer.kept.marks.renew(&self.path);
         Ok(())

@@ -9,7 +9,7 @@ use crate::rules::{
     event::{Ask, Event, Want},
     ids::{AppName, CommitId, DeployId},
     step::{Answer, Context, Policy, step},
-    words::Phase,
+    words::{EventKind, Phase},
 };
 
 fn context() -> Context {
@@ -40,7 +40,7 @@ fn commit_one_step(store: &Store, app: &AppName) -> App {
     let asked = EventRecord {
         by: "ann".to_owned(),
         uid: Some(7),
-        ..EventRecord::new("asked", Time(1_000), "deploy")
+        ..EventRecord::new(EventKind::Asked, Time(1_000), "deploy")
     };
     let act = Act { event: asked, began: made.answer.as_ref().and_then(Answer::begun) };
     let commit = Commit {
@@ -53,7 +53,7 @@ fn commit_one_step(store: &Store, app: &AppName) -> App {
         act: Some(&act),
     };
     let events = store.commit(&commit).unwrap();
-    assert_eq!((events[0].kind.as_str(), events[1].kind.as_str()), ("asked", "deploy_started"));
+    assert_eq!((events[0].kind, events[1].kind), (EventKind::Asked, EventKind::DeployStarted));
     made.next
 }
 
@@ -138,7 +138,7 @@ fn a_stretched_log_has_its_full_size_and_leaves_nothing_in_the_record() {
 fn who_asked_is_kept_with_the_event_and_the_deploy_that_it_began() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
-    let unasked = EventRecord::new("asked", Time(2), "flip");
+    let unasked = EventRecord::new(EventKind::Asked, Time(2), "flip");
     let asked = EventRecord { uid: Some(1000), ..unasked.clone() };
     store.log(unasked).unwrap();
     store.log_act(asked).unwrap();
@@ -265,7 +265,7 @@ fn n12_a_record_that_is_deleted_or_replaced_while_it_is_open_is_written_anew_wit
         let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
         let state = commit_one_step(&store, &app);
         harm(dir.path());
-        let act = EventRecord::new("asked", Time(2_000), "after the harm");
+        let act = EventRecord::new(EventKind::Asked, Time(2_000), "after the harm");
         store.log_act(act).unwrap();
         let said = format!("the record was {how} while bgd ran, and is written anew from what is known");
         assert!(texts(&store).contains(&said), "{how}: {:?}", texts(&store));
@@ -325,7 +325,7 @@ fn b8_deploys_are_listed_by_their_counter_when_the_clock_goes_back() {
         store.lock_writer().connection.execute(sql, params).unwrap();
         let event = EventRecord {
             deploy: Some(DeployId(id)),
-            ..EventRecord::new("deploy_started", Time(at), "deploy started")
+            ..EventRecord::new(EventKind::DeployStarted, Time(at), "deploy started")
         };
         store.log(event).unwrap();
     };
@@ -338,4 +338,16 @@ fn b8_deploys_are_listed_by_their_counter_when_the_clock_goes_back() {
     };
     assert_eq!(ids(None), [1, 3, 2]);
     assert_eq!(ids(Some(&"shop".parse().unwrap())), [3, 2]);
+}
+
+#[test]
+fn an_event_of_a_kind_that_only_a_newer_bgd_knows_is_shown_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), Time(1)).unwrap();
+    store.log(EventRecord::new(EventKind::Trouble, Time(1), "a newer thing")).unwrap();
+    store.lock_writer().connection.execute("UPDATE event SET kind = 'newer'", []).unwrap();
+    let events = store.events(None, None).unwrap();
+    assert_eq!((events[0].kind, events[0].text.as_str()), (EventKind::Unknown, "a newer thing"));
+    assert_eq!(serde_json::from_str::<EventKind>("\"newer\"").unwrap(), EventKind::Unknown);
+    assert_eq!(serde_json::to_string(&EventKind::PhaseEntered).unwrap(), "\"phase_entered\"");
 }

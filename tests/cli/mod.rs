@@ -24,7 +24,7 @@ use bgd::{
     rules::{
         ids::{Color, CommitId, DeployId, ReleaseId},
         time::{Stamp, Time},
-        words::{AppState, Outcome},
+        words::{AppState, DeployKind, EventKind, Outcome},
     },
 };
 
@@ -183,7 +183,7 @@ fn deploy(outcome: Outcome) -> DeployRecord {
     DeployRecord {
         id: DeployId(7),
         app: "shop".parse().unwrap(),
-        kind: "manual".to_owned(),
+        kind: DeployKind::Manual,
         by: "ann".to_owned(),
         uid: None,
         commit: Some(commit("c3")),
@@ -209,7 +209,7 @@ fn event(seq: u64, text: &str) -> Reply {
         at: stamp(0),
         app: Some("shop".parse().unwrap()),
         deploy: Some(DeployId(7)),
-        kind: "phase_entered".to_owned(),
+        kind: EventKind::PhaseEntered,
         by: "ann".to_owned(),
         uid: None,
         text: text.to_owned(),

@@ -13,7 +13,7 @@ use bgd::{
         retention::{Kept, Worth},
         step::{Noted, Step},
         time::Time,
-        words::Outcome,
+        words::{Fate, Outcome},
     },
     store::{Commit, Opened, Store},
 };
@@ -39,7 +39,7 @@ struct Shelf {
 #[derive(Default, Clone)]
 struct Model {
     app: App,
-    releases: BTreeMap<ReleaseId, (Release, &'static str)>,
+    releases: BTreeMap<ReleaseId, (Release, Fate)>,
     deploys: BTreeMap<DeployId, Option<Outcome>>,
 }
 
@@ -177,12 +177,7 @@ impl Record {
         let state = store.app(&name()).map_err(text)?.unwrap_or_default();
         let releases = store.releases(&name()).map_err(text)?;
         let releases: BTreeMap<_, _> =
-            releases.into_iter().map(|(release, verdict)| (release.id.clone(), (release, verdict))).collect();
-        let modelled: BTreeMap<_, _> = model
-            .releases
-            .iter()
-            .map(|(id, (release, verdict))| (id.clone(), (release.clone(), (*verdict).to_owned())))
-            .collect();
+            releases.into_iter().map(|(release, fate)| (release.id.clone(), (release, fate))).collect();
         let deploys: BTreeMap<_, _> = store
             .history(Some(&name()), u32::MAX)
             .map_err(text)?
@@ -193,8 +188,8 @@ impl Record {
         if state != model.app {
             return Err(format!("the record lost its state: {state:?} instead of {:?}", model.app));
         }
-        if releases != modelled {
-            return Err(format!("the record has the releases {releases:?} instead of {modelled:?}"));
+        if releases != model.releases {
+            return Err(format!("the record has the releases {releases:?} instead of {:?}", model.releases));
         }
         if deploys != model.deploys || next_recorded != next {
             return Err(format!("the record has the deploys {deploys:?} instead of {:?}", model.deploys));
@@ -208,11 +203,8 @@ impl Record {
 
     /// For retention: releases and how they ended up.
     pub fn kept<'a>(&self, on_disk: impl Iterator<Item = &'a ReleaseId>) -> Vec<Kept> {
-        let worth = |id: &ReleaseId| match self.model.releases.get(id).map(|(_, verdict)| *verdict) {
-            Some("good") => Worth::Good,
-            Some("failed" | "rolled_back") => Worth::Failed,
-            _ => Worth::Abandoned,
-        };
+        let fate = |id: &ReleaseId| self.model.releases.get(id).map(|(_, fate)| *fate);
+        let worth = |id: &ReleaseId| fate(id).map_or(Worth::Abandoned, Worth::from);
         on_disk.map(|id| Kept { release: id.clone(), seq: id.deploy().0, worth: worth(id) }).collect()
     }
 
@@ -247,13 +239,13 @@ impl Model {
                     self.name(noted);
                 }
                 Note::ReleaseNamed => self.name(noted),
-                Note::WentLive { release, .. } => self.judge(&release.id, |_| Some("good")),
+                Note::WentLive { release, .. } => self.judge(&release.id, |_| Some(Fate::Good)),
                 Note::DeployEnded(end) => {
                     self.deploys.extend(deploy.map(|id| (id, Some(end.outcome))));
-                    let verdict = end.outcome.as_str();
+                    let fate = Fate::from(end.outcome);
                     if let Some(release) = noted.release.as_ref().filter(|_| end.outcome != Outcome::Live) {
-                        let worse = |was: &str| was != "good" || end.outcome == Outcome::RolledBack;
-                        self.judge(&release.id, |was| worse(was).then_some(verdict));
+                        let worse = |was| was != Fate::Good || end.outcome == Outcome::RolledBack;
+                        self.judge(&release.id, |was| worse(was).then_some(fate));
                     }
                 }
                 _ => {}
@@ -263,15 +255,15 @@ impl Model {
 
     fn name(&mut self, noted: &Noted) {
         if let Some(release) = &noted.release {
-            self.releases.entry(release.id.clone()).or_insert((release.clone(), "making"));
+            self.releases.entry(release.id.clone()).or_insert((release.clone(), Fate::Making));
         }
     }
 
-    fn judge(&mut self, id: &ReleaseId, verdict: impl Fn(&str) -> Option<&'static str>) {
+    fn judge(&mut self, id: &ReleaseId, fate: impl Fn(Fate) -> Option<Fate>) {
         if let Some((_, was)) = self.releases.get_mut(id)
-            && let Some(verdict) = verdict(was)
+            && let Some(fate) = fate(*was)
         {
-            *was = verdict;
+            *was = fate;
         }
     }
 }

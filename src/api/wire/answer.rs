@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     os::privilege::NewPrivileges,
-    rules::{ids::CommitId, time::Stamp},
+    rules::{ids::CommitId, time::Stamp, words::WhyCode},
 };
 
 /// One line of an answer.
@@ -84,9 +84,8 @@ pub struct FlipReport {
 /// Why nothing is being deployed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Why {
-    /// A fixed word: `up_to_date`, `deploying`, `held`, `bad_commit`, `retry_later`, `remote_error`, `stopped`,
-    /// `not_polled_yet`, `unrecorded`.
-    pub code: String,
+    /// In one word.
+    pub code: WhyCode,
     /// The sentence.
     pub text: String,
     /// The next command, or what else to do.

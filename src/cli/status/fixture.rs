@@ -9,7 +9,7 @@ use crate::{
         canary::Share,
         ids::{Color, CommitId, DeployId, ReleaseId},
         time::{Stamp, Time},
-        words::{AppState, HoldEnd, IdleState, Outcome, Phase},
+        words::{AppState, HoldEnd, IdleState, Outcome, Phase, WhyCode},
     },
 };
 
@@ -81,7 +81,7 @@ pub fn empty() -> AppReport {
         },
         last: None,
         rollback: RollbackReport { possible: false, to: None, warm: false },
-        why: Some(why("not_polled_yet", "the remote was not seen yet", None)),
+        why: Some(why(WhyCode::NotPolledYet, "the remote was not seen yet", None)),
     }
 }
 
@@ -157,14 +157,14 @@ pub fn live() -> AppReport {
             replaced: false,
         }),
         rollback: RollbackReport { possible: true, to: Some(commit("b2")), warm: false },
-        why: Some(why("up_to_date", "a1a1a1a is the tip of main and live", None)),
+        why: Some(why(WhyCode::UpToDate, "a1a1a1a is the tip of main and live", None)),
         ..empty()
     }
 }
 
 /// Why nothing is being deployed.
-pub fn why(code: &str, text: &str, hint: Option<&str>) -> Why {
-    Why { code: code.to_owned(), text: text.to_owned(), hint: hint.map(str::to_owned), again_at: None }
+pub fn why(code: WhyCode, text: &str, hint: Option<&str>) -> Why {
+    Why { code, text: text.to_owned(), hint: hint.map(str::to_owned), again_at: None }
 }
 
 fn step(name: &str, ms: u64) -> StepRecord {
@@ -218,7 +218,7 @@ pub fn failed() -> AppReport {
         replaced: false,
     });
     let hint = "push a newer commit, or `bgd deploy shop` to try c3c3c3c again";
-    app.why = Some(why("bad_commit", "c3c3c3c is marked bad: GET /up answered 500", Some(hint)));
+    app.why = Some(why(WhyCode::BadCommit, "c3c3c3c is marked bad: GET /up answered 500", Some(hint)));
     app
 }
 
@@ -234,7 +234,7 @@ pub fn held() -> AppReport {
         until: Some(HoldEnd::Resume),
     });
     let text = "c3c3c3c waits: on hold by ann: release freeze";
-    app.why = Some(why("held", text, Some("`bgd resume shop` deploys it")));
+    app.why = Some(why(WhyCode::Held, text, Some("`bgd resume shop` deploys it")));
     app
 }
 
@@ -246,6 +246,6 @@ pub fn flipped() -> AppReport {
     }
     let text = "c3c3c3c is marked bad: flipped away by ann; automatic deploys wait for a newer commit";
     let hint = "push a newer commit, or `bgd deploy shop` to try c3c3c3c again";
-    app.why = Some(why("bad_commit", text, Some(hint)));
+    app.why = Some(why(WhyCode::BadCommit, text, Some(hint)));
     app
 }

@@ -5,7 +5,7 @@ use crate::{
     cli::{terminal::one_line, wording},
     rules::{
         time::Time,
-        words::{AppState, Outcome, Phase},
+        words::{AppState, Outcome, Phase, WhyCode},
     },
 };
 
@@ -149,16 +149,18 @@ fn next_commit(app: &AppReport, why: &Why, now: Time) -> String {
     let branch = &app.remote.branch;
     let head = wording::short(app.remote.head.as_ref());
     let hint = why.hint.as_deref().map(one_line);
-    match (why.code.as_str(), hint) {
-        ("remote_error", _) => {
+    match (why.code, hint) {
+        (WhyCode::RemoteError, _) => {
             "the remote is asked again by itself; nothing new is deployed until it answers".to_owned()
         }
-        ("not_polled_yet", _) => format!("the first commit seen on {branch} is deployed"),
-        ("up_to_date", _) => format!("the next push to {branch} is deployed"),
-        ("held", Some(hint)) if app.live.as_ref().map(|live| &live.commit) != app.remote.head.as_ref() => {
+        (WhyCode::NotPolledYet, _) => format!("the first commit seen on {branch} is deployed"),
+        (WhyCode::UpToDate, _) => format!("the next push to {branch} is deployed"),
+        (WhyCode::Held, Some(hint))
+            if app.live.as_ref().map(|live| &live.commit) != app.remote.head.as_ref() =>
+        {
             format!("{head} waits: {hint}")
         }
-        ("retry_later", Some(hint)) => {
+        (WhyCode::RetryLater, Some(hint)) => {
             let again = why.again_at.filter(|at| at.0 > now).map(|at| wording::whole(at.0.since(now)));
             let again = again.map_or("by itself".to_owned(), |wait| format!("in {wait}"));
             format!("{head} is tried again {again}; {hint}")
@@ -290,7 +292,8 @@ mod tests {
     #[test]
     fn a_commit_that_is_tried_again_says_when() {
         let mut app = fixture::failed();
-        let why = fixture::why("retry_later", "c3c3c3c failed", Some("`bgd deploy shop` tries it at once"));
+        let why =
+            fixture::why(WhyCode::RetryLater, "c3c3c3c failed", Some("`bgd deploy shop` tries it at once"));
         let again_at = Some(Stamp(fixture::NOW.plus(Duration::from_millis(9_500))));
         app.why = Some(Why { again_at, ..why });
         let next = "\n  next      c3c3c3c is tried again in 9 s; `bgd deploy shop` tries it at once";

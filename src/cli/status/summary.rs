@@ -332,6 +332,7 @@ pub fn idle(app: &AppReport) -> Option<String> {
 mod tests {
     use super::*;
     use crate::cli::status::fixture;
+    use crate::rules::words::WhyCode;
 
     fn text(app: AppReport) -> String {
         render(&fixture::status(vec![app]), fixture::NOW, Look::PLAIN)
@@ -433,7 +434,7 @@ shop  live, healthy
         app.remote.error = Some("can't connect to git.example.com: timed out".to_owned());
         app.remote.hint = Some("`bgd doctor` tries the remote at once".to_owned());
         app.remote.next_at = Some(fixture::after(75));
-        app.why = Some(fixture::why("remote_error", "can't connect", Some("`bgd doctor shop`")));
+        app.why = Some(fixture::why(WhyCode::RemoteError, "can't connect", Some("`bgd doctor shop`")));
         let text = text(app);
         assert!(
             text.contains(

@@ -3,6 +3,7 @@
 
 use super::{Answer, Blocked, Denial, DenialKind, Turn, wanted};
 use crate::rules::{
+    advice::{Advice, Verb},
     app::{Deploy, End, Hold, Idle, Kind, Live, Pipeline, Queued, Release, Serving, Until, Verdict, Work},
     effect::{Action, Note},
     event::{Ask, Want},
@@ -32,11 +33,11 @@ impl Turn<'_> {
 
     fn asked_deploy(&mut self, by: &str, want: &Want) -> Answer {
         if self.app.down_wanted || matches!(self.app.serving, Serving::OutOfService(_)) {
-            return denied(DenialKind::Held, "the app was taken out of service by `bgd down`", "bgd up");
+            return denied(DenialKind::Held, "the app was taken out of service by `bgd down`", Verb::Up);
         }
         if let Some(Hold { by, reason, until: Until::Resumed, .. }) = &self.app.hold {
             let message = format!("deploys are on hold by {by}: {reason}");
-            return denied(DenialKind::Held, &message, "bgd resume");
+            return denied(DenialKind::Held, &message, Verb::Resume);
         }
         let id = self.fresh();
         if matches!(self.app.pipeline, Pipeline::Resting) && !self.context.unrecorded {
@@ -219,13 +220,13 @@ impl Turn<'_> {
             Serving::OutOfService(_) => {
                 let message =
                     "there is no way back: nothing is live, the app was taken out of service by `bgd down`";
-                return denied(DenialKind::NothingLive, message, "bgd up");
+                return denied(DenialKind::NothingLive, message, Verb::Up);
             }
             Serving::Nothing => {
                 return denied(
                     DenialKind::NothingLive,
                     "there is no way back: nothing is live yet",
-                    "bgd deploy",
+                    Verb::Deploy,
                 );
             }
         };
@@ -325,7 +326,7 @@ impl Turn<'_> {
     fn asked_up(&mut self, by: &str) -> Answer {
         let Serving::OutOfService(live) = &self.app.serving else {
             if self.app.down_wanted {
-                return denied(DenialKind::Held, "the app is still being taken out of service", "bgd status");
+                return denied(DenialKind::Held, "the app is still being taken out of service", Verb::Status);
             }
             return Answer::Said("the app is in service".to_owned());
         };
@@ -343,7 +344,7 @@ impl Turn<'_> {
 }
 
 fn being_taken_down() -> Answer {
-    denied(DenialKind::Held, "the app is being taken out of service by `bgd down`", "bgd up")
+    denied(DenialKind::Held, "the app is being taken out of service by `bgd down`", Verb::Up)
 }
 
 /// The next flip would wait for a front that can't be moved, and then bring the abandoned release back.
@@ -367,6 +368,6 @@ fn cancelled() -> End {
     End { outcome: Outcome::Cancelled, failure: None }
 }
 
-pub(super) fn denied(kind: DenialKind, message: &str, hint: &str) -> Answer {
-    Answer::Denied(Denial { kind, message: message.to_owned(), hint: hint.to_owned() })
+pub(super) fn denied(kind: DenialKind, message: &str, advice: impl Into<Advice>) -> Answer {
+    Answer::Denied(Denial { kind, message: message.to_owned(), advice: advice.into() })
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Answer, DenialKind, Turn, asking::denied, deploying::backend, recovering::gone_while};
 use crate::rules::{
+    advice::Verb,
     app::{End, Idle, Instance, Kind, Pipeline, Release, Work},
     canary::{Canary, Place, Share},
     effect::{self, Action, Note},
@@ -239,12 +240,12 @@ impl Turn<'_> {
 
     pub(super) fn asked_share(&mut self, share: Share) -> Answer {
         let (Pipeline::Sharing(work) | Pipeline::Canary(work)) = self.app.pipeline.clone() else {
-            return no_canary("bgd status");
+            return no_canary();
         };
         if share == Share::ALL {
             return self.asked_promote();
         }
-        let Some(canary) = self.app.canary.take() else { return no_canary("bgd status") };
+        let Some(canary) = self.app.canary.take() else { return no_canary() };
         let step = canary.in_force().step;
         self.app.canary = Some(canary.at(Place { step, share, by_hand: true }));
         self.stop_waiting(&work);
@@ -257,9 +258,9 @@ impl Turn<'_> {
     /// On with the steps, at the first one above the share in force.
     pub(super) fn asked_resume_steps(&mut self) -> Answer {
         let (Pipeline::Sharing(work) | Pipeline::Canary(work)) = self.app.pipeline.clone() else {
-            return no_canary("bgd status");
+            return no_canary();
         };
-        let Some(canary) = self.app.canary.clone() else { return no_canary("bgd status") };
+        let Some(canary) = self.app.canary.clone() else { return no_canary() };
         if !canary.by_hand && canary.share != Share::ALL {
             return Answer::Said("the canary goes through its steps already".to_owned());
         }
@@ -315,11 +316,15 @@ impl Turn<'_> {
             | Pipeline::Reverting { .. }
             | Pipeline::Replacing { .. }
             | Pipeline::Discarding { .. }
-            | Pipeline::TakingDown { .. } => no_canary("bgd status"),
+            | Pipeline::TakingDown { .. } => no_canary(),
         }
     }
 }
 
-fn no_canary(hint: &str) -> Answer {
-    denied(DenialKind::NoCanary, "no release has a share of the traffic, and none is being watched", hint)
+fn no_canary() -> Answer {
+    denied(
+        DenialKind::NoCanary,
+        "no release has a share of the traffic, and none is being watched",
+        Verb::Status,
+    )
 }

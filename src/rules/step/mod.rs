@@ -22,6 +22,7 @@ mod tests;
 use std::time::Duration;
 
 use super::{
+    advice::Advice,
     app::{App, Deploy, Idle, Kind, Pipeline, Until, Verdict, Work},
     canary::CanaryStep,
     effect::{Action, Effect, Note},
@@ -142,8 +143,8 @@ pub struct Denial {
     pub kind: DenialKind,
     /// What was attempted and what stands against it.
     pub message: String,
-    /// The next command.
-    pub hint: String,
+    /// What helps.
+    pub advice: Advice,
 }
 
 /// The ways in which a request is denied.
