@@ -1,6 +1,6 @@
 //! One client connection from accept to end. While it is idle it is parked: no HTTP state and no buffers,
-//! only the socket, so that thousands of idle connections cost little. The sweep asks for parking; the
-//! first byte ends it. Spawned by `worker`.
+//! only the socket, so that thousands of idle connections cost little. Among few clients the sweep asks for
+//! parking, among many each parks after its answer; the first byte ends it. Spawned by `worker`.
 
 use std::{
     convert::Infallible,
@@ -111,7 +111,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::atomic::AtomicUsize, time::Duration};
 
     use hyper::service::service_fn;
     use tokio::{
@@ -121,7 +121,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::front::builtin::sockets::{Doing, Sockets};
+    use crate::front::builtin::sockets::{Doing, KEEP_BUFFERS, Sockets};
 
     async fn until(mut holds: impl FnMut() -> bool) {
         let waiting = async {
@@ -133,9 +133,12 @@ mod tests {
     }
 
     async fn guest() -> (TcpStream, Arc<Sockets>, Arc<Slot>) {
+        guest_of(Arc::default()).await
+    }
+
+    async fn guest_of(sockets: Arc<Sockets>) -> (TcpStream, Arc<Sockets>, Arc<Slot>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let sockets = Arc::<Sockets>::default();
         let wire = sockets.admit(listener.accept().await.unwrap().0);
         let slot = Arc::clone(wire.slot());
         let answering = Arc::clone(&slot);
@@ -170,6 +173,17 @@ mod tests {
             assert_eq!(sockets.park(2), 1);
             until(|| slot.is_parked()).await;
             assert_eq!(sockets.park(2), 0, "parked already");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_of_many_is_parked_after_its_answer() {
+        let others = Arc::new(AtomicUsize::new(KEEP_BUFFERS));
+        let (mut client, sockets, slot) = guest_of(Arc::new(Sockets::counted(others))).await;
+        for _ in 0..3 {
+            exchange(&mut client).await;
+            until(|| slot.is_parked()).await;
+            assert_eq!(sockets.park(0), 0, "parked already");
         }
     }
 
