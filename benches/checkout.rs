@@ -14,7 +14,7 @@ use std::{
 
 use bgd::{
     config::settings::{Auth, CheckoutLimit},
-    git::{Limits, Source, Want, Worker},
+    release::git::{Limits, Source, Want, Worker},
 };
 use stage::{BGD, Place, Remote, Res, Sample, Table, figures::verdict};
 

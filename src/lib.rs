@@ -5,7 +5,9 @@
 //! daemon.rs   wire the parts, signals, sd_notify, ordered shutdown
 //! api/        control socket: wire types, who may do what
 //! engine/     one task per app: select → step → commit → run; interpreter of effects; observation
-//! git/ build/ probe/ process/ front/      the outside world; they know nothing of each other
+//! release/ instance/ front/      what bgd acts on; they know nothing of each other
+//! command/ probe/ shim/          what an app's commands are; one question to an instance; the process that outlives bgd
+//! process/    processes of this host, as the kernel knows them
 //! store/      SQLite: the record of releases, deploys, events, holds
 //! config/     raw (as written) → settings (as meant, validated)
 //! rules/      PURE: no tokio, fs, net, clock, randomness
@@ -15,16 +17,18 @@
 //! What holds when things go wrong, and the test of each promise: [`promises`].
 
 pub mod api;
-pub mod build;
 pub mod cli;
+pub mod command;
 pub mod config;
 pub mod daemon;
 pub mod engine;
 pub mod front;
-pub mod git;
+pub mod instance;
 pub mod os;
 pub mod probe;
 pub mod process;
 pub mod promises;
+pub mod release;
 pub mod rules;
+pub mod shim;
 pub mod store;

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use bgd::git::local_head;
+use bgd::release::git::local_head;
 
 /// Between the parts of the input.
 const CUT: &[u8] = b"\n--\n";

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use bgd::{
     config::{Source, Surroundings},
-    git::{Cause, one_line, redact},
+    release::git::{Cause, one_line, redact},
 };
 
 /// Characters that end the URL around them.

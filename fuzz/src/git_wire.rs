@@ -1,6 +1,6 @@
 //! What daemon and git worker say to each other comes back, and every failure can be told.
 
-use bgd::git::wire::{self, Line, Opening, Request};
+use bgd::release::git::wire::{self, Line, Opening, Request};
 
 use super::line::{comes_back, comes_back_alike};
 

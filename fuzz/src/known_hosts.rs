@@ -1,6 +1,6 @@
 //! Host keys: only whole lines about the host, or hashed ones, and never a revoked key.
 
-use bgd::git::known_hosts::relevant_lines;
+use bgd::release::git::known_hosts::relevant_lines;
 
 /// The first line is the host as known_hosts files write it, the rest is such a file.
 pub fn known_hosts(data: &[u8]) {

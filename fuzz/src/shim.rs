@@ -1,7 +1,7 @@
 //! The shim's socket and pipes: a request is the same whatever pieces it comes in; orders, answers and the fault of
 //! a forked child come back as they were sent.
 
-use bgd::process::{
+use bgd::shim::{
     Record,
     wire::{Fault, Inbox, MAX_REQUEST, Order, Reply, Request, Started},
 };

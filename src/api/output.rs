@@ -13,11 +13,11 @@ use super::{
     wire::{Exit, Refusal},
 };
 use crate::{
-    process::{
+    rules::ids::Color,
+    shim::{
         Slot,
         logs::{Follow, tail},
     },
-    rules::ids::Color,
 };
 
 /// Between two looks at logs that have nothing new: fast enough for eyes, nothing for the machine.

@@ -14,7 +14,7 @@ use super::{
     wire::{Answer, ExecPlan, Exit, LogSource, Progress, Refusal, Reply, Status},
 };
 use crate::{
-    build::{self, Places},
+    command::{self, Places},
     config::{settings::AppSettings, template::Values},
     engine::fleet::Member,
     os::errors::chain,
@@ -107,7 +107,7 @@ pub fn exec_plan(settings: &AppSettings, places: Places, serving: &Serving) -> R
             Some(hint),
         ));
     };
-    let context = build::Context {
+    let context = command::Context {
         places,
         values: Values {
             address: settings.address_at(live.color, 0),
@@ -117,7 +117,7 @@ pub fn exec_plan(settings: &AppSettings, places: Places, serving: &Serving) -> R
             commit: live.release.commit.clone(),
         },
     };
-    let command = build::exec_command(settings, &context, &[])
+    let command = command::exec_command(settings, &context, &[])
         .map_err(|err| refusal(Exit::Failed, chain(&err), Some("bgd doctor")))?;
     Ok(ExecPlan {
         cwd: command.cwd.to_string_lossy().into_owned(),

@@ -16,7 +16,6 @@ use crate::{
         },
     },
     engine::{Seen, Snapshot, Unconfigured},
-    process::Slot,
     rules::{
         app::{Backup, Hold, Idle, Instance, Live, Pipeline, Serving, Until},
         backoff,
@@ -25,6 +24,7 @@ use crate::{
         time::Stamp,
         words::{AppState, HoldEnd, IdleState, Outcome, Phase},
     },
+    shim::Slot,
     store::record::DeployRecord,
 };
 

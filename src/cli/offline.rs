@@ -13,7 +13,7 @@ use crate::{
             Refusal, Status,
         },
     },
-    build::Places,
+    command::Places,
     config::settings::{AppSettings, Settings},
     daemon::{self, DaemonError, Lock},
     engine::{
@@ -24,7 +24,7 @@ use crate::{
         errors::chain,
         process::{Process, command_line},
     },
-    process::{Shims, vitals::Cause},
+    process::vitals::Cause,
     rules::{
         app::{Idle, Instance, Pipeline, Serving},
         event::Ask,
@@ -32,6 +32,7 @@ use crate::{
         step::Answer,
         words::{EventKind, Outcome},
     },
+    shim::Shims,
     store::{Store, StoreError},
 };
 

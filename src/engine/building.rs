@@ -18,16 +18,17 @@ use super::{
     interpreter::{Interpreter, failure, git_failure, tail, trouble},
 };
 use crate::{
-    build::{self, BuildError, Command, Context},
+    command::{self, Command, CommandError, Context},
     config::settings::StopHow,
     os::confinement::{Confinement, Refusal},
-    process::{Exit, Handle, LogSpec, Priority, Role, ShimError, Spec, StartError, StopRequest, StopSpec},
+    release::{self, BuildError},
     rules::{
         app::Release,
         effect::Hook,
         ids::{Color, ReleaseId},
         words::{Failure, Fate, Nature, Phase},
     },
+    shim::{Exit, Handle, LogSpec, Priority, Role, ShimError, Spec, StartError, StopRequest, StopSpec},
 };
 
 /// One build log: this much twice (the current file and one rotated), so that a gigabyte of output costs 20 MiB.
@@ -52,8 +53,8 @@ impl Interpreter {
     /// because a disk was tidied up by hand.
     pub(super) async fn restore(&self, release: &Release, color: Color) -> Result<(), Failure> {
         let (places, id) = (self.places.clone(), release.id.clone());
-        let standing = self.blocking(Phase::Starting, move || build::standing(&places, &id)).await?;
-        if standing != build::Standing::Absent {
+        let standing = self.blocking(Phase::Starting, move || release::standing(&places, &id)).await?;
+        if standing != release::Standing::Absent {
             return Ok(());
         }
         let (app, id) = (&self.settings.name, &release.id);
@@ -96,10 +97,10 @@ impl Interpreter {
             .blocking(phase, {
                 let settings = self.settings.clone();
                 let cancel = cancelled.0.clone();
-                move || build::prepare(&settings, &context, previous.as_ref(), &cancel)
+                move || release::prepare(&settings, &context, previous.as_ref(), &cancel)
             })
             .await?;
-        if let Some(hint) = build::own_hint(&prepared.closed) {
+        if let Some(hint) = release::own_hint(&prepared.closed) {
             tracing::warn!(app = %self.settings.name, hint, "the app's user may not write all of shared");
         }
         for skipped in prepared.skipped {
@@ -112,9 +113,9 @@ impl Interpreter {
     /// rarely says so.
     pub(super) async fn with_owners(&self, failed: Failure) -> Failure {
         let (settings, store) = (self.settings.clone(), self.places.shared());
-        let look = move || build::closed_to(settings.user.as_deref(), &settings.shared, &store);
+        let look = move || release::closed_to(settings.user.as_deref(), &settings.shared, &store);
         let closed = aside(look).await.unwrap_or_default();
-        let Some(own) = build::own_hint(&closed) else { return failed };
+        let Some(own) = release::own_hint(&closed) else { return failed };
         let hint = failed.hint.map_or(own.clone(), |hint| format!("{hint}; {own}"));
         Failure { hint: Some(hint), ..failed }
     }
@@ -126,9 +127,9 @@ impl Interpreter {
         loop {
             self.end_work(release).await.map_err(|err| trouble(Phase::CheckingOut, &err))?;
             let (places, id) = (self.places.clone(), release.clone());
-            match aside(move || build::remove_release(&places, &id)).await {
+            match aside(move || release::remove_release(&places, &id)).await {
                 Err(BuildError::InUse { .. }) if Instant::now() < until => sleep(LOOK_AGAIN).await,
-                removed => return removed.map(drop).map_err(|err| build_failure(Phase::CheckingOut, &err)),
+                removed => return removed.map(drop).map_err(|err| build_failure(Phase::CheckingOut, err)),
             }
         }
     }
@@ -176,12 +177,12 @@ impl Interpreter {
         })
     }
 
-    async fn blocking<T: Send + 'static>(
+    async fn blocking<T: Send + 'static, E: Into<BuildError> + Send + 'static>(
         &self,
         phase: Phase,
-        work: impl FnOnce() -> Result<T, build::BuildError> + Send + 'static,
+        work: impl FnOnce() -> Result<T, E> + Send + 'static,
     ) -> Result<T, Failure> {
-        aside(work).await.map_err(|err| build_failure(phase, &err))
+        aside(work).await.map_err(|err| build_failure(phase, err))
     }
 
     /// Builds; where that failed on a full disk, in a fresh checkout once more for each time that room can be made.
@@ -203,7 +204,7 @@ impl Interpreter {
         let phase = Phase::Building;
         let context = self.context(release, color);
         let command =
-            build::build_command(&self.settings, &context).map_err(|err| build_failure(phase, &err))?;
+            command::build_command(&self.settings, &context).map_err(|err| build_failure(phase, err))?;
         let Some(command) = command else { return self.complete(release).await };
         let mut spec = self.spec(Role::Build, release, command);
         spec.log = LogSpec { path: self.build_log(&release.id), max_bytes: BUILD_LOG, keep: 1 };
@@ -231,7 +232,7 @@ impl Interpreter {
     /// record takes for a whole one (promise B10).
     async fn complete(&self, release: &Release) -> Result<(), Failure> {
         let (places, id, commit) = (self.places.clone(), release.id.clone(), release.commit.clone());
-        self.blocking(Phase::Building, move || build::mark_complete(&places, &id, &commit)).await
+        self.blocking(Phase::Building, move || release::mark_complete(&places, &id, &commit)).await
     }
 
     pub(super) async fn run_hook(
@@ -246,16 +247,16 @@ impl Interpreter {
             Hook::AfterFailed => (failed.map_or(Phase::Stopping, |failure| failure.phase), "after_failed"),
         };
         let which = match (hook, failed) {
-            (Hook::BeforeStart, _) => build::Hook::BeforeStart,
-            (Hook::AfterLive, _) => build::Hook::AfterLive,
+            (Hook::BeforeStart, _) => command::Hook::BeforeStart,
+            (Hook::AfterLive, _) => command::Hook::AfterLive,
             (Hook::AfterFailed, Some(failure)) => {
-                build::Hook::AfterFailed { phase: failure.phase.as_str(), error: &failure.cause }
+                command::Hook::AfterFailed { phase: failure.phase.as_str(), error: &failure.cause }
             }
-            (Hook::AfterFailed, None) => build::Hook::AfterFailed { phase: "", error: "" },
+            (Hook::AfterFailed, None) => command::Hook::AfterFailed { phase: "", error: "" },
         };
         let context = self.context(release, color);
-        let command =
-            build::hook_command(&self.settings, &context, which).map_err(|err| build_failure(phase, &err))?;
+        let command = command::hook_command(&self.settings, &context, which)
+            .map_err(|err| build_failure(phase, err))?;
         let Some(command) = command else { return Ok(()) };
         let mut spec = self.spec(Role::Hook(name.to_owned()), release, command);
         spec.log.path = self.places.logs().join(format!("hook-{name}.log"));
@@ -316,8 +317,8 @@ impl Interpreter {
         }
     }
 
-    pub(super) fn stop_request(&self, context: &Context) -> Result<StopRequest, build::BuildError> {
-        Ok(match (self.settings.stop.how.clone(), build::stop_command(&self.settings, context)?) {
+    pub(super) fn stop_request(&self, context: &Context) -> Result<StopRequest, CommandError> {
+        Ok(match (self.settings.stop.how.clone(), command::stop_command(&self.settings, context)?) {
             (_, Some(command)) => StopRequest::Command(command.argv),
             (StopHow::Signal(signal), None) => StopRequest::Signal(signal),
             (StopHow::Command(_), None) => StopRequest::Signal(libc::SIGTERM),
@@ -340,11 +341,14 @@ impl Drop for CancelOnDrop {
     }
 }
 
-pub(super) fn build_failure(phase: Phase, err: &build::BuildError) -> Failure {
+pub(super) fn build_failure(phase: Phase, err: impl Into<BuildError>) -> Failure {
+    let err = err.into();
     let nature = if err.is_transient() { Nature::Transient } else { Nature::Deterministic };
-    let failure = failure(phase, nature, crate::os::errors::chain(err));
-    match err {
-        BuildError::Io { path, source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+    let failure = failure(phase, nature, crate::os::errors::chain(&err));
+    match &err {
+        BuildError::Command(CommandError::Io { path, source, .. })
+            if source.kind() == ErrorKind::PermissionDenied =>
+        {
             let refused = Confinement::here().refusal(path).filter(|_| geteuid().is_root());
             let Some(Refusal { why, hint }) = refused else {
                 return Failure { hint: err.hint().or(failure.hint), ..failure };

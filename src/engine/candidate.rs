@@ -15,15 +15,15 @@ use super::{
     starting::{answer_line, logs_of, note_answer, slots, variable},
 };
 use crate::{
-    build,
+    command,
     config::settings::Probe,
     probe::{self, Target},
-    process::{Bystanders, Handle, Listening, Look, Places, Slot},
     rules::{
         address::Address,
         health::{Decision, Found, Seen, Streak, pause},
         words::{Failure, Nature, Phase},
     },
+    shim::{Bystanders, Handle, Listening, Look, Places, Slot},
 };
 
 /// A new instance on its way to be proven.
@@ -32,7 +32,7 @@ pub(super) struct Candidate {
     pub handle: Handle,
     pub target: Target,
     /// How it was started.
-    pub command: build::Command,
+    pub command: command::Command,
     pub places: Arc<Places>,
     pub bystanders: Arc<Bystanders>,
     pub answers: VecDeque<String>,

@@ -19,8 +19,9 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::{
-    build::{self, Places, Removal, Space},
+    command::Places,
     os::errors::chain,
+    release::{self, Removal, Space},
     rules::{
         effect::Action,
         event::Done,
@@ -133,7 +134,7 @@ impl Lodger {
         let mut removal = Removal::at(&self.shelf.places);
         let gone = retention::to_delete(&kept, thrift, &guarded);
         let gone: Vec<ReleaseId> = gone.into_iter().filter(|id| self.removed(&mut removal, id)).collect();
-        let ended = build::forget_leftovers(&self.shelf.places).map_err(|err| chain(&err))?;
+        let ended = release::forget_leftovers(&self.shelf.places).map_err(|err| chain(&err))?;
         self.shelf.forget_gone(&known, &guarded).map_err(|err| chain(&err))?;
         Ok(!gone.is_empty() || !ended.is_empty())
     }
@@ -219,7 +220,7 @@ impl Interpreter {
             }
             self.make_room(sacrifice).await;
         }
-        match build::free_space(&self.places) {
+        match release::free_space(&self.places) {
             Ok(space) if !is_enough(&space) => Err(no_room(&self.places, &space)),
             Ok(_) => Ok(()),
             Err(err) => Err(super::interpreter::trouble(Phase::CheckingOut, &err)),
@@ -245,7 +246,7 @@ fn no_room(places: &Places, space: &Space) -> Failure {
 
 /// A failure of a command of the app, on a disk that was full.
 pub(super) fn for_want_of_room(places: &Places, failed: Failure) -> Failure {
-    let free = build::free_space(places).map_or_else(|_| "no space".to_owned(), |space| said(&space));
+    let free = release::free_space(places).map_or_else(|_| "no space".to_owned(), |space| said(&space));
     Failure {
         nature: Nature::Transient,
         cause: format!("{}; the disk of {} is full: {free} free", failed.cause, places.app().display()),
@@ -271,7 +272,7 @@ fn says_full(text: &str) -> bool {
 
 /// Whether a deploy fits. A disk that does not answer is somebody else's to report.
 pub(super) fn has_room(places: &Places) -> bool {
-    build::free_space(places).map_or(true, |space| is_enough(&space))
+    release::free_space(places).map_or(true, |space| is_enough(&space))
 }
 
 fn is_enough(space: &Space) -> bool {

@@ -16,20 +16,19 @@ use super::{
     starting::logs_of,
 };
 use crate::{
-    build::{self, Attempt, Unrunnable},
+    command::{self, Attempt, Unrunnable},
     config::{
         commands::{Call, FOREGROUND, calls, manager},
         settings::Start,
     },
-    process::{
-        Exit, Handle, How, Slot, Spec, StartError, ports,
-        strays::{self, Stray},
-    },
+    instance::strays::{self, Stray},
+    process::ports,
     rules::{
         address::Address,
         ids::ReleaseId,
         words::{Failure, Nature, Phase},
     },
+    shim::{Exit, Handle, How, Slot, Spec, StartError},
 };
 
 /// A start that ended well and left nothing may have handed the app over, which then takes a moment to listen.
@@ -77,7 +76,7 @@ fn because(found: Option<Unrunnable>, failure: Failure, then: &str) -> Failure {
 
 fn unrunnable((argv, cwd, env): Ran<'_>, said: &[String], code: i32) -> Option<Unrunnable> {
     let path = env.get("PATH").map_or("", String::as_str);
-    build::why_unrunnable(Attempt { argv, cwd, path, said }, code)
+    command::why_unrunnable(Attempt { argv, cwd, path, said }, code)
 }
 
 impl Interpreter {
@@ -85,7 +84,7 @@ impl Interpreter {
     pub(super) async fn exited_early(
         &self,
         (handle, exit): (&Handle, Exit),
-        command: &build::Command,
+        command: &command::Command,
         last: Option<&String>,
     ) -> Failure {
         let cause = format!("the app ended before it was healthy: {exit}");

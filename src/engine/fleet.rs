@@ -22,7 +22,7 @@ use super::{
     unconfigured::{Unconfigured, last_settings, unconfigured},
 };
 use crate::{
-    build::BuildError,
+    command::CommandError,
     config::settings::{AppSettings, FrontSettings, Settings},
     rules::{
         app::{Idle, Serving},
@@ -46,7 +46,7 @@ pub enum FleetError {
         app: AppName,
         /// Why.
         #[source]
-        source: BuildError,
+        source: CommandError,
     },
     /// Its record can't be read.
     #[error("loading app {app}")]

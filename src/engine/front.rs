@@ -10,7 +10,7 @@ use super::{
     interpreter::{Place, failure},
 };
 use crate::{
-    build::Places,
+    command::Places,
     config::settings::{AppSettings, FrontSettings},
     front::{
         builtin::{self, BuiltinError},

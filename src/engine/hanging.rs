@@ -13,8 +13,8 @@ use std::{
 use super::{interpreter::Interpreter, starting::slots, tend::end_rest, watching::FAILURES_THAT_COUNT};
 use crate::{
     os::errors::chain,
-    process::Slot,
     rules::{address::Address, ids::Color},
+    shim::Slot,
 };
 
 /// Unanswered probes in a row after which an instance counts as hung.

@@ -9,14 +9,12 @@ use std::{
 
 use super::hanging::Patience;
 use crate::{
-    process::{
-        Bystanders, Handle, Slot,
-        usage::{self, Usage},
-    },
+    instance::usage::{self, Usage},
     rules::{
         address::Address,
         ids::{Color, ReleaseId},
     },
+    shim::{Bystanders, Handle, Slot},
 };
 
 /// The least time over which processor use is measured: shorter ones show chance.

@@ -13,11 +13,10 @@ use super::{
     traffic::Traffic,
 };
 use crate::{
-    build::{self, Places},
+    command::{self, CommandError, Places},
     config::{settings::AppSettings, template::Values},
-    git,
     os::errors::chain,
-    process::{Handle, Role, ShimError, Shims, Slot},
+    release::git,
     rules::{
         app::Release,
         effect::Action,
@@ -25,6 +24,7 @@ use crate::{
         ids::{Color, CommitId, ReleaseId},
         words::{Failure, Nature, Phase},
     },
+    shim::{Handle, Role, ShimError, Shims, Slot},
     store::Store,
 };
 
@@ -80,7 +80,7 @@ impl Interpreter {
         settings: Arc<AppSettings>,
         store: Arc<Store>,
         (place, disk): (&Place, Arc<Disk>),
-    ) -> Result<Self, build::BuildError> {
+    ) -> Result<Self, CommandError> {
         let places = Places::new(&place.state_dir, &settings.name);
         places.create()?;
         if let Err(err) = places.give_to(settings.user.as_deref()) {
@@ -171,7 +171,8 @@ impl Interpreter {
         // Somebody may have deleted more than a release.
         let made = self.places.create();
         let given = made.and_then(|()| self.places.give_to(self.settings.user.as_deref()));
-        given.map_err(|err| Failure { hint: err.hint(), ..trouble(Phase::Fetching, &err) })?;
+        given
+            .map_err(|err| Failure { hint: Some(err.hint().to_owned()), ..trouble(Phase::Fetching, &err) })?;
         let ruled = self.git.source().only_forward();
         let asked = match want {
             // A push: whether this commit may follow what was accepted before is the branch's to say.
@@ -206,12 +207,12 @@ impl Interpreter {
     }
 
     /// For what is done once, whatever the number of instances: as the first one has it.
-    pub(super) fn context(&self, release: &Release, color: Color) -> build::Context {
+    pub(super) fn context(&self, release: &Release, color: Color) -> command::Context {
         self.context_of(release, Slot { color, index: 0 })
     }
 
-    pub(super) fn context_of(&self, release: &Release, slot: Slot) -> build::Context {
-        build::Context {
+    pub(super) fn context_of(&self, release: &Release, slot: Slot) -> command::Context {
+        command::Context {
             places: self.places.clone(),
             values: Values {
                 address: self.settings.address_at(slot.color, slot.index),
@@ -293,7 +294,7 @@ fn where_to_look(phase: Phase) -> &'static str {
 
 /// The last lines that the newest run wrote to a log, for people; empty when there is none.
 pub(super) fn tail(path: &std::path::Path) -> Vec<String> {
-    match crate::process::logs::tail_of_run(path, TAIL) {
+    match crate::shim::logs::tail_of_run(path, TAIL) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).lines().map(crate::os::printable::one_line).collect(),
         Err(err) => vec![format!("(the log can't be read: {err})")],
     }

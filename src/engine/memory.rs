@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     config::settings::MemoryCheck,
+    instance::usage,
     os::errors::chain,
-    process::usage,
     rules::{
         ids::Color,
         words::{EventKind, Failure, Nature, Phase},

@@ -6,14 +6,14 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{front::Standing, interpreter::Interpreter, starting::slots};
 use crate::{
-    build,
     os::errors::chain,
-    process::{Exit, Handle, Role},
+    release,
     rules::{
         app::{App, Release},
         event::{Event, Facts, Routed},
         ids::{Color, Generation},
     },
+    shim::{Exit, Handle, Role},
     store::Store,
 };
 
@@ -173,15 +173,15 @@ async fn routed(interpreter: &Interpreter, recorded: Generation) -> Facts {
 
 /// Releases by the markers beside their directories: what is left of the record when the database is lost.
 fn on_disk(interpreter: &Interpreter) -> Vec<Release> {
-    let found = build::list_releases(interpreter.places()).unwrap_or_else(|err| {
+    let found = release::list_releases(interpreter.places()).unwrap_or_else(|err| {
         tracing::error!(app = %interpreter.settings().name, err = %chain(&err), "the release directories can't be read");
         Vec::new()
     });
     let complete = found.into_iter().filter_map(|found| match found.standing {
-        build::Standing::Complete(commit) => {
+        release::Standing::Complete(commit) => {
             Some(Release { id: found.release, commit, subject: String::new(), author: String::new() })
         }
-        build::Standing::HalfMade | build::Standing::Absent => None,
+        release::Standing::HalfMade | release::Standing::Absent => None,
     });
     complete.collect()
 }

@@ -12,8 +12,8 @@ use super::{
     snapshot::RemoteSeen,
 };
 use crate::{
-    git::{self, GitError, LocalWatch},
     os::errors::chain,
+    release::git::{self, GitError, LocalWatch},
     rules::{backoff, event::Event, ids::CommitId},
 };
 

@@ -16,9 +16,10 @@ use super::{
     interpreter::{Interpreter, failure, trouble},
 };
 use crate::{
-    build::{self, Places, Removal},
+    command::Places,
     config::settings::AppSettings,
     os::errors::chain,
+    release::{self, Removal},
     rules::{
         app::Release,
         ids::{DeployId, ReleaseId},
@@ -76,7 +77,7 @@ impl Interpreter {
         aside(move || {
             let _turn = turn;
             let app = &shelf.settings.name;
-            match build::forget_leftovers(&shelf.places) {
+            match release::forget_leftovers(&shelf.places) {
                 Ok(ended) => ended.iter().for_each(|release| {
                     tracing::info!(%app, %release, "the removal of a release that was cut short is done");
                 }),
@@ -105,7 +106,7 @@ impl Shelf {
     /// Deletes what retention does not want, and forgets releases whose directories are gone.
     fn prune(&self, thrift: Thrift, guarded: &Guarded) -> Result<(), Failure> {
         let mut left: Vec<String> =
-            build::forget_leftovers(&self.places).err().iter().map(|e| chain(e)).collect();
+            release::forget_leftovers(&self.places).err().iter().map(|e| chain(e)).collect();
         let known = self.known().map_err(|err| trouble(Phase::Stopping, &err))?;
         let kept = self.kept(&known).map_err(|err| trouble(Phase::Stopping, &err))?;
         let mut removal = Removal::at(&self.places);
@@ -128,12 +129,12 @@ impl Shelf {
     }
 
     /// What lies on disk, and what it is worth.
-    pub(super) fn kept(&self, known: &[(Release, Fate)]) -> Result<Vec<Kept>, build::BuildError> {
+    pub(super) fn kept(&self, known: &[(Release, Fate)]) -> Result<Vec<Kept>, release::BuildError> {
         let worth_of = |id: &ReleaseId| {
             let found = known.iter().find(|(release, _)| release.id == *id);
             found.map_or(Worth::Abandoned, |(_, fate)| Worth::from(*fate))
         };
-        let on_disk = build::list_releases(&self.places)?.into_iter();
+        let on_disk = release::list_releases(&self.places)?.into_iter();
         Ok(on_disk
             .map(|found| Kept {
                 seq: found.release.deploy().0,
@@ -148,9 +149,9 @@ impl Shelf {
         &self,
         known: &[(Release, Fate)],
         guarded: &Guarded,
-    ) -> Result<(), build::BuildError> {
+    ) -> Result<(), release::BuildError> {
         let on_disk: Vec<ReleaseId> =
-            build::list_releases(&self.places)?.into_iter().map(|found| found.release).collect();
+            release::list_releases(&self.places)?.into_iter().map(|found| found.release).collect();
         let last_failed = known.iter().find(|(_, fate)| Worth::from(*fate) == Worth::Failed);
         for (Release { id, .. }, _) in known {
             let newer = guarded.since.is_some_and(|since| id.deploy() >= since);

@@ -6,12 +6,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{instances::Seen, traffic::Counted};
 use crate::{
     config::settings::AppSettings,
-    process::Slot,
     rules::{
         app::App,
         ids::{Color, CommitId},
         time::Time,
     },
+    shim::Slot,
     store::record::DeployRecord,
 };
 

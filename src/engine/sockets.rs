@@ -20,14 +20,14 @@ use super::{
     interpreter::{Interpreter, failure},
 };
 use crate::{
-    build,
+    command,
     config::settings::Listen,
     os::{errors::chain, unix},
-    process::{Handle, Slot},
     rules::{
         address::Address,
         words::{Failure, Nature, Phase},
     },
+    shim::{Handle, Slot},
 };
 
 /// Whoever may pass the directory may connect, as to a port of 127.0.0.1.
@@ -44,8 +44,8 @@ impl Interpreter {
         let address = self.settings.address_at(slot.color, slot.index);
         let Some(path) = address.socket() else { return Ok(()) };
         let phase = Phase::Starting;
-        build::make_socket_dir(sockets, self.settings.user.as_deref())
-            .map_err(|err| build_failure(phase, &err))?;
+        command::make_socket_dir(sockets, self.settings.user.as_deref())
+            .map_err(|err| build_failure(phase, err))?;
         match fs::remove_file(path) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => {
                 let cause = format!(

@@ -16,15 +16,16 @@ use super::{
 };
 use crate::{
     os::errors::chain,
-    process::{
-        Handle, LogSpec, Priority, Role, Slot, Spec, StopRequest, StopSpec, ports,
-        relay::{self, STANDS_IN},
-    },
+    process::ports,
     rules::{
         address::Address,
         app::Release,
         ids::{Color, ReleaseId},
         words::{Failure, Nature, Phase},
+    },
+    shim::{
+        Handle, LogSpec, Priority, Role, Slot, Spec, StopRequest, StopSpec,
+        relay::{self, STANDS_IN},
     },
 };
 

@@ -18,13 +18,11 @@ use super::{
     interpreter::{Interpreter, failure, tail, trouble},
 };
 use crate::{
-    build,
+    command,
     config::{commands::FOREGROUND, settings::Limits},
     os::errors::chain,
     probe::{Answer, ProbeCommand, Target, Verdict},
-    process::{
-        Bystanders, Exit, Handle, How, Listening, Places, Role, ShimError, Slot, Spec, StartError, ports,
-    },
+    process::ports,
     rules::{
         address::Address,
         app::Release,
@@ -32,6 +30,7 @@ use crate::{
         ids::{Color, ReleaseId},
         words::{EventKind, Failure, Fate, Nature, Phase},
     },
+    shim::{Bystanders, Exit, Handle, How, Listening, Places, Role, ShimError, Slot, Spec, StartError},
     store::record::EventRecord,
 };
 
@@ -99,9 +98,9 @@ impl Interpreter {
         self.clear_socket(slot)?;
         let context = self.context_of(release, slot);
         let command =
-            build::start_command(&self.settings, &context).map_err(|err| build_failure(phase, &err))?;
+            command::start_command(&self.settings, &context).map_err(|err| build_failure(phase, err))?;
         let mut spec = Spec { siblings, ..self.spec(Role::Instance(slot), release, command) };
-        spec.stop.how = self.stop_request(&context).map_err(|err| build_failure(phase, &err))?;
+        spec.stop.how = self.stop_request(&context).map_err(|err| build_failure(phase, err))?;
         let started = match self.shims.start(&spec).await {
             Err(StartError::Limits { why, .. }) if self.was_live(release) => {
                 self.say_unlimited(&why).await;
@@ -239,8 +238,8 @@ impl Interpreter {
             bystanders: self.instances.bystanders(slot, handle.id()),
             handle,
             target: self.target(release, slot)?,
-            command: build::start_command(&self.settings, &self.context_of(release, slot))
-                .map_err(|err| build_failure(Phase::Probing, &err))?,
+            command: command::start_command(&self.settings, &self.context_of(release, slot))
+                .map_err(|err| build_failure(Phase::Probing, err))?,
             places: Arc::new(Places {
                 own: self.settings.address_at(slot.color, slot.index),
                 foreign: others
@@ -350,8 +349,8 @@ impl Interpreter {
 
     pub(super) fn target(&self, release: &Release, slot: Slot) -> Result<Target, Failure> {
         let context = self.context_of(release, slot);
-        let command = build::probe_command(&self.settings, &context)
-            .map_err(|err| build_failure(Phase::Probing, &err))?;
+        let command = command::probe_command(&self.settings, &context)
+            .map_err(|err| build_failure(Phase::Probing, err))?;
         let command = command.map(|command| ProbeCommand {
             argv: command.argv,
             cwd: command.cwd,

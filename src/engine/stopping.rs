@@ -15,7 +15,6 @@ use super::{
 use crate::{
     front::route::{self, Route},
     os::errors::chain,
-    process::{Handle, Slot},
     rules::{
         app::Release,
         canary::Share,
@@ -23,6 +22,7 @@ use crate::{
         ids::{Color, Generation, ReleaseId},
         words::{EventKind, Failure, Nature, Phase},
     },
+    shim::{Handle, Slot},
 };
 
 /// Where the front was led.

@@ -27,12 +27,12 @@ use crate::{
     },
     os::errors::chain,
     probe::{self, Answer, Target, Verdict},
-    process::{Handle, Overseer, Slot},
     rules::{
         app::{App, Idle, Instance, Release},
         event::Event,
         ids::{Color, Generation},
     },
+    shim::{Handle, Overseer, Slot},
 };
 
 /// A live instance is asked this often at most: health beside deploys is for status, not for a gate.

@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, path::Path, time::UNIX_EPOCH};
 use crate::{
     config::{recall, settings::AppSettings},
     os::errors::chain,
-    process::Shims,
     rules::{
         ids::{AppName, Color},
         time::Time,
     },
+    shim::Shims,
     store::Store,
 };
 

@@ -25,12 +25,12 @@ use crate::{
     config::{duration::rough, settings::Warmup},
     os::errors::chain,
     probe::{Reason, Visit, Visitor},
-    process::Slot,
     rules::{
         app::Release,
         ids::Color,
         words::{EventKind, Failure, Nature, Phase},
     },
+    shim::Slot,
     store::record::EventRecord,
 };
 

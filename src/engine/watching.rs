@@ -12,7 +12,6 @@ use super::{
 };
 use crate::{
     probe::{self, Target},
-    process::{Exit, Slot},
     rules::{
         app::Release,
         event::Done,
@@ -20,6 +19,7 @@ use crate::{
         traffic::Judgement,
         words::{Failure, Nature, Phase},
     },
+    shim::{Exit, Slot},
 };
 
 /// Failed probes in a row that end a watch: one slow answer under load is not an outage.

@@ -6,7 +6,7 @@
 //! | inherited | as |
 //! |---|---|
 //! | descriptors | 0, 1 and 2; no other ([`seal_descriptors`]) |
-//! | environment | the documented one, nothing of bgd's own (`build::environment`) |
+//! | environment | the documented one, nothing of bgd's own (`command::environment`) |
 //! | user and groups | `user` with all its groups; without `user`, bgd's own |
 //! | gaining rights by exec (setuid programs, file capabilities) | off for good, unless `new_privileges` |
 //! | capabilities | none, in none of the five sets; an app that runs as root keeps those of root, none inheritable |

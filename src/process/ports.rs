@@ -81,7 +81,7 @@ pub fn listening_at_any(addresses: &[Address]) -> io::Result<Vec<(Address, u64)>
 }
 
 /// The users whom the TCP sockets among these belong to.
-pub(super) fn owners(inodes: &BTreeSet<u64>) -> io::Result<BTreeSet<u32>> {
+pub(crate) fn owners(inodes: &BTreeSet<u64>) -> io::Result<BTreeSet<u32>> {
     let all = tcp::read(State::Listen, 0)?.into_iter();
     Ok(all.filter(|one| inodes.contains(&one.inode)).map(|one| one.uid).collect())
 }
@@ -93,7 +93,7 @@ pub fn holders(inodes: &BTreeSet<u64>) -> io::Result<Vec<Holder>> {
 }
 
 /// Those of the processes that `asked` accepts which have one of these sockets open.
-pub(super) fn holders_among(asked: impl Fn(i32) -> bool, inodes: &BTreeSet<u64>) -> io::Result<Vec<Holder>> {
+pub(crate) fn holders_among(asked: impl Fn(i32) -> bool, inodes: &BTreeSet<u64>) -> io::Result<Vec<Holder>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
@@ -119,7 +119,7 @@ pub fn held_by(pid: i32, inodes: &BTreeSet<u64>) -> BTreeSet<u64> {
 }
 
 /// The sockets that this process has open, each with its number there.
-pub(super) fn sockets_of(pid: i32) -> Vec<(i32, u64)> {
+pub(crate) fn sockets_of(pid: i32) -> Vec<(i32, u64)> {
     let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
     let socket = |entry: io::Result<fs::DirEntry>| {
         let entry = entry.ok()?;
@@ -139,7 +139,7 @@ pub fn established(port: u16) -> io::Result<usize> {
 }
 
 /// The sockets of clients' connections to this local port that are established.
-pub(super) fn established_sockets(port: u16) -> io::Result<BTreeSet<u64>> {
+pub(crate) fn established_sockets(port: u16) -> io::Result<BTreeSet<u64>> {
     Ok(tcp::read(State::Established, port)?.into_iter().map(|one| one.inode).collect())
 }
 

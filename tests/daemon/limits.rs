@@ -1,6 +1,6 @@
 //! Limits on a host that can't keep them: a deploy fails before anything is touched, and what is live serves on.
 
-use bgd::process::Limiter;
+use bgd::shim::Limiter;
 use nix::sys::signal::{Signal, kill};
 
 use crate::shop::{Kind, Plan, Stage};

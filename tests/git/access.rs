@@ -14,7 +14,7 @@ use std::{
     thread,
 };
 
-use bgd::git::{CertificateFault, GitError, Kind, Want};
+use bgd::release::git::{CertificateFault, GitError, Kind, Want};
 
 use super::{
     certificates::{Certificate, FOR_LONG, Wish},

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use bgd::git::{AttributeFault, GitError, Kind, Want};
+use bgd::release::git::{AttributeFault, GitError, Kind, Want};
 
 use super::repo::{Bench, as_error};
 use crate::stage::git;

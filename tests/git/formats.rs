@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use bgd::git::{Format, GitError, LocalWatch, Want, WatchMode, local_head};
+use bgd::release::git::{Format, GitError, LocalWatch, Want, WatchMode, local_head};
 
 use super::repo::{Bench, as_error};
 use crate::stage::{git, servers::Http};

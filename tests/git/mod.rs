@@ -18,7 +18,7 @@ use std::{
 
 use bgd::{
     config::settings::CheckoutLimit,
-    git::{GitError, Kind, Limits, LocalWatch, Source, Want, WatchMode, Worker, local_head},
+    release::git::{GitError, Kind, Limits, LocalWatch, Source, Want, WatchMode, Worker, local_head},
     rules::ids::CommitId,
 };
 use repo::{Bench, as_error};

@@ -11,7 +11,7 @@ use std::{
 
 use bgd::{
     config::settings::{Auth, CheckoutLimit},
-    git::{Limits, Source, Worker},
+    release::git::{Limits, Source, Worker},
     rules::ids::CommitId,
 };
 

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, process::Command};
 
 use bgd::{
     config::settings::{Verify, VerifyRange},
-    git::{GitError, Kind, Source, Want, Worker},
+    release::git::{GitError, Kind, Source, Want, Worker},
     rules::ids::CommitId,
 };
 
@@ -345,7 +345,7 @@ async fn a_verifier_that_hangs_ends_with_the_request_that_is_given_up() {
     let mark = signing.bench.root().join("pid");
     let script = format!("echo $$ >{0}.new; mv {0}.new {0}; exec sleep 1000", mark.display());
     let exe = signing.bench.exe_with_program("ssh-keygen", &script);
-    let worker = Worker::new(exe, signing.source(VerifyRange::Tip), bgd::git::Limits::default());
+    let worker = Worker::new(exe, signing.source(VerifyRange::Tip), bgd::release::git::Limits::default());
     let fetch = tokio::spawn(async move { worker.fetch(Want::Branch).await });
     stage::until("the verifier runs", || mark.exists());
     let pid: u32 = fs::read_to_string(&mark).unwrap().trim().parse().unwrap();
@@ -425,7 +425,7 @@ async fn without_ssh_keygen_nothing_is_deployed_and_the_error_names_it() {
     let signing = Signing::new();
     signing.push(&signing.ann, "one");
     let exe = signing.bench.exe_without_programs();
-    let worker = Worker::new(exe, signing.source(VerifyRange::Tip), bgd::git::Limits::default());
+    let worker = Worker::new(exe, signing.source(VerifyRange::Tip), bgd::release::git::Limits::default());
     let err = worker.fetch(Want::Branch).await.unwrap_err();
     assert!(matches!(&err, GitError::Verifier { program, .. } if program == "ssh-keygen"), "{err:?}");
     assert_eq!(err.kind(), Kind::Permanent);

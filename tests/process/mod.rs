@@ -16,12 +16,12 @@ use std::{
 use bgd::{
     config::settings::Limits,
     os::{privilege::NewPrivileges, process::Process},
-    process::{
+    rules::{address::Address, ids::Color},
+    shim::{
         Bystanders, Exit, Handle, How, Limiter, Listening, LogSpec, Main, Overseer, Places, Priority, Role,
         ShimError, Shims, Slot, Spec, StartError, StopRequest, StopSpec,
         logs::{Follow, tail},
     },
-    rules::{address::Address, ids::Color},
 };
 
 /// Far beyond what any step needs, on a busy machine too.

@@ -11,12 +11,13 @@ use nix::unistd::{Gid, Uid, User, getgrouplist};
 
 use super::finding::Finding;
 use crate::{
-    build::{self, Places},
+    command::Places,
     config::{
         env_file,
         settings::{AppSettings, Settings},
     },
     os::errors::chain,
+    release,
 };
 
 /// Files and directories of one app.
@@ -63,10 +64,10 @@ fn shared(app: &AppSettings, store: &Path, path: &Path) -> Option<Finding> {
 
 /// Shared files that the app's user may not read or write.
 fn closed(app: &AppSettings, store: &Path) -> Option<Finding> {
-    let closed = build::closed_to(app.user.as_deref(), &app.shared, store).ok()?;
+    let closed = release::closed_to(app.user.as_deref(), &app.shared, store).ok()?;
     let first = closed.first()?;
     let what = format!("{}: user {} may not write {}", app.name, first.user, first.path.display());
-    Some(Finding::warn(what, build::own_hint(&closed)?))
+    Some(Finding::warn(what, release::own_hint(&closed)?))
 }
 
 /// Where the home directory is, when it is not the user's own.

@@ -12,7 +12,7 @@ use crate::{
     cli::offline,
     config::settings::{AppSettings, FrontSettings, Settings},
     os::unix::LONGEST_PATH,
-    process::Limiter,
+    shim::Limiter,
 };
 
 /// What an app may want to put below its release directory: EasySwoole's socket needs 38 bytes (design).

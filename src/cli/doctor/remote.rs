@@ -15,8 +15,8 @@ use crate::{
         wire::{Answer, Request},
     },
     config::settings::AppSettings,
-    git::{GitError, Kind, Limits, Source, Worker, redact},
     os::errors::chain,
+    release::git::{GitError, Kind, Limits, Source, Worker, redact},
 };
 
 /// A person waits for this; the daemon itself is more patient.

@@ -12,8 +12,8 @@ use nix::unistd::User;
 use super::{finding::Finding, host::is_installed};
 use crate::{
     config::settings::{AppSettings, Verify},
-    git::Trust,
     os::errors::chain,
+    release::git::Trust,
 };
 
 /// Nothing for an app that takes any commit.

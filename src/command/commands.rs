@@ -1,0 +1,299 @@
+//! The commands of an app, described: what to run, where, as whom, with which environment. The engine hands
+//! them to a shim or a probe; nothing is run here.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use crate::{
+    command::{CommandError, Context, environment, environment::INSTANCE, shell},
+    config::settings::{AppSettings, Probe, Start, StopHow},
+    os::privilege::NewPrivileges,
+};
+
+/// What to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// Program and arguments; never empty.
+    pub argv: Vec<String>,
+    /// The release directory.
+    pub cwd: PathBuf,
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
+    /// Whom to run as; `None` is bgd's own user.
+    pub user: Option<String>,
+    /// Whether it may gain rights by running a setuid program.
+    pub new_privileges: NewPrivileges,
+}
+
+/// A point of a deploy at which the app may run a command of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook<'a> {
+    /// Before the instance starts, once per deploy.
+    BeforeStart,
+    /// After the traffic moved.
+    AfterLive,
+    /// After a deploy failed.
+    AfterFailed {
+        /// The phase that failed, as in `status`.
+        phase: &'a str,
+        /// The error, for people.
+        error: &'a str,
+    },
+}
+
+/// The longest `BGD_ERROR` in bytes: one variable may hold 128 KiB, all of them and the arguments not
+/// much more, and an error is to be read by people.
+const ERROR_LIMIT: usize = 8 * 1024;
+
+/// Runs the commands given as arguments one after the other, each in a shell of its own that stops at the
+/// first failure, within pipes too. Each is printed before it runs; one that fails names itself. `sh` is
+/// used where there is no bash, with pipefail if it knows that.
+const RUN: &str = r#"if command -v bash >/dev/null 2>&1; then shell='bash -eo pipefail'
+elif sh -eo pipefail -c : >/dev/null 2>&1; then shell='sh -eo pipefail'
+else shell='sh -e'; fi
+at=0
+for command do
+  at=$((at + 1))
+  printf '+ %s\n' "$command"
+  $shell -c "$command"
+  code=$?
+  if [ "$code" -ne 0 ]; then
+    why="exit code $code"
+    if [ "$code" -gt 128 ]; then
+      signal=$(kill -l $((code - 128)) 2>/dev/null) && why="$why (signal $signal)"
+    fi
+    printf 'bgd: command %s of %s failed with %s: %s\n' "$at" "$#" "$why" "$command"
+    exit "$code"
+  fi
+done"#;
+
+/// All `build` commands as one run; `None` if there are none.
+///
+/// # Errors
+/// Those of [`environment`].
+pub fn build_command(app: &AppSettings, context: &Context) -> Result<Option<Command>, CommandError> {
+    if app.build.is_empty() {
+        return Ok(None);
+    }
+    in_release(app, context, run(&app.build, context)).map(Some)
+}
+
+/// How an instance is started.
+///
+/// # Errors
+/// Those of [`environment`].
+pub fn start_command(app: &AppSettings, context: &Context) -> Result<Command, CommandError> {
+    let argv = match &app.start {
+        Start::Shell(line) => shell::argv(&context.values.expand(line)),
+        Start::Argv(argv) => argv.iter().map(|part| context.values.expand(part)).collect(),
+    };
+    of_instance(app, context, argv)
+}
+
+/// The command that asks an instance to stop; `None` if a signal does.
+///
+/// # Errors
+/// Those of [`environment`].
+pub fn stop_command(app: &AppSettings, context: &Context) -> Result<Option<Command>, CommandError> {
+    match &app.stop.how {
+        StopHow::Signal(_) => Ok(None),
+        StopHow::Command(line) => {
+            of_instance(app, context, run(std::slice::from_ref(line), context)).map(Some)
+        }
+    }
+}
+
+/// The app's command for a point of a deploy; `None` if it has none.
+///
+/// # Errors
+/// Those of [`environment`].
+pub fn hook_command(
+    app: &AppSettings,
+    context: &Context,
+    hook: Hook<'_>,
+) -> Result<Option<Command>, CommandError> {
+    let (line, event) = match hook {
+        Hook::BeforeStart => (&app.hooks.before_start, "before_start"),
+        Hook::AfterLive => (&app.hooks.after_live, "after_live"),
+        Hook::AfterFailed { .. } => (&app.hooks.after_failed, "after_failed"),
+    };
+    let Some(line) = line else { return Ok(None) };
+    let mut command = in_release(app, context, run(std::slice::from_ref(line), context))?;
+    command.env.insert("BGD_EVENT".to_owned(), event.to_owned());
+    if let Hook::AfterFailed { phase, error } = hook {
+        command.env.insert("BGD_PHASE".to_owned(), phase.to_owned());
+        command.env.insert("BGD_ERROR".to_owned(), presentable(error));
+    }
+    Ok(Some(command))
+}
+
+/// The command of a command probe; `None` for other probes. Run by `/bin/sh -c`, as `start` is.
+///
+/// # Errors
+/// Those of [`environment`].
+pub fn probe_command(app: &AppSettings, context: &Context) -> Result<Option<Command>, CommandError> {
+    match &app.health.probe {
+        Probe::Tcp | Probe::Http(_) | Probe::FastCgi(_) | Probe::Uwsgi(_) => Ok(None),
+        Probe::Command(line) => {
+            of_instance(app, context, shell::argv(&context.values.expand(line))).map(Some)
+        }
+    }
+}
+
+/// A command of the operator (`bgd exec`) in the release's directory, environment and user.
+///
+/// # Errors
+/// Those of [`environment`].
+pub fn exec_command(app: &AppSettings, context: &Context, argv: &[String]) -> Result<Command, CommandError> {
+    in_release(app, context, argv.to_vec())
+}
+
+/// For one of the instances, which may tell itself from the others.
+fn of_instance(app: &AppSettings, context: &Context, argv: Vec<String>) -> Result<Command, CommandError> {
+    let mut command = in_release(app, context, argv)?;
+    command.env.insert(INSTANCE.to_owned(), context.values.instance.to_string());
+    Ok(command)
+}
+
+fn in_release(app: &AppSettings, context: &Context, argv: Vec<String>) -> Result<Command, CommandError> {
+    let env = environment(app, context)?;
+    let (cwd, user) = (context.release_dir(), app.user.clone());
+    Ok(Command { argv, cwd, env, user, new_privileges: app.new_privileges })
+}
+
+fn run(lines: &[String], context: &Context) -> Vec<String> {
+    let mut argv = ["/bin/sh", "-c", RUN, "bgd"].map(str::to_owned).to_vec();
+    argv.extend(lines.iter().map(|line| context.values.expand(line)));
+    argv
+}
+
+/// Without NUL, which no variable can hold, and not longer than [`ERROR_LIMIT`].
+fn presentable(error: &str) -> String {
+    let mut text = error.replace('\0', " ");
+    text.truncate(text.floor_char_boundary(ERROR_LIMIT));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, process::Output};
+
+    use super::*;
+    use crate::command::fixture::Fixture;
+
+    fn execute(command: &Command) -> Output {
+        std::process::Command::new(&command.argv[0])
+            .args(&command.argv[1..])
+            .current_dir(&command.cwd)
+            .env_clear()
+            .envs(&command.env)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    fn build(lines: &[&str]) -> (Option<i32>, String) {
+        let mut fixture = Fixture::new();
+        fixture.app.build = lines.iter().map(|line| (*line).to_owned()).collect();
+        let output = execute(&build_command(&fixture.app, &fixture.context).unwrap().unwrap());
+        let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), text)
+    }
+
+    #[test]
+    fn c2_a_failure_within_a_pipe_fails_the_build() {
+        let (code, text) = build(&["false | tee log", "echo never"]);
+        assert_eq!(code, Some(1));
+        let said = "bgd: command 1 of 2 failed with exit code 1: false | tee log";
+        assert_eq!(text, format!("+ false | tee log\n{said}\n"));
+    }
+
+    #[test]
+    fn c2_a_failure_within_a_pipe_fails_the_build_without_bash_too() {
+        let mut fixture = Fixture::new();
+        let bin = fixture.root.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        std::os::unix::fs::symlink("/bin/sh", bin.join("sh")).unwrap();
+        fixture.app.env.insert("PATH".to_owned(), bin.display().to_string());
+        fixture.app.build = vec!["echo ${BASH_VERSION:-none}".to_owned(), "false; echo never".to_owned()];
+        let output = execute(&build_command(&fixture.app, &fixture.context).unwrap().unwrap());
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(!text.contains("\nnever"), "{text}");
+        let knows = std::process::Command::new("/bin/sh").args(["-o", "pipefail", "-c", ":"]).output();
+        if !knows.unwrap().status.success() {
+            eprintln!("skipped: this sh does not know pipefail");
+            return;
+        }
+        fixture.app.build = vec!["false | :".to_owned()];
+        let output = execute(&build_command(&fixture.app, &fixture.context).unwrap().unwrap());
+        assert_eq!(output.status.code(), Some(1));
+    }
+
+    #[test]
+    fn each_build_command_is_printed_and_runs_by_itself_in_the_release_directory() {
+        let (code, text) =
+            build(&["mkdir sub; cd sub; x=1", "echo \"$(basename \"$PWD\") [$x]\"\ntrue", "exit 0"]);
+        assert_eq!(code, Some(0), "{text}");
+        let release = "20261121T101112Z-2-0123456";
+        assert!(text.contains(&format!("\ntrue\n{release} []\n+ exit 0\n")), "{text}");
+    }
+
+    #[test]
+    fn a_failing_build_command_names_its_exit_code_or_signal() {
+        let (code, text) = build(&["true", "echo 100% \\n; exit 42", "echo never"]);
+        assert_eq!(code, Some(42));
+        assert!(
+            text.ends_with("command 2 of 3 failed with exit code 42: echo 100% \\n; exit 42\n"),
+            "{text}"
+        );
+        let (code, text) = build(&["kill -KILL $$"]);
+        assert_eq!(code, Some(137));
+        assert!(text.contains("failed with exit code 137 (signal KILL): kill"), "{text}");
+        assert_eq!(build(&["unset NOPE; nosuchcommand"]).0, Some(127));
+    }
+
+    #[test]
+    fn an_app_without_build_hooks_and_stop_command_has_none() {
+        let Fixture { app, context, .. } = &Fixture::new();
+        assert_eq!(build_command(app, context).unwrap(), None);
+        assert_eq!(stop_command(app, context).unwrap(), None);
+        assert_eq!(probe_command(app, context).unwrap(), None);
+        assert_eq!(hook_command(app, context, Hook::AfterLive).unwrap(), None);
+    }
+
+    #[test]
+    fn placeholders_are_replaced_in_start_stop_and_health_commands() {
+        let mut fixture = Fixture::new();
+        fixture.app.start = Start::Argv(["app", "--port={port}", "{json}"].map(str::to_owned).to_vec());
+        fixture.app.stop.how = StopHow::Command("echo stop {color}".to_owned());
+        fixture.app.health.probe = Probe::Command("echo {port} $PORT".to_owned());
+        let Fixture { app, context, .. } = &fixture;
+        let start = start_command(app, context).unwrap();
+        assert_eq!(
+            (start.argv.as_slice(), start.env["BGD_INSTANCE"].as_str()),
+            (&["app", "--port=9502", "{json}"].map(str::to_owned)[..], "1")
+        );
+        let stop = execute(&stop_command(app, context).unwrap().unwrap());
+        assert_eq!(stop.stdout, b"+ echo stop green\nstop green\n");
+        let probe = execute(&probe_command(app, context).unwrap().unwrap());
+        assert_eq!(probe.stdout, b"9502 9502\n");
+        let argv = ["a b".to_owned(), "{port}".to_owned()];
+        assert_eq!(exec_command(app, context, &argv).unwrap().argv, argv);
+    }
+
+    #[test]
+    fn hooks_see_what_happened() {
+        let mut fixture = Fixture::new();
+        let show = "echo $BGD_EVENT/$BGD_PHASE/$BGD_ERROR";
+        fixture.app.hooks.before_start = Some(show.to_owned());
+        fixture.app.hooks.after_failed = Some(show.to_owned());
+        let shown = |hook: Hook<'_>| {
+            let output = execute(&hook_command(&fixture.app, &fixture.context, hook).unwrap().unwrap());
+            String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_owned()
+        };
+        assert_eq!(shown(Hook::BeforeStart), "before_start//");
+        let error = format!("no\0space {}", "ä".repeat(ERROR_LIMIT));
+        let text = shown(Hook::AfterFailed { phase: "building", error: &error });
+        assert!(text.starts_with("after_failed/building/no space ää") && text.len() < ERROR_LIMIT + 40);
+    }
+}

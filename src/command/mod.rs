@@ -1,0 +1,28 @@
+//! What an app's commands are: argv, directory, environment, user, and the directories of an app that they run in.
+//!
+//! Called by the rooms, on a blocking thread where directories are made. It runs nothing: builds, hooks and instances
+//! are started under a shim from what is described here.
+
+mod commands;
+mod environment;
+mod error;
+mod home;
+mod owner;
+mod places;
+mod shell;
+mod socket_dir;
+mod unrunnable;
+
+#[cfg(test)]
+pub(crate) mod fixture;
+
+pub use commands::{
+    Command, Hook, build_command, exec_command, hook_command, probe_command, start_command, stop_command,
+};
+pub use environment::environment;
+pub use error::CommandError;
+pub(crate) use home::closed_way;
+pub(crate) use owner::{Owner, lookup};
+pub use places::{Context, Places};
+pub use socket_dir::make_socket_dir;
+pub use unrunnable::{Attempt, Unrunnable, why_unrunnable};

@@ -1,0 +1,118 @@
+//! Signatures by GPG keys, judged by `gpgv` against a keyring file: every key in it is trusted, and no other. What
+//! counts is its status output, not its exit code: one signature, good, by a key that is neither revoked nor
+//! expired nor weak.
+
+use super::{
+    Refusal,
+    sealed::Sealed,
+    signature::Signed,
+    tool::{no_memory, run},
+    trust::TrustFile,
+};
+use crate::release::git::text::one_line;
+
+const PROGRAM: &str = "gpgv";
+const STATUS: &str = "[GNUPG:] ";
+
+/// Judges one signature; who made it.
+pub fn verify(signed: &Signed, keyring: &TrustFile) -> Result<String, Refusal> {
+    let sealed = |bytes: &[u8]| Sealed::of(bytes).map_err(no_memory(PROGRAM));
+    let (ring, signature) = (sealed(&keyring.bytes)?, sealed(&signed.signature)?);
+    let payload = sealed(&signed.payload)?;
+    let (ring_path, signature_path) = (ring.path(), signature.path());
+    // Nothing is in that home; the keyring is the only one looked at.
+    let args = [
+        "--homedir",
+        "/nonexistent",
+        "--keyring",
+        &ring_path,
+        "--weak-digest",
+        "SHA1",
+        "--status-fd",
+        "1",
+        "--",
+        &signature_path,
+        "-",
+    ];
+    let said = run(PROGRAM, &args, &payload)?;
+    match verdict(&said.out) {
+        Verdict::Good(signer) if said.good => Ok(signer),
+        Verdict::Good(_) | Verdict::Unclear => {
+            let complaint = said.complaint(&keyring.path.display().to_string(), &ring);
+            Err(Refusal::Untrusted(format!("its signature is bad: {complaint}")))
+        }
+        Verdict::Stranger(key) => {
+            let list = keyring.path.display();
+            Err(Refusal::Untrusted(format!("it is signed by the GPG key {key}, which is not in {list}")))
+        }
+        Verdict::Bad(why) => Err(Refusal::Untrusted(why)),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Good(String),
+    Stranger(String),
+    Bad(String),
+    Unclear,
+}
+
+/// Reads the status lines. Whatever is not plainly good is not good.
+fn verdict(out: &str) -> Verdict {
+    let lines: Vec<(&str, &str)> = out
+        .lines()
+        .filter_map(|line| line.strip_prefix(STATUS))
+        .map(|line| line.split_once(' ').unwrap_or((line, "")))
+        .collect();
+    let of =
+        |word: &str| lines.iter().find(|(name, _)| *name == word).map(|(_, rest)| one_line(rest.as_bytes()));
+    let count = |word: &str| lines.iter().filter(|(name, _)| *name == word).count();
+    if count("NEWSIG") > 1 {
+        return Verdict::Bad("it has more than one signature".to_owned());
+    }
+    for (word, what) in [
+        ("BADSIG", "does not fit the commit"),
+        ("REVKEYSIG", "is by a revoked key"),
+        ("EXPKEYSIG", "is by an expired key"),
+        ("EXPSIG", "has expired"),
+    ] {
+        if let Some(who) = of(word) {
+            return Verdict::Bad(format!("its signature {what}: {who}"));
+        }
+    }
+    if let Some(key) = of("NO_PUBKEY") {
+        return Verdict::Stranger(key);
+    }
+    let alone =
+        count("GOODSIG") == 1 && count("VALIDSIG") == 1 && count("ERRSIG") == 0 && count("NODATA") == 0;
+    of("GOODSIG").filter(|_| alone).map_or(Verdict::Unclear, Verdict::Good)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "[GNUPG:] NEWSIG\n[GNUPG:] GOODSIG 3C Ann <a@x>\n[GNUPG:] VALIDSIG 77 2026\n";
+
+    #[test]
+    fn one_good_signature_and_nothing_else_is_good() {
+        assert_eq!(verdict(GOOD), Verdict::Good("3C Ann <a@x>".to_owned()));
+        assert_eq!(verdict(""), Verdict::Unclear);
+        assert_eq!(verdict(&GOOD.replace("VALIDSIG", "X")), Verdict::Unclear);
+        assert_eq!(verdict(&GOOD.replace("[GNUPG:] ", "")), Verdict::Unclear);
+        assert_eq!(verdict(&format!("{GOOD}[GNUPG:] ERRSIG 3C 22 8 00 1 9\n")), Verdict::Unclear);
+        assert!(matches!(verdict(&GOOD.repeat(2)), Verdict::Bad(_)));
+    }
+
+    #[test]
+    fn a_signature_that_is_not_good_is_told_with_its_reason_and_signer() {
+        for (word, what) in
+            [("BADSIG", "does not fit"), ("REVKEYSIG", "revoked"), ("EXPKEYSIG", "expired key")]
+        {
+            let Verdict::Bad(why) = verdict(&GOOD.replace("GOODSIG", word)) else { panic!("{word}") };
+            assert!(why.contains(what) && why.contains("Ann <a@x>"), "{why}");
+        }
+        let stranger = "[GNUPG:] NEWSIG\n[GNUPG:] ERRSIG 3C 22 8 00 1 9 77\n[GNUPG:] NO_PUBKEY 3C\n";
+        assert_eq!(verdict(stranger), Verdict::Stranger("3C".to_owned()));
+    }
+}

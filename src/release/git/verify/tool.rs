@@ -1,0 +1,62 @@
+//! One run of `ssh-keygen` or `gpgv`: a bare environment, input from a sealed file, everything it says kept. Used by
+//! `ssh` and `gpg`. Its time is bounded by the worker's: the daemon ends both when nothing moves.
+
+use std::process::{Command, Stdio};
+
+use super::{Refusal, sealed::Sealed};
+use crate::release::git::{
+    error::{Cause, GitError, Kind},
+    text::one_line,
+};
+
+/// What the tool may see of the worker's environment.
+const INHERITED: [&str; 2] = ["PATH", "TZ"];
+
+/// What a run gave.
+pub struct Said {
+    /// Exit 0.
+    pub good: bool,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Said {
+    /// What it complained of, in one line, with the file's own name in place of the descriptor's.
+    pub fn complaint(&self, shown: &str, file: &Sealed) -> String {
+        one_line(self.err.replace(&file.path(), shown).as_bytes())
+    }
+}
+
+/// Runs `program` and waits for its end.
+pub fn run(program: &'static str, args: &[&str], input: &Sealed) -> Result<Said, Refusal> {
+    let trouble = |kind, cause: &dyn std::fmt::Display| {
+        Refusal::Trouble(GitError::Verifier { program: program.to_owned(), kind, cause: Cause::new(cause) })
+    };
+    let stdin = input.reader().map_err(|err| trouble(Kind::Transient, &err))?;
+    let mut command = Command::new(program);
+    command.args(args).env_clear().env("LC_ALL", "C").env("HOME", "/").current_dir("/");
+    command.envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.stdin(Stdio::from(stdin));
+    let output = command.output().map_err(|err| {
+        let missing = err.kind() == std::io::ErrorKind::NotFound;
+        trouble(if missing { Kind::Permanent } else { Kind::Transient }, &err)
+    })?;
+    if output.status.code().is_none() {
+        return Err(trouble(Kind::Transient, &output.status));
+    }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(Said { good: output.status.success(), out: text(&output.stdout), err: text(&output.stderr) })
+}
+
+/// Trouble with a file in memory.
+pub fn no_memory(program: &'static str) -> impl Fn(std::io::Error) -> Refusal {
+    move |err| {
+        Refusal::Trouble(GitError::Verifier {
+            program: program.to_owned(),
+            kind: Kind::Transient,
+            cause: Cause::new(err),
+        })
+    }
+}

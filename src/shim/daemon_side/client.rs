@@ -1,0 +1,70 @@
+//! The daemon's end of a shim's socket: one connection, one request, one answer. The peer must be the very
+//! process of the record. Called by `handle` and `shims`; knows nothing of what to do when it fails.
+
+use std::{future::Future, io, path::Path, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
+
+use crate::shim::{
+    record::Record,
+    wire::{self, MAX_REPLY, Reply, Report, Request},
+};
+
+/// For connecting, and for answers that are given at once: a shim needs well under a millisecond.
+pub(super) const PROMPT: Duration = Duration::from_secs(1);
+
+/// Asks the shim of this record; waits for the answer as long as it takes, if the request is one to wait for.
+/// Cancel-safe: dropping it closes the connection, and what was asked for goes on.
+pub(super) async fn ask(record: &Record, request: Request) -> io::Result<Report> {
+    match request {
+        Request::Status | Request::Forget => within(PROMPT, talk(record, request)).await,
+        Request::WaitExit | Request::WaitEnd | Request::Stop | Request::Kill => talk(record, request).await,
+    }
+}
+
+/// Asks whichever shim listens there who it is.
+pub(super) async fn introduce(socket: &Path) -> io::Result<Report> {
+    within(PROMPT, async {
+        let (mut stream, pid) = connect(socket).await?;
+        let report = exchange(&mut stream, Request::Status).await?;
+        if report.record.shim.pid == pid { Ok(report) } else { Err(stranger(pid)) }
+    })
+    .await
+}
+
+async fn talk(record: &Record, request: Request) -> io::Result<Report> {
+    let (mut stream, pid) = within(PROMPT, connect(&record.socket)).await?;
+    if pid != record.shim.pid {
+        return Err(stranger(pid));
+    }
+    let report = exchange(&mut stream, request).await?;
+    if report.record.id == record.id { Ok(report) } else { Err(stranger(pid)) }
+}
+
+async fn connect(socket: &Path) -> io::Result<(UnixStream, i32)> {
+    let stream = UnixStream::connect(socket).await?;
+    let pid = stream.peer_cred()?.pid().unwrap_or(0);
+    Ok((stream, pid))
+}
+
+/// The write side stays open: to the shim, a closed one is a client that no longer wants its answer.
+async fn exchange(stream: &mut UnixStream, request: Request) -> io::Result<Report> {
+    stream.write_all(&wire::line(&request)?).await?;
+    let mut answer = Vec::new();
+    stream.take(MAX_REPLY).read_to_end(&mut answer).await?;
+    match serde_json::from_slice(&answer)? {
+        Reply::Report(report) => Ok(*report),
+        Reply::Refused(reason) => Err(io::Error::other(format!("the shim refused: {reason}"))),
+    }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn stranger(pid: i32) -> io::Error {
+    io::Error::other(format!("another process answers: pid {pid}"))
+}

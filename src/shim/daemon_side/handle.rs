@@ -1,0 +1,430 @@
+//! A shim as the daemon sees it: ask, wait, end, forget. Used by the engine. Each call finds out anew whether
+//! the shim answers, has ended (its record says how), or was killed (then its processes are orphans and are
+//! dealt with by pid). Holds no connection and no lock.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    client,
+    orphans::{self, Manner},
+    status::{Main, Overseer, ShimError, Status, Stopped},
+};
+use crate::{
+    os::{process::Process, tree},
+    process::ports,
+    rules::{
+        address::Address,
+        ids::{AppName, ReleaseId},
+    },
+    shim::{
+        record::{Exit, Record},
+        relay::STANDS_IN,
+        spec::Role,
+        wire::{Report, Request},
+    },
+};
+
+/// Attempts to reach a shim that lives but does not answer; each wakes it and waits a little longer.
+const ATTEMPTS: u32 = 4;
+
+/// After the first attempt; doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Beyond its grace a shim has this long to say how an end came out: its own 10 s for KILL, and some.
+const STOP_ALLOWANCE: Duration = Duration::from_secs(15);
+
+/// Between attempts of a wait whose shim lives but can't be reached.
+const WAIT_AGAIN: Duration = Duration::from_secs(1);
+
+/// One shim and its command.
+#[derive(Debug, Clone)]
+pub struct Handle(Arc<Shim>);
+
+#[derive(Debug)]
+struct Shim {
+    /// As it was when the handle was made; only what never changes is used from it.
+    record: Record,
+    path: PathBuf,
+}
+
+/// What a shim turned out to be.
+enum Contact {
+    Answer(Report),
+    Ended(Record),
+    Orphaned(Record),
+}
+
+impl Handle {
+    pub(super) fn new(record: Record, path: PathBuf) -> Self {
+        Self(Arc::new(Shim { record, path }))
+    }
+
+    /// The app it belongs to.
+    pub fn app(&self) -> &AppName {
+        &self.0.record.app
+    }
+
+    /// What it is to the app.
+    pub fn role(&self) -> &Role {
+        &self.0.record.role
+    }
+
+    /// The release it runs.
+    pub fn release(&self) -> &ReleaseId {
+        &self.0.record.release
+    }
+
+    /// It is a relay in the place of an instance.
+    pub fn stands_in(&self) -> bool {
+        self.0.record.marks.get("BGD_EVENT").is_some_and(|event| event == STANDS_IN)
+    }
+
+    /// How many instances its color was given with it.
+    pub fn siblings(&self) -> u16 {
+        self.0.record.siblings
+    }
+
+    /// Its short id, unique on this host.
+    pub fn id(&self) -> &str {
+        &self.0.record.id
+    }
+
+    /// The current log file.
+    pub fn log(&self) -> &Path {
+        &self.0.record.log
+    }
+
+    /// The shim's own pid.
+    pub fn shim_pid(&self) -> i32 {
+        self.0.record.shim.pid
+    }
+
+    /// The main process; of a command that went into the background the oldest of those that it left there. `None`
+    /// while it is being started, and when nothing of it is known to live. Reads /proc and does not wait for the shim.
+    pub fn main_pid(&self) -> Option<i32> {
+        let main = self.main()?;
+        let record = &self.0.record;
+        if record.of_this_boot() && main.is_alive() {
+            return Some(main.pid);
+        }
+        if !record.shim_alive() {
+            return None;
+        }
+        // Without /proc nothing would be known to live.
+        let left = tree::tops(record.shim.pid).unwrap_or_default();
+        left.into_iter().min_by_key(|one| (one.start, one.pid)).map(|one| one.pid)
+    }
+
+    /// Its command. A handle made while the shim was only just starting, before a bgd that was killed heard of it,
+    /// learns of it from the record.
+    fn main(&self) -> Option<Process> {
+        let later = || Record::load(&self.0.path).ok().flatten()?.main;
+        self.0.record.main.or_else(later)
+    }
+
+    /// When the command was exec'd.
+    pub fn started_at(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.0.record.started_ms)
+    }
+
+    /// How long the command has run, by the clock that nobody sets; zero while it is not known to run.
+    pub fn age(&self) -> Duration {
+        self.main().map_or(Duration::ZERO, Process::age)
+    }
+
+    /// Later ones sort after earlier ones, even when the wall clock was set back in between.
+    pub(super) fn order(&self) -> (bool, u64, SystemTime) {
+        let record = &self.0.record;
+        (record.of_this_boot(), record.shim.start, self.started_at())
+    }
+
+    /// It was started since the host was.
+    pub fn of_this_boot(&self) -> bool {
+        self.0.record.of_this_boot()
+    }
+
+    /// Its shim lives, so that all of the tree is below it.
+    pub(super) fn overseen(&self) -> bool {
+        self.0.record.shim_alive()
+    }
+
+    /// `pid` is in the tree now. Reads /proc and does not wait for the shim.
+    pub fn owns(&self, pid: i32) -> bool {
+        let record = &self.0.record;
+        if record.shim_alive() {
+            return tree::is_below(pid, record.shim.pid);
+        }
+        record.of_this_boot()
+            && (orphans::is_marked(pid, record)
+                || record.main.is_some_and(|main| {
+                    main.is_alive() && (pid == main.pid || tree::is_below(pid, main.pid))
+                }))
+    }
+
+    /// The first of these places that some process of the tree listens at, beside whoever else does. Reads /proc and
+    /// does not wait for the shim.
+    pub fn listens_on(&self, places: &[Address]) -> io::Result<Option<Address>> {
+        let listeners = ports::listening_at_any(places)?;
+        let sockets: BTreeSet<u64> = listeners.iter().map(|(_, inode)| *inode).collect();
+        if sockets.is_empty() {
+            return Ok(None);
+        }
+        let held = self.sockets_of_tree(&sockets)?;
+        let found = listeners.into_iter().find(|(_, inode)| held.contains_key(inode));
+        Ok(found.map(|(place, _)| place))
+    }
+
+    /// Has a relay listen alone; see `relay`.
+    pub fn part(&self) -> io::Result<()> {
+        self.main().map_or(Ok(()), |main| main.signal(libc::SIGUSR1).map(drop))
+    }
+
+    /// Whether a process of the tree has a client's connection open at the port; never known of a unix socket. Reads
+    /// /proc and does not wait for the shim.
+    pub fn has_clients_at(&self, address: &Address) -> io::Result<bool> {
+        let Some(port) = address.port() else { return Ok(false) };
+        let open = ports::established_sockets(port)?;
+        let tree = tree::descendants(self.0.record.shim.pid)?;
+        Ok(!open.is_empty() && tree.iter().any(|one| !ports::held_by(one.pid, &open).is_empty()))
+    }
+
+    /// How things stand; answers within seconds whatever the app does.
+    pub async fn status(&self) -> Result<Status, ShimError> {
+        match self.reach(Request::Status).await? {
+            Contact::Answer(report) => Ok(Status::of(report)),
+            Contact::Ended(record) => Ok(Status::ended(&record)),
+            Contact::Orphaned(record) => {
+                let living = orphans::living(&record).await.map_err(|e| self.trouble(e))?;
+                if living.is_empty() {
+                    return Ok(Status::ended(&record));
+                }
+                let runs = record.exit.is_none() && record.main.is_none_or(|main| main.is_alive());
+                let exited = Main::Exited(record.exit.unwrap_or(Exit::UNKNOWN));
+                Ok(Status {
+                    main: if runs { Main::Running } else { exited },
+                    tree: living.into_iter().map(|one| one.pid).collect(),
+                    // Nobody saw how the main process of an instance ended: that it went into the background is the
+                    // least likely.
+                    ending: record.ending || (!runs && record.exit.is_none()),
+                    dropped: 0,
+                    overseer: Overseer::Lost,
+                })
+            }
+        }
+    }
+
+    /// Resolves when the main command has exited; its last output is in the log by then. Several may wait.
+    /// Cancel-safe: nothing is consumed.
+    pub async fn exited(&self) -> Exit {
+        self.wait(Request::WaitExit).await
+    }
+
+    /// Resolves when no descendant is left, with the exit of the main command. Cancel-safe.
+    pub async fn ended(&self) -> Exit {
+        self.wait(Request::WaitEnd).await
+    }
+
+    async fn wait(&self, request: Request) -> Exit {
+        loop {
+            let record = match self.reach(request).await {
+                Ok(Contact::Answer(report)) => Some(report.record),
+                Ok(Contact::Ended(record)) => Some(record),
+                Ok(Contact::Orphaned(record)) => {
+                    let gone = match request {
+                        Request::WaitExit if record.exit.is_some() => Ok(()),
+                        Request::WaitExit => orphans::main_gone(&record).await,
+                        _ => orphans::all_gone(&record).await,
+                    };
+                    gone.is_ok().then_some(record)
+                }
+                Err(_) => None,
+            };
+            match record {
+                Some(record) => return record.exit.unwrap_or(Exit::UNKNOWN),
+                // The shim lives and can't be asked: it is not over, so to wait is the right answer.
+                None => tokio::time::sleep(WAIT_AGAIN).await,
+            }
+        }
+    }
+
+    /// Ends the whole tree: polite request, grace, KILL. Resolves when no descendant is left. Repeating it
+    /// is harmless, and dropping it does not call the stop off.
+    pub async fn stop(&self) -> Result<Stopped, ShimError> {
+        self.end(Manner::Polite).await
+    }
+
+    /// KILLs the whole tree. Resolves when no descendant is left.
+    pub async fn kill(&self) -> Result<Stopped, ShimError> {
+        self.end(Manner::Now).await
+    }
+
+    async fn end(&self, manner: Manner) -> Result<Stopped, ShimError> {
+        match self.reach(Request::Status).await {
+            Ok(Contact::Ended(record)) => return Ok(Stopped::of(&record)),
+            Ok(Contact::Orphaned(record)) => return self.end_orphans(record, manner).await,
+            Ok(Contact::Answer(_)) => {}
+            // It hangs: its processes are ended without it, all the same.
+            Err(_) => return self.end_without_shim(manner).await,
+        }
+        let (request, grace) = match manner {
+            Manner::Polite => (Request::Stop, Duration::from_millis(self.0.record.grace_ms)),
+            Manner::Now => (Request::Kill, Duration::ZERO),
+        };
+        match tokio::time::timeout(grace + STOP_ALLOWANCE, self.reach(request)).await {
+            Ok(Ok(Contact::Answer(report))) if report.record.ended_ms.is_some() => {
+                Ok(Stopped::of(&report.record))
+            }
+            Ok(Ok(Contact::Answer(report))) => Err(self.not_ended(report.tree)),
+            Ok(Ok(Contact::Ended(record))) => Ok(Stopped::of(&record)),
+            Ok(Ok(Contact::Orphaned(record))) => self.end_orphans(record, manner).await,
+            Ok(Err(_)) | Err(_) => self.end_without_shim(Manner::Now).await,
+        }
+    }
+
+    /// The shim goes first, so that it can't come back to life in the middle; what was below it is remembered.
+    async fn end_without_shim(&self, manner: Manner) -> Result<Stopped, ShimError> {
+        let shim = self.0.record.shim;
+        let known = tree::descendants(shim.pid).map_err(|e| self.trouble(e))?;
+        if self.0.record.shim_alive() {
+            shim.signal(libc::SIGKILL).map_err(|e| self.trouble(e))?;
+        }
+        let ended = orphans::end(&self.0.record, &known, manner).await.map_err(|e| self.trouble(e))?;
+        self.outcome(&self.0.record, ended)
+    }
+
+    async fn end_orphans(&self, record: Record, manner: Manner) -> Result<Stopped, ShimError> {
+        let ended = orphans::end(&record, &[], manner).await.map_err(|e| self.trouble(e))?;
+        self.outcome(&record, ended)
+    }
+
+    fn outcome(&self, record: &Record, ended: orphans::Ended) -> Result<Stopped, ShimError> {
+        if ended.left.is_empty() {
+            Ok(Stopped { killed: ended.killed, ..Stopped::of(record) })
+        } else {
+            Err(self.not_ended(ended.left.iter().map(|one| one.pid).collect()))
+        }
+    }
+
+    /// Removes the state file and socket of one that has ended.
+    pub async fn forget(&self) -> Result<(), ShimError> {
+        match self.reach(Request::Status).await? {
+            Contact::Answer(report) if report.record.ended_ms.is_none() => {
+                return Err(self.still_running(self.shim_pid()));
+            }
+            Contact::Answer(_) => drop(self.reach(Request::Forget).await?),
+            Contact::Ended(_) => {}
+            Contact::Orphaned(record) => {
+                if let Some(one) = orphans::living(&record).await.map_err(|e| self.trouble(e))?.first() {
+                    return Err(self.still_running(one.pid));
+                }
+            }
+        }
+        let temp = self.0.path.with_file_name(format!(".{}.tmp", self.id()));
+        [&self.0.record.socket, &temp, &self.0.path].into_iter().try_for_each(|path| remove(path))
+    }
+
+    /// Asks the shim, or finds out why it can't be asked. A socket that is gone while the shim lives is made
+    /// again by it on USR1; CONT is for one that somebody stopped.
+    async fn reach(&self, request: Request) -> Result<Contact, ShimError> {
+        let mut pause = FIRST_PAUSE;
+        let mut attempt = 0;
+        loop {
+            let source = match client::ask(&self.0.record, request).await {
+                Ok(report) => return Ok(Contact::Answer(report)),
+                Err(error) => error,
+            };
+            if let Some(contact) = self.without_shim()? {
+                return Ok(contact);
+            }
+            // One that keeps silent for a whole second is not merely starting or being woken.
+            attempt += if source.kind() == io::ErrorKind::TimedOut { ATTEMPTS / 2 } else { 1 };
+            if attempt >= ATTEMPTS {
+                return Err(self.unreachable(source));
+            }
+            for signal in [libc::SIGUSR1, libc::SIGCONT] {
+                self.0.record.shim.signal(signal).map_err(|e| self.unreachable(e))?;
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+    }
+
+    /// What the record says when the shim is gone; `None` while it lives. Order matters: first see whether it
+    /// lives, then read, because a shim writes the end before it goes.
+    fn without_shim(&self) -> Result<Option<Contact>, ShimError> {
+        let lives = self.0.record.shim_alive();
+        let path = &self.0.path;
+        let written =
+            Record::load(path).map_err(|source| ShimError::StateFile { path: path.clone(), source })?;
+        let forgotten = written.is_none() && self.is_forgotten();
+        let record = written.unwrap_or_else(|| self.0.record.clone());
+        Ok(match (record.ended_ms, lives) {
+            (None, true) => None,
+            (None, false) if !forgotten => Some(Contact::Orphaned(record)),
+            (Some(_), _) | (None, false) => Some(Contact::Ended(record)),
+        })
+    }
+
+    /// Its files go when it is forgotten, which is after its end: there is nobody left to look for among all processes.
+    /// A shim that was killed leaves its socket.
+    fn is_forgotten(&self) -> bool {
+        let record = &self.0.record;
+        let gone =
+            |path: &Path| path.symlink_metadata().is_err_and(|err| err.kind() == io::ErrorKind::NotFound);
+        gone(&record.socket) && !record.main.is_some_and(Process::is_alive)
+    }
+
+    fn unreachable(&self, source: io::Error) -> ShimError {
+        ShimError::Unreachable {
+            app: self.app().clone(),
+            role: self.role().clone(),
+            pid: self.shim_pid(),
+            source,
+        }
+    }
+
+    fn not_ended(&self, pids: Vec<i32>) -> ShimError {
+        ShimError::NotEnded { app: self.app().clone(), role: self.role().clone(), pids }
+    }
+
+    fn still_running(&self, pid: i32) -> ShimError {
+        ShimError::StillRunning { app: self.app().clone(), role: self.role().clone(), pid }
+    }
+
+    fn trouble(&self, source: io::Error) -> ShimError {
+        ShimError::Processes { app: self.app().clone(), role: self.role().clone(), source }
+    }
+}
+
+fn remove(path: &Path) -> Result<(), ShimError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(ShimError::StateFile { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shim::record::tests::sample;
+
+    #[test]
+    fn a_handle_made_before_the_command_ran_learns_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.json");
+        let handle = Handle::new(sample(), path.clone());
+        assert_eq!((handle.main_pid(), handle.age()), (None, Duration::ZERO));
+        let own = Process::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        Record { main: Some(own), ..sample() }.save(&path).unwrap();
+        assert_eq!(handle.main_pid(), Some(own.pid));
+        assert!(handle.age() > Duration::ZERO);
+    }
+}

@@ -1,0 +1,15 @@
+//! The daemon's side of a shim: starts it, finds it again, asks it, ends what it runs.
+
+mod bystanders;
+mod client;
+mod handle;
+mod listening;
+mod orphans;
+mod shims;
+mod status;
+
+pub use bystanders::Bystanders;
+pub use handle::Handle;
+pub use listening::{Listening, Look, Places};
+pub use shims::{Shims, StartError};
+pub use status::{Main, Overseer, ShimError, Status, Stopped};

@@ -1,0 +1,369 @@
+//! Starts shims and finds those that run: the daemon's way to processes. Called by the engine. Keeps nothing
+//! in memory: state files and sockets are the truth, so that a new daemon knows what the former one knew.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    hash::{BuildHasher, RandomState},
+    io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    process::{Child, Command},
+};
+
+use super::{client, handle::Handle, status::ShimError};
+use crate::{
+    os::{privilege, unix::LONGEST_PATH},
+    rules::ids::AppName,
+    shim::{
+        limits::Limiter,
+        record::{self, Record, now_ms},
+        spec::{Role, Spec},
+        wire::{Fault, MAX_REPLY, Order, Stage, Started},
+    },
+};
+
+/// From the order to the exec: milliseconds normally; a name service or a full machine may take its time.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Why a command was not started. Nothing runs then.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A folder for state, socket or log.
+    #[error("making the folder {path}")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The shim's socket or state file.
+    #[error("making the file {path}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The runtime directory has too long a name.
+    #[error("the socket path is longer than 107 bytes: {path}")]
+    LongPath {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The shim's own program.
+    #[error("starting the shim {exe} for {role}")]
+    Shim {
+        /// The program.
+        exe: PathBuf,
+        /// For what.
+        role: Role,
+        /// Why.
+        source: io::Error,
+    },
+    /// The shim ended without a word, or said something else.
+    #[error("the shim for {role} gave no answer: {said}")]
+    NoAnswer {
+        /// For what.
+        role: Role,
+        /// Its error output.
+        said: String,
+    },
+    /// The kernel refused the shim a part of its work.
+    #[error("the shim could not prepare its {what} for {role}")]
+    Prepare {
+        /// What it was about.
+        what: &'static str,
+        /// For what.
+        role: Role,
+        /// Why.
+        source: io::Error,
+    },
+    /// Memory, CPU or processes can't be limited here.
+    #[error("the limits of {role} can't be kept: {why}")]
+    Limits {
+        /// Of what.
+        role: Role,
+        /// Why, in the host's words.
+        why: String,
+    },
+    /// The working directory.
+    #[error("entering the directory {path} for {role}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// For what.
+        role: Role,
+        /// Why.
+        source: io::Error,
+    },
+    /// No such user.
+    #[error("no such user: {user}")]
+    UnknownUser {
+        /// Who.
+        user: String,
+    },
+    /// Becoming the user.
+    #[error("becoming the user {user}")]
+    User {
+        /// Who.
+        user: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The program itself.
+    #[error("running the program {program:?}")]
+    Program {
+        /// Which.
+        program: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The program is there, what its first line names is not.
+    #[error("running the program {program:?}: its interpreter is missing")]
+    Interpreter {
+        /// Which.
+        program: String,
+    },
+}
+
+/// All shims of one bgd.
+#[derive(Debug, Clone)]
+pub struct Shims {
+    exe: PathBuf,
+    state_dir: PathBuf,
+    sockets: PathBuf,
+    limiter: Limiter,
+}
+
+impl Shims {
+    /// `exe` is the bgd binary, absolute; the directories are those of the configuration, absolute.
+    pub fn new(exe: PathBuf, state_dir: &Path, runtime_dir: &Path) -> Self {
+        Self {
+            exe,
+            state_dir: state_dir.to_owned(),
+            sockets: runtime_dir.join("s"),
+            limiter: Limiter::default(),
+        }
+    }
+
+    /// The same with something else that makes scopes.
+    #[must_use]
+    pub fn limited_by(self, limiter: Limiter) -> Self {
+        Self { limiter, ..self }
+    }
+
+    /// What keeps limits.
+    pub fn limiter(&self) -> &Limiter {
+        &self.limiter
+    }
+
+    /// Starts a command under a new shim; returns when it was exec'd. Not called off by dropping it: a shim
+    /// that got its whole order runs, and [`Shims::find`] finds it.
+    pub async fn start(&self, spec: &Spec) -> Result<Handle, StartError> {
+        let order = self.order(spec)?;
+        make_folder(order.record.parent(), 0o700)?;
+        make_folder(Some(&self.sockets), 0o700)?;
+        make_folder(spec.log.path.parent(), 0o750)?;
+        match self.launch(&order).await? {
+            Started::Running(record) => Ok(Handle::new(*record, order.record)),
+            Started::Failed(fault) => Err(explain(&fault, order)),
+        }
+    }
+
+    fn order(&self, spec: &Spec) -> Result<Order, StartError> {
+        let id = new_id();
+        let socket = self.sockets.join(format!("{id}.sock"));
+        if socket.as_os_str().as_bytes().len() > LONGEST_PATH {
+            return Err(StartError::LongPath { path: socket });
+        }
+        let record = record::folder(&self.state_dir, &spec.app).join(format!("{id}.json"));
+        Ok(Order { id, record, socket, spec: spec.clone() })
+    }
+
+    /// The order goes through a pipe: neither command line nor disk may hold the environment.
+    async fn launch(&self, order: &Order) -> Result<Started, StartError> {
+        let role = || order.spec.role.clone();
+        let failed = |source| StartError::Shim { exe: self.exe.clone(), role: role(), source };
+        let text = serde_json::to_vec(order).map_err(|e| failed(e.into()))?;
+        let limited = order.spec.limits.any();
+        let mut command = if limited {
+            self.limiter.command(&self.exe, (&order.id, &order.spec))
+        } else {
+            let mut command = Command::new(&self.exe);
+            command.env_clear();
+            command
+        };
+        let no_scope = |why: String| StartError::Limits { role: role(), why };
+        // SAFETY: between fork and exec; system calls only.
+        unsafe { command.pre_exec(privilege::restore_descriptor_limit) };
+        let mut child = command
+            .args(["shim", order.spec.app.as_str(), &role().to_string(), &order.id])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|err| match limited {
+                true => no_scope(format!("running {}: {err}", self.limiter.program.display())),
+                false => failed(err),
+            })?;
+        let said = tokio::time::timeout(START_LIMIT, converse(&mut child, &text)).await;
+        if said.is_err() {
+            child.start_kill().map_err(failed)?;
+        }
+        // While this daemon lives it is the shim's parent and must reap it.
+        tokio::spawn(async move { child.wait().await });
+        let (answer, errors) = said.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?.map_err(failed)?;
+        serde_json::from_slice(&answer).map_err(|_| {
+            let said = String::from_utf8_lossy(errors.trim_ascii()).into_owned();
+            // Before it became the shim it was what makes the scope, and that says why it could not.
+            if limited { no_scope(said) } else { StartError::NoAnswer { role: role(), said } }
+        })
+    }
+
+    /// All shims of an app that were not forgotten: those that run, those whose shim was killed, and those
+    /// that ended, in the order of their start.
+    pub async fn find(&self, app: &AppName) -> Result<Vec<Handle>, ShimError> {
+        let folder = record::folder(&self.state_dir, app);
+        let mut found = Vec::new();
+        for path in record::files(&folder).map_err(|source| state_file(&folder, source))? {
+            match Record::load(&path) {
+                Ok(Some(record)) => found.push(Handle::new(record, path)),
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => set_aside(&path, &error)?,
+                Err(source) => return Err(state_file(&path, source)),
+            }
+        }
+        let unrecorded = self.unrecorded().await?;
+        found.extend(unrecorded.into_iter().filter(|handle| handle.app() == app));
+        found.sort_by_key(Handle::order);
+        Ok(found)
+    }
+
+    /// All apps that have shims not forgotten yet, configured or not.
+    pub async fn apps(&self) -> Result<BTreeSet<AppName>, ShimError> {
+        let mut apps: BTreeSet<_> = self.unrecorded().await?.iter().map(|one| one.app().clone()).collect();
+        for app in self.folders()? {
+            let folder = record::folder(&self.state_dir, &app);
+            if !record::files(&folder).map_err(|source| state_file(&folder, source))?.is_empty() {
+                apps.insert(app);
+            }
+        }
+        Ok(apps)
+    }
+
+    /// Shims that could not write their state file (full disk), or whose file was damaged: their sockets
+    /// are there all the same.
+    async fn unrecorded(&self) -> Result<Vec<Handle>, ShimError> {
+        let mut known = BTreeSet::new();
+        for app in self.folders()? {
+            let folder = record::folder(&self.state_dir, &app);
+            let files = record::files(&folder).map_err(|source| state_file(&folder, source))?;
+            known.extend(files.iter().filter_map(|path| path.file_stem().map(ToOwned::to_owned)));
+        }
+        let mut found = Vec::new();
+        for socket in entries(&self.sockets)? {
+            let id = socket.file_stem().map(ToOwned::to_owned);
+            if id.is_none_or(|id| known.contains(&id)) {
+                continue;
+            }
+            // One that does not answer is the leftover of a dead shim, or none of ours.
+            if let Ok(report) = client::introduce(&socket).await {
+                let record = report.record;
+                let folder = record::folder(&self.state_dir, &record.app);
+                let path = folder.join(format!("{}.json", record.id));
+                found.push(Handle::new(record, path));
+            }
+        }
+        Ok(found)
+    }
+
+    fn folders(&self) -> Result<Vec<AppName>, ShimError> {
+        let paths = entries(&self.state_dir)?;
+        Ok(paths.iter().filter_map(|path| path.file_name()?.to_str()?.parse().ok()).collect())
+    }
+}
+
+/// Order in, answer and error output out; both end when the shim has let go of its pipes.
+async fn converse(child: &mut Child, order: &[u8]) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    let (Some(mut input), Some(output), Some(errors)) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    };
+    // A shim that ends early says why on its error output, which is worth more than "broken pipe".
+    let sent = input.write_all(order).await;
+    drop(input);
+    let (mut answer, mut said) = (Vec::new(), Vec::new());
+    let (mut output, mut errors) = (output.take(MAX_REPLY), errors.take(MAX_REPLY));
+    let (read, heard) = tokio::join!(output.read_to_end(&mut answer), errors.read_to_end(&mut said));
+    read.and(heard)?;
+    if let (Err(error), true) = (sent, said.is_empty()) {
+        said = error.to_string().into_bytes();
+    }
+    Ok((answer, said))
+}
+
+fn explain(fault: &Fault, order: Order) -> StartError {
+    let source = io::Error::from_raw_os_error(fault.errno);
+    let Order { record, socket, spec, .. } = order;
+    let Spec { role, cwd, .. } = spec;
+    let program = spec.argv.into_iter().next().unwrap_or_default();
+    let user = spec.user.unwrap_or_default();
+    let prepare = |what, role, source| StartError::Prepare { what, role, source };
+    match fault.stage {
+        Stage::Socket => StartError::File { path: socket, source },
+        Stage::Record => StartError::File { path: record, source },
+        Stage::Fork => prepare("process", role, source),
+        Stage::Session => prepare("session", role, source),
+        Stage::Priority => prepare("priority", role, source),
+        Stage::UnknownUser => StartError::UnknownUser { user },
+        Stage::User => StartError::User { user, source },
+        Stage::Directory => StartError::Directory { path: cwd, role, source },
+        Stage::Program => StartError::Program { program, source },
+        Stage::Interpreter => StartError::Interpreter { program },
+        Stage::Rights => prepare("rights", role, source),
+    }
+}
+
+/// On a full disk a folder may be missing that is needed only later (a log's): a flip must still work.
+fn make_folder(path: Option<&Path>, mode: u32) -> Result<(), StartError> {
+    let Some(path) = path else { return Ok(()) };
+    match record::make_folder(path, mode) {
+        Err(source) if !record::is_disk_full(&source) => {
+            Err(StartError::Folder { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A damaged state file must not hide the others; the shim, if it lives, is found by its socket.
+fn set_aside(path: &Path, error: &io::Error) -> Result<(), ShimError> {
+    tracing::warn!(path = %path.display(), err = %error, "damaged state file set aside");
+    fs::rename(path, path.with_extension("damaged")).map_err(|source| state_file(path, source))
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, ShimError> {
+    let listed = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listed => listed.map_err(|source| state_file(folder, source))?,
+    };
+    listed.map(|entry| Ok(entry.map_err(|source| state_file(folder, source))?.path())).collect()
+}
+
+fn state_file(path: &Path, source: io::Error) -> ShimError {
+    ShimError::StateFile { path: path.to_owned(), source }
+}
+
+/// 12 hex digits: short for the socket path, and random (the hasher's keys are) so that two bgd on one host
+/// never mark processes alike.
+fn new_id() -> String {
+    let random = RandomState::new().hash_one((std::process::id(), now_ms()));
+    format!("{:012x}", random & 0xffff_ffff_ffff)
+}
