@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     shop::{Kind, Plan, Stage, on_both},
-    stage::load,
+    stage::http,
 };
 
 /// With a release that is live, and these steps for the next.
@@ -43,7 +43,7 @@ fn is_in_force(stage: &Stage) -> bool {
 fn answers(stage: &Stage, requests: u64) -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
     for _ in 0..requests {
-        let answer = load::once(stage.public(), "GET", "/", "").expect("an answer");
+        let answer = http::get(stage.public(), "/").expect("an answer");
         assert_eq!(answer.status, 200);
         *all.entry(answer.head.get("x-rev").cloned().unwrap_or_default()).or_default() += 1;
     }
@@ -284,7 +284,7 @@ fn ask_until_ended(stage: &Stage, commit: &str, requests: u64) -> serde_json::Va
 fn ask(stage: &Stage, requests: u64) {
     for _ in 0..requests {
         // What the release itself fails is not the front's loss.
-        let answer = load::once(stage.public(), "GET", "/", "").expect("an answer");
+        let answer = http::get(stage.public(), "/").expect("an answer");
         assert!([200, 500].contains(&answer.status), "{}", answer.status);
     }
 }

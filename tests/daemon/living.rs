@@ -11,7 +11,10 @@ use nix::sys::signal::Signal;
 use crate::{
     shop::app,
     shop::{Kind, Plan, Stage, on_both, on_each, send},
-    stage::load,
+    stage::{
+        http,
+        load::{CLIENTS, Lost},
+    },
 };
 
 fn live_pid(stage: &Stage) -> u32 {
@@ -57,7 +60,7 @@ fn start_by(stage: &Stage, line: &str) {
 
 /// The process that answers; 0 while none does.
 fn server(stage: &Stage) -> u32 {
-    let answer = load::once(stage.public(), "GET", "/", "").ok();
+    let answer = http::get(stage.public(), "/").ok();
     let pid = answer.and_then(|answer| answer.head.get("x-pid")?.parse().ok());
     pid.unwrap_or(0)
 }
@@ -157,8 +160,8 @@ fn a_killed_builtin_front_costs_what_is_in_flight_and_nothing_more() {
         load.sees("one");
         // What was with it is cut; nobody is refused, and nobody is answered without a route.
         let lost = load.end().lost;
-        let is_cut = |what: &String| !what.contains("refused") && !what.contains("answered");
-        assert!(lost.len() <= load::CLIENTS && lost.iter().all(is_cut), "{lost:#?}");
+        let is_cut = |lost: &Lost| !lost.how.contains("refused") && !lost.how.contains("answered");
+        assert!(lost.len() <= CLIENTS && lost.iter().all(is_cut), "{lost:#?}");
     }
     stage.push_live("two");
     stage.assert_no_leftover();
@@ -290,10 +293,10 @@ fn g1_a_websocket_outlives_the_flip_until_the_drain_is_over() {
     on_both(|kind| {
         let Some(stage) = Stage::set(Plan { drain: "2s", ..Plan::of(kind) }) else { return };
         stage.push_live("one");
-        let mut tunnel = load::connect(stage.public()).unwrap();
+        let mut tunnel = http::connect(stage.public()).unwrap();
         let hello = "GET /ws HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
         tunnel.get_mut().write_all(hello.as_bytes()).unwrap();
-        assert_eq!(load::answer(&mut tunnel).unwrap().status, 101);
+        assert_eq!(http::answer(&mut tunnel).unwrap().status, 101);
         let two = stage.push("two", "");
         stage.until("two is live", |status| status["live"]["commit"] == two);
         tunnel.get_mut().write_all(b"still there?").unwrap();

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     shop::{Kind, Plan, Stage, on_each, send},
-    stage::load::{self, CLIENTS},
+    stage::{http, load::CLIENTS},
 };
 
 const INSTANCES: u16 = 3;
@@ -30,7 +30,7 @@ fn each_serves(stage: &Stage, rev: &str) {
     {
         let port = first + index;
         assert_eq!(one["port"], port);
-        let answer = load::once(([127, 0, 0, 1], port).into(), "GET", "/", "").expect("an answer");
+        let answer = http::get(([127, 0, 0, 1], port).into(), "/").expect("an answer");
         assert_eq!(
             (answer.head["x-rev"].as_str(), answer.head["x-pid"].parse().ok()),
             (rev, pid),
@@ -184,7 +184,7 @@ fn h1_one_of_three_that_hangs_is_passed_over_and_started_again_while_the_others_
         if kind == Kind::Builtin {
             // Nobody is sent to it who would have to wait.
             for _ in 0..30 {
-                let answer = load::once(stage.public(), "GET", "/", "").expect("an answer");
+                let answer = http::get(stage.public(), "/").expect("an answer");
                 assert_ne!(answer.head["x-pid"], hung.to_string());
             }
         }
@@ -199,7 +199,7 @@ fn h1_one_of_three_that_hangs_is_passed_over_and_started_again_while_the_others_
         assert!(events.contains("ended by bgd, for it hung: no answer within 2s"), "{events}");
         // It is sent to again.
         stage.eventually("the new one serves", |stage| {
-            let answer = load::once(stage.public(), "GET", "/", "").expect("an answer");
+            let answer = http::get(stage.public(), "/").expect("an answer");
             answer.head["x-pid"].parse().ok() == now[1]
         });
     });

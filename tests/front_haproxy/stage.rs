@@ -4,18 +4,16 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     os::unix::net::{UnixDatagram, UnixStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bgd::{
@@ -29,20 +27,18 @@ use bgd::{
         ids::{Color, Generation},
     },
 };
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
-use tempfile::TempDir;
+use nix::sys::signal::Signal;
 
-/// Longer than anything takes on a busy machine; a test that fails waits this long.
-const GENEROUS: Duration = Duration::from_secs(60);
-/// Between two looks at what can't be awaited.
-const LOOK: Duration = Duration::from_millis(20);
+pub use crate::stage::haproxy::shipped;
+use crate::stage::{
+    GENEROUS, LOOK, Place,
+    haproxy::{self, Haproxy as Process},
+    send, until,
+};
 
 pub struct Stage {
-    dir: TempDir,
-    process: Option<Child>,
+    place: Place,
+    process: Option<Process>,
     pub haproxy: Haproxy,
     pub blue: App,
     pub green: App,
@@ -64,25 +60,24 @@ impl Stage {
 
     /// With so many instances of each color.
     pub fn several(text: &str, instances: usize) -> Option<Self> {
-        if Command::new(binary()).arg("-v").output().is_err() {
-            eprintln!("skipped: haproxy is not installed");
+        if !haproxy::is_installed() {
             return None;
         }
-        let dir = tempfile::Builder::new().prefix("bgd-hap-").tempdir().expect("a directory");
+        let place = Place::new();
         let [mut blue, mut green] = [Color::Blue, Color::Green].map(|color| App::row(color, instances));
         let (first_blue, first_green) = (blue.remove(0), green.remove(0));
         let others = BTreeMap::from([(Color::Blue, blue), (Color::Green, green)]);
         let ports = Ports { blue: first_blue.port, green: first_green.port };
         let addresses = Addresses { each: u16::try_from(instances).expect("few"), ..ports.into() };
-        let haproxy = Haproxy::new(settings(dir.path()), addresses);
-        let mut stage = Self { dir, process: None, haproxy, blue: first_blue, green: first_green, others };
+        let haproxy = Haproxy::new(settings(place.dir()), addresses);
+        let mut stage = Self { place, process: None, haproxy, blue: first_blue, green: first_green, others };
         stage.write(text);
         stage.start();
         Some(stage)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.place.path(name)
     }
 
     /// The front of a bgd that was started again.
@@ -94,45 +89,27 @@ impl Stage {
     pub fn again_with(&self, instances: usize) -> Haproxy {
         let ports = Ports { blue: self.blue.port, green: self.green.port };
         let each = u16::try_from(instances).expect("few");
-        Haproxy::new(settings(self.dir.path()), Addresses { each, ..ports.into() })
+        Haproxy::new(settings(self.place.dir()), Addresses { each, ..ports.into() })
     }
 
     /// Puts this machine's places into the configuration.
     pub fn write(&self, text: &str) {
-        let dir = self.dir.path().display();
-        let mut text = text.to_owned();
-        for (shipped, here) in [
-            ("/run/haproxy/admin.sock", format!("{dir}/h.sock")),
-            ("bind :80", format!("bind unix@{dir}/web.sock accept-proxy")),
-            ("127.0.0.1:9501", format!("127.0.0.1:{}", self.blue.port)),
-            ("127.0.0.1:9502", format!("127.0.0.1:{}", self.green.port)),
-        ] {
-            assert!(text.contains(shipped), "{shipped}");
-            text = text.replace(shipped, &here);
-        }
+        let dir = self.place.dir();
+        let bind = format!("unix@{}/web.sock accept-proxy", dir.display());
+        let mut text = haproxy::placed(text, dir, &bind, [self.blue.port, self.green.port]);
         for (color, apps) in &self.others {
             for (app, number) in apps.iter().zip(2..) {
                 text += &format!("    server {color}-{number} 127.0.0.1:{}\n", app.port);
             }
         }
-        text = text.replace("/run/bgd/t/shop.sock", &format!("{dir}/log.sock"));
-        text = text.replace("/var/lib/bgd/haproxy-shop.state", &format!("{dir}/shop.state"));
-        fs::write(self.path("haproxy.cfg"), text).expect("haproxy.cfg");
+        text = text.replace("/run/bgd/t/shop.sock", &self.place.text("log.sock"));
+        text = text.replace("/var/lib/bgd/haproxy-shop.state", &self.place.text("shop.state"));
+        self.place.write("haproxy.cfg", &text);
     }
 
     pub fn start(&mut self) {
-        let child = Command::new(binary())
-            .args(["-W", "-db", "-f"])
-            .arg(self.path("haproxy.cfg"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(self.path("haproxy.log")).expect("a log"))
-            .spawn()
-            .expect("haproxy");
-        assert!(self.process.replace(child).is_none(), "one at a time");
-        self.eventually("haproxy answers", |stage| stage.ask("show info").is_ok());
-        // Before that, its master hears no signal.
-        self.eventually("haproxy has started", |stage| stage.log().contains("Loading success"));
+        let started = Process::start(self.place.dir());
+        assert!(self.process.replace(started).is_none(), "one at a time");
     }
 
     /// `kill -9` of master and worker, and a new one.
@@ -142,53 +119,31 @@ impl Stage {
     }
 
     pub fn kill(&mut self) {
-        let mut master = self.process.take().expect("it runs");
-        let worker = self.worker();
-        for pid in [master.id(), worker] {
-            signal(pid, Signal::SIGKILL);
-        }
-        master.wait().expect("it has ended");
-        self.eventually("haproxy is gone", |stage| stage.ask("show info").is_err());
+        self.process.take().expect("it runs").kill();
     }
 
     /// As `systemctl reload haproxy`: the old worker ends what it has begun.
     pub fn reload(&self) {
-        let before = self.worker();
+        let process = self.process.as_ref().expect("it runs");
+        let before = process.worker().expect("an answer");
         let mut looks = 0u32;
-        self.eventually("a new worker answers", |stage| {
+        self.eventually("a new worker answers", |_| {
             // A master that is busy starting loses the signal: it is sent again.
             if looks.is_multiple_of(200) {
-                signal(stage.process.as_ref().expect("it runs").id(), Signal::SIGUSR2);
+                send(process.master(), Signal::SIGUSR2);
             }
             looks += 1;
-            stage.ask("show info").is_ok_and(|info| pid_of(&info).is_some_and(|pid| pid != before))
+            process.worker().is_some_and(|pid| pid != before)
         });
     }
 
-    fn log(&self) -> String {
-        fs::read_to_string(self.path("haproxy.log")).unwrap_or_default()
-    }
-
-    fn worker(&self) -> u32 {
-        pid_of(&self.ask("show info").expect("an answer")).expect("a pid")
-    }
-
-    /// What HAProxy's socket answers to a command: the hand of somebody else.
+    /// What HAProxy's socket answers to a command.
     pub fn ask(&self, command: &str) -> io::Result<String> {
-        let mut stream = UnixStream::connect(self.path("h.sock"))?;
-        stream.set_read_timeout(Some(GENEROUS))?;
-        stream.write_all(format!("{command}\n").as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        if answer.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(answer) }
+        haproxy::ask(self.place.dir(), command)
     }
 
     pub fn eventually(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
-        let until = Instant::now() + GENEROUS;
-        while !holds(self) {
-            assert!(Instant::now() < until, "never came about: {what}; {}", self.log());
-            thread::sleep(LOOK);
-        }
+        until(what, || holds(self));
     }
 
     /// To one color, alone or beside a canary with a share.
@@ -256,14 +211,6 @@ impl Drop for Stage {
         for app in [&self.blue, &self.green].into_iter().chain(self.others.values().flatten()) {
             app.open();
         }
-        if let Some(mut master) = self.process.take() {
-            if let Some(worker) = self.ask("show info").ok().and_then(|info| pid_of(&info)) {
-                signal(worker, Signal::SIGKILL);
-            }
-            // A master that loses its worker ends as well; former workers end with it.
-            signal(master.id(), Signal::SIGTERM);
-            let _ = master.wait();
-        }
     }
 }
 
@@ -274,42 +221,6 @@ fn settings(dir: &Path) -> HaproxySettings {
         servers: HaproxyServers { blue: "blue".to_owned(), green: "green".to_owned() },
         state_file: Some(dir.join("shop.state")),
     }
-}
-
-/// The shipped configuration, with the settings below these comments taken in.
-pub fn shipped(on: &[&str]) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/haproxy/haproxy.cfg");
-    let text = fs::read_to_string(path).expect("the shipped configuration");
-    let mut taken = on.to_vec();
-    let mut lines = Vec::new();
-    let mut within = false;
-    for line in text.lines() {
-        let bare = line.trim_start();
-        if let Some(at) = taken.iter().position(|words| bare.starts_with(&format!("# {words}"))) {
-            taken.remove(at);
-            within = true;
-        }
-        within &= !bare.is_empty();
-        // A setting that is off has no blank after its `#`.
-        let setting = bare.strip_prefix('#').filter(|rest| within && !rest.starts_with(' '));
-        lines.push(setting.map_or_else(|| line.to_owned(), |setting| format!("    {setting}")));
-    }
-    assert!(taken.is_empty(), "no such comments: {taken:?}");
-    lines.join("\n") + "\n"
-}
-
-/// Debian keeps it where not everybody looks.
-fn binary() -> &'static str {
-    if Path::new("/usr/sbin/haproxy").exists() { "/usr/sbin/haproxy" } else { "haproxy" }
-}
-
-fn pid_of(info: &str) -> Option<u32> {
-    info.lines().find_map(|line| line.strip_prefix("Pid: ")?.parse().ok())
-}
-
-fn signal(pid: u32, signal: Signal) {
-    // It may have ended meanwhile.
-    let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
 }
 
 pub struct Answer {

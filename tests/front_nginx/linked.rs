@@ -31,7 +31,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::stage::{self, Load, Stage, eventually, limits, same_user, soon};
+use super::stage::{self, Stage, end, eventually, limits, load, same_user, soon};
 
 /// An app on a socket; it dies, when told, with everything it has open.
 struct App {
@@ -139,7 +139,7 @@ async fn f8_a_flip_between_sockets_is_one_rename_that_loses_nothing_and_leaves_t
     let Some(mut stage) = Stage::new().await else { return };
     let (nginx, mut live) = serving_blue(&mut stage).await;
     let (workers, file) = (stage.workers(), stage.include());
-    let load = Load::start(stage.public, 6);
+    let load = load(stage.public, 6);
     for generation in 2..12 {
         let color = live.color.other();
         let next = App::start(&stage, color);
@@ -154,9 +154,9 @@ async fn f8_a_flip_between_sockets_is_one_rename_that_loses_nothing_and_leaves_t
         assert_eq!((routed.color, routed.generation), (Some(color), Generation(generation)));
         assert_eq!((routed.release, routed.contradiction), (Some(release(generation)), None));
     }
-    let told = load.stop().await;
-    assert_eq!(told.lost, Vec::<String>::new(), "of {}", told.answered);
-    assert!(told.answered > 50, "{}", told.answered);
+    let counts = end(load).await;
+    assert!(counts.lost.is_empty(), "of {}: {:#?}", counts.total(), counts.lost);
+    assert!(counts.total() > 50, "{}", counts.total());
     assert_eq!((stage.workers(), stage.include()), (workers, file), "nginx was reloaded");
 }
 
@@ -183,7 +183,7 @@ async fn a_canary_on_sockets_is_told_by_reloads_and_the_flips_after_it_by_rename
     let Some(mut stage) = Stage::new().await else { return };
     let (nginx, _blue) = serving_blue(&mut stage).await;
     let _green = App::start(&stage, Green);
-    let load = Load::start(stage.public, 3);
+    let load = load(stage.public, 3);
     let both = vec![backend(&stage, Blue, (50, 1)), backend(&stage, Green, (50, 2))];
     let mixed = nginx.route(&Route::new(Generation(2), both), limits()).await.unwrap();
     assert_eq!(mixed.how, How::Reloaded);
@@ -194,7 +194,7 @@ async fn a_canary_on_sockets_is_told_by_reloads_and_the_flips_after_it_by_rename
     assert!(nginx.drained(&whole.former, soon()).await.is_complete());
     assert_eq!(nginx.route(&route(&stage, 4, Blue), limits()).await.unwrap().how, How::Linked);
     let empty = Route::new(Generation(5), Vec::new());
-    assert_eq!(load.stop().await.lost, Vec::<String>::new());
+    assert_eq!(end(load).await.lost.len(), 0);
     nginx.route(&empty, limits()).await.unwrap();
     assert_eq!(stage.get("/").await.unwrap_err(), "status 502");
     assert_eq!(nginx.routed().await.unwrap().unwrap().color, None);
@@ -209,7 +209,7 @@ async fn several_instances_are_moved_by_one_rename_and_only_another_number_of_th
     let three = Addresses { each: 3, ..addresses(&stage) };
     let nginx = Nginx::new(stage.settings.clone(), "shop".parse().unwrap(), three, Some(told));
     drop(single);
-    let load = Load::start(stage.public, 4);
+    let load = load(stage.public, 4);
     let mut live = vec![blue];
     let mut workers = Vec::new();
     for (generation, to, how) in [
@@ -242,8 +242,8 @@ async fn several_instances_are_moved_by_one_rename_and_only_another_number_of_th
         let now = stage.workers();
         assert_eq!(std::mem::replace(&mut workers, now.clone()) == now, how == How::Linked, "{to:?}");
     }
-    let told = load.stop().await;
-    assert_eq!(told.lost, Vec::<String>::new(), "of {}", told.answered);
+    let counts = end(load).await;
+    assert!(counts.lost.is_empty(), "of {}: {:#?}", counts.total(), counts.lost);
 }
 
 #[tokio::test]

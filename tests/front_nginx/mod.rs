@@ -18,7 +18,7 @@ use bgd::{
         },
     },
 };
-use stage::{App, Load, Stage, eventually, limits, shell, soon};
+use stage::{App, Stage, end, eventually, limits, load, shell, soon};
 use tokio::time::Instant;
 
 /// Skips, with the reason, where nginx is not installed.
@@ -81,7 +81,7 @@ async fn f1_no_request_is_lost_when_the_old_app_dies_as_soon_as_it_is_drained() 
     let mut stage = stage!();
     stage.serve(Blue).await;
     let mut live = App::start(Blue, stage.ports.blue).await;
-    let load = Load::start(stage.public, 6);
+    let load = load(stage.public, 6);
     for generation in 2..8 {
         let color = live.color.other();
         let next = App::start(color, stage.ports.of(color)).await;
@@ -92,9 +92,9 @@ async fn f1_no_request_is_lost_when_the_old_app_dies_as_soon_as_it_is_drained() 
         assert!(drained.is_complete(), "{drained:?}");
         std::mem::replace(&mut live, next).kill().await;
     }
-    let told = load.stop().await;
-    assert_eq!(told.lost, Vec::<String>::new(), "of {}", told.answered);
-    assert!(told.answered > 50, "{}", told.answered);
+    let counts = end(load).await;
+    assert!(counts.lost.is_empty(), "of {}: {:#?}", counts.total(), counts.lost);
+    assert!(counts.total() > 50, "{}", counts.total());
 }
 
 #[tokio::test]

@@ -2,13 +2,15 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener as StdListener},
+    io::{self, Write as _},
+    net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -24,15 +26,24 @@ use bgd::{
     },
 };
 use nix::sys::signal::Signal;
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
-    task::{JoinHandle, JoinSet},
-    time::{Instant, sleep, timeout},
+    task::{JoinHandle, JoinSet, spawn_blocking},
+    time::{Instant, sleep},
 };
 
-pub const GENEROUS: Duration = Duration::from_secs(30);
+pub use crate::stage::{
+    GENEROUS,
+    nginx::{same_user, workers_of},
+    send,
+};
+use crate::stage::{
+    Nginx as Web, Place, http,
+    load::{Client, Counts, Load},
+    ports::{self, Port},
+    processes,
+};
 
 pub fn limits() -> Limits {
     Limits { command: GENEROUS, proof: GENEROUS }
@@ -55,16 +66,19 @@ pub struct Stage {
     pub settings: NginxSettings,
     pub ports: Ports,
     pub public: SocketAddr,
+    web: Web,
     running: Option<Child>,
     /// The master of an nginx in the background.
     detached: Option<u32>,
-    dir: TempDir,
+    place: Place,
+    _reserved: Vec<Port>,
 }
 
 /// Another app on the same nginx.
 pub struct SecondApp {
     pub nginx: Nginx,
     ports: Ports,
+    _reserved: [Port; 2],
 }
 
 impl SecondApp {
@@ -84,37 +98,38 @@ impl Drop for Mounted {
 
 impl Stage {
     pub async fn new() -> Option<Self> {
-        if Command::new("nginx").arg("-v").stderr(Stdio::null()).status().is_err() {
-            eprintln!("skipped: no nginx");
-            return None;
-        }
-        let dir = tempfile::Builder::new().prefix("bgd-nginx-").tempdir().unwrap();
-        fs::create_dir(dir.path().join("conf.d")).unwrap();
-        let [blue, green, public] = free_ports();
-        let ports = Ports { blue, green };
-        let nginx = |arguments: &[&str]| {
-            let prefix = format!("{}/", dir.path().display());
-            let all = ["nginx", "-p", &prefix, "-c", "nginx.conf"];
-            all.iter().chain(arguments).map(|text| (*text).to_owned()).collect::<Vec<_>>()
-        };
+        let place = Place::new();
+        let web = Web::at(place.dir().to_owned())?;
+        let reserved = ports::reserve_all(3);
+        let ports = Ports { blue: reserved[0].number, green: reserved[1].number };
         let settings = NginxSettings {
             upstream: "shop".into(),
-            file: dir.path().join("conf.d/bgd-shop.conf"),
-            test: nginx(&["-t"]),
-            reload: nginx(&["-s", "reload"]),
-            pid_file: dir.path().join("nginx.pid"),
+            file: web.conf("bgd-shop.conf"),
+            test: web.words(&["-t"]),
+            reload: web.words(&["-s", "reload"]),
+            pid_file: web.pid_file(),
         };
         let front = Nginx::new(settings.clone(), "shop".parse().unwrap(), ports, None);
-        let public = SocketAddr::from(([127, 0, 0, 1], public));
-        Some(Self { nginx: front, settings, ports, public, running: None, detached: None, dir })
+        let public = SocketAddr::from(([127, 0, 0, 1], reserved[2].number));
+        Some(Self {
+            nginx: front,
+            settings,
+            ports,
+            public,
+            web,
+            running: None,
+            detached: None,
+            place,
+            _reserved: reserved,
+        })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.place.path(name)
     }
 
     pub fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
+        self.place.write(name, text);
     }
 
     pub fn write_site(&self) {
@@ -174,11 +189,12 @@ impl Stage {
     }
 
     pub fn second_app(&self, app: &str) -> SecondApp {
-        let [blue, green, _] = free_ports();
-        let ports = Ports { blue, green };
-        let file = self.path(&format!("conf.d/bgd-{app}.conf"));
+        let reserved = [ports::reserve(), ports::reserve()];
+        let ports = Ports { blue: reserved[0].number, green: reserved[1].number };
+        let file = self.web.conf(&format!("bgd-{app}.conf"));
         let settings = NginxSettings { upstream: app.into(), file, ..self.settings.clone() };
-        SecondApp { nginx: Nginx::new(settings, app.parse().unwrap(), ports, None), ports }
+        let nginx = Nginx::new(settings, app.parse().unwrap(), ports, None);
+        SecondApp { nginx, ports, _reserved: reserved }
     }
 
     /// Starts nginx and waits until it can be trusted with a reload.
@@ -187,30 +203,13 @@ impl Stage {
     }
 
     async fn start_nginx_with(&mut self, main: &str, workers: usize) {
-        let config = format!(
-            "{main}\nworker_processes {workers};\npid nginx.pid;\nerror_log error.log notice;\n\
-             events {{ worker_connections 512; }}\n\
-             http {{ access_log access.log; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; \
-             scgi_temp_path s; uwsgi_temp_path u; include conf.d/*.conf; }}\n"
-        );
-        self.write("nginx.conf", &config);
-        let prefix = format!("{}/", self.dir.path().display());
-        let child = Command::new("nginx")
-            .args(["-p", &prefix, "-c", "nginx.conf", "-g", "daemon off;"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.running = Some(child);
-        let log = self.path("error.log");
-        let pid_file = self.settings.pid_file.clone();
+        self.web.configure_small(main, workers);
+        self.running = Some(self.web.spawn());
         eventually("nginx has started its workers", || {
-            let ready = fs::read_to_string(&pid_file).is_ok_and(|pid| !pid.trim().is_empty());
-            ready && self.workers().len() == workers
+            self.web.master().is_some() && self.workers().len() == workers
         })
         .await;
-        assert!(log.exists());
+        assert!(self.path("error.log").exists());
     }
 
     /// nginx with so many workers and a site that passes a failed request on, routed to blue, generation 1.
@@ -232,7 +231,7 @@ impl Stage {
 
     pub async fn stop_nginx(&mut self) {
         if let Some(mut child) = self.running.take() {
-            end(&child);
+            send(child.id(), Signal::SIGTERM);
             eventually("nginx has ended", || child.try_wait().unwrap().is_some()).await;
         }
     }
@@ -247,11 +246,9 @@ impl Stage {
     pub async fn serve_detached(&mut self, color: Color) {
         self.serve(color).await;
         self.stop_nginx().await;
-        let prefix = format!("{}/", self.dir.path().display());
-        let nginx = whole_path("nginx");
-        let started = Command::new(nginx).args(["-p", &prefix, "-c", "nginx.conf"]).status().unwrap();
+        let started = Command::new(whole_path("nginx")).args(&self.web.words(&[])[1..]).status().unwrap();
         assert!(started.success());
-        let pid = || fs::read_to_string(&self.settings.pid_file).ok()?.trim().parse().ok();
+        let pid = || self.web.master();
         eventually("nginx serves", || pid().is_some_and(|pid| workers_of(pid).len() == 2)).await;
         self.detached = pid();
     }
@@ -264,7 +261,7 @@ impl Stage {
     /// Upgrades the binary as far as to two masters, which both serve; the new one's pid.
     pub async fn begin_upgrade(&self) -> u32 {
         send(self.master(), Signal::SIGUSR2);
-        let pid = || fs::read_to_string(&self.settings.pid_file).ok()?.trim().parse().ok();
+        let pid = || self.web.master();
         let is_new = |pid: u32| pid != self.master() && workers_of(pid).len() == self.workers().len();
         eventually("two masters serve", || pid().is_some_and(is_new)).await;
         pid().unwrap()
@@ -296,7 +293,7 @@ impl Stage {
     pub fn fill_disk(&self) {
         let filler = self.path("conf.d/.filler");
         let mut file = fs::File::create(filler).unwrap();
-        while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+        while file.write_all(&[0; 4096]).is_ok() {}
     }
 }
 
@@ -306,8 +303,7 @@ impl Drop for Stage {
             end_nginx(master);
         }
         if let Some(mut child) = self.running.take() {
-            end(&child);
-            let _ = child.wait();
+            processes::end(&mut child);
         }
     }
 }
@@ -319,28 +315,11 @@ fn whole_path(program: &str) -> PathBuf {
     all.find(|path| path.exists()).unwrap_or_else(|| program.into())
 }
 
-fn end(child: &Child) {
-    send(child.id(), Signal::SIGTERM);
-}
-
 /// Ends a process of an nginx, unless it is gone and its pid another's.
 pub fn end_nginx(pid: u32) {
     if fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with("nginx: ")) {
         send(pid, Signal::SIGTERM);
     }
-}
-
-pub fn send(pid: u32, signal: Signal) {
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
-    let _ = nix::sys::signal::kill(pid, signal);
-}
-
-pub fn workers_of(master: u32) -> Vec<u32> {
-    let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
-    let worker = |pid: &u32| {
-        fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("worker process"))
-    };
-    children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(worker).collect()
 }
 
 fn mount(source: Option<&Path>, target: &Path, options: Option<&str>) -> Option<Mounted> {
@@ -360,19 +339,6 @@ fn release() -> ReleaseId {
 fn route(ports: Ports, generation: u64, color: Color) -> Route {
     let backend = Backend { color, address: Address::Port(ports.of(color)), weight: 100, release: release() };
     Route::new(Generation(generation), vec![backend])
-}
-
-/// Below the range of outgoing connections (which `bind(0)` hands out too): under load, one of nginx's own
-/// connections would otherwise take the port of an app that is down for a moment.
-fn free_ports() -> [u16; 3] {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let start = std::process::id() as usize * 97;
-    [(); 3].map(|()| {
-        (0..8_000)
-            .map(|_| 10_000 + u16::try_from((start + NEXT.fetch_add(1, Ordering::SeqCst)) % 9_000).unwrap())
-            .find(|port| StdListener::bind(("127.0.0.1", *port)).is_ok())
-            .expect("a free port")
-    })
 }
 
 /// An app that dies, when told, with everything it has open.
@@ -466,89 +432,40 @@ async fn answer(stream: TcpStream, color: Color, handled: &AtomicUsize) -> std::
 
 /// One GET on a fresh connection; the body, or what went wrong.
 pub async fn get(to: SocketAddr, path: &str) -> Result<String, String> {
-    let head = format!("GET {path} HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n");
-    exchange(to, &head, &[]).await
+    let path = path.to_owned();
+    spawn_blocking(move || body(http::get(to, &path))).await.unwrap()
+}
+
+fn body(answer: io::Result<http::Answer>) -> Result<String, String> {
+    answer.and_then(http::Answer::good).map(|answer| answer.body).map_err(|err| err.to_string())
 }
 
 /// One request whose body trickles in: nginx connects to the app only when it has all of it.
-async fn upload(to: SocketAddr) -> Result<String, String> {
-    let pieces = ["a"; 5];
-    let head = "POST / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\nContent-Length: 5\r\n\r\n";
-    exchange(to, head, &pieces).await
-}
-
-async fn exchange(to: SocketAddr, head: &str, pieces: &[&str]) -> Result<String, String> {
-    let all = async {
-        let mut stream = TcpStream::connect(to).await.map_err(|err| format!("connect: {err}"))?;
-        stream.write_all(head.as_bytes()).await.map_err(|err| format!("send: {err}"))?;
-        for piece in pieces {
-            sleep(Duration::from_millis(40)).await;
-            stream.write_all(piece.as_bytes()).await.map_err(|err| format!("body: {err}"))?;
-        }
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.map_err(|err| format!("answer: {err}"))?;
-        let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| format!("no answer: {text:?}"))?;
-        match head.split(' ').nth(1) {
-            Some("200") => Ok(body.to_owned()),
-            status => Err(format!("status {}", status.unwrap_or("?"))),
-        }
-    };
-    timeout(GENEROUS, all).await.unwrap_or_else(|_| Err("timeout".into()))
+fn upload(to: SocketAddr) -> io::Result<http::Answer> {
+    let mut stream = http::connect(to)?;
+    stream.get_mut().write_all(b"POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 5\r\n\r\n")?;
+    for _ in 0..5 {
+        thread::sleep(Duration::from_millis(40));
+        stream.get_mut().write_all(b"a")?;
+    }
+    http::answer(&mut stream)
 }
 
 /// Clients that ask without pause, each on a fresh connection: quick, slow, and uploading ones.
-pub struct Load {
-    stop: tokio::sync::watch::Sender<()>,
-    clients: JoinSet<Told>,
+pub fn load(to: SocketAddr, clients: usize) -> Load {
+    let client = |number: usize| {
+        Box::new(move || match number % 3 {
+            0 => body(http::get(to, "/")),
+            1 => body(http::get(to, "/slow?ms=150")),
+            _ => body(upload(to)),
+        }) as Client
+    };
+    Load::of((0..clients).map(client), Duration::ZERO)
 }
 
-#[derive(Default)]
-pub struct Told {
-    pub answered: usize,
-    pub lost: Vec<String>,
-}
-
-impl Load {
-    pub fn start(to: SocketAddr, clients: usize) -> Self {
-        let (stop, stopped) = tokio::sync::watch::channel(());
-        let mut all = JoinSet::new();
-        for client in 0..clients {
-            all.spawn(ask(to, client, stopped.clone()));
-        }
-        Self { stop, clients: all }
-    }
-
-    pub async fn stop(mut self) -> Told {
-        drop(self.stop);
-        let mut sum = Told::default();
-        while let Some(told) = self.clients.join_next().await {
-            let told = told.unwrap();
-            sum.answered += told.answered;
-            sum.lost.extend(told.lost);
-        }
-        sum
-    }
-}
-
-async fn ask(to: SocketAddr, client: usize, stopped: tokio::sync::watch::Receiver<()>) -> Told {
-    let mut told = Told::default();
-    while stopped.has_changed().is_ok() {
-        let result = match client % 3 {
-            0 => get(to, "/").await,
-            1 => get(to, "/slow?ms=150").await,
-            _ => upload(to).await,
-        };
-        match result {
-            Ok(_) => told.answered += 1,
-            Err(why) => told.lost.push(why),
-        }
-    }
-    told
-}
-
-/// A line with which root's nginx keeps its workers root, so that they reach a socket in whatever directory.
-pub fn same_user() -> &'static str {
-    if nix::unistd::Uid::effective().is_root() { "user root;" } else { "" }
+/// Ends it while the apps go on.
+pub async fn end(load: Load) -> Counts {
+    spawn_blocking(|| load.end()).await.unwrap()
 }
 
 /// A command line for the shell.

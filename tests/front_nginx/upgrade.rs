@@ -8,7 +8,7 @@ use bgd::{
 };
 use nix::sys::signal::Signal;
 
-use super::stage::{App, Load, end_nginx, eventually, send, workers_of};
+use super::stage::{App, end, end_nginx, eventually, load, send, workers_of};
 use super::{Stage, limits};
 
 /// Ends a process that the test did not start itself: a master that another one started.
@@ -30,7 +30,7 @@ async fn f3_while_two_masters_serve_nothing_is_reloaded_or_lost_and_the_flip_com
     stage.serve_detached(Blue).await;
     let blue = App::start(Blue, stage.ports.blue).await;
     let _green = App::start(Green, stage.ports.green).await;
-    let load = Load::start(stage.public, 4);
+    let load = load(stage.public, 4);
     let new = stage.begin_upgrade().await;
     let _ends = Ends(new);
     let before = (stage.include(), stage.workers(), workers_of(new));
@@ -58,8 +58,8 @@ async fn f3_while_two_masters_serve_nothing_is_reloaded_or_lost_and_the_flip_com
     let drained = stage.nginx.drained(&flip.unwrap().former, super::soon()).await;
     assert!(drained.is_complete(), "{drained:?}");
     blue.kill().await;
-    let told = load.stop().await;
-    assert_eq!(told.lost, Vec::<String>::new(), "of {}", told.answered);
+    let counts = end(load).await;
+    assert!(counts.lost.is_empty(), "of {}: {:#?}", counts.total(), counts.lost);
 }
 
 #[tokio::test]

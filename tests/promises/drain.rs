@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 
 use crate::{
     shop::{Kind, Plan, Stage},
-    stage::load,
+    stage::http,
 };
 
 #[test]
@@ -14,12 +14,12 @@ fn g1_an_open_websocket_is_cut_at_the_drain_limit_and_not_before() {
             continue;
         };
         stage.push_live("one");
-        let mut stream = load::connect(stage.public()).expect("connect");
+        let mut stream = http::connect(stage.public()).expect("connect");
         stream
             .get_mut()
             .write_all(b"GET /ws HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
             .expect("ask");
-        let answer = load::answer(&mut stream).expect("an answer");
+        let answer = http::answer(&mut stream).expect("an answer");
         assert_eq!(answer.status, 101);
         let load = stage.load();
         load.sees("one");

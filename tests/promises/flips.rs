@@ -53,7 +53,7 @@ fn i6_a_flip_works_with_the_daemon_hung() {
         assert_eq!(ran.code, 0, "{kind:?}: {ran:?}");
         assert!(asked.elapsed() < Duration::from_secs(8), "{kind:?}: the flip took {:?}", asked.elapsed());
         assert_eq!(stage.served(), "one", "{kind:?}: {ran:?}");
-        stage.daemon_was_ended();
+        stage.forget_daemon();
         stage.start_daemon();
         assert_eq!(stage.until_at_rest()["live"]["commit"], one);
         load.end_without_loss();
@@ -83,7 +83,7 @@ fn i6_a_flip_ends_a_hung_daemon_in_every_phase_of_a_deploy() {
         if !gate.is_empty() {
             stage.open(gate);
         }
-        stage.daemon_was_ended();
+        stage.forget_daemon();
         stage.start_daemon();
         let status = stage.until_at_rest();
         assert_eq!(status["live"]["commit"], one, "{phase}: {status:#}");

@@ -8,7 +8,7 @@ use crate::{
     shop::app,
     shop::host::SmallDisk,
     shop::{Kind, Plan, Stage},
-    stage::load,
+    stage::http,
     stage::ports::{self, Port},
 };
 
@@ -51,7 +51,7 @@ impl Zoo {
     }
 
     fn served(&self) -> String {
-        let answer = load::once(([127, 0, 0, 1], self.ports[2].number).into(), "GET", "/", "");
+        let answer = http::get(([127, 0, 0, 1], self.ports[2].number).into(), "/");
         answer.ok().and_then(|answer| answer.head.get("x-rev").cloned()).unwrap_or_default()
     }
 }
@@ -92,7 +92,7 @@ fn n7_an_app_taken_out_of_the_files_is_shown_and_can_be_ended_also_after_a_resta
     assert!(stage.done(&["status"]).contains("`bgd down zoo --yes` ends it"));
     assert!(stage.bgd(&["doctor"]).stdout.contains("zoo: runs on"));
     stage.done(&["down", "zoo", "--yes"]);
-    assert!(load::connect(([127, 0, 0, 1], zoo.ports[2].number).into()).is_err(), "its front is gone");
+    assert!(http::connect(([127, 0, 0, 1], zoo.ports[2].number).into()).is_err(), "its front is gone");
     let whole: Value = serde_json::from_str(&stage.done(&["status", "--json"])).unwrap();
     assert_eq!(whole["unconfigured"], serde_json::json!([]), "{whole:#}");
     assert_eq!(stage.bgd(&["down", "nobody", "--yes"]).code, 2);

@@ -14,7 +14,7 @@ use std::{
 use super::around::{Terminal, terminal};
 use crate::{
     shop::{Kind, Plan, Stage},
-    stage::load,
+    stage::http,
     stage::ports,
     stage::servers::{Http, Ssh},
 };
@@ -365,5 +365,5 @@ fn b11_a_release_holds_no_credential_and_no_repository() {
     let environment = fs::read(format!("/proc/{app}/environ")).unwrap();
     assert!(!String::from_utf8_lossy(&environment).contains("right-token"));
     assert!(!stage.done(&["logs", "--build"]).contains(".git"));
-    assert!(load::once(stage.public(), "GET", "/", "").is_ok());
+    assert!(http::get(stage.public(), "/").is_ok());
 }

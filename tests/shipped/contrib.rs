@@ -3,29 +3,30 @@
 
 use std::{fs, path::Path};
 
-use super::sample::{Front, Sample, Stage, contrib, installed, set};
+use super::sample::{Sample, Sampled, contrib, installed, set};
+use crate::shop::Kind;
 use toml::Value;
 
 /// Deploys the sample twice and goes back once, while clients ask all the time.
 fn deploys_under_load(sample: &Sample<'_>) {
-    let stage = Stage::set(sample);
-    let first = stage.push("first");
-    stage.start_daemon();
-    stage.bgd(&["wait", "--for", "live", "--timeout", "60s"]);
-    stage.open_site(sample);
-    assert_eq!(stage.get(sample.path).unwrap().trim(), first);
+    let Some(mut sampled) = Sampled::set(sample) else { return };
+    let first = sampled.push("first");
+    sampled.0.start_daemon();
+    sampled.0.done(&["wait", "--for", "live", "--timeout", "60s"]);
+    sampled.open_site(sample);
+    assert_eq!(sampled.get(sample.path).unwrap().trim(), first);
 
-    let load = stage.load(sample.path);
-    let second = stage.push("second");
-    stage.bgd(&["wait", "--for", &format!("rev={second}"), "--timeout", "60s"]);
-    assert_eq!(stage.get(sample.path).unwrap().trim(), second);
-    stage.bgd(&["flip"]);
-    assert_eq!(stage.get(sample.path).unwrap().trim(), first);
-    stage.wait_until_settled();
-    let seen = load.end();
-    assert!(seen.lost.is_empty(), "{} answered, lost: {:#?}", seen.answered, seen.lost);
-    assert!(seen.answered > 20, "only {} requests", seen.answered);
-    stage.clear();
+    let load = sampled.load(sample.path);
+    let second = sampled.push("second");
+    sampled.0.wait_live(&second);
+    assert_eq!(sampled.get(sample.path).unwrap().trim(), second);
+    sampled.0.done(&["flip"]);
+    assert_eq!(sampled.get(sample.path).unwrap().trim(), first);
+    sampled.0.until_at_rest();
+    let counts = load.end_without_loss();
+    assert!(counts.total() > 20, "only {} requests", counts.total());
+    // So that it is the daemon that ends the app.
+    sampled.0.done(&["down", "--yes"]);
 }
 
 #[test]
@@ -80,18 +81,14 @@ fn the_commented_lines_of_every_configuration_load_too() {
 #[test]
 fn a_site_behind_an_nginx_that_is_already_there() {
     if installed(&["python3", "nginx"]) {
-        deploys_under_load(&Sample {
-            path: "/revision.txt",
-            front: Front::Nginx,
-            ..Sample::of("nginx-site")
-        });
+        deploys_under_load(&Sample { path: "/revision.txt", front: Kind::Nginx, ..Sample::of("nginx-site") });
     }
 }
 
 #[test]
 fn a_site_behind_a_haproxy_that_is_already_there() {
     if installed(&["python3", "/usr/sbin/haproxy"]) {
-        deploys_under_load(&Sample { path: "/revision.txt", front: Front::Haproxy, ..Sample::of("haproxy") });
+        deploys_under_load(&Sample { path: "/revision.txt", front: Kind::Haproxy, ..Sample::of("haproxy") });
     }
 }
 
@@ -130,7 +127,7 @@ fn php_under_php_fpm_by_fastcgi() {
     let dir = contrib("php-fpm");
     let files = ["fpm.conf", "public/index.php"].map(|name| (dir.join(name), name));
     deploys_under_load(&Sample {
-        front: Front::Nginx,
+        front: Kind::Nginx,
         files: &files,
         // The app has no dependencies. Root has to be allowed, which php-fpm asks of nobody else.
         build: Some("printf 'user = root\\ngroup = root\\n' >> fpm.conf"),
@@ -152,7 +149,7 @@ fn python_under_uwsgi_by_its_own_protocol() {
     let dir = contrib("uwsgi");
     let files = ["uwsgi.ini", "app.py"].map(|name| (dir.join(name), name));
     deploys_under_load(&Sample {
-        front: Front::Nginx,
+        front: Kind::Nginx,
         files: &files,
         // Nothing from the network, so no virtual environment.
         build: Some("sed -i '/^virtualenv/d' uwsgi.ini"),
@@ -182,26 +179,28 @@ fn a_queue_worker_goes_to_the_release_that_is_live() {
     }
     let dir = contrib("queue-worker");
     let files = ["app.py", "worker.py"].map(|name| (dir.join(name), name));
-    let stage = Stage::set(&Sample { files: &files, ..Sample::of("queue-worker") });
-    let first = stage.push("first");
-    stage.start_daemon();
-    stage.bgd(&["wait", "--for", "live", "--timeout", "60s"]);
+    let Some(mut sampled) = Sampled::set(&Sample { files: &files, ..Sample::of("queue-worker") }) else {
+        return;
+    };
+    let first = sampled.push("first");
+    sampled.0.start_daemon();
+    sampled.0.done(&["wait", "--for", "live", "--timeout", "60s"]);
     let unit = fs::read_to_string(dir.join("shop-worker.service")).unwrap();
     let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
     let supervisor = fs::read_to_string(dir.join("shop-worker.conf")).unwrap();
     assert!(supervisor.contains(&format!("command={command}\n")), "{command}");
     let words = command.split_once("bgd.toml ").unwrap().1;
-    let worker = stage.keep_running(&words.split(' ').collect::<Vec<_>>());
-    stage.get("/job/a").unwrap();
-    stage.until_done("a", &first);
-    let second = stage.push("second");
-    stage.bgd(&["wait", "--for", &format!("rev={second}"), "--timeout", "60s"]);
-    stage.until_done_anew("b", &second);
-    stage.wait_until_settled();
-    stage.bgd(&["flip"]);
-    stage.until_done_anew("c", &first);
+    let worker = sampled.keep_running(&words.split(' ').collect::<Vec<_>>());
+    sampled.get("/job/a").unwrap();
+    sampled.until_done("a", &first);
+    let second = sampled.push("second");
+    sampled.0.wait_live(&second);
+    sampled.until_done_anew("b", &second);
+    sampled.0.until_at_rest();
+    sampled.0.done(&["flip"]);
+    sampled.until_done_anew("c", &first);
     worker.end();
-    stage.clear();
+    sampled.0.done(&["down", "--yes"]);
 }
 
 #[test]
@@ -218,8 +217,8 @@ fn a_binary_built_by_cargo() {
 #[test]
 fn the_changed_keys_are_the_ones_meant() {
     let mut table: Value = toml::from_str("[app.shop]\nremote = \"a\"\n").unwrap();
-    set(&mut table, "app.shop.front.listen", Value::from("b"));
-    set(&mut table, "app.shop.remote", Value::from("c"));
+    set(&mut table, "app.shop.front.listen", "b");
+    set(&mut table, "app.shop.remote", "c");
     assert_eq!(table["app"]["shop"]["front"]["listen"].as_str(), Some("b"));
     assert_eq!(table["app"]["shop"]["remote"].as_str(), Some("c"));
 }

@@ -11,7 +11,11 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use super::{Ran, Stage, send};
+use super::{Ran, Stage, ran, send};
+use crate::stage::{
+    nginx::{is_shutting_down, is_worker, workers_of},
+    processes::{self, children},
+};
 
 impl Stage {
     /// Replaces a part of the configuration.
@@ -23,36 +27,22 @@ impl Stage {
 
     /// nginx's own command, with this stage's configuration.
     pub fn nginx(&self, words: &[&str]) -> Ran {
-        let prefix = format!("{}/", self.path("").display());
-        let output = Command::new("nginx")
-            .args(["-p", &prefix, "-c", "nginx.conf"])
-            .args(words)
-            .stdin(Stdio::null())
-            .output()
-            .expect("run nginx");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-        Ran {
-            code: output.status.code().unwrap_or(-1),
-            stdout: text(&output.stdout),
-            stderr: text(&output.stderr),
-        }
+        ran(self.web().run(words))
     }
 
     /// Reloads nginx as an administrator would, and waits until nobody accepts with the old configuration.
     pub fn reload_nginx(&self) {
         let master = self.nginx.as_ref().expect("nginx runs").id();
-        let former: Vec<u32> = children(master).into_iter().filter(|pid| is_worker(*pid)).collect();
+        let former: Vec<u32> = workers_of(master);
         assert_eq!(self.nginx(&["-s", "reload"]).code, 0);
         self.eventually("the former workers accept no more", |_| {
-            former.iter().all(|pid| !is_accepting(*pid))
+            former.iter().all(|pid| !is_worker(*pid) || is_shutting_down(*pid))
         });
     }
 
     /// Stops nginx as an administrator would.
     pub fn stop_nginx(&mut self) {
-        let mut nginx = self.nginx.take().expect("nginx runs");
-        send(nginx.id(), Signal::SIGTERM);
-        nginx.wait().expect("nginx has ended");
+        processes::end(&mut self.nginx.take().expect("nginx runs"));
     }
 
     /// bgd's own file for nginx.
@@ -100,30 +90,10 @@ impl Stage {
         });
     }
 
-    /// Waits for the end of a daemon that somebody else ended.
-    pub fn daemon_was_ended(&mut self) {
-        let mut daemon = self.daemon.take().expect("it was started");
-        self.eventually("the daemon was ended", |_| daemon.try_wait().expect("ask for its status").is_some());
-    }
-
     /// Pids of the stage's processes with that word in the command line.
     pub fn pids(&self, word: &str) -> Vec<u32> {
         self.processes().into_iter().filter(|(_, line)| line.contains(word)).map(|(pid, _)| pid).collect()
     }
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
-}
-
-fn is_worker(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with("nginx: worker"))
-}
-
-fn is_accepting(pid: u32) -> bool {
-    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    line.starts_with("nginx: worker") && !line.contains("shutting down")
 }
 
 /// A remote that takes connections and never says a word.

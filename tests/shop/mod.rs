@@ -7,7 +7,6 @@ mod truth;
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -16,22 +15,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use serde_json::Value;
-use tempfile::TempDir;
 
+pub use crate::stage::send;
 use crate::stage::{
-    load::{self, Idle, Load},
+    GENEROUS, LOOK, Nginx, Place, git,
+    haproxy::{self, Haproxy},
+    http,
+    load::{Idle, Load},
     ports::{self, Port},
+    processes, until,
 };
-
-/// Between two looks at what can't be awaited.
-const LOOK: Duration = Duration::from_millis(30);
-/// Longer than anything takes on a busy machine; a test that fails waits this long.
-const GENEROUS: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -104,7 +99,7 @@ pub struct Ran {
 }
 
 pub struct Stage {
-    dir: TempDir,
+    place: Place,
     plan: Plan,
     /// Blue's first, green's first, and the public one.
     ports: [Port; 3],
@@ -112,7 +107,8 @@ pub struct Stage {
     _more: Vec<Port>,
     pub daemon: Option<Child>,
     pub nginx: Option<Child>,
-    pub haproxy: Option<Child>,
+    web: Option<Nginx>,
+    haproxy: Option<Haproxy>,
 }
 
 impl Stage {
@@ -131,29 +127,23 @@ impl Stage {
         Some(stage)
     }
 
-    fn empty(plan: Plan) -> Option<Self> {
-        if plan.kind == Kind::Nginx && Command::new("nginx").arg("-v").output().is_err() {
-            eprintln!("skipped: nginx is not installed");
+    /// Without a daemon.
+    pub fn empty(plan: Plan) -> Option<Self> {
+        let place = Place::new();
+        let web = if plan.kind == Kind::Nginx { Some(Nginx::at(place.dir().to_owned())?) } else { None };
+        if plan.kind == Kind::Haproxy && !haproxy::is_installed() {
             return None;
         }
-        if plan.kind == Kind::Haproxy && Command::new(haproxy_binary()).arg("-v").output().is_err() {
-            eprintln!("skipped: haproxy is not installed");
-            return None;
-        }
-        // Short: sockets below it must fit 107 bytes.
-        let dir = tempfile::Builder::new().prefix("bgd-e2e-").tempdir().expect("a directory");
         let (mut blue, mut green) = (ports::reserve_row(plan.instances), ports::reserve_row(plan.instances));
         let ports = [blue.remove(0), green.remove(0), ports::reserve()];
         blue.append(&mut green);
-        let stage = Self { dir, plan, ports, _more: blue, daemon: None, nginx: None, haproxy: None };
+        let stage = Self { place, plan, ports, _more: blue, daemon: None, nginx: None, web, haproxy: None };
         fs::create_dir(stage.path("gates")).expect("gates");
         stage.git_at(&stage.path(""), &["init", "-q", "--bare", "-b", "main", "remote.git"]);
         stage.git_at(&stage.path(""), &["init", "-q", "-b", "main", "work"]);
         stage.git(&["remote", "add", "origin", stage.path("remote.git").to_str().expect("utf-8")]);
         stage.configure("");
-        if plan_is_nginx(&stage.plan) {
-            stage.write_nginx();
-        }
+        stage.write_nginx();
         if stage.plan.kind == Kind::Haproxy {
             stage.write_haproxy("");
         }
@@ -161,7 +151,7 @@ impl Stage {
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.place.path(name)
     }
 
     pub fn port(&self, color: &str) -> u16 {
@@ -180,7 +170,7 @@ impl Stage {
 
     /// Writes the configuration, with more lines for the app.
     pub fn configure(&self, more: &str) {
-        let dir = self.dir.path().display();
+        let dir = self.place.dir().display();
         let Plan { watch, drain, standby, deadline, grace, traffic, hook, .. } = self.plan;
         let start = serde_json::to_string(&app::command()).expect("a list of strings");
         let [blue, green] = [self.ports[0].number, self.ports[1].number];
@@ -195,12 +185,9 @@ impl Stage {
             // Known without being written.
             Kind::Builtin if self.plan.asked == "/up" => format!("listen = \"{}\"", self.public()),
             Kind::Builtin => format!("listen = \"{}\"\n{address}", self.public()),
-            Kind::Nginx => format!(
-                "type = \"nginx\"\nupstream = \"shop\"\nfile = \"{dir}/conf.d/bgd-shop.conf\"\n\
-                 test = {}\nreload = {}\npid_file = \"{dir}/nginx.pid\"\n{address}",
-                self.nginx_words(&["-t"]),
-                self.gated_reload(),
-            ),
+            Kind::Nginx => {
+                format!("{}\n{address}", self.web().front_with("shop", &self.gated_reload()))
+            }
             Kind::Haproxy => format!("type = \"haproxy\"\nsocket = \"{dir}/h.sock\""),
         };
         let text = format!(
@@ -252,61 +239,43 @@ for = "{watch}"
         self.done(&["reload"]);
     }
 
-    fn nginx_words(&self, more: &[&str]) -> String {
-        let prefix = format!("{}/", self.dir.path().display());
-        let words: Vec<&str> =
-            ["nginx", "-p", &prefix, "-c", "nginx.conf"].into_iter().chain(more.iter().copied()).collect();
-        serde_json::to_string(&words).expect("a list of strings")
-    }
-
     /// Waits at the gate `reload`.
     fn gated_reload(&self) -> String {
-        let dir = self.dir.path().display();
+        let dir = self.place.dir().display();
         let gates = format!("{}={dir}/gates\n", app::GATES);
-        let reload = format!("exec nginx -p {dir}/ -c nginx.conf -s reload");
+        let reload = format!("exec {}", self.web().words(&["-s", "reload"]).join(" "));
         let words = ["sh", "-c", &format!("{gates}{}{reload}", app::wait_at("reload"))].map(str::to_owned);
         serde_json::to_string(&words).expect("a list of strings")
     }
 
+    pub fn web(&self) -> &Nginx {
+        self.web.as_ref().expect("a stage with nginx")
+    }
+
     fn write_nginx(&self) {
-        fs::create_dir(self.path("conf.d")).expect("conf.d");
+        let Some(web) = &self.web else { return };
         // With several instances what can't be connected is passed over; with one there is nothing to try.
         let next = if self.plan.instances > 1 { "" } else { "proxy_next_upstream off; " };
-        let site = format!(
-            "server {{ listen {}; location / {{ proxy_pass http://shop; {next}\
-             proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; \
-             proxy_set_header Connection $http_connection; }} }}\n",
-            self.public()
+        let more = format!(
+            "{next}proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; \
+             proxy_set_header Connection $http_connection;"
         );
-        fs::write(self.path("conf.d/site.conf"), site).expect("the site");
-        let main = "worker_processes 2;\npid nginx.pid;\nerror_log error.log notice;\n\
-             events { worker_connections 512; }\n\
-             http { access_log access.log; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; \
-             scgi_temp_path s; uwsgi_temp_path u; include conf.d/*.conf; }\n";
-        fs::write(self.path("nginx.conf"), main).expect("nginx.conf");
+        web.site("shop", self.public(), &more);
+        web.configure_small("", 2);
     }
 
     /// nginx needs bgd's file, which the daemon writes when it starts.
     pub fn run_nginx(&mut self) {
         self.eventually("bgd has written its file", |stage| stage.path("conf.d/bgd-shop.conf").exists());
-        let prefix = format!("{}/", self.dir.path().display());
-        let child = Command::new("nginx")
-            .args(["-p", &prefix, "-c", "nginx.conf", "-g", "daemon off;"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("nginx");
-        self.nginx = Some(child);
+        self.nginx = Some(self.web().spawn());
         self.eventually("nginx runs", |stage| {
-            let pid = fs::read_to_string(stage.path("nginx.pid"));
-            pid.is_ok_and(|pid| !pid.trim().is_empty()) && load::connect(stage.public()).is_ok()
+            stage.web().master().is_some() && http::connect(stage.public()).is_ok()
         });
     }
 
     /// HAProxy's own configuration, with more lines for the backend: all servers are ready and checked.
     pub fn write_haproxy(&self, more: &str) {
-        let (dir, public) = (self.dir.path().display(), self.public());
+        let (dir, public) = (self.place.dir().display(), self.public());
         let servers: String = (0..self.plan.instances)
             .flat_map(|index| [("blue", index, self.ports[0].number), ("green", index, self.ports[1].number)])
             .map(|(color, index, first)| {
@@ -324,44 +293,19 @@ for = "{watch}"
         fs::write(self.path("haproxy.cfg"), text).expect("haproxy.cfg");
     }
 
-    /// In the foreground, under its master process.
     pub fn run_haproxy(&mut self) {
-        let log =
-            fs::File::options().create(true).append(true).open(self.path("haproxy.log")).expect("a log");
-        let child = Command::new(haproxy_binary())
-            .args(["-W", "-db", "-f"])
-            .arg(self.path("haproxy.cfg"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("share the log"))
-            .stderr(log)
-            .spawn()
-            .expect("haproxy");
-        assert!(self.haproxy.replace(child).is_none(), "one haproxy at a time");
-        self.eventually("haproxy runs", |stage| !stage.ask_haproxy("show info").is_empty());
+        let started = Haproxy::start(self.place.dir());
+        assert!(self.haproxy.replace(started).is_none(), "one haproxy at a time");
     }
 
     /// `kill -9` of the master and its worker.
     pub fn kill_haproxy(&mut self) {
-        let mut child = self.haproxy.take().expect("haproxy runs");
-        let workers = self.processes().into_iter().filter(|(_, line)| line.contains("haproxy.cfg"));
-        for (pid, _) in workers {
-            send(pid, Signal::SIGKILL);
-        }
-        child.wait().expect("haproxy has ended");
-        self.eventually("haproxy is gone", |stage| stage.ask_haproxy("show info").is_empty());
+        self.haproxy.take().expect("haproxy runs").kill();
     }
 
     /// What HAProxy answers to a command on its socket; empty when it does not run.
     pub fn ask_haproxy(&self, command: &str) -> String {
-        let Ok(mut stream) = std::os::unix::net::UnixStream::connect(self.path("h.sock")) else {
-            return String::new();
-        };
-        let mut answer = String::new();
-        let asked = stream.write_all(format!("{command}\n").as_bytes());
-        if asked.and_then(|()| stream.read_to_string(&mut answer)).is_err() {
-            return String::new();
-        }
-        answer
+        haproxy::ask(self.place.dir(), command).unwrap_or_default()
     }
 
     pub fn start_daemon(&mut self) -> u32 {
@@ -399,7 +343,7 @@ for = "{watch}"
         self.eventually("the daemon answers", |stage| {
             stage.bgd(&["status", "--json"]).stdout.contains("\"running\": true")
         });
-        if plan_is_nginx(&self.plan) && self.nginx.is_none() {
+        if self.web.is_some() && self.nginx.is_none() {
             self.run_nginx();
         }
         if self.plan.kind == Kind::Haproxy && self.haproxy.is_none() {
@@ -443,22 +387,13 @@ for = "{watch}"
     /// Waits for the end of one that something else has ended.
     pub fn forget_daemon(&mut self) {
         let mut child = self.daemon.take().expect("a daemon ran");
-        let until = Instant::now() + GENEROUS;
-        while child.try_wait().expect("ask for its status").is_none() {
-            assert!(Instant::now() < until, "the daemon has not ended");
-            thread::sleep(LOOK);
-        }
+        until("the daemon has ended", || child.try_wait().expect("ask for its status").is_some());
     }
 
     /// SIGTERM, and waits for the end.
     pub fn end_daemon(&mut self) {
         self.signal_daemon(Signal::SIGTERM);
-        let mut child = self.daemon.take().expect("a daemon runs");
-        let until = Instant::now() + GENEROUS;
-        while child.try_wait().expect("ask for its status").is_none() {
-            assert!(Instant::now() < until, "the daemon does not end at SIGTERM");
-            thread::sleep(LOOK);
-        }
+        self.forget_daemon();
     }
 
     pub fn command(&self, words: &[&str]) -> Command {
@@ -470,7 +405,7 @@ for = "{watch}"
             .args(words.iter().skip_while(|word| **word != "--"))
             .env_remove("NOTIFY_SOCKET")
             .env_remove("BGD_CONFIG")
-            .current_dir(self.dir.path());
+            .current_dir(self.place.dir());
         command
     }
 
@@ -555,21 +490,11 @@ for = "{watch}"
     }
 
     fn git_at(&self, dir: &Path, args: &[&str]) -> String {
-        let output = Command::new("git")
-            .args(args)
-            .current_dir(dir)
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", self.dir.path())
-            .env("GIT_CONFIG_NOSYSTEM", "1")
-            .env("GIT_AUTHOR_NAME", "Ann")
-            .env("GIT_AUTHOR_EMAIL", "ann@example.com")
-            .env("GIT_COMMITTER_NAME", "Ann")
-            .env("GIT_COMMITTER_EMAIL", "ann@example.com")
-            .output()
-            .expect("git");
-        assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        let mut command = git::command(dir);
+        for who in ["AUTHOR", "COMMITTER"] {
+            command.env(format!("GIT_{who}_NAME"), "Ann").env_remove(format!("GIT_{who}_DATE"));
+        }
+        git::done(command.args(args), b"")
     }
 
     /// Pushes a revision that behaves as the lines of `app.conf` say; the commit.
@@ -583,8 +508,13 @@ for = "{watch}"
         write("app.conf", format!("rev = {rev}\n{conf}\n"));
         write("build.sh", format!("echo building {rev}\n{}{build}\n", app::wait_at("build")));
         write("hook.sh", format!("echo hook of {rev}\n{}", app::wait_at("hook")));
+        self.push_all(&format!("Make {rev}"))
+    }
+
+    /// Pushes all that is in the working copy; the commit.
+    pub fn push_all(&self, message: &str) -> String {
         self.git(&["add", "-A"]);
-        self.git(&["commit", "-q", "-m", &format!("Make {rev}")]);
+        self.git(&["commit", "-q", "-m", message]);
         self.git(&["push", "-q", "origin", "HEAD:main"]);
         self.git(&["rev-parse", "HEAD"])
     }
@@ -640,12 +570,12 @@ for = "{watch}"
     /// One request that the live color works on until the gate `held` opens, and then answers.
     pub fn hold_a_request(&self) -> thread::JoinHandle<()> {
         self.close("held");
-        let mut stream = load::connect(self.public()).expect("connect");
-        load::send(&mut stream, "GET", "/held", "").expect("ask");
+        let mut stream = http::connect(self.public()).expect("connect");
+        http::send(&mut stream, "GET", "/held", "").expect("ask");
         // Only what has arrived there is in flight.
         self.eventually("the request is with the app", |stage| stage.path("gates/held-arrived").exists());
         fs::remove_file(self.path("gates/held-arrived")).expect("the mark");
-        thread::spawn(move || assert_eq!(load::answer(&mut stream).expect("an answer").status, 200))
+        thread::spawn(move || assert_eq!(http::answer(&mut stream).expect("an answer").status, 200))
     }
 
     pub fn load(&self) -> Load {
@@ -653,13 +583,13 @@ for = "{watch}"
             Kind::Builtin => Idle::Stays,
             Kind::Nginx | Kind::Haproxy => Idle::MayClose,
         };
-        Load::start(self.public(), idle)
+        Load::mixed(self.public(), idle)
     }
 
     /// The revision that the public address shows.
     pub fn served(&self) -> String {
-        match load::once(self.public(), "GET", "/", "") {
-            Ok(answer) if answer.status == 200 => answer.head.get("x-rev").cloned().unwrap_or_default(),
+        match http::get(self.public(), "/") {
+            Ok(answer) if answer.status == 200 => answer.field("x-rev").to_owned(),
             Ok(answer) => format!("answered {}", answer.status),
             Err(err) => err.to_string(),
         }
@@ -667,7 +597,7 @@ for = "{watch}"
 
     /// Everything of the stage's directory that runs, as `(pid, command line)`.
     pub fn processes(&self) -> Vec<(u32, String)> {
-        belonging(self.dir.path())
+        self.place.processes()
     }
 
     /// Pids of the shims.
@@ -719,25 +649,9 @@ impl Drop for Stage {
             let _ = daemon.kill();
             let _ = daemon.wait();
         }
+        // Its workers name nothing of the stage: their titles cover command line and environment.
         if let Some(mut nginx) = self.nginx.take() {
-            send(nginx.id(), Signal::SIGTERM);
-            let _ = nginx.wait();
-        }
-        if let Some(mut haproxy) = self.haproxy.take() {
-            send(haproxy.id(), Signal::SIGTERM);
-            let _ = haproxy.wait();
-        }
-        // A shim may start what it was just told to: until nothing is left.
-        let until = Instant::now() + Duration::from_secs(10);
-        loop {
-            let left = belonging(self.dir.path());
-            if left.is_empty() || Instant::now() > until {
-                break;
-            }
-            for (pid, _) in left {
-                send(pid, Signal::SIGKILL);
-            }
-            thread::sleep(LOOK);
+            processes::end(&mut nginx);
         }
     }
 }
@@ -760,58 +674,13 @@ impl Drop for Begun {
     }
 }
 
-pub fn send(pid: u32, signal: Signal) {
-    // It may have ended meanwhile.
-    let _ = kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), signal);
-}
-
-/// Debian keeps it where not everybody looks.
-fn haproxy_binary() -> &'static str {
-    if Path::new("/usr/sbin/haproxy").exists() { "/usr/sbin/haproxy" } else { "haproxy" }
-}
-
-fn plan_is_nginx(plan: &Plan) -> bool {
-    plan.kind == Kind::Nginx
-}
-
-fn ran(output: Output) -> Ran {
+pub fn ran(output: Output) -> Ran {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
     Ran {
         code: output.status.code().unwrap_or(-1),
         stdout: text(&output.stdout),
         stderr: text(&output.stderr),
     }
-}
-
-/// Processes that name the directory in command line, environment or working directory.
-fn belonging(dir: &Path) -> Vec<(u32, String)> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let ours = pids.filter(|pid| *pid != std::process::id() && names(*pid, dir));
-    ours.filter_map(|pid| Some((pid, line_of(pid)?))).collect()
-}
-
-fn line_of(pid: u32) -> Option<String> {
-    let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok().filter(|bytes| !bytes.is_empty())?;
-    Some(String::from_utf8_lossy(&bytes).replace('\0', " ").trim_end().to_owned())
-}
-
-fn names(pid: u32, dir: &Path) -> bool {
-    let process = PathBuf::from(format!("/proc/{pid}"));
-    if fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir)) {
-        return true;
-    }
-    // A shim names nothing of it, and keeps the log open.
-    let open = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-    if open.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|file| file.starts_with(dir)) {
-        return true;
-    }
-    let wanted = dir.as_os_str().as_encoded_bytes();
-    ["cmdline", "environ"].iter().any(|file| {
-        let mut bytes = Vec::new();
-        let read = fs::File::open(process.join(file)).and_then(|mut file| file.read_to_end(&mut bytes));
-        read.is_ok() && bytes.windows(wanted.len()).any(|window| window == wanted)
-    })
 }
 
 /// The error of the last deploy.

@@ -16,7 +16,7 @@ use std::{
 use serde_json::Value;
 
 use super::{Ran, Stage};
-use crate::stage::load;
+use crate::stage::http;
 
 /// What is in motion (a poll, a health check, a drain) comes to agree within this.
 const SETTLES: Duration = Duration::from_secs(60);
@@ -105,7 +105,7 @@ fn expected_exit(stage: &Stage, app: &Value) -> i32 {
 /// The public address shows that release, by that process, which has that environment, directory and port.
 fn live(stage: &Stage, app: &Value, untrue: &mut Untrue) {
     let (live, degraded) = (&app["live"], app["state"] == "degraded");
-    let answer = load::once(stage.public(), "GET", "/", "");
+    let answer = http::get(stage.public(), "/");
     let shown = answer.ok().filter(|answer| answer.status == 200);
     if live.is_null() || live["pid"].is_null() {
         untrue.unless(shown.is_none(), || "live: says that nothing serves, and something answers".to_owned());
@@ -261,14 +261,14 @@ impl Place {
     }
 }
 
-fn ask(place: &Place) -> io::Result<load::Answer> {
+fn ask(place: &Place) -> io::Result<http::Answer> {
     match place {
-        Place::Port(port) => load::once(at(*port), "GET", "/up", ""),
+        Place::Port(port) => http::get(at(*port), "/up"),
         Place::Socket(path) => {
             let stream = TcpStream::from(OwnedFd::from(UnixStream::connect(path)?));
             let mut stream = BufReader::new(stream);
-            load::send(&mut stream, "GET", "/up", "")?;
-            load::answer(&mut stream)
+            http::send(&mut stream, "GET", "/up", "")?;
+            http::answer(&mut stream)
         }
     }
 }

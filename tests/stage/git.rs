@@ -29,12 +29,16 @@ pub fn run(dir: &Path, args: &[&str]) -> String {
 }
 
 pub fn feed(dir: &Path, args: &[&str], input: &[u8]) -> String {
-    let mut command = command(dir);
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    done(command(dir).args(args), input)
+}
+
+/// Runs it with this input; what it says.
+pub fn done(command: &mut Command, input: &[u8]) -> String {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(input).unwrap();
     let out = child.wait_with_output().unwrap();
-    assert!(out.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).trim().to_owned()
 }
 

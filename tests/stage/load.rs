@@ -1,9 +1,9 @@
-//! Clients that ask without pause and count what is lost: each request on a fresh connection, over kept ones,
-//! slow ones, and uploads. Lost is everything that is not a 200 with the name of a revision.
+//! Clients that ask without pause and count what is lost.
 
 use std::{
     collections::BTreeMap,
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    fmt,
+    io::{self, BufReader},
     net::{SocketAddr, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
@@ -13,14 +13,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// An answer that takes longer is lost.
-const LOST_AFTER: Duration = Duration::from_secs(60);
+use super::{
+    LOOK,
+    http::{self, Answer, LOST_AFTER, connect, exchange, once},
+};
+
 /// Between two requests of one client: a steady load, not a stress test.
-const PAUSE: Duration = Duration::from_millis(8);
-/// How many clients ask at the same time.
+pub const PAUSE: Duration = Duration::from_millis(8);
+/// How many clients of a mixed load ask at the same time.
 pub const CLIENTS: usize = 7;
-/// How long the slow requests take.
+/// How long the slow requests of a mixed load take.
 const SLOW_MS: u64 = 700;
+
+/// Asks once: who answered, or how the request was lost.
+pub type Client = Box<dyn FnMut() -> Result<String, String> + Send>;
 
 /// What the front may do with a kept connection that is idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,21 +37,50 @@ pub enum Idle {
     MayClose,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Clone)]
+pub struct Lost {
+    pub at: Instant,
+    /// Since the load began.
+    after: Duration,
+    pub how: String,
+}
+
+impl fmt::Debug for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.after, self.how)
+    }
+}
+
+#[derive(Debug, Clone)]
 pub struct Counts {
-    /// Answered, by revision.
+    /// By who answered.
     pub answered: BTreeMap<String, u64>,
-    /// When and what.
-    pub lost: Vec<String>,
+    pub lost: Vec<Lost>,
+    /// The longest time between two answers.
+    pub gap: Duration,
+    last: Instant,
 }
 
 impl Counts {
     pub fn total(&self) -> u64 {
         self.answered.values().sum()
     }
+
+    fn note(&mut self, begun: Instant, result: Result<String, String>) {
+        let at = Instant::now();
+        match result {
+            Ok(who) => {
+                *self.answered.entry(who).or_default() += 1;
+                self.gap = self.gap.max(at.duration_since(self.last));
+                self.last = at;
+            }
+            Err(how) => self.lost.push(Lost { at, after: at.duration_since(begun), how }),
+        }
+    }
 }
 
-/// The load while it runs.
+/// The load while it runs; it ends when dropped.
+#[derive(Debug)]
 pub struct Load {
     counts: Arc<Mutex<Counts>>,
     stop: Arc<AtomicBool>,
@@ -53,41 +88,67 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn start(to: SocketAddr, idle: Idle) -> Self {
-        let (counts, stop) = (Arc::<Mutex<Counts>>::default(), Arc::<AtomicBool>::default());
+    /// Each client begins its next request so long after it began the last one, or when that has ended.
+    pub fn of(clients: impl IntoIterator<Item = Client>, pause: Duration) -> Self {
         let begun = Instant::now();
-        let kinds: [_; CLIENTS] = ["fresh", "fresh", "kept", "kept", "slow", "slow", "upload"];
-        let clients = kinds.map(|kind| {
+        let none = Counts { answered: BTreeMap::new(), lost: Vec::new(), gap: Duration::ZERO, last: begun };
+        let (counts, stop) = (Arc::new(Mutex::new(none)), Arc::<AtomicBool>::default());
+        let work = |mut ask: Client| {
             let (counts, stop) = (counts.clone(), stop.clone());
-            let mut client = Client { to, idle, kind, kept: None };
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    let result = client.ask();
-                    let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-                    match result {
-                        Ok(rev) => *counts.answered.entry(rev).or_default() += 1,
-                        Err(err) => counts.lost.push(format!("{:?} {kind}: {err}", begun.elapsed())),
-                    }
-                    drop(counts);
-                    thread::sleep(PAUSE);
+                    let due = Instant::now() + pause;
+                    let result = ask();
+                    counts.lock().unwrap_or_else(PoisonError::into_inner).note(begun, result);
+                    thread::sleep(due.saturating_duration_since(Instant::now()));
                 }
             })
+        };
+        let clients = clients.into_iter().map(work).collect();
+        Self { counts, stop, clients }
+    }
+
+    /// So many clients, each request on a connection of its own.
+    pub fn fresh(to: SocketAddr, clients: usize, pause: Duration) -> Self {
+        let client = |_| Box::new(move || named(http::get(to, "/"), "x-version")) as Client;
+        Self::of((0..clients).map(client), pause)
+    }
+
+    /// Requests on fresh connections, over kept ones, slow ones, and uploads. Lost is everything that is not a 200 with
+    /// the name of a revision.
+    pub fn mixed(to: SocketAddr, idle: Idle) -> Self {
+        let kinds: [_; CLIENTS] = ["fresh", "fresh", "kept", "kept", "slow", "slow", "upload"];
+        let clients = kinds.map(|kind| {
+            let mut kept = Kept { to, idle, stream: None };
+            let mut ask = move || match kind {
+                "kept" => kept.ask(),
+                "slow" => once(to, "GET", &format!("/slow?ms={SLOW_MS}"), ""),
+                "upload" => once(to, "POST", "/", "hello"),
+                _ => once(to, "GET", "/", ""),
+            };
+            Box::new(move || match ask() {
+                Ok(answer) if answer.status == 200 && answer.head.contains_key("x-rev") => {
+                    Ok(answer.field("x-rev").to_owned())
+                }
+                Ok(answer) => Err(format!("{kind}: answered {}: {:?}", answer.status, answer.body.trim())),
+                Err(err) => Err(format!("{kind}: {err}")),
+            }) as Client
         });
-        Self { counts, stop, clients: clients.into() }
+        Self::of(clients, PAUSE)
     }
 
     pub fn counts(&self) -> Counts {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits until that revision has answered a few times more.
-    pub fn sees(&self, rev: &str) {
-        self.rises(&format!("{rev} does not answer"), |counts| {
-            counts.answered.get(rev).copied().unwrap_or_default()
+    /// Waits until that one has answered a few times more.
+    pub fn sees(&self, who: &str) {
+        self.rises(&format!("{who} does not answer"), |counts| {
+            counts.answered.get(who).copied().unwrap_or_default()
         });
     }
 
-    /// Waits until any revision has: in the middle of a switch nobody knows which.
+    /// Waits until anyone has: in the middle of a switch nobody knows who.
     pub fn goes_on(&self) {
         self.rises("nobody answers", Counts::total);
     }
@@ -97,7 +158,7 @@ impl Load {
         while count(&self.counts()) < before + 5 {
             let told = |counts: Counts| (counts.answered, counts.lost.len(), counts.lost.first().cloned());
             assert!(Instant::now() < until, "{else_said}: {:?}", told(self.counts()));
-            thread::sleep(PAUSE);
+            thread::sleep(LOOK);
         }
     }
 
@@ -111,21 +172,16 @@ impl Load {
     /// client, and nothing that came after.
     pub fn end_with_loss_in_flight(self) {
         let Counts { lost, .. } = self.end();
-        let in_flight = |what: &String| what.contains("without an answer");
+        let in_flight = |lost: &Lost| lost.how.contains("without an answer");
         assert!(lost.len() <= CLIENTS && lost.iter().all(in_flight), "lost {}: {lost:#?}", lost.len());
     }
 
     /// Ends it; nothing may be lost.
     pub fn end_without_loss(self) -> Counts {
         let counts = self.end();
-        assert!(
-            counts.lost.is_empty(),
-            "lost {} of {}: {:#?}",
-            counts.lost.len(),
-            counts.total(),
-            &counts.lost[..counts.lost.len().min(12)]
-        );
-        assert!(counts.total() > 0, "nothing was asked");
+        let (lost, all) = (&counts.lost, counts.total());
+        assert!(lost.is_empty(), "lost {} of {all}: {:#?}", lost.len(), &lost[..lost.len().min(12)]);
+        assert!(all > 0, "nothing was asked");
         counts
     }
 
@@ -144,39 +200,35 @@ impl Drop for Load {
     }
 }
 
-struct Client {
-    to: SocketAddr,
-    idle: Idle,
-    kind: &'static str,
-    kept: Option<BufReader<TcpStream>>,
+/// A field of a good answer, or how there is none: a kind of error, so that equal ones can be counted.
+fn named(answer: io::Result<Answer>, field: &str) -> Result<String, String> {
+    match answer {
+        Ok(answer) if answer.status == 200 => Ok(answer.field(field).to_owned()),
+        Ok(answer) => Err(format!("answered {}", answer.status)),
+        Err(err) => Err(err.kind().to_string()),
+    }
 }
 
-impl Client {
-    fn ask(&mut self) -> io::Result<String> {
-        match self.kind {
-            "kept" => self.ask_over_kept(),
-            "slow" => once(self.to, "GET", &format!("/slow?ms={SLOW_MS}"), ""),
-            "upload" => once(self.to, "POST", "/", "hello"),
-            _ => once(self.to, "GET", "/", ""),
-        }
-        .and_then(Answer::rev)
-    }
+/// A client that keeps its connection.
+struct Kept {
+    to: SocketAddr,
+    idle: Idle,
+    stream: Option<BufReader<TcpStream>>,
+}
 
-    fn ask_over_kept(&mut self) -> io::Result<Answer> {
-        let reused = self.kept.is_some();
-        let mut stream = match self.kept.take() {
+impl Kept {
+    fn ask(&mut self) -> io::Result<Answer> {
+        let reused = self.stream.is_some();
+        let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => connect(self.to)?,
         };
-        let result = exchange(&mut stream, "GET", "/", "");
-        match result {
+        match exchange(&mut stream, "GET", "/", "") {
             Ok(answer) => {
-                if !answer.closes {
-                    self.kept = Some(stream);
-                }
+                self.stream = Some(stream).filter(|_| !answer.closes);
                 Ok(answer)
             }
-            Err(err) if reused && self.idle == Idle::MayClose && is_closed(&err) => self.ask_over_kept(),
+            Err(err) if reused && self.idle == Idle::MayClose && is_closed(&err) => self.ask(),
             Err(err) => Err(err),
         }
     }
@@ -188,67 +240,4 @@ fn is_closed(err: &io::Error) -> bool {
         err.kind(),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
     )
-}
-
-pub struct Answer {
-    pub status: u16,
-    pub head: BTreeMap<String, String>,
-    pub body: String,
-    closes: bool,
-}
-
-impl Answer {
-    fn rev(self) -> io::Result<String> {
-        match self.head.get("x-rev") {
-            Some(rev) if self.status == 200 => Ok(rev.clone()),
-            _ => Err(io::Error::other(format!("answered {}: {:?}", self.status, self.body.trim()))),
-        }
-    }
-}
-
-pub fn connect(to: SocketAddr) -> io::Result<BufReader<TcpStream>> {
-    let stream = TcpStream::connect_timeout(&to, LOST_AFTER)?;
-    stream.set_read_timeout(Some(LOST_AFTER))?;
-    stream.set_nodelay(true)?;
-    Ok(BufReader::new(stream))
-}
-
-/// One request on a fresh connection.
-pub fn once(to: SocketAddr, method: &str, path: &str, body: &str) -> io::Result<Answer> {
-    exchange(&mut connect(to)?, method, path, body)
-}
-
-fn exchange(stream: &mut BufReader<TcpStream>, method: &str, path: &str, body: &str) -> io::Result<Answer> {
-    send(stream, method, path, body)?;
-    answer(stream)
-}
-
-pub fn send(stream: &mut BufReader<TcpStream>, method: &str, path: &str, body: &str) -> io::Result<()> {
-    let length = body.len();
-    let text = format!("{method} {path} HTTP/1.1\r\nHost: shop\r\nContent-Length: {length}\r\n\r\n{body}");
-    stream.get_mut().write_all(text.as_bytes())
-}
-
-pub fn answer(stream: &mut BufReader<TcpStream>) -> io::Result<Answer> {
-    let mut first = String::new();
-    if stream.read_line(&mut first)? == 0 {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed without an answer"));
-    }
-    let status = first.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-    let mut head = BTreeMap::new();
-    loop {
-        let mut line = String::new();
-        if stream.read_line(&mut line)? == 0 {
-            return Err(io::Error::other("the answer is cut short"));
-        }
-        match line.trim().split_once(':') {
-            Some((name, value)) => head.insert(name.to_ascii_lowercase(), value.trim().to_owned()),
-            None => break,
-        };
-    }
-    let length = head.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).map_err(|err| io::Error::other(format!("the body is cut short: {err}")))?;
-    let closes = head.get("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-    Ok(Answer { status, head, body: String::from_utf8_lossy(&body).into_owned(), closes })
 }

@@ -7,19 +7,32 @@ use std::{
 };
 
 pub mod git;
+pub mod haproxy;
+pub mod http;
 pub mod keys;
 pub mod load;
+pub mod nginx;
+pub mod place;
 pub mod ports;
 pub mod processes;
 pub mod servers;
 
-pub use self::processes::is_gone;
+pub use self::{
+    nginx::Nginx,
+    place::Place,
+    processes::{is_gone, send},
+};
+
+/// Longer than anything takes on a busy machine; a test that fails waits this long.
+pub const GENEROUS: Duration = Duration::from_secs(60);
+/// Between two looks at what can not be awaited.
+pub const LOOK: Duration = Duration::from_millis(10);
 
 /// Waits for what can not be awaited.
 pub fn until(what: &str, mut met: impl FnMut() -> bool) {
     let began = Instant::now();
     while !met() {
-        assert!(began.elapsed() < Duration::from_secs(60), "not in time: {what}");
-        thread::sleep(Duration::from_millis(5));
+        assert!(began.elapsed() < GENEROUS, "not in time: {what}");
+        thread::sleep(LOOK);
     }
 }

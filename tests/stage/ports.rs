@@ -25,6 +25,10 @@ pub fn reserve() -> Port {
     numbers.into_iter().find_map(one).expect("a free port")
 }
 
+pub fn reserve_all(count: usize) -> Vec<Port> {
+    (0..count).map(|_| reserve()).collect()
+}
+
 /// Ports that follow each other.
 pub fn reserve_row(number: u16) -> Vec<Port> {
     let first = reserve().number;
