@@ -331,7 +331,11 @@ impl Book {
         let wrong = wrong.count();
         let lasts = |what: String| format!("{}: {what}", run.name());
         if !lost.is_empty() {
-            self.faults.push(lasts(format!("{} lost: {}", lost.len(), words(lost))));
+            self.faults.push(lasts(format!(
+                "{} lost: {}",
+                lost.len(),
+                load::words(lost.iter().map(|(_, how)| how.as_str()))
+            )));
         }
         if let Some(first) = back.first() {
             let [sent, ended] = [first.sent, seen.ended].map(|at| at / 1000);
@@ -447,10 +451,4 @@ fn came_back(run: Run, seen: &Seen) -> Vec<Visit> {
         .collect();
     back.sort_by_key(|visit| visit.sent);
     back
-}
-
-/// The same ones once: `3 x connection refused`.
-fn words(lost: &[(u64, String)]) -> String {
-    let at = Instant::now();
-    load::words(&lost.iter().map(|(_, how)| (at, how.clone())).collect::<Vec<_>>())
 }

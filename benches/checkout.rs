@@ -74,7 +74,7 @@ struct Measured {
 }
 
 fn measure(files: usize, rounds: usize) -> Res<Measured> {
-    let place = Place::new()?;
+    let place = Place::new();
     let remote = Remote::create(&place.path("shop.git"))?;
     let commit = remote.fill(files)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

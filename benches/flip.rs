@@ -22,7 +22,7 @@ use stage::{
     daemon::{App, DEMO, builtin},
     figures::{ms, verdict},
     http::{self, Client},
-    place,
+    reserve_for_good,
 };
 
 /// Between two requests of the watching client: what its figures may be too long by.
@@ -46,7 +46,7 @@ struct Watcher {
 impl Watcher {
     fn start(front: SocketAddr) -> Res<Self> {
         let first = http::get(front, "/")?;
-        let seen = Arc::new(Mutex::new((first.version, Instant::now())));
+        let seen = Arc::new(Mutex::new((first.field("x-version").to_owned(), Instant::now())));
         let stop = Arc::new(AtomicBool::new(false));
         let (shared, stopped) = (Arc::clone(&seen), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
@@ -58,8 +58,8 @@ impl Watcher {
                 let Ok(answer) = client.get("/") else { continue };
                 let now = Instant::now();
                 let mut seen = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                if seen.0 != answer.version {
-                    *seen = (answer.version, now);
+                if seen.0 != answer.field("x-version") {
+                    *seen = (answer.field("x-version").to_owned(), now);
                 }
             }
         });
@@ -141,7 +141,7 @@ impl Flipped {
             call.done()?;
             self.rest(daemon, &before)?;
         }
-        let before = http::get(self.front, "/")?.version;
+        let before = http::get(self.front, "/")?.field("x-version").to_owned();
         self.command.add(daemon.flip_command(self.name)?);
         self.rest(daemon, &before)
     }
@@ -179,12 +179,13 @@ impl Reloaded {
     fn round(&mut self, nginx: &Nginx, number: usize) -> Res<()> {
         let watcher = Watcher::start(self.front)?;
         let before = watcher.version();
-        nginx.upstream("hand", self.ports[(number + 1) % 2], "")?;
+        nginx.upstream("hand", self.ports[(number + 1) % 2], "");
         let begun = Instant::now();
-        nginx.run(&["-s", "reload"])?;
+        nginx.done(&["-s", "reload"]);
         self.first.add(watcher.changed_from(&before)? - begun);
         drop(watcher);
-        nginx.settled()
+        nginx.settled();
+        Ok(())
     }
 }
 
@@ -199,25 +200,25 @@ impl Drop for Reloaded {
 
 fn run() -> Res<()> {
     let rounds = stage::count("ROUNDS", 25);
-    let place = Place::new()?;
-    let nginx = Nginx::prepare(&place)?;
-    let [b1, g1, f1, b2, g2, f2, b3, g3, f3, f4]: [u16; 10] = place::free_ports()?;
+    let place = Place::new();
+    let nginx = Nginx::prepare(&place);
+    let [b1, g1, f1, b2, g2, f2, b3, g3, f3, f4]: [u16; 10] = reserve_for_good();
     let remote = |name: &str| Remote::create(&place.path(&format!("{name}.git")));
     let (shop, site, link) = (remote("shop")?, remote("site")?, remote("link")?);
     let mut apps = vec![Flipped::app(&shop, "shop", [b1, g1], builtin(local(f1)))];
     if let Some(nginx) = &nginx {
-        nginx.site("site", local(f2))?;
-        nginx.site("hand", local(f3))?;
-        nginx.upstream("hand", b3, "")?;
+        nginx.site("site", local(f2));
+        nginx.site("hand", local(f3));
+        nginx.upstream("hand", b3, "");
         apps.push(Flipped::app(&site, "site", [b2, g2], nginx.front("site")));
-        nginx.site("link", local(f4))?;
+        nginx.site("link", local(f4));
         apps.push(Flipped::app(&link, "link", [0, 0], nginx.front("link")));
     }
     let daemon = Daemon::start(&place, &apps)?;
     let mut on_builtin = Flipped::new(&daemon, &shop, "shop", f1)?;
     let mut behind = None;
     if let Some(nginx) = &nginx {
-        nginx.start_with("bgd-site.conf")?;
+        nginx.start_with("bgd-site.conf");
         let apps = [Flipped::new(&daemon, &site, "site", f2)?, Flipped::new(&daemon, &link, "link", f4)?];
         behind = Some((apps, Reloaded::new(&place, [b3, g3, f3])?, nginx));
     }
@@ -225,7 +226,7 @@ fn run() -> Res<()> {
         on_builtin.round(&daemon)?;
         if let Some(([site, link], alone, nginx)) = &mut behind {
             site.round(&daemon)?;
-            nginx.settled()?;
+            nginx.settled();
             link.round(&daemon)?;
             alone.round(nginx, number)?;
         }

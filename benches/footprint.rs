@@ -84,7 +84,7 @@ struct Group {
 }
 
 fn measure(apps: usize, rest: Duration, look: Duration) -> Res<Vec<Group>> {
-    let place = Place::new()?;
+    let place = Place::new();
     let ports = ports(apps)?;
     let names: Vec<String> = (0..apps).map(|at| format!("app{at}")).collect();
     // One remote each: on a shared one every look of an app would wake the watches of all others.

@@ -28,10 +28,11 @@ use bgd::{
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use stage::{
-    BGD, Haproxy, Nginx, Place, Res, Sample, Table, backend,
+    BGD, Nginx, Place, Res, Sample, Table, backend,
     figures::{ms, verdict},
-    place,
+    haproxy,
     proc::{self, Memory, mib},
+    reserve_for_good,
     work::{self, Work},
 };
 use tokio::{
@@ -50,18 +51,18 @@ fn main() -> ExitCode {
 
 fn run() -> Res<()> {
     let (rounds, turn) = (stage::count("ROUNDS", 6), Duration::from_secs(stage::count("SECONDS", 3) as u64));
-    let place = Place::new()?;
-    let Some(nginx) = Nginx::prepare(&place)? else { return Ok(()) };
+    let place = Place::new();
+    let Some(nginx) = Nginx::prepare(&place) else { return Ok(()) };
     let idle = IDLE.min(open_files()?);
-    let [app, by_builtin, by_kept, by_nginx, by_haproxy, proof]: [u16; 6] = place::free_ports()?;
+    let [app, by_builtin, by_kept, by_nginx, by_haproxy, proof]: [u16; 6] = reserve_for_good();
     let _serving = backend::serve(app)?;
-    nginx.site("kept", local(by_kept))?;
-    nginx.upstream("kept", app, "keepalive 64; keepalive_requests 100000000;")?;
-    nginx.site("shop", local(by_nginx))?;
+    nginx.site("kept", local(by_kept));
+    nginx.upstream("kept", app, "keepalive 64; keepalive_requests 100000000;");
+    nginx.site("shop", local(by_nginx));
     fs::write(nginx.conf("bgd-shop.conf"), include(app, proof)?.render())?;
-    nginx.start()?;
+    nginx.start();
     let nginx = proc::family(nginx.master().ok_or("no nginx")?);
-    let haproxy = Haproxy::start(&place, local(by_haproxy), [app, app], &[])?;
+    let haproxy = haproxy::start(&place, local(by_haproxy), [app, app], &[]);
     let clients = Builder::new_current_thread().enable_all().build()?;
     let front = clients.block_on(front(&place, by_builtin, app))?;
     let pid = clients.block_on(front.hello())?.ok_or("no front")?.pid;

@@ -19,7 +19,7 @@ use nix::{
 use rng::Rng;
 use stage::{
     Res, Table,
-    load::Load,
+    load::{self, Load, Lost},
     proc,
     scene::{Kind, Scene},
 };
@@ -79,14 +79,14 @@ struct Cost {
     times: usize,
     lost: usize,
     most: usize,
-    how: Vec<(Instant, String)>,
+    how: Vec<Lost>,
 }
 
 impl Scene {
     fn rage(mut self, kills: usize, rng: &mut Rng, table: &mut Table) -> Res<()> {
         self.push_and_wait("0")?;
         let mut costs = [Cost::default(), Cost::default(), Cost::default()];
-        let load = Load::start(self.public, CLIENTS, PAUSE);
+        let load = Load::fresh(self.public, CLIENTS, PAUSE);
         for number in 0..kills {
             let commit = self.remote.stage_version(&format!("{}", number + 1))?;
             self.remote.push(commit)?;
@@ -94,25 +94,25 @@ impl Scene {
             let at = Instant::now();
             let Some(victim) = self.kill_one(rng)? else { continue };
             sleep(Duration::from_millis(300) + calm(rng));
-            let tally = load.tally();
-            let lost = tally.lost_since(at);
+            let tally = load.counts();
+            let since: Vec<Lost> = tally.lost.into_iter().filter(|lost| lost.at >= at).collect();
             let Some(cost) = costs.get_mut(victim as usize) else { continue };
             cost.times += 1;
-            cost.lost += lost;
-            cost.most = cost.most.max(lost);
-            cost.how.extend(tally.lost.into_iter().filter(|(when, _)| *when >= at));
+            cost.lost += since.len();
+            cost.most = cost.most.max(since.len());
+            cost.how.extend(since);
         }
         self.push_and_wait("last")?;
         let tally = load.end();
         let front = if self.nginx.is_some() { "nginx" } else { "builtin" };
         println!(
             "  {front}: {} requests, {} lost, longest gap {} ms; at the end the newest push is live",
-            tally.answered,
+            tally.total(),
             tally.lost.len(),
             tally.gap.as_millis()
         );
         for (victim, cost) in Victim::ALL.into_iter().zip(costs).filter(|(_, cost)| cost.times > 0) {
-            let how = stage::load::words(&cost.how);
+            let how = load::words(cost.how.iter().map(|lost| lost.how.as_str()));
             let [times, lost, most] = [cost.times, cost.lost, cost.most].map(|count| count.to_string());
             table.row([front.to_owned(), victim.name().to_owned(), times, lost, most, how]);
         }
@@ -157,6 +157,7 @@ impl Scene {
             .place
             .processes()
             .into_iter()
+            .map(|(pid, _)| pid)
             .filter(|pid| proc::role(*pid).as_deref() == Some(role))
             .collect();
         let Some(pid) = found.get(rng.below(found.len().max(1))) else { return Ok(None) };
@@ -173,7 +174,8 @@ impl Scene {
         let live = app["live"]["pid"].as_u64();
         let of_shims =
             |pid: &u32| proc::role(*pid).as_deref() == Some("demo-app") && Some(u64::from(*pid)) != live;
-        let strays: Vec<u32> = self.place.processes().into_iter().filter(of_shims).collect();
+        let strays: Vec<u32> =
+            self.place.processes().into_iter().map(|(pid, _)| pid).filter(of_shims).collect();
         if strays.is_empty() { Ok(()) } else { Err(format!("left running: {strays:?}; {app}").into()) }
     }
 }

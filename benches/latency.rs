@@ -13,7 +13,7 @@ use serde_json::json;
 use stage::{
     Res, Sample, Table,
     figures::ms,
-    load::{self, Load},
+    load::Load,
     scene::{Kind, Scene},
 };
 
@@ -62,7 +62,7 @@ impl Flipped {
             *commit = staged.to_string();
             scene.daemon.rests("shop", commit, idle)?;
         }
-        let load = Load::start(scene.public, CLIENTS, PAUSE);
+        let load = Load::fresh(scene.public, CLIENTS, PAUSE);
         Ok(Some(Self { kind, load, scene, commits, took: Sample::default() }))
     }
 
@@ -96,9 +96,9 @@ fn report(fronts: Vec<Flipped>, rounds: usize) -> Res<()> {
             ms(took.quantile(0.95)),
             format!("{:.1}", took.median() / median),
             format!("{:.1}", took.quantile(0.95) / p95),
-            (tally.answered + lost as u64).to_string(),
+            (tally.total() + lost as u64).to_string(),
             lost.to_string(),
-            load::words(&tally.lost),
+            tally.losses(),
         ]);
     }
     table.print();

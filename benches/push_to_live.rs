@@ -19,7 +19,7 @@ use stage::{
     BGD, Daemon, Nginx, Place, Remote, Res, Sample, Table,
     daemon::{App, DEMO, INTERVAL, builtin},
     figures::{ms, verdict},
-    http, place, proc,
+    http, proc, reserve_for_good,
 };
 
 /// Before the apps that boot slowly begin to do so, in milliseconds.
@@ -161,10 +161,10 @@ impl ByHand {
             .stdout(Stdio::null())
             .spawn()?;
         let healthy = healthy(local(port))?;
-        nginx.upstream("hand", port, "")?;
-        nginx.run(&["-t"])?;
+        nginx.upstream("hand", port, "");
+        nginx.done(&["-t"]);
         let reloading = Instant::now();
-        nginx.run(&["-s", "reload"])?;
+        nginx.done(&["-s", "reload"]);
         let live = http::first_answer(self.front, &version)?;
         if !built.success() {
             return Err("the build by hand failed".into());
@@ -175,7 +175,7 @@ impl ByHand {
             self.boot.add(healthy - booting);
             self.reload.add(live - reloading);
         }
-        nginx.settled()?;
+        nginx.settled();
         self.retire(Some((app, release)))
     }
 
@@ -215,18 +215,18 @@ fn healthy(app: SocketAddr) -> Res<Instant> {
 
 fn run() -> Res<()> {
     let rounds = stage::count("ROUNDS", 15);
-    let place = Place::new()?;
-    let Some(nginx) = Nginx::prepare(&place)? else { return Ok(()) };
-    let ports: [u16; 15] = place::free_ports()?;
+    let place = Place::new();
+    let Some(nginx) = Nginx::prepare(&place) else { return Ok(()) };
+    let ports: [u16; 15] = reserve_for_good();
     let [b1, g1, f1, b2, g2, f2, b3, g3, f3, b4, g4, f4, b5, g5, f5] = ports;
     let mut shop = Watched::new(&place, "shop", f1)?;
     let mut site = Watched::new(&place, "site", f2)?;
     let [first, second] = LATE;
     let (mut late, mut later) = (Watched::late(&place, first, f4)?, Watched::late(&place, second, f5)?);
     let mut hand = ByHand::new(&place, [b3, g3, f3])?;
-    nginx.site("site", site.front)?;
-    nginx.site("hand", hand.front)?;
-    nginx.upstream("hand", b3, "")?;
+    nginx.site("site", site.front);
+    nginx.site("hand", hand.front);
+    nginx.upstream("hand", b3, "");
     let apps = [
         shop.app([b1, g1], builtin(shop.front)),
         site.app([b2, g2], nginx.front("site")),
@@ -234,7 +234,7 @@ fn run() -> Res<()> {
         later.app([b5, g5], builtin(later.front)),
     ];
     let daemon = Daemon::start(&place, &apps)?;
-    nginx.start_with("bgd-site.conf")?;
+    nginx.start_with("bgd-site.conf");
     for number in 0..=rounds {
         shop.round(&daemon, number)?;
         site.round(&daemon, number)?;

@@ -30,10 +30,10 @@ pub fn run(connections: usize) -> Res<()> {
         let (mut answered, mut anew, mut lost) = (0, 0, 0);
         for client in &mut clients {
             match client.get("/") {
-                Ok(answer) if answer.status == 200 && answer.version == "new" => answered += 1,
+                Ok(answer) if answer.status == 200 && answer.field("x-version") == "new" => answered += 1,
                 // A reload closes what is idle; clients know that and ask again.
                 Err(err) if kind == Kind::Nginx && is_closed(&err) => match client.get("/") {
-                    Ok(answer) if answer.status == 200 && answer.version == "new" => anew += 1,
+                    Ok(answer) if answer.status == 200 && answer.field("x-version") == "new" => anew += 1,
                     Ok(_) | Err(_) => lost += 1,
                 },
                 Ok(_) | Err(_) => lost += 1,

@@ -13,7 +13,7 @@ use super::stage::{
     daemon::INTERVAL,
     figures::{ms, verdict},
     http,
-    load::{self, Load},
+    load::Load,
     proc::{self, Holdings, mib},
     scene::{Kind, Scene},
 };
@@ -82,7 +82,7 @@ impl Cost {
 
 fn soak(scene: &Scene, kind: Kind, (deploys, foreign): (usize, usize), table: &mut Table) -> Res<Table> {
     scene.deploy("0")?;
-    let load = Load::start(scene.public, CLIENTS, PAUSE);
+    let load = Load::fresh(scene.public, CLIENTS, PAUSE);
     for number in 0..WARM_UP {
         scene.deploy(&format!("warm-{number}"))?;
     }
@@ -101,7 +101,7 @@ fn soak(scene: &Scene, kind: Kind, (deploys, foreign): (usize, usize), table: &m
             _ => scene.deploy(&version)?,
         }
         if number % 100 == 99 {
-            println!("  {}: {} deploys, lost {}", kind.name(), number + 1, load.tally().lost.len());
+            println!("  {}: {} deploys, lost {}", kind.name(), number + 1, load.counts().lost.len());
         }
     }
     let (after, took) = (Look::at(scene)?, begun.elapsed());
@@ -114,8 +114,8 @@ fn soak(scene: &Scene, kind: Kind, (deploys, foreign): (usize, usize), table: &m
     last.row("the last tenth", &alone, &mut growth);
     let head = [
         kind.name().to_owned(),
-        tally.answered.to_string(),
-        format!("{} {}", tally.lost.len(), load::words(&tally.lost)),
+        tally.total().to_string(),
+        format!("{} {}", tally.lost.len(), tally.losses()),
         format!("{} ms", tally.gap.as_millis()),
         took.as_secs().to_string(),
     ];

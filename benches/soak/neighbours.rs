@@ -2,7 +2,7 @@
 //! of them are deployed while it does; their time to live stands against the same without a misbehaving neighbour.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     thread::sleep,
     time::{Duration, Instant},
@@ -14,6 +14,7 @@ use super::stage::{
     figures::ms,
     load::Load,
     proc::{Holdings, mib},
+    reserve_for_good,
 };
 
 /// Neighbours that are deployed in each round.
@@ -35,11 +36,11 @@ const WAYS: &[(&str, &str, &str)] = &[
 ];
 
 pub fn run(apps: usize) -> Res<()> {
-    let place = Place::new()?;
+    let place = Place::new();
     let names: Vec<String> = (0..apps).map(|at| format!("app{at}")).collect();
     let remotes: Vec<Remote> =
         names.iter().map(|name| Remote::create(&place.path(&format!("{name}.git")))).collect::<Res<_>>()?;
-    let ports = ports(apps)?;
+    let ports: Vec<[u16; 3]> = (0..apps).map(|_| reserve_for_good()).collect();
     let start = "[\"sh\", \"start.sh\"]";
     let made: Vec<App<'_>> = (names.iter().zip(&remotes).zip(&ports).enumerate())
         .map(|(at, ((name, remote), [blue, green, front]))| App {
@@ -71,13 +72,13 @@ pub fn run(apps: usize) -> Res<()> {
         let mut took = Sample::default();
         let (mut answered, mut lost) = (0, 0);
         for ((name, remote), [_, _, front]) in neighbours {
-            let load = Load::start(public(*front), 2, Duration::from_millis(10));
+            let load = Load::fresh(public(*front), 2, Duration::from_millis(10));
             let commit = remote.stage_version(&format!("{}", round + 1))?;
             let pushed = remote.push(commit)?;
             daemon.rests(name, &commit.to_string(), "stopped")?;
             took.add(Instant::now().duration_since(pushed));
             let tally = load.end();
-            answered += tally.answered;
+            answered += tally.total();
             lost += tally.lost.len();
         }
         let held = Holdings::of(daemon.pid())?;
@@ -110,23 +111,4 @@ fn push_bad(remote: &Remote, (build, begin): (&str, &str)) -> Res<()> {
     ])?;
     remote.push(commit)?;
     Ok(())
-}
-
-/// All at once, so that they differ.
-fn ports(apps: usize) -> Res<Vec<[u16; 3]>> {
-    let mut held = Vec::with_capacity(apps);
-    for _ in 0..apps {
-        let three: [TcpListener; 3] = [bind()?, bind()?, bind()?];
-        held.push(three);
-    }
-    let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
-    let mut ports = Vec::with_capacity(apps);
-    for [blue, green, front] in &held {
-        ports.push([port(blue)?, port(green)?, port(front)?]);
-    }
-    Ok(ports)
-}
-
-fn bind() -> std::io::Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
 }

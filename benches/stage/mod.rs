@@ -8,13 +8,13 @@ pub mod daemon;
 pub mod figures;
 pub mod haproxy;
 pub mod http;
-pub mod load;
 pub mod nginx;
 pub mod paced;
-pub mod place;
 pub mod proc;
 pub mod remote;
 pub mod scene;
+#[path = "../../tests/stage/mod.rs"]
+pub mod shared;
 pub mod work;
 
 use std::process::ExitCode;
@@ -24,8 +24,8 @@ pub use self::{
     figures::{Sample, Table},
     haproxy::Haproxy,
     nginx::Nginx,
-    place::Place,
     remote::Remote,
+    shared::{Place, load, ports::reserve_for_good},
 };
 
 /// Whatever went wrong, for people.

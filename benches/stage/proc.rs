@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use super::Res;
+pub use super::shared::processes::children;
 
 /// Memory of a process in KiB.
 #[derive(Debug, Clone, Copy, Default)]
@@ -90,17 +91,6 @@ pub fn run_seconds(pids: &[u32]) -> f64 {
     let of = |pid: &u32| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let all: u64 = pids.iter().flat_map(of).filter_map(|task| of_thread(task.path())).sum();
     std::time::Duration::from_nanos(all).as_secs_f64()
-}
-
-/// Children of a process, grandchildren not included.
-pub fn children(pid: u32) -> Vec<u32> {
-    let parent = |pid: &u32| -> Option<u32> {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
-    };
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|child| parent(child) == Some(pid)).collect()
 }
 
 /// A process and its children.

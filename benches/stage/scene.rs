@@ -8,7 +8,7 @@ use std::{
 use super::{
     Daemon, Haproxy, Nginx, Place, Remote, Res,
     daemon::{App, DEMO, builtin},
-    place,
+    haproxy, reserve_for_good,
 };
 
 /// One app on one front.
@@ -70,26 +70,26 @@ impl Scene {
 
     /// With all that can be wanted.
     pub fn with(wants: Wants<'_>) -> Res<Option<Self>> {
-        let place = Place::new()?;
-        let [blue, green, public]: [u16; 3] = place::free_ports()?;
+        let place = Place::new();
+        let [blue, green, public]: [u16; 3] = reserve_for_good();
         let public = SocketAddr::from((Ipv4Addr::LOCALHOST, public));
-        let (mut nginx, mut haproxy) = (None, None);
+        let (mut nginx, mut running) = (None, None);
         let front = match wants.kind {
             Kind::Builtin => builtin(public),
             Kind::Nginx | Kind::Linked => {
-                let Some(prepared) = Nginx::prepare(&place)? else { return Ok(None) };
-                prepared.site_with("shop", public, wants.site)?;
+                let Some(prepared) = Nginx::prepare(&place) else { return Ok(None) };
+                prepared.site_with("shop", public, wants.site);
                 if !wants.site.is_empty() {
-                    prepared.keep_a_log()?;
+                    prepared.keep_a_log();
                 }
                 nginx.insert(prepared).front("shop")
             }
             Kind::Haproxy => {
-                let Some(started) = Haproxy::start(&place, public, [blue, green], wants.haproxy)? else {
+                let Some(started) = haproxy::start(&place, public, [blue, green], wants.haproxy) else {
                     return Ok(None);
                 };
-                haproxy = Some(started);
-                Haproxy::front(&place)
+                running = Some(started);
+                haproxy::front(&place)
             }
         };
         let remote = Remote::create(&place.path("shop.git"))?;
@@ -104,9 +104,9 @@ impl Scene {
         };
         let daemon = Daemon::start(&place, &[app])?;
         if let Some(nginx) = &nginx {
-            nginx.start_with("bgd-shop.conf")?;
+            nginx.start_with("bgd-shop.conf");
         }
-        Ok(Some(Self { place, nginx, haproxy, remote, daemon, public }))
+        Ok(Some(Self { place, nginx, haproxy: running, remote, daemon, public }))
     }
 
     /// Pushes a version and waits until it is live and the former one is gone.

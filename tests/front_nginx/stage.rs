@@ -437,7 +437,11 @@ pub async fn get(to: SocketAddr, path: &str) -> Result<String, String> {
 }
 
 fn body(answer: io::Result<http::Answer>) -> Result<String, String> {
-    answer.and_then(http::Answer::good).map(|answer| answer.body).map_err(|err| err.to_string())
+    match answer {
+        Ok(answer) if answer.status == 200 => Ok(answer.body),
+        Ok(answer) => Err(format!("status {}", answer.status)),
+        Err(err) => Err(err.to_string()),
+    }
 }
 
 /// One request whose body trickles in: nginx connects to the app only when it has all of it.

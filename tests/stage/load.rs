@@ -28,6 +28,16 @@ const SLOW_MS: u64 = 700;
 /// Asks once: who answered, or how the request was lost.
 pub type Client = Box<dyn FnMut() -> Result<String, String> + Send>;
 
+/// How requests were lost, equal ones once: `3 x connection refused`.
+pub fn words<'a>(lost: impl IntoIterator<Item = &'a str>) -> String {
+    let mut kinds = BTreeMap::<&str, u64>::new();
+    for how in lost {
+        *kinds.entry(how).or_default() += 1;
+    }
+    let words: Vec<String> = kinds.iter().map(|(how, count)| format!("{count} x {how}")).collect();
+    words.join(", ")
+}
+
 /// What the front may do with a kept connection that is idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Idle {
@@ -64,6 +74,11 @@ pub struct Counts {
 impl Counts {
     pub fn total(&self) -> u64 {
         self.answered.values().sum()
+    }
+
+    /// All losses in [`words`].
+    pub fn losses(&self) -> String {
+        words(self.lost.iter().map(|lost| lost.how.as_str()))
     }
 
     fn note(&mut self, begun: Instant, result: Result<String, String>) {

@@ -41,8 +41,10 @@ pub fn line_of(pid: u32) -> Option<String> {
 
 /// Grandchildren are not among them.
 pub fn children(pid: u32) -> Vec<u32> {
-    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+    let all: String = threads.map(of).collect();
+    all.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// Processes that name the directory in command line, environment, working directory or an open file, with their
