@@ -1,4 +1,4 @@
-//! What the files of `auth` hold, told from their text: a private key that bgd can use without a person, a token, the
+//! What the files of `auth` hold, judged by their text: a private key that bgd can use without a person, a token, the
 //! certificates of an authority. Used by the look at the files that a configuration names and by git. Reads a file, and
 //! judges texts.
 
@@ -15,7 +15,7 @@ pub enum FileFault {
     /// Nothing, or blanks.
     #[error("is empty")]
     Empty,
-    /// As Windows writes it.
+    /// With a byte order mark, which some editors write.
     #[error("is UTF-16 text")]
     Utf16,
     /// Encrypted, in whatever format.
@@ -145,7 +145,7 @@ pub fn private_key(bytes: &[u8]) -> Result<String, FileFault> {
     Ok(lines[begin..=end].join("\n") + "\n")
 }
 
-/// What needs no parsing to be told.
+/// The faults that show without parsing.
 fn obvious(text: &str, lines: &[&str]) -> Option<FileFault> {
     const PUBLIC: [&str; 4] = ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-"];
     let first = lines.iter().find(|line| !line.is_empty())?;

@@ -1,6 +1,6 @@
 //! Commands as a shell would take them apart: which programs a line runs, with which words. Used to say what a command
-//! asks for that bgd can't give (`habits/`), which program is missing (`bgd doctor`), and to whom a start
-//! handed the app over (the engine). A reading for advice only: nothing is run by it.
+//! asks for that bgd can't give (`habits/`), which program is missing (`bgd doctor`), and to which
+//! manager a start handed the app over (the engine). A reading for advice only: nothing is run by it.
 
 use std::path::Path;
 

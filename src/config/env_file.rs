@@ -1,4 +1,4 @@
-//! Files of `KEY=value` lines (`env_file`). Read by whoever builds or starts an app, each time anew.
+//! Files of `KEY=value` lines (`env_file`). Read anew for each build and each start of an app.
 //! No error ever holds a value, or a line that may be one.
 //!
 //! A line is empty, a comment (`# …`), or `KEY=value`, with `export ` allowed before it. A value stands bare (to

@@ -69,7 +69,7 @@ fn find_among(
     let asked = explicit.map(|path| (path, "--config")).or(variable.map(|path| (path, "$BGD_CONFIG")));
     if let Some((path, asked_by)) = asked {
         let path = absolute(path)?;
-        // A directory in its place is found here and told by `load`.
+        // `load` refuses a directory in its place.
         return if path.exists() { Ok(path) } else { Err(FindError::Missing { path, asked_by }) };
     }
     let looked = usual.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;

@@ -92,7 +92,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// After the last app: whatever is claimed twice.
+    /// Notes what is claimed twice; after the last app.
     pub fn conflicts(&mut self) {
         conflicts::ports(&self.ports, self.notes);
         conflicts::names(&self.names, self.notes);

@@ -1,4 +1,4 @@
-//! Remotes that git would take for something else than was meant, or not at all: told from their text, with the
+//! Remotes that git would take for something else than was meant, or not at all: found by their text, with the
 //! right form in the hint. Pure. No text of a URL's user info is repeated.
 
 use super::nearest::nearest;

@@ -58,7 +58,7 @@ pub fn parse(main: &Source, apps: &[Source], surroundings: &Surroundings) -> Res
     parse_noting(main, apps, (surroundings, Notes::default())).map(|(loaded, _)| loaded)
 }
 
-/// As [`parse`], with problems that were found before; also returns the files that the configuration names.
+/// Parses with the problems that were found before; also returns the files that the configuration names.
 pub(super) fn parse_noting(
     main: &Source,
     apps: &[Source],

@@ -1,5 +1,5 @@
-//! The texts that configure one app, kept so that bgd still knows the app when they are gone or broken. Used by the
-//! daemon, which keeps them, and by whoever has to do with an app that no file names.
+//! The texts that configure one app, kept so that bgd still knows the app when they are gone or broken. The daemon
+//! keeps them; commands for an app that no file names read them.
 
 use std::{
     fs,

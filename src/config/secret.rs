@@ -7,7 +7,7 @@ use super::{guarded, settings::Preview};
 /// Bytes: of which the first line counts.
 const LARGEST: u64 = 64 << 10;
 
-/// Why there is no secret.
+/// Why a secret can't be had.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file.

@@ -19,7 +19,7 @@ const NOT_AN_END: [Signal; 8] = [
 /// The names worth proposing.
 const USUAL: [&str; 8] = ["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "WINCH", "KILL"];
 
-/// Why a text or number is no signal to stop with.
+/// Why a text or number is not a signal to stop an app with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadSignal {
     /// No signal has this name.

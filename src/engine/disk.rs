@@ -124,7 +124,7 @@ impl Lodger {
             if !seen.observed {
                 return Ok(false);
             }
-            Guarded { others: seen.app.needed_releases(), ..Guarded::default() }
+            Guarded { needed: seen.app.needed_releases(), ..Guarded::default() }
         };
         let keep = self.shelf.settings.keep;
         let thrift = match sacrifice {

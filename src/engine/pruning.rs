@@ -52,7 +52,7 @@ impl Interpreter {
     /// Deletes what retention does not want. It may run late, with the next release half made already: what is newer
     /// than the decision is left alone.
     pub(super) async fn prune(&self, before: DeployId, protect: &[ReleaseId]) -> Result<(), Failure> {
-        let guarded = Guarded { others: protect.to_vec(), since: Some(before), ..Guarded::default() };
+        let guarded = Guarded { needed: protect.to_vec(), since: Some(before) };
         *self.removals.newest() = Some((self.settings.keep, guarded));
         let turn = self.removals.take().await;
         let Some((keep, guarded)) = self.removals.newest().take() else {
@@ -156,7 +156,7 @@ impl Shelf {
         for (Release { id, .. }, _) in known {
             let newer = guarded.since.is_some_and(|since| id.deploy() >= since);
             let wanted =
-                newer || guarded.others.contains(id) || last_failed.is_some_and(|(last, _)| last.id == *id);
+                newer || guarded.needed.contains(id) || last_failed.is_some_and(|(last, _)| last.id == *id);
             if wanted || on_disk.contains(id) {
                 continue;
             }

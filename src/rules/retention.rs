@@ -52,28 +52,14 @@ pub enum Thrift {
     Most,
 }
 
-/// Releases that are never deleted. Every kind is a field, so that none can be forgotten.
+/// Releases that are never deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Guarded {
-    /// What receives the traffic.
-    pub live: Vec<ReleaseId>,
-    /// Where a flip would go back to.
-    pub last_good: Option<ReleaseId>,
-    /// What a deploy is preparing, starting or probing.
-    pub starting: Vec<ReleaseId>,
-    /// What still runs on the idle color: warm, draining or stopping.
-    pub draining: Vec<ReleaseId>,
+    /// What is live, where a flip would go back to, what a deploy prepares, what still runs on the idle color, and what
+    /// an unfinished effect or a command uses.
+    pub needed: Vec<ReleaseId>,
     /// Releases of this deploy and later ones: made since it was decided what is needed.
     pub since: Option<DeployId>,
-    /// Asked for by anything else, such as an unfinished effect or a command that runs there.
-    pub others: Vec<ReleaseId>,
-}
-
-impl Guarded {
-    fn all(&self) -> BTreeSet<&ReleaseId> {
-        let listed = [&self.live, &self.starting, &self.draining, &self.others];
-        listed.into_iter().flatten().chain(&self.last_good).collect()
-    }
 }
 
 /// The releases to delete, oldest first; never a guarded one. Guarded good releases count towards the number that is
@@ -89,7 +75,7 @@ pub fn to_delete(releases: &[Kept], thrift: Thrift, guarded: &Guarded) -> Vec<Re
         Thrift::Most => 0,
     };
     let mut spared: BTreeSet<&ReleaseId> = newest(Worth::Good, good).collect();
-    spared.extend(guarded.all().into_iter().filter(|id| releases.iter().any(|kept| kept.release == **id)));
+    spared.extend(guarded.needed.iter().filter(|id| releases.iter().any(|kept| kept.release == **id)));
     if matches!(thrift, Thrift::None(_)) && spared.len() <= good {
         spared.extend(newest(Worth::Failed, 1));
     }
@@ -139,14 +125,7 @@ mod tests {
 
     #[test]
     fn i1_live_last_good_starting_and_draining_are_never_deleted() {
-        let guarded = Guarded {
-            live: vec![id(1)],
-            last_good: Some(id(2)),
-            starting: vec![id(3)],
-            draining: vec![id(4)],
-            others: vec![id(5)],
-            since: None,
-        };
+        let guarded = Guarded { needed: [1, 2, 3, 4, 5].map(id).to_vec(), since: None };
         let worths = [Good, Good, Abandoned, Failed, Failed, Good];
         assert_eq!(deleted(&worths, 1, &guarded), [0; 0]);
         assert_eq!(deleted(&[Good, Good, Good], 1, &guarded), [0; 0]);
@@ -154,14 +133,14 @@ mod tests {
 
     #[test]
     fn no_more_than_one_directory_above_keep_stays() {
-        let guarded = Guarded { live: vec![id(2)], last_good: Some(id(1)), ..Guarded::default() };
+        let guarded = Guarded { needed: vec![id(2), id(1)], ..Guarded::default() };
         assert_eq!(deleted(&[Good, Good, Failed], 1, &guarded), [3], "the way back counts");
         assert_eq!(deleted(&[Good, Good, Failed], 2, &guarded), [0; 0]);
     }
 
     #[test]
     fn j1_where_room_is_short_remains_of_failures_go_and_then_all_that_is_not_needed() {
-        let guarded = Guarded { live: vec![id(4)], last_good: Some(id(2)), ..Guarded::default() };
+        let guarded = Guarded { needed: vec![id(4), id(2)], ..Guarded::default() };
         let worths = [Good, Good, Good, Good, Failed, Abandoned];
         let keep = NonZeroUsize::new(3).unwrap();
         assert_eq!(deleted_by(&worths, Thrift::None(keep), &guarded), [1, 6]);
@@ -189,7 +168,7 @@ mod tests {
             keep in 1_usize..8,
             live in 1_u64..30,
         ) {
-            let guarded = Guarded { live: vec![id(live)], ..Guarded::default() };
+            let guarded = Guarded { needed: vec![id(live)], ..Guarded::default() };
             let gone = deleted(&worths, keep, &guarded);
             prop_assert!(!gone.contains(&live));
             let good: Vec<u64> =

@@ -249,7 +249,7 @@ impl Daemon {
                     _ => self.record.kept(self.world.directories.keys()),
                 };
                 let since = (self.habit != Habit::PrunesWhatIsNew).then_some(before);
-                let guarded = Guarded { since, others: protect, ..Guarded::default() };
+                let guarded = Guarded { since, needed: protect };
                 self.prune(found, &guarded)?;
                 self.world.obey(&effect.action)
             }

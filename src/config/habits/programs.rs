@@ -83,7 +83,7 @@ impl Judge<'_> {
             if is_shell {
                 self.not_of_sh(&all, at);
             }
-            // An app whose port is rewritten into a file may be told any number.
+            // The port of an app may be rewritten into a file; then the number here can be anything.
             let told = raw.commands().iter().any(|(_, text)| {
                 text.contains("{port}") || text.contains("{socket}") || goes_by(text, "SOCKET")
             });

@@ -2,7 +2,7 @@
 
 use crate::config::tests::{load, warnings, with};
 
-/// An app with `start` and whatever follows it.
+/// An app with this `start` and more lines after it.
 fn started(start: &str, more: &str) -> String {
     format!(
         "[app.shop]\nremote = \"https://git.example.com/shop.git\"\nhealth.path = \"/up\"\nstart = {start}\n{more}\n"

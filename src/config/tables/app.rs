@@ -389,3 +389,47 @@ impl Judge<'_> {
         fits.then(|| written.value.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[
+        ("poll = \"0s\"", "4 app.shop.poll", "longer than zero"),
+        ("poll = \"often\"", "4 app.shop.poll", "is not a duration: \"often\""),
+        ("poll = true", "4 app.shop.poll", "expected a duration"),
+        ("standby = \"10000h\"", "4 app.shop.standby", "longer than 365 days"),
+        ("keep = -1", "4 app.shop.keep", "1 or more: -1"),
+        ("keep = \"5\"", "4 app.shop.keep", "expected a whole number, found a text"),
+        ("keep = 99999999999999999999", "4 app.shop.keep", "too large"),
+        ("user = \"\"", "4 app.shop.user", "no name of a user"),
+        ("user = \"www-data:www\"", "4 app.shop.user", "no name of a user"),
+        ("env_file = \"~/shop.env\"", "4 app.shop.env_file", "`~` is not expanded"),
+        ("env_file = \"\"", "4 app.shop.env_file", "is empty"),
+        ("env_file = \"/etc/\"", "4 app.shop.env_file", "is a directory"),
+        ("env_file = \"a\\u0000b\"", "4 app.shop.env_file", "NUL"),
+        ("shared = [\"/var\"]", "4 app.shop.shared[0]", "is absolute"),
+        ("shared = [\"a/../b\"]", "4 app.shop.shared[0]", "leaves the release"),
+        ("shared = [\".\"]", "4 app.shop.shared[0]", "is the whole release"),
+        ("shared = [\"~/x\"]", "4 app.shop.shared[0]", "`~` is not expanded"),
+        ("shared = [\"a\", \"b/\", \"a/c\"]", "4 app.shop.shared[2]", "overlaps \"a\" of app.shop.shared[0]"),
+        (
+            "shared = [\"a\"]\ncache = [\"a/\"]",
+            "5 app.shop.cache[0]",
+            "overlaps \"a\" of app.shop.shared[0] (bgd.toml:4)",
+        ),
+        ("cache = \"vendor\"", "4 app.shop.cache", "expected a list, found a text"),
+        ("memory_check = \"stop\"", "4 app.shop.memory_check", "is not a memory check: \"stop\""),
+        ("fast_forward_only = \"yes\"", "4 app.shop.fast_forward_only", "expected true or false"),
+        ("[app.Shop]\nremote = \"/a\"\nstart = \"a\"", "4 app.Shop", "not an app name"),
+        ("[app.\"a b\"]\nremote = \"/a\"\nstart = \"a\"", "4 app.\"a b\"", "not an app name"),
+        ("[app.lock]\nremote = \"/a\"\nstart = \"a\"", "4 app.lock", "not an app name"),
+        ("[app.reserve]\nremote = \"/a\"\nstart = \"a\"", "4 app.reserve", "are files of bgd"),
+        ("[daemon]\nruntime_dir = \"/var/lib/bgd/shop\"", "1 app.shop", "would be daemon.runtime_dir"),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
+}

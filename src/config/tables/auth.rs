@@ -99,3 +99,19 @@ impl Judge<'_> {
         Some(text.to_owned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[
+        ("auth.ssh_key = \"/k\"", "4 app.shop.auth.ssh_key", "is for ssh, but the remote is https"),
+        ("auth.known_hosts = \"/k\"", "4 app.shop.auth.known_hosts", "is for ssh"),
+        ("auth = \"x\"", "4 app.shop.auth", "expected a table, found a text"),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
+}

@@ -70,7 +70,7 @@ impl Judge<'_> {
             Some((share, hold)) => (share, Some(hold)),
             None => (value.as_str(), None),
         };
-        // As `bgd canary set` takes it: the sign may be left out.
+        // The sign may be left out, as in `bgd canary set`.
         let number = share.strip_suffix('%').unwrap_or(share);
         let Some(percent) = number.parse::<u32>().ok().filter(|_| is_number(number)) else {
             self.notes.error(at, format!("is no step of a canary: {value:?}"), STEP);
@@ -151,4 +151,84 @@ fn is_number(text: &str) -> bool {
 
 pub(super) fn shorten(text: &str) -> String {
     text.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::{canary::step, *};
+
+    const WRONG: &[Wrong] = &[
+        ("canary = {}", "4 app.shop.canary.steps", "is required"),
+        ("canary.sticky = \"ip\"", "4 app.shop.canary.steps", "is required"),
+        ("canary.steps = []", "4 app.shop.canary.steps", "is empty"),
+        ("canary.steps = \"5%\"", "4 app.shop.canary.steps", "expected a list, found a text"),
+        ("canary.steps = [5]", "4 app.shop.canary.steps[0]", "expected a text, found the number 5"),
+        ("canary.steps = [\"five\"]", "4 app.shop.canary.steps[0]", "is no step of a canary: \"five\""),
+        ("canary.steps = [\"2m\"]", "4 app.shop.canary.steps[0]", "is no step of a canary: \"2m\""),
+        ("canary.steps = [\"100\"]", "4 app.shop.canary.steps[0]", "is not a part of the traffic: \"100\""),
+        ("canary.steps = [\"5%%\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
+        ("canary.steps = [\"5 %\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
+        ("canary.steps = [\"%:2m\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
+        ("canary.steps = [\"2.5%:2m\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
+        ("canary.steps = [\"-5%\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
+        ("canary.steps = [\"99999999999%\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
+        ("canary.steps = [\"5%:\"]", "4 app.shop.canary.steps[0]", "the time of \"5%:\" is empty"),
+        ("canary.steps = [\"5%:10\"]", "4 app.shop.canary.steps[0]", "has no unit: \"10\""),
+        ("canary.steps = [\"5%:2m:3m\"]", "4 app.shop.canary.steps[0]", "is not a duration: \"2m:3m\""),
+        ("canary.steps = [\"5%:0s\"]", "4 app.shop.canary.steps[0]", "lasts no time at all"),
+        (
+            "canary.steps = [\"5%:1m\",\n\"100%:5m\"]",
+            "5 app.shop.canary.steps[1]",
+            "is not a part of the traffic",
+        ),
+        ("canary.steps = [\"300%\"]", "4 app.shop.canary.steps[0]", "is not a part of the traffic"),
+        (
+            "canary.steps = [\"5%:1m\", \"5%:2m\"]",
+            "4 app.shop.canary.steps[1]",
+            "is not more than the step before: 5% after 5%",
+        ),
+        ("canary.steps = [\"25%:1m\", \"5%:2m\", \"50%\"]", "4 app.shop.canary.steps[1]", "5% after 25%"),
+        (
+            "canary = { steps = [\"5%\"], sticky = \"yes\" }",
+            "4 app.shop.canary.sticky",
+            "is no kind of stickiness",
+        ),
+        (
+            "canary = { steps = [\"5%\"], sticky = true }",
+            "4 app.shop.canary.sticky",
+            "expected a text, found true",
+        ),
+        (
+            "canary = { steps = [\"5%\"], cookie = \"a\" }",
+            "4 app.shop.canary.cookie",
+            "has no effect without sticky = \"cookie\"",
+        ),
+        (
+            "canary = { steps = [\"5%\"], sticky = \"cookie\", cookie = \"a-b\" }",
+            "4 app.shop.canary.cookie",
+            "is no name of a cookie here: \"a-b\"",
+        ),
+        ("canary = { steps = [\"5%\"], shares = 1 }", "4 app.shop.canary.shares", "unknown key"),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
+
+    #[test]
+    fn the_sign_of_a_share_may_be_left_out_as_in_canary_set() {
+        let steps = shop(&with("canary.steps = [\"0\", \"5:2m\", \"50\"]")).canary.steps;
+        assert_eq!(steps, [step(0, None), step(5, Some(SECS(120))), step(50, None)]);
+    }
+
+    #[test]
+    fn the_sticky_cookie_is_named_by_the_app_and_a_hyphen_becomes_an_underscore() {
+        let app = "start = \"x\"\nremote = \"/r\"\ncanary = { steps = [\"5%\"], sticky = \"cookie\" }";
+        let loaded = load(&format!("[app.my-shop]\n{app}")).unwrap();
+        let sticky = loaded.settings.apps.values().next().unwrap().canary.sticky.clone();
+        assert_eq!(sticky, Sticky::Cookie("bgd_my_shop".to_owned()));
+        assert_eq!(shop(&with("canary = { steps = [\"5%\"], sticky = \"ip\" }")).canary.sticky, Sticky::Ip);
+    }
 }

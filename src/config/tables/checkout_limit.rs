@@ -26,3 +26,18 @@ impl Judge<'_> {
         CheckoutLimit { files: files.unwrap_or(DEFAULT.files), bytes: bytes.unwrap_or(DEFAULT.bytes) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[
+        ("checkout_limit.files = 0", "4 app.shop.checkout_limit.files", "must be 1 or more: 0"),
+        ("checkout_limit.size = \"20\"", "4 app.shop.checkout_limit.size", "not an amount of bytes: \"20\""),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
+}

@@ -29,9 +29,9 @@ pub struct DaemonSettings {
     pub state_dir: PathBuf,
     /// Gone after a reboot: sockets and the lock.
     pub runtime_dir: PathBuf,
-    /// Who may act through the control socket; `None`: whoever may open it.
+    /// The users and groups that may act through the control socket; `None`: all who may open it.
     pub operators: Option<Vec<Principal>>,
-    /// Who may read through it, beside them.
+    /// Those that may only read through it.
     pub readers: Vec<Principal>,
 }
 
@@ -118,5 +118,38 @@ fn socket_fits(judge: &mut Judge<'_>, runtime_dir: &Path, at: &Span) {
         let what =
             format!("too long for a socket in it: {length} bytes with /{SOCKET}, at most {LONGEST_SOCKET}");
         judge.notes.error(at, what, "choose a shorter directory, such as /run/bgd");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{parse, tests::*};
+
+    const WRONG: &[Wrong] = &[
+        ("[daemon]\noperators = [\"an na\"]", "5 daemon.operators[0]", "is no name of a user or group"),
+        ("[daemon]\nreaders = [\"@\"]", "5 daemon.readers[0]", "is no name of a user or group"),
+        ("[daemon]\nstate_dir = \"\"", "5 daemon.state_dir", "is empty"),
+        ("[daemon]\nruntime_dir = \"~/run\"", "5 daemon.runtime_dir", "`~` is not expanded"),
+        ("[daemon]\nruntime = \"/run\"", "5 daemon.runtime", "unknown key"),
+        ("[[daemon]]", "4 daemon", "expected a table, found a list"),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
+
+    #[test]
+    fn without_a_runtime_directory_it_lies_below_the_state_directory_and_a_socket_fits_into_it() {
+        let nowhere = Surroundings { runtime_dir: None, ..surroundings() };
+        let text = with("[daemon]\nstate_dir = \"state\"");
+        let daemon = parse(&source("bgd.toml", &text), &[], &nowhere).unwrap().settings.daemon;
+        assert_eq!(daemon.state_dir, PathBuf::from("/etc/bgd/state"));
+        assert_eq!(daemon.runtime_dir, PathBuf::from("/etc/bgd/state/run"));
+        let long = with(&format!("[daemon]\nruntime_dir = \"/{}\"", "x".repeat(99)));
+        assert!(
+            errors(&long)[0].contains("too long for a socket in it: 109 bytes with /bgd.sock, at most 107")
+        );
     }
 }

@@ -59,3 +59,20 @@ impl Judge<'_> {
         all.value.0.into_iter().map(|(name, written)| (name, written.value)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[
+        ("env = { \"A B\" = \"x\" }", "4 app.shop.env.\"A B\"", "no name of a variable"),
+        ("env = { BGD_COLOR = \"x\" }", "4 app.shop.env.BGD_COLOR", "set by bgd itself"),
+        ("env = { PORT = \"80\" }", "4 app.shop.env.PORT", "set by bgd itself"),
+        ("env = [\"A=b\"]", "4 app.shop.env", "expected a table such as"),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
+}

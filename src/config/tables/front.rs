@@ -27,7 +27,7 @@ table! {
 
 /// A kind of front, by its table.
 pub(super) struct Kind {
-    /// As `type` names it.
+    /// The value of `type`.
     pub name: &'static str,
     /// The keys of this kind that are written.
     pub written: fn(&RawFront) -> Vec<(&'static str, &Span)>,
@@ -99,7 +99,7 @@ impl FrontSettings {
         }
     }
 
-    /// Why the front can't be told this path, with a hint; `None`: it can.
+    /// Why this path can't stand in the front's configuration, with a hint; `None`: it can.
     pub(super) fn unnameable(&self, path: &Path) -> Option<(String, &'static str)> {
         match self {
             Self::Nginx(_) => front_nginx::unnameable(path),
@@ -148,5 +148,17 @@ impl Judge<'_> {
             }
         }
         (kind.judge)(self, &raw, name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[("front.type = \"ngnix\"", "4 app.shop.front.type", "is no front: \"ngnix\"")];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
     }
 }

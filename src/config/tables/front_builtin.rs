@@ -99,6 +99,18 @@ pub(super) fn reached_at(listen: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[
+        ("front.listen = \":80\"", "4 app.shop.front.listen", "no address to listen on"),
+        ("front.listen = \"127.0.0.1:0\"", "4 app.shop.front.listen", "no address to listen on"),
+        ("front.listen = 80", "4 app.shop.front.listen", "expected a text, found the number 80"),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
 
     #[test]
     fn a_front_that_listens_everywhere_is_asked_on_the_loopback() {

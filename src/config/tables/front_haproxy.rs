@@ -155,3 +155,78 @@ impl Judge<'_> {
         Some(written.value.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[
+        ("front.socket = \"/h.sock\"", "4 app.shop.front.socket", "no effect with the builtin front"),
+        (
+            "front = { type = \"nginx\", backend = \"shop\" }",
+            "4 app.shop.front.backend",
+            "no effect with the nginx front",
+        ),
+        (
+            "front = { type = \"haproxy\", upstream = \"shop\" }",
+            "4 app.shop.front.upstream",
+            "no effect with the haproxy front",
+        ),
+        (
+            "front = { type = \"haproxy\", backend = \"a; b\" }",
+            "4 app.shop.front.backend",
+            "is no name of a backend",
+        ),
+        (
+            "front = { type = \"haproxy\", servers = [\"a\", \"b/c\"] }",
+            "4 app.shop.front.servers[1]",
+            "is no name of a server",
+        ),
+        (
+            "front = { type = \"haproxy\", servers = [\"a\"] }",
+            "4 app.shop.front.servers",
+            "must name two servers, not 1",
+        ),
+        (
+            "front = { type = \"haproxy\", servers = [\"a\", \"a\"] }",
+            "4 app.shop.front.servers[1]",
+            "the same server",
+        ),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
+
+    #[test]
+    fn two_apps_cannot_have_the_same_backend_of_one_haproxy() {
+        let blog = "[app.blog]\nremote = \"/b\"\nstart = \"b\"\nports = [1, 2]\n";
+        let two = |one: &str, other: &str| errors(&format!("{}{blog}{other}", with(one)));
+        let haproxy = "front = { type = \"haproxy\", backend = \"b\" }\n";
+        let found = two(haproxy, haproxy);
+        let expected = "backend \"b at /run/haproxy/admin.sock\" is used twice";
+        assert!(found.len() == 1 && found[0].contains(expected), "{found:#?}");
+        let elsewhere = "front = { type = \"haproxy\", backend = \"b\", socket = \"/o.sock\" }\n";
+        assert!(load(&format!("{}{blog}{elsewhere}", with(haproxy))).is_ok());
+    }
+
+    #[test]
+    fn the_haproxy_front_has_defaults_by_the_name_of_the_app() {
+        let haproxy = |socket: &str, backend: &str, [blue, green]: [&str; 2]| {
+            FrontSettings::Haproxy(HaproxySettings {
+                socket: socket.into(),
+                backend: backend.to_owned(),
+                servers: HaproxyServers { blue: blue.to_owned(), green: green.to_owned() },
+                state_file: None,
+            })
+        };
+        let usual = haproxy("/run/haproxy/admin.sock", "shop", ["blue", "green"]);
+        let three = "instances = 3\nports = [9501, 9511]\nfront.type = \"haproxy\"";
+        assert_eq!((shop(&with(three)).instances, shop(&with(three)).front), (3, usual.clone()));
+        assert_eq!(shop(&with("front.type = \"haproxy\"")).front, usual);
+        let text = "front = { type = \"haproxy\", socket = \"h.sock\", backend = \"b.1\", servers = [\"a\", \"b\"] }";
+        assert_eq!(shop(&with(text)).front, haproxy("/etc/bgd/h.sock", "b.1", ["a", "b"]));
+    }
+}

@@ -124,7 +124,7 @@ impl Judge<'_> {
         self.text(given, name, "is no name of an upstream", hint)
     }
 
-    /// A file of its own: whatever else stood there would be gone.
+    /// The include file, which must be bgd's own: it is replaced as a whole.
     fn nginx_file(&mut self, given: &Given<String>) -> Option<PathBuf> {
         let path = self.written_file(given)?;
         let at = given.span()?;
@@ -159,5 +159,50 @@ impl Judge<'_> {
         self.filled(first, "the first element is the program").then_some(())?;
         self.no_shell_reads(&list.value, key);
         Some(list.value.iter().map(|word| word.value.clone()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[
+        ("front.upstream = \"x\"", "4 app.shop.front.upstream", "no effect with the builtin front"),
+        (
+            "front = { type = \"nginx\", listen = \"[::]:80\" }",
+            "4 app.shop.front.listen",
+            "no effect with the nginx front",
+        ),
+        (
+            "front = { type = \"nginx\", upstream = \"a;b\" }",
+            "4 app.shop.front.upstream",
+            "no name of an upstream",
+        ),
+        ("front = { type = \"nginx\", file = \"/etc/\" }", "4 app.shop.front.file", "is a directory"),
+        (
+            "front = { type = \"nginx\", file = \"/etc/nginx/nginx.conf\" }",
+            "4 app.shop.front.file",
+            "nginx's own configuration",
+        ),
+        ("front = { type = \"nginx\", test = [] }", "4 app.shop.front.test", "is empty"),
+        ("front = { type = \"nginx\", reload = \"x\" }", "4 app.shop.front.reload", "expected a list"),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
+
+    #[test]
+    fn two_apps_cannot_have_the_same_upstream_or_file_of_nginx() {
+        let nginx = "front = { type = \"nginx\", upstream = \"u\", file = \"/n/./x.conf\" }\n";
+        let blog = "[app.blog]\nremote = \"/b\"\nstart = \"b\"\nports = [1, 2]\n";
+        let found = errors(&format!("{}{blog}{}", with(nginx), nginx.replace("./", "")));
+        assert_eq!(found.len(), 2, "{found:#?}");
+        assert!(
+            found[1].contains("upstream \"u\" is used twice, first by app.shop.front.upstream (bgd.toml:4)"),
+            "{found:#?}"
+        );
+        assert!(found[0].contains("file \"/n/x.conf\" is used twice"), "{found:#?}");
     }
 }

@@ -53,9 +53,9 @@ pub enum Probe {
     Tcp,
     /// GET on 127.0.0.1.
     Http(HttpProbe),
-    /// The same by FastCGI.
+    /// GET by FastCGI.
     FastCgi(FastCgiProbe),
-    /// The same in the protocol of uWSGI.
+    /// GET in the protocol of uWSGI.
     Uwsgi(HttpProbe),
     /// A command of the app; exit 0 is healthy.
     Command(String),
@@ -65,7 +65,7 @@ impl Probe {
     /// How long an instance must have been up before an open port alone counts (contract: 2 s).
     pub const TCP_SETTLE: Duration = Duration::from_secs(2);
 
-    /// The page that is asked for, in whatever protocol.
+    /// The page that is asked for, by any protocol.
     pub fn page(&self) -> Option<&HttpProbe> {
         match self {
             Self::Http(page) | Self::Uwsgi(page) | Self::FastCgi(FastCgiProbe { page, .. }) => Some(page),
@@ -269,5 +269,59 @@ fn path_hint(text: &str) -> String {
             format!("write {:?}", format!("/{text}"))
         }
         _ => "begin with `/`; encode blanks and special letters as %20".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[
+        (
+            "health = { path = \"/\", script = \"a.php\" }",
+            "4 app.shop.health.script",
+            "no effect without FastCGI",
+        ),
+        (
+            "protocol = \"fastcgi\"\nfront.type = \"nginx\"\nhealth = { path = \"/\", script = \"/a.php\" }",
+            "6 app.shop.health.script",
+            "is absolute",
+        ),
+        (
+            "protocol = \"fastcgi\"\nfront.type = \"nginx\"\nhealth.script = \"a.php\"",
+            "6 app.shop.health.script",
+            "no effect without `path`",
+        ),
+        ("health.path = \"up\"", "4 app.shop.health.path", "no path of a URL"),
+        ("health.path = \"http://localhost:3000/up\"", "4 app.shop.health.path", "no path of a URL"),
+        ("health = \"/up\"", "4 app.shop.health", "expected a table, found a text"),
+        ("health.path = \"/a b\"", "4 app.shop.health.path", "no path of a URL"),
+        ("health = { path = \"/\", command = \"x\" }", "4 app.shop.health.command", "exclude each other"),
+        (
+            "health = { command = \"x\", host = \"h\" }",
+            "4 app.shop.health.host",
+            "has no effect with `command`",
+        ),
+        ("health = { path = \"/\", body = \"\" }", "4 app.shop.health.body", "is empty"),
+        ("health = { path = \"/\", status = [] }", "4 app.shop.health.status", "is empty"),
+        ("health = { path = \"/\", status = [99] }", "4 app.shop.health.status[0]", "no status of HTTP: 99"),
+        (
+            "health = { path = \"/\", host = \"http://x\" }",
+            "4 app.shop.health.host",
+            "no value of a Host header",
+        ),
+        ("health.interval = \"0ms\"", "4 app.shop.health.interval", "longer than zero"),
+        ("health.successes = 0", "4 app.shop.health.successes", "1 or more"),
+        ("health.deadline = \"1s\"", "4 app.shop.health.deadline", "can never be met"),
+        (
+            "health = { path = \"/\", successes = 200 }",
+            "4 app.shop.health.successes",
+            "take at least 1m37s130ms",
+        ),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
     }
 }

@@ -34,3 +34,19 @@ impl Judge<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[
+        ("hooks.before_start = [\"a\"]", "4 app.shop.hooks.before_start", "expected a text, found a list"),
+        ("hooks.after_live = \"\"", "4 app.shop.hooks.after_live", "is empty"),
+        ("hooks.timeout = \"0s\"", "4 app.shop.hooks.timeout", "longer than zero"),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
+}

@@ -47,7 +47,7 @@ impl Judge<'_> {
         let percent = percent.and_then(|number| number.parse().ok()).filter(|percent| *percent > 0);
         if percent.is_none() {
             let hint = "percent of one core, such as \"50%\", or \"150%\" for one and a half";
-            // As containers count: in cores.
+            // Containers count in cores.
             let cores = value.parse::<f64>().ok().filter(|cores| *cores > 0.0 && *cores <= 256.0);
             let hint = match cores {
                 Some(cores) => format!("{hint}: of {value} cores write \"{:.0}%\"", cores * 100.0),
@@ -63,5 +63,22 @@ impl Judge<'_> {
         let enough = |number: i64| u32::try_from(number).ok().filter(|tasks| *tasks >= 8);
         let hint = "processes and threads together; a server needs dozens, such as 512";
         self.number(given, enough, "must be 8 or more", hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[
+        ("limits.memory = \"512\"", "4 app.shop.limits.memory", "is no amount of memory"),
+        ("limits.memory = \"1M\"", "4 app.shop.limits.memory", "is too little"),
+        ("limits.cpu = \"2\"", "4 app.shop.limits.cpu", "is no share of the CPU"),
+        ("limits.tasks = 0", "4 app.shop.limits.tasks", "must be 8 or more"),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
     }
 }

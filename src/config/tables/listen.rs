@@ -1,5 +1,5 @@
 //! `listen`: whether the instances of an app listen on ports or on unix sockets, and what must fit to it: the length of
-//! a socket's path, the placeholder that names the address, and what the front can be told.
+//! a socket's path, the placeholder that names the address, and the paths that the front can be given.
 
 use std::path::PathBuf;
 
@@ -92,7 +92,7 @@ impl Judge<'_> {
         Listen::Sockets(sockets)
     }
 
-    /// Notes whatever goes by the address of the other kind, which no instance has.
+    /// Notes texts that name an address of the other kind, which no instance has.
     fn stands_for_nothing(&mut self, raw: &RawApp, other: &Other) {
         let Other { placeholder, variable, hint } = other;
         let commands = raw.commands();
@@ -113,7 +113,7 @@ impl Judge<'_> {
         }
     }
 
-    /// A socket's path is of limited length, and so is a link to it that the front is told of.
+    /// A socket's path is of limited length, and so is the path of a link by which the front reaches it.
     pub(super) fn sockets_fit(
         &mut self,
         raw: Option<&Span>,
@@ -133,5 +133,107 @@ impl Judge<'_> {
                 self.notes.error(at, what, hint);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::*;
+
+    #[test]
+    fn an_app_on_sockets_has_one_for_each_color_below_the_runtime_directory() {
+        let app = shop(&with("listen = \"unix\"\nbuild = [\"make {socket}\"]\nenv.SOCKET = \"{socket}\""));
+        assert_eq!(app.listen, Listen::Sockets(Sockets { directory: "/run/bgd/a/shop".into() }));
+        assert_eq!(app.address_at(Color::Green, 0), Address::Socket("/run/bgd/a/shop/green.sock".into()));
+        let tcp = shop(&with("listen = \"tcp\"\nports = [9601, 9602]"));
+        assert_eq!(
+            (tcp.listen.clone(), tcp.address_at(Color::Blue, 0)),
+            (Listen::Ports, Address::Port(9601))
+        );
+    }
+
+    #[test]
+    fn each_of_several_instances_has_a_socket_of_its_own() {
+        let app = shop(&with("listen = \"unix\"\ninstances = 3"));
+        let named = |name: &str| Address::Socket(format!("/run/bgd/a/shop/{name}.sock").into());
+        let all: Vec<_> = app.addresses().all(Color::Green).collect();
+        assert_eq!(all, [named("green"), named("green.2"), named("green.3")]);
+        assert_eq!(app.addresses().color(&named("blue.3")), Some(Color::Blue));
+    }
+
+    #[test]
+    fn apps_on_sockets_claim_no_ports() {
+        let app = "remote = \"https://git.example.com/a.git\"\nstart = \"x\"\nlisten = \"unix\"\n";
+        let both = format!("[app.shop]\n{app}[app.blog]\n{app}front.listen = \"127.0.0.1:8081\"\n");
+        assert!(load(&both).is_ok(), "{:?}", load(&both));
+    }
+
+    #[test]
+    fn what_does_not_fit_to_where_an_app_listens_is_refused() {
+        let unix = |more: &str| errors(&with(&format!("listen = \"unix\"\n{more}")));
+        assert_eq!(unix("ports = [9501, 9502]"), ["5 app.shop.ports: has no effect with listen = \"unix\""]);
+        let lost = "has {port}, which stands for nothing here";
+        assert_eq!(unix("build = [\"make\", \"make {port}\"]"), [format!("5 app.shop.build[1]: {lost}")]);
+        assert_eq!(unix("env.A = \"{port}\""), [format!("5 app.shop.env.A: {lost}")]);
+        assert_eq!(unix("stop = { command = \"x {port}\" }"), [format!("5 app.shop.stop.command: {lost}")]);
+        assert_eq!(unix("hooks.after_live = \"x {port}\""), [format!("5 app.shop.hooks.after_live: {lost}")]);
+        assert_eq!(unix("health.command = \"x {port}\""), [format!("5 app.shop.health.command: {lost}")]);
+        let rewrite = unix("[[app.shop.rewrite]]\nfile = \"a\"\nfind = \"b\"\nwith = \"{port}\"");
+        assert_eq!(rewrite, [format!("8 app.shop.rewrite[0].with: {lost}")]);
+        assert_eq!(unix("env.SOCKET = \"/x\""), ["5 app.shop.env.SOCKET: is set by bgd itself"]);
+        let tcp = errors(&with("build = \"make {socket}\""));
+        assert_eq!(tcp, ["4 app.shop.build: has {socket}, which stands for nothing here"]);
+        let wrong = errors(&with("listen = \"0.0.0.0:80\""));
+        assert_eq!(wrong, ["4 app.shop.listen: is no way to listen: \"0.0.0.0:80\""]);
+    }
+
+    #[test]
+    fn a_command_that_goes_by_the_address_of_the_other_kind_is_warned_of() {
+        let app = |more: &str| format!("[app.shop]\nremote = \"/r\"\n{more}");
+        // But for the one about a weak health check.
+        let found = |more: &str| -> Vec<String> {
+            warnings(&app(more)).into_iter().filter(|said| !said.contains("health: weak")).collect()
+        };
+        let unix = "listen = \"unix\"\nstart = ";
+        let said =
+            |key: &str, variable: &str| [format!("app.shop.{key}: has {variable}, which is not set here")];
+        assert_eq!(found(&format!("{unix}\"run --port $PORT\"")), said("start", "$PORT"));
+        assert_eq!(
+            found(&format!("{unix}[\"sh\", \"-c\", \"run ${{PORT:-3000}}\"]")),
+            said("start[2]", "$PORT")
+        );
+        assert_eq!(found("start = \"run -u $SOCKET\""), said("start", "$SOCKET"));
+        assert_eq!(
+            found("start = \"x\"\nhealth.command = \"ask $SOCKET\""),
+            said("health.command", "$SOCKET")
+        );
+        for fine in [
+            &format!("{unix}\"run $SOCKET $PORTAL ${{PORT_OF_DB}} PORT\""),
+            &format!("{unix}\"PORT=80; run $SOCKET $PORT\""),
+            &format!("{unix}\"run $SOCKET $PORT\"\nenv.PORT = \"80\""),
+            &format!("{unix}\"run $SOCKET $PORT\"\nenv_file = \"e\""),
+            "start = \"run $PORT\"",
+        ] {
+            assert_eq!(found(fine), [""; 0], "{fine}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_no_socket_can_have_or_nginx_can_not_be_told_is_refused() {
+        let app = with("listen = \"unix\"\n");
+        let long = format!("[daemon]\nruntime_dir = \"/run/{}\"\n{app}", "x".repeat(85));
+        let found = errors(&long);
+        assert!(found[0].contains("app.shop.listen: too long for a unix socket: 108 bytes"), "{found:?}");
+        let fits = long.replace("xxx\"", "xx\"");
+        assert!(load(&fits).is_ok(), "{:?}", load(&fits));
+        assert!(errors(&(fits + "instances = 2\n"))[0].contains("109 bytes"), "of the last instance");
+        let nginx = "[app.shop.front]\ntype = \"nginx\"\nupstream = \"shop\"\n";
+        let blank = format!("{app}{nginx}file = \"/etc/my nginx/bgd.conf\"\n");
+        let said = "app.shop.listen: can't be named in nginx's configuration: /etc/my nginx/.bgd.conf.live";
+        assert!(errors(&blank)[0].ends_with(said), "{:?}", errors(&blank));
+        assert!(load(&format!("{app}{nginx}")).is_ok());
+        let three = errors(&blank.replace("\"unix\"\n", "\"unix\"\ninstances = 3\n"));
+        assert!(three[0].ends_with("/etc/my nginx/.bgd.conf.live-3/3"), "{three:?}");
     }
 }

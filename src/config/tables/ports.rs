@@ -162,3 +162,82 @@ impl Judge<'_> {
         Some(ports)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[
+        ("ports = [0, 9502]", "4 app.shop.ports[0]", "no port: 0"),
+        ("ports = [9501, 65536]", "4 app.shop.ports[1]", "no port: 65536"),
+        ("ports = [9501]", "4 app.shop.ports", "needs two ports, found 1"),
+        ("instances = 0", "4 app.shop.instances", "must be 1 to 64: 0"),
+        ("instances = 65", "4 app.shop.instances", "must be 1 to 64: 65"),
+        ("instances = 2", "1 app.shop.ports", "the default [9501, 9502] has no room for 2 instances"),
+        ("instances = 3\nports = [9503, 9501]", "5 app.shop.ports", "green, 9501 to 9503, share ports"),
+        ("instances = 64\nports = [9501, 65473]", "5 app.shop.ports", "64 ports from 65473 on are more than"),
+        (
+            "instances = 2\nports = [1, 11]\n[[app.shop.rewrite]]\nfile = \"a\"\nfind = \"b\"\nwith = \"{port}\"",
+            "4 app.shop.instances",
+            "is one file for 2 instances",
+        ),
+        (
+            "instances = 2\nports = [1, 11]\nfront = { type = \"haproxy\", servers = [\"web\", \"web-2\"] }",
+            "4 app.shop.instances",
+            "needs a server web-2 of blue, and front.servers gives that name to green",
+        ),
+        ("ports = 9501", "4 app.shop.ports", "expected a list, found the number 9501"),
+        (
+            "ports = [8080, 9502]",
+            "4 app.shop.ports",
+            "port 8080 is used twice, first by the default of app.shop.front.listen (bgd.toml:1)",
+        ),
+        ("ports = [\"3000:3000\"]", "4 app.shop.ports[0]", "expected a whole number, found a text"),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
+
+    #[test]
+    fn a_port_used_twice_names_both_places_and_free_ports() {
+        let blog = "[app.blog]\nremote = \"/b\"\nstart = \"b\"\n";
+        let problems = load(&format!("{}{blog}", with(""))).unwrap_err();
+        let expected = [
+            "error: bgd.toml:4: app.blog.front.listen: the default port 8080 is used twice, first by the default of app.shop.front.listen (bgd.toml:1)",
+            "  hint: for example listen = \"127.0.0.1:8081\"",
+            "error: bgd.toml:4: app.blog.ports: the default ports 9501 and 9502 are used twice, first by the default of app.shop.ports (bgd.toml:1)",
+            "  hint: for example ports = [9503, 9504]",
+        ]
+        .join("\n");
+        assert_eq!(problems.to_string(), expected);
+
+        let apart = "ports = [9601, 9602]\nfront.listen = \"127.0.0.2:8080\"\n";
+        assert!(load(&format!("{}{blog}{apart}", with(""))).is_ok());
+        let everywhere = "ports = [9601, 9602]\nfront.listen = \"0.0.0.0:8080\"\n";
+        assert_eq!(errors(&format!("{}{blog}{everywhere}", with(""))).len(), 1);
+        let front_on_port = "ports = [9601, 9602]\nfront.listen = \"127.0.0.2:9501\"\n";
+        assert_eq!(errors(&format!("{}{blog}{front_on_port}", with(""))).len(), 1);
+    }
+
+    #[test]
+    fn the_ports_of_all_instances_are_another_app_s_to_leave_alone() {
+        let shop = with("ports = [9501, 9511]\ninstances = 3\n");
+        let blog = |ports| {
+            format!(
+                "{shop}[app.blog]\nremote = \"/b\"\nstart = \"b\"\nfront.listen = \"[::1]:1\"\nports = {ports}\n"
+            )
+        };
+        assert!(load(&blog("[9504, 9510]")).is_ok());
+        for (ports, said) in
+            [("[9503, 9520]", "port 9503 is used twice"), ("[9513, 9512]", "ports 9513 and 9512 are")]
+        {
+            assert!(errors(&blog(ports))[0].contains(said), "{:?}", errors(&blog(ports)));
+        }
+        let three = errors(&blog("[9503, 9511]\ninstances = 3"));
+        assert!(three[0].contains("4 ports are used twice, from 9503"), "{three:?}");
+        let hint = load(&blog("[9503, 9511]\ninstances = 3")).unwrap_err().to_string();
+        assert!(hint.contains("for example ports = [9506, 9514]"), "{hint}");
+    }
+}

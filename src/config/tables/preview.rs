@@ -110,3 +110,43 @@ impl Judge<'_> {
         Some(value.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[
+        ("preview.secret_file = \"s\"", "4 app.shop.preview", "has no effect without a step of a canary"),
+        ("canary.steps = [\"0%\"]\npreview = {}", "5 app.shop.preview.secret_file", "is required"),
+        (
+            "canary.steps = [\"0%\"]\npreview.secret_file = \"~/s\"",
+            "5 app.shop.preview.secret_file",
+            "`~` is not expanded",
+        ),
+        (
+            "canary.steps = [\"0%\"]\npreview = { secret_file = \"s\", header = \"X_Look\" }",
+            "5 app.shop.preview.header",
+            "is no name of a header here: \"X_Look\"",
+        ),
+        (
+            "canary.steps = [\"0%\"]\npreview = { secret_file = \"s\", header = \"Host\" }",
+            "5 app.shop.preview.header",
+            "is a header with another use: Host",
+        ),
+        (
+            "canary.steps = [\"0%\"]\npreview = { secret_file = \"s\", cookie = \"\" }",
+            "5 app.shop.preview.cookie",
+            "is no name of a cookie here",
+        ),
+        (
+            "canary = { steps = [\"5%\"], sticky = \"cookie\", cookie = \"BGD_preview\" }\npreview.secret_file = \"s\"",
+            "5 app.shop.preview.cookie",
+            "is the cookie of canary.sticky as well: bgd_preview",
+        ),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
+}

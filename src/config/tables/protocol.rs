@@ -49,3 +49,44 @@ impl Judge<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{
+        settings::{FastCgiProbe, HttpProbe, Probe, StopHow},
+        tests::*,
+    };
+
+    const WRONG: &[Wrong] = &[
+        ("protocol = \"ftp\"", "4 app.shop.protocol", "is no protocol: \"ftp\""),
+        ("protocol = \"fastcgi\"", "4 app.shop.protocol", "speaks HTTP only"),
+        ("protocol = \"uwsgi\"\nfront.type = \"builtin\"", "4 app.shop.protocol", "speaks HTTP only"),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
+
+    #[test]
+    fn other_protocols_have_the_same_health_and_a_signal_of_their_own() {
+        let behind_nginx = |more: &str| shop(&with(&format!("front.type = \"nginx\"\n{more}")));
+        let page = HttpProbe { path: "/up".to_owned(), host: None, status: vec![200], body: None };
+        let app = behind_nginx(
+            "protocol = \"fastcgi\"\nhealth = { path = \"/up\", script = \"public/index.php\" }",
+        );
+        assert_eq!((app.protocol, app.stop.how), (Protocol::FastCgi, StopHow::Signal(3)));
+        let script = Some("public/index.php".into());
+        assert_eq!(app.health.probe, Probe::FastCgi(FastCgiProbe { page: page.clone(), script }));
+        let app = behind_nginx("protocol = \"fastcgi\"\nhealth.path = \"/up\"");
+        assert_eq!(app.health.probe, Probe::FastCgi(FastCgiProbe { page: page.clone(), script: None }));
+        let app = behind_nginx("protocol = \"uwsgi\"\nhealth.path = \"/up\"");
+        assert_eq!((app.protocol, app.stop.how), (Protocol::Uwsgi, StopHow::Signal(2)));
+        assert_eq!(app.health.probe, Probe::Uwsgi(page));
+        assert_eq!(behind_nginx("protocol = \"uwsgi\"").health.probe, Probe::Tcp);
+        let app = behind_nginx("protocol = \"fastcgi\"\nstop.signal = \"TERM\"");
+        assert_eq!(app.stop.how, StopHow::Signal(15));
+        assert_eq!(shop(&with("protocol = \"http\"")).protocol, Protocol::Http);
+    }
+}

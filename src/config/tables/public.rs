@@ -62,7 +62,7 @@ impl Judge<'_> {
 fn public(text: &str, probe: Option<&HttpProbe>) -> Option<PublicAddress> {
     let url = Url::parse(text).ok()?;
     let bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-    // What a URL's parser forgives, whoever reads the file does not.
+    // The parser forgives more than a reader of the file would.
     let plain = text.starts_with("http://") && !text.contains(|c: char| c.is_whitespace() || c.is_control());
     if !(bare && plain) {
         return None;
@@ -88,6 +88,7 @@ fn named(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::tests::*;
 
     fn probe() -> HttpProbe {
         let host = Some("shop.example.com".to_owned());
@@ -115,5 +116,16 @@ mod tests {
         {
             assert_eq!(asked(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn the_public_address_is_known_of_the_builtin_front_and_written_of_an_nginx() {
+        let url = |more: &str| shop(&with(more)).public.map(|public| public.url);
+        assert_eq!(url("").as_deref(), Some("http://127.0.0.1:8080/"));
+        assert_eq!(url("health.path = \"/up\"").as_deref(), Some("http://127.0.0.1:8080/up"));
+        assert_eq!(url("front.address = \"none\""), None);
+        assert_eq!(url("front.type = \"nginx\""), None);
+        let nginx = "front = { type = \"nginx\", address = \"http://shop.example.com\" }";
+        assert_eq!(url(nginx).as_deref(), Some("http://shop.example.com/"));
     }
 }

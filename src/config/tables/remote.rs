@@ -181,6 +181,20 @@ fn is_branch(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{parse, parse::Surroundings, tests::*};
+
+    const WRONG: &[Wrong] = &[
+        ("branch = \"\"", "4 app.shop.branch", "is empty"),
+        ("branch = \"refs/heads/main\"", "4 app.shop.branch", "whole ref"),
+        ("branch = \"refs/tags/v1\"", "4 app.shop.branch", "whole ref"),
+        ("branch = \"a..b\"", "4 app.shop.branch", "no name of a branch"),
+        ("branch = 1", "4 app.shop.branch", "expected a text, found the number 1"),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
 
     #[test]
     fn branches_follow_the_rules_of_git() {
@@ -201,6 +215,66 @@ mod tests {
         }
         for path in ["/srv/a:b", "./a:b", "shop.git", ":x", "../x"] {
             assert!(!is_scp(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn each_wrong_remote_is_one_error() {
+        for (remote, what) in [
+            ("", "is empty"),
+            ("  ", "is empty"),
+            ("~/shop.git", "`~` is not expanded"),
+            ("--upload-pack=x", "no address that git fetches"),
+            ("https://", "names no host"),
+            ("ssh://-oProxyCommand=x/y", "names no host"),
+            ("svn://host/x", "no address that git fetches: \"svn://…\""),
+            ("file://srv/shop.git", "without an absolute path"),
+            ("https://host/a\\nb", "no address that git fetches"),
+            ("git@git.example.com/acme/shop.git", "lacks the colon"),
+            ("ssh://git@git.example.com:acme/shop.git", "names no port"),
+            ("/srv/a\\u001bb", "no address that git fetches"),
+        ] {
+            let found = errors(&format!("[app.shop]\nremote = \"{remote}\"\nstart = \"x\""));
+            assert_eq!(found.len(), 1, "{remote}: {found:#?}");
+            assert!(found[0].starts_with("2 app.shop.remote") && found[0].contains(what), "{found:#?}");
+        }
+        for (remote, key, what) in [
+            ("git@host:a.git", "ca_file", "is for https, but the remote is ssh"),
+            ("http://host/a.git", "ca_file", "is for https, but the remote is http"),
+            ("/srv/a.git", "ca_file", "is for https, and the remote is not"),
+            ("https://host/a.git", "proxy", "is not the URL of a proxy"),
+            ("git@host:a.git", "token_file", "is for https, but the remote is ssh"),
+            ("/srv/a.git", "ssh_key", "takes no credentials"),
+            ("git://host/a.git", "token_file", "takes no credentials"),
+        ] {
+            let text = format!("[app.shop]\nremote = \"{remote}\"\nstart = \"x\"\nauth.{key} = \"/k\"");
+            let found = errors(&text);
+            assert!(found.len() == 1 && found[0].contains(what), "{found:#?}");
+        }
+    }
+
+    #[test]
+    fn a_relative_remote_below_a_directory_that_is_not_utf8_is_refused() {
+        let base = std::os::unix::ffi::OsStringExt::from_vec(b"/srv/\xff".to_vec());
+        let odd = Surroundings { base: std::ffi::OsString::into(base), ..surroundings() };
+        let text = "[app.shop]\nremote = \"a.git\"\nstart = \"x\"";
+        let problems = parse(&source("bgd.toml", text), &[], &odd).unwrap_err();
+        assert!(problems.to_string().contains("is not UTF-8 in full"), "{problems}");
+    }
+
+    #[test]
+    fn every_form_of_remote_is_understood() {
+        for remote in [
+            "https://git.example.com/acme/shop.git",
+            "ssh://git@git.example.com:2222/shop.git",
+            "git@git.example.com:acme/shop.git",
+            "git://git.example.com/shop.git",
+            "file:///srv/git/shop.git",
+            "/srv/git/shop.git",
+            "/srv/git/my shop.git",
+        ] {
+            let text = format!("[app.shop]\nremote = {remote:?}\nstart = \"x\"");
+            assert_eq!(shop(&text).remote, remote);
         }
     }
 }

@@ -54,3 +54,38 @@ impl Judge<'_> {
         Some(Rewrite { file: path, find: find?.value.clone(), with: raw.with.value()?.value.clone() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[
+        ("[app.shop.rewrite]\nfile = \"a\"", "4 app.shop.rewrite", "expected a list, found a table"),
+        ("[[app.shop.rewrite]]\nfile = \"a\"\nfind = \"x\"", "4 app.shop.rewrite[0].with", "is required"),
+        (
+            "[[app.shop.rewrite]]\nfile = \"/a\"\nfind = \"x\"\nwith = \"\"",
+            "5 app.shop.rewrite[0].file",
+            "is absolute",
+        ),
+        (
+            "[[app.shop.rewrite]]\nfile = \"a/\"\nfind = \"x\"\nwith = \"\"",
+            "5 app.shop.rewrite[0].file",
+            "directory",
+        ),
+        (
+            "[[app.shop.rewrite]]\nfile = \"a\"\nfind = \"\"\nwith = \"\"",
+            "6 app.shop.rewrite[0].find",
+            "is empty",
+        ),
+        (
+            "shared = [\"etc\"]\n[[app.shop.rewrite]]\nfile = \"etc/x\"\nfind = \"1\"\nwith = \"\"",
+            "6 app.shop.rewrite[0].file",
+            "is the same file in both colors: it lies in app.shop.shared[0]",
+        ),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
+}

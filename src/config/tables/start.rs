@@ -86,3 +86,18 @@ impl Judge<'_> {
         Start::Argv(argv.iter().map(|word| word.value.clone()).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[
+        ("build = [\"make\",\n \" \"]", "5 app.shop.build[1]", "is empty"),
+        ("build = 1", "4 app.shop.build", "expected a text or a list of texts"),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
+}

@@ -55,7 +55,7 @@ pub enum StopHow {
 const GRACE: Duration = Duration::from_secs(30);
 
 /// The signal that ends the usual server of a protocol: php-fpm drops its requests at TERM and finishes them at QUIT;
-/// uWSGI starts anew at TERM, unless it is told not to.
+/// uWSGI starts anew at TERM, unless an option says otherwise.
 fn usual_signal(protocol: Protocol) -> i32 {
     match protocol {
         Protocol::Http => libc::SIGTERM,
@@ -64,7 +64,7 @@ fn usual_signal(protocol: Protocol) -> i32 {
     }
 }
 
-/// In a start command: uWSGI is told what TERM means, or has a file of its own that may say so.
+/// In a start command: an option says what TERM means to uWSGI, or a file of its own may.
 const TERM_MAY_END_IT: [&str; 7] = ["die-on-term", "unix_signal", ".ini", ".xml", ".yaml", ".yml", ".json"];
 
 impl Judge<'_> {
@@ -107,5 +107,44 @@ fn number(signal: &RawSignal) -> Result<i32, BadSignal> {
     match signal {
         RawSignal::Name(name) => signal::by_name(name),
         RawSignal::Number(number) => signal::by_number(*number),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[
+        ("stop.signal = \"STOP\"", "4 app.shop.stop.signal", "does not ask a process to end: SIGSTOP"),
+        ("stop.signal = 99", "4 app.shop.stop.signal", "is no signal number: 99"),
+        ("stop.command = \"\"", "4 app.shop.stop.command", "is empty"),
+        ("stop.wait = \"1s\"", "4 app.shop.stop.wait", "unknown key"),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
+
+    #[test]
+    fn a_uwsgi_that_starts_anew_at_the_signal_is_told() {
+        let warned = |start: &str, signal: &str| {
+            let text = format!(
+                "[app.shop]\nremote = \"/srv/shop.git\"\nprotocol = \"uwsgi\"\nstart = {start}\nfront.type = \"nginx\"\n\
+                 health.path = \"/\"\nstop.signal = \"{signal}\""
+            );
+            let warnings: Vec<String> =
+                load(&text).unwrap().warnings.iter().map(ToString::to_string).collect();
+            assert!(warnings.len() < 2, "{warnings:?}");
+            warnings
+                .concat()
+                .starts_with("warning: bgd.toml:7: app.shop.stop.signal: TERM makes uwsgi start anew")
+        };
+        assert!(warned("\"uwsgi --master\"", "TERM"));
+        assert!(warned("[\"uwsgi\", \"--master\"]", "TERM"));
+        assert!(!warned("[\"uwsgi\", \"--die-on-term\"]", "TERM"));
+        assert!(!warned("\"uwsgi --hook-master-start 'unix_signal:15 gracefully_kill_them_all'\"", "TERM"));
+        assert!(!warned("\"uwsgi --ini uwsgi.ini\"", "TERM"));
+        assert!(!warned("\"uwsgi --master\"", "INT"));
     }
 }

@@ -59,3 +59,25 @@ impl Judge<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[
+        ("verify = {}", "4 app.shop.verify", "names nobody to trust"),
+        ("verify.range = \"all\"", "4 app.shop.verify", "names nobody to trust"),
+        (
+            "verify = { signers = \"s\", range = \"some\" }",
+            "4 app.shop.verify.range",
+            "is no range: \"some\"",
+        ),
+        ("verify.signers = \"~/s\"", "4 app.shop.verify.signers", "`~` is not expanded"),
+        ("verify.keyring = \"\"", "4 app.shop.verify.keyring", "is empty"),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
+}

@@ -77,3 +77,40 @@ impl Judge<'_> {
         self.number(given, bearable, &what, hint).unwrap_or(REQUESTS)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::*;
+
+    const WRONG: &[Wrong] = &[
+        ("warmup = {}", "4 app.shop.warmup.paths", "is required"),
+        ("warmup.requests = 5", "4 app.shop.warmup.paths", "is required"),
+        ("warmup.paths = []", "4 app.shop.warmup.paths", "is empty"),
+        ("warmup.paths = [\"/\", \"x\"]", "4 app.shop.warmup.paths[1]", "is no path of a URL: \"x\""),
+        (
+            "warmup = { paths = [\"/\"], requests = 0 }",
+            "4 app.shop.warmup.requests",
+            "must be 1 to 100000: 0",
+        ),
+        (
+            "warmup = { paths = [\"/\"], requests = 100001 }",
+            "4 app.shop.warmup.requests",
+            "must be 1 to 100000",
+        ),
+        (
+            "warmup = { paths = [\"/\"], until_p95 = \"0s\" }",
+            "4 app.shop.warmup.until_p95",
+            "longer than zero",
+        ),
+        (
+            "warmup = { paths = [\"/\"], until_p95 = \"1s\", requests = 19 }",
+            "4 app.shop.warmup.until_p95",
+            "can never be met: 19 requests, and at least 20 tell",
+        ),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
+    }
+}

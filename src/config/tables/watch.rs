@@ -151,6 +151,7 @@ fn rate(text: &str) -> Option<Rate> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::tests::*;
 
     #[test]
     fn a_rate_is_a_percentage_of_at_most_the_whole_with_up_to_four_decimals() {
@@ -182,5 +183,54 @@ mod tests {
         ] {
             assert_eq!(rate(bad), None, "{bad}");
         }
+    }
+
+    const WRONG: &[Wrong] = &[
+        (
+            "watch.backup = true\nfront.type = \"haproxy\"",
+            "4 app.shop.watch.backup",
+            "can't be had with haproxy, whose backups are fixed",
+        ),
+        (
+            "watch.max_error_rate = 1",
+            "4 app.shop.watch.max_error_rate",
+            "expected a text, found the number 1",
+        ),
+        ("watch.max_error_rate = \"1\"", "4 app.shop.watch.max_error_rate", "is no error rate: \"1\""),
+        ("watch.max_error_rate = \"101%\"", "4 app.shop.watch.max_error_rate", "is no error rate"),
+        (
+            "watch.max_p95 = \"30%\"",
+            "4 app.shop.watch.max_p95",
+            "is no limit of the 95th percentile: \"30%\"",
+        ),
+        ("watch.max_p95 = \"+30\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile"),
+        ("watch.max_p95 = \"++3%\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile"),
+        ("watch.max_p95 = \"+%\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile"),
+        ("watch.max_p95 = \"+10001%\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile"),
+        (
+            "watch.min_requests = 200",
+            "4 app.shop.watch.min_requests",
+            "has no effect without max_error_rate or max_p95",
+        ),
+        (
+            "watch.inconclusive = \"hold\"",
+            "4 app.shop.watch.inconclusive",
+            "has no effect without max_error_rate or max_p95",
+        ),
+        (
+            "watch = { max_p95 = \"+30%\", min_requests = 0 }",
+            "4 app.shop.watch.min_requests",
+            "must be 1 or more, and fit 32 bits: 0",
+        ),
+        (
+            "watch = { max_p95 = \"+30%\", inconclusive = \"wait\" }",
+            "4 app.shop.watch.inconclusive",
+            "is no way to go on: \"wait\"",
+        ),
+    ];
+
+    #[test]
+    fn each_wrong_value_is_one_error_at_its_key_and_line() {
+        each_is_one_error_at_its_place(WRONG);
     }
 }

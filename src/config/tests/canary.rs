@@ -13,9 +13,7 @@ use crate::{
     },
 };
 
-const SECS: fn(u64) -> Duration = Duration::from_secs;
-
-fn step(percent: u8, hold: Option<Duration>) -> CanaryStep {
+pub(in crate::config) fn step(percent: u8, hold: Option<Duration>) -> CanaryStep {
     CanaryStep { share: Share::percent(percent).unwrap(), hold }
 }
 
@@ -88,152 +86,6 @@ fn what_is_left_out_has_its_default() {
     assert_eq!((app.watch.traffic.max_p95, app.watch.traffic.min_requests.get()), (Some(0), 200));
     assert_eq!(app.watch.traffic.max_error_rate, None);
     assert_eq!(app.watch.inconclusive, Inconclusive::GoOn);
-}
-
-#[test]
-fn the_sign_of_a_share_may_be_left_out_as_in_canary_set() {
-    let steps = shop(&with("canary.steps = [\"0\", \"5:2m\", \"50\"]")).canary.steps;
-    assert_eq!(steps, [step(0, None), step(5, Some(SECS(120))), step(50, None)]);
-}
-
-#[test]
-fn the_sticky_cookie_is_named_by_the_app_and_a_hyphen_becomes_an_underscore() {
-    let app = "start = \"x\"\nremote = \"/r\"\ncanary = { steps = [\"5%\"], sticky = \"cookie\" }";
-    let loaded = load(&format!("[app.my-shop]\n{app}")).unwrap();
-    let sticky = loaded.settings.apps.values().next().unwrap().canary.sticky.clone();
-    assert_eq!(sticky, Sticky::Cookie("bgd_my_shop".to_owned()));
-    assert_eq!(shop(&with("canary = { steps = [\"5%\"], sticky = \"ip\" }")).canary.sticky, Sticky::Ip);
-}
-
-const WRONG: &[Wrong] = &[
-    ("canary = {}", "4 app.shop.canary.steps", "is required"),
-    ("canary.sticky = \"ip\"", "4 app.shop.canary.steps", "is required"),
-    ("canary.steps = []", "4 app.shop.canary.steps", "is empty"),
-    ("canary.steps = \"5%\"", "4 app.shop.canary.steps", "expected a list, found a text"),
-    ("canary.steps = [5]", "4 app.shop.canary.steps[0]", "expected a text, found the number 5"),
-    ("canary.steps = [\"five\"]", "4 app.shop.canary.steps[0]", "is no step of a canary: \"five\""),
-    ("canary.steps = [\"2m\"]", "4 app.shop.canary.steps[0]", "is no step of a canary: \"2m\""),
-    ("canary.steps = [\"100\"]", "4 app.shop.canary.steps[0]", "is not a part of the traffic: \"100\""),
-    ("canary.steps = [\"5%%\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
-    ("canary.steps = [\"5 %\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
-    ("canary.steps = [\"%:2m\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
-    ("canary.steps = [\"2.5%:2m\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
-    ("canary.steps = [\"-5%\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
-    ("canary.steps = [\"99999999999%\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
-    ("canary.steps = [\"5%:\"]", "4 app.shop.canary.steps[0]", "the time of \"5%:\" is empty"),
-    ("canary.steps = [\"5%:10\"]", "4 app.shop.canary.steps[0]", "has no unit: \"10\""),
-    ("canary.steps = [\"5%:2m:3m\"]", "4 app.shop.canary.steps[0]", "is not a duration: \"2m:3m\""),
-    ("canary.steps = [\"5%:0s\"]", "4 app.shop.canary.steps[0]", "lasts no time at all"),
-    (
-        "canary.steps = [\"5%:1m\",\n\"100%:5m\"]",
-        "5 app.shop.canary.steps[1]",
-        "is not a part of the traffic",
-    ),
-    ("canary.steps = [\"300%\"]", "4 app.shop.canary.steps[0]", "is not a part of the traffic"),
-    (
-        "canary.steps = [\"5%:1m\", \"5%:2m\"]",
-        "4 app.shop.canary.steps[1]",
-        "is not more than the step before: 5% after 5%",
-    ),
-    ("canary.steps = [\"25%:1m\", \"5%:2m\", \"50%\"]", "4 app.shop.canary.steps[1]", "5% after 25%"),
-    (
-        "canary = { steps = [\"5%\"], sticky = \"yes\" }",
-        "4 app.shop.canary.sticky",
-        "is no kind of stickiness",
-    ),
-    (
-        "canary = { steps = [\"5%\"], sticky = true }",
-        "4 app.shop.canary.sticky",
-        "expected a text, found true",
-    ),
-    (
-        "canary = { steps = [\"5%\"], cookie = \"a\" }",
-        "4 app.shop.canary.cookie",
-        "has no effect without sticky = \"cookie\"",
-    ),
-    (
-        "canary = { steps = [\"5%\"], sticky = \"cookie\", cookie = \"a-b\" }",
-        "4 app.shop.canary.cookie",
-        "is no name of a cookie here: \"a-b\"",
-    ),
-    ("canary = { steps = [\"5%\"], shares = 1 }", "4 app.shop.canary.shares", "unknown key"),
-    ("preview.secret_file = \"s\"", "4 app.shop.preview", "has no effect without a step of a canary"),
-    ("canary.steps = [\"0%\"]\npreview = {}", "5 app.shop.preview.secret_file", "is required"),
-    (
-        "canary.steps = [\"0%\"]\npreview.secret_file = \"~/s\"",
-        "5 app.shop.preview.secret_file",
-        "`~` is not expanded",
-    ),
-    (
-        "canary.steps = [\"0%\"]\npreview = { secret_file = \"s\", header = \"X_Look\" }",
-        "5 app.shop.preview.header",
-        "is no name of a header here: \"X_Look\"",
-    ),
-    (
-        "canary.steps = [\"0%\"]\npreview = { secret_file = \"s\", header = \"Host\" }",
-        "5 app.shop.preview.header",
-        "is a header with another use: Host",
-    ),
-    (
-        "canary.steps = [\"0%\"]\npreview = { secret_file = \"s\", cookie = \"\" }",
-        "5 app.shop.preview.cookie",
-        "is no name of a cookie here",
-    ),
-    (
-        "canary = { steps = [\"5%\"], sticky = \"cookie\", cookie = \"BGD_preview\" }\npreview.secret_file = \"s\"",
-        "5 app.shop.preview.cookie",
-        "is the cookie of canary.sticky as well: bgd_preview",
-    ),
-    ("warmup = {}", "4 app.shop.warmup.paths", "is required"),
-    ("warmup.requests = 5", "4 app.shop.warmup.paths", "is required"),
-    ("warmup.paths = []", "4 app.shop.warmup.paths", "is empty"),
-    ("warmup.paths = [\"/\", \"x\"]", "4 app.shop.warmup.paths[1]", "is no path of a URL: \"x\""),
-    ("warmup = { paths = [\"/\"], requests = 0 }", "4 app.shop.warmup.requests", "must be 1 to 100000: 0"),
-    ("warmup = { paths = [\"/\"], requests = 100001 }", "4 app.shop.warmup.requests", "must be 1 to 100000"),
-    ("warmup = { paths = [\"/\"], until_p95 = \"0s\" }", "4 app.shop.warmup.until_p95", "longer than zero"),
-    (
-        "warmup = { paths = [\"/\"], until_p95 = \"1s\", requests = 19 }",
-        "4 app.shop.warmup.until_p95",
-        "can never be met: 19 requests, and at least 20 tell",
-    ),
-    (
-        "watch.backup = true\nfront.type = \"haproxy\"",
-        "4 app.shop.watch.backup",
-        "can't be had with haproxy, whose backups are fixed",
-    ),
-    ("watch.max_error_rate = 1", "4 app.shop.watch.max_error_rate", "expected a text, found the number 1"),
-    ("watch.max_error_rate = \"1\"", "4 app.shop.watch.max_error_rate", "is no error rate: \"1\""),
-    ("watch.max_error_rate = \"101%\"", "4 app.shop.watch.max_error_rate", "is no error rate"),
-    ("watch.max_p95 = \"30%\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile: \"30%\""),
-    ("watch.max_p95 = \"+30\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile"),
-    ("watch.max_p95 = \"++3%\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile"),
-    ("watch.max_p95 = \"+%\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile"),
-    ("watch.max_p95 = \"+10001%\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile"),
-    (
-        "watch.min_requests = 200",
-        "4 app.shop.watch.min_requests",
-        "has no effect without max_error_rate or max_p95",
-    ),
-    (
-        "watch.inconclusive = \"hold\"",
-        "4 app.shop.watch.inconclusive",
-        "has no effect without max_error_rate or max_p95",
-    ),
-    (
-        "watch = { max_p95 = \"+30%\", min_requests = 0 }",
-        "4 app.shop.watch.min_requests",
-        "must be 1 or more, and fit 32 bits: 0",
-    ),
-    (
-        "watch = { max_p95 = \"+30%\", inconclusive = \"wait\" }",
-        "4 app.shop.watch.inconclusive",
-        "is no way to go on: \"wait\"",
-    ),
-];
-
-#[test]
-fn each_wrong_key_of_it_is_one_error_at_its_line() {
-    each_is_one_error_at_its_place(WRONG);
 }
 
 #[test]
@@ -337,14 +189,6 @@ fn a_table_that_cannot_be_read_is_the_only_problem() {
 }
 
 proptest! {
-    #[test]
-    fn no_value_of_it_makes_the_loader_panic(key in 0..WRONG.len(), value in "(\\PC|[\n%+:.0-9ms]){0,20}", number: i64) {
-        let key = WRONG[key].0.split(" = ").next().unwrap();
-        for value in [format!("{value:?}"), number.to_string(), format!("[{value:?}, {number}]"), format!("[{value:?}]")] {
-            let _ = load(&with(&format!("{key} = {value}")));
-        }
-    }
-
     #[test]
     fn steps_that_grow_are_taken_as_they_are(percents in prop::collection::btree_set(0u8..100, 1..9), seconds in 1u64..9999) {
         let steps: Vec<CanaryStep> = percents.iter().map(|percent| step(*percent, Some(SECS(seconds)))).collect();

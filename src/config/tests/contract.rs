@@ -4,8 +4,8 @@ use std::{num::NonZeroU32, time::Duration};
 
 use super::*;
 use crate::config::settings::{
-    Auth, CheckoutLimit, FastCgiProbe, FrontSettings, HaproxyServers, HaproxySettings, Hooks, HttpProbe,
-    NginxSettings, Ports, Probe, Protocol, Rewrite, Start, Stop, StopHow, Verify, VerifyRange,
+    Auth, CheckoutLimit, FrontSettings, Hooks, HttpProbe, NginxSettings, Ports, Probe, Rewrite, Start, Stop,
+    StopHow, Verify, VerifyRange,
 };
 
 const SMALLEST: &str = r#"
@@ -91,8 +91,6 @@ test     = ["nginx", "-t"]
 reload   = ["nginx", "-s", "reload"]
 pid_file = "/run/nginx.pid"
 "#;
-
-const SECS: fn(u64) -> Duration = Duration::from_secs;
 
 #[test]
 fn the_smallest_file_means_the_defaults_of_the_contract() {
@@ -187,25 +185,6 @@ fn the_nginx_front_of_the_contract_is_also_what_its_type_alone_means() {
 }
 
 #[test]
-fn the_haproxy_front_has_defaults_by_the_name_of_the_app() {
-    let haproxy = |socket: &str, backend: &str, [blue, green]: [&str; 2]| {
-        FrontSettings::Haproxy(HaproxySettings {
-            socket: socket.into(),
-            backend: backend.to_owned(),
-            servers: HaproxyServers { blue: blue.to_owned(), green: green.to_owned() },
-            state_file: None,
-        })
-    };
-    let usual = haproxy("/run/haproxy/admin.sock", "shop", ["blue", "green"]);
-    let three = "instances = 3\nports = [9501, 9511]\nfront.type = \"haproxy\"";
-    assert_eq!((shop(&with(three)).instances, shop(&with(three)).front), (3, usual.clone()));
-    assert_eq!(shop(&with("front.type = \"haproxy\"")).front, usual);
-    let text =
-        "front = { type = \"haproxy\", socket = \"h.sock\", backend = \"b.1\", servers = [\"a\", \"b\"] }";
-    assert_eq!(shop(&with(text)).front, haproxy("/etc/bgd/h.sock", "b.1", ["a", "b"]));
-}
-
-#[test]
 fn other_ways_to_write_things_are_understood() {
     let app = shop(&with("build = \"make\"\nstop = { command = \"bye {port}\", grace = \"1m30s\" }"));
     assert_eq!(app.build, ["make"]);
@@ -225,63 +204,6 @@ fn other_ways_to_write_things_are_understood() {
     let shared = shop(&with("shared = [\"./storage/\", \"a/b\"]")).shared;
     assert_eq!(shared[0].as_os_str(), "storage/");
     assert_eq!(shop(&with("env.PORT = \"{port}\"")).env["PORT"], "{port}");
-}
-
-#[test]
-fn other_protocols_have_the_same_health_and_a_signal_of_their_own() {
-    let behind_nginx = |more: &str| shop(&with(&format!("front.type = \"nginx\"\n{more}")));
-    let page = HttpProbe { path: "/up".to_owned(), host: None, status: vec![200], body: None };
-    let app =
-        behind_nginx("protocol = \"fastcgi\"\nhealth = { path = \"/up\", script = \"public/index.php\" }");
-    assert_eq!((app.protocol, app.stop.how), (Protocol::FastCgi, StopHow::Signal(3)));
-    let script = Some("public/index.php".into());
-    assert_eq!(app.health.probe, Probe::FastCgi(FastCgiProbe { page: page.clone(), script }));
-    let app = behind_nginx("protocol = \"fastcgi\"\nhealth.path = \"/up\"");
-    assert_eq!(app.health.probe, Probe::FastCgi(FastCgiProbe { page: page.clone(), script: None }));
-    let app = behind_nginx("protocol = \"uwsgi\"\nhealth.path = \"/up\"");
-    assert_eq!((app.protocol, app.stop.how), (Protocol::Uwsgi, StopHow::Signal(2)));
-    assert_eq!(app.health.probe, Probe::Uwsgi(page));
-    assert_eq!(behind_nginx("protocol = \"uwsgi\"").health.probe, Probe::Tcp);
-    let app = behind_nginx("protocol = \"fastcgi\"\nstop.signal = \"TERM\"");
-    assert_eq!(app.stop.how, StopHow::Signal(15));
-    assert_eq!(shop(&with("protocol = \"http\"")).protocol, Protocol::Http);
-}
-
-#[test]
-fn a_uwsgi_that_starts_anew_at_the_signal_is_told() {
-    let warned = |start: &str, signal: &str| {
-        let text = format!(
-            "[app.shop]\nremote = \"/srv/shop.git\"\nprotocol = \"uwsgi\"\nstart = {start}\nfront.type = \"nginx\"\n\
-             health.path = \"/\"\nstop.signal = \"{signal}\""
-        );
-        let warnings: Vec<String> = load(&text).unwrap().warnings.iter().map(ToString::to_string).collect();
-        assert!(warnings.len() < 2, "{warnings:?}");
-        warnings
-            .concat()
-            .starts_with("warning: bgd.toml:7: app.shop.stop.signal: TERM makes uwsgi start anew")
-    };
-    assert!(warned("\"uwsgi --master\"", "TERM"));
-    assert!(warned("[\"uwsgi\", \"--master\"]", "TERM"));
-    assert!(!warned("[\"uwsgi\", \"--die-on-term\"]", "TERM"));
-    assert!(!warned("\"uwsgi --hook-master-start 'unix_signal:15 gracefully_kill_them_all'\"", "TERM"));
-    assert!(!warned("\"uwsgi --ini uwsgi.ini\"", "TERM"));
-    assert!(!warned("\"uwsgi --master\"", "INT"));
-}
-
-#[test]
-fn every_form_of_remote_is_understood() {
-    for remote in [
-        "https://git.example.com/acme/shop.git",
-        "ssh://git@git.example.com:2222/shop.git",
-        "git@git.example.com:acme/shop.git",
-        "git://git.example.com/shop.git",
-        "file:///srv/git/shop.git",
-        "/srv/git/shop.git",
-        "/srv/git/my shop.git",
-    ] {
-        let text = format!("[app.shop]\nremote = {remote:?}\nstart = \"x\"");
-        assert_eq!(shop(&text).remote, remote);
-    }
 }
 
 #[test]
@@ -310,15 +232,4 @@ fn who_may_act_and_what_an_app_may_use_are_understood() {
     assert_eq!(daemon.operators, Some(vec![Principal::User("anna".into()), Principal::Group("ops".into())]));
     assert_eq!(daemon.readers, []);
     assert_eq!(load(SMALLEST).unwrap().settings.daemon.operators, None, "nobody named is not nobody");
-}
-
-#[test]
-fn the_public_address_is_known_of_the_builtin_front_and_written_of_an_nginx() {
-    let url = |more: &str| shop(&with(more)).public.map(|public| public.url);
-    assert_eq!(url("").as_deref(), Some("http://127.0.0.1:8080/"));
-    assert_eq!(url("health.path = \"/up\"").as_deref(), Some("http://127.0.0.1:8080/up"));
-    assert_eq!(url("front.address = \"none\""), None);
-    assert_eq!(url("front.type = \"nginx\""), None);
-    let nginx = "front = { type = \"nginx\", address = \"http://shop.example.com\" }";
-    assert_eq!(url(nginx).as_deref(), Some("http://shop.example.com/"));
 }

@@ -10,8 +10,8 @@ use crate::config::{
     tests::load,
 };
 
-/// As `health.path`; those of the daemon as `daemon.state_dir`.
-fn all() -> BTreeSet<String> {
+/// The keys of all tables: `health.path`; those of the daemon with their table: `daemon.state_dir`.
+pub(super) fn all() -> BTreeSet<String> {
     let of = |(table, keys): (&str, Vec<&'static str>)| {
         let table = if table.is_empty() { String::new() } else { format!("{table}.") };
         keys.into_iter().map(move |key| format!("{table}{key}"))
@@ -19,7 +19,7 @@ fn all() -> BTreeSet<String> {
     of_an_app().into_iter().chain([("daemon", RawDaemon::keys())]).flat_map(of).collect()
 }
 
-/// Those that a text writes, whatever is wrong with it.
+/// The keys that a text writes, even a wrong one.
 fn written(text: &str) -> BTreeSet<String> {
     let (root, _) = DeTable::parse_recoverable(text);
     let mut found = BTreeSet::new();

@@ -1,20 +1,21 @@
 //! The loader as its users see it.
 
-mod canary;
+pub(in crate::config) mod canary;
 mod contract;
 mod errors;
 mod files;
 mod init;
 mod keys;
-mod listen;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use super::{
     parse::{Loaded, Source, Surroundings, parse},
     problem::Problems,
     settings::AppSettings,
 };
+
+pub(in crate::config) const SECS: fn(u64) -> Duration = Duration::from_secs;
 
 /// What a test's host contributes.
 pub(in crate::config) fn surroundings() -> Surroundings {
