@@ -17,7 +17,7 @@ use std::{
 
 use bgd::{
     front::{
-        builtin::{Front, FrontPlace},
+        builtin::{Builtin, FrontPlace},
         nginx::Include,
         route::{Backend, Route},
     },
@@ -119,14 +119,14 @@ fn include(app: u16, proof: u16) -> Res<Include> {
     })
 }
 
-async fn front(place: &Place, listen: u16, app: u16) -> Res<Front> {
+async fn front(place: &Place, listen: u16, app: u16) -> Res<Builtin> {
     let at = FrontPlace {
         app: "shop".parse()?,
         listen: local(listen),
         control: place.path("front.sock"),
         log: place.path("front.log"),
     };
-    let front = Front::new(BGD.into(), at);
+    let front = Builtin::new(BGD.into(), at);
     front.ensure_running().await?;
     front.route(&route(app)?).await?;
     Ok(front)

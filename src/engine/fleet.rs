@@ -15,7 +15,6 @@ use super::{
     acts::Acts,
     app_task::{AppTask, DeployCounter, Deps, Inbox, Message},
     disk::Disk,
-    front::FrontTrouble,
     interpreter::{Interpreter, Place},
     poller::watch_remote,
     snapshot::Snapshot,
@@ -23,7 +22,8 @@ use super::{
 };
 use crate::{
     command::CommandError,
-    config::settings::{AppSettings, FrontSettings, Settings},
+    config::settings::{AppSettings, Settings},
+    front::FrontError,
     rules::{
         app::{Idle, Serving},
         event::{Ask, Event},
@@ -210,7 +210,7 @@ impl Fleet {
     ///
     /// # Errors
     /// When the front does not end.
-    pub async fn let_go(&self, member: &Member) -> Result<(), FrontTrouble> {
+    pub async fn let_go(&self, member: &Member) -> Result<(), FrontError> {
         member.end().await;
         self.lock().remove(&member.settings.name);
         member.interpreter.front().end().await
@@ -359,12 +359,12 @@ impl Member {
     }
 
     /// The ports of a color that nothing runs on, and nothing is about to, may change: to make room for more instances.
-    /// A HAProxy has both in its own configuration.
+    /// Not where the front has them in its own configuration.
     fn moves_what_is_used(&self, new: &AppSettings) -> bool {
         let state = &self.seen.borrow().app;
         let rests = state.pipeline.deploy().is_none() && matches!(state.idle, Idle::Vacant);
         let free = |color| rests && state.live().is_some_and(|live| live.color != color);
-        let own = matches!(self.settings.front, FrontSettings::Haproxy(_));
+        let own = self.settings.front.has_the_ports();
         let moved = |color: &Color| self.settings.ports.of(*color) != new.ports.of(*color);
         Color::ALL.into_iter().filter(moved).any(|color| own || !free(color))
     }

@@ -1,12 +1,11 @@
 //! What is done about a builtin front that does not answer. One that hangs is ended, so that an heir serves from the
 //! listening socket that the daemon holds; one that only does not get to it is waited for (promise N2). Called by `tend`.
 
-use std::{os::unix::ffi::OsStrExt, time::Duration};
+use std::{os::unix::ffi::OsStrExt, path::Path, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    front::builtin,
     os::process::Process,
     process::vitals::{Patient, Verdict},
     rules::ids::AppName,
@@ -32,8 +31,8 @@ impl Silence {
 
     /// One more question was not answered in time. Ends the front when what it did since the first one says that it
     /// will never answer.
-    pub(super) async fn goes_on(&mut self, app: &AppName, front: &builtin::Front) {
-        let Some(process) = process(front).await else { return self.broken() };
+    pub(super) async fn goes_on(&mut self, app: &AppName, pid: Option<u32>, control: &Path) {
+        let Some(process) = pid.and_then(|pid| process(pid, control)) else { return self.broken() };
         let watched = self.patient.as_ref().filter(|(known, _)| *known == process);
         let Some((_, patient)) = watched else {
             self.patient = Patient::watch(process).map(|patient| (process, patient));
@@ -65,9 +64,9 @@ async fn gone(process: Process) {
 }
 
 /// The front's process, where that is one of ours beyond doubt.
-async fn process(front: &builtin::Front) -> Option<Process> {
-    let process = Process::of(front.pid().await?.cast_signed())?;
+fn process(pid: u32, control: &Path) -> Option<Process> {
+    let process = Process::of(pid.cast_signed())?;
     let arguments = std::fs::read(format!("/proc/{}/cmdline", process.pid)).ok()?;
-    let control = front.place().control.as_os_str().as_bytes();
+    let control = control.as_os_str().as_bytes();
     arguments.split(|byte| *byte == 0).any(|argument| argument == control).then_some(process)
 }

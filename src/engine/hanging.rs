@@ -12,7 +12,6 @@ use std::{
 
 use super::{interpreter::Interpreter, starting::slots, tend::end_rest, watching::FAILURES_THAT_COUNT};
 use crate::{
-    os::errors::chain,
     rules::{address::Address, ids::Color},
     shim::Slot,
 };
@@ -142,13 +141,12 @@ impl Interpreter {
         }
     }
 
-    /// nginx asks the next one where it gets no connection, and HAProxy by its own `check`: neither is told.
     async fn have_passed_over(&self, addresses: Vec<Address>, within: Duration) {
         if !self.instances.rest(&addresses) {
             return;
         }
         if let Err(err) = self.front.pass_over(addresses, within).await {
-            tracing::warn!(app = %self.settings.name, err = %chain(&err), "the front was not told which instances to pass over");
+            tracing::warn!(app = %self.settings.name, %err, "the front was not told which instances to pass over");
         }
     }
 

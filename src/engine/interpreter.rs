@@ -8,13 +8,11 @@ use std::{
 
 use tokio::sync::Mutex;
 
-use super::{
-    counting, disk::Disk, front::AppFront, instances::Instances, pruning::Turn, stopping::Led,
-    traffic::Traffic,
-};
+use super::{counting, disk::Disk, instances::Instances, pruning::Turn, stopping::Led, traffic::Traffic};
 use crate::{
     command::{self, CommandError, Places},
     config::{settings::AppSettings, template::Values},
+    front::{self, Front},
     os::errors::chain,
     release::git,
     rules::{
@@ -40,7 +38,7 @@ pub struct Interpreter {
     /// This binary, for the re-executed roles.
     pub(super) exe: PathBuf,
     pub(super) git: git::Worker,
-    pub(super) front: AppFront,
+    pub(super) front: Box<dyn Front>,
     pub(super) instances: Instances,
     pub(super) traffic: Traffic,
     /// Where a front tells of its requests.
@@ -88,14 +86,21 @@ impl Interpreter {
             tracing::error!(app = %settings.name, err = %chain(&err), "nothing can be deployed");
         }
         let source = git::Source::of(&settings, places.mirror());
+        let traffic_socket = counting::socket(place, &settings);
+        let ground = front::Ground {
+            exe: place.exe.clone(),
+            runtime_dir: place.runtime_dir.clone(),
+            logs: places.logs(),
+            traffic: traffic_socket.clone(),
+        };
         Ok(Self {
             exe: place.exe.clone(),
             shims: Shims::new(place.exe.clone(), &place.state_dir, &place.runtime_dir),
             git: git::Worker::new(place.exe.clone(), source, git::Limits::default()),
-            front: AppFront::new(&settings, place, &places),
+            front: front::of(&settings, ground),
             instances: Instances::default(),
             traffic: Traffic::default(),
-            traffic_socket: counting::socket(place, &settings),
+            traffic_socket,
             front_turn: Mutex::new(()),
             sums_turn: Mutex::new(()),
             ahead: AtomicU64::new(0),
@@ -114,8 +119,8 @@ impl Interpreter {
     }
 
     /// The front.
-    pub fn front(&self) -> &AppFront {
-        &self.front
+    pub fn front(&self) -> &dyn Front {
+        &*self.front
     }
 
     /// The git worker.

@@ -4,6 +4,7 @@
 
 mod acts;
 mod app_task;
+mod attending;
 mod building;
 mod candidate;
 pub mod clock;
@@ -11,7 +12,6 @@ mod counting;
 mod disk;
 mod exits;
 pub mod fleet;
-mod front;
 mod front_silence;
 mod hanging;
 mod instances;

@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{front::Standing, interpreter::Interpreter, starting::slots};
+use super::{interpreter::Interpreter, starting::slots};
 use crate::{
     os::errors::chain,
     release,
@@ -12,6 +12,7 @@ use crate::{
         app::{App, Release},
         event::{Event, Facts, Routed},
         ids::{Color, Generation},
+        route::Standing,
     },
     shim::{Exit, Handle, Role},
     store::Store,
@@ -161,6 +162,7 @@ async fn routed(interpreter: &Interpreter, recorded: Generation) -> Facts {
             let Standing { live, canary, backup, half_told, .. } = standing;
             interpreter.found_led(&live.into_iter().chain(canary.map(|(color, _)| color)).collect());
             let routed = live.map_or(Routed::Nothing, Routed::Color);
+            let half_told = half_told.is_some();
             Facts { routed, canary, backup, half_told, ..Facts::default() }
         }
         Ok(None) => Facts { routed: Routed::Nothing, ..Facts::default() },

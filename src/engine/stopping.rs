@@ -7,19 +7,22 @@ use std::{
 };
 
 use super::{
-    front::{FrontTrouble, Standing},
     interpreter::{Interpreter, failure, trouble},
     standing_in::BRIEF,
     starting::slots,
 };
 use crate::{
-    front::route::{self, Route},
+    front::{
+        FrontError,
+        route::{self, Route},
+    },
     os::errors::chain,
     rules::{
         app::Release,
         canary::Share,
         effect::{Backend, Canary},
         ids::{Color, Generation, ReleaseId},
+        route::Standing,
         words::{EventKind, Failure, Nature, Phase},
     },
     shim::{Handle, Slot},
@@ -78,7 +81,7 @@ impl Interpreter {
             told => told,
         };
         self.led(|led| led.to(&to, told.is_ok()));
-        told.map_err(|err: FrontTrouble| err.failure(Phase::Switching))?;
+        told.map_err(|err| err.failure(Phase::Switching))?;
         if self.settings.counts_traffic() {
             // What came before the change and was not looked at yet is none of what comes after it.
             self.count_traffic().await;
@@ -93,7 +96,7 @@ impl Interpreter {
         &self,
         newer: Generation,
         (route, recorded): (Route, Generation),
-    ) -> Result<(), FrontTrouble> {
+    ) -> Result<(), FrontError> {
         let next = Generation(newer.0.saturating_add(1));
         let text = format!(
             "the front knows route {newer}, and bgd was at {}: somebody else told it, or the record is an older one; \
@@ -246,10 +249,9 @@ impl Interpreter {
         let _turn = self.front_turn.lock().await;
         let standing = self.front.standing().await.map_err(|err| err.failure(Phase::Stopping))?;
         let (why, hint) = match standing {
-            Some(Standing { half_told: true, .. }) => (
-                "nginx never took up the route in bgd's file, so where it routes is not known".to_owned(),
-                "`bgd doctor` checks the front".to_owned(),
-            ),
+            Some(Standing { half_told: Some(why), .. }) => {
+                (why.to_owned(), "`bgd doctor` checks the front".to_owned())
+            }
             Some(standing) if standing.names(color) => (
                 format!("the front routes to {color}"),
                 "someone changed the front by hand? bgd status shows what serves".to_owned(),

@@ -12,35 +12,24 @@ use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
     app_task::{Inbox, Message},
-    counting,
-    front::AppFront,
-    front_silence::Silence,
+    attending, counting,
     hanging::{Health, Heard},
     interpreter::{Interpreter, tail},
     starting::{answer_line, slots},
 };
 use crate::{
-    front::{
-        builtin::{self, BuiltinError},
-        haproxy::{self, Haproxy, Life},
-        route::Route,
-    },
     os::errors::chain,
     probe::{self, Answer, Target, Verdict},
     rules::{
         app::{App, Idle, Instance, Release},
         event::Event,
-        ids::{Color, Generation},
+        ids::Color,
     },
     shim::{Handle, Overseer, Slot},
 };
 
 /// A live instance is asked this often at most: health beside deploys is for status, not for a gate.
 const CALM: Duration = Duration::from_secs(2);
-/// Between two looks at a front with which something is wrong, and at HAProxy, whose restart nothing else tells.
-const FRONT_LOOK: Duration = Duration::from_millis(250);
-/// Between two greetings of the builtin front; that its process has ended is noticed at once.
-const GREETING: Duration = Duration::from_secs(3);
 
 /// The watchers of one app.
 #[derive(Debug)]
@@ -63,7 +52,7 @@ impl Tend {
         self.watch_ends();
         self.monitor(state);
         if self.front.is_none() {
-            self.front = Some(tokio::spawn(tend_front(self.interpreter.clone(), self.inbox.clone())));
+            self.front = Some(tokio::spawn(attending::attend(self.interpreter.clone(), self.inbox.clone())));
         }
         if self.count.is_none() {
             let count = counting::count(self.interpreter.clone(), self.inbox.clone());
@@ -251,135 +240,4 @@ async fn end_if_deserted(interpreter: &Interpreter, slot: Slot) {
     let (app, color) = (&interpreter.settings().name, slot.color);
     tracing::error!(%app, %color, release = %handle.release(), "nothing of the instance listens any more: what is left of it is ended");
     end_rest(&handle).await;
-}
-
-async fn tend_front(interpreter: Arc<Interpreter>, inbox: Inbox) {
-    match interpreter.front() {
-        AppFront::Builtin(front) => tend_builtin(&interpreter, front, &inbox).await,
-        AppFront::Nginx { .. } => tend_nginx(&interpreter, &inbox).await,
-        AppFront::Haproxy(haproxy) => tend_haproxy(&interpreter, haproxy, &inbox).await,
-    }
-}
-
-/// Tells what is wrong with nginx, so that status speaks of what is really served (promise M1). Where a hand sent
-/// the traffic to a color on which nothing runs, or the file is not what nginx serves from (promise F6), the front is
-/// told again what is live.
-async fn tend_nginx(interpreter: &Interpreter, inbox: &Inbox) {
-    let mut known = None;
-    loop {
-        let trouble = {
-            // Not in the middle of a flip, when file and nginx differ for a moment.
-            let _turn = interpreter.front_turn.lock().await;
-            interpreter.front().trouble().await
-        };
-        let nowhere = trouble.as_ref().and_then(|trouble| trouble.edited_to);
-        if nowhere.is_some_and(|color| !interpreter.instances().any_on(color)) {
-            let _ended = inbox.send(Message::Event(Event::FrontRestarted));
-        }
-        let half_told = trouble.as_ref().is_some_and(|trouble| trouble.half_told);
-        let said = trouble.map(|trouble| trouble.said);
-        if said != known {
-            // Once: it is told until it takes it.
-            if half_told {
-                let _ended = inbox.send(Message::Event(Event::FrontRestarted));
-            }
-            if let Some(err) = &said {
-                tracing::error!(app = %interpreter.settings().name, %err, "nginx is not as bgd left it");
-            }
-            known.clone_from(&said);
-            if inbox.send(Message::FrontTrouble(said)).is_err() {
-                return;
-            }
-        }
-        // Trouble that is over is not shown for long.
-        sleep(if known.is_some() { FRONT_LOOK } else { CALM }).await;
-    }
-}
-
-/// After each restart or reload of HAProxy its own configuration speaks: it is told again at once what it was told
-/// last, and then by the machine, which may know better. So it is after a hand sent the traffic to a color on which
-/// nothing runs. What else is wrong is told for status.
-async fn tend_haproxy(interpreter: &Interpreter, haproxy: &Haproxy, inbox: &Inbox) {
-    let app = &interpreter.settings().name;
-    let limits = haproxy::Limits::default();
-    let runs = |color: Color| interpreter.instances().any_on(color);
-    let mut known = None;
-    loop {
-        let (life, trouble) = {
-            // Not in the middle of a flip, which is several commands.
-            let _turn = interpreter.front_turn.lock().await;
-            let life = haproxy.put_back(limits).await;
-            if matches!(life, Ok(Life::Unknown)) && !Color::ALL.into_iter().any(runs) {
-                // Nothing is live, or the machine says so next: nobody is sent to a release before it is proven.
-                let nothing = Route::new(Generation::default(), Vec::new());
-                if let Err(err) = haproxy.route(&nothing, limits).await {
-                    tracing::error!(%app, err = %chain(&err), "haproxy was not told that nothing is live");
-                }
-            }
-            (life, interpreter.front().trouble().await)
-        };
-        let nowhere = trouble.as_ref().and_then(|trouble| trouble.edited_to);
-        if matches!(life, Ok(Life::New | Life::Unknown)) || nowhere.is_some_and(|color| !runs(color)) {
-            tracing::warn!(%app, "haproxy was not as bgd left it, and is told again");
-            let _ended = inbox.send(Message::Event(Event::FrontRestarted));
-        }
-        let said = life.err().map(|err| chain(&err)).or(trouble.map(|trouble| trouble.said));
-        if said != known {
-            if let Some(err) = &said {
-                tracing::error!(%app, %err, "something is wrong with haproxy");
-            }
-            known.clone_from(&said);
-            if inbox.send(Message::FrontTrouble(said)).is_err() {
-                return;
-            }
-        }
-        sleep(FRONT_LOOK).await;
-    }
-}
-
-/// Keeps the builtin front's process up: killed, it is started again at once, with its route; one that hangs is killed.
-async fn tend_builtin(interpreter: &Interpreter, front: &builtin::Front, inbox: &Inbox) {
-    let mut known = None;
-    let mut trouble = None;
-    let mut silence = Silence::default();
-    loop {
-        let seen = match front.hello().await {
-            Ok(Some(hello)) => Ok(hello),
-            Ok(None) => front.ensure_running().await,
-            Err(err) => Err(err),
-        };
-        match &seen {
-            Err(BuiltinError::Silent { .. }) => {
-                silence.goes_on(&interpreter.settings().name, front).await;
-            }
-            Ok(_) | Err(_) => silence.broken(),
-        }
-        let now = match &seen {
-            Ok(hello) => hello.trouble.clone(),
-            Err(err) => Some(chain(err)),
-        };
-        if now != trouble {
-            if let Some(err) = &now {
-                tracing::error!(app = %interpreter.settings().name, %err, "the front does not run as it should");
-            }
-            trouble.clone_from(&now);
-            if inbox.send(Message::FrontTrouble(now)).is_err() {
-                return;
-            }
-        }
-        // Without one that runs there is no end to wait for, and the next try has time.
-        let Ok(hello) = seen else {
-            sleep(FRONT_LOOK).await;
-            continue;
-        };
-        // A handover inherits the route; only a front that came up empty needs telling.
-        if known.is_some_and(|pid| pid != hello.pid) {
-            tracing::warn!(app = %interpreter.settings().name, pid = hello.pid, "the front had ended and serves again");
-            if hello.route.is_none() {
-                let _ended = inbox.send(Message::Event(Event::FrontRestarted));
-            }
-        }
-        known = Some(hello.pid);
-        front.ended(hello.pid, GREETING).await;
-    }
 }

@@ -23,6 +23,11 @@ impl Share {
         if percent <= 100 { Some(Self(percent)) } else { None }
     }
 
+    /// That many percent, and never more than the whole.
+    pub fn capped(percent: u16) -> Self {
+        u8::try_from(percent).ok().and_then(Self::percent).unwrap_or(Self::ALL)
+    }
+
     /// In percent.
     pub fn get(self) -> u8 {
         self.0

@@ -3,7 +3,7 @@
 use std::{fs, process::Command, time::Duration};
 
 use bgd::{
-    front::builtin::{Front, FrontPlace},
+    front::builtin::{Builtin, FrontPlace},
     rules::ids::Color,
 };
 use tokio::{
@@ -33,7 +33,7 @@ async fn poor_front() -> TestFront {
         control: dir.path().join("c"),
         log: dir.path().join("log"),
     };
-    let front = Front::new(exe, place);
+    let front = Builtin::new(exe, place);
     let address = front.ensure_running().await.unwrap().bound;
     TestFront::of(front, address, dir)
 }

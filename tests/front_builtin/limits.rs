@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bgd::{
-    front::builtin::{Front, Limits},
+    front::builtin::{Builtin, Limits},
     rules::ids::Color,
 };
 use tokio::{
@@ -120,7 +120,7 @@ async fn other_limits_are_in_force_at_once_and_the_front_stays() {
     let before = front.front.hello().await.unwrap().unwrap();
     assert_eq!(before.limits, Some(Limits::new(LONG, LONG)));
     let limits = Limits::new(LONG, SHORT);
-    let other = Front::new(support::exe(), front.front.place().clone()).limited(limits);
+    let other = Builtin::new(support::exe(), front.front.place().clone()).limited(limits);
     let hello = other.ensure_running().await.unwrap();
     assert_eq!(hello.pid, before.pid);
     assert_eq!(other.hello().await.unwrap().unwrap().limits, Some(limits));

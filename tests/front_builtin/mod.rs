@@ -18,7 +18,7 @@ use std::{
 };
 
 use bgd::{
-    front::builtin::{BuiltinError, Front},
+    front::builtin::{Builtin, BuiltinError},
     rules::ids::Color,
 };
 use support::{Backend, Client, Script, TestFront, until};
@@ -414,7 +414,7 @@ async fn a_front_survives_its_spawner_and_is_found_again() {
     let backend = Backend::start("blue").await;
     front.route(1, Color::Blue, backend.port).await;
     let before = front.front.hello().await.unwrap().unwrap();
-    let again = Front::new(support::exe(), front.front.place().clone());
+    let again = Builtin::new(support::exe(), front.front.place().clone());
     assert_eq!(again.ensure_running().await.unwrap().pid, before.pid);
     assert_eq!(again.routed().await.unwrap(), before.route);
     assert_eq!(support::session_of(before.pid), before.pid, "a session of its own");
@@ -478,7 +478,7 @@ async fn a_deleted_control_socket_comes_back_and_the_same_front_is_found() {
     std::fs::remove_file(&place.control).unwrap();
     // Asked for the real address, it is found behind the address that is in use, and followed by a
     // successor (another address was asked for); its socket is inherited.
-    let hello = Front::new(support::exe(), place).ensure_running().await.unwrap();
+    let hello = Builtin::new(support::exe(), place).ensure_running().await.unwrap();
     assert_ne!(hello.pid, before.pid);
     assert_eq!(hello.bound, before.bound);
     front.end().await;

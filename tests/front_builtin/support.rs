@@ -15,7 +15,7 @@ use std::{
 
 use bgd::{
     front::{
-        builtin::{Front, FrontPlace, Limits},
+        builtin::{Builtin, FrontPlace, Limits},
         route::{Backend as Routed, Route},
     },
     rules::{
@@ -78,15 +78,15 @@ pub fn session_of(pid: u32) -> u32 {
 }
 
 /// A front's handle for files in `dir`; nothing is started.
-pub fn front_at(dir: &Path, listen: SocketAddr) -> Front {
+pub fn front_at(dir: &Path, listen: SocketAddr) -> Builtin {
     let place =
         FrontPlace { app: "shop".parse().unwrap(), listen, control: dir.join("c"), log: dir.join("log") };
-    Front::new(exe(), place)
+    Builtin::new(exe(), place)
 }
 
 /// A running front, which ends with the test however that ends.
 pub struct TestFront {
-    pub front: Front,
+    pub front: Builtin,
     pub address: SocketAddr,
     dir: tempfile::TempDir,
 }
@@ -105,7 +105,7 @@ impl TestFront {
     }
 
     /// One that runs already.
-    pub fn of(front: Front, address: SocketAddr, dir: tempfile::TempDir) -> Self {
+    pub fn of(front: Builtin, address: SocketAddr, dir: tempfile::TempDir) -> Self {
         Self { front, address, dir }
     }
 
@@ -118,10 +118,10 @@ impl TestFront {
     }
 
     /// The same place, run by another file of the program.
-    pub fn heir(&self, name: &str) -> Front {
+    pub fn heir(&self, name: &str) -> Builtin {
         let copy = self.dir.path().join(name);
         std::fs::copy(exe(), &copy).unwrap();
-        Front::new(copy, self.front.place().clone())
+        Builtin::new(copy, self.front.place().clone())
     }
 
     pub async fn route(&self, generation: u64, color: Color, port: u16) {

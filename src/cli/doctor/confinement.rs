@@ -1,10 +1,9 @@
 //! Whether SELinux or AppArmor keeps the front from the app, or bgd from its work. Says nothing where they are not active.
 
-use std::fs;
-
 use super::{acting::Acting, finding::Finding};
 use crate::{
-    config::settings::{AppSettings, FrontSettings, Listen},
+    config::settings::{AppSettings, Listen},
+    front::{Confined, Front},
     os::confinement::{Confinement, Module},
 };
 
@@ -25,16 +24,8 @@ pub fn check(here: &Confinement, acting: &Acting) -> Vec<Finding> {
 }
 
 /// Of the front of one app.
-pub fn check_app(app: &AppSettings, here: &Confinement) -> Option<Finding> {
-    let (front, switches) = match &app.front {
-        FrontSettings::Builtin { .. } => return None,
-        FrontSettings::Nginx(nginx) => {
-            let pid = fs::read_to_string(&nginx.pid_file).ok()?;
-            (("nginx", pid.trim().to_owned()), &["httpd_can_network_connect", "httpd_can_network_relay"][..])
-        }
-        FrontSettings::Haproxy(_) => (("haproxy", pid_of("haproxy")?), &["haproxy_connect_any"][..]),
-    };
-    let (program, pid) = front;
+pub fn check_app(app: &AppSettings, front: &dyn Front, here: &Confinement) -> Option<Finding> {
+    let Confined { program, pid, switches } = front.confined()?;
     let (module, label) = here.of(&pid)?;
     judge(app, here, (program, module, &label), switches)
 }
@@ -75,18 +66,9 @@ fn judge(
     }
 }
 
-fn pid_of(program: &str) -> Option<String> {
-    let entries = fs::read_dir("/proc").ok()?.flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let is_it = |pid: &String| {
-        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == program)
-    };
-    names.filter(|name| name.bytes().all(|c| c.is_ascii_digit())).find(is_it)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{fs, path::Path};
 
     use super::*;
     use crate::cli::doctor::{finding::Level, fixture};
@@ -96,7 +78,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let booleans = root.path().join("sys/fs/selinux/booleans");
         fs::create_dir_all(&booleans).unwrap();
-        let (_, app) = fixture::settings(Path::new("/var/lib/bgd"));
+        let (settings, app) = fixture::settings(Path::new("/var/lib/bgd"));
         let here = Confinement::below(root.path());
         let nginx = ("nginx", Module::SeLinux, "system_u:system_r:httpd_t:s0");
         let said = || judge(&app, &here, nginx, &["httpd_can_network_connect"]);
@@ -109,7 +91,8 @@ mod tests {
         );
         fs::write(booleans.join("httpd_can_network_connect"), "1 1").unwrap();
         assert_eq!(said(), None);
-        assert_eq!(check_app(&app, &here), None, "the builtin front");
+        let front = crate::front::of(&app, crate::cli::doctor::ground(&settings, &app));
+        assert_eq!(check_app(&app, &*front, &here), None, "the builtin front");
         let profile = judge(&app, &here, ("nginx", Module::AppArmor, "nginx"), &[]).unwrap();
         assert_eq!(profile.level, Level::Warn);
     }

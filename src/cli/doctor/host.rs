@@ -10,7 +10,8 @@ use nix::{
 use super::finding::Finding;
 use crate::{
     cli::offline,
-    config::settings::{AppSettings, FrontSettings, Settings},
+    config::settings::{AppSettings, Settings},
+    front::Front,
     os::unix::LONGEST_PATH,
     shim::Limiter,
 };
@@ -80,18 +81,18 @@ fn judge_files(limit: usize, apps: usize) -> Option<Finding> {
 }
 
 /// What concerns one app.
-pub fn check_app(settings: &Settings, app: &AppSettings) -> Vec<Finding> {
+pub fn check_app(settings: &Settings, app: &AppSettings, front: &dyn Front) -> Vec<Finding> {
     let mut found: Vec<_> = app.user.iter().map(|name| user(app, name)).collect();
     found.extend(release_path(&settings.daemon.state_dir, app));
     found.extend(limits(app));
-    found.extend(queue(app, std::fs::read_to_string(QUEUE).ok().as_deref()));
+    let tells = front.figures().is_none();
+    found.extend(queue((app, tells), std::fs::read_to_string(QUEUE).ok().as_deref()));
     found
 }
 
-/// Where nginx or HAProxy tell of each request, and the host lets few of them wait.
-fn queue(app: &AppSettings, length: Option<&str>) -> Option<Finding> {
+/// Where the front tells of each request, and the host lets few of them wait.
+fn queue((app, tells): (&AppSettings, bool), length: Option<&str>) -> Option<Finding> {
     let length: u64 = length?.trim().parse().ok()?;
-    let tells = !matches!(app.front, FrontSettings::Builtin { .. });
     (app.counts_traffic() && tells && length < SHORTEST_QUEUE).then(|| {
         let what = format!(
             "{}: {length} requests at most wait to be counted: of a busy front some are missed, and shares and errors \
@@ -245,10 +246,7 @@ fn release_path(state_dir: &Path, app: &AppSettings) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        cli::doctor::{finding::Level, fixture},
-        config::settings::{HaproxyServers, HaproxySettings},
-    };
+    use crate::cli::doctor::{finding::Level, fixture};
 
     #[test]
     fn a_directory_that_can_be_made_is_fine_and_a_file_in_its_place_is_not() {
@@ -291,17 +289,11 @@ mod tests {
         let (_, app) = fixture::settings(Path::new("/var/lib/bgd"));
         let mut app = (*app).clone();
         app.watch.traffic.max_p95 = Some(30);
-        assert_eq!(queue(&app, Some("10\n")), None, "the builtin front keeps its own sums");
-        app.front = FrontSettings::Haproxy(HaproxySettings {
-            socket: "/run/haproxy/admin.sock".into(),
-            backend: "shop".to_owned(),
-            servers: HaproxyServers { blue: "blue".to_owned(), green: "green".to_owned() },
-            state_file: None,
-        });
-        assert_eq!(queue(&app, Some("10\n")).unwrap().level, Level::Warn);
-        assert_eq!((queue(&app, Some("512\n")), queue(&app, None)), (None, None));
+        assert_eq!(queue((&app, false), Some("10\n")), None, "a front with sums of its own");
+        assert_eq!(queue((&app, true), Some("10\n")).unwrap().level, Level::Warn);
+        assert_eq!((queue((&app, true), Some("512\n")), queue((&app, true), None)), (None, None));
         app.watch.traffic.max_p95 = None;
-        assert_eq!(queue(&app, Some("10\n")), None, "nobody wants to know");
+        assert_eq!(queue((&app, true), Some("10\n")), None, "nobody wants to know");
     }
 
     #[test]

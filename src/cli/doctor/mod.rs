@@ -7,7 +7,6 @@ mod files;
 mod finding;
 #[cfg(test)]
 mod fixture;
-mod front;
 mod host;
 mod ports;
 mod preview;
@@ -31,7 +30,9 @@ use crate::{
         problem::Problem,
         terminal::{self, Look},
     },
-    config::settings::AppSettings,
+    command::Places,
+    config::settings::{AppSettings, Settings},
+    front,
     os::confinement::Confinement,
 };
 
@@ -52,7 +53,8 @@ pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
     report.add(confinement::check(&kernel, &acting))?;
     let wanted = |app: &&AppSettings| args.app.as_ref().is_none_or(|name| *name == app.name);
     for app in settings.apps.values().map(AsRef::as_ref).filter(wanted) {
-        report.add(host::check_app(settings, app))?;
+        let front = front::of(app, ground(settings, app));
+        report.add(host::check_app(settings, app, &*front))?;
         report.add(ports::check(settings, app, &acting))?;
         report.add(programs::check(app, &acting))?;
         report.add(files::check(settings, app))?;
@@ -64,8 +66,8 @@ pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
         }
         report.add(signing::check(app))?;
         report.add(preview::check(app).into_iter().collect())?;
-        report.add(front::check(app).await)?;
-        report.add(confinement::check_app(app, &kernel).into_iter().collect())?;
+        report.add(front.advice(app).await)?;
+        report.add(confinement::check_app(app, &*front, &kernel).into_iter().collect())?;
     }
     Ok(if report.worst == Level::Fail { Exit::Failed } else { Exit::Done })
 }
@@ -79,14 +81,23 @@ struct Report {
 impl Report {
     fn add(&mut self, findings: Vec<Finding>) -> Result<(), Problem> {
         for finding in findings {
-            terminal::data(&finding.line(self.look))?;
+            terminal::data(&finding::line(&finding, self.look))?;
             self.worst = self.worst.max(finding.level);
         }
         Ok(())
     }
 }
 
-/// Also its pid, if it answers.
+/// A front that is only looked at: nobody is told of its traffic.
+fn ground(settings: &Settings, app: &AppSettings) -> front::Ground {
+    front::Ground {
+        exe: std::env::current_exe().unwrap_or_default(),
+        runtime_dir: settings.daemon.runtime_dir.clone(),
+        logs: Places::new(&settings.daemon.state_dir, &app.name).logs(),
+        traffic: None,
+    }
+}
+
 /// What runs and is in no file.
 async fn unconfigured(installation: &Installation) -> Vec<Finding> {
     let Ok(Answer::Status(status)) = installation.client().ask(&Request::Status { app: None }).await else {
@@ -100,6 +111,7 @@ async fn unconfigured(installation: &Installation) -> Vec<Finding> {
     status.unconfigured.iter().map(finding).collect()
 }
 
+/// Also its pid, if it answers.
 async fn daemon(installation: &Installation) -> (Finding, Option<u32>) {
     let client = installation.client();
     match client.ask(&Request::Status { app: None }).await {

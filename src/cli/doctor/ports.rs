@@ -14,6 +14,7 @@ use nix::unistd::User;
 use super::{acting::Acting, finding::Finding};
 use crate::{
     config::settings::{AppSettings, FrontSettings, Listen, Settings},
+    front,
     process::ports::{Holder, holders, listeners},
     rules::ids::Color,
 };
@@ -137,7 +138,7 @@ fn port_of(app: &AppSettings, port: u16, is_ours: &dyn Fn(&Holder) -> bool) -> F
             None => Finding::ok(format!("{}: port {port} is held by our own process", app.name)),
             Some(other) => Finding::fail(
                 format!("{}: port {port} is held by pid {} ({})", app.name, other.pid, other.command),
-                match ["nginx", "haproxy"].into_iter().find(|name| other.command.contains(name)) {
+                match front::kind_of(&other.command) {
                     Some(name) => format!("write front.type = \"{name}\" to stay behind it, or another port"),
                     None => "end it, or give the app another port".to_owned(),
                 },

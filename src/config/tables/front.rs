@@ -67,6 +67,14 @@ impl FrontSettings {
         }
     }
 
+    /// Whether the app's ports stand in the front's own configuration, which bgd does not write.
+    pub fn has_the_ports(&self) -> bool {
+        match self {
+            Self::Haproxy(_) => true,
+            Self::Builtin { .. } | Self::Nginx(_) => false,
+        }
+    }
+
     /// Whether the front passes requests on by this protocol.
     pub(super) fn speaks(&self, protocol: Protocol) -> bool {
         match self {

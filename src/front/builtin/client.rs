@@ -53,7 +53,7 @@ pub struct FrontPlace {
 }
 
 /// An app's front, seen from the daemon.
-pub struct Front {
+pub struct Builtin {
     exe: PathBuf,
     place: FrontPlace,
     limits: Limits,
@@ -67,13 +67,13 @@ struct Kept {
     spare: Option<Spare>,
 }
 
-impl std::fmt::Debug for Front {
+impl std::fmt::Debug for Builtin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Front").field("place", &self.place).finish_non_exhaustive()
+        f.debug_struct("Builtin").field("place", &self.place).finish_non_exhaustive()
     }
 }
 
-impl Front {
+impl Builtin {
     /// The front at `place`, run by the program `exe` (bgd itself). Nothing is started yet.
     pub fn new(exe: PathBuf, place: FrontPlace) -> Self {
         Self { exe, place, limits: Limits::default(), kept: Mutex::default() }

@@ -1,5 +1,5 @@
 //! The builtin front: an HTTP/1.1 reverse proxy in a process of its own (`bgd front`), which outlives the
-//! daemon. The daemon's side is [`Front`]; it starts the process, replaces it by a newer one without losing
+//! daemon. The daemon's side is [`Builtin`]; it starts the process, replaces it by a newer one without losing
 //! a connection, and tells it what to route. The process keeps its route in memory only: whoever starts it
 //! anew sends the route again. The daemon keeps a second handle on the listening socket (`spare`), so that a front
 //! that is killed costs what was in flight and no connection more.
@@ -27,6 +27,7 @@ mod client;
 pub mod control;
 mod crowd;
 mod flow;
+mod front;
 mod guest;
 mod handover;
 mod headers;
@@ -42,6 +43,7 @@ mod sockets;
 mod spare;
 mod spawn;
 mod stage;
+mod supervise;
 mod switch;
 mod table;
 mod tally;
@@ -54,7 +56,7 @@ mod worker;
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
-pub use client::{Front, FrontPlace};
+pub use client::{Builtin, FrontPlace};
 pub use limits::Limits;
 pub use role::run;
 

@@ -11,7 +11,7 @@ const ENOUGH: u64 = 10;
 
 /// What is not as it should be, and what to write into haproxy.cfg.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
+pub struct Advice {
     /// For people.
     pub said: String,
     /// What to do about it.
@@ -44,19 +44,19 @@ impl Haproxy {
     }
 
     /// A backend that nobody's requests came to while the frontends had many.
-    async fn unused(&self) -> Result<Option<Finding>, HaproxyError> {
+    async fn unused(&self) -> Result<Option<Advice>, HaproxyError> {
         let stat = self.socket.ask("show stat").await?;
         let stat = Stat::parse(&stat).ok_or_else(|| self.garbled("show stat", "it has no header"))?;
         let backend = &self.settings.backend;
         let Some((taken @ ENOUGH.., 0)) = stat.arrivals(backend) else { return Ok(None) };
         let said = format!("none of {taken} connections to haproxy came to its backend {backend}");
-        Ok(Some(Finding {
+        Ok(Some(Advice {
             said, hint: "name it in a frontend: `default_backend`, or `use_backend … if …`"
         }))
     }
 
     /// What works, and would work better with another haproxy.cfg.
-    pub async fn advice(&self, sticky: &Sticky) -> Result<Vec<Finding>, HaproxyError> {
+    pub async fn advice(&self, sticky: &Sticky) -> Result<Vec<Advice>, HaproxyError> {
         let sides = self.sides().await?;
         let mut found = Vec::new();
         for server in sides.all() {
@@ -67,18 +67,18 @@ impl Haproxy {
                     server.address,
                     server.port
                 );
-                found.push(Finding { said, hint: "bgd starts the app on 127.0.0.1" });
+                found.push(Advice { said, hint: "bgd starts the app on 127.0.0.1" });
             }
             if server.was_refused() {
                 let check = self.counters_of(server).await?.check;
                 let said = format!("haproxy's last check of {} failed: {check}", self.path(&server.name));
                 let said = said.trim_end_matches([':', ' ']).to_owned();
-                found.push(Finding { said, hint: super::error::CHECK });
+                found.push(Advice { said, hint: super::error::CHECK });
             }
         }
         if self.settings.state_file.is_none() && !sides.all().all(Server::has_check) {
             let said = "a restarted haproxy sends requests to the color on which nothing runs, until bgd has told it";
-            found.push(Finding {
+            found.push(Advice {
                 said: said.to_owned(),
                 hint: "write `check` behind each server, or use `state_file`",
             });
@@ -98,16 +98,16 @@ impl Haproxy {
             };
             let said =
                 format!("clients do not stay on their side by {what}: the backend balances by {}", balance.0);
-            found.push(Finding { said, hint });
+            found.push(Advice { said, hint });
         }
         Ok(found)
     }
 }
 
-fn no_directory(file: &Path) -> Option<Finding> {
+fn no_directory(file: &Path) -> Option<Advice> {
     let dir = file.parent().filter(|dir| !dir.is_dir())?;
     let said = format!("haproxy's state file can't be written: no directory {}", dir.display());
-    Some(Finding { said, hint: "make it, or give `state_file` another place" })
+    Some(Advice { said, hint: "make it, or give `state_file` another place" })
 }
 
 #[cfg(test)]

@@ -11,14 +11,18 @@
 //! drain    waiting for requests in flight           inspect  what doctor wants to know
 //! former   what reloaded HAProxies still work on
 //! report   a line of the traffic log                keep     the states on disk, for HAProxy's own start
+//! front    its verbs behind the seam                supervise what is looked after between flips
+//! doctor   what `bgd doctor` says
 //! ```
 //! While it runs, HAProxy keeps no number and no release for bgd, so nothing of a route is stored there but states and weights.
 
 mod cutover;
+mod doctor;
 mod drain;
 mod error;
 mod figures;
 mod former;
+mod front;
 mod inspect;
 mod keep;
 pub mod report;
@@ -26,6 +30,7 @@ mod roles;
 mod servers;
 mod socket;
 mod standing;
+mod supervise;
 
 use std::{
     net::{IpAddr, UdpSocket},
@@ -36,13 +41,12 @@ use std::{
 pub use cutover::Life;
 pub use error::HaproxyError;
 pub use figures::{Counters, Process};
-pub use inspect::{Balance, Finding};
+pub use inspect::{Advice, Balance};
 pub use roles::Standing;
 pub use standing::Discord;
 
 use crate::{
     config::settings::{Addresses, HaproxySettings, MOST_INSTANCES},
-    front::traffic::Sample,
     rules::ids::{Color, Generation},
 };
 use roles::Want;
@@ -184,11 +188,6 @@ impl Haproxy {
         let pid = self.process().await.ok()?.pid;
         let process = std::fs::metadata(format!("/proc/{pid}")).ok()?;
         Some(std::os::unix::fs::MetadataExt::uid(&process))
-    }
-
-    /// The request that a datagram of its log tells of.
-    pub fn sample(&self, datagram: &[u8]) -> Option<Sample> {
-        report::parse(&self.settings, datagram)
     }
 
     /// The servers as they are, if they are the app's.

@@ -13,16 +13,20 @@
 //! sides     which of two colors a request is for  report    what nginx tells of each request
 //! sites     what the sites hide of the include    link      the live socket behind a link: flips without reload
 //! reach     whether the workers get to a socket   ensure    the file before the first route, and after a kill
+//! front     its verbs behind the seam             supervise what is looked after between flips
+//! doctor    what `bgd doctor` says
 //! ```
 
 mod beside;
 mod command;
 mod cutover;
+mod doctor;
 mod drain;
 mod effect;
 mod ensure;
 mod error;
 mod errorlog;
+mod front;
 pub mod include;
 mod inspect;
 mod link;
@@ -34,10 +38,11 @@ pub mod report;
 mod sides;
 mod sites;
 mod standing;
+mod supervise;
 mod syntax;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     net::SocketAddrV4,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock, PoisonError},
@@ -91,6 +96,8 @@ pub struct Nginx {
     traffic: Option<PathBuf>,
     /// One cutover at a time on one nginx, whichever app it is for: workers of two at once can't be told apart.
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// The workers that the last cutover left behind; `None` after a restart of bgd.
+    former: Arc<tokio::sync::Mutex<Option<Former>>>,
 }
 
 type Turns = std::sync::Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>;
@@ -117,13 +124,7 @@ impl Nginx {
     ) -> Self {
         let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = turns.entry(settings.pid_file.clone()).or_default().clone();
-        Self { settings, app, addresses: addresses.into(), traffic, turn }
-    }
-
-    /// Whom its workers run as; none while it does not run.
-    pub fn worker_uids(&self) -> BTreeSet<u32> {
-        let workers = master::master(&self.settings.pid_file).and_then(master::workers);
-        workers.unwrap_or_default().iter().filter_map(|worker| worker.process.uid()).collect()
+        Self { settings, app, addresses: addresses.into(), traffic, turn, former: Arc::default() }
     }
 
     /// The request that a datagram tells of.

@@ -75,6 +75,13 @@ pub enum Contradiction {
     NotLoaded(String),
 }
 
+impl Contradiction {
+    /// Whether what nginx routes by is not what it was told, so that it has to be told again.
+    pub(super) fn is_half_told(&self) -> bool {
+        matches!(self, Self::FileDiffers { .. } | Self::LinkLost { .. })
+    }
+}
+
 impl Nginx {
     /// What nginx truly serves now. While a flip is under way the file may be ahead of nginx. `None` when neither nginx nor a file knows of this app.
     pub async fn routed(&self) -> Result<Option<Routed>, NginxError> {

@@ -1,91 +1,39 @@
-//! The front as `bgd doctor` sees it: an nginx that runs, includes bgd's file, accepts its configuration, may be
-//! reloaded, does not cut long requests, and gives sites the lines of that file; a HAProxy that may be told, and has
-//! the app's servers. The builtin front needs only its port.
+//! nginx as `bgd doctor` sees it: it runs, includes bgd's file, accepts its configuration, may be reloaded, does not cut
+//! long requests, and gives sites the lines of that file.
 
 use std::path::Path;
 
+use super::{Hidden, Inclusion, Nginx, Permission};
 use crate::{
-    cli::doctor::finding::Finding,
     config::{
         duration,
-        settings::{AppSettings, FrontSettings, HaproxySettings, Listen, NginxSettings, Sticky},
-    },
-    front::{
-        haproxy::{Haproxy, HaproxyError},
-        nginx::{Hidden, Inclusion, Nginx, Permission},
+        settings::{AppSettings, Sticky},
     },
     os::errors::chain,
-    rules::ids::Color,
+    rules::finding::Finding,
 };
 
 /// For what nginx itself can explain best.
 const UNSURE: &str = "`nginx -t` shows what nginx thinks";
 
-/// Looks at the app's front; changes nothing.
-pub async fn check(app: &AppSettings) -> Vec<Finding> {
-    match &app.front {
-        FrontSettings::Builtin { .. } => Vec::new(),
-        FrontSettings::Nginx(settings) => of_nginx(app, settings).await,
-        FrontSettings::Haproxy(settings) => of_haproxy(app, settings).await,
-    }
-}
-
-async fn of_haproxy(app: &AppSettings, settings: &HaproxySettings) -> Vec<Finding> {
-    let (name, backend) = (&app.name, &settings.backend);
-    let haproxy = Haproxy::new(settings.clone(), app.addresses());
-    let failed = |error: &HaproxyError| {
-        let hint =
-            error.hint().unwrap_or("`haproxy -c -f /etc/haproxy/haproxy.cfg` shows what haproxy thinks");
-        Finding::fail(format!("{name}: {}", chain(error)), hint)
-    };
-    if let Err(error) = haproxy.preflight().await {
-        return vec![failed(&error)];
-    }
-    let places = match &app.listen {
-        Listen::Ports => ports(app),
-        Listen::Sockets(sockets) => format!("the sockets in {}", sockets.directory.display()),
-    };
-    let text = format!("{name}: haproxy can be told, and its backend {backend} has servers for {places}");
-    let mut found = vec![Finding::ok(text)];
-    match haproxy.advice(&app.canary.sticky).await {
-        Ok(advice) => {
-            let warned = advice.into_iter().map(|it| Finding::warn(format!("{name}: {}", it.said), it.hint));
-            found.extend(warned);
-        }
-        Err(error) => found.push(failed(&error)),
-    }
-    found
-}
-
-/// The ports of both colors, for people.
-fn ports(app: &AppSettings) -> String {
-    let last = app.instances - 1;
-    let [blue, green] = Color::ALL.map(|color| match app.ports.of(color) {
-        first if last == 0 => first.to_string(),
-        first => format!("{first} to {}", app.ports.nth(color, last)),
-    });
-    format!("ports {blue} and {green}")
-}
-
-async fn of_nginx(app: &AppSettings, settings: &NginxSettings) -> Vec<Finding> {
-    let nginx = Nginx::new(settings.clone(), app.name.clone(), app.addresses(), None);
-    let mut found = vec![preflight(app, &nginx).await, inclusion(app, settings, &nginx).await];
-    let permission = permission(app, &nginx);
+pub(super) async fn advice(nginx: &Nginx, app: &AppSettings) -> Vec<Finding> {
+    let mut found = vec![preflight(app, nginx).await, inclusion(app, nginx).await];
+    let permission = permission(app, nginx);
     // An nginx that does not run is one trouble, not two.
     if !found.contains(&permission) {
         found.push(permission);
     }
-    found.extend(nginx.rivals().await.iter().map(|file| rival(app, settings, file)));
+    found.extend(nginx.rivals().await.iter().map(|file| rival(app, &nginx.settings.upstream, file)));
     if nginx.is_used().await == Some(false) {
-        found.push(unused(app, settings));
+        found.push(unused(app, &nginx.settings.upstream));
     }
-    found.extend(shutdown(app, &nginx).await);
-    found.extend(hidden(app, settings, &nginx).await);
+    found.extend(shutdown(app, nginx).await);
+    found.extend(hidden(app, nginx).await);
     found
 }
 
 async fn preflight(app: &AppSettings, nginx: &Nginx) -> Finding {
-    match nginx.preflight().await {
+    match Nginx::preflight(nginx).await {
         Ok(()) => Finding::ok(format!("{}: nginx runs and accepts its configuration", app.name)),
         Err(error) => {
             Finding::fail(format!("{}: {}", app.name, chain(&error)), error.hint().unwrap_or(UNSURE))
@@ -93,8 +41,8 @@ async fn preflight(app: &AppSettings, nginx: &Nginx) -> Finding {
     }
 }
 
-async fn inclusion(app: &AppSettings, settings: &NginxSettings, nginx: &Nginx) -> Finding {
-    let (name, file) = (&app.name, settings.file.display());
+async fn inclusion(app: &AppSettings, nginx: &Nginx) -> Finding {
+    let (name, file) = (&app.name, nginx.settings.file.display());
     match nginx.inclusion().await {
         Inclusion::Included => Finding::ok(format!("{name}: nginx includes {file}")),
         Inclusion::NotThereYet => Finding::ok(format!("{name}: {file} is written when the daemon starts")),
@@ -109,16 +57,16 @@ async fn inclusion(app: &AppSettings, settings: &NginxSettings, nginx: &Nginx) -
     }
 }
 
-fn rival(app: &AppSettings, settings: &NginxSettings, file: &Path) -> Finding {
-    let (name, upstream, file) = (&app.name, &settings.upstream, file.display());
+fn rival(app: &AppSettings, upstream: &str, file: &Path) -> Finding {
+    let (name, file) = (&app.name, file.display());
     Finding::fail(
         format!("{name}: nginx has an upstream {upstream} already, so it refuses bgd's file: {file}"),
         format!("remove that upstream there, or set front.upstream to another name than {upstream}"),
     )
 }
 
-fn unused(app: &AppSettings, settings: &NginxSettings) -> Finding {
-    let (name, upstream) = (&app.name, &settings.upstream);
+fn unused(app: &AppSettings, upstream: &str) -> Finding {
+    let name = &app.name;
     Finding::warn(
         format!("{name}: no site of nginx names upstream {upstream}, so no visitor gets the app"),
         format!(
@@ -156,14 +104,14 @@ async fn shutdown(app: &AppSettings, nginx: &Nginx) -> Option<Finding> {
 }
 
 /// A word for each site that has to repeat a line of bgd's file, when the app's settings need that line.
-async fn hidden(app: &AppSettings, settings: &NginxSettings, nginx: &Nginx) -> Vec<Finding> {
+async fn hidden(app: &AppSettings, nginx: &Nginx) -> Vec<Finding> {
     let Some(hidden) = nginx.hidden().await else { return Vec::new() };
     let mut found = Vec::new();
     if matches!(app.canary.sticky, Sticky::Cookie(_)) {
         found.extend(without_cookie(app, &hidden, &nginx.cookie_line()));
     }
     if app.counts_traffic() {
-        found.extend(silent(app, &hidden, &settings.file));
+        found.extend(silent(app, &hidden, &nginx.settings.file));
     }
     found
 }
@@ -195,7 +143,6 @@ fn silent(app: &AppSettings, hidden: &Hidden, file: &Path) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::settings::Ports;
 
     fn app() -> std::sync::Arc<AppSettings> {
         let dir = tempfile::tempdir().unwrap();
@@ -204,14 +151,6 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let mut apps = crate::config::load(&path).unwrap().settings.apps;
         apps.remove(&"shop".parse().unwrap()).unwrap()
-    }
-
-    #[test]
-    fn the_ports_of_all_instances_are_named() {
-        let app = app();
-        assert_eq!(ports(&app), "ports 9501 and 9502");
-        let three = AppSettings { ports: Ports { blue: 9501, green: 9511 }, instances: 3, ..(*app).clone() };
-        assert_eq!(ports(&three), "ports 9501 to 9503 and 9511 to 9513");
     }
 
     #[test]

@@ -1,0 +1,81 @@
+//! What the daemon does for the front that it looks after: whose turn it is, what runs, and who hears of trouble.
+//! Started by `tend`; the looking after is the front's own.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::MutexGuard;
+
+use super::{
+    app_task::{Inbox, Message},
+    front_silence::Silence,
+    interpreter::Interpreter,
+};
+use crate::{
+    front::Daemon,
+    rules::{
+        event::Event,
+        ids::{AppName, Color},
+    },
+};
+
+/// Looks after the front until the app's task ends.
+pub(super) async fn attend(interpreter: Arc<Interpreter>, inbox: Inbox) {
+    let attendant = Attendant {
+        interpreter: &interpreter,
+        inbox: &inbox,
+        said: Mutex::default(),
+        silence: tokio::sync::Mutex::default(),
+    };
+    tokio::select! {
+        () = interpreter.front().supervise(&attendant) => {}
+        () = inbox.closed() => {}
+    }
+}
+
+struct Attendant<'a> {
+    interpreter: &'a Interpreter,
+    inbox: &'a Inbox,
+    /// The trouble that the app's task knows of.
+    said: Mutex<Option<String>>,
+    silence: tokio::sync::Mutex<Silence>,
+}
+
+impl Daemon for Attendant<'_> {
+    fn app(&self) -> &AppName {
+        &self.interpreter.settings().name
+    }
+
+    fn turn(&self) -> BoxFuture<'_, MutexGuard<'_, ()>> {
+        Box::pin(self.interpreter.front_turn.lock())
+    }
+
+    fn runs(&self, color: Color) -> bool {
+        self.interpreter.instances().any_on(color)
+    }
+
+    fn tell_again(&self) {
+        let _ended = self.inbox.send(Message::Event(Event::FrontRestarted));
+    }
+
+    fn trouble(&self, said: Option<String>) -> bool {
+        let mut known = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = *known != said;
+        if news {
+            known.clone_from(&said);
+            let _ended = self.inbox.send(Message::FrontTrouble(said));
+        }
+        news
+    }
+
+    fn silent<'a>(&'a self, pid: Option<u32>, control: &'a Path) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.silence.lock().await.goes_on(self.app(), pid, control).await })
+    }
+
+    fn heard(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async { self.silence.lock().await.broken() })
+    }
+}

@@ -1,0 +1,118 @@
+//! bgd's own front as a front of an app: its verbs behind the seam, and its errors as the engine reads them.
+
+use std::{net::SocketAddr, time::Duration};
+
+use futures_util::future::BoxFuture;
+
+use super::{Builtin, BuiltinError, FrontPlace, supervise};
+use crate::{
+    config::settings::AppSettings,
+    front::{Attempt, Daemon, Front, FrontError, Ground, route::Route},
+    os::errors::chain,
+    rules::{
+        address::Address,
+        canary::Share,
+        finding::Finding,
+        ids::{AppName, Color, Generation},
+        route::Standing,
+        traffic::Figures,
+        words::Nature,
+    },
+};
+
+impl Builtin {
+    /// The front of an app at its place among bgd's own files; nothing is started yet.
+    pub(in crate::front) fn of(app: &AppName, listen: SocketAddr, ground: &Ground) -> Self {
+        let place = FrontPlace {
+            app: app.clone(),
+            listen,
+            // With a short name: a unix socket's path must fit 107 bytes.
+            control: ground.runtime_dir.join("f").join(format!("{app}.sock")),
+            log: ground.logs.join("front.log"),
+        };
+        Self::new(ground.exe.clone(), place)
+    }
+}
+
+impl Front for Builtin {
+    fn ensure(&self) -> Attempt<'_, ()> {
+        Box::pin(async { Ok(self.ensure_running().await.map(drop)?) })
+    }
+
+    fn preflight(&self) -> Attempt<'_, ()> {
+        self.ensure()
+    }
+
+    fn route(&self, route: Route) -> Attempt<'_, ()> {
+        Box::pin(async move {
+            match Self::route(self, &route).await {
+                Err(BuiltinError::NotRunning { .. }) => {
+                    self.ensure_running().await?;
+                    Ok(Self::route(self, &route).await?)
+                }
+                done => Ok(done?),
+            }
+        })
+    }
+
+    fn standing(&self) -> Attempt<'_, Option<Standing>> {
+        Box::pin(async { Ok(self.routed().await?.as_ref().map(standing)) })
+    }
+
+    fn newer_than(&self, ours: Generation) -> BoxFuture<'_, Option<Generation>> {
+        Box::pin(async move {
+            let route = self.routed().await.ok().flatten()?;
+            (route.generation > ours).then_some(route.generation)
+        })
+    }
+
+    fn drained(&self, color: Color, limit: Duration) -> Attempt<'_, u64> {
+        Box::pin(async move {
+            let left = Self::drained(self, color, limit).await?;
+            if left > 0 {
+                self.cut(color).await?;
+            }
+            Ok(left)
+        })
+    }
+
+    fn pass_over(&self, addresses: Vec<Address>, within: Duration) -> Attempt<'_, ()> {
+        Box::pin(async move { Ok(Self::pass_over(self, addresses, within).await?) })
+    }
+
+    fn end(&self) -> Attempt<'_, ()> {
+        Box::pin(async { Ok(self.stop().await?) })
+    }
+
+    fn supervise<'a>(&'a self, daemon: &'a dyn Daemon) -> BoxFuture<'a, ()> {
+        Box::pin(supervise::supervise(self, daemon))
+    }
+
+    /// It needs only its port, which is looked at with the app's.
+    fn advice<'a>(&'a self, _app: &'a AppSettings) -> BoxFuture<'a, Vec<Finding>> {
+        Box::pin(async { Vec::new() })
+    }
+
+    fn figures(&self) -> Option<Attempt<'_, [(Color, Figures); 2]>> {
+        Some(Box::pin(async {
+            let figures = Self::figures(self).await?;
+            Ok(Color::ALL.map(|color| (color, figures.of(color).clone())))
+        }))
+    }
+}
+
+fn standing(route: &Route) -> Standing {
+    Standing {
+        live: route.color(),
+        canary: route.canary().map(|canary| (canary.color, Share::capped(route.canary_share()))),
+        backup: !route.backup.is_empty(),
+        generation: route.generation,
+        half_told: None,
+    }
+}
+
+impl From<BuiltinError> for FrontError {
+    fn from(err: BuiltinError) -> Self {
+        Self { said: chain(&err), hint: err.hint(), log: Vec::new(), nature: Nature::Transient }
+    }
+}

@@ -1,0 +1,54 @@
+//! Keeps the front's process up: killed, it is started again at once, with its route; one that hangs is ended.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{Builtin, BuiltinError};
+use crate::{front::Daemon, os::errors::chain};
+
+/// Between two tries to reach or start one.
+const SOON: Duration = Duration::from_millis(250);
+/// Between two greetings; that its process has ended is noticed at once.
+const GREETING: Duration = Duration::from_secs(3);
+
+pub(super) async fn supervise(front: &Builtin, daemon: &dyn Daemon) {
+    let app = daemon.app();
+    let mut known = None;
+    loop {
+        let answer = match front.hello().await {
+            Ok(Some(hello)) => Ok(hello),
+            Ok(None) => front.ensure_running().await,
+            Err(err) => Err(err),
+        };
+        match &answer {
+            Err(BuiltinError::Silent { .. }) => {
+                daemon.silent(front.pid().await, &front.place().control).await;
+            }
+            Ok(_) | Err(_) => daemon.heard().await,
+        }
+        let trouble = match &answer {
+            Ok(hello) => hello.trouble.clone(),
+            Err(err) => Some(chain(err)),
+        };
+        if daemon.trouble(trouble.clone())
+            && let Some(err) = trouble
+        {
+            tracing::error!(%app, %err, "the front does not run as it should");
+        }
+        // Without one that runs there is no end to wait for, and the next try has time.
+        let Ok(hello) = answer else {
+            sleep(SOON).await;
+            continue;
+        };
+        // A handover inherits the route; only a front that came up empty needs telling.
+        if known.is_some_and(|pid| pid != hello.pid) {
+            tracing::warn!(%app, pid = hello.pid, "the front had ended and serves again");
+            if hello.route.is_none() {
+                daemon.tell_again();
+            }
+        }
+        known = Some(hello.pid);
+        front.ended(hello.pid, GREETING).await;
+    }
+}

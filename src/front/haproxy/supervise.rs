@@ -1,0 +1,54 @@
+//! After each restart or reload of HAProxy its own configuration speaks: it is told again at once what it was told
+//! last, and then by the machine, which may know better. So it is after a hand sent the traffic to a color on which
+//! nothing runs. What else is wrong is told for status.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{Discord, Haproxy, HaproxyError, Life, Limits};
+use crate::{
+    front::{Daemon, route::Route},
+    os::errors::chain,
+    rules::ids::{Color, Generation},
+};
+
+/// Between two looks: nothing else tells of a restart.
+const LOOK: Duration = Duration::from_millis(250);
+
+pub(super) async fn supervise(haproxy: &Haproxy, daemon: &dyn Daemon) {
+    let app = daemon.app();
+    loop {
+        let (life, trouble) = {
+            // Not in the middle of a flip, which is several commands.
+            let _turn = daemon.turn().await;
+            (put_back(haproxy, daemon).await, haproxy.trouble().await)
+        };
+        let trouble = trouble.unwrap_or_else(|err| Some(Discord { said: chain(&err), moved_to: None }));
+        let nowhere = trouble.as_ref().and_then(|trouble| trouble.moved_to);
+        if matches!(life, Ok(Life::New | Life::Unknown)) || nowhere.is_some_and(|color| !daemon.runs(color)) {
+            tracing::warn!(%app, "haproxy was not as bgd left it, and is told again");
+            daemon.tell_again();
+        }
+        let said = life.err().map(|err| chain(&err)).or(trouble.map(|trouble| trouble.said));
+        if daemon.trouble(said.clone())
+            && let Some(err) = said
+        {
+            tracing::error!(%app, %err, "something is wrong with haproxy");
+        }
+        sleep(LOOK).await;
+    }
+}
+
+async fn put_back(haproxy: &Haproxy, daemon: &dyn Daemon) -> Result<Life, HaproxyError> {
+    let limits = Limits::default();
+    let life = haproxy.put_back(limits).await;
+    if matches!(life, Ok(Life::Unknown)) && !Color::ALL.into_iter().any(|color| daemon.runs(color)) {
+        // Nothing is live, or the machine says so next: nobody is sent to a release before it is proven.
+        let nothing = Route::new(Generation::default(), Vec::new());
+        if let Err(err) = haproxy.route(&nothing, limits).await {
+            tracing::error!(app = %daemon.app(), err = %chain(&err), "haproxy was not told that nothing is live");
+        }
+    }
+    life
+}
