@@ -41,6 +41,35 @@ const IMPURE: [&str; 11] = [
 /// Lines without the tests; beyond this a file is split.
 const LONGEST: usize = 600;
 
+/// The fronts that are other people's programs: the folder that knows one by name, and the other files that may.
+const FOREIGN_FRONTS: [(&str, &str, &[&str]); 2] = [
+    (
+        "haproxy",
+        "front/haproxy",
+        &[
+            // Declares the file of its table.
+            "config/tables/mod.rs",
+            // Lists the kinds, each with its keys.
+            "config/tables/front.rs",
+            "config/tables/front_haproxy.rs",
+            // Makes a front of its settings.
+            "front/mod.rs",
+        ],
+    ),
+    (
+        "nginx",
+        "front/nginx",
+        &[
+            // Its type is the example for `front = "nginx"`, which is not a table.
+            "config/read.rs",
+            "config/tables/mod.rs",
+            "config/tables/front.rs",
+            "config/tables/front_nginx.rs",
+            "front/mod.rs",
+        ],
+    ),
+];
+
 struct Source {
     /// Relative to `src`.
     path: PathBuf,
@@ -62,6 +91,16 @@ impl Source {
             _ => line,
         });
         lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Source {
+    /// Whether product code, which comments and tests are not, has the word in it, in whatever case.
+    fn names(&self, word: &str) -> bool {
+        let in_tests = self.path.iter().any(|part| part == "tests" || part == "tests.rs");
+        let code = self.code().to_ascii_lowercase();
+        let product = code.split("\n#[cfg(test)]").next().unwrap_or_default();
+        !in_tests && product.contains(word)
     }
 }
 
@@ -192,6 +231,21 @@ fn mentions(line: &str, word: &str) -> bool {
         let after = line[at + word.len()..].chars().next().is_some_and(part);
         !before && !after
     })
+}
+
+#[test]
+fn a_front_is_known_by_name_in_its_folder_alone() {
+    let sources = sources();
+    for (name, folder, others) in FOREIGN_FRONTS {
+        let named = |source: &&Source| !source.path.starts_with(folder) && source.names(name);
+        let found: Vec<String> =
+            sources.iter().filter(named).map(|source| source.path.display().to_string()).collect();
+        assert_eq!(
+            BTreeSet::from_iter(found.iter().map(String::as_str)),
+            BTreeSet::from_iter(others.iter().copied()),
+            "{name}"
+        );
+    }
 }
 
 #[test]
