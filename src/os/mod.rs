@@ -7,11 +7,12 @@
 //! - `printable`: text without what a terminal obeys
 //! - `privilege`: what a started command inherits
 //! - `process`, `tree`: who a process is, and what descends from it
-//! - `tcp`, `unix`: the kernel's tables of TCP and unix sockets
+//! - `tcp`, `unix`, `netlink`: the kernel's tables of TCP and unix sockets
 
 pub mod confinement;
 pub(crate) mod ended;
 pub mod errors;
+pub(crate) mod netlink;
 pub mod printable;
 pub mod privilege;
 pub mod process;

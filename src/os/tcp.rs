@@ -7,21 +7,12 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader},
     net::{IpAddr, SocketAddr},
-    os::fd::AsRawFd,
 };
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
-};
+use super::netlink::{SockDiag, broken, u32_at};
 
-/// What the kernel sends at once at most.
+/// Bytes that are read at once from the file.
 const BUFFER: usize = 64 * 1024;
-
-const HEADER: usize = 16;
-const BY_FAMILY: u16 = 20;
-const REQUEST_DUMP: u16 = 0x301;
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
 
 /// States by the kernel's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,81 +58,42 @@ fn read_between(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
 }
 
 fn by_netlink(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let netlink = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?;
-    // The kernel answers at once; a second without an answer means that it never will.
-    setsockopt(&netlink, sockopt::ReceiveTimeout, &nix::sys::time::TimeVal::new(1, 0))?;
+    let mut kernel = SockDiag::open()?;
     let mut found = Vec::new();
-    let mut buffer = vec![0; BUFFER];
     for family in [libc::AF_INET, libc::AF_INET6] {
-        send(netlink.as_raw_fd(), &request(family, state, ports), MsgFlags::empty())?;
-        loop {
-            let count = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-            if take_messages(buffer.get(..count).unwrap_or_default(), &mut found)? == Dump::Over {
-                break;
-            }
-        }
+        kernel.dump(&question(family, state, ports), |answer| take(answer, &mut found))?;
     }
     Ok(found)
 }
 
-/// A netlink header and an `inet_diag_req_v2` that asks for TCP, a state, and ports.
-fn request(family: i32, state: State, ports: Ports) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(72);
-    bytes.extend(72_u32.to_ne_bytes());
-    bytes.extend(BY_FAMILY.to_ne_bytes());
-    bytes.extend(REQUEST_DUMP.to_ne_bytes());
-    bytes.extend([0; 8]);
-    bytes.extend([u8::try_from(family).unwrap_or(0), 6, 0, 0]);
-    bytes.extend((1_u32 << state as u8).to_ne_bytes());
-    bytes.extend(ports.local.to_be_bytes());
-    bytes.extend(ports.remote.to_be_bytes());
-    bytes.resize(72, 0);
+/// An `inet_diag_req_v2` that asks for TCP, a state, and ports.
+fn question(family: i32, state: State, ports: Ports) -> [u8; 56] {
+    let mut bytes = [0; 56];
+    bytes[0] = u8::try_from(family).unwrap_or(0);
+    bytes[1] = 6;
+    bytes[4..8].copy_from_slice(&(1_u32 << state as u8).to_ne_bytes());
+    bytes[8..10].copy_from_slice(&ports.local.to_be_bytes());
+    bytes[10..12].copy_from_slice(&ports.remote.to_be_bytes());
     bytes
 }
 
-/// Whether more is to come.
-#[derive(Debug, PartialEq, Eq)]
-enum Dump {
-    Goes,
-    Over,
-}
-
-/// Pure, and total: cut or wrong messages are errors.
-fn take_messages(bytes: &[u8], found: &mut Vec<Socket>) -> io::Result<Dump> {
-    let broken = || io::Error::from(io::ErrorKind::InvalidData);
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let length = usize::try_from(u32_at(rest, 0).ok_or_else(broken)?).map_err(io::Error::other)?;
-        let message = rest.get(..length).filter(|_| length >= HEADER).ok_or_else(broken)?;
-        let kind = message.get(4..6).and_then(|two| Some(u16::from_ne_bytes(two.try_into().ok()?)));
-        match kind {
-            Some(DONE) => return Ok(Dump::Over),
-            Some(ERROR) => return Err(io::Error::other("the kernel refuses to list its sockets")),
-            Some(BY_FAMILY) => found.push(message.get(HEADER..).and_then(parse_message).ok_or_else(broken)?),
-            _ => {}
-        }
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(Dump::Goes)
+fn take(answer: &[u8], found: &mut Vec<Socket>) -> io::Result<()> {
+    found.push(parse_answer(answer).ok_or_else(broken)?);
+    Ok(())
 }
 
 /// An `inet_diag_msg`.
-fn parse_message(message: &[u8]) -> Option<Socket> {
-    let family = i32::from(*message.first()?);
-    let port = u16::from_be_bytes(message.get(4..6)?.try_into().ok()?);
-    let address = message.get(8..24)?;
+fn parse_answer(answer: &[u8]) -> Option<Socket> {
+    let family = i32::from(*answer.first()?);
+    let port = u16::from_be_bytes(answer.get(4..6)?.try_into().ok()?);
+    let address = answer.get(8..24)?;
     let address = match family {
         libc::AF_INET => IpAddr::from(<[u8; 4]>::try_from(address.get(..4)?).ok()?),
         libc::AF_INET6 => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
         _ => return None,
     };
     let local = SocketAddr::new(address, port);
-    Some(Socket { local, uid: u32_at(message, 64)?, inode: u32_at(message, 68)?.into() })
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+    Some(Socket { local, uid: u32_at(answer, 64)?, inode: u32_at(answer, 68)?.into() })
 }
 
 fn by_proc(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
@@ -204,6 +156,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::os::netlink::{framed, take_answers};
 
     #[test]
     fn netlink_and_proc_tell_the_same() {
@@ -239,10 +192,11 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_parsed_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = take_messages(&bytes, &mut Vec::new());
-            let mut framed = request(2, State::Listen, Ports { local: 1, remote: 0 });
-            framed.extend(bytes);
-            let _ = take_messages(&framed, &mut Vec::new());
+            let _ = parse_answer(&bytes);
+            let _ = take_answers(&bytes, |answer| take(answer, &mut Vec::new()));
+            let any_port = question(2, State::Listen, Ports { local: 1, remote: 0 });
+            let more = [framed(&any_port), bytes].concat();
+            let _ = take_answers(&more, |answer| take(answer, &mut Vec::new()));
         }
     }
 }

@@ -9,13 +9,11 @@
 use std::{
     ffi::OsStr,
     io,
-    os::{fd::AsRawFd, unix::ffi::OsStrExt as _},
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
-};
+use super::netlink::{SockDiag, broken, u16_at, u32_at};
 
 /// The longest path that a unix socket can have, in bytes: 108 with the zero behind it.
 pub const LONGEST_PATH: usize = 107;
@@ -26,15 +24,7 @@ pub fn is_plain(path: &Path) -> bool {
     path.is_absolute() && path.to_str().is_some_and(|text| text.bytes().all(plain))
 }
 
-/// What the kernel sends at once at most.
-const BUFFER: usize = 64 * 1024;
-const HEADER: usize = 16;
-const REQUEST: usize = 40;
-const BY_FAMILY: u16 = 20;
-const REQUEST_DUMP: u16 = 0x301;
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-/// Of an answer, before its attributes.
+/// Bytes of an answer before its attributes.
 const ABOUT: usize = 16;
 /// Attributes: the name, and the other end.
 const NAME: u16 = 0;
@@ -82,68 +72,33 @@ fn read(state: State) -> io::Result<Vec<Socket>> {
 }
 
 fn by_netlink(state: State) -> io::Result<Vec<Socket>> {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let netlink = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?;
-    // The kernel answers at once; a second without an answer means that it never will.
-    setsockopt(&netlink, sockopt::ReceiveTimeout, &nix::sys::time::TimeVal::new(1, 0))?;
-    send(netlink.as_raw_fd(), &request(state), MsgFlags::empty())?;
-    let (mut found, mut buffer) = (Vec::new(), vec![0; BUFFER]);
-    loop {
-        let count = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        if take_messages(buffer.get(..count).unwrap_or_default(), state, &mut found)? == Dump::Over {
-            return Ok(found);
-        }
-    }
+    let mut found = Vec::new();
+    SockDiag::open()?.dump(&question(state), |answer| take(answer, state, &mut found))?;
+    Ok(found)
 }
 
-/// A netlink header and a `unix_diag_req` that asks for names and other ends.
-fn request(state: State) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(REQUEST);
-    bytes.extend((REQUEST as u32).to_ne_bytes());
-    bytes.extend(BY_FAMILY.to_ne_bytes());
-    bytes.extend(REQUEST_DUMP.to_ne_bytes());
-    bytes.extend([0; 8]);
-    bytes.extend([libc::AF_UNIX as u8, 0, 0, 0]);
-    bytes.extend((1_u32 << state as u8).to_ne_bytes());
-    bytes.extend(0_u32.to_ne_bytes());
-    bytes.extend(SHOW_NAME_AND_PEER.to_ne_bytes());
-    bytes.resize(REQUEST, 0);
+/// A `unix_diag_req` that asks for names and other ends.
+fn question(state: State) -> [u8; 24] {
+    let mut bytes = [0; 24];
+    bytes[0] = libc::AF_UNIX as u8;
+    bytes[4..8].copy_from_slice(&(1_u32 << state as u8).to_ne_bytes());
+    bytes[12..16].copy_from_slice(&SHOW_NAME_AND_PEER.to_ne_bytes());
     bytes
 }
 
-/// Whether more is to come.
-#[derive(Debug, PartialEq, Eq)]
-enum Dump {
-    Goes,
-    Over,
-}
-
-/// Pure, and total: cut or wrong messages are errors.
-fn take_messages(bytes: &[u8], state: State, found: &mut Vec<Socket>) -> io::Result<Dump> {
-    let broken = || io::Error::from(io::ErrorKind::InvalidData);
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let length = u32_at(rest, 0).and_then(|length| usize::try_from(length).ok()).ok_or_else(broken)?;
-        let message = rest.get(..length).filter(|_| length >= HEADER).ok_or_else(broken)?;
-        match u16_at(message, 4) {
-            Some(DONE) => return Ok(Dump::Over),
-            Some(ERROR) => return Err(io::Error::other("the kernel refuses to list its sockets")),
-            Some(BY_FAMILY) => {
-                let body = message.get(HEADER..).filter(|body| body.len() >= ABOUT).ok_or_else(broken)?;
-                found.extend(parse_message(body, state));
-            }
-            _ => {}
-        }
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+fn take(answer: &[u8], state: State, found: &mut Vec<Socket>) -> io::Result<()> {
+    if answer.len() < ABOUT {
+        return Err(broken());
     }
-    Ok(Dump::Goes)
+    found.extend(parse_answer(answer, state));
+    Ok(())
 }
 
 /// A `unix_diag_msg` and its attributes; `None` for a socket without a path.
-fn parse_message(body: &[u8], state: State) -> Option<Socket> {
-    let inode = u32_at(body, 4)?;
+fn parse_answer(answer: &[u8], state: State) -> Option<Socket> {
+    let inode = u32_at(answer, 4)?;
     let (mut path, mut peer) = (None, 0);
-    let mut rest = body.get(ABOUT..)?;
+    let mut rest = answer.get(ABOUT..)?;
     while let (Some(length), Some(kind)) = (u16_at(rest, 0), u16_at(rest, 2)) {
         let value = rest.get(4..usize::from(length))?;
         match kind {
@@ -161,14 +116,6 @@ fn parse_message(body: &[u8], state: State) -> Option<Socket> {
 fn path_of(name: &[u8]) -> Option<PathBuf> {
     let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
     (end > 0).then(|| PathBuf::from(OsStr::from_bytes(&name[..end])))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
 /// The lines of /proc/net/unix in this state; of a connection it does not say whether it has another end.
@@ -207,6 +154,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::os::netlink::{framed, take_answers};
 
     #[test]
     fn a_listener_and_its_open_connections_are_found_by_their_path_in_both_ways() {
@@ -251,12 +199,11 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_parsed_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = take_messages(&bytes, State::Listening, &mut Vec::new());
-            let _ = parse_message(&bytes, State::Listening);
+            let taken = |answer: &[u8]| take(answer, State::Listening, &mut Vec::new());
+            let _ = taken(&bytes);
             let _ = by_proc(State::Connected, &bytes);
-            let mut framed = request(State::Listening);
-            framed.extend(bytes);
-            let _ = take_messages(&framed, State::Listening, &mut Vec::new());
+            let _ = take_answers(&bytes, taken);
+            let _ = take_answers(&[&framed(&question(State::Listening)), &bytes[..]].concat(), taken);
         }
     }
 }
