@@ -15,7 +15,7 @@ use super::{
     starting::slots,
 };
 use crate::{
-    os::errors::chain,
+    os::{errors::chain, holders::held_by},
     process::ports,
     rules::{
         address::Address,
@@ -191,7 +191,7 @@ impl Takeover<'_> {
     /// The sockets at an address that the relay has, and all of them; `None` where nobody listens.
     fn sockets(&self, slot: Slot, relay: &Handle) -> Option<(BTreeSet<u64>, BTreeSet<u64>)> {
         let all: BTreeSet<u64> = ports::listening_at(&self.address(slot)).ok()?.into_iter().collect();
-        let held = ports::held_by(relay.main_pid()?, &all);
+        let held = held_by(relay.main_pid()?, &all);
         (!held.is_empty()).then_some((held, all))
     }
 

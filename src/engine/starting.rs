@@ -20,7 +20,7 @@ use super::{
 use crate::{
     command,
     config::{commands::FOREGROUND, settings::Limits},
-    os::errors::chain,
+    os::{errors::chain, holders::holders, tcp},
     probe::{Answer, ProbeCommand, Target, Verdict},
     process::ports,
     rules::{
@@ -389,8 +389,8 @@ pub(super) fn of_one(slot: Slot, number: u16, failure: Failure) -> Failure {
 
 /// Who holds an address, for people.
 pub(super) fn holders_of(address: &Address) -> String {
-    let holders = |inodes: Vec<u64>| ports::holders(&inodes.into_iter().collect());
-    match ports::listening_at(address).and_then(holders) {
+    let found = |inodes: Vec<u64>| holders(&inodes.into_iter().collect());
+    match ports::listening_at(address).and_then(found) {
         Ok(holders) if !holders.is_empty() => {
             let named: Vec<String> =
                 holders.iter().map(|holder| format!("pid {} ({})", holder.pid, holder.command)).collect();
@@ -404,7 +404,7 @@ pub(super) fn holders_of(address: &Address) -> String {
 /// Where the port is open instead, when it is open on no address that a probe of 127.0.0.1 reaches.
 fn out_of_reach(port: u16) -> String {
     let addresses: Vec<SocketAddr> =
-        ports::listeners(port).unwrap_or_default().into_iter().map(|one| one.address).collect();
+        tcp::listening(port).unwrap_or_default().into_iter().map(|one| one.local).collect();
     let reached = |ip: IpAddr| ip.is_unspecified() || ip == IpAddr::V4(Ipv4Addr::LOCALHOST);
     if addresses.is_empty() || addresses.iter().any(|address| reached(address.ip())) {
         return String::new();

@@ -10,7 +10,10 @@ use std::{
 };
 
 use crate::{
-    os::process::{Process, Stat, command_line},
+    os::{
+        holders::holders,
+        process::{Process, Stat, command_line},
+    },
     process::ports,
     rules::address::Address,
 };
@@ -72,7 +75,7 @@ pub fn at(address: &Address) -> io::Result<Vec<Stray>> {
     if inodes.is_empty() {
         return Ok(Vec::new());
     }
-    let holders = ports::holders(&inodes)?.into_iter();
+    let holders = holders(&inodes)?.into_iter();
     Ok(holders.filter_map(|holder| Stray::of(holder.pid)).collect())
 }
 

@@ -4,6 +4,7 @@
 //! - `confinement`: what SELinux and AppArmor refuse whatever the mode bits say
 //! - `ended`: waiting for the end of a process that is not a child
 //! - `errors`: an error with its causes, as one line
+//! - `holders`: who has a socket open
 //! - `printable`: text without what a terminal obeys
 //! - `privilege`: what a started command inherits
 //! - `process`, `tree`: who a process is, and what descends from it
@@ -12,6 +13,7 @@
 pub mod confinement;
 pub(crate) mod ended;
 pub mod errors;
+pub mod holders;
 pub(crate) mod netlink;
 pub mod printable;
 pub mod privilege;

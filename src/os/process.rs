@@ -5,7 +5,10 @@
 use std::{
     fs::{self, File},
     io::{self, Read as _},
-    os::fd::{AsFd as _, OwnedFd},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::Path,
     sync::OnceLock,
     time::{Duration, SystemTime},
@@ -247,6 +250,17 @@ pub fn boot_id() -> io::Result<&'static str> {
     }
     let read = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     Ok(BOOT.get_or_init(|| read.trim().to_owned()))
+}
+
+/// The user id that a process runs as; `None` when it is gone.
+pub(crate) fn user_of(pid: i32) -> Option<u32> {
+    fs::metadata(format!("/proc/{pid}")).ok().map(|about| about.uid())
+}
+
+/// The name of the program, which the kernel cuts to 15 bytes; `None` when the process is gone.
+pub(crate) fn name_of(pid: i32) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end().to_owned())
 }
 
 /// The command line of a process with spaces between the words, at most 200 characters, for messages.

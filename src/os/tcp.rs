@@ -4,6 +4,7 @@
 //! (what is in flight).
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{self, BufRead, BufReader},
     net::{IpAddr, SocketAddr},
@@ -17,10 +18,9 @@ const BUFFER: usize = 64 * 1024;
 /// States by the kernel's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum State {
+enum State {
     /// A connection, accepted or not yet.
     Established = 1,
-    /// A listener.
     Listen = 10,
 }
 
@@ -42,17 +42,28 @@ struct Ports {
     remote: u16,
 }
 
-/// All sockets of both families in this state with this local port; with port 0 on any port.
-pub fn read(state: State, port: u16) -> io::Result<Vec<Socket>> {
-    read_between(state, Ports { local: port, remote: 0 })
+/// The sockets of both families that listen on this port, on any address; 0 is any port.
+pub fn listening(port: u16) -> io::Result<Vec<Socket>> {
+    read(State::Listen, Ports { local: port, remote: 0 })
+}
+
+/// This host's ends of the connections to this port of it.
+pub(crate) fn connections(port: u16) -> io::Result<Vec<Socket>> {
+    read(State::Established, Ports { local: port, remote: 0 })
 }
 
 /// The clients' ends of the connections to this port, wherever it is.
-pub fn clients_of(port: u16) -> io::Result<Vec<Socket>> {
-    read_between(State::Established, Ports { local: 0, remote: port })
+pub(crate) fn clients_of(port: u16) -> io::Result<Vec<Socket>> {
+    read(State::Established, Ports { local: 0, remote: port })
 }
 
-fn read_between(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
+/// The users whom the listening sockets among these belong to.
+pub(crate) fn owners(inodes: &BTreeSet<u64>) -> io::Result<BTreeSet<u32>> {
+    let all = listening(0)?.into_iter();
+    Ok(all.filter(|one| inodes.contains(&one.inode)).map(|one| one.uid).collect())
+}
+
+fn read(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
     // Whatever is wrong with netlink here (a filter, a missing kernel module): the files tell the same.
     by_netlink(state, ports).or_else(|_| by_proc(state, ports))
 }

@@ -17,9 +17,13 @@ const DEPTH: usize = 4096;
 
 /// Every process that can be seen now.
 pub(crate) fn snapshot() -> io::Result<Vec<Stat>> {
+    Ok(pids()?.filter_map(Stat::read).collect())
+}
+
+/// The pids of all processes that can be seen now.
+pub(crate) fn pids() -> io::Result<impl Iterator<Item = i32>> {
     let entries = fs::read_dir("/proc")?;
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    Ok(pids.filter_map(Stat::read).collect())
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
 }
 
 /// All descendants of `root`, without it and without zombies.
@@ -30,8 +34,7 @@ pub(crate) fn descendants(root: i32) -> io::Result<Vec<Process>> {
 
 /// The living children of `root`: what it started, and the orphans that came to it.
 pub(crate) fn tops(root: i32) -> io::Result<Vec<Process>> {
-    let below = walk(root)?;
-    Ok(below.iter().filter(|stat| stat.parent == root && stat.alive()).map(Stat::process).collect())
+    Ok(children(root)?.iter().filter(|stat| stat.alive()).map(Stat::process).collect())
 }
 
 /// Those of `all` that descend from one of `roots` (which are left out).
@@ -93,14 +96,13 @@ fn try_signal(root: i32, one: Process, number: i32) {
     let _refused = signal(root, one, number);
 }
 
-/// Descendants including zombies: through the kernel's own lists of children where it has them (fast enough
-/// to outrun a forking tree), else by reading all of /proc.
+/// Descendants including zombies.
 fn walk(root: i32) -> io::Result<Vec<Stat>> {
     let mut seen = BTreeSet::from([root]);
     let mut open = vec![root];
     let mut found = Vec::new();
     while let Some(pid) = open.pop() {
-        let children = match children(pid) {
+        let children = match listed_children(pid) {
             Ok(children) => children,
             Err(_) if pid != root => continue,
             Err(_) => return Ok(below(&snapshot()?, &BTreeSet::from([root])).into_iter().copied().collect()),
@@ -115,7 +117,16 @@ fn walk(root: i32) -> io::Result<Vec<Stat>> {
     Ok(found)
 }
 
-fn children(pid: i32) -> io::Result<Vec<i32>> {
+/// The children of a process, zombies included.
+pub(crate) fn children(pid: i32) -> io::Result<Vec<Stat>> {
+    match listed_children(pid) {
+        Ok(children) => Ok(children.into_iter().filter_map(Stat::read).collect()),
+        Err(_) => Ok(snapshot()?.into_iter().filter(|stat| stat.parent == pid).collect()),
+    }
+}
+
+/// The kernel's own list, where it keeps one: fast enough to outrun a forking tree.
+fn listed_children(pid: i32) -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let list = fs::read_to_string(task?.path().join("children"))?;

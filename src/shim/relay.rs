@@ -45,7 +45,7 @@ use tokio::{
 };
 
 use crate::{
-    os::{errors::chain, process::Process, tree},
+    os::{errors::chain, holders::sockets_of, process::Process, tree},
     process::ports,
     rules::address::Address,
 };
@@ -265,7 +265,7 @@ fn copies(listen: &Address, shim: i32) -> io::Result<Vec<OwnedFd>> {
     let mut copied = BTreeSet::new();
     let mut copies = Vec::new();
     for one in tree::descendants(shim)? {
-        for (fd, inode) in ports::sockets_of(one.pid) {
+        for (fd, inode) in sockets_of(one.pid).into_iter().flatten() {
             if inodes.contains(&inode) && copied.insert(inode) {
                 match copy(one, fd) {
                     Ok(copy) => copies.push(copy),

@@ -15,7 +15,10 @@ use super::{acting::Acting, finding::Finding};
 use crate::{
     config::settings::{AppSettings, FrontSettings, Listen, Settings},
     front,
-    process::ports::{Holder, holders, listeners},
+    os::{
+        holders::{Holder, holders},
+        tcp,
+    },
     rules::ids::Color,
 };
 
@@ -158,7 +161,7 @@ enum Held {
 }
 
 fn held(port: u16) -> io::Result<Held> {
-    let inodes: BTreeSet<u64> = listeners(port)?.iter().map(|listener| listener.inode).collect();
+    let inodes: BTreeSet<u64> = tcp::listening(port)?.iter().map(|listener| listener.inode).collect();
     if inodes.is_empty() {
         return Ok(Held::Free);
     }

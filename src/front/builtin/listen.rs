@@ -6,7 +6,6 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     os::fd::{AsFd, AsRawFd},
-    path::Path,
 };
 
 use nix::sys::socket::{
@@ -16,6 +15,8 @@ use nix::sys::socket::{
         TcpUserTimeout,
     },
 };
+
+use crate::os::{holders::holders, process::name_of, tcp};
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -48,34 +49,9 @@ pub(super) fn bound(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Who listens on this port, for an error message: `pid 4242 (nginx)`; `None` when that can't be seen.
 pub fn holder(address: SocketAddr) -> Option<String> {
-    let inode = ["/proc/net/tcp", "/proc/net/tcp6"]
-        .iter()
-        .find_map(|table| listening_inode(&std::fs::read_to_string(table).ok()?, address.port()))?;
-    let wanted = format!("socket:[{inode}]");
-    let processes = std::fs::read_dir("/proc").ok()?.flatten();
-    processes
-        .filter(|entry| entry.file_name().to_string_lossy().bytes().all(|c| c.is_ascii_digit()))
-        .find(|entry| holds(&entry.path(), &wanted))
-        .map(|entry| {
-            let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            format!("pid {} ({})", entry.file_name().to_string_lossy(), name.trim())
-        })
-}
-
-fn holds(process: &Path, wanted: &str) -> bool {
-    let Ok(open) = std::fs::read_dir(process.join("fd")) else { return false };
-    open.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == wanted))
-}
-
-/// The inode of the socket that listens on a port, from the text of `/proc/net/tcp`.
-fn listening_inode(table: &str, port: u16) -> Option<u64> {
-    const LISTEN: &str = "0A";
-    table.lines().skip(1).find_map(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
-        let at = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
-        (at == port && *state == LISTEN).then(|| inode.parse().ok()).flatten()
-    })
+    let inodes = tcp::listening(address.port()).ok()?.into_iter().map(|one| one.inode).collect();
+    let pid = holders(&inodes).ok()?.first()?.pid;
+    Some(format!("pid {pid} ({})", name_of(pid).unwrap_or_default()))
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ impl Haproxy {
     }
 
     async fn held_by_former(&self, color: Color) -> Result<u64, HaproxyError> {
-        let worker = self.process().await?.pid;
+        let worker = self.process().await?.pid.cast_signed();
         let servers = self.sides().await?.of(color).len();
         let indexes = 0..u16::try_from(servers).unwrap_or(u16::MAX);
         let addresses: Vec<_> = indexes.map(|index| self.addresses.nth(color, index)).collect();

@@ -2,7 +2,7 @@
 //! master was killed. A reload does not reach it, so requests would go where it routed before. Only reads.
 
 use std::{
-    fs,
+    collections::BTreeSet,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,7 +11,12 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Nginx, NginxError,
-    master::{self, Process, Standing},
+    master::{self, Standing},
+};
+use crate::os::{
+    holders::{held_by, sockets_of},
+    process::{Process, name_of},
+    tree,
 };
 
 /// How long an upgrade by a package or a script takes at most: both masters are there for a second or two.
@@ -64,18 +69,12 @@ fn oldbin(pid_file: &Path) -> PathBuf {
 
 /// `None` too without permission to see what the master has open.
 fn stranger(master: Process) -> Option<Process> {
-    let program = program(master.pid)?;
-    let own = master.sockets()?;
-    let entries = fs::read_dir("/proc").ok()?;
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let mut workers = pids
-        .filter(|pid| self::program(*pid).as_ref() == Some(&program))
+    let program = name_of(master.pid)?;
+    let own: BTreeSet<u64> = sockets_of(master.pid).ok()?.map(|(_, inode)| inode).collect();
+    let mut workers = tree::pids()
+        .ok()?
+        .filter(|pid| name_of(*pid).as_ref() == Some(&program))
         .filter_map(|pid| master::strange_worker(master, pid))
         .filter(|worker| master::standing(*worker) == Some(Standing::Serving));
-    workers.find(|worker| worker.sockets().is_some_and(|held| !held.is_disjoint(&own)))
-}
-
-/// The name that the kernel keeps of a process's program.
-fn program(pid: u32) -> Option<String> {
-    fs::read_to_string(format!("/proc/{pid}/comm")).ok()
+    workers.find(|worker| !held_by(worker.pid, &own).is_empty())
 }

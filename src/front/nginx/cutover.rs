@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Aftermath, Former, Include, Lead, Limits, Link, Nginx, NginxError, PlaceError, Present, Process, Refusal,
+    Aftermath, Former, Include, Lead, Limits, Link, Nginx, NginxError, PlaceError, Present, Refusal,
     RouteError, command, effect,
     effect::Effect,
     errorlog::Mark,
@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     front::route::Route,
+    os::process::Process,
     rules::{
         address::Address,
         ids::{Color, Generation},

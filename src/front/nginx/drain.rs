@@ -7,12 +7,13 @@ use std::{collections::HashSet, time::Duration};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::{
-    Nginx, NginxError, master,
-    master::{Process, Standing, boot_id},
-};
+use super::{Nginx, NginxError, master, master::Standing};
 use crate::{
-    os::{tcp, unix},
+    os::{
+        holders::sockets_of,
+        process::{Process, boot_id},
+        tcp, unix,
+    },
     rules::{address::Address, ids::Color},
 };
 
@@ -31,7 +32,7 @@ pub struct Former {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drained {
     /// Pids of former workers that are still there; empty when all is drained.
-    pub left_workers: Vec<u32>,
+    pub left_workers: Vec<i32>,
     /// Connections to the former addresses that are open now, and would be cut by stopping; `None` when the
     /// kernel does not tell.
     pub connections: Option<usize>,
@@ -50,7 +51,7 @@ const LATER: Duration = Duration::from_millis(50);
 
 impl Former {
     pub(super) fn new(workers: Vec<Process>, addresses: Vec<Address>) -> Self {
-        Self { boot: boot_id(), workers, addresses }
+        Self { boot: boot_id().unwrap_or_default().to_owned(), workers, addresses }
     }
 
     /// Requests in flight on the sockets that have no new ones. On ports, workers that are gone have none; behind a
@@ -70,7 +71,7 @@ impl Former {
 
     /// Those that still run.
     pub fn left(&self) -> Vec<Process> {
-        let same_boot = self.boot == boot_id();
+        let same_boot = self.boot == boot_id().unwrap_or_default();
         self.workers.iter().copied().filter(|worker| same_boot && worker.is_alive()).collect()
     }
 }
@@ -112,11 +113,10 @@ fn connections(workers: &[Process], addresses: &[Address]) -> Option<usize> {
     if ports.is_empty() && !addresses.is_empty() {
         return open_on_sockets(addresses);
     }
-    let own: Option<HashSet<u64>> =
-        workers.iter().map(|worker| worker.sockets()).try_fold(HashSet::new(), |mut all, sockets| {
-            all.extend(sockets?);
-            Some(all)
-        });
+    let own: Option<HashSet<u64>> = workers.iter().try_fold(HashSet::new(), |mut all, worker| {
+        all.extend(sockets_of(worker.pid).ok()?.map(|(_, inode)| inode));
+        Some(all)
+    });
     let clients = ports.iter().map(|port| tcp::clients_of(*port).ok());
     let clients: Vec<_> = clients.collect::<Option<Vec<_>>>()?.concat();
     // Without permission to see the workers' own sockets every client of the port counts.
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_worker_of_an_earlier_boot_is_gone() {
-        let pid = std::process::id();
+        let pid = std::process::id().cast_signed();
         let own = Process::of(pid).unwrap();
         let mut former = Former::new(vec![own], vec![]);
         assert_eq!(former.left(), [own]);
@@ -149,7 +149,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let _open = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-        let own = Process::of(std::process::id()).unwrap();
+        let own = Process::of(std::process::id().cast_signed()).unwrap();
         assert_eq!(connections(&[own], &[Address::Port(port)]), Some(1));
     }
 }

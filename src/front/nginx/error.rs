@@ -58,7 +58,7 @@ pub enum NginxError {
         /// The configured pid file.
         path: PathBuf,
         /// What it names.
-        pid: u32,
+        pid: i32,
     },
     /// A pid left behind and given to another process, or an nginx without master.
     #[error("process {pid} of {path} is no nginx master: {cmdline:?}")]
@@ -66,7 +66,7 @@ pub enum NginxError {
         /// The configured pid file.
         path: PathBuf,
         /// What it names.
-        pid: u32,
+        pid: i32,
         /// What runs under that pid.
         cmdline: String,
     },
@@ -74,7 +74,7 @@ pub enum NginxError {
     #[error("can't list the workers of nginx master {pid}")]
     Workers {
         /// The master.
-        pid: u32,
+        pid: i32,
         /// Why.
         #[source]
         source: io::Error,
@@ -83,17 +83,17 @@ pub enum NginxError {
     #[error("nginx is being upgraded: {}", masters(*old, *new))]
     Upgrading {
         /// The one before.
-        old: u32,
+        old: i32,
         /// The one that the pid file names.
-        new: Option<u32>,
+        new: Option<i32>,
     },
     /// A worker that a reload does not reach takes a part of the requests.
     #[error("nginx worker {worker}, which is not one of master {master}, accepts on its sockets too")]
     Shared {
         /// The master of the pid file.
-        master: u32,
+        master: i32,
         /// Somebody else's worker.
-        worker: u32,
+        worker: i32,
     },
     /// The include file can't be read or replaced.
     #[error(transparent)]
@@ -168,7 +168,7 @@ pub enum NginxError {
     #[error("nginx's worker {worker} has a root directory of its own, where the app's sockets are not")]
     OtherRoot {
         /// Its pid.
-        worker: u32,
+        worker: i32,
     },
     /// No free port for the proof address.
     #[error("no free port on {address} for bgd's proof address: tried {tried}")]
@@ -245,7 +245,7 @@ fn unread(source: &io::Error) -> &'static str {
     }
 }
 
-fn masters(old: u32, new: Option<u32>) -> String {
+fn masters(old: i32, new: Option<i32>) -> String {
     match new {
         Some(new) => format!("its older master {old} is still there beside {new}, and takes no new route"),
         None => format!("its master {old} is starting a new one"),

@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::master::Process;
+use crate::os::process::Process;
 
 /// A busy log may grow much during one flip; the newest part is what matters.
 const READ_CAP: u64 = 256 * 1024;
@@ -60,7 +60,7 @@ impl Mark {
 }
 
 /// Lines of the master (`pid#tid:`), workers' everyday errors left out.
-fn complaints(text: &str, master: u32) -> Vec<String> {
+fn complaints(text: &str, master: i32) -> Vec<String> {
     let tag = format!(" {master}#");
     let grave = ["[emerg]", "[alert]", "[crit]"];
     text.lines()

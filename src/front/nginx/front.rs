@@ -80,7 +80,7 @@ impl Front for Nginx {
 
     fn worker_uids(&self) -> BoxFuture<'_, BTreeSet<u32>> {
         let workers = master::master(&self.settings.pid_file).and_then(master::workers).unwrap_or_default();
-        let uids = workers.iter().filter_map(|worker| worker.process.uid()).collect();
+        let uids = workers.iter().filter_map(|worker| worker.uid()).collect();
         Box::pin(async { uids })
     }
 

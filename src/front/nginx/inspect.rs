@@ -36,7 +36,7 @@ pub enum Permission {
     /// The master belongs to another user, and the command is plain nginx.
     Denied {
         /// The master.
-        master: u32,
+        master: i32,
     },
     /// It goes through another program (sudo, systemctl), which decides by itself.
     Delegated {
@@ -103,7 +103,7 @@ impl Nginx {
     pub fn may_reload(&self) -> Result<Permission, NginxError> {
         let master = master::master(&self.settings.pid_file)?;
         let program = self.settings.reload.first().cloned().unwrap_or_default();
-        let pid = Pid::from_raw(i32::try_from(master.pid).unwrap_or(i32::MAX));
+        let pid = Pid::from_raw(master.pid);
         Ok(match kill(pid, None) {
             Ok(()) => Permission::Granted,
             Err(Errno::EPERM) if Path::new(&program).ends_with("nginx") => {

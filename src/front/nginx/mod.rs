@@ -54,7 +54,6 @@ pub use drain::{Drained, Former};
 pub use error::{Aftermath, Fault, NginxError, RouteError};
 pub use include::{Found, Include, IncludeError, Integrity, parse};
 pub use inspect::{Inclusion, Permission};
-pub use master::Process;
 pub use place::PlaceError;
 pub use sites::Hidden;
 pub use standing::{Contradiction, Routed, Source};

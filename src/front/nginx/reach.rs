@@ -8,7 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Nginx, NginxError, Process, link::Link, master, place::Place};
+use super::{Nginx, NginxError, link::Link, master, place::Place};
+use crate::os::process::Process;
 use crate::rules::ids::Color;
 
 impl Nginx {
@@ -104,7 +105,7 @@ mod tests {
         mode(&dir.path().join("a"), 0o750);
         assert_eq!(shut_out(&inner), stranger.is_shut_out_of(&inner));
         assert!(stranger.is_shut_out_of(&inner).is_some());
-        let own = Who::of(Process::of(std::process::id()).unwrap()).unwrap();
+        let own = Who::of(Process::of(std::process::id().cast_signed()).unwrap()).unwrap();
         assert_eq!(own.is_shut_out_of(&inner), None);
     }
 }

@@ -4,7 +4,10 @@
 
 use std::{collections::BTreeMap, fs, io};
 
-use crate::os::process::{Process, Stat};
+use crate::os::{
+    process::{Process, Stat},
+    tree::pids,
+};
 
 /// With fewer descriptors a process is looked through as fast as it is found out whether it ran.
 const MANY: u64 = 256;
@@ -22,9 +25,7 @@ impl Bystanders {
     /// Those of the whole host, now.
     pub fn now() -> io::Result<Self> {
         let kernel_counts = descriptors_counted("self").is_some();
-        let entries = fs::read_dir("/proc")?;
-        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-        let found = pids.filter_map(|pid| {
+        let found = pids()?.filter_map(|pid| {
             let number = if kernel_counts { descriptors_counted(pid) } else { descriptor_slots(pid) };
             let number = number.filter(|number| *number >= MANY)?;
             let stat = Stat::read(pid).filter(|stat| number >= stat.threads.saturating_mul(A_THREAD))?;

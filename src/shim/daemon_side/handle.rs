@@ -16,7 +16,7 @@ use super::{
     status::{Main, Overseer, ShimError, Status, Stopped},
 };
 use crate::{
-    os::{process::Process, tree},
+    os::{holders::held_by, process::Process, tcp, tree},
     process::ports,
     rules::{
         address::Address,
@@ -189,9 +189,9 @@ impl Handle {
     /// /proc and does not wait for the shim.
     pub fn has_clients_at(&self, address: &Address) -> io::Result<bool> {
         let Some(port) = address.port() else { return Ok(false) };
-        let open = ports::established_sockets(port)?;
+        let open: BTreeSet<u64> = tcp::connections(port)?.into_iter().map(|one| one.inode).collect();
         let tree = tree::descendants(self.0.record.shim.pid)?;
-        Ok(!open.is_empty() && tree.iter().any(|one| !ports::held_by(one.pid, &open).is_empty()))
+        Ok(!open.is_empty() && tree.iter().any(|one| !held_by(one.pid, &open).is_empty()))
     }
 
     /// How things stand; answers within seconds whatever the app does.

@@ -4,15 +4,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    io,
     net::SocketAddr,
-    os::unix::fs::MetadataExt as _,
 };
 
 use super::{bystanders::Bystanders, handle::Handle};
 use crate::{
-    os::tree,
-    process::ports::{self, Holder},
+    os::{
+        holders::{Holder, held_by, holders, holders_among},
+        process::user_of,
+        tcp, tree,
+    },
+    process::ports,
     rules::address::Address,
 };
 
@@ -79,7 +82,7 @@ impl Handle {
             return Ok(Listening::Nobody);
         }
         if let Some(pid) = self.main_pid().filter(|pid| self.owns(*pid))
-            && ports::held_by(pid, &sockets) == sockets
+            && held_by(pid, &sockets) == sockets
         {
             return Ok(Listening::Instance { pid, sockets });
         }
@@ -95,7 +98,7 @@ impl Handle {
     pub fn sharer(&self, sockets: &BTreeSet<u64>, bystanders: &Bystanders) -> io::Result<Option<Holder>> {
         let tree: BTreeSet<i32> = self.processes()?.into_iter().collect();
         let mut users: BTreeSet<u32> = tree.iter().filter_map(|pid| user_of(*pid)).collect();
-        users.extend(ports::owners(sockets)?);
+        users.extend(tcp::owners(sockets)?);
         users.insert(ROOT);
         let can_matter = |pid: i32| {
             !tree.contains(&pid)
@@ -103,21 +106,21 @@ impl Handle {
                 && !bystanders.slept(pid)
         };
         // One that was born since the tree was read is the tree's own.
-        Ok(ports::holders_among(can_matter, sockets)?.into_iter().find(|holder| !self.owns(holder.pid)))
+        Ok(holders_among(can_matter, sockets)?.into_iter().find(|holder| !self.owns(holder.pid)))
     }
 
     /// Somebody outside of the tree who listens there, for a message.
     pub fn stranger_at(&self, address: &Address) -> io::Result<Option<Holder>> {
         let sockets = ports::listening_at(address)?.into_iter().collect();
-        Ok(ports::holders(&sockets)?.into_iter().find(|holder| !self.owns(holder.pid)))
+        Ok(holders(&sockets)?.into_iter().find(|holder| !self.owns(holder.pid)))
     }
 
     /// Where processes of the tree listen, whatever the port.
     pub fn listens_at_all(&self) -> io::Result<BTreeSet<SocketAddr>> {
-        let listeners = ports::listeners(0)?;
+        let listeners = tcp::listening(0)?;
         let held = self.sockets_of_tree(&listeners.iter().map(|one| one.inode).collect())?;
         let own = listeners.into_iter().filter(|one| held.contains_key(&one.inode));
-        Ok(own.map(|one| one.address).collect())
+        Ok(own.map(|one| one.local).collect())
     }
 
     /// Which of these sockets processes of the tree have open, each with the lowest pid that does.
@@ -126,7 +129,7 @@ impl Handle {
         let mut pids = self.processes()?;
         pids.sort_unstable();
         for pid in pids {
-            for socket in ports::held_by(pid, sockets) {
+            for socket in held_by(pid, sockets) {
                 found.entry(socket).or_insert(pid);
             }
         }
@@ -141,8 +144,4 @@ impl Handle {
         let all = tree::snapshot()?.into_iter().filter(|stat| stat.alive());
         Ok(all.map(|stat| stat.pid).filter(|pid| self.owns(*pid)).collect())
     }
-}
-
-fn user_of(pid: i32) -> Option<u32> {
-    fs::metadata(format!("/proc/{pid}")).ok().map(|about| about.uid())
 }
