@@ -25,7 +25,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::api::wire::{Answer, Exit, Progress, Refusal, Reply, Request};
+use crate::{
+    api::wire::{Answer, Exit, Progress, Refusal, Reply, Request},
+    os::blocking::blocking,
+};
 
 /// A daemon that is silent for this long counts as hung (contract: 2 s).
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -215,8 +218,7 @@ impl Client {
             // Its queue is full: the kernel lets in who waits, not who asks again.
             Ok(Err(err)) if err.kind() == io::ErrorKind::WouldBlock => {
                 let (socket, patience) = (self.socket.clone(), self.patience);
-                let waited = tokio::task::spawn_blocking(move || wait_in_line(&socket, patience)).await;
-                let connected = waited.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+                let connected = blocking(move || wait_in_line(&socket, patience)).await;
                 connected.and_then(UnixStream::from_std).map_err(|source| self.unconnected(source))
             }
             Ok(Err(source)) => Err(self.unconnected(source)),

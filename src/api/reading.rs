@@ -17,7 +17,7 @@ use crate::{
     command::{self, Places},
     config::{settings::AppSettings, template::Values},
     engine::fleet::Member,
-    os::errors::chain,
+    os::{blocking::blocking, errors::chain},
     rules::{
         app::Serving,
         ids::{AppName, DeployId},
@@ -44,10 +44,7 @@ pub(super) async fn status(services: &Services, app: Option<&AppName>) -> Result
         tracing::debug!("status shows the record: not all apps were looked at yet");
     }
     let measured = move || apps.iter().map(|member| report::app(&member.measured())).collect();
-    let apps = match tokio::task::spawn_blocking(measured).await {
-        Ok(apps) => apps,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    };
+    let apps = blocking(measured).await;
     // Of one app nothing else is asked; and nothing may hold the status up.
     let others = async { if app.is_none() { services.fleet.unconfigured().await } else { Vec::new() } };
     let others = tokio::time::timeout(FIRST_LOOK, others).await.unwrap_or_default();
@@ -80,13 +77,8 @@ pub(super) async fn read<T: Send + 'static>(
     query: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, Refusal> {
     let store = services.fleet.store().clone();
-    match tokio::task::spawn_blocking(move || query(&store)).await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(err)) => {
-            Err(refusal(Exit::Failed, format!("the record can't be read: {}", chain(&err)), None))
-        }
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
+    let found = blocking(move || query(&store)).await;
+    found.map_err(|err| refusal(Exit::Failed, format!("the record can't be read: {}", chain(&err)), None))
 }
 
 pub(super) fn exec(member: &Member) -> Result<Answer, Refusal> {

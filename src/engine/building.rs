@@ -31,6 +31,9 @@ use crate::{
     shim::{Exit, Handle, LogSpec, Priority, Role, ShimError, Spec, StartError, StopRequest, StopSpec},
 };
 
+/// Whole trees are copied and deleted.
+pub(super) use crate::os::blocking::blocking as aside;
+
 /// One build log: this much twice (the current file and one rotated), so that a gigabyte of output costs 20 MiB.
 const BUILD_LOG: u64 = 10 << 20;
 /// One instance log file; four of them are kept.
@@ -39,14 +42,6 @@ const INSTANCE_LOG: u64 = 10 << 20;
 const LATE_SHIM: Duration = Duration::from_secs(5);
 /// Between two looks whether a release is still in use.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-
-/// On a thread of its own: whole trees are copied and deleted.
-pub(super) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
-}
 
 impl Interpreter {
     /// A release that somebody deleted is made and built anew: a way back, or a restart of what is live, does not end

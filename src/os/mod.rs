@@ -1,6 +1,7 @@
 //! The ground floor: what this host and its kernel know, and plumbing that every room needs in one form. Known to all,
 //! knows nobody: nothing in here names an app, a release or a front.
 //!
+//! - `blocking`: work that may block, off the runtime
 //! - `confinement`: what SELinux and AppArmor refuse whatever the mode bits say
 //! - `ended`: waiting for the end of a process that is not a child
 //! - `errors`: an error with its causes, as one line
@@ -10,6 +11,7 @@
 //! - `process`, `tree`: who a process is, and what descends from it
 //! - `tcp`, `unix`, `netlink`: the kernel's tables of TCP and unix sockets
 
+pub(crate) mod blocking;
 pub mod confinement;
 pub(crate) mod ended;
 pub mod errors;

@@ -10,7 +10,10 @@ use std::{
 };
 
 use super::{BuiltinError, handover};
-use crate::{front::route::Route, os::process::PidFd};
+use crate::{
+    front::route::Route,
+    os::{blocking::blocking, process::PidFd},
+};
 
 /// The socket, and what was routed over it last.
 pub(super) struct Spare {
@@ -26,11 +29,7 @@ impl Spare {
         let path = PathBuf::from(control);
         let process = PidFd::open(pid.cast_signed())
             .map_err(|source| BuiltinError::Control { path: path.clone(), source })?;
-        let taken = tokio::task::spawn_blocking(move || handover::take(&path)).await;
-        let heritage = match taken {
-            Ok(heritage) => heritage?,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        };
+        let heritage = blocking(move || handover::take(&path)).await?;
         Ok(Self { listener: heritage.listener, route: heritage.route, pid, process })
     }
 

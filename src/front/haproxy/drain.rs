@@ -11,7 +11,7 @@ use super::{
     former,
     servers::Server,
 };
-use crate::rules::ids::Color;
+use crate::{os::blocking::blocking, rules::ids::Color};
 
 /// A request may be between the choice of its server and the count for less time than lies between two looks.
 const LOOKS: u32 = 2;
@@ -49,10 +49,8 @@ impl Haproxy {
         let servers = self.sides().await?.of(color).len();
         let indexes = 0..u16::try_from(servers).unwrap_or(u16::MAX);
         let addresses: Vec<_> = indexes.map(|index| self.addresses.nth(color, index)).collect();
-        match tokio::task::spawn_blocking(move || former::connections(worker, &addresses)).await {
-            Ok(held) => Ok(u64::try_from(held).unwrap_or(u64::MAX)),
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
+        let held = blocking(move || former::connections(worker, &addresses)).await;
+        Ok(u64::try_from(held).unwrap_or(u64::MAX))
     }
 
     /// What HAProxy has counted for the color's servers.

@@ -14,6 +14,7 @@ use super::{
     master::{self, Standing},
 };
 use crate::os::{
+    blocking::blocking,
     holders::{held_by, sockets_of},
     process::{Process, name_of},
     tree,
@@ -52,10 +53,9 @@ impl Nginx {
 
     /// Refuses a worker that accepts on the master's sockets and is not one of its own: all processes are looked at.
     pub(super) async fn alone(&self, master: Process) -> Result<(), NginxError> {
-        match tokio::task::spawn_blocking(move || stranger(master)).await {
-            Ok(Some(worker)) => Err(NginxError::Shared { master: master.pid, worker: worker.pid }),
-            Ok(None) => Ok(()),
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        match blocking(move || stranger(master)).await {
+            Some(worker) => Err(NginxError::Shared { master: master.pid, worker: worker.pid }),
+            None => Ok(()),
         }
     }
 }

@@ -11,6 +11,7 @@ use super::{
     link::Moved,
     place::{Audience, Place},
 };
+use crate::os::blocking::blocking;
 
 /// The new text in its place. Owns the turn, so that going back can't cross another flip.
 pub(super) struct Placed {
@@ -125,17 +126,4 @@ fn restore(place: &Place, text: Option<&str>) -> Result<(), PlaceError> {
     }
     place.forget();
     Ok(())
-}
-
-/// Runs a file operation off the runtime's threads. Dropped meanwhile, it still ends, and its result is
-/// dropped there.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(err) => match err.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going down, and this future with it.
-            Err(_) => std::future::pending().await,
-        },
-    }
 }
