@@ -6,6 +6,7 @@
 //! - `ended`: waiting for the end of a process that is not a child
 //! - `errors`: an error with its causes, as one line
 //! - `holders`: who has a socket open
+//! - `own_file`: a file that is replaced as a whole
 //! - `printable`: text without what a terminal obeys
 //! - `privilege`: what a started command inherits
 //! - `process`, `tree`: who a process is, and what descends from it
@@ -17,6 +18,7 @@ pub(crate) mod ended;
 pub mod errors;
 pub mod holders;
 pub(crate) mod netlink;
+pub(crate) mod own_file;
 pub mod printable;
 pub mod privilege;
 pub mod process;

@@ -14,6 +14,7 @@ use std::{
 
 use crate::{
     command::Places,
+    os::own_file::OwnFile,
     release::{BuildError, error::failed, in_use::InUse, space::sync_filesystem, tree::Dir},
     rules::ids::{CommitId, ReleaseId},
 };
@@ -54,14 +55,8 @@ pub fn mark_complete(places: &Places, release: &ReleaseId, commit: &CommitId) ->
     let dir = places.releases();
     let marker = dir.join(marker(release));
     let temporary = dir.join(format!(".{release}.new"));
-    let write = || {
-        let mut file = File::create(&temporary)?;
-        writeln!(file, "{commit}")?;
-        file.sync_all()?;
-        fs::rename(&temporary, &marker)?;
-        File::open(&dir)?.sync_all()
-    };
-    write().map_err(failed("mark complete", &marker))
+    let file = OwnFile { path: &marker, temporary: &temporary, mode: 0o666 };
+    file.replace(|file| writeln!(file, "{commit}")).map_err(failed("mark complete", &marker))
 }
 
 /// Whether a release can be used.

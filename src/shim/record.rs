@@ -4,9 +4,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use super::spec::Role;
 use crate::{
-    os::process::{Process, boot_id},
+    os::{
+        own_file::OwnFile,
+        process::{Process, boot_id},
+    },
     rules::ids::{AppName, ReleaseId},
 };
 
@@ -144,20 +147,16 @@ impl Record {
         self.of_this_boot() && self.shim.is_alive()
     }
 
-    /// Replaces the file as a whole: temp in the same directory, rename; an exit durably, with fsync of both. Who
+    /// Replaces the file as a whole; an exit durably. Who
     /// runs means nothing after a power cut, and everything after a death of the daemon or the shim, which what
     /// is written survives without a flush.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        let temp = folder.join(format!(".{}.tmp", self.id));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        if self.exit.is_none() {
-            return fs::rename(&temp, path);
-        }
-        file.sync_all()?;
-        fs::rename(&temp, path)?;
-        File::open(folder)?.sync_all()
+        let temporary = folder.join(format!(".{}.tmp", self.id));
+        let file = OwnFile { path, temporary: &temporary, mode: 0o600 };
+        let text = serde_json::to_vec(self)?;
+        let write = |file: &mut File| file.write_all(&text);
+        if self.exit.is_none() { file.replace_unflushed(write) } else { file.replace(write) }
     }
 
     /// Reads one file; `None` when it is not there, `InvalidData` when it is damaged.

@@ -2,13 +2,15 @@
 //! left it, also when bgd does not run. Written after each proven route, whole or not at all.
 
 use std::{
-    fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
 use super::Haproxy;
-use crate::os::errors::chain;
+use crate::os::{blocking::blocking, errors::chain, own_file::OwnFile};
+
+/// HAProxy reads it as its own user.
+const MODE: u32 = 0o666;
 
 /// Why the states could not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -31,48 +33,16 @@ impl Haproxy {
                 return;
             }
         };
-        let written = tokio::task::spawn_blocking(move || {
-            replace(&path, &states).map_err(|source| KeepError { path, source })
-        });
-        match written.await {
-            Ok(Ok(())) => {}
-            Ok(Err(err)) => tracing::error!(err = %chain(&err), "haproxy's state file is not up to date"),
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        let written = blocking(move || replace(&path, &states).map_err(|source| KeepError { path, source }));
+        if let Err(err) = written.await {
+            tracing::error!(err = %chain(&err), "haproxy's state file is not up to date");
         }
     }
 }
 
-/// By a rename, so that HAProxy never reads half of it; after a power cut it is the old or the new one.
+/// HAProxy never reads half of it; after a power cut it is the old or the new one.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let temporary = dir.join(format!(".{}.new", name.display()));
-    match fs::remove_file(&temporary) {
-        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
-        _ => {}
-    }
-    // Never through a link that somebody else put there.
-    let mut file = File::create_new(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(dir)?.sync_all()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("shop.state");
-        for text in ["1\nold\n", "1\n"] {
-            replace(&path, text).unwrap();
-            assert_eq!(fs::read_to_string(&path).unwrap(), text);
-        }
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        assert!(replace(&dir.path().join("none/shop.state"), "").is_err());
-    }
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let temporary = path.with_file_name(format!(".{}.new", name.display()));
+    OwnFile { path, temporary: &temporary, mode: MODE }.replace(|file| file.write_all(text.as_bytes()))
 }

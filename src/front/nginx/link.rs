@@ -17,10 +17,11 @@ use std::{
     time::SystemTime,
 };
 
-use super::place::{Place, PlaceError, at, forgive_missing};
+use super::place::{Place, PlaceError, at};
 use crate::{
     config::settings::{Addresses, MOST_INSTANCES},
     front::route::Backend,
+    os::own_file::forgive_missing,
     rules::{
         address::Address,
         ids::{Color, Generation, ReleaseId},

@@ -5,12 +5,14 @@
 use std::{
     fs, io,
     io::Write as _,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use nix::unistd::{AccessFlags, Gid, Uid, eaccess, fchown};
+
+use crate::os::own_file::{OwnFile, forgive_missing};
 
 /// Why the file can't be read or replaced.
 #[derive(Debug, thiserror::Error)]
@@ -229,16 +231,8 @@ impl Place {
     }
 
     fn write_whole(&self, path: &Path, text: &str, audience: Audience) -> Result<(), PlaceError> {
-        let temp = self.beside("new");
-        // Left by a crash; being the only writer, bgd may take its name again.
-        forgive_missing(fs::remove_file(&temp)).map_err(at("remove", &temp))?;
-        let written = self.write_new(&temp, text, audience).and_then(|()| fs::rename(&temp, path));
-        if let Err(source) = written {
-            // The first failure is the one to tell; a leftover is invisible to nginx and cleared next time.
-            let _ = fs::remove_file(&temp);
-            return Err(at("write", path)(source));
-        }
-        self.sync_directory().map_err(at("sync", &self.directory))
+        let new = OwnFile { path, temporary: &self.beside("new"), mode: audience.mode(NEW_MODE) };
+        new.replace(|file| self.fill(file, text, audience)).map_err(at("write", path))
     }
 
     fn write_over(&self, text: &str, audience: Audience) -> Result<(), PlaceError> {
@@ -266,20 +260,17 @@ impl Place {
         self.directory.join(format!(".{name}.{what}"))
     }
 
-    fn write_new(&self, temp: &Path, text: &str, audience: Audience) -> io::Result<()> {
-        let before = fs::metadata(&self.path).ok();
-        let mode = audience.mode(NEW_MODE);
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(temp)?;
-        file.write_all(text.as_bytes())?;
-        if let Some(before) = before {
-            file.set_permissions(fs::Permissions::from_mode(audience.mode(before.permissions().mode())))?;
-            let meta = file.metadata()?;
-            if (meta.uid(), meta.gid()) != (before.uid(), before.gid()) {
-                // Only root may give files away; without it the new owner is bgd's user, as for any editor.
-                let _ = fchown(&file, Some(Uid::from_raw(before.uid())), Some(Gid::from_raw(before.gid())));
-            }
+    /// With the mode and owner of the file that it is to replace.
+    fn fill(&self, new: &mut fs::File, text: &str, audience: Audience) -> io::Result<()> {
+        new.write_all(text.as_bytes())?;
+        let Ok(before) = fs::metadata(&self.path) else { return Ok(()) };
+        new.set_permissions(fs::Permissions::from_mode(audience.mode(before.permissions().mode())))?;
+        let meta = new.metadata()?;
+        if (meta.uid(), meta.gid()) != (before.uid(), before.gid()) {
+            // Only root may give files away; without it the new owner is bgd's user, as for any editor.
+            let _ = fchown(new, Some(Uid::from_raw(before.uid())), Some(Gid::from_raw(before.gid())));
         }
-        file.sync_all()
+        Ok(())
     }
 
     fn sync_directory(&self) -> io::Result<()> {
@@ -294,13 +285,6 @@ pub(super) fn at(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> P
 
 fn is_full(err: &io::Error) -> bool {
     matches!(err.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-pub(super) fn forgive_missing(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
 
 /// Without a readable mount table the rename itself would tell (EBUSY), later.
