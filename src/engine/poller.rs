@@ -12,7 +12,7 @@ use super::{
     snapshot::RemoteSeen,
 };
 use crate::{
-    os::errors::chain,
+    os::{errors::chain, hash::fnv},
     release::git::{self, GitError, LocalWatch},
     rules::{backoff, event::Event, ids::CommitId},
 };
@@ -22,7 +22,8 @@ pub async fn watch_remote(interpreter: Arc<Interpreter>, inbox: Inbox, kick: Arc
     let settings = interpreter.settings().clone();
     let local = git::local_path(&settings.remote);
     let watch = local.as_ref().map(|path| LocalWatch::start(path.clone()));
-    let seed = seed(settings.name.as_str());
+    // Spreads the apps that failed together.
+    let seed = fnv(settings.name.as_str().as_bytes());
     let mut seen = RemoteSeen::default();
     let (mut failures, mut every) = (0, settings.poll);
     loop {
@@ -83,10 +84,4 @@ async fn look(
     }
     // Absent or unreadable in the cheap way: the worker's answer has the reason.
     interpreter.git().head().await.map(|head| (head.commit, head.refs))
-}
-
-/// Spreads the apps that failed together.
-fn seed(name: &str) -> u64 {
-    name.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -5,6 +5,7 @@
 //! - `confinement`: what SELinux and AppArmor refuse whatever the mode bits say
 //! - `ended`: waiting for the end of a process that is not a child
 //! - `errors`: an error with its causes, as one line
+//! - `hash`: FNV-1a and SplitMix64
 //! - `holders`: who has a socket open
 //! - `own_file`: a file that is replaced as a whole
 //! - `printable`: text without what a terminal obeys
@@ -16,6 +17,7 @@ pub(crate) mod blocking;
 pub mod confinement;
 pub(crate) mod ended;
 pub mod errors;
+pub(crate) mod hash;
 pub mod holders;
 pub(crate) mod netlink;
 pub(crate) mod own_file;

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::os::hash::mixed;
+
 /// An instance that was up for this long is a good one that died, not one that can't start.
 pub const STEADY: Duration = Duration::from_secs(60);
 /// The longest wait before a restart: a repaired instance should not stay down for minutes.
@@ -51,14 +53,6 @@ fn doubled(first: Duration, times: u32) -> Duration {
 fn shortened(wait: Duration, seed: u64, attempt: u32) -> Duration {
     let thousandths = u32::try_from(mixed(mixed(seed) ^ u64::from(attempt)) % 201).unwrap_or(0);
     wait - wait.mul_f64(f64::from(thousandths) / 1000.0)
-}
-
-/// The finalizer of SplitMix64: every bit of the seed changes every bit of the result.
-fn mixed(seed: u64) -> u64 {
-    let mut x = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::{
     target::Target,
     wish::{self, Password, Place, Wish},
 };
-use crate::{config::settings::Sticky, front::route::Route, rules::ids::Color};
+use crate::{config::settings::Sticky, front::route::Route, os::hash::mixed, rules::ids::Color};
 
 /// Numbers tried for a ticket that belongs to a slot; with 100 slots all but one in a billion times enough.
 const DEALT_AT_MOST: usize = 2000;
@@ -177,7 +177,7 @@ impl Table {
     }
 
     fn slot_of_key(&self, key: u64) -> u64 {
-        let share = u128::from(wish::mix(key ^ self.seed)) * u128::from(self.total);
+        let share = u128::from(mixed(key ^ self.seed)) * u128::from(self.total);
         // Less than the total, which is a sum of few small weights.
         (share >> 64) as u64
     }

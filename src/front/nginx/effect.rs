@@ -18,6 +18,7 @@ use tokio::{
 use super::error::NginxError;
 use crate::{
     config::settings::Addresses,
+    os::hash::fnv,
     rules::{
         address::Address,
         ids::{AppName, Color, Generation, ReleaseId},
@@ -104,7 +105,7 @@ pub(super) fn usual(addresses: &Addresses) -> SocketAddrV4 {
         },
         // The path has the app's name, so that two apps seldom want the same.
         Address::Socket(path) => {
-            OFFSET + (super::include::hash(&path.to_string_lossy()) % u64::from(LAST - OFFSET)) as u16
+            OFFSET + (fnv(path.to_string_lossy().as_bytes()) % u64::from(LAST - OFFSET)) as u16
         }
     };
     SocketAddrV4::new(ADDRESS, port)

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     config::settings::Sticky,
     front::route::{Backend, Preview, Route},
+    os::hash::fnv,
     rules::{
         address::Address,
         ids::{AppName, Generation},
@@ -368,16 +369,9 @@ fn local_address(server: &str) -> Option<Address> {
     (local && digits).then(|| Some(Address::Port(port.parse().ok()?))).flatten()
 }
 
-/// FNV-1a, 64 bits: against accidents and hand edits, not against an attacker, who could write the file.
+/// Against accidents and hand edits, not against an attacker, who could write the file.
 pub(super) fn sum(text: &str) -> String {
-    format!("{:016x}", hash(text))
-}
-
-/// The number of a text.
-pub(super) fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    format!("{:016x}", fnv(text.as_bytes()))
 }
 
 #[cfg(test)]
