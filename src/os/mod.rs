@@ -5,6 +5,7 @@
 //! - `confinement`: what SELinux and AppArmor refuse whatever the mode bits say
 //! - `ended`: waiting for the end of a process that is not a child
 //! - `errors`: an error with its causes, as one line
+//! - `group`: the process group of a started command
 //! - `hash`: FNV-1a and SplitMix64
 //! - `holders`: who has a socket open
 //! - `own_file`: a file that is replaced as a whole
@@ -17,6 +18,7 @@ pub(crate) mod blocking;
 pub mod confinement;
 pub(crate) mod ended;
 pub mod errors;
+pub(crate) mod group;
 pub(crate) mod hash;
 pub mod holders;
 pub(crate) mod netlink;

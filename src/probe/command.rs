@@ -8,10 +8,6 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
 use tokio::{
     io::AsyncReadExt,
     net::unix::pipe,
@@ -20,7 +16,10 @@ use tokio::{
 };
 
 use crate::{
-    os::privilege::{Account, Rights},
+    os::{
+        group::Group,
+        privilege::{Account, Rights},
+    },
     probe::{Outcome, ProbeCommand, Reason, reason::tail},
 };
 
@@ -99,24 +98,6 @@ fn keep(output: &mut Vec<u8>, more: &[u8]) {
     output.drain(..output.len().saturating_sub(KEPT));
 }
 
-/// A process group that does not outlive this value.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn kill(&mut self) {
-        if let Some(group) = self.0.take() {
-            // No such group: everything has ended already, which is what is wanted.
-            let _ = killpg(group, Signal::SIGKILL);
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 fn start(command: &ProbeCommand) -> io::Result<Running> {
     let (program, arguments) =
         command.argv.split_first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
@@ -135,8 +116,8 @@ fn start(command: &ProbeCommand) -> io::Result<Running> {
         .kill_on_drop(true);
     give_up_rights(&mut run, command)?;
     let child = run.spawn()?;
-    let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
-    Ok(Running { child, group: Group(group), pipe, output: Vec::new() })
+    let group = Group::of(&child);
+    Ok(Running { child, group, pipe, output: Vec::new() })
 }
 
 /// Lets the child take on user, groups and rights of the app, or not start at all.

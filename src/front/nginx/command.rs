@@ -10,10 +10,6 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     process::Command,
@@ -22,7 +18,7 @@ use tokio::{
 };
 
 use super::error::{Fault, NginxError};
-use crate::os::privilege;
+use crate::os::{group::Group, privilege};
 
 /// Enough for any complaint; the rest is read and dropped.
 const OUTPUT_CAP: usize = 64 * 1024;
@@ -42,18 +38,6 @@ impl Ended {
     pub(super) fn last_words(&self) -> String {
         let said = |text: &str| text.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned);
         said(&self.stderr).or_else(|| said(&self.stdout)).unwrap_or_default()
-    }
-}
-
-/// Ends a process group unless told that it is over.
-struct Group(Option<Pid>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // Gone already is what we want.
-            let _ = killpg(group, Signal::SIGKILL);
-        }
     }
 }
 
@@ -79,7 +63,7 @@ pub(super) async fn run_keeping(argv: &[String], limit: Duration, cap: usize) ->
     // SAFETY: between fork and exec; system calls only.
     unsafe { started.pre_exec(privilege::restore_descriptor_limit) };
     let mut child = started.spawn().map_err(spawned)?;
-    let mut group = Group(child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw));
+    let group = Group::of(&child);
     let stdout = Capture::start(child.stdout.take(), cap);
     let stderr = Capture::start(child.stderr.take(), cap);
     let Ok(status) = timeout(limit, child.wait()).await else {
@@ -90,7 +74,7 @@ pub(super) async fn run_keeping(argv: &[String], limit: Duration, cap: usize) ->
     };
     let status = status.map_err(|source| NginxError::Spawn { command, source })?;
     // What it left behind on purpose (an nginx started by a wrapper) lives on.
-    group.0 = None;
+    group.release();
     Ok(Ended { status, stdout: stdout.text().await, stderr: stderr.text().await })
 }
 
