@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -26,7 +26,14 @@ use super::{
     visitors::{Rank, Seat, Spare, Visitors},
     wire::{Answer, EventRecord, Exit, Refusal, Reply, Request},
 };
-use crate::{engine::fleet::Member, rules::words::EventKind};
+use crate::{
+    engine::fleet::Member,
+    os::{
+        door::{Door, Name},
+        errors::chain,
+    },
+    rules::words::EventKind,
+};
 
 /// The longest request line in bytes; requests are names, revisions and one reason.
 const LONGEST: u64 = 64 << 10;
@@ -60,11 +67,11 @@ const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 
 /// The listening socket and the name it is found under.
 #[derive(Debug)]
-pub struct Door {
+pub struct ControlSocket {
     path: PathBuf,
     mode: u32,
+    door: Door,
     listener: UnixListener,
-    inode: (u64, u64),
 }
 
 /// Makes the socket with the mode that [`Access::socket_mode`] says; the daemon's lock is held, so that a socket
@@ -72,51 +79,44 @@ pub struct Door {
 ///
 /// # Errors
 /// When the path is taken by something else, or can't be bound.
-pub fn bind(path: &Path, mode: u32) -> Result<Door, ServerError> {
+pub fn bind(path: &Path, mode: u32) -> Result<ControlSocket, ServerError> {
     let failed = |source| ServerError::Bind { path: path.to_owned(), source };
     match std::fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path).map_err(failed)?,
-        Ok(_) => return Err(ServerError::Taken { path: path.to_owned() }),
-        Err(err) if err.kind() == io::ErrorKind::NotFound => {}
-        Err(err) => return Err(failed(err)),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(ServerError::Taken { path: path.to_owned() });
+        }
+        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(failed(err)),
+        Ok(_) | Err(_) => {}
     }
-    if let Some(directory) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
-    }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
-    let made = std::fs::symlink_metadata(path).map_err(failed)?;
-    Ok(Door { path: path.to_owned(), mode, listener, inode: (made.dev(), made.ino()) })
+    let (door, listener) = Name { path, mode, folder_mode: 0o755 }.listen().map_err(failed)?;
+    let listener = UnixListener::from_std(listener).map_err(failed)?;
+    Ok(ControlSocket { path: path.to_owned(), mode, door, listener })
 }
 
-impl Door {
-    fn is_in_place(&self) -> bool {
-        std::fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.inode)
-    }
-
+impl ControlSocket {
     /// A runtime directory may be wiped while the daemon lives: without its socket it could not be told anything.
     fn restore(&mut self) {
         match bind(&self.path, self.mode) {
-            Ok(door) => {
+            Ok(again) => {
                 tracing::warn!(path = %self.path.display(), "the control socket was gone and is back");
-                *self = door;
+                *self = again;
             }
-            Err(err) => tracing::error!(err = %crate::os::errors::chain(&err), "the control socket is gone"),
+            Err(err) => tracing::error!(err = %chain(&err), "the control socket is gone"),
         }
     }
 }
 
 /// Serves until dropped.
-pub async fn serve(mut door: Door, services: Arc<Services>) {
+pub async fn serve(mut socket: ControlSocket, services: Arc<Services>) {
     let mut look = tokio::time::interval(LOOK);
     let (visitors, mut spare) = (Visitors::new(), Spare::default());
     loop {
         // Both arms are cancel-safe: an accept takes nothing when dropped, an interval keeps its time.
         let accepted = tokio::select! {
-            accepted = door.listener.accept() => accepted,
+            accepted = socket.listener.accept() => accepted,
             _ = look.tick() => {
-                if !door.is_in_place() {
-                    door.restore();
+                if !socket.door.is_in_place() {
+                    socket.restore();
                 }
                 spare.refill();
                 continue;

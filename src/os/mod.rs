@@ -3,6 +3,7 @@
 //!
 //! - `blocking`: work that may block, off the runtime
 //! - `confinement`: what SELinux and AppArmor refuse whatever the mode bits say
+//! - `door`: a unix listener that comes back when its file is removed
 //! - `ended`: waiting for the end of a process that is not a child
 //! - `errors`: an error with its causes, as one line
 //! - `group`: the process group of a started command
@@ -16,6 +17,7 @@
 
 pub(crate) mod blocking;
 pub mod confinement;
+pub(crate) mod door;
 pub(crate) mod ended;
 pub mod errors;
 pub(crate) mod group;

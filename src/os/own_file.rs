@@ -2,9 +2,9 @@
 //! the new one. Used by the shim too; blocks.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
@@ -52,6 +52,14 @@ pub(crate) fn forgive_missing(removed: io::Result<()>) -> io::Result<()> {
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// Makes a folder with this mode; what is missing above it can be entered by all, as releases must be.
+pub(crate) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    if let Some(above) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(above)?;
+    }
+    DirBuilder::new().recursive(true).mode(mode).create(path)
 }
 
 #[cfg(test)]

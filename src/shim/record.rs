@@ -4,9 +4,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, File},
+    fs::{self, File},
     io::{self, Write},
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -191,14 +190,6 @@ pub(crate) fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     }
     found.sort();
     Ok(found)
-}
-
-/// Makes a folder with this mode; what is missing above it can be entered by all, as releases must be.
-pub(crate) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
-    if let Some(above) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o755).create(above)?;
-    }
-    DirBuilder::new().recursive(true).mode(mode).create(path)
 }
 
 /// A file in the way of a folder (a stray one in the state directory) is as good as no folder.

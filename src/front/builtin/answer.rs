@@ -1,16 +1,7 @@
 //! The control socket: accepts, reads one line, answers one line. Mode 0600; it comes back when its file is
 //! deleted (a runtime directory is emptied when a service restarts). Run by `role` on the main thread.
 
-use std::{
-    io,
-    os::{
-        fd::AsFd,
-        unix::fs::{MetadataExt, PermissionsExt},
-    },
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, os::fd::AsFd, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -22,32 +13,24 @@ use super::{
     handover,
     stage::{Phase, Stage},
 };
+use crate::os::door::{Door, Name};
 
 /// Between two looks at whether the socket's file is still there; the daemon waits a second longer for it to come back.
 const LOOK: Duration = Duration::from_secs(2);
 /// After an accept that failed (out of descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// A listening control socket and the file it is known by.
+/// A listening control socket.
 pub(super) struct Desk {
     listener: UnixListener,
-    file: (u64, u64),
+    door: Door,
 }
 
 impl Desk {
-    /// Listens at `path`, in the place of whoever listened there before: made beside it, then renamed.
+    /// Listens at `path`, in the place of a front that listens there.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let mut aside = path.to_owned().into_os_string();
-        aside.push(format!(".{}", std::process::id()));
-        let aside = PathBuf::from(aside);
-        match std::fs::remove_file(&aside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&aside)?;
-        std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))?;
-        std::fs::rename(&aside, path)?;
-        Ok(Self { listener, file: identity(path)? })
+        let (door, listener) = Name { path, mode: 0o600, folder_mode: 0o755 }.take_over()?;
+        Ok(Self { listener: UnixListener::from_std(listener)?, door })
     }
 
     /// Answers until the process leaves or stops; then the file goes, unless a successor's is in its place.
@@ -69,33 +52,19 @@ impl Desk {
                 () = stage.no_longer_serving() => break,
             }
         }
-        if identity(&stage.control).is_ok_and(|now| now == self.file) {
-            // Left behind it would only be found stale at the next start.
-            let _left_behind = std::fs::remove_file(&stage.control);
-        }
-    }
-
-    /// As [`Desk::open`], where the directory may be gone as well: a runtime directory is wiped as a whole.
-    fn open_anew(path: &Path) -> io::Result<Self> {
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory)?;
-        }
-        Self::open(path)
+        // Left behind it would only be found stale at the next start.
+        let _left_behind = self.door.remove();
     }
 
     /// Listens again when the file is gone; not when somebody else listens there.
     fn come_back(&mut self, stage: &Stage) {
-        if identity(&stage.control).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-            && let Ok(again) = Self::open_anew(&stage.control)
+        if self.door.is_missing()
+            && let Ok(again) = Self::open(&stage.control)
         {
             stage.journal.warn(format_args!("the control socket was gone and is back"));
             *self = again;
         }
     }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    std::fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// Answers the requests of one connection. When the process leaves, only the connection of the successor

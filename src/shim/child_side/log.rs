@@ -9,8 +9,8 @@ use std::{
     path::PathBuf,
 };
 
-use super::{record::make_folder, spec::LogSpec};
-use crate::rules::ids::ReleaseId;
+use super::spec::LogSpec;
+use crate::{os::own_file::make_folder, rules::ids::ReleaseId};
 
 /// The log of one command.
 pub(super) struct Log {

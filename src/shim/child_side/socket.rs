@@ -2,28 +2,21 @@
 //! keeps the connection until its answer is due. Never blocks; called by the shim's loop only.
 
 use std::{
-    fs,
     io::{self, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::{
-            fs::MetadataExt,
-            net::{UnixListener, UnixStream},
-        },
+        unix::net::{UnixListener, UnixStream},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use nix::{
-    sys::{
-        socket::{getsockopt, sockopt::PeerCredentials},
-        stat::{Mode, umask},
-    },
+    sys::socket::{getsockopt, sockopt::PeerCredentials},
     unistd::Uid,
 };
 
-use super::record::make_folder;
 use super::wire::{self, Inbox, MAX_REQUEST, Reply, Request};
+use crate::os::door::{Door, Name};
 
 /// Connections kept at once; the daemon needs a handful.
 const MAX_CONNECTIONS: usize = 64;
@@ -32,7 +25,7 @@ const MAX_CONNECTIONS: usize = 64;
 pub(super) struct Socket {
     path: PathBuf,
     listener: UnixListener,
-    inode: (u64, u64),
+    door: Door,
     connections: Vec<Connection>,
 }
 
@@ -48,26 +41,21 @@ struct Connection {
 impl Socket {
     /// Binds, replacing what a former shim left behind.
     pub fn bind(path: PathBuf) -> io::Result<Self> {
-        let (listener, inode) = listen(&path)?;
-        Ok(Self { path, listener, inode, connections: Vec::new() })
+        let (door, listener) = name(&path).listen()?;
+        Ok(Self { path, listener, door, connections: Vec::new() })
     }
 
     /// Binds again if the socket is no longer to be found under its name (a wiped runtime directory).
     pub fn restore(&mut self) -> io::Result<()> {
-        let there =
-            fs::symlink_metadata(&self.path).is_ok_and(|named| (named.dev(), named.ino()) == self.inode);
-        if !there {
-            (self.listener, self.inode) = listen(&self.path)?;
+        if !self.door.is_in_place() {
+            (self.door, self.listener) = name(&self.path).listen()?;
         }
         Ok(())
     }
 
     /// Removes the name, if it is ours.
     pub fn remove(&self) -> io::Result<()> {
-        match fs::symlink_metadata(&self.path) {
-            Ok(named) if (named.dev(), named.ino()) == self.inode => fs::remove_file(&self.path),
-            _ => Ok(()),
-        }
+        self.door.remove()
     }
 
     /// What to poll for reading; no new clients while there are too many.
@@ -146,20 +134,7 @@ fn is_allowed(stream: &UnixStream) -> bool {
     })
 }
 
-fn listen(path: &std::path::Path) -> io::Result<(UnixListener, (u64, u64))> {
-    if let Some(folder) = path.parent() {
-        make_folder(folder, 0o700)?;
-    }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    // From the first instant for us alone; the shim has one thread, so the mask is nobody else's.
-    let mask = umask(Mode::from_bits_truncate(0o177));
-    let listener = UnixListener::bind(path);
-    umask(mask);
-    let listener = listener?;
-    listener.set_nonblocking(true)?;
-    let named = fs::symlink_metadata(path)?;
-    Ok((listener, (named.dev(), named.ino())))
+/// For the daemon's user and root alone.
+fn name(path: &Path) -> Name<'_> {
+    Name { path, mode: 0o600, folder_mode: 0o700 }
 }

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{client, handle::Handle, status::ShimError};
 use crate::{
-    os::{privilege, unix::LONGEST_PATH},
+    os::{own_file, privilege, unix::LONGEST_PATH},
     rules::ids::AppName,
     shim::{
         limits::Limiter,
@@ -335,7 +335,7 @@ fn explain(fault: &Fault, order: Order) -> StartError {
 /// On a full disk a folder may be missing that is needed only later (a log's): a flip must still work.
 fn make_folder(path: Option<&Path>, mode: u32) -> Result<(), StartError> {
     let Some(path) = path else { return Ok(()) };
-    match record::make_folder(path, mode) {
+    match own_file::make_folder(path, mode) {
         Err(source) if !record::is_disk_full(&source) => {
             Err(StartError::Folder { path: path.to_owned(), source })
         }
