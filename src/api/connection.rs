@@ -14,12 +14,7 @@ use super::{
     access::Peer,
     wire::{Refusal, Reply},
 };
-
-fn line(reply: &Reply) -> io::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(reply)?;
-    line.push(b'\n');
-    Ok(line)
-}
+use crate::os::lines::line;
 
 /// One client, whose request has been read.
 #[derive(Debug)]

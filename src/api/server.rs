@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader},
+    io::{AsyncBufRead, BufReader},
     net::{UnixListener, UnixStream},
     sync::oneshot,
 };
@@ -31,6 +31,7 @@ use crate::{
     os::{
         door::{Door, Name},
         errors::chain,
+        lines::read_line,
     },
     rules::words::EventKind,
 };
@@ -206,8 +207,7 @@ fn too_late() -> Refusal {
 pub async fn request(
     stream: &mut (impl AsyncBufRead + Unpin),
 ) -> io::Result<Option<Result<Request, Refusal>>> {
-    let mut line = Vec::new();
-    stream.take(LONGEST).read_until(b'\n', &mut line).await?;
+    let line = read_line(stream, LONGEST).await?;
     if line.is_empty() {
         return Ok(None);
     }

@@ -9,6 +9,7 @@
 //! - `group`: the process group of a started command
 //! - `hash`: FNV-1a and SplitMix64
 //! - `holders`: who has a socket open
+//! - `lines`: messages of one JSON line each
 //! - `own_file`: a file that is replaced as a whole
 //! - `printable`: text without what a terminal obeys
 //! - `privilege`: what a started command inherits
@@ -23,6 +24,7 @@ pub mod errors;
 pub(crate) mod group;
 pub(crate) mod hash;
 pub mod holders;
+pub(crate) mod lines;
 pub(crate) mod netlink;
 pub(crate) mod own_file;
 pub mod printable;

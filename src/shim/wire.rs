@@ -175,18 +175,12 @@ pub struct Report {
     pub dropped: u64,
 }
 
-/// One line for the wire.
-pub fn line<T: Serialize>(value: &T) -> Result<Vec<u8>, serde_json::Error> {
-    let mut line = serde_json::to_vec(value)?;
-    line.push(b'\n');
-    Ok(line)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::os::lines::line;
 
     #[test]
     fn every_request_and_fault_comes_back_as_it_was_sent() {

@@ -4,7 +4,7 @@
 use std::{io, os::fd::AsFd, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
 };
 
@@ -13,7 +13,10 @@ use super::{
     handover,
     stage::{Phase, Stage},
 };
-use crate::os::door::{Door, Name};
+use crate::os::{
+    door::{Door, Name},
+    lines::read_line,
+};
 
 /// Between two looks at whether the socket's file is still there; the daemon waits a second longer for it to come back.
 const LOOK: Duration = Duration::from_secs(2);
@@ -75,10 +78,10 @@ async fn serve(stream: UnixStream, stage: Arc<Stage>) {
     loop {
         // Cancel-safe: the connection is dropped in the other arm.
         let line = tokio::select! {
-            line = read(&mut stream) => line,
+            line = read_line(&mut stream, LONGEST as u64) => line,
             () = stage.no_longer_serving(), if !is_successor => return,
         };
-        let Ok(Some(line)) = line else { break };
+        let Some(line) = line.ok().filter(|line| line.ends_with(b"\n")) else { break };
         let answered = match control::parse(&line) {
             Ok(Request::Handover) => give(&stream, &stage).await,
             Ok(request) => {
@@ -95,12 +98,6 @@ async fn serve(stream: UnixStream, stage: Arc<Stage>) {
     if is_successor {
         stage.close(Phase::Stopping);
     }
-}
-
-async fn read(stream: &mut BufReader<UnixStream>) -> io::Result<Option<Vec<u8>>> {
-    let mut line = Vec::new();
-    stream.take(LONGEST as u64).read_until(b'\n', &mut line).await?;
-    Ok(line.ends_with(b"\n").then_some(line))
 }
 
 async fn give(stream: &BufReader<UnixStream>, stage: &Stage) -> io::Result<()> {

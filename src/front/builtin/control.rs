@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::limits::Limits;
 use crate::{
     front::route::Route,
+    os::lines,
     rules::{
         address::Address,
         ids::{Color, Generation},
@@ -194,9 +195,7 @@ pub fn parse<'line, T: Deserialize<'line>>(line: &'line [u8]) -> Result<T, BadLi
 
 /// Writes a request or an answer as one line.
 pub fn line<T: Serialize>(message: &T) -> Vec<u8> {
-    let mut line = serde_json::to_vec(message).expect("our own types are always valid JSON");
-    line.push(b'\n');
-    line
+    lines::line(message).expect("our own types are always valid JSON")
 }
 
 #[cfg(test)]

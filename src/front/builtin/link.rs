@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncWriteExt, BufReader},
     net::UnixStream,
     time::timeout,
 };
@@ -17,6 +17,7 @@ use super::{
     BuiltinError,
     control::{self, Answer, LONGEST, Request},
 };
+use crate::os::lines::read_line;
 
 /// One connection to a front's control socket.
 pub(super) struct Link {
@@ -63,8 +64,7 @@ impl Link {
 
     async fn exchange(&mut self, question: &[u8]) -> io::Result<Vec<u8>> {
         self.stream.get_mut().write_all(question).await?;
-        let mut line = Vec::new();
-        (&mut self.stream).take(LONGEST as u64).read_until(b'\n', &mut line).await?;
+        let line = read_line(&mut self.stream, LONGEST as u64).await?;
         if line.ends_with(b"\n") { Ok(line) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 }

@@ -28,6 +28,7 @@ use nix::{
 };
 
 use super::{limits, logs, record, spec, wire};
+use crate::os::lines::line;
 use run::Shim;
 use wire::{Order, Started};
 
@@ -71,7 +72,7 @@ fn read_order() -> io::Result<Order> {
 
 /// A daemon that died meanwhile does not hear it; its successor finds the record.
 fn answer(started: &Started) {
-    if let Ok(line) = wire::line(started) {
+    if let Ok(line) = line(started) {
         let mut out = io::stdout().lock();
         let _unread = out.write_all(&line).and_then(|()| out.flush());
     }

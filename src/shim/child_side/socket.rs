@@ -15,8 +15,11 @@ use nix::{
     unistd::Uid,
 };
 
-use super::wire::{self, Inbox, MAX_REQUEST, Reply, Request};
-use crate::os::door::{Door, Name};
+use super::wire::{Inbox, MAX_REQUEST, Reply, Request};
+use crate::os::{
+    door::{Door, Name},
+    lines::line,
+};
 
 /// Connections kept at once; the daemon needs a handful.
 const MAX_CONNECTIONS: usize = 64;
@@ -98,7 +101,7 @@ impl Socket {
 impl Connection {
     /// Sends the one answer and is done. It fits the empty socket buffer; a client that does not read is cut.
     fn answer(&mut self, reply: &Reply) {
-        if let Ok(line) = wire::line(reply) {
+        if let Ok(line) = line(reply) {
             // A client that went away in the meantime has no use for it.
             let _unread = self.stream.write_all(&line);
         }

@@ -8,9 +8,10 @@ use tokio::{
     net::UnixStream,
 };
 
+use crate::os::lines::line;
 use crate::shim::{
     record::Record,
-    wire::{self, MAX_REPLY, Reply, Report, Request},
+    wire::{MAX_REPLY, Reply, Report, Request},
 };
 
 /// For connecting, and for answers that are given at once: a shim needs well under a millisecond.
@@ -52,7 +53,7 @@ async fn connect(socket: &Path) -> io::Result<(UnixStream, i32)> {
 
 /// The write side stays open: to the shim, a closed one is a client that no longer wants its answer.
 async fn exchange(stream: &mut UnixStream, request: Request) -> io::Result<Report> {
-    stream.write_all(&wire::line(&request)?).await?;
+    stream.write_all(&line(&request)?).await?;
     let mut answer = Vec::new();
     stream.take(MAX_REPLY).read_to_end(&mut answer).await?;
     match serde_json::from_slice(&answer)? {
