@@ -1,7 +1,7 @@
 //! Whole lives of the daemon in memory against the real machine, with every fault that a seed can think of; then the
 //! world is healed, and the machine has to come to rest with the right release live.
 //!
-//! What is real: `rules::step`, `rules::retention`, the words in which state is journaled; and in one of
+//! What is real: `rules::step`, `rules::retention`, `engine::ledger`, the words in which state is journaled; and in one of
 //! [`REAL_STORE`] schedules `store::Store` on a real database, closed and opened at each crash, cut in the middle of
 //! a commit at a power loss. What is made up: the world (`world`: remote, disk, processes, ports; `front`), the
 //! engine that carries effects out (`daemon`, `carrying`, `fate`), and the clocks.

@@ -1,5 +1,5 @@
-//! The loop of one app, and the law of its order: step, then commit, only then run the effects. While the record
-//! can't be written nothing else happens to the app, except that a flip is carried out all the same.
+//! The loop of one app round its ledger: what arrives is offered, what is to be recorded is committed, and what is then
+//! due is run.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{
     acts::Acts,
+    ledger::{Due, Entry, Ledger, Offer, Refusal},
     snapshot::{RemoteSeen, Snapshot},
     traffic::Counted,
 };
@@ -25,11 +26,10 @@ use crate::{
     config::settings::{AppSettings, Inconclusive},
     engine::{clock, interpreter::Interpreter, meter::Meter, observe, tend::Tend},
     rules::{
-        app::{App, Pipeline},
         effect::{Action, Effect, Note},
         event::{Ask, Event},
         ids::{AppName, DeployId, EffectId},
-        step::{self, Answer, Context, Noted, Policy, Step},
+        step::{self, Answer, Context, Noted, Policy},
         time::Stamp,
     },
     store::{
@@ -114,17 +114,13 @@ pub struct AppTask {
     deps: Deps,
     inbox: mpsc::UnboundedReceiver<Message>,
     sender: Inbox,
-    state: App,
+    ledger: Ledger,
     /// Not given back yet.
     fresh: Option<DeployId>,
     running: HashMap<EffectId, JoinHandle<()>>,
     /// Cancelled, but their results are in the inbox already.
     too_late: HashSet<EffectId>,
     backlog: VecDeque<Message>,
-    /// A flip is under way: its steps are carried out even while the record can't be written.
-    flipping: bool,
-    /// Notes of steps that were carried out without a record; written with the next one that can be.
-    unwritten: Vec<Noted>,
     tend: Tend,
     meter: Meter,
     shown: watch::Sender<Snapshot>,
@@ -164,12 +160,10 @@ impl AppTask {
             deps,
             inbox,
             sender: sender.clone(),
-            state,
+            ledger: Ledger::new(state, step::step),
             running: HashMap::new(),
             too_late: HashSet::new(),
             backlog: VecDeque::new(),
-            flipping: false,
-            unwritten: Vec::new(),
             shown,
         };
         Ok((task, sender, seen))
@@ -177,7 +171,7 @@ impl AppTask {
 
     /// Looks at the world, takes up the thread, and works until told to end.
     pub async fn run(mut self) {
-        let facts = observe::facts(&self.deps.interpreter, &self.deps.store, &self.state).await;
+        let facts = observe::facts(&self.deps.interpreter, &self.deps.store, self.ledger.app()).await;
         self.take(Event::Recovered(facts)).await;
         for event in observe::gone(&self.deps.interpreter) {
             self.take(event).await;
@@ -185,7 +179,7 @@ impl AppTask {
         self.shown.send_modify(|snapshot| snapshot.observed = true);
         // What was adopted is shown and watched even when nothing had to be done about it.
         self.show();
-        self.tend.reconcile(&self.state);
+        self.tend.reconcile(self.ledger.app());
         while let Some(message) = self.next().await {
             match message {
                 Message::Event(Event::Done { effect, .. }) if self.too_late.remove(&effect) => {
@@ -227,7 +221,7 @@ impl AppTask {
         if let Some(message) = self.backlog.pop_front() {
             return Some(message);
         }
-        while self.unrecorded_before() {
+        while self.ledger.is_behind() {
             // Both arms are cancel-safe: a channel's receive takes nothing when dropped, and a sleep begins anew.
             tokio::select! {
                 message = self.inbox.recv() => return message,
@@ -237,18 +231,16 @@ impl AppTask {
         self.inbox.recv().await
     }
 
-    /// After a flip that did without a record: what came of it is recorded as soon as that can be done, whether or
-    /// not anything else happens to the app.
+    /// Records what came of a flip that did without.
     async fn catch_up(&mut self) {
-        let next = self.state.clone();
-        let made = Step { next, effects: Vec::new(), notes: Vec::new(), answer: None };
-        match self.try_commit(&Event::Ticked, (&made, None)).await {
-            Ok(events) => {
-                self.unwritten.clear();
-                self.show_recorded(&made);
-                self.tell(events, &made.notes);
+        let Some(entry) = self.ledger.overdue() else { return };
+        match self.try_commit(entry, None).await {
+            (entry, Ok(events)) => {
+                let due = self.ledger.recorded(entry);
+                self.show_recorded(&due);
+                self.tell(events, &due.notes);
             }
-            Err(err) => self.report_unrecorded(&err),
+            (_, Err(err)) => self.report_unrecorded(&err),
         }
     }
 
@@ -265,57 +257,45 @@ impl AppTask {
         answer
     }
 
-    /// Step, commit, run.
+    /// Offer, commit, run.
     async fn carry_out(
         &mut self,
         event: Event,
         act: Option<EventRecord>,
         context: Context,
     ) -> Option<Answer> {
-        let mut made = step::step(&self.state, &event, &context);
-        let act = act.map(|act| answered(act, made.answer.as_ref()));
-        let quiet =
-            made.effects.is_empty() && made.notes.iter().all(|noted| matches!(noted.note, Note::Ignored(_)));
-        if quiet && made.next == self.state {
-            tracing::debug!(app = %self.name, ?event, "nothing to do");
-            self.note_apart(act);
-            return made.answer;
-        }
-        self.flipping |= matches!(event, Event::Asked { ask: Ask::Flip, .. });
-        let events = match self.commit(&event, (&made, act.as_ref())).await {
-            Committed::Recorded(events) => Some(events),
-            Committed::Unrecorded => {
-                self.note_apart(act);
-                // The same step, save that nothing begins by it that is no part of the flip.
-                made = step::step(&self.state, &event, &Context { unrecorded: true, ..context });
-                self.unwritten.extend(made.notes.iter().cloned());
-                self.show_end(&made);
-                None
+        let fresh = context.fresh;
+        let entry = match self.ledger.offer(event, context) {
+            Offer::Record(entry) => entry,
+            Offer::Nothing(due) => {
+                tracing::debug!(app = %self.name, notes = ?due.notes, "nothing to do");
+                self.note_apart(act.map(|act| answered(act, due.answer.as_ref())));
+                return due.answer;
             }
-            Committed::NotYet => return None,
         };
-        self.flipping &= !matches!(made.next.pipeline, Pipeline::Resting);
-        if started_one(&made) {
+        let act = act.map(|act| answered(act, entry.step().answer.as_ref()));
+        let (due, events) = self.commit(entry, act.as_ref()).await?;
+        if events.is_none() {
+            self.note_apart(act);
+            self.show_end(&due);
+        }
+        if due.uses(fresh) {
             self.fresh = None;
         }
-        self.state = made.next;
         self.show();
-        self.meter.reconcile(&self.state);
+        self.meter.reconcile(self.ledger.app());
         // Before anybody is told: a flip waits for no log and no listener. What the effects bring about is told
         // after this all the same, because it comes through the inbox.
-        for effect in made.effects {
-            // The record may need what the state no longer does; the next deploy's end prunes again.
-            if events.is_some() || !matches!(effect.action, Action::Prune { .. }) {
-                self.start(effect).await;
-            }
+        for effect in due.effects {
+            self.start(effect).await;
         }
         if let Some(events) = events {
             // What was just started would wait for this task to pause: a runtime runs it on the same thread.
             tokio::task::yield_now().await;
-            self.tell(events, &made.notes);
+            self.tell(events, &due.notes);
         }
-        self.tend.reconcile(&self.state);
-        made.answer
+        self.tend.reconcile(self.ledger.app());
+        due.answer
     }
 
     /// An act that is in no step's record.
@@ -340,47 +320,59 @@ impl AppTask {
             after_live: settings.hooks.after_live.is_some(),
             after_failed: settings.hooks.after_failed.is_some(),
         };
-        let unrecorded = self.unrecorded_before();
+        let unrecorded = self.ledger.is_behind();
         Context { now, utc: clock::compact_utc(now), fresh, unrecorded, policy }
     }
 
-    /// Returns when the step is in the record; or, for a flip, when it can't be: the way back does not depend
-    /// on a disk (promise I6).
-    async fn commit(&mut self, event: &Event, (made, act): (&Step, Option<&Act>)) -> Committed {
-        let mut urgent = self.flipping || self.backlog.iter().any(is_flip);
+    /// Returns when the entry is in the record, with its events; or, for a flip, when it can't be: the way back does
+    /// not depend on a disk (promise I6). `None`: the task is to end.
+    async fn commit(
+        &mut self,
+        mut entry: Box<Entry>,
+        act: Option<&Act>,
+    ) -> Option<(Due, Option<Vec<EventRecord>>)> {
+        if self.backlog.iter().any(is_flip) {
+            entry.hurry();
+        }
         loop {
-            match self.try_commit(event, (made, act)).await {
-                Ok(events) => {
-                    self.unwritten.clear();
-                    self.show_recorded(made);
-                    return Committed::Recorded(events);
+            entry = match self.try_commit(entry, act).await {
+                (entry, Ok(events)) => {
+                    let due = self.ledger.recorded(entry);
+                    self.show_recorded(&due);
+                    return Some((due, Some(events)));
                 }
-                Err(err) => self.report_unrecorded(&err),
-            }
-            if urgent {
-                tracing::error!(app = %self.name, ?event, "acting without a record, for a flip");
-                return Committed::Unrecorded;
-            }
+                (entry, Err(err)) => {
+                    self.report_unrecorded(&err);
+                    entry
+                }
+            };
+            entry = match self.ledger.refused(entry) {
+                Refusal::Wait(entry) => entry,
+                Refusal::Act(due) => {
+                    tracing::error!(app = %self.name, notes = ?due.notes, "acting without a record, for a flip");
+                    return Some((due, None));
+                }
+            };
             match self.wait_for_retry().await {
                 Wait::Over => {}
-                Wait::Flip => urgent = true,
-                Wait::End => return Committed::NotYet,
+                Wait::Flip => entry.hurry(),
+                Wait::End => return None,
             }
         }
     }
 
     async fn try_commit(
         &self,
-        event: &Event,
-        (made, act): (&Step, Option<&Act>),
-    ) -> Result<Vec<EventRecord>, StoreError> {
+        entry: Box<Entry>,
+        act: Option<&Act>,
+    ) -> (Box<Entry>, Result<Vec<EventRecord>, StoreError>) {
         let (store, app, now) = (self.deps.store.clone(), self.name.clone(), clock::now());
-        let (event, next) = (event.clone(), made.next.clone());
-        let (effects, act) = (made.effects.clone(), act.cloned());
-        let notes: Vec<Noted> = self.unwritten.iter().chain(&made.notes).cloned().collect();
+        let act = act.cloned();
         let write = move || {
-            let (event, next, act) = (&event, &next, act.as_ref());
-            store.commit(&Commit { app: &app, now, event, next, effects: &effects, notes: &notes, act })
+            let (event, notes, act) = (entry.event(), entry.notes(), act.as_ref());
+            let (next, effects) = (&entry.step().next, &entry.step().effects);
+            let written = store.commit(&Commit { app: &app, now, event, next, effects, notes, act });
+            (entry, written)
         };
         blocking(write).await
     }
@@ -392,10 +384,6 @@ impl AppTask {
         let why = crate::os::errors::chain(err);
         tracing::error!(app = %self.name, err = %why, "the record can't be written; the app serves on");
         self.shown.send_modify(|snapshot| snapshot.unrecorded = Some(why));
-    }
-
-    fn unrecorded_before(&self) -> bool {
-        self.shown.borrow().unrecorded.is_some()
     }
 
     /// Waits for the next try; shorter when a flip or the end arrives meanwhile. What else arrives keeps its order.
@@ -424,14 +412,13 @@ impl AppTask {
     }
 
     /// The record can be written (again); a deploy that ended is the last one by the time it is no longer under way.
-    fn show_recorded(&self, made: &Step) {
-        if self.unrecorded_before() {
+    fn show_recorded(&self, due: &Due) {
+        if due.caught_up {
             self.shown.send_modify(|snapshot| snapshot.unrecorded = None);
             // What waited for the record begins now; the receiver is this task.
             let _ended = self.sender.send(Message::Event(Event::Ticked));
         }
-        if made.notes.iter().any(|noted| matches!(noted.note, Note::DeployEnded(_) | Note::QueueReplaced(_)))
-        {
+        if due.notes.iter().any(|noted| matches!(noted.note, Note::DeployEnded(_) | Note::QueueReplaced(_))) {
             match self.deps.store.last_ended(&self.name) {
                 Ok(last) => self.shown.send_modify(|snapshot| snapshot.last = last),
                 Err(err) => {
@@ -456,8 +443,8 @@ impl AppTask {
     }
 
     /// Shows how a deploy ended that the record can't tell of.
-    fn show_end(&self, made: &Step) {
-        let ended = made.notes.iter().rev().find_map(|noted| match &noted.note {
+    fn show_end(&self, due: &Due) {
+        let ended = due.notes.iter().rev().find_map(|noted| match &noted.note {
             Note::DeployEnded(end) => Some((noted.deploy.as_ref()?, noted.release.as_ref(), end)),
             _ => None,
         });
@@ -482,7 +469,7 @@ impl AppTask {
             finished_at: Some(Stamp(clock::now())),
             steps: Vec::new(),
             meter: None,
-            replaced: made.notes.iter().any(|noted| matches!(noted.note, Note::Replaced { .. })),
+            replaced: due.notes.iter().any(|noted| matches!(noted.note, Note::Replaced { .. })),
         };
         self.shown.send_modify(|snapshot| snapshot.last = Some(last));
     }
@@ -491,7 +478,7 @@ impl AppTask {
         let instances = self.deps.interpreter.instances();
         let (running, given) = (instances.seen(), instances.all_given());
         self.shown.send_modify(|snapshot| {
-            snapshot.app = self.state.clone();
+            snapshot.app = self.ledger.app().clone();
             snapshot.settings = self.settings.clone();
             snapshot.instances = running;
             snapshot.given = given;
@@ -528,17 +515,6 @@ fn is_flip(message: &Message) -> bool {
     matches!(message, Message::Ask { ask: Ask::Flip, .. })
 }
 
-/// What became of a commit.
-#[derive(Debug)]
-enum Committed {
-    /// The step is in the record, and these are its events.
-    Recorded(Vec<EventRecord>),
-    /// It is not, and is carried out all the same, for a flip.
-    Unrecorded,
-    /// It is not, and the task is to end: nothing is carried out.
-    NotYet,
-}
-
 /// Why the wait for the next try ended.
 enum Wait {
     Over,
@@ -563,8 +539,4 @@ fn answered(act: EventRecord, answer: Option<&Answer>) -> Act {
     };
     let deploy = answer.and_then(Answer::deploy);
     Act { event: EventRecord { deploy, text, ..act }, began: answer.and_then(Answer::begun) }
-}
-
-fn started_one(made: &Step) -> bool {
-    made.notes.iter().any(|noted| matches!(noted.note, Note::DeployStarted | Note::Queued(_)))
 }

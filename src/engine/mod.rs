@@ -16,6 +16,7 @@ mod front_silence;
 mod hanging;
 mod instances;
 mod interpreter;
+pub mod ledger;
 mod memory;
 mod meter;
 mod observe;

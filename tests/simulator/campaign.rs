@@ -57,13 +57,16 @@ pub struct Campaign {
     next: AtomicU64,
     /// The least seed that failed so far.
     failed: AtomicU64,
+    /// What it broke the first time.
+    what: Mutex<String>,
     sum: Mutex<Figures>,
 }
 
 impl Campaign {
     pub fn new(defect: Defect, seeds: Range<u64>) -> Self {
         let (next, failed) = (AtomicU64::new(seeds.start), AtomicU64::new(u64::MAX));
-        Self { defect, seeds, shrinking: SHRINKING, next, failed, sum: Mutex::default() }
+        let (what, sum) = (Mutex::default(), Mutex::default());
+        Self { defect, seeds, shrinking: SHRINKING, next, failed, what, sum }
     }
 
     /// Shows what it finds after so many tries to leave something out.
@@ -80,7 +83,9 @@ impl Campaign {
         });
         match self.failed.into_inner() {
             u64::MAX => Ok(self.sum.into_inner().unwrap()),
-            seed => Err(Box::new(shrink(seed, &self.defect, self.shrinking))),
+            seed => {
+                Err(Box::new(shrink((seed, &self.what.into_inner().unwrap()), &self.defect, self.shrinking)))
+            }
         }
     }
 
@@ -95,12 +100,19 @@ impl Campaign {
             let mut daemon = Life::of(seed).daemon(&self.defect);
             match survives(&Life::of(seed).schedule, &mut daemon) {
                 Ok(()) => sum += daemon.figures,
-                Err(_) => drop(self.failed.fetch_min(seed, Ordering::Relaxed)),
+                Err((_, what)) => self.note_failure(seed, what),
             }
             sum.schedules += 1;
             self.tell_progress(seed);
         }
         *self.sum.lock().unwrap() += sum;
+    }
+
+    fn note_failure(&self, seed: u64, what: String) {
+        let mut first = self.what.lock().unwrap();
+        if self.failed.fetch_min(seed, Ordering::Relaxed) > seed {
+            *first = what;
+        }
     }
 
     fn tell_progress(&self, seed: u64) {
@@ -142,13 +154,13 @@ fn survives(schedule: &Schedule, daemon: &mut Daemon) -> Result<(), (usize, Stri
 }
 
 /// Leaves out whatever can be left out, in ever smaller pieces, as long as it still fails.
-fn shrink(seed: u64, defect: &Defect, shrinking: usize) -> Found {
+fn shrink((seed, what): (u64, &str), defect: &Defect, shrinking: usize) -> Found {
     let life = Life::of(seed);
     let fails = |happenings: &[Happening]| {
         survives(&life.schedule.of(happenings.to_vec()), &mut life.daemon(defect)).err()
     };
     let mut left = life.schedule.happenings.clone();
-    let (length, _) = fails(&left).expect("a schedule is reproducible");
+    let Some((length, _)) = fails(&left) else { panic!("seed {seed} is not reproducible: {what}") };
     if fails(&left[..length]).is_some() {
         left.truncate(length);
     }

@@ -62,13 +62,6 @@ impl Daemon {
             }
             return Ok(());
         }
-        if matches!(effect.action, Action::Prune { .. })
-            && effect.id > self.record.last_effect()
-            && self.habit != Habit::PrunesUnrecorded
-        {
-            // The record may need what the state no longer does.
-            return Ok(());
-        }
         let due = self.steady.plus(world::takes(&effect.action));
         self.tasks.insert(effect.id, Task { effect, due, half: None });
         Ok(())
@@ -81,7 +74,7 @@ impl Daemon {
 
     /// The world hears whether the machine can know where the front routes.
     fn tell_world(&mut self) {
-        self.world.told_again = self.app.rerouting.is_some() || self.app.front_unsure;
+        self.world.told_again = self.app().rerouting.is_some() || self.app().front_unsure;
     }
 
     /// The cancelled one may have acted already; it reports nothing more.
@@ -315,7 +308,7 @@ impl Daemon {
                 || app.previous.as_ref().is_some_and(is_it)
         };
         let hand = self.world.front.hand.is_some();
-        if (routed && !hand) || needed(&self.app) || needed(self.record.app()) {
+        if (routed && !hand) || needed(self.app()) || needed(self.record.app()) {
             return Err(format!("{release} is pruned, which is live, being made, or the way back"));
         }
         Ok(())

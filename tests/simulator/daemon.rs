@@ -1,17 +1,20 @@
-//! The fake engine: steps, commits, and only then runs effects; does without a record for a flip alone. Every choice
-//! that the real one leaves to chance (order, delay, repetition, loss) is made by the seed. How effects are carried
-//! out is in `carrying`, how it ends and begins again in `fate`.
+//! The fake engine round the real ledger: offers it events, commits what it is to record, and runs what is then due.
+//! Every choice that the real engine leaves to chance (order, delay, repetition, loss) is made by the seed. How effects
+//! are carried out is in `carrying`, how the daemon ends and begins again in `fate`.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use bgd::rules::{
-    app::{App, Idle, Instance, Pipeline, Telling},
-    canary::{CanaryStep, Share},
-    effect::{Action, Effect, Note},
-    event::{Ask, Event},
-    ids::{Color, DeployId, EffectId, ReleaseId},
-    step::{self, Blocked, Context, Noted, Policy, Step},
-    time::Time,
+use bgd::{
+    engine::ledger::{Due, Entry, Ledger, Offer, Refusal},
+    rules::{
+        app::{App, Idle, Instance, Pipeline, Telling},
+        canary::{CanaryStep, Share},
+        effect::{Action, Effect, Note},
+        event::{Ask, Event},
+        ids::{Color, DeployId, EffectId, ReleaseId},
+        step::{self, Blocked, Context, Policy, Step},
+        time::Time,
+    },
 };
 
 use crate::{
@@ -20,7 +23,7 @@ use crate::{
     figures::Figures,
     front::{Kind, Route},
     oracle::{Moment, Oracle},
-    record::{Entry, Record},
+    record::{Record, Transaction},
     rng::Rng,
     sharing,
     world::{self, Quality, World},
@@ -101,12 +104,12 @@ pub struct Shown {
 }
 
 pub struct Daemon {
-    machine: Machine,
+    pub(crate) machine: Machine,
     pub(crate) habit: Habit,
     pub rng: Rng,
     pub setup: Setup,
     pub world: World,
-    pub app: App,
+    pub(crate) ledger: Ledger,
     pub(crate) record: Record,
     pub(crate) tasks: BTreeMap<EffectId, Task>,
     pub inbox: Vec<Event>,
@@ -117,13 +120,12 @@ pub struct Daemon {
     pub wall: Time,
     /// The clock that does not.
     pub steady: Time,
-    /// A step that could not be recorded yet; nothing else happens until it is.
-    pub(crate) stuck: Option<(Event, Step)>,
-    /// A flip is under way, which does without a record.
-    pub(crate) flipping: bool,
+    /// What could not be recorded yet; nothing else happens until it is.
+    pub(crate) stuck: Option<Box<Entry>>,
+    /// A flip is under way, by an account apart from the ledger's: it alone does without a record.
+    pub(crate) flip: bool,
     /// The last effect that it asked for without one.
     licensed: EffectId,
-    pub(crate) unwritten: Vec<Noted>,
     /// How far the front's numbers are ahead of the record's.
     pub(crate) ahead: u64,
     /// Somebody touched the front since it was looked at.
@@ -144,7 +146,7 @@ impl Daemon {
             habit,
             rng: Rng::new(0),
             world: World::new(setup.front, habit),
-            app: App::default(),
+            ledger: Ledger::new(App::default(), machine),
             record: Record::new(setup.real_store),
             tasks: BTreeMap::new(),
             inbox: Vec::new(),
@@ -153,9 +155,8 @@ impl Daemon {
             wall: EPOCH,
             steady: Time(0),
             stuck: None,
-            flipping: false,
+            flip: false,
             licensed: EffectId(0),
-            unwritten: Vec::new(),
             ahead: 0,
             unseen: false,
             shown: Shown::default(),
@@ -175,9 +176,13 @@ impl Daemon {
         }
     }
 
+    pub fn app(&self) -> &App {
+        self.ledger.app()
+    }
+
     fn context(&self) -> Context {
         let (now, fresh, policy) = (self.wall, self.fresh, self.setup.policy.clone());
-        Context { now, utc: utc(now), fresh, unrecorded: self.shown.unrecorded, policy }
+        Context { now, utc: utc(now), fresh, unrecorded: false, policy }
     }
 
     pub fn advance(&mut self, wait: Duration) {
@@ -190,133 +195,160 @@ impl Daemon {
         if self.stuck.is_none() {
             return self.deliver(&event);
         }
-        if !matches!(event, Event::Asked { ask: Ask::Flip, .. }) {
+        if !is_flip(&event) {
             self.inbox.push(event);
             return Ok(());
         }
-        self.retry_record(true)?;
+        self.flip = true;
+        self.hurry()?;
+        // What arrived before it keeps its place.
+        while !self.inbox.is_empty() && self.rng.percent(40) {
+            let before = self.inbox.remove(0);
+            self.flip = true;
+            self.deliver(&before)?;
+            self.hurry()?;
+        }
         self.deliver(&event)
     }
 
-    /// Step, commit, run.
-    pub(crate) fn deliver(&mut self, event: &Event) -> Result<(), String> {
-        let Some(step) = self.decide(event)? else { return self.after() };
-        if self.habit == Habit::ActsBeforeCommit {
-            self.run(&step.effects)?;
+    /// A flip waits behind what is stuck.
+    fn hurry(&mut self) -> Result<(), String> {
+        match self.stuck.take() {
+            Some(mut entry) => {
+                entry.hurry();
+                self.carry_out(entry)
+            }
+            None => Ok(()),
         }
-        let urgent = self.flipping || self.habit == Habit::ActsWithoutRecord;
-        match self.write(event, &step, urgent)? {
-            None => self.stuck = Some((event.clone(), step)),
-            Some(_) if self.habit == Habit::ActsBeforeCommit => {}
-            Some(step) => self.run(&step.effects)?,
-        }
-        self.after()
     }
 
-    pub(crate) fn retry_record(&mut self, urgent: bool) -> Result<(), String> {
-        let Some((event, step)) = self.stuck.take() else { return Ok(()) };
-        match self.write(&event, &step, urgent)? {
-            None => self.stuck = Some((event, step)),
-            Some(step) => self.run(&step.effects)?,
+    /// Offer, commit, run.
+    pub(crate) fn deliver(&mut self, event: &Event) -> Result<(), String> {
+        let Some(mut entry) = self.decide(event)? else { return self.after() };
+        if self.habit == Habit::ActsBeforeCommit {
+            self.run(&entry.step().effects)?;
+        }
+        if self.habit == Habit::ActsWithoutRecord {
+            entry.hurry();
+        }
+        self.carry_out(entry)
+    }
+
+    fn carry_out(&mut self, entry: Box<Entry>) -> Result<(), String> {
+        let due = self.write(entry)?;
+        if let Some(due) = due.filter(|_| self.habit != Habit::ActsBeforeCommit) {
+            self.run(&due.effects)?;
         }
         self.after()
     }
 
     /// `None`: it changes nothing, and is not recorded.
-    pub(crate) fn decide(&mut self, event: &Event) -> Result<Option<Step>, String> {
-        let context = self.context();
+    pub(crate) fn decide(&mut self, event: &Event) -> Result<Option<Box<Entry>>, String> {
         self.tell(|_| format!("event {event:?}"));
-        let step = (self.machine)(&self.app, event, &context);
-        if step != (self.machine)(&self.app, event, &context) {
-            return Err("the step is not deterministic".to_owned());
-        }
+        let offer = self.ledger.offer(event.clone(), self.context());
+        let context = Context { unrecorded: self.ledger.is_behind(), ..self.context() };
+        let step = (self.machine)(self.ledger.app(), event, &context);
         self.figures.steps += 1;
-        self.flipping |= matches!(event, Event::Asked { ask: Ask::Flip, .. });
-        let ignored = step.notes.iter().all(|noted| matches!(noted.note, Note::Ignored(_)));
-        if ignored && step.effects.is_empty() && step.next == self.app {
-            self.flipping &= !matches!(self.app.pipeline, Pipeline::Resting);
-            self.oracle.judge_answer(event, &step)?;
-            return Ok(None);
+        match offer {
+            Offer::Record(entry) if *entry.step() == step => {
+                self.flip |= is_flip(event);
+                Ok(Some(entry))
+            }
+            Offer::Nothing(due) if due.notes == step.notes => {
+                if step.next != *self.ledger.app() || !step.effects.is_empty() {
+                    return Err("a step that changes something goes unrecorded".to_owned());
+                }
+                self.oracle.judge_answer(event, &step)?;
+                Ok(None)
+            }
+            Offer::Record(_) | Offer::Nothing(_) => Err("the step is not deterministic".to_owned()),
         }
-        Ok(Some(step))
     }
 
-    /// The step that is to be carried out: it is in the record, or must do without.
-    fn write(&mut self, event: &Event, step: &Step, urgent: bool) -> Result<Option<Step>, String> {
+    /// What is to be carried out: its step is in the record, or must do without. `None`: it is stuck.
+    fn write(&mut self, entry: Box<Entry>) -> Result<Option<Due>, String> {
         if self.world.disk_full {
-            self.shown.unrecorded = self.habit != Habit::HidesWhatIsUnrecorded;
-            self.figures.unrecorded += 1;
-            self.tell(|_| "  NOT RECORDED".to_owned());
-            if !urgent {
+            return self.refuse(entry);
+        }
+        self.record.commit(&self.transaction(&entry))?;
+        self.recorded(entry).map(Some)
+    }
+
+    fn refuse(&mut self, mut entry: Box<Entry>) -> Result<Option<Due>, String> {
+        self.figures.unrecorded += 1;
+        self.tell(|_| "  NOT RECORDED".to_owned());
+        if self.habit == Habit::FlipsForEver && self.licensed > EffectId(0) {
+            entry.hurry();
+        }
+        let (before, event) = (self.ledger.app().clone(), entry.event().clone());
+        let refusal = self.ledger.refused(entry);
+        self.shown.unrecorded = self.habit != Habit::HidesWhatIsUnrecorded;
+        let mut due = match refusal {
+            Refusal::Act(due) => due,
+            Refusal::Wait(entry) => {
+                self.stuck = Some(entry);
                 return Ok(None);
             }
-            let step = &(self.machine)(&self.app, event, &Context { unrecorded: true, ..self.context() });
-            Oracle::judge_unrecorded(step)?;
-            if self.flipping || self.habit != Habit::ActsWithoutRecord {
-                self.licensed = step.next.last_effect;
-            }
-            self.remembered.get_or_insert_with(|| self.oracle.clone());
-            self.unwritten.extend(step.notes.iter().cloned());
-            self.adopt(event, step)?;
-            return Ok(Some(step.clone()));
+        };
+        if self.habit == Habit::PrunesUnrecorded {
+            let context = Context { unrecorded: true, ..self.context() };
+            due.effects = (self.machine)(&before, &event, &context).effects;
         }
-        let notes = self.notes_of(step);
-        self.record.commit(&self.entry(event, step, &notes))?;
-        self.recorded(event, step)?;
-        Ok(Some(step.clone()))
+        Oracle::judge_unrecorded(&due.notes)?;
+        if self.flip {
+            self.licensed = self.ledger.app().last_effect;
+        }
+        self.remembered.get_or_insert_with(|| self.oracle.clone());
+        self.adopt(&before, &event, &due)?;
+        Ok(Some(due))
     }
 
-    pub(crate) fn notes_of(&self, step: &Step) -> Vec<Noted> {
-        self.unwritten.iter().chain(&step.notes).cloned().collect()
+    pub(crate) fn transaction<'a>(&self, entry: &'a Entry) -> Transaction<'a> {
+        let late = entry.notes().len() - entry.step().notes.len();
+        let lost = if self.habit == Habit::LosesUnwritten { late } else { 0 };
+        Transaction { now: self.wall, entry, lost }
     }
 
-    pub(crate) fn entry<'a>(&self, event: &'a Event, step: &'a Step, notes: &'a [Noted]) -> Entry<'a> {
-        let lost = if self.habit == Habit::LosesUnwritten { self.unwritten.len() } else { 0 };
-        Entry { now: self.wall, event, step, notes, lost }
-    }
-
-    pub(crate) fn recorded(&mut self, event: &Event, step: &Step) -> Result<(), String> {
-        self.unwritten.clear();
+    pub(crate) fn recorded(&mut self, entry: Box<Entry>) -> Result<Due, String> {
         self.remembered = None;
-        if std::mem::take(&mut self.shown.unrecorded) {
-            // What waited for the record begins now.
+        let (before, event) = (self.ledger.app().clone(), entry.event().clone());
+        let due = self.ledger.recorded(entry);
+        if due.caught_up {
+            self.shown.unrecorded = false;
             self.inbox.push(Event::Ticked);
         }
-        self.adopt(event, step)
+        self.adopt(&before, &event, &due)?;
+        Ok(due)
     }
 
-    fn adopt(&mut self, event: &Event, step: &Step) -> Result<(), String> {
-        self.flipping &= !matches!(step.next.pipeline, Pipeline::Resting);
-        let before = std::mem::replace(&mut self.app, step.next.clone());
+    fn adopt(&mut self, before: &App, event: &Event, due: &Due) -> Result<(), String> {
+        self.flip &= !matches!(self.app().pipeline, Pipeline::Resting);
         self.tell(|it| {
+            let app = it.app();
             format!(
                 "  -> {:?}\n     serving {:?}\n     idle {:?}\n     hold {:?}\n     effects {:?}",
-                it.app.pipeline, it.app.serving, it.app.idle, it.app.hold, step.effects
+                app.pipeline, app.serving, app.idle, app.hold, due.effects
             )
         });
-        self.count(step);
+        self.count(due);
+        let Due { effects, notes, answer, .. } = due;
+        let (effects, notes, answer) = (effects.clone(), notes.clone(), answer.clone());
+        let step = &Step { next: self.ledger.app().clone(), effects, notes, answer };
         let (world, policy) = (&self.world, &self.setup.policy);
-        self.oracle.judge(&Moment { before: &before, event, step, world, policy })
+        self.oracle.judge(&Moment { before, event, step, world, policy })
     }
 
-    fn count(&mut self, step: &Step) {
-        for noted in &step.notes {
+    fn count(&mut self, due: &Due) {
+        if due.uses(self.fresh) {
+            self.fresh.0 += 1;
+        }
+        for noted in &due.notes {
             match &noted.note {
-                Note::DeployStarted => {
-                    self.figures.deploys += 1;
-                    self.use_up(noted.deploy.as_ref().map(|deploy| deploy.id));
-                }
-                Note::Queued(queued) => self.use_up(Some(queued.id)),
+                Note::DeployStarted => self.figures.deploys += 1,
                 Note::ShareChanged(_) => self.figures.shares += 1,
                 Note::DeployEnded(end) => self.figures.outcomes[end.outcome as usize] += 1,
                 _ => {}
             }
-        }
-    }
-
-    fn use_up(&mut self, id: Option<DeployId>) {
-        if id == Some(self.fresh) {
-            self.fresh.0 += 1;
         }
     }
 
@@ -345,14 +377,14 @@ impl Daemon {
         if let Some(crime) = self.world.crimes.first() {
             return Err(crime.clone());
         }
-        if !self.record.is_of(&self.app) && !self.shown.unrecorded {
+        if !self.record.is_of(self.app()) && !self.shown.unrecorded {
             return Err("the record does not agree, and nobody says so".to_owned());
         }
         if self.stuck.is_some() && !self.shown.unrecorded {
             return Err("a step could not be recorded, and nobody says so".to_owned());
         }
         if self.is_quiet() {
-            return self.oracle.judge_quiet((&self.app, self.shown), &self.world, &self.setup.policy);
+            return self.oracle.judge_quiet((self.ledger.app(), self.shown), &self.world, &self.setup.policy);
         }
         Ok(())
     }
@@ -375,8 +407,8 @@ impl Daemon {
             self.look_at_front();
             return Ok(true);
         }
-        if self.stuck.is_some() {
-            self.retry_record(false)?;
+        if let Some(entry) = self.stuck.take() {
+            self.carry_out(entry)?;
             return Ok(self.stuck.is_none());
         }
         if self.owes_a_record() {
@@ -408,14 +440,15 @@ impl Daemon {
     }
 
     fn owes_a_record(&self) -> bool {
-        self.shown.unrecorded && !self.world.disk_full && self.habit != Habit::RecordsNothingLater
+        self.ledger.is_behind() && !self.world.disk_full && self.habit != Habit::RecordsNothingLater
     }
 
     /// What came of a flip that did without a record.
     fn catch_up(&mut self) -> Result<(), String> {
-        let step = Step { next: self.app.clone(), effects: Vec::new(), notes: Vec::new(), answer: None };
-        self.write(&Event::Ticked, &step, false)?;
-        self.after()
+        match self.ledger.overdue() {
+            Some(entry) => self.carry_out(entry),
+            None => Ok(()),
+        }
     }
 
     /// What ended long ago is told once more.
@@ -441,10 +474,12 @@ impl Daemon {
 
     /// The monitors of the live and the warm color: what they have to tell and the state does not have yet.
     fn health_news(&self) -> Vec<Event> {
-        let live = self.app.live().filter(|live| matches!(live.instance, Instance::Up { .. }));
+        let live = self.app().live().filter(|live| matches!(live.instance, Instance::Up { .. }));
         let live = live.map(|live| (live.color, &live.release.id, live.healthy));
-        let warm = match &self.app.idle {
-            Idle::Warm { release, healthy, .. } => Some((self.app.idle_color(), &release.id, Some(*healthy))),
+        let warm = match &self.app().idle {
+            Idle::Warm { release, healthy, .. } => {
+                Some((self.app().idle_color(), &release.id, Some(*healthy)))
+            }
             Idle::Vacant | Idle::Taken | Idle::Draining { .. } | Idle::Stopping { .. } => None,
         };
         let news = |(color, release, known): (Color, &ReleaseId, Option<bool>)| {
@@ -464,8 +499,7 @@ impl Daemon {
     }
 
     pub fn ask(&mut self, ask: Ask) -> Result<(), String> {
-        let flip = ask == Ask::Flip;
-        self.figures.flips += u64::from(flip);
+        self.figures.flips += u64::from(ask == Ask::Flip);
         let event = Event::Asked { by: "operator".to_owned(), ask };
         if self.stuck.is_none() && !self.world.healed && self.rng.percent(self.setup.crashes) {
             return self.deliver_and_die(&event);
@@ -494,17 +528,17 @@ impl Daemon {
     pub fn mend_front(&mut self) {
         // In the middle of a switch whoever does it goes by the file alone.
         let moving = matches!(
-            self.app.pipeline,
+            self.app().pipeline,
             Pipeline::Sharing(_)
                 | Pipeline::Switching(_)
                 | Pipeline::Reverting { .. }
                 | Pipeline::Replacing { .. }
                 | Pipeline::TakingDown { .. }
         );
-        let live = self.app.live().filter(|_| !moving || self.app.rerouting.is_some());
+        let live = self.app().live().filter(|_| !moving || self.app().rerouting.is_some());
         let right = live.map(|live| Route {
             to: Some((live.color, live.release.id.clone())),
-            canary: sharing::in_force(&self.app),
+            canary: sharing::in_force(self.app()),
             ..Route::default()
         });
         // What bgd is writing is in the file already.
@@ -524,16 +558,16 @@ impl Daemon {
                 self.advance(wait);
                 continue;
             }
-            let before = self.app.clone();
+            let before = self.app().clone();
             self.poll()?;
-            if self.app != before || !self.is_quiet() {
+            if *self.app() != before || !self.is_quiet() {
                 continue;
             }
             if !self.tasks.is_empty() {
                 self.end_the_endless()?;
                 continue;
             }
-            match step::wanted(&self.app, self.wall) {
+            match step::wanted(self.app(), self.wall) {
                 Err(Blocked::RetryLater(at)) if at.since(self.wall) > LONGEST_RETRY => {
                     return Err(format!("a try waits for {:?}", at.since(self.wall)));
                 }
@@ -542,17 +576,17 @@ impl Daemon {
                     self.deliver(&Event::Ticked)?;
                 }
                 _ => {
-                    let seen = (&self.app, self.shown);
+                    let seen = (self.ledger.app(), self.shown);
                     return self.oracle.judge_settled(seen, &self.world, &self.setup.policy);
                 }
             }
         }
-        Err(format!("it does not come to rest: {:?} {:?}", self.app.pipeline, self.app.idle))
+        Err(format!("it does not come to rest: {:?} {:?}", self.app().pipeline, self.app().idle))
     }
 
     /// A step without an end waits for an operator.
     fn end_the_endless(&mut self) -> Result<(), String> {
-        let by_hand = self.app.canary.as_ref().is_some_and(|canary| canary.by_hand);
+        let by_hand = self.app().canary.as_ref().is_some_and(|canary| canary.by_hand);
         let resumes = by_hand && self.rng.percent(50);
         self.ask(if resumes { Ask::ResumeSteps } else { Ask::Promote })
     }
@@ -561,6 +595,10 @@ impl Daemon {
     pub fn insists(app: &App) -> bool {
         app.rerouting.is_some_and(|it| matches!(it.telling, Telling::Now { .. } | Telling::Later { .. }))
     }
+}
+
+fn is_flip(event: &Event) -> bool {
+    matches!(event, Event::Asked { ask: Ask::Flip, .. })
 }
 
 /// As a release is named; the calendar of this world has days of 24 hours and nothing else.

@@ -29,6 +29,7 @@ pub enum Habit {
     StopsWithoutLooking,
     PrunesWhatIsNew,
     PrunesUnrecorded,
+    FlipsForEver,
     FlushesNoBuild,
     TrustsAnEarlierBoot,
 }
@@ -62,6 +63,7 @@ pub const ALL: &[(&str, Defect)] = &[
     ("a stop does not look at the front first", Defect::Engine(Habit::StopsWithoutLooking)),
     ("a late prune deletes the release being made", Defect::Engine(Habit::PrunesWhatIsNew)),
     ("pruning does not wait for the record", Defect::Engine(Habit::PrunesUnrecorded)),
+    ("after a flip all goes on without a record", Defect::Engine(Habit::FlipsForEver)),
     ("a build is not flushed to the disk", Defect::Engine(Habit::FlushesNoBuild)),
     ("a build of an earlier boot counts as done", Defect::Engine(Habit::TrustsAnEarlierBoot)),
     ("a deploy begins without a record behind a flip", Defect::Rules(begins_unrecorded)),

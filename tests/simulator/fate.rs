@@ -1,9 +1,12 @@
 //! How the fake daemon ends and begins again: killed between any two of step, commit and effects, with the host or
 //! alone, and back with what the record and a look at the world tell it.
 
-use bgd::rules::{
-    event::{Event, Facts, Routed},
-    ids::Color,
+use bgd::{
+    engine::ledger::Ledger,
+    rules::{
+        event::{Event, Facts, Routed},
+        ids::Color,
+    },
 };
 
 use crate::{
@@ -15,37 +18,35 @@ use crate::{
 impl Daemon {
     /// Step and commit, then die before, in or after the effects.
     pub(crate) fn deliver_and_die(&mut self, event: &Event) -> Result<(), String> {
-        let Some(step) = self.decide(event)? else { return self.crash() };
+        let Some(entry) = self.decide(event)? else { return self.crash() };
         if self.habit == Habit::ActsBeforeCommit {
-            self.run(&step.effects)?;
+            self.run(&entry.step().effects)?;
         }
         if self.world.disk_full {
             return self.crash();
         }
-        let notes = self.notes_of(&step);
-        let entry = self.entry(event, &step, &notes);
+        let transaction = self.transaction(&entry);
         match self.rng.below(4) {
             // Before it is written.
             0 => return self.crash(),
             // While it is.
             1 => {
                 let chance = self.rng.next();
-                self.record.commit_torn(&entry, chance)?;
-                let written = self.record.is_of(&step.next);
+                self.record.commit_torn(&transaction, chance)?;
+                let written = self.record.is_of(&entry.step().next);
                 self.tell(|_| format!("POWER LOSS in a commit, which is written: {written}"));
                 if written {
-                    self.recorded(event, &step)?;
+                    self.recorded(entry)?;
                 }
                 return self.lose_power_and_return();
             }
             _ => {}
         }
-        self.record.commit(&entry)?;
-        self.recorded(event, &step)?;
-        for effect in &step.effects {
+        self.record.commit(&transaction)?;
+        for effect in self.recorded(entry)?.effects {
             if self.rng.percent(50) {
                 self.tell(|_| format!("  half run before the crash: {:?}", effect.action));
-                self.spawn(effect.clone())?;
+                self.spawn(effect)?;
                 let _lost = self.act()?;
             }
         }
@@ -93,7 +94,7 @@ impl Daemon {
         }
         self.forget();
         let (app, fresh) = self.record.load()?;
-        (self.app, self.fresh) = (app, fresh);
+        (self.ledger, self.fresh) = (Ledger::new(app, self.machine), fresh);
         let could_be_asked = !self.rng.percent(10);
         let routed = match self.world.front.seen().live {
             _ if !could_be_asked => Routed::Unknown,
@@ -101,7 +102,7 @@ impl Daemon {
             None => Routed::Nothing,
         };
         if could_be_asked {
-            self.ahead = self.world.front.generation().0.saturating_sub(self.app.generation.0);
+            self.ahead = self.world.front.generation().0.saturating_sub(self.app().generation.0);
         }
         let event = Event::Recovered(self.facts(routed));
         self.look_at_front();
@@ -118,9 +119,8 @@ impl Daemon {
         self.inbox.clear();
         self.told.clear();
         self.world.ended.clear();
-        self.unwritten.clear();
         self.stuck = None;
-        self.flipping = false;
+        self.flip = false;
         self.ahead = 0;
         self.shown = Shown::default();
         if let Some(oracle) = self.remembered.take() {
@@ -135,7 +135,7 @@ impl Daemon {
         let builds: Vec<_> = builds.map(|(release, _)| release.clone()).collect();
         self.world.builds.retain(|release, _| builds.contains(release));
         let mut known = self.record.known();
-        known.extend(self.app.live().map(|live| live.release.clone()));
+        known.extend(self.app().live().map(|live| live.release.clone()));
         known.extend(self.world.processes.iter().map(|process| process.release.clone()));
         let could_be_asked = routed != Routed::Unknown;
         let half_told = could_be_asked && self.world.front.half_told();

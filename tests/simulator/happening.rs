@@ -112,7 +112,7 @@ fn come_to_rest(daemon: &mut Daemon) -> Result<(), String> {
     daemon.ask(Ask::Up)?;
     daemon.world.push(Quality::Good);
     daemon.settle()?;
-    Oracle::judge_newest(&daemon.app, &daemon.world)
+    Oracle::judge_newest(daemon.app(), &daemon.world)
 }
 
 fn choose(rng: &mut Rng, bustle: usize) -> What {

@@ -113,12 +113,12 @@ impl Oracle {
     }
 
     /// A deploy that begins is in the record first; a flip alone is not.
-    pub fn judge_unrecorded(step: &Step) -> Result<(), String> {
+    pub fn judge_unrecorded(notes: &[Noted]) -> Result<(), String> {
         let begins = |noted: &&Noted| {
             let deploy = noted.deploy.as_ref().filter(|_| noted.note == Note::DeployStarted);
             deploy.is_some_and(|deploy| matches!(deploy.kind, Kind::Push | Kind::Manual { .. }))
         };
-        match step.notes.iter().find(begins) {
+        match notes.iter().find(begins) {
             Some(noted) => fail(format!("{:?} begins without a record", noted.deploy)),
             None => Ok(()),
         }

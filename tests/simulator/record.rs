@@ -5,10 +5,10 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use bgd::{
+    engine::ledger::Entry,
     rules::{
         app::{App, Release},
         effect::Note,
-        event::Event,
         ids::{AppName, DeployId, EffectId, ReleaseId},
         retention::{Kept, Worth},
         step::{Noted, Step},
@@ -20,13 +20,10 @@ use bgd::{
 use tempfile::TempDir;
 
 /// What is to be recorded.
-pub struct Entry<'a> {
+pub struct Transaction<'a> {
     pub now: Time,
-    pub event: &'a Event,
-    pub step: &'a Step,
-    /// Those of steps that went unrecorded first.
-    pub notes: &'a [Noted],
-    /// How many of those a daemon with that defect leaves out.
+    pub entry: &'a Entry,
+    /// How many of the notes of steps that went unrecorded first a daemon with that defect leaves out.
     pub lost: usize,
 }
 
@@ -108,29 +105,26 @@ impl Record {
         &self.model.app
     }
 
-    pub fn commit(&mut self, entry: &Entry<'_>) -> Result<(), String> {
-        let journaled = serde_json::to_string(&entry.step.next).map_err(text)?;
+    pub fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), String> {
+        let Transaction { now, entry, lost } = *transaction;
+        let Step { next, effects, .. } = entry.step();
+        let journaled = serde_json::to_string(next).map_err(text)?;
         let back: App = serde_json::from_str(&journaled).map_err(text)?;
-        if back != entry.step.next {
+        if back != *next {
             return Err("the record does not give the state back".to_owned());
         }
-        self.model.take(back, entry.notes);
+        self.model.take(back, entry.notes());
         let Some(shelf) = &self.shelf else { return Ok(()) };
-        let Entry { now, event, step, notes, lost } = entry;
-        let notes = &notes[*lost..];
-        let (app, effects) = (&name(), &step.effects);
-        shelf
-            .store
-            .commit(&Commit { app, now: *now, event, next: &step.next, effects, notes, act: None })
-            .map_err(text)?;
+        let (app, event, notes) = (&name(), entry.event(), &entry.notes()[lost..]);
+        shelf.store.commit(&Commit { app, now, event, next, effects, notes, act: None }).map_err(text)?;
         Ok(())
     }
 
     /// The power fails while this is written: it is in the record, or it is not.
-    pub fn commit_torn(&mut self, entry: &Entry<'_>, chance: u64) -> Result<(), String> {
+    pub fn commit_torn(&mut self, transaction: &Transaction<'_>, chance: u64) -> Result<(), String> {
         let before = self.model.clone();
         let length = self.shelf.as_ref().map_or(0, Shelf::log_length);
-        self.commit(entry)?;
+        self.commit(transaction)?;
         let Some(shelf) = self.shelf.take() else {
             if chance.is_multiple_of(2) {
                 self.model = before;
