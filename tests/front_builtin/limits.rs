@@ -44,7 +44,7 @@ async fn a_client_that_falls_silent_in_its_request_is_a_408_and_the_app_is_free_
 async fn a_client_that_sends_a_little_now_and_then_is_waited_for() {
     let pieces = 5;
     // An app that has not got the whole request owes no answer.
-    let front = TestFront::limited(Limits::new(SHORT * 2, SHORT / 4)).await;
+    let front = TestFront::limited(Limits::new(SHORT * 2, SHORT * 2)).await;
     let backend = Backend::start("blue").await;
     front.route(1, Color::Blue, backend.port).await;
     let mut client = Client::connect(front.address).await;

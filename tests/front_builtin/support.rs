@@ -39,6 +39,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use crate::stage::{GENEROUS, copy_of_program};
+
 /// The program under test.
 pub fn exe() -> PathBuf {
     env!("CARGO_BIN_EXE_bgd").into()
@@ -46,7 +48,7 @@ pub fn exe() -> PathBuf {
 
 /// Waits for what can't be awaited otherwise.
 pub async fn until(mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + GENEROUS;
     while !holds().await {
         assert!(Instant::now() < deadline, "did not come true in time");
         sleep(Duration::from_millis(2)).await;
@@ -120,7 +122,7 @@ impl TestFront {
     /// The same place, run by another file of the program.
     pub fn heir(&self, name: &str) -> Builtin {
         let copy = self.dir.path().join(name);
-        std::fs::copy(exe(), &copy).unwrap();
+        copy_of_program(&exe(), &copy, "755");
         Builtin::new(copy, self.front.place().clone())
     }
 
@@ -570,7 +572,7 @@ impl Client {
 
     async fn more(&mut self) -> io::Result<()> {
         let mut buffer = [0; 16 * 1024];
-        let read = tokio::time::timeout(Duration::from_secs(20), self.stream.read(&mut buffer));
+        let read = tokio::time::timeout(GENEROUS, self.stream.read(&mut buffer));
         match read.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             read => {

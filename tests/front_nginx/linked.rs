@@ -3,11 +3,6 @@
 use std::{
     fs::Permissions,
     os::unix::fs::{PermissionsExt as _, symlink},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
 };
 
 use bgd::{
@@ -25,66 +20,21 @@ use bgd::{
     },
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{UnixDatagram, UnixListener},
-    task::{JoinHandle, JoinSet},
-    time::{Instant, sleep, timeout},
+    net::UnixDatagram,
+    time::{Instant, timeout},
 };
 
-use super::stage::{self, Stage, end, eventually, limits, load, same_user, soon};
+use super::stage::{self, App, Stage, end, eventually, limits, load, same_user, soon};
 
-/// An app on a socket; it dies, when told, with everything it has open.
-struct App {
-    color: Color,
-    in_flight: Arc<AtomicUsize>,
-    serving: JoinHandle<()>,
+/// An app on its color's socket.
+fn app(stage: &Stage, color: Color) -> App {
+    App::at(color, socket(stage, color))
 }
 
-impl App {
-    fn start(stage: &Stage, color: Color) -> Self {
-        Self::at(socket(stage, color), color)
-    }
-
-    /// So many instances of a color.
-    fn several(stage: &Stage, color: Color, instances: u16) -> Vec<Self> {
-        let all = (0..instances).map(|index| addresses(stage).nth(color, index));
-        all.map(|address| Self::at(address.socket().unwrap().to_owned(), color)).collect()
-    }
-
-    fn at(path: std::path::PathBuf, color: Color) -> Self {
-        let _stale = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(path).unwrap();
-        let in_flight = Arc::<AtomicUsize>::default();
-        let serving = tokio::spawn(serve(listener, color, in_flight.clone()));
-        Self { color, in_flight, serving }
-    }
-
-    async fn kill(self) {
-        self.serving.abort();
-        let _aborted = self.serving.await;
-    }
-}
-
-async fn serve(listener: UnixListener, color: Color, in_flight: Arc<AtomicUsize>) {
-    // Dropped with this task: each connection ends at once.
-    let mut open = JoinSet::new();
-    while let Ok((mut stream, _)) = listener.accept().await {
-        let in_flight = in_flight.clone();
-        open.spawn(async move {
-            in_flight.fetch_add(1, Ordering::SeqCst);
-            // nginx sends a small request in one piece.
-            let mut asked = vec![0; 4096];
-            let length = stream.read(&mut asked).await.unwrap_or(0);
-            let asked = String::from_utf8_lossy(&asked[..length]).into_owned();
-            if let Some((_, rest)) = asked.split_once("?ms=") {
-                sleep(Duration::from_millis(rest.split(' ').next().unwrap().parse().unwrap())).await;
-            }
-            let text = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{color}", color.as_str().len());
-            let _client_gone = stream.write_all(text.as_bytes()).await;
-            in_flight.fetch_sub(1, Ordering::SeqCst);
-        });
-        while open.try_join_next().is_some() {}
-    }
+/// So many instances of a color.
+fn apps(stage: &Stage, color: Color, instances: u16) -> Vec<App> {
+    let all = (0..instances).map(|index| addresses(stage).nth(color, index));
+    all.map(|address| App::at(color, address.socket().unwrap().to_owned())).collect()
 }
 
 fn socket(stage: &Stage, color: Color) -> std::path::PathBuf {
@@ -126,7 +76,7 @@ async fn serving_blue(stage: &mut Stage) -> (Nginx, App) {
     stage.write_site();
     nginx.ensure_file().await.unwrap();
     stage.start_nginx(same_user()).await;
-    let blue = App::start(stage, Blue);
+    let blue = app(stage, Blue);
     let proof = nginx.route(&route(stage, 1, Blue), limits()).await.unwrap();
     assert_eq!(proof.how, How::Reloaded);
     eventually("the first workers are gone", || stage.workers().len() == 2).await;
@@ -142,7 +92,7 @@ async fn f8_a_flip_between_sockets_is_one_rename_that_loses_nothing_and_leaves_t
     let load = load(stage.public, 6);
     for generation in 2..12 {
         let color = live.color.other();
-        let next = App::start(&stage, color);
+        let next = app(&stage, color);
         let wanted = route(&stage, generation, color);
         assert_eq!(nginx.route(&wanted, limits()).await.unwrap().how, How::Linked);
         let again = nginx.route(&wanted, limits()).await.unwrap();
@@ -164,10 +114,10 @@ async fn f8_a_flip_between_sockets_is_one_rename_that_loses_nothing_and_leaves_t
 async fn g1_a_long_request_on_the_former_socket_is_waited_for_and_counted() {
     let Some(mut stage) = Stage::new().await else { return };
     let (nginx, blue) = serving_blue(&mut stage).await;
-    let _green = App::start(&stage, Green);
+    let _green = app(&stage, Green);
     let public = stage.public;
     let slow = tokio::spawn(async move { stage::get(public, "/slow?ms=1500").await });
-    eventually("the slow request reaches blue", || blue.in_flight.load(Ordering::SeqCst) == 1).await;
+    eventually("the slow request reaches blue", || blue.in_flight() == 1).await;
     let proof = nginx.route(&route(&stage, 2, Green), limits()).await.unwrap();
     assert_eq!((proof.how, stage.get("/").await.unwrap().as_str()), (How::Linked, "green"));
     let early = nginx.drained(&proof.former, Instant::now()).await;
@@ -182,7 +132,7 @@ async fn g1_a_long_request_on_the_former_socket_is_waited_for_and_counted() {
 async fn a_canary_on_sockets_is_told_by_reloads_and_the_flips_after_it_by_renames_again() {
     let Some(mut stage) = Stage::new().await else { return };
     let (nginx, _blue) = serving_blue(&mut stage).await;
-    let _green = App::start(&stage, Green);
+    let _green = app(&stage, Green);
     let load = load(stage.public, 3);
     let both = vec![backend(&stage, Blue, (50, 1)), backend(&stage, Green, (50, 2))];
     let mixed = nginx.route(&Route::new(Generation(2), both), limits()).await.unwrap();
@@ -220,7 +170,7 @@ async fn several_instances_are_moved_by_one_rename_and_only_another_number_of_th
         (6, (Green, 2), How::Linked),
         (7, (Blue, 1), How::Reloaded),
     ] {
-        let next = App::several(&stage, to.0, to.1);
+        let next = apps(&stage, to.0, to.1);
         let wanted = to_several(&stage, generation, to);
         let proof = nginx.route(&wanted, limits()).await.unwrap();
         assert_eq!(proof.how, how, "{to:?}");
@@ -256,13 +206,13 @@ async fn what_nginx_tells_of_a_request_behind_the_link_is_told_of_the_color_that
     stage.write_site();
     nginx.ensure_file().await.unwrap();
     stage.start_nginx(same_user()).await;
-    let (blue, _green) = (App::start(&stage, Blue), App::start(&stage, Green));
+    let (blue, _green) = (app(&stage, Blue), app(&stage, Green));
     nginx.route(&route(&stage, 1, Blue), limits()).await.unwrap();
     stage.get("/").await.unwrap();
     assert_eq!(next(&nginx, &listening).await, Some(Blue));
     let public = stage.public;
     let slow = tokio::spawn(async move { stage::get(public, "/slow?ms=1500").await });
-    eventually("the slow request reaches blue", || blue.in_flight.load(Ordering::SeqCst) == 1).await;
+    eventually("the slow request reaches blue", || blue.in_flight() == 1).await;
     assert_eq!(nginx.route(&route(&stage, 2, Green), limits()).await.unwrap().how, How::Linked);
     assert_eq!(slow.await.unwrap().unwrap(), "blue");
     assert_eq!(next(&nginx, &listening).await, Some(Blue), "it began before the link was moved");
@@ -280,7 +230,7 @@ async fn next(nginx: &Nginx, told: &UnixDatagram) -> Option<Color> {
 async fn f3_a_link_that_a_hand_moved_or_removed_is_told_and_set_again() {
     let Some(mut stage) = Stage::new().await else { return };
     let (nginx, _blue) = serving_blue(&mut stage).await;
-    let _green = App::start(&stage, Green);
+    let _green = app(&stage, Green);
     let link = stage.settings.link();
     std::fs::remove_file(&link).unwrap();
     assert_eq!(stage.get("/").await.unwrap_err(), "status 502");

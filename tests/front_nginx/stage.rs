@@ -27,8 +27,8 @@ use bgd::{
 };
 use nix::sys::signal::Signal;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{TcpListener, TcpStream},
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
+    net::{TcpListener, UnixListener},
     task::{JoinHandle, JoinSet, spawn_blocking},
     time::{Instant, sleep},
 };
@@ -352,19 +352,25 @@ pub struct App {
 
 impl App {
     pub async fn start(color: Color, port: u16) -> Self {
-        Self::on(color, TcpListener::bind(("127.0.0.1", port)).await.unwrap())
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        Self::on(color, listener.local_addr().unwrap().port(), Door::Port(listener))
+    }
+
+    /// On a unix socket.
+    pub fn at(color: Color, path: PathBuf) -> Self {
+        let _stale = fs::remove_file(&path);
+        Self::on(color, 0, Door::Socket(UnixListener::bind(path).unwrap()))
     }
 
     /// On a port that is free.
     pub async fn start_anywhere(color: Color) -> Self {
-        Self::on(color, TcpListener::bind(("127.0.0.1", 0)).await.unwrap())
+        Self::start(color, 0).await
     }
 
-    fn on(color: Color, listener: TcpListener) -> Self {
-        let port = listener.local_addr().unwrap().port();
+    fn on(color: Color, port: u16, door: Door) -> Self {
         let in_flight = Arc::new(AtomicUsize::new(0));
         let handled = Arc::new(AtomicUsize::new(0));
-        let serving = tokio::spawn(serve(listener, color, in_flight.clone(), handled.clone()));
+        let serving = tokio::spawn(serve(door, color, in_flight.clone(), handled.clone()));
         Self { color, port, in_flight, handled, serving }
     }
 
@@ -390,10 +396,28 @@ impl Drop for App {
     }
 }
 
-async fn serve(listener: TcpListener, color: Color, in_flight: Arc<AtomicUsize>, handled: Arc<AtomicUsize>) {
+enum Door {
+    Port(TcpListener),
+    Socket(UnixListener),
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+impl Door {
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Port(listener) => Box::new(listener.accept().await?.0),
+            Self::Socket(listener) => Box::new(listener.accept().await?.0),
+        })
+    }
+}
+
+async fn serve(door: Door, color: Color, in_flight: Arc<AtomicUsize>, handled: Arc<AtomicUsize>) {
     // Dropped with this task: each connection ends at once.
     let mut open = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
+    while let Ok(stream) = door.accept().await {
         let (in_flight, handled) = (in_flight.clone(), handled.clone());
         open.spawn(async move {
             in_flight.fetch_add(1, Ordering::SeqCst);
@@ -404,7 +428,7 @@ async fn serve(listener: TcpListener, color: Color, in_flight: Arc<AtomicUsize>,
     }
 }
 
-async fn answer(stream: TcpStream, color: Color, handled: &AtomicUsize) -> std::io::Result<()> {
+async fn answer(stream: Box<dyn Stream>, color: Color, handled: &AtomicUsize) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut first = String::new();
     stream.read_line(&mut first).await?;

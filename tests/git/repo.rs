@@ -20,6 +20,7 @@ pub fn exe() -> PathBuf {
 }
 
 use crate::stage::{
+    self,
     git::{feed, run},
     servers::Server,
 };
@@ -236,14 +237,9 @@ impl Bench {
         Some(self.script("bgd", &format!("exec unshare -m sh -c '{mount} \"$@\"' sh \"$@\"")))
     }
 
-    /// Written by another process: one that is forked meanwhile must not hold it open for writing.
     fn script(&self, name: &str, text: &str) -> PathBuf {
         let file = self.dir(name);
-        let mut command = Command::new("install");
-        command.args(["-m", "755", "/dev/stdin"]).arg(&file).stdin(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        write!(child.stdin.take().unwrap(), "#!/bin/sh\n{text}\n").unwrap();
-        assert!(child.wait().unwrap().success());
+        stage::program(&file, &format!("#!/bin/sh\n{text}\n"));
         file
     }
 

@@ -93,7 +93,7 @@ fn redacted(stage: &Stage, text: &str) -> String {
 fn names(stage: &Stage) -> Vec<(String, String)> {
     let mut names =
         vec![(stage.path("").display().to_string().trim_end_matches('/').to_owned(), "DIR".to_owned())];
-    let own = std::env::current_exe().expect("this binary").display().to_string();
+    let own = std::env::args().next().expect("the name that this binary was started by");
     names.push((own, "STRANGER".to_owned()));
     names.push((stage.public().port().to_string(), "PUBLIC".to_owned()));
     for color in ["blue", "green"] {

@@ -35,8 +35,7 @@ fn open_to_all(house: &House) {
 /// Shims whose bgd is started through a script: what it does to itself is what bgd has to give.
 fn shims_through(house: &House, script: &str) -> Shims {
     let wrapper = house.path("wrapper");
-    fs::write(&wrapper, format!("#!/bin/sh\n{script} {} \"$@\"\n", env!("CARGO_BIN_EXE_bgd"))).unwrap();
-    fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755)).unwrap();
+    program(&wrapper, &format!("#!/bin/sh\n{script} {} \"$@\"\n", env!("CARGO_BIN_EXE_bgd")));
     Shims::new(wrapper, &house.path("state"), &house.path("run"))
 }
 
@@ -121,8 +120,7 @@ async fn l3_a_setuid_program_gives_nothing_unless_new_privileges_are_allowed() {
     }
     let house = House::new();
     open_to_all(&house);
-    fs::copy("/usr/bin/id", house.path("id")).unwrap();
-    fs::set_permissions(house.path("id"), PermissionsExt::from_mode(0o4755)).unwrap();
+    copy_of_program(Path::new("/usr/bin/id"), &house.path("id"), "4755");
     let spec =
         Spec { user: Some("nobody".into()), ..house.build("$D/id -u; grep NoNewPrivs /proc/self/status") };
     let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();

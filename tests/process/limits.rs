@@ -1,15 +1,12 @@
 //! A shim with limits is started in a scope of its own. What systemd makes of it is for a host that systemd runs;
 //! here a script stands in its place, which keeps to the same terms: it becomes the command after `--`, or says why not.
 
-use std::os::unix::fs::PermissionsExt;
-
 use super::*;
 
 fn limiter(house: &House, script: &str) -> Limiter {
-    let program = house.path("scope");
-    fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
-    Limiter { program, ..Limiter::default() }
+    let scope = house.path("scope");
+    program(&scope, &format!("#!/bin/sh\n{script}\n"));
+    Limiter { program: scope, ..Limiter::default() }
 }
 
 #[tokio::test]

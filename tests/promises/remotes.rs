@@ -14,9 +14,9 @@ use std::{
 use super::around::{Terminal, terminal};
 use crate::{
     shop::{Kind, Plan, Stage},
-    stage::http,
     stage::ports,
     stage::servers::{Http, Ssh},
+    stage::{http, program},
 };
 
 fn stage() -> Stage {
@@ -211,8 +211,7 @@ fn a7_nothing_asks_a_person_though_there_is_a_terminal_and_an_askpass() {
     stage.push_live("one");
     let asked = stage.path("asked");
     let askpass = stage.path("askpass");
-    fs::write(&askpass, format!("#!/bin/sh\necho \"$@\" >>{}\necho yes\n", asked.display())).unwrap();
-    fs::set_permissions(&askpass, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    program(&askpass, &format!("#!/bin/sh\necho \"$@\" >>{}\necho yes\n", asked.display()));
     let (server, ssh) = (Refusing::start(), Ssh::start(&stage.path("")));
     let seated = seat.slave.try_clone().unwrap();
     stage.restart_daemon_as(|stage, command| {

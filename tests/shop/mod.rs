@@ -478,11 +478,7 @@ for = "{watch}"
     }
 
     pub fn eventually(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
-        let until = Instant::now() + GENEROUS;
-        while !holds(self) {
-            assert!(Instant::now() < until, "never came about: {what}");
-            thread::sleep(LOOK);
-        }
+        until(what, || holds(self));
     }
 
     pub fn git(&self, args: &[&str]) -> String {

@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "shared by test crates that each use a part")]
 
 use std::{
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -35,4 +38,20 @@ pub fn until(what: &str, mut met: impl FnMut() -> bool) {
         assert!(began.elapsed() < GENEROUS, "not in time: {what}");
         thread::sleep(LOOK);
     }
+}
+
+/// Writes a file that may be executed, by another process: one that is forked meanwhile must not hold it open for
+/// writing, or running it fails with "text file busy".
+pub fn program(file: &Path, text: &str) {
+    let mut install = Command::new("install");
+    install.args(["-m", "755", "/dev/stdin"]).arg(file).stdin(Stdio::piped());
+    let mut child = install.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+/// A copy of a program, made for the reason that [`program`] has.
+pub fn copy_of_program(from: &Path, to: &Path, mode: &str) {
+    let copied = Command::new("install").args(["-m", mode]).args([from, to]).status().unwrap();
+    assert!(copied.success());
 }

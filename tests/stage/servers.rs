@@ -17,35 +17,39 @@ use std::{
 
 use openssl::ssl::SslAcceptor;
 
-use super::git;
+use super::{
+    GENEROUS, LOOK, git,
+    ports::{self, Port},
+};
 
 /// Where a remote is, and what serves it.
 pub struct Server {
     url: String,
     child: Option<Child>,
+    _port: Option<Port>,
 }
 
 impl Server {
     pub fn path(bare: &Path) -> Self {
-        Self { url: bare.display().to_string(), child: None }
+        Self { url: bare.display().to_string(), child: None, _port: None }
     }
 
     /// `git daemon` over the repositories of `root`.
     pub fn git_daemon(root: &Path) -> Option<Self> {
-        for _ in 0..5 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let mut command = git::command(root);
-            command.args(["daemon", "--reuseaddr", "--export-all", "--listen=127.0.0.1"]);
-            command.arg(format!("--port={port}")).arg(format!("--base-path={}", root.display()));
-            let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-            let mut server = Self { url: format!("git://127.0.0.1:{port}/remote.git"), child: child.ok() };
-            let began = Instant::now();
-            while began.elapsed() < Duration::from_secs(10) && server.runs() {
-                if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                    return Some(server);
-                }
-                thread::yield_now();
+        let reserved = ports::reserve();
+        let port = reserved.number;
+        let mut command = git::command(root);
+        command.args(["daemon", "--reuseaddr", "--export-all", "--listen=127.0.0.1"]);
+        command.arg(format!("--port={port}")).arg(format!("--base-path={}", root.display()));
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok();
+        let url = format!("git://127.0.0.1:{port}/remote.git");
+        let mut server = Self { url, child, _port: Some(reserved) };
+        let began = Instant::now();
+        while began.elapsed() < GENEROUS && server.runs() {
+            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return Some(server);
             }
+            thread::sleep(LOOK);
         }
         eprintln!("skipped: git daemon does not start here");
         None
@@ -254,7 +258,7 @@ fn answer<S: Read + Write>(
 /// An sshd of the test's own, with its own host key, that lets one key of its own in.
 pub struct Ssh {
     dir: PathBuf,
-    port: u16,
+    port: Port,
     child: Child,
 }
 
@@ -272,7 +276,8 @@ impl Ssh {
             keygen(&dir, &["-q", "-t", "ed25519", "-N", "", "-f", name]);
         }
         fs::copy(dir.join("client.pub"), dir.join("authorized_keys")).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let reserved = ports::reserve();
+        let port = reserved.number;
         let shown = dir.display();
         let config = format!(
             "ListenAddress 127.0.0.1:{port}\nHostKey {shown}/host\nAuthorizedKeysFile {shown}/authorized_keys\n\
@@ -284,20 +289,20 @@ impl Ssh {
         let mut command = Command::new(sshd);
         command.args(["-D", "-e", "-f"]).arg(dir.join("config")).stdin(Stdio::null()).stderr(log);
         let child = command.spawn().unwrap();
-        let mut server = Self { dir, port, child };
+        let mut server = Self { dir, port: reserved, child };
         let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(10) && matches!(server.child.try_wait(), Ok(None)) {
+        while began.elapsed() < GENEROUS && matches!(server.child.try_wait(), Ok(None)) {
             if TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 return Some(server);
             }
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(LOOK);
         }
         eprintln!("skipped: sshd does not start: {}", server.log());
         None
     }
 
     pub fn url(&self, repository: &Path) -> String {
-        format!("ssh://127.0.0.1:{}{}", self.port, repository.display())
+        format!("ssh://127.0.0.1:{}{}", self.port(), repository.display())
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -305,7 +310,7 @@ impl Ssh {
     }
 
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number
     }
 
     pub fn log(&self) -> String {
@@ -316,7 +321,7 @@ impl Ssh {
     pub fn known_hosts(&self, name: &str, key: &str) -> PathBuf {
         let key = fs::read_to_string(self.path(&format!("{key}.pub"))).unwrap();
         let file = self.path(name);
-        fs::write(&file, format!("[127.0.0.1]:{} {key}", self.port)).unwrap();
+        fs::write(&file, format!("[127.0.0.1]:{} {key}", self.port())).unwrap();
         file
     }
 
