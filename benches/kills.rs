@@ -19,7 +19,7 @@ use nix::{
 use rng::Rng;
 use stage::{
     Res, Table,
-    load::{self, Load, Lost},
+    load::{self, Load, Loss},
     proc,
     scene::{Kind, Scene},
 };
@@ -79,7 +79,7 @@ struct Cost {
     times: usize,
     lost: usize,
     most: usize,
-    how: Vec<Lost>,
+    how: Vec<Loss>,
 }
 
 impl Scene {
@@ -95,7 +95,7 @@ impl Scene {
             let Some(victim) = self.kill_one(rng)? else { continue };
             sleep(Duration::from_millis(300) + calm(rng));
             let tally = load.counts();
-            let since: Vec<Lost> = tally.lost.into_iter().filter(|lost| lost.at >= at).collect();
+            let since: Vec<Loss> = tally.lost.into_iter().filter(|lost| lost.at >= at).collect();
             let Some(cost) = costs.get_mut(victim as usize) else { continue };
             cost.times += 1;
             cost.lost += since.len();

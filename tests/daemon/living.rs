@@ -13,7 +13,7 @@ use crate::{
     shop::{Kind, Plan, Stage, on_both, on_each, send},
     stage::{
         http,
-        load::{CLIENTS, Lost},
+        load::{CLIENTS, Loss},
     },
 };
 
@@ -160,7 +160,7 @@ fn a_killed_builtin_front_costs_what_is_in_flight_and_nothing_more() {
         load.sees("one");
         // What was with it is cut; nobody is refused, and nobody is answered without a route.
         let lost = load.end().lost;
-        let is_cut = |lost: &Lost| !lost.how.contains("refused") && !lost.how.contains("answered");
+        let is_cut = |lost: &Loss| !lost.how.contains("refused") && !lost.how.contains("answered");
         assert!(lost.len() <= CLIENTS && lost.iter().all(is_cut), "{lost:#?}");
     }
     stage.push_live("two");

@@ -3,30 +3,30 @@
 
 use std::{fs, path::Path};
 
-use super::sample::{Sample, Sampled, contrib, installed, set};
+use super::sample::{Sample, SampleStage, contrib, installed, set};
 use crate::shop::Kind;
 use toml::Value;
 
 /// Deploys the sample twice and goes back once, while clients ask all the time.
 fn deploys_under_load(sample: &Sample<'_>) {
-    let Some(mut sampled) = Sampled::set(sample) else { return };
-    let first = sampled.push("first");
-    sampled.0.start_daemon();
-    sampled.0.done(&["wait", "--for", "live", "--timeout", "60s"]);
-    sampled.open_site(sample);
-    assert_eq!(sampled.get(sample.path).unwrap().trim(), first);
+    let Some(mut stage) = SampleStage::set(sample) else { return };
+    let first = stage.push("first");
+    stage.0.start_daemon();
+    stage.0.done(&["wait", "--for", "live", "--timeout", "60s"]);
+    stage.open_site(sample);
+    assert_eq!(stage.get(sample.path).unwrap().trim(), first);
 
-    let load = sampled.load(sample.path);
-    let second = sampled.push("second");
-    sampled.0.wait_live(&second);
-    assert_eq!(sampled.get(sample.path).unwrap().trim(), second);
-    sampled.0.done(&["flip"]);
-    assert_eq!(sampled.get(sample.path).unwrap().trim(), first);
-    sampled.0.until_at_rest();
+    let load = stage.load(sample.path);
+    let second = stage.push("second");
+    stage.0.wait_live(&second);
+    assert_eq!(stage.get(sample.path).unwrap().trim(), second);
+    stage.0.done(&["flip"]);
+    assert_eq!(stage.get(sample.path).unwrap().trim(), first);
+    stage.0.until_at_rest();
     let counts = load.end_without_loss();
     assert!(counts.total() > 20, "only {} requests", counts.total());
     // So that it is the daemon that ends the app.
-    sampled.0.done(&["down", "--yes"]);
+    stage.0.done(&["down", "--yes"]);
 }
 
 #[test]
@@ -179,28 +179,28 @@ fn a_queue_worker_goes_to_the_release_that_is_live() {
     }
     let dir = contrib("queue-worker");
     let files = ["app.py", "worker.py"].map(|name| (dir.join(name), name));
-    let Some(mut sampled) = Sampled::set(&Sample { files: &files, ..Sample::of("queue-worker") }) else {
+    let Some(mut stage) = SampleStage::set(&Sample { files: &files, ..Sample::of("queue-worker") }) else {
         return;
     };
-    let first = sampled.push("first");
-    sampled.0.start_daemon();
-    sampled.0.done(&["wait", "--for", "live", "--timeout", "60s"]);
+    let first = stage.push("first");
+    stage.0.start_daemon();
+    stage.0.done(&["wait", "--for", "live", "--timeout", "60s"]);
     let unit = fs::read_to_string(dir.join("shop-worker.service")).unwrap();
     let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
     let supervisor = fs::read_to_string(dir.join("shop-worker.conf")).unwrap();
     assert!(supervisor.contains(&format!("command={command}\n")), "{command}");
     let words = command.split_once("bgd.toml ").unwrap().1;
-    let worker = sampled.keep_running(&words.split(' ').collect::<Vec<_>>());
-    sampled.get("/job/a").unwrap();
-    sampled.until_done("a", &first);
-    let second = sampled.push("second");
-    sampled.0.wait_live(&second);
-    sampled.until_done_anew("b", &second);
-    sampled.0.until_at_rest();
-    sampled.0.done(&["flip"]);
-    sampled.until_done_anew("c", &first);
+    let worker = stage.keep_running(&words.split(' ').collect::<Vec<_>>());
+    stage.get("/job/a").unwrap();
+    stage.until_done("a", &first);
+    let second = stage.push("second");
+    stage.0.wait_live(&second);
+    stage.until_done_anew("b", &second);
+    stage.0.until_at_rest();
+    stage.0.done(&["flip"]);
+    stage.until_done_anew("c", &first);
     worker.end();
-    sampled.0.done(&["down", "--yes"]);
+    stage.0.done(&["down", "--yes"]);
 }
 
 #[test]

@@ -72,13 +72,13 @@ pub fn set(root: &mut Value, path: &str, value: impl Into<Value>) {
     at.as_table_mut().unwrap().insert(last.to_owned(), value.into());
 }
 
-/// What is kept running.
-pub struct Kept {
+/// Keeps a command running.
+pub struct Supervisor {
     stop: Arc<AtomicBool>,
     runs: JoinHandle<()>,
 }
 
-impl Kept {
+impl Supervisor {
     pub fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
         self.runs.join().unwrap();
@@ -86,9 +86,9 @@ impl Kept {
 }
 
 /// The stage with the sample on it.
-pub struct Sampled(pub Stage);
+pub struct SampleStage(pub Stage);
 
-impl Sampled {
+impl SampleStage {
     /// `None`, with the reason printed, where the front is not installed.
     pub fn set(sample: &Sample<'_>) -> Option<Self> {
         let mut stage = Stage::empty(Plan::of(sample.front))?;
@@ -157,7 +157,7 @@ impl Sampled {
     }
 
     /// Runs a command of bgd's again whenever it ends, until told to end.
-    pub fn keep_running(&self, words: &[&str]) -> Kept {
+    pub fn keep_running(&self, words: &[&str]) -> Supervisor {
         let stop = Arc::new(AtomicBool::new(false));
         let mut command = self.0.command(&[]);
         command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -173,7 +173,7 @@ impl Sampled {
                 }
             }
         });
-        Kept { stop, runs }
+        Supervisor { stop, runs }
     }
 
     /// Until the worker has noted that this commit did the job.

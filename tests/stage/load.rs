@@ -48,14 +48,14 @@ pub enum Idle {
 }
 
 #[derive(Clone)]
-pub struct Lost {
+pub struct Loss {
     pub at: Instant,
     /// Since the load began.
     after: Duration,
     pub how: String,
 }
 
-impl fmt::Debug for Lost {
+impl fmt::Debug for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} {}", self.after, self.how)
     }
@@ -65,7 +65,7 @@ impl fmt::Debug for Lost {
 pub struct Counts {
     /// By who answered.
     pub answered: BTreeMap<String, u64>,
-    pub lost: Vec<Lost>,
+    pub lost: Vec<Loss>,
     /// The longest time between two answers.
     pub gap: Duration,
     last: Instant,
@@ -89,7 +89,7 @@ impl Counts {
                 self.gap = self.gap.max(at.duration_since(self.last));
                 self.last = at;
             }
-            Err(how) => self.lost.push(Lost { at, after: at.duration_since(begun), how }),
+            Err(how) => self.lost.push(Loss { at, after: at.duration_since(begun), how }),
         }
     }
 }
@@ -134,7 +134,7 @@ impl Load {
     pub fn mixed(to: SocketAddr, idle: Idle) -> Self {
         let kinds: [_; CLIENTS] = ["fresh", "fresh", "kept", "kept", "slow", "slow", "upload"];
         let clients = kinds.map(|kind| {
-            let mut kept = Kept { to, idle, stream: None };
+            let mut kept = KeptConnection { to, idle, stream: None };
             let mut ask = move || match kind {
                 "kept" => kept.ask(),
                 "slow" => once(to, "GET", &format!("/slow?ms={SLOW_MS}"), ""),
@@ -187,7 +187,7 @@ impl Load {
     /// client, and nothing that came after.
     pub fn end_with_loss_in_flight(self) {
         let Counts { lost, .. } = self.end();
-        let in_flight = |lost: &Lost| lost.how.contains("without an answer");
+        let in_flight = |lost: &Loss| lost.how.contains("without an answer");
         assert!(lost.len() <= CLIENTS && lost.iter().all(in_flight), "lost {}: {lost:#?}", lost.len());
     }
 
@@ -225,13 +225,13 @@ fn named(answer: io::Result<Answer>, field: &str) -> Result<String, String> {
 }
 
 /// A client that keeps its connection.
-struct Kept {
+struct KeptConnection {
     to: SocketAddr,
     idle: Idle,
     stream: Option<BufReader<TcpStream>>,
 }
 
-impl Kept {
+impl KeptConnection {
     fn ask(&mut self) -> io::Result<Answer> {
         let reused = self.stream.is_some();
         let mut stream = match self.stream.take() {
