@@ -79,7 +79,7 @@ fn redacted(stage: &Stage, text: &str) -> String {
         text = text.replace(&value, &name);
     }
     // Which tests were asked for is in its command line.
-    if let Some((before, after)) = text.split_once("(STRANGER ") {
+    while let Some((before, after)) = text.split_once("(STRANGER ") {
         let rest = after.split_once(')').map_or("", |(_, rest)| rest);
         text = format!("{before}(STRANGER){rest}");
     }
