@@ -62,8 +62,14 @@ const BACKGROUND: [(&str, &[&str]); 6] = [
 ];
 /// Words of bash that other shells call not found.
 const BASH_ONLY: [&str; 5] = ["source", "[[", "pushd", "popd", "shopt"];
+/// Programs that end processes by what they are called or where they listen.
+const BY_NAME: [&str; 4] = ["killall", "pkill", "skill", "fuser"];
 /// Programs that become another user.
 const RIGHTS: [&str; 4] = ["sudo", "doas", "su", "pkexec"];
+
+/// What git does in a clone alone.
+const OF_A_CLONE: [&str; 9] =
+    ["pull", "fetch", "checkout", "switch", "reset", "submodule", "describe", "rev-parse", "log"];
 
 /// A smaller number behind `-p` or `-l` is something else: processes, a level.
 const LEAST_PORT: u16 = 80;
@@ -97,6 +103,8 @@ impl Judge<'_> {
         self.steps_end_with_their_shell(raw);
         self.of_systemd(raw);
         self.health_command(raw);
+        self.stop_command(raw);
+        self.no_repository(raw);
     }
 
     fn start_runs(&mut self, all: &[Call], at: &Span) {
@@ -204,6 +212,37 @@ impl Judge<'_> {
         if curl.is_some_and(|call| !call.arguments().iter().any(fails) && call.arguments().len() < 6) {
             let what = "curl succeeds whatever the status: an answer with 500 is healthy";
             self.notes.warn(&written.at, what, "add --fail, or ask by path = \"/…\" instead");
+        }
+    }
+}
+
+impl Judge<'_> {
+    /// Both colors run while the old one is stopped.
+    fn stop_command(&mut self, raw: &RawApp) {
+        let Some(written) = raw.stop.value().and_then(|stop| stop.value.command.value()) else { return };
+        let all = calls(&written.value);
+        let hint = "leave the command out: bgd sends stop.signal to the app itself";
+        let by_name = all.iter().find_map(|call| BY_NAME.into_iter().find(|name| call.program() == *name));
+        if let Some(name) = by_name {
+            let what = format!("{name} finds the other color too, which serves then");
+            self.notes.warn(&written.at, what, hint);
+        } else if let Some(name) = all.iter().find_map(manager) {
+            self.notes.warn(&written.at, format!("{name} does not know the app that bgd runs"), hint);
+        }
+    }
+
+    /// A release holds the files of a commit and no `.git`.
+    fn no_repository(&mut self, raw: &RawApp) {
+        for step in raw.build.value().map_or(&[][..], |build| &build.value.0) {
+            let asks = |call: &Call| {
+                call.program() == "git"
+                    && call.arguments().first().is_some_and(|verb| OF_A_CLONE.contains(&&**verb))
+            };
+            if calls(&step.value).iter().any(asks) {
+                let what =
+                    "runs git, and a release is not a clone: bgd has fetched the commit and its submodules";
+                self.notes.warn(&step.at, what, "leave it out; {commit} and $BGD_COMMIT name the commit");
+            }
         }
     }
 }

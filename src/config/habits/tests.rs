@@ -90,6 +90,26 @@ const HABITS: &[Habit] = &[
     (r#""app""#, "build = [\"cd web && npm ci\", \"make\"]", None),
     (r#""-/usr/bin/app""#, "", Some("start: begins with `-`, which is of systemd's units")),
     (r#""app""#, "stop.command = \"kill -QUIT $MAINPID\"", Some("stop.command: has $MAINPID")),
+    (
+        r#""app""#,
+        "stop.command = \"pkill -f server.js\"",
+        Some("stop.command: pkill finds the other color too"),
+    ),
+    (
+        r#""app""#,
+        "stop.command = \"sudo fuser -k 9501/tcp\"",
+        Some("stop.command: fuser finds the other color"),
+    ),
+    (r#""app""#, "stop.command = \"pm2 restart shop\"", Some("stop.command: pm2 does not know the app")),
+    (r#""app""#, "stop.command = \"bin/stop {color}\"", None),
+    (
+        r#""app""#,
+        "build = [\"git pull\", \"make\"]",
+        Some("build[0]: runs git, and a release is not a clone"),
+    ),
+    (r#""app""#, "build = \"cd web && git submodule update --init\"", Some("build: runs git, and a release")),
+    (r#""app""#, "build = \"git clone https://git.example.com/themes themes\"", None),
+    (r#""app""#, "front.listen = \"0.0.0.0:443\"", Some("front.listen: is where browsers speak TLS")),
     (r#""app""#, "branch = \"origin/main\"", Some("branch: looks like a branch of a clone")),
     (
         r#""app""#,

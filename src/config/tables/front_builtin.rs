@@ -56,6 +56,11 @@ impl Judge<'_> {
             default,
             instances: 1,
         });
+        if let (443, Some(at)) = (listen.port(), raw.listen.span()) {
+            let what = "is where browsers speak TLS, and the builtin front speaks plain HTTP";
+            let hint = "listen on port 80, or on 127.0.0.1 behind a proxy that has the certificate; or use type = \"nginx\"";
+            self.notes.warn(at, what, hint);
+        }
         Some(FrontSettings::Builtin {
             listen,
             request_timeout: self.positive(&raw.request_timeout, EXCHANGE_TIMEOUT),
