@@ -69,7 +69,6 @@ impl Turn<'_> {
         self.app.front_unsure = false;
         self.app.front_refusal = None;
         let now = self.now();
-        self.app.pipeline = Pipeline::Sharing(work.clone());
         if let Some(canary) = self.app.canary.take() {
             self.note(Note::ShareChanged(canary.share));
             self.app.canary = Some(canary.prove(now));
@@ -90,7 +89,6 @@ impl Turn<'_> {
 
     /// A step's time is over, and nothing spoke against the release.
     pub(super) fn step_passed(&mut self, work: Work, done: &Done) {
-        self.app.pipeline = Pipeline::Canary(work.clone());
         let Some(canary) = self.app.canary.clone() else { return self.switch(work) };
         if canary.refused > 0 {
             // What is asked for was earned by the step before; this watch only bridged the time until now.
@@ -127,7 +125,6 @@ impl Turn<'_> {
 
     /// From a share to all of it.
     fn give_all(&mut self, mut work: Work) {
-        self.app.pipeline = Pipeline::Canary(work.clone());
         self.stepped(&mut work.deploy, Phase::Canary);
         self.switch(work);
     }
@@ -169,7 +166,6 @@ impl Turn<'_> {
 
     /// The front did not prove the share, which says nothing against the release.
     pub(super) fn share_refused(&mut self, work: Work, failure: &Failure) {
-        self.app.pipeline = Pipeline::Sharing(work.clone());
         let asked = self.app.canary.as_ref().map_or(Share::NONE, |canary| canary.share);
         if self.share_stays(&work, (asked, failure)) {
             return;
@@ -200,7 +196,6 @@ impl Turn<'_> {
     }
 
     fn back_to_live(&mut self, mut work: Work, end: End) {
-        self.app.pipeline = Pipeline::Canary(work.clone());
         self.stepped(&mut work.deploy, Phase::Canary);
         self.enter(Phase::Switching);
         self.revert(work, end);

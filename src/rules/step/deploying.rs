@@ -29,12 +29,13 @@ impl Turn<'_> {
         Deploy { id, kind, by, started: self.now(), phase_since: self.now() }
     }
 
-    /// Carries the deploy on when `effect` is the one it waits for; returns false when it is not.
+    /// Carries the deploy on when `effect` is the one it waits for; returns false when it is not. Until the next stage is
+    /// set the state stays what it was: notes name the deploy that it holds.
     pub(super) fn pipeline_done(&mut self, effect: EffectId, result: &Result<Done, Failure>) -> bool {
         if self.app.pipeline.awaits() != Some(effect) {
             return false;
         }
-        match (std::mem::take(&mut self.app.pipeline), result) {
+        match (self.app.pipeline.clone(), result) {
             (Pipeline::Resting | Pipeline::Clearing { .. } | Pipeline::Retiring { .. }, _) => {}
             (Pipeline::Fetching { deploy, commit, .. }, result) => self.fetched(deploy, commit, result),
             (Pipeline::CheckingOut(work), Ok(_)) => self.checked_out(work),
@@ -73,9 +74,7 @@ impl Turn<'_> {
             (Pipeline::Reverting { work, end, telling }, result) => {
                 self.reverted(work, (end, telling), result)
             }
-            (Pipeline::Discarding { deploy, release, end, .. }, result) => {
-                self.discarded((deploy, release), end, result);
-            }
+            (Pipeline::Discarding { release, end, .. }, result) => self.discarded(release, end, result),
             (Pipeline::TakingDown { stage, .. }, result) => self.down_stage_done(stage, result),
         }
         true
@@ -91,9 +90,6 @@ impl Turn<'_> {
             }
             Err(failure) => return self.fetch_failed(deploy, asked, Some(failure.clone())),
         };
-        // A step belongs to the deploy that the pipeline holds.
-        let effect = self.app.last_effect;
-        self.app.pipeline = Pipeline::Fetching { deploy: deploy.clone(), effect, commit: asked };
         self.stepped(&mut deploy, Phase::Fetching);
         let id = ReleaseId::new(&self.context.utc, deploy.id.0, &commit);
         let release = Release { id, commit, subject, author };
@@ -117,7 +113,6 @@ impl Turn<'_> {
     }
 
     pub(super) fn checked_out(&mut self, mut work: Work) {
-        self.app.pipeline = Pipeline::CheckingOut(work.clone());
         self.stepped(&mut work.deploy, Phase::CheckingOut);
         let action = Action::Build { release: work.release.clone(), color: work.color };
         self.app.pipeline = Pipeline::Building(self.again(work, action));
@@ -125,7 +120,6 @@ impl Turn<'_> {
     }
 
     fn built(&mut self, mut work: Work) {
-        self.app.pipeline = Pipeline::Building(work.clone());
         self.stepped(&mut work.deploy, Phase::Building);
         self.clear_then_start(work.deploy, work.release);
     }
@@ -142,7 +136,7 @@ impl Turn<'_> {
         if !self.idle_is_vacant() || self.app.rerouting.is_some() {
             return false;
         }
-        let Pipeline::Clearing { deploy, release } = std::mem::take(&mut self.app.pipeline) else {
+        let Pipeline::Clearing { deploy, release } = self.app.pipeline.clone() else {
             return false;
         };
         self.app.idle = Idle::Taken;
@@ -169,7 +163,6 @@ impl Turn<'_> {
     }
 
     fn started(&mut self, mut work: Work) {
-        self.app.pipeline = Pipeline::Starting(work.clone());
         self.stepped(&mut work.deploy, Phase::Starting);
         self.probe(work);
     }
@@ -181,7 +174,6 @@ impl Turn<'_> {
     }
 
     fn proven_healthy(&mut self, mut work: Work) {
-        self.app.pipeline = Pipeline::Probing(work.clone());
         self.stepped(&mut work.deploy, Phase::Probing);
         let rollback = work.deploy.kind == Kind::Rollback;
         if self.context.policy.warmup && !rollback {
@@ -198,7 +190,6 @@ impl Turn<'_> {
     }
 
     fn warmed_up(&mut self, mut work: Work) {
-        self.app.pipeline = Pipeline::Warming(work.clone());
         self.stepped(&mut work.deploy, Phase::Warming);
         self.share_or_switch(work);
     }
@@ -214,7 +205,6 @@ impl Turn<'_> {
     pub(super) fn switched(&mut self, mut work: Work) {
         self.front_is_sure();
         self.app.canary = None;
-        self.app.pipeline = Pipeline::Switching(work.clone());
         self.stepped(&mut work.deploy, Phase::Switching);
         let former = self.make_live(&work);
         self.went_live(work.color, work.release.clone());
@@ -294,7 +284,6 @@ impl Turn<'_> {
     }
 
     pub(super) fn watch_passed(&mut self, mut work: Work, former: Option<Release>) {
-        self.app.pipeline = Pipeline::Watching { work: work.clone(), former: former.clone(), held: None };
         self.stepped(&mut work.deploy, Phase::Watching);
         self.adopt_as_previous(former);
         self.retire(work.deploy, work.release, End::live());

@@ -84,15 +84,7 @@ impl Turn<'_> {
         self.app.pipeline = Pipeline::Discarding { deploy, release, effect, end };
     }
 
-    pub(super) fn discarded(
-        &mut self,
-        (deploy, release): (Deploy, Option<Release>),
-        end: End,
-        result: &Result<Done, Failure>,
-    ) {
-        let effect = self.app.last_effect;
-        self.app.pipeline =
-            Pipeline::Discarding { deploy, release: release.clone(), effect, end: end.clone() };
+    pub(super) fn discarded(&mut self, release: Option<Release>, end: End, result: &Result<Done, Failure>) {
         let taken = matches!(self.app.idle, Idle::Taken);
         if taken {
             self.app.idle = Idle::Vacant;
@@ -114,7 +106,6 @@ impl Turn<'_> {
             return;
         }
         if failure.nature.left_the_front() && !self.app.front_unsure {
-            self.app.pipeline = Pipeline::Switching(work.clone());
             return match self.share_stays(&work, (Share::ALL, failure)) {
                 true => {}
                 // Nothing was changed, so that there is nothing to go back to.
@@ -126,7 +117,6 @@ impl Turn<'_> {
     }
 
     pub(super) fn watch_failed(&mut self, mut work: Work, former: Option<Release>, failure: &Failure) {
-        self.app.pipeline = Pipeline::Watching { work: work.clone(), former: former.clone(), held: None };
         self.stepped(&mut work.deploy, Phase::Watching);
         self.unpin(&work.deploy);
         if self.way_back_is_warm() {
@@ -305,7 +295,10 @@ impl Turn<'_> {
     }
 
     pub(super) fn down_stage_done(&mut self, stage: DownStage, result: &Result<Done, Failure>) {
-        let Serving::Live(live) = self.app.serving.clone() else { return };
+        let Serving::Live(live) = self.app.serving.clone() else {
+            self.app.pipeline = Pipeline::Resting;
+            return;
+        };
         match (stage, result) {
             (DownStage::Unrouting | DownStage::Stopping, Err(trouble)) => {
                 self.note(Note::Trouble(trouble.clone()));
@@ -327,6 +320,7 @@ impl Turn<'_> {
             (DownStage::Stopping, Ok(_)) => {
                 self.app.serving = Serving::OutOfService(Live { instance: Instance::Dead, ..live });
                 self.app.down_wanted = false;
+                self.app.pipeline = Pipeline::Resting;
                 self.note(Note::TakenDown);
             }
         }
@@ -334,6 +328,7 @@ impl Turn<'_> {
 
     /// `bgd down` could not be carried out: what was live is brought back whole.
     fn stay_in_service(&mut self, live: Live) {
+        self.app.pipeline = Pipeline::Resting;
         self.app.down_wanted = false;
         if !matches!(live.instance, Instance::Starting { .. } | Instance::Waiting { .. }) {
             self.start_live(0, live.color, live.release);

@@ -346,8 +346,8 @@ impl Turn<'_> {
         if self.is_fresh(self.app.pipeline.awaits()) {
             return;
         }
-        match std::mem::take(&mut self.app.pipeline) {
-            Pipeline::Resting => {}
+        match self.app.pipeline.clone() {
+            Pipeline::Resting | Pipeline::Clearing { .. } | Pipeline::Retiring { .. } => {}
             Pipeline::Fetching { deploy, commit, .. } => {
                 let want = match (&deploy.kind, &commit) {
                     (_, Some(commit)) => Want::Commit(commit.clone()),
@@ -367,9 +367,6 @@ impl Turn<'_> {
                 } else {
                     self.check_out_again(work);
                 }
-            }
-            Pipeline::Clearing { deploy, release } => {
-                self.app.pipeline = Pipeline::Clearing { deploy, release };
             }
             // Started there it would get traffic before it is proven; or another runs there by now, put there by a
             // flip without a record, which a deploy that ends before its start would leave behind.
@@ -408,9 +405,6 @@ impl Turn<'_> {
             Pipeline::Switching(work) => self.recover_switching(work, facts),
             Pipeline::Watching { work, former, .. } => {
                 self.recover_watching(work, former, facts);
-            }
-            Pipeline::Retiring { deploy, release, end } => {
-                self.app.pipeline = Pipeline::Retiring { deploy, release, end };
             }
             Pipeline::Reverting { work, end, .. } => self.recover_reverting(work, end, facts),
             Pipeline::Replacing { work, wanted, end, .. } => self.replace_again(work, (wanted, end), facts),
@@ -499,6 +493,7 @@ impl Turn<'_> {
     }
 
     fn recover_down(&mut self, stage: DownStage, facts: &Facts) {
+        self.app.pipeline = Pipeline::Resting;
         let Serving::Live(live) = self.app.serving.clone() else { return };
         if facts.running.contains_key(&live.color.other()) {
             // Started without a record, on a full disk. It is stopped first, as what is warm is.

@@ -23,7 +23,6 @@ impl Turn<'_> {
         if !rollback || !self.is_stuck_where_it_was(failure) {
             return false;
         }
-        self.app.pipeline = Pipeline::Switching(work.clone());
         self.front_refuses(failure);
         self.replace(work.clone(), (work.release.clone(), End::live()), Placing::PassedOn)
     }
@@ -100,10 +99,7 @@ impl Turn<'_> {
         }
         let runs = facts.running.get(&work.color.other()) == Some(&wanted.id);
         let by = if runs { Placing::PassedOn } else { Placing::Started };
-        let unchanged = work.clone();
-        if !self.replace(work, (wanted.clone(), end.clone()), by) {
-            self.app.pipeline = Pipeline::Replacing { work: unchanged, wanted, by, end };
-        }
+        self.replace(work, (wanted, end), by);
     }
 
     pub(super) fn replaced(
@@ -112,8 +108,6 @@ impl Turn<'_> {
         (wanted, end, by): (Release, End, Placing),
         result: &Result<Done, Failure>,
     ) {
-        self.app.pipeline =
-            Pipeline::Replacing { work: work.clone(), wanted: wanted.clone(), by, end: end.clone() };
         match (by, result) {
             (Placing::PassedOn, Err(trouble)) => {
                 self.note(Note::Trouble(trouble.clone()));

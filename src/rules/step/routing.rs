@@ -229,7 +229,6 @@ impl Turn<'_> {
         (end, telling): (End, Telling),
         result: &Result<Done, Failure>,
     ) {
-        self.app.pipeline = Pipeline::Reverting { work: work.clone(), end: end.clone(), telling };
         match (telling, result) {
             (Telling::Now { .. }, Ok(_)) => self.traffic_is_back(work, end),
             (Telling::Now { attempt }, Err(trouble)) => {
