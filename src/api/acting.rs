@@ -18,7 +18,7 @@ use crate::{
     engine::{Snapshot, fleet::Member},
     os::errors::chain,
     rules::{
-        app::{Pipeline, Serving},
+        app::{Group, Serving, Stage},
         event::{Ask, Want},
         ids::{AppName, CommitId, DeployId},
         step::{self, Denial, DenialKind},
@@ -173,11 +173,7 @@ async fn flip(mut following: Follower<'_>, app: Option<AppName>) -> Result<Answe
 
 fn moving(snapshot: &Snapshot, id: DeployId) -> bool {
     let under_way = snapshot.app.pipeline.deploy().is_some_and(|deploy| deploy.id == id);
-    under_way
-        && matches!(
-            snapshot.app.pipeline,
-            Pipeline::Reverting { .. } | Pipeline::Replacing { .. } | Pipeline::Switching(_)
-        )
+    under_way && snapshot.app.pipeline.group() == Some(Group::Pivot)
 }
 
 /// Until the front has proven the share.
@@ -189,12 +185,13 @@ async fn shared(mut following: Follower<'_>, app: Option<AppName>, what: Ask) ->
         step::Answer::Promoting(id) => return following.promoted(&member, id).await,
         other => return Err(unexpected(&other)),
     };
-    following.until(&member, |snapshot| !matches!(snapshot.app.pipeline, Pipeline::Sharing(_))).await;
+    let is_told = |snapshot: &Snapshot| matches!(snapshot.app.pipeline.stage(), Some(Stage::Sharing(_)));
+    following.until(&member, |snapshot| !is_told(snapshot)).await;
     let snapshot = member.snapshot();
     if let Some(refused) = not_taken(&snapshot) {
         return Err(refused);
     }
-    if matches!(snapshot.app.pipeline, Pipeline::Canary(_)) {
+    if matches!(snapshot.app.pipeline.stage(), Some(Stage::Canary(_))) {
         return Ok(Answer::Said(text));
     }
     let message = "the front did not take the share; the traffic goes back to what is live".to_owned();
@@ -348,7 +345,7 @@ impl Follower<'_> {
         self.until(member, |snapshot| {
             let deploy = snapshot.app.pipeline.deploy();
             let under_way = deploy.is_some_and(|deploy| deploy.id == id);
-            !under_way || matches!(snapshot.app.pipeline, Pipeline::Retiring { .. })
+            !under_way || matches!(snapshot.app.pipeline.stage(), Some(Stage::Retiring { .. }))
         })
         .await;
         let snapshot = member.snapshot();

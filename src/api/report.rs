@@ -17,12 +17,12 @@ use crate::{
     },
     engine::{Seen, Snapshot, Unconfigured},
     rules::{
-        app::{Backup, Hold, Idle, Instance, Live, Pipeline, Serving, Until},
+        app::{Backup, Group, Hold, Idle, Instance, Live, Pipeline, Serving, Stage, Until},
         backoff,
         canary::{Place, Share},
         ids::{Color, CommitId, ReleaseId},
         time::Stamp,
-        words::{AppState, HoldEnd, IdleState, Outcome, Phase},
+        words::{AppState, HoldEnd, IdleState, Phase},
     },
     shim::Slot,
     store::record::DeployRecord,
@@ -128,26 +128,12 @@ fn state(snapshot: &Snapshot) -> AppState {
     if live.healthy == Some(false) || trouble(snapshot).is_some() {
         return AppState::Degraded;
     }
-    match &app.pipeline {
-        Pipeline::Watching { .. } => AppState::Watching,
-        Pipeline::Resting if app.hold.is_some() => AppState::Held,
-        Pipeline::Resting => AppState::Live,
-        Pipeline::Fetching { .. }
-        | Pipeline::CheckingOut(_)
-        | Pipeline::Building(_)
-        | Pipeline::Clearing { .. }
-        | Pipeline::Hooking(_)
-        | Pipeline::Starting(_)
-        | Pipeline::Probing(_)
-        | Pipeline::Warming(_)
-        | Pipeline::Sharing(_)
-        | Pipeline::Canary(_)
-        | Pipeline::Switching(_)
-        | Pipeline::Retiring { .. }
-        | Pipeline::Reverting { .. }
-        | Pipeline::Replacing { .. }
-        | Pipeline::Discarding { .. }
-        | Pipeline::TakingDown { .. } => AppState::Deploying,
+    match app.pipeline.group() {
+        Some(Group::Live) => AppState::Watching,
+        Some(Group::BeforePivot | Group::Sharing | Group::Pivot | Group::Ending) => AppState::Deploying,
+        None if app.pipeline != Pipeline::Resting => AppState::Deploying,
+        None if app.hold.is_some() => AppState::Held,
+        None => AppState::Live,
     }
 }
 
@@ -219,7 +205,7 @@ fn idle(snapshot: &Snapshot) -> IdleReport {
     let color = app.idle_color();
     let (release, state) = match &app.idle {
         Idle::Vacant => (None, IdleState::Stopped),
-        Idle::Taken if matches!(app.pipeline, Pipeline::Sharing(_) | Pipeline::Canary(_)) => {
+        Idle::Taken if app.pipeline.group() == Some(Group::Sharing) => {
             (app.pipeline.release(), IdleState::Warm)
         }
         Idle::Taken => (app.pipeline.release(), IdleState::Starting),
@@ -249,7 +235,7 @@ fn idle(snapshot: &Snapshot) -> IdleReport {
 fn deploy(snapshot: &Snapshot) -> Option<DeployReport> {
     let (app, settings) = (&snapshot.app, &snapshot.settings);
     let deploy = app.pipeline.deploy()?;
-    let phase = app.pipeline.phase(&app.idle)?;
+    let phase = app.phase()?;
     let switched =
         app.live().zip(app.pipeline.release()).is_some_and(|(live, new)| live.release.id == new.id);
     Some(DeployReport {
@@ -259,12 +245,12 @@ fn deploy(snapshot: &Snapshot) -> Option<DeployReport> {
         phase,
         started_at: Stamp(deploy.started),
         phase_since: Some(Stamp(deploy.phase_since)),
-        phase_ms: match (phase, &app.pipeline) {
-            (Phase::Watching, Pipeline::Watching { held: None, .. }) => Some(millis(settings.watch.period)),
+        phase_ms: match (phase, app.pipeline.stage()) {
+            (_, Some(Stage::Watching { held: None, .. })) => Some(millis(settings.watch.period)),
             (Phase::Draining, _) => Some(millis(settings.drain)),
             _ => None,
         },
-        ending: ending(&app.pipeline),
+        ending: app.pipeline.end().map(|end| end.outcome),
     })
 }
 
@@ -272,33 +258,9 @@ fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// How a deploy ends whose end is decided.
-fn ending(pipeline: &Pipeline) -> Option<Outcome> {
-    match pipeline {
-        Pipeline::Retiring { end, .. }
-        | Pipeline::Reverting { end, .. }
-        | Pipeline::Replacing { end, .. }
-        | Pipeline::Discarding { end, .. } => Some(end.outcome),
-        Pipeline::Resting
-        | Pipeline::Fetching { .. }
-        | Pipeline::CheckingOut(_)
-        | Pipeline::Building(_)
-        | Pipeline::Clearing { .. }
-        | Pipeline::Hooking(_)
-        | Pipeline::Starting(_)
-        | Pipeline::Probing(_)
-        | Pipeline::Warming(_)
-        | Pipeline::Sharing(_)
-        | Pipeline::Canary(_)
-        | Pipeline::Switching(_)
-        | Pipeline::Watching { .. }
-        | Pipeline::TakingDown { .. } => None,
-    }
-}
-
 fn canary(snapshot: &Snapshot) -> Option<CanaryReport> {
-    let (Pipeline::Sharing(_) | Pipeline::Canary(_)) = snapshot.app.pipeline else { return None };
-    let canary = snapshot.app.canary.as_ref()?;
+    let sharing = snapshot.app.pipeline.group() == Some(Group::Sharing);
+    let canary = snapshot.app.canary.as_ref().filter(|_| sharing)?;
     let Place { step, share, by_hand } = canary.in_force();
     let next = match canary.refused {
         0 => canary.following().map_or(Share::ALL, |next| next.share),

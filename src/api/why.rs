@@ -17,7 +17,7 @@ use crate::{
 pub fn why(snapshot: &Snapshot) -> Why {
     let app = &snapshot.app;
     if let Some(deploy) = app.pipeline.deploy() {
-        let phase = app.pipeline.phase(&app.idle).map_or("", |phase| phase.as_str()).replace('_', " ");
+        let phase = app.phase().map_or("", |phase| phase.as_str()).replace('_', " ");
         let text = format!("deploy #{} is under way: {phase}", deploy.id);
         return say(WhyCode::Deploying, text, Some("`bgd status -w` follows it".to_owned()));
     }

@@ -26,7 +26,7 @@ use crate::{
     },
     process::vitals::Cause,
     rules::{
-        app::{Idle, Instance, Pipeline, Serving},
+        app::{Idle, Instance, Pipeline, Serving, Stage},
         event::Ask,
         ids::{AppName, CommitId, DeployId},
         step::Answer,
@@ -235,7 +235,8 @@ async fn flip_member(fleet: &Fleet, member: &Member) -> Result<FlipReport, Refus
 /// The traffic is where it was to go; what is left is the color behind it.
 fn is_routed(snapshot: &Snapshot, id: DeployId) -> bool {
     let pipeline = &snapshot.app.pipeline;
-    pipeline.deploy().is_none_or(|deploy| deploy.id != id) || matches!(pipeline, Pipeline::Retiring { .. })
+    pipeline.deploy().is_none_or(|deploy| deploy.id != id)
+        || matches!(pipeline.stage(), Some(Stage::Retiring { .. }))
 }
 
 /// Until nothing is under way, or the limits of drain and grace are over.

@@ -16,7 +16,7 @@ use crate::{
     os::errors::chain,
     probe::{Public, Reply},
     rules::{
-        app::{App, Pipeline},
+        app::{App, Group, Pipeline},
         ids::DeployId,
     },
     store::record::MeterRecord,
@@ -75,34 +75,19 @@ impl Meter {
     }
 }
 
-/// The deploy whose flip is under way, from the word to the front to the end of what it left behind.
+/// The deploy whose flip is under way, from the word to the front to the end of what it left behind. A share may last
+/// for hours; it is measured when it ends, one way or the other.
 fn moving(pipeline: &Pipeline) -> Option<DeployId> {
-    match pipeline {
-        Pipeline::Switching(work)
-        | Pipeline::Watching { work, .. }
-        | Pipeline::Reverting { work, .. }
-        | Pipeline::Replacing { work, .. } => Some(work.deploy.id),
-        Pipeline::Retiring { deploy, .. } => Some(deploy.id),
-        Pipeline::Resting
-        | Pipeline::Fetching { .. }
-        | Pipeline::CheckingOut(_)
-        | Pipeline::Building(_)
-        | Pipeline::Clearing { .. }
-        | Pipeline::Hooking(_)
-        | Pipeline::Starting(_)
-        | Pipeline::Probing(_)
-        | Pipeline::Warming(_)
-        // A share may last for hours; it is measured when it ends, one way or the other.
-        | Pipeline::Sharing(_)
-        | Pipeline::Canary(_)
-        | Pipeline::Discarding { .. }
-        | Pipeline::TakingDown { .. } => None,
+    let work = pipeline.work()?;
+    match work.stage.group() {
+        Group::Pivot | Group::Live | Group::Ending => Some(work.deploy.id),
+        Group::BeforePivot | Group::Sharing => None,
     }
 }
 
 /// A deploy that found its commit live ends without a flip.
 fn begins(pipeline: &Pipeline) -> bool {
-    matches!(pipeline, Pipeline::Switching(_) | Pipeline::Reverting { .. } | Pipeline::Replacing { .. })
+    pipeline.group() == Some(Group::Pivot)
 }
 
 async fn measure_and_keep(

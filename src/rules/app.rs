@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use super::beside::{Announcing, Placing, Rerouting, StandingIn, Telling};
+pub use super::{
+    beside::{Announcing, Placing, Rerouting, StandingIn, Telling},
+    deploy::{Deploy, End, Kind, Queued, Release},
+    stage::{DownStage, Group, Pipeline, Stage, Work},
+};
 use super::{
     canary::Canary,
-    event::Want,
     ids::{Color, CommitId, DeployId, EffectId, Generation, ReleaseId},
     time::Time,
-    words::{DeployKind, Failure, Outcome, Phase},
+    words::Phase,
 };
 
 /// Everything the machine knows of one app.
@@ -76,19 +79,6 @@ pub enum Backup {
     Told,
     /// It was told of none since, which is not proven yet.
     Withdrawn,
-}
-
-/// A commit, checked out in its own directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Release {
-    /// Its directory's name.
-    pub id: ReleaseId,
-    /// Its commit.
-    pub commit: CommitId,
-    /// First line of the commit message, one printable line.
-    pub subject: String,
-    /// The commit's author.
-    pub author: String,
 }
 
 /// What should receive the traffic.
@@ -179,212 +169,6 @@ pub enum Idle {
     },
 }
 
-/// A deploy under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deploy {
-    /// Its number.
-    pub id: DeployId,
-    /// Why it exists.
-    pub kind: Kind,
-    /// Who asked.
-    pub by: String,
-    /// When.
-    pub started: Time,
-    /// When the current phase began.
-    pub phase_since: Time,
-}
-
-/// Why a deploy exists.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Kind {
-    /// A new commit on the branch.
-    Push,
-    /// `bgd deploy`.
-    Manual {
-        /// What was asked for.
-        want: Want,
-        /// What was live then; the tip that has gone live since satisfies it.
-        #[serde(default)]
-        live: Option<ReleaseId>,
-        /// The tip at that time; a later one is newer than what was asked for.
-        tip: Option<CommitId>,
-    },
-    /// `bgd flip` to a release that was live before.
-    Rollback,
-    /// `bgd up`.
-    Up,
-}
-
-impl Kind {
-    /// The word in the record.
-    pub fn word(&self) -> DeployKind {
-        match self {
-            Self::Push => DeployKind::Push,
-            Self::Manual { .. } => DeployKind::Manual,
-            Self::Rollback => DeployKind::Rollback,
-            Self::Up => DeployKind::Up,
-        }
-    }
-}
-
-/// A deploy asked for by hand, waiting for its turn.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Queued {
-    /// Its number.
-    pub id: DeployId,
-    /// What was asked for.
-    pub want: Want,
-    /// Who asked.
-    pub by: String,
-    /// What was live then.
-    #[serde(default)]
-    pub live: Option<ReleaseId>,
-    /// The tip at that time.
-    pub tip: Option<CommitId>,
-}
-
-/// Where the deploy under way is. The pivot is `Switching`.
-///
-/// ```text
-/// Resting → Fetching → CheckingOut → Building → [Clearing] → [Hooking] → Starting → Probing → [Warming]
-///   → [Sharing ⇄ Canary] → Switching ═ Routed ═▶ Watching → Retiring → Resting
-/// before the pivot, on failure or flip:  → Discarding → Resting
-/// with a share of the traffic:           → Reverting → Retiring → Resting
-/// at or after it, on failure or flip:    → Reverting → Retiring → Resting
-/// a way back that the front refuses:     → Replacing → Retiring → Resting
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
-pub enum Pipeline {
-    /// Nothing is under way.
-    #[default]
-    Resting,
-    /// The commit is fetched.
-    Fetching {
-        /// The deploy.
-        deploy: Deploy,
-        /// The fetch.
-        effect: EffectId,
-        /// The commit, when it is known beforehand.
-        commit: Option<CommitId>,
-    },
-    /// The release directory is made.
-    CheckingOut(Work),
-    /// The build runs.
-    Building(Work),
-    /// The idle color is still occupied, or the front may route to it; waits until it is vacant and not routed.
-    Clearing {
-        /// The deploy.
-        deploy: Deploy,
-        /// Its release.
-        release: Release,
-    },
-    /// The `before_start` hook runs.
-    Hooking(Work),
-    /// The instance is started.
-    Starting(Work),
-    /// The instance is probed.
-    Probing(Work),
-    /// The instance is warmed up.
-    Warming(Work),
-    /// The front gives a share of the traffic to it.
-    Sharing(Work),
-    /// It has a share of the traffic, and is watched.
-    Canary(Work),
-    /// The front moves the traffic: the pivot.
-    Switching(Work),
-    /// Live, and probed with an automatic way back.
-    Watching {
-        /// The work so far.
-        work: Work,
-        /// What was live before; it becomes `previous` when the watch ends well.
-        former: Option<Release>,
-        /// What was seen of too little traffic, while that keeps the watch going.
-        #[serde(default)]
-        held: Option<String>,
-    },
-    /// Its outcome is decided; the color it left behind drains and stops.
-    Retiring {
-        /// The deploy.
-        deploy: Deploy,
-        /// Its release.
-        release: Release,
-        /// How it ends.
-        end: End,
-    },
-    /// The front moves the traffic back.
-    Reverting {
-        /// The work so far; its effect is the route, or the wait before it is told again.
-        work: Work,
-        /// How it ends.
-        end: End,
-        /// Whether the front is being told or will be.
-        telling: Telling,
-    },
-    /// The front can't be moved: the wanted release takes the place of what serves, on the port it routes to.
-    Replacing {
-        /// The work so far; its color is the live one, or that of a canary whose share can't be taken back.
-        work: Work,
-        /// What takes the place.
-        wanted: Release,
-        /// How.
-        #[serde(default)]
-        by: Placing,
-        /// How it ends.
-        end: End,
-    },
-    /// What the deploy left on the idle color is removed.
-    Discarding {
-        /// The deploy.
-        deploy: Deploy,
-        /// The release, if it came that far.
-        release: Option<Release>,
-        /// The removal.
-        effect: EffectId,
-        /// How it ends.
-        end: End,
-    },
-    /// `bgd down`: the traffic is turned away, then the instance drains and stops.
-    TakingDown {
-        /// The step under way.
-        effect: EffectId,
-        /// Which one.
-        stage: DownStage,
-    },
-}
-
-/// A phase with a release and one effect under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Work {
-    /// The deploy.
-    pub deploy: Deploy,
-    /// Its release.
-    pub release: Release,
-    /// Where it starts.
-    pub color: Color,
-    /// The effect whose result is awaited.
-    pub effect: EffectId,
-}
-
-/// How a deploy ends.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct End {
-    /// In one word.
-    pub outcome: Outcome,
-    /// Why, when it went wrong.
-    pub failure: Option<Failure>,
-}
-
-/// The steps of `bgd down`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum DownStage {
-    /// The front is told that nothing is live.
-    Unrouting,
-    /// Requests in flight finish.
-    Draining,
-    /// The instance is stopped.
-    Stopping,
-}
-
 /// Why automatic deploys are off.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
@@ -470,82 +254,17 @@ impl App {
             Idle::Warm { release, .. } | Idle::Draining { release, .. } => Some(release),
             Idle::Vacant | Idle::Taken | Idle::Stopping { .. } => None,
         };
-        let to = match &self.pipeline {
-            Pipeline::Watching { former, .. } => former.as_ref()?,
+        let to = match self.pipeline.stage() {
+            Some(Stage::Watching { former, .. }) => former.as_ref()?,
             _ => self.previous.as_ref()?,
         };
         Some((to, running.is_some_and(|release| release.id == to.id)))
     }
-}
 
-impl Pipeline {
-    /// The deploy under way.
-    pub fn deploy(&self) -> Option<&Deploy> {
-        match self {
-            Self::Resting | Self::TakingDown { .. } => None,
-            Self::Fetching { deploy, .. }
-            | Self::Clearing { deploy, .. }
-            | Self::Retiring { deploy, .. }
-            | Self::Discarding { deploy, .. } => Some(deploy),
-            Self::CheckingOut(work)
-            | Self::Building(work)
-            | Self::Hooking(work)
-            | Self::Starting(work)
-            | Self::Probing(work)
-            | Self::Warming(work)
-            | Self::Sharing(work)
-            | Self::Canary(work)
-            | Self::Switching(work)
-            | Self::Watching { work, .. }
-            | Self::Reverting { work, .. }
-            | Self::Replacing { work, .. } => Some(&work.deploy),
-        }
-    }
-
-    /// The release of the deploy under way, once it has one.
-    pub fn release(&self) -> Option<&Release> {
-        match self {
-            Self::Resting | Self::TakingDown { .. } | Self::Fetching { .. } => None,
-            Self::Clearing { release, .. } | Self::Retiring { release, .. } => Some(release),
-            Self::Discarding { release, .. } => release.as_ref(),
-            Self::CheckingOut(work)
-            | Self::Building(work)
-            | Self::Hooking(work)
-            | Self::Starting(work)
-            | Self::Probing(work)
-            | Self::Warming(work)
-            | Self::Sharing(work)
-            | Self::Canary(work)
-            | Self::Switching(work)
-            | Self::Watching { work, .. }
-            | Self::Reverting { work, .. }
-            | Self::Replacing { work, .. } => Some(&work.release),
-        }
-    }
-
-    /// The commit of the deploy under way, once known.
-    pub fn commit(&self) -> Option<&CommitId> {
-        match self {
-            Self::Fetching { commit, .. } => commit.as_ref(),
-            _ => self.release().map(|release| &release.commit),
-        }
-    }
-
-    /// The phase as status shows it; needs the idle color to tell draining from stopping.
-    pub fn phase(&self, idle: &Idle) -> Option<Phase> {
-        Some(match self {
-            Self::Resting | Self::TakingDown { .. } => return None,
-            Self::Fetching { .. } => Phase::Fetching,
-            Self::CheckingOut(_) => Phase::CheckingOut,
-            Self::Building(_) => Phase::Building,
-            Self::Clearing { .. } | Self::Hooking(_) | Self::Starting(_) => Phase::Starting,
-            Self::Probing(_) => Phase::Probing,
-            Self::Warming(_) => Phase::Warming,
-            Self::Sharing(_) | Self::Canary(_) => Phase::Canary,
-            Self::Switching(_) | Self::Reverting { .. } | Self::Replacing { .. } => Phase::Switching,
-            Self::Watching { .. } => Phase::Watching,
-            Self::Retiring { .. } if matches!(idle, Idle::Draining { .. }) => Phase::Draining,
-            Self::Retiring { .. } | Self::Discarding { .. } => Phase::Stopping,
-        })
+    /// The phase of the deploy under way, as status shows it.
+    pub fn phase(&self) -> Option<Phase> {
+        let retiring = matches!(self.pipeline.stage(), Some(Stage::Retiring { .. }));
+        let draining = retiring && matches!(self.idle, Idle::Draining { .. });
+        if draining { Some(Phase::Draining) } else { self.pipeline.phase() }
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    app::Release,
     canary::Share,
+    deploy::Release,
     event::Want,
     ids::{Color, CommitId, DeployId, EffectId, Generation, ReleaseId},
     words::{Failure, Phase},

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    app::Release,
     canary::Share,
+    deploy::Release,
     ids::{Color, CommitId, EffectId, ReleaseId},
     words::Failure,
 };

@@ -5,6 +5,7 @@
 
 mod accepted;
 mod configured;
+mod former;
 mod journal;
 mod meter;
 mod read;

@@ -30,7 +30,7 @@ impl Store {
             .map_err(sql("reading an app's state"))?;
         state
             .map(|text| {
-                serde_json::from_str(&text)
+                super::former::state(&text)
                     .map_err(|source| StoreError::State { app: app.as_str().to_owned(), source })
             })
             .transpose()

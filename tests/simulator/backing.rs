@@ -2,7 +2,7 @@
 //! while the front has it, and it is there for the watch alone. And machines with a defect each that shows only there.
 
 use bgd::rules::{
-    app::{App, Backup, Pipeline},
+    app::{App, Backup, Pipeline, Stage},
     effect::{Action, Backend, Effect},
     event::Event,
     step::{Context, Step, step},
@@ -52,7 +52,8 @@ pub fn leaves_it(app: &App, event: &Event, context: &Context) -> Step {
 
 pub fn goes_back_to_it_and_from_it(app: &App, event: &Event, context: &Context) -> Step {
     let mut made = step(app, event, context);
-    let Pipeline::Reverting { work, .. } = &made.next.pipeline else { return made };
+    let Some(work) = made.next.pipeline.work() else { return made };
+    let Stage::Reverting { .. } = work.stage else { return made };
     let abandoned =
         Backend { color: work.color, release: work.release.id.clone(), commit: work.release.commit.clone() };
     for effect in &mut made.effects {

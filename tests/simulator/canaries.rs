@@ -1,7 +1,7 @@
 //! Machines with a defect each that shows only in a canary; see `defects`.
 
 use bgd::rules::{
-    app::{App, Idle, Pipeline, Work},
+    app::{App, Group, Idle, Stage, Work},
     canary::Share,
     effect::{Action, Backend, Canary, Effect},
     event::{Ask, Done, Event, Facts},
@@ -11,10 +11,7 @@ use bgd::rules::{
 
 /// The deploy that has a share, or is being given one.
 fn shares(app: &App) -> Option<&Work> {
-    match &app.pipeline {
-        Pipeline::Sharing(work) | Pipeline::Canary(work) => Some(work),
-        _ => None,
-    }
+    app.pipeline.work().filter(|work| work.stage.group() == Group::Sharing)
 }
 
 /// What the front has beside what is live, in the words of a route.
@@ -31,7 +28,7 @@ fn is_asked(event: &Event, what: &Ask) -> bool {
 
 /// The way back from a canary is told with the share that was to be taken back.
 fn leaves_the_share(app: &App, mut made: Step) -> Step {
-    if !matches!(made.next.pipeline, Pipeline::Reverting { .. }) {
+    if !matches!(made.next.pipeline.stage(), Some(Stage::Reverting { .. })) {
         return made;
     }
     for effect in &mut made.effects {
@@ -72,7 +69,9 @@ pub fn waits_for_the_front(app: &App, event: &Event, context: &Context) -> Step 
 /// A step that the front refused counts as one that may have come true.
 pub fn goes_back_for_nothing(app: &App, event: &Event, context: &Context) -> Step {
     match event {
-        Event::Done { effect, result: Err(failure) } if matches!(app.pipeline, Pipeline::Sharing(_)) => {
+        Event::Done { effect, result: Err(failure) }
+            if matches!(app.pipeline.stage(), Some(Stage::Sharing(_))) =>
+        {
             let failure = Failure { nature: Nature::Transient, ..failure.clone() };
             step(app, &Event::Done { effect: *effect, result: Err(failure) }, context)
         }
@@ -83,7 +82,7 @@ pub fn goes_back_for_nothing(app: &App, event: &Event, context: &Context) -> Ste
 /// A step that was refused is not asked for again.
 pub fn asks_once(app: &App, event: &Event, context: &Context) -> Step {
     let mut made = step(app, event, context);
-    if let (Some(canary), Pipeline::Canary(_)) = (&mut made.next.canary, &made.next.pipeline)
+    if let (Some(canary), Some(Stage::Canary(_))) = (&mut made.next.canary, made.next.pipeline.stage())
         && canary.refused > 0
     {
         made.effects.retain(|effect| !matches!(effect.action, Action::Watch { .. }));
@@ -133,7 +132,7 @@ pub fn retires_what_stands_in(app: &App, event: &Event, context: &Context) -> St
 
 pub fn stops_first(app: &App, event: &Event, context: &Context) -> Step {
     let mut made = step(app, event, context);
-    let left = matches!(made.next.pipeline, Pipeline::Reverting { .. });
+    let left = matches!(made.next.pipeline.stage(), Some(Stage::Reverting { .. }));
     if let Some(work) = shares(app).filter(|_| left) {
         made.next.last_effect.0 += 1;
         let action = Action::Stop { color: work.color, release: work.release.id.clone() };
@@ -145,12 +144,12 @@ pub fn stops_first(app: &App, event: &Event, context: &Context) -> Step {
 /// It counts as healthy when it has started.
 pub fn shares_unproven(app: &App, event: &Event, context: &Context) -> Step {
     let made = step(app, event, context);
-    let Pipeline::Probing(work) = &made.next.pipeline else { return made };
+    let Some(Stage::Probing(probe)) = made.next.pipeline.stage() else { return made };
     let beside = app.live().is_some() && !context.policy.canary.is_empty();
-    if !beside || !matches!(app.pipeline, Pipeline::Starting(_)) {
+    if !beside || !matches!(app.pipeline.stage(), Some(Stage::Starting(_))) {
         return made;
     }
-    let proven = Event::Done { effect: work.effect, result: Ok(Done::Ensured) };
+    let proven = Event::Done { effect: *probe, result: Ok(Done::Ensured) };
     then(made, &proven, context)
 }
 
@@ -176,8 +175,8 @@ pub fn forgets_the_share(app: &App, event: &Event, context: &Context) -> Step {
 
 pub fn begins_anew_after_a_restart(app: &App, event: &Event, context: &Context) -> Step {
     let mut made = step(app, event, context);
-    if let (Event::Recovered(_), Some(canary), Pipeline::Canary(_)) =
-        (event, &mut made.next.canary, &made.next.pipeline)
+    if let (Event::Recovered(_), Some(canary), Some(Stage::Canary(_))) =
+        (event, &mut made.next.canary, made.next.pipeline.stage())
     {
         canary.since = context.now;
     }
@@ -188,15 +187,15 @@ pub fn begins_anew_after_a_restart(app: &App, event: &Event, context: &Context) 
 pub fn blames_the_reboot(app: &App, event: &Event, context: &Context) -> Step {
     let Event::Recovered(facts) = event else { return step(app, event, context) };
     let mut seen = facts.clone();
-    let live = app.live().filter(|_| matches!(app.pipeline, Pipeline::Canary(_)));
+    let live = app.live().filter(|_| matches!(app.pipeline.stage(), Some(Stage::Canary(_))));
     seen.running.extend(live.map(|live| (live.color, live.release.id.clone())));
     step(app, &Event::Recovered(seen), context)
 }
 
 pub fn stays_in_its_step(app: &App, event: &Event, context: &Context) -> Step {
     let mut made = step(app, event, context);
-    let (Pipeline::Canary(_), Pipeline::Sharing(_), Some(was)) =
-        (&app.pipeline, &made.next.pipeline, &app.canary)
+    let (Some(Stage::Canary(_)), Some(Stage::Sharing(_)), Some(was)) =
+        (app.pipeline.stage(), made.next.pipeline.stage(), &app.canary)
     else {
         return made;
     };
@@ -214,11 +213,11 @@ pub fn stays_in_its_step(app: &App, event: &Event, context: &Context) -> Step {
 
 pub fn promotes_unproven(app: &App, event: &Event, context: &Context) -> Step {
     let made = step(app, event, context);
-    let Pipeline::Switching(work) = &made.next.pipeline else { return made };
+    let Some(Stage::Switching(switch)) = made.next.pipeline.stage() else { return made };
     if !is_asked(event, &Ask::Promote) {
         return made;
     }
-    let proven = Event::Done { effect: work.effect, result: Ok(Done::Ensured) };
+    let proven = Event::Done { effect: *switch, result: Ok(Done::Ensured) };
     then(made, &proven, context)
 }
 

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bgd::{
     engine::ledger::{Due, Entry, Ledger, Offer, Refusal},
     rules::{
-        app::{App, Idle, Instance, Pipeline, Telling},
+        app::{App, Group, Idle, Instance, Pipeline, Stage, Telling},
         canary::{CanaryStep, Share},
         effect::{Action, Effect, Note},
         event::{Ask, Event},
@@ -527,14 +527,9 @@ impl Daemon {
 
     pub fn mend_front(&mut self) {
         // In the middle of a switch whoever does it goes by the file alone.
-        let moving = matches!(
-            self.app().pipeline,
-            Pipeline::Sharing(_)
-                | Pipeline::Switching(_)
-                | Pipeline::Reverting { .. }
-                | Pipeline::Replacing { .. }
-                | Pipeline::TakingDown { .. }
-        );
+        let moving = matches!(self.app().pipeline, Pipeline::TakingDown { .. })
+            || matches!(self.app().pipeline.stage(), Some(Stage::Sharing(_)))
+            || self.app().pipeline.group() == Some(Group::Pivot);
         let live = self.app().live().filter(|_| !moving || self.app().rerouting.is_some());
         let right = live.map(|live| Route {
             to: Some((live.color, live.release.id.clone())),

@@ -2,7 +2,7 @@
 //! schedules of an ordinary run, give or take a few.
 
 use bgd::rules::{
-    app::{App, Idle, Instance, Pipeline, Verdict},
+    app::{App, Group, Idle, Instance, Pipeline, Stage, Verdict},
     effect::{Action, Effect, Hook, Note},
     event::{Ask, Done, Event, Facts, Routed},
     ids::Generation,
@@ -128,7 +128,7 @@ pub const ALL: &[(&str, Defect)] = &[
 
 fn announces_no_way_back(app: &App, event: &Event, context: &Context) -> Step {
     let mut made = step(app, event, context);
-    if matches!(app.pipeline, Pipeline::Reverting { .. } | Pipeline::Replacing { .. }) {
+    if matches!(app.pipeline.stage(), Some(Stage::Reverting { .. } | Stage::Replacing { .. })) {
         let is_hook =
             |effect: &Effect| matches!(effect.action, Action::RunHook { hook: Hook::AfterLive, .. });
         if made.effects.iter().any(is_hook) {
@@ -168,9 +168,13 @@ fn flips_without_a_mark(app: &App, event: &Event, context: &Context) -> Step {
     made
 }
 
+fn is_switching(app: &App) -> bool {
+    matches!(app.pipeline.stage(), Some(Stage::Switching(_)))
+}
+
 fn believes_in_the_route(app: &App, event: &Event, context: &Context) -> Step {
     match event {
-        Event::Done { effect, result: Err(_) } if matches!(app.pipeline, Pipeline::Switching(_)) => {
+        Event::Done { effect, result: Err(_) } if is_switching(app) => {
             step(app, &Event::Done { effect: *effect, result: Ok(Done::Ensured) }, context)
         }
         _ => step(app, event, context),
@@ -297,8 +301,7 @@ fn also(mut made: Step, action: Action) -> Step {
 
 fn stops_before_routed(app: &App, event: &Event, context: &Context) -> Step {
     let made = step(app, event, context);
-    let begins = matches!(made.next.pipeline, Pipeline::Switching(_))
-        && !matches!(app.pipeline, Pipeline::Switching(_));
+    let begins = is_switching(&made.next) && !is_switching(app);
     match made.next.live().cloned().filter(|_| begins) {
         Some(live) => also(made, Action::Stop { color: live.color, release: live.release.id }),
         None => made,
@@ -314,10 +317,8 @@ fn trusts_the_record(app: &App, event: &Event, context: &Context) -> Step {
 fn retires_while_watched(app: &App, event: &Event, context: &Context) -> Step {
     let made = step(app, event, context);
     let color = made.next.idle_color();
-    match (&made.next.pipeline, made.next.idle.clone()) {
-        (Pipeline::Watching { .. }, Idle::Warm { release, .. })
-            if matches!(app.pipeline, Pipeline::Switching(_)) =>
-        {
+    match (made.next.pipeline.group(), made.next.idle.clone()) {
+        (Some(Group::Live), Idle::Warm { release, .. }) if is_switching(app) => {
             also(made, Action::Stop { color, release: release.id })
         }
         _ => made,

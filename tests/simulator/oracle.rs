@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bgd::rules::{
-    app::{App, DownStage, End, Idle, Instance, Kind, Live, Pipeline, Serving, Until},
+    app::{App, DownStage, End, Group, Idle, Instance, Kind, Live, Pipeline, Serving, Stage, Until},
     effect::{Action, Effect, Hook, Note},
     event::{Ask, Event, Routed, Want},
     ids::{Color, CommitId, DeployId, EffectId, ReleaseId},
@@ -329,11 +329,11 @@ impl Oracle {
                 return fail(format!("{release} is retired while its successor is watched"));
             }
         }
-        if let (Pipeline::Watching { work, .. }, Idle::Warm { release, .. }) =
-            (&step.next.pipeline, &step.next.idle)
-            && step.effects.iter().any(|effect| effect.id == work.effect)
+        if let (Some(work), Idle::Warm { release, .. }) = (step.next.pipeline.work(), &step.next.idle)
+            && let Stage::Watching { effect: watch, .. } = work.stage
+            && step.effects.iter().any(|effect| effect.id == watch)
         {
-            self.watch = Some((work.effect, work.color.other(), release.id.clone()));
+            self.watch = Some((watch, work.color.other(), release.id.clone()));
             let retires = |effect: &Effect| matches!(&effect.action, Action::Stop { release: it, .. } if *it == release.id);
             if step.effects.iter().any(retires) {
                 return fail(format!("{} is retired as its watch begins", release.id));
@@ -390,7 +390,7 @@ impl Oracle {
             app.pipeline,
             Pipeline::TakingDown { stage: DownStage::Draining | DownStage::Stopping, .. }
         );
-        let insists = Daemon::insists(app) || matches!(app.pipeline, Pipeline::Reverting { .. });
+        let insists = Daemon::insists(app) || matches!(app.pipeline.stage(), Some(Stage::Reverting { .. }));
         let Some(live) = app.live() else { return Ok(()) };
         if insists || turned_away {
             return Ok(());
@@ -402,7 +402,8 @@ impl Oracle {
         if truth.canary != sharing::in_force(app) && !shown.front {
             return fail(format!("beside what is live is {:?}, in {:?}", truth.canary, app.pipeline));
         }
-        if let Pipeline::Canary(work) = &app.pipeline
+        if let Some(work) = app.pipeline.work()
+            && matches!(work.stage, Stage::Canary(_))
             && !world.runs(work.color, &work.release.id)
         {
             return fail(format!("{} has a share and does not run", work.release.id));
@@ -413,8 +414,8 @@ impl Oracle {
         if !runs && !waits && !left_dead {
             return fail(format!("{} is dead and nobody starts it: {:?}", live.release.id, live.instance));
         }
-        if let (Pipeline::Watching { .. }, Idle::Warm { healthy: true, release, .. }) =
-            (&app.pipeline, &app.idle)
+        if let (Some(Group::Live), Idle::Warm { healthy: true, release, .. }) =
+            (app.pipeline.group(), &app.idle)
             && !runs
         {
             return fail(format!("{} could serve in place of the dead {}", release.id, live.release.id));

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use bgd::rules::{
-    app::{App, Idle, Instance, Live, Pipeline, Placing, Release, Telling, Work},
+    app::{App, Group, Idle, Instance, Live, Placing, Release, Stage, Telling, Work},
     canary::Share,
     effect::{Action, Backend, Canary, Effect},
     event::{Ask, Done, Event, Facts, Routed},
@@ -17,15 +17,16 @@ use crate::{oracle::Moment, world::World};
 
 /// What the front has beside what is live, as the state has it: proven, and not on its way.
 pub fn in_force(app: &App) -> Option<(Color, Share)> {
-    let Pipeline::Canary(work) = &app.pipeline else { return None };
+    let work = in_canary(app)?;
     Some((work.color, app.canary.as_ref()?.in_force().share))
 }
 
 fn sharing(app: &App) -> Option<&Work> {
-    match &app.pipeline {
-        Pipeline::Sharing(work) | Pipeline::Canary(work) => Some(work),
-        _ => None,
-    }
+    app.pipeline.work().filter(|work| work.stage.group() == Group::Sharing)
+}
+
+fn in_canary(app: &App) -> Option<&Work> {
+    app.pipeline.work().filter(|work| matches!(work.stage, Stage::Canary(_)))
 }
 
 #[derive(Default, Clone)]
@@ -78,12 +79,13 @@ impl Shares {
 
     fn note_refusal(&mut self, moment: &Moment<'_>) {
         let Moment { before, event: Event::Done { effect, result }, .. } = *moment else { return };
-        let (work, asked) = match &before.pipeline {
-            Pipeline::Sharing(work) => (work, self.told),
-            Pipeline::Switching(work) => (work, Some((work.deploy.id, Share::ALL))),
+        let Some(work) = before.pipeline.work() else { return };
+        let asked = match work.stage {
+            Stage::Sharing(_) => self.told,
+            Stage::Switching(_) => Some((work.deploy.id, Share::ALL)),
             _ => return,
         };
-        if work.effect == *effect {
+        if work.stage.awaits() == Some(*effect) {
             self.refused = asked.filter(|_| result.is_err());
         }
     }
@@ -119,7 +121,7 @@ impl Shares {
             event,
             Event::Asked { ask: Ask::Promote | Ask::NextStep | Ask::SetShare(Share::ALL), .. }
         );
-        if let (Some(work), Pipeline::Switching(_)) = (sharing(before), &step.next.pipeline)
+        if let (Some(work), Some(Stage::Switching(_))) = (sharing(before), step.next.pipeline.stage())
             && work.deploy.id == id
             && !promoted
         {
@@ -138,14 +140,15 @@ impl Shares {
     fn judge_held(&self, moment: &Moment<'_>) -> Result<(), String> {
         let Moment { before, event, step, policy, .. } = *moment;
         let Event::Done { effect, result: Ok(Done::Inconclusive { .. }) } = event else { return Ok(()) };
-        let Pipeline::Canary(work) = &before.pipeline else { return Ok(()) };
+        let Some(work) = in_canary(before) else { return Ok(()) };
         let some = in_force(before).is_some_and(|(_, share)| share != Share::NONE);
-        let asks = match &step.next.pipeline {
-            Pipeline::Sharing(_) => self.told,
-            Pipeline::Switching(work) => Some((work.deploy.id, Share::ALL)),
+        let next = step.next.pipeline.work();
+        let asks = next.and_then(|next| match next.stage {
+            Stage::Sharing(_) => self.told,
+            Stage::Switching(_) => Some((next.deploy.id, Share::ALL)),
             _ => None,
-        };
-        let leaves = work.effect == *effect && asks.is_some() && asks != self.refused;
+        });
+        let leaves = work.stage.awaits() == Some(*effect) && asks.is_some() && asks != self.refused;
         if policy.hold_inconclusive && some && leaves {
             return Err("too little traffic was to hold the step, and did not".to_owned());
         }
@@ -172,8 +175,8 @@ fn judge_time(moment: &Moment<'_>) -> Result<(), String> {
     let Moment { before, event, step, .. } = *moment;
     let (Some(was), Some(is)) = (&before.canary, &step.next.canary) else { return Ok(()) };
     let same = before.pipeline.deploy().map(|it| it.id) == step.next.pipeline.deploy().map(|it| it.id);
-    let proven =
-        matches!(event, Event::Done { result: Ok(_), .. }) && matches!(before.pipeline, Pipeline::Sharing(_));
+    let proven = matches!(event, Event::Done { result: Ok(_), .. })
+        && matches!(before.pipeline.stage(), Some(Stage::Sharing(_)));
     if same && was.since != is.since && !proven {
         return Err(format!("a step begins anew by {event:?}"));
     }
@@ -183,7 +186,7 @@ fn judge_time(moment: &Moment<'_>) -> Result<(), String> {
 /// A share in force is left alone by a restart of bgd.
 fn judge_return(moment: &Moment<'_>) -> Result<(), String> {
     let Moment { before, event: Event::Recovered(facts), step, .. } = *moment else { return Ok(()) };
-    let (Pipeline::Canary(work), Some(live)) = (&before.pipeline, before.live()) else { return Ok(()) };
+    let (Some(work), Some(live)) = (in_canary(before), before.live()) else { return Ok(()) };
     let Facts { routed, canary, half_told, running, .. } = facts;
     let undisturbed = *routed == Routed::Color(live.color)
         && *canary == in_force(before)
@@ -191,8 +194,8 @@ fn judge_return(moment: &Moment<'_>) -> Result<(), String> {
         && running.get(&work.color) == Some(&work.release.id)
         && running.get(&live.color) == Some(&live.release.id);
     let told = |effect: &Effect| matches!(effect.action, Action::Route { .. });
-    let goes_on = matches!(&step.next.pipeline, Pipeline::Canary(_)) && !step.effects.iter().any(told);
-    let superseded = matches!(step.next.pipeline, Pipeline::Reverting { .. });
+    let goes_on = in_canary(&step.next).is_some() && !step.effects.iter().any(told);
+    let superseded = matches!(step.next.pipeline.stage(), Some(Stage::Reverting { .. }));
     if undisturbed && !goes_on && !superseded && before.rerouting.is_none() {
         return Err(format!("nothing happened to the share, and it is {:?}", step.next.pipeline));
     }
@@ -203,8 +206,8 @@ fn judge_return(moment: &Moment<'_>) -> Result<(), String> {
 fn judge_reboot(moment: &Moment<'_>) -> Result<(), String> {
     let Moment { before, event: Event::Recovered(facts), step, .. } = *moment else { return Ok(()) };
     let Some(work) = sharing(before).filter(|_| facts.running.is_empty()) else { return Ok(()) };
-    match &step.next.pipeline {
-        Pipeline::Reverting { end, .. } if end.failure.is_some() => {
+    match step.next.pipeline.stage() {
+        Some(Stage::Reverting { end, .. }) if end.failure.is_some() => {
             Err(format!("{} was gone after a reboot, and is blamed for it", work.release.id))
         }
         _ => Ok(()),
@@ -215,15 +218,15 @@ fn judge_reboot(moment: &Moment<'_>) -> Result<(), String> {
 fn judge_stuck(moment: &Moment<'_>) -> Result<(), String> {
     let Moment { before, event, step, .. } = *moment;
     let Event::Done { effect, result: Err(failure) } = event else { return Ok(()) };
-    let (Pipeline::Reverting { work, telling: Telling::Now { .. }, .. }, Some(live)) =
-        (&before.pipeline, before.live())
-    else {
+    let (Some(work), Some(live)) = (before.pipeline.work(), before.live()) else { return Ok(()) };
+    let Stage::Reverting { effect: route, telling: Telling::Now { .. }, .. } = &work.stage else {
         return Ok(());
     };
     let shares = before.canary.is_some() && live.release.id != work.release.id;
-    let held = work.effect == *effect && failure.nature == Nature::FrontStuck;
+    let held = route == effect && failure.nature == Nature::FrontStuck;
+    let next = step.next.pipeline.work();
     let replaced =
-        matches!(&step.next.pipeline, Pipeline::Replacing { work: it, .. } if it.color == work.color);
+        next.is_some_and(|it| matches!(it.stage, Stage::Replacing { .. }) && it.color == work.color);
     if shares && held && matches!(before.idle, Idle::Taken) && !replaced {
         return Err(format!("{} was abandoned, and its share stays with it", work.release.id));
     }
@@ -235,10 +238,11 @@ fn judge_refused(moment: &Moment<'_>) -> Result<(), String> {
     let Moment { before, event: Event::Done { effect, result: Err(failure) }, step, .. } = *moment else {
         return Ok(());
     };
-    let (Pipeline::Sharing(work) | Pipeline::Switching(work)) = &before.pipeline else { return Ok(()) };
+    let Some(work) = before.pipeline.work() else { return Ok(()) };
+    let (Stage::Sharing(asked) | Stage::Switching(asked)) = &work.stage else { return Ok(()) };
     let shares = before.canary.as_ref().is_some_and(|canary| canary.proven.is_some());
-    let unmoved = failure.nature.left_the_front() && work.effect == *effect && !before.front_unsure;
-    let goes_on = matches!(&step.next.pipeline, Pipeline::Canary(it) if it.release.id == work.release.id);
+    let unmoved = failure.nature.left_the_front() && asked == effect && !before.front_unsure;
+    let goes_on = in_canary(&step.next).is_some_and(|it| it.release.id == work.release.id);
     let superseded = step.next.head != before.head;
     if shares && unmoved && !goes_on && !superseded {
         return Err(format!("nothing was changed, and {} loses its share", work.release.id));
@@ -251,7 +255,7 @@ fn judge_refused(moment: &Moment<'_>) -> Result<(), String> {
 fn judge_gap(moment: &Moment<'_>) -> Result<(), String> {
     let Moment { before, event, step, world, .. } = *moment;
     let failed = matches!(event, Event::Done { result: Err(_), .. })
-        && matches!(before.pipeline, Pipeline::Replacing { by: Placing::PassedOn, .. });
+        && matches!(before.pipeline.stage(), Some(Stage::Replacing { by: Placing::PassedOn, .. }));
     // A live release that was just started again is not known to be well.
     let is_up = |live: &Live| matches!(live.instance, Instance::Up { .. });
     let well = |color: Color, release: &Release| {

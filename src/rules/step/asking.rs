@@ -4,10 +4,13 @@
 use super::{Answer, Blocked, Denial, DenialKind, Turn, wanted};
 use crate::rules::{
     advice::{Advice, Verb},
-    app::{Deploy, End, Hold, Idle, Kind, Live, Pipeline, Queued, Release, Serving, Until, Verdict, Work},
+    app::{
+        Deploy, End, Group, Hold, Idle, Kind, Live, Pipeline, Queued, Release, Serving, Stage, Until,
+        Verdict, Work,
+    },
     effect::{Action, Note},
     event::{Ask, Want},
-    ids::{CommitId, ReleaseId},
+    ids::{CommitId, EffectId, ReleaseId},
     words::{Outcome, Phase},
 };
 
@@ -77,41 +80,38 @@ impl Turn<'_> {
     fn asked_flip(&mut self, by: &str) -> Answer {
         self.drop_queue();
         match self.app.pipeline.clone() {
-            Pipeline::Resting | Pipeline::Retiring { .. } if self.app.down_wanted => being_taken_down(),
+            Pipeline::Resting if self.app.down_wanted => being_taken_down(),
             Pipeline::Resting if self.stands_in() => moved_already(self.app.live()),
             Pipeline::Resting => self.roll_back(by),
             Pipeline::TakingDown { .. } => being_taken_down(),
-            Pipeline::Fetching { deploy, .. } | Pipeline::Clearing { deploy, .. } => {
-                self.cancel_before_pivot(by, &deploy)
-            }
-            Pipeline::CheckingOut(work)
-            | Pipeline::Building(work)
-            | Pipeline::Hooking(work)
-            | Pipeline::Starting(work)
-            | Pipeline::Probing(work)
-            | Pipeline::Warming(work)
-            | Pipeline::Sharing(work)
-            | Pipeline::Canary(work) => self.cancel_before_pivot(by, &work.deploy),
-            Pipeline::Switching(work) => self.cancel_switch(by, work),
-            Pipeline::Watching { work, former, .. } => self.cancel_watch(by, work, former),
+            Pipeline::Fetching { deploy, .. } => self.cancel_before_pivot(by, &deploy),
+            Pipeline::Deploying(work) => self.flip_at(by, work),
+            Pipeline::Discarding { deploy, .. } => self.goes_already(by, &deploy),
+        }
+    }
+
+    fn flip_at(&mut self, by: &str, work: Work) -> Answer {
+        match (work.stage.clone(), work.stage.group()) {
+            (Stage::Switching(effect), _) => self.cancel_switch(by, work, effect),
+            (Stage::Watching { effect, former, .. }, _) => self.cancel_watch(by, work, (effect, former)),
             // It is the way back, whoever asked for it first.
-            Pipeline::Replacing { work, .. } if work.deploy.kind == Kind::Rollback => {
+            (Stage::Replacing { .. }, _) if work.deploy.kind == Kind::Rollback => {
                 Answer::RollingBack(work.deploy.id)
             }
-            Pipeline::Replacing { work, .. } => {
-                self.condemn(by);
-                Answer::Cancelling(work.deploy.id)
+            (Stage::Retiring { .. }, _) if self.app.down_wanted => being_taken_down(),
+            (Stage::Retiring { end }, _) if end.outcome == Outcome::Live => {
+                self.end_deploy(end);
+                self.roll_back(by)
             }
-            Pipeline::Reverting { work, .. } => {
-                self.condemn(by);
-                Answer::Cancelling(work.deploy.id)
-            }
-            Pipeline::Discarding { deploy, .. } => {
-                self.condemn(by);
-                Answer::Cancelling(deploy.id)
-            }
-            Pipeline::Retiring { deploy, end, .. } => self.flip_while_retiring(by, deploy, end),
+            (_, Group::BeforePivot | Group::Sharing) => self.cancel_before_pivot(by, &work.deploy),
+            (_, Group::Pivot | Group::Live | Group::Ending) => self.goes_already(by, &work.deploy),
         }
+    }
+
+    /// The traffic is back already, or on its way; what remains is to keep the commit from coming again.
+    fn goes_already(&mut self, by: &str, deploy: &Deploy) -> Answer {
+        self.condemn(by);
+        Answer::Cancelling(deploy.id)
     }
 
     /// A flip or a `down` is newer than a deploy that waits for its turn.
@@ -133,47 +133,40 @@ impl Turn<'_> {
         }
     }
 
-    fn cancel_switch(&mut self, by: &str, work: Work) -> Answer {
+    fn cancel_switch(&mut self, by: &str, work: Work, switch: EffectId) -> Answer {
         let id = work.deploy.id;
         if work.deploy.kind == Kind::Rollback {
             return Answer::RollingBack(id);
         }
         self.condemn(by);
-        self.act(Action::Cancel(work.effect));
+        self.act(Action::Cancel(switch));
         self.revert(work, cancelled());
         Answer::Cancelling(id)
     }
 
-    fn cancel_watch(&mut self, by: &str, mut work: Work, former: Option<Release>) -> Answer {
+    fn cancel_watch(
+        &mut self,
+        by: &str,
+        mut work: Work,
+        (watch, former): (EffectId, Option<Release>),
+    ) -> Answer {
         if !self.way_back_is_warm() {
             if former.is_none() && self.app.previous.is_none() {
                 return no_way_back(&work.release);
             }
             // The former instance died meanwhile or is unwell: the way back is a rollback that proves it first.
-            self.act(Action::Cancel(work.effect));
+            self.act(Action::Cancel(watch));
             self.adopt_as_previous(former);
             self.end_deploy(End::live());
             return self.roll_back(by);
         }
         let id = work.deploy.id;
         self.condemn(by);
-        self.act(Action::Cancel(work.effect));
+        self.act(Action::Cancel(watch));
         self.stepped(&mut work.deploy, Phase::Watching);
         self.enter(Phase::Switching);
         self.revert(work, cancelled());
         Answer::Cancelling(id)
-    }
-
-    fn flip_while_retiring(&mut self, by: &str, deploy: Deploy, end: End) -> Answer {
-        let went_well = end.outcome == Outcome::Live;
-        if went_well {
-            self.end_deploy(end);
-            self.roll_back(by)
-        } else {
-            // The traffic is back already; what remains is the stop of the bad color.
-            self.condemn(by);
-            Answer::Cancelling(deploy.id)
-        }
     }
 
     /// Marks the commit of the deploy under way bad and holds until a newer one.
@@ -191,9 +184,12 @@ impl Turn<'_> {
 
     /// Whether the commit serves, or will again, without the deploy under way: a redeploy.
     fn serves_anyway(&self, commit: &CommitId) -> bool {
-        let other = match (&self.app.pipeline, &self.app.idle) {
-            (Pipeline::Watching { former, .. }, _) => former.as_ref(),
-            (Pipeline::Reverting { work, .. }, Idle::Warm { release, .. }) if self.is_switched(work) => {
+        let work = self.app.pipeline.work();
+        let other = match (work.map(|work| &work.stage), &self.app.idle) {
+            (Some(Stage::Watching { former, .. }), _) => former.as_ref(),
+            (Some(Stage::Reverting { .. }), Idle::Warm { release, .. })
+                if work.is_some_and(|work| self.is_switched(work)) =>
+            {
                 Some(release)
             }
             _ => self.app.live().map(|live| &live.release),
@@ -252,34 +248,27 @@ impl Turn<'_> {
 
     pub(super) fn roll_back_to(&mut self, deploy: Deploy, to: Release) {
         let color = self.app.idle_color();
-        let effect = self.app.last_effect;
-        let work = Work { deploy: deploy.clone(), release: to.clone(), color, effect };
+        let work = Work { deploy, release: to.clone(), color, stage: Stage::Clearing };
+        self.app.pipeline = Pipeline::Deploying(work.clone());
+        self.note(Note::DeployStarted);
         match self.app.idle.clone() {
             Idle::Warm { release, timer, healthy } if release.id == to.id => {
                 if let Some(timer) = timer {
                     self.act(Action::Cancel(timer));
                 }
                 self.app.idle = Idle::Taken;
-                self.app.pipeline = Pipeline::Probing(work.clone());
-                self.note(Note::DeployStarted);
                 if healthy { self.switch(work) } else { self.probe(work) }
             }
             Idle::Draining { release, effect } if release.id == to.id => {
                 self.act(Action::Cancel(effect));
                 self.app.idle = Idle::Taken;
-                self.app.pipeline = Pipeline::Probing(work.clone());
-                self.note(Note::DeployStarted);
                 self.probe(work);
             }
             Idle::Vacant
             | Idle::Taken
             | Idle::Warm { .. }
             | Idle::Draining { .. }
-            | Idle::Stopping { .. } => {
-                self.app.pipeline = Pipeline::Clearing { deploy: deploy.clone(), release: to.clone() };
-                self.note(Note::DeployStarted);
-                self.clear_then_start(deploy, to);
-            }
+            | Idle::Stopping { .. } => self.clear_then_start(work),
         }
     }
 
@@ -296,31 +285,20 @@ impl Turn<'_> {
         }
         self.app.down_wanted = true;
         self.drop_queue();
-        match self.app.pipeline.clone() {
-            Pipeline::Fetching { .. }
-            | Pipeline::CheckingOut(_)
-            | Pipeline::Building(_)
-            | Pipeline::Clearing { .. }
-            | Pipeline::Hooking(_)
-            | Pipeline::Starting(_)
-            | Pipeline::Probing(_)
-            | Pipeline::Warming(_)
-            | Pipeline::Sharing(_)
-            | Pipeline::Canary(_) => self.abandon(Outcome::Cancelled),
-            Pipeline::Watching { work, former, .. } => {
-                self.act(Action::Cancel(work.effect));
-                self.adopt_as_previous(former);
-                self.retire(work.deploy, work.release, End::live());
-            }
-            Pipeline::Resting
-            | Pipeline::Switching(_)
-            | Pipeline::Retiring { .. }
-            | Pipeline::Reverting { .. }
-            | Pipeline::Replacing { .. }
-            | Pipeline::Discarding { .. }
-            | Pipeline::TakingDown { .. } => {}
+        match (self.app.pipeline.group(), self.app.pipeline.work().cloned()) {
+            (Some(Group::BeforePivot | Group::Sharing), _) => self.abandon(Outcome::Cancelled),
+            (Some(Group::Live), Some(work)) => self.end_watch(work),
+            (None | Some(Group::Live | Group::Pivot | Group::Ending), _) => {}
         }
         Answer::TakingDown
+    }
+
+    /// The watched release is taken down with its deploy ended well.
+    fn end_watch(&mut self, work: Work) {
+        let Stage::Watching { effect, former, .. } = work.stage.clone() else { return };
+        self.act(Action::Cancel(effect));
+        self.adopt_as_previous(former);
+        self.retire(work, End::live());
     }
 
     fn asked_up(&mut self, by: &str) -> Answer {
@@ -336,9 +314,10 @@ impl Turn<'_> {
         let release = live.release.clone();
         let id = self.fresh();
         let deploy = self.new_deploy(id, Kind::Up, by.to_owned());
-        self.app.pipeline = Pipeline::Clearing { deploy: deploy.clone(), release: release.clone() };
+        let work = Work { deploy, release, color: self.app.idle_color(), stage: Stage::Clearing };
+        self.app.pipeline = Pipeline::Deploying(work.clone());
         self.note(Note::DeployStarted);
-        self.clear_then_start(deploy, release);
+        self.clear_then_start(work);
         Answer::Deploying(id)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Answer, DenialKind, Turn, asking::denied, deploying::backend, recovering::gone_while};
 use crate::rules::{
     advice::Verb,
-    app::{End, Idle, Instance, Kind, Pipeline, Release, Work},
+    app::{End, Group, Idle, Instance, Kind, Release, Stage, Work},
     canary::{Canary, Place, Share},
     effect::{self, Action, Note},
     event::{Done, Facts, Routed},
@@ -49,19 +49,20 @@ impl Turn<'_> {
     /// What the front is to route beside what is live.
     pub(super) fn sharing(&self) -> Option<effect::Canary> {
         let canary = self.app.canary.as_ref()?;
-        let (work, share) = match &self.app.pipeline {
-            Pipeline::Sharing(work) => (work, canary.share),
-            Pipeline::Canary(work) => (work, canary.in_force().share),
+        let work = self.app.pipeline.work()?;
+        let share = match work.stage {
+            Stage::Sharing(_) => canary.share,
+            Stage::Canary(_) => canary.in_force().share,
             _ => return None,
         };
-        Some(effect::Canary { backend: backend(&work.release, work.color), share })
+        Some(its_share(work, share))
     }
 
     /// Tells the front the share that is wanted.
     pub(super) fn share(&mut self, work: Work) {
-        self.app.pipeline = Pipeline::Sharing(work.clone());
-        let effect = self.route_live();
-        self.app.pipeline = Pipeline::Sharing(Work { effect, ..work });
+        let share = self.app.canary.as_ref().map(|canary| canary.share);
+        let effect = self.route_shared(share.map(|share| its_share(&work, share)));
+        self.at(work, Stage::Sharing(effect));
     }
 
     /// The share is in force: its time begins.
@@ -83,8 +84,7 @@ impl Turn<'_> {
     }
 
     fn watch_canary(&mut self, work: Work, period: Option<Duration>) {
-        let action = Action::Watch { release: work.release.clone(), color: work.color, period };
-        self.app.pipeline = Pipeline::Canary(self.again(work, action));
+        self.act_at(work, Stage::Canary, |release, color| Action::Watch { release, color, period });
     }
 
     /// A step's time is over, and nothing spoke against the release.
@@ -158,10 +158,7 @@ impl Turn<'_> {
     }
 
     pub(super) fn keep_watching(&mut self, work: Work, former: Option<Release>, seen: String) {
-        self.watch(work, former, Some(LOOK_AGAIN));
-        if let Pipeline::Watching { held, .. } = &mut self.app.pipeline {
-            *held = Some(seen);
-        }
+        self.watch(work, (former, Some(seen)), Some(LOOK_AGAIN));
     }
 
     /// The front did not prove the share, which says nothing against the release.
@@ -189,9 +186,10 @@ impl Turn<'_> {
 
     /// A share that was being told may have come true; the end of a watch changes nothing at the front.
     fn stop_waiting(&mut self, work: &Work) {
-        match self.app.pipeline {
-            Pipeline::Sharing(_) => self.call_off(work.effect),
-            _ => drop(self.act(Action::Cancel(work.effect))),
+        match (&work.stage, work.stage.awaits()) {
+            (Stage::Sharing(effect), _) => self.call_off(*effect),
+            (_, Some(effect)) => drop(self.act(Action::Cancel(effect))),
+            (_, None) => {}
         }
     }
 
@@ -230,13 +228,16 @@ impl Turn<'_> {
     /// traffic is for what is live alone.
     fn start_canary_again(&mut self, work: Work) {
         self.app.idle = Idle::Vacant;
-        self.app.pipeline = Pipeline::Clearing { deploy: work.deploy, release: work.release };
+        self.at(work, Stage::Clearing);
+    }
+
+    /// The deploy whose release has a share of the traffic, or is about to have one.
+    pub(super) fn sharing_work(&self) -> Option<Work> {
+        self.app.pipeline.work().filter(|work| work.stage.group() == Group::Sharing).cloned()
     }
 
     pub(super) fn asked_share(&mut self, share: Share) -> Answer {
-        let (Pipeline::Sharing(work) | Pipeline::Canary(work)) = self.app.pipeline.clone() else {
-            return no_canary();
-        };
+        let Some(work) = self.sharing_work() else { return no_canary() };
         if share == Share::ALL {
             return self.asked_promote();
         }
@@ -252,9 +253,7 @@ impl Turn<'_> {
 
     /// On with the steps, at the first one above the share in force.
     pub(super) fn asked_resume_steps(&mut self) -> Answer {
-        let (Pipeline::Sharing(work) | Pipeline::Canary(work)) = self.app.pipeline.clone() else {
-            return no_canary();
-        };
+        let Some(work) = self.sharing_work() else { return no_canary() };
         let Some(canary) = self.app.canary.clone() else { return no_canary() };
         if !canary.by_hand && canary.share != Share::ALL {
             return Answer::Said("the canary goes through its steps already".to_owned());
@@ -269,9 +268,7 @@ impl Turn<'_> {
 
     /// To the next step and no further; from the last one, and in a watch, what `promote` alone does.
     pub(super) fn asked_next_step(&mut self) -> Answer {
-        let (Pipeline::Sharing(work) | Pipeline::Canary(work)) = self.app.pipeline.clone() else {
-            return self.asked_promote();
-        };
+        let Some(work) = self.sharing_work() else { return self.asked_promote() };
         let Some(canary) = self.app.canary.clone() else { return self.asked_promote() };
         let Some(place) = canary.following() else { return self.asked_promote() };
         let (step, steps, share) = (place.step + 1, canary.plan.len(), place.share);
@@ -281,39 +278,31 @@ impl Turn<'_> {
     }
 
     pub(super) fn asked_promote(&mut self) -> Answer {
-        match self.app.pipeline.clone() {
-            Pipeline::Sharing(work) | Pipeline::Canary(work) => {
-                let id = work.deploy.id;
+        let Some(work) = self.app.pipeline.work().cloned() else { return no_canary() };
+        let id = work.deploy.id;
+        match (work.stage.clone(), work.stage.group()) {
+            (Stage::Watching { effect, former, .. }, _) => {
+                self.act(Action::Cancel(effect));
+                self.watch_passed(work, former);
+            }
+            (Stage::Switching(_), _) => {}
+            (_, Group::Sharing) => {
                 self.stop_waiting(&work);
                 if let Some(canary) = &mut self.app.canary {
                     canary.refused = 0;
                 }
                 self.give_all(work);
-                Answer::Promoting(id)
             }
-            Pipeline::Watching { work, former, .. } => {
-                let id = work.deploy.id;
-                self.act(Action::Cancel(work.effect));
-                self.watch_passed(work, former);
-                Answer::Promoting(id)
+            (_, Group::BeforePivot | Group::Pivot | Group::Live | Group::Ending) => {
+                return no_canary();
             }
-            Pipeline::Switching(work) => Answer::Promoting(work.deploy.id),
-            Pipeline::Resting
-            | Pipeline::Fetching { .. }
-            | Pipeline::CheckingOut(_)
-            | Pipeline::Building(_)
-            | Pipeline::Clearing { .. }
-            | Pipeline::Hooking(_)
-            | Pipeline::Starting(_)
-            | Pipeline::Probing(_)
-            | Pipeline::Warming(_)
-            | Pipeline::Retiring { .. }
-            | Pipeline::Reverting { .. }
-            | Pipeline::Replacing { .. }
-            | Pipeline::Discarding { .. }
-            | Pipeline::TakingDown { .. } => no_canary(),
         }
+        Answer::Promoting(id)
     }
+}
+
+fn its_share(work: &Work, share: Share) -> effect::Canary {
+    effect::Canary { backend: backend(&work.release, work.color), share }
 }
 
 fn no_canary() -> Answer {

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::Turn;
 use crate::rules::{
-    app::{Deploy, End, Hold, Idle, Instance, Kind, Live, Pipeline, Release, Serving, Until, Work},
+    app::{Deploy, End, Hold, Idle, Instance, Kind, Live, Pipeline, Release, Serving, Stage, Until, Work},
     effect::{Action, Backend, Hook, Note},
     event::{Done, Want},
     ids::{CommitId, DeployId, EffectId, ReleaseId},
-    words::{Failure, Outcome, Phase},
+    words::{Failure, Phase},
 };
 
 impl Turn<'_> {
@@ -35,49 +35,52 @@ impl Turn<'_> {
         if self.app.pipeline.awaits() != Some(effect) {
             return false;
         }
-        match (self.app.pipeline.clone(), result) {
-            (Pipeline::Resting | Pipeline::Clearing { .. } | Pipeline::Retiring { .. }, _) => {}
-            (Pipeline::Fetching { deploy, commit, .. }, result) => self.fetched(deploy, commit, result),
-            (Pipeline::CheckingOut(work), Ok(_)) => self.checked_out(work),
-            (Pipeline::Building(work), Ok(_)) => self.built(work),
-            (Pipeline::Hooking(work), Ok(_)) => self.hook_ran(work),
-            (Pipeline::Starting(work), Ok(_)) => self.started(work),
-            (Pipeline::Probing(work), Ok(_)) => self.proven_healthy(work),
-            (Pipeline::Warming(work), Ok(_)) => self.warmed_up(work),
-            (Pipeline::Sharing(work), Ok(_)) => self.shared(work),
-            (Pipeline::Canary(work), Ok(done)) => self.step_passed(work, done),
-            (Pipeline::Sharing(work), Err(failure)) => self.share_refused(work, failure),
-            (Pipeline::Canary(work), Err(failure)) => {
+        match self.app.pipeline.clone() {
+            Pipeline::Resting => {}
+            Pipeline::Fetching { deploy, commit, .. } => self.fetched(deploy, commit, result),
+            Pipeline::Deploying(work) => self.stage_done(work, result),
+            Pipeline::Discarding { release, end, .. } => self.discarded(release, end, result),
+            Pipeline::TakingDown { stage, .. } => self.down_stage_done(stage, result),
+        }
+        true
+    }
+
+    fn stage_done(&mut self, work: Work, result: &Result<Done, Failure>) {
+        match (work.stage.clone(), result) {
+            (Stage::Clearing | Stage::Retiring { .. }, _) => {}
+            (Stage::CheckingOut(_), Ok(_)) => self.checked_out(work),
+            (Stage::Building(_), Ok(_)) => self.built(work),
+            (Stage::Hooking(_), Ok(_)) => self.hook_ran(work),
+            (Stage::Starting(_), Ok(_)) => self.started(work),
+            (Stage::Probing(_), Ok(_)) => self.proven_healthy(work),
+            (Stage::Warming(_), Ok(_)) => self.warmed_up(work),
+            (
+                Stage::CheckingOut(_)
+                | Stage::Building(_)
+                | Stage::Hooking(_)
+                | Stage::Starting(_)
+                | Stage::Probing(_)
+                | Stage::Warming(_),
+                Err(failure),
+            ) => self.fail(work, failure),
+            (Stage::Sharing(_), Ok(_)) => self.shared(work),
+            (Stage::Sharing(_), Err(failure)) => self.share_refused(work, failure),
+            (Stage::Canary(_), Ok(done)) => self.step_passed(work, done),
+            (Stage::Canary(_), Err(failure)) => {
                 self.canary_failed(work, &Failure { phase: Phase::Canary, ..failure.clone() });
             }
-            (Pipeline::Switching(work), Ok(_)) => self.switched(work),
-            (Pipeline::Watching { work, former, held }, Ok(done)) => match self.too_little(done, &held) {
+            (Stage::Switching(_), Ok(_)) => self.switched(work),
+            (Stage::Switching(_), Err(failure)) => self.switch_failed(work, failure),
+            (Stage::Watching { former, held, .. }, Ok(done)) => match self.too_little(done, &held) {
                 Some(seen) => self.keep_watching(work, former, seen),
                 None => self.watch_passed(work, former),
             },
-            (
-                Pipeline::CheckingOut(work)
-                | Pipeline::Building(work)
-                | Pipeline::Hooking(work)
-                | Pipeline::Starting(work)
-                | Pipeline::Probing(work)
-                | Pipeline::Warming(work),
-                Err(failure),
-            ) => self.fail(work, failure),
-            (Pipeline::Switching(work), Err(failure)) => self.switch_failed(work, failure),
-            (Pipeline::Watching { work, former, .. }, Err(failure)) => {
-                self.watch_failed(work, former, failure)
-            }
-            (Pipeline::Replacing { work, wanted, by, end }, result) => {
+            (Stage::Watching { former, .. }, Err(failure)) => self.watch_failed(work, former, failure),
+            (Stage::Reverting { end, telling, .. }, result) => self.reverted(work, (end, telling), result),
+            (Stage::Replacing { wanted, by, end, .. }, result) => {
                 self.replaced(work, (wanted, end, by), result);
             }
-            (Pipeline::Reverting { work, end, telling }, result) => {
-                self.reverted(work, (end, telling), result)
-            }
-            (Pipeline::Discarding { release, end, .. }, result) => self.discarded(release, end, result),
-            (Pipeline::TakingDown { stage, .. }, result) => self.down_stage_done(stage, result),
         }
-        true
     }
 
     fn fetched(&mut self, mut deploy: Deploy, asked: Option<CommitId>, result: &Result<Done, Failure>) {
@@ -93,40 +96,45 @@ impl Turn<'_> {
         self.stepped(&mut deploy, Phase::Fetching);
         let id = ReleaseId::new(&self.context.utc, deploy.id.0, &commit);
         let release = Release { id, commit, subject, author };
-        if let Some(live) = self.tip_went_live_meanwhile(&deploy.kind, &release) {
-            self.app.pipeline = Pipeline::Retiring { deploy, release: live, end: End::live() };
+        if let Some(Live { color, release, .. }) = self.tip_went_live_meanwhile(&deploy.kind, &release) {
+            let stage = Stage::Retiring { end: End::live() };
+            self.app.pipeline = Pipeline::Deploying(Work { deploy, release, color, stage });
             return;
         }
         let color = self.app.idle_color();
         let effect = self.act(Action::CheckOut { release: release.clone(), color });
-        self.app.pipeline = Pipeline::CheckingOut(Work { deploy, release, color, effect });
+        let stage = Stage::CheckingOut(effect);
+        self.app.pipeline = Pipeline::Deploying(Work { deploy, release, color, stage });
         self.note(Note::ReleaseNamed);
         self.enter(Phase::CheckingOut);
     }
 
     /// `bgd deploy` of the tip, asked for while a deploy of that very commit was under way.
-    fn tip_went_live_meanwhile(&self, kind: &Kind, release: &Release) -> Option<Release> {
+    fn tip_went_live_meanwhile(&self, kind: &Kind, release: &Release) -> Option<Live> {
         let Kind::Manual { want: Want::Tip, live: then, .. } = kind else { return None };
         let live = self.app.live()?;
         let meanwhile = live.release.commit == release.commit && *then != Some(live.release.id.clone());
-        meanwhile.then(|| live.release.clone())
+        meanwhile.then(|| live.clone())
     }
 
     pub(super) fn checked_out(&mut self, mut work: Work) {
         self.stepped(&mut work.deploy, Phase::CheckingOut);
-        let action = Action::Build { release: work.release.clone(), color: work.color };
-        self.app.pipeline = Pipeline::Building(self.again(work, action));
+        self.build(work);
         self.enter(Phase::Building);
+    }
+
+    pub(super) fn build(&mut self, work: Work) {
+        self.act_at(work, Stage::Building, |release, color| Action::Build { release, color });
     }
 
     fn built(&mut self, mut work: Work) {
         self.stepped(&mut work.deploy, Phase::Building);
-        self.clear_then_start(work.deploy, work.release);
+        self.clear_then_start(work);
     }
 
     /// Goes on to the start, which needs the idle color vacant.
-    pub(super) fn clear_then_start(&mut self, deploy: Deploy, release: Release) {
-        self.app.pipeline = Pipeline::Clearing { deploy, release };
+    pub(super) fn clear_then_start(&mut self, work: Work) {
+        self.at(work, Stage::Clearing);
         self.enter(Phase::Starting);
         self.retire_warm();
     }
@@ -136,30 +144,30 @@ impl Turn<'_> {
         if !self.idle_is_vacant() || self.app.rerouting.is_some() {
             return false;
         }
-        let Pipeline::Clearing { deploy, release } = self.app.pipeline.clone() else {
-            return false;
-        };
+        let Some(work) = self.app.pipeline.work().cloned() else { return false };
         self.app.idle = Idle::Taken;
-        let color = self.app.idle_color();
-        let work = Work { deploy, release, color, effect: self.app.last_effect };
+        // Where it is may have changed since it was made.
+        let work = Work { color: self.app.idle_color(), ..work };
         let hooked = matches!(work.deploy.kind, Kind::Push | Kind::Manual { .. });
         if hooked && self.context.policy.before_start {
-            let action = Action::RunHook {
-                hook: Hook::BeforeStart,
-                release: work.release.clone(),
-                color,
-                failure: None,
-            };
-            self.app.pipeline = Pipeline::Hooking(self.again(work, action));
+            self.run_before_start(work);
         } else {
             self.hook_ran(work);
         }
         true
     }
 
-    fn hook_ran(&mut self, work: Work) {
-        let action = Action::Start { release: work.release.clone(), color: work.color };
-        self.app.pipeline = Pipeline::Starting(self.again(work, action));
+    pub(super) fn run_before_start(&mut self, work: Work) {
+        self.act_at(work, Stage::Hooking, |release, color| Action::RunHook {
+            hook: Hook::BeforeStart,
+            release,
+            color,
+            failure: None,
+        });
+    }
+
+    pub(super) fn hook_ran(&mut self, work: Work) {
+        self.act_at(work, Stage::Starting, |release, color| Action::Start { release, color });
     }
 
     fn started(&mut self, mut work: Work) {
@@ -168,9 +176,12 @@ impl Turn<'_> {
     }
 
     pub(super) fn probe(&mut self, work: Work) {
-        let action = Action::Probe { release: work.release.clone(), color: work.color };
-        self.app.pipeline = Pipeline::Probing(self.again(work, action));
+        self.probe_again(work);
         self.enter(Phase::Probing);
+    }
+
+    pub(super) fn probe_again(&mut self, work: Work) {
+        self.act_at(work, Stage::Probing, |release, color| Action::Probe { release, color });
     }
 
     fn proven_healthy(&mut self, mut work: Work) {
@@ -184,8 +195,7 @@ impl Turn<'_> {
     }
 
     pub(super) fn warm_up(&mut self, work: Work) {
-        let action = Action::WarmUp { release: work.release.clone(), color: work.color };
-        self.app.pipeline = Pipeline::Warming(self.again(work, action));
+        self.act_at(work, Stage::Warming, |release, color| Action::WarmUp { release, color });
         self.enter(Phase::Warming);
     }
 
@@ -197,7 +207,7 @@ impl Turn<'_> {
     /// The pivot: from here on bgd rolls forward, or back through the same machine.
     pub(super) fn switch(&mut self, work: Work) {
         let effect = self.route_new(&work);
-        self.app.pipeline = Pipeline::Switching(Work { effect, ..work });
+        self.at(work, Stage::Switching(effect));
         self.enter(Phase::Switching);
     }
 
@@ -211,11 +221,11 @@ impl Turn<'_> {
         self.pin_or_unpin(&work);
         if self.is_watched(&work) {
             let period = Some(self.context.policy.watch);
-            self.watch(work, former, period);
+            self.watch(work, (former, None), period);
             self.enter(Phase::Watching);
         } else {
             self.adopt_as_previous(former);
-            self.retire(work.deploy, work.release, End::live());
+            self.retire(work, End::live());
         }
     }
 
@@ -225,9 +235,14 @@ impl Turn<'_> {
         new && !self.context.policy.watch.is_zero() && !self.app.down_wanted
     }
 
-    pub(super) fn watch(&mut self, work: Work, former: Option<Release>, period: Option<Duration>) {
-        let action = Action::Watch { release: work.release.clone(), color: work.color, period };
-        self.app.pipeline = Pipeline::Watching { work: self.again(work, action), former, held: None };
+    pub(super) fn watch(
+        &mut self,
+        work: Work,
+        (former, held): (Option<Release>, Option<String>),
+        period: Option<Duration>,
+    ) {
+        let effect = self.act(Action::Watch { release: work.release.clone(), color: work.color, period });
+        self.at(work, Stage::Watching { effect, former, held });
     }
 
     /// Makes the new release the live one; the former stays warm on what is now the idle color.
@@ -286,44 +301,13 @@ impl Turn<'_> {
     pub(super) fn watch_passed(&mut self, mut work: Work, former: Option<Release>) {
         self.stepped(&mut work.deploy, Phase::Watching);
         self.adopt_as_previous(former);
-        self.retire(work.deploy, work.release, End::live());
+        self.retire(work, End::live());
     }
 
     pub(super) fn adopt_as_previous(&mut self, former: Option<Release>) {
         if former.is_some() {
             self.app.previous = former;
         }
-    }
-}
-
-impl Pipeline {
-    /// The effect whose result it waits for.
-    pub(super) fn awaits(&self) -> Option<EffectId> {
-        match self {
-            Self::Resting | Self::Clearing { .. } | Self::Retiring { .. } => None,
-            Self::Fetching { effect, .. }
-            | Self::Discarding { effect, .. }
-            | Self::TakingDown { effect, .. } => Some(*effect),
-            Self::CheckingOut(work)
-            | Self::Building(work)
-            | Self::Hooking(work)
-            | Self::Starting(work)
-            | Self::Probing(work)
-            | Self::Warming(work)
-            | Self::Sharing(work)
-            | Self::Canary(work)
-            | Self::Switching(work)
-            | Self::Watching { work, .. }
-            | Self::Reverting { work, .. }
-            | Self::Replacing { work, .. } => Some(work.effect),
-        }
-    }
-}
-
-impl End {
-    /// It went well.
-    pub fn live() -> Self {
-        Self { outcome: Outcome::Live, failure: None }
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::Turn;
 use crate::rules::{
     app::{
-        Backup, Deploy, DownStage, End, Hold, Idle, Instance, Kind, Live, Pipeline, Release, Serving, Until,
-        Verdict, Work,
+        Backup, Deploy, DownStage, End, Hold, Idle, Instance, Kind, Live, Pipeline, Release, Serving, Stage,
+        Until, Verdict, Work,
     },
     canary::Share,
     effect::{Action, Hook, Note},
@@ -54,18 +54,18 @@ impl Turn<'_> {
         if let Some(commit) = commit {
             self.pass_verdict(&deploy, commit, &end);
         }
-        self.discard((deploy, None), end);
+        self.discard(deploy, None, end);
     }
 
     /// Before the pivot: the live color was never touched.
     pub(super) fn fail(&mut self, work: Work, failure: &Failure) {
         let end = End { outcome: Outcome::Failed, failure: Some(failure.clone()) };
-        self.discard((work.deploy, Some(work.release)), end);
+        self.discard(work.deploy, Some(work.release), end);
     }
 
     /// Ends a deploy before the pivot, without a failure of its own.
     pub(super) fn abandon(&mut self, outcome: Outcome) {
-        if let Pipeline::Sharing(work) | Pipeline::Canary(work) = self.app.pipeline.clone() {
+        if let Some(work) = self.sharing_work() {
             return self.take_back(work, End { outcome, failure: None });
         }
         if let Some(effect) = self.app.pipeline.awaits() {
@@ -73,11 +73,11 @@ impl Turn<'_> {
         }
         let release = self.app.pipeline.release().cloned();
         if let Some(deploy) = self.app.pipeline.deploy().cloned() {
-            self.discard((deploy, release), End { outcome, failure: None });
+            self.discard(deploy, release, End { outcome, failure: None });
         }
     }
 
-    pub(super) fn discard(&mut self, (deploy, release): (Deploy, Option<Release>), end: End) {
+    pub(super) fn discard(&mut self, deploy: Deploy, release: Option<Release>, end: End) {
         let color = self.app.idle_color();
         let id = release.as_ref().map(|release| release.id.clone());
         let effect = self.act(Action::Discard { color, release: id });
@@ -126,7 +126,7 @@ impl Turn<'_> {
         }
         let end = End { outcome: Outcome::Failed, failure: Some(failure.clone()) };
         if former.is_none() {
-            return self.retire(work.deploy, work.release, end);
+            return self.retire(work, end);
         }
         // The former instance is gone or unwell too: its release is deployed again, and proven first.
         self.app.previous = former;
@@ -148,10 +148,10 @@ impl Turn<'_> {
     }
 
     /// The outcome is decided: what is left is the color behind it.
-    pub(super) fn retire(&mut self, deploy: Deploy, release: Release, end: End) {
+    pub(super) fn retire(&mut self, work: Work, end: End) {
         let keep_warm =
             end.outcome == Outcome::Live && !self.context.policy.standby.is_zero() && !self.app.down_wanted;
-        self.app.pipeline = Pipeline::Retiring { deploy, release, end };
+        self.at(work, Stage::Retiring { end });
         if keep_warm {
             self.start_standby();
         } else {
@@ -177,7 +177,7 @@ impl Turn<'_> {
             Idle::Vacant | Idle::Warm { .. } => {}
             Idle::Taken | Idle::Draining { .. } | Idle::Stopping { .. } => return false,
         }
-        let Pipeline::Retiring { end, .. } = &self.app.pipeline else { return false };
+        let Some(Stage::Retiring { end }) = self.app.pipeline.stage() else { return false };
         let end = end.clone();
         self.end_deploy(end);
         true

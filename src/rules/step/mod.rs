@@ -23,11 +23,11 @@ use std::time::Duration;
 
 use super::{
     advice::Advice,
-    app::{App, Deploy, Idle, Kind, Pipeline, Until, Verdict, Work},
+    app::{App, Deploy, Group, Idle, Kind, Pipeline, Release, Stage, Until, Verdict, Work},
     canary::CanaryStep,
     effect::{Action, Effect, Note},
     event::{Event, Want},
-    ids::{CommitId, DeployId, EffectId},
+    ids::{Color, CommitId, DeployId, EffectId},
     time::Time,
     words::{Outcome, Phase},
 };
@@ -95,7 +95,7 @@ pub struct Noted {
     /// The deploy under way when it was made.
     pub deploy: Option<Deploy>,
     /// The commit and release of that deploy, once known.
-    pub release: Option<super::app::Release>,
+    pub release: Option<Release>,
     /// The note.
     pub note: Note,
 }
@@ -289,25 +289,12 @@ impl Turn<'_> {
     fn settle(&mut self) {
         loop {
             self.settle_backup();
-            let moved = match &self.app.pipeline {
-                Pipeline::Resting => self.settle_resting(),
-                Pipeline::Retiring { .. } => self.settle_retiring(),
-                Pipeline::Clearing { .. } => self.settle_clearing(),
-                Pipeline::Fetching { .. }
-                | Pipeline::CheckingOut(_)
-                | Pipeline::Building(_)
-                | Pipeline::Hooking(_)
-                | Pipeline::Starting(_)
-                | Pipeline::Probing(_)
-                | Pipeline::Warming(_)
-                | Pipeline::Sharing(_)
-                | Pipeline::Canary(_) => self.settle_before_pivot(),
-                Pipeline::Switching(_)
-                | Pipeline::Watching { .. }
-                | Pipeline::Reverting { .. }
-                | Pipeline::Replacing { .. }
-                | Pipeline::Discarding { .. }
-                | Pipeline::TakingDown { .. } => false,
+            let moved = match (&self.app.pipeline, self.app.pipeline.group()) {
+                (Pipeline::Resting, _) => self.settle_resting(),
+                (Pipeline::Deploying(Work { stage: Stage::Clearing, .. }), _) => self.settle_clearing(),
+                (_, Some(Group::BeforePivot | Group::Sharing)) => self.settle_before_pivot(),
+                (_, Some(Group::Ending)) => self.settle_retiring(),
+                (_, None | Some(Group::Pivot | Group::Live)) => false,
             };
             if !moved {
                 return;
@@ -376,9 +363,19 @@ impl Turn<'_> {
         matches!(self.app.idle, Idle::Vacant)
     }
 
-    /// The same work, waiting for another effect.
-    fn again(&mut self, work: Work, action: Action) -> Work {
-        let effect = self.act(action);
-        Work { effect, ..work }
+    /// The deploy under way is in this stage from here on.
+    fn at(&mut self, work: Work, stage: Stage) {
+        self.app.pipeline = Pipeline::Deploying(Work { stage, ..work });
+    }
+
+    /// Acts on the deploy's release, and awaits the result in this stage.
+    fn act_at(
+        &mut self,
+        work: Work,
+        stage: fn(EffectId) -> Stage,
+        action: impl FnOnce(Release, Color) -> Action,
+    ) {
+        let effect = self.act(action(work.release.clone(), work.color));
+        self.at(work, stage(effect));
     }
 }

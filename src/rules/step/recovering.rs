@@ -4,8 +4,11 @@
 
 use super::{Turn, canary::Told};
 use crate::rules::{
-    app::{Backup, DownStage, End, Idle, Instance, Live, Pipeline, Release, Serving, Until, Work},
-    effect::{Action, Hook, Note},
+    app::{
+        Backup, DownStage, End, Group, Idle, Instance, Kind, Live, Pipeline, Release, Serving, Stage, Until,
+        Work,
+    },
+    effect::{Action, Note},
     event::{Facts, Routed, Want},
     ids::{Color, EffectId, ReleaseId},
     words::{Failure, Nature, Outcome, Phase},
@@ -60,13 +63,9 @@ impl Turn<'_> {
         let runs = facts.running.get(&routed);
         let on_its_color = recorded.as_ref().filter(|live| live.color == routed);
         let replaced = on_its_color.filter(|live| runs.is_some_and(|release| *release != live.release.id));
-        let replacing = matches!(self.app.pipeline, Pipeline::Replacing { .. });
-        let switching = match &self.app.pipeline {
-            Pipeline::Switching(work) | Pipeline::Reverting { work, .. } => {
-                self.app.live().is_some() || work.color == routed
-            }
-            _ => false,
-        };
+        let work = self.app.pipeline.work().filter(|work| work.stage.group() == Group::Pivot);
+        let replacing = work.is_some_and(|work| matches!(work.stage, Stage::Replacing { .. }));
+        let switching = work.is_some_and(|work| self.app.live().is_some() || work.color == routed);
         let explained = replacing || replaced.is_none() && (switching || on_its_color.is_some());
         if explained {
             return;
@@ -138,47 +137,34 @@ impl Turn<'_> {
             self.app.idle = Idle::Vacant;
         }
         match self.app.pipeline.clone() {
-            Pipeline::Resting => {}
+            Pipeline::Resting | Pipeline::Fetching { .. } => {}
             Pipeline::TakingDown { .. } => self.app.pipeline = Pipeline::Resting,
-            Pipeline::Fetching { .. } => {}
-            Pipeline::CheckingOut(work)
-            | Pipeline::Building(work)
-            | Pipeline::Hooking(work)
-            | Pipeline::Starting(work)
-            | Pipeline::Probing(work)
-            | Pipeline::Warming(work)
-                if !is_it =>
-            {
-                self.discard((work.deploy, Some(work.release)), end);
-            }
-            Pipeline::Clearing { deploy, release } => self.discard((deploy, Some(release)), end),
-            // It answers what it was sent, once the front gives it nothing more.
-            Pipeline::Sharing(work) | Pipeline::Canary(work) if !is_it => {
-                self.app.idle = Idle::Warm { release: work.release, timer: None, healthy: false };
-                self.end_deploy(end);
-            }
+            Pipeline::Deploying(work) => match work.stage.group() {
+                Group::BeforePivot if !is_it || work.stage == Stage::Clearing => {
+                    self.discard(work.deploy, Some(work.release), end);
+                }
+                Group::Sharing if !is_it => {
+                    // It answers what it was sent, once the front gives it nothing more.
+                    self.app.idle = Idle::Warm { release: work.release, timer: None, healthy: false };
+                    self.end_deploy(end);
+                }
+                Group::BeforePivot | Group::Sharing | Group::Pivot | Group::Live | Group::Ending => {
+                    self.end_deploy(end);
+                }
+            },
             Pipeline::Discarding { .. } if !is_it => {}
-            Pipeline::CheckingOut(_)
-            | Pipeline::Building(_)
-            | Pipeline::Hooking(_)
-            | Pipeline::Starting(_)
-            | Pipeline::Probing(_)
-            | Pipeline::Warming(_)
-            | Pipeline::Sharing(_)
-            | Pipeline::Canary(_)
-            | Pipeline::Switching(_)
-            | Pipeline::Watching { .. }
-            | Pipeline::Retiring { .. }
-            | Pipeline::Reverting { .. }
-            | Pipeline::Replacing { .. }
-            | Pipeline::Discarding { .. } => self.end_deploy(end),
+            Pipeline::Discarding { .. } => self.end_deploy(end),
         }
     }
 
     fn recover_live(&mut self, facts: &Facts) {
-        if matches!(self.app.pipeline, Pipeline::Replacing { .. }) {
+        let stage = self.app.pipeline.stage();
+        if matches!(stage, Some(Stage::Replacing { .. })) {
             return;
         }
+        // The front is being told.
+        let switching =
+            matches!(stage, Some(Stage::Sharing(_) | Stage::Switching(_) | Stage::Reverting { .. }));
         if matches!(self.app.pipeline, Pipeline::TakingDown { .. }) {
             // Not started again: it is to end. Timers of the former life fire no more.
             if self.app.live().is_some_and(|live| !matches!(live.instance, Instance::Up { .. })) {
@@ -186,10 +172,6 @@ impl Turn<'_> {
             }
             return;
         }
-        let switching = matches!(
-            self.app.pipeline,
-            Pipeline::Sharing(_) | Pipeline::Switching(_) | Pipeline::Reverting { .. }
-        );
         let shared_right = facts.canary == self.sharing().map(|it| (it.backend.color, it.share));
         let routed_right = match &self.app.serving {
             Serving::Live(live) => facts.routed == Routed::Color(live.color),
@@ -218,10 +200,12 @@ impl Turn<'_> {
 
     /// The traffic is on its way back from it.
     fn is_leaving(&self) -> bool {
-        matches!(
-            (&self.app.pipeline, &self.app.idle),
-            (Pipeline::Reverting { work, .. }, Idle::Warm { .. }) if self.is_switched(work)
-        )
+        self.reverts_switch() && matches!(self.app.idle, Idle::Warm { .. })
+    }
+
+    fn reverts_switch(&self) -> bool {
+        let work = self.app.pipeline.work();
+        work.is_some_and(|it| matches!(it.stage, Stage::Reverting { .. }) && self.is_switched(it))
     }
 
     fn set_up(&mut self, since: crate::rules::time::Time) {
@@ -272,23 +256,17 @@ impl Turn<'_> {
 
     /// What the front may still send something to: it goes when that was told.
     fn until_told(&mut self, release: Release) -> Idle {
-        match &self.app.pipeline {
+        if self.reverts_switch() {
             // Warm would mean that the traffic goes back there.
-            Pipeline::Reverting { work, .. } if self.is_switched(work) => self.stop_later(release),
-            _ => Idle::Warm { release, timer: None, healthy: false },
+            return self.stop_later(release);
         }
+        Idle::Warm { release, timer: None, healthy: false }
     }
 
     /// A warm color without an end in sight belongs to a watch; without one it goes.
     pub(super) fn retire_leftover(&mut self) {
         let endless = matches!(self.app.idle, Idle::Warm { timer: None, .. });
-        let kept = matches!(
-            self.app.pipeline,
-            Pipeline::Watching { .. }
-                | Pipeline::Reverting { .. }
-                | Pipeline::Replacing { .. }
-                | Pipeline::Switching(_)
-        );
+        let kept = matches!(self.app.pipeline.group(), Some(Group::Pivot | Group::Live));
         if endless && !kept {
             self.retire_warm();
         }
@@ -347,74 +325,49 @@ impl Turn<'_> {
             return;
         }
         match self.app.pipeline.clone() {
-            Pipeline::Resting | Pipeline::Clearing { .. } | Pipeline::Retiring { .. } => {}
+            Pipeline::Resting => {}
             Pipeline::Fetching { deploy, commit, .. } => {
                 let want = match (&deploy.kind, &commit) {
                     (_, Some(commit)) => Want::Commit(commit.clone()),
-                    (crate::rules::app::Kind::Manual { want, .. }, None) => want.clone(),
+                    (Kind::Manual { want, .. }, None) => want.clone(),
                     (_, None) => Want::Tip,
                 };
                 let effect = self.act(Action::Fetch(want));
                 self.app.pipeline = Pipeline::Fetching { deploy, effect, commit };
             }
+            Pipeline::Deploying(work) => self.recover_stage(work, facts),
+            Pipeline::Discarding { deploy, release, end, .. } => self.discard(deploy, release, end),
+            Pipeline::TakingDown { stage, .. } => self.recover_down(stage, facts),
+        }
+    }
+
+    fn recover_stage(&mut self, work: Work, facts: &Facts) {
+        let built = facts.builds.contains(&work.release.id);
+        let runs = facts.running.get(&work.color) == Some(&work.release.id);
+        match work.stage.clone() {
+            Stage::Clearing | Stage::Retiring { .. } => {}
             // What is built was checked out, though a flip without a record left no word of it.
-            Pipeline::CheckingOut(work) if facts.builds.contains(&work.release.id) => self.checked_out(work),
-            Pipeline::CheckingOut(work) => self.check_out_again(work),
-            Pipeline::Building(work) => {
-                if facts.builds.contains(&work.release.id) {
-                    let action = Action::Build { release: work.release.clone(), color: work.color };
-                    self.app.pipeline = Pipeline::Building(self.again(work, action));
-                } else {
-                    self.check_out_again(work);
-                }
-            }
+            Stage::CheckingOut(_) if built => self.checked_out(work),
+            Stage::Building(_) if built => self.build(work),
+            Stage::CheckingOut(_) | Stage::Building(_) => self.check_out_again(work),
             // Started there it would get traffic before it is proven; or another runs there by now, put there by a
             // flip without a record, which a deploy that ends before its start would leave behind.
-            Pipeline::Hooking(work)
-            | Pipeline::Starting(work)
-            | Pipeline::Probing(work)
-            | Pipeline::Warming(work)
+            Stage::Hooking(_) | Stage::Starting(_) | Stage::Probing(_) | Stage::Warming(_)
                 if may_route_to(work.color, facts) || another_runs(&work, facts) =>
             {
                 self.app.idle = Idle::Vacant;
-                self.app.pipeline = Pipeline::Clearing { deploy: work.deploy, release: work.release };
+                self.at(work, Stage::Clearing);
             }
-            Pipeline::Hooking(work) => {
-                let (release, color) = (work.release.clone(), work.color);
-                let action = Action::RunHook { hook: Hook::BeforeStart, release, color, failure: None };
-                self.app.pipeline = Pipeline::Hooking(self.again(work, action));
-            }
-            Pipeline::Starting(work) => self.start_again(work),
-            Pipeline::Probing(work) => {
-                if facts.running.get(&work.color) == Some(&work.release.id) {
-                    let action = Action::Probe { release: work.release.clone(), color: work.color };
-                    self.app.pipeline = Pipeline::Probing(self.again(work, action));
-                } else {
-                    self.start_again(work);
-                }
-            }
-            Pipeline::Warming(work) => {
-                if facts.running.get(&work.color) == Some(&work.release.id) {
-                    self.warm_up(work);
-                } else {
-                    self.start_again(work);
-                }
-            }
-            Pipeline::Sharing(work) => self.recover_canary(work, (Told::HalfWay, facts)),
-            Pipeline::Canary(work) => self.recover_canary(work, (Told::Proven, facts)),
-            Pipeline::Switching(work) => self.recover_switching(work, facts),
-            Pipeline::Watching { work, former, .. } => {
-                self.recover_watching(work, former, facts);
-            }
-            Pipeline::Reverting { work, end, .. } => self.recover_reverting(work, end, facts),
-            Pipeline::Replacing { work, wanted, end, .. } => self.replace_again(work, (wanted, end), facts),
-            Pipeline::Discarding { deploy, release, end, .. } => {
-                let color = self.app.idle_color();
-                let id = release.as_ref().map(|release| release.id.clone());
-                let effect = self.act(Action::Discard { color, release: id });
-                self.app.pipeline = Pipeline::Discarding { deploy, release, effect, end };
-            }
-            Pipeline::TakingDown { stage, .. } => self.recover_down(stage, facts),
+            Stage::Hooking(_) => self.run_before_start(work),
+            Stage::Probing(_) if runs => self.probe_again(work),
+            Stage::Warming(_) if runs => self.warm_up(work),
+            Stage::Starting(_) | Stage::Probing(_) | Stage::Warming(_) => self.hook_ran(work),
+            Stage::Sharing(_) => self.recover_canary(work, (Told::HalfWay, facts)),
+            Stage::Canary(_) => self.recover_canary(work, (Told::Proven, facts)),
+            Stage::Switching(_) => self.recover_switching(work, facts),
+            Stage::Watching { former, .. } => self.recover_watching(work, former, facts),
+            Stage::Reverting { end, .. } => self.recover_reverting(work, end, facts),
+            Stage::Replacing { wanted, end, .. } => self.replace_again(work, (wanted, end), facts),
         }
     }
 
@@ -427,7 +380,7 @@ impl Turn<'_> {
             return self.watch_failed(work, former, &failure);
         }
         let period = Some(self.context.policy.watch);
-        self.watch(work, former, period);
+        self.watch(work, (former, None), period);
     }
 
     fn warm_runs(&self, facts: &Facts) -> bool {
@@ -454,20 +407,14 @@ impl Turn<'_> {
             self.revert(work, end);
         } else {
             // Neither runs: what is started is the release that the traffic was on its way to.
-            self.app.pipeline = Pipeline::Retiring { deploy: work.deploy, release: work.release, end };
+            self.at(work, Stage::Retiring { end });
             self.swap_back();
         }
     }
 
     fn check_out_again(&mut self, work: Work) {
-        let action = Action::CheckOut { release: work.release.clone(), color: work.color };
-        self.app.pipeline = Pipeline::CheckingOut(self.again(work, action));
+        self.act_at(work, Stage::CheckingOut, |release, color| Action::CheckOut { release, color });
         self.enter(Phase::CheckingOut);
-    }
-
-    fn start_again(&mut self, work: Work) {
-        let action = Action::Start { release: work.release.clone(), color: work.color };
-        self.app.pipeline = Pipeline::Starting(self.again(work, action));
     }
 
     /// The pivot decides: what the front routes says which side of it bgd died on.
@@ -483,7 +430,7 @@ impl Turn<'_> {
                 let share = self.app.canary.as_ref().map(|canary| (work.color, canary.in_force().share));
                 self.app.front_unsure |= share != facts.canary;
                 let effect = self.route_new(&work);
-                self.app.pipeline = Pipeline::Switching(Work { effect, ..work });
+                self.at(work, Stage::Switching(effect));
             }
             (_, false) => {
                 let failure = gone_while((work.color, Phase::Switching), "in the middle of the switch");

@@ -8,7 +8,7 @@
 
 use super::{Turn, recovering::may_route_to};
 use crate::rules::{
-    app::{End, Idle, Instance, Kind, Live, Pipeline, Placing, Release, Serving, StandingIn, Telling, Work},
+    app::{End, Idle, Instance, Kind, Live, Placing, Release, Serving, Stage, StandingIn, Telling, Work},
     backoff,
     effect::{Action, Note},
     event::{Done, Facts, Routed},
@@ -88,7 +88,18 @@ impl Turn<'_> {
             Placing::PassedOn => Action::StandIn { color, out, release },
             Placing::Started => Action::Replace { color, out, release },
         };
-        self.app.pipeline = Pipeline::Replacing { work: self.again(work, action), wanted, by, end };
+        let effect = self.act(action);
+        self.at(work, Stage::Replacing { effect, wanted, by, end });
+    }
+
+    /// What was to take the place died: it is asked for again, where it is already.
+    pub(super) fn place_again(&mut self, work: Work, (wanted, end): (Release, End), by: Placing) {
+        let (color, release) = (work.color, wanted.clone());
+        let effect = self.act(match by {
+            Placing::Started => Action::Probe { release, color },
+            Placing::PassedOn => Action::StandIn { color, out: wanted.id.clone(), release },
+        });
+        self.at(work, Stage::Replacing { effect, wanted, by, end });
     }
 
     /// After a restart: asked for again; what of it is done already is found so.
@@ -138,7 +149,7 @@ impl Turn<'_> {
         }
         // The front learns the new release's name as soon as it can be told again. Only then its first instance goes:
         // an earlier try to move the traffic to that color may have come true.
-        self.app.pipeline = Pipeline::Retiring { deploy: work.deploy, release: work.release, end };
+        self.at(work, Stage::Retiring { end });
         self.app.idle = Idle::Warm { release: wanted, timer: None, healthy: true };
         self.reroute();
     }
@@ -186,14 +197,14 @@ impl Turn<'_> {
         self.reroute();
         let end = End { outcome: Outcome::Failed, failure: Some(trouble.clone()) };
         match self.app.idle.clone() {
-            Idle::Taken => self.discard((work.deploy, Some(work.release)), end),
+            Idle::Taken => self.discard(work.deploy, Some(work.release), end),
             Idle::Warm { release: former, .. } => {
                 // Not reached this time, and still where the next flip goes.
                 self.app.previous = Some(former);
-                self.retire(work.deploy, work.release, end);
+                self.retire(work, end);
             }
             Idle::Vacant | Idle::Draining { .. } | Idle::Stopping { .. } => {
-                self.retire(work.deploy, work.release, end);
+                self.retire(work, end);
             }
         }
     }

@@ -5,8 +5,8 @@
 use super::{Turn, deploying::backend};
 use crate::rules::{
     app::{
-        Backup, Deploy, DownStage, End, Idle, Instance, Kind, Live, Pipeline, Release, Rerouting, Serving,
-        Telling, Work,
+        Backup, Deploy, DownStage, End, Group, Idle, Instance, Kind, Live, Pipeline, Release, Rerouting,
+        Serving, Stage, Telling, Work,
     },
     backoff,
     effect::{Action, Backend, Canary, Note},
@@ -35,19 +35,23 @@ impl Turn<'_> {
     }
 
     /// Tells the front what is live, and the share of a canary that is under way.
-    pub(super) fn route_live(&mut self) -> EffectId {
-        let to = match &self.app.serving {
-            Serving::Live(live) => Some(backend(&live.release, live.color)),
-            Serving::OutOfService(_) | Serving::Nothing => None,
-        };
-        let canary = self.sharing();
-        let backup = self.warm_backup();
-        self.tell(to, canary, backup)
+    fn route_live(&mut self) -> EffectId {
+        let (canary, backup) = (self.sharing(), self.warm_backup());
+        self.tell(self.live_backend(), canary, backup)
+    }
+
+    /// Tells the front what is live, and the share that a canary is to have.
+    pub(super) fn route_shared(&mut self, canary: Option<Canary>) -> EffectId {
+        self.tell(self.live_backend(), canary, None)
+    }
+
+    fn live_backend(&self) -> Option<Backend> {
+        self.app.live().map(|live| backend(&live.release, live.color))
     }
 
     /// The former release, while the one that is live is watched.
     fn warm_backup(&self) -> Option<Backend> {
-        let watching = matches!(self.app.pipeline, Pipeline::Watching { .. });
+        let watching = self.app.pipeline.group() == Some(Group::Live);
         match &self.app.idle {
             Idle::Warm { release, .. } if watching && self.context.policy.backup => {
                 Some(backend(release, self.app.idle_color()))
@@ -76,19 +80,7 @@ impl Turn<'_> {
     /// The front routes nothing now: it is told again, by whoever tells it at this point.
     pub(super) fn front_restarted(&mut self) {
         match self.app.pipeline.clone() {
-            Pipeline::Switching(work) => {
-                self.call_off(work.effect);
-                let effect = self.route_new(&work);
-                self.app.pipeline = Pipeline::Switching(Work { effect, ..work });
-            }
-            Pipeline::Sharing(work) => {
-                self.call_off(work.effect);
-                self.share(work);
-            }
-            Pipeline::Reverting { work, end, .. } => {
-                self.call_off(work.effect);
-                self.revert(work, end);
-            }
+            Pipeline::Deploying(work) => self.front_restarted_at(work),
             Pipeline::TakingDown { effect, stage: DownStage::Unrouting } => {
                 self.act(Action::Cancel(effect));
                 let effect = self.route(None);
@@ -97,25 +89,37 @@ impl Turn<'_> {
             Pipeline::TakingDown { stage: DownStage::Draining | DownStage::Stopping, .. } => {
                 self.ignore("the front was started again; nothing is to be routed");
             }
-            Pipeline::Resting
-            | Pipeline::Fetching { .. }
-            | Pipeline::CheckingOut(_)
-            | Pipeline::Building(_)
-            | Pipeline::Clearing { .. }
-            | Pipeline::Hooking(_)
-            | Pipeline::Starting(_)
-            | Pipeline::Probing(_)
-            | Pipeline::Warming(_)
-            | Pipeline::Canary(_)
-            | Pipeline::Watching { .. }
-            | Pipeline::Retiring { .. }
-            | Pipeline::Replacing { .. }
-            | Pipeline::Discarding { .. } => {
-                // A new front routes nothing, which is right while nothing is live.
-                if self.app.live().is_some() || self.app.rerouting.is_some() {
-                    self.reroute();
-                }
+            Pipeline::Resting | Pipeline::Fetching { .. } | Pipeline::Discarding { .. } => {
+                self.reroute_live();
             }
+        }
+    }
+
+    fn front_restarted_at(&mut self, work: Work) {
+        match (work.stage.clone(), work.stage.group()) {
+            (Stage::Switching(effect), _) => {
+                self.call_off(effect);
+                let effect = self.route_new(&work);
+                self.at(work, Stage::Switching(effect));
+            }
+            (Stage::Sharing(effect), _) => {
+                self.call_off(effect);
+                self.share(work);
+            }
+            (Stage::Reverting { effect, end, .. }, _) => {
+                self.call_off(effect);
+                self.revert(work, end);
+            }
+            (_, Group::BeforePivot | Group::Sharing | Group::Pivot | Group::Live | Group::Ending) => {
+                self.reroute_live();
+            }
+        }
+    }
+
+    /// A new front routes nothing, which is right while nothing is live.
+    fn reroute_live(&mut self) {
+        if self.app.live().is_some() || self.app.rerouting.is_some() {
+            self.reroute();
         }
     }
 
@@ -137,7 +141,7 @@ impl Turn<'_> {
 
     /// A backup is for the watch alone: after it the front is told of none, before its color is emptied.
     pub(super) fn settle_backup(&mut self) {
-        let belongs = matches!(self.app.pipeline, Pipeline::Watching { .. }) || self.is_telling();
+        let belongs = self.app.pipeline.group() == Some(Group::Live) || self.is_telling();
         if self.app.backup != Backup::Absent && !belongs && self.app.rerouting.is_none() {
             self.reroute();
         }
@@ -151,14 +155,13 @@ impl Turn<'_> {
 
     /// The pipeline tells the front, or is about to: nothing else does.
     pub(super) fn is_telling(&self) -> bool {
-        matches!(
-            self.app.pipeline,
-            Pipeline::Sharing(_)
-                | Pipeline::Switching(_)
-                | Pipeline::Reverting { .. }
-                | Pipeline::Replacing { .. }
-                | Pipeline::TakingDown { .. }
-        )
+        match &self.app.pipeline {
+            Pipeline::Deploying(work) => {
+                work.stage.group() == Group::Pivot || matches!(work.stage, Stage::Sharing(_))
+            }
+            Pipeline::TakingDown { .. } => true,
+            Pipeline::Resting | Pipeline::Fetching { .. } | Pipeline::Discarding { .. } => false,
+        }
     }
 
     /// Tells the front again what is live, until it is proven to route there.
@@ -206,6 +209,10 @@ impl Turn<'_> {
 
     /// Moves the traffic (back) to what is live apart from this deploy.
     pub(super) fn revert(&mut self, work: Work, end: End) {
+        self.revert_again(work, end, FIRST);
+    }
+
+    fn revert_again(&mut self, work: Work, end: End, telling: Telling) {
         let to = match (&self.app.serving, &self.app.idle) {
             (Serving::Live(live), Idle::Warm { release, .. }) if self.is_switched(&work) => {
                 Some(backend(release, live.color.other()))
@@ -214,13 +221,13 @@ impl Turn<'_> {
             (Serving::Nothing | Serving::OutOfService(_), _) => None,
         };
         let effect = self.route(to);
-        self.app.pipeline = Pipeline::Reverting { work: Work { effect, ..work }, end, telling: FIRST };
+        self.at(work, Stage::Reverting { effect, end, telling });
     }
 
     /// The same after a wait.
     pub(super) fn revert_later(&mut self, work: Work, end: End) {
         let (effect, telling) = self.tell_later(1);
-        self.app.pipeline = Pipeline::Reverting { work: Work { effect, ..work }, end, telling };
+        self.at(work, Stage::Reverting { effect, end, telling });
     }
 
     pub(super) fn reverted(
@@ -237,13 +244,10 @@ impl Turn<'_> {
                     return;
                 }
                 let (effect, telling) = self.tell_later(attempt);
-                self.app.pipeline = Pipeline::Reverting { work: Work { effect, ..work }, end, telling };
+                self.at(work, Stage::Reverting { effect, end, telling });
             }
             (Telling::Later { attempt }, _) => {
-                self.revert(work, end);
-                if let Pipeline::Reverting { telling, .. } = &mut self.app.pipeline {
-                    *telling = Telling::Now { attempt };
-                }
+                self.revert_again(work, end, Telling::Now { attempt });
             }
         }
     }
@@ -255,14 +259,14 @@ impl Turn<'_> {
             (false, Idle::Taken) if had_share => {
                 // It answers what it was sent before it is stopped.
                 self.app.idle = Idle::Warm { release: work.release.clone(), timer: None, healthy: false };
-                self.retire(work.deploy, work.release, end);
+                self.retire(work, end);
             }
-            (false, _) => self.discard((work.deploy, Some(work.release)), end),
+            (false, _) => self.discard(work.deploy, Some(work.release), end),
             (true, Idle::Warm { .. }) => {
                 let mut work = work;
                 self.stepped(&mut work.deploy, Phase::Switching);
                 self.swap_back();
-                self.retire(work.deploy, work.release, end);
+                self.retire(work, end);
             }
             (true, Idle::Vacant | Idle::Taken | Idle::Draining { .. } | Idle::Stopping { .. }) => {
                 self.stay_then_roll_back(work.deploy, end);
@@ -317,12 +321,13 @@ impl Turn<'_> {
 
     /// The warm color's instance died: when the traffic is on its way there, it stays where it is.
     pub(super) fn warm_died_in_revert(&mut self, warm: &Release) {
-        let Pipeline::Reverting { work, end, .. } = self.app.pipeline.clone() else { return };
+        let Some(work) = self.app.pipeline.work().cloned() else { return };
+        let Stage::Reverting { effect, end, .. } = work.stage.clone() else { return };
         if !self.is_switched(&work) {
             return;
         }
         self.app.previous = Some(warm.clone());
-        self.call_off(work.effect);
+        self.call_off(effect);
         self.revert(work, end);
     }
 }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::Turn;
 use crate::rules::{
-    app::{Backup, End, Idle, Instance, Live, Pipeline, Placing, Release, Serving, Work},
+    app::{Backup, Idle, Instance, Live, Pipeline, Placing, Release, Serving, Stage, Work},
     backoff,
     effect::{Action, Note},
     event::Done,
     ids::{Color, EffectId, ReleaseId},
-    words::{Failure, Nature, Outcome, Phase},
+    words::{Failure, Nature, Phase},
 };
 
 /// The wait before an instance that could not be stopped is stopped again.
@@ -138,48 +138,46 @@ impl Turn<'_> {
     /// The instance of the deploy under way died. A start or a probe finds that out by itself, unless it ended
     /// just before.
     fn taken_died(&mut self, color: Color, release: &ReleaseId, how: Death<'_>) {
-        let its = |work: &Work| work.color == color && work.release.id == *release;
-        match self.app.pipeline.clone() {
-            Pipeline::Probing(work) if its(&work) => {
-                self.act(Action::Cancel(work.effect));
-                let action = Action::Probe { release: work.release.clone(), color };
-                self.app.pipeline = Pipeline::Probing(self.again(work, action));
+        let known = format!("the {color} instance of {release} ended, as whoever waits for it knows");
+        let Some(work) = self.app.pipeline.work().cloned() else { return self.ignore(known) };
+        if let Some(effect) = work.stage.awaits()
+            && (work.color, &work.release.id) == (color, release)
+        {
+            let failed = |phase, when| died((color, phase), when, how);
+            match &work.stage {
+                Stage::Probing(_) => {
+                    self.act(Action::Cancel(effect));
+                    return self.probe_again(work);
+                }
+                Stage::Warming(_) => {
+                    self.act(Action::Cancel(effect));
+                    return self.fail(work, &failed(Phase::Warming, "while it was warmed up"));
+                }
+                Stage::Sharing(_) | Stage::Canary(_) => {
+                    self.act(Action::Cancel(effect));
+                    let failure = failed(Phase::Canary, "while it had a share of the traffic");
+                    return self.canary_failed(work, &failure);
+                }
+                Stage::Switching(_) => {
+                    self.act(Action::Cancel(effect));
+                    return self
+                        .switch_failed(work, &failed(Phase::Switching, "while the traffic moved to it"));
+                }
+                _ => {}
             }
-            Pipeline::Warming(work) if its(&work) => {
-                self.act(Action::Cancel(work.effect));
-                let failure = died((color, Phase::Warming), "while it was warmed up", how);
-                self.fail(work, &failure);
-            }
-            Pipeline::Sharing(work) | Pipeline::Canary(work) if its(&work) => {
-                self.act(Action::Cancel(work.effect));
-                let failure = died((color, Phase::Canary), "while it had a share of the traffic", how);
-                self.canary_failed(work, &failure);
-            }
-            Pipeline::Switching(work) if its(&work) => {
-                self.act(Action::Cancel(work.effect));
-                let failure = died((color, Phase::Switching), "while the traffic moved to it", how);
-                self.switch_failed(work, &failure);
-            }
-            Pipeline::Replacing { work, wanted, by, end } if work.color == color && wanted.id == *release => {
-                self.act(Action::Cancel(work.effect));
-                let action = match by {
-                    Placing::Started => Action::Probe { release: wanted.clone(), color },
-                    Placing::PassedOn => {
-                        Action::StandIn { color, out: wanted.id.clone(), release: wanted.clone() }
-                    }
-                };
-                let work = self.again(work, action);
-                self.app.pipeline = Pipeline::Replacing { work, wanted, by, end };
+        }
+        match work.stage.clone() {
+            Stage::Replacing { effect, wanted, by, end } if wanted.id == *release && work.color == color => {
+                self.act(Action::Cancel(effect));
+                self.place_again(work, (wanted, end), by);
             }
             // What is to be passed on to: it is started again once that is so.
-            Pipeline::Replacing { work, wanted, by: Placing::PassedOn, .. }
-                if work.color != color && wanted.id == *release && matches!(self.app.idle, Idle::Taken) =>
+            Stage::Replacing { wanted, by: Placing::PassedOn, .. }
+                if wanted.id == *release && matches!(self.app.idle, Idle::Taken) =>
             {
                 self.app.idle = Idle::Vacant;
             }
-            _ => {
-                self.ignore(format!("the {color} instance of {release} ended, as whoever waits for it knows"))
-            }
+            _ => self.ignore(known),
         }
     }
 
@@ -200,11 +198,10 @@ impl Turn<'_> {
             self.set_dead();
             return self.ignore("the live instance ended while it is taken down");
         }
-        if let Pipeline::Watching { work, former, .. } = &self.app.pipeline
+        if let Some((work, watch, former)) = self.watched()
             && self.way_back_is_warm()
         {
-            let (work, former) = (work.clone(), former.clone());
-            self.act(Action::Cancel(work.effect));
+            self.act(Action::Cancel(watch));
             self.set_dead();
             let failure = died((work.color, Phase::Watching), "while it was watched", how);
             return self.watch_failed(work, former, &failure);
@@ -216,6 +213,13 @@ impl Turn<'_> {
             None
         };
         self.note(Note::InstanceDied { how: how.0.to_owned(), restart_in });
+    }
+
+    /// The deploy that is watched, its watch, and what was live before.
+    fn watched(&self) -> Option<(Work, EffectId, Option<Release>)> {
+        let work = self.app.pipeline.work()?;
+        let Stage::Watching { effect, former, .. } = &work.stage else { return None };
+        Some((work.clone(), *effect, former.clone()))
     }
 
     /// Starts a live instance again that was given up for a way back which then was none.
@@ -262,9 +266,9 @@ impl Turn<'_> {
     /// A former instance that recovers while the watched one is down serves in its place.
     fn leave_the_dead(&mut self) {
         let down = self.app.live().is_some_and(|live| !matches!(live.instance, Instance::Up { .. }));
-        let Pipeline::Watching { work, former, .. } = self.app.pipeline.clone() else { return };
+        let Some((work, watch, former)) = self.watched() else { return };
         if down && self.way_back_is_warm() {
-            self.act(Action::Cancel(work.effect));
+            self.act(Action::Cancel(watch));
             let color = work.color;
             self.watch_failed(
                 work,
@@ -321,17 +325,18 @@ impl Turn<'_> {
                 // Refused (the front routes there) or impossible: said, and tried again; nothing waits for it.
                 self.app.idle = self.stop_later(release);
                 self.note(Note::Trouble(trouble.clone()));
-                match self.app.pipeline.clone() {
-                    Pipeline::Clearing { deploy, release } => {
-                        let failure = Failure { nature: Nature::Transient, ..trouble.clone() };
-                        let end = End { outcome: Outcome::Failed, failure: Some(failure) };
-                        self.discard((deploy, Some(release)), end);
-                    }
-                    Pipeline::Retiring { end, .. } => self.end_deploy(end),
+                match self.app.pipeline.stage().cloned() {
+                    Some(Stage::Clearing) => self.not_cleared(trouble),
+                    Some(Stage::Retiring { end }) => self.end_deploy(end),
                     _ => self.app.down_wanted = false,
                 }
             }
         }
+    }
+
+    fn not_cleared(&mut self, trouble: &Failure) {
+        let Some(work) = self.app.pipeline.work().cloned() else { return };
+        self.fail(work, &Failure { nature: Nature::Transient, ..trouble.clone() });
     }
 
     /// The idle color, to be stopped after a wait. Where nothing is live no deploy's route puts right a front that
@@ -346,12 +351,10 @@ impl Turn<'_> {
 
     /// While a deploy retires its predecessor, the idle color's steps are the deploy's.
     fn idle_step_ended(&mut self, phase: Phase) {
-        if let Pipeline::Retiring { deploy, .. } = &self.app.pipeline {
-            let mut deploy = deploy.clone();
-            self.stepped(&mut deploy, phase);
-            if let Pipeline::Retiring { deploy: kept, .. } = &mut self.app.pipeline {
-                *kept = deploy;
-            }
+        let Some(mut work) = self.app.pipeline.work().cloned() else { return };
+        if matches!(work.stage, Stage::Retiring { .. }) {
+            self.stepped(&mut work.deploy, phase);
+            self.app.pipeline = Pipeline::Deploying(work);
         }
     }
 
@@ -373,7 +376,7 @@ impl Turn<'_> {
         let color = self.app.idle_color();
         let effect = self.act(Action::Drain { color });
         self.app.idle = Idle::Draining { release, effect };
-        if matches!(self.app.pipeline, Pipeline::Retiring { .. }) {
+        if matches!(self.app.pipeline.stage(), Some(Stage::Retiring { .. })) {
             self.enter(Phase::Draining);
         }
     }
@@ -381,7 +384,7 @@ impl Turn<'_> {
     pub(super) fn stop_idle(&mut self, release: Release) -> Idle {
         let color = self.app.idle_color();
         let effect = self.act(Action::Stop { color, release: release.id.clone() });
-        if matches!(self.app.pipeline, Pipeline::Retiring { .. }) {
+        if matches!(self.app.pipeline.stage(), Some(Stage::Retiring { .. })) {
             self.enter(Phase::Stopping);
         }
         Idle::Stopping { release, effect }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::{Answer, Context, Policy, Step, step};
 use crate::rules::{
-    app::{App, Idle, Instance, Pipeline, Serving},
+    app::{App, Idle, Instance, Pipeline, Serving, Stage},
     effect::{Action, Note},
     event::{Ask, Done, Event, Facts, Routed, Want},
     ids::{Color, CommitId, DeployId, EffectId, ReleaseId},
@@ -245,7 +245,9 @@ impl Bench {
         };
         facts.running.extend(idle.map(|id| (self.app.idle_color(), id)));
         facts.known.extend(self.app.pipeline.release().cloned());
-        if let (Pipeline::Canary(work), Some(canary)) = (&self.app.pipeline, &self.app.canary) {
+        if let (Some(work), Some(canary)) = (self.app.pipeline.work(), &self.app.canary)
+            && matches!(work.stage, Stage::Canary(_))
+        {
             facts.canary = Some((work.color, canary.share));
         }
         facts
@@ -268,20 +270,22 @@ pub fn name(pipeline: &Pipeline) -> &'static str {
     match pipeline {
         Pipeline::Resting => "Resting",
         Pipeline::Fetching { .. } => "Fetching",
-        Pipeline::CheckingOut(_) => "CheckingOut",
-        Pipeline::Building(_) => "Building",
-        Pipeline::Clearing { .. } => "Clearing",
-        Pipeline::Hooking(_) => "Hooking",
-        Pipeline::Starting(_) => "Starting",
-        Pipeline::Probing(_) => "Probing",
-        Pipeline::Warming(_) => "Warming",
-        Pipeline::Sharing(_) => "Sharing",
-        Pipeline::Canary(_) => "Canary",
-        Pipeline::Switching(_) => "Switching",
-        Pipeline::Watching { .. } => "Watching",
-        Pipeline::Retiring { .. } => "Retiring",
-        Pipeline::Reverting { .. } => "Reverting",
-        Pipeline::Replacing { .. } => "Replacing",
+        Pipeline::Deploying(work) => match work.stage {
+            Stage::CheckingOut(_) => "CheckingOut",
+            Stage::Building(_) => "Building",
+            Stage::Clearing => "Clearing",
+            Stage::Hooking(_) => "Hooking",
+            Stage::Starting(_) => "Starting",
+            Stage::Probing(_) => "Probing",
+            Stage::Warming(_) => "Warming",
+            Stage::Sharing(_) => "Sharing",
+            Stage::Canary(_) => "Canary",
+            Stage::Switching(_) => "Switching",
+            Stage::Watching { .. } => "Watching",
+            Stage::Retiring { .. } => "Retiring",
+            Stage::Reverting { .. } => "Reverting",
+            Stage::Replacing { .. } => "Replacing",
+        },
         Pipeline::Discarding { .. } => "Discarding",
         Pipeline::TakingDown { .. } => "TakingDown",
     }

@@ -7,7 +7,7 @@ use super::{
     bench::{Bench, commit, failure, name, quiet_policy},
 };
 use crate::rules::{
-    app::{App, Idle, Instance, Kind, Serving, Telling, Until},
+    app::{App, Idle, Instance, Kind, Serving, Stage, Telling, Until},
     canary::{CanaryStep, Share},
     event::{Ask, Done, Event, Facts, Routed, Want},
     ids::{Color, DeployId},
@@ -44,8 +44,8 @@ fn key(app: &App) -> String {
     });
     let hold = app.hold.as_ref().map(|hold| hold.until == Until::Resumed);
     let head = wanted(&App { down_wanted: false, hold: None, ..app.clone() }, Time(u64::MAX)).map(drop);
-    let telling = match &app.pipeline {
-        crate::rules::app::Pipeline::Reverting { telling, .. } => matches!(telling, Telling::Now { .. }),
+    let telling = match app.pipeline.stage() {
+        Some(Stage::Reverting { telling, .. }) => matches!(telling, Telling::Now { .. }),
         _ => app.rerouting.is_some(),
     };
     let canary = app.canary.as_ref().map(|canary| (canary.step, canary.by_hand));
