@@ -11,7 +11,7 @@
 //! store/      SQLite: the record of releases, deploys, events, holds
 //! config/     raw (as written) → settings (as meant, validated)
 //! rules/      PURE: no tokio, fs, net, clock, randomness
-//! os/         the ground floor, known to all: sockets of this host, what a started command inherits, text and errors
+//! os/         the ground floor, known to all: processes and sockets of this host, files, commands, text and errors
 //! ```
 //!
 //! What holds when things go wrong, and the test of each promise: [`promises`].

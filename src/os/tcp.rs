@@ -1,7 +1,6 @@
 //! The kernel's list of TCP sockets with one port and state. By netlink, which filters in the kernel: a busy host has
 //! tens of thousands of closed connections waiting, and reading them all from /proc/net/tcp takes a hundred
-//! milliseconds. That file is the fallback where netlink is forbidden. Asked by `process` (who listens) and `front`
-//! (what is in flight).
+//! milliseconds. That file is the fallback where netlink is forbidden.
 
 use std::{
     collections::BTreeSet,

@@ -1,7 +1,6 @@
 //! What the kernel knows of the unix sockets of this network namespace, by the path they were bound to: who listens,
 //! and which connections are open. By netlink, which also tells whether a connection still has another end; the file
-//! /proc/net/unix is the fallback where netlink is forbidden. Asked by `process` (is it our tree that listens), `front`
-//! (is anything in flight) and the engine.
+//! /proc/net/unix is the fallback where netlink is forbidden.
 //!
 //! The path is the text that the listener bound: one that was bound by a relative path, or renamed afterwards, is not
 //! found under the new name.
