@@ -28,12 +28,12 @@ use crate::{
         settings::{AppSettings, DaemonSettings, Settings},
     },
     engine::{
-        Place, clock,
+        Place,
         fleet::{Fleet, FleetError, Polling},
     },
     os::{errors::chain, privilege},
     rules::{ids::AppName, time::Stamp, words::EventKind},
-    store::{Opened, Store, StoreError, record::EventRecord},
+    store::{Opened, Store, StoreError, clock, record::EventRecord},
 };
 
 pub use lock::{Lock, lock_holder};

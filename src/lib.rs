@@ -6,7 +6,8 @@
 //! api/        control socket: wire types, who may do what
 //! engine/     one task per app: select → step → commit → run; interpreter of effects; observation
 //! release/ instance/ front/      what bgd acts on; they know nothing of each other
-//! command/ probe/ shim/          what an app's commands are; one question to an instance; the process that outlives bgd
+//! command/        what an app's commands are, and why one of them failed
+//! probe/ shim/    one question to an instance; the process that outlives bgd
 //! process/    processes of this host, as the kernel knows them
 //! store/      SQLite: the record of releases, deploys, events, holds
 //! config/     raw (as written) → settings (as meant, validated)

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     config::settings::{DaemonSettings, Principal},
-    engine::clock,
     rules::words::EventKind,
+    store::clock,
 };
 
 /// More groups than anybody has; the kernel's own limit is 65536.

@@ -15,7 +15,8 @@ use crate::{
             LastReport, LiveReport, Refusal, RemoteReport, RollbackReport, UnconfiguredReport,
         },
     },
-    engine::{Seen, Snapshot, Unconfigured},
+    engine::{Snapshot, Unconfigured},
+    instance::Seen,
     rules::{
         app::{Backup, Group, Hold, Idle, Instance, Live, Pipeline, Serving, Stage, Until},
         backoff,

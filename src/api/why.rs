@@ -3,7 +3,7 @@
 
 use super::wire::Why;
 use crate::{
-    engine::{Snapshot, clock},
+    engine::Snapshot,
     rules::{
         app::{App, Hold, Until, Verdict},
         ids::AppName,
@@ -11,6 +11,7 @@ use crate::{
         time::{Stamp, Time},
         words::WhyCode,
     },
+    store::clock,
 };
 
 /// The reason, and the next command.

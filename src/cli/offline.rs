@@ -17,9 +17,10 @@ use crate::{
     config::settings::{AppSettings, Settings},
     daemon::{self, DaemonError, Lock},
     engine::{
-        self, Counted, RemoteSeen, Seen, Snapshot,
+        self, Counted, RemoteSeen, Snapshot,
         fleet::{Fleet, Member, Polling},
     },
+    instance::Seen,
     os::{
         errors::chain,
         process::{Process, command_line},

@@ -3,9 +3,11 @@
 //! Called by the rooms, on a blocking thread where directories are made. It runs nothing: builds, hooks and instances
 //! are started under a shim from what is described here.
 
+mod app_commands;
 mod commands;
 mod environment;
 mod error;
+mod failure;
 mod home;
 mod owner;
 mod places;
@@ -16,11 +18,13 @@ mod unrunnable;
 #[cfg(test)]
 pub(crate) mod fixture;
 
+pub use app_commands::AppCommands;
 pub use commands::{
     Command, Hook, build_command, exec_command, hook_command, probe_command, start_command, stop_command,
 };
 pub use environment::environment;
 pub use error::CommandError;
+pub(crate) use failure::{command_failure, explained, failure, not_started, start_failure, tail, trouble};
 pub(crate) use home::closed_way;
 pub(crate) use owner::{Owner, lookup};
 pub use places::{Context, Places};

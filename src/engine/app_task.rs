@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::settings::{AppSettings, Inconclusive},
-    engine::{clock, interpreter::Interpreter, meter::Meter, observe, tend::Tend},
+    engine::{interpreter::Interpreter, meter::Meter, observe, tend::Tend},
     rules::{
         effect::{Action, Effect, Note},
         event::{Ask, Event},
@@ -33,7 +33,7 @@ use crate::{
         time::Stamp,
     },
     store::{
-        Act, Commit, Store, StoreError,
+        Act, Commit, Store, StoreError, clock,
         record::{DeployRecord, EventRecord},
     },
 };
@@ -475,7 +475,7 @@ impl AppTask {
     }
 
     fn show(&self) {
-        let instances = self.deps.interpreter.instances();
+        let instances = &self.deps.interpreter.instances().known;
         let (running, given) = (instances.seen(), instances.all_given());
         self.shown.send_modify(|snapshot| {
             snapshot.app = self.ledger.app().clone();

@@ -54,7 +54,7 @@ impl Daemon for Attendant<'_> {
     }
 
     fn runs(&self, color: Color) -> bool {
-        self.interpreter.instances().any_on(color)
+        self.interpreter.instances().known.any_on(color)
     }
 
     fn tell_again(&self) {

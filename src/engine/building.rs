@@ -1,7 +1,6 @@
 //! Effects before the start: the release directory, the build, the hooks.
 
 use std::{
-    io::ErrorKind,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,35 +8,27 @@ use std::{
     time::Duration,
 };
 
-use nix::unistd::geteuid;
 use tokio::time::{Instant, sleep};
 
 use super::{
     disk::{self, Sacrifice},
-    exits::{explained, not_started},
-    interpreter::{Interpreter, failure, git_failure, tail, trouble},
+    interpreter::{Interpreter, git_failure},
 };
 use crate::{
-    command::{self, Command, CommandError, Context},
-    config::settings::StopHow,
-    os::confinement::{Confinement, Refusal},
+    command::{self, command_failure, explained, failure, not_started, tail, trouble},
+    os::{blocking::blocking, errors::chain},
     release::{self, BuildError},
     rules::{
         app::Release,
         effect::Hook,
         ids::{Color, ReleaseId},
-        words::{Failure, Fate, Nature, Phase},
+        words::{EventKind, Failure, Fate, Nature, Phase},
     },
-    shim::{Exit, Handle, LogSpec, Priority, Role, ShimError, Spec, StartError, StopRequest, StopSpec},
+    shim::{Exit, Handle, LogSpec, Priority, Role, ShimError, Spec},
 };
-
-/// Whole trees are copied and deleted.
-pub(super) use crate::os::blocking::blocking as aside;
 
 /// One build log: this much twice (the current file and one rotated), so that a gigabyte of output costs 20 MiB.
 const BUILD_LOG: u64 = 10 << 20;
-/// One instance log file; four of them are kept.
-const INSTANCE_LOG: u64 = 10 << 20;
 /// How long a shim takes at most from its start to its record, on a machine that is very busy.
 const LATE_SHIM: Duration = Duration::from_secs(5);
 /// Between two looks whether a release is still in use.
@@ -53,7 +44,9 @@ impl Interpreter {
             return Ok(());
         }
         let (app, id) = (&self.settings.name, &release.id);
-        self.say(&format!("{id} was deleted from the disk; it is built anew")).await;
+        self.record
+            .note(EventKind::Trouble, None, &format!("{id} was deleted from the disk; it is built anew"))
+            .await;
         let (places, user) = (self.places.clone(), self.settings.user.clone());
         let made = move || places.create().and_then(|()| places.give_to(user.as_deref()));
         self.blocking(Phase::Starting, made).await?;
@@ -81,7 +74,7 @@ impl Interpreter {
         self.check_room().await?;
         self.check_limits()?;
         self.clear_release(&release.id).await?;
-        let context = self.context(release, color);
+        let context = self.commands.context(release, color);
         self.git
             .checkout(&release.commit, &context.release_dir())
             .await
@@ -109,7 +102,7 @@ impl Interpreter {
     pub(super) async fn with_owners(&self, failed: Failure) -> Failure {
         let (settings, store) = (self.settings.clone(), self.places.shared());
         let look = move || release::closed_to(settings.user.as_deref(), &settings.shared, &store);
-        let closed = aside(look).await.unwrap_or_default();
+        let closed = blocking(look).await.unwrap_or_default();
         let Some(own) = release::own_hint(&closed) else { return failed };
         let hint = failed.hint.map_or(own.clone(), |hint| format!("{hint}; {own}"));
         Failure { hint: Some(hint), ..failed }
@@ -122,7 +115,7 @@ impl Interpreter {
         loop {
             self.end_work(release).await.map_err(|err| trouble(Phase::CheckingOut, &err))?;
             let (places, id) = (self.places.clone(), release.clone());
-            match aside(move || release::remove_release(&places, &id)).await {
+            match blocking(move || release::remove_release(&places, &id)).await {
                 Err(BuildError::InUse { .. }) if Instant::now() < until => sleep(LOOK_AGAIN).await,
                 removed => return removed.map(drop).map_err(|err| build_failure(Phase::CheckingOut, err)),
             }
@@ -131,7 +124,7 @@ impl Interpreter {
 
     /// Has no build and no hook of the release running.
     pub(super) async fn end_work(&self, release: &ReleaseId) -> Result<(), ShimError> {
-        for handle in self.shims.find(&self.settings.name).await? {
+        for handle in self.commands.shims.find(&self.settings.name).await? {
             match handle.role() {
                 Role::Build | Role::Hook(_) if handle.release() == release => {
                     handle.kill().await?;
@@ -148,7 +141,7 @@ impl Interpreter {
         if !self.settings.limits.any() {
             return Ok(());
         }
-        let Some(why) = self.shims.limiter().obstacle() else { return Ok(()) };
+        let Some(why) = self.commands.shims.limiter().obstacle() else { return Ok(()) };
         let cause = format!("the limits of {} can't be kept on this host: {why}", self.settings.name);
         let hint = "take `limits` out, or run bgd where systemd and cgroup v2 are; what is live serves on";
         Err(Failure {
@@ -158,18 +151,10 @@ impl Interpreter {
     }
 
     fn newest_good(&self, making: &Release) -> Option<ReleaseId> {
-        let mut known = self.releases().into_iter();
+        let mut known = self.record.releases().into_iter();
         known
             .find(|(release, fate)| *fate == Fate::Good && release.id != making.id)
             .map(|(release, _)| release.id)
-    }
-
-    /// The recorded releases with their fates, newest first; none where the record can't be read.
-    pub(super) fn releases(&self) -> Vec<(Release, Fate)> {
-        self.store.releases(&self.settings.name).unwrap_or_else(|err| {
-            tracing::warn!(app = %self.settings.name, err = %crate::os::errors::chain(&err), "no previous release is known");
-            Vec::new()
-        })
     }
 
     async fn blocking<T: Send + 'static, E: Into<BuildError> + Send + 'static>(
@@ -177,7 +162,7 @@ impl Interpreter {
         phase: Phase,
         work: impl FnOnce() -> Result<T, E> + Send + 'static,
     ) -> Result<T, Failure> {
-        aside(work).await.map_err(|err| build_failure(phase, err))
+        blocking(work).await.map_err(|err| build_failure(phase, err))
     }
 
     /// Builds; where that failed on a full disk, in a fresh checkout once more for each time that room can be made.
@@ -197,12 +182,12 @@ impl Interpreter {
 
     async fn build_once(&self, release: &Release, color: Color) -> Result<(), Failure> {
         let phase = Phase::Building;
-        let context = self.context(release, color);
+        let context = self.commands.context(release, color);
         let command =
             command::build_command(&self.settings, &context).map_err(|err| build_failure(phase, err))?;
         let Some(command) = command else { return self.complete(release).await };
-        let mut spec = self.spec(Role::Build, release, command);
-        spec.log = LogSpec { path: self.build_log(&release.id), max_bytes: BUILD_LOG, keep: 1 };
+        let mut spec = self.commands.spec(Role::Build, release, command);
+        spec.log = LogSpec { path: self.commands.build_log(&release.id), max_bytes: BUILD_LOG, keep: 1 };
         spec.time_limit = Some(self.settings.build_timeout);
         spec.priority = Priority::Background;
         let exit = self.run_to_end(phase, &spec).await?;
@@ -249,11 +234,11 @@ impl Interpreter {
             }
             (Hook::AfterFailed, None) => command::Hook::AfterFailed { phase: "", error: "" },
         };
-        let context = self.context(release, color);
+        let context = self.commands.context(release, color);
         let command = command::hook_command(&self.settings, &context, which)
             .map_err(|err| build_failure(phase, err))?;
         let Some(command) = command else { return Ok(()) };
-        let mut spec = self.spec(Role::Hook(name.to_owned()), release, command);
+        let mut spec = self.commands.spec(Role::Hook(name.to_owned()), release, command);
         spec.log.path = self.places.logs().join(format!("hook-{name}.log"));
         spec.time_limit = Some(self.settings.hooks.timeout);
         let exit = self.run_to_end(phase, &spec).await?;
@@ -275,49 +260,19 @@ impl Interpreter {
 
     /// Runs a command that ends, or takes up one that runs or ended while bgd was away.
     async fn run_to_end(&self, phase: Phase, spec: &Spec) -> Result<Exit, Failure> {
-        let found = self.shim(&spec.role, &spec.release).await.map_err(|err| trouble(phase, &err))?;
+        let found =
+            self.commands.shim(&spec.role, &spec.release).await.map_err(|err| trouble(phase, &err))?;
         let handle: Handle = match found {
             Some(handle) => handle,
-            None => self.shims.start(spec).await.map_err(|err| not_started(phase, &err, spec))?,
+            None => self.commands.shims.start(spec).await.map_err(|err| not_started(phase, &err, spec))?,
         };
         let exit = handle.exited().await;
         // C3: what the command left behind goes too; the verdict is the command's own.
         handle.ended().await;
         if let Err(err) = handle.forget().await {
-            tracing::warn!(app = %self.settings.name, err = %crate::os::errors::chain(&err), "a finished shim was not forgotten");
+            tracing::warn!(app = %self.settings.name, err = %chain(&err), "a finished shim was not forgotten");
         }
         Ok(exit)
-    }
-
-    pub(super) fn spec(&self, role: Role, release: &Release, command: Command) -> Spec {
-        let path = match role {
-            Role::Instance(slot) => self.instance_log(slot),
-            Role::Build | Role::Hook(_) => self.build_log(&release.id),
-        };
-        Spec {
-            app: self.settings.name.clone(),
-            role,
-            release: release.id.clone(),
-            argv: command.argv,
-            cwd: command.cwd,
-            env: command.env,
-            user: command.user,
-            new_privileges: command.new_privileges,
-            log: LogSpec { path, max_bytes: INSTANCE_LOG, keep: 3 },
-            stop: StopSpec { how: StopRequest::Signal(libc::SIGTERM), grace: self.settings.stop.grace },
-            time_limit: None,
-            priority: Priority::Normal,
-            limits: self.settings.limits,
-            siblings: 1,
-        }
-    }
-
-    pub(super) fn stop_request(&self, context: &Context) -> Result<StopRequest, CommandError> {
-        Ok(match (self.settings.stop.how.clone(), command::stop_command(&self.settings, context)?) {
-            (_, Some(command)) => StopRequest::Command(command.argv),
-            (StopHow::Signal(signal), None) => StopRequest::Signal(signal),
-            (StopHow::Command(_), None) => StopRequest::Signal(libc::SIGTERM),
-        })
     }
 }
 
@@ -337,40 +292,12 @@ impl Drop for CancelOnDrop {
 }
 
 pub(super) fn build_failure(phase: Phase, err: impl Into<BuildError>) -> Failure {
-    let err = err.into();
-    let nature = if err.is_transient() { Nature::Transient } else { Nature::Deterministic };
-    let failure = failure(phase, nature, crate::os::errors::chain(&err));
-    match &err {
-        BuildError::Command(CommandError::Io { path, source, .. })
-            if source.kind() == ErrorKind::PermissionDenied =>
-        {
-            let refused = Confinement::here().refusal(path).filter(|_| geteuid().is_root());
-            let Some(Refusal { why, hint }) = refused else {
-                return Failure { hint: err.hint().or(failure.hint), ..failure };
-            };
-            Failure {
-                cause: format!("{}: {why}", failure.cause),
-                hint: Some(format!("{hint}; then `bgd deploy`")),
-                ..failure
-            }
+    match err.into() {
+        BuildError::Command(err) => command_failure(phase, &err),
+        err => {
+            let nature = if err.is_transient() { Nature::Transient } else { Nature::Deterministic };
+            let failure = failure(phase, nature, chain(&err));
+            Failure { hint: err.hint().or(failure.hint), ..failure }
         }
-        _ => Failure { hint: err.hint().or(failure.hint), ..failure },
     }
-}
-
-/// A command that can't be started (no such program, user or directory) is the commit's or the configuration's
-/// own fault; trying again does not help.
-pub(super) fn start_failure(phase: Phase, err: &StartError) -> Failure {
-    let (nature, hint) = match err {
-        StartError::UnknownUser { .. } | StartError::User { .. } => (
-            Nature::Deterministic,
-            "`user` needs bgd to run as root, and an account of that name; then `bgd deploy`",
-        ),
-        StartError::Directory { .. } | StartError::Program { .. } | StartError::Interpreter { .. } => (
-            Nature::Deterministic,
-            "the program must be in the release or in PATH, and executable; correct that, then `bgd deploy`",
-        ),
-        _ => (Nature::Transient, "`bgd doctor` looks at disk, user and ports; then `bgd deploy`"),
-    };
-    Failure { hint: Some(hint.to_owned()), ..failure(phase, nature, crate::os::errors::chain(err)) }
 }

@@ -39,7 +39,7 @@ pub(super) async fn count(interpreter: Arc<Interpreter>, inbox: Inbox) {
         // Cancel-safe enough: at most the datagram of a sender not yet known is not counted; a tick is not lost.
         tokio::select! {
             samples = hear(&mut ear, &interpreter) => for sample in samples {
-                let release = interpreter.instances().release_on(sample.color);
+                let release = interpreter.instances().known.release_on(sample.color);
                 interpreter.traffic.add(&sample, release.as_ref());
             },
             _ = looks.tick() => {
@@ -68,7 +68,7 @@ impl Interpreter {
         match figures.await {
             Ok(figures) => {
                 for (color, figures) in figures {
-                    let release = self.instances().release_on(color);
+                    let release = self.instances().known.release_on(color);
                     self.traffic.take_over(color, figures, release.as_ref());
                 }
             }

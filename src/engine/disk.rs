@@ -13,14 +13,13 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    building::aside,
-    interpreter::{Interpreter, failure},
+    interpreter::Interpreter,
     pruning::{Shelf, Turn},
     snapshot::Snapshot,
 };
 use crate::{
-    command::Places,
-    os::errors::chain,
+    command::{Places, failure},
+    os::{blocking::blocking, errors::chain},
     release::{self, Removal, Space},
     rules::{
         effect::Action,
@@ -188,7 +187,7 @@ impl Interpreter {
         let mut freed = false;
         for lodger in self.disk.lodgers(&self.settings.name, &self.places) {
             let turn = lodger.removals.take().await;
-            freed |= aside(move || {
+            freed |= blocking(move || {
                 let _turn = turn;
                 lodger.give_up(sacrifice)
             })
@@ -223,7 +222,7 @@ impl Interpreter {
         match release::free_space(&self.places) {
             Ok(space) if !is_enough(&space) => Err(no_room(&self.places, &space)),
             Ok(_) => Ok(()),
-            Err(err) => Err(super::interpreter::trouble(Phase::CheckingOut, &err)),
+            Err(err) => Err(crate::command::trouble(Phase::CheckingOut, &err)),
         }
     }
 }

@@ -280,7 +280,7 @@ impl Member {
     /// What it is like now, with what each instance uses. Reads /proc: for a blocking thread.
     pub fn measured(&self) -> Snapshot {
         let mut snapshot = self.snapshot();
-        match self.interpreter.instances().measure() {
+        match self.interpreter.instances().known.measure() {
             Ok(measured) => {
                 for (slot, seen) in &mut snapshot.instances {
                     seen.measured = measured.get(slot).copied();

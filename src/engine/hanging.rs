@@ -1,118 +1,20 @@
-//! Instances of the live color that hang while others of it answer: the front passes them over, and one at a time is
-//! ended, so that the machine starts it again. Called by the health monitor of `tend`.
-//!
-//! Fail safe: an instance that answers that it is unwell is passed over and not ended; on a starved machine all are slow,
-//! and none is touched while fewer than half of them answer well; the only instance is never ended. How a release that
-//! hangs again and again is dealt with slows down, see [`Patience`].
+//! What front and instances do together about instances of the live color that hang while others of it answer: the front
+//! passes them over, and one at a time is ended, so that the machine starts it again. Called by the health monitor.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{interpreter::Interpreter, starting::slots, tend::end_rest, watching::FAILURES_THAT_COUNT};
+use super::{interpreter::Interpreter, tend::end_rest};
 use crate::{
+    instance::{
+        hanging::{Health, dispensable},
+        slots,
+    },
     rules::{address::Address, ids::Color},
     shim::Slot,
 };
-
-/// Unanswered probes in a row after which an instance counts as hung.
-const UNANSWERED: u32 = 6;
-/// And the least time that they take: a short `health.interval` makes nobody hasty.
-const UNANSWERED_FOR: Duration = Duration::from_secs(15);
-/// Before the next one is ended, after the first; doubles with each.
-const FIRST_WAIT: Duration = Duration::from_secs(60);
-const LONGEST_WAIT: Duration = Duration::from_secs(3600);
-
-/// What a probe of one instance heard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Heard {
-    Well,
-    /// An answer that is not good.
-    Unwell,
-    Nothing,
-}
-
-/// What is known of one instance's health.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Health {
-    pub known: Option<bool>,
-    failures: u32,
-    unanswered: u32,
-    /// The first of the unanswered ones.
-    silent_since: Option<Instant>,
-}
-
-impl Health {
-    pub(super) fn note(&mut self, heard: Heard, now: Instant) {
-        self.failures = if heard == Heard::Well { 0 } else { self.failures + 1 };
-        (self.unanswered, self.silent_since) = match heard {
-            Heard::Nothing => (self.unanswered + 1, self.silent_since.or(Some(now))),
-            Heard::Well | Heard::Unwell => (0, None),
-        };
-        if heard == Heard::Well || self.failures >= FAILURES_THAT_COUNT {
-            self.known = Some(heard == Heard::Well);
-        }
-    }
-
-    /// Its last probe was answered well.
-    fn is_well(&self) -> bool {
-        self.failures == 0 && self.known == Some(true)
-    }
-
-    fn is_hung(&self, now: Instant) -> bool {
-        let long = self.silent_since.is_some_and(|since| now.duration_since(since) >= UNANSWERED_FOR);
-        self.unanswered >= UNANSWERED && long
-    }
-
-    /// It is not yet clear what to make of it, so it is asked again sooner.
-    pub(super) fn is_doubtful(&self) -> bool {
-        (1..UNANSWERED).contains(&self.failures)
-    }
-
-    /// Of a color: well when all are, unwell when one is.
-    pub(super) fn of_all(each: &[Self]) -> Option<bool> {
-        if each.iter().any(|one| one.known == Some(false)) {
-            return Some(false);
-        }
-        each.iter().all(|one| one.known == Some(true)).then_some(true)
-    }
-}
-
-/// Those that others can do without: the unwell ones of several, while at least half of them are well.
-fn dispensable(each: &[Health]) -> Vec<usize> {
-    let well = each.iter().filter(|one| one.is_well()).count();
-    if each.len() < 2 || well * 2 < each.len() {
-        return Vec::new();
-    }
-    each.iter().enumerate().filter(|(_, one)| one.failures > 0).map(|(index, _)| index).collect()
-}
-
-/// How long to wait before the next hung instance of an app is ended: a minute after the first, and twice as long with
-/// each, so that restarts that don't help are not what serves.
-#[derive(Debug, Default)]
-pub(super) struct Patience {
-    ended: u32,
-    last: Option<Instant>,
-}
-
-impl Patience {
-    pub(super) fn is_over(&self, now: Instant) -> bool {
-        self.last.is_none_or(|last| now.duration_since(last) >= self.wait())
-    }
-
-    pub(super) fn one_was_ended(&mut self, now: Instant) {
-        if self.last.is_some_and(|last| now.duration_since(last) >= LONGEST_WAIT * 2) {
-            self.ended = 0;
-        }
-        (self.ended, self.last) = (self.ended.saturating_add(1), Some(now));
-    }
-
-    fn wait(&self) -> Duration {
-        let times = 1_u32.checked_shl(self.ended.saturating_sub(1)).unwrap_or(u32::MAX);
-        FIRST_WAIT.saturating_mul(times).min(LONGEST_WAIT)
-    }
-}
 
 impl Interpreter {
     /// After a round of probes of the live color; `last` has what each answered. Nothing is done where the only instance
@@ -142,7 +44,7 @@ impl Interpreter {
     }
 
     async fn have_passed_over(&self, addresses: Vec<Address>, within: Duration) {
-        if !self.instances.rest(&addresses) {
+        if !self.instances.known.rest(&addresses) {
             return;
         }
         if let Err(err) = self.front.pass_over(addresses, within).await {
@@ -152,84 +54,15 @@ impl Interpreter {
 
     /// Ends it aside: that may take as long as its grace.
     fn end_hung(self: &Arc<Self>, slot: Slot, why: String) {
-        let Some(handle) = self.instances.blame(slot, &why, Instant::now()) else { return };
+        let Some(handle) = self.instances.known.blame(slot, &why, Instant::now()) else { return };
         let (app, color, instance) = (&self.settings.name, slot.color, slot.number());
         tracing::error!(%app, %color, instance, release = %handle.release(), why, "a hung instance is ended, to be started again");
         let interpreter = self.clone();
         tokio::spawn(async move {
             // Who waits for its end tells why it was ended.
             if !end_rest(&handle).await {
-                interpreter.instances.acquit(slot, handle.id());
+                interpreter.instances.known.acquit(slot, handle.id());
             }
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn after(heard: &[Heard], seconds: u64) -> (Health, Instant) {
-        let begun = Instant::now();
-        let mut health = Health::default();
-        for (heard, number) in heard.iter().zip(0_u32..) {
-            health.note(*heard, begun + Duration::from_secs(seconds) * number / 6);
-        }
-        (health, begun + Duration::from_secs(seconds))
-    }
-
-    #[test]
-    fn one_is_hung_after_six_unanswered_probes_in_a_row_and_not_within_seconds() {
-        let silent = [Heard::Nothing; 6];
-        let (health, now) = after(&silent, 30);
-        assert!(health.is_hung(now) && health.known == Some(false));
-        let (health, now) = after(&silent, 3);
-        assert!(!health.is_hung(now));
-        let (health, now) = after(&silent[..5], 30);
-        assert!(!health.is_hung(now));
-        // One that answers that it is unwell does not hang.
-        let mut heard = silent;
-        heard[3] = Heard::Unwell;
-        let (health, now) = after(&heard, 30);
-        assert!(!health.is_hung(now) && health.known == Some(false));
-    }
-
-    #[test]
-    fn nobody_is_dispensable_while_fewer_than_half_are_well_and_the_only_one_never_is() {
-        let one = |heard: &[Heard]| after(heard, 30).0;
-        let (well, bad) = (one(&[Heard::Well]), one(&[Heard::Well, Heard::Nothing]));
-        let unknown = Health::default();
-        assert_eq!(dispensable(&[bad]), [0; 0]);
-        assert_eq!(dispensable(&[well, bad]), [1]);
-        assert_eq!(dispensable(&[bad, bad]), [0; 0]);
-        assert_eq!(dispensable(&[bad, well, bad]), [0; 0]);
-        assert_eq!(dispensable(&[bad, well, well, bad]), [0, 3]);
-        // One of which nothing is known yet is no reason to trust the others, and is not passed over either.
-        assert_eq!(dispensable(&[unknown, bad]), [0; 0]);
-        assert_eq!(dispensable(&[unknown, well]), [0; 0]);
-    }
-
-    #[test]
-    fn restarts_for_hanging_get_rarer_and_begin_anew_after_a_long_rest() {
-        let mut now = Instant::now();
-        let mut patience = Patience::default();
-        assert!(patience.is_over(now));
-        for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
-            patience.one_was_ended(now);
-            now += Duration::from_secs(minutes * 60);
-            assert!(!patience.is_over(now - Duration::from_secs(1)) && patience.is_over(now), "{minutes}");
-        }
-        now += LONGEST_WAIT;
-        patience.one_was_ended(now);
-        assert!(patience.is_over(now + FIRST_WAIT));
-    }
-
-    #[test]
-    fn a_color_is_well_when_all_are_and_unwell_when_one_is_for_long() {
-        let one = |heard: &[Heard]| after(heard, 30).0;
-        let (well, unwell) = (one(&[Heard::Well]), one(&[Heard::Unwell; 3]));
-        assert_eq!(Health::of_all(&[well, well]), Some(true));
-        assert_eq!(Health::of_all(&[well, unwell]), Some(false));
-        assert_eq!(Health::of_all(&[well, one(&[Heard::Unwell; 2])]), None);
     }
 }

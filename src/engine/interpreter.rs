@@ -8,35 +8,30 @@ use std::{
 
 use tokio::sync::Mutex;
 
-use super::{counting, disk::Disk, instances::Instances, pruning::Turn, stopping::Led, traffic::Traffic};
+use super::{counting, disk::Disk, pruning::Turn, stopping::Led, traffic::Traffic};
 use crate::{
-    command::{self, CommandError, Places},
-    config::{settings::AppSettings, template::Values},
+    command::{AppCommands, CommandError, Places, failure, trouble},
+    config::settings::AppSettings,
     front::{self, Front},
+    instance::Instances,
     os::errors::chain,
     release::git,
     rules::{
-        app::Release,
         effect::Action,
         event::{Done, Want},
-        ids::{Color, CommitId, ReleaseId},
+        ids::CommitId,
         words::{Failure, Nature, Phase},
     },
-    shim::{Handle, Role, ShimError, Shims, Slot},
-    store::Store,
+    shim::Shims,
+    store::{AppRecord, Store},
 };
-
-/// Lines of output kept with a failure.
-const TAIL: usize = 40;
 
 /// Carries the effects of one app out.
 #[derive(Debug)]
 pub struct Interpreter {
     pub(super) settings: Arc<AppSettings>,
     pub(super) places: Places,
-    pub(super) shims: Shims,
-    /// This binary, for the re-executed roles.
-    pub(super) exe: PathBuf,
+    pub(super) commands: AppCommands,
     pub(super) git: git::Worker,
     pub(super) front: Box<dyn Front>,
     pub(super) instances: Instances,
@@ -44,6 +39,7 @@ pub struct Interpreter {
     /// Where a front tells of its requests.
     pub(super) traffic_socket: Option<PathBuf>,
     pub(super) store: Arc<Store>,
+    pub(super) record: AppRecord,
     /// Route, proof and the look before a stop: one at a time.
     pub(super) front_turn: Mutex<()>,
     /// A front's sums are taken over in the order in which it told them: fewer than before would mean a new front.
@@ -93,12 +89,15 @@ impl Interpreter {
             logs: places.logs(),
             traffic: traffic_socket.clone(),
         };
+        let shims = Shims::new(place.exe.clone(), &place.state_dir, &place.runtime_dir);
+        let commands = AppCommands { settings: settings.clone(), places: places.clone(), shims };
+        let record = AppRecord::new(store.clone(), settings.name.clone());
         Ok(Self {
-            exe: place.exe.clone(),
-            shims: Shims::new(place.exe.clone(), &place.state_dir, &place.runtime_dir),
             git: git::Worker::new(place.exe.clone(), source, git::Limits::default()),
             front: front::of(&settings, ground),
-            instances: Instances::default(),
+            instances: Instances::new(commands.clone(), record.clone(), place.exe.clone()),
+            commands,
+            record,
             traffic: Traffic::default(),
             traffic_socket,
             front_turn: Mutex::new(()),
@@ -149,17 +148,17 @@ impl Interpreter {
             }
             Action::Start { release, color } => {
                 self.restore(release, *color).await?;
-                return self.start(release, *color).await;
+                return self.instances.start(release, *color).await;
             }
-            Action::Probe { release, color } => self.probe(release, *color).await?,
-            Action::Replace { color, out, release } => self.replace(*color, out, release).await?,
-            Action::StandIn { color, out, release } => self.stand_in(*color, out, release).await?,
+            Action::Probe { release, color } => self.instances.probe(release, *color).await?,
+            Action::Replace { color, out, release } => self.instances.replace(*color, out, release).await?,
+            Action::StandIn { color, out, release } => self.instances.stand_in(*color, out, release).await?,
             Action::Route { generation, to, canary, backup } => {
                 self.route(*generation, (to.as_ref(), backup.as_ref()), canary.as_ref()).await?;
             }
-            Action::WarmUp { release, color } => self.warm_up(release, *color).await?,
+            Action::WarmUp { release, color } => self.instances.warm_up(release, *color).await?,
             Action::Watch { release, color, period } => {
-                return self.watch(release, *color, *period).await;
+                return self.instances.watch(release, *color, *period, || self.judge_traffic(*color)).await;
             }
             Action::Drain { color } => self.drain(*color).await?,
             Action::Stop { color, release } => self.stop(*color, release).await?,
@@ -210,58 +209,10 @@ impl Interpreter {
         let kept = tokio::task::spawn_blocking(move || store.accept(&app, &line, &commit)).await;
         kept.map_err(|err| trouble(Phase::Fetching, &err))?.map_err(|err| trouble(Phase::Fetching, &err))
     }
-
-    /// For what is done once, whatever the number of instances: as the first one has it.
-    pub(super) fn context(&self, release: &Release, color: Color) -> command::Context {
-        self.context_of(release, Slot { color, index: 0 })
-    }
-
-    pub(super) fn context_of(&self, release: &Release, slot: Slot) -> command::Context {
-        command::Context {
-            places: self.places.clone(),
-            values: Values {
-                address: self.settings.address_at(slot.color, slot.index),
-                instance: slot.number(),
-                color: slot.color,
-                release: release.id.clone(),
-                commit: release.commit.clone(),
-            },
-        }
-    }
-
-    /// The shim of this app with this role and release, running or with its exit still recorded.
-    pub(super) async fn shim(&self, role: &Role, release: &ReleaseId) -> Result<Option<Handle>, ShimError> {
-        let all = self.shims.find(&self.settings.name).await?;
-        Ok(all.into_iter().rfind(|handle| handle.role() == role && handle.release() == release))
-    }
-
-    pub(super) fn instance_log(&self, slot: Slot) -> PathBuf {
-        self.places.logs().join(format!("{slot}.log"))
-    }
-
-    pub(super) fn build_log(&self, release: &ReleaseId) -> PathBuf {
-        self.places.logs().join(format!("build-{release}.log"))
-    }
 }
 
 fn fetched(found: git::Fetched) -> Done {
     Done::Fetched { commit: found.commit, subject: found.subject, author: found.author }
-}
-
-/// A failure without a log tail, and with a hint that goes by its phase alone.
-pub(super) fn failure(phase: Phase, nature: Nature, cause: impl Into<String>) -> Failure {
-    Failure {
-        phase,
-        nature,
-        cause: cause.into(),
-        hint: Some(where_to_look(phase).to_owned()),
-        log_tail: Vec::new(),
-    }
-}
-
-/// The machine's own trouble: disk, processes, permissions.
-pub(super) fn trouble(phase: Phase, err: &dyn std::error::Error) -> Failure {
-    failure(phase, Nature::Transient, chain(err))
 }
 
 pub(super) fn git_failure(phase: Phase, err: &git::GitError) -> Failure {
@@ -277,30 +228,4 @@ pub(super) fn git_failure(phase: Phase, err: &git::GitError) -> Failure {
     };
     let failure = failure(phase, nature, chain(err));
     Failure { hint: err.hint().or(failure.hint), ..failure }
-}
-
-/// What helps where nothing more is known than the phase.
-fn where_to_look(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Fetching => "`bgd doctor` tries the remote; then `bgd deploy`",
-        Phase::CheckingOut => "`bgd doctor` looks at disk, user and front; then `bgd deploy`",
-        Phase::Building => "`bgd logs --build` shows all of its output; then push a fix, or `bgd deploy`",
-        Phase::Starting | Phase::Probing | Phase::Warming => {
-            "`bgd doctor` looks at ports, user and programs; then `bgd deploy`"
-        }
-        Phase::Canary | Phase::Switching | Phase::Watching => {
-            "`bgd doctor` looks at the front; then `bgd deploy`"
-        }
-        Phase::Draining | Phase::Stopping => {
-            "`bgd status` shows what still runs; `bgd doctor` looks at this host"
-        }
-    }
-}
-
-/// The last lines that the newest run wrote to a log, for people; empty when there is none.
-pub(super) fn tail(path: &std::path::Path) -> Vec<String> {
-    match crate::shim::logs::tail_of_run(path, TAIL) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).lines().map(crate::os::printable::one_line).collect(),
-        Err(err) => vec![format!("(the log can't be read: {err})")],
-    }
 }

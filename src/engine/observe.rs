@@ -4,8 +4,9 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{interpreter::Interpreter, starting::slots};
+use super::interpreter::Interpreter;
 use crate::{
+    instance::slots,
     os::errors::chain,
     release,
     rules::{
@@ -26,7 +27,7 @@ const DESCRIBE_WITHIN: Duration = Duration::from_secs(2);
 pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Facts {
     let mut facts = routed(interpreter, state.generation).await;
     let name = &interpreter.settings().name;
-    match interpreter.shims.find(name).await {
+    match interpreter.commands.shims.find(name).await {
         Ok(shims) => {
             for handle in shims {
                 let Found { alive, ending, verdict } = Found::of(&handle).await;
@@ -37,7 +38,7 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
                         tokio::spawn(see_it_end(handle));
                     }
                     // It runs, and nobody gets to it: the start that follows ends it first.
-                    Role::Instance(slot) if alive && interpreter.is_cut_off(slot) => {
+                    Role::Instance(slot) if alive && interpreter.instances.is_cut_off(slot) => {
                         let color = slot.color;
                         tracing::error!(app = %name, %color, "the instance's socket was removed: it is started anew");
                     }
@@ -47,9 +48,9 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
                             facts.stands_in = Some(slot.color);
                         }
                         let shim = handle.id().to_owned();
-                        interpreter.instances().put(slot, handle);
+                        interpreter.instances().known.put(slot, handle);
                         // What is live now was healthy when it became so; anything else is probed anew.
-                        interpreter.instances().prove(slot, &shim);
+                        interpreter.instances().known.prove(slot, &shim);
                     }
                     // One that went down with the machine is done again from the start; also one that had ended,
                     // because what it made may have gone down with the machine all the same.
@@ -111,7 +112,7 @@ async fn see_it_end(handle: Handle) {
 
 /// Instances that ended while bgd was away, beside others of their color that run: the facts speak of colors alone.
 pub fn gone(interpreter: &Interpreter) -> Vec<Event> {
-    let instances = interpreter.instances();
+    let instances = &interpreter.instances().known;
     let running = instances.seen();
     let gone = |color: Color| {
         let release = instances.release_on(color)?;

@@ -7,7 +7,6 @@ use tokio::{sync::Notify, time::sleep};
 
 use super::{
     app_task::{Inbox, Message},
-    clock,
     interpreter::Interpreter,
     snapshot::RemoteSeen,
 };
@@ -15,6 +14,7 @@ use crate::{
     os::{errors::chain, hash::fnv},
     release::git::{self, GitError, LocalWatch},
     rules::{backoff, event::Event, ids::CommitId},
+    store::clock,
 };
 
 /// Runs until the app's task ends. `kick` asks for a look at once.

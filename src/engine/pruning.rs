@@ -10,15 +10,11 @@ use std::{
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::{
-    building::aside,
-    disk,
-    interpreter::{Interpreter, failure, trouble},
-};
+use super::{disk, interpreter::Interpreter};
 use crate::{
-    command::Places,
+    command::{Places, failure, trouble},
     config::settings::AppSettings,
-    os::errors::chain,
+    os::{blocking::blocking, errors::chain},
     release::{self, Removal},
     rules::{
         app::Release,
@@ -60,7 +56,7 @@ impl Interpreter {
             return Ok(());
         };
         let shelf = self.shelf();
-        aside(move || {
+        blocking(move || {
             let _turn = turn;
             let thrift = match disk::has_room(&shelf.places) {
                 true => Thrift::None(keep),
@@ -74,7 +70,7 @@ impl Interpreter {
     /// Ends removals that were cut short when bgd ended.
     pub async fn end_removals(&self) {
         let (turn, shelf) = (self.removals.take().await, self.shelf());
-        aside(move || {
+        blocking(move || {
             let _turn = turn;
             let app = &shelf.settings.name;
             match release::forget_leftovers(&shelf.places) {

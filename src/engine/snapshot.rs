@@ -3,9 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{instances::Seen, traffic::Counted};
+use super::traffic::Counted;
 use crate::{
     config::settings::AppSettings,
+    instance::Seen,
     rules::{
         app::App,
         ids::{Color, CommitId},

@@ -6,26 +6,23 @@ use std::{
     sync::{PoisonError, atomic::Ordering},
 };
 
-use super::{
-    interpreter::{Interpreter, failure, trouble},
-    standing_in::BRIEF,
-    starting::slots,
-};
+use super::interpreter::Interpreter;
 use crate::{
+    command::{failure, trouble},
     front::{
         FrontError,
         route::{self, Route},
     },
+    instance::slots,
     os::errors::chain,
     rules::{
-        app::Release,
         canary::Share,
         effect::{Backend, Canary},
         ids::{Color, Generation, ReleaseId},
         route::Standing,
         words::{EventKind, Failure, Nature, Phase},
     },
-    shim::{Handle, Slot},
+    shim::Handle,
 };
 
 /// Where the front was led.
@@ -106,7 +103,7 @@ impl Interpreter {
         tracing::warn!(app = %self.settings.name, %newer, ours = %route.generation, "the front knows a newer route; it is told ours under the next number");
         self.ahead.store(next.0.saturating_sub(recorded.0), Ordering::Relaxed);
         let told = self.front.route(Route { generation: next, ..route }).await;
-        self.log_event(EventKind::Contradiction, &text).await;
+        self.record.note(EventKind::Contradiction, None, &text).await;
         told
     }
 
@@ -114,7 +111,7 @@ impl Interpreter {
     /// make up for it.
     fn backends(&self, sides: &[(&Backend, u8)]) -> Vec<route::Backend> {
         let numbers: Vec<u16> =
-            sides.iter().map(|(side, _)| self.number_of(side.color, &side.release)).collect();
+            sides.iter().map(|(side, _)| self.instances.number_of(side.color, &side.release)).collect();
         let all: u16 = numbers.iter().product();
         let common = numbers.iter().copied().fold(0, gcd).max(1);
         let each = sides.iter().zip(&numbers).flat_map(|((side, percent), number)| {
@@ -161,68 +158,14 @@ impl Interpreter {
     pub(super) async fn stop(&self, color: Color, release: &ReleaseId) -> Result<(), Failure> {
         self.refuse_if_routed(color, release).await?;
         self.drain_what_nobody_drained(color).await?;
-        let ended = self.end_instances(color, |_| true).await?;
-        ended.into_iter().for_each(|slot| self.say_if_held(slot));
+        let ended = self.instances.end(color, |_| true).await?;
+        ended.into_iter().for_each(|slot| self.instances.say_if_held(slot));
         Ok(())
-    }
-
-    /// In the place of what the front routes to: the one stop that does not look at the front first, because the
-    /// front can't be moved and the operator wants what serves there gone (promise F4).
-    pub(super) async fn replace(
-        &self,
-        color: Color,
-        out: &ReleaseId,
-        release: &Release,
-    ) -> Result<(), Failure> {
-        tracing::warn!(app = %self.settings.name, %color, %out, new = %release.id, "the front can't be moved; replacing what serves on its port");
-        // As many as the front knows of, which can't be told of more.
-        let number = self.number_of(color, out);
-        self.end_briefly(color, |handle| handle.release() == out || handle.stands_in()).await?;
-        let shims = self.find_shims(Phase::Starting).await?;
-        self.start_beside(shims, (release, color), number).await?;
-        self.probe(release, color).await
-    }
-
-    /// Nobody is served until it is gone: it has a second, whatever its grace.
-    async fn end_briefly(&self, color: Color, ends: impl Fn(&Handle) -> bool) -> Result<(), Failure> {
-        let ended = self.end_instances(color, &ends);
-        // Dropping the stop does not call it off; KILL then comes on top of it.
-        if let Ok(ended) = tokio::time::timeout(BRIEF, ended).await {
-            return ended.map(drop);
-        }
-        let phase = Phase::Stopping;
-        let mut late = self.find_shims(phase).await?;
-        late.retain(|handle| handle.role().is_on(color) && ends(handle));
-        for handle in &late {
-            handle.kill().await.map_err(|err| trouble(phase, &err))?;
-        }
-        self.end_instances(color, ends).await.map(drop)
-    }
-
-    /// Answers with all that the color may have had.
-    async fn end_instances(
-        &self,
-        color: Color,
-        ends: impl Fn(&Handle) -> bool,
-    ) -> Result<BTreeSet<Slot>, Failure> {
-        let phase = Phase::Stopping;
-        let mut ending = self.find_shims(phase).await?;
-        ending.retain(|handle| handle.role().is_on(color) && ends(handle));
-        self.end_shims(&ending).await.map_err(|err| trouble(phase, &err))?;
-        let ended = ending.iter().filter_map(|handle| handle.role().slot());
-        Ok(slots(color, self.settings.instances).chain(ended).collect())
-    }
-
-    /// Not fatal: every process of ours is gone, and what holds the port is not ours.
-    fn say_if_held(&self, slot: Slot) {
-        if let Err(held) = self.prove_free(slot) {
-            tracing::warn!(app = %self.settings.name, color = %slot.color, cause = held.cause, "the port is not free after the stop");
-        }
     }
 
     /// One of several may end while the others answer requests; the color is then to be stopped without a drain.
     async fn drain_what_nobody_drained(&self, color: Color) -> Result<(), Failure> {
-        let several = self.instances.last_given(color) > 1 && self.instances.any_on(color);
+        let several = self.instances.known.last_given(color) > 1 && self.instances.known.any_on(color);
         if several && self.led(|led| led.undrained.contains(&color)) {
             self.drain(color).await?;
         }
@@ -266,7 +209,7 @@ impl Interpreter {
         let Some(release) = release else { return Ok(()) };
         let phase = Phase::Stopping;
         self.end_work(release).await.map_err(|err| trouble(phase, &err))?;
-        let shims = self.find_shims(phase).await?;
+        let shims = self.commands.find_shims(phase).await?;
         let runs = |handle: &Handle| handle.release() == release && handle.role().is_on(color);
         if shims.iter().any(runs) {
             self.stop(color, release).await?;

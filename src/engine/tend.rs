@@ -13,11 +13,15 @@ use tokio::{task::JoinHandle, time::sleep};
 use super::{
     app_task::{Inbox, Message},
     attending, counting,
-    hanging::{Health, Heard},
-    interpreter::{Interpreter, tail},
-    starting::{answer_line, slots},
+    interpreter::Interpreter,
 };
 use crate::{
+    command::tail,
+    instance::{
+        answer_line,
+        hanging::{Health, Heard},
+        slots,
+    },
     os::errors::chain,
     probe::{self, Answer, Target, Verdict},
     rules::{
@@ -74,7 +78,7 @@ impl Tend {
 
     fn watch_ends(&mut self) {
         self.ends.retain(|_, task| !task.is_finished());
-        for (slot, handle) in self.interpreter.instances().all() {
+        for (slot, handle) in self.interpreter.instances().known.all() {
             let shim = handle.id().to_owned();
             if self.ends.contains_key(&shim) {
                 continue;
@@ -88,8 +92,8 @@ impl Tend {
                     let _ended = inbox.send(Message::Instances);
                 }
                 let exit = handle.ended().await;
-                let blamed = interpreter.instances().blamed(slot, handle.id());
-                interpreter.instances().remove(slot, handle.id());
+                let blamed = interpreter.instances().known.blamed(slot, handle.id());
+                interpreter.instances().known.remove(slot, handle.id());
                 let (color, release) = (slot.color, handle.release().clone());
                 let last_words = tail(handle.log());
                 let how = match handle.siblings() {
@@ -138,14 +142,14 @@ fn monitored(state: &App) -> Vec<(Color, Release)> {
 
 async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): (Color, Release)) {
     let settings = interpreter.settings().clone();
-    let number = interpreter.number_of(color, &release.id);
+    let number = interpreter.instances.number_of(color, &release.id);
     let pause = settings.health.interval.max(CALM);
     let within = (settings.health.timeout + pause) * 2;
     let mut each = vec![Health::default(); usize::from(number)];
-    let (mut known, mut seen) = (None, interpreter.instances().seen());
+    let (mut known, mut seen) = (None, interpreter.instances().known.seen());
     loop {
         let targets: Result<Vec<_>, _> =
-            slots(color, number).map(|slot| interpreter.target(&release, slot)).collect();
+            slots(color, number).map(|slot| interpreter.instances.target(&release, slot)).collect();
         let targets = match targets {
             Ok(targets) => targets,
             Err(failure) => {
@@ -161,13 +165,13 @@ async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): 
         {
             let (heard, line) = heard(&interpreter, target, answer);
             if heard != Heard::Well && settings.watch.restart {
-                interpreter.end_if_cut_off(slot).await;
+                interpreter.instances.end_if_cut_off(slot).await;
             }
             health.note(heard, Instant::now());
             if health.known == Some(false) && settings.watch.restart {
                 end_if_deserted(&interpreter, slot).await;
             }
-            news |= interpreter.instances().note_health(slot, health.known);
+            news |= interpreter.instances().known.note_health(slot, health.known);
             last.push((heard, line));
         }
         let worst = last.iter().position(|(heard, _)| *heard != Heard::Well).unwrap_or(0);
@@ -187,7 +191,7 @@ async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): 
             }
         }
         // Also of what went into the background and was replaced there.
-        let now = interpreter.instances().seen();
+        let now = interpreter.instances().known.seen();
         news |= std::mem::replace(&mut seen, now.clone()) != now;
         if news && inbox.send(Message::Instances).is_err() {
             return;
@@ -202,7 +206,7 @@ fn heard(interpreter: &Interpreter, target: &Target, answer: &Answer) -> (Heard,
     let (healthy, line) = answer_line(answer);
     if healthy {
         // Well for bgd and closed to the front's workers is not well.
-        let open = interpreter.open_socket(&target.address);
+        let open = interpreter.instances.open_socket(&target.address);
         return open.map_or_else(|failure| (Heard::Unwell, failure.cause), |()| (Heard::Well, line));
     }
     match &answer.verdict {
@@ -231,7 +235,7 @@ pub(super) async fn end_rest(handle: &Handle) -> bool {
 /// Ends what is left of an instance whose main process went into the background, where what serves has ended since:
 /// while a helper of it lives it would count as running, and nothing would be started in its place.
 async fn end_if_deserted(interpreter: &Interpreter, slot: Slot) {
-    let Some(handle) = interpreter.instances().at(slot) else { return };
+    let Some(handle) = interpreter.instances().known.at(slot) else { return };
     let address = interpreter.settings().address_at(slot.color, slot.index);
     let left = handle.status().await.is_ok_and(|status| status.runs() && status.main.exit().is_some());
     if !left || !matches!(handle.listens_on(&[address]), Ok(None)) {

@@ -4,6 +4,8 @@
 //! with what it sees running (promise K6).
 
 mod accepted;
+mod app_record;
+pub mod clock;
 mod configured;
 mod former;
 mod journal;
@@ -20,6 +22,7 @@ use std::{
     time::Duration,
 };
 
+pub use app_record::AppRecord;
 pub use journal::{Act, Commit};
 use rusqlite::{Connection, OpenFlags};
 

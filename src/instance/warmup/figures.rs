@@ -15,7 +15,7 @@ const OF_100: usize = 95;
 
 /// What the requests found, up to now.
 #[derive(Debug)]
-pub(super) struct Figures {
+pub(crate) struct Figures {
     limit: Option<Duration>,
     made: u32,
     answered: u32,

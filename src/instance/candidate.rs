@@ -10,13 +10,13 @@ use std::{
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
-    building::aside,
-    interpreter::{Interpreter, failure, tail, trouble},
+    Instances,
     starting::{answer_line, logs_of, note_answer, slots, variable},
 };
 use crate::{
-    command,
+    command::{self, failure, tail, trouble},
     config::settings::Probe,
+    os::blocking::blocking,
     probe::{self, Target},
     rules::{
         address::Address,
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// A new instance on its way to be proven.
-pub(super) struct Candidate {
+pub(crate) struct Candidate {
     pub slot: Slot,
     pub handle: Handle,
     pub target: Target,
@@ -38,9 +38,9 @@ pub(super) struct Candidate {
     pub answers: VecDeque<String>,
 }
 
-impl Interpreter {
+impl Instances {
     /// Looks and asks until enough answers in a row were good; when again is for `rules::health` to say.
-    pub(super) async fn until_healthy(&self, one: &mut Candidate, deadline: Instant) -> Result<(), Failure> {
+    pub(crate) async fn until_healthy(&self, one: &mut Candidate, deadline: Instant) -> Result<(), Failure> {
         let health = &self.settings.health;
         let begun = Instant::now();
         let mut streak = Streak::new(health.successes);
@@ -106,7 +106,7 @@ impl Interpreter {
     /// color's traffic, healthy or not; so it is refused as soon as it is seen there, not at the deadline.
     async fn look(&self, one: &Candidate, passed: &BTreeSet<u64>) -> Result<Look, Failure> {
         let (handle, places, passed) = (one.handle.clone(), one.places.clone(), passed.clone());
-        let look = aside(move || handle.look(&places, &passed)).await;
+        let look = blocking(move || handle.look(&places, &passed)).await;
         let look = look.map_err(|err| trouble(Phase::Probing, &err))?;
         match &look.elsewhere {
             Some(other) => Err(self.in_other_place(&one.handle, other)),
@@ -121,7 +121,7 @@ impl Interpreter {
             return false;
         }
         let (handle, sockets, bystanders) = (one.handle.clone(), sockets.clone(), one.bystanders.clone());
-        match aside(move || handle.sharer(&sockets, &bystanders)).await {
+        match blocking(move || handle.sharer(&sockets, &bystanders)).await {
             Ok(sharer) => sharer.is_some(),
             Err(err) => {
                 tracing::warn!(app = %self.settings.name, %err, "who else has the instance's socket open can't be seen");

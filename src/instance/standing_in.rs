@@ -9,12 +9,9 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::{
-    building::start_failure,
-    interpreter::{Interpreter, failure, trouble},
-    starting::slots,
-};
+use super::{Instances, starting::slots};
 use crate::{
+    command::{failure, start_failure, trouble},
     os::{errors::chain, holders::held_by},
     process::ports,
     rules::{
@@ -30,7 +27,7 @@ use crate::{
 };
 
 /// How long the bad release may take to leave its port, and, where nothing else serves, to end.
-pub(super) const BRIEF: Duration = Duration::from_secs(1);
+pub(crate) const BRIEF: Duration = Duration::from_secs(1);
 /// How long a relay may take to share the socket of what it takes the place of; then it can't, and listens after that.
 const UNSHARED: Duration = Duration::from_millis(250);
 /// For all of it, KILL included.
@@ -39,10 +36,10 @@ const AT_MOST: Duration = Duration::from_secs(8);
 const LOOK: Duration = Duration::from_millis(5);
 const RELAY_LOG: u64 = 1 << 20;
 
-impl Interpreter {
+impl Instances {
     /// Has relays on the color, in the place of `out`; they and nobody else have its ports when this returns. One that
     /// left its port has the rest of its grace for what it still answers.
-    pub(super) async fn stand_in(
+    pub(crate) async fn stand_in(
         &self,
         color: Color,
         out: &ReleaseId,
@@ -51,7 +48,7 @@ impl Interpreter {
         let phase = Phase::Switching;
         tracing::warn!(app = %self.settings.name, %color, %out, new = %release.id, "the front can't be moved; passing on what comes to its port");
         let (mut relays, mut leaving) = (BTreeMap::new(), Vec::new());
-        for handle in self.find_shims(phase).await? {
+        for handle in self.commands.find_shims(phase).await? {
             let Some(slot) = handle.role().slot().filter(|slot| slot.color == color) else { continue };
             let status = handle.status().await.map_err(|err| trouble(phase, &err))?;
             match handle.stands_in() && *handle.release() == release.id && status.runs() {
@@ -70,13 +67,13 @@ impl Interpreter {
             }
         }
         for (slot, handle) in &leaving {
-            self.instances.remove(*slot, handle.id());
+            self.known.remove(*slot, handle.id());
         }
         for (slot, handle) in &relays {
-            self.instances.put(*slot, handle.clone());
-            self.instances.prove(*slot, handle.id());
+            self.known.put(*slot, handle.clone());
+            self.known.prove(*slot, handle.id());
         }
-        Takeover { interpreter: self, relays, leaving }.carry_out().await
+        Takeover { instances: self, relays, leaving }.carry_out().await
     }
 
     async fn relay(
@@ -109,7 +106,7 @@ impl Interpreter {
             user: None,
             new_privileges: Default::default(),
             log: LogSpec {
-                path: self.places.logs().join(format!("relay-{slot}.log")),
+                path: self.commands.places.logs().join(format!("relay-{slot}.log")),
                 max_bytes: RELAY_LOG,
                 keep: 1,
             },
@@ -119,13 +116,13 @@ impl Interpreter {
             limits: Default::default(),
             siblings,
         };
-        self.shims.start(&spec).await.map_err(|err| start_failure(Phase::Switching, &err))
+        self.commands.shims.start(&spec).await.map_err(|err| start_failure(Phase::Switching, &err))
     }
 }
 
 /// The ports of a color on their way from one release to the relays.
 struct Takeover<'a> {
-    interpreter: &'a Interpreter,
+    instances: &'a Instances,
     relays: BTreeMap<Slot, Handle>,
     leaving: Vec<(Slot, Handle)>,
 }
@@ -185,7 +182,7 @@ impl Takeover<'_> {
     }
 
     fn address(&self, slot: Slot) -> Address {
-        self.interpreter.settings.address_at(slot.color, slot.index)
+        self.instances.settings.address_at(slot.color, slot.index)
     }
 
     /// The sockets at an address that the relay has, and all of them; `None` where nobody listens.

@@ -15,12 +15,9 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::{
-    building::build_failure,
-    interpreter::{Interpreter, failure},
-};
+use super::Instances;
 use crate::{
-    command,
+    command::{self, command_failure, failure},
     config::settings::Listen,
     os::{errors::chain, unix},
     rules::{
@@ -37,15 +34,15 @@ const MODE: u32 = 0o666;
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 const LAST_LOOK: Duration = Duration::from_millis(500);
 
-impl Interpreter {
+impl Instances {
     /// The directory is there, and no file of an earlier instance in the way. To be called once nobody listens.
-    pub(super) fn clear_socket(&self, slot: Slot) -> Result<(), Failure> {
+    pub(crate) fn clear_socket(&self, slot: Slot) -> Result<(), Failure> {
         let Listen::Sockets(sockets) = &self.settings.listen else { return Ok(()) };
         let address = self.settings.address_at(slot.color, slot.index);
         let Some(path) = address.socket() else { return Ok(()) };
         let phase = Phase::Starting;
         command::make_socket_dir(sockets, self.settings.user.as_deref())
-            .map_err(|err| build_failure(phase, err))?;
+            .map_err(|err| command_failure(phase, &err))?;
         match fs::remove_file(path) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => {
                 let cause = format!(
@@ -62,7 +59,7 @@ impl Interpreter {
     }
 
     /// Lets the front's workers connect, which are another user's.
-    pub(super) fn open_socket(&self, address: &Address) -> Result<(), Failure> {
+    pub(crate) fn open_socket(&self, address: &Address) -> Result<(), Failure> {
         let Some(path) = address.socket() else { return Ok(()) };
         open_to_all(path).map_err(|err| {
             let cause = format!("can't let the front connect to socket {}: {err}", path.display());
@@ -72,7 +69,7 @@ impl Interpreter {
     }
 
     /// The same as soon as the instance listens: one that is started again serves before anybody has probed it.
-    pub(super) fn open_when_it_listens(&self, handle: &Handle, slot: Slot) {
+    pub(crate) fn open_when_it_listens(&self, handle: &Handle, slot: Slot) {
         let address = self.settings.address_at(slot.color, slot.index);
         let Some(path) = address.socket().map(Path::to_owned) else { return };
         let (app, handle) = (self.settings.name.clone(), handle.clone());
@@ -89,8 +86,8 @@ impl Interpreter {
     }
 
     /// Ends an instance that nobody gets to any more, so that it is started again as any that died.
-    pub(super) async fn end_if_cut_off(&self, slot: Slot) {
-        let Some(handle) = self.instances.at(slot).filter(|_| self.is_cut_off(slot)) else { return };
+    pub(crate) async fn end_if_cut_off(&self, slot: Slot) {
+        let Some(handle) = self.known.at(slot).filter(|_| self.is_cut_off(slot)) else { return };
         let (app, color) = (&self.settings.name, slot.color);
         tracing::error!(%app, %color, release = %handle.release(), "the instance's socket was removed: it is started anew");
         if let Err(err) = handle.stop().await {
@@ -100,7 +97,7 @@ impl Interpreter {
 
     /// Somebody listens there, and no way leads to it any more: the file was removed, perhaps with the whole runtime
     /// directory, and only a new start brings it back.
-    pub(super) fn is_cut_off(&self, slot: Slot) -> bool {
+    pub(crate) fn is_cut_off(&self, slot: Slot) -> bool {
         let address = self.settings.address_at(slot.color, slot.index);
         let Some(path) = address.socket() else { return false };
         let gone = fs::symlink_metadata(path).is_err_and(|err| err.kind() == io::ErrorKind::NotFound);

@@ -22,10 +22,10 @@ const CPU_WINDOW: Duration = Duration::from_secs(1);
 
 /// Handles by color and number.
 #[derive(Debug, Default)]
-pub struct Instances(Mutex<Known>);
+pub struct Known(Mutex<Table>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct Table {
     running: BTreeMap<Slot, Running>,
     /// How many a color was last given, and of which release; stays when they end.
     given: BTreeMap<Color, (ReleaseId, u16)>,
@@ -76,7 +76,7 @@ pub struct Seen {
     pub measured: Option<Measured>,
 }
 
-impl Instances {
+impl Known {
     /// One of them.
     pub fn at(&self, slot: Slot) -> Option<Handle> {
         self.lock().running.get(&slot).map(|running| running.handle.clone())
@@ -163,7 +163,7 @@ impl Instances {
     }
 
     /// These are to be passed over by the front from now on; answers whether the front has to be told.
-    pub(super) fn rest(&self, addresses: &[Address]) -> bool {
+    pub(crate) fn rest(&self, addresses: &[Address]) -> bool {
         let mut known = self.lock();
         let told = !known.resting.is_empty() || !addresses.is_empty();
         known.resting = addresses.to_vec();
@@ -172,7 +172,7 @@ impl Instances {
 
     /// The instance there hangs; answers with it if it may be ended now: one at a time, ever more rarely, and none that
     /// may still be starting.
-    pub(super) fn blame(&self, slot: Slot, why: &str, now: Instant) -> Option<Handle> {
+    pub(crate) fn blame(&self, slot: Slot, why: &str, now: Instant) -> Option<Handle> {
         let mut known = self.lock();
         let busy = known.on(slot.color).any(|running| running.blamed.is_some());
         if busy || !known.patience.is_over(now) {
@@ -186,14 +186,14 @@ impl Instances {
     }
 
     /// The instance with this shim, if it is still there, was not ended after all.
-    pub(super) fn acquit(&self, slot: Slot, shim: &str) {
+    pub(crate) fn acquit(&self, slot: Slot, shim: &str) {
         if let Some(running) = self.lock().with_shim(slot, shim) {
             running.blamed = None;
         }
     }
 
     /// Why the instance with this shim was ended, where that is because it hung.
-    pub(super) fn blamed(&self, slot: Slot, shim: &str) -> Option<String> {
+    pub(crate) fn blamed(&self, slot: Slot, shim: &str) -> Option<String> {
         self.lock().with_shim(slot, shim)?.blamed.clone()
     }
 
@@ -240,12 +240,12 @@ impl Instances {
         Ok(measured.collect())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
+impl Table {
     fn on(&self, color: Color) -> impl Iterator<Item = &Running> {
         self.running.iter().filter(move |(slot, _)| slot.color == color).map(|(_, running)| running)
     }

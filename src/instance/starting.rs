@@ -10,17 +10,11 @@ use std::{
 use futures_util::future::{join_all, try_join_all};
 use tokio::time::Instant;
 
-use super::{
-    app_task::blocking,
-    building::{aside, build_failure},
-    candidate::Candidate,
-    clock, exits,
-    interpreter::{Interpreter, failure, tail, trouble},
-};
+use super::{Instances, candidate::Candidate, exits};
 use crate::{
-    command,
+    command::{self, command_failure, explained, failure, not_started, tail, trouble},
     config::{commands::FOREGROUND, settings::Limits},
-    os::{errors::chain, holders::holders, tcp},
+    os::{blocking::blocking, holders::holders, tcp},
     probe::{Answer, ProbeCommand, Target, Verdict},
     process::ports,
     rules::{
@@ -28,24 +22,23 @@ use crate::{
         app::Release,
         event::Done,
         ids::{Color, ReleaseId},
-        words::{EventKind, Failure, Fate, Nature, Phase},
+        words::{EventKind, Failure, Nature, Phase},
     },
     shim::{Bystanders, Exit, Handle, How, Listening, Places, Role, ShimError, Slot, Spec, StartError},
-    store::record::EventRecord,
 };
 
 /// Probe answers kept for `bgd show`.
 const ANSWERS_KEPT: usize = 20;
 
 /// All that a color has when it has that many.
-pub(super) fn slots(color: Color, number: u16) -> impl Iterator<Item = Slot> {
+pub(crate) fn slots(color: Color, number: u16) -> impl Iterator<Item = Slot> {
     (0..number).map(move |index| Slot { color, index })
 }
 
-impl Interpreter {
+impl Instances {
     /// Has all instances of the release running on the color, as many as it was given before, if it was.
-    pub(super) async fn start(&self, release: &Release, color: Color) -> Result<Done, Failure> {
-        let shims = self.find_shims(Phase::Starting).await?;
+    pub(crate) async fn start(&self, release: &Release, color: Color) -> Result<Done, Failure> {
+        let shims = self.commands.find_shims(Phase::Starting).await?;
         let recorded = shims.iter().filter(|it| it.role().is_on(color) && *it.release() == release.id);
         let number = recorded.map(Handle::siblings).max();
         let number = number.unwrap_or_else(|| self.number_of(color, &release.id));
@@ -53,7 +46,7 @@ impl Interpreter {
     }
 
     /// The same with this number, and with these shims of the app.
-    pub(super) async fn start_beside(
+    pub(crate) async fn start_beside(
         &self,
         shims: Vec<Handle>,
         (release, color): (&Release, Color),
@@ -85,7 +78,7 @@ impl Interpreter {
 
     /// Without any, more is looked through before the flip.
     async fn bystanders(&self) -> Arc<Bystanders> {
-        aside(Bystanders::now).await.map(Arc::new).unwrap_or_default()
+        blocking(Bystanders::now).await.map(Arc::new).unwrap_or_default()
     }
 
     async fn start_one(
@@ -96,56 +89,38 @@ impl Interpreter {
     ) -> Result<(), Failure> {
         let phase = Phase::Starting;
         self.clear_socket(slot)?;
-        let context = self.context_of(release, slot);
+        let context = self.commands.context_of(release, slot);
         let command =
-            command::start_command(&self.settings, &context).map_err(|err| build_failure(phase, err))?;
-        let mut spec = Spec { siblings, ..self.spec(Role::Instance(slot), release, command) };
-        spec.stop.how = self.stop_request(&context).map_err(|err| build_failure(phase, err))?;
-        let started = match self.shims.start(&spec).await {
+            command::start_command(&self.settings, &context).map_err(|err| command_failure(phase, &err))?;
+        let mut spec = Spec { siblings, ..self.commands.spec(Role::Instance(slot), release, command) };
+        spec.stop.how = self.commands.stop_request(&context).map_err(|err| command_failure(phase, &err))?;
+        let started = match self.commands.shims.start(&spec).await {
             Err(StartError::Limits { why, .. }) if self.was_live(release) => {
                 self.say_unlimited(&why).await;
-                self.shims.start(&Spec { limits: Limits::default(), ..spec.clone() }).await
+                self.commands.shims.start(&Spec { limits: Limits::default(), ..spec.clone() }).await
             }
             started => started,
         };
-        let handle = started.map_err(|err| exits::not_started(phase, &err, &spec))?;
+        let handle = started.map_err(|err| not_started(phase, &err, &spec))?;
         self.open_when_it_listens(&handle, slot);
-        self.instances.put_new(slot, handle, bystanders.clone());
+        self.known.put_new(slot, handle, bystanders.clone());
         Ok(())
     }
 
     /// How many instances a release has on a color: as many as it was given, or as are configured.
-    pub(super) fn number_of(&self, color: Color, release: &ReleaseId) -> u16 {
-        self.instances.given(color, release).unwrap_or(self.settings.instances)
-    }
-
-    pub(super) async fn find_shims(&self, phase: Phase) -> Result<Vec<Handle>, Failure> {
-        self.shims.find(&self.settings.name).await.map_err(|err| trouble(phase, &err))
+    pub(crate) fn number_of(&self, color: Color, release: &ReleaseId) -> u16 {
+        self.known.given(color, release).unwrap_or(self.settings.instances)
     }
 
     /// Restarting what served, or going back to it, comes before its limits: refusing to serve is worse.
     fn was_live(&self, release: &Release) -> bool {
-        let known = self.releases();
-        known.iter().any(|(one, fate)| one.id == release.id && *fate == Fate::Good)
+        self.record.served_well(&release.id)
     }
 
     async fn say_unlimited(&self, why: &str) {
         tracing::error!(app = %self.settings.name, why, "started without its limits, which can't be kept");
-        self.log_event(
-            EventKind::LimitsNotKept,
-            &format!("started without its limits, which can't be kept: {why}"),
-        )
-        .await;
-    }
-
-    /// An event of the app outside of any step; without room for it the log has to do.
-    pub(super) async fn log_event(&self, kind: EventKind, text: &str) {
-        let mut event = EventRecord::new(kind, clock::now(), text);
-        event.app = Some(self.settings.name.clone());
-        let store = self.store.clone();
-        if let Err(err) = blocking(move || store.log(event)).await {
-            tracing::warn!(app = %self.settings.name, err = %chain(&err), "an event was not recorded");
-        }
+        let said = format!("started without its limits, which can't be kept: {why}");
+        self.record.note(EventKind::LimitsNotKept, None, &said).await;
     }
 
     /// Those of the wanted instances that run already. Any other of ours on the color is an orphan and goes (D1); one
@@ -165,7 +140,7 @@ impl Interpreter {
             let wanted =
                 runs && *handle.release() == release.id && slot.index < number && !handle.stands_in();
             if wanted && !self.is_cut_off(slot) && adopted.insert(slot) {
-                self.instances.put(slot, handle);
+                self.known.put(slot, handle);
             } else {
                 others.push(handle);
             }
@@ -175,7 +150,7 @@ impl Interpreter {
     }
 
     /// Ends them all at the same time: each may take as long as its grace.
-    pub(super) async fn end_shims(&self, handles: &[Handle]) -> Result<(), ShimError> {
+    pub(crate) async fn end_shims(&self, handles: &[Handle]) -> Result<(), ShimError> {
         join_all(handles.iter().map(|handle| self.end_shim(handle))).await.into_iter().collect()
     }
 
@@ -185,12 +160,12 @@ impl Interpreter {
             tracing::warn!(app = %self.settings.name, release = %handle.release(), role = %handle.role(), "ended by KILL after its grace");
         }
         if let Some(slot) = handle.role().slot() {
-            self.instances.remove(slot, handle.id());
+            self.known.remove(slot, handle.id());
         }
         handle.forget().await
     }
 
-    pub(super) fn prove_free(&self, slot: Slot) -> Result<(), Failure> {
+    pub(crate) fn prove_free(&self, slot: Slot) -> Result<(), Failure> {
         let (address, color) = (self.settings.address_at(slot.color, slot.index), slot.color);
         let listeners = ports::listening_at(&address).map_err(|err| trouble(Phase::Starting, &err))?;
         if listeners.is_empty() {
@@ -208,7 +183,7 @@ impl Interpreter {
     }
 
     /// All of them, at the same time and with one deadline; the first that fails ends it.
-    pub(super) async fn probe(&self, release: &Release, color: Color) -> Result<(), Failure> {
+    pub(crate) async fn probe(&self, release: &Release, color: Color) -> Result<(), Failure> {
         let number = self.number_of(color, &release.id);
         let mut candidates = Vec::new();
         for slot in slots(color, number) {
@@ -223,23 +198,23 @@ impl Interpreter {
         let proven = try_join_all(proven).await.map(drop);
         self.keep_answers(release, &candidates).await;
         if proven.is_ok() {
-            candidates.iter().for_each(|one| self.instances.prove(one.slot, one.handle.id()));
+            candidates.iter().for_each(|one| self.known.prove(one.slot, one.handle.id()));
         }
         proven
     }
 
     async fn candidate(&self, release: &Release, slot: Slot, number: u16) -> Result<Candidate, Failure> {
         let other = slot.color.other();
-        let others = slots(other, self.instances.last_given(other).max(self.settings.instances));
+        let others = slots(other, self.known.last_given(other).max(self.settings.instances));
         let siblings = slots(slot.color, number).filter(|sibling| *sibling != slot);
         let handle = self.to_be_probed(release, slot).await?;
         Ok(Candidate {
             slot,
-            bystanders: self.instances.bystanders(slot, handle.id()),
+            bystanders: self.known.bystanders(slot, handle.id()),
             handle,
             target: self.target(release, slot)?,
-            command: command::start_command(&self.settings, &self.context_of(release, slot))
-                .map_err(|err| build_failure(Phase::Probing, err))?,
+            command: command::start_command(&self.settings, &self.commands.context_of(release, slot))
+                .map_err(|err| command_failure(Phase::Probing, &err))?,
             places: Arc::new(Places {
                 own: self.settings.address_at(slot.color, slot.index),
                 foreign: others
@@ -264,15 +239,18 @@ impl Interpreter {
     /// The new instance; also one that ended before anybody asked, for how it ended (promise D3).
     async fn to_be_probed(&self, release: &Release, slot: Slot) -> Result<Handle, Failure> {
         let phase = Phase::Probing;
-        if let Some(handle) = self.instances.at(slot).filter(|handle| *handle.release() == release.id) {
+        if let Some(handle) = self.known.at(slot).filter(|handle| *handle.release() == release.id) {
             return Ok(handle);
         }
-        let ended =
-            self.shim(&Role::Instance(slot), &release.id).await.map_err(|err| trouble(phase, &err))?;
+        let ended = self
+            .commands
+            .shim(&Role::Instance(slot), &release.id)
+            .await
+            .map_err(|err| trouble(phase, &err))?;
         ended.ok_or_else(|| failure(phase, Nature::Transient, "the new instance is not there to be probed"))
     }
 
-    pub(super) async fn not_healthy(&self, one: &Candidate, own: &Listening) -> Failure {
+    pub(crate) async fn not_healthy(&self, one: &Candidate, own: &Listening) -> Failure {
         let (handle, address, deadline) = (&one.handle, &one.places.own, self.settings.health.deadline);
         let (cause, hint) = match (own, self.stranger_at(one).await) {
             (_, Some(holder)) => (
@@ -318,13 +296,13 @@ impl Interpreter {
         let Some(command) = &one.target.command else { return failure };
         let Some(code) = [126, 127].into_iter().find(code) else { return failure };
         let exit = Exit { how: How::Code(code), timed_out: false, out_of_memory: false };
-        exits::explained(failure, (&command.argv, &command.cwd, &command.env), exit, "then `bgd deploy`")
+        explained(failure, (&command.argv, &command.cwd, &command.env), exit, "then `bgd deploy`")
     }
 
     /// Who else holds the instance's place, for people.
     async fn stranger_at(&self, one: &Candidate) -> Option<String> {
         let (handle, places) = (one.handle.clone(), one.places.clone());
-        let stranger = aside(move || handle.stranger_at(&places.own)).await.ok()??;
+        let stranger = blocking(move || handle.stranger_at(&places.own)).await.ok()??;
         Some(format!("pid {} ({})", stranger.pid, stranger.command))
     }
 
@@ -340,17 +318,13 @@ impl Interpreter {
             })
         });
         let answers: Vec<String> = lines.collect();
-        let (store, deploy) = (self.store.clone(), release.id.deploy());
-        let kept = blocking(move || store.keep_probes(deploy, &answers)).await;
-        if let Err(err) = kept {
-            tracing::warn!(app = %self.settings.name, err = %chain(&err), "probe answers were not recorded");
-        }
+        self.record.keep_probes(release.id.deploy(), answers).await;
     }
 
-    pub(super) fn target(&self, release: &Release, slot: Slot) -> Result<Target, Failure> {
-        let context = self.context_of(release, slot);
+    pub(crate) fn target(&self, release: &Release, slot: Slot) -> Result<Target, Failure> {
+        let context = self.commands.context_of(release, slot);
         let command = command::probe_command(&self.settings, &context)
-            .map_err(|err| build_failure(Phase::Probing, err))?;
+            .map_err(|err| command_failure(Phase::Probing, &err))?;
         let command = command.map(|command| ProbeCommand {
             argv: command.argv,
             cwd: command.cwd,
@@ -364,13 +338,13 @@ impl Interpreter {
 }
 
 /// The command that shows what an instance says; `bgd logs` alone shows what is live.
-pub(super) fn logs_of(handle: &Handle) -> String {
+pub(crate) fn logs_of(handle: &Handle) -> String {
     let Some(slot) = handle.role().slot() else { return "`bgd logs`".to_owned() };
     logs_of_slot(slot, handle.siblings())
 }
 
 /// The same for one of that many.
-pub(super) fn logs_of_slot(slot: Slot, number: u16) -> String {
+pub(crate) fn logs_of_slot(slot: Slot, number: u16) -> String {
     match number {
         1 => format!("`bgd logs --color {}`", slot.color),
         _ => format!("`bgd logs --color {} --instance {}`", slot.color, slot.number()),
@@ -378,7 +352,7 @@ pub(super) fn logs_of_slot(slot: Slot, number: u16) -> String {
 }
 
 /// Names which of several instances failed.
-pub(super) fn of_one(slot: Slot, number: u16, failure: Failure) -> Failure {
+pub(crate) fn of_one(slot: Slot, number: u16, failure: Failure) -> Failure {
     match number {
         1 => failure,
         _ => {
@@ -388,7 +362,7 @@ pub(super) fn of_one(slot: Slot, number: u16, failure: Failure) -> Failure {
 }
 
 /// Who holds an address, for people.
-pub(super) fn holders_of(address: &Address) -> String {
+pub(crate) fn holders_of(address: &Address) -> String {
     let found = |inodes: Vec<u64>| holders(&inodes.into_iter().collect());
     match ports::listening_at(address).and_then(found) {
         Ok(holders) if !holders.is_empty() => {
@@ -415,7 +389,7 @@ fn out_of_reach(port: u16) -> String {
 
 async fn listens_instead(handle: &Handle) -> String {
     let handle = handle.clone();
-    match aside(move || handle.listens_at_all()).await {
+    match blocking(move || handle.listens_at_all()).await {
         Ok(addresses) if !addresses.is_empty() => {
             let named: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             format!("it listens on {} instead", named.join(", "))
@@ -426,7 +400,7 @@ async fn listens_instead(handle: &Handle) -> String {
 }
 
 /// Where the app is told its address.
-pub(super) fn variable(address: &Address) -> &'static str {
+pub(crate) fn variable(address: &Address) -> &'static str {
     match address {
         Address::Port(_) => "$PORT",
         Address::Socket(_) => "$SOCKET",
@@ -441,7 +415,7 @@ fn must_listen(address: &Address) -> &'static str {
 }
 
 /// Whether an answer is healthy, and the answer as one line.
-pub(super) fn answer_line(answer: &Answer) -> (bool, String) {
+pub(crate) fn answer_line(answer: &Answer) -> (bool, String) {
     match &answer.verdict {
         Verdict::Healthy => (true, format!("healthy in {} ms", answer.took.as_millis())),
         Verdict::Unhealthy(reason) if answer.excerpt.is_empty() => (false, reason.to_string()),
@@ -449,7 +423,7 @@ pub(super) fn answer_line(answer: &Answer) -> (bool, String) {
     }
 }
 
-pub(super) fn note_answer(answers: &mut VecDeque<String>, line: String) {
+pub(crate) fn note_answer(answers: &mut VecDeque<String>, line: String) {
     // A long wait for the port is one line, not a hundred.
     if answers.back() == Some(&line) {
         return;

@@ -16,14 +16,12 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use self::figures::Figures;
 use super::{
-    app_task::blocking,
-    clock,
-    interpreter::{Interpreter, failure, tail},
+    Instances,
     starting::{logs_of_slot, of_one, slots},
 };
+use crate::command::{failure, tail};
 use crate::{
     config::{duration::rough, settings::Warmup},
-    os::errors::chain,
     probe::{Reason, Visit, Visitor},
     rules::{
         app::Release,
@@ -31,7 +29,6 @@ use crate::{
         words::{EventKind, Failure, Nature, Phase},
     },
     shim::Slot,
-    store::record::EventRecord,
 };
 
 /// Requests under way at the same time: more than one, for pools of processes and threads; few, for the host also
@@ -54,10 +51,10 @@ enum End {
     TimeUp,
 }
 
-impl Interpreter {
+impl Instances {
     /// Asks each instance, all at the same time, until it is warm, or all requests are made. Nothing is asked where
     /// nothing is configured.
-    pub(super) async fn warm_up(&self, release: &Release, color: Color) -> Result<(), Failure> {
+    pub(crate) async fn warm_up(&self, release: &Release, color: Color) -> Result<(), Failure> {
         let Some(warmup) = &self.settings.warmup else { return Ok(()) };
         let number = self.number_of(color, &release.id);
         let each = slots(color, number).map(|slot| async move {
@@ -103,7 +100,7 @@ impl Interpreter {
             ),
             Nature::Deterministic => format!("{output}; push a fix, or correct warmup.paths"),
         };
-        let log_tail = tail(&self.instance_log(slot));
+        let log_tail = tail(&self.commands.instance_log(slot));
         tracing::warn!(app = %self.settings.name, release = %release.id, color = %slot.color, err = %failure.cause, "not warm");
         Failure { hint: Some(hint), log_tail, ..failure }
     }
@@ -118,12 +115,7 @@ impl Interpreter {
                 tracing::info!(%app, release = %release.id, %color, text, "warmed up")
             }
         }
-        let mut event = EventRecord::new(EventKind::WarmedUp, clock::now(), text);
-        (event.app, event.deploy) = (Some(app.clone()), Some(release.id.deploy()));
-        let store = self.store.clone();
-        if let Err(err) = blocking(move || store.log(event)).await {
-            tracing::warn!(%app, err = %chain(&err), "an event was not recorded");
-        }
+        self.record.note(EventKind::WarmedUp, Some(release.id.deploy()), text).await;
     }
 }
 

@@ -2,21 +2,13 @@
 //! handed the app over to a manager and left. Called where a build, a hook or a start is waited for; what a start left
 //! on the color's port outside of every shim is ended here, or the port would be lost to it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use super::{
-    building::start_failure,
-    interpreter::{Interpreter, failure, tail, trouble},
-    starting::logs_of,
-};
+use super::{Instances, starting::logs_of};
 use crate::{
-    command::{self, Attempt, Unrunnable},
+    command::{self, explained, failure, tail, trouble},
     config::{
         commands::{Call, FOREGROUND, calls, manager},
         settings::Start,
@@ -28,7 +20,7 @@ use crate::{
         ids::ReleaseId,
         words::{Failure, Nature, Phase},
     },
-    shim::{Exit, Handle, How, Slot, Spec, StartError},
+    shim::{Exit, Handle, Slot},
 };
 
 /// A start that ended well and left nothing may have handed the app over, which then takes a moment to listen.
@@ -37,51 +29,9 @@ const HANDED_OVER: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// A manager starts again what was ended within this time.
 const STARTED_AGAIN: Duration = Duration::from_millis(500);
-/// How shells say that a program was not found, and that it could not be run.
-const NOT_FOUND: i32 = 127;
-const CAN_NOT_RUN: i32 = 126;
-
-/// What was run: words, directory, environment.
-pub(super) type Ran<'a> = (&'a [String], &'a Path, &'a BTreeMap<String, String>);
-
-/// The failure of a command that ended so, with what its files say about it; `then` follows the hint.
-pub(super) fn explained(failure: Failure, ran: Ran<'_>, exit: Exit, then: &str) -> Failure {
-    let How::Code(code) = exit.how else { return failure };
-    because(unrunnable(ran, &failure.log_tail, code), failure, then)
-}
-
-/// The failure of a command that the kernel did not start.
-pub(super) fn not_started(phase: Phase, err: &StartError, spec: &Spec) -> Failure {
-    let failure = start_failure(phase, err);
-    let code = match err {
-        StartError::Program { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-            CAN_NOT_RUN
-        }
-        StartError::Program { .. } | StartError::Interpreter { .. } => NOT_FOUND,
-        _ => return failure,
-    };
-    match unrunnable((&spec.argv, &spec.cwd, &spec.env), &[], code) {
-        // The kernel's own words add nothing to it.
-        Some(Unrunnable { why, hint }) => {
-            Failure { cause: why, hint: Some(format!("{hint}; then `bgd deploy`")), ..failure }
-        }
-        None => failure,
-    }
-}
-
-fn because(found: Option<Unrunnable>, failure: Failure, then: &str) -> Failure {
-    let Some(Unrunnable { why, hint }) = found else { return failure };
-    Failure { cause: format!("{}: {why}", failure.cause), hint: Some(format!("{hint}; {then}")), ..failure }
-}
-
-fn unrunnable((argv, cwd, env): Ran<'_>, said: &[String], code: i32) -> Option<Unrunnable> {
-    let path = env.get("PATH").map_or("", String::as_str);
-    command::why_unrunnable(Attempt { argv, cwd, path, said }, code)
-}
-
-impl Interpreter {
+impl Instances {
     /// The failure of an instance that ended before it was healthy.
-    pub(super) async fn exited_early(
+    pub(crate) async fn exited_early(
         &self,
         (handle, exit): (&Handle, Exit),
         command: &command::Command,
@@ -140,9 +90,10 @@ impl Interpreter {
     /// Those of the holders that came by this start: in its directory, with its variables, or below another shim of the
     /// app and younger than the start (its port was free before).
     async fn handed_on(&self, handle: &Handle, found: Vec<Stray>) -> Vec<Stray> {
-        let (directory, release) = (self.places.release(handle.release()), handle.release().as_str());
+        let (directory, release) =
+            (self.commands.places.release(handle.release()), handle.release().as_str());
         // Without them fewer are known to be ours.
-        let shims = self.shims.find(&self.settings.name).await.unwrap_or_default();
+        let shims = self.commands.shims.find(&self.settings.name).await.unwrap_or_default();
         let is_ours = |stray: &Stray| {
             let marked = stray.marks.as_ref();
             let below_ours = shims.iter().any(|shim| shim.owns(stray.pid));
@@ -153,7 +104,7 @@ impl Interpreter {
         found.into_iter().filter(is_ours).collect()
     }
 
-    pub(super) fn manager_of_start(&self) -> Option<&'static str> {
+    pub(crate) fn manager_of_start(&self) -> Option<&'static str> {
         match &self.settings.start {
             Start::Shell(line) => calls(line).iter().find_map(manager),
             Start::Argv(argv) => manager(&Call::of_argv(argv)),
@@ -177,9 +128,9 @@ impl Interpreter {
     }
 
     /// Before a start: what an earlier one handed over and nothing of bgd runs any more gives the address back (D1).
-    pub(super) async fn end_strays(&self, slot: Slot, running: &BTreeSet<ReleaseId>) -> Result<(), Failure> {
+    pub(crate) async fn end_strays(&self, slot: Slot, running: &BTreeSet<ReleaseId>) -> Result<(), Failure> {
         let address = self.settings.address_at(slot.color, slot.index);
-        let below = self.places.releases();
+        let below = self.commands.places.releases();
         let found = strays::at(&address).map_err(|err| trouble(Phase::Starting, &err))?;
         let (app, running) = (self.settings.name.as_str(), running);
         let left: Vec<Stray> =
@@ -209,6 +160,6 @@ fn named(all: &[Stray]) -> String {
 }
 
 /// The releases that a living process of a shim runs.
-pub(super) fn running(shims: &[Handle]) -> BTreeSet<ReleaseId> {
+pub(crate) fn running(shims: &[Handle]) -> BTreeSet<ReleaseId> {
     shims.iter().filter(|handle| handle.main_pid().is_some()).map(|handle| handle.release().clone()).collect()
 }

@@ -1,20 +1,16 @@
 //! Whether the host has room for a second copy of the app, asked before a new release is started beside the live one.
 //! What serves, or served well before, is never refused for it.
 
-use super::{
-    app_task::blocking,
-    clock,
-    interpreter::{Interpreter, failure},
-};
+use super::Instances;
 use crate::{
+    command::failure,
     config::settings::MemoryCheck,
     instance::usage,
-    os::errors::chain,
+    os::blocking::blocking,
     rules::{
         ids::Color,
         words::{EventKind, Failure, Nature, Phase},
     },
-    store::record::EventRecord,
 };
 
 /// A new copy of the app against what the host has free, both in bytes.
@@ -24,10 +20,10 @@ struct Need {
     free: u64,
 }
 
-impl Interpreter {
+impl Instances {
     /// Warns, or fails with `memory_check = "refuse"`, where `number` new instances on `color` are likely to need more
     /// memory than is free. The live color's instances tell what one needs.
-    pub(super) async fn prove_memory(&self, color: Color, number: u16) -> Result<(), Failure> {
+    pub(crate) async fn prove_memory(&self, color: Color, number: u16) -> Result<(), Failure> {
         let Some(need) = self.need(color, number).await else { return Ok(()) };
         if need.second_copy <= need.free {
             return Ok(());
@@ -36,7 +32,7 @@ impl Interpreter {
         match self.settings.memory_check {
             MemoryCheck::Warn => {
                 tracing::warn!(app = %self.settings.name, need = said, "memory may not suffice for the new release");
-                self.say(&said).await;
+                self.record.note(EventKind::Trouble, None, &said).await;
                 Ok(())
             }
             MemoryCheck::Refuse => {
@@ -49,7 +45,7 @@ impl Interpreter {
 
     /// `None` where nothing runs beside the new copy, or nobody can tell.
     async fn need(&self, color: Color, number: u16) -> Option<Need> {
-        let live = self.instances.all().into_iter().filter(|(slot, _)| slot.color != color);
+        let live = self.known.all().into_iter().filter(|(slot, _)| slot.color != color);
         let shims: Vec<i32> = live.map(|(_, handle)| handle.shim_pid()).collect();
         if shims.is_empty() {
             return None;
@@ -65,16 +61,6 @@ impl Interpreter {
         let running = u64::try_from(used.len()).ok().filter(|running| *running > 0)?;
         let each = used.values().map(|one| one.memory_bytes).sum::<u64>() / running;
         Some(Need { second_copy: each * u64::from(number), free })
-    }
-
-    /// For `bgd events`, beside what the machine says.
-    pub(super) async fn say(&self, said: &str) {
-        let mut event = EventRecord::new(EventKind::Trouble, clock::now(), said);
-        event.app = Some(self.settings.name.clone());
-        let store = self.store.clone();
-        if let Err(err) = blocking(move || store.log(event)).await {
-            tracing::warn!(app = %self.settings.name, err = %chain(&err), "an event was not recorded");
-        }
     }
 }
 

@@ -7,23 +7,23 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    interpreter::{Interpreter, failure, tail},
+    Instances,
     starting::{answer_line, logs_of_slot, of_one, slots},
 };
 use crate::{
+    command::{failure, tail},
     probe::{self, Target},
     rules::{
         app::Release,
         event::Done,
         ids::Color,
-        traffic::Judgement,
         words::{Failure, Nature, Phase},
     },
     shim::{Exit, Slot},
 };
 
 /// Failed probes in a row that end a watch: one slow answer under load is not an outage.
-pub(super) const FAILURES_THAT_COUNT: u32 = 3;
+pub(crate) const FAILURES_THAT_COUNT: u32 = 3;
 /// A watch without an end; a century, which no clock overflows at.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -44,17 +44,22 @@ struct Watched {
     failures: u32,
 }
 
-impl Interpreter {
-    /// For `period`, or until it is called off.
-    pub(super) async fn watch(
+impl Instances {
+    /// For `period`, or until it is called off. `judge` looks at the real traffic: what was seen of too little of it, or
+    /// `None` where it is enough and well.
+    pub(crate) async fn watch<J>(
         &self,
         release: &Release,
         color: Color,
         period: Option<Duration>,
-    ) -> Result<Done, Failure> {
+        judge: impl Fn() -> J,
+    ) -> Result<Done, Failure>
+    where
+        J: Future<Output = Result<Option<String>, Failure>>,
+    {
         let health = &self.settings.health;
         let period = period.unwrap_or(FOR_EVER);
-        let boots = !self.instances.are_proven(color, &release.id);
+        let boots = !self.known.are_proven(color, &release.id);
         let watched = slots(color, self.number_of(color, &release.id))
             .map(|slot| Ok(Watched { slot, target: self.target(release, slot)?, failures: 0 }));
         let mut vigil = Vigil {
@@ -65,7 +70,7 @@ impl Interpreter {
         };
         loop {
             let healthy = self.probe_watched(&mut vigil).await?;
-            let seen = self.judge_traffic(color).await?;
+            let seen = judge().await?;
             let now = Instant::now();
             if now >= vigil.end && healthy {
                 return Ok(seen.map_or(Done::Ensured, |seen| Done::Inconclusive { seen }));
@@ -109,32 +114,15 @@ impl Interpreter {
 
     /// How the instance ended, if it has: on a busy machine its probes can fail before its end is heard of.
     async fn exit_of(&self, slot: Slot) -> Option<Exit> {
-        let status = self.instances.at(slot)?.status().await.ok()?;
+        let status = self.known.at(slot)?.status().await.ok()?;
         status.main.exit().filter(|_| status.tree.is_empty())
     }
 
-    /// What was seen of too little traffic; `None`: enough, and it is well.
-    async fn judge_traffic(&self, color: Color) -> Result<Option<String>, Failure> {
-        let limits = &self.settings.watch.traffic;
-        if !limits.any() {
-            return Ok(None);
-        }
-        self.count_traffic().await;
-        let (new, old) = (self.traffic.since_mark(color), self.traffic.last_minutes(color.other()));
-        match limits.judge(&new, &old) {
-            Judgement::Well => Ok(None),
-            Judgement::TooLittle(seen) => Ok(Some(format!("too little traffic to tell: {seen}"))),
-            Judgement::Bad(why) => Err(self.bad_in_watch(
-                (Slot { color, index: 0 }, 1),
-                format!("worse than allowed on real traffic: {why}"),
-            )),
-        }
-    }
-
-    fn bad_in_watch(&self, (slot, number): (Slot, u16), cause: String) -> Failure {
+    /// What is said against an instance, with its output.
+    pub(crate) fn bad_in_watch(&self, (slot, number): (Slot, u16), cause: String) -> Failure {
         Failure {
             hint: Some(format!("{} shows its output; push a fix", logs_of_slot(slot, number))),
-            log_tail: tail(&self.instance_log(slot)),
+            log_tail: tail(&self.commands.instance_log(slot)),
             ..failure(Phase::Watching, Nature::Deterministic, cause)
         }
     }

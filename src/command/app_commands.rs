@@ -1,0 +1,99 @@
+//! The commands of one app and the shims that run them: where each release lies, what it is told, what a shim is to run.
+//! Used by the rooms; decides nothing.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{Command, CommandError, Context, Places, stop_command, trouble};
+use crate::{
+    config::{
+        settings::{AppSettings, StopHow},
+        template::Values,
+    },
+    rules::{
+        app::Release,
+        ids::{Color, ReleaseId},
+        words::{Failure, Phase},
+    },
+    shim::{Handle, LogSpec, Priority, Role, ShimError, Shims, Slot, Spec, StopRequest, StopSpec},
+};
+
+/// One instance log file; four of them are kept.
+const INSTANCE_LOG: u64 = 10 << 20;
+
+/// One app's.
+#[derive(Debug, Clone)]
+pub struct AppCommands {
+    pub(crate) settings: Arc<AppSettings>,
+    pub(crate) places: Places,
+    pub(crate) shims: Shims,
+}
+
+impl AppCommands {
+    /// For what is done once, whatever the number of instances: as the first one has it.
+    pub(crate) fn context(&self, release: &Release, color: Color) -> Context {
+        self.context_of(release, Slot { color, index: 0 })
+    }
+
+    pub(crate) fn context_of(&self, release: &Release, slot: Slot) -> Context {
+        Context {
+            places: self.places.clone(),
+            values: Values {
+                address: self.settings.address_at(slot.color, slot.index),
+                instance: slot.number(),
+                color: slot.color,
+                release: release.id.clone(),
+                commit: release.commit.clone(),
+            },
+        }
+    }
+
+    /// The shim of this app with this role and release, running or with its exit still recorded.
+    pub(crate) async fn shim(&self, role: &Role, release: &ReleaseId) -> Result<Option<Handle>, ShimError> {
+        let all = self.shims.find(&self.settings.name).await?;
+        Ok(all.into_iter().rfind(|handle| handle.role() == role && handle.release() == release))
+    }
+
+    pub(crate) fn instance_log(&self, slot: Slot) -> PathBuf {
+        self.places.logs().join(format!("{slot}.log"))
+    }
+
+    pub(crate) fn build_log(&self, release: &ReleaseId) -> PathBuf {
+        self.places.logs().join(format!("build-{release}.log"))
+    }
+
+    /// All shims of the app.
+    pub(crate) async fn find_shims(&self, phase: Phase) -> Result<Vec<Handle>, Failure> {
+        self.shims.find(&self.settings.name).await.map_err(|err| trouble(phase, &err))
+    }
+
+    pub(crate) fn spec(&self, role: Role, release: &Release, command: Command) -> Spec {
+        let path = match role {
+            Role::Instance(slot) => self.instance_log(slot),
+            Role::Build | Role::Hook(_) => self.build_log(&release.id),
+        };
+        Spec {
+            app: self.settings.name.clone(),
+            role,
+            release: release.id.clone(),
+            argv: command.argv,
+            cwd: command.cwd,
+            env: command.env,
+            user: command.user,
+            new_privileges: command.new_privileges,
+            log: LogSpec { path, max_bytes: INSTANCE_LOG, keep: 3 },
+            stop: StopSpec { how: StopRequest::Signal(libc::SIGTERM), grace: self.settings.stop.grace },
+            time_limit: None,
+            priority: Priority::Normal,
+            limits: self.settings.limits,
+            siblings: 1,
+        }
+    }
+
+    pub(crate) fn stop_request(&self, context: &Context) -> Result<StopRequest, CommandError> {
+        Ok(match (self.settings.stop.how.clone(), stop_command(&self.settings, context)?) {
+            (_, Some(command)) => StopRequest::Command(command.argv),
+            (StopHow::Signal(signal), None) => StopRequest::Signal(signal),
+            (StopHow::Command(_), None) => StopRequest::Signal(libc::SIGTERM),
+        })
+    }
+}
