@@ -148,7 +148,7 @@ mod tests {
     fn what_is_of_neither_form_is_refused() {
         for text in [
             "",
-            "[]",
+            "7",
             r#"{"pipeline":{"Dreaming":{"deploy":1}}}"#,
             r#"{"pipeline":{"Building":{"effect":7}}}"#,
         ] {
