@@ -241,6 +241,7 @@ fn deploy(snapshot: &Snapshot) -> Option<DeployReport> {
         app.live().zip(app.pipeline.release()).is_some_and(|(live, new)| live.release.id == new.id);
     Some(DeployReport {
         id: deploy.id,
+        kind: Some(deploy.kind.word()),
         commit: app.pipeline.commit().cloned(),
         color: Some(if switched { app.idle_color().other() } else { app.idle_color() }),
         phase,

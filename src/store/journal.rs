@@ -201,9 +201,10 @@ fn write_step(
     if let Some(act) = commit.act {
         events.push(insert_event(tx, act.event.clone())?);
     }
+    let asked = commit.act.map(|act| act.event.by.as_str());
     for noted in commit.notes {
         write_note(tx, commit, noted)?;
-        if let Some(event) = sentence::event(commit.app, commit.now, noted) {
+        if let Some(event) = sentence::event(commit.app, commit.now, (noted, asked)) {
             events.push(insert_event(tx, event)?);
         }
     }

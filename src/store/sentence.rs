@@ -12,13 +12,18 @@ use crate::rules::{
     words::{EventKind, Failure, Outcome},
 };
 
-/// The event of a note; `None` for notes that are rows only.
-pub(super) fn event(app: &AppName, at: Time, noted: &Noted) -> Option<EventRecord> {
+/// The event of a note; `None` for notes that are rows only. `asked` is who asked for the step, which may be somebody
+/// else than who asked for the deploy that it is about: a flip ends a deploy of the poller.
+pub(super) fn event(
+    app: &AppName,
+    at: Time,
+    (noted, asked): (&Noted, Option<&str>),
+) -> Option<EventRecord> {
     let (kind, text) = sentence(noted)?;
     let mut event = EventRecord::new(kind, at, &text);
     event.app = Some(app.clone());
     event.deploy = noted.deploy.as_ref().map(|deploy| deploy.id);
-    if let Some(by) = caused_by(noted) {
+    if let Some(by) = asked.map(str::to_owned).or_else(|| caused_by(noted)) {
         event.by = by;
     }
     Some(event)

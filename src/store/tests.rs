@@ -5,10 +5,11 @@ use super::{
     *,
 };
 use crate::rules::{
-    app::App,
+    app::{App, Deploy, Kind},
+    effect::Note,
     event::{Ask, Event, Want},
     ids::{AppName, CommitId, DeployId},
-    step::{Answer, Context, Policy, step},
+    step::{Answer, Context, Noted, Policy, step},
     words::{EventKind, Phase},
 };
 
@@ -350,4 +351,32 @@ fn an_event_of_a_kind_that_only_a_newer_bgd_knows_is_shown_all_the_same() {
     assert_eq!((events[0].kind, events[0].text.as_str()), (EventKind::Unknown, "a newer thing"));
     assert_eq!(serde_json::from_str::<EventKind>("\"newer\"").unwrap(), EventKind::Unknown);
     assert_eq!(serde_json::to_string(&EventKind::PhaseEntered).unwrap(), "\"phase_entered\"");
+}
+
+#[test]
+fn what_an_operator_brings_about_in_a_deploy_of_the_poller_is_the_operators() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path(), Time(1)).unwrap();
+    let app: AppName = "shop".parse().unwrap();
+    let deploy = Deploy {
+        id: DeployId(1),
+        kind: Kind::Push,
+        by: "poller".to_owned(),
+        started: Time(1),
+        phase_since: Time(1),
+    };
+    let noted = |note| Noted { note, deploy: Some(deploy.clone()), release: None };
+    let event = Event::Asked { by: "ann".to_owned(), ask: Ask::Flip };
+    let next = App::default();
+    let act = Act {
+        event: EventRecord { by: "ann".to_owned(), ..EventRecord::new(EventKind::Asked, Time(2), "flip") },
+        began: None,
+    };
+    let notes = [noted(Note::PhaseEntered(Phase::Switching))];
+    for (act, by) in [(Some(&act), "ann"), (None, "poller")] {
+        let commit =
+            Commit { app: &app, now: Time(2), event: &event, next: &next, effects: &[], notes: &notes, act };
+        let events = store.commit(&commit).unwrap();
+        assert_eq!(events.last().unwrap().by, by, "{events:?}");
+    }
 }

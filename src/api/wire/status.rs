@@ -9,7 +9,7 @@ use crate::rules::{
     canary::Share,
     ids::{AppName, Color, CommitId, DeployId, ReleaseId},
     time::Stamp,
-    words::{AppState, HoldEnd, IdleState, Outcome, Phase},
+    words::{AppState, DeployKind, HoldEnd, IdleState, Outcome, Phase},
 };
 
 /// `bgd status --json`. All keys are always there.
@@ -209,6 +209,9 @@ pub struct IdleReport {
 pub struct DeployReport {
     /// Its number.
     pub id: DeployId,
+    /// Why it was made; `None` only from a daemon that is older than this key.
+    #[serde(default)]
+    pub kind: Option<DeployKind>,
     /// Its commit, once known.
     pub commit: Option<CommitId>,
     /// Where it goes.

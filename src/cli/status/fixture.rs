@@ -9,7 +9,7 @@ use crate::{
         canary::Share,
         ids::{Color, CommitId, DeployId, ReleaseId},
         time::{Stamp, Time},
-        words::{AppState, HoldEnd, IdleState, Outcome, Phase, WhyCode},
+        words::{AppState, DeployKind, HoldEnd, IdleState, Outcome, Phase, WhyCode},
     },
 };
 
@@ -178,6 +178,7 @@ pub fn deploying() -> AppReport {
     app.remote.head = Some(commit("c3"));
     app.deploy = Some(DeployReport {
         id: DeployId(7),
+        kind: Some(DeployKind::Push),
         commit: Some(commit("c3")),
         color: Some(Color::Green),
         phase: Phase::Building,

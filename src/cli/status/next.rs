@@ -1,20 +1,27 @@
 //! The last lines of `bgd status`: the way back, what happens next, and the command that really moves things. Pure.
 
 use crate::{
-    api::wire::{AppReport, DeployReport, IdleReport, LiveReport, Why},
+    api::wire::{AppReport, CanaryReport, DeployReport, IdleReport, LiveReport, Why},
     cli::{terminal::one_line, wording},
     rules::{
         time::Time,
-        words::{AppState, Outcome, Phase, WhyCode},
+        words::{AppState, DeployKind, Outcome, Phase, WhyCode},
     },
 };
 
 /// Where a flip would go, and how fast.
 pub fn way_back(app: &AppReport) -> String {
     let name = &app.name;
-    let before_the_flip = app.deploy.as_ref().is_some_and(|deploy| deploy.phase < Phase::Switching);
-    if before_the_flip {
-        return format!("`bgd flip {name}` cancels the deploy");
+    if let Some(deploy) = app.deploy.as_ref().filter(|deploy| deploy.phase < Phase::Switching) {
+        return match deploy.kind {
+            // Another flip joins it: to cancel it would keep what was flipped away from.
+            Some(DeployKind::Rollback) => {
+                format!("under way to {}", wording::short(deploy.commit.as_ref()))
+            }
+            Some(DeployKind::Push | DeployKind::Manual | DeployKind::Up) | None => {
+                format!("`bgd flip {name}` cancels the deploy")
+            }
+        };
     }
     if app.state == AppState::Stopped {
         return format!("`bgd up {name}` starts the release that was live");
@@ -113,13 +120,23 @@ fn next_of_deploy(app: &AppReport, deploy: &DeployReport) -> String {
             None => format!("{new} gets the traffic once it is healthy"),
         },
         Phase::Canary => format!(
-            "`bgd promote {name}` gives {new} all of the traffic now, `bgd flip {name}` takes its share back"
+            "{}`bgd promote {name}` gives {new} all of the traffic now, `bgd flip {name}` takes its share back",
+            next_step(app)
         ),
         Phase::Switching => format!("the traffic is being moved to {new}"),
         Phase::Watching => format!("{new} is watched; if its health check fails, {}", if_unwell(app)),
         Phase::Draining => "the former release finishes its requests, then it is stopped".to_owned(),
         Phase::Stopping => "the former release is being stopped".to_owned(),
     }
+}
+
+/// The command that ends a step that nothing else ends; empty for other steps.
+fn next_step(app: &AppReport) -> String {
+    let waits = |canary: &&CanaryReport| canary.next_at.is_none() && canary.held.is_none();
+    let waiting = app.canary.as_ref().filter(waits).filter(|canary| !canary.by_hand);
+    waiting.map_or(String::new(), |canary| {
+        format!("`bgd promote --step {}` goes on to {}, ", app.name, canary.next_share)
+    })
 }
 
 /// What follows a watch that fails.
@@ -221,6 +238,27 @@ mod tests {
         app.rollback = RollbackReport { possible: false, to: None, warm: false };
         let stays = format!("{next}it serves on all the same: nothing was live before it");
         assert!(text(app).ends_with(&stays));
+    }
+
+    #[test]
+    fn a_canary_step_that_waits_for_somebody_names_the_command_that_ends_it() {
+        let mut app = fixture::deploying();
+        app.deploy.as_mut().unwrap().phase = Phase::Canary;
+        app.canary = Some(fixture::canary());
+        assert!(text(app.clone()).contains("  next      `bgd promote shop` gives c3c3c3c all of the traffic"));
+        app.canary.as_mut().unwrap().next_at = None;
+        let next = "  next      `bgd promote --step shop` goes on to 25%, `bgd promote shop` gives c3c3c3c all";
+        assert!(text(app.clone()).contains(next), "{}", text(app));
+        app.canary.as_mut().unwrap().by_hand = true;
+        assert!(!text(app).contains("--step"));
+    }
+
+    #[test]
+    fn a_way_back_that_is_under_way_is_not_said_to_be_cancelled_by_a_flip() {
+        let mut app = fixture::deploying();
+        assert!(text(app.clone()).contains("  way back  `bgd flip shop` cancels the deploy\n"));
+        app.deploy.as_mut().unwrap().kind = Some(DeployKind::Rollback);
+        assert!(text(app.clone()).contains("  way back  under way to c3c3c3c\n"), "{}", text(app));
     }
 
     #[test]

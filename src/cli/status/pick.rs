@@ -46,6 +46,7 @@ const KEYS: &[&str] = &[
     "idle.cpu_percent",
     "deploy",
     "deploy.id",
+    "deploy.kind",
     "deploy.commit",
     "deploy.color",
     "deploy.phase",

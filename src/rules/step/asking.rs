@@ -165,6 +165,8 @@ impl Turn<'_> {
         self.act(Action::Cancel(watch));
         self.stepped(&mut work.deploy, Phase::Watching);
         self.enter(Phase::Switching);
+        // What follows is theirs who flipped.
+        by.clone_into(&mut work.deploy.by);
         self.revert(work, cancelled());
         Answer::Cancelling(id)
     }
