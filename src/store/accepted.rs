@@ -1,18 +1,11 @@
 //! The tip that each app's branch was last accepted at, which the next has to go on from where only signed commits or
-//! fast-forwards are taken. Beside the mirror's own memory, because a mirror may be deleted, and beside the schema, as
-//! `meter` is: an older bgd reads the rest as before. Written by the interpreter after each fetch of the branch.
+//! fast-forwards are taken. Beside the mirror's own memory, because a mirror may be deleted. Written after each
+//! fetch of the branch.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{OptionalExtension, params};
 
 use super::{Store, StoreError, read::parsed, sql};
 use crate::rules::ids::{AppName, CommitId};
-
-/// Makes the table where there is none.
-pub(super) fn make_table(connection: &Connection) -> Result<(), rusqlite::Error> {
-    connection.execute_batch(
-        "CREATE TABLE IF NOT EXISTS accepted (app TEXT PRIMARY KEY, line TEXT NOT NULL, revision TEXT NOT NULL) STRICT;",
-    )
-}
 
 impl Store {
     /// The tip accepted last, if it is of this line: a branch of a remote.

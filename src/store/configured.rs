@@ -1,20 +1,12 @@
-//! By which texts each app was last configured, beside the schema, as `meter` is: an app that was taken out of the
-//! files is shown and ended by them. As closed as the rest of the record: what `env` holds stands in them.
+//! By which texts each app was last configured: an app that was taken out of the files is shown and ended by them. As closed as the rest of the record: what `env` holds stands in them.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{OptionalExtension, params};
 
 use super::{Store, StoreError, sql};
 use crate::rules::ids::AppName;
 
-/// Makes the table where there is none.
-pub(super) fn make_table(connection: &Connection) -> Result<(), rusqlite::Error> {
-    connection.execute_batch(
-        "CREATE TABLE IF NOT EXISTS configured (app TEXT PRIMARY KEY, texts TEXT NOT NULL) STRICT;",
-    )
-}
-
 impl Store {
-    /// The texts; `None` where the app was never configured, or by an older bgd.
+    /// The texts; `None` where the app was never configured.
     ///
     /// # Errors
     /// When they can't be read.

@@ -19,29 +19,6 @@ const JOURNAL_KEPT: u32 = 500;
 /// Events kept over all apps.
 const EVENTS_KEPT: u64 = 20_000;
 
-pub(super) const SCHEMA_1: &str = "
-BEGIN IMMEDIATE;
-CREATE TABLE app (name TEXT PRIMARY KEY, state TEXT NOT NULL, changed INTEGER NOT NULL) STRICT;
-CREATE TABLE journal (seq INTEGER PRIMARY KEY AUTOINCREMENT, app TEXT NOT NULL, at INTEGER NOT NULL,
-  event TEXT NOT NULL, effects TEXT NOT NULL) STRICT;
-CREATE INDEX journal_app ON journal (app, seq);
-CREATE TABLE deploy (id INTEGER PRIMARY KEY, app TEXT NOT NULL, kind TEXT NOT NULL, asked_by TEXT NOT NULL,
-  asked_uid INTEGER, revision TEXT, subject TEXT, author TEXT, release TEXT, color TEXT, outcome TEXT, phase TEXT,
-  error TEXT, hint TEXT, log_tail TEXT NOT NULL DEFAULT '[]', probes TEXT NOT NULL DEFAULT '[]',
-  started INTEGER NOT NULL, finished INTEGER) STRICT;
-CREATE INDEX deploy_app ON deploy (app, id);
-CREATE TABLE step (deploy INTEGER NOT NULL, seq INTEGER NOT NULL, name TEXT NOT NULL, ms INTEGER NOT NULL,
-  PRIMARY KEY (deploy, seq)) STRICT, WITHOUT ROWID;
-CREATE TABLE release (id TEXT NOT NULL, app TEXT NOT NULL, deploy INTEGER NOT NULL, revision TEXT NOT NULL,
-  subject TEXT NOT NULL, author TEXT NOT NULL, verdict TEXT NOT NULL, PRIMARY KEY (app, id)) STRICT;
-CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, app TEXT, deploy INTEGER,
-  kind TEXT NOT NULL, caused_by TEXT NOT NULL, uid INTEGER, text TEXT NOT NULL) STRICT;
-CREATE TABLE hold (app TEXT PRIMARY KEY, placed_by TEXT NOT NULL, reason TEXT NOT NULL, since INTEGER NOT NULL)
-  STRICT;
-PRAGMA user_version = 1;
-COMMIT;
-";
-
 /// One step to be recorded.
 #[derive(Debug)]
 pub struct Commit<'a> {

@@ -1,40 +1,20 @@
-//! What flips cost, one row a deploy, in a table beside the schema: a record made before it exists gets it when it is
-//! opened, and a bgd that does not know it reads the rest as before. That is why the schema's version stays.
+//! What flips cost, one row a deploy.
 
 use std::{fs::File, io};
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Store, StoreError, record::MeterRecord};
 use crate::rules::ids::DeployId;
 
-/// Makes the table where there is none.
-pub(super) fn make_table(connection: &Connection) -> Result<(), rusqlite::Error> {
-    connection.execute_batch(
-        "CREATE TABLE IF NOT EXISTS meter (deploy INTEGER PRIMARY KEY, requests INTEGER NOT NULL,
-           lost INTEGER NOT NULL, longest_gap_ms INTEGER NOT NULL) STRICT;",
-    )
-}
-
-/// The question for a deploy's row; `None` in a record that no newer bgd has opened for writing yet.
-pub(super) fn readings(connection: &Connection) -> Result<Option<CachedStatement<'_>>, rusqlite::Error> {
-    let known = connection
-        .query_row("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'meter'", [], |_| Ok(()))
-        .optional()?;
-    known
-        .map(|()| {
-            connection.prepare_cached("SELECT requests, lost, longest_gap_ms FROM meter WHERE deploy = ?1")
-        })
-        .transpose()
-}
-
-/// A deploy's row.
+/// What the flip of a deploy cost; `None` where it was not measured.
 pub(super) fn reading(
-    readings: Option<&mut CachedStatement<'_>>,
+    connection: &Connection,
     deploy: DeployId,
 ) -> Result<Option<MeterRecord>, rusqlite::Error> {
-    let Some(readings) = readings else { return Ok(None) };
-    readings
+    let sql = "SELECT requests, lost, longest_gap_ms FROM meter WHERE deploy = ?1";
+    connection
+        .prepare_cached(sql)?
         .query_row(params![deploy.0], |row| {
             Ok(MeterRecord { requests: row.get(0)?, lost: row.get(1)?, longest_gap_ms: row.get(2)? })
         })

@@ -13,6 +13,7 @@ mod meter;
 mod read;
 pub mod record;
 mod replaced;
+mod schema;
 mod sentence;
 mod standing;
 
@@ -28,9 +29,6 @@ use rusqlite::{Connection, OpenFlags};
 
 use self::standing::Kept;
 use crate::rules::time::Time;
-
-/// The version of the schema below, in `PRAGMA user_version`.
-const SCHEMA: i64 = 1;
 
 /// Why the record can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -236,24 +234,15 @@ impl Store {
             connection.query_row("PRAGMA user_version", [], |row| row.get(0))
         };
         match set_up().map_err(Unusable::classify)? {
-            0 => connection.execute_batch(journal::SCHEMA_1).map_err(Unusable::classify)?,
-            SCHEMA => {}
+            0 => connection.execute_batch(schema::TABLES).map_err(Unusable::classify)?,
+            schema::VERSION => {}
             -1 => return Err(Unusable::Content("it is damaged".to_owned())),
             newer => {
                 return Err(Unusable::Content(format!(
-                    "its schema is {newer}, this bgd knows {SCHEMA}: a newer bgd wrote it"
+                    "its schema is {newer}, this bgd knows {}: a newer bgd wrote it",
+                    schema::VERSION
                 )));
             }
-        }
-        if let Err(err) = accepted::make_table(&connection) {
-            tracing::warn!(path = %path.display(), %err, "what branches were accepted at can't be recorded");
-        }
-        if let Err(err) = configured::make_table(&connection) {
-            tracing::warn!(path = %path.display(), %err, "how apps are configured can't be recorded");
-        }
-        let tables = meter::make_table(&connection).and_then(|()| replaced::make_table(&connection));
-        if let Err(err) = tables {
-            tracing::warn!(path = %path.display(), %err, "what flips cost can't be recorded");
         }
         Ok(connection)
     }

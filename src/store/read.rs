@@ -154,9 +154,8 @@ impl Store {
                 statement.query_map(params, deploy_row)?.collect::<Result<_, _>>()?;
             let mut steps =
                 connection.prepare_cached("SELECT name, ms FROM step WHERE deploy = ?1 ORDER BY seq")?;
-            let mut meters = meter::readings(&connection)?;
             for deploy in &mut deploys {
-                deploy.meter = meter::reading(meters.as_mut(), deploy.id)?;
+                deploy.meter = meter::reading(&connection, deploy.id)?;
                 deploy.replaced = replaced::is(&connection, deploy.id)?;
                 deploy.steps = steps
                     .query_map(params![deploy.id.0], |row| {

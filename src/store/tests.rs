@@ -163,32 +163,6 @@ fn what_a_flip_cost_is_kept_with_its_deploy() {
 }
 
 #[test]
-fn a_record_from_before_flips_were_measured_loads_and_takes_measurements_from_then_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let old = Connection::open(dir.path().join("bgd.db")).unwrap();
-    old.pragma_update(None, "journal_mode", "WAL").unwrap();
-    old.execute_batch(journal::SCHEMA_1).unwrap();
-    old.execute_batch(
-        "INSERT INTO deploy (id, app, kind, asked_by, outcome, started, finished)
-         VALUES (7, 'shop', 'push', 'poller', 'live', 1000, 2000)",
-    )
-    .unwrap();
-    drop(old);
-    let meter_of = |store: &Store| {
-        let deploys = store.history(None, 10).unwrap();
-        assert_eq!((deploys.len(), deploys[0].id), (1, DeployId(7)));
-        deploys[0].meter
-    };
-    // A command without the daemon reads it as it is.
-    assert_eq!(meter_of(&Store::open_read_only(dir.path()).unwrap().unwrap()), None);
-    let (store, opened) = Store::open(dir.path(), Time(0)).unwrap();
-    assert_eq!((opened, meter_of(&store)), (Opened::Usable, None));
-    let meter = MeterRecord { requests: 9, lost: 0, longest_gap_ms: 101 };
-    store.keep_meter(DeployId(7), &meter).unwrap();
-    assert_eq!(meter_of(&store), Some(meter));
-}
-
-#[test]
 fn a5_the_accepted_tip_is_kept_over_a_reopening_and_belongs_to_one_branch_of_one_remote() {
     let dir = tempfile::tempdir().unwrap();
     let app: AppName = "shop".parse().unwrap();

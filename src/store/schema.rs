@@ -1,0 +1,33 @@
+//! The tables of the record. A change here needs a new version, and a step in `Store::connect` from the one before.
+
+/// In `PRAGMA user_version`; 0 is an empty file.
+pub(super) const VERSION: i64 = 1;
+
+/// Makes every table of a new record.
+pub(super) const TABLES: &str = "
+BEGIN IMMEDIATE;
+CREATE TABLE app (name TEXT PRIMARY KEY, state TEXT NOT NULL, changed INTEGER NOT NULL) STRICT;
+CREATE TABLE journal (seq INTEGER PRIMARY KEY AUTOINCREMENT, app TEXT NOT NULL, at INTEGER NOT NULL,
+  event TEXT NOT NULL, effects TEXT NOT NULL) STRICT;
+CREATE INDEX journal_app ON journal (app, seq);
+CREATE TABLE deploy (id INTEGER PRIMARY KEY, app TEXT NOT NULL, kind TEXT NOT NULL, asked_by TEXT NOT NULL,
+  asked_uid INTEGER, revision TEXT, subject TEXT, author TEXT, release TEXT, color TEXT, outcome TEXT, phase TEXT,
+  error TEXT, hint TEXT, log_tail TEXT NOT NULL DEFAULT '[]', probes TEXT NOT NULL DEFAULT '[]',
+  started INTEGER NOT NULL, finished INTEGER) STRICT;
+CREATE INDEX deploy_app ON deploy (app, id);
+CREATE TABLE step (deploy INTEGER NOT NULL, seq INTEGER NOT NULL, name TEXT NOT NULL, ms INTEGER NOT NULL,
+  PRIMARY KEY (deploy, seq)) STRICT, WITHOUT ROWID;
+CREATE TABLE release (id TEXT NOT NULL, app TEXT NOT NULL, deploy INTEGER NOT NULL, revision TEXT NOT NULL,
+  subject TEXT NOT NULL, author TEXT NOT NULL, verdict TEXT NOT NULL, PRIMARY KEY (app, id)) STRICT;
+CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, app TEXT, deploy INTEGER,
+  kind TEXT NOT NULL, caused_by TEXT NOT NULL, uid INTEGER, text TEXT NOT NULL) STRICT;
+CREATE TABLE hold (app TEXT PRIMARY KEY, placed_by TEXT NOT NULL, reason TEXT NOT NULL, since INTEGER NOT NULL)
+  STRICT;
+CREATE TABLE accepted (app TEXT PRIMARY KEY, line TEXT NOT NULL, revision TEXT NOT NULL) STRICT;
+CREATE TABLE configured (app TEXT PRIMARY KEY, texts TEXT NOT NULL) STRICT;
+CREATE TABLE meter (deploy INTEGER PRIMARY KEY, requests INTEGER NOT NULL, lost INTEGER NOT NULL,
+  longest_gap_ms INTEGER NOT NULL) STRICT;
+CREATE TABLE replaced (deploy INTEGER PRIMARY KEY) STRICT;
+PRAGMA user_version = 1;
+COMMIT;
+";
