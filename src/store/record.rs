@@ -33,7 +33,6 @@ pub struct DeployRecord {
     /// Who asked for it, or `poller`.
     pub by: String,
     /// The user id of who asked; `None` for the poller, and where it is not known.
-    #[serde(default)]
     pub uid: Option<u32>,
     /// The commit, once known.
     pub commit: Option<CommitId>,
@@ -60,10 +59,8 @@ pub struct DeployRecord {
     /// Steps with durations.
     pub steps: Vec<StepRecord>,
     /// What the public saw of the flip; `None` where it was not measured from beginning to end.
-    #[serde(default)]
     pub meter: Option<MeterRecord>,
     /// The front could not be moved: the release took the place of another on the port that it routes to.
-    #[serde(default)]
     pub replaced: bool,
 }
 
@@ -107,7 +104,6 @@ pub struct EventRecord {
     /// Who caused it: user name, `poller`, `daemon`.
     pub by: String,
     /// The user id of who asked, in the events of an operator's act.
-    #[serde(default)]
     pub uid: Option<u32>,
     /// One line for people; no control characters, no secrets.
     pub text: String,

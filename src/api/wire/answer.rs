@@ -91,7 +91,6 @@ pub struct Why {
     /// The next command, or what else to do.
     pub hint: Option<String>,
     /// When it is tried again by itself.
-    #[serde(default)]
     pub again_at: Option<Stamp>,
 }
 
@@ -105,6 +104,5 @@ pub struct ExecPlan {
     /// Run as this user, when bgd runs as root.
     pub user: Option<String>,
     /// Whether the command may gain rights by running a setuid program.
-    #[serde(default)]
     pub new_privileges: NewPrivileges,
 }

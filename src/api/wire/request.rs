@@ -92,7 +92,6 @@ pub enum Request {
         /// Output of which source.
         source: LogSource,
         /// Of one of the color's instances, from 1; of all when left out.
-        #[serde(default)]
         instance: Option<u16>,
     },
     /// `Progress(Event)` for each event; ends with `Done(Said)`, with `follow` when the client goes.

@@ -20,7 +20,6 @@ pub struct Status {
     /// The daemon.
     pub daemon: DaemonReport,
     /// What bgd started, still runs, and is in no file.
-    #[serde(default)]
     pub unconfigured: Vec<UnconfiguredReport>,
     /// One for each app.
     pub apps: Vec<AppReport>,
@@ -53,7 +52,6 @@ pub struct DaemonReport {
     /// Since when.
     pub started_at: Option<Stamp>,
     /// The configuration on disk was refused when it was last read, and an older one is in force: what helps.
-    #[serde(default)]
     pub config_refused: Option<String>,
 }
 
@@ -65,7 +63,6 @@ pub struct AppReport {
     /// In one word.
     pub state: AppState,
     /// Why it is degraded, beyond the health of what is live: the front, or the record.
-    #[serde(default)]
     pub trouble: Option<String>,
     /// What receives the traffic.
     pub live: Option<LiveReport>,
@@ -74,7 +71,6 @@ pub struct AppReport {
     /// The deploy under way.
     pub deploy: Option<DeployReport>,
     /// The share of the traffic that the deploy under way has.
-    #[serde(default)]
     pub canary: Option<CanaryReport>,
     /// Why automatic deploys are off.
     pub hold: Option<HoldReport>,
@@ -84,8 +80,7 @@ pub struct AppReport {
     pub last: Option<LastReport>,
     /// The way back.
     pub rollback: RollbackReport,
-    /// Why nothing is being deployed; `None` only from a daemon that is older than this key.
-    #[serde(default)]
+    /// Why nothing is being deployed.
     pub why: Option<Why>,
 }
 
@@ -97,7 +92,6 @@ pub struct LiveReport {
     /// Its port; `None` of an app that listens on unix sockets.
     pub port: Option<u16>,
     /// Its unix socket, if it has one.
-    #[serde(default)]
     pub socket: Option<PathBuf>,
     /// Its release.
     pub release: ReleaseId,
@@ -114,25 +108,18 @@ pub struct LiveReport {
     /// Since when it is live.
     pub since: Stamp,
     /// All that it has, also those that do not run right now.
-    #[serde(default)]
     pub instances: Vec<InstanceReport>,
     /// It died and is not started again: `watch.restart` is off.
-    #[serde(default)]
     pub given_up: bool,
     /// Starts since it last was up for long, each after a death that came soon; with the one under way or waited for.
-    #[serde(default)]
     pub restarts: u32,
     /// Since when its process is up; `None` while it is down.
-    #[serde(default)]
     pub up_since: Option<Stamp>,
     /// While it waits to be started again: how long that wait is in all, in milliseconds.
-    #[serde(default)]
     pub restart_wait_ms: Option<u64>,
     /// Resident memory of all its instances, in bytes.
-    #[serde(default)]
     pub memory_bytes: Option<u64>,
     /// Processor time of all its instances in percent of one core.
-    #[serde(default)]
     pub cpu_percent: Option<f64>,
 }
 
@@ -142,17 +129,14 @@ pub struct InstanceReport {
     /// Its port; `None` when it listens on a socket.
     pub port: Option<u16>,
     /// Its unix socket, if it has one.
-    #[serde(default)]
     pub socket: Option<PathBuf>,
     /// Its main process; `None` while it does not run.
     pub pid: Option<u32>,
     /// The last health check; `None` before the first, and while it is not asked.
     pub healthy: Option<bool>,
     /// Resident memory of its processes, in bytes; `None` while it does not run, and without the daemon.
-    #[serde(default)]
     pub memory_bytes: Option<u64>,
     /// Processor time in percent of one core since the last look, or since its start.
-    #[serde(default)]
     pub cpu_percent: Option<f64>,
 }
 
@@ -180,7 +164,6 @@ pub struct IdleReport {
     /// Its port; `None` of an app that listens on unix sockets.
     pub port: Option<u16>,
     /// Its unix socket, if it has one.
-    #[serde(default)]
     pub socket: Option<PathBuf>,
     /// What runs there.
     pub release: Option<ReleaseId>,
@@ -191,16 +174,12 @@ pub struct IdleReport {
     /// In one word.
     pub state: IdleState,
     /// All that it has or would have.
-    #[serde(default)]
     pub instances: Vec<InstanceReport>,
     /// It stands behind the watched release, and takes what that one refuses to take (`watch.backup`).
-    #[serde(default)]
     pub backup: bool,
     /// Resident memory of all its instances, in bytes.
-    #[serde(default)]
     pub memory_bytes: Option<u64>,
     /// Processor time of all its instances in percent of one core.
-    #[serde(default)]
     pub cpu_percent: Option<f64>,
 }
 
@@ -210,7 +189,6 @@ pub struct DeployReport {
     /// Its number.
     pub id: DeployId,
     /// Why it was made; `None` only from a daemon that is older than this key.
-    #[serde(default)]
     pub kind: Option<DeployKind>,
     /// Its commit, once known.
     pub commit: Option<CommitId>,
@@ -221,14 +199,11 @@ pub struct DeployReport {
     /// Since when.
     pub started_at: Stamp,
     /// Since when it is in this phase.
-    #[serde(default)]
     pub phase_since: Option<Stamp>,
     /// How long the phase lasts by the configuration, in milliseconds: the watch; the drain at most. `None` of the
     /// others, and of a watch that waits for traffic.
-    #[serde(default)]
     pub phase_ms: Option<u64>,
     /// How it will end, once that is decided and only cleaning up is left.
-    #[serde(default)]
     pub ending: Option<Outcome>,
 }
 
@@ -265,7 +240,6 @@ pub struct HoldReport {
     /// Since when.
     pub since: Stamp,
     /// What ends it.
-    #[serde(default)]
     pub until: Option<HoldEnd>,
 }
 
@@ -308,7 +282,6 @@ pub struct LastReport {
     /// Steps with durations.
     pub steps: Vec<StepRecord>,
     /// The front could not be moved: the release took the place of another on the port that it routes to.
-    #[serde(default)]
     pub replaced: bool,
 }
 

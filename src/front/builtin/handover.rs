@@ -48,11 +48,6 @@ impl Heritage {
         }
     }
 
-    /// The same from a daemon of an older build: the listening socket itself is our standard input.
-    pub(super) fn of_the_dead_as_before(route: Option<Route>) -> io::Result<Self> {
-        Self::without_predecessor(own_stdin()?, route)
-    }
-
     fn without_predecessor(listener: OwnedFd, route: Option<Route>) -> io::Result<Self> {
         let listener = TcpListener::from(listener);
         listener.set_nonblocking(true)?;

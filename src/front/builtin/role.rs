@@ -23,7 +23,7 @@ use tokio::{
 use super::{
     BuiltinError,
     answer::Desk,
-    control::{self, Answer, PerColor, Request},
+    control::{Answer, PerColor, Request},
     handover::{self, Heritage},
     journal::Journal,
     link::Link,
@@ -77,14 +77,12 @@ enum Entrance {
     Takeover,
     /// Finds it in its standard input, from the daemon: the one that served was killed.
     Bequeathed,
-    /// The same from a daemon of an older build: has it as standard input, and the route as an argument.
-    Heir(Option<Route>),
 }
 
 impl Arguments {
     fn read(arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let (mut listen, mut control, mut log) = (None, None, None);
-        let (mut entrance, mut route) = (Entrance::Fresh, None);
+        let mut entrance = Entrance::Fresh;
         let mut rest = arguments;
         while let Some(name) = rest.next() {
             let name = name.to_string_lossy().into_owned();
@@ -97,10 +95,6 @@ impl Arguments {
                 "--app" => drop(value()?),
                 "--takeover" => entrance = Entrance::Takeover,
                 "--bequeathed" => entrance = Entrance::Bequeathed,
-                "--heir" => entrance = Entrance::Heir(None),
-                "--route" => {
-                    route = control::parse(value()?.as_encoded_bytes()).map_err(|bad| bad.to_string())?
-                }
                 _ => return Err(format!("unknown argument: {name}")),
             }
         }
@@ -109,7 +103,7 @@ impl Arguments {
             listen: listen.ok_or_else(|| missing("--listen"))?,
             control: control.ok_or_else(|| missing("--control"))?,
             log: log.ok_or_else(|| missing("--log"))?,
-            entrance: if let Entrance::Heir(_) = entrance { Entrance::Heir(route) } else { entrance },
+            entrance,
         })
     }
 }
@@ -151,15 +145,10 @@ fn heritage(entrance: &Entrance, control: &Path) -> Result<Option<Heritage>, Rep
         Entrance::Takeover => {
             handover::take(control).map(Some).map_err(|error| Report::Failed(chain(&error)))
         }
-        Entrance::Bequeathed => Heritage::of_the_dead().map(Some).map_err(bequest_failed),
-        Entrance::Heir(route) => {
-            Heritage::of_the_dead_as_before(route.clone()).map(Some).map_err(bequest_failed)
-        }
+        Entrance::Bequeathed => Heritage::of_the_dead()
+            .map(Some)
+            .map_err(|error| Report::Failed(format!("the socket handed down: {error}"))),
     }
-}
-
-fn bequest_failed(error: io::Error) -> Report {
-    Report::Failed(format!("the socket handed down: {error}"))
 }
 
 /// Everything up to the point where the public address is served and the predecessor is leaving.
@@ -257,8 +246,7 @@ async fn dismiss(
     let mut link = Link::over(tokio::net::UnixStream::from_std(stream).map_err(failed)?, path);
     let figures = match link.ask(&Request::Figures, LEAVE_WITHIN).await {
         Ok(Answer::Figures(figures)) => figures,
-        // An older build, which does not count them.
-        Ok(_) | Err(BuiltinError::Refused { .. }) => PerColor::default(),
+        Ok(_) => PerColor::default(),
         Err(error) => return Err(error),
     };
     link.ask(&Request::Leave, LEAVE_WITHIN).await?;
@@ -364,12 +352,8 @@ mod tests {
         assert_eq!(read(&all), Ok(expected));
         assert!(read(&all[..4]).unwrap_err().contains("--control"));
         assert!(read(&["--listen"]).unwrap_err().contains("--listen"));
-        let heir = ["--heir", "--route", r#"{"generation":3,"backends":[]}"#];
-        let heir = read(&[&all[..8], &heir].concat()).unwrap();
-        assert!(matches!(heir.entrance, Entrance::Heir(Some(route)) if route.generation.0 == 3));
         let bequeathed = read(&[&all[..8], &["--bequeathed"]].concat()).unwrap();
         assert_eq!(bequeathed.entrance, Entrance::Bequeathed);
-        assert!(read(&["--route", "{"]).is_err());
         assert!(read(&["--what"]).unwrap_err().contains("--what"));
     }
 }

@@ -12,7 +12,6 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    BuiltinError,
     control::{Answer, Counters, Hello, PerColor, Request},
     journal::Journal,
     link::Link,
@@ -192,12 +191,6 @@ impl Stage {
         let link = predecessor.as_mut()?;
         match link.ask(request, LED_WITHIN).await {
             Ok(answer) => Some(answer),
-            // An older build, which does not know of it.
-            Err(BuiltinError::Refused { .. })
-                if matches!(request, Request::Figures | Request::PassOver { .. }) =>
-            {
-                None
-            }
             Err(error) => {
                 self.journal.info(format_args!("predecessor let go: {error}"));
                 *predecessor = None;
