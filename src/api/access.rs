@@ -31,7 +31,6 @@ const NO_LOGIN: u32 = u32::MAX;
 /// What the kernel says of who connected. No name yet: looking one up may take a name service's time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// The user id.
     pub uid: u32,
     groups: Vec<u32>,
     pid: Option<i32>,
@@ -63,7 +62,7 @@ pub struct Peer {
     pub name: String,
     /// Who logged in before becoming root (sudo), where the kernel keeps that.
     pub login: Option<String>,
-    /// Whom rights are given to.
+    /// Ids, which decide about rights.
     pub caller: Caller,
 }
 
@@ -161,7 +160,7 @@ struct Circle {
 }
 
 impl Access {
-    /// As configured. A name that this host does not know is nobody, and said in the log.
+    /// Resolves the configured names. One that this host does not know gives nobody a right, and is logged.
     pub fn new(settings: &DaemonSettings) -> Self {
         let circles = (settings.operators.is_some() || !settings.readers.is_empty()).then(|| Circles {
             operators: match &settings.operators {
@@ -178,7 +177,7 @@ impl Access {
         if self.circles.is_some() { 0o666 } else { 0o660 }
     }
 
-    /// What somebody may.
+    /// The right of a caller.
     pub fn right_of(&self, caller: &Caller) -> Right {
         match &self.circles {
             None => Right::Act,
@@ -194,7 +193,7 @@ impl Access {
         caller.uid == 0 || caller.uid == self.own
     }
 
-    /// What somebody is told who may do nothing.
+    /// The refusal of a caller who may do nothing.
     pub fn no_entry(&self, caller: &Caller) -> Refusal {
         let message = format!("not permitted for uid {}, who may not use bgd here", caller.uid);
         let hint = format!(

@@ -181,7 +181,7 @@ async fn shared(mut following: Follower<'_>, app: Option<AppName>, what: Ask) ->
     let member = member(following.services, app.as_ref())?;
     let text = match ask(&following.client.peer, (&member, what)).await? {
         step::Answer::Said(text) => text,
-        // All of the traffic is no share.
+        // 100 % is a promotion, not a share.
         step::Answer::Promoting(id) => return following.promoted(&member, id).await,
         other => return Err(unexpected(&other)),
     };

@@ -43,35 +43,24 @@ pub enum CallError {
     /// Nobody listens on the socket.
     #[error("the daemon can't be reached at {}", socket.display())]
     Absent {
-        /// The control socket.
         socket: PathBuf,
-        /// What connecting said.
         #[source]
         source: io::Error,
     },
     /// The socket is there and belongs to others.
     #[error("not permitted to use {}", socket.display())]
     NotPermitted {
-        /// The control socket.
         socket: PathBuf,
-        /// What connecting said.
         #[source]
         source: io::Error,
     },
     /// Connected, but silent.
     #[error("the daemon at {} does not answer within {} s: it hangs, or has too much to do", socket.display(), limit.as_secs_f32())]
-    Hung {
-        /// The control socket.
-        socket: PathBuf,
-        /// How long was waited.
-        limit: Duration,
-    },
+    Hung { socket: PathBuf, limit: Duration },
     /// It lives, and was waited for.
     #[error("the daemon at {} lives and has not answered within {} s: {why}", socket.display(), limit.as_secs())]
     Slow {
-        /// The control socket.
         socket: PathBuf,
-        /// How long was waited.
         limit: Duration,
         /// What it does instead.
         why: String,
@@ -79,7 +68,6 @@ pub enum CallError {
     /// The connection ended before the answer was complete.
     #[error("the daemon at {} went away before its answer was complete", socket.display())]
     Gone {
-        /// The control socket.
         socket: PathBuf,
         /// What reading or writing said, if anything.
         #[source]
@@ -88,9 +76,7 @@ pub enum CallError {
     /// The answer can't be understood.
     #[error("the daemon at {} answered what this bgd {} can't read", socket.display(), env!("CARGO_PKG_VERSION"))]
     Garbled {
-        /// The control socket.
         socket: PathBuf,
-        /// What parsing said.
         #[source]
         source: serde_json::Error,
     },
@@ -157,17 +143,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client for this control socket.
     pub fn new(socket: PathBuf) -> Self {
         Self { socket, patience: PATIENCE }
     }
 
-    /// The same with another limit for the first reply.
+    /// This client, with another limit for the first reply.
     pub fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
     }
 
-    /// The control socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
@@ -226,8 +210,8 @@ impl Client {
         }
     }
 
-    /// As [`Client::open`], and waits for the first part, which [`Call::next`] then returns: an error here means
-    /// that the daemon has not begun to answer.
+    /// Asks, and waits for the first part, which [`Call::next`] then returns: an error here means that the daemon has
+    /// not begun to answer.
     pub async fn begin(&self, request: &Request) -> Result<Call, CallError> {
         let mut call = self.open(request).await?;
         call.begun().await?;
@@ -355,7 +339,7 @@ mod tests {
     use super::*;
     use crate::api::wire::{Status, Why};
 
-    /// Short, so that the tests are; the rule is the same.
+    /// A patience that keeps the tests short.
     const SHORT: Duration = Duration::from_millis(150);
 
     struct Fake {

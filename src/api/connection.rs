@@ -21,7 +21,6 @@ use crate::os::lines::line;
 pub(super) struct Connection {
     pub(super) write: OwnedWriteHalf,
     pub(super) read: BufReader<OwnedReadHalf>,
-    /// Who it is.
     pub(super) peer: Peer,
 }
 

@@ -160,7 +160,7 @@ async fn follow_logs(client: &mut Connection, mut following: LogStream) -> io::R
     }
 }
 
-/// As the live color changes, so do the logs that are followed.
+/// Follows the logs of the live color, also when another color becomes live.
 async fn follow_live(
     client: &mut Connection,
     member: &Member,
@@ -168,7 +168,8 @@ async fn follow_live(
 ) -> io::Result<()> {
     let mut seen = member.watch();
     loop {
-        // All arms are cancel-safe: as above, and a watch keeps what changed.
+        // All arms are cancel-safe: lines that were read are returned at once, a watch keeps its last value, and the
+        // client says nothing.
         tokio::select! {
             lines = following.next() => {
                 for line in lines? {

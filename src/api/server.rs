@@ -44,16 +44,11 @@ const LONGEST: u64 = 64 << 10;
 pub enum ServerError {
     /// Something else is at its path.
     #[error("the control socket's path is taken by something that is no socket: {}", path.display())]
-    Taken {
-        /// The path.
-        path: PathBuf,
-    },
+    Taken { path: PathBuf },
     /// The socket can't be made.
     #[error("making the control socket: {}", path.display())]
     Bind {
-        /// The path.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -200,10 +195,10 @@ fn too_late() -> Refusal {
     refusal(Exit::TimedOut, message, Some("bgd status"))
 }
 
-/// The one request of a connection, in whatever pieces it comes; `None` when the client went without a word.
+/// The one request of a connection, which may come in pieces; `None` when the client closed without one.
 ///
 /// # Errors
-/// When the connection fails. A line that is no request, or longer than 64 KiB, is a refusal.
+/// When the connection fails. A line that is not a request, or is longer than 64 KiB, is a refusal.
 pub async fn request(
     stream: &mut (impl AsyncBufRead + Unpin),
 ) -> io::Result<Option<Result<Request, Refusal>>> {

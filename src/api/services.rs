@@ -28,7 +28,6 @@ const REFUSALS_APART: Duration = Duration::from_secs(60);
 /// What every connection is served from.
 #[derive(Debug)]
 pub struct Services {
-    /// The apps.
     pub fleet: Arc<Fleet>,
     /// The daemon, as status shows it.
     pub daemon: watch::Receiver<DaemonReport>,
@@ -58,7 +57,7 @@ impl Services {
         true
     }
 
-    /// Tells somebody who may do nothing so, whatever the request would have been.
+    /// Refuses a caller who may do nothing, before the request is read.
     pub(super) fn turn_away(&self, stream: &UnixStream, caller: &Caller) {
         connection::send_away(stream, self.access.no_entry(caller));
         if self.is_news(caller.uid) {

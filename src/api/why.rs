@@ -85,7 +85,7 @@ fn up_to_date(snapshot: &Snapshot, head: &str) -> Why {
     }
 }
 
-/// `bgd resume` deploys no commit that is marked bad, so it is not what helps then.
+/// `bgd resume` does not deploy a commit that is marked bad, so it is not advised for one.
 fn held(app: &App, (name, head): (&AppName, &str)) -> Why {
     let Some(hold) = &app.hold else { return say(WhyCode::Held, format!("{head} waits"), None) };
     let on_hold = format!("on hold by {}: {}", hold.by, hold.reason);

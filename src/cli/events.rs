@@ -15,7 +15,6 @@ use crate::{
     },
 };
 
-/// Runs the command.
 pub async fn run(context: &Context, args: EventsArgs) -> Result<Exit, Problem> {
     let installation = context.installation()?;
     let request = Request::Events { app: args.app.clone(), since: args.since, follow: args.follow };

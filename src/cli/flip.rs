@@ -28,7 +28,6 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// How long a daemon that lives and does not answer is waited for.
 const WAIT: Duration = Duration::from_secs(60);
 
-/// Runs the command.
 pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
     let installation = context.installation()?;
     let request = Request::Flip { app: args.app.clone() };

@@ -9,7 +9,6 @@ use crate::{
     cli::{Context, args::LogsArgs, offline, problem::Problem, terminal},
 };
 
-/// Runs the command.
 pub async fn run(context: &Context, args: LogsArgs) -> Result<Exit, Problem> {
     let installation = context.installation()?;
     let LogsArgs { app, lines, follow, instance, .. } = args;

@@ -55,7 +55,7 @@ pub enum Daemon {
     Hung(Option<Cause>),
 }
 
-/// As `Request::Status` for all apps; `daemon.running` is false. Where no daemon ever ran, nothing is deployed.
+/// The status of all apps by the record, with `daemon.running` false. Where no daemon ever ran, nothing is deployed.
 pub async fn status(settings: &Settings) -> Result<Status, Refusal> {
     let store = open_if_any(settings)?;
     let mut apps = Vec::new();
@@ -115,12 +115,12 @@ async fn snapshot(
     })
 }
 
-/// As `Request::History`.
+/// Deploys, newest first.
 pub fn history(settings: &Settings, app: Option<&AppName>, limit: u32) -> Result<Vec<DeployRecord>, Refusal> {
     open(settings)?.history(app, limit).map_err(unreadable)
 }
 
-/// As `Request::Show`.
+/// One deploy with its events and output.
 pub fn show(settings: &Settings, id: DeployId) -> Result<DeployDetail, Refusal> {
     open(settings)?
         .detail(id)
@@ -128,7 +128,7 @@ pub fn show(settings: &Settings, id: DeployId) -> Result<DeployDetail, Refusal> 
         .ok_or_else(|| refusal(Exit::Usage, format!("no such deploy: {id}"), "bgd history"))
 }
 
-/// As `Request::Events` without following.
+/// Events after `since`, or the last 20.
 pub fn events(
     settings: &Settings,
     app: Option<&AppName>,
@@ -137,7 +137,7 @@ pub fn events(
     open(settings)?.events(app, since).map_err(unreadable)
 }
 
-/// As `Request::Exec`; whoever may read the record could run it without bgd as well.
+/// How a command runs in the live release. Needs no right beyond reading the record, by which it could be done by hand.
 pub fn exec(settings: &Settings, app: &AppName) -> Result<ExecPlan, Refusal> {
     let of_app = settings
         .apps
@@ -147,7 +147,7 @@ pub fn exec(settings: &Settings, app: &AppName) -> Result<ExecPlan, Refusal> {
     reading::exec_plan(of_app, Places::new(&settings.daemon.state_dir, app), &state.serving)
 }
 
-/// As `Request::Logs` without following: the last `lines` lines.
+/// The last `lines` lines of some logs.
 pub fn logs(
     settings: &Settings,
     app: &AppName,
@@ -171,7 +171,7 @@ pub fn logs(
     })
 }
 
-/// As `Request::Flip`, under the daemon's lock; ends a hung daemon first. Returns when the flip is complete, with
+/// Flips under the daemon's lock; ends a hung daemon first. Returns when the flip is complete, with
 /// the other color stopped, because nobody else would do it.
 pub async fn flip(settings: &Settings, app: &AppName, daemon: Daemon) -> Result<FlipReport, Refusal> {
     super::daemon::log_to_stderr("warn");

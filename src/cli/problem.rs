@@ -18,7 +18,6 @@ impl From<Refusal> for Problem {
     }
 }
 
-/// Why not.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// The daemon: away, hung, or it said no.

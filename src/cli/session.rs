@@ -52,7 +52,7 @@ enum Caller {
     Terminal,
 }
 
-/// Runs the command to its end; its exit code, as a shell tells it. Where there is no terminal the command takes this
+/// Runs the command to its end; returns the exit code that a shell would give. Where there is no terminal the command takes this
 /// process's place, so that a supervisor has the command itself.
 ///
 /// # Errors
@@ -136,7 +136,7 @@ fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// As the caller's, except where the caller's does it already.
+/// The modes of the command's terminal: those of the caller's, without what the caller's already does.
 fn modes(theirs: BorrowedFd<'_>, keys: Option<&Keys>) -> io::Result<Termios> {
     let mut modes = tcgetattr(theirs)?;
     if keys.is_none_or(|keys| keys.before.is_none()) {
@@ -358,7 +358,7 @@ impl Relay {
     }
 }
 
-/// As a shell tells it.
+/// The exit code that a shell would give.
 fn code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)

@@ -30,7 +30,6 @@ use crate::{
 /// Between two looks of `-w` (contract of the command: every second).
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// Runs the command.
 pub async fn run(context: &Context, args: StatusArgs) -> Result<Exit, Problem> {
     if let Some(key) = &args.output {
         pick::check(key)?;

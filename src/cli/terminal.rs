@@ -85,7 +85,7 @@ pub fn data(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Chatter, to stderr, with a line end. Nobody listening is no reason to stop.
+/// Writes chatter to stderr, with a line end. A closed stderr does not stop a command.
 pub fn chatter(text: &str) {
     drop(writeln!(io::stderr().lock(), "{}", text.trim_end_matches('\n')));
 }

@@ -25,7 +25,6 @@ use crate::{
 /// Between two looks: a status costs the daemon well under a millisecond.
 const LOOK: Duration = Duration::from_millis(300);
 
-/// Runs the command.
 pub async fn run(context: &Context, args: WaitArgs) -> Result<Exit, Problem> {
     let client = context.installation()?.client();
     let until = Instant::now() + args.timeout;

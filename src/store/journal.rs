@@ -22,9 +22,7 @@ const EVENTS_KEPT: u64 = 20_000;
 /// One step to be recorded.
 #[derive(Debug)]
 pub struct Commit<'a> {
-    /// Whose.
     pub app: &'a AppName,
-    /// When.
     pub now: Time,
     /// What happened.
     pub event: &'a Event,
@@ -34,14 +32,14 @@ pub struct Commit<'a> {
     pub effects: &'a [Effect],
     /// What is to be remembered.
     pub notes: &'a [Noted],
-    /// Whose wish it was, if it was anybody's.
+    /// The operator's act behind this step, if any.
     pub act: Option<&'a Act>,
 }
 
 /// What an operator did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Act {
-    /// As the record says it.
+    /// Who asked for what.
     pub event: EventRecord,
     /// The deploy that began by it.
     pub began: Option<DeployId>,
@@ -174,7 +172,7 @@ fn write_step(
         .execute(params![app, commit.now.0, json(commit.event), json(&commit.effects)])?;
     write_hold(tx, commit)?;
     let mut events = Vec::new();
-    // Before what it led to.
+    // The act comes before the events that it led to.
     if let Some(act) = commit.act {
         events.push(insert_event(tx, act.event.clone())?);
     }

@@ -36,52 +36,41 @@ pub enum StoreError {
     /// The file can't be opened.
     #[error("opening the record: {}", path.display())]
     Open {
-        /// The database file.
         path: PathBuf,
-        /// The cause.
         #[source]
         source: rusqlite::Error,
     },
     /// A damaged or newer file can't be moved aside.
     #[error("moving the unusable record aside: {}", path.display())]
     MoveAside {
-        /// The database file.
         path: PathBuf,
-        /// The cause.
         #[source]
         source: std::io::Error,
     },
     /// It was deleted or replaced, and can't be written anew.
     #[error("the record is gone from {}, and can't be written anew", path.display())]
     Rewrite {
-        /// The database file.
         path: PathBuf,
-        /// The cause.
         #[source]
         source: std::io::Error,
     },
     /// A statement failed.
     #[error("{what}")]
     Sql {
-        /// What was attempted.
         what: &'static str,
-        /// The cause.
         #[source]
         source: rusqlite::Error,
     },
     /// The write-ahead log can't be flushed.
     #[error("flushing the record's log")]
     Flush {
-        /// The cause.
         #[source]
         source: std::io::Error,
     },
     /// A journaled state can't be read.
     #[error("reading the journaled state of {app}")]
     State {
-        /// Whose.
         app: String,
-        /// The cause.
         #[source]
         source: serde_json::Error,
     },
@@ -98,7 +87,6 @@ impl StoreError {
     }
 }
 
-/// The record.
 #[derive(Debug)]
 pub struct Store {
     /// Held for microseconds. Closed before the writer, which then can put the log away.
@@ -124,7 +112,6 @@ pub enum Opened {
     MovedAside {
         /// Where the old file went.
         to: PathBuf,
-        /// Why.
         why: String,
     },
 }

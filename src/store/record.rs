@@ -17,16 +17,13 @@ use crate::{
 pub struct StepRecord {
     /// `fetch`, `checkout`, `build`, …
     pub name: String,
-    /// How long it took.
     pub ms: u64,
 }
 
 /// One deploy, as `bgd history` lists it. All keys are always there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeployRecord {
-    /// Its number.
     pub id: DeployId,
-    /// Its app.
     pub app: AppName,
     /// Why it was made.
     pub kind: DeployKind,
@@ -38,7 +35,6 @@ pub struct DeployRecord {
     pub commit: Option<CommitId>,
     /// First line of the commit message.
     pub subject: Option<String>,
-    /// The commit's author.
     pub author: Option<String>,
     /// The release, once checked out.
     pub release: Option<ReleaseId>,
@@ -56,7 +52,6 @@ pub struct DeployRecord {
     pub started_at: Stamp,
     /// When its outcome was decided.
     pub finished_at: Option<Stamp>,
-    /// Steps with durations.
     pub steps: Vec<StepRecord>,
     /// What the public saw of the flip; `None` where it was not measured from beginning to end.
     pub meter: Option<MeterRecord>,
@@ -64,7 +59,7 @@ pub struct DeployRecord {
     pub replaced: bool,
 }
 
-/// What the public saw while the traffic moved, by requests of bgd's own through the front.
+/// What the public saw while the traffic moved, measured by requests that bgd sent through the front.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeterRecord {
     /// How many were sent.
@@ -78,7 +73,6 @@ pub struct MeterRecord {
 /// One deploy with everything, as `bgd show` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeployDetail {
-    /// The summary.
     pub deploy: DeployRecord,
     /// The last lines of the build's or the instance's output, at a failure.
     pub log_tail: Vec<String>,
@@ -93,11 +87,9 @@ pub struct DeployDetail {
 pub struct EventRecord {
     /// Counter over all apps; `--since` takes it.
     pub seq: u64,
-    /// When.
     pub at: Stamp,
     /// Which app; `None` for the daemon's own.
     pub app: Option<AppName>,
-    /// Which deploy, if one.
     pub deploy: Option<DeployId>,
     /// What it tells of.
     pub kind: EventKind,
@@ -110,7 +102,7 @@ pub struct EventRecord {
 }
 
 impl EventRecord {
-    /// One of bgd's own, of no app, to be recorded; its number comes with the recording.
+    /// An event that bgd causes itself and that is not about an app. The store gives it its number.
     pub fn new(kind: EventKind, at: Time, text: &str) -> Self {
         Self {
             seq: 0,

@@ -14,11 +14,7 @@ use crate::rules::{
 
 /// The event of a note; `None` for notes that are rows only. `asked` is who asked for the step, which may be somebody
 /// else than who asked for the deploy that it is about: a flip ends a deploy of the poller.
-pub(super) fn event(
-    app: &AppName,
-    at: Time,
-    (noted, asked): (&Noted, Option<&str>),
-) -> Option<EventRecord> {
+pub(super) fn event(app: &AppName, at: Time, (noted, asked): (&Noted, Option<&str>)) -> Option<EventRecord> {
     let (kind, text) = sentence(noted)?;
     let mut event = EventRecord::new(kind, at, &text);
     event.app = Some(app.clone());

@@ -78,7 +78,7 @@ impl Mark {
 }
 
 impl Marks {
-    /// After a write: only whoever holds the writer may call this.
+    /// Notes how the files are after a write. The caller holds the writer.
     pub fn renew(&mut self, path: &Path) {
         self.database = Mark::of(path);
         for (mark, log) in self.logs.iter_mut().zip(LOGS) {

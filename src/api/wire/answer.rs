@@ -13,7 +13,6 @@ use crate::{
     rules::{ids::CommitId, time::Stamp, words::WhyCode},
 };
 
-/// One line of an answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
@@ -29,13 +28,10 @@ pub enum Reply {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Progress {
-    /// An event of the app.
     Event(EventRecord),
-    /// A line of output.
     Line(String),
 }
 
-/// Why not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The exit code for the client.
@@ -46,23 +42,15 @@ pub struct Refusal {
     pub hint: Option<String>,
 }
 
-/// The result of a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// For `Status`.
     Status(Status),
-    /// For `Deploy`, `DeployDetached`, `Up`.
     Deploy(DeployRecord),
-    /// For `Flip`.
     Flip(FlipReport),
-    /// For `History`.
     History(Vec<DeployRecord>),
-    /// For `Show`.
     Show(Box<DeployDetail>),
-    /// For `Why`.
     Why(Why),
-    /// For `Exec`.
     Exec(ExecPlan),
     /// One sentence for people.
     Said(String),
@@ -75,7 +63,6 @@ pub struct FlipReport {
     pub cancelled: bool,
     /// What is live now.
     pub live: Option<LiveReport>,
-    /// The commit marked bad.
     pub abandoned: Option<CommitId>,
     /// One sentence for people.
     pub text: String,

@@ -1,4 +1,4 @@
-//! Exit codes: the same number wherever a command ends, and in each refusal on the wire.
+//! Exit codes, which commands end with and refusals carry over the wire.
 
 use serde::{Deserialize, Serialize};
 

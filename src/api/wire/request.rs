@@ -18,57 +18,38 @@ pub enum Request {
     },
     /// `Progress(Event)` lines of that deploy, then `Done(Deploy)` when it has ended.
     Deploy {
-        /// The app.
         app: Option<AppName>,
         /// A commit, tag or branch; default the tip of the configured branch.
         rev: Option<String>,
     },
     /// Like `Deploy`, but answers `Done(Deploy)` with the deploy just begun (or queued).
     DeployDetached {
-        /// The app.
         app: Option<AppName>,
         /// A commit, tag or branch; default the tip of the configured branch.
         rev: Option<String>,
     },
     /// `Progress(Event)` lines, then `Done(Flip)` when the traffic has moved (or the deploy is cancelled).
-    Flip {
-        /// The app.
-        app: Option<AppName>,
-    },
+    Flip { app: Option<AppName> },
     /// `Done(Said)`.
     Hold {
-        /// The app.
         app: Option<AppName>,
         /// Why, for the others.
         reason: String,
     },
     /// `Done(Said)`.
-    Resume {
-        /// The app.
-        app: Option<AppName>,
-    },
+    Resume { app: Option<AppName> },
     /// `Done(Said)` when the share is in force; 100 percent are a promotion.
     SetShare {
-        /// The app.
         app: Option<AppName>,
         /// The canary's share of the traffic, in percent.
         share: Share,
     },
     /// `Done(Said)` when the step's share is in force.
-    ResumeSteps {
-        /// The app.
-        app: Option<AppName>,
-    },
+    ResumeSteps { app: Option<AppName> },
     /// `Done(Said)` when the next step's share is in force, or after the last one as `Promote`.
-    NextStep {
-        /// The app.
-        app: Option<AppName>,
-    },
+    NextStep { app: Option<AppName> },
     /// `Progress(Event)` lines, then `Done(Said)` when all of the traffic has moved.
-    Promote {
-        /// The app.
-        app: Option<AppName>,
-    },
+    Promote { app: Option<AppName> },
     /// `Done(History)`, newest first.
     History {
         /// The app; `None` with several apps lists all.
@@ -77,13 +58,9 @@ pub enum Request {
         limit: u32,
     },
     /// `Done(Show)`.
-    Show {
-        /// The deploy.
-        id: DeployId,
-    },
+    Show { id: DeployId },
     /// `Progress(Line)` for each line; ends with `Done(Said)`, with `follow` when the client goes.
     Logs {
-        /// The app.
         app: Option<AppName>,
         /// How many of the last lines first.
         lines: u32,
@@ -104,30 +81,15 @@ pub enum Request {
         follow: bool,
     },
     /// `Done(Why)`.
-    Why {
-        /// The app.
-        app: Option<AppName>,
-    },
+    Why { app: Option<AppName> },
     /// `Done(Exec)`: what to run; the client runs it.
-    Exec {
-        /// The app.
-        app: Option<AppName>,
-    },
+    Exec { app: Option<AppName> },
     /// `Progress(Event)` lines, then `Done(Said)` when it is out of service.
-    Down {
-        /// The app.
-        app: Option<AppName>,
-    },
+    Down { app: Option<AppName> },
     /// `Progress(Event)` lines, then `Done(Deploy)` when it serves again.
-    Up {
-        /// The app.
-        app: Option<AppName>,
-    },
+    Up { app: Option<AppName> },
     /// `Done(Said)` at once; the remote is looked at without waiting for the next turn.
-    Poll {
-        /// The app.
-        app: Option<AppName>,
-    },
+    Poll { app: Option<AppName> },
     /// `Done(Said)`, or `Refused` with the problems of the files.
     Reload,
 }

@@ -17,7 +17,6 @@ use crate::rules::{
 pub struct Status {
     /// 1.
     pub schema: u32,
-    /// The daemon.
     pub daemon: DaemonReport,
     /// What bgd started, still runs, and is in no file.
     pub unconfigured: Vec<UnconfiguredReport>,
@@ -34,9 +33,7 @@ pub struct UnconfiguredReport {
     pub color: Color,
     /// Where, as far as that is known.
     pub port: Option<u16>,
-    /// Its process.
     pub pid: Option<u32>,
-    /// Since when.
     pub since: Stamp,
 }
 
@@ -45,20 +42,15 @@ pub struct UnconfiguredReport {
 pub struct DaemonReport {
     /// False when the record was read without it.
     pub running: bool,
-    /// Its version.
     pub version: Option<String>,
-    /// Its process.
     pub pid: Option<u32>,
-    /// Since when.
     pub started_at: Option<Stamp>,
     /// The configuration on disk was refused when it was last read, and an older one is in force: what helps.
     pub config_refused: Option<String>,
 }
 
-/// One app.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AppReport {
-    /// Its name.
     pub name: AppName,
     /// In one word.
     pub state: AppState,
@@ -68,13 +60,11 @@ pub struct AppReport {
     pub live: Option<LiveReport>,
     /// The other color.
     pub idle: Option<IdleReport>,
-    /// The deploy under way.
     pub deploy: Option<DeployReport>,
     /// The share of the traffic that the deploy under way has.
     pub canary: Option<CanaryReport>,
     /// Why automatic deploys are off.
     pub hold: Option<HoldReport>,
-    /// The remote.
     pub remote: RemoteReport,
     /// The deploy that ended last.
     pub last: Option<LastReport>,
@@ -87,19 +77,15 @@ pub struct AppReport {
 /// What receives the traffic.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LiveReport {
-    /// Its color.
     pub color: Color,
     /// Its port; `None` of an app that listens on unix sockets.
     pub port: Option<u16>,
     /// Its unix socket, if it has one.
     pub socket: Option<PathBuf>,
-    /// Its release.
     pub release: ReleaseId,
-    /// Its commit.
     pub commit: CommitId,
     /// First line of the commit message.
     pub subject: Option<String>,
-    /// The commit's author.
     pub author: Option<String>,
     /// The main process; `None` while it is being restarted.
     pub pid: Option<u32>,
@@ -159,7 +145,6 @@ impl LiveReport {
 /// The color that receives no traffic.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IdleReport {
-    /// Its color.
     pub color: Color,
     /// Its port; `None` of an app that listens on unix sockets.
     pub port: Option<u16>,
@@ -167,7 +152,6 @@ pub struct IdleReport {
     pub socket: Option<PathBuf>,
     /// What runs there.
     pub release: Option<ReleaseId>,
-    /// Its commit.
     pub commit: Option<CommitId>,
     /// Its main process.
     pub pid: Option<u32>,
@@ -183,10 +167,8 @@ pub struct IdleReport {
     pub cpu_percent: Option<f64>,
 }
 
-/// The deploy under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeployReport {
-    /// Its number.
     pub id: DeployId,
     /// Why it was made; `None` only from a daemon that is older than this key.
     pub kind: Option<DeployKind>,
@@ -194,9 +176,7 @@ pub struct DeployReport {
     pub commit: Option<CommitId>,
     /// Where it goes.
     pub color: Option<Color>,
-    /// Where it is.
     pub phase: Phase,
-    /// Since when.
     pub started_at: Stamp,
     /// Since when it is in this phase.
     pub phase_since: Option<Stamp>,
@@ -233,11 +213,8 @@ pub struct CanaryReport {
 /// Why automatic deploys are off.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldReport {
-    /// Who placed it.
     pub by: String,
-    /// Why.
     pub reason: String,
-    /// Since when.
     pub since: Stamp,
     /// What ends it.
     pub until: Option<HoldEnd>,
@@ -246,9 +223,7 @@ pub struct HoldReport {
 /// The remote, as last seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteReport {
-    /// The branch followed.
     pub branch: String,
-    /// Its tip.
     pub head: Option<CommitId>,
     /// The last good look.
     pub checked_at: Option<Stamp>,
@@ -265,9 +240,7 @@ pub struct RemoteReport {
 /// The deploy that ended last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastReport {
-    /// Its number.
     pub id: DeployId,
-    /// Its commit.
     pub commit: Option<CommitId>,
     /// How it ended.
     pub outcome: Outcome,
@@ -277,9 +250,7 @@ pub struct LastReport {
     pub error: Option<String>,
     /// The next thing to do.
     pub hint: Option<String>,
-    /// When.
     pub finished_at: Stamp,
-    /// Steps with durations.
     pub steps: Vec<StepRecord>,
     /// The front could not be moved: the release took the place of another on the port that it routes to.
     pub replaced: bool,

@@ -105,7 +105,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// A line of the app's log; whoever reads it may be gone.
+/// Writes a line of the app's log; its reader may be gone.
 fn say(text: &str) {
     drop(terminal::data(text));
 }

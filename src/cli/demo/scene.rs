@@ -173,7 +173,7 @@ listen = "{front}"
         })
     }
 
-    /// The same with both streams in the order of their lines, as a terminal shows them.
+    /// Runs it with both streams in one, in the order of their lines, as a terminal shows them.
     pub async fn shown(&self, words: &[&str]) -> anyhow::Result<(i32, String)> {
         let path = self.dir.join("shown");
         let file = fs::File::create(&path).context("make a file for the output")?;

@@ -36,7 +36,6 @@ use crate::{
     os::confinement::Confinement,
 };
 
-/// Runs the command.
 pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
     let installation = context.installation()?;
     let settings = installation.settings()?;

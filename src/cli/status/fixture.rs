@@ -21,7 +21,7 @@ pub fn before(seconds: u64) -> Stamp {
     Stamp(Time(NOW.0 - seconds * 1000))
 }
 
-/// As many seconds from now.
+/// A time that many seconds ahead.
 pub fn after(seconds: u64) -> Stamp {
     Stamp(Time(NOW.0 + seconds * 1000))
 }

@@ -245,9 +245,12 @@ mod tests {
         let mut app = fixture::deploying();
         app.deploy.as_mut().unwrap().phase = Phase::Canary;
         app.canary = Some(fixture::canary());
-        assert!(text(app.clone()).contains("  next      `bgd promote shop` gives c3c3c3c all of the traffic"));
+        assert!(
+            text(app.clone()).contains("  next      `bgd promote shop` gives c3c3c3c all of the traffic")
+        );
         app.canary.as_mut().unwrap().next_at = None;
-        let next = "  next      `bgd promote --step shop` goes on to 25%, `bgd promote shop` gives c3c3c3c all";
+        let next =
+            "  next      `bgd promote --step shop` goes on to 25%, `bgd promote shop` gives c3c3c3c all";
         assert!(text(app.clone()).contains(next), "{}", text(app));
         app.canary.as_mut().unwrap().by_hand = true;
         assert!(!text(app).contains("--step"));
