@@ -2,7 +2,7 @@
 //! as text, so that a wrong arrow fails here with its file and line instead of being argued about later.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -39,6 +39,8 @@ const IMPURE: [&str; 11] = [
     "nix",
     "libc",
 ];
+/// Folders whose files must not need each other in a circle. `mod.rs` and its children may.
+const WITHOUT_CIRCLES: [&str; 3] = ["api", "cli", "store"];
 /// Lines without the tests; beyond this a file is split.
 const LONGEST: usize = 600;
 
@@ -136,8 +138,13 @@ fn word_ends(text: &str) -> usize {
 /// The top-level modules named by `crate::…` in `code`, each with its line: `crate::a::b`, and every branch of
 /// `crate::{a::b, c::{d, e}}`.
 fn arrows(code: &str) -> Vec<(usize, String)> {
+    named_below("crate::", code)
+}
+
+/// The modules right below `root` that `code` names.
+fn named_below(root: &str, code: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
-    for (at, matched) in code.match_indices("crate::") {
+    for (at, matched) in code.match_indices(root) {
         let line = 1 + code[..at].matches('\n').count();
         let rest = &code[at + matched.len()..];
         match rest.strip_prefix('{') {
@@ -199,6 +206,55 @@ fn arrows_between_modules_point_down_only() {
         }
     }
     assert_none("arrows point down only", &broken);
+}
+
+/// Which of its neighbours each file of a folder names, tests left out; a folder in it counts as its `mod.rs`.
+fn neighbours(folder: &str, sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
+    let mut found = BTreeMap::new();
+    for source in sources.iter().filter(|source| source.path.starts_with(folder)) {
+        let below = source.path.strip_prefix(folder).unwrap().with_extension("");
+        let name = below.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+        let code = source.code();
+        let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+        let from_root = format!("crate::{}::", folder.replace('/', "::"));
+        let mut named = named_below(&from_root, code);
+        if below.components().count() == 1 && name != "mod" {
+            named.extend(named_below("super::", code));
+        }
+        let others: Vec<String> =
+            named.into_iter().map(|(_, named)| named).filter(|named| *named != name).collect();
+        found.entry(name).or_insert_with(BTreeSet::new).extend(others);
+    }
+    found.remove("mod");
+    found
+}
+
+/// What is left when files that need none of the others are taken away, again and again.
+fn circle(mut needs: BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+    loop {
+        let known: BTreeSet<String> = needs.keys().cloned().collect();
+        let before = known.len();
+        needs.retain(|_, needed| !needed.is_disjoint(&known));
+        if needs.len() == before {
+            return needs.into_keys().collect();
+        }
+    }
+}
+
+#[test]
+fn files_of_a_folder_do_not_need_each_other_in_a_circle() {
+    let sources = sources();
+    for folder in WITHOUT_CIRCLES {
+        let needs = neighbours(folder, &sources);
+        assert!(needs.values().any(|needed| !needed.is_empty()), "{folder}: {needs:?}");
+        assert_none(&format!("src/{folder}: a circle among"), &circle(needs));
+    }
+    let needs = |pairs: &[(&str, &str)]| {
+        let pair = |(from, to): &(&str, &str)| ((*from).to_owned(), BTreeSet::from([(*to).to_owned()]));
+        circle(pairs.iter().map(pair).collect())
+    };
+    assert_eq!(needs(&[("a", "b"), ("b", "c"), ("c", "d")]), [""; 0]);
+    assert_eq!(needs(&[("a", "b"), ("b", "c"), ("c", "b"), ("d", "e")]), ["a", "b", "c"]);
 }
 
 #[test]
