@@ -9,6 +9,7 @@ use crate::{
     cli::{
         Context,
         args::{AppArg, DeployArgs},
+        installation::Installation,
         problem::Problem,
         progress,
         terminal::{self, Look, Tone, one_line},
@@ -20,12 +21,11 @@ use crate::{
 /// How many lines of the app's own output a failure shows; `bgd show` has all that was kept.
 const TAIL: usize = 20;
 
-/// Runs `bgd deploy`.
 pub async fn run(context: &Context, args: DeployArgs) -> Result<Exit, Problem> {
-    let client = context.installation()?.client();
+    let installation = context.installation()?;
     let DeployArgs { app, rev, detach } = args;
     if detach {
-        let Answer::Deploy(deploy) = client.ask(&Request::DeployDetached { app, rev }).await? else {
+        let Answer::Deploy(deploy) = installation.ask(&Request::DeployDetached { app, rev }).await? else {
             return Err(Problem::unexpected());
         };
         terminal::chatter(&format!(
@@ -35,24 +35,22 @@ pub async fn run(context: &Context, args: DeployArgs) -> Result<Exit, Problem> {
         terminal::data(&deploy.id.to_string())?;
         return Ok(Exit::Done);
     }
-    watched(context, &client, Request::Deploy { app, rev }).await
+    watched(context, &installation, Request::Deploy { app, rev }).await
 }
 
-/// Runs `bgd up`.
 pub async fn up(context: &Context, args: AppArg) -> Result<Exit, Problem> {
-    let client = context.installation()?.client();
-    watched(context, &client, Request::Up { app: args.app }).await
+    watched(context, &context.installation()?, Request::Up { app: args.app }).await
 }
 
-async fn watched(context: &Context, client: &Client, request: Request) -> Result<Exit, Problem> {
-    let mut call = client.open(&request).await?;
+async fn watched(context: &Context, installation: &Installation, request: Request) -> Result<Exit, Problem> {
+    let mut call = installation.open(&request).await?;
     let answer = tokio::select! {
         // Not polled again after the other arm: both ends of the call are dropped with it.
         answer = progress::follow(&mut call, context.stderr) => answer?,
         _ = tokio::signal::ctrl_c() => return Err(left()),
     };
     match answer {
-        Answer::Deploy(deploy) => report(client, &deploy, context).await,
+        Answer::Deploy(deploy) => report(&installation.client(), &deploy, context).await,
         // There was nothing to do, such as `up` of what is in service.
         Answer::Said(text) => {
             terminal::data(&text)?;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     api::{
-        client::{CallError, Client},
-        wire::Exit,
+        client::{Call, CallError, Client},
+        wire::{Answer, Exit, Request},
     },
     cli::{problem::Problem, terminal},
     config::{
@@ -120,6 +120,24 @@ impl Installation {
             ));
         }
         self.usable().inspect_err(|_| terminal::chatter(&format!("{error}, and the record can't be found:")))
+    }
+
+    /// Asks the daemon for what only the daemon can do. Where it can't be reached and the files are refused, that is said
+    /// as well: it may be why there is none.
+    pub async fn ask(&self, request: &Request) -> Result<Answer, Problem> {
+        self.client().ask(request).await.map_err(|error| self.explained(error))
+    }
+
+    /// Asks the daemon for what may take long; errors are explained as those of [`Installation::ask`].
+    pub async fn open(&self, request: &Request) -> Result<Call, Problem> {
+        self.client().open(request).await.map_err(|error| self.explained(error))
+    }
+
+    fn explained(&self, error: CallError) -> Problem {
+        if let (Err(Unusable::Bad(problems)), true) = (&self.settings, error.without_daemon()) {
+            terminal::chatter(&format!("the configuration is refused ({}): `bgd check`", problems.brief()));
+        }
+        error.into()
     }
 
     /// The app meant: the one named, or the only one.

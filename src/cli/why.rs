@@ -11,8 +11,7 @@ use crate::{
 };
 
 pub(super) async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
-    let Answer::Why(why) = context.installation()?.client().ask(&Request::Why { app: args.app }).await?
-    else {
+    let Answer::Why(why) = context.installation()?.ask(&Request::Why { app: args.app }).await? else {
         return Err(Problem::unexpected());
     };
     terminal::data(&one_line(&why.text))?;

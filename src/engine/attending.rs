@@ -19,6 +19,7 @@ use crate::{
     rules::{
         event::Event,
         ids::{AppName, Color},
+        words::EventKind,
     },
 };
 
@@ -72,7 +73,13 @@ impl Daemon for Attendant<'_> {
     }
 
     fn silent<'a>(&'a self, pid: Option<u32>, control: &'a Path) -> BoxFuture<'a, ()> {
-        Box::pin(async move { self.silence.lock().await.goes_on(self.app(), pid, control).await })
+        Box::pin(async move {
+            let ended = self.silence.lock().await.goes_on(self.app(), pid, control).await;
+            if let Some(cause) = ended {
+                let text = format!("the front hung ({cause}) and was ended, so that another takes its place");
+                self.interpreter.record.note(EventKind::Trouble, None, &text).await;
+            }
+        })
     }
 
     fn heard(&self) -> BoxFuture<'_, ()> {

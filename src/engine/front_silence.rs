@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     os::process::Process,
-    process::vitals::{Patient, Verdict},
+    process::vitals::{Cause, Patient, Verdict},
     rules::ids::AppName,
 };
 
@@ -30,18 +30,25 @@ impl Silence {
     }
 
     /// One more question was not answered in time. Ends the front when what it did since the first one says that it
-    /// will never answer.
-    pub(super) async fn goes_on(&mut self, app: &AppName, pid: Option<u32>, control: &Path) {
-        let Some(process) = pid.and_then(|pid| process(pid, control)) else { return self.broken() };
+    /// will never answer, and returns why.
+    pub(super) async fn goes_on(&mut self, app: &AppName, pid: Option<u32>, control: &Path) -> Option<Cause> {
+        let Some(process) = pid.and_then(|pid| process(pid, control)) else {
+            self.broken();
+            return None;
+        };
         let watched = self.patient.as_ref().filter(|(known, _)| *known == process);
         let Some((_, patient)) = watched else {
             self.patient = Patient::watch(process).map(|patient| (process, patient));
-            return;
+            return None;
         };
         match patient.examine().await {
-            Verdict::Gone => self.broken(),
+            Verdict::Gone => {
+                self.broken();
+                None
+            }
             Verdict::Lives(delay) => {
                 tracing::warn!(%app, pid = process.pid, %delay, "the front does not answer and is waited for");
+                None
             }
             Verdict::Hangs(cause) => {
                 tracing::error!(%app, pid = process.pid, %cause, "the front hangs and is ended");
@@ -50,6 +57,7 @@ impl Silence {
                 }
                 gone(process).await;
                 self.broken();
+                Some(cause)
             }
         }
     }

@@ -217,7 +217,8 @@ impl Known {
         let known = self.lock();
         let seen = |running: &Running| Seen {
             pid: running.handle.main_pid(),
-            healthy: running.healthy,
+            // One that hung and is being ended answers nobody, whatever its last answer was.
+            healthy: if running.blamed.is_some() { Some(false) } else { running.healthy },
             measured: None,
         };
         known.running.iter().map(|(slot, running)| (*slot, seen(running))).collect()

@@ -273,6 +273,27 @@ fn without_a_daemon_the_exit_code_is_four_and_the_reason_is_said() {
 }
 
 #[test]
+fn a_configuration_that_keeps_the_daemon_from_starting_is_named_by_what_needs_the_daemon() {
+    let place = Place::without_daemon();
+    let file = place.dir.path().join("bgd.toml");
+    let broken = fs::read_to_string(&file).unwrap() + "\nnonsense = 1\n";
+    fs::write(&file, broken).unwrap();
+    let commands = [
+        vec!["why"],
+        vec!["deploy"],
+        vec!["deploy", "--detach"],
+        vec!["hold", "-m", "x"],
+        vec!["down", "--yes"],
+    ];
+    for words in commands {
+        let ran = place.run(&words);
+        assert_eq!(ran.code, 4, "{words:?}: {ran:?}");
+        let said = ["bgd.toml", "nonsense", "`bgd check`"];
+        assert!(said.iter().all(|said| ran.err.contains(said)), "{words:?}: {ran:?}");
+    }
+}
+
+#[test]
 fn i6_a_hung_daemon_is_told_from_an_absent_one_within_two_seconds() {
     let place = Place::without_daemon();
     let listener = UnixListener::bind(place.socket()).unwrap();

@@ -191,6 +191,9 @@ fn a_builtin_front_that_hangs_is_ended_and_its_heir_serves() {
         assert_ne!(front_pid(&stage), hung);
         stage.until("the trouble is over", |status| status["trouble"].is_null());
     }
+    stage.eventually("both ends are on record", |stage| {
+        stage.done(&["events", "--since", "0"]).matches("the front hung (").count() == 2
+    });
     stage.push_live("two");
     stage.assert_no_leftover();
 }

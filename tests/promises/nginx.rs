@@ -103,6 +103,8 @@ fn n4_what_stands_in_and_is_killed_is_put_there_again() {
         let pid = stage.status()["idle"]["pid"].as_u64();
         pid.is_some_and(|pid| pid != u64::from(relay)) && stage.served() == "one"
     });
+    let events = stage.done(&["events", "--since", "0"]);
+    assert!(events.contains("what passes on what comes to"), "{events}");
     let load = stage.load();
     load.sees("one");
     fs::remove_file(stage.path("conf.d/foreign.conf")).unwrap();

@@ -46,6 +46,14 @@ fn every_configuration_loads() {
 }
 
 #[test]
+fn haproxy_passes_the_pieces_of_an_answer_on_as_they_come() {
+    let text = fs::read_to_string(contrib("haproxy").join("haproxy.cfg")).unwrap();
+    let defaults = text.split("\ndefaults\n").nth(1).and_then(|rest| rest.split("\nfrontend ").next());
+    let option = |line: &str| line.trim() == "option http-no-delay";
+    assert!(defaults.is_some_and(|defaults| defaults.lines().any(option)), "{text}");
+}
+
+#[test]
 fn every_configuration_is_named_in_the_list() {
     let list = fs::read_to_string(contrib("README.md")).unwrap();
     for entry in fs::read_dir(contrib("")).unwrap() {

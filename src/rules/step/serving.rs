@@ -107,6 +107,7 @@ impl Turn<'_> {
         let of_live = self.app.live().is_some_and(|live| live.release.id == *release);
         if on_idle && of_live && self.stands_in() {
             if self.app.standing_in.is_none() {
+                self.note(Note::Trouble(stand_in_died(color, how)));
                 self.stand_in_again();
             }
             return;
@@ -398,5 +399,15 @@ fn died((color, phase): (Color, Phase), when: &str, (how, last_words): Death<'_>
         cause: format!("the new instance died {when}: {how}"),
         hint: Some(format!("`bgd logs --color {color}` shows its last words; push a fix")),
         log_tail: last_words.to_vec(),
+    }
+}
+
+fn stand_in_died(color: Color, (how, _): Death<'_>) -> Failure {
+    Failure {
+        phase: Phase::Switching,
+        nature: Nature::Transient,
+        cause: format!("what passes on what comes to {color} died ({how}) and is started again"),
+        hint: None,
+        log_tail: Vec::new(),
     }
 }
