@@ -19,11 +19,11 @@ use bgd::{
     front::{
         builtin::{Builtin, FrontPlace},
         nginx::Include,
-        route::{Backend, Route},
     },
     rules::{
         address::Address,
         ids::{Color, Generation},
+        route::{Route, Side},
     },
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -102,8 +102,8 @@ fn open_files() -> Res<usize> {
 
 fn route(app: u16) -> Res<Route> {
     let release = "20261121T101112Z-1-0123456".parse()?;
-    let blue = Backend { color: Color::Blue, address: Address::Port(app), weight: 100, release };
-    Ok(Route::new(Generation(1), vec![blue]))
+    let blue = Side { color: Color::Blue, addresses: vec![Address::Port(app)], release };
+    Ok(Route::to(Generation(1), blue))
 }
 
 /// What bgd writes for nginx.

@@ -7,14 +7,12 @@ use std::{
 };
 
 use bgd::{
-    config::settings::Sticky,
-    front::{
-        nginx::{Found, Include, Integrity, parse},
-        route::{Backend, Preview, Route},
-    },
+    front::nginx::{Found, Include, Integrity, parse},
     rules::{
         address::Address,
         ids::{Color, CommitId, Generation, ReleaseId},
+        route::{FlatRoute, Preview, Weighted},
+        sticky::Sticky,
     },
 };
 
@@ -39,9 +37,9 @@ fn claims_only_what_is_there(found: &Found, text: &str) {
     if text.contains('\\') {
         return;
     }
-    for backend in &found.include.route.backends {
-        assert!(text.contains(backend.color.as_str()), "{} is not in {text:?}", backend.color);
-        is_in(&backend.address, text);
+    for (side, _) in found.include.route.sides() {
+        assert!(text.contains(side.color.as_str()), "{} is not in {text:?}", side.color);
+        side.addresses.iter().for_each(|address| is_in(address, text));
     }
     if let Integrity::Edited { addresses } = &found.integrity {
         addresses.iter().for_each(|address| is_in(address, text));
@@ -74,16 +72,12 @@ fn is_read_back(include: &Include) {
 /// Live and canary where more than weights chooses between them, else what has a weight.
 fn reached(include: &Include) -> Vec<Address> {
     let route = &include.route;
-    if include.link.is_some() && route.backends.iter().all(|it| it.weight == 0) {
+    if include.link.is_some() && route.live.is_none() {
         return include.link.iter().cloned().collect();
     }
-    let beside = route.live().zip(route.canary());
-    let chosen =
-        |canary: &Backend| route.preview.is_some() || (route.sticky != Sticky::None && canary.weight > 0);
-    match beside.filter(|(_, canary)| chosen(canary)) {
-        Some((live, canary)) => vec![live.address.clone(), canary.address.clone()],
-        None => route.backends.iter().filter(|it| it.weight > 0).map(|it| it.address.clone()).collect(),
-    }
+    let chosen = |percent: u8| percent > 0 || route.preview.is_some();
+    let reached = route.sides().filter(|(_, percent)| chosen(*percent));
+    reached.flat_map(|(side, _)| side.addresses.clone()).collect()
 }
 
 /// A stickiness and a preview with whatever names.
@@ -106,7 +100,7 @@ fn made_of(data: &[u8], text: &str) -> Include {
     let number = |at: usize| data.iter().cycle().skip(at).step_by(3).take(2);
     let port = |at: usize| number(at).fold(0_u16, |number, byte| number << 8 | u16::from(*byte));
     let commit: CommitId = "0123456789abcdef0123456789abcdef01234567".parse().expect("40 digits");
-    let backend = |at: usize| Backend {
+    let backend = |at: usize| Weighted {
         color: Color::ALL[at % 2],
         address: Address::Port(port(at)),
         weight: port(at + 1) % 101,
@@ -120,7 +114,7 @@ fn made_of(data: &[u8], text: &str) -> Include {
     Include {
         app: app.parse().unwrap_or_else(|_| "shop".parse().expect("a name")),
         upstream: text.lines().last().unwrap_or("shop").to_owned(),
-        route: Route { sticky, preview, ..Route::new(generation, backends) },
+        route: FlatRoute { sticky, preview, ..FlatRoute::new(generation, backends) }.into(),
         parking: Address::Port(port(7)),
         proof: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port(8)),
         traffic: text.lines().next().map(PathBuf::from),

@@ -9,17 +9,13 @@ use std::{
 use super::interpreter::Interpreter;
 use crate::{
     command::{failure, trouble},
-    front::{
-        FrontError,
-        route::{self, Route},
-    },
+    front::FrontError,
     instance::slots,
     os::errors::chain,
     rules::{
-        canary::Share,
         effect::{Backend, Canary},
         ids::{Color, Generation, ReleaseId},
-        route::Standing,
+        route::{Preview, Route, Side, Standing},
         words::{EventKind, Failure, Nature, Phase},
     },
     shim::Handle,
@@ -46,10 +42,6 @@ impl Led {
     }
 }
 
-fn gcd(a: u16, b: u16) -> u16 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
 impl Interpreter {
     pub(super) async fn route(
         &self,
@@ -59,17 +51,17 @@ impl Interpreter {
     ) -> Result<(), Failure> {
         let _turn = self.front_turn.lock().await;
         let ahead = self.ahead.load(Ordering::Relaxed);
-        let share = canary.map_or(Share::NONE, |canary| canary.share);
-        let sides = live.map(|live| (live, share.rest())).into_iter();
-        let sides: Vec<_> = sides.chain(canary.map(|it| (&it.backend, share.get()))).collect();
-        let route = Route {
-            generation: Generation(generation.0.saturating_add(ahead)),
-            backends: self.backends(&sides),
+        let mut route = Route {
+            live: live.map(|live| self.side(live)),
+            backup: backup.map(|backup| self.side(backup)),
             sticky: self.settings.canary.sticky.clone(),
             preview: canary.and(self.preview()),
-            backup: backup.map_or_else(Vec::new, |backup| self.backends(&[(backup, 0)])),
+            ..Route::nowhere(Generation(generation.0.saturating_add(ahead)))
         };
-        let to: BTreeSet<Color> = sides.iter().map(|(side, _)| side.color).collect();
+        if let Some(canary) = canary {
+            route = route.beside(self.side(&canary.backend), canary.share);
+        }
+        let to: BTreeSet<Color> = route.sides().map(|(side, _)| side.color).collect();
         let told = match self.front.route(route.clone()).await {
             Err(err) => match self.front.newer_than(route.generation).await {
                 Some(newer) => self.route_past(newer, (route, generation)).await,
@@ -107,34 +99,20 @@ impl Interpreter {
         told
     }
 
-    /// One for each instance. A color's share is divided evenly among its own; where the numbers differ, the weights
-    /// make up for it.
-    fn backends(&self, sides: &[(&Backend, u8)]) -> Vec<route::Backend> {
-        let numbers: Vec<u16> =
-            sides.iter().map(|(side, _)| self.instances.number_of(side.color, &side.release)).collect();
-        let all: u16 = numbers.iter().product();
-        let common = numbers.iter().copied().fold(0, gcd).max(1);
-        let each = sides.iter().zip(&numbers).flat_map(|((side, percent), number)| {
-            let weight = u16::from(*percent) * (all / number / if numbers.len() > 1 { common } else { 1 });
-            slots(side.color, *number).map(move |slot| route::Backend {
-                color: slot.color,
-                address: self.settings.address_at(slot.color, slot.index),
-                weight,
-                release: side.release.clone(),
-            })
-        });
-        each.collect()
+    /// With all of its instances.
+    fn side(&self, Backend { color, release, .. }: &Backend) -> Side {
+        let instances = slots(*color, self.instances.number_of(*color, release));
+        let addresses = instances.map(|slot| self.settings.address_at(slot.color, slot.index)).collect();
+        Side { color: *color, release: release.clone(), addresses }
     }
 
     /// A preview that can't be had keeps no traffic from moving.
-    fn preview(&self) -> Option<route::Preview> {
+    fn preview(&self) -> Option<Preview> {
         let settings = self.settings.preview.as_ref()?;
         match settings.secret() {
-            Ok(secret) => Some(route::Preview {
-                header: settings.header.clone(),
-                cookie: settings.cookie.clone(),
-                secret,
-            }),
+            Ok(secret) => {
+                Some(Preview { header: settings.header.clone(), cookie: settings.cookie.clone(), secret })
+            }
             Err(err) => {
                 tracing::error!(app = %self.settings.name, err = %chain(&err), "there is no preview");
                 None

@@ -8,7 +8,6 @@ pub mod builtin;
 pub mod haproxy;
 pub mod hearing;
 pub mod nginx;
-pub mod route;
 pub mod traffic;
 
 use std::{
@@ -21,14 +20,14 @@ use std::{
 use futures_util::future::BoxFuture;
 use tokio::sync::MutexGuard;
 
-use self::{builtin::Builtin, haproxy::Haproxy, nginx::Nginx, route::Route, traffic::Sample};
+use self::{builtin::Builtin, haproxy::Haproxy, nginx::Nginx, traffic::Sample};
 use crate::{
     config::settings::{AppSettings, FrontSettings},
     rules::{
         address::Address,
         finding::Finding,
         ids::{AppName, Color, Generation},
-        route::Standing,
+        route::{Route, Standing},
         traffic::Figures,
         words::{Failure, Nature, Phase},
     },

@@ -2,10 +2,10 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
-use bgd::{
-    config::settings::Sticky,
-    front::route::{Preview, Route},
-    rules::ids::{Color, Generation},
+use bgd::rules::{
+    ids::{Color, Generation},
+    route::{FlatRoute, Preview, Route},
+    sticky::Sticky,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -35,11 +35,12 @@ impl Scene {
         let backend = |(color, weight): &(Color, u16)| routed(*color, port(*color), *weight);
         let preview =
             Preview { header: "X-Preview".to_owned(), cookie: "try".to_owned(), secret: SECRET.to_owned() };
-        Route {
+        let flat = FlatRoute {
             sticky: self.sticky.clone(),
             preview: Some(preview),
-            ..Route::new(Generation(self.generation), shares.iter().map(backend).collect())
-        }
+            ..FlatRoute::new(Generation(self.generation), shares.iter().map(backend).collect())
+        };
+        flat.into()
     }
 
     async fn share(&mut self, canary: u16) {

@@ -14,13 +14,11 @@ use std::{
 };
 
 use bgd::{
-    front::{
-        builtin::{Builtin, FrontPlace, Limits},
-        route::{Backend as Routed, Route},
-    },
+    front::builtin::{Builtin, FrontPlace, Limits},
     rules::{
         address::Address,
         ids::{Color, Generation},
+        route::{FlatRoute, Weighted},
     },
 };
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
@@ -127,7 +125,7 @@ impl TestFront {
     }
 
     pub async fn route(&self, generation: u64, color: Color, port: u16) {
-        let route = Route::new(Generation(generation), vec![routed(color, port, 100)]);
+        let route = FlatRoute::new(Generation(generation), vec![routed(color, port, 100)]).into();
         self.front.route(&route).await.unwrap();
     }
 
@@ -151,12 +149,12 @@ impl Drop for TestFront {
 }
 
 /// A place in a route.
-pub fn routed(color: Color, port: u16, weight: u16) -> Routed {
+pub fn routed(color: Color, port: u16, weight: u16) -> Weighted {
     let release = match color {
         Color::Blue => "20261121T101112Z-1-0123456",
         Color::Green => "20261121T111213Z-2-89abcde",
     };
-    Routed { color, address: Address::Port(port), weight, release: release.parse().unwrap() }
+    Weighted { color, address: Address::Port(port), weight, release: release.parse().unwrap() }
 }
 
 /// A port of its own on which nobody listens.

@@ -2,12 +2,10 @@
 
 use std::path::PathBuf;
 
-use bgd::{
-    front::route::Route,
-    rules::{
-        address::Address,
-        ids::{Color, Generation},
-    },
+use bgd::rules::{
+    address::Address,
+    ids::{Color, Generation},
+    route::{FlatRoute, Route},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
@@ -47,7 +45,7 @@ impl Door {
     fn route(&self, generation: u64, color: Color) -> Route {
         let mut backend = routed(color, 0, 100);
         backend.address = Address::Socket(self.path.clone());
-        Route::new(Generation(generation), vec![backend])
+        FlatRoute::new(Generation(generation), vec![backend]).into()
     }
 }
 

@@ -9,12 +9,12 @@ use std::{
 };
 
 use bgd::{
-    config::settings::Sticky,
-    front::{
-        builtin::control,
-        route::{Preview, Route},
+    front::builtin::control,
+    rules::{
+        ids::{Color, Generation},
+        route::{FlatRoute, Preview},
+        sticky::Sticky,
     },
-    rules::ids::{Color, Generation},
 };
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::{
@@ -115,12 +115,12 @@ async fn a_front_of_a_former_build_is_followed_and_led_though_it_has_no_figures(
     assert!(former.heard("figures"));
     assert_eq!(front.inflight(Color::Blue).await.unwrap(), 1, "it is led on after it refused");
     let green = Backend::start("green").await;
-    let mut next = Route::new(
+    let mut next = FlatRoute::new(
         Generation(4),
         vec![routed(Color::Blue, backend.port, 95), routed(Color::Green, green.port, 5)],
     );
     next.sticky = Sticky::Cookie("side".to_owned());
-    front.route(&next).await.unwrap();
+    front.route(&next.into()).await.unwrap();
     assert!(former.heard(r#""weight":5"#));
     former.attending.abort();
     scene.end().await;
@@ -167,8 +167,8 @@ fn a_former_build_can_read_a_route_with_a_canary() {
     let backends = vec![routed(Color::Blue, 1, 100), routed(Color::Green, 2, 0)];
     let preview = Preview { header: "x".to_owned(), cookie: "y".to_owned(), secret: "z".repeat(16) };
     let sticky = Sticky::Cookie("side".to_owned());
-    let route = Route { sticky, preview: Some(preview), ..Route::new(Generation(7), backends) };
-    let line = control::line(&control::Request::Route { route });
+    let route = FlatRoute { sticky, preview: Some(preview), ..FlatRoute::new(Generation(7), backends) };
+    let line = control::line(&control::Request::Route { route: route.into() });
     let Request::Route { route } = serde_json::from_slice(&line).unwrap();
     let told: Vec<_> = route.backends.iter().map(|place| (place.color.as_str(), place.weight)).collect();
     assert_eq!((route.generation, told), (7, vec![("blue", 100), ("green", 0)]));

@@ -8,16 +8,14 @@ use std::{collections::BTreeSet, task::Poll, time::Duration};
 
 use bgd::{
     config::settings::{Addresses, HaproxyServers, HaproxySettings, Sticky},
-    front::{
-        haproxy::{Haproxy, HaproxyError, Life, Limits, report},
-        route::Route,
-    },
+    front::haproxy::{Haproxy, HaproxyError, Life, Limits, report},
     rules::{
         address::Address,
         ids::{
             Color::{Blue, Green},
             Generation,
         },
+        route::Route,
     },
 };
 use stage::{Stage, read, shipped};
@@ -52,7 +50,7 @@ async fn f8_a_flip_moves_every_request_and_reloads_nothing() {
         let (standing, generation) = stage.haproxy.routed().await.unwrap();
         assert_eq!((standing.live, standing.canary, generation), (Some(live), None, Generation(1)));
     }
-    route(&stage, &Route::new(Generation(2), vec![])).await;
+    route(&stage, &Route::nowhere(Generation(2))).await;
     assert_eq!(stage.get(1, "/", "").unwrap().status, 503);
     assert_eq!(stage.haproxy.routed().await.unwrap().0.live, None);
     assert_eq!(stage.haproxy.process().await.unwrap(), before);

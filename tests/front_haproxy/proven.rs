@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use bgd::{
     config::settings::Sticky,
-    front::{
-        haproxy::{HaproxyError, Limits},
+    front::haproxy::{HaproxyError, Limits},
+    rules::{
+        ids::{
+            Color::{Blue, Green},
+            Generation,
+        },
         route::Route,
-    },
-    rules::ids::{
-        Color::{Blue, Green},
-        Generation,
     },
 };
 
@@ -37,7 +37,7 @@ fn states(stage: &Stage) -> Vec<(String, String)> {
 #[tokio::test]
 async fn n6_where_nobody_serves_what_never_passes_haproxys_check_is_no_flip_and_all_is_as_before() {
     let Some(stage) = Stage::with(&checked()) else { return };
-    route(&stage, &Route::new(Generation(1), vec![])).await;
+    route(&stage, &Route::nowhere(Generation(1))).await;
     let before = states(&stage);
     stage.blue.fail_checks();
     let soon = Limits { verdict: Duration::ZERO, ..limits() };

@@ -52,7 +52,7 @@ async fn all_instances_of_a_color_are_flipped_together_and_have_even_parts_of_it
     assert_eq!(stage.haproxy.put_back(limits()).await.unwrap(), Life::New);
     assert_eq!(stage.haproxy.routed().await.unwrap().0.canary, Some((Green, 50)));
     assert_eq!(stage.haproxy.trouble().await.unwrap(), None);
-    route(&stage, &Route::new(Generation(2), vec![])).await;
+    route(&stage, &Route::nowhere(Generation(2))).await;
     assert_eq!(stage.get(1, "/", "").unwrap().status, 503);
 }
 
@@ -147,13 +147,13 @@ async fn more_or_fewer_servers_than_instances_are_said_or_told_to_rest() {
     two.route(&stage.to(Blue, None), limits()).await.unwrap();
     serve_evenly(&stage, Blue, &[1, 2, 3]);
     let mut to = stage.to(Green, None);
-    to.backends.truncate(2);
+    to.live.as_mut().unwrap().addresses.truncate(2);
     two.route(&to, limits()).await.unwrap();
     serve_evenly(&stage, Green, &[1, 2]);
     assert_eq!(two.trouble().await.unwrap(), None);
     // Servers that are there before their instances rest.
     let (one, mut to) = (stage.again_with(1), stage.to(Blue, None));
-    to.backends.truncate(1);
+    to.live.as_mut().unwrap().addresses.truncate(1);
     one.route(&to, limits()).await.unwrap();
     serve_evenly(&stage, Blue, &[1]);
 }

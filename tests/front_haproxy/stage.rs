@@ -18,13 +18,12 @@ use std::{
 
 use bgd::{
     config::settings::{Addresses, HaproxyServers, HaproxySettings, Ports},
-    front::{
-        haproxy::Haproxy,
-        route::{Backend, Route},
-    },
+    front::haproxy::Haproxy,
     rules::{
         address::Address,
+        canary::Share,
         ids::{Color, Generation},
+        route::{Route, Side},
     },
 };
 use nix::sys::signal::Signal;
@@ -148,15 +147,16 @@ impl Stage {
 
     /// To one color, alone or beside a canary with a share.
     pub fn to(&self, live: Color, share: Option<u16>) -> Route {
-        let backend = |color: Color, weight| Backend {
-            color,
-            address: Address::Port(if color == Color::Blue { self.blue.port } else { self.green.port }),
-            weight,
-            release: "20261121T101112Z-1-0123456".parse().expect("a release"),
+        let side = |color: Color| {
+            let port = if color == Color::Blue { self.blue.port } else { self.green.port };
+            let addresses = vec![Address::Port(port); 1 + self.others[&color].len()];
+            Side { color, addresses, release: "20261121T101112Z-1-0123456".parse().expect("a release") }
         };
-        let each = |color, weight| std::iter::repeat_n(backend(color, weight), 1 + self.others[&color].len());
-        let canary = share.into_iter().flat_map(|share| each(live.other(), share));
-        Route::new(Generation(1), each(live, 100 - share.unwrap_or(0)).chain(canary).collect())
+        let route = Route::to(Generation(1), side(live));
+        match share {
+            Some(share) => route.beside(side(live.other()), Share::capped(share)),
+            None => route,
+        }
     }
 
     /// One request of the client with that number.

@@ -3,16 +3,15 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use bgd::{
-    config::settings::Sticky,
-    front::route::{Backend, Preview, Route},
-    rules::{
-        address::Address,
-        ids::{
-            Color::{Blue, Green},
-            Generation,
-        },
+use bgd::rules::{
+    address::Address,
+    canary::Share,
+    ids::{
+        Color::{Blue, Green},
+        Generation,
     },
+    route::{Preview, Route},
+    sticky::Sticky,
 };
 
 use tokio::net::TcpSocket;
@@ -170,7 +169,7 @@ async fn six_thousand_tickets_are_a_share_within_a_point_and_others_for_the_next
     let first = ask(stage.public, "GET", clients.clone()).await;
     assert_point(by(Green, &first), clients.len(), 5.0);
     let mut next = by_cookie(stage.shared(3, 5));
-    next.backends[1].release = "20261121T101112Z-3-89abcde".parse().unwrap();
+    next.canary.as_mut().unwrap().0.release = "20261121T101112Z-3-89abcde".parse().unwrap();
     stage.nginx.route(&next, limits()).await.unwrap();
     let second = ask(stage.public, "GET", clients).await;
     assert_point(by(Green, &second), second.len(), 5.0);
@@ -259,14 +258,12 @@ async fn each_instance_of_a_color_has_its_part_and_stands_in_for_one_that_is_dea
     stage.serve_passing_on(2).await;
     let mut listening = Vec::new();
     let mut route = stage.shared(2, 25);
-    let [live, canary] = [route.backends[0].clone(), route.backends[1].clone()];
-    route.backends.clear();
-    for (of, number) in [(live, 3), (canary, 2)] {
+    let (live, canary) = (route.live.as_mut().unwrap(), &mut route.canary.as_mut().unwrap().0);
+    for (side, number) in [(live, 3), (canary, 2)] {
+        side.addresses.clear();
         for _ in 0..number {
-            let app = App::start_anywhere(of.color).await;
-            // Three times as much for one of two as for one of three at the same share.
-            let weight = of.weight * 6 / number;
-            route.backends.push(Backend { address: Address::Port(app.port), weight, ..of.clone() });
+            let app = App::start_anywhere(side.color).await;
+            side.addresses.push(Address::Port(app.port));
             listening.push(app);
         }
     }
@@ -282,11 +279,11 @@ async fn each_instance_of_a_color_has_its_part_and_stands_in_for_one_that_is_dea
         all_are_reached(&listening, &before);
     }
     // Shown to nobody who does not ask for it, also when an instance of the live color is dead.
-    route.backends.iter_mut().filter(|one| one.color == Green).for_each(|one| one.weight = 0);
+    route.canary.as_mut().unwrap().1 = Share::NONE;
     // Bound and not listening: it refuses, and nobody else gets its port.
     let dead = TcpSocket::new_v4().unwrap();
     dead.bind(([127, 0, 0, 1], 0).into()).unwrap();
-    route.backends[1].address = Address::Port(dead.local_addr().unwrap().port());
+    route.live.as_mut().unwrap().addresses[1] = Address::Port(dead.local_addr().unwrap().port());
     drop(listening.remove(1));
     let hidden = Route { generation: Generation(9), ..previewed(route) };
     stage.nginx.route(&hidden, limits()).await.unwrap();

@@ -7,16 +7,15 @@ use std::{
 
 use bgd::{
     config::settings::{Addresses, NginxSettings},
-    front::{
-        nginx::{Contradiction, How, Nginx, NginxError, RouteError},
-        route::{Backend, Route},
-    },
+    front::nginx::{Contradiction, How, Nginx, NginxError, RouteError},
     rules::{
         address::Address,
+        canary::Share,
         ids::{
             Color::{self, Blue, Green},
             Generation, ReleaseId,
         },
+        route::{Route, Side},
     },
 };
 use tokio::{
@@ -50,20 +49,19 @@ fn release(number: u64) -> ReleaseId {
     format!("20261121T101112Z-{number}-0123456").parse().unwrap()
 }
 
-fn backend(stage: &Stage, color: Color, (weight, number): (u16, u64)) -> Backend {
-    Backend { color, address: Address::Socket(socket(stage, color)), weight, release: release(number) }
+fn side(stage: &Stage, color: Color, number: u64) -> Side {
+    Side { color, addresses: vec![Address::Socket(socket(stage, color))], release: release(number) }
 }
 
 /// To one color alone, with a release of the same number.
 fn route(stage: &Stage, generation: u64, color: Color) -> Route {
-    Route::new(Generation(generation), vec![backend(stage, color, (100, generation))])
+    Route::to(Generation(generation), side(stage, color, generation))
 }
 
 /// The same, to so many instances.
 fn to_several(stage: &Stage, generation: u64, (color, instances): (Color, u16)) -> Route {
-    let one = backend(stage, color, (100, generation));
-    let all = (0..instances).map(|index| addresses(stage).nth(color, index));
-    Route::new(Generation(generation), all.map(|address| Backend { address, ..one.clone() }).collect())
+    let addresses = (0..instances).map(|index| addresses(stage).nth(color, index)).collect();
+    Route::to(Generation(generation), Side { addresses, ..side(stage, color, generation) })
 }
 
 fn front(stage: &Stage, settings: &NginxSettings) -> Nginx {
@@ -134,8 +132,9 @@ async fn a_canary_on_sockets_is_told_by_reloads_and_the_flips_after_it_by_rename
     let (nginx, _blue) = serving_blue(&mut stage).await;
     let _green = app(&stage, Green);
     let load = load(stage.public, 3);
-    let both = vec![backend(&stage, Blue, (50, 1)), backend(&stage, Green, (50, 2))];
-    let mixed = nginx.route(&Route::new(Generation(2), both), limits()).await.unwrap();
+    let half = Share::percent(50).unwrap();
+    let both = Route::to(Generation(2), side(&stage, Blue, 1)).beside(side(&stage, Green, 2), half);
+    let mixed = nginx.route(&both, limits()).await.unwrap();
     assert_eq!(mixed.how, How::Reloaded);
     let routed = nginx.routed().await.unwrap().unwrap();
     assert_eq!((routed.color, routed.canary), (Some(Blue), Some((Green, 50))));
@@ -143,7 +142,7 @@ async fn a_canary_on_sockets_is_told_by_reloads_and_the_flips_after_it_by_rename
     assert_eq!((whole.how, nginx.routed().await.unwrap().unwrap().color), (How::Reloaded, Some(Green)));
     assert!(nginx.drained(&whole.former, soon()).await.is_complete());
     assert_eq!(nginx.route(&route(&stage, 4, Blue), limits()).await.unwrap().how, How::Linked);
-    let empty = Route::new(Generation(5), Vec::new());
+    let empty = Route::nowhere(Generation(5));
     assert_eq!(end(load).await.lost.len(), 0);
     nginx.route(&empty, limits()).await.unwrap();
     assert_eq!(stage.get("/").await.unwrap_err(), "status 502");

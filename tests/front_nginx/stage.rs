@@ -16,13 +16,12 @@ use std::{
 
 use bgd::{
     config::settings::{NginxSettings, Ports},
-    front::{
-        nginx::{Limits, Nginx},
-        route::{Backend, Route},
-    },
+    front::nginx::{Limits, Nginx},
     rules::{
         address::Address,
+        canary::Share,
         ids::{Color, Generation, ReleaseId},
+        route::{Route, Side},
     },
 };
 use nix::sys::signal::Signal;
@@ -159,7 +158,7 @@ impl Stage {
     }
 
     pub fn empty(&self, generation: u64) -> Route {
-        Route::new(Generation(generation), Vec::new())
+        Route::nowhere(Generation(generation))
     }
 
     /// The same front with other settings.
@@ -174,13 +173,13 @@ impl Stage {
 
     /// Blue live beside green with a share.
     pub fn shared(&self, generation: u64, share: u16) -> Route {
-        let backend = |color, weight, release: &str| {
+        let side = |color, release: &str| {
             let release = release.parse().unwrap();
-            Backend { color, address: Address::Port(self.ports.of(color)), weight, release }
+            Side { color, addresses: vec![Address::Port(self.ports.of(color))], release }
         };
-        let live = backend(Color::Blue, 100 - share, "20261121T101112Z-1-0123456");
-        let canary = backend(Color::Green, share, "20261121T101112Z-2-89abcde");
-        Route::new(Generation(generation), vec![live, canary])
+        let live = side(Color::Blue, "20261121T101112Z-1-0123456");
+        let canary = side(Color::Green, "20261121T101112Z-2-89abcde");
+        Route::to(Generation(generation), live).beside(canary, Share::capped(share))
     }
 
     /// The same front for another app.
@@ -337,8 +336,8 @@ fn release() -> ReleaseId {
 }
 
 fn route(ports: Ports, generation: u64, color: Color) -> Route {
-    let backend = Backend { color, address: Address::Port(ports.of(color)), weight: 100, release: release() };
-    Route::new(Generation(generation), vec![backend])
+    let live = Side { color, addresses: vec![Address::Port(ports.of(color))], release: release() };
+    Route::to(Generation(generation), live)
 }
 
 /// An app that dies, when told, with everything it has open.

@@ -8,10 +8,12 @@ use std::{
 use bgd::{
     front::{
         nginx::{Hidden, How, Inclusion, report},
-        route::Route,
         traffic::Sample,
     },
-    rules::ids::Color::{Blue, Green},
+    rules::{
+        ids::Color::{Blue, Green},
+        route::Route,
+    },
 };
 use tokio::{net::UnixDatagram, time::timeout};
 
@@ -100,7 +102,7 @@ async fn a_backup_answers_what_the_live_color_refuses_and_nothing_else() {
     let listening = bind(&path);
     let nginx = stage.telling(&path);
     let live = stage.route(2, Green);
-    let backup = stage.route(2, Blue).backends;
+    let backup = stage.route(2, Blue).live;
     nginx.route(&Route { backup, ..live }, limits()).await.unwrap();
     assert_eq!(nginx.routed().await.unwrap().unwrap().backup, Some(Blue));
     for _ in 0..20 {

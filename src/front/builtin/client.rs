@@ -19,11 +19,11 @@ use super::{
     spawn::{self, Entrance, build_of},
 };
 use crate::{
-    front::route::Route,
     os::{ended::ended, process::PidFd},
     rules::{
         address::Address,
         ids::{AppName, Color},
+        route::Route,
         traffic::Figures,
     },
 };

@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::limits::Limits;
 use crate::{
-    front::route::Route,
     os::lines,
     rules::{
         address::Address,
         ids::{Color, Generation},
+        route::Route,
         traffic::Figures,
     },
 };
@@ -203,17 +203,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::front::route::Backend;
+    use crate::rules::route::Side;
 
     #[test]
     fn requests_and_answers_survive_the_line() {
-        let backend = Backend {
+        let live = Side {
             color: Color::Green,
-            address: Address::Port(9502),
-            weight: 100,
+            addresses: vec![Address::Port(9502)],
             release: "20261121T101112Z-1-0123456".parse().unwrap(),
         };
-        let route = Route::new(Generation(3), vec![backend]);
+        let route = Route::to(Generation(3), live);
         let requests = [
             Request::Hello,
             Request::Route { route: route.clone() },

@@ -7,14 +7,13 @@ use futures_util::future::BoxFuture;
 use super::{Builtin, BuiltinError, FrontPlace, supervise};
 use crate::{
     config::settings::AppSettings,
-    front::{Attempt, Daemon, Front, FrontError, Ground, route::Route},
+    front::{Attempt, Daemon, Front, FrontError, Ground},
     os::errors::chain,
     rules::{
         address::Address,
-        canary::Share,
         finding::Finding,
         ids::{AppName, Color, Generation},
-        route::Standing,
+        route::{Route, Standing},
         traffic::Figures,
         words::Nature,
     },
@@ -56,7 +55,7 @@ impl Front for Builtin {
     }
 
     fn standing(&self) -> Attempt<'_, Option<Standing>> {
-        Box::pin(async { Ok(self.routed().await?.as_ref().map(standing)) })
+        Box::pin(async { Ok(self.routed().await?.as_ref().map(Standing::from)) })
     }
 
     fn newer_than(&self, ours: Generation) -> BoxFuture<'_, Option<Generation>> {
@@ -98,16 +97,6 @@ impl Front for Builtin {
             let figures = Self::figures(self).await?;
             Ok(Color::ALL.map(|color| (color, figures.of(color).clone())))
         }))
-    }
-}
-
-fn standing(route: &Route) -> Standing {
-    Standing {
-        live: route.color(),
-        canary: route.canary().map(|canary| (canary.color, Share::capped(route.canary_share()))),
-        backup: !route.backup.is_empty(),
-        generation: route.generation,
-        half_told: None,
     }
 }
 

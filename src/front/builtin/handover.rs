@@ -21,7 +21,7 @@ use super::{
     BuiltinError,
     control::{self, Answer, LONGEST, Request},
 };
-use crate::front::route::Route;
+use crate::rules::route::Route;
 
 /// How long a successor waits for its predecessor's answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);

@@ -34,7 +34,7 @@ use super::{
     switch::Switch,
     worker::{House, Worker},
 };
-use crate::{front::route::Route, rules::traffic::Figures};
+use crate::rules::{route::Route, traffic::Figures};
 
 /// How long requests in flight may go on after SIGTERM.
 const STOP_WITHIN: Duration = Duration::from_secs(30);

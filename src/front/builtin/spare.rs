@@ -11,8 +11,8 @@ use std::{
 
 use super::{BuiltinError, handover};
 use crate::{
-    front::route::Route,
     os::{blocking::blocking, process::PidFd},
+    rules::route::Route,
 };
 
 /// The socket, and what was routed over it last.

@@ -25,13 +25,11 @@ use super::{
     target::{Identity, Lease, Target},
     wish::Wish,
 };
-use crate::{
-    front::route::{Backend, Route},
-    rules::{
-        address::Address,
-        ids::{Color, Generation},
-        traffic::Figures,
-    },
+use crate::rules::{
+    address::Address,
+    ids::{Color, Generation},
+    route::{Route, Side},
+    traffic::Figures,
 };
 
 /// A route older than the one in force.
@@ -107,7 +105,9 @@ impl Switch {
         {
             return Err(Outdated { asked: route.generation, current });
         }
-        let table = Table::new(route, self.entries(route), Arc::clone(&self.turn));
+        let listed = self.table.load();
+        let targets = |side: &Side| Identity::all(side).map(|it| self.target(&listed, it)).collect();
+        let table = Table::new(route, targets, Arc::clone(&self.turn));
         let current: Vec<_> = table.targets().map(Arc::clone).collect();
         let former = self.table.swap(Arc::new(table));
         self.epoch.fetch_add(1, Ordering::SeqCst);
@@ -127,20 +127,13 @@ impl Switch {
         Ok(())
     }
 
-    /// Targets of the backends; those already listed keep their connections and counts.
-    fn entries(&self, route: &Route) -> Vec<(Arc<Target>, u64)> {
-        let listed = self.table.load();
-        let entry = |backend: &Backend| {
-            let identity = Identity::from(backend);
-            let new = || {
-                let (tallies, empty) = (Arc::clone(&self.tallies), Arc::clone(&self.empty));
-                Arc::new(Target::new(identity.clone(), tallies, empty))
-            };
-            let same = listed.targets().find(|target| target.identity == identity);
-            (same.map_or_else(new, Arc::clone), u64::from(backend.weight))
-        };
-        // A backup has no weight.
-        route.backends.iter().chain(&route.backup).map(entry).collect()
+    /// One that is already listed keeps its connections and counts.
+    fn target(&self, listed: &Table, identity: Identity) -> Arc<Target> {
+        let same = listed.targets().find(|target| target.identity == identity);
+        same.map_or_else(
+            || Arc::new(Target::new(identity, Arc::clone(&self.tallies), Arc::clone(&self.empty))),
+            Arc::clone,
+        )
     }
 
     /// The route in force.
@@ -231,16 +224,16 @@ impl Switch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::front::route::Backend;
+    use crate::rules::route::{FlatRoute, Weighted};
 
     fn route(generation: u64, shares: &[(Color, u16)]) -> Route {
-        let backend = |(color, weight): &(Color, u16)| Backend {
+        let backend = |(color, weight): &(Color, u16)| Weighted {
             color: *color,
             address: Address::Port(9501),
             weight: *weight,
             release: "20261121T101112Z-1-0123456".parse().unwrap(),
         };
-        Route::new(Generation(generation), shares.iter().map(backend).collect())
+        FlatRoute::new(Generation(generation), shares.iter().map(backend).collect()).into()
     }
 
     #[test]
@@ -262,7 +255,7 @@ mod tests {
     fn who_is_passed_over_is_asked_again_when_nobody_else_is_left_and_when_it_is_said() {
         let switch = Switch::new(1);
         let mut route = route(1, &[(Color::Blue, 1), (Color::Blue, 1)]);
-        route.backends[1].address = Address::Port(9502);
+        route.live.as_mut().unwrap().addresses[1] = Address::Port(9502);
         switch.apply(&route).unwrap();
         let all = [Address::Port(9501), Address::Port(9502)];
         let asked = || {

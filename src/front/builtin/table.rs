@@ -1,7 +1,7 @@
 //! One state of the route, as requests read it: which targets there are, and which of them a request goes to. Made
 //! by `switch`, which replaces it as a whole.
 //!
-//! All of the traffic is cut into as many slots as the weights add up to; the live color has the first ones, the
+//! All of the traffic is cut into a hundred slots; the live color has the first ones, the
 //! canary the last. A client keeps its slot through one canary, so that clients only move to the canary while its
 //! share grows, and only away from it while it shrinks; with the next canary the slots are dealt anew.
 //!
@@ -20,7 +20,14 @@ use super::{
     target::Target,
     wish::{self, Password, Place, Wish},
 };
-use crate::{config::settings::Sticky, front::route::Route, os::hash::mixed, rules::ids::Color};
+use crate::{
+    os::hash::mixed,
+    rules::{
+        ids::Color,
+        route::{self, Route},
+        sticky::Sticky,
+    },
+};
 
 /// Numbers tried for a ticket that belongs to a slot; with 100 slots all but one in a billion times enough.
 const DEALT_AT_MOST: usize = 2000;
@@ -68,28 +75,33 @@ impl Side {
 }
 
 impl Table {
-    /// From a route, the targets of its backends, each with its weight, and the turns taken so far.
-    pub(super) fn new(route: &Route, entries: Vec<(Arc<Target>, u64)>, turn: Arc<AtomicU64>) -> Self {
-        let total = entries.iter().map(|(_, weight)| weight).sum();
-        let mut sides: Vec<Side> = Vec::new();
-        for (target, weight) in entries {
-            let color = target.identity.color;
-            match sides.iter_mut().find(|side| side.color == color) {
-                Some(side) => {
-                    side.weight += weight;
-                    side.targets.push(target);
-                }
-                None => sides.push(Side { color, weight, targets: vec![target], next: AtomicUsize::new(0) }),
-            }
-        }
+    /// From a route, what makes targets of one of its sides, and the turns taken so far.
+    pub(super) fn new(
+        route: &Route,
+        targets: impl Fn(&route::Side) -> Vec<Arc<Target>>,
+        turn: Arc<AtomicU64>,
+    ) -> Self {
+        // A backup has no part of its own.
+        let backup = route.backup.iter().map(|backup| (backup, 0));
+        let side = |(side, percent): (&route::Side, u8)| Side {
+            color: side.color,
+            weight: percent.into(),
+            targets: targets(side),
+            next: AtomicUsize::new(0),
+        };
+        let sides: Vec<Side> = route.sides().chain(backup).map(side).collect();
+        let total = sides.iter().map(|side| side.weight).sum();
         Self {
             sides,
-            backup: route.backup.first().map(|backup| backup.color),
+            backup: route.backup.as_ref().map(|backup| backup.color),
             total,
             stride: stride(total),
             turn,
             sticky: route.sticky.clone(),
-            seed: route.canary().map_or(0, |canary| wish::hash(canary.release.as_str().as_bytes())),
+            seed: route
+                .canary
+                .as_ref()
+                .map_or(0, |(canary, _)| wish::hash(canary.release.as_str().as_bytes())),
             password: route.preview.clone().map(Password::from),
         }
     }
@@ -178,7 +190,7 @@ impl Table {
 
     fn slot_of_key(&self, key: u64) -> u64 {
         let share = u128::from(mixed(key ^ self.seed)) * u128::from(self.total);
-        // Less than the total, which is a sum of few small weights.
+        // Less than the total.
         (share >> 64) as u64
     }
 
@@ -208,38 +220,31 @@ mod tests {
 
     use super::*;
     use crate::{
-        front::{
-            builtin::{
-                tally::Tally,
-                target::{Identity, Lease},
-            },
-            route::{Backend, Preview},
+        front::builtin::{
+            tally::Tally,
+            target::{Identity, Lease},
         },
-        rules::{
-            address::Address,
-            ids::{Color, Generation},
-        },
+        rules::{address::Address, canary::Share, ids::Generation, route::Preview},
     };
 
     const SECRET: &str = "s3cret-s3cret-s3cret";
 
-    fn backend(color: Color, weight: u16, number: u64) -> Backend {
+    /// With so many instances, from that port on.
+    fn side(color: Color, (first, instances): (u16, u16), number: u64) -> route::Side {
         let release = format!("20261121T101112Z-{number}-0123456").parse().unwrap();
-        Backend { color, address: Address::Port(9501), weight, release }
+        route::Side { color, release, addresses: (first..first + instances).map(Address::Port).collect() }
     }
 
     fn of(route: &Route) -> Table {
-        let target = |backend| {
-            Arc::new(Target::new(Identity::from(backend), Arc::default(), Arc::<Notify>::default()))
-        };
-        let backends = route.backends.iter().chain(&route.backup);
-        let entries = backends.map(|one| (target(one), u64::from(one.weight))).collect();
-        Table::new(route, entries, Arc::default())
+        let target =
+            |identity| Arc::new(Target::new(identity, [Tally::default()].into(), Arc::<Notify>::default()));
+        Table::new(route, |side| Identity::all(side).map(target).collect(), Arc::default())
     }
 
-    fn table(live: u16, canary: u16, sticky: Sticky, number: u64) -> Table {
-        let backends = vec![backend(Color::Blue, live, number), backend(Color::Green, canary, number)];
-        let mut route = Route::new(Generation(1), backends);
+    fn table(canary: u8, sticky: Sticky, number: u64) -> Table {
+        let [live, beside] = Color::ALL.map(|color| side(color, (9501, 1), number));
+        let share = Share::percent(canary).unwrap();
+        let mut route = Route::to(Generation(1), live).beside(beside, share);
         route.sticky = sticky;
         route.preview =
             Some(Preview { header: "x-p".to_owned(), cookie: "p".to_owned(), secret: SECRET.to_owned() });
@@ -248,15 +253,15 @@ mod tests {
 
     #[test]
     fn a_backup_takes_what_the_live_target_refuses_and_nothing_else() {
-        let mut route = Route::new(Generation(1), vec![backend(Color::Green, 100, 2)]);
-        route.backup = vec![backend(Color::Blue, 0, 1)];
+        let mut route = Route::to(Generation(1), side(Color::Green, (9501, 1), 2));
+        route.backup = Some(side(Color::Blue, (9501, 1), 1));
         let table = of(&route);
         let mut wish = table.wish(&HeaderMap::new(), &client(1));
         assert_eq!(color(&table, &wish), Color::Green);
         assert!(wish.refuse(Color::Green));
         assert_eq!(color(&table, &wish), Color::Blue);
         assert!(table.has_other_than(Color::Green));
-        route.backup.clear();
+        route.backup = None;
         let table = of(&route);
         assert_eq!(color(&table, &wish), Color::Green);
         assert!(!table.has_other_than(Color::Green));
@@ -289,7 +294,7 @@ mod tests {
 
     #[test]
     fn weights_are_exact_over_one_round_and_mixed_within_it() {
-        let table = table(90, 10, Sticky::None, 1);
+        let table = table(10, Sticky::None, 1);
         let chosen = of_each(100, |_| goes(&table, &HeaderMap::new(), 1));
         assert_eq!(share(&chosen), 10.0);
         assert!((6.0..=14.0).contains(&share(&chosen[..50])), "{}", share(&chosen[..50]));
@@ -299,7 +304,7 @@ mod tests {
     fn a_clients_side_moves_only_towards_the_canary_while_its_share_grows() {
         let mut before = vec![Color::Blue; 20_000];
         for canary in [0, 1, 5, 25, 50, 99] {
-            let table = table(100 - canary, canary, Sticky::Ip, 1);
+            let table = table(canary, Sticky::Ip, 1);
             let now = of_each(20_000, |number| goes(&table, &HeaderMap::new(), number));
             let back = before.iter().zip(&now).filter(|it| *it == (&Color::Green, &Color::Blue)).count();
             assert_eq!(back, 0, "{canary} %");
@@ -312,7 +317,7 @@ mod tests {
     #[test]
     fn other_clients_are_the_first_to_see_the_next_canary() {
         let first = |number| {
-            let table = table(50, 50, Sticky::Ip, number);
+            let table = table(50, Sticky::Ip, number);
             of_each(5000, |client| goes(&table, &HeaderMap::new(), client))
         };
         let (one, two) = (first(1), first(2));
@@ -324,11 +329,11 @@ mod tests {
     #[test]
     fn new_clients_are_dealt_out_exactly_and_their_tickets_lead_them_back() {
         let sticky = || Sticky::Cookie("side".to_owned());
-        let dealing = table(75, 25, sticky(), 1);
+        let dealing = table(25, sticky(), 1);
         let wishes = of_each(200, |number| dealing.wish(&HeaderMap::new(), &client(number)));
         let went: Vec<_> = wishes.iter().map(|wish| color(&dealing, wish)).collect();
         assert_eq!(share(&went), 25.0);
-        let grown = table(50, 50, sticky(), 1);
+        let grown = table(50, sticky(), 1);
         for (wish, went) in wishes.iter().zip(went) {
             let cookie = wish.greeting().unwrap();
             let pair = cookie.to_str().unwrap().split(';').next().unwrap().to_owned();
@@ -340,25 +345,10 @@ mod tests {
     }
 
     /// Three instances of blue and two of green.
-    fn several(live: u16, canary: u16) -> Table {
-        let backend = |color, port, weight| Backend {
-            color,
-            address: Address::Port(port),
-            weight,
-            release: "20261121T101112Z-1-0123456".parse().unwrap(),
-        };
-        let blue = (1..=3).map(|port| backend(Color::Blue, port, live * 2));
-        let green = (4..=5).map(|port| backend(Color::Green, port, canary * 3));
-        let route = Route::new(Generation(1), blue.chain(green).collect());
-        let target = |backend| {
-            Arc::new(Target::new(
-                Identity::from(backend),
-                [Tally::default()].into(),
-                Arc::<Notify>::default(),
-            ))
-        };
-        let entries = route.backends.iter().map(|one| (target(one), u64::from(one.weight))).collect();
-        Table::new(&route, entries, Arc::default())
+    fn several(canary: u8) -> Table {
+        let share = Share::percent(canary).unwrap();
+        let blue = side(Color::Blue, (1, 3), 1);
+        of(&Route::to(Generation(1), blue).beside(side(Color::Green, (4, 2), 1), share))
     }
 
     fn port(table: &Table, wish: &Wish) -> u16 {
@@ -367,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_color_s_share_is_divided_evenly_among_its_instances() {
-        let table = several(80, 20);
+        let table = several(20);
         let mut times = [0; 6];
         for _ in 0..600 {
             times[usize::from(port(&table, &table.wish(&HeaderMap::new(), &client(1))))] += 1;
@@ -377,7 +367,7 @@ mod tests {
 
     #[test]
     fn an_instance_that_has_more_in_flight_is_left_for_the_next_one() {
-        let table = several(100, 0);
+        let table = several(0);
         let busy = table.choose(&Wish::default()).unwrap();
         let lease = Lease::new(Arc::clone(busy), 0);
         assert!((0..9).all(|_| !Arc::ptr_eq(table.choose(&Wish::default()).unwrap(), busy)));
@@ -387,7 +377,7 @@ mod tests {
 
     #[test]
     fn an_instance_that_refuses_is_passed_over_and_so_is_its_color_once_all_do() {
-        let table = several(50, 50);
+        let table = several(50);
         let mut wish = Wish::new(Place::Live);
         let mut asked = Vec::new();
         for left in (0..3).rev() {
@@ -413,12 +403,12 @@ mod tests {
         let asks = headers(hyper::header::HeaderName::from_static("x-p"), SECRET);
         for sticky in [Sticky::None, Sticky::Ip, Sticky::Cookie("side".to_owned())] {
             for canary in [0, 5] {
-                let table = table(100 - canary, canary, sticky.clone(), 1);
+                let table = table(canary, sticky.clone(), 1);
                 let previewed = of_each(200, |number| goes(&table, &asks, number));
                 assert!(previewed.iter().all(|color| *color == Color::Green));
                 assert_eq!(table.wish(&asks, &client(1)).greeting(), None);
             }
-            let unshared = table(100, 0, sticky, 1);
+            let unshared = table(0, sticky, 1);
             let others = of_each(1000, |number| goes(&unshared, &HeaderMap::new(), number));
             assert!(others.iter().all(|color| *color == Color::Blue));
             assert_eq!(unshared.wish(&HeaderMap::new(), &client(1)).greeting(), None);
@@ -427,7 +417,7 @@ mod tests {
 
     #[test]
     fn a_color_that_refused_is_passed_over_unless_both_did() {
-        let shared = table(50, 50, Sticky::Ip, 1);
+        let shared = table(50, Sticky::Ip, 1);
         let mut wish = shared.wish(&HeaderMap::new(), &client(7));
         let first = color(&shared, &wish);
         assert!(wish.refuse(first));
@@ -437,7 +427,7 @@ mod tests {
         wish.try_all_again();
         assert!(!wish.refuse(first), "blamed once");
         assert_eq!(color(&shared, &wish), first.other());
-        let unshared = table(100, 0, Sticky::None, 1);
+        let unshared = table(0, Sticky::None, 1);
         let mut wish = Wish::default();
         wish.refuse(Color::Blue);
         assert_eq!(color(&unshared, &wish), Color::Blue, "the canary is for previews alone");

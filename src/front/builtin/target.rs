@@ -13,12 +13,10 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{sockets::Sockets, tally::Tally, upstream::Upstream};
-use crate::{
-    front::route::Backend,
-    rules::{
-        address::Address,
-        ids::{Color, ReleaseId},
-    },
+use crate::rules::{
+    address::Address,
+    ids::{Color, ReleaseId},
+    route::Side,
 };
 
 /// How long an idle connection is kept. Short on purpose: apps close theirs after 2 to 5 s, and an app
@@ -38,9 +36,11 @@ pub(super) struct Identity {
     pub(super) release: ReleaseId,
 }
 
-impl From<&Backend> for Identity {
-    fn from(backend: &Backend) -> Self {
-        Self { color: backend.color, address: backend.address.clone(), release: backend.release.clone() }
+impl Identity {
+    /// Of all instances of a side.
+    pub(super) fn all(side: &Side) -> impl Iterator<Item = Self> {
+        let of = |address: &Address| (side.color, address.clone(), side.release.clone());
+        side.addresses.iter().map(of).map(|(color, address, release)| Self { color, address, release })
     }
 }
 

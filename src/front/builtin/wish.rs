@@ -20,7 +20,10 @@ use hyper::{
 };
 
 use super::{control::PerColor, headers::Client};
-use crate::{front::route::Preview, os::hash::mixed, rules::ids::Color};
+use crate::{
+    os::hash::mixed,
+    rules::{ids::Color, route::Preview},
+};
 
 /// Where a request wants to go, and what became of that so far.
 #[derive(Default)]

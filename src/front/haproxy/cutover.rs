@@ -23,9 +23,11 @@ use super::{
     servers::{Server, Standing},
 };
 use crate::{
-    front::route::Route,
     os::errors::chain,
-    rules::ids::{Color, Generation},
+    rules::{
+        ids::{Color, Generation},
+        route::Route,
+    },
 };
 
 /// To connect to the app, on this host or beside it.

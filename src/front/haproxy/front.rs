@@ -7,9 +7,15 @@ use futures_util::future::BoxFuture;
 use super::{Haproxy, HaproxyError, Limits, doctor, report, supervise};
 use crate::{
     config::settings::AppSettings,
-    front::{Attempt, Confined, Daemon, Front, FrontError, route::Route, traffic::Sample},
+    front::{Attempt, Confined, Daemon, Front, FrontError, traffic::Sample},
     os::errors::chain,
-    rules::{canary::Share, finding::Finding, ids::Color, route::Standing, words::Nature},
+    rules::{
+        canary::Share,
+        finding::Finding,
+        ids::Color,
+        route::{Route, Standing},
+        words::Nature,
+    },
 };
 
 impl Front for Haproxy {

@@ -4,7 +4,7 @@
 //! hash then takes no client away from it. Of a color with several instances each server has that weight. Pure.
 
 use super::{Sides, servers, servers::Server};
-use crate::{front::route::Route, rules::ids::Color};
+use crate::rules::{ids::Color, route::Route};
 
 /// Odd, and twice as fine as percent.
 const SUM: usize = 201;
@@ -48,9 +48,12 @@ impl Want {
 /// What each of a color's servers shall be under the route, of which only so many have an instance. Alone, a server has
 /// the weight of its configuration: that is what any `balance` accepts.
 pub(super) fn wanted(route: &Route, color: Color, sides: &Sides) -> Vec<Want> {
-    let number = |color: Color| route.of(color).count().min(sides.of(color).len());
-    let (live, canary) = (route.color(), route.canary().map(|canary| canary.color));
-    let shared = live.zip(canary).map(|both| Weights::of(route.canary_share(), [both.0, both.1].map(number)));
+    let instances = |color: Color| route.of(color).map_or(0, |side| side.addresses.len());
+    let number = |color: Color| instances(color).min(sides.of(color).len());
+    let live = route.color();
+    let both = live.zip(route.canary.as_ref());
+    let shared =
+        both.map(|(live, (canary, share))| Weights::of(share.get(), [live, canary.color].map(number)));
     let role = |(index, server): (usize, &Server)| match shared {
         _ if index >= number(color) => Want::Maint,
         Some(weights) if live == Some(color) => Want::Ready(weights.live),
@@ -72,7 +75,7 @@ struct Weights {
 }
 
 impl Weights {
-    fn of(share: u16, numbers: [usize; 2]) -> Self {
+    fn of(share: u8, numbers: [usize; 2]) -> Self {
         let [live, number] = numbers.map(|number| number.max(1));
         let (most, share) = (live.max(number), 2 * usize::from(share.min(100)));
         let parts = [(SUM - share) * most / live, share * most / number];
@@ -174,10 +177,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{super::servers::tests::*, *};
-    use crate::{
-        front::route::Backend,
-        rules::{address::Address, ids::Generation},
-    };
+    use crate::rules::{address::Address, canary::Share, ids::Generation, route::Side};
 
     fn route(live: Color, share: Option<u16>) -> Route {
         several([1, 1], live, share)
@@ -186,19 +186,16 @@ mod tests {
     /// With so many instances of blue, and of green.
     fn several(numbers: [u16; 2], live: Color, share: Option<u16>) -> Route {
         let number = |color| if color == Color::Blue { numbers[0] } else { numbers[1] };
-        let side = |color: Color, percent: u16| {
-            let backend = Backend {
-                color,
-                address: Address::Port(1),
-                // As the engine weighs them: a color's part is divided evenly.
-                weight: percent * number(color.other()),
-                release: "20261121T101112Z-1-0123456".parse().unwrap(),
-            };
-            std::iter::repeat_n(backend, number(color).into())
+        let side = |color| Side {
+            color,
+            release: "20261121T101112Z-1-0123456".parse().unwrap(),
+            addresses: vec![Address::Port(1); number(color).into()],
         };
-        let canary = share.into_iter().flat_map(|share| side(live.other(), share));
-        let backends = side(live, 100 - share.unwrap_or(0)).chain(canary).collect();
-        Route::new(Generation(1), backends)
+        let route = Route::to(Generation(1), side(live));
+        match share {
+            Some(share) => route.beside(side(live.other()), Share::capped(share)),
+            None => route,
+        }
     }
 
     fn pair(blue: Server, green: Server) -> Sides {
@@ -207,8 +204,9 @@ mod tests {
 
     /// The servers after HAProxy did as wanted; there is one of each color more than the most instances.
     fn told(route: &Route) -> Sides {
-        let [blue, green] =
-            Color::ALL.map(|color| vec![ready(color.as_str(), 1); route.of(color).count() + 1]);
+        let [blue, green] = Color::ALL.map(|color| {
+            vec![ready(color.as_str(), 1); 1 + route.of(color).map_or(0, |side| side.addresses.len())]
+        });
         let before = Sides { blue, green };
         let [blue, green] = Color::ALL.map(|color| {
             let each = wanted(route, color, &before).into_iter().map(|want| match want {
@@ -233,7 +231,7 @@ mod tests {
             }
             assert_eq!(standing(&told(&route(live, None))), Standing { live: Some(live), canary: None });
         }
-        let none = Route::new(Generation(1), vec![]);
+        let none = Route::nowhere(Generation(1));
         assert_eq!(standing(&told(&none)), Standing { live: None, canary: None });
     }
 

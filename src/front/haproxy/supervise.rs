@@ -8,9 +8,12 @@ use tokio::time::sleep;
 
 use super::{Discord, Haproxy, HaproxyError, Life, Limits};
 use crate::{
-    front::{Daemon, route::Route},
+    front::Daemon,
     os::errors::chain,
-    rules::ids::{Color, Generation},
+    rules::{
+        ids::{Color, Generation},
+        route::Route,
+    },
 };
 
 /// Between two looks: nothing else tells of a restart.
@@ -45,7 +48,7 @@ async fn put_back(haproxy: &Haproxy, daemon: &dyn Daemon) -> Result<Life, Haprox
     let life = haproxy.put_back(limits).await;
     if matches!(life, Ok(Life::Unknown)) && !Color::ALL.into_iter().any(|color| daemon.runs(color)) {
         // Nothing is live, or the machine says so next: nobody is sent to a release before it is proven.
-        let nothing = Route::new(Generation::default(), Vec::new());
+        let nothing = Route::nowhere(Generation::default());
         if let Err(err) = haproxy.route(&nothing, limits).await {
             tracing::error!(app = %daemon.app(), err = %chain(&err), "haproxy was not told that nothing is live");
         }

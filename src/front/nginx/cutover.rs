@@ -28,11 +28,11 @@ use super::{
     report,
 };
 use crate::{
-    front::route::Route,
     os::process::Process,
     rules::{
         address::Address,
         ids::{Color, Generation},
+        route::{Route, Side},
     },
 };
 
@@ -116,16 +116,15 @@ impl Nginx {
 
     /// Has the link lead to the live backends, where there is one that does not yet.
     fn lead(&self, plan: &Plan, route: &Route) -> Result<Option<Moved>, PlaceError> {
-        let (Some(_), Some(live)) = (&plan.wanted.link, route.live()) else { return Ok(None) };
-        let backends: Vec<_> = route.of(live.color).collect();
-        let link = Link::of(&plan.present.place, backends.len());
+        let (Some(_), Some(live)) = (&plan.wanted.link, &route.live) else { return Ok(None) };
+        let link = Link::of(&plan.present.place, live.addresses.len());
         let (color, generation, release) = (live.color, route.generation, live.release.clone());
         let wanted = Lead::Told { color, generation, release };
         let is = || link.read(&self.addresses).is_ok_and(|lead| lead == wanted);
         if is() {
             return Ok(None);
         }
-        let moved = link.point(&backends, generation)?;
+        let moved = link.point(live, generation)?;
         if is() {
             return Ok(moved);
         }
@@ -134,8 +133,7 @@ impl Nginx {
     }
 
     fn former(&self, workers: Vec<Process>, route: &Route) -> Former {
-        let reached = |weight| weight > 0 || route.preview.is_some();
-        let routed = |at: &Address| route.backends.iter().any(|b| reached(b.weight) && b.address == *at);
+        let routed = |at: &Address| reached(route).any(|side| side.addresses.contains(at));
         let all = Color::ALL.into_iter().flat_map(|color| self.addresses.all(color));
         Former::new(workers, all.filter(|address| !routed(address)).collect())
     }
@@ -159,7 +157,7 @@ impl Nginx {
         }
         // A text for a link stays in force over many flips, under the number that it had first.
         if let Some(found) = present.found.as_ref().filter(|_| wanted.link.is_some()) {
-            let kept = Route::new(found.include.route.generation, Vec::new());
+            let kept = Route::nowhere(found.include.route.generation);
             let same = Include { route: kept, ..wanted.clone() };
             if same.render() == present.text.as_deref().unwrap_or_default() {
                 wanted = same;
@@ -170,12 +168,12 @@ impl Nginx {
 
     /// By a link where the sockets of one color receive everything; else by the addresses themselves.
     fn wanted(&self, route: &Route, proof: SocketAddrV4, present: &Present) -> Include {
-        let Some(live) = route.color().filter(|_| route.backup.is_empty()) else {
+        let Some(live) = route.live.as_ref().filter(|_| route.backup.is_none()) else {
             return self.include(route, proof);
         };
-        let mut reached = route.backends.iter().filter(|one| one.weight > 0 || route.preview.is_some());
-        if reached.all(|one| one.color == live && one.address.socket().is_some()) {
-            let link = Link::of(&present.place, route.of(live).count());
+        let on_sockets = || live.addresses.iter().all(|address| address.socket().is_some());
+        if reached(route).all(|side| side.color == live.color) && on_sockets() {
+            let link = Link::of(&present.place, live.addresses.len());
             return self.linked(&link, (route.generation, proof));
         }
         self.include(route, proof)
@@ -394,6 +392,12 @@ impl Nginx {
 
 fn processes(master: Process) -> Result<Vec<Process>, NginxError> {
     Ok(master::workers(master)?.iter().map(|worker| worker.process).collect())
+}
+
+/// What requests can get to: a canary without a share only by its preview.
+fn reached(route: &Route) -> impl Iterator<Item = &Side> {
+    let previewed = route.preview.is_some();
+    route.sides().filter(move |(_, percent)| *percent > 0 || previewed).map(|(side, _)| side)
 }
 
 fn untouched(err: PlaceError) -> RouteError {

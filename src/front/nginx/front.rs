@@ -5,16 +5,19 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::{Contradiction, Limits, Nginx, NginxError, RouteError, Routed, doctor, master, supervise};
+use super::{
+    Contradiction, Limits, Nginx, NginxError, RouteError, Routed, doctor, master, standing::canary_of,
+    supervise,
+};
 use crate::{
     config::settings::AppSettings,
-    front::{Attempt, Confined, Daemon, Front, FrontError, route::Route, traffic::Sample},
+    front::{Attempt, Confined, Daemon, Front, FrontError, traffic::Sample},
     os::errors::chain,
     rules::{
         canary::Share,
         finding::Finding,
         ids::{Color, Generation},
-        route::Standing,
+        route::{Route, Standing},
         words::Nature,
     },
 };
@@ -98,9 +101,9 @@ async fn number(nginx: &Nginx, wanted: &Route) -> Result<(Generation, bool), Ngi
     let Some(routed) = nginx.routed().await? else { return Ok((wanted.generation, false)) };
     let same = routed.contradiction.is_none()
         && routed.color == wanted.color()
-        && routed.release.as_ref() == wanted.live().map(|live| &live.release)
-        && routed.canary == wanted.canary().map(|canary| (canary.color, wanted.canary_share()))
-        && routed.backup == wanted.backup.first().map(|backup| backup.color);
+        && routed.release.as_ref() == wanted.live.as_ref().map(|live| &live.release)
+        && routed.canary == canary_of(wanted)
+        && routed.backup == wanted.backup.as_ref().map(|backup| backup.color);
     let next = Generation(routed.generation.0.saturating_add(1));
     Ok(if same { (routed.generation, true) } else { (wanted.generation.max(next), false) })
 }

@@ -24,12 +24,12 @@ use super::{
     syntax,
 };
 use crate::{
-    config::settings::Sticky,
-    front::route::{Backend, Preview, Route},
     os::hash::fnv,
     rules::{
         address::Address,
         ids::{AppName, Generation},
+        route::{FlatRoute, Preview, Route, Weighted},
+        sticky::Sticky,
     },
 };
 
@@ -109,13 +109,13 @@ struct State {
     generation: Generation,
     parking: Parking,
     proof: SocketAddrV4,
-    backends: Vec<Backend>,
+    backends: Vec<Weighted>,
     #[serde(default)]
     sticky: Sticky,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     preview: Option<Preview>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    backup: Vec<Backend>,
+    backup: Vec<Weighted>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     traffic: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -161,16 +161,18 @@ impl Include {
 
     fn with_sum(&self, sum: &str) -> String {
         let Self { app, upstream, proof, .. } = self;
-        let state = self.state();
+        let flat = FlatRoute::from(self.route.clone());
         let names = Names::of(app);
         let sides = Sides::of(&names, &self.route);
         let maps = sides.as_ref().map_or_else(String::new, Sides::maps);
         let cookie = sides::cookie(&names, &self.route);
-        let backends = self.reached(sides.as_ref());
+        let chosen: Vec<_> = flat.backends.iter().filter(|one| sides.is_some() || one.weight > 0).collect();
         let ways = self.ways();
-        let reached: Vec<_> = backends.iter().map(|backend| &backend.address).chain(&ways).collect();
+        let backends = chosen.iter().copied().chain(flat.backup.iter().filter(|_| !chosen.is_empty()));
+        let reached: Vec<_> = backends.map(|backend| &backend.address).chain(&ways).collect();
         let report = report::directives(&names, &reached, self.traffic.as_deref());
-        let servers = self.servers(sides.as_ref());
+        let servers = self.servers(sides.as_ref(), &chosen, &flat.backup);
+        let state = self.state(flat);
         let answer = self.answer(sum);
         format!(
             "{MARK} (app {app}). A change made here by hand is noticed, and lost at the next flip.\n\
@@ -195,17 +197,17 @@ impl Include {
         )
     }
 
-    fn state(&self) -> String {
+    fn state(&self, flat: FlatRoute) -> String {
         let state = State {
             app: self.app.clone(),
             upstream: self.upstream.clone(),
-            generation: self.route.generation,
+            generation: flat.generation,
             parking: self.parking.clone().into(),
             proof: self.proof,
-            backends: self.route.backends.clone(),
-            sticky: self.route.sticky.clone(),
-            preview: self.route.preview.clone(),
-            backup: self.route.backup.clone(),
+            backends: flat.backends,
+            sticky: flat.sticky,
+            preview: flat.preview,
+            backup: flat.backup,
             traffic: self.traffic.clone(),
             link: self.link.clone(),
         };
@@ -222,7 +224,7 @@ impl Include {
 
     /// Whether it routes nowhere.
     pub(super) fn is_parked(&self) -> bool {
-        self.route.backends.is_empty() && self.link.is_none()
+        self.route.live.is_none() && self.link.is_none()
     }
 
     /// What the upstream names of the link.
@@ -231,25 +233,10 @@ impl Include {
         path.map_or_else(Vec::new, |path| link::ways(path).into_iter().map(Address::Socket).collect())
     }
 
-    /// What requests can reach, the live backend first and the backup last.
-    fn reached<'a>(&'a self, sides: Option<&Sides<'a>>) -> Vec<&'a Backend> {
-        let chosen = self.chosen(sides);
-        let backup = self.route.backup.iter().filter(|_| !chosen.is_empty());
-        chosen.iter().copied().chain(backup).collect()
-    }
-
-    /// What requests are sent to first.
-    fn chosen<'a>(&'a self, sides: Option<&Sides<'a>>) -> Vec<&'a Backend> {
-        match sides {
-            Some(sides) => sides.backends(),
-            None => self.route.backends.iter().filter(|backend| backend.weight > 0).collect(),
-        }
-    }
-
-    fn servers(&self, sides: Option<&Sides<'_>>) -> String {
+    /// `chosen` is what requests are sent to first.
+    fn servers(&self, sides: Option<&Sides<'_>>, chosen: &[&Weighted], backup: &[Weighted]) -> String {
         let mut lines = sides.map_or_else(String::new, |sides| format!("    hash ${};\n", sides.hashed()));
-        let chosen = self.chosen(sides);
-        match chosen.as_slice() {
+        match chosen {
             [] => match &self.link {
                 Some(_) => {
                     for way in self.ways() {
@@ -261,12 +248,12 @@ impl Include {
             several => {
                 // Where all are of one color, its share is divided evenly.
                 let weighted = sides.is_none() && several.iter().any(|one| one.color != several[0].color);
-                for Backend { address, weight, .. } in several {
+                for Weighted { address, weight, .. } in several {
                     let weight = if weighted { format!(" weight={weight}") } else { String::new() };
                     _ = writeln!(lines, "    server {address}{weight} max_fails=0;");
                 }
                 // nginx has no backup beside a `hash`.
-                for Backend { address, .. } in self.route.backup.iter().filter(|_| sides.is_none()) {
+                for Weighted { address, .. } in backup.iter().filter(|_| sides.is_none()) {
                     _ = writeln!(lines, "    server {address} max_fails=0 backup;");
                 }
             }
@@ -279,11 +266,11 @@ impl Include {
         let mut answer = serde_json::json!({
             "app": self.app,
             "color": self.route.color(),
-            "canary": self.route.canary().map(|canary| canary.color),
-            "share": self.route.canary_share(),
-            "backup": self.route.backup.first().map(|backup| backup.color),
+            "canary": self.route.canary.as_ref().map(|(canary, _)| canary.color),
+            "share": self.route.canary.as_ref().map_or(0, |(_, share)| share.get()),
+            "backup": self.route.backup.as_ref().map(|backup| backup.color),
             "generation": self.route.generation,
-            "release": self.route.live().map(|backend| &backend.release),
+            "release": self.route.live.as_ref().map(|live| &live.release),
             "sum": sum,
         });
         if self.link.is_some() {
@@ -305,12 +292,13 @@ pub fn parse(text: &str) -> Result<Found, IncludeError> {
     let include = Include {
         app: state.app,
         upstream: state.upstream,
-        route: Route {
+        route: Route::from(FlatRoute {
+            generation: state.generation,
+            backends: state.backends,
             sticky: state.sticky,
             preview: state.preview,
             backup: state.backup,
-            ..Route::new(state.generation, state.backends)
-        },
+        }),
         parking: state.parking.into(),
         proof: state.proof,
         traffic: state.traffic,
@@ -379,8 +367,8 @@ mod tests {
     use super::*;
     use crate::rules::ids::Color;
 
-    fn backend(color: Color, port: u16, weight: u16) -> Backend {
-        Backend {
+    fn backend(color: Color, port: u16, weight: u16) -> Weighted {
+        Weighted {
             color,
             address: Address::Port(port),
             weight,
@@ -388,11 +376,11 @@ mod tests {
         }
     }
 
-    fn include(backends: Vec<Backend>) -> Include {
+    fn include(backends: Vec<Weighted>) -> Include {
         Include {
             app: "shop".parse().unwrap(),
             upstream: "shop_app".into(),
-            route: Route::new(Generation(7), backends),
+            route: FlatRoute::new(Generation(7), backends).into(),
             parking: Address::Port(9501),
             proof: "127.98.103.100:29501".parse().unwrap(),
             traffic: None,
@@ -424,10 +412,10 @@ mod tests {
         let many = include(of(Color::Blue, 9501).chain(of(Color::Green, 9601)).collect());
         let text = many.render();
         assert!(text.lines().all(|line| line.len() < 4000), "{text}");
-        assert_eq!(text.matches(" weight=1 max_fails=0;").count(), 128);
+        assert_eq!(text.matches(" weight=50 max_fails=0;").count(), 128);
         is_read_back(many);
         let alone = include(of(Color::Blue, 9501).collect());
-        assert!(!alone.render().contains("weight=1 "));
+        assert!(!alone.render().contains("weight=1"));
         is_read_back(alone);
     }
 
@@ -501,7 +489,7 @@ mod tests {
     #[test]
     fn a_backup_comes_last_and_a_hand_s_change_is_read_without_it() {
         let mut backed = include(vec![backend(Color::Green, 9502, 100)]);
-        backed.route.backup = vec![backend(Color::Blue, 9501, 0)];
+        backed.route.backup = include(vec![backend(Color::Blue, 9501, 1)]).route.live;
         let servers =
             "{\n    server 127.0.0.1:9502 max_fails=0;\n    server 127.0.0.1:9501 max_fails=0 backup;\n}";
         let text = backed.render();

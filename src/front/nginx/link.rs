@@ -20,11 +20,11 @@ use std::{
 use super::place::{Place, PlaceError, at};
 use crate::{
     config::settings::{Addresses, MOST_INSTANCES},
-    front::route::Backend,
     os::own_file::forgive_missing,
     rules::{
         address::Address,
         ids::{Color, Generation, ReleaseId},
+        route::Side,
     },
 };
 
@@ -142,12 +142,11 @@ impl Link {
         fs::symlink_metadata(&self.path).ok()?.modified().ok()
     }
 
-    /// Leads to these backends, the instances of one color, from now on: whoever connects after this returns, or after
+    /// Leads to the instances of this side from now on: whoever connects after this returns, or after
     /// the rename in it, reaches one of them. `None`: there is nothing to lead to.
-    pub(super) fn point(&self, to: &[&Backend], generation: Generation) -> Result<Option<Moved>, PlaceError> {
-        let sockets: Vec<&Path> = to.iter().filter_map(|backend| backend.address.socket()).collect();
-        let Some(release) = to.first().map(|first| &first.release) else { return Ok(None) };
-        let middle = PathBuf::from(format!("{}.{generation}.{release}", self.name()));
+    pub(super) fn point(&self, to: &Side, generation: Generation) -> Result<Option<Moved>, PlaceError> {
+        let sockets: Vec<&Path> = to.addresses.iter().filter_map(Address::socket).collect();
+        let middle = PathBuf::from(format!("{}.{generation}.{}", self.name(), to.release));
         let path = self.path.with_file_name(&middle);
         match sockets.as_slice() {
             [] => return Ok(None),
@@ -236,9 +235,9 @@ fn forgive(read: io::Result<PathBuf>) -> io::Result<Option<PathBuf>> {
 mod tests {
     use super::*;
 
-    fn backend(color: Color, release: &str) -> Backend {
+    fn side(color: Color, release: &str) -> Side {
         let address = Address::Socket(format!("/run/a/shop/{color}.sock").into());
-        Backend { color, address, weight: 100, release: release.parse().unwrap() }
+        Side { color, addresses: vec![address], release: release.parse().unwrap() }
     }
 
     fn addresses() -> Addresses {
@@ -265,7 +264,7 @@ mod tests {
         for (generation, color, release) in
             [(7, Color::Blue, "20261121T101112Z-1-0123456"), (8, Color::Green, "20261121T101112Z-2-0123456")]
         {
-            let moved = link.point(&[&backend(color, release)], Generation(generation)).unwrap();
+            let moved = link.point(&side(color, release), Generation(generation)).unwrap();
             moved.unwrap().settle();
             let release: ReleaseId = release.parse().unwrap();
             let told = Lead::Told { color, generation: Generation(generation), release };
@@ -282,7 +281,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let link = Link::of(&Place::find(&dir.path().join("a.conf")).unwrap(), 1);
         let point = |color, release: &str, generation| {
-            link.point(&[&backend(color, release)], Generation(generation)).unwrap().unwrap()
+            link.point(&side(color, release), Generation(generation)).unwrap().unwrap()
         };
         point(Color::Blue, "20261121T101112Z-1-0123456", 1).undo().unwrap();
         assert!(names(dir.path()).is_empty());
@@ -299,14 +298,14 @@ mod tests {
         let link = Link::of(&place, 3);
         let all = Addresses { each: 3, ..addresses() };
         for (generation, color) in [(7, Color::Blue), (8, Color::Green), (8, Color::Green)] {
-            let one = backend(color, "20261121T101112Z-1-0123456");
-            let three: Vec<_> = all.all(color).map(|address| Backend { address, ..one.clone() }).collect();
-            let moved = link.point(&three.iter().collect::<Vec<_>>(), Generation(generation)).unwrap();
+            let three =
+                Side { addresses: all.all(color).collect(), ..side(color, "20261121T101112Z-1-0123456") };
+            let moved = link.point(&three, Generation(generation)).unwrap();
             moved.unwrap().settle();
             let ends: Vec<_> = ways(link.path()).iter().map(|way| fs::read_link(way).unwrap()).collect();
             let expected = ["", ".2", ".3"].map(|number| format!("/run/a/shop/{color}{number}.sock"));
             assert!(ends.iter().map(|end| end.to_str().unwrap()).eq(&expected), "{ends:?}");
-            let told = Lead::Told { color, generation: Generation(generation), release: one.release };
+            let told = Lead::Told { color, generation: Generation(generation), release: three.release };
             assert_eq!(link.read(&all).unwrap(), told);
         }
         let expected = [".bgd-shop.conf.live-3", ".bgd-shop.conf.live-3.8.20261121T101112Z-1-0123456"];
@@ -331,7 +330,7 @@ mod tests {
         let link = Link::of(&Place::find(&dir.path().join("a.conf")).unwrap(), 1);
         symlink("/run/a/shop/green.sock", link.path()).unwrap();
         assert_eq!(link.read(&addresses()).unwrap(), Lead::ByHand("/run/a/shop/green.sock".into()));
-        link.point(&[&backend(Color::Blue, "20261121T101112Z-1-0123456")], Generation(1)).unwrap();
+        link.point(&side(Color::Blue, "20261121T101112Z-1-0123456"), Generation(1)).unwrap();
         fs::remove_file(dir.path().join(".a.conf.live.1.20261121T101112Z-1-0123456")).unwrap();
         assert_eq!(link.read(&addresses()).unwrap(), Lead::Nowhere);
         fs::remove_file(link.path()).unwrap();

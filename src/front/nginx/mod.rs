@@ -60,10 +60,11 @@ pub use standing::{Contradiction, Routed, Source};
 
 use crate::{
     config::settings::{Addresses, NginxSettings},
-    front::{route::Route, traffic::Sample},
+    front::traffic::Sample,
     rules::{
         address::Address,
         ids::{AppName, Color, Generation},
+        route::Route,
     },
 };
 use link::{Lead, Link};
@@ -175,12 +176,12 @@ impl Nginx {
     /// The include for whatever a link leads to.
     fn linked(&self, link: &Link, (number, proof): (Generation, SocketAddrV4)) -> Include {
         let link = Some(Address::Socket(link.path().to_owned()));
-        Include { link, ..self.include(&Route::new(number, Vec::new()), proof) }
+        Include { link, ..self.include(&Route::nowhere(number), proof) }
     }
 
     /// The include that routes nowhere.
     fn parked(&self, proof: SocketAddrV4) -> Include {
-        self.include(&Route::new(Generation::default(), Vec::new()), proof)
+        self.include(&Route::nowhere(Generation::default()), proof)
     }
 
     /// The file as it stands; refuses one that is not this app's.

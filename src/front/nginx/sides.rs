@@ -14,13 +14,12 @@
 
 use std::{collections::BTreeSet, fmt, ops::Range};
 
-use crate::{
-    config::settings::Sticky,
-    front::route::{Backend, Preview, Route},
-    rules::{
-        address::Address,
-        ids::{AppName, ReleaseId},
-    },
+use crate::rules::{
+    address::Address,
+    canary::Share,
+    ids::AppName,
+    route::{Preview, Route, Side},
+    sticky::Sticky,
 };
 
 /// The live side; where there are two servers, also the key of the first.
@@ -65,10 +64,9 @@ impl fmt::Display for Names {
 /// The live color and the canary, where more than weights chooses between them.
 pub(super) struct Sides<'r> {
     names: Names,
-    route: &'r Route,
-    live: Vec<&'r Backend>,
-    canary: Vec<&'r Backend>,
-    release: &'r ReleaseId,
+    live: &'r Side,
+    canary: &'r Side,
+    share: Share,
     sticky: &'r Sticky,
     preview: Option<&'r Preview>,
 }
@@ -76,23 +74,22 @@ pub(super) struct Sides<'r> {
 impl<'r> Sides<'r> {
     /// `None`: weights are enough, or there is only one side.
     pub(super) fn of(names: &Names, route: &'r Route) -> Option<Self> {
-        let (live, canary) = (route.live()?, route.canary()?);
-        let sticky = route.weight_of(canary.color) > 0 && route.sticky != Sticky::None;
+        let (live, (canary, share)) = (route.live.as_ref()?, route.canary.as_ref()?);
+        let sticky = *share > Share::NONE && route.sticky != Sticky::None;
         let preview = route.preview.as_ref();
         (sticky || preview.is_some()).then(|| Self {
             names: names.clone(),
-            route,
-            live: route.of(live.color).collect(),
-            canary: route.of(canary.color).collect(),
-            release: &canary.release,
+            live,
+            canary,
+            share: *share,
             sticky: &route.sticky,
             preview,
         })
     }
 
     /// The servers of the upstream, in its order.
-    pub(super) fn backends(&self) -> Vec<&'r Backend> {
-        self.live.iter().chain(&self.canary).copied().collect()
+    fn addresses(&self) -> Vec<&'r Address> {
+        self.live.addresses.iter().chain(&self.canary.addresses).collect()
     }
 
     /// What the upstream hashes.
@@ -106,7 +103,7 @@ impl<'r> Sides<'r> {
 
     /// One server a side.
     fn is_single(&self) -> bool {
-        self.live.len() + self.canary.len() == 2
+        self.addresses().len() == 2
     }
 
     /// All that leads to the key.
@@ -114,7 +111,7 @@ impl<'r> Sides<'r> {
         if self.is_single() {
             return self.choice();
         }
-        let (live, all) = (self.live.len(), self.live.len() + self.canary.len());
+        let (live, all) = (self.live.addresses.len(), self.addresses().len());
         let (first, live_key) = self.dealt("one", 0..live);
         let (second, canary_key) = self.dealt("two", live..all);
         let (side, server) = (self.side(), self.names.variable("server"));
@@ -127,7 +124,7 @@ impl<'r> Sides<'r> {
     /// One of a side's servers for each request, evenly: the lines, and what the key then is. They are the servers
     /// of the upstream with these numbers.
     fn dealt(&self, name: &str, servers: Range<usize>) -> (String, String) {
-        let all = self.live.len() + self.canary.len();
+        let all = self.addresses().len();
         let keys: Vec<String> = servers.clone().map(|server| key(name, (server, all), &servers)).collect();
         let Some((last, others)) = keys.split_last() else { return (String::new(), String::new()) };
         if others.is_empty() {
@@ -175,22 +172,16 @@ impl<'r> Sides<'r> {
                 (by_cookie(name, &ticket, &format!("$cookie_{name}"), "$request_id"), ticket.as_str())
             }
         };
-        let release = self.release;
+        let release = &self.canary.release;
         format!(
             "{before}split_clients \"${{{client}}}{release}\" ${variable} {{\n    \
                  {percent}% {CANARY};\n    * {LIVE};\n}}\n"
         )
     }
 
-    /// With as many places as nginx has (two); `None` for nothing, which nginx refuses to write as 0 %.
-    fn percent(&self) -> Option<String> {
-        let weight = |side: &[&Backend]| side.first().map_or(0, |one| self.route.weight_of(one.color));
-        let (live, canary) = (weight(&self.live), weight(&self.canary));
-        let hundredths = (canary * 10_000 + (live + canary) / 2) / (live + canary);
-        (canary > 0).then(|| match (hundredths.max(1) / 100, hundredths.max(1) % 100) {
-            (whole, 0) => whole.to_string(),
-            (whole, part) => format!("{whole}.{part:02}"),
-        })
+    /// The canary's share; `None` for nothing, which nginx refuses to have written as 0 %.
+    fn percent(&self) -> Option<u8> {
+        Some(self.share.get()).filter(|percent| *percent > 0)
     }
 }
 
@@ -246,11 +237,10 @@ pub(super) fn cookie(names: &Names, route: &Route) -> String {
     };
     let new = names.variable("new");
     let value = format!("\"{name}=$request_id; Path=/; Max-Age={TICKET_SECONDS}; HttpOnly; SameSite=Lax\"");
-    let addresses: Vec<_> = sides.backends().into_iter().map(|backend| &backend.address).collect();
     format!(
         "# A client's ticket, for those who have none.\n{}{}{}\n",
         by_cookie(name, &new, "\"\"", &value),
-        of_the_app(&addresses, &variable, &format!("${new}")),
+        of_the_app(&sides.addresses(), &variable, &format!("${new}")),
         cookie_line(names),
     )
 }
@@ -316,13 +306,13 @@ mod tests {
     }
 
     fn route(sticky: Sticky, share: u16) -> Route {
-        let backend = |color, port, weight, release: &str| {
+        let side = |color, port, release: &str| {
             let release = release.parse().unwrap();
-            Backend { color, address: Address::Port(port), weight, release }
+            Side { color, addresses: vec![Address::Port(port)], release }
         };
-        let live = backend(Color::Blue, 9501, 100 - share, "20261121T101112Z-1-0123456");
-        let canary = backend(Color::Green, 9502, share, "20261121T101112Z-2-0123456");
-        Route { sticky, ..Route::new(Generation(7), vec![live, canary]) }
+        let live = side(Color::Blue, 9501, "20261121T101112Z-1-0123456");
+        let canary = side(Color::Green, 9502, "20261121T101112Z-2-0123456");
+        Route { sticky, ..Route::to(Generation(7), live).beside(canary, Share::capped(share)) }
     }
 
     fn previewed(route: Route) -> Route {
@@ -355,13 +345,10 @@ mod tests {
     #[test]
     fn a_request_is_dealt_one_of_a_side_s_instances() {
         let mut several = route(Sticky::Ip, 10);
-        let [live, canary] = [several.backends[0].clone(), several.backends[1].clone()];
-        let at = |backend: &Backend, port| Backend { address: Address::Port(port), ..backend.clone() };
-        several.backends = vec![at(&live, 9501), at(&live, 9511), at(&live, 9521), canary];
-        several.backends.iter_mut().take(3).for_each(|live| live.weight = 30);
+        several.live.as_mut().unwrap().addresses = [9501, 9511, 9521].map(Address::Port).into();
         let names = names("shop");
         let sides = Sides::of(&names, &several).unwrap();
-        let ports: Vec<_> = sides.backends().iter().filter_map(|it| it.address.port()).collect();
+        let ports: Vec<_> = sides.addresses().into_iter().filter_map(Address::port).collect();
         assert_eq!(
             (ports.as_slice(), sides.hashed().as_str()),
             (&[9501, 9511, 9521, 9502][..], "bgd_shop_server")
@@ -391,15 +378,6 @@ mod tests {
                      split_clients \"${remote_addr}20261121T101112Z-2-0123456\" $bgd_shop_side {\n    \
                      5% canary-1;\n    * live-1;\n}\n";
         assert_eq!(text, split);
-    }
-
-    #[test]
-    fn a_share_that_rounds_to_nothing_is_still_one_that_nginx_accepts() {
-        let mut odd = route(Sticky::Ip, 1);
-        odd.backends[0].weight = 65_000;
-        assert!(maps(&odd).contains("    0.01% canary-1;"), "{}", maps(&odd));
-        odd.backends[0].weight = 2;
-        assert!(maps(&odd).contains("    33.33% canary-1;"), "{}", maps(&odd));
     }
 
     #[test]

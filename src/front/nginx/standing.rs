@@ -11,6 +11,7 @@ use super::{
 use crate::rules::{
     address::Address,
     ids::{Color, Generation, ReleaseId},
+    route::Route,
 };
 
 /// The kernel counts starts in ticks and rounds down: `sed -i … && nginx -s reload` takes less than one.
@@ -194,13 +195,18 @@ fn in_force(effect: Effect, contradiction: Option<Contradiction>) -> Routed {
     Routed { color, canary, backup, generation, release, source: Source::Effect, contradiction }
 }
 
+/// A route's canary and its share in percent.
+pub(super) fn canary_of(route: &Route) -> Option<(Color, u16)> {
+    route.canary.as_ref().map(|(canary, share)| (canary.color, share.get().into()))
+}
+
 fn on_file(include: &Include, contradiction: Option<Contradiction>) -> Routed {
     Routed {
         color: include.route.color(),
-        canary: include.route.canary().map(|canary| (canary.color, include.route.canary_share())),
-        backup: include.route.backup.first().map(|backup| backup.color),
+        canary: canary_of(&include.route),
+        backup: include.route.backup.as_ref().map(|backup| backup.color),
         generation: include.route.generation,
-        release: include.route.live().map(|backend| backend.release.clone()),
+        release: include.route.live.as_ref().map(|live| live.release.clone()),
         source: Source::File,
         contradiction,
     }
