@@ -224,7 +224,7 @@ impl Daemon {
     async fn work(self) -> Result<(), DaemonError> {
         // First of all: from the first answer on, no signal and no change of the files is missed.
         let mut told = Told::listen(&self.file)?;
-        if let Err(err) = crate::process::pulse::start() {
+        if let Err(err) = crate::os::pulse::start() {
             tracing::warn!(%err, "no sign of life: a flip has only the kernel's word for it");
         }
         let store = open_store(&self.settings.daemon)?;

@@ -19,7 +19,7 @@ use crate::{
         problem::Problem,
         progress, terminal,
     },
-    process::vitals::{Cause, Delay, Patient, Verdict},
+    os::vitals::{Cause, Delay, Patient, Verdict},
     rules::ids::AppName,
 };
 

@@ -24,8 +24,8 @@ use crate::{
     os::{
         errors::chain,
         process::{Process, command_line},
+        vitals::Cause,
     },
-    process::vitals::Cause,
     rules::{
         app::{Idle, Instance, Pipeline, Serving, Stage},
         event::Ask,

@@ -1,17 +1,13 @@
 //! What the daemon does for the front that it looks after: whose turn it is, what runs, and who hears of trouble.
 //! Started by `tend`; the looking after is the front's own.
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::MutexGuard;
 
 use super::{
     app_task::{Inbox, Message},
-    front_silence::Silence,
     interpreter::Interpreter,
 };
 use crate::{
@@ -25,12 +21,7 @@ use crate::{
 
 /// Looks after the front until the app's task ends.
 pub(super) async fn attend(interpreter: Arc<Interpreter>, inbox: Inbox) {
-    let attendant = Attendant {
-        interpreter: &interpreter,
-        inbox: &inbox,
-        said: Mutex::default(),
-        silence: tokio::sync::Mutex::default(),
-    };
+    let attendant = Attendant { interpreter: &interpreter, inbox: &inbox, said: Mutex::default() };
     tokio::select! {
         () = interpreter.front().supervise(&attendant) => {}
         () = inbox.closed() => {}
@@ -42,7 +33,6 @@ struct Attendant<'a> {
     inbox: &'a Inbox,
     /// The trouble that the app's task knows of.
     said: Mutex<Option<String>>,
-    silence: tokio::sync::Mutex<Silence>,
 }
 
 impl Daemon for Attendant<'_> {
@@ -72,17 +62,7 @@ impl Daemon for Attendant<'_> {
         news
     }
 
-    fn silent<'a>(&'a self, pid: Option<u32>, control: &'a Path) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            let ended = self.silence.lock().await.goes_on(self.app(), pid, control).await;
-            if let Some(cause) = ended {
-                let text = format!("the front hung ({cause}) and was ended, so that another takes its place");
-                self.interpreter.record.note(EventKind::Trouble, None, &text).await;
-            }
-        })
-    }
-
-    fn heard(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async { self.silence.lock().await.broken() })
+    fn note<'a>(&'a self, text: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(self.interpreter.record.note(EventKind::Trouble, None, text))
     }
 }

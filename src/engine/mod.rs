@@ -9,7 +9,6 @@ mod building;
 mod counting;
 mod disk;
 pub mod fleet;
-mod front_silence;
 mod hanging;
 mod interpreter;
 mod judging;

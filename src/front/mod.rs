@@ -10,12 +10,7 @@ pub mod hearing;
 pub mod nginx;
 pub mod traffic;
 
-use std::{
-    collections::BTreeSet,
-    fmt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeSet, fmt, path::PathBuf, time::Duration};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::MutexGuard;
@@ -115,11 +110,8 @@ pub trait Daemon: Send + Sync {
     /// What is wrong with the front now; true when that is not what was said before.
     fn trouble(&self, said: Option<String>) -> bool;
 
-    /// The front's process does not answer: it is waited for, or ended when it hangs (promise N2).
-    fn silent<'a>(&'a self, pid: Option<u32>, control: &'a Path) -> BoxFuture<'a, ()>;
-
-    /// It answers again, or has ended.
-    fn heard(&self) -> BoxFuture<'_, ()>;
+    /// Records what went wrong with the front and is over, for `bgd events`.
+    fn note<'a>(&'a self, text: &'a str) -> BoxFuture<'a, ()>;
 }
 
 /// A process that a security module may keep from the app.

@@ -14,6 +14,7 @@
 //! - `printable`: text without what a terminal obeys
 //! - `privilege`: what a started command inherits
 //! - `process`, `tree`: who a process is, and what descends from it
+//! - `pulse`, `vitals`: the daemon's sign of life, and whether a silent process hangs
 //! - `tcp`, `unix`, `netlink`: the kernel's tables of TCP and unix sockets
 
 pub(crate) mod blocking;
@@ -30,6 +31,8 @@ pub(crate) mod own_file;
 pub mod printable;
 pub mod privilege;
 pub mod process;
+pub mod pulse;
 pub mod tcp;
 pub(crate) mod tree;
 pub mod unix;
+pub mod vitals;

@@ -39,6 +39,7 @@ mod listen;
 mod proxy;
 mod reply;
 mod role;
+mod silence;
 mod sockets;
 mod spare;
 mod spawn;

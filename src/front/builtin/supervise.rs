@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Builtin, BuiltinError};
+use super::{Builtin, BuiltinError, silence::Silence};
 use crate::{front::Daemon, os::errors::chain};
 
 /// Between two tries to reach or start one.
@@ -15,6 +15,7 @@ const GREETING: Duration = Duration::from_secs(3);
 pub(super) async fn supervise(front: &Builtin, daemon: &dyn Daemon) {
     let app = daemon.app();
     let mut known = None;
+    let mut silence = Silence::default();
     loop {
         let answer = match front.hello().await {
             Ok(Some(hello)) => Ok(hello),
@@ -23,9 +24,15 @@ pub(super) async fn supervise(front: &Builtin, daemon: &dyn Daemon) {
         };
         match &answer {
             Err(BuiltinError::Silent { .. }) => {
-                daemon.silent(front.pid().await, &front.place().control).await;
+                if let Some(cause) = silence.goes_on(app, front).await {
+                    daemon
+                        .note(&format!(
+                            "the front hung ({cause}) and was ended, so that another takes its place"
+                        ))
+                        .await;
+                }
             }
-            Ok(_) | Err(_) => daemon.heard().await,
+            Ok(_) | Err(_) => silence.broken(),
         }
         let trouble = match &answer {
             Ok(hello) => hello.trouble.clone(),

@@ -1,13 +1,16 @@
-//! What is done about a builtin front that does not answer. One that hangs is ended, so that an heir serves from the
-//! listening socket that the daemon holds; one that only does not get to it is waited for (promise N2). Called by `tend`.
+//! What is done about a front's process that does not answer. One that hangs is ended, so that an heir serves from the
+//! listening socket that the daemon holds; one that only does not get to it is waited for (promise N2). Called by `supervise`.
 
-use std::{os::unix::ffi::OsStrExt, path::Path, time::Duration};
+use std::{os::unix::ffi::OsStrExt, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
+use super::Builtin;
 use crate::{
-    os::process::Process,
-    process::vitals::{Cause, Patient, Verdict},
+    os::{
+        process::Process,
+        vitals::{Cause, Patient, Verdict},
+    },
     rules::ids::AppName,
 };
 
@@ -31,8 +34,8 @@ impl Silence {
 
     /// One more question was not answered in time. Ends the front when what it did since the first one says that it
     /// will never answer, and returns why.
-    pub(super) async fn goes_on(&mut self, app: &AppName, pid: Option<u32>, control: &Path) -> Option<Cause> {
-        let Some(process) = pid.and_then(|pid| process(pid, control)) else {
+    pub(super) async fn goes_on(&mut self, app: &AppName, front: &Builtin) -> Option<Cause> {
+        let Some(process) = process(front).await else {
             self.broken();
             return None;
         };
@@ -72,9 +75,9 @@ async fn gone(process: Process) {
 }
 
 /// The front's process, where that is one of ours beyond doubt.
-fn process(pid: u32, control: &Path) -> Option<Process> {
-    let process = Process::of(pid.cast_signed())?;
+async fn process(front: &Builtin) -> Option<Process> {
+    let process = Process::of(front.pid().await?.cast_signed())?;
     let arguments = std::fs::read(format!("/proc/{}/cmdline", process.pid)).ok()?;
-    let control = control.as_os_str().as_bytes();
+    let control = front.place().control.as_os_str().as_bytes();
     arguments.split(|byte| *byte == 0).any(|argument| argument == control).then_some(process)
 }

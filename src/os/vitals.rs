@@ -7,8 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::pulse;
-use crate::os::process::{Process, ThreadState};
+use super::{
+    process::{Process, ThreadState},
+    pulse,
+};
 
 /// Between two looks at the threads.
 const APART: Duration = Duration::from_millis(100);
