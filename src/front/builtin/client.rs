@@ -183,7 +183,8 @@ impl Builtin {
     /// Puts a route in force: when this returns, no new request goes anywhere else.
     pub async fn route(&self, route: &Route) -> Result<(), BuiltinError> {
         let mut kept = self.kept.lock().await;
-        let answer = self.ask_over(&mut kept.link, &Request::Route { route: route.clone() }).await?;
+        let answer =
+            self.ask_over(&mut kept.link, &Request::Route { route: Box::new(route.clone()) }).await?;
         match answer.ok_or_else(|| self.not_running())? {
             Answer::Applied(_) => {
                 kept.spare.iter_mut().for_each(|spare| spare.routed(route));

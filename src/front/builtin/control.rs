@@ -26,7 +26,7 @@ pub enum Request {
     /// Put this route in force.
     Route {
         /// The whole route.
-        route: Route,
+        route: Box<Route>,
     },
     /// Let clients and apps take this long from now on.
     Limits {
@@ -215,7 +215,7 @@ mod tests {
         let route = Route::to(Generation(3), live);
         let requests = [
             Request::Hello,
-            Request::Route { route: route.clone() },
+            Request::Route { route: Box::new(route.clone()) },
             Request::Limits { limits: Limits::default() },
             Request::Inflight,
             Request::Drained { color: Color::Blue, deadline_ms: 5 },
