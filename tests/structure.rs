@@ -67,6 +67,8 @@ const FOREIGN_FRONTS: [(&str, &str, &[&str]); 2] = [
             "config/read.rs",
             "config/tables/mod.rs",
             "config/tables/front.rs",
+            // Names the kind that has certificates to who wants port 443.
+            "config/tables/front_builtin.rs",
             "config/tables/front_nginx.rs",
             "front/mod.rs",
         ],

@@ -168,7 +168,7 @@ fn a_former_build_can_read_a_route_with_a_canary() {
     let preview = Preview { header: "x".to_owned(), cookie: "y".to_owned(), secret: "z".repeat(16) };
     let sticky = Sticky::Cookie("side".to_owned());
     let route = FlatRoute { sticky, preview: Some(preview), ..FlatRoute::new(Generation(7), backends) };
-    let line = control::line(&control::Request::Route { route: route.into() });
+    let line = control::line(&control::Request::Route { route: Box::new(route.into()) });
     let Request::Route { route } = serde_json::from_slice(&line).unwrap();
     let told: Vec<_> = route.backends.iter().map(|place| (place.color.as_str(), place.weight)).collect();
     assert_eq!((route.generation, told), (7, vec![("blue", 100), ("green", 0)]));
