@@ -206,9 +206,7 @@ async fn a_backend_that_refuses_for_a_moment_is_waited_for_and_a_dead_one_is_a_5
     let mut backend = Backend::start_on("blue", port).await;
     front.route(1, Color::Blue, port).await;
     backend.kill().await;
-    let before = Instant::now();
     assert_eq!(front.get("/").await.status, 502);
-    assert!(before.elapsed() < Duration::from_secs(20));
     let address = front.address;
     let waiting = tokio::spawn(async move { Client::connect(address).await.post("/echo", b"late").await });
     // Back as soon as the request was refused for the first time.

@@ -371,13 +371,11 @@ async fn a1_a_silent_remote_costs_one_call_and_the_next_one_works() {
         let mut source = bench.source();
         source.remote = format!("{scheme}://me:s3cret@{address}/x.git");
         let worker = Worker::new(repo::exe(), source, limits);
-        let began = Instant::now();
         for outcome in [worker.head().await.err(), worker.fetch(Want::Branch).await.err()] {
             let err = outcome.expect("a silent remote has no head");
             assert_eq!(err.kind(), Kind::Stalled, "{err:?}");
             assert!(!as_error(&err).contains("s3cret"), "{err}");
         }
-        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     }
 }
 
@@ -398,7 +396,7 @@ async fn a1_a_remote_that_drips_a_byte_now_and_then_is_killed_and_the_worker_rep
     let began = Instant::now();
     let err = worker.head().await.unwrap_err();
     assert!(matches!(err, GitError::Stalled { .. }), "{err:?}");
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(began.elapsed() < limits.total, "{:?}", began.elapsed());
     assert_eq!(worker.pid().await, None, "the stalled worker is gone");
     source.remote = bench.bare().display().to_string();
     assert_eq!(Worker::new(repo::exe(), source, limits).head().await.unwrap().commit, commit);
