@@ -56,8 +56,9 @@ use defects::Defect;
 
 /// Schedules in an ordinary run: about ten seconds in a debug build.
 const RUNS: u64 = 800;
-/// Schedules in which each seeded defect has to be caught; most need a handful.
-const CAUGHT_IN: u64 = 5 * RUNS;
+/// Schedules in which each seeded defect has to be caught. Most need a handful; one that takes a restart in the middle
+/// of a stand-in needs some thousands.
+const CAUGHT_IN: u64 = 20 * RUNS;
 /// Tries to cut down a schedule that shows a seeded defect: enough to see what it takes.
 const IN_SHORT: usize = 40;
 /// One schedule of so many writes and reads a real database.
@@ -88,8 +89,11 @@ fn k2_whatever_happens_the_machine_keeps_its_word_and_comes_to_rest() {
 fn each_seeded_defect_is_caught() {
     let mut unnoticed = Vec::new();
     let only = std::env::var("BGD_SIM_DEFECT").unwrap_or_default();
-    for (name, defect) in defects::ALL.iter().filter(|it| it.0.contains(&only)) {
-        match Campaign::new(*defect, 0..CAUGHT_IN).shrinking(IN_SHORT).on_all_cores() {
+    let first = number("BGD_SIM_FIRST").unwrap_or(0);
+    let seeds = first..first + number("BGD_SIM_RUNS").unwrap_or(CAUGHT_IN);
+    let asked: Vec<_> = defects::ALL.iter().filter(|it| it.0.contains(&only)).collect();
+    for (name, defect) in &asked {
+        match Campaign::new(*defect, seeds.clone()).shrinking(IN_SHORT).on_all_cores() {
             Ok(_) => unnoticed.push(*name),
             Err(found) => {
                 let Found { seed, happenings, what, .. } = *found;
@@ -98,5 +102,5 @@ fn each_seeded_defect_is_caught() {
         }
     }
     assert!(unnoticed.is_empty(), "nobody noticed: {unnoticed:#?}");
-    println!("{} of {} defects caught", defects::ALL.len(), defects::ALL.len());
+    println!("all {} defects caught", asked.len());
 }
