@@ -7,7 +7,6 @@ mod http;
 mod limits;
 mod support;
 mod unix;
-mod upgrade;
 
 use std::{
     sync::{
