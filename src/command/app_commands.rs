@@ -1,5 +1,5 @@
-//! The commands of one app and the shims that run them: where each release lies, what it is told, what a shim is to run.
-//! Used by the rooms; decides nothing.
+//! The commands of one app and the shims that run them: release directories, environments, and the spec that a shim
+//! gets. Used by the rooms; decides nothing.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -17,10 +17,10 @@ use crate::{
     shim::{Handle, LogSpec, Priority, Role, ShimError, Shims, Slot, Spec, StopRequest, StopSpec},
 };
 
-/// One instance log file; four of them are kept.
+/// Size limit of one instance log file, in bytes; four files are kept.
 const INSTANCE_LOG: u64 = 10 << 20;
 
-/// One app's.
+/// The settings, directories and shims of one app.
 #[derive(Debug, Clone)]
 pub struct AppCommands {
     pub(crate) settings: Arc<AppSettings>,
@@ -29,7 +29,7 @@ pub struct AppCommands {
 }
 
 impl AppCommands {
-    /// For what is done once, whatever the number of instances: as the first one has it.
+    /// The context of commands that run once for all instances (build, hooks): that of the first instance.
     pub(crate) fn context(&self, release: &Release, color: Color) -> Context {
         self.context_of(release, Slot { color, index: 0 })
     }

@@ -1,5 +1,5 @@
-//! The commands of an app, described: what to run, where, as whom, with which environment. The engine hands
-//! them to a shim or a probe; nothing is run here.
+//! Describes the commands of an app: argv, directory, user, environment. The engine hands them to a shim or a probe;
+//! nothing is run here.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -9,7 +9,7 @@ use crate::{
     os::privilege::NewPrivileges,
 };
 
-/// What to run.
+/// A command with everything that is needed to run it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
     /// Program and arguments; never empty.
@@ -18,7 +18,7 @@ pub struct Command {
     pub cwd: PathBuf,
     /// The whole environment.
     pub env: BTreeMap<String, String>,
-    /// Whom to run as; `None` is bgd's own user.
+    /// The user to run as; `None` is bgd's own user.
     pub user: Option<String>,
     /// Whether it may gain rights by running a setuid program.
     pub new_privileges: NewPrivileges,
@@ -147,7 +147,7 @@ pub fn exec_command(app: &AppSettings, context: &Context, argv: &[String]) -> Re
     in_release(app, context, argv.to_vec())
 }
 
-/// For one of the instances, which may tell itself from the others.
+/// A command of one instance: its environment also has the number of the instance.
 fn of_instance(app: &AppSettings, context: &Context, argv: Vec<String>) -> Result<Command, CommandError> {
     let mut command = in_release(app, context, argv)?;
     command.env.insert(INSTANCE.to_owned(), context.values.instance.to_string());
@@ -166,7 +166,7 @@ fn run(lines: &[String], context: &Context) -> Vec<String> {
     argv
 }
 
-/// Without NUL, which no variable can hold, and not longer than [`ERROR_LIMIT`].
+/// Removes NUL, which a variable can't hold, and cuts the text to [`ERROR_LIMIT`] bytes.
 fn presentable(error: &str) -> String {
     let mut text = error.replace('\0', " ");
     text.truncate(text.floor_char_boundary(ERROR_LIMIT));

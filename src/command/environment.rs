@@ -11,10 +11,10 @@ use crate::{
 
 /// Where programs are looked for if bgd itself was started without a `PATH`.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// UTF-8 without the habits of a country; present on every host.
+/// UTF-8 without the conventions of a country; present on every host.
 const LANG: &str = "C.UTF-8";
 
-/// Which of its color's an instance is, from 1; what is no instance does not have it.
+/// The number of an instance within its color, from 1; only instances get this variable.
 pub(super) const INSTANCE: &str = "BGD_INSTANCE";
 
 /// The variables for one release at one color. Later ones win: bgd's base, `env_file`, `env` (with its

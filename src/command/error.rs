@@ -8,45 +8,43 @@ use std::{
 
 use crate::config::env_file::EnvFileError;
 
-/// What went wrong, with the path or name it went wrong at.
+/// Why a command or its directories could not be prepared, with the path or name concerned.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// A system call on a path failed.
     #[error("can't {action} {}", path.display())]
     Io {
-        /// What was attempted, as a verb.
+        /// The attempted action, as a verb.
         action: &'static str,
-        /// On which path.
         path: PathBuf,
-        /// Why it failed.
         #[source]
         source: io::Error,
     },
     /// The app's `env_file` can't be read or understood.
     #[error(transparent)]
     EnvFile(#[from] EnvFileError),
-    /// A variable that no process can be given.
+    /// A name or value that an environment can't hold.
     #[error("not a possible environment variable: {name:?}")]
     EnvVariable {
-        /// Its name; the value is left out.
+        /// The variable's name; the value may be a secret and is left out.
         name: String,
     },
     /// A path that can't be given to the app in a variable.
     #[error("not UTF-8: {}", path.display())]
     NotUtf8 {
-        /// The path.
+        /// The path, which may have any bytes.
         path: PathBuf,
     },
     /// The configured `user` does not exist on this host.
     #[error("no such user: {user}")]
     UnknownUser {
-        /// As configured.
+        /// The name in the configuration.
         user: String,
     },
     /// Only root can give files to another user.
     #[error("root is needed to prepare a release for user {user}")]
     NotRoot {
-        /// As configured.
+        /// The name in the configuration.
         user: String,
     },
     /// The user database could not be read.
@@ -54,14 +52,13 @@ pub enum CommandError {
     UserLookup {
         /// Name or number looked for.
         user: String,
-        /// Why it failed.
         #[source]
         source: io::Error,
     },
 }
 
 impl CommandError {
-    /// What to do about it.
+    /// The operator's next step.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::EnvFile(_) | Self::EnvVariable { .. } => "correct the environment, then `bgd deploy`",
@@ -87,7 +84,7 @@ impl CommandError {
     }
 }
 
-/// Names what was attempted on which path when an [`io::Error`] comes up.
+/// Turns an [`io::Error`] into a [`CommandError`] with the attempted action and its path.
 pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CommandError {
     move |source| CommandError::Io { action, path: path.to_owned(), source }
 }

@@ -1,5 +1,5 @@
-//! The failure of a deploy, as a command of the app or this host brought it about. Used by the rooms: a script that nobody
-//! could run is told from one that failed, and each failure says what to do next.
+//! Failures of a deploy that a command of the app or this host caused. Used by the rooms: distinguishes a script that
+//! could not be run from one that failed, and gives each failure a next step.
 
 use std::{collections::BTreeMap, io::ErrorKind, path::Path};
 
@@ -18,14 +18,14 @@ use crate::{
 
 /// Lines of output kept with a failure.
 const TAIL: usize = 40;
-/// How shells say that a program was not found, and that it could not be run.
+/// Exit codes of a shell whose program was not found, and whose program could not be run.
 const NOT_FOUND: i32 = 127;
 const CAN_NOT_RUN: i32 = 126;
 
-/// What was run: words, directory, environment.
+/// A command that was run: argv, directory, environment.
 pub(crate) type Ran<'a> = (&'a [String], &'a Path, &'a BTreeMap<String, String>);
 
-/// A failure without a log tail, and with a hint that goes by its phase alone.
+/// A failure without a log tail; the hint depends on the phase alone.
 pub(crate) fn failure(phase: Phase, nature: Nature, cause: impl Into<String>) -> Failure {
     Failure {
         phase,
@@ -36,12 +36,12 @@ pub(crate) fn failure(phase: Phase, nature: Nature, cause: impl Into<String>) ->
     }
 }
 
-/// The machine's own trouble: disk, processes, permissions.
+/// A failure of the host (disk, processes, permissions): transient, so a retry may succeed.
 pub(crate) fn trouble(phase: Phase, err: &dyn std::error::Error) -> Failure {
     failure(phase, Nature::Transient, chain(err))
 }
 
-/// What helps where nothing more is known than the phase.
+/// The hint for a failure of which only the phase is known.
 fn where_to_look(phase: Phase) -> &'static str {
     match phase {
         Phase::Fetching => "`bgd doctor` tries the remote; then `bgd deploy`",
@@ -59,7 +59,7 @@ fn where_to_look(phase: Phase) -> &'static str {
     }
 }
 
-/// The last lines that the newest run wrote to a log, for people; empty when there is none.
+/// The last lines that the newest run wrote to a log, for people; empty without a log.
 pub(crate) fn tail(path: &Path) -> Vec<String> {
     match tail_of_run(path, TAIL) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).lines().map(one_line).collect(),
@@ -67,7 +67,7 @@ pub(crate) fn tail(path: &Path) -> Vec<String> {
     }
 }
 
-/// A command that can't be described, or directories that can't be made.
+/// The failure of a command that can't be described or whose directories can't be made.
 pub(crate) fn command_failure(phase: Phase, err: &CommandError) -> Failure {
     let nature = if err.is_transient() { Nature::Transient } else { Nature::Deterministic };
     let failure = Failure { hint: Some(err.hint().to_owned()), ..failure(phase, nature, chain(err)) };
@@ -83,8 +83,8 @@ pub(crate) fn command_failure(phase: Phase, err: &CommandError) -> Failure {
     }
 }
 
-/// A command that can't be started (no such program, user or directory) is the commit's or the configuration's
-/// own fault; trying again does not help.
+/// The failure of a start. A missing program, user or directory is a fault of the commit or the configuration: a retry
+/// does not help. Other errors are transient.
 pub(crate) fn start_failure(phase: Phase, err: &StartError) -> Failure {
     let (nature, hint) = match err {
         StartError::UnknownUser { .. } | StartError::User { .. } => (
@@ -100,7 +100,8 @@ pub(crate) fn start_failure(phase: Phase, err: &StartError) -> Failure {
     Failure { hint: Some(hint.to_owned()), ..failure(phase, nature, chain(err)) }
 }
 
-/// The failure of a command that ended so, with what its files say about it; `then` follows the hint.
+/// Adds to the failure of a command why its program could not be run, if its exit code and files say so; `then`
+/// follows the hint.
 pub(crate) fn explained(failure: Failure, ran: Ran<'_>, exit: Exit, then: &str) -> Failure {
     let How::Code(code) = exit.how else { return failure };
     because(unrunnable(ran, &failure.log_tail, code), failure, then)
@@ -117,7 +118,7 @@ pub(crate) fn not_started(phase: Phase, err: &StartError, spec: &Spec) -> Failur
         _ => return failure,
     };
     match unrunnable((&spec.argv, &spec.cwd, &spec.env), &[], code) {
-        // The kernel's own words add nothing to it.
+        // The explanation replaces the kernel's error text, which would add nothing.
         Some(Unrunnable { why, hint }) => {
             Failure { cause: why, hint: Some(format!("{hint}; then `bgd deploy`")), ..failure }
         }

@@ -17,7 +17,8 @@ use crate::{
     os::privilege::Account,
 };
 
-/// The home directory of what runs for an app as `user`; `inherited` is bgd's own, for a user without an entry.
+/// The home directory of an app's commands that run as `user`; `inherited` is bgd's own `HOME`, for a user without an
+/// entry.
 pub(super) fn of(user: Option<&str>, places: &Places, inherited: &str) -> Result<PathBuf, CommandError> {
     let entry = match user {
         Some(name) => Some(owner::named(name)?),
@@ -27,14 +28,14 @@ pub(super) fn of(user: Option<&str>, places: &Places, inherited: &str) -> Result
     let account = match &entry {
         Some(user) if !user.uid.is_root() => Account::find(&user.name).map_err(owner::lookup(&user.name))?,
         Some(_) => None,
-        // Without a name there are no groups to ask for, but nobody else to ask about either.
+        // Groups are looked up by name; bgd runs as this user, so the kernel can be asked directly instead.
         None if geteuid().is_root() => None,
         None => return Ok(if is_writable(&own) { own } else { places.home() }),
     };
     Ok(if is_usable(&own, account.as_ref()) { own } else { places.home() })
 }
 
-/// Whether a user, or root, may make files there.
+/// Whether a user (`None` is root) may create files in the directory.
 fn is_usable(dir: &Path, account: Option<&Account>) -> bool {
     let Ok(meta) = fs::metadata(dir) else { return false };
     let read_only = || statvfs(dir).is_ok_and(|stat| stat.flags().contains(FsFlags::ST_RDONLY));
@@ -68,7 +69,7 @@ mod tests {
             eprintln!("skipped: only root gives a home to another user");
             return;
         }
-        // Its entry says /nonexistent.
+        // The user's entry says /nonexistent.
         assert_eq!(of(Some("nobody"), places, "/").unwrap(), places.home());
         places.give_to(Some("nobody")).unwrap();
         let account = Account::find("nobody").unwrap().unwrap();

@@ -1,5 +1,5 @@
-//! Whom the files of an app belong to. Used wherever `build` creates something; does not drop privileges,
-//! which is the business of whoever starts a process.
+//! The owner of an app's files. Used wherever files of an app are created; does not drop privileges, which the starter
+//! of a process does.
 
 use std::{io, os::unix::fs::MetadataExt};
 
@@ -18,7 +18,7 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    /// The owner for an app's `user`; `None` where files simply stay bgd's own.
+    /// The owner for an app's `user`; `None` where files stay bgd's own.
     ///
     /// # Errors
     /// An unknown user, or another user than bgd's own without root.

@@ -1,5 +1,5 @@
-//! Where everything of one app lies below the state directory. Used by the engine and the rest of `build`;
-//! the only file that knows the names of these directories.
+//! The directories of one app below the state directory. Used by the engine and by `command`; the only file that knows
+//! their names.
 
 use std::{
     fs::{DirBuilder, Permissions},
@@ -34,7 +34,7 @@ impl Places {
     /// shared one belong to bgd: an app that may rename its `logs` may have root write where it likes.
     ///
     /// # Errors
-    /// [`CommandError::Io`] naming the directory that could not be made, or that somebody else put there.
+    /// [`CommandError::Io`] with the directory that could not be made, or that another user made.
     pub fn create(&self) -> Result<(), CommandError> {
         let open = [self.app.clone(), self.releases(), self.shared()];
         let own = [self.logs(), self.run()];
@@ -96,7 +96,7 @@ impl Places {
         self.app.join("releases").join(release.as_str())
     }
 
-    /// What all releases share.
+    /// The directory of the files that all releases share.
     pub fn shared(&self) -> PathBuf {
         self.app.join("shared")
     }
@@ -128,7 +128,7 @@ fn create_dir(dir: &Path, mode: u32) -> Result<(), CommandError> {
     }
     let made = DirBuilder::new().mode(mode).create(dir);
     match made {
-        // The umask of whoever started bgd must not shut the app's user out.
+        // The umask that bgd was started with must not shut the app's user out.
         Ok(()) => std::fs::set_permissions(dir, Permissions::from_mode(mode))
             .map_err(failed("set the mode of", dir)),
         Err(error) if error.kind() == ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
@@ -136,7 +136,7 @@ fn create_dir(dir: &Path, mode: u32) -> Result<(), CommandError> {
     }
 }
 
-/// A link that bgd's user made may lead to another disk; anybody else's leads where bgd must not write.
+/// A link that bgd's user made may lead to another disk; a link of another user leads where bgd must not write.
 fn is_foreign_link(dir: &Path) -> bool {
     dir.symlink_metadata().is_ok_and(|meta| meta.is_symlink() && meta.uid() != geteuid().as_raw())
 }
@@ -189,7 +189,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let places = Places::new(state.path(), &"shop".parse().unwrap());
         places.create().unwrap();
-        // As an earlier version left them.
+        // An earlier version left them so.
         for dir in [places.app(), &places.releases()] {
             lchown(dir, Some(nobody.uid.as_raw()), None).unwrap();
         }

@@ -3,7 +3,8 @@
 //! that is one program with its arguments is run by `exec`; any other line, and any doubtful one, stays as it is
 //! written. Called by `command`; runs nothing.
 
-/// Words that mean something else to the shell than a program of that name, or that no program could do.
+/// Keywords and builtins of shells. After `exec` the shell would look for a program of that name, which differs or does
+/// not exist.
 const OWN_WORDS: [&str; 63] = [
     "alias", "bg", "bind", "break", "builtin", "case", "cd", "chdir", "command", "continue", "coproc",
     "declare", "do", "done", "echo", "elif", "else", "enable", "esac", "eval", "exec", "exit", "export",
@@ -13,13 +14,13 @@ const OWN_WORDS: [&str; 63] = [
     "unset", "until", "wait", "while", ".",
 ];
 
-/// The words that run a line.
+/// The argv that runs a line.
 pub(super) fn argv(line: &str) -> Vec<String> {
     let line = if is_one_program(line) { format!("exec {}", line.trim()) } else { line.to_owned() };
     vec!["/bin/sh".to_owned(), "-c".to_owned(), line]
 }
 
-/// Where a character stands.
+/// The quotes that a character stands in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Quotes {
     None,
@@ -27,7 +28,8 @@ enum Quotes {
     Double,
 }
 
-/// Nothing in it is for the shell to do but quotes, variables and redirections. `false` is always a safe answer.
+/// Whether the line is one program, with nothing for the shell to do but quotes, variables and redirections. `false`
+/// is always a safe answer.
 fn is_one_program(line: &str) -> bool {
     let line = line.trim();
     begins_with_a_program(line) && has_no_operator(line)

@@ -1,6 +1,6 @@
 //! The directory of an app's unix sockets: made before a start, because the runtime directory is empty after a boot,
-//! and open to pass for everybody, because a front's workers are somebody else. The app's user owns it, and binds its
-//! socket there; the directory above is bgd's own, so that nobody puts a link in its place.
+//! and passable for everybody, because a front's workers run as another user. The app's user owns it and binds its
+//! socket there; the directory above is bgd's own, so that no other user can put a link in its place.
 
 use std::{
     fs::{DirBuilder, Permissions},
@@ -11,10 +11,10 @@ use std::{
 use super::{CommandError, error::failed, owner::Owner};
 use crate::config::settings::Sockets;
 
-/// Others pass, and do not write.
+/// Other users may pass through, not write.
 const MODE: u32 = 0o755;
 
-/// Makes what is missing, and gives the app's part to its user.
+/// Makes the missing directories, and gives the app's own to its user.
 ///
 /// # Errors
 /// An unknown user, another user than bgd's own without root, or a directory that can't be made or given away.
@@ -44,7 +44,7 @@ pub fn make_socket_dir(sockets: &Sockets, user: Option<&str>) -> Result<(), Comm
     open(directory, meta.mode())
 }
 
-/// The umask of whoever started bgd must not shut the front out.
+/// The umask that bgd was started with must not shut the front out.
 fn own(directory: &Path) -> Result<(), CommandError> {
     let meta = directory.symlink_metadata().map_err(failed("look at", directory))?;
     open(directory, meta.mode())

@@ -1,5 +1,5 @@
-//! Why a command did not run, when a shell said 126 or 127 or the kernel refused it: the file itself tells more than
-//! `not found`. Called by the engine after a failure; reads the beginning of files and runs nothing.
+//! Explains why a command did not run, after a shell ended with 126 or 127 or the kernel refused it: the file tells
+//! more than `not found`. Called by the engine after a failure; reads the beginning of files and runs nothing.
 
 use std::{
     fs::{self, File},
@@ -15,32 +15,32 @@ use crate::{
     os::confinement::{Confinement, Refusal},
 };
 
-/// Enough for a first line, and for the name of the loader in a program of this kind.
+/// Bytes read of a file: enough for a first line, and for the loader's name in an ELF program.
 const HEAD: u64 = 4096;
-/// How a shell says that it found a program and could not run it.
+/// Exit code of a shell that found the program and could not run it.
 const CAN_NOT_RUN: i32 = 126;
-/// How a shell says that it found no program.
+/// Exit code of a shell that did not find the program.
 const NOT_FOUND: i32 = 127;
 
-/// A command, as far as its failure can be explained by files.
+/// A failed command: the facts that its files are compared with.
 #[derive(Debug, Clone, Copy)]
 pub struct Attempt<'a> {
     /// Program and arguments as they were started.
     pub argv: &'a [String],
     /// The release directory.
     pub cwd: &'a Path,
-    /// Where programs are looked for.
+    /// The `PATH` that programs are looked for in.
     pub path: &'a str,
-    /// Its last output.
+    /// The last lines of its output.
     pub said: &'a [String],
 }
 
-/// What was wrong with the file that should run.
+/// Why the program could not be run, and the operator's next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unrunnable {
-    /// What is the case.
+    /// The cause, for people.
     pub why: String,
-    /// What to do about it.
+    /// The next step, for people.
     pub hint: String,
 }
 
@@ -104,7 +104,7 @@ fn of_call(call: &Call, attempt: Attempt<'_>, code: i32) -> Option<Unrunnable> {
     }
     let Some(file) = resolve(name, attempt) else {
         let is_path = name.contains('/');
-        // A shell's own word is in no directory.
+        // A shell builtin is in no directory, so a bare name counts only if the output says "not found".
         let named = attempt.said.iter().any(|line| line.contains(name) && line.contains("not found"));
         return (is_path || named).then(|| {
             let place = if is_path {
@@ -131,7 +131,7 @@ fn of_call(call: &Call, attempt: Attempt<'_>, code: i32) -> Option<Unrunnable> {
         .or_else(|| refused(&file, code))
 }
 
-/// By what the file begins with: the interpreter or loader that it asks for, or the processor that it was built for.
+/// Judges a file by its beginning: the interpreter or loader that it names, or the processor that it was built for.
 fn of_head(name: &str, head: &[u8], attempt: Attempt<'_>) -> Option<Unrunnable> {
     if let Some(line) = head.strip_prefix(b"#!") {
         let line = String::from_utf8_lossy(line.split(|byte| *byte == b'\n').next().unwrap_or_default())
@@ -185,13 +185,13 @@ fn mounted_without_programs(name: &str, file: &Path, code: i32) -> Option<Unrunn
     })
 }
 
-/// Mode bits allow it, and the kernel did not.
+/// A refusal by SELinux or AppArmor of a file that the mode bits allow to run.
 fn refused(file: &Path, code: i32) -> Option<Unrunnable> {
     let Refusal { why, hint } = Confinement::here().refusal(file).filter(|_| code == CAN_NOT_RUN)?;
     Some(Unrunnable { why, hint })
 }
 
-/// A script that another one runs is known by what was said of it alone.
+/// A script that another script runs is not in `argv`: only the output shows that its lines end as on Windows.
 fn by_output(attempt: Attempt<'_>) -> Option<Unrunnable> {
     let says_cr =
         |line: &&String| line.contains("\\r\u{2019}") || line.contains("\\r'") || line.contains("^M:");
@@ -200,7 +200,7 @@ fn by_output(attempt: Attempt<'_>) -> Option<Unrunnable> {
     })
 }
 
-/// The file of a program: in the release, or where programs are looked for.
+/// The file of a program: in the release, or in a directory of `PATH`.
 fn resolve(name: &str, attempt: Attempt<'_>) -> Option<PathBuf> {
     if name.contains('/') {
         return Some(attempt.cwd.join(name)).filter(|file| file.exists());
@@ -213,9 +213,9 @@ fn resolve(name: &str, attempt: Attempt<'_>) -> Option<PathBuf> {
 
 fn head(file: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // A pipe would wait for ever.
+    // Reading a pipe would wait for ever.
     let opened = Some(file).filter(|file| file.is_file()).and_then(|file| File::open(file).ok());
-    // What can't be read explains nothing.
+    // A file that can't be read explains nothing.
     opened.map(|file| file.take(HEAD).read_to_end(&mut bytes));
     bytes
 }

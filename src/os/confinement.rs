@@ -1,6 +1,6 @@
-//! SELinux and AppArmor: what the kernel may refuse although the mode bits allow it, and what it says of a refusal. Read
-//! by whoever met a `Permission denied` that files do not explain, and by `bgd doctor`. Silent where no such module is
-//! active; changes nothing.
+//! SELinux and AppArmor: whether they may have refused what the mode bits allow, and what the kernel logged of it.
+//! Read after a `Permission denied` that files do not explain, and by `bgd doctor`. Says nothing where neither module
+//! is active; changes nothing.
 
 use std::{
     fmt,
@@ -10,14 +10,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The end of a log that is looked through: minutes of a busy host.
+/// Bytes read at the end of a log: minutes of a busy host.
 const RECENT: u64 = 256 * 1024;
-/// Where refusals are written, the first one that can be read.
+/// Logs that may contain refusals; the first with one is used.
 const LOGS: [&str; 4] = ["var/log/audit/audit.log", "var/log/kern.log", "var/log/syslog", "var/log/messages"];
-/// The kernel's own messages; one is at most this long.
+/// The kernel's message buffer, and the longest message in it, in bytes.
 const KERNEL_MESSAGES: &str = "dev/kmsg";
 const LONGEST_MESSAGE: usize = 8192;
-/// The longest refusal that is shown.
+/// Characters shown of a refusal.
 const SHOWN: usize = 300;
 
 /// The security modules of a kernel, below a root directory.
@@ -29,9 +29,9 @@ pub struct Confinement {
 /// A module that may refuse what mode bits allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Module {
-    /// Goes by labels of processes and files.
+    /// Judges by labels of processes and files.
     SeLinux,
-    /// Goes by paths, with a profile for a program.
+    /// Judges by paths, with a profile for a program.
     AppArmor,
 }
 
@@ -44,22 +44,22 @@ impl fmt::Display for Module {
     }
 }
 
-/// What may have refused something, and what to do.
+/// A refusal by a security module, and the operator's next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// What is the case.
+    /// The cause, for people.
     pub why: String,
-    /// The next thing to do.
+    /// The next step, for people.
     pub hint: String,
 }
 
 impl Confinement {
-    /// Of this host.
+    /// The modules of this host.
     pub fn here() -> Self {
         Self::below(Path::new("/"))
     }
 
-    /// Of a host whose root is mounted there.
+    /// The modules of a host whose root directory is `root`.
     pub fn below(root: &Path) -> Self {
         Self { root: root.to_owned() }
     }
@@ -80,18 +80,18 @@ impl Confinement {
         profile.strip_suffix(" (enforce)").map(|name| (Module::AppArmor, name.to_owned()))
     }
 
-    /// Whether SELinux refuses, and does not only tell.
+    /// Whether SELinux is enforcing (not only permissive, which logs).
     pub fn enforces(&self) -> bool {
         self.says("sys/fs/selinux/enforce", "1")
     }
 
-    /// A switch of SELinux's policy; `None` where it has no such one.
+    /// A boolean of SELinux's policy; `None` where the policy does not have it.
     pub fn boolean(&self, name: &str) -> Option<bool> {
         let text = fs::read_to_string(self.root.join("sys/fs/selinux/booleans").join(name)).ok()?;
         Some(text.starts_with('1'))
     }
 
-    /// For a `Permission denied` at a path that its mode bits do not explain.
+    /// Explains a `Permission denied` at a path whose mode bits allow the access.
     pub fn refusal(&self, path: &Path) -> Option<Refusal> {
         let module = match (self.enforces(), self.apparmor()) {
             (true, _) => Module::SeLinux,
@@ -123,7 +123,7 @@ impl Confinement {
         Some(Refusal { why, hint })
     }
 
-    /// The newest refusal that names this file or program, where this user may read of it.
+    /// The newest logged refusal that names this file or program; `None` where this user can't read the logs.
     fn denial(&self, module: Module, name: &str) -> Option<String> {
         let mark = match module {
             Module::SeLinux => "avc:  denied",
@@ -142,7 +142,7 @@ impl Confinement {
         };
         let mut text = String::new();
         let mut message = [0; LONGEST_MESSAGE];
-        // One message a read; at the end the kernel would have us wait.
+        // One message per read. Non-blocking: at the end the kernel would have us wait.
         while let Ok(length @ 1..) = messages.read(&mut message) {
             text.push_str(&String::from_utf8_lossy(&message[..length]));
             text.push('\n');

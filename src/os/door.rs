@@ -1,6 +1,6 @@
-//! A listening unix socket and the name it is found under. It can listen again when the name is gone: a runtime
-//! directory may be wiped while its processes live, and without a socket nobody could tell them anything. Used by the
-//! shim too: no runtime.
+//! A listening unix socket and its path. It can listen again when the file is gone: a runtime directory may be wiped
+//! while its processes live, and without a socket nobody could reach them. Used by the shim too, so it needs no
+//! runtime.
 
 use std::{
     fs, io,
@@ -21,18 +21,17 @@ use nix::sys::{
 
 use super::own_file::{forgive_missing, make_folder};
 
-/// Where a socket is found.
+/// The path of a socket, and the modes to create it with.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Name<'a> {
-    /// Its path.
     pub path: &'a Path,
-    /// Who may connect.
+    /// Mode of the socket: who may connect.
     pub mode: u32,
     /// Mode of its directory, if that has to be made.
     pub folder_mode: u32,
 }
 
-/// The name of a socket of this process.
+/// A listening socket's path, with the file that this process bound there.
 #[derive(Debug)]
 pub(crate) struct Door {
     path: PathBuf,
@@ -40,7 +39,7 @@ pub(crate) struct Door {
 }
 
 impl Name<'_> {
-    /// Listens there, without blocking. A socket or file that was left there is removed first.
+    /// Listens at the path, non-blocking. A socket or file left there is removed first.
     pub(crate) fn listen(self) -> io::Result<(Door, UnixListener)> {
         self.make_folder()?;
         forgive_missing(fs::remove_file(self.path))?;
@@ -48,7 +47,7 @@ impl Name<'_> {
         Ok((Door::at(self.path)?, listener))
     }
 
-    /// Listens there in the place of a process that still does: who connects is served by one or the other.
+    /// Listens in place of a process that still listens there: clients are served by one or the other.
     pub(crate) fn take_over(self) -> io::Result<(Door, UnixListener)> {
         self.make_folder()?;
         let mut beside = self.path.to_owned().into_os_string();
@@ -81,17 +80,17 @@ impl Door {
         Ok(Self { path: path.to_owned(), file: file(path)? })
     }
 
-    /// Whether the socket is found under its name.
+    /// Whether the path leads to this socket.
     pub(crate) fn is_in_place(&self) -> bool {
         file(&self.path).is_ok_and(|now| now == self.file)
     }
 
-    /// Whether nothing is found under its name.
+    /// Whether nothing is at the path.
     pub(crate) fn is_missing(&self) -> bool {
         file(&self.path).is_err_and(|err| err.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Removes the name, unless another socket has it.
+    /// Removes the file, unless another socket has replaced it.
     pub(crate) fn remove(&self) -> io::Result<()> {
         if self.is_in_place() { fs::remove_file(&self.path) } else { Ok(()) }
     }

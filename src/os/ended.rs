@@ -1,5 +1,5 @@
-//! Waiting on a runtime for the end of a process that is not a child. Apart from `process`, which the shim uses and
-//! which knows no runtime.
+//! Waits on a runtime for the end of a process that is not a child. Separate from `process`, which the shim uses and
+//! which needs no runtime.
 
 use std::{io, os::fd::OwnedFd};
 

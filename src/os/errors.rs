@@ -1,4 +1,4 @@
-//! The one place where a chain of errors becomes text: each cause after a colon, nothing said twice.
+//! The only place where an error chain becomes text: each cause after a colon, nothing said twice.
 
 use std::error::Error;
 

@@ -6,25 +6,25 @@ use nix::{
 };
 use tokio::process::Child;
 
-/// The group that a child leads. Dropping it kills what is left of the group.
+/// The process group that a child leads. Dropping it kills the rest of the group.
 #[derive(Debug)]
 pub(crate) struct Group(Option<Pid>);
 
 impl Group {
-    /// Of a child that was started with a process group of its own.
+    /// The group of a child that was started as a group leader.
     pub(crate) fn of(child: &Child) -> Self {
         Self(child.id().map(|pid| Pid::from_raw(pid.cast_signed())))
     }
 
-    /// Kills what is left of it; at most once, since its number may be given out again later.
+    /// Kills the rest of the group; at most once, since the kernel may give its number out again.
     pub(crate) fn kill(&mut self) {
         if let Some(group) = self.0.take() {
-            // No such group: everything has ended already, which is what is wanted.
+            // ESRCH: everything has ended already, which is the aim.
             let _ = killpg(group, Signal::SIGKILL);
         }
     }
 
-    /// Lets live what the command left behind.
+    /// Gives the group up without a kill: processes that the command left behind live on.
     pub(crate) fn release(mut self) {
         self.0 = None;
     }

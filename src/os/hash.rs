@@ -1,6 +1,6 @@
-//! Numbers out of bytes and numbers. Pure; each result is the same in every process and every build.
+//! Hashes of bytes and numbers. Pure; each result is the same in every process and every build.
 
-/// FNV-1a with 64 bits: against accidents, not against an attacker.
+/// 64-bit FNV-1a: against accidents, not against an attacker.
 pub(crate) fn fnv(bytes: &[u8]) -> u64 {
     let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, fold)

@@ -1,6 +1,6 @@
-//! Which processes have a socket open, by /proc/PID/fd. Sockets are known by their inodes, which `tcp` and `unix` tell.
-//! Processes of other users are seen by root only. Blocks: for milliseconds, and [`holders`], which reads all of /proc,
-//! for hundreds of them on a large host.
+//! Finds the processes that have a socket open, in /proc/PID/fd. Sockets are given by their inodes, which `tcp` and
+//! `unix` return. Only root sees processes of other users. Blocks: for milliseconds, and [`holders`], which reads all
+//! of /proc, for hundreds of milliseconds on a large host.
 
 use std::{collections::BTreeSet, fs, io};
 
@@ -9,35 +9,34 @@ use super::{process::command_line, tree::pids};
 /// A process that has a socket open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// Its pid.
     pub pid: i32,
     /// Its command line, shortened, for messages.
     pub command: String,
-    /// The sockets that it holds, of those asked for.
+    /// Inodes of the given sockets that it has open.
     pub inodes: BTreeSet<u64>,
 }
 
-/// The processes that have one of these sockets open. Looks through what every process of the host has open: for a
-/// message, never on the way of a deploy that goes well.
+/// The processes that have one of these sockets open. Reads the descriptors of every process of the host: for a
+/// message, never in the course of a successful deploy.
 pub fn holders(inodes: &BTreeSet<u64>) -> io::Result<Vec<Holder>> {
     holders_among(|_| true, inodes)
 }
 
-/// Those of the processes that `asked` accepts which have one of these sockets open.
+/// The processes accepted by `asked` that have one of these sockets open.
 pub(crate) fn holders_among(asked: impl Fn(i32) -> bool, inodes: &BTreeSet<u64>) -> io::Result<Vec<Holder>> {
     let held = pids()?.filter(|pid| asked(*pid)).map(|pid| (pid, held_by(pid, inodes)));
     let holder = |(pid, inodes)| Holder { pid, command: command_line(pid), inodes };
     Ok(held.filter(|(_, inodes)| !inodes.is_empty()).map(holder).collect())
 }
 
-/// Those of the sockets that this process has open; none when it is gone or another user's.
+/// The inodes, of those given, that this process has open; empty when it is gone or another user's.
 pub fn held_by(pid: i32, inodes: &BTreeSet<u64>) -> BTreeSet<u64> {
     let open = sockets_of(pid).into_iter().flatten();
     open.map(|(_, inode)| inode).filter(|inode| inodes.contains(inode)).collect()
 }
 
-/// The sockets that this process has open, each by its descriptor there and its inode; none when it is gone, an error
-/// without the right to look.
+/// The open sockets of this process, as descriptor and inode; none when it is gone,
+/// an error without the right to look.
 pub(crate) fn sockets_of(pid: i32) -> io::Result<impl Iterator<Item = (i32, u64)>> {
     let open = match fs::read_dir(format!("/proc/{pid}/fd")) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => None,

@@ -1,19 +1,19 @@
-//! The ground floor: what this host and its kernel know, and plumbing that every room needs in one form. Known to all,
-//! knows nobody: nothing in here names an app, a release or a front.
+//! The ground floor: facts about this host and its kernel, and plumbing that every room needs in one form. Every room
+//! may use it and it uses none: nothing here names an app, a release or a front.
 //!
 //! - `blocking`: work that may block, off the runtime
-//! - `confinement`: what SELinux and AppArmor refuse whatever the mode bits say
+//! - `confinement`: refusals by SELinux and AppArmor that the mode bits do not explain
 //! - `door`: a unix listener that comes back when its file is removed
 //! - `ended`: waiting for the end of a process that is not a child
 //! - `errors`: an error with its causes, as one line
 //! - `group`: the process group of a started command
 //! - `hash`: FNV-1a and SplitMix64
-//! - `holders`: who has a socket open
+//! - `holders`: the processes that have a socket open
 //! - `lines`: messages of one JSON line each
 //! - `own_file`: a file that is replaced as a whole
-//! - `printable`: text without what a terminal obeys
-//! - `privilege`: what a started command inherits
-//! - `process`, `tree`: who a process is, and what descends from it
+//! - `printable`: text without terminal control sequences
+//! - `privilege`: the rights and state that a started command inherits
+//! - `process`, `tree`: the identity of a process, and its descendants
 //! - `pulse`, `vitals`: the daemon's sign of life, and whether a silent process hangs
 //! - `tcp`, `unix`, `netlink`: the kernel's tables of TCP and unix sockets
 

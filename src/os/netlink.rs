@@ -13,25 +13,25 @@ use nix::sys::{
     time::TimeVal,
 };
 
-/// Bytes that the kernel sends at once at most.
+/// Largest datagram that the kernel sends, in bytes.
 const BUFFER: usize = 64 * 1024;
-/// Bytes of a header: length, kind, flags, sequence number, port.
+/// Bytes of a message header: length, kind, flags, sequence number, port.
 const HEADER: usize = 16;
-/// Kind of a question by address family, and of its answers.
+/// Message kind of a query by address family, and of its answers.
 const BY_FAMILY: u16 = 20;
-/// Flags of a question that wants all sockets that match.
+/// Flags of a query for all sockets that match.
 const REQUEST_DUMP: u16 = 0x301;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 
-/// A connection to the kernel.
+/// A netlink socket connected to the kernel.
 pub(super) struct SockDiag {
     socket: OwnedFd,
     buffer: Vec<u8>,
 }
 
 impl SockDiag {
-    /// Fails where netlink is forbidden.
+    /// Opens the socket; fails where netlink is forbidden.
     pub(super) fn open() -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?;
@@ -40,7 +40,7 @@ impl SockDiag {
         Ok(Self { socket, buffer: vec![0; BUFFER] })
     }
 
-    /// Asks, and hands over the body of each answer.
+    /// Sends a query, and passes the body of each answer to the caller.
     pub(super) fn dump(
         &mut self,
         question: &[u8],
@@ -57,21 +57,22 @@ impl SockDiag {
     }
 }
 
-/// A question behind its header.
+/// Puts the header before a query.
 pub(super) fn framed(question: &[u8]) -> Vec<u8> {
     let length = u32::try_from(HEADER + question.len()).unwrap_or(u32::MAX);
     let head = [&length.to_ne_bytes()[..], &BY_FAMILY.to_ne_bytes(), &REQUEST_DUMP.to_ne_bytes(), &[0; 8]];
     [&head.concat(), question].concat()
 }
 
-/// Whether more is to come.
+/// Whether more answers follow.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Dump {
     Goes,
     Over,
 }
 
-/// Hands over the body of each answer in `bytes`. Pure, and total: cut or wrong messages are errors.
+/// Passes the body of each answer in `bytes` to the caller. Pure and total: a truncated or malformed message is an
+/// error.
 pub(super) fn take_answers(bytes: &[u8], mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<Dump> {
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -88,17 +89,17 @@ pub(super) fn take_answers(bytes: &[u8], mut each: impl FnMut(&[u8]) -> io::Resu
     Ok(Dump::Goes)
 }
 
-/// An answer that is not what the kernel's headers say.
+/// The error for an answer that does not have the layout of the kernel's headers.
 pub(super) fn broken() -> io::Error {
     io::ErrorKind::InvalidData.into()
 }
 
-/// A number in the host's byte order; `None` beyond the end.
+/// A 32-bit number in the host's byte order; `None` beyond the end.
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// A number in the host's byte order; `None` beyond the end.
+/// A 16-bit number in the host's byte order; `None` beyond the end.
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }

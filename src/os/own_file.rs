@@ -1,4 +1,4 @@
-//! A file of bgd's own that is only ever replaced as a whole: a reader, or bgd after a crash, finds the old content or
+//! A file that only bgd writes and only replaces as a whole: a reader, or bgd after a crash, finds the old content or
 //! the new one. Used by the shim too; blocks.
 
 use std::{
@@ -8,21 +8,20 @@ use std::{
     path::Path,
 };
 
-/// The file, and how it is replaced.
+/// The path of such a file, with what its replacement needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OwnFile<'a> {
-    /// Its path.
     pub path: &'a Path,
-    /// What is written first and then renamed, in the same directory. bgd is its only writer: a leftover of a crash is
-    /// removed, and a link that somebody else put there is never written through.
+    /// The file written first and then renamed, in the same directory. bgd is its only writer: a leftover of a crash
+    /// is removed, and a link that another user put there is never followed.
     pub temporary: &'a Path,
     /// Mode of the new file, before the umask.
     pub mode: u32,
 }
 
 impl OwnFile<'_> {
-    /// Replaces it durably: after a power cut it is the old or the new one. After an error it is the old one, unless
-    /// only the flush of the directory failed.
+    /// Replaces the file durably: a power cut leaves the old content or the new one. After an error it is the old one,
+    /// unless only the flush of the directory failed.
     pub fn replace(&self, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
         self.replace_unflushed(|file| {
             write(file)?;
@@ -31,7 +30,7 @@ impl OwnFile<'_> {
         File::open(self.path.parent().ok_or(io::ErrorKind::InvalidInput)?)?.sync_all()
     }
 
-    /// Replaces it for as long as the host runs: the death of a process loses nothing, a power cut may.
+    /// Replaces the file without a flush: it survives the death of this process, not a power cut.
     pub fn replace_unflushed(&self, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
         forgive_missing(fs::remove_file(self.temporary))?;
         let mut new = OpenOptions::new();
@@ -39,14 +38,14 @@ impl OwnFile<'_> {
         let written = new.open(self.temporary).and_then(|mut file| write(&mut file));
         let replaced = written.and_then(|()| fs::rename(self.temporary, self.path));
         if replaced.is_err() {
-            // The first failure is the one to tell; the next attempt clears a leftover.
+            // Report the first failure; the next attempt clears a leftover.
             let _left = fs::remove_file(self.temporary);
         }
         replaced
     }
 }
 
-/// Takes what is gone already for removed.
+/// Counts a file that is already gone as removed.
 pub(crate) fn forgive_missing(removed: io::Result<()>) -> io::Result<()> {
     match removed {
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -54,7 +53,7 @@ pub(crate) fn forgive_missing(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Makes a folder with this mode; what is missing above it can be entered by all, as releases must be.
+/// Makes a folder with this mode. Missing parents can be entered by all users, as releases need.
 pub(crate) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     if let Some(above) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o755).create(above)?;

@@ -1,7 +1,8 @@
-//! What other programs wrote, without what a terminal would obey: escape sequences whole (not only their first byte),
+//! Removes what a terminal would obey from other programs' text: whole escape sequences (not only their first byte),
 //! control characters, and characters that reorder or hide text. Pure; used wherever such text is shown or recorded.
 
-/// How many characters the end of a string sequence (a window title, say) is looked for: what has none hides nothing.
+/// Characters searched for the end of a string sequence (a window title, say); without an end in reach only its
+/// introducer is removed.
 const LONGEST_STRING: usize = 4096;
 
 /// One line of plain text (promise A13).
@@ -34,7 +35,7 @@ pub fn is_invisible(c: char) -> bool {
     )
 }
 
-/// Joiners are part of words and pictures.
+/// Joiners are part of words and emoji.
 fn is_joiner(c: char) -> bool {
     matches!(c, '\u{200c}' | '\u{200d}')
 }
@@ -60,7 +61,7 @@ fn clean(text: &str, mut color: impl FnMut(&str) -> Option<String>) -> String {
     out
 }
 
-/// The bytes of the escape sequence that the text begins with; 0 where it begins with none.
+/// The length in bytes of the escape sequence at the start of the text; 0 where there is none.
 fn sequence(text: &str) -> usize {
     let mut chars = text.chars();
     let introducer = match chars.next() {
@@ -68,7 +69,7 @@ fn sequence(text: &str) -> usize {
             Some(c) => c,
             None => return 1,
         },
-        // One character of the upper control set stands for two.
+        // A C1 control character stands for two characters, ESC and a letter.
         Some(c @ '\u{80}'..='\u{9f}') => char::from_u32(u32::from(c) - 0x40).unwrap_or(c),
         _ => return 0,
     };
@@ -81,7 +82,7 @@ fn sequence(text: &str) -> usize {
             head + parameters + last.map_or(0, char::len_utf8)
         }
         ']' | 'P' | 'X' | '^' | '_' => head + string(chars.as_str()),
-        // With intermediates: which characters are drawn, and the like.
+        // With intermediate characters: choice of a character set and the like.
         ' '..='/' => {
             let body = chars.as_str();
             let more = body.find(|c: char| !matches!(c, ' '..='/')).unwrap_or(body.len());
@@ -89,12 +90,12 @@ fn sequence(text: &str) -> usize {
                 + body[more..].chars().next().filter(|c| matches!(c, '0'..='~')).map_or(0, char::len_utf8)
         }
         '0'..='~' => head,
-        // The escape alone, and then something that is none of its own.
+        // An escape that begins no sequence: only the escape is removed.
         _ => 1,
     }
 }
 
-/// The bytes of a string with its end; 0 where it has none.
+/// The length in bytes of a string sequence with its end; 0 where the end is missing.
 fn string(text: &str) -> usize {
     let mut before = ' ';
     for (at, c) in text.char_indices().take(LONGEST_STRING) {

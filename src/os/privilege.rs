@@ -1,7 +1,7 @@
-//! What a command of an app takes over from bgd, in one list, for builds, hooks, instances, stop commands, health
-//! commands, `bgd exec` and, as to rights, the git worker. Called between fork and exec, or in a process with one
-//! thread: makes system calls only and allocates nothing, but for [`Account::find`]. Must not know what the command is
-//! for.
+//! What a command of an app inherits from bgd, in one list, for builds, hooks, instances, stop commands, health
+//! commands, `bgd exec` and (only its rights) the git worker. Called between fork and exec, or in a process with one
+//! thread: except for [`Account::find`] it only makes system calls and allocates nothing. Knows nothing of the
+//! command's purpose.
 //!
 //! | inherited | as |
 //! |---|---|
@@ -38,7 +38,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Descriptors marked one by one where the kernel can't mark them all (before 5.11); the usual limit is 1024.
+/// Descriptors marked one by one where the kernel can't mark them all at once (before 5.11); the usual limit is 1024.
 const MARKED: i32 = 4096;
 
 /// `KEYCTL_JOIN_SESSION_KEYRING`.
@@ -63,25 +63,24 @@ pub enum NewPrivileges {
     /// Never again, nor may what it starts (`no_new_privs`).
     #[default]
     Refused,
-    /// As from a shell.
+    /// A setuid program gives rights as it does in a shell.
     Allowed,
 }
 
-/// Somebody of this host, with all groups.
+/// A user of this host, with all groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// The user.
     pub uid: Uid,
-    /// Its first group.
+    /// The primary group.
     pub gid: Gid,
     groups: Vec<Gid>,
 }
 
 impl Account {
-    /// Looks a user up by name; `None` when there is none.
+    /// Looks a user up by name; `None` when there is no such user.
     ///
     /// # Errors
-    /// When the name service can't say.
+    /// When the name service fails.
     pub fn find(name: &str) -> nix::Result<Option<Self>> {
         let Some(user) = User::from_name(name)? else { return Ok(None) };
         let c_name = CString::new(name).map_err(|_| Errno::EINVAL)?;
@@ -100,7 +99,7 @@ impl Account {
         digit & wanted == wanted
     }
 
-    /// An ordinary user that already is this account has nothing to change, and no right to.
+    /// Whether bgd already runs as this user without root: then there is nothing to change, and no right to.
     pub fn is_own(&self) -> bool {
         !geteuid().is_root() && geteuid() == self.uid
     }
@@ -117,17 +116,17 @@ impl Account {
     }
 }
 
-/// With which rights a command runs.
+/// The rights that a command runs with.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rights {
-    /// As whom; `None` is bgd's own user.
+    /// The user and groups to run as; `None` is bgd's own user.
     pub account: Option<Account>,
-    /// What it may gain.
     pub new_privileges: NewPrivileges,
 }
 
 impl Rights {
-    /// All of the list at once, for a child that is nothing else: descriptors, signals, umask, score and rights.
+    /// Takes on the whole list at once, for a child that has no other task: descriptors, signals, umask, score and
+    /// rights.
     ///
     /// # Errors
     /// When the kernel refuses a step; the command must not be run then.
@@ -161,8 +160,8 @@ impl Rights {
     }
 }
 
-/// What has to do with bgd and not with rights: umask and OOM score. Before [`Rights::take_on`], after which the
-/// score is no longer ours to write.
+/// Resets what is bgd's but not a right: umask and OOM score. Call before [`Rights::take_on`], which takes away the
+/// right to write the score.
 ///
 /// # Errors
 /// When the kernel refuses a step.
@@ -171,8 +170,7 @@ pub fn shed_daemon() -> io::Result<()> {
     raise_oom_score(0)
 }
 
-/// Makes this process at least as ready to be killed for memory as `least`; a higher score stays, since lowering
-/// one takes a right.
+/// Raises the OOM score of this process to `least`; a higher score stays, since lowering it needs a privilege.
 ///
 /// # Errors
 /// When the score can't be read or written.
@@ -191,8 +189,8 @@ pub fn raise_oom_score(least: i32) -> io::Result<()> {
     File::options().write(true).open(file)?.write_all(&text[..length])
 }
 
-/// Has all signals at their defaults and none blocked, whatever the parent waits for by blocking it. By system call,
-/// because the C library refuses to touch 32 and 33, which an ancestor may have ignored.
+/// Sets all signals to their defaults and unblocks them; a parent that waits for signals has them blocked. By system
+/// call, because the C library refuses to touch 32 and 33, which an ancestor may have ignored.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -208,10 +206,10 @@ pub fn reset_signals() -> nix::Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
-/// Marks every descriptor but 0, 1 and 2 to be closed at an exec, those included that bgd was itself born with.
+/// Marks every descriptor but 0, 1 and 2 to be closed at an exec, also those that bgd itself inherited.
 ///
 /// # Errors
-/// When the kernel refuses for a reason other than its age.
+/// When the kernel refuses for another reason than its age.
 pub fn seal_descriptors() -> io::Result<()> {
     // SAFETY: marks descriptors only; those that are closed on exec already are not harmed.
     let marked = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
@@ -229,7 +227,7 @@ pub fn seal_descriptors() -> io::Result<()> {
     }
 }
 
-/// Raises the limit of open files as far as this process may; what it starts gets the former limit back by
+/// Raises this process's limit of open files to the hard limit. Its children get the former limit back by
 /// [`restore_descriptor_limit`], because programs that use `select` break above 1,024.
 ///
 /// # Errors
@@ -241,8 +239,8 @@ pub fn raise_descriptor_limit() -> nix::Result<()> {
     Ok(())
 }
 
-/// Gives a child the limit of open files that bgd itself was started with. One that is lower than what the child
-/// has open harms nothing.
+/// Gives a child the limit of open files that bgd itself was started with. A limit below the child's open descriptors
+/// is harmless.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -255,8 +253,8 @@ pub fn restore_descriptor_limit() -> io::Result<()> {
     Ok(())
 }
 
-/// Whoever holds root's session keyring may use its keys. Where there are none (no such call, or one that is
-/// filtered) there is nothing to leave.
+/// Leaves the inherited session keyring: its holder may use root's keys. Where the call is missing or filtered there
+/// is no keyring to leave.
 fn leave_keyring() -> nix::Result<()> {
     let anonymous = std::ptr::null::<libc::c_char>();
     // SAFETY: a null name asks for a new keyring without one; no memory of ours is touched.
@@ -271,7 +269,7 @@ fn empty_bounding_set() -> nix::Result<()> {
         // SAFETY: takes integers only.
         match Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability) }) {
             Ok(_) => {}
-            // Past the last; or not permitted, as for every ordinary user, who has nothing to raise from it.
+            // EINVAL: past the last capability. EPERM: an ordinary user, who can gain nothing from the bounding set.
             Err(Errno::EINVAL | Errno::EPERM) => return Ok(()),
             Err(errno) => return Err(errno),
         }
@@ -279,7 +277,7 @@ fn empty_bounding_set() -> nix::Result<()> {
     Ok(())
 }
 
-/// As the kernel wants them: the low and the high half of the capabilities.
+/// The kernel's layout: one struct for the low half of the capabilities, one for the high half.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Sets {
@@ -294,8 +292,8 @@ struct Header {
     pid: i32,
 }
 
-/// Root keeps what it has and passes nothing on but by being root; everybody else keeps nothing. The ambient set
-/// can't outlive the inheritable one.
+/// Root keeps its permitted set, inheritable by nobody: only being root passes it on. Other users keep nothing. The
+/// ambient set can't outlive the inheritable one.
 fn lower_capabilities(root: bool) -> nix::Result<()> {
     let mut header = Header { version: CAPABILITY_VERSION, pid: 0 };
     let mut sets = [Sets::default(); 2];

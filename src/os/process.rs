@@ -1,5 +1,5 @@
-//! Who a process is: pid plus start time (plus the boot id in what is stored), so that a pid that was given
-//! out again is never taken for ours. Signals go through a pidfd for that reason too.
+//! The identity of a process: pid plus start time (plus the boot id in stored records), so that a reused pid is never
+//! taken for ours. Signals go through a pidfd for the same reason.
 //! Used by the shim as well: nothing here allocates much or needs a runtime.
 
 use std::{
@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 /// Longer than any line of /proc/PID/stat: 52 numbers and a name.
 const LONGEST: usize = 2048;
 
-/// What /proc/PID/stat says, as far as it matters here.
+/// The fields of /proc/PID/stat that bgd uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub pid: i32,
@@ -42,20 +42,20 @@ pub(crate) struct Stat {
 }
 
 impl Stat {
-    /// Reads one process; `None` when there is none.
+    /// Reads the line of one process; `None` when it does not exist.
     pub fn read(pid: i32) -> Option<Self> {
         Self::read_at(Path::new(&format!("/proc/{pid}/stat")))
     }
 
-    /// Reads such a file, of a process or a thread. The kernel gives all of it at once: one read, where a file of unknown
-    /// size takes six.
+    /// Reads the stat file of a process or a thread. The kernel returns it at once, so one read is enough; reading a
+    /// file of unknown size takes six.
     pub(crate) fn read_at(path: &Path) -> Option<Self> {
         let mut line = [0; LONGEST];
         let count = File::open(path).ok()?.read(&mut line).ok()?;
         Self::parse(line.get(..count)?)
     }
 
-    /// Parses the line; the command name in it may hold anything, so counting begins after its last `)`.
+    /// Parses the line; the command name in it may hold any character, so fields are counted from its last `)`.
     pub fn parse(line: &[u8]) -> Option<Self> {
         let end = line.iter().rposition(|c| *c == b')')?;
         let pid = text(line.get(..line.iter().position(|c| *c == b'(')?)?)?.trim().parse().ok()?;
@@ -70,7 +70,7 @@ impl Stat {
         })
     }
 
-    /// Not a zombie; one whose first thread ended while others run shows as a zombie and is alive.
+    /// Whether it lives. A zombie does not, unless only its first thread has ended while others run.
     pub fn alive(&self) -> bool {
         !matches!(self.state, b'Z' | b'X' | b'x') || self.threads > 1
     }
@@ -80,23 +80,23 @@ impl Stat {
     }
 }
 
-/// What a thread is about, by its letter in /proc.
+/// The state of a thread, by its letter in /proc.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ThreadState {
-    /// Runs, or could.
+    /// Runs, or is ready to.
     Ready,
-    /// Waits for something that may take as long as it likes.
+    /// Waits interruptibly, for any length of time.
     Asleep,
-    /// Waits for a disk, or for memory: no signal ends that.
+    /// Waits for a disk or for memory; no signal interrupts it.
     Uninterruptible,
-    /// By a signal or a debugger.
+    /// Stopped by a signal or a debugger.
     Stopped,
-    /// Has ended.
+    /// Ended, perhaps not reaped.
     Ended,
 }
 
 impl ThreadState {
-    /// Of a line of /proc/PID/task/TID/stat.
+    /// Reads the state from a line of /proc/PID/task/TID/stat.
     pub fn parse(line: &[u8]) -> Option<Self> {
         Some(match Stat::parse(line)?.state {
             b'R' => Self::Ready,
@@ -115,7 +115,6 @@ fn text(bytes: &[u8]) -> Option<&str> {
 /// A process that can't be confused with a later one of the same pid, within one boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Process {
-    /// The process id.
     pub pid: i32,
     /// Start time in clock ticks since boot (field 22 of /proc/PID/stat).
     pub start: u64,
@@ -127,12 +126,12 @@ impl Process {
         Stat::read(pid).map(|stat| stat.process())
     }
 
-    /// This very process still runs (a zombie does not).
+    /// Whether this very process still runs (a zombie does not).
     pub fn is_alive(self) -> bool {
         Stat::read(self.pid).is_some_and(|stat| stat.start == self.start && stat.alive())
     }
 
-    /// How long ago it started; a wall clock that is set, and a sleep of the host, change nothing about it.
+    /// Time since its start, in the clock that counts a sleep of the host and ignores changes of the wall clock.
     pub fn age(self) -> Duration {
         let Ok(now) = clock_gettime(ClockId::CLOCK_BOOTTIME) else { return Duration::ZERO };
         let ticks = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100)).unwrap_or(100);
@@ -140,7 +139,7 @@ impl Process {
         Duration::from(now).saturating_sub(start)
     }
 
-    /// When it started, by the wall clock as it is set now; exact to a clock tick.
+    /// Start time by the wall clock as it is set now; exact to a clock tick.
     pub fn started(self) -> Option<SystemTime> {
         SystemTime::now().checked_sub(self.age())
     }
@@ -165,7 +164,7 @@ impl Process {
         let pinned = match PidFd::open(self.pid) {
             Ok(pidfd) => Some(pidfd),
             Err(error) if names_nobody(&error) => return Ok(false),
-            // A container's filter that knows no pidfd: the look is then as close to the signal as can be.
+            // A container's filter refuses pidfd_open: check right before the signal, the closest that is left.
             Err(error) if is_filtered(&error) => None,
             Err(error) => return Err(error),
         };
@@ -179,18 +178,18 @@ impl Process {
     }
 }
 
-/// A descriptor of one process, which becomes readable when the process ends. While it is open, the pid may be given
-/// out again, but the descriptor never means the new process.
+/// A descriptor of one process, readable once the process has ended. While it is open the pid may be reused, but the
+/// descriptor never refers to the new process.
 #[derive(Debug)]
 pub struct PidFd(OwnedFd);
 
 impl PidFd {
-    /// Of the process that has this pid now.
+    /// Opens the process that has this pid now.
     pub fn open(pid: i32) -> io::Result<Self> {
         Ok(Self(pidfd_open(number(pid)?, PidfdFlags::empty())?))
     }
 
-    /// A second descriptor of the process.
+    /// Duplicates the descriptor.
     pub fn try_clone(&self) -> io::Result<Self> {
         self.0.try_clone().map(Self)
     }
@@ -206,7 +205,7 @@ impl PidFd {
         Ok(poll(&mut waiting, PollTimeout::ZERO)? > 0)
     }
 
-    /// Duplicates a descriptor of the process into this one; needs the rights of a debugger over it.
+    /// Duplicates a descriptor of that process into this one; needs ptrace rights over it.
     pub fn duplicate(&self, descriptor: i32) -> io::Result<OwnedFd> {
         Ok(pidfd_getfd(&self.0, descriptor, PidfdGetfdFlags::empty())?)
     }
@@ -242,7 +241,8 @@ fn is_filtered(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
 }
 
-/// The id of this boot of the host; a stored pid of another boot means nothing. Read once: no process outlives a boot.
+/// The id of this boot of the host; a stored pid of another boot means nothing. Read once per process, since a process
+/// does not outlive its boot.
 pub fn boot_id() -> io::Result<&'static str> {
     static BOOT: OnceLock<String> = OnceLock::new();
     if let Some(boot) = BOOT.get() {
@@ -257,7 +257,7 @@ pub(crate) fn user_of(pid: i32) -> Option<u32> {
     fs::metadata(format!("/proc/{pid}")).ok().map(|about| about.uid())
 }
 
-/// The name of the program, which the kernel cuts to 15 bytes; `None` when the process is gone.
+/// The program name, which the kernel cuts to 15 bytes; `None` when the process is gone.
 pub(crate) fn name_of(pid: i32) -> Option<String> {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     Some(name.trim_end().to_owned())

@@ -1,5 +1,6 @@
-//! The sign of life of a daemon: a counter that its runtime raises once a second, in memory that whoever may signal the
-//! daemon can read. No file: it costs no disk, and is gone with the process. Written by the daemon, read by `vitals`.
+//! The daemon's sign of life: a counter that its runtime raises once a second, in memory that a process with the right
+//! to signal the daemon can read. Not a file: it costs no disk and is gone with the process. Written by the daemon,
+//! read by `vitals`.
 
 use std::{
     fs::File,
@@ -11,15 +12,15 @@ use std::{
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-/// The name that the kernel shows for the descriptor.
+/// The descriptor's name in /proc.
 const NAME: &std::ffi::CStr = c"bgd-pulse";
-/// Between two beats; a daemon that is asked for a flip is watched for longer.
+/// Time between two beats; a daemon that does not answer a flip is observed for longer.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// Beats for as long as the runtime takes turns.
+/// Raises the counter for as long as the runtime runs its tasks.
 ///
 /// # Errors
-/// When there is no memory or descriptor for it.
+/// When the memory or the descriptor can't be had.
 pub fn start() -> io::Result<()> {
     let file = File::from(memfd_create(NAME, MFdFlags::MFD_CLOEXEC)?);
     tokio::spawn(async move {
@@ -35,7 +36,7 @@ pub fn start() -> io::Result<()> {
     Ok(())
 }
 
-/// How often the heart of a process has beaten; `None` when it has none, or it is not for us to see.
+/// The counter of a process; `None` when it has none or this process may not read it.
 pub(super) fn count(pid: i32) -> Option<u64> {
     let mut bytes = [0; 8];
     File::open(find(pid)?).ok()?.read_exact_at(&mut bytes, 0).ok()?;

@@ -1,6 +1,6 @@
-//! The kernel's list of TCP sockets with one port and state. By netlink, which filters in the kernel: a busy host has
-//! tens of thousands of closed connections waiting, and reading them all from /proc/net/tcp takes a hundred
-//! milliseconds. That file is the fallback where netlink is forbidden.
+//! The kernel's TCP sockets of one port and state. Asks by netlink, which filters in the kernel: a busy host has tens
+//! of thousands of closed connections waiting, and reading them all from /proc/net/tcp takes a hundred milliseconds.
+//! That file is the fallback where netlink is forbidden.
 
 use std::{
     collections::BTreeSet,
@@ -11,10 +11,10 @@ use std::{
 
 use super::netlink::{SockDiag, broken, u32_at};
 
-/// Bytes that are read at once from the file.
+/// Bytes per read of the file.
 const BUFFER: usize = 64 * 1024;
 
-/// States by the kernel's number.
+/// TCP states, with the kernel's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum State {
@@ -23,47 +23,45 @@ enum State {
     Listen = 10,
 }
 
-/// One socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Socket {
-    /// Its own address.
     pub local: SocketAddr,
-    /// Its owner.
+    /// User id of its owner.
     pub uid: u32,
-    /// What its descriptors point to.
+    /// Inode, which /proc/PID/fd shows for its descriptors.
     pub inode: u64,
 }
 
-/// A port of its own end and of the other one; 0 is any.
+/// The local and the remote port to match; 0 matches any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Ports {
     local: u16,
     remote: u16,
 }
 
-/// The sockets of both families that listen on this port, on any address; 0 is any port.
+/// The IPv4 and IPv6 sockets that listen on this port, on any address; port 0 matches any.
 pub fn listening(port: u16) -> io::Result<Vec<Socket>> {
     read(State::Listen, Ports { local: port, remote: 0 })
 }
 
-/// This host's ends of the connections to this port of it.
+/// Connections whose local port this is: the server's ends on this host.
 pub(crate) fn connections(port: u16) -> io::Result<Vec<Socket>> {
     read(State::Established, Ports { local: port, remote: 0 })
 }
 
-/// The clients' ends of the connections to this port, wherever it is.
+/// Connections whose remote port this is: the clients' ends, to a server on any host.
 pub(crate) fn clients_of(port: u16) -> io::Result<Vec<Socket>> {
     read(State::Established, Ports { local: 0, remote: port })
 }
 
-/// The users whom the listening sockets among these belong to.
+/// User ids of the listening sockets with these inodes.
 pub(crate) fn owners(inodes: &BTreeSet<u64>) -> io::Result<BTreeSet<u32>> {
     let all = listening(0)?.into_iter();
     Ok(all.filter(|one| inodes.contains(&one.inode)).map(|one| one.uid).collect())
 }
 
 fn read(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
-    // Whatever is wrong with netlink here (a filter, a missing kernel module): the files tell the same.
+    // For any netlink error (a filter, a missing kernel module) read the files, which say the same.
     by_netlink(state, ports).or_else(|_| by_proc(state, ports))
 }
 
@@ -76,7 +74,7 @@ fn by_netlink(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
     Ok(found)
 }
 
-/// An `inet_diag_req_v2` that asks for TCP, a state, and ports.
+/// An `inet_diag_req_v2`: TCP, a state, and ports.
 fn question(family: i32, state: State, ports: Ports) -> [u8; 56] {
     let mut bytes = [0; 56];
     bytes[0] = u8::try_from(family).unwrap_or(0);
@@ -92,7 +90,7 @@ fn take(answer: &[u8], found: &mut Vec<Socket>) -> io::Result<()> {
     Ok(())
 }
 
-/// An `inet_diag_msg`.
+/// Parses an `inet_diag_msg`.
 fn parse_answer(answer: &[u8]) -> Option<Socket> {
     let family = i32::from(*answer.first()?);
     let port = u16::from_be_bytes(answer.get(4..6)?.try_into().ok()?);
@@ -110,7 +108,7 @@ fn by_proc(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
     let mut found = Vec::new();
     for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let file = match File::open(path) {
-            // No IPv6 on this host.
+            // A host without IPv6 does not have the file.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             file => file?,
         };
@@ -127,7 +125,7 @@ fn by_proc(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
     Ok(found)
 }
 
-/// A line of the file.
+/// A parsed line of /proc/net/tcp.
 struct Line {
     state: u8,
     remote: SocketAddr,
@@ -144,7 +142,7 @@ fn parse_line(line: &str) -> Option<Line> {
     Some(Line { state, remote, socket: Socket { local, uid, inode } })
 }
 
-/// Hex in 32-bit words of the host's byte order, then the port.
+/// Parses an address: hex in 32-bit words of the host's byte order, then the port.
 fn parse_address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let words = address.as_bytes().chunks(8).map(|word| {

@@ -1,6 +1,6 @@
-//! The process tree below a shim, read from /proc. Because the shim is a child subreaper, every descendant
-//! stays below it, whatever it does (setsid, double fork). Used by the shim to end a tree, and by the daemon
-//! to say what belongs to an instance. Signals nothing but verified descendants.
+//! The process tree below a shim, read from /proc. Because the shim is a child subreaper, every descendant stays below
+//! it, even after setsid or a double fork. The shim uses it to end a tree, the daemon to list the processes of an
+//! instance. Signals only verified descendants.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,18 +9,18 @@ use std::{
 
 use super::process::{Process, Stat};
 
-/// Rounds of stopping what is new before a tree is killed; a fork bomb stands still after a few.
+/// Rounds of stopping new processes before a tree is killed; a fork bomb stands still after a few.
 const FREEZE_ROUNDS: usize = 50;
 
-/// A chain of parents longer than this is a loop made by pids changing hands while we read.
+/// Longest chain of parents, in processes: a longer one is a loop, made by pids that are reused while we read.
 const DEPTH: usize = 4096;
 
-/// Every process that can be seen now.
+/// Every process visible now.
 pub(crate) fn snapshot() -> io::Result<Vec<Stat>> {
     Ok(pids()?.filter_map(Stat::read).collect())
 }
 
-/// The pids of all processes that can be seen now.
+/// The pids of all processes visible now.
 pub(crate) fn pids() -> io::Result<impl Iterator<Item = i32>> {
     let entries = fs::read_dir("/proc")?;
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
@@ -32,7 +32,7 @@ pub(crate) fn descendants(root: i32) -> io::Result<Vec<Process>> {
     Ok(below.iter().filter(|stat| stat.alive()).map(Stat::process).collect())
 }
 
-/// The living children of `root`: what it started, and the orphans that came to it.
+/// The living children of `root`: processes that it started, and orphans that were reparented to it.
 pub(crate) fn tops(root: i32) -> io::Result<Vec<Process>> {
     Ok(children(root)?.iter().filter(|stat| stat.alive()).map(Stat::process).collect())
 }
@@ -57,7 +57,7 @@ pub(crate) fn below<'a>(all: &'a [Stat], roots: &BTreeSet<i32>) -> Vec<&'a Stat>
     found
 }
 
-/// `pid` descends from `root`.
+/// Whether `pid` descends from `root`.
 pub(crate) fn is_below(pid: i32, root: i32) -> bool {
     let mut at = pid;
     for _ in 0..DEPTH {
@@ -75,8 +75,8 @@ pub(crate) fn signal(root: i32, one: Process, signal: i32) -> io::Result<bool> {
     one.signal_if(signal, |_| is_below(one.pid, root))
 }
 
-/// KILLs all descendants that can be seen now. They are stopped first, until nothing new appears: a process
-/// that stands still can't fork away. The caller repeats this until it has no child left.
+/// Sends KILL to all visible descendants. Stops them first, until no new one appears: a stopped process can't fork.
+/// The caller repeats this until it has no child left.
 pub(crate) fn kill_all(root: i32) -> io::Result<()> {
     let mut frozen = BTreeSet::new();
     for _ in 0..FREEZE_ROUNDS {
@@ -90,8 +90,8 @@ pub(crate) fn kill_all(root: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// A refusal (a setuid program, when we are not root) must not keep us from ending the others; whoever is
-/// left shows in the tree, which is what gets reported.
+/// Ignores a refusal (a setuid program, when we are not root), which must not keep us from ending the others; the
+/// survivors show in the tree and are reported from there.
 fn try_signal(root: i32, one: Process, number: i32) {
     let _refused = signal(root, one, number);
 }
@@ -125,7 +125,7 @@ pub(crate) fn children(pid: i32) -> io::Result<Vec<Stat>> {
     }
 }
 
-/// The kernel's own list, where it keeps one: fast enough to outrun a forking tree.
+/// The kernel's own list of children, where it keeps one: fast enough to outrun a forking tree.
 fn listed_children(pid: i32) -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {

@@ -1,9 +1,9 @@
-//! What the kernel knows of the unix sockets of this network namespace, by the path they were bound to: who listens,
-//! and which connections are open. By netlink, which also tells whether a connection still has another end; the file
-//! /proc/net/unix is the fallback where netlink is forbidden.
+//! The kernel's unix sockets of this network namespace, by bound path: listeners and open connections. Asks by
+//! netlink, which also tells whether a connection still has a peer; /proc/net/unix is the fallback where netlink is
+//! forbidden.
 //!
-//! The path is the text that the listener bound: one that was bound by a relative path, or renamed afterwards, is not
-//! found under the new name.
+//! The path is the text that the listener bound: a socket bound by a relative path, or renamed afterwards, is not
+//! found by its present path.
 
 use std::{
     ffi::OsStr,
@@ -14,10 +14,11 @@ use std::{
 
 use super::netlink::{SockDiag, broken, u16_at, u32_at};
 
-/// The longest path that a unix socket can have, in bytes: 108 with the zero behind it.
+/// The longest path of a unix socket in bytes: 108 less the terminating zero.
 pub const LONGEST_PATH: usize = 107;
 
-/// Whether nothing in the path would mean something in a configuration that has no quotes for it, such as nginx's.
+/// Whether the path needs no quotes in a configuration that has none, such as nginx's: absolute, and only letters,
+/// digits and `/._-+@`.
 pub fn is_plain(path: &Path) -> bool {
     let plain = |c: u8| c.is_ascii_alphanumeric() || b"/._-+@".contains(&c);
     path.is_absolute() && path.to_str().is_some_and(|text| text.bytes().all(plain))
@@ -25,12 +26,12 @@ pub fn is_plain(path: &Path) -> bool {
 
 /// Bytes of an answer before its attributes.
 const ABOUT: usize = 16;
-/// Attributes: the name, and the other end.
+/// Attributes of an answer: the name, and the peer.
 const NAME: u16 = 0;
 const PEER: u16 = 2;
 const SHOW_NAME_AND_PEER: u32 = 1 | 4;
 
-/// States by the kernel's number.
+/// Socket states, with the kernel's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum State {
@@ -38,23 +39,23 @@ enum State {
     Listening = 10,
 }
 
-/// One socket that is bound to a path, or was accepted by one that is.
+/// A socket bound to a path, or accepted by one that is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Socket {
     path: PathBuf,
     state: State,
     inode: u64,
-    /// Whether somebody has the other end of it open.
+    /// Whether the peer's end is open.
     has_peer: bool,
 }
 
-/// The inodes of the sockets that listen on this path. More than one: an earlier one's file was removed.
+/// The inodes of the sockets that listen on this path. More than one where an earlier socket's file was removed.
 pub fn listening(path: &Path) -> io::Result<Vec<u64>> {
     let all = read(State::Listening)?.into_iter();
     Ok(all.filter(|socket| socket.path == path).map(|socket| socket.inode).collect())
 }
 
-/// Every path that somebody listens on, with the inode of the socket.
+/// Every path with a listening socket, and the inode of the socket.
 pub fn all_listening() -> io::Result<Vec<(PathBuf, u64)>> {
     Ok(read(State::Listening)?.into_iter().map(|socket| (socket.path, socket.inode)).collect())
 }
@@ -66,7 +67,7 @@ pub fn connections(path: &Path) -> io::Result<usize> {
 }
 
 fn read(state: State) -> io::Result<Vec<Socket>> {
-    // Whatever is wrong with netlink here (a filter, a missing kernel module): the file tells nearly the same.
+    // For any netlink error (a filter, a missing kernel module) read the file, which says nearly the same.
     by_netlink(state).or_else(|_| Ok(by_proc(state, &std::fs::read("/proc/net/unix")?)))
 }
 
@@ -76,7 +77,7 @@ fn by_netlink(state: State) -> io::Result<Vec<Socket>> {
     Ok(found)
 }
 
-/// A `unix_diag_req` that asks for names and other ends.
+/// A `unix_diag_req` for names and peers.
 fn question(state: State) -> [u8; 24] {
     let mut bytes = [0; 24];
     bytes[0] = libc::AF_UNIX as u8;
@@ -93,7 +94,7 @@ fn take(answer: &[u8], state: State, found: &mut Vec<Socket>) -> io::Result<()> 
     Ok(())
 }
 
-/// A `unix_diag_msg` and its attributes; `None` for a socket without a path.
+/// Parses a `unix_diag_msg` and its attributes; `None` for a socket without a path.
 fn parse_answer(answer: &[u8], state: State) -> Option<Socket> {
     let inode = u32_at(answer, 4)?;
     let (mut path, mut peer) = (None, 0);
@@ -107,17 +108,17 @@ fn parse_answer(answer: &[u8], state: State) -> Option<Socket> {
         }
         rest = rest.get(usize::from(length).next_multiple_of(4)..).unwrap_or_default();
     }
-    // An end that was closed is still named, by no inode.
+    // A closed peer is still reported, with inode 0.
     Some(Socket { path: path?, state, inode: inode.into(), has_peer: peer != 0 })
 }
 
-/// Of a name as bound, with zeros behind it; one that begins with a zero is no path.
+/// The path of a bound name, without its trailing zeros; `None` for an abstract name, which begins with a zero.
 fn path_of(name: &[u8]) -> Option<PathBuf> {
     let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
     (end > 0).then(|| PathBuf::from(OsStr::from_bytes(&name[..end])))
 }
 
-/// The lines of /proc/net/unix in this state; of a connection it does not say whether it has another end.
+/// The sockets of this state in /proc/net/unix, which does not say whether a connection has a peer.
 fn by_proc(state: State, table: &[u8]) -> Vec<Socket> {
     let lines = table.split(|byte| *byte == b'\n').skip(1);
     lines.filter_map(parse_line).filter(|socket| socket.state == state).collect()
@@ -138,7 +139,7 @@ fn parse_line(line: &[u8]) -> Option<Socket> {
     let (accepts, state) = (fields.get(3)? == "00010000", fields.get(5)?.as_str());
     let state = match state {
         _ if accepts => State::Listening,
-        // Accepted, or waiting for it.
+        // Connected: accepted, or still in the listener's queue.
         "03" | "02" => State::Connected,
         _ => return None,
     };

@@ -1,6 +1,6 @@
-//! Whether a daemon or a front that does not answer hangs, or lives and does not get to it: by what the kernel says of
-//! its threads and by its pulse, if it has one. Asked by `bgd flip` and by the daemon before they end one (promise N2).
-//! Looks only; ends nothing.
+//! Decides whether a silent daemon or front hangs, or lives and is only late: by the kernel's states of its threads
+//! and by its pulse, if it has one. Used by `bgd flip` and the daemon before they kill one (promise N2). Only
+//! observes.
 
 use std::{
     fmt, fs,
@@ -12,21 +12,21 @@ use super::{
     pulse,
 };
 
-/// Between two looks at the threads.
+/// Time between two looks at the threads.
 const APART: Duration = Duration::from_millis(100);
-/// How many looks one examination takes: a thread that is about to run is seen in one of them.
+/// Looks in one examination: enough that one of them sees a thread that is about to run.
 const LOOKS: u32 = 10;
-/// A process that computes without a pulse for this long is in an endless loop.
+/// A process that computes for this long without a beat is in an endless loop.
 const SPINS_FOR: Duration = Duration::from_secs(10);
-/// Less processor time and waiting for it, in a second, is what the kernel's own housekeeping amounts to.
+/// Processor time and waiting time in a second; less is the kernel's own housekeeping.
 const NOTHING: Duration = Duration::from_millis(2);
 
-/// What a silent process is doing.
+/// The state of a process that does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It will not answer.
+    /// It will never answer.
     Hangs(Cause),
-    /// It will, once it gets to it.
+    /// It will answer later.
     Lives(Delay),
     /// It has ended.
     Gone,
@@ -35,18 +35,18 @@ pub enum Verdict {
 /// Why it hangs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// By a signal or a debugger.
+    /// Stopped by a signal or a debugger.
     Stopped,
-    /// All threads wait for each other, or for nothing.
+    /// All threads wait for each other, or for an event that does not come.
     Asleep,
-    /// It computes without end.
+    /// It computes in an endless loop.
     Spins,
 }
 
 /// What keeps it from answering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delay {
-    /// Others ask it too much.
+    /// More requests than it can answer.
     Flooded,
     /// It waits for a processor.
     Starved,
@@ -81,29 +81,29 @@ pub struct Patient {
     since: Sample,
 }
 
-/// What is known of a process at one moment.
+/// Measurements of a process at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sample {
     at: Instant,
     pulse: Option<u64>,
     /// Processor time of all threads so far.
     ran: Duration,
-    /// Time that threads were ready to run and did not.
+    /// Time that threads were ready to run but not running.
     waited: Duration,
     stopped: bool,
-    /// A thread is ready to run, or runs.
+    /// A thread runs or is ready to run.
     ready: bool,
-    /// A thread is in a sleep that nothing interrupts.
+    /// A thread is in an uninterruptible sleep.
     disk: bool,
 }
 
 impl Patient {
-    /// Begins to watch; `None` when the process has ended.
+    /// Takes the first sample; `None` when the process has ended.
     pub fn watch(process: Process) -> Option<Self> {
         Some(Self { process, since: Sample::take(process)? })
     }
 
-    /// Looks for a second.
+    /// Observes the process for a second and decides.
     pub async fn examine(&self) -> Verdict {
         let Some(mut now) = Sample::take(self.process) else { return Verdict::Gone };
         for _ in 1..LOOKS {
@@ -142,7 +142,7 @@ impl Sample {
     }
 }
 
-/// From the surest sign to the weakest.
+/// Judges by the surest sign first, by the weakest last.
 fn judge(before: &Sample, now: &Sample) -> Verdict {
     let window = now.at.saturating_duration_since(before.at);
     let (ran, waited) = (now.ran.saturating_sub(before.ran), now.waited.saturating_sub(before.waited));
