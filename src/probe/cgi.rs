@@ -1,5 +1,5 @@
-//! What the probes for FastCGI and uWSGI have in common: the variables of a request, one exchange on a connection of
-//! its own, and the judgement of the page that came back. Knows nothing of how either is put into bytes.
+//! Shared by the probes for FastCGI and uWSGI: the variables of a request, one exchange on a connection of its own,
+//! and the judgement of the answered page. Knows nothing of either protocol's encoding.
 
 use std::time::Duration;
 
@@ -22,12 +22,12 @@ use crate::{
 /// Name and value of a variable.
 pub(super) type Variable = (&'static str, Vec<u8>);
 
-/// The variables that any app is given for a GET of the probe's path.
+/// The variables that every app gets for a GET of the probe's path.
 pub(super) fn variables(probe: &HttpProbe, address: &Address) -> Vec<Variable> {
     let (_, query) = path_and_query(probe);
     let (own, port) = match address {
         Address::Port(port) => (address.to_string(), port.to_string()),
-        // As nginx has them of a socket.
+        // The values that nginx has for a unix socket.
         Address::Socket(_) => ("127.0.0.1".to_owned(), String::new()),
     };
     let host = probe.host.clone().unwrap_or(own);
@@ -55,7 +55,7 @@ fn path_and_query(probe: &HttpProbe) -> (&str, &str) {
     probe.path.split_once('?').unwrap_or((&probe.path, ""))
 }
 
-/// The path without its query, `%20` and its like decoded.
+/// The path without its query, percent-decoded.
 pub(super) fn decoded_path(probe: &HttpProbe) -> Vec<u8> {
     let (path, _) = path_and_query(probe);
     let (mut left, mut decoded) = (path.as_bytes(), Vec::new());
@@ -68,32 +68,32 @@ pub(super) fn decoded_path(probe: &HttpProbe) -> Vec<u8> {
     decoded
 }
 
-/// What makes a page of the bytes of a connection.
+/// A decoder that makes a page of a connection's bytes.
 pub(super) trait Inbox {
-    /// Takes what came; true when nothing more is needed. The text says why it is no answer.
+    /// Takes the next bytes; true when the answer is complete. An error says why the bytes are not an answer.
     fn take(&mut self, piece: &[u8]) -> Result<bool, String>;
-    /// The other side has closed.
+    /// Ends the answer, after the app has closed the connection.
     fn finish(&mut self) -> Result<(), String>;
-    /// What has come.
+    /// The page as far as it has arrived.
     fn page(&self) -> &Page;
-    /// What the app said beside its page.
+    /// The app's error output, which is not a part of the page.
     fn errors(&self) -> &[u8];
 }
 
-/// One request, ready to be sent.
+/// One encoded request, with the probe and the address it is for.
 pub(super) struct Question<'a> {
-    /// What has to be answered.
+    /// The probe, with the expected status and body.
     pub probe: &'a HttpProbe,
-    /// Whom to ask.
+    /// The address of the instance.
     pub address: &'a Address,
-    /// For everything.
+    /// Time limit of the whole exchange.
     pub limit: Duration,
-    /// The bytes to send.
+    /// The encoded request.
     pub request: Vec<u8>,
 }
 
 impl Question<'_> {
-    /// Asks once.
+    /// Sends the request once and judges the answer.
     pub async fn ask(&self, mut inbox: impl Inbox) -> Outcome {
         let asked = timeout(self.limit, self.exchange(&mut inbox)).await;
         let page = inbox.page();

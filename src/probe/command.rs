@@ -1,5 +1,5 @@
-//! The command probe: a command of the app, run as its user in a process group of its own; exit code 0 is
-//! healthy. The group is killed at the limit, after the command's end, and when the caller loses interest.
+//! The command probe: a command of the app, run as its user in a process group of its own; exit code 0 is healthy. The
+//! group is killed at the time limit, after the command's end, and when the caller drops the future.
 
 use std::{
     io,
@@ -23,9 +23,9 @@ use crate::{
     probe::{Outcome, ProbeCommand, Reason, reason::tail},
 };
 
-/// The end of the output that is kept.
+/// Bytes kept of the end of the output.
 const KEPT: usize = 4096;
-/// The most a pipe holds after its writer has ended: its default capacity.
+/// The most bytes left in a pipe after its writer has ended: the default capacity of a pipe.
 const PIPE: usize = 64 * 1024;
 
 /// Runs the command once.
@@ -36,7 +36,7 @@ pub(super) async fn ask(command: &ProbeCommand, limit: Duration) -> Outcome {
     };
     let mut running = start(command).map_err(not_run)?;
     let ended = timeout(limit, running.ended()).await;
-    // Whatever it left behind goes, so that nothing keeps the pipe or piles up.
+    // Kills processes that the command left behind, so that none of them keeps the pipe open or accumulates.
     running.group.kill();
     if ended.is_err() {
         // A process stuck in the kernel is reaped later, by the runtime; a probe does not wait for it.
@@ -52,10 +52,10 @@ pub(super) async fn ask(command: &ProbeCommand, limit: Duration) -> Outcome {
     }
 }
 
-/// How long a killed command may take to go.
+/// Time for a killed command to end.
 const REAP: Duration = Duration::from_secs(1);
 
-/// A command under way.
+/// A running command.
 struct Running {
     child: Child,
     group: Group,
@@ -81,7 +81,7 @@ impl Running {
         }
     }
 
-    /// Takes what the ended command has left in the pipe, without waiting for more.
+    /// Takes the bytes that the ended command left in the pipe, without waiting for more.
     fn drain(&mut self) {
         let mut chunk = [0; 4096];
         for _ in 0..PIPE / chunk.len() {
@@ -120,7 +120,7 @@ fn start(command: &ProbeCommand) -> io::Result<Running> {
     Ok(Running { child, group, pipe, output: Vec::new() })
 }
 
-/// Lets the child take on user, groups and rights of the app, or not start at all.
+/// Makes the child take on the user, groups and rights of the app, or fail to start.
 fn give_up_rights(run: &mut Command, command: &ProbeCommand) -> io::Result<()> {
     let account = match &command.user {
         Some(name) => {

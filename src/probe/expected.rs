@@ -1,14 +1,14 @@
-//! Whether an answer is the configured one. Called by the probes that ask for a page, whatever they ask it by.
+//! Compares an answer with the configured one. Called by the probes that ask for a page, over any protocol.
 
 use crate::{
     config::settings::HttpProbe,
     probe::{Reason, reason::excerpt},
 };
 
-/// The most that is read of a body; a health page is short, and a stream without end must end here.
+/// Bytes read of a body at most; a health page is short, and an endless stream must end here.
 pub(super) const BODY_LIMIT: usize = 64 * 1024;
 
-/// What is wrong with a status; `location` is where a redirect points.
+/// The reason why a status is not accepted; `None` if it is. `location` is the target of a redirect.
 pub(super) fn wrong_status(probe: &HttpProbe, status: u16, location: Option<&[u8]>) -> Option<Reason> {
     if probe.status.contains(&status) {
         return None;
@@ -20,7 +20,7 @@ pub(super) fn wrong_status(probe: &HttpProbe, status: u16, location: Option<&[u8
     }
 }
 
-/// What is wrong with a body.
+/// The reason why a body is not accepted; `None` if it is.
 pub(super) fn wrong_body(probe: &HttpProbe, body: &[u8]) -> Option<Reason> {
     let wanted = probe.body.as_ref().filter(|wanted| !contains(body, wanted.as_bytes()))?;
     Some(Reason::Body { path: probe.path.clone(), wanted: wanted.clone() })

@@ -1,5 +1,5 @@
-//! The probe by FastCGI: the records of one request there, the records of its answer back. The reader of records takes
-//! any bytes in any pieces, keeps of them what is judged, and is public for the fuzzer alone.
+//! The FastCGI probe: encodes one request as records and decodes the records of the answer. The decoder takes any
+//! bytes in pieces of any size, keeps only what is judged, and is public only for the fuzzer.
 
 use std::{os::unix::ffi::OsStrExt as _, path::Path, time::Duration};
 
@@ -13,27 +13,27 @@ use crate::{
     },
 };
 
-/// The only version.
+/// The only protocol version.
 const VERSION: u8 = 1;
-/// The number of the one request.
+/// The id of the request, the only one on its connection.
 const ID: u16 = 1;
-/// Kinds of records.
+/// Record types.
 const BEGIN: u8 = 1;
 const END: u8 = 3;
 const PARAMS: u8 = 4;
 const STDIN: u8 = 5;
 const STDOUT: u8 = 6;
 const STDERR: u8 = 7;
-/// Bytes before the content of a record, and of the content of an END.
+/// Bytes of a record's header, and of an END record's content.
 const HEADER: usize = 8;
-/// The most that one record holds.
+/// Most bytes of content in one record.
 const CONTENT: usize = 65_535;
-/// The most that is heard of an answer, with everything that is not its page.
+/// Most bytes read of an answer, records of other kinds included.
 const HEARD: usize = 256 * 1024;
-/// The most that is kept of what an app says on its error stream.
+/// Most bytes kept of the app's error stream.
 const ERRORS: usize = 1024;
 
-/// Asks once.
+/// Probes once.
 pub(super) async fn ask(probe: &FastCgiProbe, target: &Target, limit: Duration) -> Outcome {
     let mut variables = cgi::variables(&probe.page, &target.address);
     variables.extend(script(probe, &target.release_dir));
@@ -41,7 +41,8 @@ pub(super) async fn ask(probe: &FastCgiProbe, target: &Target, limit: Duration) 
     Question { probe: &probe.page, address: &target.address, limit, request }.ask(Records::default()).await
 }
 
-/// Which file answers. Without one the path is given twice, for what the server itself answers.
+/// The variables that name the answering file. Without a script the requested path takes its place, for a server that
+/// answers by itself.
 fn script(probe: &FastCgiProbe, release_dir: &Path) -> Vec<Variable> {
     let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
     let path = cgi::decoded_path(&probe.page);
@@ -61,14 +62,14 @@ fn script(probe: &FastCgiProbe, release_dir: &Path) -> Vec<Variable> {
         ("DOCUMENT_URI", name.clone()),
         ("SCRIPT_NAME", name),
         ("SCRIPT_FILENAME", file),
-        // What php-cgi asks for, so that nobody runs it by its URL.
+        // php-cgi demands this variable, so that nobody runs it by its URL.
         ("REDIRECT_STATUS", b"200".to_vec()),
     ];
     fixed.into_iter().chain(info).collect()
 }
 
-/// What is behind the script in the URL, `/index.php/up` and `/up` alike: frameworks route by it that do not go by the
-/// URI. Where the path names the script itself there is nothing behind it.
+/// The part of the path behind the script: `/up` for `/index.php/up`, and for `/up` too, since some frameworks route
+/// by `PATH_INFO` and not by the URI. Empty where the path is the script itself.
 fn path_info(path: &[u8], script: &[u8]) -> Vec<u8> {
     match path.strip_prefix(script) {
         Some(rest) if rest.is_empty() || rest.starts_with(b"/") => rest.to_owned(),
@@ -84,7 +85,7 @@ fn request(variables: &[Variable]) -> Vec<u8> {
         params.extend_from_slice(name.as_bytes());
         params.extend_from_slice(value);
     }
-    // The role of a responder, and no wish to keep the connection.
+    // Role "responder"; flags 0: close the connection after the answer.
     let mut bytes = record(BEGIN, &[0, 1, 0, 0, 0, 0, 0, 0]);
     for part in params.chunks(CONTENT) {
         bytes.extend(record(PARAMS, part));
@@ -94,7 +95,7 @@ fn request(variables: &[Variable]) -> Vec<u8> {
     bytes
 }
 
-/// Of a name or value: one byte, or four with the highest bit set.
+/// The length of a name or value: one byte, or four with the highest bit set.
 fn length(length: usize) -> Vec<u8> {
     match u8::try_from(length) {
         Ok(short) if short < 128 => vec![short],
@@ -108,34 +109,34 @@ fn record(kind: u8, content: &[u8]) -> Vec<u8> {
     [&header, content].concat()
 }
 
-/// Why an answer is none.
+/// Why an answer is not valid FastCGI.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadRecords {
-    /// Another version, another request, or a kind of record that answers nothing.
+    /// Another version, another request id, or a record type that does not belong in an answer.
     #[error("it does not speak FastCGI")]
     NotFastCgi,
-    /// An END that is too short.
+    /// An END record that is too short.
     #[error("its last record is too short")]
     ShortEnd,
-    /// Nobody takes the request.
+    /// The server refuses the request.
     #[error("the request is refused: {0}")]
     Refused(&'static str),
-    /// More than is heard.
+    /// More than [`HEARD`] bytes.
     #[error("its answer is longer than {HEARD} bytes")]
     TooMuch,
     /// The connection ended before the last record.
     #[error("it ended before its last record")]
     Cut,
-    /// The page is none.
+    /// The page is malformed.
     #[error(transparent)]
     Page(#[from] BadPage),
 }
 
-/// The records of an answer as far as they have come.
+/// Decoder of an answer's records, in its present state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Records {
     header: Vec<u8>,
-    /// What is still to come of the content and of the padding of the record under way.
+    /// Bytes still to come of the present record's content and padding.
     content: usize,
     padding: usize,
     end: Vec<u8>,
@@ -146,10 +147,10 @@ pub struct Records {
 }
 
 impl Records {
-    /// Takes what came next; true when nothing more is needed.
+    /// Takes the next bytes; true when the answer is complete.
     ///
     /// # Errors
-    /// When it is no answer.
+    /// When the bytes are not a FastCGI answer.
     pub fn take(&mut self, piece: &[u8]) -> Result<bool, BadRecords> {
         let (mut left, over) = piece.split_at(piece.len().min(HEARD - self.heard));
         self.heard += left.len();
@@ -167,25 +168,25 @@ impl Records {
         self.ended || self.page.is_enough()
     }
 
-    /// Judges the end of what came.
+    /// Ends the answer, after the server has closed the connection.
     ///
     /// # Errors
-    /// When it ended too early.
+    /// When the connection ended too early.
     pub fn finish(&self) -> Result<(), BadRecords> {
         if self.is_enough() { Ok(self.page.finish()?) } else { Err(BadRecords::Cut) }
     }
 
-    /// What has come of the page.
+    /// The page as far as it has arrived.
     pub fn page(&self) -> &Page {
         &self.page
     }
 
-    /// The beginning of what came on the error stream.
+    /// The beginning of the error stream.
     pub fn errors(&self) -> &[u8] {
         &self.errors
     }
 
-    /// Takes a part of what came, and says how many bytes; at least one.
+    /// Takes a part of the bytes and returns its length, at least 1.
     fn step(&mut self, left: &[u8]) -> Result<usize, BadRecords> {
         if self.header.len() < HEADER {
             self.header.push(left[0]);
@@ -204,7 +205,7 @@ impl Records {
         Ok(skipped)
     }
 
-    /// Judges the header of a record once it is whole, and its version at once: most strangers show there.
+    /// Checks a record's header once it is complete, its version at once: most other protocols differ there.
     fn begin(&mut self) -> Result<(), BadRecords> {
         if self.header[0] != VERSION {
             return Err(BadRecords::NotFastCgi);

@@ -20,7 +20,7 @@ use crate::{
     rules::address::Address,
 };
 
-/// Asks once.
+/// Probes once.
 pub(super) async fn ask(probe: &HttpProbe, address: &Address, limit: Duration) -> Outcome {
     let deadline = Instant::now() + limit;
     let bare = |reason| (reason, String::new());
@@ -49,7 +49,7 @@ pub(super) async fn ask(probe: &HttpProbe, address: &Address, limit: Duration) -
     Err((reason, seen))
 }
 
-/// One GET by a client of this address, as far as the head of the answer.
+/// Sends one GET and returns when the head of the answer has arrived.
 pub(super) async fn get(
     client: &Client,
     address: &Address,
@@ -58,7 +58,7 @@ pub(super) async fn get(
 ) -> Result<Response, Reason> {
     let mut request = client.get(match address {
         Address::Port(port) => format!("http://127.0.0.1:{port}{path}"),
-        // The address says where, and this only what the Host header is when none is configured.
+        // The client connects to the socket; this host only becomes the Host header when none is configured.
         Address::Socket(_) => format!("http://127.0.0.1{path}"),
     });
     if let Some(host) = host {
@@ -75,13 +75,13 @@ pub(super) async fn get(
     })
 }
 
-/// A client that keeps no connection: nothing of an earlier one or of another process can be left in it. `purpose`
-/// is what the app's log shows.
+/// A client without kept connections: no answer comes over an earlier one, perhaps of another process. `purpose` is
+/// shown in the app's log.
 pub(super) fn client(purpose: &str) -> Result<Client, Reason> {
     build(Client::builder(), purpose)
 }
 
-/// The same, for an instance wherever it listens.
+/// A [`client`] that connects to an instance's port or unix socket.
 pub(super) fn client_of(address: &Address, purpose: &str) -> Result<Client, Reason> {
     build(
         match address {

@@ -1,8 +1,8 @@
-//! Health probes: one question to one instance, one answer, within its own limit of time. And visits, which ask as a
-//! client would and judge nothing.
+//! Health probes: one request to one instance, one answer, within a time limit. And visits, which send a client's
+//! request and judge nothing.
 //!
-//! Called by the engine at the start of an instance, while it is warmed up, watched and live. Counts nothing
-//! (that is `rules::health`) and knows nothing of processes beyond the probe command that it runs.
+//! Called by the engine at the start of an instance, while it is warmed up, watched and live. Keeps no streaks
+//! (`rules::health` does) and knows nothing of processes except the probe command that it runs.
 
 mod cgi;
 mod command;
@@ -36,14 +36,14 @@ use crate::{
     rules::address::Address,
 };
 
-/// What is probed.
+/// The instance to probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Where the instance listens.
+    /// The address that the instance listens on.
     pub address: Address,
-    /// Where the release is, for [`Probe::FastCgi`]; unused by the others.
+    /// The release's directory, for [`Probe::FastCgi`]; unused by the others.
     pub release_dir: PathBuf,
-    /// What to run for [`Probe::Command`]; unused by the others.
+    /// The command of [`Probe::Command`]; unused by the others.
     pub command: Option<ProbeCommand>,
 }
 
@@ -52,50 +52,48 @@ pub struct Target {
 pub struct ProbeCommand {
     /// Program and arguments.
     pub argv: Vec<String>,
-    /// Where to run.
+    /// The directory to run in.
     pub cwd: PathBuf,
     /// The whole environment.
     pub env: BTreeMap<String, String>,
-    /// Whom to run as, with all groups; `None` is bgd's own user.
+    /// The user to run as, with all groups; `None` is bgd's own user.
     pub user: Option<String>,
     /// Whether it may gain rights by running a setuid program.
     pub new_privileges: NewPrivileges,
 }
 
-/// What one probe found.
+/// The result of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// When the question was asked.
+    /// When the request was sent.
     pub at: SystemTime,
     /// How long the answer took.
     pub took: Duration,
-    /// Whether the instance is healthy.
     pub verdict: Verdict,
     /// The beginning of a page's body or the end of a command's output, on one line; may be empty.
     pub excerpt: String,
 }
 
-/// Whether an instance is healthy.
+/// The judgement of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// It answered as configured.
     Healthy,
-    /// It did not.
+    /// It did not answer, or not as configured.
     Unhealthy(Reason),
 }
 
 impl Verdict {
-    /// Whether this is [`Verdict::Healthy`].
     pub fn is_healthy(&self) -> bool {
         matches!(self, Self::Healthy)
     }
 }
 
-/// What a kind of probe comes back with: the excerpt, or the reason with the excerpt.
+/// Result of one kind of probe: the excerpt, or the reason with the excerpt.
 type Outcome = Result<String, (Reason, String)>;
 
-/// Probes once, on a fresh connection, for at most `health.timeout`. Dropping the future ends everything
-/// that was started for it.
+/// Probes once, on a new connection, for at most `health.timeout`. Dropping the future closes the connection and kills
+/// the probe command.
 pub async fn once(health: &Health, target: &Target) -> Answer {
     let at = SystemTime::now();
     let begun = Instant::now();

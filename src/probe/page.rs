@@ -1,53 +1,53 @@
-//! An answer in the form of CGI: headers, or a status line and headers, then a body. Fed by the probes for FastCGI and
-//! uWSGI in whatever pieces it comes; keeps no more of it than is judged, and takes any bytes.
+//! An answer in CGI form: headers, or a status line and headers, then a body. Fed by the probes for FastCGI and uWSGI
+//! in pieces of any size; takes any bytes and keeps only what is judged.
 
 use crate::probe::expected::BODY_LIMIT;
 
-/// The longest head: a health page sets a cookie or two.
+/// Bytes of the longest head; a health page sets a cookie or two.
 pub const HEAD_LIMIT: usize = 16 * 1024;
-/// The most headers.
+/// Most headers in a head.
 const HEADERS: usize = 128;
 
-/// Why an answer is none.
+/// Why the bytes are not an answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadPage {
     /// Neither a status line nor a header.
     #[error("its head is not as in HTTP or CGI")]
     Head(#[source] httparse::Error),
-    /// A blank line is all of it.
+    /// The head is a blank line.
     #[error("its head is empty")]
     Empty,
-    /// More than [`HEAD_LIMIT`].
+    /// The head is longer than [`HEAD_LIMIT`].
     #[error("its head is longer than {HEAD_LIMIT} bytes")]
     TooLong,
-    /// A `Status` without a number.
+    /// The `Status` header is not a number.
     #[error("its status is no number of HTTP")]
     Status,
     /// The end came before the blank line.
     #[error("it ended before its head was whole")]
     CutInHead,
-    /// The end came before what `Content-Length` says.
+    /// The end came before `Content-Length` was reached.
     #[error("it ended after {got} of {length} bytes")]
     CutInBody {
-        /// Bytes that came.
+        /// Bytes of the body that arrived.
         got: u64,
-        /// Bytes that were announced.
+        /// Bytes announced by `Content-Length`.
         length: u64,
     },
 }
 
-/// What is judged of a head.
+/// The judged parts of a head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
-    /// As in the status line or in `Status`; without either, 302 beside a `Location` and 200 else.
+    /// The status of the status line or of the `Status` header; without either, 302 with a `Location` and 200 without.
     pub status: u16,
-    /// Where a redirect points.
+    /// The target of a redirect.
     pub location: Option<Vec<u8>>,
-    /// Announced bytes of the body.
+    /// Bytes of the body, as announced by `Content-Length`.
     pub length: Option<u64>,
 }
 
-/// An answer as far as it has come.
+/// An answer as far as it has arrived.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
     begun: Vec<u8>,
@@ -57,7 +57,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// The head, once it is whole.
+    /// The head, once it is complete.
     pub fn head(&self) -> Option<&Head> {
         self.head.as_ref()
     }
@@ -67,10 +67,10 @@ impl Page {
         &self.body
     }
 
-    /// Takes what came next.
+    /// Takes the next bytes.
     ///
     /// # Errors
-    /// When it is no head.
+    /// When the bytes are not a head.
     pub fn take(&mut self, piece: &[u8]) -> Result<(), BadPage> {
         if self.head.is_some() {
             self.take_body(piece);
@@ -92,7 +92,7 @@ impl Page {
         }
     }
 
-    /// What is beyond the announced length is none of it.
+    /// Takes the next bytes of the body; those beyond the announced length are not a part of it.
     fn take_body(&mut self, piece: &[u8]) {
         let length = self.head.as_ref().and_then(|head| head.length).unwrap_or(u64::MAX);
         let own = usize::try_from(length - self.got).map_or(piece.len(), |left| left.min(piece.len()));
@@ -101,16 +101,16 @@ impl Page {
         self.got += own as u64;
     }
 
-    /// Whether more of it would change nothing: all of it is there, or as much as is read.
+    /// Whether more bytes would change nothing: the answer is complete, or [`BODY_LIMIT`] is reached.
     pub fn is_enough(&self) -> bool {
         let whole = |head: &Head| head.length.is_some_and(|length| self.got >= length);
         self.body.len() == BODY_LIMIT || self.head.as_ref().is_some_and(whole)
     }
 
-    /// Judges the end of what came.
+    /// Ends the answer, after the other side has closed.
     ///
     /// # Errors
-    /// When more was announced.
+    /// When the head or the announced length is incomplete.
     pub fn finish(&self) -> Result<(), BadPage> {
         let head = self.head.as_ref().ok_or(BadPage::CutInHead)?;
         match head.length {
@@ -122,7 +122,7 @@ impl Page {
     }
 }
 
-/// The head at the beginning of `bytes` and its length; `None` when there has to be more.
+/// The head at the beginning of `bytes`, and its length in bytes; `None` while it is incomplete.
 fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, BadPage> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     if bytes.starts_with(b"HTTP/") {
@@ -155,7 +155,7 @@ fn read(headers: &[httparse::Header<'_>], line: Option<u16>) -> Result<Head, Bad
     Ok(Head { status, location, length })
 }
 
-/// `404 Not Found`, of which the number counts.
+/// Reads the number of a status such as `404 Not Found`.
 fn status(text: &[u8]) -> Option<u16> {
     let number = text.split(|c| *c == b' ').next()?;
     let number = str::from_utf8(number).ok()?.parse().ok()?;

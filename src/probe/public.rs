@@ -1,5 +1,5 @@
-//! What the public gets: one GET through the front, on a connection of its own, without proxy and redirects.
-//! Called by the engine's meter while the traffic moves; judges whether an answer came, not which.
+//! Asks the public address: one GET through the front, on a connection of its own, without proxy and redirects. Called
+//! by the engine's meter during a flip; checks that an answer came, not which one.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use reqwest::{Client, StatusCode, header};
 use super::{Reason, http::client, reason::chain};
 use crate::config::settings::PublicAddress;
 
-/// What is read of a body before it counts as complete, in bytes: more would be load, not measurement.
+/// Bytes read of a body before it counts as complete: more would be load, not measurement.
 const ENOUGH: usize = 1 << 20;
 
-/// A public address that can be asked; cheap to clone.
+/// A public address with a client for it; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Public {
     client: Client,
@@ -19,25 +19,25 @@ pub struct Public {
     limit: Duration,
 }
 
-/// What became of one request.
+/// The result of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     /// A complete answer came.
     Answered,
-    /// None came, or one that says that nobody was there to answer; one line.
+    /// No complete answer came, or the front answered in place of the app. One line.
     Lost(String),
 }
 
 impl Public {
-    /// Asks nothing yet; `limit` is that of one whole request.
+    /// Makes the client, sends nothing; `limit` is for one whole request.
     ///
     /// # Errors
-    /// When there can be no client at all.
+    /// When the client can't be made.
     pub fn new(address: &PublicAddress, limit: Duration) -> Result<Self, Reason> {
         Ok(Self { client: client("flip meter")?, address: address.clone(), limit })
     }
 
-    /// Asks once. Dropping the future ends the request.
+    /// Sends one request. Dropping the future ends it.
     pub async fn ask(&self) -> Reply {
         match tokio::time::timeout(self.limit, self.exchange()).await {
             Ok(Ok(status)) if stands_in(status) => Reply::Lost(format!("answered {}", status.as_u16())),
@@ -64,7 +64,7 @@ impl Public {
     }
 }
 
-/// What a front answers in place of an app that it does not reach.
+/// Whether a front gives this status when it does not reach the app.
 fn stands_in(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
 
-    /// What becomes of a request that is answered with these bytes and a closed connection.
+    /// The result of a request that is answered with these bytes and a closed connection.
     async fn reply(bytes: &'static str) -> Reply {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/x", listener.local_addr().unwrap());

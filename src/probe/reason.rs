@@ -8,63 +8,62 @@ use crate::rules::address::Address;
 /// Why an instance is not healthy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
-    /// Nobody listens.
+    /// The connection was refused.
     Refused {
-        /// Where.
+        /// The address asked.
         address: Address,
     },
-    /// Nothing came back in time.
+    /// No answer came in time.
     NoAnswer {
-        /// The limit of one probe.
+        /// Time limit of the probe.
         limit: Duration,
     },
-    /// A status came in time, the whole body did not.
+    /// A status came in time, but not the whole body.
     Unfinished {
-        /// The path asked for.
+        /// The requested path.
         path: String,
-        /// What it answered.
+        /// The status of the answer.
         status: u16,
-        /// The limit of one probe.
         limit: Duration,
     },
-    /// Another status than configured.
+    /// A status that is not accepted.
     Status {
-        /// The path asked for.
+        /// The requested path.
         path: String,
-        /// What it answered.
+        /// The status of the answer.
         status: u16,
-        /// What is accepted.
+        /// The accepted statuses.
         expected: Vec<u16>,
     },
     /// A redirect, which says nothing about the app's health.
     Redirect {
-        /// The path asked for.
+        /// The requested path.
         path: String,
-        /// What it answered.
+        /// The status of the answer.
         status: u16,
-        /// Where it points.
+        /// The target of the redirect.
         to: String,
     },
     /// The body does not contain the configured text.
     Body {
-        /// The path asked for.
+        /// The requested path.
         path: String,
         /// The configured text.
         wanted: String,
     },
-    /// The connection broke, or what came was not in the app's protocol.
+    /// The connection broke, or the answer was not in the app's protocol.
     Broken {
-        /// Where.
+        /// The address asked.
         address: Address,
-        /// What happened.
+        /// The error and its causes.
         error: String,
     },
-    /// The probe itself can't be asked, for example because of its Host header.
+    /// The request can't be made, for example because of its Host header.
     Impossible {
-        /// What is wrong.
+        /// The error and its causes.
         error: String,
     },
-    /// The command said no.
+    /// The command ended with an exit code other than 0, or by a signal.
     Command {
         /// `exit code 1` or `signal 9`.
         status: String,
@@ -82,15 +81,16 @@ pub enum Reason {
     NotRun {
         /// The program.
         program: String,
-        /// Why.
+        /// The error and its causes.
         error: String,
     },
-    /// A command is configured but the target has none.
+    /// The probe needs a command, and the target does not have one.
     NoCommand,
 }
 
 impl Reason {
-    /// Nobody was there to answer: the app hangs, or has closed its port, and does not merely say that it is unwell.
+    /// Whether nothing answered (refused, or no whole answer in time): the app hangs or has closed its port, and does
+    /// not merely report itself unhealthy.
     pub fn is_silence(&self) -> bool {
         matches!(
             self,
@@ -138,15 +138,15 @@ fn quoted(f: &mut fmt::Formatter<'_>, output: &str) -> fmt::Result {
     if output.is_empty() { Ok(()) } else { write!(f, ": {output}") }
 }
 
-/// Characters of a body that are kept: enough to recognise an error page in one line of a terminal or two.
+/// Characters kept of a body: enough to recognise an error page in one or two lines of a terminal.
 const EXCERPT: usize = 200;
 
-/// The beginning of what an app said, on one line and without control characters.
+/// The beginning of an answer, on one line and without control characters.
 pub(super) fn excerpt(bytes: &[u8]) -> String {
     clean(&bytes[..bytes.len().min(EXCERPT * 8)]).chars().take(EXCERPT).collect()
 }
 
-/// The end of what an app said, on one line and without control characters.
+/// The end of an output, on one line and without control characters.
 pub(super) fn tail(bytes: &[u8]) -> String {
     let text = clean(bytes);
     let drop = text.chars().count().saturating_sub(EXCERPT);

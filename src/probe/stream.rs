@@ -1,5 +1,5 @@
-//! A connection to an instance, wherever it listens. Used by the probes that speak for themselves; bounds nothing in
-//! time.
+//! A connection to an instance's port or unix socket. Used by the probes that speak a protocol themselves; has no time
+//! limit of its own.
 
 use std::{
     io::ErrorKind,
@@ -26,7 +26,7 @@ pub(super) async fn connect(address: &Address) -> Result<Box<dyn Stream>, Reason
         Address::Socket(path) => UnixStream::connect(path).await.map(|stream| Box::new(stream) as _),
     };
     connected.map_err(|error| {
-        // A socket that is not there, or that nobody listens on, is what a closed port is.
+        // A socket that is missing, or without a listener, is reported like a closed port.
         let nobody = matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound);
         let address = address.clone();
         if nobody {

@@ -1,5 +1,5 @@
-//! The TCP probe: the port, or the unix socket, accepts a connection. That the instance has been up for a while is for
-//! the caller to see to.
+//! The TCP probe: the port or unix socket accepts a connection. That the instance has been up for a while is checked
+//! by the caller.
 
 use std::time::Duration;
 

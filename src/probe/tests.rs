@@ -16,7 +16,8 @@ use std::{
 use super::*;
 use crate::config::settings::HttpProbe;
 
-/// Serves `count` connections: reads the head of the request, then lets `answer` do as it likes.
+/// Serves `count` connections: reads the head of the request, then calls `answer`, which may do anything with the
+/// stream.
 fn serve(
     count: usize,
     answer: impl Fn(&mut TcpStream, usize) + Send + 'static,
@@ -40,7 +41,7 @@ fn serve(
     (port, served)
 }
 
-/// What was asked; leaves the runtime free to close the probe's connection meanwhile.
+/// The received requests; leaves the runtime free to close the probe's connection meanwhile.
 async fn requests(served: JoinHandle<Vec<String>>) -> Vec<String> {
     tokio::task::spawn_blocking(|| served.join().unwrap()).await.unwrap()
 }
@@ -49,7 +50,7 @@ fn says(text: &'static str) -> impl Fn(&mut TcpStream, usize) + Send + 'static {
     move |stream, _| stream.write_all(text.as_bytes()).unwrap()
 }
 
-/// Keeps the connection until the other side has had enough.
+/// Keeps the connection until the other side closes it.
 fn wait_for_end(stream: &mut TcpStream) {
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);

@@ -1,4 +1,4 @@
-//! The probe in the protocol of uWSGI: one packet of variables there, a page back, its end is the connection's.
+//! The uWSGI probe: sends one packet of variables; the answer is a page that ends with the connection.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     rules::address::Address,
 };
 
-/// Asks once.
+/// Probes once.
 pub(super) async fn ask(probe: &HttpProbe, address: &Address, limit: Duration) -> Outcome {
     let mut variables = cgi::variables(probe, address);
     variables.push(("PATH_INFO", cgi::decoded_path(probe)));
@@ -44,7 +44,8 @@ impl Inbox for Page {
     }
 }
 
-/// Variables as a request for an app; `None` when they don't fit. Every length has two bytes, the lower one first.
+/// Encodes variables as a request for an app; `None` when they don't fit. Every length has two bytes, the low one
+/// first.
 fn packet(variables: &[Variable]) -> Option<Vec<u8>> {
     let length = |bytes: &[u8]| u16::try_from(bytes.len()).map(u16::to_le_bytes).ok();
     let mut body = Vec::new();

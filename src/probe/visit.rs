@@ -1,5 +1,5 @@
-//! A visit: one GET for its own sake, as a client makes it, with how long it took to the last byte. Made by the
-//! engine's warm-up, several at the same time; what an answer is worth is judged there.
+//! A visit: one GET as a client makes it, with the time to the last byte. Made by the engine's warm-up, several at the
+//! same time; the warm-up judges the answers.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout_at};
 use super::{Reason, http, reason::chain};
 use crate::rules::address::Address;
 
-/// Who visits one instance, each time on a fresh connection: a server that works on one connection at a time is not
-/// held up by one that idles.
+/// A client of one instance, with a new connection for each visit: a server that serves one connection at a time is
+/// not held up by an idle one.
 #[derive(Debug)]
 pub struct Visitor<'h> {
     client: Client,
@@ -19,25 +19,25 @@ pub struct Visitor<'h> {
     limit: Duration,
 }
 
-/// What one visit found.
+/// The result of one visit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Visit {
-    /// From the request to the last byte, or to where it broke off.
+    /// Time from the request to the last byte, or to the error.
     pub took: Duration,
-    /// The status of a whole answer, whatever it is; redirects are not followed.
+    /// The status of a complete answer, errors included; redirects are not followed.
     pub status: Result<u16, Reason>,
 }
 
 impl<'h> Visitor<'h> {
-    /// Of the instance that listens there, with this Host header, each visit within `limit`.
+    /// Makes a client for the instance at this address, with this Host header; each visit ends within `limit`.
     ///
     /// # Errors
-    /// When there can be no client at all.
+    /// When the client can't be made.
     pub fn new(address: Address, host: Option<&'h str>, limit: Duration) -> Result<Self, Reason> {
         Ok(Self { client: http::client_of(&address, "warm-up")?, address, host, limit })
     }
 
-    /// Asks once for a path, with its query. Dropping the future ends the request.
+    /// Sends one GET for a path with its query. Dropping the future ends the request.
     pub async fn visit(&self, path: &str) -> Visit {
         let begun = Instant::now();
         let status = self.ask(path, begun + self.limit).await;

@@ -1,3 +1,3 @@
-//! Processes of this host: `ports` says who listens where. Starts nothing and decides nothing.
+//! Processes of this host: `ports` finds the listeners of an address. Starts nothing and decides nothing.
 
 pub mod ports;

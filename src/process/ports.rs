@@ -1,5 +1,5 @@
-//! Who listens at the addresses of instances, ports and unix sockets alike. Called before a start and while probing.
-//! Sees this network namespace only; blocks for milliseconds: call it through `spawn_blocking`.
+//! Finds the sockets that listen at the addresses of instances, ports and unix sockets alike. Called before a start
+//! and while probing. Sees this network namespace only; blocks for milliseconds: call it through `spawn_blocking`.
 
 use std::{collections::BTreeSet, io, path::Path};
 
@@ -16,8 +16,7 @@ pub fn listening_at(address: &Address) -> io::Result<Vec<u64>> {
     }
 }
 
-/// The sockets that listen at one of these addresses, each as its address and inode; the kernel is asked for all ports
-/// at once.
+/// The sockets that listen at one of these addresses, as address and inode; one query to the kernel covers all ports.
 pub fn listening_at_any(addresses: &[Address]) -> io::Result<Vec<(Address, u64)>> {
     let ports: BTreeSet<u16> = addresses.iter().filter_map(Address::port).collect();
     let mut found = Vec::new();

@@ -1,6 +1,7 @@
-//! Limits of memory, CPU and number of processes: a shim that has any is started in a scope of its own, a control
-//! group that systemd makes and keeps. Not below bgd's own group: once that hands controllers on it may hold no
-//! process itself, and a restart of the unit would fail. Used by `shims`; the shim asks here what became of it.
+//! Limits of memory, CPU and number of processes. A shim with limits is started in a scope of its own, a control group
+//! that systemd makes and keeps. Not below bgd's own group: once that delegates controllers it may hold no process
+//! itself, and a restart of the unit would fail. Used by `shims`; the shim asks here whether its scope ran out of
+//! memory.
 
 use std::{
     fs,
@@ -13,15 +14,15 @@ use tokio::process::Command;
 use super::spec::Spec;
 use crate::config::settings::Limits;
 
-/// What a user's own systemd is found by; nothing else of bgd's environment is handed on.
+/// Variables that `systemd-run` needs to find a user's own systemd; no other variable of bgd is passed on.
 const BUS: [&str; 2] = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"];
 
-/// What makes scopes.
+/// The program that makes scopes.
 #[derive(Debug, Clone)]
 pub struct Limiter {
-    /// `systemd-run`, or its path.
+    /// Name or path of `systemd-run`.
     pub program: PathBuf,
-    /// There when systemd runs this host.
+    /// A directory that exists if systemd runs this host.
     pub booted: PathBuf,
 }
 
@@ -32,7 +33,7 @@ impl Default for Limiter {
 }
 
 impl Limiter {
-    /// Why no limit can be kept on this host; `None` when nothing speaks against it.
+    /// Why limits can't be kept on this host; `None` if they can, as far as is known.
     pub fn obstacle(&self) -> Option<String> {
         if !self.booted.exists() {
             return Some(format!("systemd does not run this host ({} is missing)", self.booted.display()));
@@ -63,8 +64,8 @@ impl Limiter {
     }
 }
 
-/// With `Delegate`, systemd leaves what remains of the scope alone when one of its processes is killed for memory:
-/// ending the tree is the shim's part. Without swap, or a limit of memory would only make the app slow.
+/// Properties of a scope. With `Delegate`, systemd leaves the rest of the scope alone when one of its processes is
+/// killed for memory: ending the tree is the shim's part. No swap, or a memory limit would only make the app slow.
 fn properties(limits: &Limits) -> Vec<String> {
     let mut all = vec!["Delegate=yes".to_owned()];
     if let Some(bytes) = limits.memory {
@@ -75,7 +76,7 @@ fn properties(limits: &Limits) -> Vec<String> {
     all
 }
 
-/// Whether the kernel has killed something in this process's own control group for its memory.
+/// Whether the kernel has killed a process in this process's own control group for lack of memory.
 pub(super) fn has_run_out_of_memory() -> bool {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let Some(group) = own.lines().find_map(|line| line.strip_prefix("0::/")) else { return false };

@@ -9,19 +9,19 @@ use std::{
     time::Duration,
 };
 
-/// One step back when looking for line ends.
+/// Bytes of one step back in the search for line ends.
 const BLOCK: u64 = 64 * 1024;
 
 /// Most bytes that a tail returns, however long its lines are.
 const MAX_TAIL: u64 = 1 << 20;
 
-/// Rotated files that are looked through; no one keeps more.
+/// Rotated files read at most; no log keeps more.
 const MAX_ROTATED: u32 = 1000;
 
-/// Between two looks at a log that has nothing new: fast enough for eyes, nothing for the machine.
+/// Time between two looks at a log without news: fast enough for eyes, cheap for the machine.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// Begins the line that a shim writes where another release's output, or another run's, ends.
+/// Prefix of the line that a shim writes where the output of another run begins.
 pub(super) const BEGINS: &str = "bgd: here begins release ";
 
 /// The name of a rotated file: `<path>.1` is the newest.
@@ -31,14 +31,14 @@ pub fn rotated(path: &Path, number: u32) -> PathBuf {
     name.into()
 }
 
-/// The last `lines` lines of a log and its rotated files, at most 1 MiB. Empty when there is no log.
+/// The last `lines` lines of a log and its rotated files, at most 1 MiB. Empty without a log.
 pub fn tail(path: &Path, lines: usize) -> io::Result<Vec<u8>> {
     let mut current = open(path)?;
     let size = current.as_ref().map_or(Ok(0), |file| file.metadata().map(|meta| meta.len()))?;
     tail_before(path, current.as_mut().map(|file| (file, size)), lines)
 }
 
-/// The last lines that the newest run wrote.
+/// The last lines, of the newest run only.
 pub fn tail_of_run(path: &Path, lines: usize) -> io::Result<Vec<u8>> {
     let mut text = tail(path, lines)?;
     let starts = text.windows(BEGINS.len()).enumerate().rev();
@@ -67,7 +67,7 @@ fn tail_before(path: &Path, current: Option<(&mut File, u64)>, lines: usize) -> 
     Ok(text.split_off(from))
 }
 
-/// Puts what is before `end` in front of `text`, block by block, until there are enough lines.
+/// Prepends the bytes before `end` to `text`, block by block, until there are enough lines.
 fn read_back(file: &mut File, end: u64, text: &mut Vec<u8>, lines: usize) -> io::Result<()> {
     let mut end = end;
     while end > 0 && !is_enough(text, lines) {
@@ -104,15 +104,15 @@ fn open(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Everything that is written to a log from now on.
+/// A reader of the bytes that are appended to a log from now on.
 #[derive(Debug)]
 pub struct Follow {
     path: PathBuf,
     file: Option<File>,
     at: u64,
-    /// The file was seen under another name: once read to its end, the next one follows.
+    /// The file was renamed: once it is read to its end, the next one follows.
     superseded: bool,
-    /// The tail that comes first.
+    /// The tail, which is returned first.
     first: Vec<u8>,
 }
 
@@ -137,7 +137,7 @@ impl Follow {
         }
     }
 
-    /// What is there already; empty when nothing is.
+    /// The bytes available now; empty if there are none.
     pub fn poll(&mut self) -> io::Result<Vec<u8>> {
         if !self.first.is_empty() {
             return Ok(std::mem::take(&mut self.first));
@@ -162,7 +162,7 @@ impl Follow {
         Ok(piece)
     }
 
-    /// At the end of a file: goes on to the next one if there is; says whether to read again. The writer
+    /// At the end of a file: switches to the next file if there is one; returns whether to read again. The writer
     /// never writes to a file that it has renamed, so one more read after seeing that completes it.
     fn turn_over(&mut self) -> io::Result<bool> {
         let Some(file) = &self.file else {
@@ -184,7 +184,7 @@ impl Follow {
         Ok(self.file.is_some())
     }
 
-    /// The file that was begun after ours.
+    /// The file that followed ours.
     fn after(&self, ours: (u64, u64)) -> PathBuf {
         let number = (1..=MAX_ROTATED)
             .take_while(|number| rotated(&self.path, *number).exists())

@@ -1,6 +1,6 @@
-//! The state file of a shim, `<state_dir>/<app>/run/<id>.json`: who runs, since when, how it ended. Written by
-//! the shim only, read by the daemon; what makes adoption possible, and finding orphans when the shim was
-//! killed. It never holds the app's environment or the command, which may be secret.
+//! The state file of a shim, `<state_dir>/<app>/run/<id>.json`: processes, start and exit. Written by the shim only,
+//! read by the daemon, which adopts shims by it and finds orphans when a shim was killed. It never holds the app's
+//! environment or the command, which may be secret.
 
 use std::{
     collections::BTreeMap,
@@ -28,11 +28,11 @@ pub(super) const MARKS: [&str; 6] =
 /// How a main command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// Code or signal.
+    /// Exit code or signal.
     pub how: How,
-    /// The time limit was reached and bgd killed it.
+    /// Whether bgd killed it at its time limit.
     pub timed_out: bool,
-    /// Something of it was killed because all of it used more memory than it may.
+    /// Whether the kernel killed a process of the tree because the tree exceeded its memory limit.
     #[serde(default)]
     pub out_of_memory: bool,
 }
@@ -41,13 +41,13 @@ impl Exit {
     /// The exit of a command whose shim was killed before it could see it.
     pub(crate) const UNKNOWN: Self = Self { how: How::Unknown, timed_out: false, out_of_memory: false };
 
-    /// Exited with code 0, in time.
+    /// Whether it exited with code 0, in time.
     pub fn success(self) -> bool {
         self.how == How::Code(0) && !self.timed_out
     }
 
-    /// Ended by something outside of it that has nothing to do with what it did: the machine went down, memory ran
-    /// out, somebody killed it. A shell passes its child's signal on as 128 and the signal's number.
+    /// Whether the end has a cause outside of the command: the host went down, memory ran out, a user killed it. A
+    /// shell passes its child's signal on as 128 and the signal's number.
     pub fn is_from_outside(self) -> bool {
         let ends = |signal| matches!(signal, libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP);
         !self.timed_out
@@ -78,7 +78,7 @@ impl std::fmt::Display for Exit {
     }
 }
 
-/// Code or signal.
+/// Exit code or signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum How {
@@ -86,17 +86,17 @@ pub enum How {
     Code(i32),
     /// Died of this signal.
     Signal(i32),
-    /// Nobody saw it: its shim was killed.
+    /// Unknown: the shim was killed before the command ended.
     Unknown,
 }
 
-/// What is known about one shim and its command. Fields may be added, never changed or removed: a newer
-/// daemon adopts older shims.
+/// The state of one shim and its command. Fields may be added, never changed or removed: a newer daemon adopts older
+/// shims.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Names the record, the socket and the shim.
+    /// The id in the names of the record and the socket, and in the shim's arguments.
     pub id: String,
-    /// The boot it was written in.
+    /// The id of the boot that the record was written in.
     pub boot: String,
     /// The app it belongs to.
     pub app: AppName,
@@ -104,51 +104,52 @@ pub struct Record {
     pub role: Role,
     /// The release it runs.
     pub release: ReleaseId,
-    /// Where the shim answers.
+    /// The socket that the shim answers on.
     pub socket: PathBuf,
     /// The current log file.
     pub log: PathBuf,
-    /// The polite request to end; TERM when that is a command.
+    /// The signal that asks it to end; TERM when a command does that.
     pub stop_signal: i32,
-    /// From the polite request to KILL, in milliseconds.
+    /// Time from the polite request to KILL, in milliseconds.
     pub grace_ms: u64,
     /// The shim's own process.
     pub shim: Process,
-    /// Missing while the command is being started.
+    /// The main process; missing while the command is being started.
     pub main: Option<Process>,
-    /// Milliseconds since the epoch.
+    /// When the command was started, in milliseconds since the epoch.
     pub started_ms: u64,
     /// How the command ended; missing while it runs.
     pub exit: Option<Exit>,
     /// When the last descendant was gone, in milliseconds since the epoch.
     pub ended_ms: Option<u64>,
-    /// KILL was needed to end it.
+    /// Whether KILL was needed to end it.
     pub killed: bool,
-    /// It is on its way out: its shim was told to end it, or ends what is left of it. What lives of it is not for long.
+    /// Whether the end has begun: the shim was told to end the tree, or ends the rest of it. Remaining processes are
+    /// about to end.
     #[serde(default)]
     pub ending: bool,
-    /// Those of [`MARKS`] that the environment of its processes has.
+    /// The variables of [`MARKS`] that its processes have in their environment.
     #[serde(default)]
     pub marks: BTreeMap<String, String>,
-    /// How many instances its color was given with it.
+    /// Number of instances that its color was started with.
     #[serde(default = "super::spec::one")]
     pub siblings: u16,
 }
 
 impl Record {
-    /// Written in the boot that we are in; the pids of another boot mean nothing.
+    /// Whether it was written in this boot; the pids of another boot mean nothing.
     pub fn of_this_boot(&self) -> bool {
         boot_id().is_ok_and(|boot| boot == self.boot)
     }
 
-    /// The shim itself runs.
+    /// Whether the shim itself runs.
     pub fn shim_alive(&self) -> bool {
         self.of_this_boot() && self.shim.is_alive()
     }
 
-    /// Replaces the file as a whole; an exit durably. Who
-    /// runs means nothing after a power cut, and everything after a death of the daemon or the shim, which what
-    /// is written survives without a flush.
+    /// Replaces the file as a whole, with a flush only for an exit. Until then it lists running processes, which is
+    /// worthless after a power cut; after the death of the daemon or the shim it is needed, and an unflushed write
+    /// survives that.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         let temporary = folder.join(format!(".{}.tmp", self.id));
@@ -175,7 +176,7 @@ pub(crate) fn folder(state_dir: &Path, app: &AppName) -> PathBuf {
     state_dir.join(app.as_str()).join("run")
 }
 
-/// The state files in a folder; none when there is no such folder.
+/// The state files in a folder; none without the folder.
 pub(crate) fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if is_absent(&error) => return Ok(Vec::new()),
@@ -192,12 +193,12 @@ pub(crate) fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// A file in the way of a folder (a stray one in the state directory) is as good as no folder.
+/// A file in the place of a folder (a stray one in the state directory) counts as a missing folder.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// No room, of whichever kind: something that passes and must not end a start.
+/// Whether there is no room of some kind (space, inodes, quota): it passes and must not end a start.
 pub(crate) fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -52,15 +52,15 @@ use crate::{
 
 /// The word that makes this binary a relay.
 pub const ROLE: &str = "relay";
-/// The `BGD_EVENT` of its environment, by which the record of its shim tells it from an instance.
+/// The `BGD_EVENT` of a relay's environment, by which its shim's record shows that it is not an instance.
 pub const STANDS_IN: &str = "stands_in";
-/// Between two tries to listen: a port that is silent for longer would be noticed.
+/// Time between two attempts to listen: clients would notice a longer gap.
 const AGAIN: Duration = Duration::from_millis(1);
-/// Whoever holds the port for longer does not leave it.
+/// A process that holds the port for longer will not leave it.
 const GIVES_UP: Duration = Duration::from_secs(30);
 /// Threads that accept from a shared socket.
 const ACCEPTORS: usize = 16;
-/// After an accept that failed for want of descriptors or memory.
+/// Pause after an accept that failed for lack of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The arguments that make the binary a relay.
@@ -73,7 +73,7 @@ pub fn arguments(listen: &Address, to: &Address, shim: Option<i32>) -> Vec<Strin
     [ROLE.to_owned(), text(listen), text(to)].into_iter().chain(shim).collect()
 }
 
-/// The role: ends only when it can't listen, or by a signal.
+/// Runs the relay: ends only when it can't listen, or by a signal.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -90,12 +90,12 @@ fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<()> {
     let (listen, to) = (next().ok_or_else(missing)?, next().ok_or_else(missing)?);
     let shim = next().and_then(|pid| pid.parse().ok());
     let (listen, to) = (address(&listen), address(&to));
-    // A few thousand clients are two descriptors each.
+    // A few thousand clients need two descriptors each.
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     let (sender, accepted) = unbounded_channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Before it listens: whoever sees it listen may send the signal.
+    // Before it listens: a process that sees it listen may send the signal.
     let alone = {
         let _entered = runtime.enter();
         signal(SignalKind::user_defined1())?
@@ -111,7 +111,8 @@ fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<()> {
     Ok(())
 }
 
-/// The kernel gives a connection to who waits longest: many that wait leave the one beside them little.
+/// Starts the threads that accept. The kernel gives a connection to the longest waiter: many waiting threads leave the
+/// instance beside them few.
 fn begin(door: Arc<Door>, to: UnboundedSender<Client>) -> io::Result<()> {
     let threads = if matches!(*door, Door::Tcp(_, true)) { ACCEPTORS } else { 1 };
     (0..threads).try_for_each(|_| {
@@ -120,7 +121,7 @@ fn begin(door: Arc<Door>, to: UnboundedSender<Client>) -> io::Result<()> {
     })
 }
 
-/// Once told to, has sockets of its own in the place of the shared ones.
+/// On each USR1, replaces the shared sockets by sockets of its own.
 async fn until_alone(mut told: Signal, doors: Vec<Arc<Door>>, to: UnboundedSender<Client>) {
     while told.recv().await.is_some() {
         for door in &doors {
@@ -141,15 +142,16 @@ enum Client {
     Unix(UnixStream),
 }
 
-/// Where it accepts.
+/// A listening socket.
 enum Door {
-    /// And whether it was shared when it was opened.
+    /// The socket, and whether it was shared with the instance when opened.
     Tcp(TcpListener, bool),
     Unix(UnixListener),
 }
 
 impl Door {
-    /// Of a shared socket the other process may be faster; one that does not block is waited for in poll.
+    /// Accepts until the socket is shut down. The other process may be faster at a shared socket; if that is
+    /// non-blocking, waits in poll.
     fn accept(&self, to: &UnboundedSender<Client>) {
         loop {
             let accepted = match self {
@@ -165,7 +167,7 @@ impl Door {
                 Err(err) => match err.kind() {
                     io::ErrorKind::WouldBlock => self.wait(),
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
-                    // It no longer listens.
+                    // The socket was shut down.
                     io::ErrorKind::InvalidInput => return,
                     _ => thread::sleep(PAUSE),
                 },
@@ -184,8 +186,8 @@ impl Door {
         let _waited = poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::NONE);
     }
 
-    /// The new one listens before the shared one is ended, where both may: the kernel asks that one user owns them. Else
-    /// right after.
+    /// Replaces the shared socket. The new one listens before the shared one is shut down where the kernel allows
+    /// both, which it does for sockets of one user; else right after.
     fn part(&self, to: &UnboundedSender<Client>) -> io::Result<()> {
         let Self::Tcp(shared, true) = self else { return Ok(()) };
         let port = shared.local_addr()?.port();
@@ -209,7 +211,7 @@ impl Door {
     }
 }
 
-/// A socket that listens on a port on which another one does.
+/// A socket that listens on a port that another socket listens on too.
 fn beside(port: u16) -> io::Result<TcpListener> {
     let own = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&own, ReuseAddr, &true)?;
@@ -219,14 +221,14 @@ fn beside(port: u16) -> io::Result<TcpListener> {
     Ok(own.into())
 }
 
-/// All the sockets that are listened on there; the copies of the instance's where they can be had.
+/// The sockets to listen with: copies of the instance's where the kernel allows them, else one of its own.
 fn doors(listen: &Address, shim: Option<i32>) -> io::Result<Vec<Door>> {
     let port = match listen {
         Address::Port(port) => *port,
         Address::Socket(path) => return Ok(vec![Door::Unix(in_place_of(path)?)]),
     };
     let begun = Instant::now();
-    // Once: what the kernel refuses now it refuses later.
+    // Only once: the kernel would refuse again.
     let mut shim = shim;
     loop {
         if let Some(shim) = shim.take() {
@@ -245,7 +247,8 @@ fn doors(listen: &Address, shim: Option<i32>) -> io::Result<Vec<Door>> {
     }
 }
 
-/// By a rename, so that there is no moment without a socket; who is connected to the former one stays so.
+/// Listens at the path. The file is replaced by a rename, so there is always a socket; clients of the former one stay
+/// connected.
 fn in_place_of(path: &Path) -> io::Result<UnixListener> {
     let temporary = path.with_extension("relay");
     match fs::remove_file(&temporary) {
@@ -258,8 +261,8 @@ fn in_place_of(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// One copy of each socket below the shim that listens at the address; none where the kernel refuses one of them: half
-/// of the instance's sockets would leave the other half to nobody.
+/// A copy of each socket below the shim that listens at the address; none if the kernel refuses one of them, since
+/// nobody would accept from the sockets that were not copied.
 fn copies(listen: &Address, shim: i32) -> io::Result<Vec<OwnedFd>> {
     let inodes: BTreeSet<u64> = ports::listening_at(listen)?.into_iter().collect();
     let mut copied = BTreeSet::new();
@@ -284,12 +287,12 @@ fn copy(of: Process, fd: i32) -> io::Result<OwnedFd> {
     of.pidfd()?.ok_or(io::ErrorKind::NotFound)?.duplicate(fd)
 }
 
-/// One task a connection; one that can't be passed on is closed, which is what a dead instance would do.
+/// Runs one task per connection. A connection that can't be passed on is closed, as a dead instance would do.
 async fn pass_on(mut accepted: UnboundedReceiver<Client>, to: Address) {
     while let Some(client) = accepted.recv().await {
         let to = to.clone();
         tokio::spawn(async move {
-            // How either side ends a connection is theirs to know.
+            // Each side learns of the end of a connection by itself.
             let _ended = relay(client, &to).await;
         });
     }

@@ -1,5 +1,5 @@
-//! What to run and how: the order that the daemon hands to a shim. Made by the engine; serialised on a pipe
-//! only, never stored and never on a command line, because the environment holds secrets.
+//! The order that the daemon gives a shim: what to run and how. Made by the engine; serialised on a pipe only, never
+//! stored and never on a command line, because the environment holds secrets.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
@@ -11,26 +11,26 @@ use crate::{
     rules::ids::{AppName, Color, ReleaseId},
 };
 
-/// What a shim's command is to its app.
+/// The purpose of a shim's command.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Serves on a port of a color; alive until its whole tree is gone. A main command that fails takes what it
-    /// leaves behind with it; one that exits with 0 went into the background.
+    /// An instance, which serves on a port of a color and lives until its whole tree is gone. If its main command
+    /// fails, the rest of the tree is ended; if that exits with 0, it went into the background.
     Instance(Slot),
-    /// A build; what its main command leaves behind is killed.
+    /// A build; processes that its main command leaves behind are killed.
     Build,
-    /// A hook of this name; what its main command leaves behind is killed.
+    /// A hook of this name; processes that its main command leaves behind are killed.
     Hook(String),
 }
 
 impl Role {
-    /// Ends with its main command: what is left of the tree then goes.
+    /// Whether the command ends with its main process, so that the rest of the tree is killed.
     pub fn ends_with_main(&self) -> bool {
         !matches!(self, Self::Instance(_))
     }
 
-    /// Which instance it is, if it is one.
+    /// The slot of an instance; `None` for other roles.
     pub fn slot(&self) -> Option<Slot> {
         match self {
             Self::Instance(slot) => Some(*slot),
@@ -54,19 +54,18 @@ impl fmt::Display for Role {
     }
 }
 
-/// One of a color's instances. Written as `blue` for the first and `blue.2` for the second, so that what was started
-/// when there was only one is known by its name still.
+/// One of a color's instances. Written as `blue` for the first and `blue.2` for the second, so that instances started
+/// by a bgd that knew only one per color keep their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Slot {
-    /// Its color.
     pub color: Color,
-    /// Which of the color's, from 0.
+    /// Index within its color, from 0.
     pub index: u16,
 }
 
 impl Slot {
-    /// For people: counted from 1.
+    /// Number within its color for people, from 1.
     pub fn number(self) -> u16 {
         self.index.saturating_add(1)
     }
@@ -107,7 +106,7 @@ impl TryFrom<String> for Slot {
 pub struct Spec {
     /// The app it belongs to.
     pub app: AppName,
-    /// What it is to the app.
+    /// The purpose of the command.
     pub role: Role,
     /// The release it runs.
     pub release: ReleaseId,
@@ -122,23 +121,23 @@ pub struct Spec {
     /// Whether it may gain rights by running a setuid program.
     #[serde(default)]
     pub new_privileges: NewPrivileges,
-    /// Where the output goes.
+    /// The log file for its output.
     pub log: LogSpec,
-    /// How it is asked to stop.
+    /// The polite stop and its grace.
     pub stop: StopSpec,
-    /// From the start; then the whole tree is killed.
+    /// Time limit from the start, after which the whole tree is killed.
     pub time_limit: Option<Duration>,
-    /// Its share of the machine.
+    /// CPU, IO and OOM priority.
     pub priority: Priority,
-    /// What its whole tree may use, its shim included.
+    /// Limits of its whole tree, the shim included.
     #[serde(default)]
     pub limits: Limits,
-    /// How many instances its color was given with it; 1 for what is no instance.
+    /// Number of instances that its color is started with; 1 for other roles.
     #[serde(default = "one")]
     pub siblings: u16,
 }
 
-/// What there was before there could be several.
+/// The number of instances in specs and records from before a color could have several.
 pub(super) fn one() -> u16 {
     1
 }
@@ -169,12 +168,12 @@ pub struct LogSpec {
     pub keep: u32,
 }
 
-/// How a command is asked to stop.
+/// The polite stop of a command, and its grace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopSpec {
     /// The polite request.
     pub how: StopRequest,
-    /// From the request to KILL.
+    /// Time from the polite request to KILL.
     pub grace: Duration,
 }
 
@@ -182,7 +181,7 @@ pub struct StopSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopRequest {
-    /// This signal to the main process; once that is gone, to the topmost of those left.
+    /// This signal, sent to the main process or, once that is gone, to the topmost of the rest.
     Signal(i32),
     /// This program, run with the environment, directory and user of the app; TERM if it fails.
     Command(Vec<String>),
@@ -198,11 +197,11 @@ impl StopRequest {
     }
 }
 
-/// A command's share of the machine.
+/// The CPU, IO and OOM priority of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
-    /// As bgd itself.
+    /// The priority of bgd itself.
     Normal,
     /// For builds: nice 10, lowest best-effort IO, first to go when memory is short (OOM score +500).
     Background,

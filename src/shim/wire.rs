@@ -1,6 +1,6 @@
-//! What daemon and shim say to each other: one order on the shim's stdin and one reply on its stdout when it
-//! starts; afterwards one JSON line each way per connection. Pure: bytes in, values out, never a panic.
-//! A newer daemon talks to older shims: add, never change.
+//! Messages between daemon and shim: one order on the shim's stdin and one reply on its stdout when it starts;
+//! afterwards one JSON line each way per connection. Pure: bytes in, values out, never a panic. A newer daemon talks
+//! to older shims: add, never change.
 
 use std::path::PathBuf;
 
@@ -11,16 +11,16 @@ use super::{record::Record, spec::Spec};
 /// Longest request line in bytes, without its line feed; the real ones are under 20.
 pub const MAX_REQUEST: usize = 256;
 
-/// Longest reply in bytes that is read: a tree of tens of thousands of processes.
+/// Bytes of the longest reply: room for a tree of tens of thousands of processes.
 pub const MAX_REPLY: u64 = 1 << 20;
 
-/// Most pids of a tree that a reply names.
+/// Most pids of a tree in a reply.
 pub const MAX_TREE: usize = 10_000;
 
-/// What a new shim is told on its stdin.
+/// The order to a new shim, on its stdin.
 #[derive(Serialize, Deserialize)]
 pub struct Order {
-    /// Names the record and the socket.
+    /// The id in the names of the record and the socket.
     pub id: String,
     /// The state file to write.
     pub record: PathBuf,
@@ -30,26 +30,26 @@ pub struct Order {
     pub spec: Spec,
 }
 
-/// What a new shim answers on its stdout.
+/// The reply of a new shim, on its stdout.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Started {
     /// The command was exec'd.
     Running(Box<Record>),
-    /// It was not, and nothing is left of the attempt.
+    /// The command was not exec'd, and nothing is left of the attempt.
     Failed(Fault),
 }
 
 /// Why a command was not started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// At what.
+    /// The step that failed.
     pub stage: Stage,
-    /// As the kernel gave it; 0 when there is none.
+    /// The kernel's error number; 0 without one.
     pub errno: i32,
 }
 
-/// Where a start failed.
+/// The step of a start that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say what was attempted")]
@@ -84,13 +84,13 @@ impl Stage {
 }
 
 impl Fault {
-    /// As the forked child sends it before it gives up: stage, then errno.
+    /// Encodes the fault for the pipe from the forked child: stage, then errno.
     pub fn to_bytes(&self) -> [u8; 5] {
         let [a, b, c, d] = self.errno.to_le_bytes();
         [self.stage as u8, a, b, c, d]
     }
 
-    /// The opposite of [`Fault::to_bytes`]; `None` for anything else.
+    /// Decodes [`Fault::to_bytes`]; `None` for any other bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (&stage, errno) = bytes.split_first()?;
         let stage = Stage::ALL.into_iter().find(|one| *one as u8 == stage)?;
@@ -98,7 +98,7 @@ impl Fault {
     }
 }
 
-/// What a connection asks for.
+/// The request of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
@@ -112,7 +112,7 @@ pub enum Request {
     Stop,
     /// KILL of the tree; answered as `Stop`.
     Kill,
-    /// Let a shim go that has ended but can't save its record (full disk).
+    /// Lets a shim exit that has ended but can't save its record (full disk).
     Forget,
 }
 
@@ -123,7 +123,7 @@ impl Request {
     }
 }
 
-/// What one connection has sent so far: bytes in pieces of any size, until they are one request.
+/// The bytes that one connection has sent so far, in pieces of any size, until they are one request.
 #[derive(Debug, Default)]
 pub struct Inbox(Vec<u8>);
 
@@ -143,13 +143,13 @@ impl Inbox {
     }
 }
 
-/// Why a line is no request.
+/// Why a line is not a request.
 #[derive(Debug, thiserror::Error)]
 pub enum BadRequest {
     /// More than [`MAX_REQUEST`] bytes.
     #[error("the request is too long")]
     TooLong,
-    /// Not understood, for example by an older shim.
+    /// A line that can't be parsed, for example a new request to an older shim.
     #[error(transparent)]
     Malformed(serde_json::Error),
 }
@@ -160,18 +160,18 @@ pub enum BadRequest {
 pub enum Reply {
     /// How things stand now.
     Report(Box<Report>),
-    /// Not understood, for example by an older shim.
+    /// The request was not understood, for example by an older shim.
     Refused(String),
 }
 
-/// How things stand with a shim.
+/// The state of a shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// What its state file says.
+    /// The record, as in its state file.
     pub record: Record,
     /// Living descendants.
     pub tree: Vec<i32>,
-    /// Bytes of output that could not be written.
+    /// Bytes of output that could not be written to the log.
     pub dropped: u64,
 }
 

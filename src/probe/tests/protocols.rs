@@ -1,15 +1,15 @@
-//! The probes for FastCGI and uWSGI against real sockets: what is asked, what is health, and what a server can't do to
-//! the one that asks.
+//! The probes for FastCGI and uWSGI against real sockets: the request, the judgement of answers, and what a server
+//! can't do to the prober.
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
 
 use super::*;
 use crate::config::settings::FastCgiProbe;
 
-/// What a server does with a connection once it was asked.
+/// A server's behaviour on a connection, after the request.
 type Say = Box<dyn Fn(&mut TcpStream) + Send>;
 
-/// Serves a connection for each of `answers`, once what was asked `is_whole`.
+/// Serves one connection for each of `answers`, after its request `is_whole`.
 fn serve_bytes(is_whole: fn(&[u8]) -> bool, answers: Vec<Say>) -> (u16, JoinHandle<Vec<Vec<u8>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -34,7 +34,7 @@ fn gives(bytes: impl AsRef<[u8]> + Send + 'static) -> Say {
     Box::new(move |stream| stream.write_all(bytes.as_ref()).unwrap())
 }
 
-/// Writes them, and keeps the connection until the other side has had enough.
+/// Writes the bytes and keeps the connection until the other side closes it.
 fn gives_and_stays(bytes: impl AsRef<[u8]> + Send + 'static) -> Say {
     Box::new(move |stream| {
         stream.write_all(bytes.as_ref()).unwrap();
@@ -46,7 +46,7 @@ async fn asked(served: JoinHandle<Vec<Vec<u8>>>) -> Vec<Vec<u8>> {
     tokio::task::spawn_blocking(|| served.join().unwrap()).await.unwrap()
 }
 
-/// With padding, as php-fpm sends them.
+/// A record with padding, as php-fpm sends them.
 fn record(kind: u8, content: &[u8]) -> Vec<u8> {
     let padding = content.len().wrapping_neg() % 8;
     let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
@@ -78,7 +78,7 @@ fn fastcgi(page: HttpProbe) -> Probe {
     Probe::FastCgi(FastCgiProbe { page, script: Some("public/index.php".into()) })
 }
 
-/// One FastCGI probe of a server that answers so.
+/// One FastCGI probe of a server with this answer.
 async fn ask_fastcgi(page: HttpProbe, answer: Say) -> Answer {
     let (port, served) = serve_bytes(is_whole_fastcgi, vec![answer]);
     let answer = within(fastcgi(page), port, Duration::from_secs(20)).await;
@@ -221,7 +221,7 @@ async fn e6_a_server_that_hangs_costs_one_limit() {
     }
 }
 
-/// Says `first`, then `then` for as long as anybody listens.
+/// Writes `first`, then `then` until the other side closes.
 fn endless(first: Vec<u8>, then: Vec<u8>) -> Say {
     Box::new(move |stream| {
         stream.write_all(&first).unwrap();

@@ -127,7 +127,7 @@ impl Launch {
         Rights { account, new_privileges: self.new_privileges }.take_on().map_err(|e| fault(stage, e))
     }
 
-    /// As execvp does it, but with the PATH of the command's own environment. Returns only on failure.
+    /// Does what execvp does, but with the PATH of the command's own environment. Returns only on failure.
     fn exec(&self) -> Fault {
         let mut worst = fault(Stage::Program, Errno::ENOENT);
         for path in &self.candidates {
@@ -145,7 +145,7 @@ impl Launch {
         worst
     }
 
-    /// A script without a first line that names its interpreter.
+    /// Runs a script whose first line does not name an interpreter, with `/bin/sh`. Returns only on failure.
     fn exec_by_shell(&self, path: &CString) -> Errno {
         let mut argv = vec![c"/bin/sh".to_owned(), path.clone()];
         argv.extend(self.argv.iter().skip(1).cloned());
@@ -181,7 +181,7 @@ fn candidates(program: &str, env: &BTreeMap<String, String>) -> Result<Vec<CStri
     folders.map(|folder| c_string(&format!("{folder}/{program}"))).collect()
 }
 
-/// Whatever the child had to say before it gave up; nothing once it was exec'd (the pipe closes by itself).
+/// The fault that the child reported before it gave up; `None` once it was exec'd, which closes the pipe.
 fn read_fault(problem: OwnedFd) -> Option<Fault> {
     let mut said = Vec::new();
     match File::from(problem).read_to_end(&mut said) {

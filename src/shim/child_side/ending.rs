@@ -15,16 +15,16 @@ use std::{
 
 use crate::os::{process::Process, tree};
 
-/// Between two rounds of KILL while something is left: the kernel needs a moment to take a large one down.
+/// Time between two rounds of KILL while something is left: the kernel needs a moment to end a large tree.
 const KILL_AGAIN: Duration = Duration::from_millis(20);
 
-/// Later rounds of KILL, for what is stuck in the kernel or may not be signalled.
+/// Time between later rounds of KILL, for processes that are stuck in the kernel or may not be signalled.
 const KILL_SLOWLY: Duration = Duration::from_secs(1);
 
-/// After this long KILL is said to have failed; the rounds go on.
+/// After this time KILL is reported to have failed; the rounds go on.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// Where the end of a tree stands.
+/// The state of a tree's end.
 pub(super) struct Ending {
     root: i32,
     signal: i32,
@@ -39,22 +39,22 @@ enum Stage {
 }
 
 impl Ending {
-    /// For the tree below `root`; `signal` is the polite one.
+    /// The end of the tree below `root`; `signal` is the polite one.
     pub fn new(root: i32, signal: i32) -> Self {
         Self { root, signal, stage: Stage::Idle, killed: false }
     }
 
-    /// Nothing was asked yet.
+    /// Whether nothing was requested yet.
     pub fn is_idle(&self) -> bool {
         matches!(self.stage, Stage::Idle)
     }
 
-    /// KILL was sent to something that lived.
+    /// Whether KILL was sent to a living process.
     pub fn killed(&self) -> bool {
         self.killed
     }
 
-    /// KILL has been tried for so long that whoever waits should be told.
+    /// Whether KILL has been tried for so long that a waiting client must get an answer.
     pub fn has_failed(&self, now: Instant) -> bool {
         matches!(self.stage, Stage::Killing { since, .. } if now >= since + KILL_LIMIT)
     }
@@ -67,7 +67,7 @@ impl Ending {
         }
     }
 
-    /// Begins to KILL, whatever was asked before.
+    /// Begins to KILL, in any state.
     pub fn kill(&mut self) {
         if !matches!(self.stage, Stage::Killing { .. }) {
             let now = Instant::now();
@@ -120,7 +120,7 @@ impl Ending {
         }
     }
 
-    /// When [`Ending::advance`] has something to do by itself.
+    /// When [`Ending::advance`] has to be called next without another event.
     pub fn next(&self) -> Option<Instant> {
         match &self.stage {
             Stage::Idle => None,
@@ -139,8 +139,8 @@ pub(super) enum Outcome {
     Failed,
 }
 
-/// The signal, and CONT so that one that was stopped can act on it. A setuid program may refuse us: KILL
-/// will, too, and then it is reported as left.
+/// Sends the signal, and CONT so that a stopped process can act on it. A setuid program may refuse us; it will refuse
+/// KILL too, and is then reported as left.
 fn polite(root: i32, one: Process, signal: i32) -> io::Result<()> {
     for number in [signal, libc::SIGCONT] {
         match tree::signal(root, one, number) {

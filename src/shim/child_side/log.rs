@@ -1,6 +1,6 @@
-//! Writes the output of a command into a capped, rotated file. Called by the shim's loop with whatever the
-//! pipe held. A missing file or folder is made again, a full disk drops output and counts it; nothing here
-//! may fail in a way that stops the reading.
+//! Writes the output of a command into a capped, rotated file. Called by the shim's loop with the bytes that the pipe
+//! held. A missing file or folder is made again, a full disk drops output and counts it; no error here may stop the
+//! reading of the pipe.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -28,12 +28,12 @@ impl Log {
         Self { spec, file: None, line_start: true, dropped: 0, unreported: 0 }
     }
 
-    /// Bytes that could not be written so far.
+    /// Bytes dropped so far because they could not be written.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Marks where the output of a run begins, unless nothing was ever written there before.
+    /// Writes a mark where the output of a run begins, unless the log is new.
     pub fn begin(&mut self, release: &ReleaseId) {
         let former = fs::metadata(&self.spec.path).map_or(0, |meta| meta.len());
         if former == 0 && fs::symlink_metadata(self.numbered(1)).is_err() {
@@ -94,8 +94,8 @@ impl Log {
         Ok(written)
     }
 
-    /// Makes sure that our file is the one under the name, and says how large it is. The name is asked each
-    /// time: a deleted log comes back, one rotated by others is left alone, a truncated one starts at 0.
+    /// Makes sure that the open file is the one at the path, and returns its size. Looks each time: a deleted log is
+    /// made again, a log that was rotated by another program is left alone, a truncated one starts at 0.
     fn current(&mut self) -> io::Result<u64> {
         if let Some(file) = &self.file {
             let ours = file.metadata()?;
@@ -129,7 +129,7 @@ impl Log {
         Ok(())
     }
 
-    /// `<path>.1` is the newest of the old ones; the oldest is written over.
+    /// `<path>.1` is the newest rotated file; the oldest one is overwritten.
     fn rotate(&mut self) -> io::Result<()> {
         self.file = None;
         if self.spec.keep == 0 {
@@ -153,8 +153,8 @@ impl Log {
     }
 }
 
-/// How much of `output` goes into a file with this much room: all of it, else whole lines, else nothing if
-/// the line can begin in the next file, else as much as fits.
+/// How many bytes of `output` go into a file with this much room: all, else whole lines, else none if the line can
+/// begin in the next file, else as many as fit.
 fn cut(output: &[u8], room: usize, can_wait: bool) -> usize {
     if output.len() <= room {
         return output.len();

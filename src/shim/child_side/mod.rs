@@ -1,9 +1,9 @@
 //! The shim, `bgd shim`: the small process that each instance, build and hook runs under, so that they outlive
 //! the daemon. One thread, no tokio. Called by `main` before anything else is set up.
 //!
-//! It is a session leader and child subreaper: whatever its command leaves behind becomes its child, so "no
-//! child left" is "the whole tree is gone". TERM and INT sent to the shim are a stop request (a host that
-//! shuts down sends them), USR1 makes it look after its socket, every other signal is ignored.
+//! It is a session leader and child subreaper: processes that its command leaves behind become its children, so "no
+//! child left" is "the whole tree is gone". TERM and INT sent to the shim are a stop request (a host that shuts down
+//! sends them), USR1 makes it check its socket, every other signal is ignored.
 
 mod child;
 mod ending;
@@ -40,7 +40,7 @@ pub fn main() -> ExitCode {
     match oversee() {
         Ok(code) => code,
         Err(error) => {
-            // Nobody may be there to read it.
+            // The daemon may be gone; then nobody reads the answer.
             let _unread = writeln!(io::stderr(), "bgd shim: {error}");
             ExitCode::FAILURE
         }
@@ -70,7 +70,7 @@ fn read_order() -> io::Result<Order> {
     Ok(serde_json::from_slice(&text)?)
 }
 
-/// A daemon that died meanwhile does not hear it; its successor finds the record.
+/// Sends the answer. A daemon that died meanwhile does not get it; its successor finds the record.
 fn answer(started: &Started) {
     if let Ok(line) = line(started) {
         let mut out = io::stdout().lock();
@@ -82,7 +82,7 @@ fn answer(started: &Started) {
 fn detach() -> io::Result<SignalFd> {
     close_inherited()?;
     match unistd::setsid() {
-        // Already a leader: started from a shell by hand.
+        // Already a session leader: started by hand from a shell.
         Ok(_) | Err(nix::errno::Errno::EPERM) => {}
         Err(errno) => return Err(errno.into()),
     }
@@ -113,7 +113,7 @@ fn silence() -> io::Result<()> {
     unistd::dup2_stdout(&nothing)?;
     unistd::dup2_stderr(&nothing)?;
     if nothing.as_raw_fd() <= 2 {
-        // It took the place of a descriptor that was closed: leave it there.
+        // It got the number of a closed descriptor: leave it there.
         let _kept = nothing.into_raw_fd();
     }
     Ok(())

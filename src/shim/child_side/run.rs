@@ -36,16 +36,16 @@ use crate::{
     },
 };
 
-/// One read of the output pipe; also what bounds the shim's memory.
+/// Bytes of one read of the output pipe; this also bounds the shim's memory.
 const CHUNK: usize = 32 * 1024;
 
-/// Reads per round, so that an app that never stops talking can't keep the shim from its other work.
+/// Reads per round, so that an endless output can't keep the shim from its other work.
 const CHUNKS: usize = 32;
 
-/// Between two attempts to save a record on a full disk.
+/// Time between two attempts to save a record on a full disk.
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
 
-/// After a system call failed that never should (no memory, no descriptors).
+/// Pause after a system call failed that never should (no memory, no descriptors).
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// A running shim.
@@ -61,7 +61,7 @@ pub(super) struct Shim {
     log: Log,
     socket: Socket,
     ending: Ending,
-    /// What carries on for the command of an instance that went into the background.
+    /// The process that replaces the main process of an instance whose command went into the background.
     heir: Option<Process>,
     grace: Duration,
     stop_command: Option<Launch>,
@@ -116,16 +116,16 @@ impl Shim {
         }
     }
 
-    /// What is known so far.
+    /// The record as known so far.
     pub fn record(&self) -> &Record {
         &self.record
     }
 
-    /// Recorded before and after the start: a shim that is killed in between can still be found.
+    /// Saves the record before and after the start: a shim that is killed in between can still be found.
     fn start(&mut self, launch: &Launch) -> Result<(), Fault> {
         self.save_or_retry().map_err(|e| fault(Stage::Record, &e))?;
         if !matches!(self.record.role, Role::Build) {
-            // The log of a build is of one release alone.
+            // The log of a build belongs to one release alone.
             self.log.begin(&self.record.release);
         }
         self.record.main = Some(launch.start(self.input.as_fd())?);
@@ -137,14 +137,15 @@ impl Shim {
         Ok(())
     }
 
-    /// Takes back what a failed start left. What can't be removed is ignored by the daemon: no such process.
+    /// Removes the files of a failed start. A file that can't be removed does no harm: its shim is gone, so the daemon
+    /// ignores it.
     fn undo(&self) {
         let _left = fs::remove_file(&self.path);
         let _left = self.socket.remove();
     }
 
-    /// Runs until no descendant is left and that is recorded. While the command runs nothing ends the shim:
-    /// an error goes to the log, since there is nobody else to tell, and the round is tried again.
+    /// Runs until no descendant is left and that is recorded. While the command runs nothing ends the shim: an error
+    /// goes to the log, since there is nobody else to report it to, and the round is tried again.
     pub fn run(mut self) -> io::Result<()> {
         loop {
             match self.round() {
@@ -163,7 +164,7 @@ impl Shim {
         self.record.ended_ms.is_some() && matches!(self.saving, Saving::Done)
     }
 
-    /// Order matters: what the app said is logged before its exit is seen, and that is saved before it is told.
+    /// Order matters: log the output before the exit is seen, and save the exit before a client learns of it.
     fn round(&mut self) -> io::Result<()> {
         self.wait()?;
         self.take_signals()?;
@@ -203,7 +204,7 @@ impl Shim {
         while let Some(info) = self.signals.read_signal()? {
             match i32::try_from(info.ssi_signo) {
                 Ok(libc::SIGTERM | libc::SIGINT) => self.ask_to_stop(),
-                // Failing (no room for a socket) is seen by the daemon, which then goes by pid.
+                // On failure (no room for a socket) the daemon sees that the socket is missing, and goes by pid.
                 Ok(libc::SIGUSR1) => drop(self.socket.restore()),
                 _ => {}
             }
@@ -211,7 +212,7 @@ impl Shim {
         Ok(())
     }
 
-    /// Reads what is there and gives it to the log.
+    /// Reads the available output into the log.
     fn copy_output(&mut self) {
         for _ in 0..CHUNKS {
             match unistd::read(&self.output, &mut self.buffer) {
@@ -226,7 +227,8 @@ impl Shim {
         let mut news = false;
         loop {
             let mut status = 0;
-            // Not nix's: it has no name for the real-time signals, and would lose the pid of what died of one.
+            // Not nix's wait: it has no name for the real-time signals, and would lose the pid of a process that died
+            // of one.
             // SAFETY: the status is ours to write; -1 is any child of ours.
             let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::__WALL) };
             match Errno::result(pid) {
@@ -261,7 +263,7 @@ impl Shim {
             }
         } else if self.heir.is_some_and(|heir| heir.pid == pid) {
             self.heir = None;
-            // One that was told to end says nothing about the command by it.
+            // Its exit during a requested stop is not the command's result.
             if self.ending.is_idle() {
                 self.main_gone(how, outcome);
             }
@@ -269,7 +271,7 @@ impl Shim {
     }
 
     fn main_gone(&mut self, how: How, outcome: Outcome) {
-        // Whoever is told of the exit finds the last words in the log.
+        // A client that learns of the exit must find the last output in the log.
         self.copy_output();
         let failed = outcome == Outcome::Failed && self.limits.memory.is_some();
         let out_of_memory = failed && limits::has_run_out_of_memory();
@@ -277,10 +279,10 @@ impl Shim {
         self.saving = Saving::Due(Instant::now());
     }
 
-    /// Something of an instance outlived its main process. If that failed, the instance has: what is left (a helper,
-    /// workers without their master) is asked to end, and only then can it be started again. If it exited with 0 it
-    /// went into the background, and the one process that it left there takes its place; of several none is known
-    /// to be the one that counts.
+    /// Handles processes that outlived an instance's main process. If the main process failed, so has the instance:
+    /// the rest (a helper, workers without their master) is asked to end, and only then can the instance start again.
+    /// If it exited with 0 it went into the background, and the one process that it left takes its place; of several,
+    /// none is known to be the main one.
     fn look_after_the_rest(&mut self) -> io::Result<()> {
         let Some(exit) = self.record.exit else { return Ok(()) };
         if self.record.role.ends_with_main() || !self.ending.is_idle() || self.heir.is_some() {
@@ -322,7 +324,7 @@ impl Shim {
         Ok(())
     }
 
-    /// Also in the file: a bgd that comes up after this shim was killed as well must not take what is left for an
+    /// Records that the end has begun: if this shim is killed too, a new bgd must not take the rest of the tree for an
     /// instance that stays.
     fn note_ending(&mut self) {
         if !self.ending.is_idle() && !self.record.ending {
@@ -355,7 +357,7 @@ impl Shim {
     fn ask_to_stop(&mut self) {
         if self.ending.is_idle() && self.record.ended_ms.is_none() {
             let command = self.stop_command.as_ref();
-            // One that can't be started is the same as one that failed: the signal is sent instead.
+            // A stop command that can't be started counts as failed: the signal is sent instead.
             let running = command.and_then(|launch| launch.start(self.input.as_fd()).ok());
             self.ending.ask(self.grace, running);
         }

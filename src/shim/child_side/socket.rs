@@ -1,4 +1,4 @@
-//! The shim's end of its unix socket: accepts, checks who it is, reads one request line per connection, and
+//! The shim's end of its unix socket: accepts, checks the peer's user, reads one request line per connection, and
 //! keeps the connection until its answer is due. Never blocks; called by the shim's loop only.
 
 use std::{
@@ -21,7 +21,7 @@ use crate::os::{
     lines::line,
 };
 
-/// Connections kept at once; the daemon needs a handful.
+/// Most connections kept at once; the daemon needs a handful.
 const MAX_CONNECTIONS: usize = 64;
 
 /// The listening socket with its connections.
@@ -36,7 +36,7 @@ pub(super) struct Socket {
 struct Connection {
     stream: UnixStream,
     read: Inbox,
-    /// What it waits for, once it has said so.
+    /// The request, once it has arrived.
     asked: Option<Request>,
     gone: bool,
 }
@@ -48,7 +48,7 @@ impl Socket {
         Ok(Self { path, listener, door, connections: Vec::new() })
     }
 
-    /// Binds again if the socket is no longer to be found under its name (a wiped runtime directory).
+    /// Binds again if the socket is not found at its path any more (a wiped runtime directory).
     pub fn restore(&mut self) -> io::Result<()> {
         if !self.door.is_in_place() {
             (self.door, self.listener) = name(&self.path).listen()?;
@@ -56,18 +56,18 @@ impl Socket {
         Ok(())
     }
 
-    /// Removes the name, if it is ours.
+    /// Removes the socket file, if it is ours.
     pub fn remove(&self) -> io::Result<()> {
         self.door.remove()
     }
 
-    /// What to poll for reading; no new clients while there are too many.
+    /// The descriptors to poll for reading; without the listener while there are too many clients.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let listener = (self.connections.len() < MAX_CONNECTIONS).then(|| self.listener.as_fd());
         listener.into_iter().chain(self.connections.iter().map(|one| one.stream.as_fd()))
     }
 
-    /// Accepts and reads whatever is there. Returns the requests whose answer is still due.
+    /// Accepts clients and reads their bytes. Returns the requests whose answer is still due.
     pub fn serve(&mut self) -> Vec<Request> {
         self.accept();
         self.connections.iter_mut().for_each(Connection::advance);
@@ -75,7 +75,7 @@ impl Socket {
         self.connections.iter().filter_map(|one| one.asked).collect()
     }
 
-    /// Gives the answer to all who asked one of these, and closes their connections.
+    /// Sends the answer to all clients with one of these requests, and closes their connections.
     pub fn answer(&mut self, due: &[Request], reply: &Reply) {
         let asked = |one: &Connection| one.asked.is_some_and(|request| due.contains(&request));
         self.connections.iter_mut().filter(|one| asked(one)).for_each(|one| one.answer(reply));
@@ -99,7 +99,7 @@ impl Socket {
 }
 
 impl Connection {
-    /// Sends the one answer and is done. It fits the empty socket buffer; a client that does not read is cut.
+    /// Sends the answer and closes. It fits the empty socket buffer; a client that does not read loses the rest.
     fn answer(&mut self, reply: &Reply) {
         if let Ok(line) = line(reply) {
             // A client that went away in the meantime has no use for it.
@@ -137,7 +137,7 @@ fn is_allowed(stream: &UnixStream) -> bool {
     })
 }
 
-/// For the daemon's user and root alone.
+/// The path and modes of the socket: only the daemon's user and root may connect.
 fn name(path: &Path) -> Name<'_> {
     Name { path, mode: 0o600, folder_mode: 0o700 }
 }

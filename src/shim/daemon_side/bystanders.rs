@@ -1,6 +1,6 @@
-//! Processes with very many open descriptors, as they were before an instance was started. To look through what they
-//! have open costs the more the busier the host is; one that has not run since then can't have been given a socket that
-//! did not exist then, so it need not be looked through. Taken by the engine before a start, used by `listening`.
+//! Processes with very many open descriptors, recorded before an instance starts. Reading their descriptors costs more
+//! the busier the host is. A process that has not run since can't have got a socket that did not exist then, so
+//! `listening` skips it. Recorded by the engine before a start.
 
 use std::{collections::BTreeMap, fs, io};
 
@@ -9,20 +9,20 @@ use crate::os::{
     tree::pids,
 };
 
-/// With fewer descriptors a process is looked through as fast as it is found out whether it ran.
+/// Descriptors from which on the check whether a process ran is cheaper than reading its descriptors.
 const MANY: u64 = 256;
-/// To see whether a thread ran costs as much as to look at this many descriptors.
+/// The check of one thread costs as much as reading this many descriptors.
 const A_THREAD: u64 = 16;
 
-/// How often and how long each thread of a process had run, in the kernel's words.
+/// Per thread, how often and how long it has run: the bytes of its schedstat.
 type Runs = BTreeMap<i32, Vec<u8>>;
 
-/// What each of them had run.
+/// The recorded processes by pid, each with the run times of its threads.
 #[derive(Debug, Default)]
 pub struct Bystanders(BTreeMap<i32, (Process, Runs)>);
 
 impl Bystanders {
-    /// Those of the whole host, now.
+    /// Records the processes of the whole host.
     pub fn now() -> io::Result<Self> {
         let kernel_counts = descriptors_counted("self").is_some();
         let found = pids()?.filter_map(|pid| {
@@ -34,26 +34,26 @@ impl Bystanders {
         Ok(Self(found.collect()))
     }
 
-    /// It is one of them, and none of its threads has run since.
+    /// Whether the process is recorded and none of its threads has run since.
     pub(super) fn slept(&self, pid: i32) -> bool {
         let Some((process, then)) = self.0.get(&pid) else { return false };
         Process::of(pid) == Some(*process) && runs(pid).is_some_and(|now| now == *then)
     }
 }
 
-/// The number of open descriptors; `None` before Linux 6.2, for none at all, and for a process that may not be asked.
+/// The number of open descriptors; `None` before Linux 6.2, for a process without any, and without the right to look.
 fn descriptors_counted(pid: impl std::fmt::Display) -> Option<u64> {
     fs::metadata(format!("/proc/{pid}/fd")).ok().map(|about| about.len()).filter(|number| *number > 0)
 }
 
-/// At least the number of open descriptors.
+/// An upper bound of the number of open descriptors.
 fn descriptor_slots(pid: i32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("FDSize:"))?.trim().parse().ok()
 }
 
-/// `None` where a thread runs at this moment (what the kernel tells is then from a little earlier), and where the kernel
-/// does not tell.
+/// The run times of a process's threads. `None` if a thread runs right now, because the kernel's figures are then
+/// slightly old, or if the kernel does not have them.
 fn runs(pid: i32) -> Option<Runs> {
     let mut found = Runs::new();
     for task in fs::read_dir(format!("/proc/{pid}/task")).ok()? {

@@ -1,5 +1,5 @@
-//! The daemon's end of a shim's socket: one connection, one request, one answer. The peer must be the very
-//! process of the record. Called by `handle` and `shims`; knows nothing of what to do when it fails.
+//! The daemon's end of a shim's socket: one connection, one request, one answer. The peer must be the very process of
+//! the record. Called by `handle` and `shims`, which handle its failures.
 
 use std::{future::Future, io, path::Path, time::Duration};
 
@@ -14,11 +14,11 @@ use crate::shim::{
     wire::{MAX_REPLY, Reply, Report, Request},
 };
 
-/// For connecting, and for answers that are given at once: a shim needs well under a millisecond.
+/// Time limit for connecting, and for answers that are given at once: a shim needs well under a millisecond.
 pub(super) const PROMPT: Duration = Duration::from_secs(1);
 
-/// Asks the shim of this record; waits for the answer as long as it takes, if the request is one to wait for.
-/// Cancel-safe: dropping it closes the connection, and what was asked for goes on.
+/// Asks the shim of this record. Waits without a limit if the request is one that waits. Cancel-safe: dropping the
+/// future closes the connection, and a requested stop goes on.
 pub(super) async fn ask(record: &Record, request: Request) -> io::Result<Report> {
     match request {
         Request::Status | Request::Forget => within(PROMPT, talk(record, request)).await,
@@ -26,7 +26,7 @@ pub(super) async fn ask(record: &Record, request: Request) -> io::Result<Report>
     }
 }
 
-/// Asks whichever shim listens there who it is.
+/// Asks the shim that listens at a socket for its record.
 pub(super) async fn introduce(socket: &Path) -> io::Result<Report> {
     within(PROMPT, async {
         let (mut stream, pid) = connect(socket).await?;
@@ -51,7 +51,7 @@ async fn connect(socket: &Path) -> io::Result<(UnixStream, i32)> {
     Ok((stream, pid))
 }
 
-/// The write side stays open: to the shim, a closed one is a client that no longer wants its answer.
+/// The write side stays open: the shim takes a closed one for a client that no longer wants its answer.
 async fn exchange(stream: &mut UnixStream, request: Request) -> io::Result<Report> {
     stream.write_all(&line(&request)?).await?;
     let mut answer = Vec::new();

@@ -1,6 +1,6 @@
-//! A shim as the daemon sees it: ask, wait, end, forget. Used by the engine. Each call finds out anew whether
-//! the shim answers, has ended (its record says how), or was killed (then its processes are orphans and are
-//! dealt with by pid). Holds no connection and no lock.
+//! The daemon's handle of a shim: ask, wait, end, forget. Used by the engine. Each call finds out anew whether the
+//! shim answers, has ended (its record has the exit), or was killed (its processes are then orphans and are handled by
+//! pid). Holds no connection and no lock.
 
 use std::{
     collections::BTreeSet,
@@ -33,13 +33,13 @@ use crate::{
 /// Attempts to reach a shim that lives but does not answer; each wakes it and waits a little longer.
 const ATTEMPTS: u32 = 4;
 
-/// After the first attempt; doubles each time.
+/// Pause after the first attempt; doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
 /// Beyond its grace a shim has this long to say how an end came out: its own 10 s for KILL, and some.
 const STOP_ALLOWANCE: Duration = Duration::from_secs(15);
 
-/// Between attempts of a wait whose shim lives but can't be reached.
+/// Time between attempts of a wait whose shim lives but can't be reached.
 const WAIT_AGAIN: Duration = Duration::from_secs(1);
 
 /// One shim and its command.
@@ -48,12 +48,12 @@ pub struct Handle(Arc<Shim>);
 
 #[derive(Debug)]
 struct Shim {
-    /// As it was when the handle was made; only what never changes is used from it.
+    /// The record when the handle was made; only its constant fields are used.
     record: Record,
     path: PathBuf,
 }
 
-/// What a shim turned out to be.
+/// The result of contacting a shim.
 enum Contact {
     Answer(Report),
     Ended(Record),
@@ -80,12 +80,12 @@ impl Handle {
         &self.0.record.release
     }
 
-    /// It is a relay in the place of an instance.
+    /// Whether it is a relay in the place of an instance.
     pub fn stands_in(&self) -> bool {
         self.0.record.marks.get("BGD_EVENT").is_some_and(|event| event == STANDS_IN)
     }
 
-    /// How many instances its color was given with it.
+    /// Number of instances that its color was started with.
     pub fn siblings(&self) -> u16 {
         self.0.record.siblings
     }
@@ -133,28 +133,28 @@ impl Handle {
         UNIX_EPOCH + Duration::from_millis(self.0.record.started_ms)
     }
 
-    /// How long the command has run, by the clock that nobody sets; zero while it is not known to run.
+    /// How long the command has run, by the boot clock, which can't be set; zero while it is not known to run.
     pub fn age(&self) -> Duration {
         self.main().map_or(Duration::ZERO, Process::age)
     }
 
-    /// Later ones sort after earlier ones, even when the wall clock was set back in between.
+    /// Sort key by time of start: right even when the wall clock was set back in between.
     pub(super) fn order(&self) -> (bool, u64, SystemTime) {
         let record = &self.0.record;
         (record.of_this_boot(), record.shim.start, self.started_at())
     }
 
-    /// It was started since the host was.
+    /// Whether it was started in this boot of the host.
     pub fn of_this_boot(&self) -> bool {
         self.0.record.of_this_boot()
     }
 
-    /// Its shim lives, so that all of the tree is below it.
+    /// Whether its shim lives, so that the whole tree is below it.
     pub(super) fn overseen(&self) -> bool {
         self.0.record.shim_alive()
     }
 
-    /// `pid` is in the tree now. Reads /proc and does not wait for the shim.
+    /// Whether `pid` is in the tree now. Reads /proc and does not wait for the shim.
     pub fn owns(&self, pid: i32) -> bool {
         let record = &self.0.record;
         if record.shim_alive() {
@@ -167,8 +167,8 @@ impl Handle {
                 }))
     }
 
-    /// The first of these places that some process of the tree listens at, beside whoever else does. Reads /proc and
-    /// does not wait for the shim.
+    /// The first of these addresses that a process of the tree listens at, even if another process does too. Reads
+    /// /proc and does not wait for the shim.
     pub fn listens_on(&self, places: &[Address]) -> io::Result<Option<Address>> {
         let listeners = ports::listening_at_any(places)?;
         let sockets: BTreeSet<u64> = listeners.iter().map(|(_, inode)| *inode).collect();
@@ -180,12 +180,12 @@ impl Handle {
         Ok(found.map(|(place, _)| place))
     }
 
-    /// Has a relay listen alone; see `relay`.
+    /// Tells a relay to listen with sockets of its own; see `relay`.
     pub fn part(&self) -> io::Result<()> {
         self.main().map_or(Ok(()), |main| main.signal(libc::SIGUSR1).map(drop))
     }
 
-    /// Whether a process of the tree has a client's connection open at the port; never known of a unix socket. Reads
+    /// Whether a process of the tree has a client's connection open at the port; always false for a unix socket. Reads
     /// /proc and does not wait for the shim.
     pub fn has_clients_at(&self, address: &Address) -> io::Result<bool> {
         let Some(port) = address.port() else { return Ok(false) };
@@ -194,7 +194,7 @@ impl Handle {
         Ok(!open.is_empty() && tree.iter().any(|one| !held_by(one.pid, &open).is_empty()))
     }
 
-    /// How things stand; answers within seconds whatever the app does.
+    /// The present status; returns within seconds, whatever the app does.
     pub async fn status(&self) -> Result<Status, ShimError> {
         match self.reach(Request::Status).await? {
             Contact::Answer(report) => Ok(Status::of(report)),
@@ -247,7 +247,7 @@ impl Handle {
             };
             match record {
                 Some(record) => return record.exit.unwrap_or(Exit::UNKNOWN),
-                // The shim lives and can't be asked: it is not over, so to wait is the right answer.
+                // The shim lives and can't be asked: its command is not over, so waiting is right.
                 None => tokio::time::sleep(WAIT_AGAIN).await,
             }
         }
@@ -269,7 +269,7 @@ impl Handle {
             Ok(Contact::Ended(record)) => return Ok(Stopped::of(&record)),
             Ok(Contact::Orphaned(record)) => return self.end_orphans(record, manner).await,
             Ok(Contact::Answer(_)) => {}
-            // It hangs: its processes are ended without it, all the same.
+            // The shim hangs: end its processes without it.
             Err(_) => return self.end_without_shim(manner).await,
         }
         let (request, grace) = match manner {
@@ -287,7 +287,7 @@ impl Handle {
         }
     }
 
-    /// The shim goes first, so that it can't come back to life in the middle; what was below it is remembered.
+    /// Kills the shim before its processes, so that it can't revive in the middle; those seen below it are remembered.
     async fn end_without_shim(&self, manner: Manner) -> Result<Stopped, ShimError> {
         let shim = self.0.record.shim;
         let known = tree::descendants(shim.pid).map_err(|e| self.trouble(e))?;
@@ -311,7 +311,7 @@ impl Handle {
         }
     }
 
-    /// Removes the state file and socket of one that has ended.
+    /// Removes the state file and socket of a shim that has ended.
     pub async fn forget(&self) -> Result<(), ShimError> {
         match self.reach(Request::Status).await? {
             Contact::Answer(report) if report.record.ended_ms.is_none() => {
@@ -329,8 +329,8 @@ impl Handle {
         [&self.0.record.socket, &temp, &self.0.path].into_iter().try_for_each(|path| remove(path))
     }
 
-    /// Asks the shim, or finds out why it can't be asked. A socket that is gone while the shim lives is made
-    /// again by it on USR1; CONT is for one that somebody stopped.
+    /// Asks the shim, or finds out why it can't be asked. USR1 makes a living shim bind a missing socket again; CONT
+    /// wakes a shim that was stopped.
     async fn reach(&self, request: Request) -> Result<Contact, ShimError> {
         let mut pause = FIRST_PAUSE;
         let mut attempt = 0;
@@ -342,7 +342,7 @@ impl Handle {
             if let Some(contact) = self.without_shim()? {
                 return Ok(contact);
             }
-            // One that keeps silent for a whole second is not merely starting or being woken.
+            // A shim that is silent for a whole second is not merely starting or being woken.
             attempt += if source.kind() == io::ErrorKind::TimedOut { ATTEMPTS / 2 } else { 1 };
             if attempt >= ATTEMPTS {
                 return Err(self.unreachable(source));
@@ -355,8 +355,8 @@ impl Handle {
         }
     }
 
-    /// What the record says when the shim is gone; `None` while it lives. Order matters: first see whether it
-    /// lives, then read, because a shim writes the end before it goes.
+    /// Reads the record of a shim that is gone; `None` while it lives. Order matters: check first whether it lives,
+    /// then read, because a shim writes the end before it exits.
     fn without_shim(&self) -> Result<Option<Contact>, ShimError> {
         let lives = self.0.record.shim_alive();
         let path = &self.0.path;

@@ -1,6 +1,7 @@
-//! Whose listening socket is at an instance's address: of its own tree, and of nobody beside it. Called by the engine
-//! while it probes and before a flip. Reads what the own tree has open; of other processes only what can have the same
-//! socket: those of the users that the socket belongs to, and root's. Blocks: call it aside.
+//! Checks whose socket listens at an instance's address: it must be of the instance's tree, and not shared with
+//! another process. Called by the engine while it probes and before a flip. Reads the descriptors of the tree; of
+//! other processes only those that can have the same socket: of the socket's users and of root. Blocks: call it on a
+//! blocking thread.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +25,6 @@ const ROOT: u32 = 0;
 /// Who listens at an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listening {
-    /// Nobody.
     Nobody,
     /// The instance has every socket open that listens there.
     Instance {
@@ -33,33 +33,33 @@ pub enum Listening {
         /// The inodes of the sockets.
         sockets: BTreeSet<u64>,
     },
-    /// Somebody else, alone or beside the instance with a socket of their own.
+    /// Another process, alone or beside the instance with a socket of its own.
     Stranger,
 }
 
-/// Where an instance is looked for.
+/// The addresses to check for an instance.
 #[derive(Debug, Clone)]
 pub struct Places {
-    /// Where it belongs.
+    /// The instance's own address.
     pub own: Address,
-    /// Where it must not listen.
+    /// Addresses where it must not listen.
     pub foreign: Vec<Address>,
 }
 
-/// What a look at the places found.
+/// The result of a look at the addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {
-    /// Who listens where the instance belongs.
+    /// The listener at the instance's own address.
     pub own: Listening,
-    /// The first of the foreign places where the instance listens, beside whoever else does.
+    /// The first foreign address where the instance listens, perhaps beside another process.
     pub elsewhere: Option<Address>,
-    /// The sockets at the foreign places.
+    /// Inodes of the sockets at the foreign addresses.
     pub foreign: BTreeSet<u64>,
 }
 
 impl Handle {
-    /// Looks at the places, once. `passed` are sockets at the foreign ones that a former look found not to be the
-    /// instance's: only who else listens there now is looked at. Reads /proc and does not wait for the shim.
+    /// Looks at the addresses once. `passed` are sockets at foreign addresses that a former look found not to be the
+    /// instance's; only the others are checked. Reads /proc and does not wait for the shim.
     pub fn look(&self, places: &Places, passed: &BTreeSet<u64>) -> io::Result<Look> {
         let mut all = places.foreign.clone();
         all.push(places.own.clone());
@@ -76,7 +76,7 @@ impl Handle {
         })
     }
 
-    /// Who has these sockets of one address, as far as the own tree tells.
+    /// The holder of these sockets of one address, by the descriptors of the instance's tree alone.
     fn listening(&self, sockets: BTreeSet<u64>) -> io::Result<Listening> {
         if sockets.is_empty() {
             return Ok(Listening::Nobody);
@@ -93,8 +93,8 @@ impl Handle {
         })
     }
 
-    /// Somebody outside of the tree who has one of these sockets of the tree open as well: by a descriptor that was
-    /// passed on. `bystanders` are as they were before the instance was started.
+    /// A process outside the tree that has one of the tree's sockets open too, by an inherited or passed descriptor.
+    /// `bystanders` were recorded before the instance started.
     pub fn sharer(&self, sockets: &BTreeSet<u64>, bystanders: &Bystanders) -> io::Result<Option<Holder>> {
         let tree: BTreeSet<i32> = self.processes()?.into_iter().collect();
         let mut users: BTreeSet<u32> = tree.iter().filter_map(|pid| user_of(*pid)).collect();
@@ -105,17 +105,17 @@ impl Handle {
                 && user_of(pid).is_some_and(|user| users.contains(&user))
                 && !bystanders.slept(pid)
         };
-        // One that was born since the tree was read is the tree's own.
+        // A process that was born after the tree was read belongs to the tree.
         Ok(holders_among(can_matter, sockets)?.into_iter().find(|holder| !self.owns(holder.pid)))
     }
 
-    /// Somebody outside of the tree who listens there, for a message.
+    /// A process outside the tree that listens there, for a message.
     pub fn stranger_at(&self, address: &Address) -> io::Result<Option<Holder>> {
         let sockets = ports::listening_at(address)?.into_iter().collect();
         Ok(holders(&sockets)?.into_iter().find(|holder| !self.owns(holder.pid)))
     }
 
-    /// Where processes of the tree listen, whatever the port.
+    /// All addresses that processes of the tree listen at.
     pub fn listens_at_all(&self) -> io::Result<BTreeSet<SocketAddr>> {
         let listeners = tcp::listening(0)?;
         let held = self.sockets_of_tree(&listeners.iter().map(|one| one.inode).collect())?;
@@ -123,7 +123,7 @@ impl Handle {
         Ok(own.map(|one| one.local).collect())
     }
 
-    /// Which of these sockets processes of the tree have open, each with the lowest pid that does.
+    /// The sockets, of those given, that the tree has open, each with the lowest pid that has it.
     pub(super) fn sockets_of_tree(&self, sockets: &BTreeSet<u64>) -> io::Result<BTreeMap<u64, i32>> {
         let mut found = BTreeMap::new();
         let mut pids = self.processes()?;

@@ -1,7 +1,7 @@
-//! What is done when a shim was killed: its processes live on without it, reparented to init. They are found
-//! by the identity of the main process, its descendants and session, and by bgd's own variables in their
-//! environment, and ended with signals through pidfds. A process that cleared its environment *and* left the main
-//! process's tree *and* session can't be told from a stranger, and a stranger is never touched.
+//! Looks after the processes of a killed shim, which live on, reparented to init. They are found by the identity of
+//! the main process, its descendants and session, and by bgd's own variables in their environment, and ended with
+//! signals through pidfds. A process that cleared its environment *and* left the main process's tree *and* session
+//! can't be told from a stranger, and a stranger is never signalled.
 
 use std::{
     collections::BTreeSet,
@@ -18,22 +18,23 @@ use crate::{
     shim::record::{MARKS, Record},
 };
 
-/// Between two looks at /proc while waiting for orphans to go: nothing reports the end of a stranger's child.
+/// Time between two looks at /proc after orphans were asked to end: nothing reports the end of a process that is not a
+/// child.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// The same while nobody asked them to go.
+/// Time between two looks at /proc while orphans run on, unasked.
 const LOOK_SLOWLY: Duration = Duration::from_secs(1);
 
-/// After this long KILL is said to have failed.
+/// After this time KILL is reported to have failed.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// Generations above a process that are looked at.
+/// Most ancestors of a process that are looked at.
 const DEPTH: usize = 4096;
 
-/// How the end of orphans came out.
+/// The result of ending orphans.
 pub(super) struct Ended {
     pub killed: bool,
-    /// Those that KILL did not end.
+    /// Processes that KILL did not end.
     pub left: Vec<Process>,
 }
 
@@ -42,7 +43,7 @@ pub(super) struct Ended {
 pub(super) enum Manner {
     /// The app's signal, its grace, then KILL.
     Polite,
-    /// KILL.
+    /// KILL at once.
     Now,
 }
 
@@ -64,17 +65,18 @@ fn read_living(record: &Record) -> io::Result<Vec<Process>> {
     Ok(ours.filter(|stat| stat.alive()).map(Stat::process).collect())
 }
 
-/// The session counts only while its leader lives: its number can't be another's then.
+/// Whether the process is the main one, in its session, or marked by its environment. The session counts only while
+/// its leader lives, since its number can't be reused then.
 fn is_ours(record: &Record, main: Option<Process>, stat: &Stat) -> bool {
     let by_main = main.is_some_and(|main| stat.process() == main || stat.session == main.pid);
     by_main || is_marked(stat.pid, record)
 }
 
-/// The process has the environment of what this shim ran, and nobody else looks after it: the next shim of the
-/// same release gives the same environment.
+/// Whether the process has the environment of this shim's command and is not looked after by another shim: the next
+/// shim of the same release gives the same environment.
 pub(super) fn is_marked(pid: i32, record: &Record) -> bool {
     let Some(stat) = Stat::read(pid).filter(|stat| stat.start >= record.shim.start) else { return false };
-    // Unreadable is another user's, so not ours.
+    // An unreadable environment is another user's, so not ours.
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     !record.marks.is_empty() && has_marks(&environment, record) && !is_looked_after(stat, record)
 }
@@ -87,11 +89,11 @@ fn has_marks(environment: &[u8], record: &Record) -> bool {
     MARKS.iter().all(|name| value(name) == record.marks.get(*name).map(String::as_bytes))
 }
 
-/// Below a living shim of the app, or started by this very process (a probe).
+/// Whether the process is below a living shim of the app, or was started by this very process (a probe).
 fn is_looked_after(stat: Stat, record: &Record) -> bool {
     let me = i32::try_from(std::process::id()).unwrap_or(0);
     let mut at = Some(stat);
-    // A chain that is longer is a loop made by pids changing hands while we read.
+    // A longer chain is a loop, made by pids that are reused while we read.
     for _ in 0..DEPTH {
         let Some(parent) = at.map(|stat| stat.parent).filter(|parent| *parent > 1) else { return false };
         if parent == me || is_shim(parent, record) {
@@ -102,7 +104,7 @@ fn is_looked_after(stat: Stat, record: &Record) -> bool {
     false
 }
 
-/// By the words that every shim is started with.
+/// Whether the process is a shim of the app, by the arguments that every shim is started with.
 fn is_shim(pid: i32, record: &Record) -> bool {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let mut words = line.split(|c| *c == 0).skip(1);
@@ -162,7 +164,8 @@ pub(super) async fn end(record: &Record, known: &[Process], manner: Manner) -> i
     }
 }
 
-/// As a shim does it: the main process, or the topmost of those left when it is gone.
+/// The processes that get the polite signal, the same that a shim would choose: the main process, or the topmost of
+/// the rest when it is gone.
 fn polite_targets(record: &Record, left: &[Process]) -> Vec<Process> {
     if let Some(main) = record.main.filter(|main| left.contains(main)) {
         return vec![main];
@@ -172,7 +175,7 @@ fn polite_targets(record: &Record, left: &[Process]) -> Vec<Process> {
     left.iter().copied().filter(|one| !below_another(one)).collect()
 }
 
-/// One that refuses us (setuid, when we are not root) is reported as left in the end.
+/// Sends a signal to each. A process that refuses us (setuid, when we are not root) is reported as left in the end.
 fn send(to: &[Process], signal: i32) -> io::Result<()> {
     for one in to {
         match one.signal(signal) {
@@ -183,8 +186,8 @@ fn send(to: &[Process], signal: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// Those that live now. Whoever was once recognised stays ours, by identity: when the main process is gone,
-/// its session no longer proves anything.
+/// The orphans that live now. A process once recognised stays ours, by identity: when the main process is gone, its
+/// session no longer proves anything.
 async fn look(record: &Record, seen: &mut BTreeSet<Process>) -> io::Result<Vec<Process>> {
     seen.extend(living(record).await?);
     seen.retain(|one| one.is_alive());

@@ -29,48 +29,45 @@ use crate::{
     },
 };
 
-/// From the order to the exec: milliseconds normally; a name service or a full machine may take its time.
+/// Time limit from the order to the exec: normally milliseconds, but a name service or a full machine may be slow.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why a command was not started. Nothing runs then.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A folder for state, socket or log.
+    /// A folder for state, socket or log could not be made.
     #[error("making the folder {path}")]
     Folder {
-        /// Which.
+        /// The folder.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
-    /// The shim's socket or state file.
+    /// The shim's socket or state file could not be made.
     #[error("making the file {path}")]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
-    /// The runtime directory has too long a name.
+    /// The path of the shim's socket is too long, because of the runtime directory.
     #[error("the socket path is longer than 107 bytes: {path}")]
     LongPath {
-        /// Which.
+        /// The socket's path.
         path: PathBuf,
     },
-    /// The shim's own program.
+    /// The shim's own program could not be started.
     #[error("starting the shim {exe} for {role}")]
     Shim {
         /// The program.
         exe: PathBuf,
-        /// For what.
+        /// The role that the shim was for.
         role: Role,
-        /// Why.
         source: io::Error,
     },
     /// The shim ended without a word, or said something else.
     #[error("the shim for {role} gave no answer: {said}")]
     NoAnswer {
-        /// For what.
+        /// The role that the shim was for.
         role: Role,
         /// Its error output.
         said: String,
@@ -78,57 +75,53 @@ pub enum StartError {
     /// The kernel refused the shim a part of its work.
     #[error("the shim could not prepare its {what} for {role}")]
     Prepare {
-        /// What it was about.
+        /// The part of the work, as a noun.
         what: &'static str,
-        /// For what.
+        /// The role that the shim was for.
         role: Role,
-        /// Why.
         source: io::Error,
     },
     /// Memory, CPU or processes can't be limited here.
     #[error("the limits of {role} can't be kept: {why}")]
     Limits {
-        /// Of what.
+        /// The role that the shim was for.
         role: Role,
-        /// Why, in the host's words.
+        /// The reason, in systemd's words or bgd's.
         why: String,
     },
-    /// The working directory.
+    /// The working directory could not be entered.
     #[error("entering the directory {path} for {role}")]
     Directory {
-        /// Which.
+        /// The working directory.
         path: PathBuf,
-        /// For what.
+        /// The role that the shim was for.
         role: Role,
-        /// Why.
         source: io::Error,
     },
-    /// No such user.
+    /// The configured user does not exist.
     #[error("no such user: {user}")]
     UnknownUser {
-        /// Who.
+        /// The user's name.
         user: String,
     },
-    /// Becoming the user.
+    /// The child could not become the user.
     #[error("becoming the user {user}")]
     User {
-        /// Who.
+        /// The user's name.
         user: String,
-        /// Why.
         source: io::Error,
     },
-    /// The program itself.
+    /// The program could not be run.
     #[error("running the program {program:?}")]
     Program {
-        /// Which.
+        /// The first word of the command.
         program: String,
-        /// Why.
         source: io::Error,
     },
-    /// The program is there, what its first line names is not.
+    /// The program exists, but not the interpreter that its first line names.
     #[error("running the program {program:?}: its interpreter is missing")]
     Interpreter {
-        /// Which.
+        /// The first word of the command.
         program: String,
     },
 }
@@ -153,19 +146,18 @@ impl Shims {
         }
     }
 
-    /// The same with something else that makes scopes.
+    /// Replaces the limiter, which makes the scopes of shims with limits.
     #[must_use]
     pub fn limited_by(self, limiter: Limiter) -> Self {
         Self { limiter, ..self }
     }
 
-    /// What keeps limits.
     pub fn limiter(&self) -> &Limiter {
         &self.limiter
     }
 
-    /// Starts a command under a new shim; returns when it was exec'd. Not called off by dropping it: a shim
-    /// that got its whole order runs, and [`Shims::find`] finds it.
+    /// Starts a command under a new shim; returns after the exec. Dropping the future does not cancel it: a shim that
+    /// got its whole order runs, and [`Shims::find`] finds it.
     pub async fn start(&self, spec: &Spec) -> Result<Handle, StartError> {
         let order = self.order(spec)?;
         make_folder(order.record.parent(), 0o700)?;
@@ -222,7 +214,8 @@ impl Shims {
         let (answer, errors) = said.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?.map_err(failed)?;
         serde_json::from_slice(&answer).map_err(|_| {
             let said = String::from_utf8_lossy(errors.trim_ascii()).into_owned();
-            // Before it became the shim it was what makes the scope, and that says why it could not.
+            // The process was `systemd-run` before it became the shim; its error output says why it could not make the
+            // scope.
             if limited { no_scope(said) } else { StartError::NoAnswer { role: role(), said } }
         })
     }
@@ -258,8 +251,8 @@ impl Shims {
         Ok(apps)
     }
 
-    /// Shims that could not write their state file (full disk), or whose file was damaged: their sockets
-    /// are there all the same.
+    /// Shims that could not write their state file (full disk), or whose file was damaged: they are found by their
+    /// sockets.
     async fn unrecorded(&self) -> Result<Vec<Handle>, ShimError> {
         let mut known = BTreeSet::new();
         for app in self.folders()? {
@@ -273,7 +266,7 @@ impl Shims {
             if id.is_none_or(|id| known.contains(&id)) {
                 continue;
             }
-            // One that does not answer is the leftover of a dead shim, or none of ours.
+            // A socket that does not answer is the leftover of a dead shim, or not a shim's.
             if let Ok(report) = client::introduce(&socket).await {
                 let record = report.record;
                 let folder = record::folder(&self.state_dir, &record.app);
@@ -290,14 +283,14 @@ impl Shims {
     }
 }
 
-/// Order in, answer and error output out; both end when the shim has let go of its pipes.
+/// Writes the order, reads answer and error output; both end when the shim has closed its pipes.
 async fn converse(child: &mut Child, order: &[u8]) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let (Some(mut input), Some(output), Some(errors)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(io::ErrorKind::BrokenPipe.into());
     };
-    // A shim that ends early says why on its error output, which is worth more than "broken pipe".
+    // A shim that ends early says why on its error output, which explains more than "broken pipe".
     let sent = input.write_all(order).await;
     drop(input);
     let (mut answer, mut said) = (Vec::new(), Vec::new());
@@ -361,8 +354,8 @@ fn state_file(path: &Path, source: io::Error) -> ShimError {
     ShimError::StateFile { path: path.to_owned(), source }
 }
 
-/// 12 hex digits: short for the socket path, and random (the hasher's keys are) so that two bgd on one host
-/// never mark processes alike.
+/// 12 hex digits: short for the socket path, and random (from the hasher's keys) so that two bgd on one host never
+/// mark processes alike.
 fn new_id() -> String {
     let random = RandomState::new().hash_one((std::process::id(), now_ms()));
     format!("{:012x}", random & 0xffff_ffff_ffff)

@@ -1,5 +1,4 @@
-//! What a handle reports: how things stand with a command, how its end came out, what went wrong. Plain data
-//! for the engine; nothing here asks anybody.
+//! The plain data that a handle returns to the engine: status, result of a stop, errors. Nothing here asks a shim.
 
 use std::{io, path::PathBuf};
 
@@ -12,82 +11,79 @@ use crate::{
     },
 };
 
-/// What went wrong with a shim that runs or ran.
+/// An error with a shim that runs or ran.
 #[derive(Debug, thiserror::Error)]
 pub enum ShimError {
-    /// It lives and does not answer.
+    /// The shim lives and does not answer.
     #[error("asking the shim of {app} {role}, pid {pid}")]
     Unreachable {
-        /// Whose it is.
+        /// The shim's app.
         app: AppName,
-        /// What it runs.
+        /// The role of its command.
         role: Role,
-        /// Its pid.
+        /// The shim's pid.
         pid: i32,
-        /// The last attempt.
+        /// The error of the last attempt.
         source: io::Error,
     },
-    /// Processes were not ended even by KILL.
+    /// KILL did not end some processes.
     #[error("ending {app} {role}: still there after KILL: {pids:?}")]
     NotEnded {
-        /// Whose they are.
+        /// The app of the processes.
         app: AppName,
-        /// What they run.
+        /// The role of their command.
         role: Role,
-        /// Who is left.
+        /// The pids that are left.
         pids: Vec<i32>,
     },
-    /// Only what has ended can be forgotten.
+    /// A shim that still runs can't be forgotten.
     #[error("forgetting {app} {role}: it still runs, pid {pid}")]
     StillRunning {
-        /// Whose it is.
+        /// The shim's app.
         app: AppName,
-        /// What it runs.
+        /// The role of its command.
         role: Role,
         /// One of its processes.
         pid: i32,
     },
-    /// A state file or its folder.
+    /// A state file or its folder could not be read or removed.
     #[error("state file {path}")]
     StateFile {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
-    /// /proc or a signal.
+    /// /proc could not be read, or a signal not be sent.
     #[error("looking after the processes of {app} {role}")]
     Processes {
-        /// Whose they are.
+        /// The app of the processes.
         app: AppName,
-        /// What they run.
+        /// The role of their command.
         role: Role,
-        /// Why.
         source: io::Error,
     },
 }
 
-/// How things stand.
+/// The present state of a shim's command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     /// The main process.
     pub main: Main,
     /// Living processes of the tree; empty means ended.
     pub tree: Vec<i32>,
-    /// It was told to end, or what is left of it is being ended.
+    /// The shim was told to end it, or ends the rest of the tree.
     pub ending: bool,
     /// Bytes of output that could not be written to the log; 0 when unknown.
     pub dropped: u64,
-    /// Who looks after the tree.
+    /// The process that looks after the tree.
     pub overseer: Overseer,
 }
 
-/// The main process.
+/// The state of the main process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Main {
-    /// It runs.
     Running,
-    /// It ended; others of the tree may live.
+    /// It ended; other processes of the tree may live.
     Exited(Exit),
 }
 
@@ -101,28 +97,28 @@ impl Main {
     }
 }
 
-/// Who looks after a tree.
+/// The process that looks after a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overseer {
     /// Its shim.
     Shim,
     /// Nobody: the shim was killed. Output is lost and an exit code will be unknown, but it can be stopped.
     Lost,
-    /// Nobody is needed: it has ended.
+    /// None is needed: the tree has ended.
     Ended,
 }
 
-/// How an end came out.
+/// The result of a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped {
-    /// KILL was needed.
+    /// Whether KILL was needed.
     pub killed: bool,
     /// How the main command ended.
     pub exit: Exit,
 }
 
 impl Status {
-    /// It runs and is there to stay: what was told to end counts as gone, though it may still answer.
+    /// Whether the command runs and is there to stay: an ending one counts as gone, though it may still answer.
     pub fn runs(&self) -> bool {
         !self.tree.is_empty() && !self.ending
     }
