@@ -24,7 +24,7 @@ pub struct Command {
     pub new_privileges: NewPrivileges,
 }
 
-/// A point of a deploy at which the app may run a command of its own.
+/// A point of a deploy at which the app may run a hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook<'a> {
     /// Before the instance starts, once per deploy.
@@ -33,20 +33,20 @@ pub enum Hook<'a> {
     AfterLive,
     /// After a deploy failed.
     AfterFailed {
-        /// The phase that failed, as in `status`.
+        /// The phase that failed, in the words of `status`.
         phase: &'a str,
         /// The error, for people.
         error: &'a str,
     },
 }
 
-/// The longest `BGD_ERROR` in bytes: one variable may hold 128 KiB, all of them and the arguments not
-/// much more, and an error is to be read by people.
+/// The longest `BGD_ERROR` in bytes. One variable may hold 128 KiB, all variables and arguments together not much
+/// more, and people are to read the error.
 const ERROR_LIMIT: usize = 8 * 1024;
 
-/// Runs the commands given as arguments one after the other, each in a shell of its own that stops at the
-/// first failure, within pipes too. Each is printed before it runs; one that fails names itself. `sh` is
-/// used where there is no bash, with pipefail if it knows that.
+/// Runs the commands given as arguments one after the other, each in its own shell that stops at the first failure,
+/// also within pipes. Prints each command before it runs, and names the one that fails. Uses `sh` where bash is
+/// missing, with pipefail if that `sh` knows it.
 const RUN: &str = r#"if command -v bash >/dev/null 2>&1; then shell='bash -eo pipefail'
 elif sh -eo pipefail -c : >/dev/null 2>&1; then shell='sh -eo pipefail'
 else shell='sh -e'; fi
@@ -77,7 +77,7 @@ pub fn build_command(app: &AppSettings, context: &Context) -> Result<Option<Comm
     in_release(app, context, run(&app.build, context)).map(Some)
 }
 
-/// How an instance is started.
+/// The command that starts an instance.
 ///
 /// # Errors
 /// Those of [`environment`].

@@ -9,7 +9,7 @@ use crate::{
     rules::address::Address,
 };
 
-/// Where programs are looked for if bgd itself was started without a `PATH`.
+/// The `PATH` of commands if bgd itself was started without one.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// UTF-8 without the conventions of a country; present on every host.
 const LANG: &str = "C.UTF-8";

@@ -1,6 +1,7 @@
-//! Where the home directory of an app's commands is: the user's own where it may write there, else one that bgd
-//! keeps for the app. The home of a system user often belongs to root or does not exist (`/var/www`, `/nonexistent`),
-//! and package managers want to write to theirs. Used by `environment`, and by `places`, which makes it.
+//! Finds the home directory of an app's commands: the user's own if the user may write there, else a directory that
+//! bgd keeps for the app. The home of a system user often belongs to root or does not exist (`/var/www`,
+//! `/nonexistent`), and package managers want to write there. Used by `environment`, and by `places`, which makes the
+//! directory.
 
 use std::{
     fs,

@@ -1,7 +1,7 @@
 //! What an app's commands are: argv, directory, environment, user, and the directories of an app that they run in.
 //!
-//! Called by the rooms, on a blocking thread where directories are made. It runs nothing: builds, hooks and instances
-//! are started under a shim from what is described here.
+//! Called by the rooms, on a blocking thread where directories are made. Runs nothing: a shim runs the builds, hooks
+//! and instances that are described here.
 
 mod app_commands;
 mod commands;

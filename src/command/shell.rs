@@ -49,14 +49,14 @@ fn has_no_operator(line: &str) -> bool {
         quotes = match (quotes, c) {
             (Quotes::Single, '\'') | (Quotes::Double, '"') => Quotes::None,
             (Quotes::Single, _) => Quotes::Single,
-            // What it quotes is a part of a word, whatever it is.
+            // The escaped character is a part of a word, even a quote.
             (_, '\\') if rest.next().is_some() => quotes,
-            // Its substitutions may hold quotes of their own, and commands.
+            // A substitution may contain quotes and commands.
             (_, '$') if !names_a_variable(rest.as_str()) => return false,
             (_, '\\' | '`') => return false,
             (Quotes::None, '\'') => Quotes::Single,
             (Quotes::None, '"') => Quotes::Double,
-            // `2>&1`; in the other order it is bash's, and the end of a command to other shells.
+            // `2>&1`; the reverse, `&>`, is bash's alone, and other shells end the command there.
             (Quotes::None, '&') if before == '>' => quotes,
             (Quotes::None, '&' | ';' | '|' | '(' | ')' | '\n' | '\r') => return false,
             (Quotes::None | Quotes::Double, _) => quotes,
@@ -66,7 +66,7 @@ fn has_no_operator(line: &str) -> bool {
     quotes == Quotes::None
 }
 
-/// After a dollar: a name, also in braces; not a substitution.
+/// Whether a variable's name follows the dollar, bare or in braces, and not a substitution.
 fn names_a_variable(after: &str) -> bool {
     let is_name = |name: &str| {
         name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
@@ -144,7 +144,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is taken for one program: with `exec` before it the shell does just what it does without.
+        /// A line that counts as one program behaves the same with and without `exec` before it.
         #[test]
         fn with_exec_a_line_does_what_it_does_without(
             words in proptest::collection::vec(

@@ -73,7 +73,7 @@ pub fn why_unrunnable(attempt: Attempt<'_>, code: i32) -> Option<Unrunnable> {
     })
 }
 
-/// What a shell runs for `argv`: its line, or each line of a build.
+/// The programs that `argv` runs: those of a shell's line, or of each line of a build.
 fn programs(argv: &[String]) -> Vec<Call> {
     let is_shell =
         argv.first().is_some_and(|word| word == "/bin/sh") && argv.get(1).is_some_and(|word| word == "-c");

@@ -1,4 +1,4 @@
-//! The process group of a started command, for commands that must not outlive what they were started for.
+//! The process group of a started command that must not outlive its purpose.
 
 use nix::{
     sys::signal::{Signal, killpg},

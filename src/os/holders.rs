@@ -35,8 +35,8 @@ pub fn held_by(pid: i32, inodes: &BTreeSet<u64>) -> BTreeSet<u64> {
     open.map(|(_, inode)| inode).filter(|inode| inodes.contains(inode)).collect()
 }
 
-/// The open sockets of this process, as descriptor and inode; none when it is gone,
-/// an error without the right to look.
+/// The open sockets of this process, as descriptor and inode; none when it is gone, an error without the right to
+/// look.
 pub(crate) fn sockets_of(pid: i32) -> io::Result<impl Iterator<Item = (i32, u64)>> {
     let open = match fs::read_dir(format!("/proc/{pid}/fd")) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => None,

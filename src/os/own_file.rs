@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-/// The path of such a file, with what its replacement needs.
+/// The path of such a file, with the temporary path and the mode for its replacement.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OwnFile<'a> {
     pub path: &'a Path,

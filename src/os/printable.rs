@@ -1,4 +1,4 @@
-//! Removes what a terminal would obey from other programs' text: whole escape sequences (not only their first byte),
+//! Makes other programs' text safe for a terminal: removes escape sequences (whole, not only their first byte),
 //! control characters, and characters that reorder or hide text. Pure; used wherever such text is shown or recorded.
 
 /// Characters searched for the end of a string sequence (a window title, say); without an end in reach only its

@@ -60,7 +60,7 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NewPrivileges {
-    /// Never again, nor may what it starts (`no_new_privs`).
+    /// Neither the command nor its descendants ever gain rights (`no_new_privs`).
     #[default]
     Refused,
     /// A setuid program gives rights as it does in a shell.
@@ -138,7 +138,7 @@ impl Rights {
         Ok(self.take_on()?)
     }
 
-    /// Gives up everything else, for good and for all descendants; the calling thread must be the one that execs.
+    /// Drops all other rights, for good and for all descendants; call it on the thread that execs.
     ///
     /// # Errors
     /// When the kernel refuses a step; the command must not be run then.
@@ -148,8 +148,8 @@ impl Rights {
         if self.new_privileges == NewPrivileges::Refused {
             prctl::set_no_new_privs()?;
             if !root {
-                // Before the change of user, which takes away the right to. With `new_privileges` it stays: sudo
-                // would become a root that may do nothing.
+                // Before the change of user, which takes away the right to do so. With `new_privileges` the set stays:
+                // sudo would become a root without capabilities.
                 empty_bounding_set()?;
             }
         }

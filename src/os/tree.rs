@@ -37,7 +37,7 @@ pub(crate) fn tops(root: i32) -> io::Result<Vec<Process>> {
     Ok(children(root)?.iter().filter(|stat| stat.alive()).map(Stat::process).collect())
 }
 
-/// Those of `all` that descend from one of `roots` (which are left out).
+/// The processes of `all` that descend from one of `roots`, without the roots.
 pub(crate) fn below<'a>(all: &'a [Stat], roots: &BTreeSet<i32>) -> Vec<&'a Stat> {
     let mut children: BTreeMap<i32, Vec<&Stat>> = BTreeMap::new();
     for stat in all {

@@ -43,7 +43,7 @@ pub enum Cause {
     Spins,
 }
 
-/// What keeps it from answering.
+/// Why a living process has not answered yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delay {
     /// More requests than it can answer.

@@ -89,7 +89,7 @@ fn why(answer: &Answer) -> String {
     }
 }
 
-/// A port nobody listens on.
+/// A port without a listener.
 fn closed_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

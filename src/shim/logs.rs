@@ -1,4 +1,4 @@
-//! Reads what shims write: the last lines of a rotated log, and everything new as it comes, across rotation,
+//! Reads the logs that shims write: the last lines of a rotated log, and new output as it comes, across rotation,
 //! truncation and deletion. Called by the engine (log tails) and for `bgd logs`. Never writes.
 
 use std::{
@@ -117,8 +117,8 @@ pub struct Follow {
 }
 
 impl Follow {
-    /// Begins with the last `lines` lines; without a gap to what follows. A log that does not exist yet is
-    /// waited for.
+    /// Begins with the last `lines` lines, without a gap to the output that follows. Waits for a log that does not
+    /// exist yet.
     pub fn new(path: &Path, lines: usize) -> io::Result<Self> {
         let mut file = open(path)?;
         let at = file.as_ref().map_or(Ok(0), |file| file.metadata().map(|meta| meta.len()))?;

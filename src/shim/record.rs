@@ -21,7 +21,7 @@ use crate::{
     rules::ids::{AppName, ReleaseId},
 };
 
-/// Variables of bgd's own (documented, never secret) by which a process is known after its shim was killed.
+/// Variables set by bgd (documented, never secret) that identify a process after its shim was killed.
 pub(super) const MARKS: [&str; 6] =
     ["BGD_APP", "BGD_COLOR", "BGD_EVENT", "BGD_INSTANCE", "BGD_RELEASE", "BGD_RELEASE_DIR"];
 
@@ -100,7 +100,7 @@ pub struct Record {
     pub boot: String,
     /// The app it belongs to.
     pub app: AppName,
-    /// What it is to the app.
+    /// The purpose of the command.
     pub role: Role,
     /// The release it runs.
     pub release: ReleaseId,

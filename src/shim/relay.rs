@@ -4,10 +4,11 @@
 //! ```text
 //! bgd relay LISTEN TO [SHIM]      an address is a port of 127.0.0.1, or the path of a unix socket
 //! ```
-//! Of the instance below the shim `SHIM` it takes a copy of the listening socket, where the kernel allows that: then
-//! both accept, and the port is open at every moment. It changes nothing of that socket: whether accepting blocks is a
-//! property of both. On USR1 it listens with a socket of its own and ends the shared one for both, so that the instance
-//! gets nothing more and ends what it has. Without a copy it listens as soon as the port is free.
+//! It takes a copy of the listening socket of the instance below the shim `SHIM`, where the kernel allows that: then
+//! both accept, and the port is open at every moment. It does not change that socket's flags, which both share
+//! (whether accept blocks is one of them). On USR1 it listens with its own socket and shuts the shared one down for
+//! both, so that the instance gets no new connections and finishes those it has. Without a copy it listens as soon as
+//! the port is free.
 
 use std::{
     collections::BTreeSet,

@@ -143,7 +143,7 @@ pub(super) fn one() -> u16 {
 }
 
 impl fmt::Debug for Spec {
-    /// Names of the environment only: values may be secrets.
+    /// Shows only the names of the environment: values may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Spec")
             .field("app", &self.app)

@@ -26,7 +26,7 @@ pub struct Order {
     pub record: PathBuf,
     /// The socket to answer on.
     pub socket: PathBuf,
-    /// What to run.
+    /// The command to run.
     pub spec: Spec,
 }
 
@@ -128,8 +128,8 @@ impl Request {
 pub struct Inbox(Vec<u8>);
 
 impl Inbox {
-    /// Takes the next bytes. `None` while the line has no end; what follows the first line is dropped, since a
-    /// connection asks once. How the bytes were cut into pieces makes no difference.
+    /// Takes the next bytes. `None` while the line has no end. Drops everything after the first line, since a
+    /// connection sends one request. The sizes of the pieces make no difference.
     pub fn take(&mut self, bytes: &[u8]) -> Option<Result<Request, BadRequest>> {
         self.0.extend_from_slice(bytes);
         match self.0.iter().position(|c| *c == b'\n') {
@@ -158,7 +158,7 @@ pub enum BadRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// How things stand now.
+    /// The present state.
     Report(Box<Report>),
     /// The request was not understood, for example by an older shim.
     Refused(String),

@@ -207,7 +207,7 @@ async fn e6_a_server_that_hangs_costs_one_limit() {
     let part = record(STDOUT, b"a: b\r\n\r\nall ");
     let line = b"HTTP/1.1 200 OK\r\n\r\nall ".to_vec();
     let hung = "GET /up answered 200, but its body did not end within 2s";
-    // What has to arrive gets time to arrive.
+    // Where a part of the answer must arrive, the limit leaves it enough time.
     for (is_whole, probe, said, limit, expected) in [
         (is_whole_fastcgi as fn(&[u8]) -> bool, fastcgi(http()), vec![], 150, "no answer within 150ms"),
         (is_whole_uwsgi, Probe::Uwsgi(http()), vec![], 150, "no answer within 150ms"),

@@ -78,7 +78,7 @@ impl Launch {
                 drop(sender);
                 let process = Process::of(child.as_raw());
                 let Some(problem) = read_fault(problem) else {
-                    // An exec'd child is reaped by nobody but us, so it must be in /proc.
+                    // Only the shim reaps an exec'd child, so it must be in /proc.
                     return process.ok_or(fault(Stage::Fork, Errno::ESRCH));
                 };
                 nix::sys::wait::waitpid(child, None).map_err(|e| fault(Stage::Fork, e))?;
@@ -107,7 +107,7 @@ impl Launch {
             step_back().map_err(|e| io_fault(Stage::Priority, &e))?;
         }
         self.take_on_rights()?;
-        // After the change of user: it is the user's right to enter that counts.
+        // After the change of user, since the user's right to enter counts.
         unistd::chdir(self.cwd.as_path()).map_err(|e| fault(Stage::Directory, e))
     }
 
@@ -120,7 +120,7 @@ impl Launch {
             Err(errno) => return Err(fault(Stage::UnknownUser, errno)),
         };
         if let Some(account) = account.as_ref().filter(|account| !account.is_own()) {
-            // So that the app may open /dev/stdout again by name.
+            // Lets the app open /dev/stdout again by name.
             unistd::fchown(io::stdout(), Some(account.uid), Some(account.gid))
                 .map_err(|e| fault(stage, e))?;
         }

@@ -67,7 +67,7 @@ impl Ending {
         }
     }
 
-    /// Begins to KILL, in any state.
+    /// Begins to KILL; changes nothing when it has begun already.
     pub fn kill(&mut self) {
         if !matches!(self.stage, Stage::Killing { .. }) {
             let now = Instant::now();
@@ -100,8 +100,8 @@ impl Ending {
                     asked.insert(main);
                     polite(self.root, main, self.signal)
                 }
-                // A wrapper that died of its own signal, or a daemon that left its starter: the topmost of
-                // what remains. Not their children: a server asks its own workers, and in its own way.
+                // A wrapper died of its own signal, or a daemon left its starter: ask the topmost of the rest. Not
+                // their children: a server stops its own workers, in its own way.
                 None => {
                     let tops = tree::tops(self.root)?.into_iter();
                     let new: Vec<_> = tops.filter(|one| asked.insert(*one)).collect();

@@ -106,7 +106,7 @@ fn close_inherited() -> io::Result<()> {
     Ok(())
 }
 
-/// Lets go of the daemon's pipes; closing stdout is what ends the daemon's reading of the answer.
+/// Closes the daemon's pipes; at the end of stdout the daemon stops reading the answer.
 fn silence() -> io::Result<()> {
     let nothing = fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     unistd::dup2_stdin(&nothing)?;

@@ -55,7 +55,7 @@ pub(super) struct Shim {
     saving: Saving,
     signals: SignalFd,
     output: OwnedFd,
-    /// Kept open, so that the pipe never reports its end; the end of the tree is what counts.
+    /// Kept open, so that the pipe never reports its end; the shim waits for the end of the tree instead.
     input: OwnedFd,
     buffer: Box<[u8]>,
     log: Log,

@@ -42,7 +42,7 @@ struct Connection {
 }
 
 impl Socket {
-    /// Binds, replacing what a former shim left behind.
+    /// Binds, and replaces the socket of a former shim.
     pub fn bind(path: PathBuf) -> io::Result<Self> {
         let (door, listener) = name(&path).listen()?;
         Ok(Self { path, listener, door, connections: Vec::new() })

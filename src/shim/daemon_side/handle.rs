@@ -70,7 +70,7 @@ impl Handle {
         &self.0.record.app
     }
 
-    /// What it is to the app.
+    /// The purpose of its command.
     pub fn role(&self) -> &Role {
         &self.0.record.role
     }
@@ -105,8 +105,8 @@ impl Handle {
         self.0.record.shim.pid
     }
 
-    /// The main process; of a command that went into the background the oldest of those that it left there. `None`
-    /// while it is being started, and when nothing of it is known to live. Reads /proc and does not wait for the shim.
+    /// The main process; if the command went into the background, the oldest process that it left. `None` while it is
+    /// being started, and when no process of it is known to live. Reads /proc and does not wait for the shim.
     pub fn main_pid(&self) -> Option<i32> {
         let main = self.main()?;
         let record = &self.0.record;
@@ -116,13 +116,13 @@ impl Handle {
         if !record.shim_alive() {
             return None;
         }
-        // Without /proc nothing would be known to live.
+        // Without /proc no process is known to live.
         let left = tree::tops(record.shim.pid).unwrap_or_default();
         left.into_iter().min_by_key(|one| (one.start, one.pid)).map(|one| one.pid)
     }
 
-    /// Its command. A handle made while the shim was only just starting, before a bgd that was killed heard of it,
-    /// learns of it from the record.
+    /// The main process of the record. A handle made before the shim had started its command (by a bgd that was
+    /// killed) reads it from the file.
     fn main(&self) -> Option<Process> {
         let later = || Record::load(&self.0.path).ok().flatten()?.main;
         self.0.record.main.or_else(later)
@@ -209,8 +209,8 @@ impl Handle {
                 Ok(Status {
                     main: if runs { Main::Running } else { exited },
                     tree: living.into_iter().map(|one| one.pid).collect(),
-                    // Nobody saw how the main process of an instance ended: that it went into the background is the
-                    // least likely.
+                    // The exit of the main process is unknown. It hardly went into the background, so its rest counts
+                    // as ending.
                     ending: record.ending || (!runs && record.exit.is_none()),
                     dropped: 0,
                     overseer: Overseer::Lost,
@@ -371,8 +371,8 @@ impl Handle {
         })
     }
 
-    /// Its files go when it is forgotten, which is after its end: there is nobody left to look for among all processes.
-    /// A shim that was killed leaves its socket.
+    /// Whether the shim was forgotten, which removes its files and only follows its end: then no search of all
+    /// processes is needed. A killed shim leaves its socket, so it does not count as forgotten.
     fn is_forgotten(&self) -> bool {
         let record = &self.0.record;
         let gone =

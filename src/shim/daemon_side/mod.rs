@@ -1,4 +1,4 @@
-//! The daemon's side of a shim: starts it, finds it again, asks it, ends what it runs.
+//! The daemon's side of a shim: starts it, finds it again, queries it, ends its command.
 
 mod bystanders;
 mod client;

@@ -38,7 +38,7 @@ pub(super) struct Ended {
     pub left: Vec<Process>,
 }
 
-/// How to end them.
+/// The way to end them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Manner {
     /// The app's signal, its grace, then KILL.
@@ -72,8 +72,8 @@ fn is_ours(record: &Record, main: Option<Process>, stat: &Stat) -> bool {
     by_main || is_marked(stat.pid, record)
 }
 
-/// Whether the process has the environment of this shim's command and is not looked after by another shim: the next
-/// shim of the same release gives the same environment.
+/// Whether the process has the environment of this shim's command and neither a living shim nor this daemon looks
+/// after it: the next shim of the same release gives the same environment.
 pub(super) fn is_marked(pid: i32, record: &Record) -> bool {
     let Some(stat) = Stat::read(pid).filter(|stat| stat.start >= record.shim.start) else { return false };
     // An unreadable environment is another user's, so not ours.

@@ -1,5 +1,5 @@
-//! Starts shims and finds those that run: the daemon's way to processes. Called by the engine. Keeps nothing
-//! in memory: state files and sockets are the truth, so that a new daemon knows what the former one knew.
+//! Starts shims and finds running ones: the daemon's access to processes. Called by the engine. Keeps nothing in
+//! memory: state files and sockets are the truth, so that a new daemon knows as much as the former one.
 
 use std::{
     collections::BTreeSet,

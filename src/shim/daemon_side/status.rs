@@ -102,7 +102,7 @@ impl Main {
 pub enum Overseer {
     /// Its shim.
     Shim,
-    /// Nobody: the shim was killed. Output is lost and an exit code will be unknown, but it can be stopped.
+    /// None: the shim was killed. Output is lost and an exit code will be unknown, but the tree can be stopped.
     Lost,
     /// None is needed: the tree has ended.
     Ended,
