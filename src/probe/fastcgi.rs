@@ -121,7 +121,7 @@ pub enum BadRecords {
     /// The server refuses the request.
     #[error("the request is refused: {0}")]
     Refused(&'static str),
-    /// More than [`HEARD`] bytes.
+    /// More than `HEARD` bytes.
     #[error("its answer is longer than {HEARD} bytes")]
     TooMuch,
     /// The connection ended before the last record.

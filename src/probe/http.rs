@@ -81,7 +81,7 @@ pub(super) fn client(purpose: &str) -> Result<Client, Reason> {
     build(Client::builder(), purpose)
 }
 
-/// A [`client`] that connects to an instance's port or unix socket.
+/// A `client` that connects to an instance's port or unix socket.
 pub(super) fn client_of(address: &Address, purpose: &str) -> Result<Client, Reason> {
     build(
         match address {

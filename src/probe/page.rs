@@ -101,7 +101,7 @@ impl Page {
         self.got += own as u64;
     }
 
-    /// Whether more bytes would change nothing: the answer is complete, or [`BODY_LIMIT`] is reached.
+    /// Whether more bytes would change nothing: the answer is complete, or `BODY_LIMIT` is reached.
     pub fn is_enough(&self) -> bool {
         let whole = |head: &Head| head.length.is_some_and(|length| self.got >= length);
         self.body.len() == BODY_LIMIT || self.head.as_ref().is_some_and(whole)
