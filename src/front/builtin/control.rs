@@ -1,5 +1,5 @@
-//! The words of the control socket: one JSON line per request, one per answer. Pure; parsing never fails
-//! in any other way than by a [`BadLine`]. Spoken by `answer` on one side, `client` and `link` on the other.
+//! The protocol of the control socket: one JSON line per request, one per answer. Pure; parsing fails only with a
+//! [`BadLine`]. Spoken by `answer` on one side, `client` and `link` on the other.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ use crate::{
 /// The longest line, in bytes.
 pub const LONGEST: usize = 64 * 1024;
 
-/// What can be asked of a front.
+/// A request to a front.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
@@ -28,35 +28,33 @@ pub enum Request {
         /// The whole route.
         route: Box<Route>,
     },
-    /// Let clients and apps take this long from now on.
+    /// Use these time limits for clients and apps from now on.
     Limits {
-        /// Both limits.
         limits: Limits,
     },
     /// How many requests are in flight, per color?
     Inflight,
     /// Wait until nothing is in flight on a color.
     Drained {
-        /// The color.
         color: Color,
         /// The longest wait, in milliseconds.
         deadline_ms: u64,
     },
     /// Close what is left on a color.
     Cut {
-        /// The color.
         color: Color,
     },
-    /// Pass these instances over for so long, as far as others of their color are not passed over; no others.
+    /// Pass over these instances, and only these, for a while. When all instances of a color are passed over, they
+    /// serve all the same.
     PassOver {
-        /// Where they listen.
+        /// The addresses of the instances.
         addresses: Vec<Address>,
-        /// In milliseconds.
+        /// How long to pass them over, in milliseconds.
         for_ms: u64,
     },
-    /// What was counted since the start?
+    /// How many requests, server errors and failed connects since the start?
     Counters,
-    /// How many requests, errors, and how long did they take, since the start?
+    /// How many requests and errors since the start, and how long did the requests take?
     Figures,
     /// Give me the listening socket; it comes along with the answer.
     Handover,
@@ -64,7 +62,7 @@ pub enum Request {
     Leave,
 }
 
-/// What a front answers.
+/// An answer of a front.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
@@ -94,14 +92,13 @@ pub enum Answer {
     Refused(String),
 }
 
-/// A front in its own words.
+/// A front's description of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The version of bgd it runs.
     pub version: String,
-    /// Which file it runs: device, inode, size and time of change.
+    /// The program file it runs: device, inode, size and time of change.
     pub build: String,
-    /// Its process.
     pub pid: u32,
     /// Milliseconds since 1970 UTC.
     pub started_at_ms: u64,
@@ -109,14 +106,14 @@ pub struct Hello {
     pub listen: std::net::SocketAddr,
     /// The public address as it is: the port is the real one where 0 was asked for.
     pub bound: std::net::SocketAddr,
-    /// What it routes.
+    /// The route in force; `None` before the first one.
     pub route: Option<Route>,
-    /// Requests in flight.
+    /// Requests in flight, those of a predecessor that still drains included.
     pub inflight: PerColor<u64>,
     /// How long clients and apps may take; `None`: a former build, which has no limits.
     #[serde(default)]
     pub limits: Option<Limits>,
-    /// What it can't do well at this time, for people.
+    /// What the front can't do well at this time, for the operator; `None` when all is well.
     #[serde(default)]
     pub trouble: Option<String>,
 }
@@ -146,9 +143,7 @@ impl Counters {
 /// One value for each color.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PerColor<T> {
-    /// Of blue.
     pub blue: T,
-    /// Of green.
     pub green: T,
 }
 
@@ -166,7 +161,7 @@ impl<T> PerColor<T> {
         }
     }
 
-    /// The same, to be changed.
+    /// Mutable access to the value of a color.
     pub fn of_mut(&mut self, color: Color) -> &mut T {
         match color {
             Color::Blue => &mut self.blue,
@@ -179,7 +174,7 @@ impl<T> PerColor<T> {
 #[derive(Debug, thiserror::Error)]
 #[error("not a line of the front's protocol: {line:?}")]
 pub struct BadLine {
-    /// Its beginning.
+    /// The first 80 bytes of the line, at most.
     pub line: String,
     #[source]
     cause: serde_json::Error,

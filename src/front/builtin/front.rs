@@ -1,4 +1,4 @@
-//! bgd's own front as a front of an app: its verbs behind the seam, and its errors as the engine reads them.
+//! Implements [`Front`] for bgd's own front, and turns its errors into [`FrontError`] for the engine.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
 };
 
 impl Builtin {
-    /// The front of an app at its place among bgd's own files; nothing is started yet.
+    /// The front of an app, with its files in bgd's directories. Starts nothing.
     pub(in crate::front) fn of(app: &AppName, listen: SocketAddr, ground: &Ground) -> Self {
         let place = FrontPlace {
             app: app.clone(),
@@ -87,7 +87,7 @@ impl Front for Builtin {
         Box::pin(supervise::supervise(self, daemon))
     }
 
-    /// It needs only its port, which is looked at with the app's.
+    /// Empty: the front needs only its port, which is checked together with the app's ports.
     fn advice<'a>(&'a self, _app: &'a AppSettings) -> BoxFuture<'a, Vec<Finding>> {
         Box::pin(async { Vec::new() })
     }

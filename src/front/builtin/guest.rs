@@ -1,6 +1,6 @@
-//! One client connection from accept to end. While it is idle it is parked: no HTTP state and no buffers,
-//! only the socket, so that thousands of idle connections cost little. Among few clients the sweep asks for
-//! parking, among many each parks after its answer; the first byte ends it. Spawned by `worker`.
+//! One client connection from accept to end. While it is idle it is parked: no HTTP state and no buffers, only the
+//! socket, so that thousands of idle connections cost little. With few clients the sweep asks idle ones to park; with
+//! many, each parks after its answer. The first byte ends the parking. Spawned by `worker`.
 
 use std::{
     convert::Infallible,
@@ -41,7 +41,7 @@ impl<S> Guest<S>
 where
     S: Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible>,
 {
-    /// Begins parked.
+    /// A connection that begins parked.
     pub(super) fn new(wire: Wire, service: S) -> Self {
         let slot = Arc::clone(wire.slot());
         Self { state: State::Parked(wire, service), slot }
@@ -80,7 +80,7 @@ where
     }
     wire.slot().unpark();
     let mut builder = Builder::new();
-    // Idle and slow clients are found by the sweep.
+    // The sweep closes idle and slow clients, so hyper needs no timeout.
     builder.header_read_timeout(None).max_buf_size(BUFFER).max_header_size(BUFFER);
     let connection = builder.serve_connection(TokioIo::new(wire), service).with_upgrades();
     (State::Serving(Box::new(connection)), Poll::Ready(()))
@@ -95,7 +95,7 @@ where
     S: Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible> + Unpin,
 {
     if Pin::new(&mut *connection).poll(cx).is_ready() {
-        // An error is a client that went away or spoke nonsense: no news.
+        // An error means that the client went away or did not send HTTP: not worth a log line.
         return (State::Gone, Poll::Ready(()));
     }
     if !slot.may_park() {

@@ -1,7 +1,7 @@
-//! Passing the listening socket and the route to a successor (SCM_RIGHTS): over the control socket, or, when the one
-//! that served was killed, over a socket made for it by the daemon. The queue of connections stays with the listening
-//! socket, so none is refused or lost. Used by `answer` and `spare` (give) and `role` (takes). The route may hold a
-//! secret: never in an argument or a file.
+//! Passing the listening socket and the route to a successor (SCM_RIGHTS): over the control socket, or, when the former
+//! front was killed, over a socket that the daemon makes. The queue of connections stays with the listening socket, so
+//! none is refused or lost. Used by `answer` and `spare` (give) and `role` (takes). The route may hold a secret, so it
+//! is never passed in an argument or a file.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -26,18 +26,19 @@ use crate::rules::route::Route;
 /// How long a successor waits for its predecessor's answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// What a successor goes on with.
+/// What a successor inherits.
 pub(super) struct Heritage {
     /// The public listening socket.
     pub(super) listener: TcpListener,
     /// The route in force.
     pub(super) route: Option<Route>,
-    /// Over which the predecessor is told to leave, and is led until it has gone; none when it is dead.
+    /// The control connection to the predecessor, over which the successor tells it to leave and forwards requests
+    /// until it has gone; `None` when it is dead.
     pub(super) stream: Option<UnixStream>,
 }
 
 impl Heritage {
-    /// Of a front that was killed: what [`bequeath`] made is our standard input.
+    /// The heritage of a killed front: our standard input is the socket that [`bequeath`] made.
     pub(super) fn of_the_dead() -> io::Result<Self> {
         let stream = UnixStream::from(own_stdin()?);
         stream.set_read_timeout(Some(ANSWER_WITHIN))?;
@@ -55,14 +56,15 @@ impl Heritage {
     }
 }
 
-/// Takes standard input away: once this process accepts no more, nothing of it may hold the socket open.
+/// Replaces standard input with /dev/null and returns the former one: once this process accepts no more, none of its
+/// descriptors may hold the listening socket open.
 fn own_stdin() -> io::Result<OwnedFd> {
     let stdin = io::stdin().as_fd().try_clone_to_owned()?;
     nix::unistd::dup2_stdin(std::fs::File::open("/dev/null")?)?;
     Ok(stdin)
 }
 
-/// A socket in which a listening socket and its route lie ready for a child.
+/// Returns a unix socket with one message queued for a child: the route as a line, and the listening socket.
 pub(super) fn bequeath(listener: BorrowedFd<'_>, route: Option<&Route>) -> io::Result<OwnedFd> {
     let (ours, theirs) = UnixStream::pair()?;
     // An error rather than a wait, if the line should not fit: nobody reads yet.
@@ -94,7 +96,7 @@ pub(super) async fn give(
     }
 }
 
-/// Asks the running front at `control` for its socket and route. It goes on serving until told to leave.
+/// Asks the running front at `control` for its socket and route. That front serves until it gets [`Request::Leave`].
 pub(super) fn take(control: &Path) -> Result<Heritage, BuiltinError> {
     let failed = |source| BuiltinError::Control { path: control.to_owned(), source };
     let mut stream = UnixStream::connect(control).map_err(failed)?;

@@ -1,10 +1,10 @@
-//! What a proxy changes in a head: hop-by-hop fields go, `X-Forwarded-*` come, everything else stays as it
+//! Rewrites the heads of messages: removes hop-by-hop fields, adds `X-Forwarded-*`, and leaves everything else as it
 //! was sent. Pure. Called by `proxy` and `tunnel`.
 //!
 //! - `X-Forwarded-For` is appended to: the last address is the one that connected to us.
 //! - `X-Forwarded-Proto` and `-Host` are kept when the peer is on loopback (a TLS terminator on this
 //!   host); from anyone else they are replaced, since they could be forged.
-//! - `Host` stays as the client sent it. `Expect` is answered by us, when the backend wants the body.
+//! - `Host` stays as the client sent it. We answer `Expect`, when the backend wants the body.
 //! - Bodies are framed anew, so `chunked` is the only transfer coding that passes.
 
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ use hyper::{
     },
 };
 
-/// Fields with this beginning say what a proxy before us knows about the client.
+/// Prefix of the fields in which a proxy before us describes the client.
 const FORWARDED_BY_PROXY: &str = "x-forwarded-";
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -32,7 +32,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const EVENTS: &[u8] = b"text/event-stream";
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// What is known about a client's connection.
+/// A client's address, and whether we trust what it forwards.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
     /// Its address, as `X-Forwarded-For` names it.
@@ -125,7 +125,7 @@ pub(super) fn response(parts: &mut response::Parts) {
     parts.version = Version::HTTP_11;
 }
 
-/// The fields of an answer before the answer, for the client.
+/// The fields of an interim answer (1xx), for the client.
 pub(super) fn interim(fields: &HeaderMap) -> HeaderMap {
     let mut fields = fields.clone();
     strip(&mut fields);
@@ -212,8 +212,8 @@ fn is_host(value: &HeaderValue) -> bool {
             && text.parse::<Authority>().is_ok_and(|it| text.strip_prefix(it.host()).is_some_and(is_port))
 }
 
-/// Removes the fields that concern one hop only. Framing is hyper's: with `Transfer-Encoding` goes a
-/// `Content-Length` that contradicts it.
+/// Removes the fields that concern one hop only. hyper sets the framing; a `Content-Length` beside `Transfer-Encoding`
+/// contradicts it and is removed too.
 fn strip(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
@@ -239,8 +239,8 @@ fn strip(headers: &mut HeaderMap) {
     headers.remove(UPGRADE);
 }
 
-/// Whether `Connection` must not remove the field: framing, and what a proxy before us said about the client, which
-/// the client could take back otherwise. `TE` is treated apart.
+/// Whether `Connection` must not remove the field: it is framing, or a proxy before us describes the client in it,
+/// which the client could remove otherwise. `TE` is handled separately.
 fn is_kept_from_clients(name: &HeaderName) -> bool {
     [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, TE, FORWARDED, REAL_IP].contains(name)
         || name.as_str().starts_with(FORWARDED_BY_PROXY)

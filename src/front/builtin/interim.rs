@@ -1,5 +1,5 @@
-//! Answers before the answer (1xx): passed on as they come, but for 100, which each hop says for itself, and 101, which
-//! is an answer. hyper's server can't write them, so they are put before whatever it writes next. Used by `proxy`.
+//! Interim answers (1xx), passed on as they come, except 100, which each hop sends for itself, and 101, which is a
+//! final answer. hyper's server can't write them, so they go out before its next write. Used by `proxy`.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use hyper::{HeaderMap, Request, StatusCode};
 
 use super::{headers, sockets::Slot, upload::Upload};
 
-/// Has what the backend says before its answer passed on to the client, which waits on for so many ticks then.
+/// Passes the backend's interim answers on to the client; each one restarts the wait for the answer, of `ticks`.
 pub(super) fn pass_on(request: &mut Request<Upload>, client: &Arc<Slot>, ticks: u32) {
     let client = Arc::clone(client);
     hyper::ext::on_informational(request, move |interim| {

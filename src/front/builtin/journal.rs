@@ -1,6 +1,6 @@
-//! The front's log file: warnings and errors, one line each, never more than a few a second, never larger
-//! than a limit. It stays open, so that a process without a descriptor left can say so; one that was moved or deleted
-//! comes back. Nothing here may stop traffic: a line that can't be written is lost.
+//! The front's log file: warnings and errors, one line each, never more than a few a second, never larger than a limit.
+//! The file stays open, so that a process that is out of descriptors can still log; a moved or deleted file is created
+//! again. Nothing here may stop traffic: a line that can't be written is lost.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Lines within one [`WINDOW`].
+/// Most lines within one [`WINDOW`].
 const LINES: u32 = 20;
 /// The unit of the rate limit.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -39,18 +39,18 @@ impl Rate {
 }
 
 impl Journal {
-    /// Lines go to `path`.
+    /// A journal that appends to `path`.
     pub(super) fn new(path: PathBuf) -> Self {
         let file = open(&path).ok();
         Self { path, rate: Mutex::new(Rate::new(file)) }
     }
 
-    /// Something healed or will heal by itself.
+    /// Logs a fault that healed or will heal by itself.
     pub(super) fn warn(&self, message: fmt::Arguments<'_>) {
         self.line("WARN", message);
     }
 
-    /// Something a person may want to know later.
+    /// Logs an event that an operator may want to know later.
     pub(super) fn info(&self, message: fmt::Arguments<'_>) {
         self.line("INFO", message);
     }
@@ -76,11 +76,12 @@ impl Journal {
     fn write(&self, file: &mut Option<File>, level: &str, message: fmt::Arguments<'_>) {
         let at = jiff::Timestamp::now();
         let line = format!("{at:.3} {level} {}\n", message.to_string().replace('\n', " "));
-        // No one is left to be told about an error here.
+        // There is nowhere left to report an error.
         let _lost = self.current(file).map(|mut file| file.write_all(line.as_bytes()));
     }
 
-    /// The file that has the name now; the former one as long as no other can be opened.
+    /// The file at `path`, opened again after it was moved, deleted or grown too large; the former file while no new
+    /// one can be opened.
     fn current<'a>(&self, file: &'a mut Option<File>) -> Option<&'a File> {
         let opened = file.as_ref().and_then(|file| file.metadata().ok());
         let named = std::fs::symlink_metadata(&self.path).ok();

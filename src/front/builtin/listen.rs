@@ -20,8 +20,7 @@ use crate::os::{holders::holders, process::name_of, tcp};
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-/// Seconds of silence after which a client is asked whether it is still there, so that one that vanished
-/// is not in flight for ever.
+/// Seconds of silence after which keepalive probes a client, so that one that vanished is not in flight for ever.
 const ASK_AFTER: u32 = 60;
 /// Milliseconds that a client may leave our bytes unacknowledged or its window shut.
 const UNHEARD: u32 = 120_000;
@@ -47,7 +46,7 @@ pub(super) fn bound(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(TcpListener::from(fd))
 }
 
-/// Who listens on this port, for an error message: `pid 4242 (nginx)`; `None` when that can't be seen.
+/// The process that listens on this port, for an error message: `pid 4242 (nginx)`; `None` when unknown.
 pub fn holder(address: SocketAddr) -> Option<String> {
     let inodes = tcp::listening(address.port()).ok()?.into_iter().map(|one| one.inode).collect();
     let pid = holders(&inodes).ok()?.first()?.pid;

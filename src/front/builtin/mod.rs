@@ -1,8 +1,8 @@
-//! The builtin front: an HTTP/1.1 reverse proxy in a process of its own (`bgd front`), which outlives the
-//! daemon. The daemon's side is [`Builtin`]; it starts the process, replaces it by a newer one without losing
-//! a connection, and tells it what to route. The process keeps its route in memory only: whoever starts it
-//! anew sends the route again. The daemon keeps a second handle on the listening socket (`spare`), so that a front
-//! that is killed costs what was in flight and no connection more.
+//! The builtin front: an HTTP/1.1 reverse proxy in a process of its own (`bgd front`), which outlives the daemon. The
+//! daemon's side is [`Builtin`]; it starts the process, replaces it with a newer one without losing a connection, and
+//! sends it the route. The process keeps the route in memory only, so the daemon sends it again after a fresh start.
+//! The daemon keeps a second handle on the listening socket (`spare`), so that a killed front costs only the requests
+//! in flight: new connections wait in the queue.
 //!
 //! ```text
 //! daemon                          front process
@@ -10,17 +10,17 @@
 //!    └── spawn ─────────────────▶ role ── listen, handover        └── upstream, reply, tunnel, headers
 //! ```
 //!
-//! While two colors are routed, `table` says which of them a request goes to (`wish` reads what the request has to say
-//! about it), and `tally` counts what became of it.
+//! While two colors are routed, `table` chooses the color of each request (`wish` reads the request's preview secret,
+//! address or cookie), and `tally` counts the results.
 //!
-//! `crowd` keeps descriptors back: a flood of clients stops neither visitors nor the control socket (promise N1).
+//! `crowd` reserves descriptors, so a flood of clients stops neither visitors nor the control socket (promise N1).
 //!
-//! What passes: everything HTTP/1.1 and 1.0, streamed both ways, and upgrades; `headers` says what changes
-//! in heads, `proxy` what is sent again. Limits on clients: 64 KiB and 100 fields of head within 20 s, 75 s idle, 60 s
-//! without taking anything of an answer, and between two pieces of a body what [`Limits`] says; on apps: until the head
-//! of an answer what [`Limits`] says, then none but the drain's.
+//! The front passes HTTP/1.1 and 1.0, streamed both ways, and upgrades; `headers` says what changes in heads, `proxy`
+//! what is sent again. Limits on clients: 64 KiB and 100 fields of head within 20 s, 75 s idle, 60 s without taking
+//! anything of an answer, and [`Limits`] between two pieces of a body. Limits on apps: [`Limits`] until the head of an
+//! answer, then only the drain's.
 //!
-//! Must not decide what is live: it routes what it is told.
+//! Must not decide what is live: it applies the daemon's route.
 
 mod answer;
 mod client;
@@ -61,13 +61,12 @@ pub use client::{Builtin, FrontPlace};
 pub use limits::Limits;
 pub use role::run;
 
-/// What can go wrong between the daemon and its front.
+/// A failure between the daemon and its front.
 #[derive(Debug, thiserror::Error)]
 pub enum BuiltinError {
     /// The front's program could not be started.
     #[error("can't start the front {exe}", exe = .exe.display())]
     Spawn {
-        /// The program.
         exe: PathBuf,
         #[source]
         #[expect(missing_docs, reason = "the cause")]
@@ -82,20 +81,20 @@ pub enum BuiltinError {
         #[expect(missing_docs, reason = "the cause")]
         source: io::Error,
     },
-    /// Somebody else listens on the public address.
+    /// Another process listens on the public address.
     #[error("the address {listen} is in use by {holder}")]
     AddressTaken {
         /// The public address.
         listen: SocketAddr,
-        /// Who holds it, as far as that can be seen.
+        /// The process that holds it, such as `pid 4242 (nginx)`; `another process` when unknown.
         holder: String,
     },
-    /// The front's process ended, or said why it can't serve.
+    /// The front's process ended, or reported why it can't serve.
     #[error("the front can't serve {listen}: {reason}")]
     Start {
         /// The public address.
         listen: SocketAddr,
-        /// In the front's own words.
+        /// The front's message.
         reason: String,
     },
     /// The front's process did not say in time that it serves.
@@ -103,7 +102,6 @@ pub enum BuiltinError {
     NotReady {
         /// The public address.
         listen: SocketAddr,
-        /// How long was waited.
         waited: Duration,
     },
     /// The control socket failed.
@@ -120,10 +118,9 @@ pub enum BuiltinError {
     Silent {
         /// The control socket.
         path: PathBuf,
-        /// How long was waited.
         waited: Duration,
     },
-    /// No front runs here.
+    /// No front listens on the control socket.
     #[error("no front runs at {path}", path = .path.display())]
     NotRunning {
         /// The control socket.
@@ -132,22 +129,21 @@ pub enum BuiltinError {
     /// The front refused the request.
     #[error("the front refused: {reason}")]
     Refused {
-        /// In the front's own words.
+        /// The front's message.
         reason: String,
     },
-    /// The front answered something else than was asked.
+    /// The front's answer does not fit the request.
     #[error("unexpected answer of the front: {answer}")]
     Unexpected {
-        /// What it said.
+        /// The answer, in its debug form.
         answer: String,
     },
-    /// The answer was no line of the protocol.
+    /// The answer was not a line of the protocol.
     #[error(transparent)]
     BadLine(#[from] control::BadLine),
     /// The front did not end.
     #[error("the front did not end: pid {pid}")]
     Unstoppable {
-        /// Its process.
         pid: u32,
         #[source]
         #[expect(missing_docs, reason = "the cause")]
@@ -156,11 +152,11 @@ pub enum BuiltinError {
 }
 
 impl BuiltinError {
-    /// What to do about it, where more is known than that the front is unwell.
+    /// Advice for the operator; `None` when the error says all that is known.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::AddressTaken { .. } => Some("stop it, or set another front.listen; then `bgd deploy`"),
-            // The front is another process: its words are all there is.
+            // The front is another process and reports only a text.
             Self::Start { reason, .. } if reason.contains("(os error 13)") => Some(
                 "a port below 1024 takes root or CAP_NET_BIND_SERVICE; or set a higher front.listen: `bgd doctor`",
             ),

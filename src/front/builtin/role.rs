@@ -40,9 +40,9 @@ use crate::rules::{route::Route, traffic::Figures};
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 /// How long connections (websockets, say) may go on after a handover.
 const LINGER: Duration = Duration::from_secs(3600);
-/// Between two looks at what is left to finish.
+/// Time between two checks of what is left to finish.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long a predecessor may take to say that it leaves.
+/// How long a predecessor may take for each answer while it hands over.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 /// More threads than this don't help a proxy on loopback.
 const MOST_WORKERS: usize = 16;
@@ -51,11 +51,11 @@ const MOST_WORKERS: usize = 16;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Report {
-    /// Serves.
+    /// The public address is served.
     Ready,
-    /// Somebody else has the address; who, as far as that can be seen.
+    /// Another process has the address: `pid 4242 (nginx)`, or `another process` when unknown.
     Taken(String),
-    /// Anything else.
+    /// The start failed for another reason, given as text.
     Failed(String),
 }
 
@@ -68,14 +68,14 @@ struct Arguments {
     entrance: Entrance,
 }
 
-/// How it comes to its socket.
+/// How the process gets its listening socket.
 #[derive(Debug, PartialEq, Eq)]
 enum Entrance {
-    /// Binds it.
+    /// It binds the address.
     Fresh,
-    /// Is given it by the one that serves.
+    /// The running front passes the socket over the control socket.
     Takeover,
-    /// Finds it in its standard input, from the daemon: the one that served was killed.
+    /// The daemon passes the socket over standard input, since the former front was killed.
     Bequeathed,
 }
 
@@ -108,7 +108,7 @@ impl Arguments {
     }
 }
 
-/// Runs the front with the arguments after `bgd front`, until it is told to end.
+/// Runs the front with the arguments after `bgd front`, until a signal or a successor ends it.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let started = Arguments::read(arguments).and_then(|arguments| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -138,7 +138,7 @@ async fn live(arguments: Arguments) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// What is taken over, if anything is.
+/// The socket and route of the former front; `None` for a fresh start.
 fn heritage(entrance: &Entrance, control: &Path) -> Result<Option<Heritage>, Report> {
     match entrance {
         Entrance::Fresh => Ok(None),
@@ -151,7 +151,7 @@ fn heritage(entrance: &Entrance, control: &Path) -> Result<Option<Heritage>, Rep
     }
 }
 
-/// Everything up to the point where the public address is served and the predecessor is leaving.
+/// Starts everything; returns once the public address is served and the predecessor is leaving.
 async fn begin(
     arguments: &Arguments,
     journal: &Arc<Journal>,
@@ -214,7 +214,8 @@ fn start_workers(
 
 type Public = (TcpListener, Option<Route>, Option<std::os::unix::net::UnixStream>);
 
-/// The predecessor's socket if it is the wanted address, else one of our own.
+/// The inherited socket if it has the wanted address, else a newly bound one; with the inherited route and the control
+/// connection to the predecessor.
 fn public_socket(listen: SocketAddr, heritage: Option<Heritage>) -> Result<Public, Report> {
     let fits = |socket: &TcpListener| {
         socket.local_addr().is_ok_and(|at| at.ip() == listen.ip() && [0, at.port()].contains(&listen.port()))
@@ -235,7 +236,7 @@ fn public_socket(listen: SocketAddr, heritage: Option<Heritage>) -> Result<Publi
     Ok((socket, route, stream))
 }
 
-/// Tells the predecessor to leave, once we serve, if there is one; answers with what it has counted so far.
+/// Tells the predecessor, if any, to leave once we serve; returns the link to it and its figures so far.
 async fn dismiss(
     predecessor: Option<std::os::unix::net::UnixStream>,
     path: &Path,
@@ -253,13 +254,13 @@ async fn dismiss(
     Ok((Some(link), figures))
 }
 
-/// Serves until told to end, then until what is open has ended, within limits.
+/// Serves until a signal or a successor ends it, then until open connections have ended, within limits.
 async fn end(stage: &Stage, clients: &[Arc<Sockets>]) {
     let phase = stage.phase.subscribe();
     let is_empty = |of: &dyn Fn(&Sockets) -> usize| {
         stage.house.accepting.load(Ordering::SeqCst) == 0 && clients.iter().all(|sockets| of(sockets) == 0)
     };
-    // One wait for all, so that no signal falls between two; polled until it comes, and not after.
+    // A single future for both waits, so that no signal is lost between them; not polled again after it completes.
     let asked = asked_to_end();
     tokio::pin!(asked);
     // Cancel-safe: nothing is lost when either wait is dropped.
@@ -268,7 +269,7 @@ async fn end(stage: &Stage, clients: &[Arc<Sockets>]) {
         () = stage.no_longer_serving() => {}
     }
     let until = Instant::now() + LINGER;
-    // A successor leads us, and we lead a predecessor: it must not be left alone before it is done.
+    // We forward a successor's requests to our own predecessor, so we stay until that one is done.
     while *phase.borrow() == Phase::Leaving
         && Instant::now() < until
         && !(is_empty(&Sockets::len) && stage.leads_nobody().await)
@@ -300,7 +301,7 @@ async fn asked_to_end() {
     }
 }
 
-/// Each client takes up to two descriptors.
+/// Raises the soft limit of open files to the hard one: each client takes up to two descriptors.
 fn raise_descriptor_limit(journal: &Journal) {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));

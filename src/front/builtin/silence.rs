@@ -1,5 +1,5 @@
-//! What is done about a front's process that does not answer. One that hangs is ended, so that an heir serves from the
-//! listening socket that the daemon holds; one that only does not get to it is waited for (promise N2). Called by `supervise`.
+//! Handles a front's process that does not answer: ends one that hangs, so that an heir serves from the listening
+//! socket that the daemon holds, and waits for one that is only delayed (promise N2). Called by `supervise`.
 
 use std::{os::unix::ffi::OsStrExt, time::Duration};
 
@@ -14,26 +14,26 @@ use crate::{
     rules::ids::AppName,
 };
 
-/// How long a killed process takes to be gone, at most.
+/// How long to wait until a killed process is gone.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
-/// Between two looks at whether it is.
+/// Time between two checks whether it is gone.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// How long a front has been silent.
+/// Watches a front while it does not answer.
 #[derive(Debug, Default)]
 pub(super) struct Silence {
-    /// Watched since the first question that it did not answer.
+    /// The process, watched since the first question that it did not answer.
     patient: Option<(Process, Patient)>,
 }
 
 impl Silence {
-    /// It answered, or it has ended.
+    /// Ends the watch: the front answered, failed in another way, or has ended.
     pub(super) fn broken(&mut self) {
         self.patient = None;
     }
 
-    /// One more question was not answered in time. Ends the front when what it did since the first one says that it
-    /// will never answer, and returns why.
+    /// Notes that one more question was not answered in time. Ends the front when its activity since the first one
+    /// shows that it will never answer, and returns the cause.
     pub(super) async fn goes_on(&mut self, app: &AppName, front: &Builtin) -> Option<Cause> {
         let Some(process) = process(front).await else {
             self.broken();
@@ -66,7 +66,7 @@ impl Silence {
     }
 }
 
-/// Until then nobody can take its place.
+/// Waits until the process is gone: until then no other front can take its place.
 async fn gone(process: Process) {
     let until = Instant::now() + GONE_WITHIN;
     while process.is_alive() && Instant::now() < until {
@@ -74,7 +74,7 @@ async fn gone(process: Process) {
     }
 }
 
-/// The front's process, where that is one of ours beyond doubt.
+/// The front's process; `None` unless its arguments name our control socket.
 async fn process(front: &Builtin) -> Option<Process> {
     let process = Process::of(front.pid().await?.cast_signed())?;
     let arguments = std::fs::read(format!("/proc/{}/cmdline", process.pid)).ok()?;

@@ -1,7 +1,7 @@
 //! A second handle on the public listening socket, which the daemon keeps while a front serves. When the front's
-//! process is killed, who connects waits in the socket's queue until the next one serves, and is not refused; what
-//! is lost is what was in flight. Held by `client`, given to `spawn`. Must not be used while the process that it
-//! was taken from lives: two fronts would serve one address with different routes.
+//! process is killed, new clients are not refused: they wait in the socket's queue until the next front serves. Only
+//! requests in flight are lost. Held by `client`, given to `spawn`. Must not be used while the process that it was
+//! taken from lives: two fronts would serve one address with different routes.
 
 use std::{
     net::TcpListener,
@@ -15,7 +15,7 @@ use crate::{
     rules::route::Route,
 };
 
-/// The socket, and what was routed over it last.
+/// The listening socket, its last route, and the process that serves it.
 pub(super) struct Spare {
     listener: TcpListener,
     route: Option<Route>,
@@ -24,7 +24,7 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    /// From the front that runs at `control` as this process.
+    /// Takes the socket from the front at `control`, which runs as process `pid`.
     pub(super) async fn take(control: &Path, pid: u32) -> Result<Self, BuiltinError> {
         let path = PathBuf::from(control);
         let process = PidFd::open(pid.cast_signed())
@@ -33,7 +33,7 @@ impl Spare {
         Ok(Self { listener: heritage.listener, route: heritage.route, pid, process })
     }
 
-    /// Whether it is this process's.
+    /// Whether the socket was taken from this process.
     pub(super) fn is_of(&self, pid: u32) -> bool {
         self.pid == pid
     }
@@ -43,22 +43,22 @@ impl Spare {
         self.pid
     }
 
-    /// What is routed from now on.
+    /// Records the route in force.
     pub(super) fn routed(&mut self, route: &Route) {
         self.route = Some(route.clone());
     }
 
-    /// A handle on the process.
+    /// A handle on the process that serves the socket.
     pub(super) fn process(&self) -> std::io::Result<PidFd> {
         self.process.try_clone()
     }
 
-    /// Whether nobody serves the socket any more.
+    /// Whether the process that served the socket has ended; false when unknown.
     pub(super) fn is_orphaned(&self) -> bool {
         self.process.has_ended().unwrap_or(false)
     }
 
-    /// The socket and what was routed, for a child to have as its standard input.
+    /// A socket for a child's standard input, which passes it the listening socket and the route.
     pub(super) fn bequest(&self) -> std::io::Result<OwnedFd> {
         handover::bequeath(self.listener.as_fd(), self.route.as_ref())
     }

@@ -1,5 +1,5 @@
-//! Starting a front's process: its own session, nothing inherited but /dev/null, the log and one pipe for
-//! its first line. It belongs to nobody afterwards; as long as the spawner lives, it also reaps it.
+//! Starting a front's process: its own session, nothing inherited but /dev/null, the log and one pipe for its first
+//! line. Afterwards it does not depend on the spawner, which only reaps it while it lives.
 
 use std::{
     fs::OpenOptions,
@@ -21,19 +21,19 @@ use super::{BuiltinError, FrontPlace, control, role::Report, spare::Spare};
 /// How long a front may take until it serves; a predecessor may have to answer meanwhile.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
-/// Which file a program is: changes whenever it is replaced.
+/// Identifies a program file; changes whenever the file is replaced.
 pub(super) fn build_of(exe: &Path) -> io::Result<String> {
     let meta = std::fs::metadata(exe)?;
     Ok(format!("{}:{}:{}:{}.{}", meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
 }
 
-/// Whether a new front begins or follows one.
+/// How a new front gets its listening socket.
 pub(super) enum Entrance<'a> {
-    /// Nobody serves.
+    /// No front serves: it binds the address.
     Fresh,
-    /// Takes over from the one that serves.
+    /// It takes the socket over from the running front.
     Takeover,
-    /// Nobody serves, and the socket of the one that did is still open.
+    /// The former front is dead; the daemon passes its socket on.
     Heir(&'a Spare),
 }
 
@@ -45,13 +45,13 @@ pub(super) async fn start(
 ) -> Result<(), BuiltinError> {
     let mut child = spawn(exe, place, entrance)?;
     let report = timeout(READY_WITHIN, first_line(&mut child)).await;
-    // Reaped whenever it ends, for as long as this runtime lives; after that, by whoever adopts orphans.
+    // This runtime reaps the child for as long as it lives; after that, the process that adopts orphans does.
     let reap = |mut child: Child| tokio::spawn(async move { child.wait().await.ok() });
     let listen = place.listen;
     let report = match report {
         Ok(line) => control::parse::<Report>(line.unwrap_or_default().as_bytes()),
         Err(_) => {
-            // It never served; a successor that is stuck has not been given the traffic.
+            // It never served: a successor that is stuck has not got the traffic yet.
             let _ended_already = child.start_kill();
             reap(child);
             return Err(BuiltinError::NotReady { listen, waited: READY_WITHIN });
@@ -90,7 +90,7 @@ fn spawn(exe: &Path, place: &FrontPlace, entrance: Entrance<'_>) -> Result<Child
         Entrance::Fresh => {}
         Entrance::Takeover => drop(command.arg("--takeover")),
         Entrance::Heir(spare) => {
-            // With the route: it must answer nobody without knowing where to.
+            // The bequest includes the route: the front must not serve clients before it has one.
             command.arg("--bequeathed").stdin(Stdio::from(spare.bequest().map_err(failed)?));
         }
     }

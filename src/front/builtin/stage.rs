@@ -1,6 +1,6 @@
-//! What the front's process knows about itself, and its answers to control requests. While a predecessor
-//! still finishes its connections, the successor leads it: routes are passed on before they are answered,
-//! counts are added up. Used by `answer`; set up by `role`.
+//! What the front's process knows about itself, and its answers to control requests. While a predecessor still finishes
+//! its connections, the successor leads it: it forwards a new route before it answers, and adds up the counts of both.
+//! Used by `answer`; set up by `role`.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -20,9 +20,9 @@ use super::{
 };
 use crate::rules::{ids::Color, traffic::Figures};
 
-/// How long a predecessor may take for an answer before it is given up: it then finishes what it has.
+/// How long a predecessor may take for an answer. After that it is no longer led, and finishes its connections alone.
 const LED_WITHIN: Duration = Duration::from_secs(2);
-/// Between two looks at a predecessor that is being drained.
+/// Time between two checks of a predecessor that is being drained.
 const LED_LOOK: Duration = Duration::from_millis(20);
 
 /// Where the process is in its life.
@@ -30,13 +30,13 @@ const LED_LOOK: Duration = Duration::from_millis(20);
 pub(super) enum Phase {
     /// Accepts and serves.
     Serving,
-    /// A successor accepts; what is open is served until it ends, led by the successor.
+    /// A successor accepts, and leads this process, which serves open connections until they end.
     Leaving,
     /// Idle connections are closed, requests in flight finish, then the process ends.
     Stopping,
 }
 
-/// What the process knows about itself.
+/// The state of the front's process.
 pub(super) struct Stage {
     pub(super) listen: SocketAddr,
     pub(super) bound: SocketAddr,
@@ -47,10 +47,10 @@ pub(super) struct Stage {
     pub(super) journal: Arc<Journal>,
     pub(super) house: Arc<House>,
     pub(super) phase: watch::Sender<Phase>,
-    /// For a successor; gone once one has taken over.
+    /// The public socket, kept for a successor; `None` once this process accepts no more.
     pub(super) listener: Mutex<Option<TcpListener>>,
     pub(super) predecessor: tokio::sync::Mutex<Option<Link>>,
-    /// What the predecessor counted, as far as it has told.
+    /// The predecessor's figures, as it last reported them.
     pub(super) former: Mutex<PerColor<Figures>>,
 }
 
@@ -97,7 +97,7 @@ impl Stage {
         }
     }
 
-    /// Accepts no more; what is queued stays with the socket if a successor has it.
+    /// Enters `phase` and accepts no more; queued connections stay with the socket if a successor has it.
     pub(super) fn close(&self, phase: Phase) {
         self.house.leaving.store(true, Ordering::SeqCst);
         self.house.closed.cancel();
@@ -151,7 +151,7 @@ impl Stage {
         }
     }
 
-    /// The predecessor's stay when it has gone, so that the numbers don't fall.
+    /// Our figures plus the predecessor's, which are kept when it has gone so that the numbers don't fall.
     async fn figures(&self) -> PerColor<Figures> {
         let led = self.lead(&Request::Figures).await;
         let own = self.switch.figures();
@@ -177,15 +177,15 @@ impl Stage {
         }
     }
 
-    /// Whether there is nobody to lead, or nobody any more.
+    /// Whether there is no predecessor, or none any more.
     pub(super) async fn leads_nobody(&self) -> bool {
         let mut predecessor = self.predecessor.lock().await;
         *predecessor = predecessor.take().filter(|link| !link.is_stale());
         predecessor.is_none()
     }
 
-    /// Asks the predecessor, while there is one. One that does not answer is let go: it sees the end of the
-    /// link and finishes on its own.
+    /// Sends a request to the predecessor, if there is one, and returns its answer. A predecessor that does not answer
+    /// is dropped: it sees the end of the link and finishes on its own.
     async fn lead(&self, request: &Request) -> Option<Answer> {
         let mut predecessor = self.predecessor.lock().await;
         let link = predecessor.as_mut()?;

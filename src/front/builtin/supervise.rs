@@ -1,4 +1,4 @@
-//! Keeps the front's process up: killed, it is started again at once, with its route; one that hangs is ended.
+//! Keeps the front's process running: restarts a killed one at once, with its route, and ends one that hangs.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use tokio::time::sleep;
 use super::{Builtin, BuiltinError, silence::Silence};
 use crate::{front::Daemon, os::errors::chain};
 
-/// Between two tries to reach or start one.
+/// Pause between two attempts to reach or start a front.
 const SOON: Duration = Duration::from_millis(250);
-/// Between two greetings; that its process has ended is noticed at once.
+/// Time between two health checks; the end of the process is noticed at once.
 const GREETING: Duration = Duration::from_secs(3);
 
 pub(super) async fn supervise(front: &Builtin, daemon: &dyn Daemon) {
@@ -43,12 +43,12 @@ pub(super) async fn supervise(front: &Builtin, daemon: &dyn Daemon) {
         {
             tracing::error!(%app, %err, "the front does not run as it should");
         }
-        // Without one that runs there is no end to wait for, and the next try has time.
+        // Without a running front there is no process to wait for: pause, then try again.
         let Ok(hello) = answer else {
             sleep(SOON).await;
             continue;
         };
-        // A handover inherits the route; only a front that came up empty needs telling.
+        // A handover passes the route on, so only a front that started without a route needs it.
         if known.is_some_and(|pid| pid != hello.pid) {
             tracing::warn!(%app, pid = hello.pid, "the front had ended and serves again");
             if hello.route.is_none() {

@@ -53,12 +53,12 @@ pub(super) struct Switch {
 #[derive(Default)]
 struct Known {
     route: Option<Route>,
-    /// Routed now, and retired ones that still have requests in flight.
+    /// The routed targets, and retired ones that still have requests in flight.
     targets: Vec<Arc<Target>>,
 }
 
 impl Switch {
-    /// Routes nothing yet.
+    /// A switch without a route.
     pub(super) fn new(workers: usize) -> Self {
         Self {
             table: ArcSwap::default(),
@@ -70,7 +70,7 @@ impl Switch {
         }
     }
 
-    /// Where a request wants to go; to be asked once a request.
+    /// Reads where a request should go. Call it once for each request: it takes a turn.
     pub(super) fn wish(&self, headers: &HeaderMap, client: &Client) -> Wish {
         self.table.load().wish(headers, client)
     }
@@ -127,7 +127,7 @@ impl Switch {
         Ok(())
     }
 
-    /// One that is already listed keeps its connections and counts.
+    /// The listed target of this identity, with its connections and counts; else a new one.
     fn target(&self, listed: &Table, identity: Identity) -> Arc<Target> {
         let same = listed.targets().find(|target| target.identity == identity);
         same.map_or_else(
@@ -149,9 +149,9 @@ impl Switch {
         })
     }
 
-    /// Waits until nothing is in flight on a color, at most until `deadline`; answers what is left.
+    /// Waits until nothing is in flight on a color, at most until `deadline`; returns the number of requests left.
     pub(super) async fn drained(&self, color: Color, deadline: Instant) -> u64 {
-        /// A routed target does not announce its end, so it is looked at again this often.
+        /// Time between two checks: a target that is still routed does not notify when its last request ends.
         const LOOK: Duration = Duration::from_millis(20);
         loop {
             let ended = self.empty.notified();
@@ -169,8 +169,7 @@ impl Switch {
         }
     }
 
-    /// Closes what is open on a color's former targets, and on its current one when it is routed; answers
-    /// how many connections those were.
+    /// Closes all connections to a color's targets, routed and retired; returns how many those were.
     pub(super) fn cut(&self, color: Color) -> usize {
         let known = self.known();
         known.targets.iter().filter(|target| target.identity.color == color).map(|t| t.cut()).sum()
@@ -190,7 +189,7 @@ impl Switch {
         }
     }
 
-    /// What was counted since the start.
+    /// The plain counters since the start, summed over the workers.
     pub(super) fn counters(&self) -> PerColor<Counters> {
         let sum = |color| {
             self.tallies.iter().fold(Counters::default(), |sum, tally| sum.plus(&tally.counters(color)))
@@ -198,7 +197,7 @@ impl Switch {
         PerColor::from_fn(sum)
     }
 
-    /// Those at these addresses rest for so long, and no others.
+    /// Passes over the targets at these addresses, and only those, for this long.
     pub(super) fn pass_over(&self, addresses: &[Address], within: Duration) {
         for target in self.table.load().targets() {
             match addresses.contains(&target.identity.address) {
@@ -208,7 +207,7 @@ impl Switch {
         }
     }
 
-    /// What real traffic looked like since the start.
+    /// The figures of real traffic since the start, summed over the workers.
     pub(super) fn figures(&self) -> PerColor<Figures> {
         let sum = |color| {
             self.tallies.iter().fold(Figures::default(), |sum, tally| sum.plus(&tally.figures(color)))

@@ -1,5 +1,5 @@
-//! What one worker counted since the start, per color: numbers for people, and figures that a canary is judged by.
-//! One tally a worker, so that no two threads write to one cache line. Written by `target`, read by `switch`.
+//! One worker's counts since the start, per color: counters for people, and figures by which a canary is judged. Each
+//! worker has its own tally, so that no two threads write to one cache line. Written by `target`, read by `switch`.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -12,7 +12,7 @@ use crate::rules::{
     traffic::{Figures, Histogram},
 };
 
-/// What one worker counted.
+/// One worker's counts.
 #[repr(align(128))]
 #[derive(Default)]
 pub(super) struct Tally(PerColor<Counts>);
@@ -45,19 +45,19 @@ pub(super) fn is_error(status: u16) -> bool {
 }
 
 impl Tally {
-    /// A request was answered, by the color or for it.
+    /// Counts a request that was answered, by the color or for it.
     pub(super) fn answered(&self, color: Color, status: u16) {
         let counts = self.0.of(color);
         counts.answered.fetch_add(1, Relaxed);
         counts.server_errors.fetch_add(u64::from(is_error(status)), Relaxed);
     }
 
-    /// A color could not be connected.
+    /// Counts a failed connect to a color.
     pub(super) fn not_connected(&self, color: Color) {
         self.0.of(color).connect_failures.fetch_add(1, Relaxed);
     }
 
-    /// An answer of a color came to its end, or was no longer wanted.
+    /// Counts an answer of a color that came to its end, or that the client no longer wanted.
     pub(super) fn ended(&self, color: Color, status: Option<u16>, took: Duration) {
         let counts = self.0.of(color);
         counts.ended.fetch_add(1, Relaxed);
@@ -65,14 +65,14 @@ impl Tally {
         counts.took[Histogram::bucket(took)].fetch_add(1, Relaxed);
     }
 
-    /// A color gave no answer, or not all of one: there is no time to count.
+    /// Counts a missing or incomplete answer of a color as an error, without a duration.
     pub(super) fn failed(&self, color: Color) {
         let counts = self.0.of(color);
         counts.ended.fetch_add(1, Relaxed);
         counts.errors.fetch_add(1, Relaxed);
     }
 
-    /// The numbers of a color.
+    /// The plain counters of a color.
     pub(super) fn counters(&self, color: Color) -> Counters {
         let counts = self.0.of(color);
         Counters {

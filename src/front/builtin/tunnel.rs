@@ -14,19 +14,20 @@ use super::{
     upstream::{Fault, builder, connect},
 };
 
-/// Bytes each way of an upgraded connection: there may be thousands, mostly silent.
+/// Buffer size in bytes for each direction of an upgraded connection: small, since there may be thousands, mostly
+/// silent.
 const BUFFER: usize = 4096;
 
 /// Why an upgrade did not get an answer.
 pub(super) enum Broken {
-    /// Nothing was sent.
+    /// The connect failed; the request was not sent, and is returned.
     Connect(io::Error, Box<Request<Upload>>),
     /// The backend failed to answer.
     Exchange(Fault),
 }
 
-/// Sends an upgrade request on a connection of its own and waits for the head of the answer. The connection
-/// is driven by a task that ends with it.
+/// Sends an upgrade request on a connection of its own and waits for the head of the answer. A task of its own drives
+/// the connection, and ends with it.
 pub(super) async fn ask(
     lease: &Lease,
     request: Request<Upload>,
@@ -37,7 +38,7 @@ pub(super) async fn ask(
         Ok(wire) => wire,
         Err(error) => return Err(Broken::Connect(error, Box::new(request))),
     };
-    // Its two sides are shut down one by one.
+    // In this state each direction can be shut down by itself.
     wire.slot().set(Doing::Tunnel);
     let (mut sender, driver) = builder().handshake(TokioIo::new(wire)).await.map_err(broken)?;
     // An error of the driver reaches the answer or its body as well.

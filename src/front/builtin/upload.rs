@@ -1,6 +1,6 @@
-//! The body of a request on its way to the backend, passed on piece by piece. Knows whose turn it is, and gives up a
-//! client that falls silent in the middle: an app that reads bodies must not be held by it. Used by `proxy`, `tunnel`
-//! and `upstream`.
+//! The body of a request on its way to the backend, passed on piece by piece. Tracks which side has to act next, and
+//! gives up on a client that falls silent in the middle, so that it does not hold up the app that reads the body. Used
+//! by `proxy`, `tunnel` and `upstream`.
 
 use std::{
     future::Future,
@@ -16,7 +16,7 @@ use std::{
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// How far an upload is.
+/// The state of an upload.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     state: AtomicU8,
@@ -25,7 +25,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Whether the upload is that far.
+    /// Whether the upload is in this state, one of the constants of [`Upload`].
     pub(super) fn is(&self, state: u8) -> bool {
         self.state.load(Ordering::Relaxed) == state
     }
@@ -45,7 +45,7 @@ impl Progress {
     }
 }
 
-/// Why a body does not go on.
+/// Why a body ends early.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Cut {
     /// The client failed to send the rest.
@@ -60,9 +60,9 @@ pub(super) enum Cut {
 pub(super) struct Upload {
     body: Option<Incoming>,
     progress: Arc<Progress>,
-    /// Between two pieces.
+    /// The longest time between two pieces.
     limit: Duration,
-    /// Since the last piece; made when one is first waited for.
+    /// Runs since the last piece; made when the upload first waits for one.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -85,19 +85,19 @@ impl Upload {
         Self { body: Some(body), progress: Arc::new(progress), limit, timer: None }
     }
 
-    /// No body.
+    /// An empty body.
     pub(super) fn empty() -> Self {
         let progress = Progress::default();
         progress.set(Self::WHOLE);
         Self { body: None, progress: Arc::new(progress), limit: Duration::MAX, timer: None }
     }
 
-    /// To be asked after the body was given away.
+    /// The upload's state, which can be read after the body was given away.
     pub(super) fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
     }
 
-    /// The client owes the next piece.
+    /// Waits for the client's next piece; gives [`Cut::Late`] when it does not come within the limit.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let limit = self.limit;
         let awaited = self.progress.is(Self::AWAITED);

@@ -1,12 +1,12 @@
-//! What a request says about the color it wants, as far as the route asks for it: the secret of a preview, the
-//! client's address, the ticket in a cookie. Read by `table` once a request, carried by `proxy` through all attempts to
-//! send it. Must not decide which color that means: the shares are the table's.
+//! Reads from a request which color it should go to, as far as the route depends on it: the secret of a preview, the
+//! client's address, the ticket in a cookie. Made by `table` once for each request, kept by `proxy` through all
+//! attempts to send it. Must not decide which color that means: the shares are the table's.
 //!
 //! - The client's address is that of the TCP peer; where that is loopback (a TLS terminator on this host), the last
 //!   address in `X-Forwarded-For`, which the terminator has seen itself. Of IPv6 the first 64 bits count: a client
 //!   changes the rest by itself.
-//! - A ticket is a number; what it means is hashed from it, so nothing is remembered and nothing is secret. A client
-//!   that takes no cookies is dealt out anew with each request.
+//! - A ticket is a number from which the slot is hashed, so the front stores nothing and the ticket is not a secret. A
+//!   client that takes no cookies gets a new number with each request.
 
 use std::{
     collections::hash_map::RandomState,
@@ -25,7 +25,7 @@ use crate::{
     rules::{ids::Color, route::Preview},
 };
 
-/// Where a request wants to go, and what became of that so far.
+/// Where a request should go, and which targets could not be connected so far.
 #[derive(Default)]
 pub(super) struct Wish {
     pub(super) place: Place,
@@ -33,74 +33,74 @@ pub(super) struct Wish {
     ticket: Option<HeaderValue>,
     refused: PerColor<bool>,
     blamed: PerColor<bool>,
-    /// Numbers of single targets.
+    /// Numbers of the targets that could not be connected.
     passed_over: Vec<u64>,
 }
 
-/// Its place among the shares.
+/// A request's place among the shares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Place {
-    /// At the live color.
+    /// The live color.
     #[default]
     Live,
-    /// At the canary, whatever its share.
+    /// The canary, even at a share of 0 %.
     Canary,
-    /// The next one.
+    /// The slot of this turn.
     Turn(u64),
-    /// The one of its client.
+    /// The slot that the client's number hashes to.
     Key(u64),
 }
 
 impl Wish {
-    /// For a place.
+    /// A wish for this place, which nothing has refused yet.
     pub(super) fn new(place: Place) -> Self {
         Self { place, ..Self::default() }
     }
 
-    /// The client is given this cookie.
+    /// Sets the cookie for a client that has none.
     pub(super) fn with_ticket(self, ticket: Option<HeaderValue>) -> Self {
         Self { ticket, ..self }
     }
 
-    /// A color could not be connected; answers whether it is the first time for this request.
+    /// Records that a color could not be connected; returns whether it is the first time for this request.
     pub(super) fn refuse(&mut self, color: Color) -> bool {
         *self.refused.of_mut(color) = true;
         !std::mem::replace(self.blamed.of_mut(color), true)
     }
 
-    /// A single target could not be connected.
+    /// Records that a single target could not be connected.
     pub(super) fn pass_over(&mut self, target: u64) {
         self.passed_over.push(target);
     }
 
-    /// Whether a single target could not be connected a moment ago.
+    /// Whether a single target could not be connected since the last [`Wish::try_all_again`].
     pub(super) fn is_passed_over(&self, target: u64) -> bool {
         self.passed_over.contains(&target)
     }
 
-    /// Whether a color could not be connected a moment ago.
+    /// Whether a color could not be connected since the last [`Wish::try_all_again`].
     pub(super) fn is_refused(&self, color: Color) -> bool {
         *self.refused.of(color)
     }
 
-    /// A moment has passed.
+    /// Forgets failed connects after a pause, so that every target may be tried again.
     pub(super) fn try_all_again(&mut self) {
         self.refused = PerColor::default();
         self.passed_over.clear();
     }
 
-    /// Whether only the canary will do.
+    /// Whether the request asks for a preview of the canary.
     pub(super) fn is_preview(&self) -> bool {
         self.place == Place::Canary
     }
 
-    /// The cookie for a client without one; none when the answer may be another color's than the ticket says.
+    /// The cookie for a client without one; `None` when the answer may come from another color than the ticket's.
     pub(super) fn greeting(&self) -> Option<HeaderValue> {
         self.ticket.clone().filter(|_| self.blamed == PerColor::default())
     }
 }
 
-/// The words for a preview, ready to be compared.
+/// The secret of a preview, and where a request may carry it.
 pub(super) struct Password {
     header: Option<HeaderName>,
     preview: Preview,
@@ -108,13 +108,13 @@ pub(super) struct Password {
 
 impl From<Preview> for Password {
     fn from(preview: Preview) -> Self {
-        // A name that no header can have is one that no request has.
+        // No request has a header whose name is not valid.
         Self { header: preview.header.parse().ok(), preview }
     }
 }
 
 impl Password {
-    /// Whether a request knows it.
+    /// Whether a request carries the secret, in the header or in the cookie.
     pub(super) fn is_in(&self, headers: &HeaderMap) -> bool {
         let secret = self.preview.secret.as_bytes();
         let mut told = self.header.iter().flat_map(|name| headers.get_all(name));
@@ -123,7 +123,7 @@ impl Password {
     }
 }
 
-/// Takes as long for any value of this length.
+/// Compares in a time that depends on the lengths alone, so that it does not reveal the secret.
 fn is_same(told: &[u8], secret: &[u8]) -> bool {
     let differing =
         told.iter().zip(secret).fold(0, |differing, (a, b)| std::hint::black_box(differing | (a ^ b)));
@@ -140,7 +140,7 @@ fn cookies<'head>(headers: &'head HeaderMap, name: &'head str) -> impl Iterator<
     })
 }
 
-/// The number of a client's address.
+/// A client's address as a number: a hash.
 pub(super) fn address_key(headers: &HeaderMap, client: &Client) -> u64 {
     let told = client.trusted.then(|| headers.get_all("x-forwarded-for").into_iter().next_back()).flatten();
     let last = told.and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse::<IpAddr>().ok());
@@ -150,7 +150,7 @@ pub(super) fn address_key(headers: &HeaderMap, client: &Client) -> u64 {
     }
 }
 
-/// The number on a client's ticket, if it has one of ours.
+/// The number in a client's ticket; `None` without a valid one.
 pub(super) fn ticket_key(headers: &HeaderMap, name: &str) -> Option<u64> {
     cookies(headers, name).find_map(|value| {
         let text = std::str::from_utf8(value).ok().filter(|text| text.len() == 16)?;
@@ -158,20 +158,20 @@ pub(super) fn ticket_key(headers: &HeaderMap, name: &str) -> Option<u64> {
     })
 }
 
-/// A cookie that gives this number to a client, for as long as that is open; `None` for a name that no cookie can have.
+/// A session cookie with this number; `None` when the name can't be part of a header.
 pub(super) fn ticket(name: &str, key: u64, headers: &HeaderMap, client: &Client) -> Option<HeaderValue> {
     let is_https = client.trusted && headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
     let secure = if is_https { "; Secure" } else { "" };
     HeaderValue::try_from(format!("{name}={key:016x}; Path=/; HttpOnly; SameSite=Lax{secure}")).ok()
 }
 
-/// Numbers without end, from a new beginning each time.
+/// An endless series of numbers, from a random start each time.
 pub(super) fn numbers() -> impl Iterator<Item = u64> {
     let begin = RandomState::new().build_hasher().finish();
     (0..).map(move |step| mixed(begin.wrapping_add(step)))
 }
 
-/// The same in every process and every build: clients stay where they are when a front is replaced.
+/// A hash that is equal in every process and build, so that clients keep their slot when a front is replaced.
 pub(super) fn hash(bytes: &[u8]) -> u64 {
     let fold = |state: u64, byte: &u8| mixed(state ^ u64::from(*byte));
     bytes.iter().fold(bytes.len() as u64, fold)

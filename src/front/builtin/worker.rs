@@ -27,9 +27,9 @@ use super::{
     switch::Switch,
 };
 
-/// Between two sweeps; also the unit in which ages of client connections are measured.
+/// Time between two sweeps, and the unit of a client connection's age.
 pub(super) const TICK: Duration = Duration::from_millis(500);
-/// Between two sweeps while the process stops.
+/// Time between two sweeps while the process stops.
 const STOPPING_TICK: Duration = Duration::from_millis(20);
 /// Ticks without a client after which the worker sleeps until one comes: nothing is left to sweep or to give back then.
 const QUIET_TICKS: u32 = TRIM_TICKS + 5;
@@ -43,14 +43,14 @@ const WORTH_A_TRIM: usize = 256;
 const TRIM_TICKS: u32 = 20;
 /// Ticks within which a request's head must be complete: 20 s.
 const HEAD_TICKS: u32 = 40;
-/// Ticks after which a client that takes nothing of its answer is given up: 60 s.
+/// Ticks after which a client that takes nothing of its answer is closed: 60 s.
 const TAKE_TICKS: u32 = 120;
-/// After an accept that failed, and between two looks for room when no client can go.
+/// Pause after a failed accept, and between two checks for room when no client could be closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Until clients that were closed have gone.
+/// Pause after clients were closed, until their descriptors are free.
 const CLOSE_PAUSE: Duration = Duration::from_millis(2);
-/// Ticks after which a client without a whole request may be given up for another one: half a second to a second, so
-/// that nobody is closed who has only just come.
+/// Ticks after which a client without a whole request may be closed to make room: half a second to a second, so that
+/// new clients are spared.
 const GRACE_TICKS: u32 = 2;
 
 /// What one worker's connections share.
@@ -60,7 +60,7 @@ pub(super) struct Worker {
     pub(super) journal: Arc<Journal>,
     pub(super) clients: Arc<Sockets>,
     pub(super) house: Arc<House>,
-    /// Told of each connection.
+    /// Notified of each accepted connection.
     pub(super) arrival: Notify,
 }
 
@@ -81,7 +81,7 @@ pub(super) struct House {
 }
 
 impl House {
-    /// For so many workers.
+    /// The shared state for this many workers.
     pub(super) fn new(workers: usize) -> Self {
         Self {
             closed: CancellationToken::new(),
@@ -143,7 +143,7 @@ impl Worker {
         self.house.accepting.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Accepts no more until there is room for another client. Whoever comes meanwhile waits in the queue.
+    /// Waits until there is room for another client. New connections stay in the queue meanwhile.
     async fn make_room(&self) {
         while self.house.crowd.is_full() && !self.house.closed.is_cancelled() {
             let closed = self.relieve(None);
@@ -151,8 +151,8 @@ impl Worker {
         }
     }
 
-    /// There are too few descriptors: closes clients of this worker that nobody waits for, and has the other workers
-    /// do so when it has none. Answers how many of its own those were.
+    /// Frees descriptors: closes idle or slow clients of this worker, or asks all workers to do so when this one has
+    /// none. Returns how many of its own clients it closed.
     pub(super) fn relieve(&self, error: Option<&io::Error>) -> usize {
         self.house.crowd.note(&self.journal, error);
         let closed = self.close_idle();
@@ -162,7 +162,8 @@ impl Worker {
         closed
     }
 
-    /// Those that have been idle for longest; without any, those whose request does not come.
+    /// Closes clients that have been idle for longest; if there are none, those whose request head is incomplete.
+    /// Returns how many.
     fn close_idle(&self) -> usize {
         let some = self.house.crowd.some();
         match self.clients.close_longest(Doing::Quiet, GRACE_TICKS, some) {
@@ -187,14 +188,15 @@ impl Worker {
         tokio::spawn(Guest::new(wire, service));
     }
 
-    /// Closes what is idle or slow, until the process ends.
+    /// Closes idle and slow connections, until the process ends.
     async fn sweep(&self) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut trim = Trim::default();
         let mut quiet = 0;
         while !self.house.stopping.is_cancelled() {
-            // Cancel-safe: a tick that is not awaited to its end comes with the next round, and who pleads does so again.
+            // Cancel-safe: an unfinished tick is awaited again in the next round, and a worker that pleads does so
+            // again.
             tokio::select! {
                 () = self.house.stopping.cancelled() => break,
                 () = self.house.crowd.called() => {
@@ -239,7 +241,7 @@ struct Trim {
 impl Trim {
     fn tick(&mut self, parked: usize, open: usize) {
         self.waited += 1;
-        // Those that were asked at the former tick have parked by now.
+        // Connections that were asked to park at the former tick have parked by now.
         if self.freed >= WORTH_A_TRIM && self.waited >= TRIM_TICKS {
             *self = Self { open: self.open, ..Self::default() };
             #[cfg(target_env = "gnu")]
@@ -253,7 +255,7 @@ impl Trim {
     }
 }
 
-/// Errors of `accept` that concern the connection only, which is gone.
+/// Whether an error of `accept` concerns only the connection, which is gone.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
