@@ -18,9 +18,10 @@ use crate::os::{
     lines::read_line,
 };
 
-/// Between two looks at whether the socket's file is still there; the daemon waits a second longer for it to come back.
+/// Time between two checks whether the socket's file is still there; the daemon waits a second longer for it to come
+/// back.
 const LOOK: Duration = Duration::from_secs(2);
-/// After an accept that failed (out of descriptors, say).
+/// Pause after a failed accept (out of descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// A listening control socket.
@@ -30,13 +31,13 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    /// Listens at `path`, in the place of a front that listens there.
+    /// Listens at `path`, and replaces a front that listens there.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let (door, listener) = Name { path, mode: 0o600, folder_mode: 0o755 }.take_over()?;
         Ok(Self { listener: UnixListener::from_std(listener)?, door })
     }
 
-    /// Answers until the process leaves or stops; then the file goes, unless a successor's is in its place.
+    /// Answers until the process leaves or stops; then removes the socket's file, unless it is a successor's.
     pub(super) async fn attend(mut self, stage: Arc<Stage>) {
         let mut look = tokio::time::interval(LOOK);
         loop {
@@ -55,11 +56,11 @@ impl Desk {
                 () = stage.no_longer_serving() => break,
             }
         }
-        // Left behind it would only be found stale at the next start.
+        // A leftover file does no harm: the next start finds it stale.
         let _left_behind = self.door.remove();
     }
 
-    /// Listens again when the file is gone; not when somebody else listens there.
+    /// Listens again when the file is gone, unless another process listens there.
     fn come_back(&mut self, stage: &Stage) {
         if self.door.is_missing()
             && let Ok(again) = Self::open(&stage.control)
@@ -70,8 +71,8 @@ impl Desk {
     }
 }
 
-/// Answers the requests of one connection. When the process leaves, only the connection of the successor
-/// stays; when that one ends, nobody leads any more and the process stops.
+/// Answers the requests of one connection. When the process leaves, only the connection of the successor stays; when
+/// that one ends too, the process stops.
 async fn serve(stream: UnixStream, stage: Arc<Stage>) {
     let mut stream = BufReader::new(stream);
     let mut is_successor = false;

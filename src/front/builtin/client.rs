@@ -1,6 +1,5 @@
-//! The daemon's side of the builtin front: start it, replace it, tell it what to route. One connection is
-//! kept open, so that a flip costs one line each way; waits go over connections of their own. Called by the
-//! engine's interpreter.
+//! The daemon's side of the builtin front: starts it, replaces it, sends it the route. One connection is kept open, so
+//! that a flip costs one line each way; waits go over connections of their own. Called by `front` and `supervise`.
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -30,16 +29,16 @@ use crate::{
 
 /// How long a front may take for an answer. It has nothing slow to do.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
-/// How long the control socket of a front that serves may be gone: it brings it back by itself.
+/// How long the control socket of a running front may be missing: the front makes it again by itself.
 const SOCKET_BACK_WITHIN: Duration = Duration::from_secs(3);
-/// Between two looks at a control socket that is gone.
+/// Time between two checks for a control socket that is missing.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a front may take to end; its own limit is 30 s.
 const STOP_WITHIN: Duration = Duration::from_secs(35);
-/// How long a killed process takes to be gone, at most.
+/// How long to wait until a killed process is gone.
 const KILL_WITHIN: Duration = Duration::from_secs(5);
 
-/// Where an app's front lives.
+/// The addresses and files of an app's front.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrontPlace {
     /// The app, for people who look at the process list.
@@ -60,7 +59,7 @@ pub struct Builtin {
     kept: Mutex<Kept>,
 }
 
-/// Under one lock: what a front was told and what its heir would begin with never differ.
+/// Under one lock, so that the front's route and the route that its heir would get never differ.
 #[derive(Default)]
 struct Kept {
     link: Option<Link>,
@@ -79,19 +78,18 @@ impl Builtin {
         Self { exe, place, limits: Limits::default(), kept: Mutex::default() }
     }
 
-    /// Clients and apps may take this long.
+    /// Sets the time limits for clients and apps.
     pub fn limited(self, limits: Limits) -> Self {
         Self { limits, ..self }
     }
 
-    /// Where it lives.
+    /// The addresses and files of the front.
     pub fn place(&self) -> &FrontPlace {
         &self.place
     }
 
-    /// Makes sure that this build of bgd serves the address: starts a front, or has a newer one take over
-    /// from the one that runs, which finishes what it has, and that its limits are in force. A front started fresh
-    /// routes nothing yet.
+    /// Ensures that this build of bgd serves the address with our limits: starts a front, or replaces one of another
+    /// build or address, which finishes its connections. A front started fresh routes nothing yet.
     pub async fn ensure_running(&self) -> Result<Hello, BuiltinError> {
         let mut kept = self.kept.lock().await;
         let hello = self.ensure_one_runs(&mut kept).await?;
@@ -120,7 +118,7 @@ impl Builtin {
         };
         self.make_control_directory()?;
         match spawn::start(exe, &self.place, entrance).await {
-            // Perhaps our own front, whose socket was deleted: it comes back within a moment.
+            // Perhaps our own front has the address, and its control socket was deleted: it makes it again soon.
             Err(taken @ BuiltinError::AddressTaken { .. }) => match self.socket_back(link).await? {
                 Some(hello) if wanted(&hello) => return Ok(hello),
                 Some(_) => spawn::start(exe, &self.place, Entrance::Takeover).await?,
@@ -132,7 +130,8 @@ impl Builtin {
         self.greet(link).await?.ok_or_else(|| self.not_running())
     }
 
-    /// Without one the front works as well; it only costs more when it is killed.
+    /// Takes a second handle on the public socket. Without one the front works as well, but a kill loses the
+    /// connections in its queue.
     async fn keep_spare(&self, spare: &mut Option<Spare>, pid: u32) {
         if spare.as_ref().is_some_and(|spare| spare.is_of(pid)) {
             return;
@@ -146,19 +145,20 @@ impl Builtin {
         }
     }
 
-    /// Waits this long, or until the front that runs as `pid` has ended, if that comes first. Cancel-safe.
+    /// Waits until the front that runs as `pid` has ended, at most `within`. Cancel-safe.
     pub async fn ended(&self, pid: u32, within: Duration) {
         let of_it = |spare: &&Spare| spare.is_of(pid);
         let spare =
             self.kept.lock().await.spare.as_ref().filter(of_it).and_then(|spare| spare.process().ok());
         match spare.or_else(|| PidFd::open(pid.cast_signed()).ok()) {
-            // Not ended by then is as good.
+            // A timeout is not an error.
             Some(process) => drop(timeout(within, ended(process)).await),
             None => sleep(within.min(LOOK)).await,
         }
     }
 
-    /// The process that serves or should, whether it answers or not; `None` when nothing listens on its socket.
+    /// The front's process id, whether the front answers or not; `None` when no handle on it is kept and nothing
+    /// listens on its control socket.
     pub async fn pid(&self) -> Option<u32> {
         if let Some(spare) = &self.kept.lock().await.spare {
             return Some(spare.pid());
@@ -167,7 +167,7 @@ impl Builtin {
         listening.peer_cred().ok()?.pid().and_then(|pid| u32::try_from(pid).ok())
     }
 
-    /// A runtime directory may be wiped while apps live on.
+    /// Makes the control socket's directory: a runtime directory may be wiped while apps run on.
     fn make_control_directory(&self) -> Result<(), BuiltinError> {
         let path = &self.place.control;
         let Some(directory) = path.parent() else { return Ok(()) };
@@ -175,7 +175,7 @@ impl Builtin {
             .map_err(|source| BuiltinError::Control { path: path.clone(), source })
     }
 
-    /// What runs there; `None` when nothing does.
+    /// The running front's description of itself; `None` when none runs.
     pub async fn hello(&self) -> Result<Option<Hello>, BuiltinError> {
         self.greet(&mut self.kept.lock().await.link).await
     }
@@ -194,12 +194,12 @@ impl Builtin {
         }
     }
 
-    /// What is routed; `None` when no front runs, or one that has no route yet.
+    /// The route in force; `None` when no front runs, or it has no route yet.
     pub async fn routed(&self) -> Result<Option<Route>, BuiltinError> {
         Ok(self.hello().await?.and_then(|hello| hello.route))
     }
 
-    /// Waits until nothing is in flight on a color, at most `deadline`; answers what is left.
+    /// Waits until nothing is in flight on a color, at most `deadline`; returns the number of requests left.
     pub async fn drained(&self, color: Color, deadline: Duration) -> Result<u64, BuiltinError> {
         let mut link = Link::connect(&self.place.control).await?.ok_or_else(|| self.not_running())?;
         let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
@@ -210,7 +210,7 @@ impl Builtin {
         }
     }
 
-    /// Closes what is open on a color: websockets, streams, slow requests. Answers how many those were.
+    /// Closes the open connections of a color: websockets, streams, slow requests. Returns how many those were.
     pub async fn cut(&self, color: Color) -> Result<u64, BuiltinError> {
         match self.ask(&Request::Cut { color }).await? {
             Answer::Closed(closed) => Ok(closed),
@@ -218,7 +218,8 @@ impl Builtin {
         }
     }
 
-    /// Has instances at these addresses passed over for so long, as far as others of their color are not; nobody else is.
+    /// Has the front pass over the instances at these addresses, and only those, for this long. When all instances of a
+    /// color are passed over, they serve all the same.
     pub async fn pass_over(&self, addresses: Vec<Address>, within: Duration) -> Result<(), BuiltinError> {
         let for_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         match self.ask(&Request::PassOver { addresses, for_ms }).await? {
@@ -235,7 +236,7 @@ impl Builtin {
         }
     }
 
-    /// What was counted since the front's process began: numbers fall when the process was replaced.
+    /// The plain counters since the front's process began. They fall when the process is replaced.
     pub async fn counters(&self) -> Result<PerColor<Counters>, BuiltinError> {
         match self.ask(&Request::Counters).await? {
             Answer::Counters(counters) => Ok(counters),
@@ -243,10 +244,9 @@ impl Builtin {
         }
     }
 
-    /// What real traffic looked like, each color for itself. The numbers never fall while fronts follow one another by
-    /// a handover; of a front that was replaced, what it counted after it was asked last may be missing. After a front
-    /// was killed they begin at 0. To be compared with what they were before ([`Figures::since`]). A front of a build
-    /// that does not count them refuses.
+    /// The figures of real traffic, per color. They never fall across a handover, but may lack what the replaced front
+    /// counted after it was last asked. After a front was killed they begin at 0. Compare them with earlier ones
+    /// ([`Figures::since`]). A front of a build without figures refuses.
     pub async fn figures(&self) -> Result<PerColor<Figures>, BuiltinError> {
         match self.ask(&Request::Figures).await? {
             Answer::Figures(figures) => Ok(figures),
@@ -262,12 +262,12 @@ impl Builtin {
         let pid = hello.pid;
         let failed = |source| BuiltinError::Unstoppable { pid, source };
         let process = PidFd::open(pid.cast_signed()).map_err(failed)?;
-        // It answers after the handle was opened, under the same pid: the handle is this process.
+        // The front answers under the same pid after the handle was opened, so the handle is on its process.
         match self.greet(&mut kept.link).await? {
             Some(again) if again.pid == pid => {}
             _ => return Ok(()),
         }
-        // The second handle on the socket too: who connects from now on is refused, and does not wait for nobody.
+        // Drops the second handle on the socket too, so that new clients are refused and do not wait in vain.
         *kept = Kept::default();
         process.signal(libc::SIGTERM).map_err(failed)?;
         let ends = process.try_clone().map_err(failed)?;
@@ -279,8 +279,8 @@ impl Builtin {
         ends.map_err(io::Error::from).flatten().map_err(failed)
     }
 
-    /// Asks over the kept connection. All requests may be asked twice, so a connection that turns out
-    /// closed (the front was replaced) is replaced as well.
+    /// Asks over the kept connection. Every request may be sent twice, so a connection that turns out to be closed (the
+    /// front was replaced) is opened again.
     async fn ask(&self, request: &Request) -> Result<Answer, BuiltinError> {
         let mut kept = self.kept.lock().await;
         self.ask_over(&mut kept.link, request).await?.ok_or_else(|| self.not_running())

@@ -30,6 +30,7 @@ pub enum Request {
     },
     /// Use these time limits for clients and apps from now on.
     Limits {
+        /// Both limits, in milliseconds.
         limits: Limits,
     },
     /// How many requests are in flight, per color?
@@ -42,6 +43,7 @@ pub enum Request {
     },
     /// Close what is left on a color.
     Cut {
+        /// The color whose connections are closed.
         color: Color,
     },
     /// Pass over these instances, and only these, for a while. When all instances of a color are passed over, they

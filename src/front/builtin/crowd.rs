@@ -1,6 +1,6 @@
-//! The front's descriptors and who gets them. Clients have at most half of what there is, so that each of them can have
-//! a connection to a backend; some are kept back for control, log and a successor. When clients want more, those that
-//! have been idle for longest go. Shared by the workers; `stage` tells the daemon of it.
+//! Shares out the front's descriptors. Clients get at most half, so that each can have a connection to a backend; some
+//! are kept back for control, log and a successor. When there are too many clients, those idle for longest are closed.
+//! Shared by the workers; `stage` reports a shortage to the daemon.
 
 use std::{
     io,
@@ -18,14 +18,15 @@ use super::journal::Journal;
 
 /// Descriptors that neither clients nor backends get.
 const KEPT_BACK: usize = 32;
-/// And for each worker: its listening socket, what its runtime waits with, and a connection that is about to be closed.
+/// More of them for each worker: its listening socket, those of its runtime, and a connection that is about to be
+/// closed.
 const KEPT_BACK_PER_WORKER: usize = 6;
-/// One of so many clients is closed at once when there are too many: it is looked for among all of them.
+/// When there are too many clients, one in this many is closed at a time, since each search goes through all of them.
 const SHARE: usize = 64;
-/// A shortage is said again after this time, and is over when there was none for as long.
+/// Time after which a shortage is logged again, and after which it is over if it did not recur.
 const SAID_AGAIN: Duration = Duration::from_secs(60);
 
-/// Who has the front's descriptors.
+/// The limit on clients, and the last shortage of descriptors.
 pub(super) struct Crowd {
     clients: Arc<AtomicUsize>,
     most: usize,
@@ -42,7 +43,7 @@ struct Short {
 }
 
 impl Crowd {
-    /// By the limit of this process.
+    /// Reads the limit of open files of this process.
     pub(super) fn new(workers: usize) -> Self {
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         Self::of(usize::try_from(limit).unwrap_or(usize::MAX), workers)
@@ -64,7 +65,7 @@ impl Crowd {
         self.clients.load(Relaxed) >= self.most
     }
 
-    /// How many are to be closed at once.
+    /// How many clients to close at a time.
     pub(super) fn some(&self) -> usize {
         (self.most / SHARE).max(1)
     }
@@ -74,12 +75,12 @@ impl Crowd {
         self.plea.notify_waiters();
     }
 
-    /// Waits for such a call. Cancel-safe.
+    /// Waits for the next [`Crowd::plead`]. Cancel-safe.
     pub(super) async fn called(&self) {
         self.plea.notified().await;
     }
 
-    /// There is not enough for all; says so now and then.
+    /// Records a shortage, and logs it at most once per [`SAID_AGAIN`].
     pub(super) fn note(&self, journal: &Journal, error: Option<&io::Error>) {
         let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -91,7 +92,7 @@ impl Crowd {
         }
     }
 
-    /// What people should know.
+    /// A description of a recent shortage, for the operator.
     pub(super) fn trouble(&self) -> Option<String> {
         let last = self.short.lock().unwrap_or_else(PoisonError::into_inner).last?;
         (last.elapsed() < SAID_AGAIN).then(|| self.words())
@@ -106,7 +107,7 @@ impl Crowd {
     }
 }
 
-/// Whether it failed for want of descriptors, of this process or of the host.
+/// Whether the error is a lack of descriptors or memory, in this process or on the host.
 pub(super) fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }

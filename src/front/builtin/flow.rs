@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-/// Bytes both ways.
+/// A stream of bytes, both ways.
 #[derive(Debug)]
 pub(super) enum Flow {
     Tcp(TcpStream),
@@ -42,8 +42,9 @@ impl AsRawFd for Flow {
 }
 
 impl Flow {
-    /// Waits until there seems to be something to read, or an end, without a buffer. Readiness is a guess, and good
-    /// enough: to look costs a call for each connection, and a wrong guess only the buffers of one that is idle.
+    /// Waits until there seems to be something to read, or an end, without a buffer. Readiness is only a hint, and good
+    /// enough: a check would cost a system call for each connection, a wrong hint costs only the buffers of an idle
+    /// one.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         // An error shows up again when it is read.
         match self {

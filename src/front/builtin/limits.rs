@@ -1,4 +1,4 @@
-//! How long the two sides of an exchange may take. Told by the daemon (`control`), in force at once, for requests that
+//! Time limits for the two sides of an exchange. The daemon sets them (`control`); they apply at once, to requests that
 //! begin then. Read by `proxy`.
 
 use std::{
@@ -10,17 +10,17 @@ use serde::{Deserialize, Serialize};
 
 use super::worker::TICK;
 
-/// How long the two sides of an exchange may take.
+/// Time limits for the two sides of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// A client between two pieces of its request's body, in milliseconds.
+    /// Longest time between two pieces of a request's body from a client, in milliseconds.
     pub request_ms: u64,
-    /// An app until the head of its answer, in milliseconds.
+    /// Longest time until the head of an app's answer, in milliseconds.
     pub response_ms: u64,
 }
 
 impl Limits {
-    /// From what the configuration says.
+    /// The configured limits, at least 1 ms each.
     pub fn new(request: Duration, response: Duration) -> Self {
         let ms = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1);
         Self { request_ms: ms(request), response_ms: ms(response) }
@@ -28,7 +28,7 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// As nginx has them.
+    /// 60 s each, nginx's defaults.
     fn default() -> Self {
         Self { request_ms: 60_000, response_ms: 60_000 }
     }
@@ -49,28 +49,28 @@ impl Default for InForce {
 }
 
 impl InForce {
-    /// Puts others in force.
+    /// Puts these limits in force.
     pub(super) fn set(&self, limits: Limits) {
         self.request_ms.store(limits.request_ms, Relaxed);
         self.response_ms.store(limits.response_ms, Relaxed);
     }
 
-    /// What is in force.
+    /// The limits in force.
     pub(super) fn get(&self) -> Limits {
         Limits { request_ms: self.request_ms.load(Relaxed), response_ms: self.response_ms.load(Relaxed) }
     }
 
-    /// Of a client, between two pieces of a body.
+    /// The limit on a client, between two pieces of a body.
     pub(super) fn request(&self) -> Duration {
         Duration::from_millis(self.request_ms.load(Relaxed))
     }
 
-    /// Of an app, until the head of its answer.
+    /// The limit on an app, until the head of its answer.
     pub(super) fn response(&self) -> Duration {
         Duration::from_millis(self.response_ms.load(Relaxed))
     }
 
-    /// The same in ticks of the workers: never less, at most a tick more.
+    /// The limit on an app in ticks of the workers: never shorter, and less than two ticks longer.
     pub(super) fn response_ticks(&self) -> u32 {
         let ticks = self.response().as_millis().div_ceil(TICK.as_millis());
         u32::try_from(ticks).unwrap_or(u32::MAX).saturating_add(1)

@@ -44,13 +44,13 @@ impl Link {
         Self { stream: BufReader::new(stream), path: path.to_owned() }
     }
 
-    /// Whether the other side has closed, or has sent something unasked: of no use any more.
+    /// Whether the other side has closed, or has sent something unasked, so that the link can't be used any more.
     pub(super) fn is_stale(&self) -> bool {
         let mut byte = [0];
         !matches!(self.stream.get_ref().try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Asks, and waits at most `within` for the answer. After an error the link is of no more use.
+    /// Asks, and waits at most `within` for the answer. After an error the link can't be used any more.
     pub(super) async fn ask(&mut self, request: &Request, within: Duration) -> Result<Answer, BuiltinError> {
         let line = timeout(within, self.exchange(&control::line(request)))
             .await

@@ -1,12 +1,11 @@
 //! One request: claim a target, pass the request on, pass the answer back. Called by `worker` for each
 //! request of each client connection.
 //!
-//! What is sent again, and when:
-//! - a request of which nothing was sent: at once to another instance of its color, as far as there are some; then
-//!   to the other color, when that one receives traffic as well (not
-//!   when it is a preview: who asks for the canary must not be shown something else); else on another connection,
-//!   for up to [`PATIENCE`] while the backend refuses connections (the live instance is being restarted); the target
-//!   is chosen anew each time;
+//! Requests that are sent again, and when:
+//! - a request of which nothing was sent: at once to another instance of its color, if there is one; then to the other
+//!   color, if that receives traffic as well (not for a preview: a client that asks for the canary must not see the
+//!   live release); else on another connection, for up to [`PATIENCE`] while the backend refuses connections (the live
+//!   instance is being restarted); the target is chosen anew each time;
 //! - an idempotent request without a body whose *kept* connection ended before a byte came back: once, on
 //!   a new connection;
 //! - anything else (a POST that was sent, a body that was begun): never; the client gets a 502.
@@ -38,14 +37,14 @@ use crate::front::traffic::OWN;
 
 /// How long a request that was not sent waits for a backend that refuses connections.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two tries to connect, at first; doubled each time up to ten times this.
+/// Pause before the second try to connect; doubled each time, up to ten times this.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// A kept connection serves a request that can be repeated for this long ...
 const KEPT_IF_REPEATABLE: Duration = Duration::from_secs(1);
 /// ... and any other one only if it was used within this time and is seen to be open.
 const KEPT_IF_ONCE: Duration = Duration::from_millis(250);
 
-/// What a client may use in the place of CONNECT.
+/// The methods that the answer to CONNECT allows.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// A client's connection, as its requests see it.
@@ -58,24 +57,24 @@ pub(super) struct Session {
 /// The attempts to send one request.
 struct Attempts {
     wish: Wish,
-    /// Since the first refusal.
+    /// When the first attempt failed.
     refused: Option<Instant>,
     pause: Duration,
     kept_allowed: bool,
-    /// Made by bgd itself: no real traffic.
+    /// Whether bgd itself made the request: it is not real traffic.
     own: bool,
-    /// Whether the client knows answers before the answer (1xx).
+    /// Whether the client understands interim answers (1xx).
     hears_interim: bool,
 }
 
 impl Session {
-    /// Answers one request; whatever goes wrong is an answer too.
+    /// Answers one request; every error becomes an answer too.
     pub(super) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Reply> {
         self.slot.set(super::sockets::Doing::Answering);
         let is_old = request.version() == Version::HTTP_10;
         let is_head = request.method() == Method::HEAD;
         let mut answer = self.reply(request).await;
-        // To an old client such a body ends with its connection.
+        // To an HTTP/1.0 client, a body of unknown length ends with its connection.
         let endless = is_old && !is_head && answer.body().size_hint().exact().is_none();
         if (endless || self.worker.is_leaving()) && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -84,7 +83,7 @@ impl Session {
             answer.body_mut().ends_with_the_connection();
         }
         if is_old && answer.headers().contains_key(CONNECTION) {
-            // Or hyper adds that it keeps the connection.
+            // Otherwise hyper announces that it keeps the connection.
             *answer.version_mut() = Version::HTTP_10;
         }
         answer
@@ -193,7 +192,7 @@ impl Session {
         }
     }
 
-    /// A request to leave HTTP.
+    /// A request to change the protocol.
     async fn upgrade(
         &self,
         mut request: Request<Upload>,
@@ -209,7 +208,7 @@ impl Session {
             match tunnel::ask(&lease, request, within).await {
                 Ok(mut answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     lease.answered(answer.status().as_u16());
-                    // What comes after the head is the client's time.
+                    // After the head the client decides how long it takes, so that time is not measured.
                     lease.ended();
                     tunnel::join(lease, Arc::clone(&self.slot), client, &mut answer);
                     let (mut parts, _) = answer.into_parts();
@@ -238,8 +237,8 @@ impl Session {
         if attempts.own { lease.map(Lease::unmeasured) } else { lease }
     }
 
-    /// After a connection that failed: returns when the next try is due, or with the answer when none is. The lease
-    /// is given up meanwhile: a request that waits is not in flight.
+    /// Handles a failed connect: returns when the next try is due, or gives the answer when there is no other try.
+    /// Drops the lease meanwhile: a request that waits is not in flight.
     async fn refused(
         &self,
         attempts: &mut Attempts,
@@ -267,7 +266,8 @@ impl Session {
         Ok(())
     }
 
-    /// The app is not to blame, so nothing counts against it.
+    /// Frees descriptors and waits for the next try, or gives a 503. The app is not to blame, so nothing counts against
+    /// it.
     async fn out_of_descriptors(
         &self,
         attempts: &mut Attempts,
@@ -285,7 +285,8 @@ impl Session {
         Ok(())
     }
 
-    /// Has the next try go to another instance of the color, if there is one that has not refused as well.
+    /// Makes the next try go to another instance of the color; returns whether there is one that has not refused as
+    /// well.
     fn pass_over(&self, attempts: &mut Attempts, lease: &Lease, error: &io::Error) -> bool {
         let target = lease.target();
         let color = target.identity.color;
@@ -299,7 +300,7 @@ impl Session {
         another
     }
 
-    /// Has the next try go to the other color, if there is one that has not refused as well.
+    /// Makes the next try go to the other color; returns whether there is one that has not refused as well.
     fn turn_away(&self, attempts: &mut Attempts, lease: &mut Lease, error: &io::Error) -> bool {
         let target = lease.target();
         let color = target.identity.color;
@@ -381,7 +382,7 @@ impl Session {
         self.in_place_of(lease, status, text)
     }
 
-    /// The app is not to blame, so the request does not count.
+    /// A 408. The app is not to blame, so the request does not count.
     fn client_late(&self, lease: &mut Lease) -> Response<Reply> {
         lease.unsent();
         self.refuse(StatusCode::REQUEST_TIMEOUT, "the rest of the request did not come in time\n")
@@ -391,7 +392,7 @@ impl Session {
         self.in_place_of(lease, StatusCode::BAD_GATEWAY, text)
     }
 
-    /// An answer of ours that counts as the app's.
+    /// An answer of the front that counts as the app's.
     fn in_place_of(&self, lease: &Lease, status: StatusCode, text: &'static str) -> Response<Reply> {
         lease.answered_for(status.as_u16());
         self.own(status, text)
@@ -403,7 +404,7 @@ impl Session {
         answer
     }
 
-    /// An answer after which the connection can't serve on: what follows on it may not be a request.
+    /// An answer that closes the connection: the bytes that follow on it may not be a request.
     fn refuse(&self, status: StatusCode, text: &'static str) -> Response<Reply> {
         let mut answer = self.own(status, text);
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -427,7 +428,7 @@ fn unfit(answer: &hyper::http::response::Parts) -> Option<&'static str> {
     coded.then_some("the app's answer has a transfer coding other than chunked\n")
 }
 
-/// What the client is told when the app's answer was not one.
+/// The text for the client when the app's answer is not a valid one.
 fn reason(cause: &hyper::Error) -> &'static str {
     if cause.is_parse_too_large() {
         "the head of the app's answer has more than 64 KiB or 100 fields\n"
@@ -449,12 +450,12 @@ impl Attempts {
         if self.kept_allowed { lease.target().take(lease.worker(), within) } else { None }
     }
 
-    /// Whether the error is a refusal, and patience is not at its end.
+    /// Whether the backend refused the connection, and [`PATIENCE`] is not used up.
     fn may_wait(&mut self, error: &io::Error) -> bool {
         self.are_patient() && error.kind() == io::ErrorKind::ConnectionRefused
     }
 
-    /// Whether the first of them failed only a moment ago.
+    /// Whether the first attempt failed less than [`PATIENCE`] ago.
     fn are_patient(&mut self) -> bool {
         self.refused.get_or_insert_with(Instant::now).elapsed() < PATIENCE
     }

@@ -1,8 +1,8 @@
-//! The body of an answer on its way to the client. Moves the backend's connection along while it is read,
-//! gives it back to the pool at the end, and keeps the request counted as in flight until hyper has taken
-//! the last byte or the client is gone. Made by `proxy`.
+//! The body of an answer on its way to the client. Drives the backend's connection while hyper reads the body, returns
+//! it to the pool at the end, and keeps the request counted as in flight until hyper has taken the last byte or the
+//! client is gone. Made by `proxy`.
 //!
-//! An answer that breaks off is cut where the client can see it, but not before it has all that came: hyper drops what
+//! An answer that breaks off ends visibly for the client, but only after the client has all that came: hyper drops what
 //! it has not written when a body fails.
 
 use std::{
@@ -26,7 +26,7 @@ pub(super) struct Reply {
 }
 
 enum Source {
-    /// Words of our own.
+    /// A text of the front itself.
     Text(Option<Bytes>),
     /// The backend's body.
     Stream(Box<Stream>),
@@ -34,35 +34,35 @@ enum Source {
 
 struct Stream {
     body: Incoming,
-    /// `None` once it went back to the pool.
+    /// `None` once it went back to the pool, or broke off.
     upstream: Option<Upstream>,
     lease: Lease,
-    /// Why it broke off.
+    /// The error that broke it off, until the client has what came before.
     cut: Option<hyper::Error>,
     end: End,
 }
 
-/// What tells the client that the body is whole.
+/// How the client knows that the body is whole.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// Its length, or its last chunk.
+    /// By its length, or its last chunk.
     Framed,
-    /// The end of the connection. Of one that broke off that is a reset, for which so many looks are left, until when
-    /// the client must have what came.
+    /// By the end of the connection. A body that broke off ends in a reset; `looks` is how many more ticks the client
+    /// has before it to acknowledge what came.
     Connection { looks: u8 },
 }
 
-/// Looks at a client that has not acknowledged what came before its connection is reset; one a tick.
+/// Checks, one a tick, whether a client has acknowledged what came, before its connection is reset.
 const LOOKS: u8 = 20;
 
 impl Reply {
-    /// Words of our own.
+    /// A text of the front itself.
     pub(super) fn text(text: &'static str, client: Arc<Slot>) -> Self {
         let text = (!text.is_empty()).then(|| Bytes::from_static(text.as_bytes()));
         Self { source: Source::Text(text), client }
     }
 
-    /// The backend's body; `upstream` moves it, unless a task of its own does.
+    /// The backend's body; `upstream` drives the connection, unless a task of its own does.
     pub(super) fn stream(
         body: Incoming,
         upstream: Option<Upstream>,
@@ -76,7 +76,7 @@ impl Reply {
         Self { source: Source::Stream(Box::new(stream)), client }
     }
 
-    /// Only the end of the connection tells the client that the body is whole.
+    /// Marks the body as one that ends with the connection.
     pub(super) fn ends_with_the_connection(&mut self) {
         if let Source::Stream(stream) = &mut self.source {
             stream.end = End::Connection { looks: LOOKS };
@@ -140,7 +140,7 @@ impl Stream {
         Pin::new(&mut self.body).poll_frame(quiet)
     }
 
-    /// The backend has said everything.
+    /// Ends a whole answer: counts it, and returns the connection to the pool.
     fn finish(&mut self) {
         self.lease.ended();
         if let Some(mut upstream) = self.upstream.take()

@@ -46,23 +46,24 @@ pub(super) struct Slot {
     closing: AtomicBool,
     doing: AtomicU8,
     since: AtomicU32,
-    /// The peer did not take all that we have for it.
+    /// The last write had to wait: the peer did not take all that we have for it.
     clogged: AtomicBool,
-    /// While clogged: the tick at which it last took something, and what the kernel then still had for it.
+    /// While clogged: the tick at which the peer last took something, and the bytes that the kernel then still had for
+    /// it.
     took: AtomicU32,
     queued: AtomicI32,
-    /// Somebody waits until all that was written is with the kernel.
+    /// The task waits until all that was written is with the kernel.
     flush_asked: AtomicBool,
-    /// Whole answers before the answer (1xx), to be written before anything else is.
+    /// Whole interim answers (1xx), to be written before anything else.
     interim: Mutex<Vec<u8>>,
     has_interim: AtomicBool,
-    /// The tick at which what the task waits for is overdue; [`NEVER`]: it waits for nothing.
+    /// The tick at which the task's wait is overdue; [`NEVER`]: it does not wait.
     due: AtomicU32,
     parking: AtomicU8,
-    /// Of the task that serves a client.
+    /// The waker of the task that serves a client.
     waker: OnceLock<Waker>,
     ticks: Arc<AtomicU32>,
-    /// [`Sockets::total`].
+    /// Shared with [`Sockets::total`].
     total: Arc<AtomicUsize>,
 }
 
@@ -70,7 +71,7 @@ pub(super) struct Slot {
 /// connection, so 128 of them take 2 MiB. Allocating them again is two allocations a request.
 pub(super) const KEEP_BUFFERS: usize = 128;
 
-/// [`Slot::due`]: it waits for nothing.
+/// [`Slot::due`]: the task does not wait.
 const NEVER: u32 = u32::MAX;
 /// [`Slot::parking`]: in use.
 const USED: u8 = 0;
@@ -98,7 +99,7 @@ impl Slot {
         }
     }
 
-    /// Whether the connection is to park, because it was asked to or is one of many, and can; it is parked then.
+    /// Marks the connection as parked if it was asked to park or is one of many, and if it can; returns whether it did.
     pub(super) fn may_park(&self) -> bool {
         let asked = self.parking.load(Ordering::Relaxed) == ASKED
             || self.total.load(Ordering::Relaxed) > KEEP_BUFFERS;
@@ -119,28 +120,28 @@ impl Slot {
         self.parking.store(USED, Ordering::Relaxed);
     }
 
-    /// The task waits for something and is woken when that did not come within so many ticks.
+    /// Begins a wait of the task: the sweep wakes it when the wait does not end within so many ticks.
     pub(super) fn wait(&self, ticks: u32) {
         let now = self.ticks.load(Ordering::Relaxed);
         self.due.store(now.saturating_add(ticks).min(NEVER - 1), Ordering::Relaxed);
     }
 
-    /// What the task waited for has come.
+    /// Ends the task's wait.
     pub(super) fn wait_no_more(&self) {
         self.due.store(NEVER, Ordering::Relaxed);
     }
 
-    /// Whether what the task waits for should have come.
+    /// Whether the task's wait is overdue.
     pub(super) fn is_overdue(&self) -> bool {
         self.due.load(Ordering::Relaxed) <= self.ticks.load(Ordering::Relaxed)
     }
 
-    /// Has [`Slot::is_flushed`] tell when all that was written until now is with the kernel, and the task woken then.
+    /// Has the task woken when all that was written until now is with the kernel; [`Slot::is_flushed`] is true then.
     pub(super) fn ask_for_flush(&self) {
         self.flush_asked.store(true, Ordering::Relaxed);
     }
 
-    /// Whether that is so.
+    /// Whether all that was written before [`Slot::ask_for_flush`] is with the kernel.
     pub(super) fn is_flushed(&self) -> bool {
         !self.flush_asked.load(Ordering::Relaxed)
     }
@@ -150,17 +151,17 @@ impl Slot {
         unacknowledged(self.fd) == 0
     }
 
-    /// Closing the connection tells the peer that it broke off, not that all is said.
+    /// Makes closing the connection reset it, so that the peer sees a broken answer and not a whole one.
     pub(super) fn reset_when_closed(&self) {
         let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
-        // SAFETY: whoever has a slot's stream in use calls this, so the descriptor is open. If it fails, the connection
-        // is closed as usual.
+        // SAFETY: the caller has the slot's stream in use, so the descriptor is open. If it fails, the connection is
+        // closed as usual.
         let _closed_as_usual =
             nix::sys::socket::setsockopt(&unsafe { BorrowedFd::borrow_raw(self.fd) }, Linger, &at_once);
     }
 
-    /// Writes a whole message before the answer. Dropped while the peer has not taken all of the former answer: it
-    /// would stand in the middle of that.
+    /// Has a whole message written before the answer. The message is dropped while the peer has not taken all of the
+    /// former answer: it would land in the middle of that.
     pub(super) fn write_interim(&self, message: &[u8]) {
         if self.clogged.load(Ordering::Relaxed) {
             return;
@@ -181,7 +182,7 @@ impl Slot {
         self.ticks.load(Ordering::Relaxed).wrapping_sub(self.since.load(Ordering::Relaxed))
     }
 
-    /// After a write.
+    /// Records whether a write had to wait.
     fn wrote(&self, is_pending: bool) {
         if is_pending && !self.clogged.load(Ordering::Relaxed) {
             self.took.store(self.ticks.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -190,7 +191,7 @@ impl Slot {
         self.clogged.store(is_pending, Ordering::Relaxed);
     }
 
-    /// Whether the peer has taken nothing for so many ticks of what lies ready for it. To be asked at each tick.
+    /// Whether the peer has taken nothing for so many ticks, though bytes are ready for it. Call it at each tick.
     fn is_stuck(&self, ticks: u32) -> bool {
         if !self.clogged.load(Ordering::Relaxed) {
             return false;
@@ -210,12 +211,12 @@ pub(super) struct Sockets {
     open: Mutex<HashMap<RawFd, Arc<Slot>>>,
     ticks: Arc<AtomicU32>,
     admitted: AtomicU64,
-    /// How many are open here, and in other registries that count with it.
+    /// How many sockets are open here and in the registries that share this count.
     total: Arc<AtomicUsize>,
 }
 
 impl Sockets {
-    /// A registry that counts with others.
+    /// A registry that shares its count with others.
     pub(super) fn counted(total: Arc<AtomicUsize>) -> Self {
         Self { total, ..Self::default() }
     }
@@ -252,8 +253,8 @@ impl Sockets {
         self.ticks.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Shuts down what has been `doing` this for at least `ticks` and has nothing left to write. To be
-    /// called on the thread that serves these sockets, so that none is between two steps of an answer.
+    /// Shuts down sockets that have been `doing` this for at least `ticks` and have nothing left to write. Call it on
+    /// the thread that serves these sockets, so that none is between two steps of an answer.
     pub(super) fn close(&self, doing: Doing, ticks: u32) {
         for slot in self.lock().values() {
             if slot.is(doing) && slot.age() >= ticks && !slot.clogged.load(Ordering::Relaxed) {
@@ -262,8 +263,8 @@ impl Sockets {
         }
     }
 
-    /// Shuts down `count` of those that have been `doing` this for longest, at least for `ticks`; answers how many those
-    /// were. To be called on the thread that serves these sockets, as [`Sockets::close`].
+    /// Shuts down `count` of those that have been `doing` this for longest, at least for `ticks`; returns how many
+    /// those were. Call it on the thread that serves these sockets, like [`Sockets::close`].
     pub(super) fn close_longest(&self, doing: Doing, ticks: u32, count: usize) -> usize {
         let open = self.lock();
         let may_go = |slot: &&Arc<Slot>| {
@@ -284,8 +285,8 @@ impl Sockets {
         count
     }
 
-    /// Shuts down what has taken nothing for so many ticks of what lies ready for it. Upgraded connections are left
-    /// alone: what they send is no answer.
+    /// Shuts down sockets whose peer has taken nothing for so many ticks, though bytes are ready for it. Upgraded
+    /// connections are left alone: what they send is not an answer.
     pub(super) fn close_stuck(&self, ticks: u32) {
         for slot in self.lock().values() {
             if !slot.is(Doing::Tunnel) && slot.is_stuck(ticks) {
@@ -294,14 +295,15 @@ impl Sockets {
         }
     }
 
-    /// Wakes the tasks that wait for something that is overdue.
+    /// Wakes the tasks whose wait is overdue.
     pub(super) fn wake_overdue(&self) {
         let open = self.lock();
         let overdue = open.values().filter(|slot| slot.is_overdue());
         overdue.filter_map(|slot| slot.waker.get()).for_each(Waker::wake_by_ref);
     }
 
-    /// Asks what has been quiet for at least `ticks` to give up its buffers; answers how many were asked.
+    /// Asks connections that have been quiet for at least `ticks` to give up their buffers; returns how many were
+    /// asked.
     pub(super) fn park(&self, ticks: u32) -> usize {
         let open = self.lock();
         let due = open.values().filter(|slot| slot.is(Doing::Quiet) && slot.age() >= ticks);
@@ -314,7 +316,7 @@ impl Sockets {
             .count()
     }
 
-    /// Shuts down everything; answers how many those were.
+    /// Shuts down all sockets; returns how many those were.
     pub(super) fn close_all(&self) -> usize {
         self.lock().values().map(|slot| shut(slot.fd)).count()
     }
@@ -334,7 +336,7 @@ impl Sockets {
     }
 }
 
-/// The only error possible is that the peer has gone already, which is what is wanted.
+/// Shuts down both directions. The only possible error is that the peer has gone already, which does no harm.
 fn shut(fd: RawFd) {
     let _gone_already = shutdown(fd, Shutdown::Both);
 }
@@ -352,7 +354,7 @@ fn unacknowledged(fd: RawFd) -> i32 {
 #[derive(Debug)]
 pub(super) struct Wire {
     stream: Flow,
-    /// Read already, but not by whoever reads now.
+    /// Bytes that were read too far, for the next reader.
     unread: Bytes,
     slot: Arc<Slot>,
     sockets: Arc<Sockets>,
@@ -364,7 +366,7 @@ impl Wire {
         &self.slot
     }
 
-    /// Puts back what was read too far.
+    /// Puts back bytes that were read too far.
     pub(super) fn unread(mut self, bytes: &[u8]) -> Self {
         if !bytes.is_empty() {
             self.slot.set(Doing::Hearing);
@@ -420,7 +422,7 @@ impl AsyncRead for Wire {
 }
 
 impl Wire {
-    /// Writes what goes before everything else.
+    /// Writes the interim answers, which go before everything else.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.slot.has_interim.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(()));
@@ -461,7 +463,7 @@ impl AsyncWrite for Wire {
         self.stream.is_write_vectored()
     }
 
-    /// hyper asks when it has written all that it has.
+    /// hyper calls this when it has written all that it has.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_interim(cx))?;
         if self.slot.flush_asked.swap(false, Ordering::Relaxed)
@@ -472,7 +474,8 @@ impl AsyncWrite for Wire {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// What hyper shuts down it closes next, which says the same. An upgraded connection may have one side left.
+    /// Only an upgraded connection is shut down: its other direction may go on. hyper closes any other next, which
+    /// tells the peer as much.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.slot.is(Doing::Tunnel) {
             return Poll::Ready(Ok(()));

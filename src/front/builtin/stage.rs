@@ -177,7 +177,7 @@ impl Stage {
         }
     }
 
-    /// Whether there is no predecessor, or none any more.
+    /// Whether no predecessor is left to lead.
     pub(super) async fn leads_nobody(&self) -> bool {
         let mut predecessor = self.predecessor.lock().await;
         *predecessor = predecessor.take().filter(|link| !link.is_stale());

@@ -1,12 +1,12 @@
-//! One state of the route, as requests read it: which targets there are, and which of them a request goes to. Made
-//! by `switch`, which replaces it as a whole.
+//! One state of the route, as requests read it: the targets, and the choice of one for a request. Made by `switch`,
+//! which replaces it as a whole.
 //!
 //! All of the traffic is cut into a hundred slots; the live color has the first ones, the
 //! canary the last. A client keeps its slot through one canary, so that clients only move to the canary while its
 //! share grows, and only away from it while it shrinks; with the next canary the slots are dealt anew.
 //!
-//! Of a color's instances the next one in turn is asked, or the one after it if that has less in flight; those that
-//! refuse connections, or hang as the daemon tells, are passed over.
+//! Within a color a request goes to the next instance in turn, or to the one after it if that has less in flight.
+//! Instances that refuse connections, or that the daemon reports as hanging, are passed over.
 
 use std::sync::{
     Arc,
@@ -29,22 +29,22 @@ use crate::{
     },
 };
 
-/// Numbers tried for a ticket that belongs to a slot; with 100 slots all but one in a billion times enough.
+/// Most numbers tried to find a ticket for a slot; with 100 slots about two searches in a billion fail.
 const DEALT_AT_MOST: usize = 2000;
 
 /// One state of the route.
 #[derive(Default)]
 pub(super) struct Table {
     sides: Vec<Side>,
-    /// What takes the requests that the live color refuses; a side without a weight.
+    /// The color that takes requests when the live color refuses connections; its side has no weight.
     backup: Option<Color>,
     total: u64,
     /// Coprime to `total` and near its golden section: visits every slot once per round, well mixed.
     stride: u64,
-    /// Goes on from table to table: a route that is put in force once more does not begin the round anew.
+    /// Shared from table to table, so that a route that is put in force again does not begin the round anew.
     turn: Arc<AtomicU64>,
     sticky: Sticky,
-    /// Of this canary alone: other clients are the first to see the next one.
+    /// The hash of this canary's release, so that other clients are the first to see the next canary.
     seed: u64,
     password: Option<Password>,
 }
@@ -58,7 +58,7 @@ struct Side {
 }
 
 impl Side {
-    /// The one for the next request; of several one that does not refuse, as far as there is one.
+    /// The target for the next request; of several, one that does not refuse connections, if there is one.
     fn pick(&self, wish: &Wish) -> Option<&Arc<Target>> {
         if let [only] = self.targets.as_slice() {
             return Some(only);
@@ -75,13 +75,13 @@ impl Side {
 }
 
 impl Table {
-    /// From a route, what makes targets of one of its sides, and the turns taken so far.
+    /// The table of a route. `targets` makes the targets of one of its sides; `turn` counts the turns taken so far.
     pub(super) fn new(
         route: &Route,
         targets: impl Fn(&route::Side) -> Vec<Arc<Target>>,
         turn: Arc<AtomicU64>,
     ) -> Self {
-        // A backup has no part of its own.
+        // A backup has no share of its own.
         let backup = route.backup.iter().map(|backup| (backup, 0));
         let side = |(side, percent): (&route::Side, u8)| Side {
             color: side.color,
@@ -111,7 +111,7 @@ impl Table {
         self.sides.iter().flat_map(|side| &side.targets)
     }
 
-    /// Reads where a request wants to go. Each request is to be asked once: it takes its turn.
+    /// Reads where a request should go. Call it once for each request: it takes a turn.
     pub(super) fn wish(&self, headers: &HeaderMap, client: &Client) -> Wish {
         if self.sides.len() < 2 {
             return Wish::default();
@@ -151,7 +151,7 @@ impl Table {
         side.pick(wish)
     }
 
-    /// All that the public's requests may go to, the backup last.
+    /// The sides that the public's requests may go to, the backup last.
     fn open(&self) -> impl Iterator<Item = &Side> {
         let backup = self.sides.iter().filter(|side| side.weight == 0 && Some(side.color) == self.backup);
         self.routed().chain(backup)
@@ -194,7 +194,7 @@ impl Table {
         (share >> 64) as u64
     }
 
-    /// A number for a new client. New clients take turns, so that few of them are shared out right as well.
+    /// A number for a new client. New clients take turns, so that the shares are right even for few of them.
     fn deal(&self) -> u64 {
         let slot = self.slot_of_turn(self.next_turn());
         let mut numbers = wish::numbers();
@@ -229,7 +229,7 @@ mod tests {
 
     const SECRET: &str = "s3cret-s3cret-s3cret";
 
-    /// With so many instances, from that port on.
+    /// A side with this many instances, on ports from `first` on.
     fn side(color: Color, (first, instances): (u16, u16), number: u64) -> route::Side {
         let release = format!("20261121T101112Z-{number}-0123456").parse().unwrap();
         route::Side { color, release, addresses: (first..first + instances).map(Address::Port).collect() }

@@ -22,13 +22,13 @@ use crate::rules::{
 /// How long an idle connection is kept. Short on purpose: apps close theirs after 2 to 5 s, and an app
 /// that serves one connection at a time must not be blocked by ours. A new one costs about 50 µs.
 const IDLE_KEPT: Duration = Duration::from_secs(1);
-/// How long a target that refused a connection is passed over, where there is another one: it takes a moment to start
-/// again, and each try costs a request one round more.
+/// How long a target that refused a connection is passed over, where there is another one: a restart takes a moment,
+/// and each try costs a request another attempt.
 const REST: Duration = Duration::from_millis(100);
 /// Idle connections kept per worker; more than this are closed after their exchange.
 const IDLE_MOST: usize = 256;
 
-/// What makes two backends the same target.
+/// Identifies a target: two backends with equal fields are one target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) color: Color,
@@ -37,7 +37,7 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Of all instances of a side.
+    /// The identities of all instances of a side.
     pub(super) fn all(side: &Side) -> impl Iterator<Item = Self> {
         let of = |address: &Address| (side.color, address.clone(), side.release.clone());
         side.addresses.iter().map(of).map(|(color, address, release)| Self { color, address, release })
@@ -58,29 +58,29 @@ struct Idle {
     since: Instant,
 }
 
-/// What times of rest are counted from.
+/// The time that `Target::rests_until` is counted from.
 static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
-/// Of the targets made so far.
+/// The number of the next target.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// One backend as the proxy sees it.
 pub(super) struct Target {
     pub(super) identity: Identity,
-    /// Unlike any other target's of this process.
+    /// Unique among the targets of this process.
     pub(super) number: u64,
-    /// In milliseconds since [`BEGUN`]; 0: not at all.
+    /// Until when it is passed over, in milliseconds since [`BEGUN`]; 0: not at all.
     rests_until: AtomicU64,
     lanes: Box<[Lane]>,
     tallies: Arc<[Tally]>,
     retired: AtomicBool,
-    /// Told when the last request in flight of a retired target ends.
+    /// Notified when the last request in flight of a retired target ends.
     empty: Arc<Notify>,
     /// Ends the upgraded connections that are open now.
     pub(super) cut: Notify,
 }
 
 impl Target {
-    /// With a lane for each of the tallies.
+    /// A target with one lane for each tally, that is, for each worker.
     pub(super) fn new(identity: Identity, tallies: Arc<[Tally]>, empty: Arc<Notify>) -> Self {
         Self {
             identity,
@@ -100,13 +100,13 @@ impl Target {
         self.lanes.iter().map(|lane| lane.in_flight.load(Ordering::SeqCst)).sum()
     }
 
-    /// It is passed over for so long at least.
+    /// Passes the target over for at least this long.
     pub(super) fn rest(&self, within: Duration) {
         let until = BEGUN.elapsed().saturating_add(within).as_millis();
         self.rests_until.fetch_max(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// It is passed over no more.
+    /// Stops passing the target over.
     pub(super) fn rest_no_more(&self) {
         self.rests_until.store(0, Ordering::Relaxed);
     }
@@ -117,7 +117,7 @@ impl Target {
         until > 0 && BEGUN.elapsed().as_millis() < u128::from(until)
     }
 
-    /// No connection of this target is reused from now on; idle ones are closed.
+    /// Closes idle connections, and has none reused from now on.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::SeqCst);
         for lane in &self.lanes {
@@ -125,7 +125,7 @@ impl Target {
         }
     }
 
-    /// Closes everything that is open, idle or not; answers how many connections those were.
+    /// Closes all connections, idle or not; returns how many those were.
     pub(super) fn cut(&self) -> usize {
         // Sockets first: a tunnel that is woken closes its own, and would not be counted.
         let closed = self.lanes.iter().map(|lane| lane.sockets.close_all()).sum();
@@ -154,14 +154,14 @@ impl Target {
         }
     }
 
-    /// Closes what has been idle for too long.
+    /// Closes connections of `worker` that have been idle for longer than [`IDLE_KEPT`].
     pub(super) fn sweep(&self, worker: usize) {
         let mut idle = self.idle(&self.lanes[worker]);
         let due = idle.partition_point(|entry| entry.since.elapsed() > IDLE_KEPT);
         idle.drain(..due);
     }
 
-    /// Closes all that are idle.
+    /// Closes all idle connections of `worker`.
     pub(super) fn close_idle(&self, worker: usize) {
         self.idle(&self.lanes[worker]).clear();
     }
@@ -180,7 +180,7 @@ pub(super) struct Lease {
     measured: bool,
 }
 
-/// How far the request is.
+/// The request's progress.
 #[derive(Clone, Copy)]
 enum Course {
     /// Not sent, or counted already.
@@ -197,7 +197,7 @@ impl Lease {
         Self { target, worker, course: Course::Quiet, measured: true }
     }
 
-    /// The same, for a request that is no real traffic.
+    /// Keeps the request out of the figures: it is not real traffic.
     pub(super) fn unmeasured(mut self) -> Self {
         self.measured = false;
         self
@@ -216,7 +216,7 @@ impl Lease {
         self.course = Course::Sent(Instant::now());
     }
 
-    /// It will be sent once more, and counted then.
+    /// The request will be sent again and counted then, or its failure is not the app's.
     pub(super) fn unsent(&mut self) {
         self.course = Course::Quiet;
     }
@@ -241,7 +241,7 @@ impl Lease {
         }
     }
 
-    /// The answer broke off; of one that was counted already, nothing more is.
+    /// The answer broke off. It counts as failed unless the request was counted already.
     pub(super) fn broke_off(&mut self) {
         if !matches!(self.course, Course::Quiet) {
             self.failed();
@@ -256,13 +256,13 @@ impl Lease {
         }
     }
 
-    /// The target could not be connected.
+    /// The target could not be connected: it is passed over for a moment.
     pub(super) fn not_connected(&self) {
         self.target.rest(REST);
         self.tally().not_connected(self.color());
     }
 
-    /// The request was answered in the place of the target.
+    /// The front answered the request in place of the target.
     pub(super) fn answered_for(&self, status: u16) {
         self.tally().answered(self.color(), status);
     }
@@ -278,7 +278,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // A client that went away: how long it waited says something, and the app is not to blame for it.
+        // If the client went away, its waiting time counts, but not as an error of the app.
         self.ended();
         self.target.lanes[self.worker].in_flight.fetch_sub(1, Ordering::SeqCst);
         if self.target.retired.load(Ordering::SeqCst) {

@@ -34,21 +34,22 @@ use crate::rules::address::Address;
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Most bytes of a response head, and of what is read ahead of a slow client.
 pub(super) const BUFFER: usize = 64 * 1024;
-/// Ports from here on may be given to outgoing connections, so one could meet itself.
+/// Ports from here on may be given to outgoing connections, so a socket could connect to itself.
 const FIRST_EPHEMERAL: u16 = 1024;
 
-/// How long an answer may take, and whom to wake when it took too long.
+/// How long an answer may take, and the task to wake when it took too long.
 pub(super) struct Wait<'a> {
-    /// Of the client that waits for it.
+    /// The slot of the client that waits for the answer.
     pub(super) slot: &'a Slot,
-    /// Until its head is there, while the client owes nothing.
+    /// Ticks until the head of the answer; they do not run while the client owes a piece of the request.
     pub(super) ticks: u32,
-    /// Of the client's own part.
+    /// The state of the client's upload.
     pub(super) progress: &'a Progress,
 }
 
 impl Wait<'_> {
-    /// Begins anew whenever the backend took another piece of the request; does not run while the client owes one.
+    /// Whether the time is over. It begins anew whenever the backend took another piece of the request, and does not
+    /// run while the client owes one.
     fn is_over(&self, asked: &mut Option<u32>) -> bool {
         let now = self.progress.asked();
         if self.progress.is(Upload::AWAITED) {
@@ -60,11 +61,11 @@ impl Wait<'_> {
     }
 }
 
-/// Why there is no answer.
+/// Why the backend did not answer.
 pub(super) enum Fault {
-    /// It took too long.
+    /// The answer took too long.
     Late,
-    /// What hyper said.
+    /// hyper's error.
     Broken(hyper::Error),
 }
 
@@ -102,14 +103,14 @@ async fn reach(address: &Address) -> io::Result<Flow> {
     let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let stream = TcpStream::connect(to).await?;
     if port >= FIRST_EPHEMERAL && stream.local_addr()? == to {
-        // Nobody listens, and the kernel joined the socket with itself.
+        // Nothing listens there, and the kernel connected the socket to itself.
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
     stream.set_nodelay(true)?;
     Ok(stream.into())
 }
 
-/// How hyper speaks to backends: forgiving, since what apps send can't be helped here.
+/// hyper's settings for backends: lenient, since the front can't correct what apps send.
 pub(super) fn builder() -> Builder {
     let mut builder = Builder::new();
     builder.max_buf_size(BUFFER).max_header_size(BUFFER);
@@ -164,7 +165,7 @@ impl Upstream {
         Failed { fault: Fault::Broken(failed.into_error()), unsent, silent: self.slot.is(Doing::Quiet) }
     }
 
-    /// Moves bytes both ways as far as they go now.
+    /// Moves bytes both ways, as many as pass without waiting.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
         drive(&mut self.driver, cx);
     }
@@ -183,7 +184,7 @@ impl Upstream {
         self.driver.is_some()
     }
 
-    /// Whether another request can be sent; to be asked after the end of an answer.
+    /// Whether another request can be sent. Call it after the end of an answer.
     pub(super) fn is_reusable(&mut self) -> bool {
         if !self.sender.is_ready() {
             drive(&mut self.driver, &mut Context::from_waker(Waker::noop()));
