@@ -1,6 +1,6 @@
-//! Operators' acts that no step is made for, on their way into the record: in their order, and by one thread at a
-//! time, so that a disk that stalls keeps no more than one from those who read. Used by `fleet`. Never waited for: the
-//! act itself is done, and what can't be recorded is said in the log.
+//! Records operators' acts that belong to no step, in order and on one thread at a time: a stalled disk then holds up
+//! one blocking thread only. Used by `fleet`. Nobody waits for it: the act is done by then, and an act that can't be
+//! recorded is logged.
 
 use std::{
     collections::VecDeque,
@@ -25,12 +25,12 @@ pub(super) struct Acts {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<EventRecord>,
-    /// A thread is at it, and looks here again before it leaves.
+    /// A thread is recording, and looks here again before it leaves.
     served: bool,
 }
 
 impl Acts {
-    /// Into this record, and to those who listen.
+    /// Acts go to this record, and to the subscribers of `events`.
     pub(super) fn new(store: Arc<Store>, events: broadcast::Sender<EventRecord>) -> Arc<Self> {
         Arc::new(Self { store, events, queue: Mutex::default() })
     }
@@ -48,7 +48,7 @@ impl Acts {
     fn record(&self) {
         while let Some(event) = self.next() {
             match self.store.log_act(event) {
-                // Nobody listens: nobody misses it.
+                // The event may have no subscribers.
                 Ok(event) => drop(self.events.send(event)),
                 Err(err) => tracing::error!(err = %chain(&err), "an act was not recorded"),
             }

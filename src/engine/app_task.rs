@@ -41,25 +41,22 @@ use crate::{
 /// Between two tries to write the record: long enough not to spin on a full disk.
 const COMMIT_RETRY: Duration = Duration::from_secs(1);
 
-/// What reaches an app's task.
+/// A message to an app's task.
 #[derive(Debug)]
 pub enum Message {
-    /// Something happened.
     Event(Event),
     /// An operator asked, and waits for the answer.
     Ask {
-        /// Who, and as the record says it.
+        /// The operator and the request, as the record has them.
         act: EventRecord,
-        /// For what.
         ask: Ask,
-        /// Where the answer goes.
         reply: oneshot::Sender<Answer>,
     },
-    /// Which instances run, or how well, changed.
+    /// The set of running instances changed, or the health of one.
     Instances,
-    /// The remote was looked at.
+    /// The poller's newest look at the remote.
     Remote(RemoteSeen),
-    /// More requests were counted.
+    /// The counts of requests changed.
     Counted(Counted),
     /// Trouble with the front began or ended.
     FrontTrouble(Option<String>),
@@ -70,10 +67,9 @@ pub enum Message {
 /// The way into an app's task.
 pub type Inbox = mpsc::UnboundedSender<Message>;
 
-/// What a task works with.
+/// The parts that an app's task works with.
 #[derive(Debug, Clone)]
 pub struct Deps {
-    /// The record.
     pub store: Arc<Store>,
     /// Carries effects out.
     pub interpreter: Arc<Interpreter>,
@@ -81,7 +77,7 @@ pub struct Deps {
     pub events: broadcast::Sender<EventRecord>,
     /// Hands out deploy numbers over all apps.
     pub deploys: Arc<DeployCounter>,
-    /// Records what operators asked for in vain.
+    /// Records operators' acts that no step records.
     pub(super) acts: Arc<Acts>,
 }
 
@@ -100,7 +96,7 @@ impl DeployCounter {
         DeployId(self.0.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// A number that was not used. False: a higher one was handed out since, so that only its holder may use it.
+    /// Takes back an unused number. False if a higher one was taken since: then only its holder may use it.
     fn give_back(&self, unused: DeployId) -> bool {
         self.0.compare_exchange(unused.0 + 1, unused.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
@@ -115,10 +111,10 @@ pub struct AppTask {
     inbox: mpsc::UnboundedReceiver<Message>,
     sender: Inbox,
     ledger: Ledger,
-    /// Not given back yet.
+    /// A deploy number that was taken and not given back yet.
     fresh: Option<DeployId>,
     running: HashMap<EffectId, JoinHandle<()>>,
-    /// Cancelled, but their results are in the inbox already.
+    /// Cancelled effects whose results are already in the inbox.
     too_late: HashSet<EffectId>,
     backlog: VecDeque<Message>,
     tend: Tend,
@@ -169,7 +165,7 @@ impl AppTask {
         Ok((task, sender, seen))
     }
 
-    /// Looks at the world, takes up the thread, and works until told to end.
+    /// Observes the world, goes on from the recorded state, and works until [`Message::End`].
     pub async fn run(mut self) {
         let facts = observe::facts(&self.deps.interpreter, &self.deps.store, self.ledger.app()).await;
         self.take(Event::Recovered(facts)).await;
@@ -177,7 +173,7 @@ impl AppTask {
             self.take(event).await;
         }
         self.shown.send_modify(|snapshot| snapshot.observed = true);
-        // What was adopted is shown and watched even when nothing had to be done about it.
+        // Shows and watches adopted instances even if recovery changed nothing.
         self.show();
         self.tend.reconcile(self.ledger.app());
         while let Some(message) = self.next().await {
@@ -194,7 +190,7 @@ impl AppTask {
                 Message::Ask { act, ask, reply } => {
                     let event = Event::Asked { by: act.by.clone(), ask };
                     let answer = self.take_for(event, Some(act)).await;
-                    // The client may be gone; what it asked for is done all the same.
+                    // The client may be gone; its request is carried out all the same.
                     let _gone = reply.send(answer.unwrap_or_else(|| Answer::Said("done".to_owned())));
                 }
                 Message::Instances => self.show(),
@@ -231,7 +227,7 @@ impl AppTask {
         self.inbox.recv().await
     }
 
-    /// Records what came of a flip that did without.
+    /// Records the steps of a flip that were carried out without a record.
     async fn catch_up(&mut self) {
         let Some(entry) = self.ledger.overdue() else { return };
         match self.try_commit(entry, None).await {
@@ -284,13 +280,13 @@ impl AppTask {
         }
         self.show();
         self.meter.reconcile(self.ledger.app());
-        // Before anybody is told: a flip waits for no log and no listener. What the effects bring about is told
-        // after this all the same, because it comes through the inbox.
+        // Start effects before telling anybody: a flip waits for neither log nor listeners. Results of effects are told
+        // later all the same, because they come through the inbox.
         for effect in due.effects {
             self.start(effect).await;
         }
         if let Some(events) = events {
-            // What was just started would wait for this task to pause: a runtime runs it on the same thread.
+            // Yield: the runtime runs a task that was just started on this thread, when this task pauses.
             tokio::task::yield_now().await;
             self.tell(events, &due.notes);
         }
@@ -298,7 +294,7 @@ impl AppTask {
         due.answer
     }
 
-    /// An act that is in no step's record.
+    /// Records an act that is in no step's record.
     fn note_apart(&self, act: Option<Act>) {
         if let Some(act) = act {
             self.deps.acts.note(act.event);
@@ -324,8 +320,8 @@ impl AppTask {
         Context { now, utc: clock::compact_utc(now), fresh, unrecorded, policy }
     }
 
-    /// Returns when the entry is in the record, with its events; or, for a flip, when it can't be: the way back does
-    /// not depend on a disk (promise I6). `None`: the task is to end.
+    /// Returns when the entry is in the record, with its events; for a flip also when it can't be recorded: the way
+    /// back does not depend on a disk (promise I6). `None`: the task is to end.
     async fn commit(
         &mut self,
         mut entry: Box<Entry>,
@@ -386,7 +382,7 @@ impl AppTask {
         self.shown.send_modify(|snapshot| snapshot.unrecorded = Some(why));
     }
 
-    /// Waits for the next try; shorter when a flip or the end arrives meanwhile. What else arrives keeps its order.
+    /// Waits for the next try, or until a flip or the end arrives. Other messages keep their order.
     async fn wait_for_retry(&mut self) -> Wait {
         let retry = tokio::time::sleep(COMMIT_RETRY);
         tokio::pin!(retry);
@@ -411,11 +407,11 @@ impl AppTask {
         }
     }
 
-    /// The record can be written (again); a deploy that ended is the last one by the time it is no longer under way.
+    /// Shows that the record works again, and an ended deploy as the last one before it stops being under way.
     fn show_recorded(&self, due: &Due) {
         if due.caught_up {
             self.shown.send_modify(|snapshot| snapshot.unrecorded = None);
-            // What waited for the record begins now; the receiver is this task.
+            // Work that waited for the record begins now; the receiver is this task.
             let _ended = self.sender.send(Message::Event(Event::Ticked));
         }
         if due.notes.iter().any(|noted| matches!(noted.note, Note::DeployEnded(_) | Note::QueueReplaced(_))) {
@@ -428,7 +424,7 @@ impl AppTask {
         }
     }
 
-    /// For the log and for whoever follows the events.
+    /// Logs events and sends them to subscribers.
     fn tell(&self, events: Vec<EventRecord>, notes: &[Noted]) {
         for noted in notes {
             if let Note::Ignored(why) = &noted.note {
@@ -437,12 +433,12 @@ impl AppTask {
         }
         for event in events {
             tracing::info!(app = %self.name, deploy = event.deploy.map(|id| id.0), event = %event.kind, text = event.text);
-            // Nobody listening is the usual case.
+            // Usually nobody listens.
             let _listeners = self.deps.events.send(event);
         }
     }
 
-    /// Shows how a deploy ended that the record can't tell of.
+    /// Shows the end of a deploy that the record could not take.
     fn show_end(&self, due: &Due) {
         let ended = due.notes.iter().rev().find_map(|noted| match &noted.note {
             Note::DeployEnded(end) => Some((noted.deploy.as_ref()?, noted.release.as_ref(), end)),
@@ -489,7 +485,7 @@ impl AppTask {
         if let Action::Cancel(id) = effect.action {
             if let Some(task) = self.running.remove(&id) {
                 task.abort();
-                // What follows must find the cancelled effect at rest, not half way through a file.
+                // Later effects must find the cancelled one at rest, not half way through a file.
                 match task.await {
                     Ok(()) => drop(self.too_late.insert(id)),
                     Err(err) if err.is_cancelled() => {}
@@ -503,14 +499,14 @@ impl AppTask {
         let (id, sender, interpreter) = (effect.id, self.sender.clone(), self.deps.interpreter.clone());
         let task = tokio::spawn(async move {
             let result = interpreter.run(&effect.action).await;
-            // The receiver is gone only when the daemon ends; the effect is asked for again at the next start.
+            // The receiver is gone only when the daemon ends; the next start asks for the effect again.
             let _ended = sender.send(Message::Event(Event::Done { effect: id, result }));
         });
         self.running.insert(id, task);
     }
 }
 
-/// What waits behind a record that can't be written must not wait before it.
+/// A flip must not wait for the next try to write the record.
 fn is_flip(message: &Message) -> bool {
     matches!(message, Message::Ask { ask: Ask::Flip, .. })
 }
@@ -522,8 +518,8 @@ enum Wait {
     End,
 }
 
-/// On this thread where the runtime can move its other work elsewhere meanwhile: a flip waits for no second thread
-/// to wake up, nor for the way back.
+/// Runs blocking work on this thread if the runtime can move its other tasks elsewhere: a flip then waits for no second
+/// thread to wake up.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
         return tokio::task::block_in_place(work);
@@ -531,7 +527,7 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     crate::os::blocking::blocking(work).await
 }
 
-/// With what became of it.
+/// The act with its result, for the record.
 fn answered(act: EventRecord, answer: Option<&Answer>) -> Act {
     let text = match answer {
         Some(Answer::Denied(denial)) => format!("{}; denied: {}", act.text, denial.message),

@@ -1,5 +1,5 @@
-//! What the daemon does for the front that it looks after: whose turn it is, what runs, and who hears of trouble.
-//! Started by `tend`; the looking after is the front's own.
+//! The daemon's side of a front's supervision: the turn on the front, the running colors, and reports of trouble.
+//! Started by `tend`; the front itself supervises.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Looks after the front until the app's task ends.
+/// Supervises the front until the app's task ends.
 pub(super) async fn attend(interpreter: Arc<Interpreter>, inbox: Inbox) {
     let attendant = Attendant { interpreter: &interpreter, inbox: &inbox, said: Mutex::default() };
     tokio::select! {
@@ -31,7 +31,7 @@ pub(super) async fn attend(interpreter: Arc<Interpreter>, inbox: Inbox) {
 struct Attendant<'a> {
     interpreter: &'a Interpreter,
     inbox: &'a Inbox,
-    /// The trouble that the app's task knows of.
+    /// The trouble last sent to the app's task.
     said: Mutex<Option<String>>,
 }
 

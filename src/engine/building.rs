@@ -35,8 +35,8 @@ const LATE_SHIM: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Interpreter {
-    /// A release that somebody deleted is made and built anew: a way back, or a restart of what is live, does not end
-    /// because a disk was tidied up by hand.
+    /// Makes and builds a release again if its directory was deleted: a flip back or a restart of the live release must
+    /// not fail because an operator tidied the disk.
     pub(super) async fn restore(&self, release: &Release, color: Color) -> Result<(), Failure> {
         let (places, id) = (self.places.clone(), release.id.clone());
         let standing = self.blocking(Phase::Starting, move || release::standing(&places, &id)).await?;
@@ -63,7 +63,7 @@ impl Interpreter {
         })
     }
 
-    /// A fresh release directory: front and disk looked at first, then the commit, caches, links, rewrites.
+    /// Makes a fresh release directory: checks front and disk first, then gets the commit, caches, links and rewrites.
     pub(super) async fn check_out(&self, release: &Release, color: Color) -> Result<(), Failure> {
         self.front.preflight().await.map_err(|err| err.failure(Phase::CheckingOut))?;
         self.fill(release, color).await
@@ -97,8 +97,8 @@ impl Interpreter {
         Ok(())
     }
 
-    /// With whose the shared files are, where the app's user may not write them: a build or a start that fails for it
-    /// rarely says so.
+    /// Adds the owners of shared files that the app's user may not write to the hint: a build or start that fails
+    /// because of them rarely says so.
     pub(super) async fn with_owners(&self, failed: Failure) -> Failure {
         let (settings, store) = (self.settings.clone(), self.places.shared());
         let look = move || release::closed_to(settings.user.as_deref(), &settings.shared, &store);
@@ -108,8 +108,8 @@ impl Interpreter {
         Failure { hint: Some(hint), ..failed }
     }
 
-    /// Nothing is left of an earlier try. What was begun there in an earlier life of bgd ends first; a shim that was
-    /// just being started then is known only a moment later.
+    /// Removes what an earlier try left. Commands that an earlier run of bgd began there end first; a shim that was
+    /// just being started then shows up a moment later.
     async fn clear_release(&self, release: &ReleaseId) -> Result<(), Failure> {
         let until = Instant::now() + LATE_SHIM;
         loop {
@@ -122,7 +122,7 @@ impl Interpreter {
         }
     }
 
-    /// Has no build and no hook of the release running.
+    /// Ends the builds and hooks of the release.
     pub(super) async fn end_work(&self, release: &ReleaseId) -> Result<(), ShimError> {
         for handle in self.commands.shims.find(&self.settings.name).await? {
             match handle.role() {
@@ -136,7 +136,7 @@ impl Interpreter {
         Ok(())
     }
 
-    /// Before anything is touched: a limit that silently does not hold would be a lie.
+    /// Checks that the limits can be kept, before anything is touched: one that silently does not hold would mislead.
     fn check_limits(&self) -> Result<(), Failure> {
         if !self.settings.limits.any() {
             return Ok(());
@@ -165,7 +165,8 @@ impl Interpreter {
         blocking(work).await.map_err(|err| build_failure(phase, err))
     }
 
-    /// Builds; where that failed on a full disk, in a fresh checkout once more for each time that room can be made.
+    /// Builds. After a failure on a full disk, builds again in a fresh checkout, once for each time that room can be
+    /// made.
     pub(super) async fn build(&self, release: &Release, color: Color) -> Result<(), Failure> {
         let mut left = Sacrifice::ALL.into_iter();
         loop {
@@ -208,8 +209,8 @@ impl Interpreter {
         Err(explained(failure, (&spec.argv, &spec.cwd, &spec.env), exit, then))
     }
 
-    /// What the build made is on disk before anything relies on it: a power cut leaves no half-made release that the
-    /// record takes for a whole one (promise B10).
+    /// Marks the release complete once its files are on disk: after a power cut the record must not take a half-made
+    /// release for a whole one (promise B10).
     async fn complete(&self, release: &Release) -> Result<(), Failure> {
         let (places, id, commit) = (self.places.clone(), release.id.clone(), release.commit.clone());
         self.blocking(Phase::Building, move || release::mark_complete(&places, &id, &commit)).await
@@ -267,7 +268,7 @@ impl Interpreter {
             None => self.commands.shims.start(spec).await.map_err(|err| not_started(phase, &err, spec))?,
         };
         let exit = handle.exited().await;
-        // C3: what the command left behind goes too; the verdict is the command's own.
+        // C3: processes that the command left behind end too; the exit is the command's own.
         handle.ended().await;
         if let Err(err) = handle.forget().await {
             tracing::warn!(app = %self.settings.name, err = %chain(&err), "a finished shim was not forgotten");
@@ -276,7 +277,7 @@ impl Interpreter {
     }
 }
 
-/// A commit is not to blame for a command that was ended from outside (promise A10).
+/// An exit that was forced from outside says nothing against the commit (promise A10).
 fn nature(exit: Exit) -> Nature {
     if exit.is_from_outside() { Nature::Transient } else { Nature::Deterministic }
 }

@@ -1,6 +1,6 @@
-//! Gets the figures of real traffic out of the front while they are wanted: asked of a front that counts by itself,
-//! heard of those that tell of each request. Run by `tend`, one for each app. What it misses is not counted, and nothing
-//! waits for it.
+//! Collects the figures of real traffic from the front while they are wanted: asks a front that keeps counters, and
+//! listens to one that reports each request. Run by `tend`, one for each app. Requests that it misses are not counted,
+//! and nothing waits for it.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,17 +16,17 @@ use crate::{
     front::{hearing::Ear, traffic::Sample},
 };
 
-/// Between two looks at a front that counts by itself, and at what status shows.
+/// Between two looks at a front's counters, and between two updates of status.
 const LOOK: Duration = Duration::from_secs(1);
-/// Looks in a minute.
+/// Number of looks in a minute.
 const MINUTE: u32 = 60;
 
-/// Where a front tells of its requests; `None` when nobody wants to know.
+/// The socket on which a front reports its requests; `None` when nothing counts them.
 pub(super) fn socket(place: &Place, settings: &AppSettings) -> Option<PathBuf> {
     settings.counts_traffic().then(|| place.runtime_dir.join("t").join(format!("{}.sock", settings.name)))
 }
 
-/// Counts for as long as it is let.
+/// Counts until the app's task ends.
 pub(super) async fn count(interpreter: Arc<Interpreter>, inbox: Inbox) {
     if !interpreter.settings().counts_traffic() {
         return;
@@ -36,7 +36,7 @@ pub(super) async fn count(interpreter: Arc<Interpreter>, inbox: Inbox) {
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut look, mut shown) = (0, Counted::default());
     loop {
-        // Cancel-safe enough: at most the datagram of a sender not yet known is not counted; a tick is not lost.
+        // Cancel-safe but for one datagram of a sender not yet known, which may go uncounted; a tick is not lost.
         tokio::select! {
             samples = hear(&mut ear, &interpreter) => for sample in samples {
                 let release = interpreter.instances().known.release_on(sample.color);
@@ -61,7 +61,7 @@ pub(super) async fn count(interpreter: Arc<Interpreter>, inbox: Inbox) {
 }
 
 impl Interpreter {
-    /// Asks a front that counts by itself for its sums; the others tell of each request.
+    /// Takes over the sums of a front that keeps counters; other fronts report each request.
     pub(super) async fn count_traffic(&self) {
         let Some(figures) = self.front.figures() else { return };
         let _turn = self.sums_turn.lock().await;
@@ -72,13 +72,13 @@ impl Interpreter {
                     self.traffic.take_over(color, figures, release.as_ref());
                 }
             }
-            // A front that is away is looked after by others.
+            // The front's supervision deals with a front that is away.
             Err(err) => tracing::debug!(app = %self.settings.name, %err, "the front told no figures"),
         }
     }
 }
 
-/// Without it a watch has too little traffic to tell, and says so.
+/// Opens the socket for requests. Without it a watch sees too little traffic, and says so.
 fn open_ear(interpreter: &Interpreter) -> Option<Ear> {
     let path = interpreter.traffic_socket.as_ref().filter(|_| interpreter.front().figures().is_none())?;
     Ear::open(path)
@@ -89,7 +89,7 @@ fn open_ear(interpreter: &Interpreter) -> Option<Ear> {
         .ok()
 }
 
-/// The next request that the front tells of; none for ever where it does not.
+/// The next requests that the front reports; never returns for a front that reports none.
 async fn hear(ear: &mut Option<Ear>, interpreter: &Interpreter) -> Vec<Sample> {
     loop {
         let Some(open) = ear else { return std::future::pending().await };

@@ -1,6 +1,6 @@
-//! Room on the disk that releases lie on. Where it is short, what nobody needs goes first, of the app that wants room
-//! and of its neighbours on that disk; then the work is tried again. So a build that fills the disk stops no other
-//! deploy, and a full disk does not wait for a hand while bgd itself holds what fills it (promise J1).
+//! Free space on the disk that releases lie on. When it is short, releases that nobody needs are deleted, of the app
+//! that needs room and of its neighbours on that disk, and the work is tried again. So a build that fills the disk
+//! stops no other deploy, and no operator has to delete what bgd itself can (promise J1).
 
 use std::{
     collections::BTreeMap,
@@ -34,32 +34,32 @@ use crate::{
 const ROOM: u64 = 64 << 20;
 /// Likewise for inodes.
 const ROOM_INODES: u64 = 2_000;
-/// How the system, libgit2 and the commands of an app say that nothing more fits.
+/// Phrases by which the system, libgit2 and the commands of an app report a full disk.
 const FULL: [&str; 3] = ["No space left on device", "Disk quota exceeded", "disk quota exceeded"];
-/// What is left to do where nothing more can be deleted.
+/// The hint when bgd has nothing left to delete.
 const HINT: &str = "free some space, then `bgd deploy`; what is live serves on";
 
-/// What is given up for room, in this order.
+/// Groups of releases that may be deleted for room, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sacrifice {
-    /// What is left of failed and abandoned releases.
+    /// Remains of failed and abandoned releases.
     Remains,
-    /// All releases but those that serve and those that a flip goes back to.
+    /// All releases except those that serve and those that a flip goes back to.
     Former,
 }
 
 impl Sacrifice {
-    /// Both, in order.
+    /// Both groups, in the order of deletion.
     pub(super) const ALL: [Self; 2] = [Self::Remains, Self::Former];
 }
 
 /// The apps of one daemon, which give room to each other.
 #[derive(Debug, Default)]
 pub struct Disk {
-    /// One makes room at a time: what the first deletes is room for the second.
+    /// Held while room is made, by one app at a time: what the first deletes may be enough for the second.
     turn: tokio::sync::Mutex<()>,
     apps: Mutex<BTreeMap<AppName, Lodger>>,
-    /// Outlives the settings that an app was started with: a removal of before a reload may still be under way.
+    /// Kept across reloads, because a removal that began before one may still be under way.
     removals: Mutex<BTreeMap<AppName, Arc<Turn>>>,
 }
 
@@ -72,24 +72,24 @@ struct Lodger {
 }
 
 impl Disk {
-    /// One removal at a time for each app.
+    /// The app's lock on removals: one at a time.
     pub(super) fn removals(&self, app: &AppName) -> Arc<Turn> {
         let mut all = self.removals.lock().unwrap_or_else(PoisonError::into_inner);
         all.entry(app.clone()).or_default().clone()
     }
 
-    /// From now on the app's releases may go when room is short, as far as `seen` says that it does not need them.
+    /// Allows the app's releases to be deleted when room is short, except those that `seen` says it needs.
     pub(super) fn enter(&self, app: &Interpreter, seen: watch::Receiver<Snapshot>) {
         let lodger = Lodger { shelf: app.shelf(), removals: app.removals.clone(), seen };
         self.apps().insert(app.settings.name.clone(), lodger);
     }
 
-    /// Nobody says any more what the app needs: nothing of it goes.
+    /// Forbids it again: nothing tells any more which releases the app needs.
     pub(super) fn leave(&self, app: &AppName) {
         self.apps().remove(app);
     }
 
-    /// The app itself first, then the others on its disk.
+    /// The apps on this app's disk, the app itself first.
     fn lodgers(&self, app: &AppName, places: &Places) -> Vec<Lodger> {
         let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
         let here = device(&places.releases());
@@ -105,7 +105,7 @@ impl Disk {
 }
 
 impl Lodger {
-    /// Deletes what is given up; true when something went.
+    /// Deletes this group of releases. True when something was deleted; an error is logged.
     fn give_up(&self, sacrifice: Sacrifice) -> bool {
         let app = &self.shelf.settings.name;
         self.deleted(sacrifice).unwrap_or_else(|err| {
@@ -117,7 +117,7 @@ impl Lodger {
     fn deleted(&self, sacrifice: Sacrifice) -> Result<bool, String> {
         let known = self.shelf.known().map_err(|err| chain(&err))?;
         let kept = self.shelf.kept(&known).map_err(|err| chain(&err))?;
-        // Read after the list: whatever lies on disk by then and is still needed stands in it.
+        // Read after the list, so that it names every listed release that is needed by now.
         let guarded = {
             let seen = self.seen.borrow();
             if !seen.observed {
@@ -154,8 +154,8 @@ impl Lodger {
 }
 
 impl Interpreter {
-    /// Carries one action out; where the disk is full, makes room and tries again. Dropping the future abandons it;
-    /// what it left behind is found by `Discard`.
+    /// Carries out one action. On a full disk it makes room and tries again. Dropping the future abandons the action,
+    /// and `Discard` finds what it left.
     pub async fn run(&self, action: &Action) -> Result<Done, Failure> {
         let mut left = Sacrifice::ALL.into_iter();
         loop {
@@ -171,7 +171,7 @@ impl Interpreter {
         }
     }
 
-    /// Gives up what is next; false when nothing is left that could go.
+    /// Deletes the next group of `left` that frees something; false when none does.
     pub(super) async fn make_more_room(&self, left: &mut impl Iterator<Item = Sacrifice>) -> bool {
         for sacrifice in left {
             if self.make_room(sacrifice).await {
@@ -181,7 +181,7 @@ impl Interpreter {
         false
     }
 
-    /// True when something went.
+    /// True when something was deleted.
     pub(super) async fn make_room(&self, sacrifice: Sacrifice) -> bool {
         let _turn = self.disk.turn.lock().await;
         let mut freed = false;
@@ -192,7 +192,7 @@ impl Interpreter {
                 lodger.give_up(sacrifice)
             })
             .await;
-            // Remains are of no use to anybody; releases to go back to are not given up for nothing.
+            // Nobody needs remains, so those of all apps go; former releases are deleted only until there is room.
             if freed && sacrifice == Sacrifice::Former && has_room(&self.places) {
                 break;
             }
@@ -200,18 +200,18 @@ impl Interpreter {
         freed
     }
 
-    /// Makes room beside the next try to write the record; nothing waits for it.
+    /// Makes room while the task waits to write the record; nothing waits for it.
     pub(super) fn make_room_for_record(self: &Arc<Self>) {
         let app = self.clone();
         tokio::spawn(async move {
-            // Another app whose record can't be written either makes room for both.
+            // If another app already makes room, that helps this one too.
             if app.disk.turn.try_lock().is_ok() {
                 app.make_more_room(&mut Sacrifice::ALL.into_iter()).await;
             }
         });
     }
 
-    /// There is room for a checkout and a build, or it is made.
+    /// Makes room for a checkout and a build, unless there is enough.
     pub(super) async fn check_room(&self) -> Result<(), Failure> {
         for sacrifice in Sacrifice::ALL {
             if has_room(&self.places) {
@@ -227,7 +227,7 @@ impl Interpreter {
     }
 }
 
-/// What a command of the app began it can't be told to take up again: `build` sees to its own.
+/// Excludes the app's builds and hooks, which can't resume what they began; `build` has a retry of its own.
 fn may_be_repeated(action: &Action) -> bool {
     matches!(action, Action::Fetch(_) | Action::CheckOut { .. } | Action::Start { .. })
 }
@@ -243,7 +243,7 @@ fn no_room(places: &Places, space: &Space) -> Failure {
     Failure { hint: Some(HINT.to_owned()), ..failure(Phase::CheckingOut, Nature::Transient, cause) }
 }
 
-/// A failure of a command of the app, on a disk that was full.
+/// Adds to a failure of an app's command that its disk was full.
 pub(super) fn for_want_of_room(places: &Places, failed: Failure) -> Failure {
     let free = release::free_space(places).map_or_else(|_| "no space".to_owned(), |space| said(&space));
     Failure {
@@ -259,7 +259,7 @@ fn said(space: &Space) -> String {
     format!("{} MiB and {inodes} inodes", space.bytes >> 20)
 }
 
-/// Whether a command of the app, or bgd itself, met a full disk.
+/// Whether the failure's cause or output reports a full disk.
 pub(super) fn is_for_want_of_room(failed: &Failure) -> bool {
     failed.log_tail.iter().chain([&failed.cause]).any(|line| says_full(line))
 }
@@ -269,7 +269,7 @@ fn says_full(text: &str) -> bool {
     FULL.iter().any(|said| text.contains(said))
 }
 
-/// Whether a deploy fits. A disk that does not answer is somebody else's to report.
+/// Whether a deploy fits. True if the disk does not answer: another check reports that.
 pub(super) fn has_room(places: &Places) -> bool {
     release::free_space(places).map_or(true, |space| is_enough(&space))
 }

@@ -42,27 +42,22 @@ pub enum FleetError {
     /// Its directories can't be made.
     #[error("preparing app {app}")]
     Places {
-        /// Which.
         app: AppName,
-        /// Why.
         #[source]
         source: CommandError,
     },
     /// Its record can't be read.
     #[error("loading app {app}")]
     Record {
-        /// Which.
         app: AppName,
-        /// Why.
         #[source]
         source: StoreError,
     },
-    /// A change that would cut the live release off.
+    /// The change would cut off the live release.
     #[error("{what} of app {app} can't change while it is in service")]
     InService {
-        /// Which.
         app: AppName,
-        /// Which key.
+        /// The configuration key that changed.
         what: &'static str,
     },
 }
@@ -70,9 +65,9 @@ pub enum FleetError {
 /// Whether the remotes are watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Polling {
-    /// As configured.
+    /// Watched as configured.
     On,
-    /// Not at all: for one act without a daemon.
+    /// Not watched, for one act without a daemon.
     Off,
 }
 
@@ -101,7 +96,7 @@ pub struct Member {
 }
 
 impl Fleet {
-    /// An empty fleet on a record.
+    /// Makes a fleet without apps.
     ///
     /// # Errors
     /// When the record can't be read.
@@ -121,17 +116,16 @@ impl Fleet {
         })
     }
 
-    /// The record.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
 
-    /// All events from now on.
+    /// Subscribes to all events from now on.
     pub fn events(&self) -> broadcast::Receiver<EventRecord> {
         self.events.subscribe()
     }
 
-    /// Records an operator's act that no app's machine is asked for, and tells those who listen.
+    /// Records an operator's act that no app's machine handles, and sends it to subscribers.
     pub fn note_act(&self, event: EventRecord) {
         self.acts.note(event);
     }
@@ -189,14 +183,14 @@ impl Fleet {
         Ok(())
     }
 
-    /// What runs of apps that this fleet does not have.
+    /// Running instances of apps that this fleet does not have.
     pub async fn unconfigured(&self) -> Vec<Unconfigured> {
         let known = self.apps().into_iter().map(|member| member.settings.name.clone()).collect();
         unconfigured((&self.place.state_dir, &self.place.runtime_dir), Some(&self.store), &known).await
     }
 
-    /// Has an app again that no file names, as it was configured last, to take it down; `None` when nothing is known
-    /// of it. Its remote is not looked at.
+    /// Starts an app that no file configures any more, with its last known settings, so that it can be taken down.
+    /// `None` if nothing is known of it. Its remote is not watched.
     ///
     /// # Errors
     /// When its directories can't be made or its record can't be read.
@@ -206,7 +200,7 @@ impl Fleet {
         Ok(self.app(name))
     }
 
-    /// Lets go of it, with its front where that is bgd's own.
+    /// Removes an app, and ends its front if that is bgd's own.
     ///
     /// # Errors
     /// When the front does not end.
@@ -216,7 +210,8 @@ impl Fleet {
         member.interpreter.front().end().await
     }
 
-    /// Takes new settings into force. Nothing changes when any of them can't be: the old ones stay (promise L4).
+    /// Brings new settings into force, and returns the apps that changed. If one would cut off a live release, all old
+    /// ones stay (promise L4).
     ///
     /// # Errors
     /// A change that would cut a live release off, or an app that can't be started.
@@ -231,7 +226,7 @@ impl Fleet {
         for member in running {
             let name = member.settings.name.clone();
             if settings.apps.get(&name).is_none_or(|new| **new != *member.settings) {
-                // What is removed from the configuration serves on: only `bgd down` stops a last instance.
+                // An app that left the configuration serves on: only `bgd down` stops its last instance.
                 member.end().await;
                 self.lock().remove(&name);
                 self.disk.leave(&name);
@@ -262,22 +257,20 @@ impl Fleet {
 }
 
 impl Member {
-    /// The app's settings.
     pub fn settings(&self) -> &Arc<AppSettings> {
         &self.settings
     }
 
-    /// Its parts.
     pub fn interpreter(&self) -> &Arc<Interpreter> {
         &self.interpreter
     }
 
-    /// What it is like now; never waits.
+    /// The app's present state; never waits.
     pub fn snapshot(&self) -> Snapshot {
         self.seen.borrow().clone()
     }
 
-    /// What it is like now, with what each instance uses. Reads /proc: for a blocking thread.
+    /// The app's present state with each instance's resource use. Reads /proc: for a blocking thread.
     pub fn measured(&self) -> Snapshot {
         let mut snapshot = self.snapshot();
         match self.interpreter.instances().known.measure() {
@@ -293,17 +286,17 @@ impl Member {
         snapshot
     }
 
-    /// To wait for a change.
+    /// Receives each change of the state.
     pub fn watch(&self) -> watch::Receiver<Snapshot> {
         self.seen.clone()
     }
 
-    /// Looks at the remote at once.
+    /// Asks the remote at once.
     pub fn look_now(&self) {
         self.kick.notify_one();
     }
 
-    /// Hands an operator's request to the machine; `act` is what the record says of it, ahead of what comes of it.
+    /// Passes an operator's request to the machine. `act` is recorded before the events that follow from it.
     ///
     /// # Errors
     /// When the app's task has ended.
@@ -319,14 +312,14 @@ impl Member {
         step::waits_for_time(&self.seen.borrow().app)
     }
 
-    /// Lets what waits for time to pass have a turn.
+    /// Sends a tick, for work that waits for time to pass.
     pub fn tick(&self) {
-        // A task that has ended needs no time.
+        // The send fails only if the task has ended.
         let _ended = self.inbox.send(Message::Event(Event::Ticked));
     }
 
     async fn end(&self) {
-        // A task that has ended already needs no telling.
+        // The send fails only if the task has ended.
         let _ended = self.inbox.send(Message::End);
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for (at, task) in tasks.into_iter().enumerate() {
@@ -358,8 +351,8 @@ impl Member {
         }
     }
 
-    /// The ports of a color that nothing runs on, and nothing is about to, may change: to make room for more instances.
-    /// Not where the front has them in its own configuration.
+    /// Whether ports that are in use would change. The ports of a color are free if nothing runs or is about to run
+    /// there, so that more instances can be configured; not if the front has them in its own configuration.
     fn moves_what_is_used(&self, new: &AppSettings) -> bool {
         let state = &self.seen.borrow().app;
         let rests = state.pipeline.deploy().is_none() && matches!(state.idle, Idle::Vacant);

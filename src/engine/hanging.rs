@@ -1,5 +1,5 @@
-//! What front and instances do together about instances of the live color that hang while others of it answer: the front
-//! passes them over, and one at a time is ended, so that the machine starts it again. Called by the health monitor.
+//! Handles instances of the live color that hang while others of it answer: the front passes them over, and one at a
+//! time is ended, so that the machine starts it again. Called by the health monitor.
 
 use std::{
     sync::Arc,
@@ -17,8 +17,8 @@ use crate::{
 };
 
 impl Interpreter {
-    /// After a round of probes of the live color; `last` has what each answered. Nothing is done where the only instance
-    /// is unwell. `within` is when the next round is over at the latest.
+    /// Called after a round of probes of the live color; `last` has each instance's answer. Does nothing if the only
+    /// instance is unwell. The next round is over after `within` at the latest.
     pub(super) async fn see_to_the_hanging(
         self: &Arc<Self>,
         color: Color,
@@ -52,14 +52,14 @@ impl Interpreter {
         }
     }
 
-    /// Ends it aside: that may take as long as its grace.
+    /// Ends a hung instance in a task of its own: that may take its whole grace.
     fn end_hung(self: &Arc<Self>, slot: Slot, why: String) {
         let Some(handle) = self.instances.known.blame(slot, &why, Instant::now()) else { return };
         let (app, color, instance) = (&self.settings.name, slot.color, slot.number());
         tracing::error!(%app, %color, instance, release = %handle.release(), why, "a hung instance is ended, to be started again");
         let interpreter = self.clone();
         tokio::spawn(async move {
-            // Who waits for its end tells why it was ended.
+            // The watcher of its end reports why it was ended.
             if !end_rest(&handle).await {
                 interpreter.instances.known.acquit(slot, handle.id());
             }

@@ -36,28 +36,29 @@ pub struct Interpreter {
     pub(super) front: Box<dyn Front>,
     pub(super) instances: Instances,
     pub(super) traffic: Traffic,
-    /// Where a front tells of its requests.
+    /// The socket on which a front reports its requests; `None` when nothing counts them.
     pub(super) traffic_socket: Option<PathBuf>,
     pub(super) store: Arc<Store>,
     pub(super) record: AppRecord,
-    /// Route, proof and the look before a stop: one at a time.
+    /// Held for a route, for its proof and for the look before a stop: one at a time.
     pub(super) front_turn: Mutex<()>,
-    /// A front's sums are taken over in the order in which it told them: fewer than before would mean a new front.
+    /// Held while the front's sums are read and taken over: out of order they would shrink, as after a restart of the
+    /// front.
     pub(super) sums_turn: Mutex<()>,
-    /// How far the front's numbers are ahead of the record's: after the record was lost it counts from 1 again,
-    /// and a front rightly refuses what looks older than what it routes.
+    /// Added to recorded generations before the front gets them: a lost record counts from 1 again, and a front refuses
+    /// a generation older than the one it routes.
     pub(super) ahead: AtomicU64,
     pub(super) led: std::sync::Mutex<Led>,
-    /// Removals of the app's releases.
+    /// Allows one removal of the app's releases at a time.
     pub(super) removals: Arc<Turn>,
     /// The disk that the releases lie on.
     pub(super) disk: Arc<Disk>,
 }
 
-/// What an interpreter is made of.
+/// The daemon's paths.
 #[derive(Debug)]
 pub struct Place {
-    /// This binary, for the re-executed roles.
+    /// The bgd binary, which is run again for its other roles.
     pub exe: PathBuf,
     /// `state_dir` of the daemon.
     pub state_dir: PathBuf,
@@ -66,7 +67,7 @@ pub struct Place {
 }
 
 impl Interpreter {
-    /// Makes the app's directories and its parts; starts nothing.
+    /// Makes the app's directories and the parts of the interpreter; starts nothing.
     ///
     /// # Errors
     /// When a directory can't be made.
@@ -78,7 +79,7 @@ impl Interpreter {
         let places = Places::new(&place.state_dir, &settings.name);
         places.create()?;
         if let Err(err) = places.give_to(settings.user.as_deref()) {
-            // What is live must be looked after all the same; each deploy tries it again and says so.
+            // The live release must be supervised all the same; each deploy tries again and reports the error.
             tracing::error!(app = %settings.name, err = %chain(&err), "nothing can be deployed");
         }
         let source = git::Source::of(&settings, places.mirror());
@@ -112,22 +113,18 @@ impl Interpreter {
         })
     }
 
-    /// The running instances.
     pub fn instances(&self) -> &Instances {
         &self.instances
     }
 
-    /// The front.
     pub fn front(&self) -> &dyn Front {
         &*self.front
     }
 
-    /// The git worker.
     pub fn git(&self) -> &git::Worker {
         &self.git
     }
 
-    /// The settings.
     pub fn settings(&self) -> &Arc<AppSettings> {
         &self.settings
     }
@@ -172,14 +169,14 @@ impl Interpreter {
     }
 
     async fn fetch(&self, want: &Want) -> Result<Done, Failure> {
-        // Somebody may have deleted more than a release.
+        // The app's directories may have been deleted by hand.
         let made = self.places.create();
         let given = made.and_then(|()| self.places.give_to(self.settings.user.as_deref()));
         given
             .map_err(|err| Failure { hint: Some(err.hint().to_owned()), ..trouble(Phase::Fetching, &err) })?;
         let ruled = self.git.source().only_forward();
         let asked = match want {
-            // A push: whether this commit may follow what was accepted before is the branch's to say.
+            // A push: the branch decides whether this commit may follow the last accepted one.
             Want::Commit(commit) if ruled => git::Want::Seen(commit.clone()),
             Want::Tip => git::Want::Branch,
             Want::Rev(rev) => git::Want::Rev(rev.clone()),
@@ -193,7 +190,7 @@ impl Interpreter {
         let accepted = accepted.map_err(|err| trouble(Phase::Fetching, &err))?;
         let found = self.git.fetch_after(accepted, asked).await;
         let found = found.map_err(|err| git_failure(Phase::Fetching, &err))?;
-        // Kept though no rule asks for it: one that is switched on later has to know where the branch was.
+        // Recorded even if no rule asks for it: a rule that is switched on later needs the branch's last commit.
         if found.accepted || matches!(want, Want::Commit(_)) {
             self.accept(line, found.commit.clone()).await?;
         }
@@ -203,7 +200,7 @@ impl Interpreter {
         Ok(fetched(found))
     }
 
-    /// Records what the branch may go on from; the step that the fetch ends with flushes it.
+    /// Records the commit that the branch may go on from; the step that ends the fetch flushes it.
     async fn accept(&self, line: String, commit: CommitId) -> Result<(), Failure> {
         let (store, app) = (self.store.clone(), self.settings.name.clone());
         let kept = tokio::task::spawn_blocking(move || store.accept(&app, &line, &commit)).await;
@@ -216,7 +213,7 @@ fn fetched(found: git::Fetched) -> Done {
 }
 
 pub(super) fn git_failure(phase: Phase, err: &git::GitError) -> Failure {
-    // What is wrong with access or network may be mended without a new commit; what is wrong with the commit not.
+    // Access and network may be mended without a new commit; a faulty commit needs one.
     let nature = match err.kind() {
         git::Kind::Permanent | git::Kind::Refused => Nature::Deterministic,
         git::Kind::Transient

@@ -1,5 +1,5 @@
-//! What the real traffic of a new release says against it, beside the former release's: front and instances together.
-//! Asked again and again while the release is watched.
+//! Judges the real traffic of a new release beside the former release's, with front and instances together. Asked
+//! repeatedly while the release is watched.
 
 use super::interpreter::Interpreter;
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl Interpreter {
-    /// What was seen of too little traffic; `None`: enough, and it is well.
+    /// A sentence on the traffic seen if it is too little to judge; `None` if it is enough and good.
     pub(super) async fn judge_traffic(&self, color: Color) -> Result<Option<String>, Failure> {
         let limits = &self.settings.watch.traffic;
         if !limits.any() {

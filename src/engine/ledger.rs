@@ -26,52 +26,52 @@ pub struct Ledger {
     unwritten: Vec<Noted>,
 }
 
-/// What becomes of an event.
+/// The ledger's answer to an event.
 #[derive(Debug)]
 pub enum Offer {
-    /// It changes nothing, is not recorded, and has no effects.
+    /// The event changes nothing, is not recorded, and has no effects.
     Nothing(Due),
-    /// It is to be recorded, and not a thing is done before.
+    /// The entry has to be recorded before anything is done.
     Record(Box<Entry>),
 }
 
-/// What is to be recorded in one transaction, and what became of that told to [`Ledger::recorded`] or
-/// [`Ledger::refused`], before anything else is offered.
+/// One transaction for the record. The caller reports its result to [`Ledger::recorded`] or [`Ledger::refused`] before
+/// it offers another event.
 #[derive(Debug)]
 pub struct Entry {
     event: Event,
-    /// In which the step was made; none for what is only recorded late.
+    /// The context of the step; `None` for an entry that only catches up.
     context: Option<Context>,
     step: Step,
-    /// Those of steps without a record first.
+    /// Notes of steps without a record first.
     notes: Vec<Noted>,
     urgent: bool,
 }
 
-/// What is to be done now.
+/// Work that the caller has to do now.
 #[derive(Debug)]
 pub struct Due {
-    /// In this order.
+    /// To be started in this order.
     pub effects: Vec<Effect>,
-    /// What the step noted.
+    /// The notes of the step.
     pub notes: Vec<Noted>,
-    /// What the operator who asked is told.
+    /// The answer to the operator who asked.
     pub answer: Option<Answer>,
-    /// The record can be written again: what waited for that begins by a [`Event::Ticked`].
+    /// The record can be written again: an [`Event::Ticked`] begins the work that waited for it.
     pub caught_up: bool,
 }
 
-/// What becomes of an entry that can't be recorded.
+/// The ledger's answer to an entry that can't be recorded.
 #[derive(Debug)]
 pub enum Refusal {
-    /// It waits, and everything else behind it.
+    /// The entry waits, and everything else behind it.
     Wait(Box<Entry>),
-    /// It is a flip's, or in the way of one, and does without a record.
+    /// The entry belongs to a flip, or is in the way of one, and is carried out without a record.
     Act(Due),
 }
 
 impl Due {
-    /// Whether the deploy number `fresh` is used up: one that waited for its turn begins under its own.
+    /// Whether the step used the deploy number `fresh`; a deploy that waited for its turn has its own number.
     pub fn uses(&self, fresh: DeployId) -> bool {
         self.notes.iter().any(|noted| match &noted.note {
             Note::DeployStarted => noted.deploy.as_ref().is_some_and(|deploy| deploy.id == fresh),
@@ -82,34 +82,32 @@ impl Due {
 }
 
 impl Entry {
-    /// What happened.
     pub fn event(&self) -> &Event {
         &self.event
     }
 
-    /// What comes of it once it is recorded.
+    /// The step, to be carried out once it is recorded.
     pub fn step(&self) -> &Step {
         &self.step
     }
 
-    /// What is to be remembered, in order, with what earlier steps left unrecorded.
+    /// The notes to be recorded, in order, with those that earlier steps left unrecorded.
     pub fn notes(&self) -> &[Noted] {
         &self.notes
     }
 
-    /// A flip waits behind it, which does not depend on a disk (promise I6).
+    /// Tells that a flip waits behind the entry; a flip does not depend on a disk (promise I6).
     pub fn hurry(&mut self) {
         self.urgent = true;
     }
 }
 
 impl Ledger {
-    /// From the state that is recorded.
+    /// Begins with the recorded state.
     pub fn new(app: App, machine: Machine) -> Self {
         Self { machine, app, flipping: false, behind: false, unwritten: Vec::new() }
     }
 
-    /// The state.
     pub fn app(&self) -> &App {
         &self.app
     }
@@ -119,7 +117,7 @@ impl Ledger {
         self.behind
     }
 
-    /// What `event` changes. Whether the record can be written is the ledger's to say, whatever `context` says of it.
+    /// Steps on `event`. Overrides `context.unrecorded`: the ledger knows whether the record can be written.
     pub fn offer(&mut self, event: Event, context: Context) -> Offer {
         let context = Context { unrecorded: self.behind, ..context };
         let step = (self.machine)(&self.app, &event, &context);
@@ -131,8 +129,8 @@ impl Ledger {
         Offer::Record(self.entry(event, Some(context), step))
     }
 
-    /// What the record lacks, to be tried from time to time, whether or not anything else happens to the app. Refused,
-    /// it is dropped, and made anew for the next try.
+    /// The notes that the record lacks, to be tried from time to time even if no event arrives. A refused entry is
+    /// dropped, and the next try makes a new one.
     pub fn overdue(&self) -> Option<Box<Entry>> {
         let step = Step { next: self.app.clone(), effects: Vec::new(), notes: Vec::new(), answer: None };
         self.behind.then(|| self.entry(Event::Ticked, None, step))
@@ -143,14 +141,14 @@ impl Ledger {
         Box::new(Entry { event, context, step, notes, urgent: false })
     }
 
-    /// The entry is in the record.
+    /// Takes over the state of an entry that is in the record.
     pub fn recorded(&mut self, entry: Box<Entry>) -> Due {
         self.unwritten.clear();
         let caught_up = std::mem::take(&mut self.behind);
         Due { caught_up, ..self.take(entry.step) }
     }
 
-    /// The entry can't be recorded.
+    /// Decides what happens to an entry that can't be recorded.
     pub fn refused(&mut self, entry: Box<Entry>) -> Refusal {
         self.behind = true;
         match &entry.context {
@@ -161,13 +159,13 @@ impl Ledger {
         }
     }
 
-    /// The step is made again, so that nothing begins by it that is not a part of the flip.
+    /// Steps again with `unrecorded` set, so that only what belongs to the flip begins.
     fn do_without(&mut self, event: &Event, context: &Context) -> Due {
         let context = Context { unrecorded: true, ..context.clone() };
         let step = (self.machine)(&self.app, event, &context);
         self.unwritten.extend(step.notes.iter().cloned());
         let mut due = self.take(step);
-        // The record may need what the state no longer does; the next deploy's end prunes again.
+        // The record may need releases that the state no longer does; the end of the next deploy prunes again.
         due.effects.retain(|effect| !matches!(effect.action, Action::Prune { .. }));
         due
     }
@@ -180,7 +178,7 @@ impl Ledger {
     }
 }
 
-/// What is ignored is said in the log alone.
+/// Whether a step has no effects and only notes that are logged and not recorded.
 fn is_quiet(step: &Step) -> bool {
     step.effects.is_empty() && step.notes.iter().all(|noted| matches!(noted.note, Note::Ignored(_)))
 }

@@ -1,6 +1,6 @@
-//! What a flip costs the public: while the traffic moves, and until what it left is stopped, the public address is
-//! asked at a low rate. Follows the state as `tend` does; decides nothing, is waited for by nothing, and no trouble
-//! of its own reaches the deploy. What was not measured from beginning to end is not recorded.
+//! Measures what a flip costs the public: while the traffic moves, and until the release that lost it is stopped,
+//! requests go to the public address at a low rate. Follows the state as `tend` does, decides nothing, and delays
+//! nothing; its own errors never reach the deploy. An incomplete measurement is not recorded.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -35,20 +35,20 @@ const AT_ONCE: usize = 64;
 #[derive(Debug)]
 pub(super) struct Meter {
     interpreter: Arc<Interpreter>,
-    /// The deploy that moves the traffic, measured or not.
+    /// The deploy that moves traffic, measured or not.
     moving: Option<DeployId>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Meter {
-    /// A flip that is under way already began before this daemon did: it is not measured.
+    /// A flip that began before this daemon did is not measured.
     pub(super) fn new(interpreter: Arc<Interpreter>, state: &App) -> Self {
         let moving = moving(&state.pipeline);
         Self { interpreter, moving, stop: CancellationToken::new(), tasks: Vec::new() }
     }
 
-    /// Begins and ends measurements so that they fit the state.
+    /// Begins and ends measurements to fit the state.
     pub(super) fn reconcile(&mut self, state: &App) {
         let moving = moving(&state.pipeline);
         if moving == self.moving {
@@ -67,7 +67,7 @@ impl Meter {
         self.tasks.push(tokio::spawn(task));
     }
 
-    /// Gives up what is being measured.
+    /// Abandons the measurements.
     pub(super) fn end(&mut self) {
         for task in self.tasks.drain(..) {
             task.abort();
@@ -75,8 +75,8 @@ impl Meter {
     }
 }
 
-/// The deploy whose flip is under way, from the word to the front to the end of what it left behind. A share may last
-/// for hours; it is measured when it ends, one way or the other.
+/// The deploy whose flip is under way, from the order to the front until the former release is stopped. A share may
+/// last for hours, so only its end is measured.
 fn moving(pipeline: &Pipeline) -> Option<DeployId> {
     let work = pipeline.work()?;
     match work.stage.group() {
@@ -85,7 +85,7 @@ fn moving(pipeline: &Pipeline) -> Option<DeployId> {
     }
 }
 
-/// A deploy that found its commit live ends without a flip.
+/// Whether a flip begins here; a deploy whose commit is live already ends without one.
 fn begins(pipeline: &Pipeline) -> bool {
     pipeline.group() == Some(Group::Pivot)
 }
@@ -153,7 +153,7 @@ async fn measure(public: &Public, stop: &CancellationToken) -> Result<Tally, Joi
     Ok(tally)
 }
 
-/// What became of the requests so far.
+/// Counts of the answers so far.
 #[derive(Debug)]
 struct Tally {
     requests: u64,
@@ -169,7 +169,7 @@ impl Tally {
         Self { requests: 0, lost: 0, answered: at, longest: Duration::ZERO, first_loss: None }
     }
 
-    /// A loss ends no gap, and shows how long it is at least: it may be the last thing that is heard.
+    /// A lost request does not end a gap but shows its least length, because no answer may follow.
     fn take(&mut self, (reply, at): (Reply, Instant)) {
         self.longest = self.longest.max(at.saturating_duration_since(self.answered));
         match reply {

@@ -1,4 +1,4 @@
-//! What bgd sees of the world when it starts: what the front routes, which instances and builds of ours run.
+//! Observes the world when bgd starts: the front's route, and the instances and builds that run.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -19,11 +19,11 @@ use crate::{
     store::Store,
 };
 
-/// How long the mirror may be asked about releases that the record does not know; after that, ids have to do.
+/// How long the mirror may take to describe releases that the record does not know; after that only their ids are
+/// known.
 const DESCRIBE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Looks at front, processes and record. What can't be seen is left out and said in the log: recovery then goes
-/// by the record.
+/// Looks at front, processes and record. What can't be read is left out and logged: recovery then relies on the record.
 pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Facts {
     let mut facts = routed(interpreter, state.generation).await;
     let name = &interpreter.settings().name;
@@ -37,7 +37,7 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
                         tracing::warn!(app = %name, %color, %release, "an instance was told to end and has not yet: it does not count as running");
                         tokio::spawn(see_it_end(handle));
                     }
-                    // It runs, and nobody gets to it: the start that follows ends it first.
+                    // It runs but can't be reached: the start that follows ends it first.
                     Role::Instance(slot) if alive && interpreter.instances.is_cut_off(slot) => {
                         let color = slot.color;
                         tracing::error!(app = %name, %color, "the instance's socket was removed: it is started anew");
@@ -52,8 +52,8 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
                         // What is live now was healthy when it became so; anything else is probed anew.
                         interpreter.instances().known.prove(slot, &shim);
                     }
-                    // One that went down with the machine is done again from the start; also one that had ended,
-                    // because what it made may have gone down with the machine all the same.
+                    // A build of an earlier boot is repeated, even one that had ended: its files may not have reached
+                    // the disk.
                     Role::Build if alive || (handle.of_this_boot() && is_verdict(verdict)) => {
                         facts.builds.push(handle.release().clone());
                     }
@@ -76,11 +76,11 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
     facts
 }
 
-/// What a process of ours was found to be.
+/// The state of a shim's processes.
 struct Found {
-    /// Something of it lives.
+    /// At least one process lives.
     alive: bool,
-    /// Not for long.
+    /// They are about to end.
     ending: bool,
     /// How its command ended.
     verdict: Option<Exit>,
@@ -100,9 +100,9 @@ impl Found {
     }
 }
 
-/// Whoever told it to end is no more, and its shim perhaps neither: nobody would KILL it at the end of its grace. What
-/// is started or stopped on its color asks the same, which does no harm. Not forgotten: its record says how many
-/// its color was given.
+/// Asks an ending instance to stop again: the process that asked first is gone, perhaps with the shim, and nobody would
+/// KILL it after its grace. A start or stop on its color asks too, which does no harm. The shim is not forgotten: its
+/// record has the number of instances of its color.
 async fn see_it_end(handle: Handle) {
     if let Err(err) = handle.stop().await {
         let (app, release) = (handle.app(), handle.release());
@@ -110,7 +110,7 @@ async fn see_it_end(handle: Handle) {
     }
 }
 
-/// Instances that ended while bgd was away, beside others of their color that run: the facts speak of colors alone.
+/// Instances that died while bgd was down although others of their color run: `Facts` has colors only.
 pub fn gone(interpreter: &Interpreter) -> Vec<Event> {
     let instances = &interpreter.instances().known;
     let running = instances.seen();
@@ -124,7 +124,7 @@ pub fn gone(interpreter: &Interpreter) -> Vec<Event> {
     Color::ALL.into_iter().filter_map(gone).collect()
 }
 
-/// What the record would have said of these releases, from the mirror. Best effort: the traffic does not wait for it.
+/// Adds subject and author from the mirror, as the record would have them. Best effort: traffic does not wait for it.
 async fn described(interpreter: &Interpreter, mut releases: Vec<Release>) -> Vec<Release> {
     let until = Instant::now() + DESCRIBE_WITHIN;
     for release in &mut releases {
@@ -149,7 +149,7 @@ async fn forget(handle: &Handle) {
     }
 }
 
-/// What the front routes; nothing else yet.
+/// The facts about the front's route; all others are empty.
 async fn routed(interpreter: &Interpreter, recorded: Generation) -> Facts {
     match interpreter.front().ensure().await {
         Ok(()) => {}
@@ -174,7 +174,7 @@ async fn routed(interpreter: &Interpreter, recorded: Generation) -> Facts {
     }
 }
 
-/// Releases by the markers beside their directories: what is left of the record when the database is lost.
+/// Releases by the markers beside their directories, for when the database is lost.
 fn on_disk(interpreter: &Interpreter) -> Vec<Release> {
     let found = release::list_releases(interpreter.places()).unwrap_or_else(|err| {
         tracing::error!(app = %interpreter.settings().name, err = %chain(&err), "the release directories can't be read");

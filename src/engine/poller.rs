@@ -71,7 +71,7 @@ async fn changed(watch: Option<&LocalWatch>) {
     }
 }
 
-/// A local bare repository's ref is read without git; everything else is the worker's.
+/// Reads the ref of a local bare repository without git; any other remote is the worker's.
 async fn look(
     interpreter: &Interpreter,
     local: Option<&std::path::Path>,
@@ -82,6 +82,6 @@ async fn look(
     {
         return Ok((head, None));
     }
-    // Absent or unreadable in the cheap way: the worker's answer has the reason.
+    // Absent, or unreadable this way: the worker's answer has the reason.
     interpreter.git().head().await.map(|head| (head.commit, head.refs))
 }

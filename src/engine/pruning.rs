@@ -1,6 +1,6 @@
-//! Releases that leave the disk: after a deploy, and what a removal that was cut short left behind. One removal at a
-//! time for each app, off the async threads, by what was needed last. What can't be deleted is reported and blocks
-//! nothing (promise J2). Making room for others is the business of `disk`.
+//! Removes releases from the disk after a deploy, and finishes removals that were cut short. One removal at a time for
+//! each app, off the async threads, by the newest list of needed releases. A release that can't be deleted is reported
+//! and blocks nothing (promise J2). `disk` makes room for other apps.
 
 use std::{
     io::ErrorKind,
@@ -25,16 +25,16 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// One removal at a time.
+/// Allows one removal at a time.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
     taken: Arc<tokio::sync::Mutex<()>>,
-    /// What the newest deploy that ended says is needed, and how many are kept; taken by whoever has the turn next.
+    /// The number to keep and the releases needed after the newest deploy; taken by the next holder of the turn.
     newest: Mutex<Option<(NonZeroUsize, Guarded)>>,
 }
 
 impl Turn {
-    /// Kept for as long as something is removed, on whatever thread.
+    /// Waits for the turn; the guard is kept for the whole removal, on any thread.
     pub(super) async fn take(&self) -> OwnedMutexGuard<()> {
         self.taken.clone().lock_owned().await
     }
@@ -45,14 +45,14 @@ impl Turn {
 }
 
 impl Interpreter {
-    /// Deletes what retention does not want. It may run late, with the next release half made already: what is newer
-    /// than the decision is left alone.
+    /// Deletes releases that retention does not keep. It may run late, while the next release is half made: releases
+    /// newer than the decision stay.
     pub(super) async fn prune(&self, before: DeployId, protect: &[ReleaseId]) -> Result<(), Failure> {
         let guarded = Guarded { needed: protect.to_vec(), since: Some(before) };
         *self.removals.newest() = Some((self.settings.keep, guarded));
         let turn = self.removals.take().await;
         let Some((keep, guarded)) = self.removals.newest().take() else {
-            // A later deploy ended meanwhile, and what it needs was deleted by.
+            // A later deploy ended meanwhile, and its list was used.
             return Ok(());
         };
         let shelf = self.shelf();
@@ -67,7 +67,7 @@ impl Interpreter {
         .await
     }
 
-    /// Ends removals that were cut short when bgd ended.
+    /// Finishes removals that were cut short when bgd ended.
     pub async fn end_removals(&self) {
         let (turn, shelf) = (self.removals.take().await, self.shelf());
         blocking(move || {
@@ -99,7 +99,7 @@ pub(super) struct Shelf {
 }
 
 impl Shelf {
-    /// Deletes what retention does not want, and forgets releases whose directories are gone.
+    /// Deletes releases that retention does not keep, and forgets releases whose directories are gone.
     fn prune(&self, thrift: Thrift, guarded: &Guarded) -> Result<(), Failure> {
         let mut left: Vec<String> =
             release::forget_leftovers(&self.places).err().iter().map(|e| chain(e)).collect();
@@ -124,7 +124,7 @@ impl Shelf {
         self.store.releases(&self.settings.name)
     }
 
-    /// What lies on disk, and what it is worth.
+    /// The releases on disk, each with its worth.
     pub(super) fn kept(&self, known: &[(Release, Fate)]) -> Result<Vec<Kept>, release::BuildError> {
         let worth_of = |id: &ReleaseId| {
             let found = known.iter().find(|(release, _)| release.id == *id);

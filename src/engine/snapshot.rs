@@ -1,5 +1,5 @@
-//! What an app's task shows to the outside: a copy of its state and of what it sees, renewed after each step.
-//! `bgd status` reads only this, so that it never waits for git, a build, a disk or a remote.
+//! The outside view of an app's task: a copy of its state and of what it sees, renewed after each step. `bgd status`
+//! reads only this, so that it never waits for git, a build, a disk or a remote.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::{
     store::record::DeployRecord,
 };
 
-/// One moment of an app.
+/// An app at one moment.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// The settings in force.
@@ -27,32 +27,32 @@ pub struct Snapshot {
     pub observed: bool,
     /// The instances that run.
     pub instances: BTreeMap<Slot, Seen>,
-    /// How many each color was last given.
+    /// The number of instances last started on each color.
     pub given: BTreeMap<Color, u16>,
     /// The deploy that ended last.
     pub last: Option<DeployRecord>,
-    /// What keeps the record from being written, if anything: the app serves on, and nothing else happens.
+    /// Why the record can't be written, if so: the app serves on, and nothing else happens.
     pub unrecorded: Option<String>,
-    /// Trouble with the front that is not over.
+    /// The front's present trouble.
     pub front_error: Option<String>,
-    /// Requests since the route last changed, while somebody wants to know.
+    /// Requests since the route last changed, if they are counted.
     pub counted: Counted,
     /// The remote as the poller last saw it.
     pub remote: RemoteSeen,
 }
 
 impl Snapshot {
-    /// How many instances a color has; what is configured where that is not known.
+    /// The number of instances last started on a color; the configured number if unknown.
     pub fn number_on(&self, color: Color) -> u16 {
         self.given.get(&color).copied().unwrap_or(self.settings.instances)
     }
 
-    /// How many of them run.
+    /// The running instances of a color.
     pub fn running_on(&self, color: Color) -> usize {
         self.on(color).count()
     }
 
-    /// How many of them are known to be healthy.
+    /// The instances of a color that are known to be healthy.
     pub fn serving_on(&self, color: Color) -> usize {
         self.on(color).filter(|seen| seen.healthy == Some(true)).count()
     }
@@ -65,16 +65,16 @@ impl Snapshot {
 /// The remote as the poller last saw it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RemoteSeen {
-    /// The tip.
+    /// The tip of the branch.
     pub head: Option<CommitId>,
-    /// The last good look.
+    /// The time of the last successful look.
     pub checked_at: Option<Time>,
-    /// What is wrong now.
+    /// The present error.
     pub error: Option<String>,
     /// What to do about it.
     pub hint: Option<String>,
-    /// How many refs it lists at each look, where it is therefore asked more seldom than `poll` says.
+    /// The number of refs in each look, if it is so high that bgd looks less often than `poll` says.
     pub crowd: Option<u64>,
-    /// The next look, unless something calls for one before.
+    /// The time of the next look, unless something asks for an earlier one.
     pub next_at: Option<Time>,
 }

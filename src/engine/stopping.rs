@@ -21,16 +21,16 @@ use crate::{
     shim::Handle,
 };
 
-/// Where the front was led.
+/// The colors that the front was last sent to.
 #[derive(Debug, Default)]
 pub(super) struct Led {
     to: BTreeSet<Color>,
-    /// Led away from, and not drained since.
+    /// Colors that the front left and that were not drained since.
     undrained: BTreeSet<Color>,
 }
 
 impl Led {
-    /// A front that was not brought to it for certain may route as before.
+    /// If the change is unproven, the former and the new colors both count.
     fn to(&mut self, now: &BTreeSet<Color>, certain: bool) {
         self.undrained.retain(|color| !now.contains(color));
         if certain {
@@ -72,15 +72,15 @@ impl Interpreter {
         self.led(|led| led.to(&to, told.is_ok()));
         told.map_err(|err| err.failure(Phase::Switching))?;
         if self.settings.counts_traffic() {
-            // What came before the change and was not looked at yet is none of what comes after it.
+            // Count requests up to here to the former route.
             self.count_traffic().await;
         }
         self.traffic.mark();
         Ok(())
     }
 
-    /// Somebody else told the front a route, or the record is older than the front: whichever it is, what the machine says
-    /// is live is to be routed, under a number that the front takes.
+    /// Either somebody else sent the front a route, or the record is older than the front. In both cases the machine's
+    /// live release is routed, under a number that the front accepts.
     async fn route_past(
         &self,
         newer: Generation,
@@ -99,14 +99,14 @@ impl Interpreter {
         told
     }
 
-    /// With all of its instances.
+    /// The addresses of all instances of a backend.
     fn side(&self, Backend { color, release, .. }: &Backend) -> Side {
         let instances = slots(*color, self.instances.number_of(*color, release));
         let addresses = instances.map(|slot| self.settings.address_at(slot.color, slot.index)).collect();
         Side { color: *color, release: release.clone(), addresses }
     }
 
-    /// A preview that can't be had keeps no traffic from moving.
+    /// The preview; without its secret there is none, and the traffic moves all the same.
     fn preview(&self) -> Option<Preview> {
         let settings = self.settings.preview.as_ref()?;
         match settings.secret() {
@@ -141,7 +141,8 @@ impl Interpreter {
         Ok(())
     }
 
-    /// One of several may end while the others answer requests; the color is then to be stopped without a drain.
+    /// Drains a color of several instances that the front left undrained: if one of them ends, the machine stops the
+    /// color without a drain while the others still answer.
     async fn drain_what_nobody_drained(&self, color: Color) -> Result<(), Failure> {
         let several = self.instances.known.last_given(color) > 1 && self.instances.known.any_on(color);
         if several && self.led(|led| led.undrained.contains(&color)) {
@@ -150,12 +151,12 @@ impl Interpreter {
         Ok(())
     }
 
-    /// The front was led to the color, for all or a share of the traffic.
+    /// Whether the front may route to the color, for all or a share of the traffic.
     pub(super) fn leads_to(&self, color: Color) -> bool {
         self.led(|led| led.to.contains(&color))
     }
 
-    /// What the front was found to route to.
+    /// Notes the colors that the front was found to route to.
     pub(super) fn found_led(&self, to: &BTreeSet<Color>) {
         self.led(|led| led.to(to, true));
     }
@@ -164,8 +165,8 @@ impl Interpreter {
         look(&mut self.led.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The look alone takes its turn: a stop may last, and no route must wait for it. The machine never routes to
-    /// a color that it stops.
+    /// Holds the front's turn only for the look: a stop may be long, and no route may wait for it. The machine never
+    /// routes to a color that it stops.
     async fn refuse_if_routed(&self, color: Color, release: &ReleaseId) -> Result<(), Failure> {
         let _turn = self.front_turn.lock().await;
         let standing = self.front.standing().await.map_err(|err| err.failure(Phase::Stopping))?;

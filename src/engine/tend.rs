@@ -1,5 +1,5 @@
-//! What is looked after between effects: a watcher for each instance's end, a health monitor for the live and the
-//! warm color, and the front. Tells the machine, decides nothing.
+//! Supervision between effects: a watcher for each instance's end, a health monitor for the live and the warm color,
+//! and the front. Reports to the machine, decides nothing.
 
 use std::{
     collections::HashMap,
@@ -32,7 +32,7 @@ use crate::{
     shim::{Handle, Overseer, Slot},
 };
 
-/// A live instance is asked this often at most: health beside deploys is for status, not for a gate.
+/// A live instance is probed at most this often: health beside deploys is for status, not for a gate.
 const CALM: Duration = Duration::from_secs(2);
 
 /// The watchers of one app.
@@ -51,7 +51,7 @@ impl Tend {
         Self { inbox, interpreter, ends: HashMap::new(), monitors: HashMap::new(), front: None, count: None }
     }
 
-    /// Starts and ends watchers so that they fit the state.
+    /// Starts and ends watchers to fit the state.
     pub(super) fn reconcile(&mut self, state: &App) {
         self.watch_ends();
         self.monitor(state);
@@ -64,7 +64,7 @@ impl Tend {
         }
     }
 
-    /// Ends all watchers; what they watch is untouched.
+    /// Ends all watchers, and nothing that they watch.
     pub(super) fn end(&mut self) {
         let tasks = self.ends.drain().map(|(_, task)| task);
         for task in tasks
@@ -87,7 +87,7 @@ impl Tend {
             let task = tokio::spawn(async move {
                 handle.exited().await;
                 end_unseen(&handle).await;
-                // One that went into the background is another process from now on, and is shown as that.
+                // The main process went into the background: status then shows the process that it left.
                 if handle.main_pid().is_some() {
                     let _ended = inbox.send(Message::Instances);
                 }
@@ -190,7 +190,7 @@ async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): 
                 return;
             }
         }
-        // Also of what went into the background and was replaced there.
+        // A process in the background may have been replaced, too.
         let now = interpreter.instances().known.seen();
         news |= std::mem::replace(&mut seen, now.clone()) != now;
         if news && inbox.send(Message::Instances).is_err() {
@@ -205,7 +205,7 @@ async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): 
 fn heard(interpreter: &Interpreter, target: &Target, answer: &Answer) -> (Heard, String) {
     let (healthy, line) = answer_line(answer);
     if healthy {
-        // Well for bgd and closed to the front's workers is not well.
+        // A socket that the front's workers can't open is not healthy.
         let open = interpreter.instances.open_socket(&target.address);
         return open.map_or_else(|failure| (Heard::Unwell, failure.cause), |()| (Heard::Well, line));
     }
@@ -215,7 +215,7 @@ fn heard(interpreter: &Interpreter, target: &Target, answer: &Answer) -> (Heard,
     }
 }
 
-/// Ends what a main process left when it ended, where the shim that would do it was killed.
+/// Ends what a main process left when the shim, which would do so, was killed.
 async fn end_unseen(handle: &Handle) {
     let left = handle.status().await.is_ok_and(|it| it.overseer == Overseer::Lost && it.ending);
     if left {
@@ -223,7 +223,7 @@ async fn end_unseen(handle: &Handle) {
     }
 }
 
-/// Whether nothing is left.
+/// Ends the rest of an instance; true when nothing is left.
 pub(super) async fn end_rest(handle: &Handle) -> bool {
     let ended = handle.stop().await;
     if let Err(err) = &ended {
@@ -232,8 +232,8 @@ pub(super) async fn end_rest(handle: &Handle) -> bool {
     ended.is_ok()
 }
 
-/// Ends what is left of an instance whose main process went into the background, where what serves has ended since:
-/// while a helper of it lives it would count as running, and nothing would be started in its place.
+/// Ends an instance whose main process went into the background and that no longer listens: a helper that still lives
+/// would make it count as running, and nothing would take its place.
 async fn end_if_deserted(interpreter: &Interpreter, slot: Slot) {
     let Some(handle) = interpreter.instances().known.at(slot) else { return };
     let address = interpreter.settings().address_at(slot.color, slot.index);

@@ -1,6 +1,6 @@
-//! What real traffic looks like, by color: the front tells of it in its own way, request by request or as sums, and a
-//! watch asks how the new color does beside the old one. In memory only: after a restart of bgd counting begins anew,
-//! and too little is said to be too little. Decides nothing; `rules::traffic` judges.
+//! Figures of real traffic by color. The front reports single requests or sums, and a watch compares the new color with
+//! the old one. In memory only: after a restart of bgd counting begins anew, and a watch says that it saw too little.
+//! Decides nothing; `rules::traffic` judges.
 
 use std::{
     collections::VecDeque,
@@ -15,26 +15,26 @@ use crate::{
     },
 };
 
-/// Sums kept for "the last minutes", one each time [`Traffic::minute`] is called with something new.
+/// Number of sums kept for "the last minutes", one for each call of [`Traffic::minute`] with new traffic.
 const MINUTES: usize = 5;
 
-/// What was counted.
+/// Counts of real traffic.
 #[derive(Debug, Default)]
 pub struct Traffic {
     colors: Mutex<[Line; 2]>,
 }
 
-/// One color's.
+/// Counts of one color.
 #[derive(Debug, Default)]
 struct Line {
-    /// Who answered; another release begins at nothing.
+    /// The release that answered; another release begins at zero.
     release: Option<ReleaseId>,
     total: Figures,
-    /// When the route last changed.
+    /// `total` when the route last changed.
     marked: Figures,
-    /// Oldest first.
+    /// `total` at the ends of past minutes, oldest first.
     minutes: VecDeque<Figures>,
-    /// What the front's own sums were when they were last taken over.
+    /// The front's own sums when they were last taken over.
     taken: Figures,
 }
 
@@ -51,14 +51,12 @@ impl Line {
 /// Requests since the route last changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counted {
-    /// To blue.
     pub blue: u64,
-    /// To green.
     pub green: u64,
 }
 
 impl Counted {
-    /// A color's part of all, in hundredths of a percent, rounded; `None` without any.
+    /// A color's part of all requests, in hundredths of a percent, rounded; `None` without any.
     pub fn part(self, color: Color) -> Option<u64> {
         let all = self.blue + self.green;
         let part = match color {
@@ -70,7 +68,7 @@ impl Counted {
 }
 
 impl Traffic {
-    /// One request, answered by what runs on its color.
+    /// Counts one request, answered by the release on its color.
     pub fn add(&self, sample: &Sample, release: Option<&ReleaseId>) {
         let mut lines = self.lines();
         let line = lines[index(sample.color)].of(release);
@@ -81,7 +79,7 @@ impl Traffic {
         }
     }
 
-    /// The front's own sums of a color, since it began counting.
+    /// Takes over the front's own sums of a color since it began counting.
     pub fn take_over(&self, color: Color, sums: Figures, release: Option<&ReleaseId>) {
         let mut lines = self.lines();
         let line = lines[index(color)].of(release);
@@ -89,15 +87,14 @@ impl Traffic {
         line.taken = sums;
     }
 
-    /// The route changed: what a watch judges begins here.
+    /// Marks a change of the route: a watch judges what comes after it.
     pub fn mark(&self) {
         for line in self.lines().iter_mut() {
             line.marked = line.total.clone();
         }
     }
 
-    /// A minute is over. One without traffic is not remembered: "the last minutes" of a color are those that it had
-    /// traffic in.
+    /// Ends a minute. One without traffic is not kept: "the last minutes" of a color are those with traffic.
     pub fn minute(&self) {
         for line in self.lines().iter_mut() {
             if line.minutes.back().is_some_and(|last| last.requests == line.total.requests) {
@@ -110,14 +107,14 @@ impl Traffic {
         }
     }
 
-    /// A color's, since the route last changed.
+    /// A color's figures since the route last changed.
     pub fn since_mark(&self, color: Color) -> Figures {
         let lines = self.lines();
         let line = &lines[index(color)];
         line.total.since(&line.marked)
     }
 
-    /// A color's last minutes with traffic.
+    /// A color's figures over its last minutes with traffic.
     pub fn last_minutes(&self, color: Color) -> Figures {
         let lines = self.lines();
         let line = &lines[index(color)];

@@ -1,4 +1,5 @@
-//! What bgd started, still runs, and is in no file any more (promise N7). Looks only; asked by the status.
+//! Finds instances that bgd started and that still run although no file has their app any more (promise N7). Only
+//! looks; asked by the status.
 
 use std::{collections::BTreeSet, path::Path, time::UNIX_EPOCH};
 
@@ -16,19 +17,17 @@ use crate::{
 /// One instance of an app that is not configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unconfigured {
-    /// Whose.
     pub name: AppName,
-    /// On which color.
     pub color: Color,
-    /// Where, as far as that is known.
+    /// Its port, if known.
     pub port: Option<u16>,
     /// Its main process.
     pub pid: Option<i32>,
-    /// Since when.
+    /// The time of its start.
     pub since: Time,
 }
 
-/// All of them, by name; what can't be looked at is left out and logged.
+/// All unconfigured instances, by app; those that can't be looked at are left out and logged.
 pub async fn unconfigured(
     (state_dir, runtime_dir): (&Path, &Path),
     store: Option<&Store>,
@@ -58,7 +57,7 @@ pub async fn unconfigured(
     found
 }
 
-/// As the app was configured last; `None` when that is not known.
+/// The app's last known configuration; `None` if unknown.
 pub fn last_settings(store: &Store, app: &AppName) -> Option<std::sync::Arc<AppSettings>> {
     match store.configured(app) {
         Ok(texts) => recall(&texts?, app),
