@@ -40,38 +40,34 @@ pub use lock::{Lock, lock_holder};
 
 /// How often waiting apps get a turn: retries fall due by the clock, not by an event.
 const TICK: Duration = Duration::from_secs(1);
-/// Of so many ticks, apps that wait for nothing get one.
+/// Apps that wait for nothing get one of this many ticks.
 const ALL_TICK: u32 = 30;
 /// After a change of the files, before reading them: editors write in several steps.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// Why the daemon does not run.
+/// The reason why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// A directory of its own.
     #[error("making the directory {}", path.display())]
     Directory {
-        /// Which.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// The lock file.
     #[error("taking the lock {}", path.display())]
     Lock {
-        /// Which.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// Another daemon works on the same state.
+    /// Another daemon works on the same state directory.
     #[error("another bgd daemon runs on {}: pid {holder}", state_dir.display())]
     Running {
         /// The state directory.
         state_dir: PathBuf,
-        /// Its pid, as it wrote it.
+        /// The pid that it wrote into the lock file.
         holder: String,
     },
     /// The record.
@@ -86,16 +82,15 @@ pub enum DaemonError {
     /// The runtime or a signal handler.
     #[error("{what}")]
     System {
-        /// What was attempted.
+        /// The action that failed.
         what: &'static str,
-        /// Why.
         #[source]
         source: io::Error,
     },
 }
 
-/// Makes state and runtime directory. From here on this process makes what others are to read as a service does,
-/// whatever umask it was started with: a hardened root has 077, and the app's user must reach its releases.
+/// Makes state and runtime directory, and sets the umask that a service has: a hardened root has 077, and the app's
+/// user must be able to read its releases.
 ///
 /// # Errors
 /// When one can't be made.
@@ -114,7 +109,7 @@ pub fn make_directories(settings: &DaemonSettings) -> Result<(), DaemonError> {
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// When it can't start; once it runs, trouble is logged and lived with.
+/// When it can't start; once it runs, errors are logged and it goes on.
 pub fn run(file: &Path, settings: Settings) -> Result<(), DaemonError> {
     privilege::seal_descriptors()
         .map_err(|source| DaemonError::System { what: "sealing inherited descriptors", source })?;
@@ -139,8 +134,8 @@ pub fn run(file: &Path, settings: Settings) -> Result<(), DaemonError> {
     ended
 }
 
-/// Before any thread: glibc gives each its own heap, none of which is ever given back (benches/footprint.rs: 0.4 MiB
-/// of 15). Two threads that mostly wait have no use for that.
+/// Limits glibc to one heap, before any thread starts: each thread would get its own, and none is ever given back
+/// (benches/footprint.rs: 0.4 MiB of 15). Threads that mostly wait need none.
 fn share_one_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: sets a number in the allocator; no other thread runs yet.
@@ -159,7 +154,7 @@ pub fn open_store(settings: &DaemonSettings) -> Result<Arc<Store>, DaemonError> 
         let text = format!("{why}; kept as {}, state is rebuilt from what runs", to.display());
         tracing::error!(text, "the record was unusable");
         let said = format!("the record was unusable: {text}");
-        // Serving comes before telling.
+        // Serve before reporting.
         if let Err(err) = store.log(EventRecord::new(EventKind::RecordReplaced, clock::now(), &said)) {
             tracing::error!(err = %chain(&err), "that is not in the new record either");
         }
@@ -167,7 +162,7 @@ pub fn open_store(settings: &DaemonSettings) -> Result<Arc<Store>, DaemonError> 
     Ok(Arc::new(store))
 }
 
-/// This daemon's place in the file system.
+/// The daemon's paths.
 ///
 /// # Errors
 /// When its own binary can't be found.
@@ -196,17 +191,17 @@ struct Daemon {
     noticed: Mutex<Option<Noticed>>,
 }
 
-/// A change of the files that the daemon took on without being asked.
+/// A change of the files that the daemon adopted without a `bgd reload`.
 struct Noticed {
     at: Instant,
-    /// What it brought into force, in words.
+    /// The change in words.
     what: String,
 }
 
-/// What reading the files again has come to.
+/// The result of reading the files again.
 struct Reloaded {
     read: String,
-    /// What is in force since, in words; `None` where nothing is new.
+    /// The change in words; `None` if nothing changed.
     what: Option<String>,
 }
 
@@ -217,12 +212,12 @@ impl fmt::Display for Reloaded {
     }
 }
 
-/// A `bgd reload` on its way: where its answer goes.
+/// Where the answer to a `bgd reload` goes.
 type ReloadReply = oneshot::Sender<Result<String, Refusal>>;
 
 impl Daemon {
     async fn work(self) -> Result<(), DaemonError> {
-        // First of all: from the first answer on, no signal and no change of the files is missed.
+        // First of all, so that no signal and no change of the files is missed after the first answer.
         let mut told = Told::listen(&self.file)?;
         if let Err(err) = crate::os::pulse::start() {
             tracing::warn!(%err, "no sign of life: a flip has only the kernel's word for it");
@@ -288,7 +283,7 @@ impl Daemon {
                 _ = told.int.recv() => return Ok(()),
                 _ = told.hup.recv() => self.reload_unasked(fleet, shown).await,
                 Some(reply) = reloads.recv() => {
-                    // A client that went away has lost only the answer.
+                    // If the client went away, only the answer is lost.
                     let _gone = reply.send(self.reload_shown(fleet, shown).await.map(|done| self.answer(&done)));
                 }
                 () = told.changed.notified() => {
@@ -307,7 +302,7 @@ impl Daemon {
         }
     }
 
-    /// What it brings into force is kept for who asks next.
+    /// Reloads without a `bgd reload`, and keeps a summary for the next one.
     async fn reload_unasked(&self, fleet: &Fleet, shown: &watch::Sender<DaemonReport>) {
         match self.reload_shown(fleet, shown).await {
             Ok(done) => {
@@ -320,7 +315,7 @@ impl Daemon {
         }
     }
 
-    /// The answer to who asks for a reload: an edit was mostly noticed before anybody asked.
+    /// The answer to `bgd reload`: an edit was mostly noticed before anybody asked.
     fn answer(&self, done: &Reloaded) -> String {
         let mut noticed = self.lock_noticed();
         if done.what.is_some() {
@@ -342,8 +337,8 @@ impl Daemon {
         self.noticed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As [`Self::reload`], and status shows while what is on disk is not in force. Without the reason, which may quote
-    /// the file to those who may only read the status.
+    /// Reloads, and shows in status when the files were refused. The reason is left out, because it may quote a file to
+    /// those who may only read the status.
     async fn reload_shown(
         &self,
         fleet: &Fleet,
@@ -392,7 +387,7 @@ impl Daemon {
     }
 }
 
-/// So that an app is still known when it is taken out of the files.
+/// Records each app's configuration, so that the app is still known after it left the files.
 fn remember(fleet: &Fleet, file: &Path, settings: &Settings) {
     for name in settings.apps.keys() {
         let Some(texts) = config::remember(file, name) else { continue };
@@ -402,10 +397,10 @@ fn remember(fleet: &Fleet, file: &Path, settings: &Settings) {
     }
 }
 
-/// Between two looks whether the record's files are in place; before each write there is one in any case.
+/// Between two checks that the record's files are in place; each write checks as well.
 const LOOK_AFTER_RECORD: Duration = Duration::from_secs(5);
 
-/// On a blocking thread: the disk may take its time.
+/// Keeps the record's files in place, on a blocking thread: the disk may take its time.
 async fn keep_record(store: Arc<Store>) {
     let mut look = tokio::time::interval(LOOK_AFTER_RECORD);
     loop {
@@ -419,7 +414,7 @@ async fn keep_record(store: Arc<Store>) {
     }
 }
 
-/// What bgd itself may not do, no app of it can.
+/// Warns of an app that may gain privileges where bgd itself may not: then the app can't either.
 fn warn_of_lost_privileges(app: &AppSettings) {
     let refused = nix::sys::prctl::get_no_new_privs().unwrap_or(false);
     if refused && app.new_privileges == privilege::NewPrivileges::Allowed {
@@ -433,7 +428,7 @@ struct Told {
     int: Signal,
     hup: Signal,
     changed: Arc<Notify>,
-    /// Held for its drop, which ends the watch.
+    /// Dropping it ends the watch.
     watch: Option<notify::RecommendedWatcher>,
 }
 
@@ -451,14 +446,14 @@ impl Told {
     }
 }
 
-/// Not under systemd is the usual case for a user's own daemon.
+/// Usually a user's own daemon does not run under systemd.
 fn notify_systemd(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(err) = sd_notify::notify(states) {
         tracing::debug!(%err, "systemd was not notified");
     }
 }
 
-/// Tells of changes of the configuration files; without it `bgd reload` and SIGHUP still work.
+/// Notifies of changes of the configuration files; without it `bgd reload` and SIGHUP still work.
 fn watch_files(file: &Path, changed: Arc<Notify>) -> Option<notify::RecommendedWatcher> {
     use notify::Watcher as _;
     let main = file.to_owned();

@@ -23,7 +23,7 @@ const LOCK_LOOK: Duration = Duration::from_millis(50);
 pub struct Lock(#[expect(dead_code, reason = "held for its drop")] Flock<std::fs::File>);
 
 impl Lock {
-    /// Takes the lock and writes this process's pid into it, for whoever is refused.
+    /// Takes the lock, and writes this process's pid into it for the message of a process that is refused.
     ///
     /// # Errors
     /// [`DaemonError::Running`] when another process holds it.
@@ -68,8 +68,8 @@ fn write_pid(file: &mut std::fs::File) -> io::Result<()> {
     writeln!(file, "{}", std::process::id())
 }
 
-/// The process that has the lock open: the one that wrote its pid into it, or, where a full disk kept it from doing
-/// so, whoever is found. A pid alone would not do: it may have been given to another process since.
+/// The process that has the lock open: the one whose pid is in the file, or any other if a full disk prevented that
+/// write. The pid alone proves nothing: the kernel may have given it to another process since.
 pub fn lock_holder(state_dir: &Path) -> Option<i32> {
     let path = lock_path(state_dir);
     let lock = std::fs::metadata(&path).ok()?;
@@ -87,8 +87,8 @@ fn has_open(pid: i32, file: (u64, u64)) -> bool {
         .any(|found| (found.dev(), found.ino()) == file)
 }
 
-/// A `bgd flip` that does its work without a daemon holds the lock for a while and is waited for; another daemon
-/// is a reason to refuse at once (promise K4).
+/// Takes the lock, and waits while a `bgd flip` without a daemon holds it. Another daemon is refused at once
+/// (promise K4).
 pub(super) fn after_a_flip(state_dir: &Path) -> Result<Lock, DaemonError> {
     let deadline = std::time::Instant::now() + FLIP_WITHIN;
     loop {

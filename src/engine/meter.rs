@@ -58,7 +58,7 @@ impl Meter {
         self.stop.cancel();
         self.stop = CancellationToken::new();
         self.tasks.retain(|task| !task.is_finished());
-        // Where nothing was live, nothing can be lost.
+        // Without a live release no request can be lost.
         let Some(deploy) = moving.filter(|_| state.live().is_some() && begins(&state.pipeline)) else {
             return;
         };
@@ -191,7 +191,7 @@ impl Tally {
 mod tests {
     use super::*;
 
-    /// What these replies, at milliseconds from the beginning, amount to: lost, longest gap.
+    /// The number of lost replies and the longest gap; replies are given with milliseconds from the beginning.
     fn tallied(replies: &[(u64, bool)]) -> (u64, u64) {
         let begun = Instant::now();
         let mut tally = Tally::begin(begun);

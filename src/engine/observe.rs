@@ -49,7 +49,7 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
                         }
                         let shim = handle.id().to_owned();
                         interpreter.instances().known.put(slot, handle);
-                        // What is live now was healthy when it became so; anything else is probed anew.
+                        // A live instance was healthy when it went live; any other is probed anew.
                         interpreter.instances().known.prove(slot, &shim);
                     }
                     // A build of an earlier boot is repeated, even one that had ended: its files may not have reached

@@ -1,5 +1,5 @@
-//! A new instance on its way to be proven: looked at until its port is open, asked until it is healthy, and its socket
-//! proven to be its own and nobody else's. Used by `starting`, which says how it ended.
+//! Proves a new instance: looks until its port is open, probes until it is healthy, and proves that its socket belongs
+//! to it alone. Used by `starting`, which reports the result.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -26,12 +26,12 @@ use crate::{
     shim::{Bystanders, Handle, Listening, Look, Places, Slot},
 };
 
-/// A new instance on its way to be proven.
+/// A new instance that is not proven yet.
 pub(crate) struct Candidate {
     pub slot: Slot,
     pub handle: Handle,
     pub target: Target,
-    /// How it was started.
+    /// The command that started it.
     pub command: command::Command,
     pub places: Arc<Places>,
     pub bystanders: Arc<Bystanders>,
@@ -39,7 +39,7 @@ pub(crate) struct Candidate {
 }
 
 impl Instances {
-    /// Looks and asks until enough answers in a row were good; when again is for `rules::health` to say.
+    /// Probes until enough answers in a row are good; `rules::health` says when to probe again.
     pub(crate) async fn until_healthy(&self, one: &mut Candidate, deadline: Instant) -> Result<(), Failure> {
         let health = &self.settings.health;
         let begun = Instant::now();
@@ -68,10 +68,10 @@ impl Instances {
                 true => Duration::ZERO,
                 false => pause(found, begun.elapsed(), health.interval).min(left),
             };
-            // While nothing else is to be done: promise D1, in full.
+            // During the pause: promise D1, in full.
             let (shared, ()) = tokio::join!(self.is_shared(one, &sockets, &unshared), sleep(pause));
             if shared {
-                // Whoever it is is waited for, like any stranger that listens there.
+                // The instance waits for the other process to go, as for any stranger that listens there.
                 streak = Streak::new(health.successes);
                 sleep(health.interval.min(left)).await;
                 continue;
@@ -83,7 +83,7 @@ impl Instances {
         }
     }
 
-    /// What follows from an answer.
+    /// Derives the next decision from an answer.
     fn judge(
         &self,
         one: &Candidate,
@@ -102,8 +102,8 @@ impl Instances {
         (found, decision)
     }
 
-    /// One look at where the instance listens, and promise D2: an app that listens on its neighbour's port takes the live
-    /// color's traffic, healthy or not; so it is refused as soon as it is seen there, not at the deadline.
+    /// Looks where the instance listens. Promise D2: an app on its neighbour's port takes the live color's traffic,
+    /// healthy or not, so it is refused as soon as it is seen there and not at the deadline.
     async fn look(&self, one: &Candidate, passed: &BTreeSet<u64>) -> Result<Look, Failure> {
         let (handle, places, passed) = (one.handle.clone(), one.places.clone(), passed.clone());
         let look = blocking(move || handle.look(&places, &passed)).await;
@@ -114,8 +114,8 @@ impl Instances {
         }
     }
 
-    /// Promise D1: somebody else has a socket of the instance open, whoever created it. Those that are known to be
-    /// `unshared` are not looked for again.
+    /// Promise D1: whether another process has one of the instance's sockets open, whichever created it. Sockets in
+    /// `unshared` are not checked again.
     async fn is_shared(&self, one: &Candidate, sockets: &BTreeSet<u64>, unshared: &BTreeSet<u64>) -> bool {
         if sockets.is_subset(unshared) {
             return false;
@@ -130,13 +130,13 @@ impl Instances {
         }
     }
 
-    /// Just before the flip: the sockets are those that were proven, and it listens nowhere else.
+    /// Checks just before the flip that the sockets are the proven ones, and that the instance listens nowhere else.
     async fn still_alone(&self, one: &Candidate, unshared: &BTreeSet<u64>) -> Result<bool, Failure> {
         let look = self.look(one, &BTreeSet::new()).await?;
         Ok(matches!(look.own, Listening::Instance { sockets, .. } if sockets.is_subset(unshared)))
     }
 
-    /// One probe, if the port is open; `said` is what the last whole one found.
+    /// Probes once if the port is open; `said` is the result of the last complete probe.
     async fn ask(
         &self,
         (own, target): (&Listening, &Target),
@@ -146,7 +146,7 @@ impl Instances {
         if !matches!(own, Listening::Instance { .. }) {
             return (false, format!("{} is not open yet", target.address.named()));
         }
-        // What it said before tells more than a probe that was cut short.
+        // A complete earlier answer tells more than a probe that was cut short.
         let late = |said: &mut Option<String>| {
             said.take().unwrap_or_else(|| "no answer before the deadline".to_owned())
         };

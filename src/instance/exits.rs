@@ -1,6 +1,6 @@
-//! What it means that a command of the app ended: a script that nobody could run, an app that gave up, or a start that
-//! handed the app over to a manager and left. Called where a build, a hook or a start is waited for; what a start left
-//! on the color's port outside of every shim is ended here, or the port would be lost to it.
+//! Explains the end of an app's command: a script that can't be run, an app that gave up, or a start that handed the
+//! app over to a manager and left. Called where a build, a hook or a start is waited for. A process that such a start
+//! left on the color's port outside of every shim is ended here, or the port would be lost to it.
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
@@ -27,7 +27,7 @@ use crate::{
 const HANDED_OVER: Duration = Duration::from_secs(3);
 /// Between two looks at the port.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// A manager starts again what was ended within this time.
+/// A manager restarts a process that was ended within this time.
 const STARTED_AGAIN: Duration = Duration::from_millis(500);
 impl Instances {
     /// The failure of an instance that ended before it was healthy.
@@ -55,7 +55,7 @@ impl Instances {
         }
     }
 
-    /// Nothing is left below the shim, and that was no failure: who else has the port now?
+    /// The start ended well and left nothing below its shim: which process has the port now?
     async fn handed_over(&self, handle: &Handle, failure: Failure) -> Failure {
         let Some(slot) = handle.role().slot() else { return failure };
         let address = self.settings.address_at(slot.color, slot.index);
@@ -87,12 +87,12 @@ impl Instances {
         Failure { cause, hint: Some(format!("{FOREGROUND}; then `bgd deploy`")), ..failure }
     }
 
-    /// Those of the holders that came by this start: in its directory, with its variables, or below another shim of the
-    /// app and younger than the start (its port was free before).
+    /// The holders that this start left: in its directory, with its variables, or below another shim of the app and
+    /// younger than the start (its port was free before).
     async fn handed_on(&self, handle: &Handle, found: Vec<Stray>) -> Vec<Stray> {
         let (directory, release) =
             (self.commands.places.release(handle.release()), handle.release().as_str());
-        // Without them fewer are known to be ours.
+        // Without the shims fewer holders are known to be ours.
         let shims = self.commands.shims.find(&self.settings.name).await.unwrap_or_default();
         let is_ours = |stray: &Stray| {
             let marked = stray.marks.as_ref();
@@ -111,7 +111,7 @@ impl Instances {
         }
     }
 
-    /// Ends what holds a port below no shim of its own, and says how that came out.
+    /// Ends holders of a port that are below no shim of its release, and reports the result.
     async fn end_at(&self, address: &Address, left: &[Stray]) -> String {
         tracing::warn!(app = %self.settings.name, pids = named(left), "ended: it held a port of the app below no shim");
         let ended = strays::end(left, self.settings.stop.grace).await;
@@ -127,7 +127,8 @@ impl Instances {
         }
     }
 
-    /// Before a start: what an earlier one handed over and nothing of bgd runs any more gives the address back (D1).
+    /// Before a start: ends holders of its address that an earlier start handed over and whose release no shim runs
+    /// (D1).
     pub(crate) async fn end_strays(&self, slot: Slot, running: &BTreeSet<ReleaseId>) -> Result<(), Failure> {
         let address = self.settings.address_at(slot.color, slot.index);
         let below = self.commands.places.releases();
@@ -142,13 +143,13 @@ impl Instances {
     }
 }
 
-/// Works in the directory of a release, or has its variables, and no shim runs that release.
+/// Whether a process works in a release's directory, or has its variables, while no shim runs that release.
 fn is_of_none(stray: &Stray, (app, releases): (&str, &Path), running: &BTreeSet<ReleaseId>) -> bool {
     let inside = stray.directory.strip_prefix(releases).ok();
     let by_directory = inside.and_then(|inside| inside.iter().next()?.to_str());
     let by_directory = by_directory.map(|name| name.trim_end_matches(" (deleted)"));
     let by_marks = stray.marks.as_ref().filter(|(of, _)| of == app).map(|(_, release)| release.as_str());
-    // The directory is the app's own; variables may be those of the manager that passed them on.
+    // The directory is the process's own; the variables may come from a manager that passed them on.
     let release: Option<ReleaseId> = by_directory
         .and_then(|name| name.parse().ok())
         .or_else(|| by_marks.and_then(|name| name.parse().ok()));
@@ -159,7 +160,7 @@ fn named(all: &[Stray]) -> String {
     all.iter().map(|stray| stray.named.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// The releases that a living process of a shim runs.
+/// The releases that shims run with a living main process.
 pub(crate) fn running(shims: &[Handle]) -> BTreeSet<ReleaseId> {
     shims.iter().filter(|handle| handle.main_pid().is_some()).map(|handle| handle.release().clone()).collect()
 }

@@ -1,9 +1,9 @@
-//! Instances of the live color that hang while others of it answer: the front passes them over, and one at a time is
-//! ended, so that the machine starts it again. Called by the health monitor of `tend`.
+//! Decides about instances of the live color that hang while others of it answer: the front passes them over, and one
+//! at a time is ended, so that the machine starts it again. Called by the health monitor of `tend`.
 //!
-//! Fail safe: an instance that answers that it is unwell is passed over and not ended; on a starved machine all are slow,
-//! and none is touched while fewer than half of them answer well; the only instance is never ended. How a release that
-//! hangs again and again is dealt with slows down, see [`Patience`].
+//! Fail safe: an instance that answers that it is unwell is passed over and not ended; on a starved machine all are
+//! slow, and none is touched while fewer than half of them answer well; the only instance is never ended. Restarts of a
+//! release that hangs repeatedly slow down, see [`Patience`].
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,13 @@ use super::watching::FAILURES_THAT_COUNT;
 
 /// Unanswered probes in a row after which an instance counts as hung.
 const UNANSWERED: u32 = 6;
-/// And the least time that they take: a short `health.interval` makes nobody hasty.
+/// The least time that they take: a short `health.interval` must not end an instance too early.
 const UNANSWERED_FOR: Duration = Duration::from_secs(15);
-/// Before the next one is ended, after the first; doubles with each.
+/// The wait after the first hung instance was ended; doubles with each.
 const FIRST_WAIT: Duration = Duration::from_secs(60);
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
-/// What a probe of one instance heard.
+/// The result of one probe of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Heard {
     Well,
@@ -26,13 +26,13 @@ pub(crate) enum Heard {
     Nothing,
 }
 
-/// What is known of one instance's health.
+/// The health of one instance, as far as known.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Health {
     pub known: Option<bool>,
     failures: u32,
     pub unanswered: u32,
-    /// The first of the unanswered ones.
+    /// When the first unanswered probe in a row was noted.
     silent_since: Option<Instant>,
 }
 
@@ -48,7 +48,7 @@ impl Health {
         }
     }
 
-    /// Its last probe was answered well.
+    /// Whether its last probe was answered well.
     fn is_well(&self) -> bool {
         self.failures == 0 && self.known == Some(true)
     }
@@ -58,12 +58,12 @@ impl Health {
         self.unanswered >= UNANSWERED && long
     }
 
-    /// It is not yet clear what to make of it, so it is asked again sooner.
+    /// Whether its state is unclear, so that it is probed again sooner.
     pub(crate) fn is_doubtful(&self) -> bool {
         (1..UNANSWERED).contains(&self.failures)
     }
 
-    /// Of a color: well when all are, unwell when one is.
+    /// The health of a color: well if all its instances are, unwell if one is.
     pub(crate) fn of_all(each: &[Self]) -> Option<bool> {
         if each.iter().any(|one| one.known == Some(false)) {
             return Some(false);
@@ -72,7 +72,7 @@ impl Health {
     }
 }
 
-/// Those that others can do without: the unwell ones of several, while at least half of them are well.
+/// The indices of unwell instances that the others can do without: some of several, while at least half are well.
 pub(crate) fn dispensable(each: &[Health]) -> Vec<usize> {
     let well = each.iter().filter(|one| one.is_well()).count();
     if each.len() < 2 || well * 2 < each.len() {
@@ -81,8 +81,8 @@ pub(crate) fn dispensable(each: &[Health]) -> Vec<usize> {
     each.iter().enumerate().filter(|(_, one)| one.failures > 0).map(|(index, _)| index).collect()
 }
 
-/// How long to wait before the next hung instance of an app is ended: a minute after the first, and twice as long with
-/// each, so that restarts that don't help are not what serves.
+/// The wait before the next hung instance of an app is ended: it doubles with each, so that restarts that don't help
+/// can't replace serving.
 #[derive(Debug, Default)]
 pub(crate) struct Patience {
     ended: u32,
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(dispensable(&[bad, bad]), [0; 0]);
         assert_eq!(dispensable(&[bad, well, bad]), [0; 0]);
         assert_eq!(dispensable(&[bad, well, well, bad]), [0, 3]);
-        // One of which nothing is known yet is no reason to trust the others, and is not passed over either.
+        // An instance of unknown health supports no verdict on the others, and is not passed over either.
         assert_eq!(dispensable(&[unknown, bad]), [0; 0]);
         assert_eq!(dispensable(&[unknown, well]), [0; 0]);
     }

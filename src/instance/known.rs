@@ -17,7 +17,7 @@ use crate::{
     shim::{Bystanders, Handle, Slot},
 };
 
-/// The least time over which processor use is measured: shorter ones show chance.
+/// The least time over which processor use is measured: a shorter one shows chance.
 const CPU_WINDOW: Duration = Duration::from_secs(1);
 
 /// Handles by color and number.
@@ -27,9 +27,9 @@ pub struct Known(Mutex<Table>);
 #[derive(Debug, Default)]
 struct Table {
     running: BTreeMap<Slot, Running>,
-    /// How many a color was last given, and of which release; stays when they end.
+    /// The release and number of instances last started on each color; kept when they end.
     given: BTreeMap<Color, (ReleaseId, u16)>,
-    /// Where those listen that the front passes over.
+    /// The addresses of instances that the front passes over.
     resting: Vec<Address>,
     patience: Patience,
 }
@@ -39,16 +39,16 @@ struct Running {
     handle: Handle,
     proven: bool,
     healthy: Option<bool>,
-    /// As they were before it was started; nothing is known of them for one that was found running.
+    /// The processes that ran before the start; empty for an instance that was found running.
     bystanders: Arc<Bystanders>,
     sample: Option<CpuSample>,
-    /// It was healthy at some time since its start.
+    /// Whether it was healthy at any time since its start.
     answered: bool,
-    /// Why it is being ended, where that is because it hung.
+    /// Why it is being ended, if because it hung.
     blamed: Option<String>,
 }
 
-/// Processor time at one look, and what was shown then.
+/// The processor time at one look, and the percentage shown then.
 #[derive(Debug, Clone, Copy)]
 struct CpuSample {
     at: Instant,
@@ -56,65 +56,65 @@ struct CpuSample {
     percent: f64,
 }
 
-/// What one instance uses of the host.
+/// The resource use of one instance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Measured {
     /// Resident memory of its processes, in bytes.
     pub memory_bytes: u64,
-    /// Processor time in percent of one core, since the look before; at the first look since its start.
+    /// Processor time in percent of one core since the last look, or since the start at the first look.
     pub cpu_percent: f64,
 }
 
-/// What is shown of one that runs.
+/// The status of a running instance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Seen {
-    /// Its main process; of one that went into the background the oldest that it left there.
+    /// Its main process; for one that went into the background, the oldest process left there.
     pub pid: Option<i32>,
     /// The last health check; `None` before the first.
     pub healthy: Option<bool>,
-    /// What it uses; `None` until somebody asks.
+    /// Its resource use; `None` until somebody asks.
     pub measured: Option<Measured>,
 }
 
 impl Known {
-    /// One of them.
+    /// The instance in a slot.
     pub fn at(&self, slot: Slot) -> Option<Handle> {
         self.lock().running.get(&slot).map(|running| running.handle.clone())
     }
 
-    /// All of them.
+    /// All running instances.
     pub fn all(&self) -> Vec<(Slot, Handle)> {
         let known = self.lock();
         known.running.iter().map(|(slot, running)| (*slot, running.handle.clone())).collect()
     }
 
-    /// Whether any runs on a color.
+    /// Whether an instance runs on a color.
     pub fn any_on(&self, color: Color) -> bool {
         self.lock().on(color).next().is_some()
     }
 
-    /// What runs on a color.
+    /// The release that runs on a color.
     pub fn release_on(&self, color: Color) -> Option<ReleaseId> {
         self.lock().on(color).next().map(|running| running.handle.release().clone())
     }
 
-    /// How many of a release a color was given; `None`: that is not known.
+    /// The number of instances that the release was last given on a color; `None` if unknown.
     pub fn given(&self, color: Color, release: &ReleaseId) -> Option<u16> {
         let known = self.lock();
         known.given.get(&color).filter(|(given, _)| given == release).map(|(_, number)| *number)
     }
 
-    /// How many a color was last given, of whatever; 0 when that is not known.
+    /// The number of instances last started on a color, of any release; 0 if unknown.
     pub fn last_given(&self, color: Color) -> u16 {
         self.lock().given.get(&color).map_or(0, |(_, number)| *number)
     }
 
-    /// How many each color was last given.
+    /// The number of instances last started on each color.
     pub fn all_given(&self) -> BTreeMap<Color, u16> {
         self.lock().given.iter().map(|(color, (_, number))| (*color, *number)).collect()
     }
 
-    /// An instance runs there now; whether it is any good is known only of one that was there before.
+    /// Adds a running instance; one that is known already keeps its health.
     pub fn put(&self, slot: Slot, handle: Handle) {
         let mut known = self.lock();
         let given = (handle.release().clone(), handle.siblings());
@@ -134,7 +134,7 @@ impl Known {
         }
     }
 
-    /// An instance was started there, beside these.
+    /// Adds an instance that was just started, with the processes that ran before.
     pub fn put_new(&self, slot: Slot, handle: Handle, bystanders: Arc<Bystanders>) {
         self.put(slot, handle);
         if let Some(running) = self.lock().running.get_mut(&slot) {
@@ -142,19 +142,19 @@ impl Known {
         }
     }
 
-    /// The bystanders of the start of the instance with this shim.
+    /// The processes that ran before the instance with this shim was started.
     pub fn bystanders(&self, slot: Slot, shim: &str) -> Arc<Bystanders> {
         self.lock().with_shim(slot, shim).map(|running| running.bystanders.clone()).unwrap_or_default()
     }
 
-    /// The instance with this shim was healthy.
+    /// Notes that the instance with this shim was healthy.
     pub fn prove(&self, slot: Slot, shim: &str) {
         if let Some(running) = self.lock().with_shim(slot, shim) {
             (running.proven, running.healthy, running.answered) = (true, Some(true), true);
         }
     }
 
-    /// What is known of an instance's health; answers whether that is news.
+    /// Notes an instance's health; true if it changed.
     pub fn note_health(&self, slot: Slot, healthy: Option<bool>) -> bool {
         let mut known = self.lock();
         let Some(running) = known.running.get_mut(&slot) else { return false };
@@ -162,7 +162,7 @@ impl Known {
         healthy.is_some() && std::mem::replace(&mut running.healthy, healthy) != healthy
     }
 
-    /// These are to be passed over by the front from now on; answers whether the front has to be told.
+    /// Sets the addresses that the front passes over; true if the front has to be told.
     pub(crate) fn rest(&self, addresses: &[Address]) -> bool {
         let mut known = self.lock();
         let told = !known.resting.is_empty() || !addresses.is_empty();
@@ -170,7 +170,7 @@ impl Known {
         told
     }
 
-    /// The instance there hangs; answers with it if it may be ended now: one at a time, ever more rarely, and none that
+    /// Marks an instance as hung, and returns it if it may be ended now: one at a time, ever more rarely, and none that
     /// may still be starting.
     pub(crate) fn blame(&self, slot: Slot, why: &str, now: Instant) -> Option<Handle> {
         let mut known = self.lock();
@@ -185,26 +185,26 @@ impl Known {
         Some(handle)
     }
 
-    /// The instance with this shim, if it is still there, was not ended after all.
+    /// Takes the mark back: the instance with this shim was not ended.
     pub(crate) fn acquit(&self, slot: Slot, shim: &str) {
         if let Some(running) = self.lock().with_shim(slot, shim) {
             running.blamed = None;
         }
     }
 
-    /// Why the instance with this shim was ended, where that is because it hung.
+    /// Why the instance with this shim was ended, if because it hung.
     pub(crate) fn blamed(&self, slot: Slot, shim: &str) -> Option<String> {
         self.lock().with_shim(slot, shim)?.blamed.clone()
     }
 
-    /// Whether instances of that release run there, and all of them were healthy.
+    /// Whether that release runs on the color, and all instances there were healthy.
     pub fn are_proven(&self, color: Color, release: &ReleaseId) -> bool {
         let known = self.lock();
         let proven = |running: &Running| running.proven && running.handle.release() == release;
         known.on(color).next().is_some() && known.on(color).all(proven)
     }
 
-    /// The instance with this shim is gone; a newer one in its place stays.
+    /// Removes the instance with this shim; a newer one in its place stays.
     pub fn remove(&self, slot: Slot, shim: &str) {
         let mut known = self.lock();
         if known.with_shim(slot, shim).is_some() {
@@ -212,19 +212,19 @@ impl Known {
         }
     }
 
-    /// What is shown of those that run.
+    /// The status of all running instances.
     pub fn seen(&self) -> BTreeMap<Slot, Seen> {
         let known = self.lock();
         let seen = |running: &Running| Seen {
             pid: running.handle.main_pid(),
-            // One that hung and is being ended answers nobody, whatever its last answer was.
+            // A hung instance that is being ended answers nobody, even if its last answer was good.
             healthy: if running.blamed.is_some() { Some(false) } else { running.healthy },
             measured: None,
         };
         known.running.iter().map(|(slot, running)| (*slot, seen(running))).collect()
     }
 
-    /// What each one uses; those of which nothing is left are not in it. Reads /proc: for a blocking thread.
+    /// The resource use of each instance with living processes. Reads /proc: for a blocking thread.
     ///
     /// # Errors
     /// When /proc can't be read.
@@ -262,7 +262,7 @@ impl Running {
             |cpu: Duration, over: Duration| 100.0 * cpu.as_secs_f64() / over.as_secs_f64().max(0.001);
         let sample = match self.sample {
             Some(last) if now.duration_since(last.at) < CPU_WINDOW => last,
-            // Processes that ended in between take their time with them.
+            // Processes that ended in between take their processor time out of the sum.
             Some(last) => CpuSample {
                 percent: percent(used.cpu.saturating_sub(last.cpu), now.duration_since(last.at)),
                 at: now,

@@ -1,5 +1,5 @@
-//! Whether the host has room for a second copy of the app, asked before a new release is started beside the live one.
-//! What serves, or served well before, is never refused for it.
+//! Compares the memory of a second copy of the app with what the host has free, before a new release is started beside
+//! the live one. A release that serves, or that served well before, is never refused for it.
 
 use super::Instances;
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// A new copy of the app against what the host has free, both in bytes.
+/// The memory that a new copy of the app needs, and what the host has free, both in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Need {
     second_copy: u64,
@@ -21,8 +21,8 @@ struct Need {
 }
 
 impl Instances {
-    /// Warns, or fails with `memory_check = "refuse"`, where `number` new instances on `color` are likely to need more
-    /// memory than is free. The live color's instances tell what one needs.
+    /// Warns, or fails with `memory_check = "refuse"`, if `number` new instances on `color` are likely to need more
+    /// memory than is free. The need of one is estimated from the live color's instances.
     pub(crate) async fn prove_memory(&self, color: Color, number: u16) -> Result<(), Failure> {
         let Some(need) = self.need(color, number).await else { return Ok(()) };
         if need.second_copy <= need.free {
@@ -43,7 +43,7 @@ impl Instances {
         }
     }
 
-    /// `None` where nothing runs beside the new copy, or nobody can tell.
+    /// The need; `None` if nothing runs beside the new copy, or if it can't be measured.
     async fn need(&self, color: Color, number: u16) -> Option<Need> {
         let live = self.known.all().into_iter().filter(|(slot, _)| slot.color != color);
         let shims: Vec<i32> = live.map(|(_, handle)| handle.shim_pid()).collect();
@@ -65,7 +65,7 @@ impl Instances {
 }
 
 impl Need {
-    /// `a second copy of shop needs about 320 MiB, and 210 MiB are free`.
+    /// A sentence such as `a second copy of shop needs about 320 MiB, and 210 MiB are free`.
     fn said(self, app: &str) -> String {
         let (needed, free) = (self.second_copy >> 20, self.free >> 20);
         format!("a second copy of {app} needs about {needed} MiB, and {free} MiB are free")

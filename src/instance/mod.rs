@@ -34,18 +34,18 @@ pub struct Instances {
     settings: Arc<AppSettings>,
     commands: AppCommands,
     record: AppRecord,
-    /// This binary, which a relay is.
+    /// The bgd binary, run again as a relay.
     exe: PathBuf,
     pub(crate) known: Known,
 }
 
 impl Instances {
-    /// None is known yet.
+    /// Knows no running instance yet.
     pub(crate) fn new(commands: AppCommands, record: AppRecord, exe: PathBuf) -> Self {
         Self { settings: commands.settings.clone(), commands, record, exe, known: Known::default() }
     }
 
-    /// Those that run.
+    /// The running instances.
     pub fn known(&self) -> &Known {
         &self.known
     }

@@ -1,6 +1,6 @@
-//! The unix sockets of an app's instances, around a start: the place is made and a stale file removed, what listens is
-//! opened to the front's workers, and an instance whose socket was taken away below its feet is told from one that can
-//! be reached. An app on ports passes all of it.
+//! The unix sockets of an app's instances, around a start: makes the directory, removes a stale file, opens a listening
+//! socket to the front's workers, and detects an instance whose socket file was removed. Does nothing for an app on
+//! ports.
 
 use std::{
     fs, io,
@@ -27,15 +27,16 @@ use crate::{
     shim::{Handle, Slot},
 };
 
-/// Whoever may pass the directory may connect, as to a port of 127.0.0.1.
+/// Mode of a socket: every process that may pass the directory may connect, as to a port of 127.0.0.1.
 const MODE: u32 = 0o666;
 
-/// The wait before the second look at an instance that does not listen yet; doubles with each, up to the last.
+/// The wait before the second look at an instance that does not listen yet; doubles with each look, up to the last.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 const LAST_LOOK: Duration = Duration::from_millis(500);
 
 impl Instances {
-    /// The directory is there, and no file of an earlier instance in the way. To be called once nobody listens.
+    /// Makes the socket's directory, and removes the file of an earlier instance. Call it only when nothing listens
+    /// there.
     pub(crate) fn clear_socket(&self, slot: Slot) -> Result<(), Failure> {
         let Listen::Sockets(sockets) = &self.settings.listen else { return Ok(()) };
         let address = self.settings.address_at(slot.color, slot.index);
@@ -58,7 +59,7 @@ impl Instances {
         }
     }
 
-    /// Lets the front's workers connect, which are another user's.
+    /// Lets the front's workers connect, which run as another user.
     pub(crate) fn open_socket(&self, address: &Address) -> Result<(), Failure> {
         let Some(path) = address.socket() else { return Ok(()) };
         open_to_all(path).map_err(|err| {
@@ -68,7 +69,7 @@ impl Instances {
         })
     }
 
-    /// The same as soon as the instance listens: one that is started again serves before anybody has probed it.
+    /// Opens the socket as soon as the instance listens: one that is started again serves before any probe.
     pub(crate) fn open_when_it_listens(&self, handle: &Handle, slot: Slot) {
         let address = self.settings.address_at(slot.color, slot.index);
         let Some(path) = address.socket().map(Path::to_owned) else { return };
@@ -85,7 +86,7 @@ impl Instances {
         });
     }
 
-    /// Ends an instance that nobody gets to any more, so that it is started again as any that died.
+    /// Ends an instance whose socket was removed, so that it is started again like any that died.
     pub(crate) async fn end_if_cut_off(&self, slot: Slot) {
         let Some(handle) = self.known.at(slot).filter(|_| self.is_cut_off(slot)) else { return };
         let (app, color) = (&self.settings.name, slot.color);
@@ -95,8 +96,8 @@ impl Instances {
         }
     }
 
-    /// Somebody listens there, and no way leads to it any more: the file was removed, perhaps with the whole runtime
-    /// directory, and only a new start brings it back.
+    /// Whether an instance listens on a socket that can't be reached any more: its file was removed, perhaps with the
+    /// whole runtime directory, and only a new start brings it back.
     pub(crate) fn is_cut_off(&self, slot: Slot) -> bool {
         let address = self.settings.address_at(slot.color, slot.index);
         let Some(path) = address.socket() else { return false };
@@ -105,7 +106,7 @@ impl Instances {
     }
 }
 
-/// Ends when it listens there.
+/// Returns when the instance listens on the address.
 async fn listens(handle: &Handle, address: &Address) {
     let mut pause = FIRST_LOOK;
     while !matches!(handle.listens_on(slice::from_ref(address)), Ok(Some(_))) {
@@ -114,7 +115,8 @@ async fn listens(handle: &Handle, address: &Address) {
     }
 }
 
-/// The app owns the directory and may put a link there at any time: what is opened is what was looked at.
+/// Opens the socket to all. The app owns the directory and may put a link there at any time, so the file that was
+/// checked is the one that is changed.
 fn open_to_all(path: &Path) -> io::Result<()> {
     let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
     let found = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;

@@ -1,5 +1,6 @@
-//! What a front that can't be moved still routes to: a relay takes the place of the bad release, and passes everything
-//! on to the one that is to serve, which runs on the other color (promise N4). Nobody waits for the bad release's end.
+//! Relays for a front that can't be moved and still routes to the bad release: a relay takes the bad release's place
+//! and passes everything on to the release that is to serve, on the other color (promise N4). Nobody waits for the bad
+//! release's end.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -26,19 +27,20 @@ use crate::{
     },
 };
 
-/// How long the bad release may take to leave its port, and, where nothing else serves, to end.
+/// How long the bad release may take to leave its port, or, if nothing else serves, to end.
 pub(crate) const BRIEF: Duration = Duration::from_secs(1);
-/// How long a relay may take to share the socket of what it takes the place of; then it can't, and listens after that.
+/// How long a relay may take to share the socket of the instance that it replaces; later the socket counts as not
+/// shareable, and the relay listens when it is free.
 const UNSHARED: Duration = Duration::from_millis(250);
-/// For all of it, KILL included.
+/// The limit for the whole takeover, KILL included.
 const AT_MOST: Duration = Duration::from_secs(8);
 /// Between two looks at who has the port.
 const LOOK: Duration = Duration::from_millis(5);
 const RELAY_LOG: u64 = 1 << 20;
 
 impl Instances {
-    /// Has relays on the color, in the place of `out`; they and nobody else have its ports when this returns. One that
-    /// left its port has the rest of its grace for what it still answers.
+    /// Puts relays on the color in the place of `out`; when this returns, they alone have its ports. An instance that
+    /// left its port has the rest of its grace for open requests.
     pub(crate) async fn stand_in(
         &self,
         color: Color,
@@ -58,7 +60,7 @@ impl Instances {
         }
         let all = relays.values().chain(leaving.iter().map(|(_, handle)| handle));
         let known = all.map(Handle::siblings).max();
-        // As many as the front knows of, which can't be told of more.
+        // The front can't be told of more instances than it knows.
         let number = known.unwrap_or_else(|| self.number_of(color, out));
         for slot in slots(color, number) {
             if let Entry::Vacant(place) = relays.entry(slot) {
@@ -83,7 +85,7 @@ impl Instances {
         from: Option<&Handle>,
     ) -> Result<Handle, Failure> {
         let other = slot.color.other();
-        // Where the numbers differ, some of them have more to do.
+        // If the other color has fewer instances, some of them serve several relays.
         let index = slot.index % self.number_of(other, &release.id).max(1);
         let to = self.settings.address_at(other, index);
         let listen = self.settings.address_at(slot.color, slot.index);
@@ -128,9 +130,10 @@ struct Takeover<'a> {
 }
 
 impl Takeover<'_> {
-    /// Until the relays alone have the ports. While they share them with what leaves they take most of what comes, so
-    /// that it soon has no client: then they part, and it is asked to end. One that is never without is asked first.
-    /// Where a port can't be shared, what holds on to it for longer than that is brief is killed.
+    /// Waits until the relays alone have the ports. While a relay shares a port with the former instance it takes most
+    /// connections, so the instance soon has no client: then the relay listens alone, and the instance is asked to end.
+    /// An instance that keeps clients is asked to end first. If a port can't be shared, an instance that holds it
+    /// longer than `BRIEF` is killed.
     async fn carry_out(&self) -> Result<(), Failure> {
         let begun = Instant::now();
         let (mut asked, mut parted, mut killed) = (None, None, false);
@@ -185,7 +188,7 @@ impl Takeover<'_> {
         self.instances.settings.address_at(slot.color, slot.index)
     }
 
-    /// The sockets at an address that the relay has, and all of them; `None` where nobody listens.
+    /// The listening sockets at an address that the relay holds, and all of them; `None` if the relay holds none.
     fn sockets(&self, slot: Slot, relay: &Handle) -> Option<(BTreeSet<u64>, BTreeSet<u64>)> {
         let all: BTreeSet<u64> = ports::listening_at(&self.address(slot)).ok()?.into_iter().collect();
         let held = held_by(relay.main_pid()?, &all);
@@ -196,7 +199,7 @@ impl Takeover<'_> {
         self.relays.iter().all(|(slot, relay)| self.sockets(*slot, relay).is_some())
     }
 
-    /// Whether the relay has every socket that listens there, and what it takes the place of none.
+    /// Whether the relay holds every socket that listens at the address, and the instance that it replaces holds none.
     fn is_alone(&self, slot: Slot, relay: &Handle) -> bool {
         let left =
             |handle: &Handle| matches!(handle.listens_on(slice::from_ref(&self.address(slot))), Ok(None));
@@ -217,7 +220,7 @@ async fn kill(handle: Handle) {
     }
 }
 
-/// Asked politely, with the rest of its grace for what it still answers; then what is left of it is killed.
+/// Asks an instance to end, with the rest of its grace for open requests; then what is left of it is killed.
 async fn end(handle: Handle) {
     let (app, release) = (handle.app().clone(), handle.release().clone());
     let ended = async {

@@ -1,5 +1,5 @@
-//! Effects around a color's new instances: start each on a port proven free, and prove that all are healthy and that
-//! each one's socket is its own.
+//! Starts a color's new instances, each on a port proven free, and proves that all are healthy and that each one's
+//! socket is its own.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -30,13 +30,13 @@ use crate::{
 /// Probe answers kept for `bgd show`.
 const ANSWERS_KEPT: usize = 20;
 
-/// All that a color has when it has that many.
+/// The first `number` slots of a color.
 pub(crate) fn slots(color: Color, number: u16) -> impl Iterator<Item = Slot> {
     (0..number).map(move |index| Slot { color, index })
 }
 
 impl Instances {
-    /// Has all instances of the release running on the color, as many as it was given before, if it was.
+    /// Ensures that the release runs on the color, with its former number of instances if it had one.
     pub(crate) async fn start(&self, release: &Release, color: Color) -> Result<Done, Failure> {
         let shims = self.commands.find_shims(Phase::Starting).await?;
         let recorded = shims.iter().filter(|it| it.role().is_on(color) && *it.release() == release.id);
@@ -45,7 +45,7 @@ impl Instances {
         self.start_beside(shims, (release, color), number).await
     }
 
-    /// The same with this number, and with these shims of the app.
+    /// Ensures that `number` instances run; `shims` are all known shims of the app.
     pub(crate) async fn start_beside(
         &self,
         shims: Vec<Handle>,
@@ -58,7 +58,7 @@ impl Instances {
         for slot in &missing {
             self.end_strays(*slot, &running).await?;
         }
-        // Before the ports are seen to be free: none of them has a listener of the instances open then.
+        // Taken before the ports are proven free: then none of these processes can hold an instance's listener.
         let bystanders = self.bystanders().await;
         for slot in &missing {
             self.prove_free(*slot)?;
@@ -76,7 +76,7 @@ impl Instances {
         })
     }
 
-    /// Without any, more is looked through before the flip.
+    /// The processes that run before the start. If the list can't be made, more is searched before the flip.
     async fn bystanders(&self) -> Arc<Bystanders> {
         blocking(Bystanders::now).await.map(Arc::new).unwrap_or_default()
     }
@@ -107,12 +107,13 @@ impl Instances {
         Ok(())
     }
 
-    /// How many instances a release has on a color: as many as it was given, or as are configured.
+    /// The number of instances of a release on a color: its former number, or the configured one.
     pub(crate) fn number_of(&self, color: Color, release: &ReleaseId) -> u16 {
         self.known.given(color, release).unwrap_or(self.settings.instances)
     }
 
-    /// Restarting what served, or going back to it, comes before its limits: refusing to serve is worse.
+    /// Whether the release served before: restarting it, or going back to it, comes before its limits and free memory,
+    /// because refusing to serve is worse.
     fn was_live(&self, release: &Release) -> bool {
         self.record.served_well(&release.id)
     }
@@ -123,8 +124,8 @@ impl Instances {
         self.record.note(EventKind::LimitsNotKept, None, &said).await;
     }
 
-    /// Those of the wanted instances that run already. Any other of ours on the color is an orphan and goes (D1); one
-    /// that was told to end is waited for, so that what is started finds its port free.
+    /// The wanted instances that run already. Any other of ours on the color is an orphan and ends (D1); one that was
+    /// told to end is waited for, so that a new instance finds its port free.
     async fn adopt_or_clear(
         &self,
         shims: Vec<Handle>,
@@ -149,7 +150,7 @@ impl Instances {
         Ok(adopted)
     }
 
-    /// Ends them all at the same time: each may take as long as its grace.
+    /// Ends the shims at the same time: each may take its whole grace.
     pub(crate) async fn end_shims(&self, handles: &[Handle]) -> Result<(), ShimError> {
         join_all(handles.iter().map(|handle| self.end_shim(handle))).await.into_iter().collect()
     }
@@ -182,7 +183,7 @@ impl Instances {
         Err(Failure { hint: Some(hint), ..failure(Phase::Starting, Nature::Transient, cause) })
     }
 
-    /// All of them, at the same time and with one deadline; the first that fails ends it.
+    /// Probes all instances at the same time and with one deadline; the first failure ends it.
     pub(crate) async fn probe(&self, release: &Release, color: Color) -> Result<(), Failure> {
         let number = self.number_of(color, &release.id);
         let mut candidates = Vec::new();
@@ -236,7 +237,7 @@ impl Instances {
         Err(self.exited_early((&handle, exit), &one.command, one.answers.back()).await)
     }
 
-    /// The new instance; also one that ended before anybody asked, for how it ended (promise D3).
+    /// The new instance; also one that ended before the first probe, so that its exit is reported (promise D3).
     async fn to_be_probed(&self, release: &Release, slot: Slot) -> Result<Handle, Failure> {
         let phase = Phase::Probing;
         if let Some(handle) = self.known.at(slot).filter(|handle| *handle.release() == release.id) {
@@ -290,7 +291,7 @@ impl Instances {
             log_tail: tail(handle.log()),
             ..failure(Phase::Probing, Nature::Deterministic, cause)
         };
-        // A health command that nobody can run is no verdict on the app.
+        // A health command that can't be run says nothing about the app.
         let code =
             |code: &i32| one.answers.back().is_some_and(|last| last.contains(&format!("exit code {code}")));
         let Some(command) = &one.target.command else { return failure };
@@ -299,7 +300,7 @@ impl Instances {
         explained(failure, (&command.argv, &command.cwd, &command.env), exit, "then `bgd deploy`")
     }
 
-    /// Who else holds the instance's place, for people.
+    /// The other process that holds the instance's address, for people.
     async fn stranger_at(&self, one: &Candidate) -> Option<String> {
         let (handle, places) = (one.handle.clone(), one.places.clone());
         let stranger = blocking(move || handle.stranger_at(&places.own)).await.ok()??;
@@ -307,7 +308,7 @@ impl Instances {
     }
 
     async fn keep_answers(&self, release: &Release, candidates: &[Candidate]) {
-        // The last of each, so that many instances don't fill the record.
+        // The last answers of each, so that many instances don't fill the record.
         let each = (ANSWERS_KEPT / candidates.len().max(1)).max(2);
         let lines = candidates.iter().flat_map(|one| {
             let several = candidates.len() > 1;
@@ -337,13 +338,13 @@ impl Instances {
     }
 }
 
-/// The command that shows what an instance says; `bgd logs` alone shows what is live.
+/// The command that shows an instance's output; `bgd logs` alone shows the live release.
 pub(crate) fn logs_of(handle: &Handle) -> String {
     let Some(slot) = handle.role().slot() else { return "`bgd logs`".to_owned() };
     logs_of_slot(slot, handle.siblings())
 }
 
-/// The same for one of that many.
+/// The command that shows the output of one of `number` instances.
 pub(crate) fn logs_of_slot(slot: Slot, number: u16) -> String {
     match number {
         1 => format!("`bgd logs --color {}`", slot.color),
@@ -351,7 +352,7 @@ pub(crate) fn logs_of_slot(slot: Slot, number: u16) -> String {
     }
 }
 
-/// Names which of several instances failed.
+/// Names the instance that failed, if there are several.
 pub(crate) fn of_one(slot: Slot, number: u16, failure: Failure) -> Failure {
     match number {
         1 => failure,
@@ -361,7 +362,7 @@ pub(crate) fn of_one(slot: Slot, number: u16, failure: Failure) -> Failure {
     }
 }
 
-/// Who holds an address, for people.
+/// The processes that hold an address, for people.
 pub(crate) fn holders_of(address: &Address) -> String {
     let found = |inodes: Vec<u64>| holders(&inodes.into_iter().collect());
     match ports::listening_at(address).and_then(found) {
@@ -375,7 +376,7 @@ pub(crate) fn holders_of(address: &Address) -> String {
     }
 }
 
-/// Where the port is open instead, when it is open on no address that a probe of 127.0.0.1 reaches.
+/// A sentence on where the port is open, if on no address that a probe of 127.0.0.1 reaches.
 fn out_of_reach(port: u16) -> String {
     let addresses: Vec<SocketAddr> =
         tcp::listening(port).unwrap_or_default().into_iter().map(|one| one.local).collect();
@@ -399,7 +400,7 @@ async fn listens_instead(handle: &Handle) -> String {
     }
 }
 
-/// Where the app is told its address.
+/// The variable by which the app learns its address.
 pub(crate) fn variable(address: &Address) -> &'static str {
     match address {
         Address::Port(_) => "$PORT",
@@ -414,7 +415,7 @@ fn must_listen(address: &Address) -> &'static str {
     }
 }
 
-/// Whether an answer is healthy, and the answer as one line.
+/// Whether an answer is healthy, and its text in one line.
 pub(crate) fn answer_line(answer: &Answer) -> (bool, String) {
     match &answer.verdict {
         Verdict::Healthy => (true, format!("healthy in {} ms", answer.took.as_millis())),
@@ -424,7 +425,7 @@ pub(crate) fn answer_line(answer: &Answer) -> (bool, String) {
 }
 
 pub(crate) fn note_answer(answers: &mut VecDeque<String>, line: String) {
-    // A long wait for the port is one line, not a hundred.
+    // A long wait for the port takes one line and not a hundred.
     if answers.back() == Some(&line) {
         return;
     }

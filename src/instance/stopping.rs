@@ -1,5 +1,5 @@
-//! The end of instances: on request with their grace, or at once where nobody is served until they are gone. What the
-//! front routes to is not looked at here.
+//! The end of instances: on request with their grace, or at once if nobody is served until they are gone. The caller
+//! checks first what the front routes to.
 
 use std::collections::BTreeSet;
 
@@ -15,8 +15,8 @@ use crate::{
 };
 
 impl Instances {
-    /// In the place of what the front routes to: the one stop that does not look at the front first, because the
-    /// front can't be moved and the operator wants what serves there gone (promise F4).
+    /// Replaces the release that the front routes to: the one stop that does not ask the front first, because the front
+    /// can't be moved and the operator wants that release gone (promise F4).
     pub(crate) async fn replace(
         &self,
         color: Color,
@@ -24,7 +24,7 @@ impl Instances {
         release: &Release,
     ) -> Result<(), Failure> {
         tracing::warn!(app = %self.settings.name, %color, %out, new = %release.id, "the front can't be moved; replacing what serves on its port");
-        // As many as the front knows of, which can't be told of more.
+        // The front can't be told of more instances than it knows.
         let number = self.number_of(color, out);
         self.end_briefly(color, |handle| handle.release() == out || handle.stands_in()).await?;
         let shims = self.commands.find_shims(Phase::Starting).await?;
@@ -32,10 +32,10 @@ impl Instances {
         self.probe(release, color).await
     }
 
-    /// Nobody is served until it is gone: it has a second, whatever its grace.
+    /// Ends instances within a second, even if their grace is longer: nobody is served until they are gone.
     async fn end_briefly(&self, color: Color, ends: impl Fn(&Handle) -> bool) -> Result<(), Failure> {
         let ended = self.end(color, &ends);
-        // Dropping the stop does not call it off; KILL then comes on top of it.
+        // Dropping the future does not call the stop off; KILL follows it.
         if let Ok(ended) = tokio::time::timeout(BRIEF, ended).await {
             return ended.map(drop);
         }
@@ -48,7 +48,7 @@ impl Instances {
         self.end(color, ends).await.map(drop)
     }
 
-    /// Answers with all that the color may have had.
+    /// Ends instances of a color; returns every slot that the color may have used.
     pub(crate) async fn end(
         &self,
         color: Color,
@@ -62,7 +62,7 @@ impl Instances {
         Ok(slots(color, self.settings.instances).chain(ended).collect())
     }
 
-    /// Not fatal: every process of ours is gone, and what holds the port is not ours.
+    /// Logs that the port is still held. Not an error: all our processes are gone, and the holder is not ours.
     pub(crate) fn say_if_held(&self, slot: Slot) {
         if let Err(held) = self.prove_free(slot) {
             tracing::warn!(app = %self.settings.name, color = %slot.color, cause = held.cause, "the port is not free after the stop");

@@ -1,6 +1,6 @@
-//! Processes of a release that are below no shim of it: what a start handed over to a manager that ran already. They are
-//! known by the port that they hold, and by their working directory or bgd's own variables, and ended with signals
-//! through pidfds. Called by the engine, which says whose they are; reads /proc.
+//! Processes of a release that are below no shim of it: a start handed them over to a manager that ran already. They
+//! are recognised by the port that they hold, and by their working directory or bgd's variables, and ended with signals
+//! through pidfds. Called by `exits`, which decides which of them are ours; reads /proc.
 
 use std::{
     collections::BTreeSet,
@@ -18,22 +18,21 @@ use crate::{
     rules::address::Address,
 };
 
-/// Between two looks: nothing reports the end of a stranger's child.
+/// Between two looks: nothing reports the end of a process that is not a child.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// After this long KILL is said to have failed.
+/// How long KILL may take before it counts as failed.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// One of them.
+/// A process of a release below no shim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stray {
     process: Process,
-    /// Its pid.
     pub pid: i32,
-    /// Where it works; also when that directory was deleted meanwhile.
+    /// Its working directory, even if that was deleted meanwhile.
     pub directory: PathBuf,
-    /// The app and release of its environment, where bgd's variables were passed on.
+    /// `BGD_APP` and `BGD_RELEASE` of its environment, if they were passed on.
     pub marks: Option<(String, String)>,
-    /// For people: pid, command, and who started it.
+    /// Its pid, command and parent, for people.
     pub named: String,
 }
 
@@ -49,14 +48,14 @@ impl Stray {
         Some(Self { process: stat.process(), pid, directory, marks: marks(pid), named })
     }
 
-    /// How long ago it started.
+    /// The time since its start.
     pub fn age(&self) -> Duration {
         self.process.age()
     }
 }
 
 fn marks(pid: i32) -> Option<(String, String)> {
-    // Another user's can't be read, and is then known by its directory alone.
+    // Another user's environment can't be read; that process is then known by its directory alone.
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let value = |name: &str| {
         let mut pairs = environment.split(|byte| *byte == 0);
@@ -66,7 +65,7 @@ fn marks(pid: i32) -> Option<(String, String)> {
     Some((value("BGD_APP")?, value("BGD_RELEASE")?))
 }
 
-/// Whoever holds the address.
+/// The processes that hold the address.
 ///
 /// # Errors
 /// When /proc or the kernel's list of sockets can't be read.
@@ -79,7 +78,7 @@ pub fn at(address: &Address) -> io::Result<Vec<Stray>> {
     Ok(holders.filter_map(|holder| Stray::of(holder.pid)).collect())
 }
 
-/// Ends them: TERM, KILL after the grace. True when none is left.
+/// Ends processes: TERM, and KILL after the grace. True when none is left.
 ///
 /// # Errors
 /// When a signal can't be sent for another reason than missing rights.

@@ -7,7 +7,7 @@ use sysinfo::{MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, Sys
 
 use crate::os::tree;
 
-/// Memory and processor of a process tree.
+/// The memory and processor time of a process tree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Resident memory of all processes, in bytes. Pages that they share count once for each.

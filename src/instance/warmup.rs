@@ -1,6 +1,6 @@
-//! Requests of bgd's own to a new instance before it gets traffic, so that caches, pools and compilers are warm when
-//! the first client comes. Called by the interpreter; the instance is proven healthy by then, and its death is told by
-//! others.
+//! Requests that bgd makes to a new instance before it gets traffic, so that caches, pools and compilers are warm when
+//! the first client comes. Called by the interpreter; the instance is proven healthy by then, and its death is reported
+//! elsewhere.
 //!
 //! A few requests at a time, the paths in turn. One path that fails or is slow fails no deploy: only an instance that
 //! answers nothing at all does, or one that is not as fast in the end as `until_p95` asks for.
@@ -31,29 +31,29 @@ use crate::{
     shim::Slot,
 };
 
-/// Requests under way at the same time: more than one, for pools of processes and threads; few, for the host also
+/// Requests under way at the same time: more than one, for pools of processes and threads; few, because the host also
 /// serves the live color.
 const AT_ONCE: usize = 4;
-/// All of a warm-up, as a multiple of `health.deadline`.
+/// The limit for a whole warm-up, as a multiple of `health.deadline`.
 const DEADLINES: u32 = 10;
-/// Before the next request after one that no connection was to be had for: an instance that ends is then told of by
-/// its end, and not by a hundred refused requests of the same instant.
+/// The pause after a request that found no connection: if the instance ends, its end is then reported before a hundred
+/// refused requests.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// How a warm-up ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// As fast as asked for.
+    /// The instance is as fast as asked for.
     Warm,
     /// All requests were made.
     AllMade,
-    /// There was no time for more.
+    /// The time was over.
     TimeUp,
 }
 
 impl Instances {
-    /// Asks each instance, all at the same time, until it is warm, or all requests are made. Nothing is asked where
-    /// nothing is configured.
+    /// Warms up all instances at the same time, each until it is warm or all requests are made. Does nothing if no
+    /// warm-up is configured.
     pub(crate) async fn warm_up(&self, release: &Release, color: Color) -> Result<(), Failure> {
         let Some(warmup) = &self.settings.warmup else { return Ok(()) };
         let number = self.number_of(color, &release.id);
@@ -119,7 +119,7 @@ impl Instances {
     }
 }
 
-/// Makes the requests, at most until `until`. What is under way once it is warm is waited for, not cut.
+/// Makes the requests, at most until `until`. Requests under way when the instance is warm are waited for and not cut.
 async fn ask(visitor: &Visitor<'_>, warmup: &Warmup, until: Instant) -> (End, Figures) {
     let mut figures = Figures::of(warmup);
     let mut to_ask = warmup.paths.iter().cycle().take(warmup.requests.get() as usize);
@@ -150,7 +150,7 @@ async fn visit(visitor: &Visitor<'_>, path: &str) -> Visit {
     found
 }
 
-/// What speaks against the release, if anything does.
+/// Judges a warm-up; the error has the cause, and whether a retry helps.
 fn verdict(
     warmup: &Warmup,
     (end, limit): (End, Duration),
@@ -162,7 +162,7 @@ fn verdict(
     };
     if figures.answered() == 0 {
         let last = figures.last_trouble().map(|why| format!("; the last: {why}")).unwrap_or_default();
-        // The time may have been too short; requests that all failed are the app's own.
+        // The time may have been too short; if all requests failed within it, the app is to blame.
         let nature = if end == End::TimeUp { Nature::Transient } else { Nature::Deterministic };
         let made = figures.made();
         return Err((nature, format!("not one of {made} requests was answered properly{within}{last}")));

@@ -1,5 +1,5 @@
-//! The watch over a new release while it has traffic, all of it or a share: its health check, and what its real
-//! traffic looks like beside the former release's. Called by the interpreter; ends the deploy only by what it reports.
+//! The watch over a new release while it has all traffic or a share: its health, and its real traffic beside the former
+//! release's. Called by the interpreter; only its result ends the deploy.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::{
 
 /// Failed probes in a row that end a watch: one slow answer under load is not an outage.
 pub(crate) const FAILURES_THAT_COUNT: u32 = 3;
-/// A watch without an end; a century, which no clock overflows at.
+/// The period of a watch without an end: a century, which overflows no clock.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// The probes of one watch.
@@ -32,21 +32,22 @@ struct Vigil {
     watched: Vec<Watched>,
     end: Instant,
     period: Duration,
-    /// An instance that is only just started again, as after a power cut, first has `health.deadline` to be up.
+    /// Until when failed probes don't count: an instance that is being started again, as after a power cut, has
+    /// `health.deadline` to be up.
     boots_until: Option<Instant>,
 }
 
-/// One of the instances.
+/// One watched instance.
 struct Watched {
     slot: Slot,
     target: Target,
-    /// In a row.
+    /// Failed probes in a row.
     failures: u32,
 }
 
 impl Instances {
-    /// For `period`, or until it is called off. `judge` looks at the real traffic: what was seen of too little of it, or
-    /// `None` where it is enough and well.
+    /// Watches for `period`; without one, until the future is dropped. `judge` looks at the real traffic: it returns a
+    /// sentence on traffic that is too little to judge, and `None` if it is enough and good.
     pub(crate) async fn watch<J>(
         &self,
         release: &Release,
@@ -75,13 +76,13 @@ impl Instances {
             if now >= vigil.end && healthy {
                 return Ok(seen.map_or(Done::Ensured, |seen| Done::Inconclusive { seen }));
             }
-            // A watch does not end on a failed probe: the next ones decide.
+            // A watch does not end while a probe fails: the next ones decide.
             let left = vigil.end.saturating_duration_since(now);
             sleep(if left.is_zero() { health.interval } else { health.interval.min(left) }).await;
         }
     }
 
-    /// Whether all of them are healthy.
+    /// Probes all instances once; true if all are healthy.
     async fn probe_watched(&self, vigil: &mut Vigil) -> Result<bool, Failure> {
         let asked = vigil.watched.iter().map(|one| probe::once(&self.settings.health, &one.target));
         let answers: Vec<_> = join_all(asked).await.iter().map(answer_line).collect();
@@ -101,7 +102,7 @@ impl Instances {
         Ok(healthy)
     }
 
-    /// Probes failed that often in a row.
+    /// The failure of an instance whose probes failed `failures` times in a row.
     async fn unwell(&self, (slot, number): (Slot, u16), failures: u32, line: &str) -> Failure {
         if let Some(exit) = self.exit_of(slot).await {
             let cause = format!("the new instance died while it was watched: {exit}");
@@ -112,13 +113,13 @@ impl Instances {
         self.bad_in_watch((slot, number), cause)
     }
 
-    /// How the instance ended, if it has: on a busy machine its probes can fail before its end is heard of.
+    /// The exit of an instance that has ended: on a busy machine its probes can fail before its end is reported.
     async fn exit_of(&self, slot: Slot) -> Option<Exit> {
         let status = self.known.at(slot)?.status().await.ok()?;
         status.main.exit().filter(|_| status.tree.is_empty())
     }
 
-    /// What is said against an instance, with its output.
+    /// A failure in the watch with this cause, and with the instance's output.
     pub(crate) fn bad_in_watch(&self, (slot, number): (Slot, u16), cause: String) -> Failure {
         Failure {
             hint: Some(format!("{} shows its output; push a fix", logs_of_slot(slot, number))),

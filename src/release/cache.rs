@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// What was copied and what was not.
+/// The result of filling the cache.
 #[derive(Debug, Default)]
 pub(super) struct Cached {
     pub(super) files: u64,
@@ -42,7 +42,7 @@ pub(super) fn fill(
     Ok(Cached { files, bytes, skipped })
 }
 
-/// Copies one path, or says why not.
+/// Copies one path, or returns why it was skipped.
 fn fill_one(
     path: &Path,
     previous: &Dir,
@@ -53,7 +53,7 @@ fn fill_one(
     let from = match previous.descend(&parent) {
         Ok(Some(from)) => from,
         Ok(None) => return Ok(Some("not in the previous release".to_owned())),
-        // Below a shared path, for example: there is nothing of its own to copy.
+        // Below a shared path, for example: the previous release has no copy of its own.
         Err(error @ (BuildError::Symlink { .. } | BuildError::NotDirectory { .. })) => {
             return Ok(Some(error.to_string()));
         }

@@ -24,43 +24,43 @@ use crate::{
     release::{BuildError, error::failed, moved::Moved, tree::Dir, walk::Walk},
 };
 
-/// Unit of the number of blocks that a file has.
+/// The unit of `st_blocks`, in bytes.
 const BLOCK: u64 = 512;
 
-/// What a copy made.
+/// Counts of the files and bytes copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Tally {
     pub(super) files: u64,
     pub(super) bytes: u64,
 }
 
-/// What became of an entry.
+/// The result of copying one entry.
 enum Copied {
-    /// All of it is done.
+    /// The entry is copied whole.
     Whole,
-    /// Its entries are still to be copied.
+    /// The directory is made or was there; its entries are still to be copied.
     Directory { made: bool },
 }
 
 /// A directory that is being copied.
 struct Level {
     left: Vec<OsString>,
-    /// Not merged with one that was there.
+    /// False if it was there before and is merged.
     made: bool,
 }
 
-/// Copies trees: modes, symlinks and modification times stay, the owner becomes `owner`.
-/// What is already at the destination stays as it is; directories are merged. Sockets, FIFOs and
-/// devices are left out. Space is shared with the original where the file system can (reflink).
+/// Copies trees: modes, symlinks and modification times stay, the owner becomes `owner`. Entries at the destination
+/// stay as they are; directories are merged. Sockets, FIFOs and devices are left out. Space is shared with the original
+/// where the file system can (reflink).
 pub(super) struct Copier<'a> {
     pub(super) owner: Option<Owner>,
     pub(super) cancel: &'a AtomicBool,
     pub(super) tally: Tally,
-    /// What was copied from another release names it no more.
+    /// Rewrites paths of the former release in a cache copied from it.
     pub(super) moved: Option<Moved>,
 }
 
-/// Copies what is data and leaves the holes between: a file of many gigabytes may have a few blocks.
+/// Copies the data and leaves the holes between: a file of many gigabytes may have a few blocks.
 fn copy_data(source: &mut File, made: &mut File, length: u64) -> io::Result<u64> {
     let (mut at, mut copied) = (0, 0);
     while let Some(begin) = next(source, at, Whence::SeekData)? {
@@ -74,7 +74,7 @@ fn copy_data(source: &mut File, made: &mut File, length: u64) -> io::Result<u64>
     Ok(copied)
 }
 
-/// Where data or a hole begins from `at` on; `None` at the end of the file.
+/// The next data or hole at or after `at`; `None` at the end of the file.
 fn next(file: &File, at: u64, what: Whence) -> io::Result<Option<u64>> {
     let from = i64::try_from(at).map_err(io::Error::other)?;
     match lseek64(file, from, what) {

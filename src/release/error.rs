@@ -12,7 +12,7 @@ use crate::{
     rules::ids::ReleaseId,
 };
 
-/// What went wrong, with the path or name it went wrong at.
+/// The error, with the path or name that it concerns.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// A directory or a file, the environment, or the user.
@@ -21,77 +21,75 @@ pub enum BuildError {
     /// A configured path is absolute, empty or contains `..`.
     #[error("not a path inside the release: {}", path.display())]
     Outside {
-        /// As configured.
+        /// The path as configured.
         path: PathBuf,
     },
     /// A directory on the way is a symlink.
     #[error("{} is a symlink, which bgd does not follow", path.display())]
     Symlink {
-        /// The symlink.
+        /// The path of the symlink.
         path: PathBuf,
     },
     /// Something else is where a directory has to be.
     #[error("{} is not a directory", path.display())]
     NotDirectory {
-        /// What is in the way.
+        /// The path of the other file.
         path: PathBuf,
     },
     /// A directory was moved elsewhere while bgd was in it.
     #[error("{} was moved while bgd worked in it", path.display())]
     Moved {
-        /// Where it was.
+        /// Its former path.
         path: PathBuf,
     },
     /// A file with several names that is not the app user's own: copying or giving it away could give away
     /// a file from outside of the release.
     #[error("{} is a hard link to a file of another user", path.display())]
     HardLink {
-        /// The file.
+        /// The path of the hard link.
         path: PathBuf,
     },
     /// Shared files (or the targets of symlinks in their place) do not exist.
     #[error("shared {} missing: {}", if missing.len() == 1 { "file is" } else { "files are" }, list(missing))]
     SharedMissing {
-        /// Where they are expected.
+        /// The expected paths.
         missing: Vec<PathBuf>,
     },
     /// A directory above the release is closed to the app's user.
     #[error("user {user} may not pass {} to its release", dir.display())]
     ClosedWay {
-        /// As configured.
+        /// The configured user.
         user: String,
-        /// The first one that is closed.
+        /// The first closed directory.
         dir: PathBuf,
     },
     /// Shared files that the app's user may not read.
     #[error("user {} may not read {}", closed.first().map_or("", |first| &first.user), closed_list(closed))]
     SharedClosed {
-        /// Which, and whose they are.
+        /// The files, with their owners.
         closed: Vec<Closed>,
     },
     /// The text of a rewrite is not in its file.
     #[error("nothing to rewrite in {}: {find:?} not found", file.display())]
     RewriteNotFound {
-        /// Relative to the release.
+        /// The path relative to the release.
         file: PathBuf,
-        /// The text looked for.
         find: String,
     },
     /// A release that processes or mounts still use is not deleted.
     #[error("release {release} is in use by {}", occupants.iter().map(Occupant::to_string).collect::<Vec<_>>().join(", "))]
     InUse {
-        /// The release.
         release: ReleaseId,
-        /// Who uses it; never empty.
+        /// Its users; never empty.
         occupants: Vec<Occupant>,
     },
-    /// The caller took the work back.
+    /// The caller cancelled the work.
     #[error("cancelled")]
     Cancelled,
 }
 
 impl BuildError {
-    /// What to do about it, where there is more to say than the error does.
+    /// The next action for the operator, if the error does not name it.
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::SharedMissing { .. } => {
@@ -148,7 +146,7 @@ fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// Names what was attempted on which path when an [`io::Error`] comes up.
+/// Adds the action and the path to an [`io::Error`].
 pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BuildError {
     move |source| CommandError::Io { action, path: path.to_owned(), source }.into()
 }

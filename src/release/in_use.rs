@@ -1,8 +1,8 @@
-//! Who uses which release, read from `/proc`: working directory, root, executable, open and mapped files of
-//! processes, and mounts below it. Called before releases are removed; sees only what bgd's user may see.
+//! Finds the processes and mounts that use a release, from `/proc`: working directory, root, executable, open and
+//! mapped files, and mounts below it. Called before releases are removed; sees only what bgd's user may see.
 //!
-//! The cost is bounded for each process: one with ten thousand connections must not delay a deploy. What it opened of
-//! a release before it began to serve has a low number, and a file that is removed stays open for who has it.
+//! The cost is bounded for each process: one with ten thousand connections must not delay a deploy. A file of a release
+//! that a process opened before it began to serve has a low number, and a removed file stays open.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,20 +24,20 @@ use nix::{
 
 use crate::release::{BuildError, error::failed};
 
-/// Descriptors looked at of each process.
+/// The most descriptors looked at in each process.
 const MOST_FILES: usize = 128;
 
-/// Processes above another; a longer chain is a loop made by numbers that change hands.
+/// The most ancestors followed; a longer chain is a loop made by reused pids.
 const MOST_PARENTS: usize = 64;
 
-/// Someone who uses a directory.
+/// A user of a release's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Occupant {
     /// A process.
     Process {
-        /// Its number.
+        /// Its pid.
         pid: u32,
-        /// Its name as `ps` shows it.
+        /// Its name in `ps`.
         name: String,
         /// How it uses the directory, for example `working directory`.
         holds: &'static str,
@@ -58,10 +58,10 @@ impl fmt::Display for Occupant {
     }
 }
 
-/// Who used which release at one moment: one look at all processes, however many releases are asked about.
+/// The users of all releases at one moment: one look at all processes, however many releases are asked about.
 #[derive(Debug, Default)]
 pub(super) struct InUse {
-    /// By the name of the directory.
+    /// The users by the directory's name.
     by_name: BTreeMap<OsString, Vec<Occupant>>,
 }
 
@@ -94,7 +94,7 @@ impl InUse {
         Ok(found)
     }
 
-    /// Who uses the directory of this name.
+    /// The users of the directory of this name.
     pub(super) fn of(&self, name: &OsStr) -> &[Occupant] {
         self.by_name.get(name).map_or(&[], Vec::as_slice)
     }
@@ -106,9 +106,9 @@ impl InUse {
     }
 }
 
-/// What is looked for.
+/// The facts by which a process is matched to a release.
 struct Look {
-    /// Without symlinks, as the kernel names files.
+    /// The directory of releases without symlinks, as the kernel names files.
     releases: PathBuf,
     /// The users that releases belong to.
     owners: BTreeSet<u32>,
@@ -123,8 +123,8 @@ impl Look {
         inside.components().next().map(|first| first.as_os_str().to_owned())
     }
 
-    /// Whether a process may have mapped files of a release: reading its maps costs the most by far. Of root's own, which
-    /// are most of a host's, only what bgd started.
+    /// Whether a process may have mapped files of a release: reading its maps costs the most by far. Of root's
+    /// processes, which are most of a host's, only those that bgd started.
     fn may_map(&self, process: &Path, uid: u32) -> bool {
         self.owners.contains(&uid) && (uid != 0 || self.is_below_bgd(process))
     }
@@ -134,7 +134,7 @@ impl Look {
         for _ in 0..MOST_PARENTS {
             let Some(pid) = parent.filter(|pid| *pid > 1) else { return false };
             let above = PathBuf::from(format!("/proc/{pid}"));
-            // A shim that is older than the binary runs one that was deleted.
+            // An older shim runs a binary that was deleted by an upgrade.
             let exe = fs::read_link(above.join("exe")).unwrap_or_default();
             let name = exe.file_name().unwrap_or_default().as_bytes();
             if name.strip_suffix(b" (deleted)").unwrap_or(name) == self.bgd.as_bytes() {
@@ -159,7 +159,7 @@ impl Look {
         {
             match readlinkat(&dir, link) {
                 Ok(path) => note(Path::new(&path), holds),
-                // A thread of the kernel, a process that is gone, or none of this user's to look at.
+                // A kernel thread, a process that is gone, or one that this user may not look at.
                 Err(_) => return held,
             }
         }
@@ -183,7 +183,7 @@ fn own_name() -> OsString {
 
 fn parent_of(process: &Path) -> Option<u32> {
     let stat = fs::read_to_string(process.join("stat")).ok()?;
-    // After the name, which may hold anything: the state, then the parent.
+    // After the name, which may hold any character: the state, then the parent.
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
@@ -224,7 +224,7 @@ fn mounts(dir: &Path) -> Result<Vec<PathBuf>, BuildError> {
     Ok(points.filter(|at| at.starts_with(dir)).collect())
 }
 
-/// The kernel writes blanks and the like as `\040`.
+/// Decodes a mount point: the kernel writes blanks and the like as `\040`.
 fn unescaped(field: &[u8]) -> OsString {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;

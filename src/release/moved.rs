@@ -17,23 +17,24 @@ use crate::{command::Places, release::tree::Dir, rules::ids::ReleaseId};
 
 /// Scripts that start programs are a few lines; what is larger was not written to be moved.
 const LARGEST: u64 = 1 << 20;
-/// Where programs lie, of virtual environments, node, composer and bundler, and bundler's settings.
+/// Directories of programs, of virtual environments, node, composer and bundler, and of bundler's settings.
 const PROGRAMS: [&[u8]; 5] = [b"bin", b".bin", b"sbin", b"exe", b".bundle"];
-/// Files that tell where an environment or a package is.
+/// Names of files that hold the path of an environment or a package.
 const TELLING: [&[u8]; 2] = [b"pyvenv.cfg", b"direct_url.json"];
-/// Likewise, by their ends: packages that were installed from the release itself.
+/// Ends of such names: packages that were installed from the release itself.
 const TELLING_ENDS: [&[u8]; 3] = [b".pth", b".egg-link", b"_finder.py"];
 
-/// The directory of releases, and the release that paths into it are to lead to.
+/// Rewrites paths into any former release so that they lead to a new one.
 #[derive(Debug)]
 pub(super) struct Moved {
-    /// Each ends with a slash. The second is without symlinks, as a shell sees where it is.
+    /// The directory of releases as configured and, if different, without symlinks, as a shell sees it; each ends with
+    /// a slash.
     releases: Vec<Vec<u8>>,
     to: ReleaseId,
 }
 
 impl Moved {
-    /// Paths into any release shall lead to this one.
+    /// Makes paths into any release lead to this one.
     pub(super) fn to(places: &Places, release: &ReleaseId) -> Self {
         let releases = places.releases();
         let mut all = vec![releases.clone()];
@@ -53,7 +54,7 @@ impl Moved {
     pub(super) fn copy(&self, source: &mut File, made: &mut File) -> io::Result<u64> {
         let mut text = Vec::new();
         source.take(LARGEST).read_to_end(&mut text)?;
-        // What grew meanwhile is not text that somebody wrote to start a program.
+        // A file that grew meanwhile is not a text that starts a program.
         let whole = (text.len() as u64) < LARGEST;
         if let Some(changed) = self.changed(&text).filter(|_| whole && !text.contains(&0)) {
             text = changed;
@@ -62,12 +63,12 @@ impl Moved {
         Ok(text.len() as u64 + io::copy(source, made)?)
     }
 
-    /// Where a symlink into a former release shall lead.
+    /// The new target of a symlink into a former release; `None` if it leads elsewhere.
     pub(super) fn target(&self, target: &Path) -> Option<PathBuf> {
         self.changed(target.as_os_str().as_bytes()).map(|bytes| OsStr::from_bytes(&bytes).into())
     }
 
-    /// The text with every path into a release leading to this one; `None` where there is nothing to change.
+    /// The text with every path into a release changed to the new one; `None` if there is nothing to change.
     fn changed(&self, text: &[u8]) -> Option<Vec<u8>> {
         let mut out = Vec::with_capacity(text.len());
         let mut rest = text;

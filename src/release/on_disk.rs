@@ -1,4 +1,4 @@
-//! The release directories as such: which there are, which are complete, and removing one.
+//! The directories of releases: lists them, tells which are complete, and removes one.
 //!
 //! A release counts only with its marker `releases/.<id>.complete`, written after its files are on disk and
 //! removed before they are: a half-made or half-removed one is never a release, whatever happened. The marker
@@ -27,9 +27,9 @@ const COMPLETE: &str = ".complete";
 /// Whether a release can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// There is no such directory.
+    /// The directory does not exist.
     Absent,
-    /// Checkout, preparation or build never ended.
+    /// Checkout, preparation or build did not end.
     HalfMade,
     /// Built, and on disk.
     Complete(CommitId),
@@ -38,15 +38,14 @@ pub enum Standing {
 /// A release directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Its name.
     pub release: ReleaseId,
-    /// Its counter; a higher one is newer, whatever the time in the name says.
+    /// The counter in its name; a higher one is newer, even if the time in its name is earlier.
     pub seq: u64,
     /// Whether it can be used; never [`Standing::Absent`].
     pub standing: Standing,
 }
 
-/// Records that a release is built, after everything of it is on disk.
+/// Marks a release as built, after all its files are on disk.
 ///
 /// # Errors
 /// [`BuildError::Io`]; the release is then still half made.
@@ -115,18 +114,17 @@ fn seq(release: &ReleaseId) -> u64 {
     release.as_str().split('-').nth(1).and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
-/// Removes a release, half made or complete. One that is already gone is fine.
+/// Removes a release, half made or complete. It is not an error if the release is gone already.
 ///
 /// # Errors
 /// [`BuildError::InUse`] naming the processes or mounts that still use it (nothing is touched then),
-/// [`BuildError::Symlink`] or [`BuildError::NotDirectory`] if something else has its name, or
-/// [`BuildError::Io`]; a directory that could be removed only in part is no release any more, and
-/// [`forget_leftovers`] ends the work.
+/// [`BuildError::Symlink`] or [`BuildError::NotDirectory`] if something else has its name, or [`BuildError::Io`]; a
+/// directory that was removed only in part does not count as a release, and [`forget_leftovers`] removes the rest.
 pub fn remove_release(places: &Places, release: &ReleaseId) -> Result<(), BuildError> {
     Removal::at(places).remove(release)
 }
 
-/// The removal of any number of releases, for which the processes of the host are looked at once.
+/// Removes any number of releases after one look at the processes of the host.
 #[derive(Debug)]
 pub struct Removal<'a> {
     places: &'a Places,
@@ -134,7 +132,7 @@ pub struct Removal<'a> {
 }
 
 impl<'a> Removal<'a> {
-    /// Removes nothing yet.
+    /// Prepares removals; nothing is removed yet.
     pub fn at(places: &'a Places) -> Self {
         Self { places, in_use: None }
     }
@@ -157,11 +155,11 @@ impl<'a> Removal<'a> {
         let removing = OsStr::new(&removing);
         dir.remove(removing)?;
         match fs::rename(dir.at(name), dir.at(removing)) {
-            // Somebody else was quicker.
+            // Another removal was quicker.
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             renamed => renamed.map_err(failed("remove", &self.places.release(release)))?,
         }
-        // What still runs as the app's user must not fill it while it is emptied.
+        // Processes that still run as the app's user must not fill it while it is emptied.
         dir.seal(removing)?;
         dir.remove(removing)
     }
@@ -180,7 +178,8 @@ impl<'a> Removal<'a> {
     }
 }
 
-/// Ends removals that a crash or an error cut short, and returns which. Called at the start and with each prune.
+/// Finishes removals that a crash or an error cut short, and returns their releases. Called at the start and with each
+/// prune.
 ///
 /// # Errors
 /// The first error; the others are tried all the same.
@@ -199,7 +198,7 @@ pub fn forget_leftovers(places: &Places) -> Result<Vec<ReleaseId>, BuildError> {
     first.map_or(Ok(done), Err)
 }
 
-/// The release a directory used to be, if a removal has begun.
+/// The release of a directory whose removal has begun.
 fn removing(name: &OsStr) -> Option<ReleaseId> {
     name.to_str()?.strip_prefix('.')?.strip_suffix(REMOVING)?.parse().ok()
 }

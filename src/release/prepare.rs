@@ -22,7 +22,7 @@ use crate::{
     rules::ids::ReleaseId,
 };
 
-/// What was done, for the log of the deploy. Paths are relative to the release, as configured.
+/// The steps taken, for the log of the deploy. Paths are relative to the release, as configured.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Prepared {
     /// Files copied from the previous release.
@@ -31,7 +31,7 @@ pub struct Prepared {
     pub cached_bytes: u64,
     /// Cache paths that were not copied.
     pub skipped: Vec<Skipped>,
-    /// Shared paths that the app's user may read and not write.
+    /// Shared paths that the app's user may not write, with owners.
     pub closed: Vec<Closed>,
     /// Paths linked into `shared`.
     pub linked: Vec<PathBuf>,
@@ -42,9 +42,9 @@ pub struct Prepared {
 /// A cache path that was not copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
-    /// As configured.
+    /// The path as configured.
     pub path: PathBuf,
-    /// Why, for people.
+    /// The reason, for people.
     pub why: String,
 }
 
@@ -98,7 +98,7 @@ pub fn prepare(
     })
 }
 
-/// A build in a directory that its user can't reach fails with words that name something else.
+/// Refuses a release that the app's user can't reach: the error of a build there would name another cause.
 fn refuse_closed_way(app: &AppSettings, context: &Context) -> Result<(), BuildError> {
     let Some(user) = app.user.as_deref() else { return Ok(()) };
     let Some(account) = Account::find(user).map_err(lookup(user))? else { return Ok(()) };
@@ -108,13 +108,13 @@ fn refuse_closed_way(app: &AppSettings, context: &Context) -> Result<(), BuildEr
     }
 }
 
-/// `shared`; where it is a symlink itself, to another disk, the operator put it there: only bgd's own user
-/// can write to the directory it lies in.
+/// Opens `shared`. It may be a symlink to another disk: only bgd's own user can write to the directory it lies in, so
+/// the operator put it there.
 fn open_store(path: &Path) -> Result<Dir, BuildError> {
     Dir::open(&path.canonicalize().map_err(failed("open directory", path))?)
 }
 
-/// The previous release, unless it has been removed meanwhile: a cache is never a reason to fail.
+/// Opens the previous release; `None` if it was removed meanwhile, because a missing cache must not fail a deploy.
 fn open_previous(dir: &Path) -> Result<Option<Dir>, BuildError> {
     match dir.symlink_metadata() {
         Ok(_) => Dir::open(dir).map(Some),
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(at("lib/x.pth"), format!("{}/src\n", new.display()));
         assert_eq!(fs::read_link(new.join(".venv/lib64")).unwrap(), new.join("lib"));
         assert_eq!(fs::read_link(new.join(".venv/bin/python")).unwrap(), Path::new("python3"));
-        // What is not text, or no program, keeps every byte.
+        // A file that is not text, or not a program, keeps every byte.
         assert_eq!(fs::read(new.join(".venv/bin/binary")).unwrap(), binary);
         assert_eq!(at("lib/data"), script);
     }
@@ -349,7 +349,7 @@ mod tests {
         fs::write(new.join("storage/logs/a"), "line").unwrap();
         assert_eq!(text(shared.join("storage/logs/a")), "line");
         assert!(shared.join("conf.d").is_dir());
-        // The same again, as after a crash.
+        // A second run, as after a crash.
         run(&fixture).unwrap();
         assert_eq!(text(shared.join("storage/logs/a")), "line");
     }

@@ -34,7 +34,7 @@ pub(super) fn apply(rewrite: &Rewrite, values: &Values, release: &Dir) -> Result
     file.set_len(new.len() as u64).map_err(failed("write", &shown))
 }
 
-/// `None` if there is nothing to replace.
+/// The text with its replacements; `None` if there is nothing to replace.
 fn replaced(text: &[u8], find: &[u8], with: &[u8]) -> Option<Vec<u8>> {
     let first = *find.first()?;
     let mut out = Vec::with_capacity(text.len());

@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// Entries looked at in a shared directory: uploads may be millions.
+/// The most entries looked at in a shared directory: uploads may be millions.
 const MOST_ENTRIES: usize = 1_000;
 
 /// Reports all shared files that are missing, before anything is changed.
@@ -40,20 +40,21 @@ pub(super) fn check(paths: &[PathBuf], release: &Dir, store: &Dir) -> Result<(),
     if missing.is_empty() { Ok(()) } else { Err(BuildError::SharedMissing { missing }) }
 }
 
-/// A shared path that the app's user may not use as it has to.
+/// A shared path that the app's user may not read or write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closed {
-    /// In `shared`.
+    /// Its full path, below `shared`.
     pub path: PathBuf,
-    /// Whose it is.
+    /// Its owner.
     pub owner: String,
-    /// For whom it is closed.
+    /// The app's user.
     pub user: String,
-    /// It can't even be read.
+    /// The user may not even read it.
     pub unreadable: bool,
 }
 
-/// What of `shared` an app's user may not read, or not write: directories, and what lies right in them. Root may all.
+/// Shared paths that the app's user may not read or not write: directories, and the entries directly in them. Root may
+/// use all.
 ///
 /// # Errors
 /// A user that can't be looked up.
@@ -61,7 +62,7 @@ pub fn closed_to(user: Option<&str>, paths: &[PathBuf], store: &Path) -> Result<
     let Some(name) = user else { return Ok(Vec::new()) };
     let Some(account) = Account::find(name).map_err(lookup(name))? else { return Ok(Vec::new()) };
     let closed = |path: PathBuf| {
-        // What is not there is somebody else's to say.
+        // Missing paths are reported elsewhere.
         let meta = fs::metadata(&path).ok()?;
         let (read, all) = if meta.is_dir() { (0o5, 0o7) } else { (0o4, 0o6) };
         let unreadable = !account.may(&meta, read);
@@ -71,13 +72,13 @@ pub fn closed_to(user: Option<&str>, paths: &[PathBuf], store: &Path) -> Result<
     let mut found = Vec::new();
     for path in paths.iter().map(|path| store.join(path)) {
         if !path.is_dir() {
-            // A file of settings is often root's, and only to be read.
+            // A file of settings is often root's and read-only for the app.
             found.extend(closed(path).filter(|closed| closed.unreadable));
             continue;
         }
         let entries = fs::read_dir(&path).into_iter().flatten().flatten().take(MOST_ENTRIES);
         let inside = entries.map(|entry| entry.path()).filter(|path| !path.is_symlink());
-        // One entry of many that is closed is no reason to refuse the release.
+        // One closed entry of many does not refuse the release.
         let inside = inside.filter_map(closed).map(|closed| Closed { unreadable: false, ..closed });
         let inside: Vec<Closed> = inside.collect();
         found.extend(closed(path));
@@ -93,14 +94,14 @@ fn owner_of(meta: &fs::Metadata) -> String {
     }
 }
 
-/// Where the file of a shared path is expected, if it is nowhere.
+/// The expected path of a shared file that is neither in `shared` nor in the checkout.
 fn missing_file(path: &Path, release: &Dir, store: &Dir) -> Result<Option<PathBuf>, BuildError> {
     let (parent, name) = split(path)?;
     let expected = store.shown(parent.join(&name).as_os_str());
     let stored = store.stat_below(&parent, &name)?;
     let brought = release.stat_below(&parent, &name)?.filter(|meta| !meta.is_symlink());
     let there = match stored.or(brought) {
-        // Followed only to see whether it leads anywhere.
+        // Followed only to see whether its target exists.
         Some(meta) if meta.is_symlink() => expected.exists(),
         Some(meta) if !meta.is_dir() && ends_with_slash(path) => {
             return Err(BuildError::NotDirectory { path: path.to_owned() });

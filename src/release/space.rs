@@ -10,7 +10,7 @@ use crate::{
     release::{BuildError, error::failed},
 };
 
-/// What bgd's user may still use.
+/// Free space for bgd's user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
     /// Free bytes.
@@ -19,7 +19,7 @@ pub struct Space {
     pub inodes: Option<u64>,
 }
 
-/// What is free where the releases of an app lie.
+/// The free space where the releases of an app lie.
 ///
 /// # Errors
 /// [`BuildError::Io`] if the directory is missing or the file system does not answer.
@@ -30,10 +30,10 @@ pub fn free_space(places: &Places) -> Result<Space, BuildError> {
     Ok(Space { bytes: stat.blocks_available().saturating_mul(stat.fragment_size()), inodes })
 }
 
-/// Writes everything of the file system at `path` to disk: one call instead of an fsync for each file.
+/// Writes all dirty data of the file system at `path` to disk: one call instead of an fsync for each file.
 ///
 /// # Errors
-/// [`BuildError::Io`], also for an earlier write that failed meanwhile.
+/// [`BuildError::Io`], also for an earlier write of this file system that failed.
 pub fn sync_filesystem(path: &Path) -> Result<(), BuildError> {
     let file = File::open(path).map_err(failed("open", path))?;
     syncfs(&file).map_err(|errno| failed("sync the file system of", path)(errno.into()))

@@ -30,7 +30,7 @@ use crate::{
 
 /// Names read at once while a directory is emptied: a build may leave millions of entries in one.
 const BATCH: usize = 4_096;
-/// Bytes of a path after which it is no longer added to: a failure is read by people.
+/// The limit of bytes for a path in an error; a longer one is cut, because people read it.
 const LONGEST_SHOWN: usize = 512;
 
 /// An open directory.
@@ -50,17 +50,16 @@ impl Dir {
         open_dir(&self.at(name), &self.shown(name))
     }
 
-    /// The descriptor itself.
     pub(super) fn file(&self) -> &File {
         &self.file
     }
 
-    /// Its own path, for people.
+    /// Its path, for people.
     pub(super) fn path(&self) -> &Path {
         &self.shown
     }
 
-    /// The directory that this one lies in now; `shown` is the length of its path for people.
+    /// The directory that this one lies in at present; `shown` is the length of its path for people.
     pub(super) fn parent(&self, shown: usize) -> Result<Self, BuildError> {
         let path = self.shown.as_os_str().as_bytes();
         let path = OsStr::from_bytes(path.get(..shown).unwrap_or(path));
@@ -74,7 +73,7 @@ impl Dir {
         path
     }
 
-    /// The path of an entry, for people; of one that lies very deep only its begin.
+    /// The path of an entry, for people; of one that lies very deep only the beginning.
     pub(super) fn shown(&self, name: &OsStr) -> PathBuf {
         if self.shown.as_os_str().len() < LONGEST_SHOWN { self.shown.join(name) } else { self.shown.clone() }
     }
@@ -265,14 +264,14 @@ impl Dir {
             .map_err(|errno| failed("change the owner of", &shown)(errno.into()))
     }
 
-    /// Another descriptor of it.
+    /// Another descriptor of the directory.
     pub(super) fn again(&self) -> Result<Self, BuildError> {
         let file = self.file.try_clone().map_err(failed("open", &self.shown))?;
         Ok(Self { file, shown: self.shown.clone() })
     }
 }
 
-/// What became of an entry that was to go.
+/// The result of removing one entry.
 enum Cleared {
     Gone,
     NotEmpty,

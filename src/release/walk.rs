@@ -1,12 +1,12 @@
-//! A way down and back up a directory tree with two descriptors, however deep it is. Used wherever `build` goes
-//! through a tree that an app made: a build may nest directories by the thousand, and neither the stack nor the
-//! limit of descriptors of bgd may depend on that. Knows nothing of what is done on the way.
+//! Walks down and up a directory tree with two descriptors, however deep the tree is. Used wherever an app made the
+//! tree: a build may nest directories by the thousand, and neither bgd's stack nor its limit of descriptors may depend
+//! on that. Does nothing with the directories on the way.
 
 use std::{ffi::OsStr, os::unix::fs::MetadataExt};
 
 use crate::release::{BuildError, error::failed, tree::Dir};
 
-/// An open directory within a tree, and what is needed to find the way back to the top.
+/// An open directory in a tree, and the way back to the top.
 pub(super) struct Walk {
     here: Dir,
     above: Vec<Level>,
@@ -26,7 +26,7 @@ impl Walk {
         Ok(Self { here: top.again()?, above: Vec::new() })
     }
 
-    /// Where the walk is.
+    /// The directory that the walk is in.
     pub(super) fn here(&self) -> &Dir {
         &self.here
     }

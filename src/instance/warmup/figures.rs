@@ -1,5 +1,5 @@
-//! What a warm-up measured: who answered, and how fast the last hundred requests were. Filled by `warmup.rs`; asks
-//! nothing itself and decides only when it is enough.
+//! Figures of a warm-up: which requests were answered, and how fast the last hundred were. Filled by `warmup.rs`; makes
+//! no requests, and decides only when it is enough.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
@@ -10,10 +10,10 @@ use crate::{
 
 /// The last requests that count; older ones are the cold start.
 const WINDOW: usize = 100;
-/// Of 100, so many have to be as fast as asked for.
+/// How many of 100 requests have to be as fast as asked for.
 const OF_100: usize = 95;
 
-/// What the requests found, up to now.
+/// The results of the requests so far.
 #[derive(Debug)]
 pub(crate) struct Figures {
     limit: Option<Duration>,
@@ -33,7 +33,7 @@ struct Made {
 }
 
 impl Figures {
-    /// Of a warm-up that has not begun.
+    /// The figures of a warm-up that has not begun.
     pub fn of(warmup: &Warmup) -> Self {
         Self { limit: warmup.until_p95, made: 0, answered: 0, last: VecDeque::new(), trouble: None }
     }
@@ -54,18 +54,18 @@ impl Figures {
         self.trouble = wrong.map(|why| format!("GET {path}: {why}")).or(self.trouble.take());
     }
 
-    /// Requests made.
+    /// The number of requests made.
     pub fn made(&self) -> u32 {
         self.made
     }
 
-    /// Requests answered with a status below 500.
+    /// The number of requests answered with a status below 500.
     pub fn answered(&self) -> u32 {
         self.answered
     }
 
-    /// Whether 95 of the last 100 were as fast as asked for; of fewer, while there are at least
-    /// [`Warmup::FEWEST`]. What was not answered was not fast.
+    /// Whether 95 of the last 100 were as fast as asked for; or 95 % of fewer, but at least [`Warmup::FEWEST`]. An
+    /// unanswered request was not fast.
     pub fn are_warm(&self) -> bool {
         self.limit.is_some()
             && self.last.len() >= Warmup::FEWEST as usize
@@ -77,7 +77,7 @@ impl Figures {
         self.last.iter().filter(fast).count()
     }
 
-    /// The last request without a proper answer, and why.
+    /// The last request that failed, and why.
     pub fn last_trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
     }
@@ -92,7 +92,7 @@ impl Figures {
         self.trouble.as_ref().map(shown).unwrap_or_default()
     }
 
-    /// Why it is not warm, for people.
+    /// The reason why it is not warm, for people.
     pub fn too_slow(&self) -> String {
         let limit = self.limit.map(rough).unwrap_or_default();
         let slowest =

@@ -14,8 +14,8 @@ use crate::rules::address::Address;
 /// Longer than anything takes here on a busy machine.
 const GENEROUS: Duration = Duration::from_secs(120);
 
-/// A server that answers each connection as the function says, which is told the how many-th request it is; all
-/// heads of requests are kept. Its threads end with the test's process.
+/// A server that answers each connection with the function's result; the function gets the number of the request. Keeps
+/// the heads of all requests. Its threads end with the test's process.
 struct Server {
     port: u16,
     heads: Arc<Mutex<Vec<String>>>,
