@@ -1,5 +1,5 @@
-//! Where an instance listens. Asked by probes, named to fronts, looked for among the sockets of the host; one type,
-//! so that none of them needs to know which kind it is until it connects. Pure: opens nothing.
+//! The address of an instance. Probes ask it, fronts route to it, and bgd looks for it among the host's sockets; one
+//! type, so that none of them needs to know the kind before it connects. Pure: opens nothing.
 
 use std::{
     fmt,
@@ -8,13 +8,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// Where an instance listens.
+/// The address on which an instance listens.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Address {
-    /// On this port of 127.0.0.1 (never `localhost`, which may mean another address).
+    /// A port of 127.0.0.1 (never `localhost`, which may mean another address).
     Port(u16),
-    /// On the unix socket with this absolute path.
+    /// A unix socket, by its absolute path.
     Socket(PathBuf),
 }
 
@@ -35,7 +35,7 @@ impl Address {
         }
     }
 
-    /// With its noun, for people: `port 9501`, `socket /run/bgd/a/shop/blue.sock`.
+    /// The address with its noun, for people: `port 9501`, `socket /run/bgd/a/shop/blue.sock`.
     pub fn named(&self) -> String {
         match self {
             Self::Port(port) => format!("port {port}"),
@@ -44,7 +44,7 @@ impl Address {
     }
 }
 
-/// As nginx writes it: `127.0.0.1:9501`, `unix:/run/bgd/a/shop/blue.sock`.
+/// nginx's notation: `127.0.0.1:9501`, `unix:/run/bgd/a/shop/blue.sock`.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

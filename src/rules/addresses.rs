@@ -1,5 +1,5 @@
-//! Where the colors of an app listen: each instance at one address after its color's first. Made from the settings,
-//! asked by fronts and by whoever starts and probes instances.
+//! The addresses of an app's colors: the instances of a color listen on consecutive ports or numbered sockets, from its
+//! first address on. Made from the settings; fronts, probes and the start of instances ask it.
 
 use std::path::{Path, PathBuf};
 
@@ -8,19 +8,19 @@ use super::{address::Address, ids::Color};
 /// The most instances that a color can have.
 pub const MOST_INSTANCES: u16 = 64;
 
-/// Where the colors of an app listen.
+/// The addresses of an app's colors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses {
-    /// Of blue's first instance.
+    /// The address of blue's first instance.
     pub blue: Address,
-    /// Of green's first instance.
+    /// The address of green's first instance.
     pub green: Address,
-    /// How many instances each has.
+    /// How many instances each color has.
     pub each: u16,
 }
 
 impl Addresses {
-    /// Where a color's first instance listens.
+    /// The address of a color's first instance.
     pub fn of(&self, color: Color) -> &Address {
         match color {
             Color::Blue => &self.blue,
@@ -28,7 +28,7 @@ impl Addresses {
         }
     }
 
-    /// Where one of a color's instances listens, counted from 0.
+    /// The address of one of a color's instances, counted from 0.
     pub fn nth(&self, color: Color, index: u16) -> Address {
         match self.of(color) {
             Address::Port(first) => Address::Port(first.saturating_add(index)),
@@ -36,12 +36,12 @@ impl Addresses {
         }
     }
 
-    /// Where all of a color's instances listen.
+    /// The addresses of all of a color's instances.
     pub fn all(&self, color: Color) -> impl Iterator<Item = Address> {
         (0..self.each).map(move |index| self.nth(color, index))
     }
 
-    /// The color that listens there, if it is one of the two.
+    /// The color with an instance at this address, if there is one.
     pub fn color(&self, address: &Address) -> Option<Color> {
         Color::ALL.into_iter().find(|color| self.all(*color).any(|one| one == *address))
     }

@@ -1,8 +1,8 @@
-//! What helps, as data: a command of bgd, which is completed with the app's name where it is shown, or a sentence.
+//! Advice as data: a command of bgd, which is completed with the app's name where it is shown, or a sentence.
 
 use crate::rules::ids::AppName;
 
-/// What helps.
+/// The next step for an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Advice {
     /// One command, for the app that was asked about.
@@ -25,7 +25,7 @@ pub enum Verb {
 }
 
 impl Advice {
-    /// For people; the name may be left out where there is one app.
+    /// The advice as text, for people; the app's name may be left out where there is only one app.
     pub fn text(self, app: Option<&AppName>) -> String {
         match (self, app) {
             (Self::Run(verb), Some(app)) => format!("bgd {} {app}", verb.as_str()),

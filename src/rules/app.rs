@@ -23,11 +23,12 @@ use super::{
 pub struct App {
     /// What should receive the traffic.
     pub serving: Serving,
-    /// The color that does not.
+    /// The color that receives no traffic.
     pub idle: Idle,
     /// The deploy under way.
     pub pipeline: Pipeline,
-    /// The share of the traffic that the deploy under way has, had until the switch, or is about to have.
+    /// The canary of the deploy under way: from the first share asked of the front until the switch is proven or the
+    /// deploy ends.
     #[serde(default)]
     pub canary: Option<Canary>,
     /// A deploy asked for by hand while another is under way; the newest wins.
@@ -38,9 +39,9 @@ pub struct App {
     pub hold: Option<Hold>,
     /// Commits that are not deployed by themselves.
     pub verdicts: BTreeMap<CommitId, Verdict>,
-    /// What was live before; where a flip goes.
+    /// The release that was live before: the target of a flip.
     pub previous: Option<Release>,
-    /// The front is told again what is live, beside any deploy.
+    /// The route to the live release is sent to the front again, beside any deploy.
     pub rerouting: Option<Rerouting>,
     /// The former release behind the live one, while that is watched.
     #[serde(default)]
@@ -53,31 +54,31 @@ pub struct App {
     pub last_effect: EffectId,
     /// The number of the last route given to the front.
     pub generation: Generation,
-    /// A switch was called off half way, or the front was found half told: where it routes is not known until it has
-    /// taken a route again.
+    /// Where the front routes is unknown until it proves a route: a switch was cancelled half way, or a restart could
+    /// not ask the front or found it between two routes.
     #[serde(default)]
     pub front_unsure: bool,
-    /// What stands in for the live release is being put there again.
+    /// The stand-in for the live release died and is started again.
     #[serde(default)]
     pub standing_in: Option<StandingIn>,
     /// The `after_live` hook under way.
     #[serde(default)]
     pub announcing: Option<Announcing>,
-    /// Why the front does not take the route that it is told again and again.
+    /// Why the front rejects the route that bgd keeps sending.
     #[serde(default)]
     pub front_refusal: Option<String>,
 }
 
-/// Whether the front has a backup: the former release, which takes what the watched one refuses to take. Until it is
-/// proven to have none, nothing else runs on that color.
+/// Whether the front has a backup: the former release, which takes requests that the watched one refuses. Until the
+/// front has proven that it has none, nothing else runs on that color.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub enum Backup {
-    /// It has none.
+    /// The front has no backup.
     #[default]
     Absent,
-    /// It was told of one.
+    /// bgd sent the front a route with a backup.
     Told,
-    /// It was told of none since, which is not proven yet.
+    /// bgd has since sent a route without one; the front has not proven it yet.
     Withdrawn,
 }
 
@@ -89,7 +90,7 @@ pub enum Serving {
     Nothing,
     /// A release is live.
     Live(Live),
-    /// Taken out of service by `bgd down`; what to bring back.
+    /// Taken out of service by `bgd down`; `bgd up` brings this back.
     OutOfService(Live),
 }
 
@@ -98,13 +99,11 @@ pub enum Serving {
 pub struct Live {
     /// Where it runs.
     pub color: Color,
-    /// What runs.
     pub release: Release,
-    /// Since when.
     pub since: Time,
     /// Whether its process is up.
     pub instance: Instance,
-    /// The last health check.
+    /// The result of the last health check.
     pub healthy: Option<bool>,
 }
 
@@ -113,9 +112,8 @@ pub struct Live {
 pub enum Instance {
     /// It runs.
     Up {
-        /// Since when.
         since: Time,
-        /// Restarts before this one, without a long uptime in between.
+        /// Restarts in a row before this start, without a long uptime in between.
         attempt: u32,
     },
     /// It is being started again.
@@ -125,11 +123,11 @@ pub enum Instance {
         /// The start under way.
         effect: EffectId,
     },
-    /// It died; waiting to start it again.
+    /// It died; bgd waits before it starts it again.
     Waiting {
         /// Which restart in a row comes next.
         attempt: u32,
-        /// The timer.
+        /// The timer of the wait.
         effect: EffectId,
     },
     /// It died, and `watch.restart` is off.
@@ -146,23 +144,20 @@ pub enum Idle {
     Taken,
     /// The former live release still runs there.
     Warm {
-        /// What runs.
         release: Release,
         /// The end of `standby`; `None` while its successor is watched.
         timer: Option<EffectId>,
-        /// The last health check.
+        /// The result of the last health check.
         healthy: bool,
     },
-    /// It finishes what is in flight, or could not be stopped and is stopped again after a wait.
+    /// It finishes the requests in flight; or its stop failed, and bgd stops it again after a wait.
     Draining {
-        /// What runs.
         release: Release,
-        /// The drain, or the wait.
+        /// The drain, or the wait before the next stop.
         effect: EffectId,
     },
     /// It is being stopped.
     Stopping {
-        /// What runs.
         release: Release,
         /// The stop.
         effect: EffectId,
@@ -176,11 +171,10 @@ pub struct Hold {
     pub by: String,
     /// Why.
     pub reason: String,
-    /// Since when.
     pub since: Time,
     /// What releases it.
     pub until: Until,
-    /// The deploy by hand that it came with, and does not outlive when that one does not last.
+    /// The manual deploy that placed it; the hold ends with it when that release does not last.
     #[serde(default)]
     pub pins: Option<DeployId>,
 }
@@ -194,21 +188,21 @@ pub enum Until {
     NewerThan(Option<CommitId>),
 }
 
-/// What is remembered of a commit, across restarts.
+/// The verdict on a commit, kept across restarts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
-    /// Not deployed again by itself.
+    /// bgd does not deploy it again by itself.
     Bad {
-        /// Which deploy found out.
+        /// The deploy that failed or was flipped away; or the rollback that replaced the live release.
         deploy: DeployId,
-        /// One line.
+        /// One line, for people.
         why: String,
     },
     /// Failed for reasons outside of the commit; tried again.
     Retry {
-        /// How often it failed.
+        /// Failures so far.
         failures: u32,
-        /// Not before this.
+        /// The earliest time of the next try.
         not_before: Time,
     },
 }
@@ -222,8 +216,8 @@ impl App {
         }
     }
 
-    /// What must never be deleted (promise I1): what serves, what a flip goes back to, what a deploy makes, and what
-    /// is left on the idle color.
+    /// Releases that must never be deleted (promise I1): what serves, the target of a flip, what a deploy makes, and
+    /// what is left on the idle color.
     pub fn needed_releases(&self) -> Vec<ReleaseId> {
         let serving = match &self.serving {
             Serving::Live(live) | Serving::OutOfService(live) => Some(&live.release),
@@ -239,7 +233,7 @@ impl App {
         all.into_iter().flatten().map(|release| release.id.clone()).collect()
     }
 
-    /// Where the next release starts.
+    /// The color on which the next release starts.
     pub fn idle_color(&self) -> Color {
         match &self.serving {
             Serving::Live(live) => live.color.other(),
@@ -248,7 +242,7 @@ impl App {
         }
     }
 
-    /// What the way back would bring: the release and whether it still runs.
+    /// The target of a flip: the release, and whether it still runs.
     pub fn way_back(&self) -> Option<(&Release, bool)> {
         let running = match &self.idle {
             Idle::Warm { release, .. } | Idle::Draining { release, .. } => Some(release),

@@ -1,5 +1,5 @@
-//! How long to wait before the next try: of a live instance that died, for ever, and of a remote that can't
-//! be reached. Deterministic: the jitter comes from a seed that the caller chooses (the app's name, hashed),
+//! How long to wait before the next try: to restart a live instance that died (tried for ever), and to poll a remote
+//! that can't be reached. Deterministic: the jitter comes from a seed that the caller chooses (the app's name, hashed),
 //! so that many apps that failed together do not come back together, and a simulator can repeat a run.
 
 use std::time::Duration;
@@ -8,9 +8,9 @@ use crate::os::hash::mixed;
 
 /// An instance that was up for this long is a good one that died, not one that can't start.
 pub const STEADY: Duration = Duration::from_secs(60);
-/// The longest wait before a restart: a repaired instance should not stay down for minutes.
+/// The longest wait before a restart: an instance whose cause of death is mended should not stay down for minutes.
 pub const RESTART_CAP: Duration = Duration::from_secs(60);
-/// The longest wait between two looks at an unreachable remote, unless `poll` itself is longer.
+/// The longest wait between two polls of an unreachable remote, unless `poll` itself is longer.
 pub const POLL_CAP: Duration = Duration::from_secs(300);
 
 /// The first wait after a second failure in a row.
@@ -29,8 +29,8 @@ pub fn restart_delay(attempt: u32) -> Duration {
     }
 }
 
-/// The wait before the next look at a remote after `failures` failed ones in a row: `poll`, doubling with
-/// each failure up to [`POLL_CAP`] (or `poll`), each shortened by up to a fifth but never below `poll`.
+/// The wait before the next poll after `failures` failed ones in a row: `poll`, doubled with each failure up to
+/// [`POLL_CAP`] (or `poll`), each shortened by up to a fifth but never below `poll`.
 pub fn poll_wait(poll: Duration, failures: u32, seed: u64) -> Duration {
     if failures == 0 {
         return poll;
@@ -39,8 +39,8 @@ pub fn poll_wait(poll: Duration, failures: u32, seed: u64) -> Duration {
     shortened(wait, seed, failures).max(poll)
 }
 
-/// The shortest wait between two looks at a remote that lists `refs` refs at each: some 64 bytes a ref, so that polling
-/// takes about 32 KB a second at most.
+/// The shortest wait between two polls of a remote that lists `refs` refs: some 64 bytes a ref, so that polling takes
+/// about 32 KB a second at most.
 pub fn listing_wait(refs: u64) -> Duration {
     Duration::from_secs(refs / 500).min(POLL_CAP)
 }
@@ -49,7 +49,7 @@ fn doubled(first: Duration, times: u32) -> Duration {
     first.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX))
 }
 
-/// Takes away 0 to 20 %, the same for the same seed and attempt.
+/// Shortens the wait by 0 to 20 %; deterministic for a seed and an attempt.
 fn shortened(wait: Duration, seed: u64, attempt: u32) -> Duration {
     let thousandths = u32::try_from(mixed(mixed(seed) ^ u64::from(attempt)) % 201).unwrap_or(0);
     wait - wait.mul_f64(f64::from(thousandths) / 1000.0)

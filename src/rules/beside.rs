@@ -1,41 +1,41 @@
-//! What goes on beside the deploy under way, or outlives it: parts of the state in `app`, each with the effect that it
+//! Work beside the deploy under way, or that outlives it: parts of the state in `app`, each with the effect that it
 //! waits for.
 
 use serde::{Deserialize, Serialize};
 
 use super::ids::EffectId;
 
-/// The app is told by its `after_live` hook that a release is live. One run at a time, so that what is told last is
-/// what is true.
+/// An `after_live` hook that runs: it tells the app which release is live. One run at a time, so that the last one
+/// tells the truth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcing {
     /// The run.
     pub effect: EffectId,
-    /// Another release went live meanwhile: it is told next.
+    /// Another release went live meanwhile: the hook runs again.
     pub again: bool,
 }
 
-/// The front is told again what is live, until it is proven to route there: it was started anew, or did not route
-/// as recorded.
+/// A route to the live release that bgd sends again until the front has proven it: the front was started anew, or did
+/// not route as recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rerouting {
-    /// The route, or the wait before it is told again.
+    /// The route, or the wait before bgd sends it again.
     pub effect: EffectId,
-    /// Which of the two.
+    /// Whether it is the first or the second.
     pub telling: Telling,
 }
 
-/// A route that has to come true, however often the front fails to take it.
+/// The tries of an action that has to succeed in the end, however often it fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Telling {
-    /// The route is under way.
+    /// A try is under way.
     Now {
-        /// Which try; the first is 1.
+        /// The number of the try, from 1.
         attempt: u32,
     },
-    /// It failed; it is told again after a wait.
+    /// It failed; the next try comes after a wait.
     Later {
-        /// Which try comes next.
+        /// The number of the next try.
         attempt: u32,
     },
 }
@@ -43,18 +43,18 @@ pub enum Telling {
 /// How a release takes the place of another on the port that the front routes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub enum Placing {
-    /// It is started there, which nobody is served for.
+    /// It is started there; until then nobody is served.
     #[default]
     Started,
-    /// It runs on the other color, and what comes to the port is passed on to it.
+    /// It runs on the other color; a stand-in on this port passes the traffic on to it.
     PassedOn,
 }
 
-/// What stands in for the live release on the idle color is put there again: it died.
+/// The stand-in for the live release on the idle color died, and is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StandingIn {
-    /// The stand-in, or the wait before it.
+    /// The start of the stand-in, or the wait before it.
     pub effect: EffectId,
-    /// Which of the two.
+    /// Whether it is the first or the second.
     pub telling: Telling,
 }

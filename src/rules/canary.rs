@@ -13,27 +13,27 @@ use super::{backoff, ids::BadId, time::Time};
 pub struct Share(u8);
 
 impl Share {
-    /// No traffic.
+    /// 0 %.
     pub const NONE: Self = Self(0);
-    /// All of it.
+    /// 100 %.
     pub const ALL: Self = Self(100);
 
-    /// That many percent; `None` above 100.
+    /// A share of `percent`; `None` above 100.
     pub const fn percent(percent: u8) -> Option<Self> {
         if percent <= 100 { Some(Self(percent)) } else { None }
     }
 
-    /// That many percent, and never more than the whole.
+    /// A share of `percent`, at most 100.
     pub fn capped(percent: u16) -> Self {
         u8::try_from(percent).ok().and_then(Self::percent).unwrap_or(Self::ALL)
     }
 
-    /// In percent.
+    /// The share in percent.
     pub fn get(self) -> u8 {
         self.0
     }
 
-    /// What is left of the whole, in percent.
+    /// The rest of the traffic, in percent.
     pub fn rest(self) -> u8 {
         100 - self.0
     }
@@ -60,36 +60,36 @@ impl std::fmt::Display for Share {
     }
 }
 
-/// One step of the way to all of the traffic.
+/// One step of a canary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CanaryStep {
     /// The canary's share.
     pub share: Share,
-    /// How long it lasts; `None`: until an operator promotes or flips.
+    /// How long it lasts; `None`: until an operator promotes the release or flips.
     pub hold: Option<Duration>,
 }
 
-/// The canary under way: what share the deploy's release has, or is about to have.
+/// The canary under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Canary {
     /// The steps, as configured when it began; never empty.
     pub plan: Vec<CanaryStep>,
-    /// Which step, from 0.
+    /// The index of the step, from 0.
     pub step: usize,
-    /// The share asked for; another than the step's when an operator set it. All of the traffic is asked for only
-    /// while the front refuses the switch.
+    /// The share that bgd asks of the front; an operator may have set another one than the step's. 100 % only while the
+    /// front refuses the switch.
     pub share: Share,
-    /// Since when the share is in force.
+    /// The time at which the share came into force.
     pub since: Time,
-    /// An operator set the share: it stays until he says otherwise.
+    /// Whether an operator set the share: it then stays until an operator changes it.
     pub by_hand: bool,
     /// The place that the front has proven last; `None` before the first share.
     #[serde(default)]
     pub proven: Option<Place>,
-    /// How often in a row the front refused what is asked for, and went on by what is proven.
+    /// How often in a row the front refused the share and kept the proven one.
     #[serde(default)]
     pub refused: u32,
-    /// The last word of the watch on too little traffic, while that holds the step.
+    /// The last report of too little traffic, while that keeps the step from ending.
     #[serde(default)]
     pub held: Option<String>,
 }
@@ -97,16 +97,16 @@ pub struct Canary {
 /// A place on a canary's way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// Which step, from 0.
+    /// The index of the step, from 0.
     pub step: usize,
     /// The share of the traffic.
     pub share: Share,
-    /// An operator set the share.
+    /// Whether an operator set the share.
     pub by_hand: bool,
 }
 
 impl Canary {
-    /// At the first step of a plan; `None` for an empty one.
+    /// A canary at the first step of a plan; `None` for an empty plan.
     pub fn begin(plan: &[CanaryStep], now: Time) -> Option<Self> {
         let first = plan.first()?;
         let plan = plan.to_vec();
@@ -115,29 +115,29 @@ impl Canary {
         Some(Self { plan, step: 0, share, since: now, by_hand: false, proven, refused: 0, held })
     }
 
-    /// What is asked of the front.
+    /// The place that bgd asks of the front.
     pub fn asked(&self) -> Place {
         Place { step: self.step, share: self.share, by_hand: self.by_hand }
     }
 
-    /// What the front has, as far as it is proven.
+    /// The place that is in force: the proven one while the front refuses the new one.
     pub fn in_force(&self) -> Place {
         self.proven.filter(|_| self.refused > 0).unwrap_or_else(|| self.asked())
     }
 
-    /// Another place is asked for.
+    /// Asks for another place.
     pub fn at(self, Place { step, share, by_hand }: Place) -> Self {
         Self { step, share, by_hand, refused: 0, held: None, ..self }
     }
 
-    /// The front has what was asked for.
+    /// The front has proven the place that was asked for.
     pub fn prove(self, now: Time) -> Self {
         let proven = Some(self.asked());
         Self { proven, since: now, refused: 0, held: None, ..self }
     }
 
-    /// Where the steps go on after `share` was set by hand: at the first step above it, and else at the last one, whose
-    /// length or approval still counts. Never to a smaller share.
+    /// Where the steps go on after an operator set `share`: at the first step above it, or else at the last one, whose
+    /// duration or approval still counts. The share never shrinks.
     pub fn resumed(&self) -> Place {
         let share = self.in_force().share;
         let above = self.plan.iter().position(|step| step.share > share);
@@ -147,7 +147,7 @@ impl Canary {
         }
     }
 
-    /// The place of the next step; `None`: all of the traffic.
+    /// The place of the next step; `None`: all of the traffic comes next.
     pub fn following(&self) -> Option<Place> {
         let Place { step, share, by_hand } = self.in_force();
         let from = if by_hand { 0 } else { step + 1 };
@@ -156,14 +156,14 @@ impl Canary {
         Some(Place { step, share: next.share, by_hand: false })
     }
 
-    /// What is asked for after a restart from nothing: no share is in force any more.
+    /// The canary after a restart in which no share is in force any more: the proof is void.
     pub fn anew(self) -> Self {
         let place = self.in_force();
         Self { proven: None, ..self.at(place) }
     }
 
-    /// How long the share is to last from `now` on, or until what was refused is asked for again; `None`: until an
-    /// operator says otherwise. A clock that went back makes no step longer than it was.
+    /// How long the share lasts from `now` on, or how long until bgd asks again for a refused one; `None`: until an
+    /// operator decides. A clock that went back makes no step longer than it was.
     pub fn left(&self, now: Time) -> Option<Duration> {
         if self.refused > 0 {
             return Some(backoff::restart_delay(self.refused.saturating_add(1)));

@@ -1,4 +1,4 @@
-//! A deploy: who wants it and why, the release that it makes, and how it ends. Where it is: `rules::stage`.
+//! A deploy: who asked for it and why, the release that it makes, and how it ends. `rules::stage` says how far it is.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,6 @@ use super::{
 pub struct Release {
     /// Its directory's name.
     pub id: ReleaseId,
-    /// Its commit.
     pub commit: CommitId,
     /// First line of the commit message, one printable line.
     pub subject: String,
@@ -25,13 +24,10 @@ pub struct Release {
 /// A deploy under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deploy {
-    /// Its number.
     pub id: DeployId,
-    /// Why it exists.
     pub kind: Kind,
     /// Who asked.
     pub by: String,
-    /// When.
     pub started: Time,
     /// When the current phase began.
     pub phase_since: Time,
@@ -44,12 +40,12 @@ pub enum Kind {
     Push,
     /// `bgd deploy`.
     Manual {
-        /// What was asked for.
+        /// The commit that was asked for.
         want: Want,
-        /// What was live then; the tip that has gone live since satisfies it.
+        /// The live release at the time of the request: a tip that has gone live since satisfies it.
         #[serde(default)]
         live: Option<ReleaseId>,
-        /// The tip at that time; a later one is newer than what was asked for.
+        /// The tip at the time of the request; another one is newer than the request.
         tip: Option<CommitId>,
     },
     /// `bgd flip` to a release that was live before.
@@ -73,30 +69,28 @@ impl Kind {
 /// A deploy asked for by hand, waiting for its turn.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queued {
-    /// Its number.
     pub id: DeployId,
-    /// What was asked for.
+    /// The commit that was asked for.
     pub want: Want,
     /// Who asked.
     pub by: String,
-    /// What was live then.
+    /// The live release at the time of the request.
     #[serde(default)]
     pub live: Option<ReleaseId>,
-    /// The tip at that time.
+    /// The tip at the time of the request.
     pub tip: Option<CommitId>,
 }
 
 /// How a deploy ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// In one word.
     pub outcome: Outcome,
-    /// Why, when it went wrong.
+    /// The cause, when it did not end well.
     pub failure: Option<Failure>,
 }
 
 impl End {
-    /// It went well.
+    /// A good end.
     pub fn live() -> Self {
         Self { outcome: Outcome::Live, failure: None }
     }

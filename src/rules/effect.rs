@@ -1,5 +1,5 @@
-//! What is to be done: the only output of the machine that acts. Imperative, idempotent, data only; run by the
-//! engine after the step is committed, and again after a restart when its result is not in the record.
+//! Effects: the only output of the machine that acts. Imperative, idempotent, data only. The engine runs them after the
+//! step is committed, and again after a restart when their result is not in the record.
 
 use std::time::Duration;
 
@@ -16,157 +16,136 @@ use super::{
 /// An action with its number; the result comes back as `Event::Done` with the same number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Effect {
-    /// Its number.
     pub id: EffectId,
-    /// What to do.
     pub action: Action,
 }
 
-/// What to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
-    /// Have the commit in the mirror.
+    /// Fetch the commit into the mirror.
     Fetch(Want),
-    /// Have a fresh release directory, prepared for the build.
+    /// Make a fresh release directory, prepared for the build.
     CheckOut {
-        /// The release.
         release: Release,
-        /// Where it will run.
+        /// The color on which it will run.
         color: Color,
     },
-    /// Have the build done.
+    /// Build the release.
     Build {
-        /// The release.
         release: Release,
-        /// Where it will run.
+        /// The color on which it will run.
         color: Color,
     },
-    /// Have a hook run to its end.
+    /// Run a hook to its end.
     RunHook {
-        /// Which.
         hook: Hook,
-        /// For which release.
         release: Release,
         /// Where it runs.
         color: Color,
-        /// After a failure: which.
+        /// The failure, for `after_failed`.
         failure: Option<Failure>,
     },
-    /// Have an instance running, with nothing else on its port.
+    /// Run an instance, with nothing else on its port.
     Start {
-        /// The release.
         release: Release,
-        /// Where.
         color: Color,
     },
-    /// Have the instance proven healthy: its own socket, consecutive successes.
+    /// Prove the instance healthy: its own socket, consecutive successes.
     Probe {
-        /// The release.
         release: Release,
-        /// Where.
         color: Color,
     },
-    /// Have the front route to exactly this, proven by effect; `None` turns the traffic away.
+    /// Make the front route to exactly this, and prove it by its effect; `None` turns the traffic away.
     Route {
         /// The number of the route.
         generation: Generation,
-        /// Where to.
+        /// The live color and its release.
         to: Option<Backend>,
-        /// What receives a share of it.
+        /// What receives a share of the traffic beside it.
         #[serde(default)]
         canary: Option<Canary>,
-        /// What takes the requests that `to` refuses to take.
+        /// What takes requests that `to` refuses.
         #[serde(default)]
         backup: Option<Backend>,
     },
-    /// Have `release` running and proven healthy on a color in the place of `out`, although the front routes there.
+    /// Run `release` and prove it healthy in place of `out`, on a color that the front routes to.
     Replace {
         /// The color that the front routes to.
         color: Color,
-        /// What goes.
+        /// The release that goes.
         out: ReleaseId,
-        /// What takes its place.
+        /// The release that takes its place.
         release: Release,
     },
-    /// Have what comes to a color passed on to the other one, where `release` runs, in the place of `out`: nobody waits
-    /// for the end of that.
+    /// Replace `out` by a process that passes everything on to the other color, where `release` runs. The traffic does
+    /// not wait until `out` has ended.
     StandIn {
         /// The color that the front routes to.
         color: Color,
-        /// What goes.
+        /// The release that goes.
         out: ReleaseId,
-        /// What answers.
+        /// The release that answers.
         release: Release,
     },
-    /// Have the instance warmed up by requests of its own.
+    /// Warm the instance up with bgd's own requests.
     WarmUp {
-        /// The release.
         release: Release,
-        /// Where.
         color: Color,
     },
-    /// Have the instance healthy, and its traffic well, for the whole watch.
+    /// Check for the whole watch that the instance is healthy and its traffic within the limits.
     Watch {
-        /// The release.
         release: Release,
-        /// Where.
         color: Color,
-        /// How long; `None`: until told otherwise.
+        /// The length of the watch; `None`: until it is cancelled.
         #[serde(default)]
         period: Option<Duration>,
     },
-    /// Have nothing in flight on the color, or the drain limit over.
+    /// Wait until nothing is in flight on the color, or the drain limit is over.
     Drain {
-        /// The color.
         color: Color,
     },
-    /// Have no instance left on the color, and the port free.
+    /// Stop every instance on the color, and prove the port free.
     Stop {
-        /// The color.
         color: Color,
-        /// What is known to run there; after a flip without a record it may be another.
+        /// The release that is known to run there; after a flip without a record it may be another.
         release: ReleaseId,
     },
-    /// Have nothing left of an abandoned deploy: build, hooks, instance.
+    /// Remove what is left of an abandoned deploy: build, hooks, instance.
     Discard {
-        /// Where it was to run.
+        /// The color on which it was to run.
         color: Color,
-        /// What.
         release: Option<ReleaseId>,
     },
     /// Report back after this long.
     Wake {
-        /// How long.
         after: Duration,
     },
-    /// End the run of an earlier effect; its result no longer matters.
+    /// End an earlier effect; its result no longer matters.
     Cancel(EffectId),
-    /// Delete releases that are not needed; never one that was made after this was asked for.
+    /// Delete releases that are not needed, but none that was made after this effect was asked for.
     Prune {
         /// Only releases of deploys before this one.
         before: DeployId,
-        /// Never these.
+        /// Releases that are kept.
         protect: Vec<ReleaseId>,
     },
 }
 
-/// Where traffic goes.
+/// A color that receives traffic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
-    /// The color.
     pub color: Color,
-    /// What runs there.
+    /// The release that runs there.
     pub release: ReleaseId,
-    /// Its commit.
     pub commit: CommitId,
 }
 
-/// What receives a share of the traffic beside the live color.
+/// A color that receives a share of the traffic beside the live one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Canary {
-    /// Where, and what runs there.
+    /// The color, and the release that runs there.
     pub backend: Backend,
-    /// How much of it.
+    /// Its share of the traffic.
     pub share: Share,
 }
 
@@ -196,32 +175,27 @@ pub enum Note {
     DeployEnded(super::app::End),
     /// A new release receives this share of the traffic.
     ShareChanged(Share),
-    /// There was too little traffic to tell whether a release is well; what was seen.
+    /// There was too little traffic to judge a release; the text says how much.
     Inconclusive(String),
     /// A release receives the traffic.
     WentLive {
-        /// Where.
         color: Color,
-        /// What.
         release: Release,
     },
     /// The front was not moved: a release took the place of another on its port.
     Replaced {
         /// The color of the port.
         color: Color,
-        /// Whether it is passed on to the other color, or the release was started there.
+        /// Whether a stand-in passes the traffic on to the other color, or the release was started on this one.
         by: super::app::Placing,
     },
-    /// What took a color's port over for the live release has ended.
+    /// The stand-in for the live release on the other color has ended.
     StandInEnded {
-        /// Where it ran.
         color: Color,
     },
     /// A release no longer runs.
     Retired {
-        /// Where it ran.
         color: Color,
-        /// What ran.
         release: ReleaseId,
     },
     /// A deploy was queued behind the one under way.
@@ -230,16 +204,15 @@ pub enum Note {
     QueueReplaced(super::app::Queued),
     /// The live instance died.
     InstanceDied {
-        /// How.
         how: String,
-        /// The wait before it is started again; `None` when it is not.
+        /// The wait before bgd starts it again; `None`: it does not.
         restart_in: Option<Duration>,
     },
     /// The live instance runs again.
     InstanceRestarted {
         /// Which restart in a row it was.
         attempt: u32,
-        /// Which instances, from 1, of how many; empty where there is only one.
+        /// The instances, from 1, and how many there are; no instances where there is only one.
         #[serde(default)]
         which: (Vec<u16>, u16),
     },
@@ -263,10 +236,10 @@ pub enum Note {
     MarkedBad(CommitId),
     /// The app was taken out of service.
     TakenDown,
-    /// The world was not as recorded; what bgd saw and did.
+    /// Front or host differ from the record: what bgd found and did.
     Contradiction(String),
-    /// An effect besides the deploy failed.
+    /// An effect beside the deploy failed.
     Trouble(Failure),
-    /// The event changed nothing; why.
+    /// The event changed nothing; the text says why.
     Ignored(String),
 }

@@ -1,4 +1,4 @@
-//! What happened: the only input of the machine. Past tense; data only.
+//! Events: the only input of the machine. Past tense; data only.
 
 use std::collections::BTreeMap;
 
@@ -11,30 +11,24 @@ use super::{
     words::Failure,
 };
 
-/// Something happened.
+/// An event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// The poller saw the tip of the branch.
     HeadSeen(CommitId),
-    /// An operator asked.
+    /// An operator made a request.
     Asked {
-        /// Who.
         by: String,
-        /// For what.
         ask: Ask,
     },
     /// An effect ended.
     Done {
-        /// Which one.
         effect: EffectId,
-        /// How.
         result: Result<Done, Failure>,
     },
     /// An instance's whole process tree is gone.
     InstanceDied {
-        /// Where it ran.
         color: Color,
-        /// What ran.
         release: ReleaseId,
         /// Exit code or signal, for people.
         how: String,
@@ -44,9 +38,7 @@ pub enum Event {
     },
     /// A running instance's health changed.
     HealthChanged {
-        /// Where it runs.
         color: Color,
-        /// What runs.
         release: ReleaseId,
         /// The new health.
         healthy: bool,
@@ -55,9 +47,9 @@ pub enum Event {
     },
     /// The front's process was started again and routes nothing yet.
     FrontRestarted,
-    /// bgd started and has looked at the world.
+    /// bgd started and has looked at front and host.
     Recovered(Facts),
-    /// Time passed; only wakes what waits for its turn.
+    /// Time passed: starts what waits for its time, and changes nothing else.
     Ticked,
 }
 
@@ -68,7 +60,7 @@ pub enum Ask {
     Deploy(Want),
     /// `bgd flip`.
     Flip,
-    /// `bgd canary set`: this share, until an operator says otherwise.
+    /// `bgd canary set`: this share, until an operator sets another.
     SetShare(Share),
     /// `bgd canary resume`: on with the steps.
     ResumeSteps,
@@ -89,74 +81,73 @@ pub enum Ask {
     Up,
 }
 
-/// Which commit is wanted.
+/// The commit that a deploy is to make live.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Want {
     /// The tip of the configured branch.
     Tip,
-    /// A commit, tag or branch as typed.
+    /// A commit, tag or branch as the operator typed it.
     Rev(String),
     /// Exactly this commit.
     Commit(CommitId),
 }
 
-/// What an effect achieved.
+/// The result of an effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Done {
     /// `Action::Fetch`.
     Fetched {
-        /// What was asked for, resolved.
+        /// The commit that the request resolves to.
         commit: CommitId,
         /// First line of the message.
         subject: String,
-        /// The author.
         author: String,
     },
     /// `Action::Watch`: the instance was healthy, with too little traffic to tell more.
     Inconclusive {
-        /// What was seen, for people.
+        /// The traffic that was seen, for people.
         seen: String,
     },
-    /// `Action::Start` of several instances: these did not run before.
+    /// `Action::Start` of several instances: the ones that did not run before.
     Started {
         /// Their numbers, from 1.
         instances: Vec<u16>,
         /// How many there are in all.
         of: u16,
     },
-    /// Every other action: it is as the action says.
+    /// Any other action: its goal is reached.
     Ensured,
 }
 
-/// What bgd saw of the world when it started.
+/// What bgd found on the host when it started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Facts {
-    /// What the front routes.
+    /// The color that the front routes to.
     pub routed: Routed,
-    /// What it routes beside that.
+    /// The color with a share of the traffic, and the share.
     #[serde(default)]
     pub canary: Option<(Color, Share)>,
-    /// Whether it has a backup behind what is live.
+    /// Whether the front has a backup behind the live color.
     #[serde(default)]
     pub backup: bool,
-    /// It was killed, or bgd was, half way through a route: its next start may route another way.
+    /// The front or bgd was killed half way through a route: on its next start the front may use another one.
     #[serde(default)]
     pub half_told: bool,
     /// Instances of ours that run, by color.
     pub running: BTreeMap<Color, ReleaseId>,
-    /// On this color runs no instance, but what passes everything on to the other one.
+    /// On this color no instance runs, but a process that passes everything on to the other color.
     #[serde(default)]
     pub stands_in: Option<Color>,
-    /// Releases whose build still runs or has left its verdict.
+    /// Releases whose build still runs or has left its result.
     pub builds: Vec<ReleaseId>,
     /// Releases known to the record, for instances that the state does not name.
     pub known: Vec<Release>,
 }
 
-/// What the front routes.
+/// The color that the front routes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub enum Routed {
-    /// It could not be asked.
+    /// The front did not answer.
     #[default]
     Unknown,
     /// Nothing is routed.

@@ -1,39 +1,38 @@
-//! What a look at one thing on this host found, for people. Pure data; printed by `bgd doctor`.
+//! Findings of checks on this host, for people. Pure data; `bgd doctor` prints them.
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// As it should be.
+    /// All is well.
     Ok,
-    /// Works, and somebody should look.
+    /// It works, but somebody should look.
     Warn,
     /// Deploys or flips will fail.
     Fail,
 }
 
-/// What one check found.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// How bad.
     pub level: Level,
-    /// What was looked at, and what is the case.
+    /// The subject of the check and its state.
     pub what: String,
-    /// What to do about it.
+    /// The remedy.
     pub hint: Option<String>,
 }
 
 impl Finding {
-    /// As it should be.
+    /// A finding that all is well.
     pub fn ok(what: impl Into<String>) -> Self {
         Self { level: Level::Ok, what: what.into(), hint: None }
     }
 
-    /// Works, and somebody should look.
+    /// A finding that somebody should look at.
     pub fn warn(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { level: Level::Warn, what: what.into(), hint: Some(hint.into()) }
     }
 
-    /// Deploys or flips will fail.
+    /// A finding that makes deploys or flips fail.
     pub fn fail(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { level: Level::Fail, what: what.into(), hint: Some(hint.into()) }
     }

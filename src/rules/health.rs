@@ -1,34 +1,33 @@
-//! When an instance counts as healthy: a number of consecutive successes of the same process. And when it is looked at
-//! again until then. Fed by the engine with each probe's answer; knows neither clocks nor how probes are made.
+//! When an instance counts as healthy (a number of consecutive successes of the same process), and when to probe it
+//! next until then. The engine feeds it each probe's answer; it knows neither clocks nor how probes are made.
 
 use std::{num::NonZeroU32, time::Duration};
 
-/// Between two looks whether a port is open; a look asks the kernel, and the app does not notice it. The first ones come
-/// sooner, for apps that start in milliseconds.
+/// The longest pause between two checks whether a port is open. A check asks the kernel, so the app does not notice it.
+/// The first checks come sooner, for apps that start in milliseconds.
 const LOOK: Duration = Duration::from_millis(10);
 const FIRST_LOOK: Duration = Duration::from_millis(2);
-/// Between two looks at an app that is slow to start.
+/// The pause between two such checks for an app that is slow to start.
 const LATE_LOOK: Duration = Duration::from_millis(20);
-/// From here on an app is slow to start.
+/// An app that has not opened its port by then is slow to start.
 const SLOW: Duration = Duration::from_secs(2);
-/// Between the first good answer and the next: two answers of the same instant are one.
+/// The pause after the first good answer: two answers of the same instant would prove no more than one.
 const CONFIRM: Duration = Duration::from_millis(10);
 
-/// What a look at a new instance found.
+/// The result of one look at a new instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
     /// Its port is not open yet.
     Closed,
-    /// The answer was good; so many in a row, this one included.
+    /// The answer was good: the number of good answers in a row, this one included.
     Good(u32),
-    /// The answer was good, and does not count before the process has been up for this much longer.
+    /// The answer was good but does not count yet: the process has to be up for this much longer.
     Early(Duration),
     /// The answer was not good, or there was none.
     Bad,
 }
 
-/// How long to wait before the next look. `waited` is how long the instance has been looked at, `interval` the
-/// configured one.
+/// The pause before the next look. `waited` is the time since the first look, `interval` the configured pause.
 pub fn pause(found: Found, waited: Duration, interval: Duration) -> Duration {
     match found {
         Found::Closed if waited >= SLOW => LATE_LOOK.min(interval),
@@ -39,21 +38,22 @@ pub fn pause(found: Found, waited: Duration, interval: Duration) -> Duration {
     }
 }
 
-/// The least time from the first good answer to the last of so many.
+/// The least time from the first good answer to the last of `successes` in a row.
 pub fn confirmed_within(successes: NonZeroU32, interval: Duration) -> Duration {
-    // Beyond these every pause is the interval.
+    // After these doublings every pause is the interval.
     let growing = successes.get().min(u32::BITS);
     let first: Duration = (1..growing).map(|in_a_row| confirmation(in_a_row, interval)).sum();
     first.saturating_add(interval.saturating_mul(successes.get() - growing))
 }
 
-/// Doubles with each success up to the interval: whoever asks for many wants to see the app for longer.
+/// The pause doubles with each success, up to the interval: a configuration that asks for many successes wants to see
+/// the app for longer.
 fn confirmation(in_a_row: u32, interval: Duration) -> Duration {
     let times = 1_u32.checked_shl(in_a_row.saturating_sub(1)).unwrap_or(u32::MAX);
     CONFIRM.saturating_mul(times).min(interval)
 }
 
-/// What a probe saw.
+/// The result of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
     /// The answer was as configured.
@@ -62,15 +62,15 @@ pub enum Seen {
     Unhealthy,
 }
 
-/// What follows from an answer.
+/// The conclusion from one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     /// Not enough yet: keep probing.
     Keep,
     /// Enough successes in a row, all of the same process.
     Healthy,
-    /// Another process answers than before: counting began again, with this answer. Said even if one
-    /// success were enough, because a start that restarts by itself has to prove itself once more.
+    /// Another process answers than before: counting began again, with this answer. Reported even if one success is
+    /// enough, because an app that restarts by itself has to prove itself once more.
     Restarted,
 }
 
@@ -83,7 +83,7 @@ pub struct Streak<P> {
 }
 
 impl<P: Clone + PartialEq> Streak<P> {
-    /// Nothing seen yet.
+    /// A streak without answers.
     pub fn new(needed: NonZeroU32) -> Self {
         Self { needed, process: None, successes: 0 }
     }
@@ -124,8 +124,8 @@ mod tests {
 
     const INTERVAL: Duration = Duration::from_millis(500);
 
-    /// Follows the schedule in a time of its own: an app that opens its port after `boot` and whose answers are then
-    /// as given. Answers when it is healthy, and how often it was asked.
+    /// Simulates the schedule for an app that opens its port after `boot` and then gives these answers. Returns when it
+    /// is healthy, and how often it was probed.
     fn followed(boot: Duration, answers: &[Seen], interval: Duration) -> (Duration, usize) {
         let (mut now, mut asked) = (Duration::ZERO, 0);
         let mut streak = Streak::new(NonZeroU32::new(2).unwrap());

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not {expected}: {value:?}")]
 pub struct BadId {
-    /// What was expected, with its article.
+    /// The expected form, with its article.
     pub expected: &'static str,
-    /// What was given.
+    /// The text that was rejected.
     pub value: String,
 }
 
@@ -27,7 +27,8 @@ impl AppName {
     }
 }
 
-/// Files of the state directory, in which each app has a directory of its name.
+/// Names that an app can't have: each app has a directory of its name in the state directory, where these are files of
+/// bgd.
 const TAKEN_NAMES: [&str; 2] = ["lock", "reserve"];
 
 impl FromStr for AppName {
@@ -63,7 +64,6 @@ impl Color {
     /// Both colors, in port order.
     pub const ALL: [Self; 2] = [Self::Blue, Self::Green];
 
-    /// The other color.
     pub fn other(self) -> Self {
         match self {
             Self::Blue => Self::Green,
@@ -202,11 +202,11 @@ macro_rules! number_id {
     )*};
 }
 number_id!(
-    /// A deploy: a counter over all apps, as `bgd show` takes it.
+    /// The number of a deploy, as `bgd show` takes it; one counter for all apps.
     DeployId,
     /// One effect of the machine; its result comes back under the same number.
     EffectId,
-    /// One state of a front's route; a higher number is newer.
+    /// The number of a front's route; a higher one is newer.
     Generation
 );
 

@@ -1,5 +1,5 @@
-//! Which releases may be deleted. Decides only; the engine asks after a deploy and when room is short, and `build`
-//! removes.
+//! Which releases to delete. Decides only; the engine asks after a deploy and when disk space is short, and `build`
+//! deletes.
 
 use std::{cmp::Reverse, collections::BTreeSet, num::NonZeroUsize};
 
@@ -8,14 +8,14 @@ use crate::rules::{
     words::Fate,
 };
 
-/// How a release ended up.
+/// The value of a release on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Worth {
-    /// It passed its checks; one can go back to it.
+    /// It passed its checks; a flip can go back to it.
     Good,
     /// Its deploy failed.
     Failed,
-    /// Its deploy was superseded or cancelled, or nobody knows of one.
+    /// Its deploy was superseded or cancelled, or the record does not know it.
     Abandoned,
 }
 
@@ -32,33 +32,32 @@ impl From<Fate> for Worth {
 /// A release on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
-    /// Its name.
     pub release: ReleaseId,
-    /// The stored counter; a higher one is newer.
+    /// The number of its deploy; a higher one is newer.
     pub seq: u64,
-    /// How it ended up.
+    /// Its value.
     pub worth: Worth,
 }
 
-/// How much may stay.
+/// How much to delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Thrift {
-    /// The newest good releases, this many, and the newest failed one, whose remains explain the failure; but no more
-    /// than one directory above that number.
+    /// Keep this many of the newest good releases, and the newest failed one, whose directory explains the failure; but
+    /// at most one directory above that number.
     None(NonZeroUsize),
-    /// Room is short: the newest good releases, this many. Of a failed one the log is enough.
+    /// Disk space is short: keep this many of the newest good releases. Of a failed one the log is enough.
     Remains(NonZeroUsize),
-    /// Room is short still: only what is guarded.
+    /// Disk space is still short: keep only guarded releases.
     Most,
 }
 
 /// Releases that are never deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Guarded {
-    /// What is live, where a flip would go back to, what a deploy prepares, what still runs on the idle color, and what
-    /// an unfinished effect or a command uses.
+    /// The live release, the target of a flip, the release of a deploy under way, what still runs on the idle color,
+    /// and what an unfinished effect or a command uses.
     pub needed: Vec<ReleaseId>,
-    /// Releases of this deploy and later ones: made since it was decided what is needed.
+    /// Releases of this deploy and later ones: made after `needed` was read.
     pub since: Option<DeployId>,
 }
 

@@ -1,5 +1,5 @@
-//! What a front routes, in the words that the machine and every front share: which color is live, which has a share
-//! beside it, which one backs it up. How that becomes weights, maps or states is the front's matter.
+//! A route, in terms that the machine and every front share: the live color, the color with a share beside it, the
+//! backup. Each front makes weights, maps or server states of it.
 
 mod flat;
 
@@ -13,17 +13,17 @@ use super::{
     sticky::Sticky,
 };
 
-/// What a front is asked to route. Kept and sent as a [`FlatRoute`].
+/// A route that bgd asks of a front. Stored and sent as a [`FlatRoute`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "FlatRoute", into = "FlatRoute")]
 pub struct Route {
-    /// Which state of the front this is; a higher number is newer.
+    /// The number of the route; a higher one is newer.
     pub generation: Generation,
     /// Where the traffic goes; `None`: nowhere.
     pub live: Option<Side>,
-    /// What receives a share of the traffic beside it; with none, only what asks for a preview.
+    /// The color that receives a share of the traffic beside it; with a share of 0, only requests for a preview.
     pub canary: Option<(Side, Share)>,
-    /// What takes the requests that the live color refuses to take. Never beside a canary.
+    /// The color that takes requests which the live color refuses. Never beside a canary.
     pub backup: Option<Side>,
     /// What keeps a client on its side while two colors receive traffic.
     pub sticky: Sticky,
@@ -34,15 +34,14 @@ pub struct Route {
 /// One color of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Side {
-    /// The color.
     pub color: Color,
-    /// What runs there.
+    /// The release that runs there.
     pub release: ReleaseId,
-    /// Where its instances listen; never none. The color's traffic is divided evenly among them.
+    /// The addresses of its instances, at least one. They share the color's traffic evenly.
     pub addresses: Vec<Address>,
 }
 
-/// How a request asks for the canary. Either is enough.
+/// How a request asks for the canary: by the header or by the cookie.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Preview {
     /// A header with this name, whose value is the secret.
@@ -63,17 +62,17 @@ impl std::fmt::Debug for Preview {
 }
 
 impl Route {
-    /// To nobody: the traffic is turned away.
+    /// A route to nothing: the front turns the traffic away.
     pub fn nowhere(generation: Generation) -> Self {
         Self { generation, live: None, canary: None, backup: None, sticky: Sticky::None, preview: None }
     }
 
-    /// All of the traffic to one color, with neither stickiness nor preview nor backup.
+    /// A route of all traffic to one color, without stickiness, preview and backup.
     pub fn to(generation: Generation, live: Side) -> Self {
         Self { live: Some(live), ..Self::nowhere(generation) }
     }
 
-    /// With a share of the traffic for another color. With all of it, that one is live.
+    /// Gives another color a share of the traffic. With all of it, that color becomes the live one.
     pub fn beside(self, canary: Side, share: Share) -> Self {
         match self.live {
             Some(live) if share < Share::ALL => {
@@ -83,36 +82,35 @@ impl Route {
         }
     }
 
-    /// The live color.
     pub fn color(&self) -> Option<Color> {
         self.live.as_ref().map(|live| live.color)
     }
 
-    /// Live color and canary, each with its part of the traffic in percent.
+    /// The live color and the canary, each with its part of the traffic in percent.
     pub fn sides(&self) -> impl Iterator<Item = (&Side, u8)> {
         let rest = self.canary.as_ref().map_or(Share::ALL.get(), |(_, share)| share.rest());
         let live = self.live.iter().map(move |live| (live, rest));
         live.chain(self.canary.iter().map(|(canary, share)| (canary, share.get())))
     }
 
-    /// The side of a color that is live or a canary.
+    /// The side of this color, if it is live or the canary.
     pub fn of(&self, color: Color) -> Option<&Side> {
         self.sides().map(|(side, _)| side).find(|side| side.color == color)
     }
 }
 
-/// The answer to "what is routed".
+/// What a front routes, as it reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
     /// The live color; `None` when nothing receives traffic.
     pub live: Option<Color>,
-    /// The color beside it, and its share.
+    /// The canary's color and share.
     pub canary: Option<(Color, Share)>,
     /// Whether there is a backup behind the live color.
     pub backup: bool,
-    /// Which state of the front; a higher number is newer.
+    /// The number of the route; a higher one is newer.
     pub generation: Generation,
-    /// Why the front may route by something else than the route that it was told last, for people.
+    /// Why the front may use another route than the last one bgd sent, for people.
     pub half_told: Option<&'static str>,
 }
 

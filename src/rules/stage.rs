@@ -1,14 +1,6 @@
-//! Where a deploy is. Each stage holds the effect whose result it awaits and what only it needs; stages stand in five
-//! groups, by what a reader of the state has to know: may the deploy be given up, does the traffic move.
-//!
-//! ```text
-//! Resting → Fetching → CheckingOut → Building → [Clearing] → [Hooking] → Starting → Probing → [Warming]
-//!   → [Sharing ⇄ Canary] → Switching ═ proven ═▶ Watching → Retiring → Resting
-//! before the pivot, on failure or flip:  → Discarding → Resting
-//! with a share of the traffic:           → Reverting → Retiring → Resting
-//! at or after it, on failure or flip:    → Reverting → Retiring → Resting
-//! a way back that the front refuses:     → Replacing → Retiring → Resting
-//! ```
+//! How far a deploy is. Each stage holds the effect whose result it awaits and what only that stage needs. Stages form
+//! five groups, by what readers of the state must know: whether the deploy can be given up, and whether the traffic
+//! moves.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +11,7 @@ use super::{
     words::Phase,
 };
 
-/// What is under way. A deploy has no release before its fetch has ended, and may be abandoned without one: these two
+/// The work under way. A deploy has no release before its fetch has ended, and may be given up without one: these two
 /// states stand beside [`Pipeline::Deploying`], so that no stage has to ask whether there is a release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub enum Pipeline {
@@ -28,7 +20,6 @@ pub enum Pipeline {
     Resting,
     /// The commit is fetched.
     Fetching {
-        /// The deploy.
         deploy: Deploy,
         /// The fetch.
         effect: EffectId,
@@ -37,22 +28,20 @@ pub enum Pipeline {
     },
     /// A release is on its way to the traffic, or back.
     Deploying(Work),
-    /// What the deploy left on the idle color is removed.
+    /// What the deploy left on the idle color is being removed.
     Discarding {
-        /// The deploy.
         deploy: Deploy,
         /// The release, if it came that far.
         release: Option<Release>,
         /// The removal.
         effect: EffectId,
-        /// How it ends.
+        /// How the deploy ends.
         end: End,
     },
     /// `bgd down`: the traffic is turned away, then the instance drains and stops.
     TakingDown {
         /// The step under way.
         effect: EffectId,
-        /// Which one.
         stage: DownStage,
     },
 }
@@ -60,11 +49,9 @@ pub enum Pipeline {
 /// A deploy with a release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Work {
-    /// The deploy.
     pub deploy: Deploy,
-    /// Its release.
     pub release: Release,
-    /// Where it starts; while another release is put in its place, the color that the front routes to.
+    /// The color on which it starts; while another release is put in its place, the color that the front routes to.
     pub color: Color,
     /// How far it is.
     pub stage: Stage,
@@ -77,7 +64,7 @@ pub enum Stage {
     CheckingOut(EffectId),
     /// The build runs.
     Building(EffectId),
-    /// The idle color is still occupied, or the front may route to it; waits until it is vacant and not routed.
+    /// The idle color is still occupied, or the front may route to it: waits until it is vacant and not routed.
     Clearing,
     /// The `before_start` hook runs.
     Hooking(EffectId),
@@ -87,38 +74,37 @@ pub enum Stage {
     Probing(EffectId),
     /// The instance is warmed up.
     Warming(EffectId),
-    /// The front gives a share of the traffic to it.
+    /// bgd has asked the front for a share of the traffic.
     Sharing(EffectId),
     /// It has a share of the traffic, and is watched.
     Canary(EffectId),
     /// The front moves the traffic: the pivot.
     Switching(EffectId),
-    /// Live, and probed with an automatic way back.
+    /// The release is live and probed; a failure brings the former release back.
     Watching {
         /// The watch.
         effect: EffectId,
-        /// What was live before; it becomes `previous` when the watch ends well.
+        /// The former live release; it becomes `previous` when the watch ends well.
         former: Option<Release>,
-        /// What was seen of too little traffic, while that keeps the watch going.
+        /// The last report of too little traffic, while that keeps the watch going.
         held: Option<String>,
     },
     /// The front moves the traffic back.
     Reverting {
-        /// The route, or the wait before the front is told again.
+        /// The route, or the wait before bgd sends it again.
         effect: EffectId,
         /// How the deploy ends.
         end: End,
-        /// Whether the front is being told or will be.
+        /// Whether the route is under way or waits.
         telling: Telling,
     },
-    /// The front can't be moved: the wanted release takes the place of what serves, on the port it routes to. The
-    /// color is the live one, or that of a canary whose share can't be taken back.
+    /// The front can't be moved: the wanted release replaces what serves, on the port that the front routes to.
+    /// `Work::color` is the live color, or that of a canary whose share can't be taken back.
     Replacing {
         /// The replacement.
         effect: EffectId,
-        /// What takes the place.
+        /// The release that takes the place.
         wanted: Release,
-        /// How.
         by: Placing,
         /// How the deploy ends.
         end: End,
@@ -130,18 +116,18 @@ pub enum Stage {
     },
 }
 
-/// What a reader of the state has to know of a deploy.
+/// The groups of stages, by what a reader of the state must know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
-    /// The traffic never came near it: it can be given up without a trace.
+    /// It never had traffic: it can be given up without a trace.
     BeforePivot,
-    /// It has a share of the traffic, or the front is being told one.
+    /// It has a share of the traffic, or bgd has asked the front for one.
     Sharing,
-    /// All of the traffic is being moved, to it or back.
+    /// All of the traffic is being moved, to its release or back.
     Pivot,
     /// It is live, with an automatic way back.
     Live,
-    /// Its outcome is decided; what is left of it, or of what it replaced, goes.
+    /// Its outcome is decided; the rest of it, or of what it replaced, is being removed.
     Ending,
 }
 
@@ -175,7 +161,7 @@ impl Pipeline {
         }
     }
 
-    /// How far [`Pipeline::work`] is.
+    /// The stage of [`Pipeline::work`].
     pub fn stage(&self) -> Option<&Stage> {
         self.work().map(|work| &work.stage)
     }
@@ -225,7 +211,7 @@ impl Pipeline {
         }
     }
 
-    /// The effect whose result carries it on.
+    /// The effect whose result it waits for.
     pub(super) fn awaits(&self) -> Option<EffectId> {
         match self {
             Self::Resting => None,
@@ -238,7 +224,6 @@ impl Pipeline {
 }
 
 impl Stage {
-    /// Its group.
     pub fn group(&self) -> Group {
         match self {
             Self::CheckingOut(_)
@@ -269,7 +254,7 @@ impl Stage {
         }
     }
 
-    /// The effect whose result carries it on.
+    /// The effect whose result it waits for.
     pub fn awaits(&self) -> Option<EffectId> {
         match self {
             Self::Clearing | Self::Retiring { .. } => None,

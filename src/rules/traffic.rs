@@ -1,13 +1,13 @@
-//! What real traffic looked like: requests, errors and how long they took, as sums that can be added, and taken from
-//! one another. Filled by the fronts, each in its own way; judged when a canary's step or a watch ends.
+//! Figures of real traffic: requests, errors and durations, as sums that can be added and subtracted. Each front fills
+//! them in its own way; they are judged when a canary's step or a watch ends.
 
 use std::{num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 const BUCKETS: usize = 260;
-/// Upper bounds in microseconds: from a quarter of a millisecond, each a sixteenth above the one before, so that a
-/// percentile is at most that much too high.
+/// Upper bounds in microseconds: from 250 µs, each a sixteenth above the one before, so that a percentile is at most a
+/// sixteenth too high.
 static BOUNDS: [u64; BUCKETS] = {
     let mut bounds = [250; BUCKETS];
     let mut at = 1;
@@ -18,7 +18,8 @@ static BOUNDS: [u64; BUCKETS] = {
     bounds
 };
 
-/// Durations by size, from a quarter of a millisecond to half an hour; what takes longer counts as that.
+/// Counts of durations by size, from a quarter of a millisecond to half an hour; a longer one counts in the last
+/// bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Histogram(Vec<u64>);
@@ -30,10 +31,10 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// How many buckets there are, for those who count elsewhere and hand the counts in.
+    /// The number of buckets, for code that counts elsewhere and builds a histogram from its counts.
     pub const BUCKETS: usize = BUCKETS;
 
-    /// From counts, one a bucket; what is missing is 0.
+    /// Builds a histogram from counts, one for each bucket; missing counts are 0.
     pub fn of(counts: impl IntoIterator<Item = u64>) -> Self {
         let mut all: Vec<u64> = counts.into_iter().take(BUCKETS).collect();
         all.resize(BUCKETS, 0);
@@ -46,19 +47,20 @@ impl Histogram {
         BOUNDS.partition_point(|bound| *bound < took).min(BUCKETS - 1)
     }
 
-    /// Counts one.
+    /// Adds one duration.
     pub fn record(&mut self, took: Duration) {
         if let Some(count) = self.0.get_mut(Self::bucket(took)) {
             *count += 1;
         }
     }
 
-    /// How many were counted.
+    /// The number of durations.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// The duration that so many of 100 stay below, rounded up to its bucket's bound; `None` without any.
+    /// The duration that `of_100` percent of the counted ones do not exceed, rounded up to the bound of its bucket;
+    /// `None` for an empty histogram.
     pub fn percentile(&self, of_100: u8) -> Option<Duration> {
         let total = self.total();
         let rank = (total * u64::from(of_100)).div_ceil(100).max(1);
@@ -71,7 +73,7 @@ impl Histogram {
     }
 }
 
-/// What one color answered in some time.
+/// Figures of one color's traffic over some time.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Figures {
     /// Requests, answered or not.
@@ -83,7 +85,8 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// What came since `earlier`, which is of the same count; after that began anew, all of it.
+    /// The difference to `earlier`, an older reading of the same counters. Counters that restarted from 0 are taken
+    /// whole.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         if earlier.requests > self.requests {
@@ -97,7 +100,7 @@ impl Figures {
         }
     }
 
-    /// Both together.
+    /// The sum of both.
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {
         let counts = self.took.0.iter().zip(&other.took.0);
@@ -109,20 +112,20 @@ impl Figures {
     }
 }
 
-/// A part of all, in millionths, so that it can be compared.
+/// A rate in millionths: an integer, so that rates can be ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Rate(pub u32);
 
 impl Rate {
     const WHOLE: u64 = 1_000_000;
 
-    /// So many of so many; nothing of nothing.
+    /// `part` of `all`; 0 when `all` is 0.
     pub fn of(part: u64, all: u64) -> Self {
         let millionths = (part.saturating_mul(Self::WHOLE)).checked_div(all).unwrap_or(0);
         Self(u32::try_from(millionths).unwrap_or(u32::MAX))
     }
 
-    /// How much of `all` that is, rounded down.
+    /// This rate of `all`, rounded down.
     fn part_of(self, all: u64) -> u64 {
         all.saturating_mul(u64::from(self.0)) / Self::WHOLE
     }
@@ -140,24 +143,25 @@ impl std::fmt::Display for Rate {
     }
 }
 
-/// What real traffic must look like; `None` is not looked at.
+/// Limits on real traffic; `None`: not checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrafficLimits {
-    /// Answers with a status of 500 or more, and requests without an answer, of all. Where the old color breaks it
-    /// too, that much above the old color's own.
+    /// The highest rate of errors: answers with a status of 500 or more, and requests without an answer. When the old
+    /// color exceeds it too, it applies on top of the old color's rate.
     pub max_error_rate: Option<Rate>,
-    /// How much slower than the old color's last minutes the 95th percentile may be, in percent.
+    /// How far the 95th percentile may exceed that of the old color's last minutes, in percent.
     pub max_p95: Option<u32>,
-    /// Fewer requests than this to the new color tell nothing.
+    /// The least number of requests to the new color that allows a good verdict, and to the old color that allows a
+    /// comparison.
     pub min_requests: NonZeroU32,
 }
 
 impl TrafficLimits {
-    /// Real traffic is not looked at.
+    /// No limits: real traffic is not checked.
     pub const IGNORED: Self =
         Self { max_error_rate: None, max_p95: None, min_requests: NonZeroU32::new(200).unwrap() };
 
-    /// Whether real traffic is looked at.
+    /// Whether any limit is set.
     pub fn any(&self) -> bool {
         self.max_error_rate.is_some() || self.max_p95.is_some()
     }
@@ -177,7 +181,8 @@ impl TrafficLimits {
         }
     }
 
-    /// Known as soon as so many failed that none of the requests still missing could make it good.
+    /// Certain even before `min_requests` are in: once the errors exceed the limit although all missing requests would
+    /// succeed.
     fn too_many_errors(&self, new: &Figures, old: &Figures) -> Option<String> {
         let limit = self.max_error_rate?;
         let usual = Rate::of(old.errors, old.requests);
@@ -213,7 +218,7 @@ impl TrafficLimits {
     }
 }
 
-/// What real traffic says of a release.
+/// The verdict of real traffic on a release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Judgement {
     /// It is within the limits.

@@ -12,9 +12,8 @@ macro_rules! words {
             $($(#[$vdoc])* #[serde(rename = $text)] $variant),*
         }
         impl $name {
-            /// All of them, in the contract's order.
+            /// All words, in the contract's order.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
-            /// The word.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),* }
             }
@@ -36,7 +35,7 @@ macro_rules! words {
 }
 
 words! {
-    /// Where a deploy is.
+    /// The phase of a deploy, as status and events name it.
     Phase {
         /// The commit is asked for and fetched.
         Fetching = "fetching",
@@ -48,13 +47,13 @@ words! {
         Starting = "starting",
         /// The instance is probed.
         Probing = "probing",
-        /// Requests of bgd's own warm the instance up.
+        /// bgd sends requests that warm the instance up.
         Warming = "warming",
-        /// A share of the traffic goes to it.
+        /// The new instance receives a share of the traffic.
         Canary = "canary",
         /// The front moves the traffic.
         Switching = "switching",
-        /// Live, and probed with an automatic way back.
+        /// The release is live and probed; a failure brings the former release back.
         Watching = "watching",
         /// The former color finishes what is in flight.
         Draining = "draining",
@@ -159,7 +158,7 @@ words! {
 }
 
 words! {
-    /// What became of a release, in the record. Decides which releases are deleted.
+    /// The fate of a release, in the record. It decides which releases are deleted.
     Fate {
         /// Its deploy has not ended.
         Making = "making",
@@ -213,11 +212,11 @@ words! {
 }
 
 words! {
-    /// What an event tells of, as `bgd events` prints it.
+    /// The kind of an event, as `bgd events` prints it.
     EventKind {
-        /// An operator asked for something, and may do so.
+        /// A user asked for something that they may do.
         Asked = "asked",
-        /// Somebody asked for something that they may not do.
+        /// A user asked for something that they may not do.
         Refused = "refused",
         /// A deploy waits for its turn.
         DeployQueued = "deploy_queued",
@@ -225,15 +224,15 @@ words! {
         DeploySuperseded = "deploy_superseded",
         /// A deploy began.
         DeployStarted = "deploy_started",
-        /// A deploy found out which commit it is of.
+        /// The commit and the release of a deploy became known.
         ReleaseNamed = "release_named",
-        /// A deploy entered the phase that is the text.
+        /// A deploy entered a phase; the event's text names it.
         PhaseEntered = "phase_entered",
-        /// A new release met its warm-up's goal, or its time was over.
+        /// The warm-up of a new release ended: its goal was met, or its time was up.
         WarmedUp = "warmed_up",
         /// A canary receives another share of the traffic.
         ShareChanged = "share_changed",
-        /// A canary had too few requests to judge it by.
+        /// There were too few requests to judge a new release by.
         Inconclusive = "inconclusive",
         /// A release receives the traffic.
         WentLive = "went_live",
@@ -257,7 +256,7 @@ words! {
         HoldReleased = "hold_released",
         /// An app is out of service.
         TakenDown = "taken_down",
-        /// The record and the host say different things.
+        /// The record and the host disagree.
         Contradiction = "contradiction",
         /// An instance was started without the limits of its configuration.
         LimitsNotKept = "limits_not_kept",
@@ -277,17 +276,17 @@ words! {
 pub enum Nature {
     /// Network, disk, someone else's configuration: tried again a bounded number of times.
     Transient,
-    /// Somebody else's configuration keeps the front from being moved: tried again likewise; a way back does
-    /// without the front (promise F4).
+    /// Configuration that bgd does not own keeps the front from moving. Tried again likewise; a way back goes around
+    /// the front (promise F4).
     FrontStuck,
-    /// The front did not take a route and goes on by the former one; tried again likewise.
+    /// The front rejected a route and keeps the former one. Tried again likewise.
     FrontUnmoved,
     /// The commit's own: not tried again until a new commit or `bgd deploy`.
     Deterministic,
 }
 
 impl Nature {
-    /// Whether the front routes as it did before it was told.
+    /// Whether the front still has the route that it had before this failure.
     pub fn left_the_front(self) -> bool {
         matches!(self, Self::FrontStuck | Self::FrontUnmoved)
     }
@@ -296,7 +295,7 @@ impl Nature {
 /// Why a deploy failed: data, not an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Where it happened.
+    /// The phase in which it happened.
     pub phase: Phase,
     /// Whether trying again can help.
     pub nature: Nature,
@@ -304,6 +303,6 @@ pub struct Failure {
     pub cause: String,
     /// The next command or thing to look at.
     pub hint: Option<String>,
-    /// The app's own last words, at most a few dozen lines.
+    /// The end of the app's log, at most a few dozen lines.
     pub log_tail: Vec<String>,
 }

@@ -1,5 +1,5 @@
-//! A route as fronts keep and send it: a flat list of addresses, each with a weight. Its form is read by fronts and
-//! daemons of former builds, and out of files that they wrote.
+//! A route in the form that fronts store and receive: a flat list of addresses, each with a weight. The form is fixed:
+//! fronts and daemons of other builds read it, also from files that older builds wrote.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,12 +11,12 @@ use crate::rules::{
     sticky::Sticky,
 };
 
-/// A route in that form. No backends: nothing is live.
+/// A flat route. Without backends nothing is live.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlatRoute {
-    /// Which state of the front this is.
+    /// The number of the route.
     pub generation: Generation,
-    /// The first one with a weight is live; those of the other color are the canary's.
+    /// The first backend with a weight above 0 belongs to the live color; backends of the other color are the canary's.
     pub backends: Vec<Weighted>,
     /// What keeps a client on its side.
     #[serde(default)]
@@ -24,7 +24,7 @@ pub struct FlatRoute {
     /// How a request asks for the canary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preview: Option<Preview>,
-    /// The backup's, whose weight counts for nothing.
+    /// The backup's addresses; their weights are ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backup: Vec<Weighted>,
 }
@@ -32,19 +32,18 @@ pub struct FlatRoute {
 /// One address with its part of the traffic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Weighted {
-    /// The color it belongs to.
     pub color: Color,
-    /// Where it listens.
+    /// The instance's address.
     #[serde(flatten)]
     pub address: Address,
-    /// Its part, relative to the others; 0 receives nothing.
+    /// Its weight, relative to the others; with 0 it receives nothing.
     pub weight: u16,
-    /// What runs there.
+    /// The release that runs there.
     pub release: ReleaseId,
 }
 
 impl FlatRoute {
-    /// With neither stickiness nor preview nor backup.
+    /// A route without stickiness, preview and backup.
     pub fn new(generation: Generation, backends: Vec<Weighted>) -> Self {
         Self { generation, backends, sticky: Sticky::None, preview: None, backup: Vec::new() }
     }
@@ -53,7 +52,7 @@ impl FlatRoute {
         self.backends.iter().filter(move |backend| backend.color == color)
     }
 
-    /// The canary's share, rounded: never nothing where it has a weight, and never all.
+    /// The canary's share, rounded to percent: at least 1 where it has a weight, and at most 99.
     fn share(&self, canary: Color) -> Share {
         let sum = |color| self.of(color).map(|it| u32::from(it.weight)).sum::<u32>();
         let (part, all) = (sum(canary), sum(canary) + sum(canary.other()));
@@ -62,8 +61,8 @@ impl FlatRoute {
     }
 }
 
-/// One for each instance. A color's part is divided evenly among its own; where the numbers differ, the weights make
-/// up for it.
+/// One entry for each instance. A color's part is divided evenly among its instances; where the two colors have
+/// different numbers of them, the weights compensate.
 impl From<Route> for FlatRoute {
     fn from(route: Route) -> Self {
         let common = route.sides().map(|(side, _)| count(side)).fold(1, lcm);
@@ -90,7 +89,7 @@ impl From<FlatRoute> for Route {
     }
 }
 
-/// All of one color; `None` for none.
+/// The side that these addresses of one color form; `None` when there are none.
 fn side<'a>(mut backends: impl Iterator<Item = &'a Weighted>) -> Option<Side> {
     let first = backends.next()?;
     let others = backends.map(|backend| backend.address.clone());
@@ -112,7 +111,7 @@ fn count(side: &Side) -> u16 {
     u16::try_from(side.addresses.len()).unwrap_or(u16::MAX).max(1)
 }
 
-/// Of two numbers up to the most instances.
+/// Least common multiple; fast enough for numbers of instances.
 fn lcm(a: u16, b: u16) -> u16 {
     (a..).step_by(a.into()).find(|multiple| multiple % b == 0).unwrap_or(b)
 }
@@ -130,7 +129,7 @@ mod tests {
         FlatRoute::new(Generation(1), backends.to_vec()).into()
     }
 
-    /// Live color, canary with its share in percent.
+    /// The live color, and the canary with its share in percent.
     fn parts(backends: &[Weighted]) -> (Option<Color>, Option<(Color, u8)>) {
         let route = read(backends);
         (route.color(), route.canary.map(|(side, share)| (side.color, share.get())))

@@ -1,5 +1,5 @@
-//! The `after_live` hook: run for each release that becomes live, on the way forward and on each way back, by whomever
-//! it was asked for. Beside the deploy: nothing waits for it, and its failure is only said.
+//! The `after_live` hook: it runs for each release that becomes live, on the way forward and on each way back. It runs
+//! beside the deploy: nothing waits for it, and its failure is only noted.
 
 use super::Turn;
 use crate::rules::{
@@ -11,7 +11,7 @@ use crate::rules::{
 };
 
 impl Turn<'_> {
-    /// Tells the app that the release is live there. Of two that went live while a third is told, the last one counts.
+    /// Tells the app that the release is live there. While a run is under way, only the newest release after it counts.
     pub(super) fn announce(&mut self, color: Color, release: Release) {
         if let Some(running) = &mut self.app.announcing {
             running.again = true;
@@ -36,7 +36,7 @@ impl Turn<'_> {
         true
     }
 
-    /// Unless that is under way by what went live in this very step.
+    /// Tells the app which release is live, unless a run is under way already.
     pub(super) fn announce_live(&mut self) {
         if let (Some(live), None) = (self.app.live().cloned(), self.app.announcing) {
             self.announce(live.color, live.release);

@@ -1,5 +1,5 @@
-//! What operators ask for: admitted, joined to what is under way, queued, or denied with a reason. The one way
-//! back, `flip`, pre-empts a deploy in any phase (promise I3).
+//! Requests of operators: carried out, joined to what is under way, queued, or denied with a reason. The way back,
+//! `flip`, pre-empts a deploy in any phase (promise I3).
 
 use super::{Answer, Blocked, Denial, DenialKind, Turn, wanted};
 use crate::rules::{
@@ -94,7 +94,7 @@ impl Turn<'_> {
         match (work.stage.clone(), work.stage.group()) {
             (Stage::Switching(effect), _) => self.cancel_switch(by, work, effect),
             (Stage::Watching { effect, former, .. }, _) => self.cancel_watch(by, work, (effect, former)),
-            // It is the way back, whoever asked for it first.
+            // The deploy is itself the way back, so the flip joins it.
             (Stage::Replacing { .. }, _) if work.deploy.kind == Kind::Rollback => {
                 Answer::RollingBack(work.deploy.id)
             }
@@ -108,20 +108,20 @@ impl Turn<'_> {
         }
     }
 
-    /// The traffic is back already, or on its way; what remains is to keep the commit from coming again.
+    /// The traffic is back already, or on its way; what remains is to mark the commit bad.
     fn goes_already(&mut self, by: &str, deploy: &Deploy) -> Answer {
         self.condemn(by);
         Answer::Cancelling(deploy.id)
     }
 
-    /// A flip or a `down` is newer than a deploy that waits for its turn.
+    /// Drops the queued deploy: a flip or a `down` is newer than it.
     fn drop_queue(&mut self) {
         if let Some(older) = self.app.queued.take() {
             self.note(Note::QueueReplaced(older));
         }
     }
 
-    /// Impatient second flips join the first: cancelling a rollback would keep the bad release live.
+    /// A second flip joins the first: cancelling a rollback would keep the bad release live.
     fn cancel_before_pivot(&mut self, by: &str, deploy: &Deploy) -> Answer {
         match deploy.kind {
             Kind::Rollback => Answer::RollingBack(deploy.id),
@@ -165,13 +165,13 @@ impl Turn<'_> {
         self.act(Action::Cancel(watch));
         self.stepped(&mut work.deploy, Phase::Watching);
         self.enter(Phase::Switching);
-        // What follows is theirs who flipped.
+        // The operator who flipped owns what follows.
         by.clone_into(&mut work.deploy.by);
         self.revert(work, cancelled());
         Answer::Cancelling(id)
     }
 
-    /// Marks the commit of the deploy under way bad and holds until a newer one.
+    /// Marks the commit of the deploy under way bad, and places a hold until a newer commit.
     fn condemn(&mut self, by: &str) {
         let Some(deploy) = self.app.pipeline.deploy().cloned() else { return };
         if !matches!(deploy.kind, Kind::Push | Kind::Manual { .. }) {
@@ -184,7 +184,7 @@ impl Turn<'_> {
         self.hold_until_newer(by, commit);
     }
 
-    /// Whether the commit serves, or will again, without the deploy under way: a redeploy.
+    /// Whether the commit would serve without the deploy under way too, because that is a redeploy.
     fn serves_anyway(&self, commit: &CommitId) -> bool {
         let work = self.app.pipeline.work();
         let other = match (work.map(|work| &work.stage), &self.app.idle) {
@@ -206,12 +206,12 @@ impl Turn<'_> {
         }
         let from = commit.as_ref().map(|commit| format!(" from {}", commit.short())).unwrap_or_default();
         let reason = format!("flipped away{from}");
-        // Newer than anything seen so far: whoever flips knew the tip.
+        // The hold ends with a commit newer than the tip: the operator who flipped knew the tip.
         let until = Until::NewerThan(self.app.head.clone().or(commit));
         self.place_hold(by.to_owned(), reason, until);
     }
 
-    /// Traffic to the release that was live before: a deploy of an older release.
+    /// Moves the traffic to the release that was live before: a deploy of an older release.
     fn roll_back(&mut self, by: &str) -> Answer {
         let live = match &self.app.serving {
             Serving::Live(live) => live.clone(),
@@ -295,7 +295,7 @@ impl Turn<'_> {
         Answer::TakingDown
     }
 
-    /// The watched release is taken down with its deploy ended well.
+    /// Ends the watch well, so that `bgd down` can take the release down.
     fn end_watch(&mut self, work: Work) {
         let Stage::Watching { effect, former, .. } = work.stage.clone() else { return };
         self.act(Action::Cancel(effect));
@@ -328,7 +328,7 @@ fn being_taken_down() -> Answer {
     denied(DenialKind::Held, "the app is being taken out of service by `bgd down`", Verb::Up)
 }
 
-/// The next flip would wait for a front that can't be moved, and then bring the abandoned release back.
+/// The front can't be moved: a flip would wait for it and then bring the abandoned release back.
 fn moved_already(live: Option<&Live>) -> Answer {
     let live = live.map_or("the live release", |live| live.release.commit.short());
     let message = format!("the front can't be moved yet; {live} gets all of the traffic past it already");

@@ -1,5 +1,5 @@
-//! The traffic as a dial: a new release receives shares of it, step by step, before the pivot. What is live stays
-//! live all the while; a share can be taken back at any moment, and what was sent is answered before anything stops.
+//! A canary: a new release receives shares of the traffic, step by step, before the pivot. The live release stays live
+//! meanwhile. A share can be taken back at any moment, and its requests are answered before anything stops.
 
 use std::time::Duration;
 
@@ -13,21 +13,21 @@ use crate::rules::{
     words::{Failure, Outcome, Phase},
 };
 
-/// Between two looks at a release that had too little traffic to tell.
+/// The pause before another look at a release that had too little traffic to judge.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
-/// What is known of the front after a restart in the middle of a canary.
+/// What the record says of the front after a restart in the middle of a canary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Told {
-    /// It was being told a share.
+    /// bgd had asked the front for a share, without proof yet.
     HalfWay,
-    /// It had proven the share.
+    /// The front had proven the share.
     Proven,
 }
 
 impl Turn<'_> {
-    /// A share, or all of the traffic at once: without steps, and where nothing well is live to share with. The first
-    /// step's, or that of the step in which the machine was started again.
+    /// Gives the release its first share of the traffic, or all of it: without canary steps, and when no healthy live
+    /// release is up to share with. After a restart of the canary, the share of its current step.
     pub(super) fn share_or_switch(&mut self, work: Work) {
         let by_degrees = matches!(work.deploy.kind, Kind::Push | Kind::Manual { .. });
         let beside = self
@@ -46,7 +46,7 @@ impl Turn<'_> {
         }
     }
 
-    /// What the front is to route beside what is live.
+    /// The canary that the front should have beside the live release.
     pub(super) fn sharing(&self) -> Option<effect::Canary> {
         let canary = self.app.canary.as_ref()?;
         let work = self.app.pipeline.work()?;
@@ -58,7 +58,7 @@ impl Turn<'_> {
         Some(its_share(work, share))
     }
 
-    /// Tells the front the share that is wanted.
+    /// Asks the front for the wanted share.
     pub(super) fn share(&mut self, work: Work) {
         let share = self.app.canary.as_ref().map(|canary| canary.share);
         let effect = self.route_shared(share.map(|share| its_share(&work, share)));
@@ -87,11 +87,11 @@ impl Turn<'_> {
         self.act_at(work, Stage::Canary, |release, color| Action::Watch { release, color, period });
     }
 
-    /// A step's time is over, and nothing spoke against the release.
+    /// A step's time is over, and no check of the release has failed.
     pub(super) fn step_passed(&mut self, work: Work, done: &Done) {
         let Some(canary) = self.app.canary.clone() else { return self.switch(work) };
         if canary.refused > 0 {
-            // What is asked for was earned by the step before; this watch only bridged the time until now.
+            // The step before earned the wanted share; this watch only bridged the time until the next try.
             return self.ask_again(work, canary.share);
         }
         if canary.share != Share::NONE
@@ -103,7 +103,7 @@ impl Turn<'_> {
         self.go_on(work, canary);
     }
 
-    /// To the next share, or to all of it.
+    /// Goes on to the next share, or to all of the traffic.
     fn go_on(&mut self, work: Work, canary: Canary) {
         match canary.following() {
             Some(place) => {
@@ -114,7 +114,7 @@ impl Turn<'_> {
         }
     }
 
-    /// What the front refused is asked for once more. How often it was is kept until the front takes it.
+    /// Asks again for what the front refused. The count of refusals stays until the front takes it.
     fn ask_again(&mut self, mut work: Work, share: Share) {
         if share != Share::ALL {
             return self.share(work);
@@ -123,14 +123,14 @@ impl Turn<'_> {
         self.switch(work);
     }
 
-    /// From a share to all of it.
+    /// Goes on from a share to all of the traffic.
     fn give_all(&mut self, mut work: Work) {
         self.stepped(&mut work.deploy, Phase::Canary);
         self.switch(work);
     }
 
-    /// The front refused a step, a share or the switch, and goes on by the share that it has proven: so does the canary,
-    /// still watched, until the front takes what was asked for (promise N5). False: not that case.
+    /// The front refused a step, a share or the switch, and keeps the share that it has proven. So does the canary,
+    /// still watched, until the front takes what bgd asks for (promise N5). Returns false in any other case.
     pub(super) fn share_stays(&mut self, work: &Work, (asked, failure): (Share, &Failure)) -> bool {
         let Some(canary) = self.app.canary.clone().filter(|canary| canary.proven.is_some()) else {
             return false;
@@ -148,7 +148,8 @@ impl Turn<'_> {
         true
     }
 
-    /// What was seen, when it was too little and that is to hold the release back. Said once.
+    /// The report of too little traffic, if it is one and the policy lets that hold the release back. Notes only the
+    /// first.
     pub(super) fn too_little(&mut self, done: &Done, held: &Option<String>) -> Option<String> {
         let Done::Inconclusive { seen } = done else { return None };
         if held.is_none() {
@@ -161,14 +162,14 @@ impl Turn<'_> {
         self.watch(work, (former, Some(seen)), Some(LOOK_AGAIN));
     }
 
-    /// The front did not prove the share, which says nothing against the release.
+    /// The front did not prove the share, which is not the release's fault.
     pub(super) fn share_refused(&mut self, work: Work, failure: &Failure) {
         let asked = self.app.canary.as_ref().map_or(Share::NONE, |canary| canary.share);
         if self.share_stays(&work, (asked, failure)) {
             return;
         }
         if failure.nature.left_the_front() && !self.app.front_unsure {
-            // It never had a share.
+            // The release never had a share.
             return self.fail(work, failure);
         }
         self.back_to_live(work, End { outcome: Outcome::Failed, failure: Some(failure.clone()) });
@@ -178,13 +179,14 @@ impl Turn<'_> {
         self.back_to_live(work, End { outcome: Outcome::RolledBack, failure: Some(failure.clone()) });
     }
 
-    /// Takes the share back without a failure of its own.
+    /// Takes the share back from a release that has not failed.
     pub(super) fn take_back(&mut self, work: Work, end: End) {
         self.stop_waiting(&work);
         self.back_to_live(work, end);
     }
 
-    /// A share that was being told may have come true; the end of a watch changes nothing at the front.
+    /// Cancels the stage's effect. A route under way may have come true; the end of a watch changes nothing at the
+    /// front.
     fn stop_waiting(&mut self, work: &Work) {
         match (&work.stage, work.stage.awaits()) {
             (Stage::Sharing(effect), _) => self.call_off(*effect),
@@ -199,7 +201,7 @@ impl Turn<'_> {
         self.revert(work, end);
     }
 
-    /// A share that is in force as recorded is not told again: its time goes on.
+    /// Leaves a share alone that is in force as recorded: its time goes on.
     pub(super) fn recover_canary(&mut self, work: Work, (told, facts): (Told, &Facts)) {
         let runs = |color, release| facts.running.get(&color) == Some(release);
         if !runs(work.color, &work.release.id) {
@@ -210,8 +212,8 @@ impl Turn<'_> {
             return self.canary_failed(work, &failure);
         }
         if facts.canary.is_none_or(|(color, _)| color != work.color) {
-            // Taken back, and it may be on its way out: a flip on a full disk leaves no record. Or by a hand, which
-            // may put back what it took.
+            // The share is gone: either an unrecorded flip (full disk) took it back, and the release may be about to
+            // stop, or somebody edited the front's file and may revert that.
             self.probe(work);
             return self.reroute();
         }
@@ -224,8 +226,8 @@ impl Turn<'_> {
         }
     }
 
-    /// After a reboot, which is nobody's fault: the step goes on once the release is proven again. Until then the
-    /// traffic is for what is live alone.
+    /// After a reboot, which is not the release's fault: proves the release again and then continues the step. Until
+    /// then only the live release has traffic.
     fn start_canary_again(&mut self, work: Work) {
         self.app.idle = Idle::Vacant;
         self.at(work, Stage::Clearing);
@@ -251,7 +253,7 @@ impl Turn<'_> {
         ))
     }
 
-    /// On with the steps, at the first one above the share in force.
+    /// Goes on with the steps, at the first one above the share in force.
     pub(super) fn asked_resume_steps(&mut self) -> Answer {
         let Some(work) = self.sharing_work() else { return no_canary() };
         let Some(canary) = self.app.canary.clone() else { return no_canary() };
@@ -266,7 +268,7 @@ impl Turn<'_> {
         Answer::Said(format!("the canary goes on through its steps, with {share} of the traffic"))
     }
 
-    /// To the next step and no further; from the last one, and in a watch, what `promote` alone does.
+    /// Goes on to the next step only; after the last step, and in a watch, does what `promote` does.
     pub(super) fn asked_next_step(&mut self) -> Answer {
         let Some(work) = self.sharing_work() else { return self.asked_promote() };
         let Some(canary) = self.app.canary.clone() else { return self.asked_promote() };

@@ -109,7 +109,8 @@ impl Turn<'_> {
         self.enter(Phase::CheckingOut);
     }
 
-    /// `bgd deploy` of the tip, asked for while a deploy of that very commit was under way.
+    /// The live release that satisfies a `bgd deploy` of the tip, because a deploy of that very commit was under way at
+    /// the time of the request.
     fn tip_went_live_meanwhile(&self, kind: &Kind, release: &Release) -> Option<Live> {
         let Kind::Manual { want: Want::Tip, live: then, .. } = kind else { return None };
         let live = self.app.live()?;
@@ -140,13 +141,13 @@ impl Turn<'_> {
     }
 
     pub(super) fn settle_clearing(&mut self) -> bool {
-        // While the front is told again what is live, nobody knows that it does not route to the idle color.
+        // While a route is sent again, the front may still send requests to the idle color.
         if !self.idle_is_vacant() || self.app.rerouting.is_some() {
             return false;
         }
         let Some(work) = self.app.pipeline.work().cloned() else { return false };
         self.app.idle = Idle::Taken;
-        // Where it is may have changed since it was made.
+        // The idle color may have changed since this deploy was made.
         let work = Work { color: self.app.idle_color(), ..work };
         let hooked = matches!(work.deploy.kind, Kind::Push | Kind::Manual { .. });
         if hooked && self.context.policy.before_start {
@@ -229,7 +230,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Whether it is watched once it is live.
+    /// Whether the deploy's release is watched once it is live.
     pub(super) fn is_watched(&self, work: &Work) -> bool {
         let new = matches!(work.deploy.kind, Kind::Push | Kind::Manual { .. });
         new && !self.context.policy.watch.is_zero() && !self.app.down_wanted
@@ -272,8 +273,8 @@ impl Turn<'_> {
         Some(former.release)
     }
 
-    /// A release other than the tip, asked for by hand, stays until a newer commit arrives; the tip itself ends
-    /// such a pin.
+    /// Places a hold until a newer commit for a manual deploy of another release than the tip; a deploy of the tip ends
+    /// such a hold.
     fn pin_or_unpin(&mut self, work: &Work) {
         if !matches!(work.deploy.kind, Kind::Push | Kind::Manual { .. }) {
             return;
@@ -285,7 +286,7 @@ impl Turn<'_> {
             return self.note(Note::HoldReleased { why: "the tip of the branch was deployed".to_owned() });
         }
         let Kind::Manual { tip, .. } = &work.deploy.kind else { return };
-        // A commit that arrived after the request is newer than what was asked for.
+        // A tip that arrived after the request is newer than it: no hold.
         if !is_tip && self.app.hold.is_none() && self.app.head == *tip {
             let hold = Hold {
                 by: work.deploy.by.clone(),

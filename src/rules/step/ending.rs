@@ -1,5 +1,5 @@
-//! A deploy's end: failure and abandonment before the pivot, the way back after it, retirement of the color it
-//! leaves behind, and what is remembered of its commit.
+//! A deploy's end: failure and abandonment before the pivot, the way back after it, retirement of the color it leaves
+//! behind, and the verdict on its commit.
 
 use std::time::Duration;
 
@@ -17,20 +17,20 @@ use crate::rules::{
     words::{Failure, Nature, Outcome, Phase},
 };
 
-/// How often a commit that fails for outside reasons is tried in all (promise A10).
+/// How often bgd tries a commit that fails for outside reasons (promise A10).
 const TRIES: u32 = 5;
-/// The wait before the second try; doubles with each.
+/// The wait before the second try; it doubles with each.
 const FIRST_RETRY: Duration = Duration::from_secs(10);
-/// Verdicts kept per app; the oldest deploy's go first.
+/// Verdicts kept for each app; the oldest deploy's go first.
 const VERDICTS_KEPT: usize = 200;
 
-/// The wait after that many failures.
+/// The wait after `failures` failed tries.
 fn retry_wait(failures: u32) -> Duration {
     FIRST_RETRY * 2u32.saturating_pow(failures.saturating_sub(1))
 }
 
-/// Whether it is too early for the next try. More to wait than there ever was means that the clock went back
-/// (promise B8): then it is time.
+/// Whether it is too early for the next try. A wait longer than the full one means that the clock went back (promise
+/// B8): then the try is due.
 pub(super) fn waits(not_before: Time, failures: u32, now: Time) -> bool {
     not_before > now && not_before.since(now) <= retry_wait(failures)
 }
@@ -57,13 +57,13 @@ impl Turn<'_> {
         self.discard(deploy, None, end);
     }
 
-    /// Before the pivot: the live color was never touched.
+    /// Fails a deploy before the pivot: the live color was never touched.
     pub(super) fn fail(&mut self, work: Work, failure: &Failure) {
         let end = End { outcome: Outcome::Failed, failure: Some(failure.clone()) };
         self.discard(work.deploy, Some(work.release), end);
     }
 
-    /// Ends a deploy before the pivot, without a failure of its own.
+    /// Ends a deploy before the pivot that has not failed.
     pub(super) fn abandon(&mut self, outcome: Outcome) {
         if let Some(work) = self.sharing_work() {
             return self.take_back(work, End { outcome, failure: None });
@@ -91,7 +91,7 @@ impl Turn<'_> {
         }
         if let Err(trouble) = result {
             self.note(Note::Trouble(trouble.clone()));
-            // Also what a restart found running where the color counts as vacant.
+            // This includes an instance that a restart found where the color counts as vacant.
             if let Some(release) = release.filter(|_| self.idle_is_vacant()) {
                 self.app.idle = self.stop_later(release);
             }
@@ -100,7 +100,7 @@ impl Turn<'_> {
         self.end_deploy(end);
     }
 
-    /// The front did not prove the switch. Where it routes is uncertain: tell it the former color again.
+    /// The front did not prove the switch. Where it routes is uncertain: sends it the route to the former color.
     pub(super) fn switch_failed(&mut self, work: Work, failure: &Failure) {
         if self.switch_in_place(&work, failure) {
             return;
@@ -108,7 +108,7 @@ impl Turn<'_> {
         if failure.nature.left_the_front() && !self.app.front_unsure {
             return match self.share_stays(&work, (Share::ALL, failure)) {
                 true => {}
-                // Nothing was changed, so that there is nothing to go back to.
+                // The front was not changed, so that there is nothing to take back.
                 false => self.fail(work, failure),
             };
         }
@@ -128,18 +128,18 @@ impl Turn<'_> {
         if former.is_none() {
             return self.retire(work, end);
         }
-        // The former instance is gone or unwell too: its release is deployed again, and proven first.
+        // The former instance is gone or unwell too: bgd deploys its release again, and proves it first.
         self.app.previous = former;
         self.end_deploy(end);
         self.roll_back_after(&work.deploy);
     }
 
-    /// Whether the former release still runs, well, beside the one that is watched.
+    /// Whether the former release still runs, and healthy, beside the watched one.
     pub(super) fn way_back_is_warm(&self) -> bool {
         matches!(self.app.idle, Idle::Warm { healthy: true, .. })
     }
 
-    /// A release deployed by hand that did not last pins nothing.
+    /// Releases the hold of a manual deploy whose release did not last.
     fn unpin(&mut self, deploy: &Deploy) {
         if self.app.hold.as_ref().is_some_and(|hold| hold.pins == Some(deploy.id)) {
             self.app.hold = None;
@@ -147,7 +147,7 @@ impl Turn<'_> {
         }
     }
 
-    /// The outcome is decided: what is left is the color behind it.
+    /// The outcome is decided: keeps the other color warm, or empties it.
     pub(super) fn retire(&mut self, work: Work, end: End) {
         let keep_warm =
             end.outcome == Outcome::Live && !self.context.policy.standby.is_zero() && !self.app.down_wanted;
@@ -169,10 +169,10 @@ impl Turn<'_> {
         }
     }
 
-    /// Ends the deploy when the idle color is as it should be.
+    /// Ends the deploy once the idle color is warm or vacant as planned.
     pub(super) fn settle_retiring(&mut self) -> bool {
         match &self.app.idle {
-            // It goes once the front has proven that it is no backup any more.
+            // It drains once the front has proven that it has no backup any more.
             Idle::Warm { timer: None, .. } if self.app.backup != Backup::Absent => return false,
             Idle::Vacant | Idle::Warm { .. } => {}
             Idle::Taken | Idle::Draining { .. } | Idle::Stopping { .. } => return false,
@@ -210,16 +210,16 @@ impl Turn<'_> {
         self.act(Action::Prune { before: self.next_release(), protect });
     }
 
-    /// The least number that a release made from here on can have: one that waits for its turn has its own already.
+    /// The least number of any release made from here on: a queued deploy has its number already.
     fn next_release(&self) -> DeployId {
         let queued = self.app.queued.as_ref().map(|queued| queued.id);
         queued.map_or(self.context.fresh, |queued| queued.min(self.context.fresh))
     }
 
-    /// What `bgd up` was to bring back does not come up. The app is in service all the same, so that the next
-    /// commit or `bgd deploy` can bring it back; else a broken release could never be replaced.
+    /// The release of `bgd up` does not start. The app counts as in service all the same, so that the next commit or
+    /// `bgd deploy` can bring it back; else a broken release could never be replaced.
     fn give_up_on_up(&mut self) {
-        // A color named by the idle state must not change its meaning.
+        // The idle color is named relative to what serves: it must not change while something runs there.
         if !self.idle_is_vacant() {
             return;
         }
@@ -236,11 +236,11 @@ impl Turn<'_> {
         let Some(failure) = &end.failure else { return };
         let failures = match self.app.verdicts.get(&commit) {
             Some(Verdict::Retry { failures, .. }) => failures + 1,
-            // Tried again by hand and failed for another reason: no better than it was.
+            // A manual deploy tried a bad commit again, and it failed for another reason: it stays bad.
             Some(Verdict::Bad { .. }) => TRIES,
             None => 1,
         };
-        // What failed before the eyes of the public is not tried on it again.
+        // A release that failed with real traffic is not tried on it again.
         let may_retry = failure.nature != Nature::Deterministic && end.outcome != Outcome::RolledBack;
         let verdict = if may_retry && failures < TRIES {
             Verdict::Retry { failures, not_before: self.now().plus(retry_wait(failures)) }
@@ -326,7 +326,7 @@ impl Turn<'_> {
         }
     }
 
-    /// `bgd down` could not be carried out: what was live is brought back whole.
+    /// `bgd down` failed: brings the live release back whole.
     fn stay_in_service(&mut self, live: Live) {
         self.app.pipeline = Pipeline::Resting;
         self.app.down_wanted = false;

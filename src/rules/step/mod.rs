@@ -32,41 +32,40 @@ use super::{
     words::{Outcome, Phase},
 };
 
-/// Pushes in a row that may be superseded before one is let through, so that constant pushing still promotes
-/// something (promise A11).
+/// The number of pushes in a row that may be superseded before one goes through, so that constant pushing still
+/// promotes something (promise A11).
 const SUPERSEDED_AT_MOST: u32 = 3;
 
-/// What a step needs beside state and event.
+/// The input of a step beside state and event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Context {
-    /// The time.
     pub now: Time,
-    /// The time as release directories spell it: `YYYYMMDDTHHMMSSZ`.
+    /// The time as in the names of release directories: `YYYYMMDDTHHMMSSZ`.
     pub utc: String,
     /// The number that the next deploy gets.
     pub fresh: DeployId,
-    /// The record can't be written: a flip does without it, and nothing else begins before it can be again.
+    /// The record can't be written: a flip goes on without it, and nothing else begins until it can be written again.
     pub unrecorded: bool,
-    /// What the configuration says.
+    /// The app's configuration.
     pub policy: Policy,
 }
 
-/// The part of an app's configuration that decides.
+/// The part of an app's configuration that the machine needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// Whether a new instance is warmed up before it gets traffic.
     pub warmup: bool,
     /// Shares of the traffic on the way to all of it; empty: all at once.
     pub canary: Vec<CanaryStep>,
-    /// Whether too little traffic to tell keeps a canary's step or a watch from ending well.
+    /// Whether too little traffic to judge keeps a canary's step or a watch from ending well.
     pub hold_inconclusive: bool,
-    /// Length of the watch after a flip.
+    /// The length of the watch after a switch; zero: no watch.
     pub watch: Duration,
     /// Whether the former release is the front's backup during the watch.
     pub backup: bool,
-    /// How long the former color is kept warm.
+    /// How long the former color stays warm after the watch.
     pub standby: Duration,
-    /// Restart a live instance that dies.
+    /// Whether bgd restarts a live instance that dies.
     pub restart: bool,
     /// Whether there is a `before_start` hook.
     pub before_start: bool,
@@ -79,28 +78,27 @@ pub struct Policy {
 /// The result of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// The state from here on.
+    /// The new state.
     pub next: App,
-    /// What to do, in order, once this step is committed.
+    /// The effects to run, in order, once this step is committed.
     pub effects: Vec<Effect>,
-    /// What to record, in order.
+    /// The notes to record, in order.
     pub notes: Vec<Noted>,
-    /// What the operator who asked is told.
+    /// The reply to the operator, if one asked.
     pub answer: Option<Answer>,
 }
 
 /// A note and the deploy it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Noted {
-    /// The deploy under way when it was made.
+    /// The deploy under way at the time of the note.
     pub deploy: Option<Deploy>,
     /// The commit and release of that deploy, once known.
     pub release: Option<Release>,
-    /// The note.
     pub note: Note,
 }
 
-/// What an operator who asked is told at once.
+/// The immediate reply to an operator's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// A deploy began, or waits for its turn, under this number.
@@ -111,7 +109,7 @@ pub enum Answer {
     RollingBack(DeployId),
     /// All of the traffic moves to this deploy's release.
     Promoting(DeployId),
-    /// It is being taken out of service.
+    /// The app is being taken out of service.
     TakingDown,
     /// Done; one sentence.
     Said(String),
@@ -120,7 +118,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// The deploy that it is about.
+    /// The deploy that the reply is about.
     pub fn deploy(&self) -> Option<DeployId> {
         match self {
             Self::Deploying(id) | Self::Cancelling(id) | Self::RollingBack(id) | Self::Promoting(id) => {
@@ -130,7 +128,7 @@ impl Answer {
         }
     }
 
-    /// The deploy that began by it.
+    /// The deploy that the request began.
     pub fn begun(&self) -> Option<DeployId> {
         self.deploy().filter(|_| !matches!(self, Self::Cancelling(_) | Self::Promoting(_)))
     }
@@ -139,15 +137,15 @@ impl Answer {
 /// Why an operator's request is not carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
-    /// In which way.
+    /// The kind of the denial.
     pub kind: DenialKind,
-    /// What was attempted and what stands against it.
+    /// The request, and what stands against it.
     pub message: String,
-    /// What helps.
+    /// The next step for the operator.
     pub advice: Advice,
 }
 
-/// The ways in which a request is denied.
+/// The kinds of denial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DenialKind {
     /// A hold, or a state that excludes it.
@@ -160,7 +158,7 @@ pub enum DenialKind {
     NoCanary,
 }
 
-/// Takes one event. Total and pure.
+/// Takes one event: total and pure.
 pub fn step(app: &App, event: &Event, context: &Context) -> Step {
     let mut turn = Turn {
         app: app.clone(),
@@ -207,7 +205,7 @@ pub enum Blocked {
     OutOfService,
 }
 
-/// The commit that would be deployed by itself now, or why none.
+/// The commit that bgd would deploy by itself now, or why none.
 pub fn wanted(app: &App, now: Time) -> Result<CommitId, Blocked> {
     if app.down_wanted || matches!(app.serving, super::app::Serving::OutOfService(_)) {
         return Err(Blocked::OutOfService);
@@ -228,7 +226,7 @@ pub fn wanted(app: &App, now: Time) -> Result<CommitId, Blocked> {
     }
 }
 
-/// Something may begin by the mere passing of time; else a tick changes nothing.
+/// Whether something may begin as time passes; if not, a tick changes nothing.
 pub fn waits_for_time(app: &App) -> bool {
     let verdict = app.head.as_ref().and_then(|head| app.verdicts.get(head));
     app.queued.is_some()
@@ -236,7 +234,7 @@ pub fn waits_for_time(app: &App) -> bool {
         || matches!(verdict, Some(Verdict::Retry { .. }))
 }
 
-/// One step being made.
+/// A step in progress.
 struct Turn<'a> {
     app: App,
     context: &'a Context,
@@ -314,7 +312,7 @@ impl Turn<'_> {
             self.begin(queued.id, (kind, queued.by), queued.want);
             return true;
         }
-        // One fresh number a step.
+        // A step has one fresh number.
         if let (Ok(commit), false) = (wanted(&self.app, self.now()), self.fresh_used) {
             let id = self.fresh();
             self.begin(id, (Kind::Push, "poller".to_owned()), Want::Commit(commit));
@@ -328,7 +326,7 @@ impl Turn<'_> {
             return false;
         };
         let yields = deploy.kind == Kind::Push && self.app.superseded_in_a_row < SUPERSEDED_AT_MOST;
-        // A tip that would not be deployed (held, bad) supersedes nothing; one that is live already does.
+        // A tip that bgd would not deploy (held, bad) supersedes nothing; a tip that is live already does.
         let newer = match wanted(&self.app, self.now()) {
             Ok(tip) => tip != *commit,
             Err(Blocked::UpToDate) => true,
@@ -342,7 +340,7 @@ impl Turn<'_> {
         true
     }
 
-    /// The number of the deploy that begins in this step; the engine keeps one in reserve.
+    /// The number for the deploy that begins in this step; the engine keeps one in reserve.
     fn fresh(&mut self) -> DeployId {
         self.fresh_used = true;
         self.context.fresh
@@ -363,12 +361,12 @@ impl Turn<'_> {
         matches!(self.app.idle, Idle::Vacant)
     }
 
-    /// The deploy under way is in this stage from here on.
+    /// Puts the deploy under way into this stage.
     fn at(&mut self, work: Work, stage: Stage) {
         self.app.pipeline = Pipeline::Deploying(Work { stage, ..work });
     }
 
-    /// Acts on the deploy's release, and awaits the result in this stage.
+    /// Asks for an effect on the deploy's release, and puts the deploy into the stage that awaits its result.
     fn act_at(
         &mut self,
         work: Work,

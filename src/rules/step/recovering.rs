@@ -1,6 +1,6 @@
-//! A restart is an ordinary event: the recorded state and what bgd sees of the world, taken through the same
-//! machine. What the front routes is the truth about live; the record explains it, and gives way to it. Every
-//! effect that was under way is asked for again under a new number.
+//! A restart is an ordinary event: the machine takes the recorded state and what bgd finds on the host. Where the front
+//! routes decides what is live; the record explains it, and gives way to it. Every effect that was under way is asked
+//! for again under a new number.
 
 use super::{Turn, canary::Told};
 use crate::rules::{
@@ -16,12 +16,12 @@ use crate::rules::{
 
 impl Turn<'_> {
     pub(super) fn recovered(&mut self, facts: &Facts) {
-        // Nothing of the former life reports any more.
+        // Effects of the former process report no more.
         self.app.standing_in = None;
         let was_rerouting = self.app.rerouting.take().is_some();
         self.app.front_unsure = facts.routed == Routed::Unknown || facts.half_told;
         if facts.backup && self.app.backup == Backup::Absent {
-            // Told of without a record, on a full disk.
+            // An unrecorded flip (full disk) gave the front a backup.
             self.app.backup = Backup::Withdrawn;
         }
         let announcing = self.app.announcing.take().is_some();
@@ -35,26 +35,26 @@ impl Turn<'_> {
         }
     }
 
-    /// Half told, a front may route as recorded now and another way once it is started again.
+    /// Sends the route again to a front that was interrupted: it may route as recorded now and otherwise after its next
+    /// start.
     fn recover_rerouting(&mut self, half_told: bool) {
         if half_told && !self.is_telling() && self.app.rerouting.is_none() {
             self.reroute();
         }
     }
 
-    /// The front routes to a release of ours that the record does not call live, and no switch was under way; or
-    /// where the record has its live release another one runs, put in its place without a record (a flip on a full
-    /// disk).
+    /// Adopts a release that the record does not call live: the front routes to it and no switch was under way, or it
+    /// runs in the recorded release's place (an unrecorded flip on a full disk).
     fn recover_contradiction(&mut self, facts: &Facts) {
         let recorded = match &self.app.serving {
             Serving::Live(live) => Some(live.clone()),
-            // A flip on a full disk may have gone away from what `bgd up` was bringing back.
+            // An unrecorded flip (full disk) may have moved the traffic away from what `bgd up` was bringing back.
             Serving::OutOfService(live) if self.app.pipeline.deploy().is_some() => Some(live.clone()),
             Serving::Nothing => None,
             Serving::OutOfService(_) => return,
         };
         let routed = match (facts.routed, &recorded) {
-            // What is passed on is answered there.
+            // A stand-in passes requests on to the other color.
             (Routed::Color(color), _) if facts.stands_in == Some(color) => color.other(),
             (Routed::Color(color), _) => color,
             (Routed::Nothing | Routed::Unknown, Some(live)) => live.color,
@@ -115,11 +115,11 @@ impl Turn<'_> {
             }
         }
         self.end_contradicted(&adopted);
-        // A file that a hand changed still says otherwise (promise F6).
+        // A file that somebody edited still says otherwise (promise F6).
         self.reroute();
     }
 
-    /// Who moved the traffic by hand meant it: as after a flip, only a newer commit moves it again.
+    /// A manual move of the traffic was meant: as after a flip, only a newer commit moves it again.
     fn hold_what_a_hand_did(&mut self) {
         let head = self.app.head.clone();
         let is_tip = self.app.live().map(|live| &live.release.commit) == head.as_ref();
@@ -129,7 +129,7 @@ impl Turn<'_> {
         }
     }
 
-    /// The deploy under way was on its way to something else.
+    /// Ends the deploy under way, which made another release than the one found live.
     fn end_contradicted(&mut self, adopted: &ReleaseId) {
         let end = End { outcome: Outcome::Failed, failure: Some(contradicted()) };
         let is_it = self.app.pipeline.release().is_some_and(|release| release.id == *adopted);
@@ -144,7 +144,7 @@ impl Turn<'_> {
                     self.discard(work.deploy, Some(work.release), end);
                 }
                 Group::Sharing if !is_it => {
-                    // It answers what it was sent, once the front gives it nothing more.
+                    // It answers the requests it has, once the front sends it no more.
                     self.app.idle = Idle::Warm { release: work.release, timer: None, healthy: false };
                     self.end_deploy(end);
                 }
@@ -162,11 +162,11 @@ impl Turn<'_> {
         if matches!(stage, Some(Stage::Replacing { .. })) {
             return;
         }
-        // The front is being told.
+        // A route is under way.
         let switching =
             matches!(stage, Some(Stage::Sharing(_) | Stage::Switching(_) | Stage::Reverting { .. }));
         if matches!(self.app.pipeline, Pipeline::TakingDown { .. }) {
-            // Not started again: it is to end. Timers of the former life fire no more.
+            // It is about to stop, so it does not start again. Timers of the former process fire no more.
             if self.app.live().is_some_and(|live| !matches!(live.instance, Instance::Up { .. })) {
                 self.set_dead();
             }
@@ -176,7 +176,7 @@ impl Turn<'_> {
         let routed_right = match &self.app.serving {
             Serving::Live(live) => facts.routed == Routed::Color(live.color),
             Serving::OutOfService(_) => facts.routed == Routed::Nothing,
-            // A route to nobody would be a route to the first instance before it is proven.
+            // Routing to nothing would become a route to the first instance before it is proven.
             Serving::Nothing => match facts.routed {
                 Routed::Color(color) => facts.running.contains_key(&color),
                 Routed::Nothing | Routed::Unknown => true,
@@ -191,14 +191,14 @@ impl Turn<'_> {
                 self.set_up(live.since);
             }
         } else if self.is_leaving() {
-            // Not started again, unless the traffic then stays there.
+            // It starts again only if the traffic then stays there.
             self.set_dead();
         } else {
             self.start_live(0, live.color, live.release);
         }
     }
 
-    /// The traffic is on its way back from it.
+    /// Whether the traffic is on its way back from the live release.
     fn is_leaving(&self) -> bool {
         self.reverts_switch() && matches!(self.app.idle, Idle::Warm { .. })
     }
@@ -225,7 +225,7 @@ impl Turn<'_> {
         if self.recover_stand_in(facts) {
             return;
         }
-        // A flip on a full disk leaves no record of what it put there.
+        // An unrecorded flip (full disk) may have put another release there.
         let found = running.and_then(|id| self.named(id, facts));
         match self.app.idle.clone() {
             Idle::Taken => self.recover_taken(color, facts),
@@ -233,7 +233,7 @@ impl Turn<'_> {
             Idle::Warm { release, timer, healthy } if running == Some(&release.id) => {
                 let timer = timer.map(|_| self.act(Action::Wake { after: self.context.policy.standby }));
                 self.app.idle = Idle::Warm { release, timer, healthy };
-                // What the front may give traffic to goes when it was told.
+                // A color that the front may route to stops after the next route.
                 if facts.routed != Routed::Unknown && !may_route_to(color, facts) {
                     self.retire_leftover();
                 }
@@ -254,16 +254,16 @@ impl Turn<'_> {
         }
     }
 
-    /// What the front may still send something to: it goes when that was told.
+    /// Keeps a release running that the front may still route to, until the next route is proven.
     fn until_told(&mut self, release: Release) -> Idle {
         if self.reverts_switch() {
-            // Warm would mean that the traffic goes back there.
+            // A warm color would become the target of the way back.
             return self.stop_later(release);
         }
         Idle::Warm { release, timer: None, healthy: false }
     }
 
-    /// A warm color without an end in sight belongs to a watch; without one it goes.
+    /// Retires a warm color without a timer, unless a switch or a watch needs it.
     pub(super) fn retire_leftover(&mut self) {
         let endless = matches!(self.app.idle, Idle::Warm { timer: None, .. });
         let kept = matches!(self.app.pipeline.group(), Some(Group::Pivot | Group::Live));
@@ -272,7 +272,8 @@ impl Turn<'_> {
         }
     }
 
-    /// An instance on the idle color that no deploy claims (promise D1: an orphan of an earlier release is ended).
+    /// Stops an instance on the idle color that no deploy claims (promise D1: an orphan of an earlier release is
+    /// ended).
     fn recover_orphan(&mut self, color: Color, facts: &Facts) {
         let Some(orphan) = self.unclaimed(color, facts) else { return };
         match self.named(orphan, facts) {
@@ -288,8 +289,8 @@ impl Turn<'_> {
         }
     }
 
-    /// A flip on a full disk leaves no record: what it put on the color of the deploy under way may be what the front
-    /// routes to. It goes as a warm color does, once that deploy has ended: by then the front was told.
+    /// An unrecorded flip (full disk) may have put another release on the color of the deploy under way, and the front
+    /// may route to it. It retires like a warm color once that deploy has ended: by then the front has a new route.
     fn recover_taken(&mut self, color: Color, facts: &Facts) {
         let Some(orphan) = self.unclaimed(color, facts) else { return };
         match self.named(orphan, facts) {
@@ -315,7 +316,7 @@ impl Turn<'_> {
         self.note(Note::Contradiction(format!("{orphan} runs on {color} and nothing needs it; stopping it")));
     }
 
-    /// Asked for in this very step, by an earlier part of it.
+    /// Whether an earlier part of this step asked for the effect.
     fn is_fresh(&self, effect: Option<EffectId>) -> bool {
         self.effects.iter().any(|made| Some(made.id) == effect)
     }
@@ -346,12 +347,12 @@ impl Turn<'_> {
         let runs = facts.running.get(&work.color) == Some(&work.release.id);
         match work.stage.clone() {
             Stage::Clearing | Stage::Retiring { .. } => {}
-            // What is built was checked out, though a flip without a record left no word of it.
+            // A built release was checked out, although an unrecorded step left no word of it.
             Stage::CheckingOut(_) if built => self.checked_out(work),
             Stage::Building(_) if built => self.build(work),
             Stage::CheckingOut(_) | Stage::Building(_) => self.check_out_again(work),
-            // Started there it would get traffic before it is proven; or another runs there by now, put there by a
-            // flip without a record, which a deploy that ends before its start would leave behind.
+            // The front may route there, so that an unproven start would get traffic; or an unrecorded flip put another
+            // release there, which a deploy that ends before its start would leave behind.
             Stage::Hooking(_) | Stage::Starting(_) | Stage::Probing(_) | Stage::Warming(_)
                 if may_route_to(work.color, facts) || another_runs(&work, facts) =>
             {
@@ -371,8 +372,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Gone while bgd was away, with its predecessor still up: that serves at once. With neither up (a reboot), the
-    /// new one is started again and the watch decides.
+    /// A watched release that died while bgd was down: the former release, if still up, serves at once. With neither up
+    /// (a reboot), the new one starts again and the watch decides.
     fn recover_watching(&mut self, work: Work, former: Option<Release>, facts: &Facts) {
         let gone = facts.running.get(&work.color) != Some(&work.release.id);
         if gone && self.way_back_is_warm() && self.warm_runs(facts) {
@@ -393,7 +394,7 @@ impl Turn<'_> {
         let Idle::Warm { release: former, .. } = self.app.idle.clone() else { return self.revert(work, end) };
         let is_back = facts.routed == Routed::Color(work.color.other()) && !facts.half_told;
         if was_switched && self.warm_runs(facts) && is_back {
-            // It came true, and nobody was left to hear of it.
+            // The way back came true, but bgd ended before it had the proof.
             self.traffic_is_back(work, end);
             return self.reroute();
         }
@@ -401,12 +402,12 @@ impl Turn<'_> {
             return self.revert(work, end);
         }
         if facts.running.get(&work.color) == Some(&work.release.id) {
-            // Nothing to go back to right now: the new one serves until the former is started again.
+            // There is nothing to go back to now: the new release serves until the former runs again.
             self.app.previous = Some(former.clone());
             self.app.idle = self.stop_idle(former);
             self.revert(work, end);
         } else {
-            // Neither runs: what is started is the release that the traffic was on its way to.
+            // Neither runs: the release that the traffic was on its way to starts.
             self.at(work, Stage::Retiring { end });
             self.swap_back();
         }
@@ -417,13 +418,13 @@ impl Turn<'_> {
         self.enter(Phase::CheckingOut);
     }
 
-    /// The pivot decides: what the front routes says which side of it bgd died on.
+    /// The pivot decides: where the front routes says on which side of it bgd ended.
     fn recover_switching(&mut self, work: Work, facts: &Facts) {
         let runs = facts.running.get(&work.color) == Some(&work.release.id);
         match (facts.routed, runs) {
             (Routed::Color(routed), true) if routed == work.color => {
                 self.switched(work);
-                // By bgd, whose proof was not heard of, or by a hand, whose change is no route of bgd's yet.
+                // Either bgd's route was never confirmed, or somebody edited the front's file.
                 self.reroute();
             }
             (_, true) => {
@@ -443,7 +444,7 @@ impl Turn<'_> {
         self.app.pipeline = Pipeline::Resting;
         let Serving::Live(live) = self.app.serving.clone() else { return };
         if facts.running.contains_key(&live.color.other()) {
-            // Started without a record, on a full disk. It is stopped first, as what is warm is.
+            // An unrecorded flip (full disk) started it. It stops first, like a warm color.
             self.app.down_wanted = true;
             return;
         }

@@ -17,7 +17,8 @@ use crate::rules::{
 };
 
 impl Turn<'_> {
-    /// A rollback whose switch the front refuses for reasons that are not ours to mend. False: not that case.
+    /// Goes around the front when it refuses a rollback's switch because of configuration that bgd does not own.
+    /// Returns false in any other case.
     pub(super) fn switch_in_place(&mut self, work: &Work, failure: &Failure) -> bool {
         let rollback = work.deploy.kind == Kind::Rollback && matches!(self.app.idle, Idle::Taken);
         if !rollback || !self.is_stuck_where_it_was(failure) {
@@ -27,7 +28,8 @@ impl Turn<'_> {
         self.replace(work.clone(), (work.release.clone(), End::live()), Placing::PassedOn)
     }
 
-    /// A way back that the front refuses for reasons that are not ours to mend. False: not that case.
+    /// Goes around the front when it refuses a way back because of configuration that bgd does not own. Returns false
+    /// in any other case.
     pub(super) fn revert_in_place(&mut self, work: &Work, end: &End, failure: &Failure) -> bool {
         let switched = self.is_switched(work);
         match &self.app.idle {
@@ -35,7 +37,7 @@ impl Turn<'_> {
                 let wanted = release.clone();
                 self.replace(work.clone(), (wanted, end.clone()), Placing::PassedOn)
             }
-            // Sure of the share or not: what is replaced was to get none.
+            // Whether the share is certain does not matter: the release that is replaced was to get none.
             Idle::Taken | Idle::Warm { .. } if !switched && failure.nature == Nature::FrontStuck => {
                 self.replace_canary(work.clone(), end.clone())
             }
@@ -47,7 +49,7 @@ impl Turn<'_> {
         }
     }
 
-    /// False: no share is being taken back.
+    /// Puts the live release in the canary's place. Returns false when no share is being taken back.
     fn replace_canary(&mut self, work: Work, end: End) -> bool {
         let Some(live) = self.app.live().filter(|_| self.app.canary.is_some()) else { return false };
         let (wanted, up) = (live.release.clone(), matches!(live.instance, Instance::Up { .. }));
@@ -56,12 +58,13 @@ impl Turn<'_> {
         true
     }
 
-    /// Beside what is live, which serves on.
+    /// Whether the deploy's color is a canary's, beside the live release, which serves on.
     fn replaces_canary(&self, work: &Work) -> bool {
         self.app.live().is_some_and(|live| live.color != work.color)
     }
 
-    /// In the place of what serves, and never beside it: the front must be known to route there.
+    /// Whether the front is stuck, and known to route to the live color: nothing is replaced where it may route
+    /// elsewhere.
     fn is_stuck_where_it_was(&self, failure: &Failure) -> bool {
         failure.nature == Nature::FrontStuck && !self.app.front_unsure
     }
@@ -77,7 +80,7 @@ impl Turn<'_> {
         true
     }
 
-    /// In the place of the deploy's own release.
+    /// Replaces the deploy's own release.
     fn place(&mut self, work: Work, end: (Release, End), by: Placing) {
         self.place_instead_of(work.release.clone(), work, end, by);
     }
@@ -92,7 +95,7 @@ impl Turn<'_> {
         self.at(work, Stage::Replacing { effect, wanted, by, end });
     }
 
-    /// What was to take the place died: it is asked for again, where it is already.
+    /// The release that was to take the place died: asks for it again, where it is already.
     pub(super) fn place_again(&mut self, work: Work, (wanted, end): (Release, End), by: Placing) {
         let (color, release) = (work.color, wanted.clone());
         let effect = self.act(match by {
@@ -102,10 +105,10 @@ impl Turn<'_> {
         self.at(work, Stage::Replacing { effect, wanted, by, end });
     }
 
-    /// After a restart: asked for again; what of it is done already is found so.
+    /// After a restart: asks for the replacement again; the effect finds what is done already.
     pub(super) fn replace_again(&mut self, work: Work, (wanted, end): (Release, End), facts: &Facts) {
         if self.replaces_canary(&work) {
-            // The front may take it now; what took the canary's place is found running.
+            // The front may take the route now; what took the canary's place is found running.
             return self.revert(work, end);
         }
         let runs = facts.running.get(&work.color.other()) == Some(&wanted.id);
@@ -147,14 +150,15 @@ impl Turn<'_> {
         if let (Serving::Live(former), Kind::Rollback) = (former, &work.deploy.kind) {
             self.app.previous = Some(former.release);
         }
-        // The front learns the new release's name as soon as it can be told again. Only then its first instance goes:
-        // an earlier try to move the traffic to that color may have come true.
+        // bgd sends the new release's name as soon as the front takes routes again. Only then does its first instance
+        // stop: an earlier try to move the traffic to that color may have come true.
         self.at(work, Stage::Retiring { end });
         self.app.idle = Idle::Warm { release: wanted, timer: None, healthy: true };
         self.reroute();
     }
 
-    /// The wanted release is live on the color on which it runs, and the one that the front still routes to stands in.
+    /// The wanted release is live on the color on which it runs, and a stand-in serves on the one that the front still
+    /// routes to.
     fn passed_on(&mut self, mut work: Work, (wanted, end): (Release, End)) {
         let Some(out) = self.app.live().cloned() else { return };
         self.stepped(&mut work.deploy, Phase::Switching);
@@ -162,7 +166,7 @@ impl Turn<'_> {
         let instead = Idle::Warm { release: wanted.clone(), timer: None, healthy: true };
         let runs = match std::mem::replace(&mut self.app.idle, instead) {
             Idle::Warm { .. } | Idle::Taken => true,
-            // It died meanwhile.
+            // The instance died meanwhile.
             Idle::Draining { effect, .. } | Idle::Stopping { effect, .. } => {
                 self.act(Action::Cancel(effect));
                 false
@@ -188,7 +192,7 @@ impl Turn<'_> {
         self.end_deploy(end);
     }
 
-    /// What was stopped for it comes back; the traffic stays there.
+    /// The release that was stopped for the replacement starts again; the traffic stays there.
     fn not_replaced(&mut self, work: Work, trouble: &Failure) {
         self.note(Note::Trouble(trouble.clone()));
         if let Some(Live { color, release, .. }) = self.app.live().cloned() {
@@ -199,7 +203,7 @@ impl Turn<'_> {
         match self.app.idle.clone() {
             Idle::Taken => self.discard(work.deploy, Some(work.release), end),
             Idle::Warm { release: former, .. } => {
-                // Not reached this time, and still where the next flip goes.
+                // The way back failed this time; the next flip still goes there.
                 self.app.previous = Some(former);
                 self.retire(work, end);
             }
@@ -209,7 +213,7 @@ impl Turn<'_> {
         }
     }
 
-    /// The live release has the canary's share too. It goes from there once the front was told.
+    /// The live release has the canary's share too. Its place there ends once the front has a new route.
     fn canary_replaced(
         &mut self,
         mut work: Work,
@@ -227,7 +231,7 @@ impl Turn<'_> {
         self.end_deploy(end);
     }
 
-    /// Whether the idle color runs the live release, for what the front may still send there.
+    /// Whether the idle color stands in for the live release, because the front may still send requests there.
     pub(super) fn stands_in(&self) -> bool {
         self.app.rerouting.is_some() && self.is_doubled()
     }
@@ -237,7 +241,7 @@ impl Turn<'_> {
         self.app.live().is_some_and(|live| live.release.id == release.id)
     }
 
-    /// What stands in died: it is put there again, or the front would send everything to nobody.
+    /// Starts a stand-in again that died: without it the front would route to a closed port.
     pub(super) fn stand_in_again(&mut self) {
         let Some(live) = self.app.live().cloned() else { return };
         let (color, out) = (live.color.other(), live.release.id.clone());
@@ -251,7 +255,7 @@ impl Turn<'_> {
         };
         self.app.standing_in = None;
         match (telling, result) {
-            // The front was told meanwhile.
+            // The front took a route meanwhile.
             (_, _) if !self.stands_in() => {}
             (Telling::Now { .. }, Ok(_)) => {
                 if let Idle::Warm { healthy, .. } = &mut self.app.idle {
@@ -274,14 +278,15 @@ impl Turn<'_> {
         true
     }
 
-    /// No longer needed: the front was told.
+    /// Cancels the start of a stand-in: the front took a route.
     pub(super) fn stand_in_no_more(&mut self) {
         if let Some(standing_in) = self.app.standing_in.take() {
             self.act(Action::Cancel(standing_in.effect));
         }
     }
 
-    /// Gone while bgd was away, and the front may still route there. False: not that case.
+    /// Starts a stand-in again that died while bgd was down, if the front may still route there. Returns false in any
+    /// other case.
     pub(super) fn recover_stand_in(&mut self, facts: &Facts) -> bool {
         let color = self.app.idle_color();
         let needed = facts.routed == Routed::Unknown || may_route_to(color, facts);

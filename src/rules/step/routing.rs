@@ -1,6 +1,6 @@
-//! What the front is told. A route back, and a route told again beside a deploy, have to come true: while the front
-//! does not take them they are told again with growing waits, because until then nobody knows where it routes, and
-//! nothing may be stopped. A new route always ends the run of the one before.
+//! Routes for the front. A way back, and a route sent again beside a deploy, have to succeed: while the front refuses
+//! them bgd tries again with growing waits, because until then it is unknown where the front routes, and nothing may be
+//! stopped. A new route always cancels the one before.
 
 use super::{Turn, deploying::backend};
 use crate::rules::{
@@ -15,16 +15,16 @@ use crate::rules::{
     words::{Failure, Outcome, Phase},
 };
 
-/// The first time of telling.
+/// The first try.
 const FIRST: Telling = Telling::Now { attempt: 1 };
 
 impl Turn<'_> {
-    /// Tells the front; whatever it was told beside this is void.
+    /// Sends the front a route without canary and backup; a route under way beside it is void.
     pub(super) fn route(&mut self, to: Option<Backend>) -> EffectId {
         self.tell(to, None, None)
     }
 
-    /// Tells the front of the release that this deploy makes live, with the former one behind it for the watch.
+    /// Sends the front the route to this deploy's release, with the former one as the backup during the watch.
     pub(super) fn route_new(&mut self, work: &Work) -> EffectId {
         let former = self.app.live().filter(|live| matches!(live.instance, Instance::Up { .. }));
         let former = former.map(|live| backend(&live.release, live.color));
@@ -34,13 +34,13 @@ impl Turn<'_> {
         self.tell(Some(backend(&work.release, work.color)), None, backup)
     }
 
-    /// Tells the front what is live, and the share of a canary that is under way.
+    /// Sends the front the route to the live release, with the canary and the backup in force.
     fn route_live(&mut self) -> EffectId {
         let (canary, backup) = (self.sharing(), self.warm_backup());
         self.tell(self.live_backend(), canary, backup)
     }
 
-    /// Tells the front what is live, and the share that a canary is to have.
+    /// Sends the front the route to the live release, with the share that a canary is to have.
     pub(super) fn route_shared(&mut self, canary: Option<Canary>) -> EffectId {
         self.tell(self.live_backend(), canary, None)
     }
@@ -49,7 +49,7 @@ impl Turn<'_> {
         self.app.live().map(|live| backend(&live.release, live.color))
     }
 
-    /// The former release, while the one that is live is watched.
+    /// The backup: the former release, while the live one is watched.
     fn warm_backup(&self) -> Option<Backend> {
         let watching = self.app.pipeline.group() == Some(Group::Live);
         match &self.app.idle {
@@ -77,7 +77,7 @@ impl Turn<'_> {
         self.act(Action::Route { generation: self.app.generation, to, canary, backup })
     }
 
-    /// The front routes nothing now: it is told again, by whoever tells it at this point.
+    /// The front routes nothing now: the stage that sent the last route sends it again.
     pub(super) fn front_restarted(&mut self) {
         match self.app.pipeline.clone() {
             Pipeline::Deploying(work) => self.front_restarted_at(work),
@@ -116,14 +116,14 @@ impl Turn<'_> {
         }
     }
 
-    /// A new front routes nothing, which is right while nothing is live.
+    /// Sends the route to the live release again; a new front routes nothing, which is right while nothing is live.
     fn reroute_live(&mut self) {
         if self.app.live().is_some() || self.app.rerouting.is_some() {
             self.reroute();
         }
     }
 
-    /// The front is proven to route as it was told last.
+    /// The front has proven the last route.
     pub(super) fn front_is_sure(&mut self) {
         self.app.front_unsure = false;
         self.app.front_refusal = None;
@@ -132,14 +132,15 @@ impl Turn<'_> {
         }
     }
 
-    /// It is told again after a wait. Noted the first time; the words of each further time differ in time and pid.
+    /// Keeps the front's refusal, as bgd tries again after a wait. Notes only the first: the texts of later ones differ
+    /// in time and pid.
     pub(super) fn front_refuses(&mut self, trouble: &Failure) {
         if self.app.front_refusal.replace(trouble.cause.clone()).is_none() {
             self.note(Note::Trouble(trouble.clone()));
         }
     }
 
-    /// A backup is for the watch alone: after it the front is told of none, before its color is emptied.
+    /// A backup is for the watch alone: after it bgd sends a route without one, before it stops the backup's color.
     pub(super) fn settle_backup(&mut self) {
         let belongs = self.app.pipeline.group() == Some(Group::Live) || self.is_telling();
         if self.app.backup != Backup::Absent && !belongs && self.app.rerouting.is_none() {
@@ -147,13 +148,13 @@ impl Turn<'_> {
         }
     }
 
-    /// What is not waited for may have come true all the same.
+    /// Cancels a route, which may have come true all the same.
     pub(super) fn call_off(&mut self, switch: EffectId) {
         self.act(Action::Cancel(switch));
         self.app.front_unsure = true;
     }
 
-    /// The pipeline tells the front, or is about to: nothing else does.
+    /// Whether the pipeline sends the front a route, or is about to: nothing else does so then.
     pub(super) fn is_telling(&self) -> bool {
         match &self.app.pipeline {
             Pipeline::Deploying(work) => {
@@ -164,7 +165,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Tells the front again what is live, until it is proven to route there.
+    /// Sends the route to the live release until the front proves it.
     pub(super) fn reroute(&mut self) {
         let effect = self.route_live();
         self.app.rerouting = Some(Rerouting { effect, telling: FIRST });
@@ -202,12 +203,12 @@ impl Turn<'_> {
         (effect, Telling::Later { attempt: next })
     }
 
-    /// Whether what is live is so by this deploy. Its release may run on the other color too.
+    /// Whether this deploy's release is live on this deploy's color; the release may run on the other color too.
     pub(super) fn is_switched(&self, work: &Work) -> bool {
         self.app.live().is_some_and(|live| live.color == work.color && live.release.id == work.release.id)
     }
 
-    /// Moves the traffic (back) to what is live apart from this deploy.
+    /// Moves the traffic (back) to the release that is live without this deploy.
     pub(super) fn revert(&mut self, work: Work, end: End) {
         self.revert_again(work, end, FIRST);
     }
@@ -224,7 +225,7 @@ impl Turn<'_> {
         self.at(work, Stage::Reverting { effect, end, telling });
     }
 
-    /// The same after a wait.
+    /// Moves the traffic back after a wait.
     pub(super) fn revert_later(&mut self, work: Work, end: End) {
         let (effect, telling) = self.tell_later(1);
         self.at(work, Stage::Reverting { effect, end, telling });
@@ -257,7 +258,7 @@ impl Turn<'_> {
         let had_share = self.app.canary.take().is_some();
         match (self.is_switched(&work), &self.app.idle) {
             (false, Idle::Taken) if had_share => {
-                // It answers what it was sent before it is stopped.
+                // It answers the requests it has before it is stopped.
                 self.app.idle = Idle::Warm { release: work.release.clone(), timer: None, healthy: false };
                 self.retire(work, end);
             }
@@ -274,8 +275,8 @@ impl Turn<'_> {
         }
     }
 
-    /// The former instance died while the traffic was on its way back: the new one serves until the former
-    /// release is started again.
+    /// The former instance died while the traffic was on its way back: the new one serves until the former release runs
+    /// again.
     fn stay_then_roll_back(&mut self, deploy: Deploy, end: End) {
         self.revive();
         let outcome = if end.outcome == Outcome::RolledBack { Outcome::Failed } else { end.outcome };
@@ -283,7 +284,7 @@ impl Turn<'_> {
         self.roll_back_after(&deploy);
     }
 
-    /// A rollback that follows a deploy whose way back was not warm.
+    /// Starts a rollback after a deploy whose way back was not warm.
     pub(super) fn roll_back_after(&mut self, deploy: &Deploy) {
         let Some(to) = self.app.previous.clone().filter(|_| !self.app.down_wanted) else { return };
         let id = self.fresh();
@@ -306,20 +307,20 @@ impl Turn<'_> {
         self.went_live(live.color, live.release.clone());
         self.app.serving = Serving::Live(live);
         self.app.idle = Idle::Warm { release: abandoned.release, timer: None, healthy: false };
-        // A restart of the abandoned instance that is under way must not outlive it.
+        // A pending restart of the abandoned instance ends with it.
         if let Instance::Starting { effect, .. } | Instance::Waiting { effect, .. } = abandoned.instance {
             self.act(Action::Cancel(effect));
         }
     }
 
-    /// What is live is not bad, whatever was thought of it before.
+    /// Notes that a release is live, and removes the verdict on its commit, whatever that was.
     pub(super) fn went_live(&mut self, color: Color, release: Release) {
         self.app.verdicts.remove(&release.commit);
         self.note(Note::WentLive { color, release: release.clone() });
         self.announce(color, release);
     }
 
-    /// The warm color's instance died: when the traffic is on its way there, it stays where it is.
+    /// The warm instance died: traffic that was on its way there stays where it is.
     pub(super) fn warm_died_in_revert(&mut self, warm: &Release) {
         let Some(work) = self.app.pipeline.work().cloned() else { return };
         let Stage::Reverting { effect, end, .. } = work.stage.clone() else { return };

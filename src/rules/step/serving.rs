@@ -1,4 +1,5 @@
-//! Between deploys and beside them: the live instance is kept up, its health noted, and the other color emptied.
+//! Between deploys and beside them: the machine restarts the live instance, notes its health, and empties the other
+//! color.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::rules::{
     words::{Failure, Nature, Phase},
 };
 
-/// The wait before an instance that could not be stopped is stopped again.
+/// The wait before the next try to stop an instance.
 const STOP_AGAIN: Duration = Duration::from_secs(10);
 
 /// How an instance died: exit code or signal, and the end of its log.
@@ -102,7 +103,7 @@ impl Turn<'_> {
         if is_live {
             return self.live_died(how);
         }
-        // The same release may run on both colors, where it took the other's place.
+        // One release may run on both colors, when one of them stands in for the other.
         let on_idle = color == self.app.idle_color();
         let of_live = self.app.live().is_some_and(|live| live.release.id == *release);
         if on_idle && of_live && self.stands_in() {
@@ -117,7 +118,7 @@ impl Turn<'_> {
                 if let Some(timer) = timer {
                     self.act(Action::Cancel(timer));
                 }
-                // Its tree is gone; the stop proves that the port is free too.
+                // Its processes are gone; the stop proves that the port is free too.
                 self.app.idle = self.stop_idle(warm.clone());
                 self.warm_died_in_revert(&warm);
             }
@@ -136,7 +137,7 @@ impl Turn<'_> {
         }
     }
 
-    /// The instance of the deploy under way died. A start or a probe finds that out by itself, unless it ended
+    /// The instance of the deploy under way died. A start or a probe under way notices that itself, unless it ended
     /// just before.
     fn taken_died(&mut self, color: Color, release: &ReleaseId, how: Death<'_>) {
         let known = format!("the {color} instance of {release} ended, as whoever waits for it knows");
@@ -172,7 +173,7 @@ impl Turn<'_> {
                 self.act(Action::Cancel(effect));
                 self.place_again(work, (wanted, end), by);
             }
-            // What is to be passed on to: it is started again once that is so.
+            // The release that a stand-in is to pass requests to: it starts again once the stand-in runs.
             Stage::Replacing { wanted, by: Placing::PassedOn, .. }
                 if wanted.id == *release && matches!(self.app.idle, Idle::Taken) =>
             {
@@ -186,7 +187,7 @@ impl Turn<'_> {
         let Some(live) = self.app.live() else { return };
         let attempt = match live.instance {
             Instance::Up { since, attempt } => backoff::next_attempt(attempt, self.now().since(since)),
-            // It may have ended right after its start, whose result is still on its way.
+            // It may have died right after its start, whose result has not arrived yet.
             Instance::Starting { attempt, effect } => {
                 self.act(Action::Cancel(effect));
                 attempt.saturating_add(1)
@@ -223,7 +224,7 @@ impl Turn<'_> {
         Some((work.clone(), *effect, former.clone()))
     }
 
-    /// Starts a live instance again that was given up for a way back which then was none.
+    /// Restarts a live instance that was given up for a way back, when that way back failed.
     pub(super) fn revive(&mut self) {
         if self.context.policy.restart && self.app.live().is_some_and(|live| live.instance == Instance::Dead)
         {
@@ -264,7 +265,7 @@ impl Turn<'_> {
         }
     }
 
-    /// A former instance that recovers while the watched one is down serves in its place.
+    /// Moves the traffic to a former instance that recovers while the watched one is down.
     fn leave_the_dead(&mut self) {
         let down = self.app.live().is_some_and(|live| !matches!(live.instance, Instance::Up { .. }));
         let Some((work, watch, former)) = self.watched() else { return };
@@ -285,7 +286,7 @@ impl Turn<'_> {
                 self.retire_warm();
                 true
             }
-            // Until it has been told, the front may still send something there.
+            // While a route is under way, the front may still send requests there.
             Idle::Draining { release, effect: awaited } if awaited == effect && self.is_telling() => {
                 self.app.idle = self.stop_later(release);
                 true
@@ -323,7 +324,7 @@ impl Turn<'_> {
                 });
             }
             Err(trouble) => {
-                // Refused (the front routes there) or impossible: said, and tried again; nothing waits for it.
+                // Refused (the front routes there) or impossible: noted, and tried again; nothing waits for it.
                 self.app.idle = self.stop_later(release);
                 self.note(Note::Trouble(trouble.clone()));
                 match self.app.pipeline.stage().cloned() {
@@ -340,8 +341,9 @@ impl Turn<'_> {
         self.fail(work, &Failure { nature: Nature::Transient, ..trouble.clone() });
     }
 
-    /// The idle color, to be stopped after a wait. Where nothing is live no deploy's route puts right a front that
-    /// has the color all the same, half told by a flip without a record: it is told, or the stop is refused for ever.
+    /// The idle color while it waits for its next stop. When nothing is live, no deploy will correct a front that still
+    /// routes there (half changed by an unrecorded flip); so bgd sends the route, or the stop would be refused for
+    /// ever.
     pub(super) fn stop_later(&mut self, release: Release) -> Idle {
         if self.app.live().is_none() && self.app.rerouting.is_none() && !self.is_telling() {
             self.reroute();
@@ -350,7 +352,7 @@ impl Turn<'_> {
         Idle::Draining { release, effect }
     }
 
-    /// While a deploy retires its predecessor, the idle color's steps are the deploy's.
+    /// Ends a step of the idle color: while a deploy retires its predecessor, those steps are the deploy's.
     fn idle_step_ended(&mut self, phase: Phase) {
         let Some(mut work) = self.app.pipeline.work().cloned() else { return };
         if matches!(work.stage, Stage::Retiring { .. }) {
@@ -359,7 +361,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Sends a warm color on its way: drain, then stop.
+    /// Retires a warm color: drain, then stop.
     pub(super) fn retire_warm(&mut self) {
         let Idle::Warm { release, timer, healthy } = self.app.idle.clone() else { return };
         if self.stands_in() {
@@ -370,7 +372,7 @@ impl Turn<'_> {
             self.act(Action::Cancel(timer));
         }
         if self.app.backup != Backup::Absent {
-            // It goes once the front has proven that it is no backup any more.
+            // It drains once the front has proven that it has no backup any more.
             self.app.idle = Idle::Warm { release, timer: None, healthy };
             return;
         }

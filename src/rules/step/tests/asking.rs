@@ -1,4 +1,4 @@
-//! What operators ask for, and what they are told: deploy, flip, hold, resume, down and up, in every state.
+//! Requests of operators and the replies: deploy, flip, hold, resume, down and up, in every state.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The former release behind the one that is watched: told of with the switch, and taken down before its color is
-//! emptied or used again.
+//! The former release as the backup of the watched one: added with the switch, and removed before its color is emptied
+//! or used again.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::rules::{
     words::{Nature, Outcome},
 };
 
-/// Commit 2 is watched on green, with commit 1 behind it.
+/// Commit 2 is watched on green, with commit 1 as its backup.
 fn watching() -> Bench {
     let mut bench = Bench::with_one_live();
     bench.policy.backup = true;
@@ -47,7 +47,7 @@ fn a_color_that_is_kept_warm_is_no_backup_after_the_watch() {
     bench.succeed();
     assert_eq!((bench.state(), bench.backup()), ("Resting", None));
     assert!(matches!(bench.app.idle, Idle::Warm { timer: Some(_), .. }));
-    // The end of the standby comes before the front has taken it.
+    // The standby ends before the front has taken the route.
     let timer = bench.idle_effect().unwrap();
     bench.end(timer, Ok(Done::Ensured));
     assert!(matches!(bench.app.idle, Idle::Warm { timer: None, .. }), "{:?}", bench.app.idle);

@@ -1,4 +1,4 @@
-//! A bench for the machine: keeps state, time and numbers, and answers effects by what they are.
+//! A bench for the machine: keeps state, time and numbers, and answers each effect by its kind.
 
 use std::time::Duration;
 
@@ -130,7 +130,7 @@ impl Bench {
         }
     }
 
-    /// What a good ending of the awaited effect looks like.
+    /// The good result of the awaited effect.
     pub fn good(&self) -> Done {
         match &self.app.pipeline {
             Pipeline::Fetching { commit: known, .. } => Done::Fetched {
@@ -151,7 +151,7 @@ impl Bench {
         self.end(self.awaited(), Err(failure(nature)))
     }
 
-    /// Lets everything succeed until the pipeline is in that state.
+    /// Lets every effect succeed until the pipeline is in that state.
     pub fn run_to(&mut self, state: &str) {
         for _ in 0..30 {
             if self.state() == state {
@@ -171,7 +171,7 @@ impl Bench {
         Some((live.color, u32::from_str_radix(live.release.commit.short(), 16).unwrap()))
     }
 
-    /// The color and commit that the front was told last.
+    /// The live color and commit of the last route.
     pub fn routed(&self) -> Option<(Color, u32)> {
         self.acts
             .iter()
@@ -183,7 +183,7 @@ impl Bench {
             .map(|to| (to.color, u32::from_str_radix(to.commit.short(), 16).unwrap()))
     }
 
-    /// The canary's color and share that the front was told last, in percent.
+    /// The canary's color and share in the last route, in percent.
     pub fn shared(&self) -> Option<(Color, u8)> {
         let told = self.acts.iter().rev().find_map(|action| match action {
             Action::Route { canary, .. } => Some(canary.as_ref()),
@@ -192,7 +192,7 @@ impl Bench {
         told.flatten().map(|canary| (canary.backend.color, canary.share.get()))
     }
 
-    /// The color of the backup that the front was told of last.
+    /// The color of the backup in the last route.
     pub fn backup(&self) -> Option<Color> {
         let told = self.acts.iter().rev().find_map(|action| match action {
             Action::Route { backup, .. } => Some(backup.as_ref()),
@@ -201,7 +201,7 @@ impl Bench {
         told.flatten().map(|backup| backup.color)
     }
 
-    /// The route that is told again beside a deploy is proven.
+    /// The front proves the route that bgd sends again beside a deploy.
     pub fn rerouted(&mut self) -> Step {
         let effect = self.app.rerouting.expect("the front is told again").effect;
         self.end(effect, Ok(Done::Ensured))
@@ -229,7 +229,7 @@ impl Bench {
         self.dies(self.app.idle_color(), release.id)
     }
 
-    /// All instances that the state speaks of run.
+    /// Facts with every instance of the state running.
     pub fn facts(&self, routed: Routed) -> Facts {
         let mut facts = Facts { routed, ..Facts::default() };
         if let Some(live) = self.app.live() {

@@ -1,4 +1,4 @@
-//! The traffic as a dial: shares on the way forward, taken back on failure, flip or restart.
+//! Canaries: shares on the way forward, taken back on failure, flip or restart.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn percent(percent: u8) -> Share {
     Share::percent(percent).unwrap()
 }
 
-/// Commit 1 is live on blue, and commit 2 has its first share: 5 % for 60 s, then 50 % until told otherwise.
+/// Commit 1 is live on blue, and commit 2 has its first share: 5 % for 60 s, then 50 % until an operator decides.
 fn with_a_canary() -> Bench {
     let mut bench = Bench::with_one_live();
     let steps = [(5, Some(60)), (50, None)];
@@ -115,7 +115,7 @@ fn a_share_that_may_or_may_not_be_in_force_is_taken_back_and_speaks_not_against_
     assert!(matches!(bench.app.verdicts.get(&commit(2)), Some(Verdict::Retry { .. })), "it is tried again");
 }
 
-/// What the canary has in force, in percent; whether something else is asked for; and for how long it is watched.
+/// The canary's share in force, in percent; whether bgd asks for another place; and the length of the watch.
 fn stands(bench: &Bench) -> (&'static str, u8, bool, Option<Duration>) {
     let canary = bench.app.canary.as_ref().unwrap();
     let watch = bench.acts.iter().rev().find_map(|action| match action {
@@ -152,7 +152,7 @@ fn n5_a_step_that_the_front_refuses_leaves_the_share_in_force_and_is_asked_for_a
 fn n5_a_share_set_by_hand_and_a_promotion_that_the_front_refuses_change_nothing_and_are_asked_for_again() {
     let mut bench = with_a_canary();
     bench.ask(Ask::SetShare(percent(20)));
-    // Whether the call that was called off came true is not known: the front is told what is to be in force.
+    // The cancelled route may have come true: bgd sends the one that is to be in force.
     bench.fail(Nature::FrontStuck);
     assert_eq!(stands(&bench), ("Canary", 5, true, Some(Duration::from_secs(1))));
     bench.succeed();
@@ -175,12 +175,12 @@ fn n5_too_little_traffic_while_a_step_is_refused_holds_back_neither_it_nor_the_a
     bench.policy.hold_inconclusive = true;
     bench.succeed();
     bench.fail(Nature::FrontUnmoved);
-    // The step of 5 % was over before the front refused the next one: its watch has no second word in that.
+    // The step of 5 % was over before the front refused the next one: its watch does not decide again.
     bench.end(bench.awaited(), seen());
     assert_eq!((bench.state(), bench.shared()), ("Sharing", Some((Green, 50))));
     bench.succeed();
     assert_eq!(stands(&bench), ("Canary", 50, false, None));
-    // The share that is now in force is held by too little traffic, and nothing more is asked for.
+    // Too little traffic holds the share in force, and bgd asks for no other.
     bench.end(bench.awaited(), seen());
     assert_eq!(stands(&bench), ("Canary", 50, false, Some(Duration::from_secs(10))));
     assert_eq!(bench.shared(), Some((Green, 50)));
@@ -363,7 +363,7 @@ fn f6_a_share_that_a_hand_took_away_is_taken_back_for_good_before_it_is_given_an
     let facts = crate::rules::event::Facts { canary: None, ..bench.facts(Routed::Color(Blue)) };
     bench.recover(facts);
     assert_eq!((bench.state(), bench.routed(), bench.shared()), ("Probing", Some((Blue, 1)), None));
-    // Whoever changed the file may put it back: until the front has the route, nobody knows where it leads.
+    // Somebody edited the front's file and may revert that: until the front has bgd's route, its routing is unknown.
     assert!(bench.app.rerouting.is_some());
 }
 

@@ -133,7 +133,7 @@ fn a_switch_that_fails_is_taken_back_until_the_front_agrees() {
     bench.run_to("Switching");
     bench.fail(Nature::Transient);
     assert_eq!((bench.state(), bench.routed()), ("Reverting", Some((Blue, 1))));
-    // The front does not take the way back either: nothing is stopped, it is told again after a wait.
+    // The front refuses the way back too: nothing stops, and bgd tries again after a wait.
     bench.fail(Nature::Transient);
     assert!(matches!(bench.acts.last(), Some(Action::Wake { .. })));
     bench.succeed();
@@ -196,7 +196,7 @@ fn a_former_instance_that_dies_on_the_way_back_gets_no_traffic() {
     bench.warm_dies();
     assert_eq!((bench.state(), bench.routed()), ("Reverting", Some((Green, 2))));
     bench.succeed();
-    // The flip is honoured all the same, by starting it again.
+    // The flip happens all the same: the former release starts again.
     bench.run_to("Probing");
     bench.run_to("Resting");
     assert_eq!(bench.live(), Some((Blue, 1)));
@@ -243,7 +243,7 @@ fn a_tip_that_would_not_be_deployed_supersedes_nothing() {
     assert_eq!(bench.state(), "Building");
     bench.run_to("Resting");
     assert_eq!(bench.live(), Some((Green, 2)));
-    // The branch was put back to what is live: what is on its way is not wanted any more.
+    // The branch was reset to the live commit: the commit under way is not wanted any more.
     bench.ask(Ask::Resume);
     bench.run_to("Building");
     bench.push(2);

@@ -1,4 +1,4 @@
-//! All ways from state to state, found by walking: every event from every state that differs in what matters.
+//! All transitions between states, found by walking: every event from every state that differs in what matters.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -15,7 +15,7 @@ use crate::rules::{
     words::Nature,
 };
 
-/// What tells two states apart here; numbers and times do not.
+/// The parts that make two states differ here; numbers and times do not.
 fn key(app: &App) -> String {
     let serving = match &app.serving {
         Serving::Nothing => "nothing",

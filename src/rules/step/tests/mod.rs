@@ -1,4 +1,4 @@
-//! What the machine does, as sentences. `bench` drives it, `edges` shows all of its ways.
+//! The machine's behaviour, as sentences. `bench` drives it, `edges` shows all of its transitions.
 
 mod asking;
 mod backup;

@@ -207,7 +207,7 @@ fn f3_what_the_front_routes_is_live_even_against_the_record() {
     assert_eq!(bench.live(), Some((Blue, 1)));
     assert!(bench.notes.iter().any(|note| matches!(note, Note::Contradiction(_))));
     assert!(!bench.acts.iter().rev().take(2).any(|act| matches!(act, Action::Stop { color: Blue, .. })));
-    // Who moved it by hand meant it: the next poll does not move it back.
+    // The manual move was meant: the next poll does not undo it.
     assert!(bench.app.hold.is_some() && bench.state() == "Resting", "{:?}", bench.app.hold);
 }
 
@@ -311,7 +311,7 @@ fn f6_a_front_whose_file_is_ahead_of_it_is_told_again_although_it_routes_right()
     assert!(bench.app.rerouting.is_some());
 }
 
-/// A flip on a full disk, of which no record is left: commit 1 was put on green, in the place of commit 2.
+/// An unrecorded flip (full disk): commit 1 was put on green, in the place of commit 2.
 fn replaced_without_a_record(bench: &Bench, routed: Routed) -> Facts {
     let mut facts = bench.facts(routed);
     let warm = match &bench.app.idle {
@@ -370,7 +370,7 @@ fn d1_what_a_flip_without_a_record_left_on_the_color_of_a_deploy_is_stopped_once
         };
         let step = bench.recover(facts);
         assert!(bench.state() == "Reverting" && !stops(&step), "{routed:?}: {:?}", step.effects);
-        // Back on blue; the deploy's own part is discarded; green drains.
+        // The traffic is back on blue; the deploy's own instance is discarded; green drains.
         for _ in 0..3 {
             assert!(!matches!(bench.app.idle, Idle::Vacant | Idle::Stopping { .. }), "{routed:?}");
             assert!(!stops(&bench.succeed()) || bench.state() == "Resting", "{routed:?}");
@@ -397,7 +397,7 @@ fn d1_what_a_flip_without_a_record_started_in_the_place_of_a_deploy_goes_before_
         bench.recover(facts);
         let named = matches!(&bench.app.idle, Idle::Stopping { release, .. } if *release == left);
         assert!(named, "{state}: {:?}", bench.app.idle);
-        // A start would end it without a look at the front, and a deploy that is called off before would leave it.
+        // A start would stop it without asking the front, and a deploy cancelled before its start would leave it.
         assert_eq!(bench.state(), "Clearing", "{state}");
         come_to_rest(&mut bench);
         assert_eq!((bench.live(), &bench.app.idle), (Some((Blue, 3)), &Idle::Vacant), "{state}");
@@ -460,7 +460,7 @@ fn f6_a_front_that_keeps_a_stop_from_being_done_where_nothing_is_live_is_told_so
     let mut bench = Bench::new();
     bench.push(1);
     bench.run_to("Probing");
-    // Switched and flipped back without a record, and the front was half told.
+    // A switch and a flip back without a record, and the front was interrupted half way.
     bench.recover(bench.facts(Routed::Unknown));
     bench.flip();
     assert_eq!((bench.state(), bench.app.rerouting), ("Discarding", None));

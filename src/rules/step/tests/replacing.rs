@@ -86,7 +86,7 @@ fn f4_nothing_is_replaced_while_it_is_not_known_where_the_front_routes() {
     let before = bench.live();
     bench.flip();
     bench.run_to("Switching");
-    // The route that was under way is called off, and may have come true.
+    // The route under way is cancelled, and may have come true.
     bench.tell(&Event::FrontRestarted);
     let step = bench.fail(Nature::FrontStuck);
     assert_ne!(bench.state(), "Replacing");
@@ -128,7 +128,7 @@ fn f4_a_replacement_that_dies_as_it_is_proven_is_proven_again_and_the_warm_one_b
     let probes =
         |action: &Action| matches!(action, Action::Probe { release, color: Green } if *release == wanted);
     assert!(step.effects.iter().any(|effect| probes(&effect.action)), "{:?}", step.effects);
-    // Proven before it died: that no longer counts.
+    // The proof from before its death no longer counts.
     bench.end(proof, Ok(Done::Ensured));
     assert_eq!(bench.state(), "Replacing");
     let step = bench.fail(Nature::Deterministic);
@@ -136,7 +136,7 @@ fn f4_a_replacement_that_dies_as_it_is_proven_is_proven_again_and_the_warm_one_b
     assert_eq!(bench.live(), Some((Green, 2)));
 }
 
-/// Commit 1 is live on blue, and commit 2 has 25 % of the traffic, which a flip did not get back.
+/// Commit 1 is live on blue; commit 2 has 25 % of the traffic, which a flip could not take back.
 fn with_a_canary_that_the_front_holds() -> Bench {
     let mut bench = Bench::with_one_live();
     bench.policy.canary = vec![CanaryStep { share: Share::percent(25).unwrap(), hold: None }];
@@ -154,7 +154,7 @@ fn with_a_canary_that_the_front_holds() -> Bench {
     bench
 }
 
-/// The front takes what it is told beside any deploy.
+/// The front takes the route that bgd sends beside a deploy.
 fn take_the_route(bench: &mut Bench) {
     let told = bench.app.rerouting.expect("it is told again");
     if matches!(told.telling, Telling::Later { .. }) {
@@ -230,7 +230,7 @@ fn f4_what_can_t_take_a_canary_s_place_is_tried_again_with_what_is_live_untouche
     assert_eq!(bench.state(), "Replacing");
     bench.succeed();
     assert_eq!(bench.state(), "Resting");
-    // The front takes it before that.
+    // The front takes the route before that.
     let mut bench = with_a_canary_that_the_front_holds();
     bench.fail(Nature::Transient);
     bench.fail(Nature::Deterministic);
@@ -259,14 +259,14 @@ fn f4_a_crash_while_a_canary_is_replaced_tells_the_front_first_and_leaves_the_li
     bench.fail(Nature::FrontStuck);
     bench.succeed();
     assert_eq!(bench.state(), "Resting");
-    // And once more, while the front was not told yet.
+    // And once more, before the front takes a route.
     let acted = bench.acts.len();
     bench.recover(facts.clone());
     let leaves = |action: &Action| matches!(action, Action::Drain { .. } | Action::Stop { .. });
     assert!(!bench.acts[acted..].iter().any(leaves), "{:?}", &bench.acts[acted..]);
     take_the_route(&mut bench);
     assert!(matches!(bench.acts.last(), Some(Action::Drain { color: Green })), "{:?}", bench.acts);
-    // A reboot: what is live is started again, whatever becomes of the other color.
+    // A reboot: the live release starts again, whatever becomes of the other color.
     let mut bench = with_a_canary_that_the_front_holds();
     facts.running.clear();
     let step = bench.recover(facts);
@@ -287,7 +287,8 @@ fn f4_what_stands_in_for_a_canary_and_is_given_all_by_a_hand_is_not_its_own_way_
     assert_eq!(bench.live(), Some((Green, 1)));
 }
 
-/// Commit 1 is live on blue, which nginx could not be moved to: green, where commit 2 was, passes on to it.
+/// Commit 1 is live on blue, which nginx could not be moved to: a stand-in on green, in commit 2's place, passes
+/// requests on to it.
 fn with_a_stand_in() -> Bench {
     let mut bench = Bench::with_one_live();
     bench.push(2);
@@ -333,7 +334,7 @@ fn n4_what_stands_in_is_no_way_back_of_its_own_and_a_restart_leaves_it_alone_or_
     assert!(bench.notes.iter().all(|note| !matches!(note, Note::Contradiction(_))), "{:?}", bench.notes);
     let leaves = |action: &Action| matches!(action, Action::Drain { .. } | Action::Stop { .. });
     assert!(!step.effects.iter().any(|effect| leaves(&effect.action)), "{:?}", step.effects);
-    // A reboot: both are brought back.
+    // A reboot: both start again.
     let step = bench.recover(Facts { running: Default::default(), stands_in: None, ..facts });
     assert!(step.effects.iter().any(|effect| stands_in(&effect.action)), "{:?}", step.effects);
     let starts = |action: &Action| matches!(action, Action::Start { color: Blue, .. });
