@@ -1,5 +1,5 @@
 //! The addresses of an app's colors: the instances of a color listen on consecutive ports or numbered sockets, from its
-//! first address on. Made from the settings; fronts, probes and the start of instances ask it.
+//! first address on. Made from the settings; used by fronts, by probes, and to start instances.
 
 use std::path::{Path, PathBuf};
 

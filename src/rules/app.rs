@@ -37,7 +37,7 @@ pub struct App {
     pub head: Option<CommitId>,
     /// Why automatic deploys are off.
     pub hold: Option<Hold>,
-    /// Commits that are not deployed by themselves.
+    /// Commits that bgd does not deploy by itself, or only after a wait.
     pub verdicts: BTreeMap<CommitId, Verdict>,
     /// The release that was live before: the target of a flip.
     pub previous: Option<Release>,
@@ -169,7 +169,7 @@ pub enum Idle {
 pub struct Hold {
     /// Who placed it.
     pub by: String,
-    /// Why.
+    /// The reason that the operator gave, or that bgd names.
     pub reason: String,
     pub since: Time,
     /// What releases it.

@@ -21,7 +21,7 @@ pub struct Announcing {
 pub struct Rerouting {
     /// The route, or the wait before bgd sends it again.
     pub effect: EffectId,
-    /// Whether it is the first or the second.
+    /// Whether a try is under way or waits.
     pub telling: Telling,
 }
 
@@ -55,6 +55,6 @@ pub enum Placing {
 pub struct StandingIn {
     /// The start of the stand-in, or the wait before it.
     pub effect: EffectId,
-    /// Whether it is the first or the second.
+    /// Whether a try is under way or waits.
     pub telling: Telling,
 }

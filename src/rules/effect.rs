@@ -48,11 +48,13 @@ pub enum Action {
     /// Run an instance, with nothing else on its port.
     Start {
         release: Release,
+        /// The color on which it runs.
         color: Color,
     },
     /// Prove the instance healthy: its own socket, consecutive successes.
     Probe {
         release: Release,
+        /// The color on which it runs.
         color: Color,
     },
     /// Make the front route to exactly this, and prove it by its effect; `None` turns the traffic away.
@@ -90,6 +92,7 @@ pub enum Action {
     /// Warm the instance up with bgd's own requests.
     WarmUp {
         release: Release,
+        /// The color on which it runs.
         color: Color,
     },
     /// Check for the whole watch that the instance is healthy and its traffic within the limits.
@@ -102,6 +105,7 @@ pub enum Action {
     },
     /// Wait until nothing is in flight on the color, or the drain limit is over.
     Drain {
+        /// The color that no longer receives traffic.
         color: Color,
     },
     /// Stop every instance on the color, and prove the port free.
@@ -118,6 +122,7 @@ pub enum Action {
     },
     /// Report back after this long.
     Wake {
+        /// The wait until the result.
         after: Duration,
     },
     /// End an earlier effect; its result no longer matters.
@@ -179,6 +184,7 @@ pub enum Note {
     Inconclusive(String),
     /// A release receives the traffic.
     WentLive {
+        /// The color on which it runs.
         color: Color,
         release: Release,
     },
@@ -191,10 +197,12 @@ pub enum Note {
     },
     /// The stand-in for the live release on the other color has ended.
     StandInEnded {
+        /// The color on which it ran.
         color: Color,
     },
     /// A release no longer runs.
     Retired {
+        /// The color on which it ran.
         color: Color,
         release: ReleaseId,
     },
@@ -229,7 +237,7 @@ pub enum Note {
     HoldPlaced(super::app::Hold),
     /// Automatic deploys are on again.
     HoldReleased {
-        /// Why.
+        /// The cause, for people.
         why: String,
     },
     /// A commit will not be deployed by itself again.

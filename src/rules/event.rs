@@ -18,11 +18,13 @@ pub enum Event {
     HeadSeen(CommitId),
     /// An operator made a request.
     Asked {
+        /// The user who asked.
         by: String,
         ask: Ask,
     },
     /// An effect ended.
     Done {
+        /// The number of the effect.
         effect: EffectId,
         result: Result<Done, Failure>,
     },
@@ -70,7 +72,7 @@ pub enum Ask {
     NextStep,
     /// `bgd hold`.
     Hold {
-        /// Why.
+        /// The operator's reason, for people.
         reason: String,
     },
     /// `bgd resume`.

@@ -1,10 +1,10 @@
 //! When an instance counts as healthy (a number of consecutive successes of the same process), and when to probe it
-//! next until then. The engine feeds it each probe's answer; it knows neither clocks nor how probes are made.
+//! next until then. The engine feeds in each probe's answer; this file knows neither clocks nor how probes are made.
 
 use std::{num::NonZeroU32, time::Duration};
 
-/// The longest pause between two checks whether a port is open. A check asks the kernel, so the app does not notice it.
-/// The first checks come sooner, for apps that start in milliseconds.
+/// The longest pause between two checks whether a port is open, until the app counts as slow to start. A check asks the
+/// kernel, so the app does not notice it. The first checks come sooner, for apps that start in milliseconds.
 const LOOK: Duration = Duration::from_millis(10);
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 /// The pause between two such checks for an app that is slow to start.
@@ -150,7 +150,7 @@ mod tests {
             let (healthy, asked) = followed(boot, &[], INTERVAL);
             assert!(healthy <= boot + Duration::from_millis(30), "{boot:?}: {healthy:?}");
             assert_eq!(asked, 2, "{boot:?}");
-            // Whatever the interval.
+            // The interval does not matter.
             assert_eq!(followed(boot, &[], Duration::from_secs(600)), (healthy, 2));
         }
     }
@@ -159,7 +159,7 @@ mod tests {
     fn e1_the_interval_lies_between_answers_that_are_not_good_and_nowhere_else() {
         let (healthy, asked) = followed(Duration::ZERO, &[Unhealthy, Unhealthy, Unhealthy], INTERVAL);
         assert_eq!((healthy, asked), (INTERVAL * 3 + CONFIRM, 5));
-        // One lucky answer starts nothing anew: the bad one after it is waited for like any other.
+        // One lucky answer restarts nothing: the bad one after it costs the interval like any other.
         let (healthy, asked) = followed(Duration::ZERO, &[Unhealthy, Healthy, Unhealthy], INTERVAL);
         assert_eq!((healthy, asked), (INTERVAL * 2 + CONFIRM * 2, 5));
     }

@@ -35,7 +35,6 @@ pub struct Kept {
     pub release: ReleaseId,
     /// The number of its deploy; a higher one is newer.
     pub seq: u64,
-    /// Its value.
     pub worth: Worth,
 }
 

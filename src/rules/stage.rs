@@ -134,7 +134,7 @@ pub enum Group {
 /// The steps of `bgd down`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DownStage {
-    /// The front is told that nothing is live.
+    /// bgd sends the front a route to nothing.
     Unrouting,
     /// Requests in flight finish.
     Draining,

@@ -223,9 +223,9 @@ impl TrafficLimits {
 pub enum Judgement {
     /// It is within the limits.
     Well,
-    /// It is not; what was seen.
+    /// It exceeds a limit; the text says how.
     Bad(String),
-    /// There was too little of it to tell; what was seen.
+    /// There was too little of it to judge; the text says how much.
     TooLittle(String),
 }
 

@@ -111,7 +111,7 @@ fn count(side: &Side) -> u16 {
     u16::try_from(side.addresses.len()).unwrap_or(u16::MAX).max(1)
 }
 
-/// Least common multiple; fast enough for numbers of instances.
+/// Least common multiple, by search: the numbers are at most 64.
 fn lcm(a: u16, b: u16) -> u16 {
     (a..).step_by(a.into()).find(|multiple| multiple % b == 0).unwrap_or(b)
 }

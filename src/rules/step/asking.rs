@@ -108,7 +108,7 @@ impl Turn<'_> {
         }
     }
 
-    /// The traffic is back already, or on its way; what remains is to mark the commit bad.
+    /// The traffic is back already, or on its way; what remains is to mark the commit bad and to place the hold.
     fn goes_already(&mut self, by: &str, deploy: &Deploy) -> Answer {
         self.condemn(by);
         Answer::Cancelling(deploy.id)
@@ -184,7 +184,7 @@ impl Turn<'_> {
         self.hold_until_newer(by, commit);
     }
 
-    /// Whether the commit would serve without the deploy under way too, because that is a redeploy.
+    /// Whether the commit serves, or will again, without the deploy under way, which then is a redeploy of it.
     fn serves_anyway(&self, commit: &CommitId) -> bool {
         let work = self.app.pipeline.work();
         let other = match (work.map(|work| &work.stage), &self.app.idle) {

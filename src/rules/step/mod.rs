@@ -3,9 +3,9 @@
 //! commits the result before it runs the effects.
 //!
 //! `deploying` carries a deploy forward, `canary` gives it the traffic by degrees, `ending` ends it (well or not),
-//! `serving` keeps the live instance up and empties the other color, `routing` tells the front where to, `replacing`
-//! does without it, `announcing` tells the app what is live, `asking` answers operators, `recovering` takes up the
-//! thread after a restart.
+//! `serving` keeps the live instance up and empties the other color, `routing` sends routes to the front, `replacing`
+//! goes around a front that can't be moved, `announcing` tells the app what is live, `asking` answers operators,
+//! `recovering` goes on after a restart.
 
 mod announcing;
 mod asking;

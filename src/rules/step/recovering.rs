@@ -176,7 +176,8 @@ impl Turn<'_> {
         let routed_right = match &self.app.serving {
             Serving::Live(live) => facts.routed == Routed::Color(live.color),
             Serving::OutOfService(_) => facts.routed == Routed::Nothing,
-            // Routing to nothing would become a route to the first instance before it is proven.
+            // A front that routes to a color where nothing runs would send traffic to the first instance there before
+            // that is proven.
             Serving::Nothing => match facts.routed {
                 Routed::Color(color) => facts.running.contains_key(&color),
                 Routed::Nothing | Routed::Unknown => true,

@@ -1,10 +1,11 @@
-//! The emergency way back (promises F4, N4): somebody else's configuration keeps the front from being moved, so the
-//! wanted release takes the place of what serves, on the port that the front routes to. While it runs on the other color
-//! what comes to that port is passed on to it, and nobody waits; only where it runs nowhere is it started there, which
-//! costs a restart's gap. Used by flips and by a failed watch, never forward. What serves a canary's share gives way to
-//! the live release likewise: whichever share the front gives the two colors, nobody meets the abandoned one.
+//! The emergency way back (promises F4, N4), for a front that can't be moved because of configuration that bgd does
+//! not own: the wanted release replaces what serves, on the port that the front routes to. If the wanted release runs
+//! on the other color, a stand-in on that port passes requests on to it, and nobody waits. Only if it runs nowhere
+//! does it start on that port, which costs the gap of a restart. Used by flips and by a failed watch, never forward. A
+//! canary's release gives way to the live release likewise: whatever share the front gives the two colors, no request
+//! reaches the abandoned one.
 //!
-//! Until the front was told, the idle color then stands in for the live one.
+//! Until the front takes a route, the idle color then stands in for the live one.
 
 use super::{Turn, recovering::may_route_to};
 use crate::rules::{
