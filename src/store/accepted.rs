@@ -1,6 +1,6 @@
-//! The tip that each app's branch was last accepted at, which the next has to go on from where only signed commits or
-//! fast-forwards are taken. Beside the mirror's own memory, because a mirror may be deleted. Written after each
-//! fetch of the branch.
+//! The tip at which each app's branch was last accepted. Where only signed commits or fast-forwards are allowed, the
+//! next tip must descend from it. Kept here as well as in the mirror, because a mirror may be deleted. Written after
+//! each fetch of the branch.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -8,7 +8,7 @@ use super::{Store, StoreError, read::parsed, sql};
 use crate::rules::ids::{AppName, CommitId};
 
 impl Store {
-    /// The tip accepted last, if it is of this line: a branch of a remote.
+    /// The tip accepted last; `None` when it belongs to another `line` (a branch of a remote).
     ///
     /// # Errors
     /// When it can't be read.
@@ -23,8 +23,8 @@ impl Store {
             .map_err(sql("reading where the branch was accepted"))
     }
 
-    /// Keeps the accepted tip in place of the one before. The step that follows flushes it: a deploy waits for one
-    /// flush, and one that a power cut undid is fetched again.
+    /// Replaces the accepted tip. Not flushed: the step that follows flushes both, so that a deploy waits for one
+    /// flush only. If a power cut comes before, the branch is fetched again.
     ///
     /// # Errors
     /// When it could not be written.

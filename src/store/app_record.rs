@@ -1,5 +1,5 @@
-//! The record of one app, as far as the rooms read it and add to it. What can't be read or written is said in the log and
-//! stops nobody.
+//! The record of one app, for the rooms that read it and add to it. A failed read or write is logged and stops
+//! nothing.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// What is recorded of one app.
+/// Access to the record of one app.
 #[derive(Debug, Clone)]
 pub struct AppRecord {
     store: Arc<Store>,
@@ -26,7 +26,7 @@ impl AppRecord {
         Self { store, app }
     }
 
-    /// An event outside of any step of the machine, for `bgd events`.
+    /// Records an event that belongs to no step of the machine, for `bgd events`.
     pub(crate) async fn note(&self, kind: EventKind, deploy: Option<DeployId>, text: &str) {
         let mut event = EventRecord::new(kind, clock::now(), text);
         (event.app, event.deploy) = (Some(self.app.clone()), deploy);
@@ -36,7 +36,7 @@ impl AppRecord {
         }
     }
 
-    /// The newest probe answers of a deploy, for `bgd show`.
+    /// Records the newest probe answers of a deploy, for `bgd show`.
     pub(crate) async fn keep_probes(&self, deploy: DeployId, answers: Vec<String>) {
         let store = self.store.clone();
         if let Err(err) = blocking(move || store.keep_probes(deploy, &answers)).await {
@@ -44,7 +44,7 @@ impl AppRecord {
         }
     }
 
-    /// The releases with their fates, newest first; none where the record can't be read.
+    /// The releases with their fates, newest first; empty when the record can't be read.
     pub(crate) fn releases(&self) -> Vec<(Release, Fate)> {
         self.store.releases(&self.app).unwrap_or_else(|err| {
             tracing::warn!(app = %self.app, err = %chain(&err), "no previous release is known");
@@ -52,7 +52,7 @@ impl AppRecord {
         })
     }
 
-    /// It served well at some time.
+    /// Whether the release went live at some time and was not rolled back.
     pub(crate) fn served_well(&self, release: &ReleaseId) -> bool {
         self.releases().iter().any(|(one, fate)| one.id == *release && *fate == Fate::Good)
     }

@@ -10,7 +10,7 @@ pub fn now() -> Time {
     Time(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// As release directories spell it: `YYYYMMDDTHHMMSSZ`.
+/// The time in UTC as `YYYYMMDDTHHMMSSZ`, as in the names of release directories.
 pub fn compact_utc(now: Time) -> String {
     let seconds = i64::try_from(now.0 / 1000).unwrap_or(0);
     let at = jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH);

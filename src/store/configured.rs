@@ -1,4 +1,5 @@
-//! By which texts each app was last configured: an app that was taken out of the files is shown and ended by them. As closed as the rest of the record: what `env` holds stands in them.
+//! The configuration texts of each app as last loaded. By them an app that was removed from the files is still shown
+//! and ended. They contain the values of `env`, so they are as closed to other users as the rest of the record.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -6,7 +7,7 @@ use super::{Store, StoreError, sql};
 use crate::rules::ids::AppName;
 
 impl Store {
-    /// The texts; `None` where the app was never configured.
+    /// The configuration texts of an app; `None` when it was never configured.
     ///
     /// # Errors
     /// When they can't be read.
@@ -17,7 +18,7 @@ impl Store {
             .map_err(sql("reading how an app was configured"))
     }
 
-    /// The texts of all apps ever configured, those kept last first.
+    /// The texts of all apps ever configured, the last changed first.
     ///
     /// # Errors
     /// When they can't be read.
@@ -31,7 +32,7 @@ impl Store {
         Ok(rows.into_iter().filter_map(|(app, texts)| Some((app.parse().ok()?, texts))).collect())
     }
 
-    /// Keeps the texts, where they are others than before.
+    /// Records the texts if they differ from the recorded ones.
     ///
     /// # Errors
     /// When they could not be written.

@@ -1,5 +1,6 @@
-//! The state of an app as the release before wrote it: each stage of a deploy was a pipeline of its own, with the
-//! deploy and its release in it. Read once, by the first daemon after an upgrade; the next step writes today's form.
+//! The journaled state of an app in the previous release's form: each stage of a deploy was a pipeline of its own,
+//! with the deploy and its release in it. Read once, by the first daemon after an upgrade; the next step writes
+//! today's form.
 
 use serde_json::{Map, Value};
 
@@ -11,7 +12,7 @@ use crate::rules::{
 /// Reads a state in today's form, or else in the former one.
 ///
 /// # Errors
-/// Says what is wrong with it as one of today's form.
+/// When neither form fits: the error of reading it in today's form.
 pub(super) fn state(text: &str) -> serde_json::Result<App> {
     serde_json::from_str(text).or_else(|error| former_state(text).ok_or(error))
 }
@@ -24,7 +25,7 @@ fn former_state(text: &str) -> Option<App> {
     Some(app)
 }
 
-/// The two stages that named no color were of the idle one, or needed none.
+/// Two former stages named no color; they get the idle one, which they ran on or do not need.
 fn former_pipeline(pipeline: Map<String, Value>, idle: Color) -> Option<Pipeline> {
     let (name, Value::Object(mut own)) = pipeline.into_iter().next()? else { return None };
     let mut work = match own.remove("work") {
@@ -97,7 +98,7 @@ mod tests {
         let mut read = 0;
         for (former, stage) in simple.chain(others) {
             let app = state(&json!({"pipeline": former, "last_effect": 7}).to_string()).expect("it is read");
-            // Nothing is live: the idle color is blue, and what names a color keeps it.
+            // Nothing is live: the idle color is blue, and a stage that names a color keeps it.
             let color = if former.to_string().contains("green") { "green" } else { "blue" };
             let today =
                 json!({"Deploying": {"deploy": deploy, "release": release, "color": color, "stage": stage}});

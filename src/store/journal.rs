@@ -1,5 +1,5 @@
-//! Writing: one transaction a step, with the next state, the event and effects that led to it, and the rows that
-//! its notes amount to. Either all of it is there after a crash, or nothing.
+//! Writing: one transaction a step, with its event, the next state, its effects, and the rows that its notes become.
+//! After a crash either all of it is there, or nothing.
 
 use rusqlite::{Connection, Transaction, params};
 
@@ -24,24 +24,24 @@ const EVENTS_KEPT: u64 = 20_000;
 pub struct Commit<'a> {
     pub app: &'a AppName,
     pub now: Time,
-    /// What happened.
+    /// The event that the machine handled.
     pub event: &'a Event,
-    /// The state from here on.
+    /// The app's state after the step.
     pub next: &'a App,
-    /// What will be done.
+    /// The effects that are run once the step is recorded.
     pub effects: &'a [Effect],
-    /// What is to be remembered.
+    /// The notes that become rows and events.
     pub notes: &'a [Noted],
     /// The operator's act behind this step, if any.
     pub act: Option<&'a Act>,
 }
 
-/// What an operator did.
+/// One request of an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Act {
-    /// Who asked for what.
+    /// Its event: who asked, and for what.
     pub event: EventRecord,
-    /// The deploy that began by it.
+    /// The deploy that the request started, if any.
     pub began: Option<DeployId>,
 }
 
@@ -49,7 +49,7 @@ impl Store {
     /// Writes one step durably and returns its events. With a full disk the reserve is given up once.
     ///
     /// # Errors
-    /// When it could not be written; then nothing of it was.
+    /// When the step could not be written; then none of it was.
     pub fn commit(&self, commit: &Commit<'_>) -> Result<Vec<EventRecord>, StoreError> {
         match self.try_commit(commit) {
             Err(err) if err.is_full() && self.give_up_reserve() => self.try_commit(commit),
@@ -78,7 +78,7 @@ impl Store {
         })
     }
 
-    /// Records an operator's act that no step was made for. No flush of its own: nothing depends on it.
+    /// Records an operator's act that led to no step. Not flushed: nothing depends on it.
     ///
     /// # Errors
     /// When it could not be written.
@@ -86,8 +86,8 @@ impl Store {
         self.write_unflushed("recording an act", |tx| insert_event(tx, event))
     }
 
-    /// Keeps the last probe answers with a deploy, for `bgd show`. The step that follows flushes the log, and this
-    /// with it: an app that is ready waits for one flush.
+    /// Records a deploy's last probe answers, for `bgd show`. Not flushed: the step that follows flushes both, so
+    /// that an app that is ready waits for one flush only.
     ///
     /// # Errors
     /// When they could not be written.
@@ -117,7 +117,7 @@ impl Store {
         })
     }
 
-    /// Forgets releases whose directories are gone.
+    /// Deletes the row of a release whose directory is gone.
     ///
     /// # Errors
     /// When it can't be written.
@@ -133,7 +133,7 @@ impl Store {
         })
     }
 
-    /// Makes room again after the disk was full, and trims what grows without end.
+    /// Refills the reserve after the disk was full, and trims events and journal to the numbers kept.
     ///
     /// # Errors
     /// When the trimming failed.
@@ -241,7 +241,7 @@ fn write_note(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Resul
             }
             if let (Some(release), false) = (&noted.release, end.outcome == Outcome::Live) {
                 tx.prepare_cached(
-                    // What was rolled back was live for a moment; it counts as failed all the same.
+                    // A release that was rolled back was marked good when it went live; that verdict is replaced.
                     "UPDATE release SET verdict = ?3 WHERE app = ?1 AND id = ?2 AND (verdict <> ?4 OR ?5)",
                 )?
                 .execute(params![
@@ -290,7 +290,7 @@ fn insert_deploy(
     .map(drop)
 }
 
-/// A deploy that found its commit live by another one's work never named a release of its own.
+/// Records the live release with a deploy that named none, because another deploy had made its commit live already.
 fn write_served(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Result<(), rusqlite::Error> {
     let (Some(deploy), Some(release)) = (&noted.deploy, &noted.release) else { return Ok(()) };
     let live = commit.next.live().filter(|live| live.release.id == release.id);
@@ -310,7 +310,8 @@ fn write_served(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Res
     .map(drop)
 }
 
-/// A push is of a commit that is known before it is fetched, and so also when it can't be.
+/// Records the commit of a deploy that starts with a known one, as after a push: history shows it even if the fetch
+/// fails.
 fn write_revision(
     tx: &Transaction<'_>,
     commit: &Commit<'_>,

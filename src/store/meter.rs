@@ -1,4 +1,4 @@
-//! What flips cost, one row a deploy.
+//! The measured cost of flips (lost requests, longest gap), one row a deploy.
 
 use std::{fs::File, io};
 
@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::{Store, StoreError, record::MeterRecord};
 use crate::rules::ids::DeployId;
 
-/// What the flip of a deploy cost; `None` where it was not measured.
+/// The measured cost of a deploy's flip; `None` where it was not measured.
 pub(super) fn reading(
     connection: &Connection,
     deploy: DeployId,
@@ -22,7 +22,7 @@ pub(super) fn reading(
 }
 
 impl Store {
-    /// Keeps what a deploy's flip cost, durably. No step of an app waits for the flush of it.
+    /// Records the cost of a deploy's flip durably, by a flush that no step of an app waits for.
     ///
     /// # Errors
     /// When it could not be written.
@@ -37,11 +37,11 @@ impl Store {
         self.flush_log().map_err(|source| StoreError::Flush { source })
     }
 
-    /// What was written without a flush of its own is on the disk when this returns.
+    /// Flushes the write-ahead log, and with it everything that was written without a flush.
     fn flush_log(&self) -> io::Result<()> {
         match File::open(self.reserve.with_file_name("bgd.db-wal")) {
             Ok(log) => log.sync_data(),
-            // Put away into the database, which flushes both.
+            // The log was checkpointed into the database, which flushes both.
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(err) => Err(err),
         }

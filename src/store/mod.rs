@@ -47,7 +47,7 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
-    /// It was deleted or replaced, and can't be written anew.
+    /// The database was deleted or replaced, and can't be rewritten.
     #[error("the record is gone from {}, and can't be written anew", path.display())]
     Rewrite {
         path: PathBuf,
@@ -89,9 +89,9 @@ impl StoreError {
 
 #[derive(Debug)]
 pub struct Store {
-    /// Held for microseconds. Closed before the writer, which then can put the log away.
+    /// Locked for microseconds. Dropped before the writer, which as the last connection then checkpoints the log.
     reader: Mutex<Connection>,
-    /// Held while a step is flushed, which may take as long as the disk likes: for blocking threads alone.
+    /// Locked while a step is flushed, for seconds on a slow disk: lock it on blocking threads only.
     writer: Mutex<Writer>,
     path: PathBuf,
     reserve: PathBuf,
@@ -103,14 +103,14 @@ struct Writer {
     kept: Kept,
 }
 
-/// What opening found.
+/// Whether the existing file could be used.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Opened {
-    /// A record, or a new one.
+    /// An existing record, or one made just now.
     Usable,
-    /// The file could not be used; where it is now, and why.
+    /// The existing file could not be used and was renamed.
     MovedAside {
-        /// Where the old file went.
+        /// The old file's new path.
         to: PathBuf,
         why: String,
     },
@@ -121,7 +121,8 @@ pub enum Opened {
 const RESERVE: u64 = 2 << 20;
 
 impl Store {
-    /// Opens `<state_dir>/bgd.db`, makes or migrates the schema.
+    /// Opens `<state_dir>/bgd.db`, and makes the tables in a new file. A damaged file, or one of another schema, is
+    /// moved aside.
     ///
     /// # Errors
     /// When the directory can't be written, or an unusable file can't be moved aside.
@@ -151,9 +152,9 @@ impl Store {
         Ok((store, opened))
     }
 
-    /// Gives the write-ahead log its full size at once, by a step that is taken back: from then on a commit writes
-    /// over blocks that exist, and its flush has no growth of the file to record, which costs most of its time.
-    /// Best effort: without it the log grows to this size by itself.
+    /// Grows the write-ahead log to its full size at once, by a transaction that is rolled back: from then on a
+    /// commit overwrites allocated blocks, and its flush need not record a new file size, which costs most of its
+    /// time. Best effort: without it the log grows to this size by itself.
     pub fn stretch_log(&self) {
         let mut writer = self.lock_writer();
         let stretched = writer.connection.execute_batch(
@@ -179,11 +180,11 @@ impl Store {
         }
         let open = || -> Result<Option<Self>, rusqlite::Error> {
             let reader = Self::connect_reader(&path)?;
-            // A daemon that is just starting has made the file and not yet what is in it.
+            // A daemon that is just starting has made the file, but not yet the tables.
             if reader.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? == 0 {
                 return Ok(None);
             }
-            // What writes all the same is refused by SQLite.
+            // This store only reads: SQLite refuses a write through a read-only connection.
             let writer = Writer { connection: Self::connect_reader(&path)?, kept: Kept::default() };
             Ok(Some(Self::on(writer, reader, state_dir)))
         };
@@ -234,7 +235,7 @@ impl Store {
         Ok(connection)
     }
 
-    /// Writes, in the files that the next daemon will find, or not at all.
+    /// Runs `write` after a check that the open files are at the record's path, where the next daemon looks for them.
     fn write<T>(&self, write: impl FnOnce(&mut Writer) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut writer = self.lock_writer();
         self.stand(&mut writer)?;
@@ -252,7 +253,7 @@ impl Store {
         self.write(write)
     }
 
-    /// A panic leaves the connection as usable as SQLite's own rollback makes it.
+    /// A poisoned lock is used all the same: the transaction of a writer that panicked is rolled back.
     fn lock_writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -261,7 +262,7 @@ impl Store {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the reserved space up; true when there was some.
+    /// Deletes the reserve file; true when there was one.
     fn give_up_reserve(&self) -> bool {
         std::fs::remove_file(&self.reserve).is_ok()
     }
@@ -287,7 +288,7 @@ impl Store {
 enum Unusable {
     /// The file can't be opened at all: permissions, a full disk, a lock.
     Refused(rusqlite::Error),
-    /// The file opens, and its content is no good.
+    /// The file opens, but its content is damaged or of another schema.
     Content(String),
 }
 
@@ -324,7 +325,7 @@ fn move_aside(path: &Path, now: Time) -> Result<PathBuf, StoreError> {
     Ok(to)
 }
 
-/// The path with more at its end.
+/// The path with `suffix` appended to its file name.
 fn aside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

@@ -36,7 +36,7 @@ impl Store {
             .transpose()
     }
 
-    /// The number after the highest deploy.
+    /// The next deploy's number: one above the highest.
     ///
     /// # Errors
     /// When it can't be read.
@@ -46,9 +46,9 @@ impl Store {
             .map_err(sql("reading the deploy counter"))
     }
 
-    /// Deploys, newest first, by counters that no clock can turn round: of one app by number; over all apps, one of
-    /// which may have taken its number long before, by the number of the event that they began with. Where that is no
-    /// longer kept a deploy is older than all others.
+    /// Deploys, newest first. Counters order them, since the wall clock may be set back: the deploys of one app by
+    /// their number; those of all apps by the sequence number of the event that they began with, because a number may
+    /// be taken long before. A deploy whose events are trimmed counts as older than all others.
     ///
     /// # Errors
     /// When they can't be read.
@@ -72,8 +72,8 @@ impl Store {
         Ok(self.deploys(&query, params![id.0])?.pop())
     }
 
-    /// The deploy of an app that ended last: by the order of the events, so that a wall clock that was set back
-    /// hides nothing, and by the clock only where the events are no longer kept.
+    /// The deploy of an app that ended last: by the order of the events, since the wall clock may be set back, and by
+    /// the clock only where the events are trimmed.
     ///
     /// # Errors
     /// When it can't be read.
@@ -121,7 +121,7 @@ impl Store {
         }
     }
 
-    /// The releases of an app that were live once, or are being made, newest first, with what became of them.
+    /// All recorded releases of an app with their fates, newest first.
     ///
     /// # Errors
     /// When they can't be read.

@@ -1,5 +1,5 @@
-//! What the record says about a deploy and about events, in the shapes that history, show, status and the
-//! event stream share. Plain data; reading and writing is in `store`.
+//! Deploys and events as recorded, in the shapes that history, show, status and the event stream share. Plain data;
+//! reading and writing is in `store`.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ pub struct DeployRecord {
     pub kind: DeployKind,
     /// Who asked for it, or `poller`.
     pub by: String,
-    /// The user id of who asked; `None` for the poller, and where it is not known.
+    /// User id of the person who asked; `None` for the poller, and where unknown.
     pub uid: Option<u32>,
     /// The commit, once known.
     pub commit: Option<CommitId>,
@@ -38,39 +38,39 @@ pub struct DeployRecord {
     pub author: Option<String>,
     /// The release, once checked out.
     pub release: Option<ReleaseId>,
-    /// Where it started.
+    /// The color that the release was started on.
     pub color: Option<Color>,
     /// `None` while under way.
     pub outcome: Option<Outcome>,
-    /// Where it is, or where it failed; `None` when it went well.
+    /// The phase it is in, or failed in; `None` when it succeeded.
     pub phase: Option<Phase>,
-    /// What went wrong, one line.
+    /// The error, one line.
     pub error: Option<String>,
     /// The next thing to do.
     pub hint: Option<String>,
-    /// When it was begun.
+    /// When it began, or was queued.
     pub started_at: Stamp,
     /// When its outcome was decided.
     pub finished_at: Option<Stamp>,
     pub steps: Vec<StepRecord>,
-    /// What the public saw of the flip; `None` where it was not measured from beginning to end.
+    /// The flip as measured through the front; `None` where it was not measured from beginning to end.
     pub meter: Option<MeterRecord>,
-    /// The front could not be moved: the release took the place of another on the port that it routes to.
+    /// The front could not be moved, so the release took over the port that the front routes to.
     pub replaced: bool,
 }
 
-/// What the public saw while the traffic moved, measured by requests that bgd sent through the front.
+/// The effect of a flip on the public, measured by requests that bgd sent through the front while the traffic moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeterRecord {
-    /// How many were sent.
+    /// Number of requests sent.
     pub requests: u64,
-    /// How many of them got no complete answer, or 502, 503 or 504.
+    /// Requests without a complete answer, or answered 502, 503 or 504.
     pub lost: u64,
     /// The longest time between two answers; never much less than the time between two requests.
     pub longest_gap_ms: u64,
 }
 
-/// One deploy with everything, as `bgd show` prints it.
+/// One deploy in full, as `bgd show` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeployDetail {
     pub deploy: DeployRecord,
@@ -88,21 +88,20 @@ pub struct EventRecord {
     /// Counter over all apps; `--since` takes it.
     pub seq: u64,
     pub at: Stamp,
-    /// Which app; `None` for the daemon's own.
+    /// `None` for events of the daemon itself.
     pub app: Option<AppName>,
     pub deploy: Option<DeployId>,
-    /// What it tells of.
     pub kind: EventKind,
     /// Who caused it: user name, `poller`, `daemon`.
     pub by: String,
-    /// The user id of who asked, in the events of an operator's act.
+    /// User id of the operator; only in events of an operator's act.
     pub uid: Option<u32>,
     /// One line for people; no control characters, no secrets.
     pub text: String,
 }
 
 impl EventRecord {
-    /// An event that bgd causes itself and that is not about an app. The store gives it its number.
+    /// An event caused by bgd itself and not about an app. The store assigns `seq`.
     pub fn new(kind: EventKind, at: Time, text: &str) -> Self {
         Self {
             seq: 0,

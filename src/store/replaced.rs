@@ -1,4 +1,4 @@
-//! Which deploys took the place of another release on its port, because the front could not be moved.
+//! The deploys that took over another release's port, because the front could not be moved.
 
 use rusqlite::{Connection, params};
 

@@ -1,6 +1,6 @@
 //! The tables of the record. A change here needs a new version, and a step in `Store::connect` from the one before.
 
-/// In `PRAGMA user_version`; 0 is an empty file.
+/// The schema's number in `PRAGMA user_version`, which is 0 in an empty file.
 pub(super) const VERSION: i64 = 1;
 
 /// Makes every table of a new record.

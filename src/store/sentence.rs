@@ -12,8 +12,8 @@ use crate::rules::{
     words::{EventKind, Failure, Outcome},
 };
 
-/// The event of a note; `None` for notes that are rows only. `asked` is who asked for the step, which may be somebody
-/// else than who asked for the deploy that it is about: a flip ends a deploy of the poller.
+/// The event of a note; `None` for notes that are rows only. `asked` names the operator behind the step, who need not
+/// be behind its deploy: an operator's flip may end a deploy of the poller.
 pub(super) fn event(app: &AppName, at: Time, (noted, asked): (&Noted, Option<&str>)) -> Option<EventRecord> {
     let (kind, text) = sentence(noted)?;
     let mut event = EventRecord::new(kind, at, &text);
@@ -118,7 +118,7 @@ fn held(hold: &Hold) -> String {
     }
 }
 
-/// `; starting it again in 4 s`.
+/// `starting it again in 4 s`.
 fn again(wait: Duration) -> String {
     match wait.as_secs() {
         0 => "starting it again at once".to_owned(),

@@ -1,6 +1,6 @@
-//! Whether the record's files are still those that are open. Somebody may delete or replace them while the daemon runs;
-//! what is written then would be gone with the process. Used before each write, and now and then while there is none:
-//! the record is written anew from what is open, and where that is no good, from the states that are known (N12).
+//! Checks that the record's files are still the open ones. Somebody may delete or replace them while the daemon runs,
+//! and later writes would be lost with the process. Runs before each write, and now and then between writes: the
+//! record is then rewritten from the open connection or, where that is damaged, from the states in memory (N12).
 
 use std::{
     collections::BTreeMap,
@@ -16,43 +16,43 @@ use rusqlite::{Connection, params};
 use super::{Store, StoreError, Unusable, Writer, aside, journal, move_aside, record::EventRecord, sql};
 use crate::rules::{time::Time, words::EventKind};
 
-/// What apps say when they fail is for those who may act, not for every user of the host.
+/// Mode of the record's files: the output of failed apps is for operators, not for every user of the host.
 const MODE: u32 = 0o640;
-/// The files beside the database.
+/// Suffixes of the files beside the database.
 pub(super) const LOGS: [&str; 2] = ["-wal", "-shm"];
 
-/// What tells one file from another, and from itself after somebody else wrote to it.
+/// A file's identity (device, inode) and content (size, mtime with nanoseconds), which a foreign write changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Mark {
     file: (u64, u64),
     content: (u64, i64, i64),
 }
 
-/// The files as they were after the last write of ours.
+/// Marks of the files after our last write; `None` where a file was missing.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     database: Option<Mark>,
     logs: [Option<Mark>; 2],
 }
 
-/// What has become of the files. In all cases but the last what is open is whole.
+/// How the files at the path differ from the open ones. The open database is whole in all cases but the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum How {
     Deleted,
     Replaced,
-    /// The database is there, and not the log that is open.
+    /// The database is in place, but the open log is not.
     Parted,
-    /// The file that is open, with a content that may not be ours.
+    /// The file is the open one, but somebody else may have written to it.
     Overwritten,
 }
 
-/// What the writer holds besides its connection.
+/// The writer's state besides its connection.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     pub marks: Marks,
-    /// The state of each app, as last recorded, with its time.
+    /// The last recorded state (JSON) of each app, with its time in milliseconds.
     pub states: BTreeMap<String, (String, u64)>,
-    /// The last time that was told.
+    /// The time that a caller passed last: this module reads no clock.
     pub latest: Time,
 }
 
@@ -78,7 +78,7 @@ impl Mark {
 }
 
 impl Marks {
-    /// Notes how the files are after a write. The caller holds the writer.
+    /// Takes new marks after a write. The caller holds the writer's lock.
     pub fn renew(&mut self, path: &Path) {
         self.database = Mark::of(path);
         for (mark, log) in self.logs.iter_mut().zip(LOGS) {
@@ -103,8 +103,8 @@ impl Marks {
     }
 }
 
-/// Before SQLite opens it, which gives its logs the mode that the database has at that moment. Those of an older bgd
-/// are repaired as well.
+/// Sets `MODE` on the database and its logs. Called before SQLite opens the database, because SQLite gives its logs
+/// the mode that the database has then. Files of an older bgd are repaired as well.
 pub(super) fn close_to_others(path: &Path) {
     let made = fs::OpenOptions::new().append(true).create(true).mode(MODE).open(path);
     let name = path.file_name().unwrap_or_default().as_encoded_bytes();
@@ -121,22 +121,22 @@ pub(super) fn close_to_others(path: &Path) {
 }
 
 impl Store {
-    /// Looks whether the record is where it was, and writes it anew where it is not.
+    /// Checks that the open files are still at the record's path, and rewrites the record where they are not.
     ///
     /// # Errors
-    /// When that fails: what is written from now on would be lost.
+    /// When rewriting fails: later writes would be lost.
     pub fn keep_in_place(&self, now: Time) -> Result<(), StoreError> {
         let mut writer = self.lock_writer();
         writer.kept.latest = now;
         self.stand(&mut writer)
     }
 
-    /// What [`Store::keep_in_place`] does, with the writer held.
+    /// [`Store::keep_in_place`] for a caller that holds the writer's lock, at the time passed last.
     pub(super) fn stand(&self, writer: &mut Writer) -> Result<(), StoreError> {
         let now = writer.kept.latest;
         let Some(how) = writer.kept.marks.compare(&self.path) else { return Ok(()) };
         if how == How::Overwritten && self.is_as_known(writer) {
-            // Somebody put the log away into the database.
+            // Somebody else only checkpointed the log into the database.
             writer.kept.marks.renew(&self.path);
             return Ok(());
         }
@@ -150,7 +150,7 @@ impl Store {
         Ok(())
     }
 
-    /// Through a connection of its own: the writer's remembers pages.
+    /// Whether the file holds the states in memory. Reads through a new connection: the writer's caches pages.
     fn is_as_known(&self, writer: &Writer) -> bool {
         let states = || -> Result<BTreeMap<String, (String, u64)>, rusqlite::Error> {
             let fresh = Self::connect_reader(&self.path)?;
@@ -171,7 +171,8 @@ impl Store {
         if copied {
             fs::rename(&copy, &self.path)?;
         }
-        // Closed before the new one is open: the last connection of a database deletes the log by its name.
+        // Close the old connections before the new one opens: the last connection of a database deletes its log by
+        // name.
         let mut reader = self.read();
         for connection in [&mut writer.connection, &mut *reader] {
             *connection = Connection::open_in_memory().map_err(io::Error::other)?;
@@ -190,7 +191,7 @@ impl Store {
     }
 }
 
-/// Everything that a connection sees, as a database of its own; false when that is not sound.
+/// Copies everything that a connection sees into a new database; false, and no file, when the copy is not sound.
 fn copy_whole(connection: &Connection, to: &Path) -> io::Result<bool> {
     remove_if_any(to)?;
     fs::OpenOptions::new().write(true).create_new(true).mode(MODE).open(to)?;
@@ -216,7 +217,7 @@ fn remove_if_any(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The state of each app.
+/// The state (JSON) of each app with its time in milliseconds, by name.
 pub(super) fn read_states(
     connection: &Connection,
 ) -> Result<BTreeMap<String, (String, u64)>, rusqlite::Error> {

@@ -101,7 +101,7 @@ fn a_file_without_tables_is_no_record_yet() {
     let dir = tempfile::tempdir().unwrap();
     let there = || Store::open_read_only(dir.path()).unwrap().is_some();
     assert!(!there());
-    // As the first daemon makes it: an empty file, then a log, then the tables, in one step.
+    // The first daemon makes an empty file, then a log, then the tables, in one step.
     std::fs::write(dir.path().join("bgd.db"), "").unwrap();
     assert!(!there());
     Connection::open(dir.path().join("bgd.db")).unwrap().pragma_update(None, "journal_mode", "WAL").unwrap();
@@ -182,7 +182,7 @@ fn files(dir: &Path) -> [PathBuf; 3] {
     ["bgd.db", "bgd.db-wal", "bgd.db-shm"].map(|name| dir.join(name))
 }
 
-/// What a kill leaves: nothing is put away.
+/// Copies the files as a killed daemon leaves them: the log is not checkpointed.
 fn killed(dir: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for (from, to) in files(dir).iter().zip(files(copy.path())).take(2) {
@@ -264,7 +264,7 @@ fn n12_a_record_that_is_overwritten_in_place_keeps_at_least_the_state_of_each_ap
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(dir.path(), Time(0)).unwrap();
         let state = commit_one_step(&store, &app);
-        // So that nothing of it is in the log any more.
+        // Checkpoint, so that the log holds nothing of it any more.
         let put_away = "PRAGMA wal_checkpoint(TRUNCATE)";
         store
             .write(|writer| writer.connection.query_row(put_away, [], |_| Ok(())).map_err(sql("test")))
