@@ -1,5 +1,5 @@
-//! Who asks, and what they may: the kernel's word for the peer against `[daemon] operators` and `readers`. Used by
-//! `server` for each connection; decides, and neither answers nor records.
+//! Who asks, and with what right: the peer's credentials from the kernel, checked against `[daemon] operators` and
+//! `readers`. Used by `server` for each connection; decides, and neither answers nor records.
 
 use std::{
     ffi::c_void,
@@ -23,12 +23,12 @@ use crate::{
     store::clock,
 };
 
-/// More groups than anybody has; the kernel's own limit is 65536.
+/// Most groups that a process can have: the kernel's limit.
 const GROUPS: usize = 65_536;
 /// `/proc/PID/loginuid` of a process that nobody logged in for.
 const NO_LOGIN: u32 = u32::MAX;
 
-/// What the kernel says of who connected. No name yet: looking one up may take a name service's time.
+/// The peer's credentials from the kernel. Without names, since a name service may be slow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     pub uid: u32,
@@ -48,21 +48,21 @@ impl Caller {
         Ok(Self { uid: credentials.uid(), groups, pid: credentials.pid() })
     }
 
-    /// With its names.
+    /// Looks up its names, which may wait for a name service.
     pub fn peer(self) -> Peer {
         let login = self.pid.and_then(login_of).filter(|login| *login != self.uid).map(name_of);
         Peer { name: name_of(self.uid), login, caller: self }
     }
 }
 
-/// Who connected, by name.
+/// A caller with its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// By name where the system knows one, else `uid 1000`.
+    /// The user's name where the system knows one, else such as `uid 1000`.
     pub name: String,
-    /// Who logged in before becoming root (sudo), where the kernel keeps that.
+    /// The user who logged in before becoming another one (sudo), where the kernel records it.
     pub login: Option<String>,
-    /// Ids, which decide about rights.
+    /// The ids; only these decide about rights.
     pub caller: Caller,
 }
 
@@ -76,7 +76,7 @@ impl Peer {
         }
     }
 
-    /// What it did, for the record: with uid and, through sudo, who logged in.
+    /// An event caused by this peer, with its uid and, after sudo, the user who logged in.
     pub fn event(&self, kind: EventKind, text: &str) -> EventRecord {
         let login = self.login.as_deref().map(|login| format!(" (logged in as {login})")).unwrap_or_default();
         let event = EventRecord::new(kind, clock::now(), &format!("{text}{login}"));
@@ -89,7 +89,7 @@ fn name_of(uid: u32) -> String {
     user.ok().flatten().map_or_else(|| format!("uid {uid}"), |user| user.name)
 }
 
-/// A hint for the record and never for a decision: the process may be gone and its pid given out again.
+/// The login uid of a process. For the record only, never for a decision: the pid may have been reused.
 fn login_of(pid: i32) -> Option<u32> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/loginuid")).ok()?;
     text.trim().parse().ok().filter(|uid| *uid != NO_LOGIN)
@@ -119,21 +119,22 @@ fn supplementary(stream: &UnixStream) -> io::Result<Vec<u32>> {
             }
             // Too small; the kernel has said how many there are.
             Err(Errno::ERANGE) if groups.len() < GROUPS => groups.resize(count.max(groups.len() * 2), 0),
-            // A kernel or sandbox that does not know: by its own group alone it may less, never more.
+            // The kernel or sandbox lacks the option. Without supplementary groups a caller has fewer rights, never
+            // more.
             Err(Errno::ENOPROTOOPT) => return Ok(Vec::new()),
             Err(errno) => return Err(errno.into()),
         }
     }
 }
 
-/// What a request takes, and what a peer has. In this order: who may act may read.
+/// The right that a request needs, or that a peer has. Ordered: the right to act includes the right to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Right {
     /// Nothing at all.
     None,
-    /// What bgd says about the apps: status, history, show, why, events.
+    /// Reads what bgd says about the apps: status, history, show, why, events.
     Read,
-    /// What changes something, and what apps say or know: logs, and exec with its secrets.
+    /// Changes something, or reads what apps print or know: logs, and exec with its secrets.
     Act,
 }
 
@@ -210,7 +211,7 @@ impl Access {
     /// Lets a request pass, or says who asked, for what, and who may.
     ///
     /// # Errors
-    /// The refusal.
+    /// When the peer lacks the right.
     pub fn admit(&self, peer: &Peer, request: &Request) -> Result<(), Refusal> {
         if self.right_of(&peer.caller) >= needed(request) {
             return Ok(());
@@ -293,7 +294,7 @@ fn needed(request: &Request) -> Right {
     }
 }
 
-/// The one who runs this process, for an act without the daemon.
+/// The user of this process, for an act without the daemon.
 pub fn own_peer() -> Peer {
     let uid = nix::unistd::getuid().as_raw();
     Caller { uid, groups: Vec::new(), pid: Some(std::process::id().cast_signed()) }.peer()

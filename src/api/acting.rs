@@ -1,5 +1,5 @@
-//! Requests that change something: handed to the app's machine, then followed through its events and snapshots
-//! until they are done. A client that goes away calls nothing off.
+//! Requests that change something: handed to the app's machine, then followed through its events and snapshots until
+//! they are done. A client that leaves cancels nothing.
 
 use std::io;
 
@@ -65,7 +65,7 @@ struct Follower<'a> {
     events: Receiver<EventRecord>,
 }
 
-/// Hands it to the machine, which records who asked for what, denied or not.
+/// Hands a request to the app's machine, which records it with the peer, denied or not.
 async fn ask(peer: &Peer, (member, ask): (&Member, Ask)) -> Result<step::Answer, Refusal> {
     let act = peer.event(EventKind::Asked, &words(&ask));
     let answer = member.ask(act, ask).await;
@@ -75,7 +75,7 @@ async fn ask(peer: &Peer, (member, ask): (&Member, Ask)) -> Result<step::Answer,
     }
 }
 
-/// What was asked for, as the record says it.
+/// The text of a request in the record.
 fn words(ask: &Ask) -> String {
     match ask {
         Ask::Deploy(Want::Tip) => "deploy".to_owned(),
@@ -99,7 +99,7 @@ fn denied(member: &Member, denial: Denial) -> Refusal {
             format!("; {} serves on {}", live.release.commit.short(), live.color)
         }
         (DenialKind::Held | DenialKind::NoCanary, None) => "; nothing is live".to_owned(),
-        // They say so themselves.
+        // The messages of these denials say it themselves.
         (DenialKind::NothingLive | DenialKind::NoWayBack, _) => String::new(),
     };
     let name = &member.settings().name;
@@ -143,7 +143,7 @@ async fn deploy(mut following: Follower<'_>, app: Option<AppName>, what: Ask) ->
     match ask(&following.client.peer, (&member, what)).await? {
         step::Answer::Deploying(id) => {
             let ended = following.until_ended(&member, id).await;
-            // What the fetch got through tells that the remote answers; and a poll need not wait out its back-off.
+            // A fetch that succeeded shows that the remote answers, so a poll need not wait out its back-off.
             member.look_now();
             ended.map(Answer::Deploy)
         }
@@ -152,7 +152,7 @@ async fn deploy(mut following: Follower<'_>, app: Option<AppName>, what: Ask) ->
     }
 }
 
-/// Answers as soon as the traffic is where the operator wants it; what the old color still does goes on.
+/// Answers as soon as the traffic is where the operator wants it; the old color's drain and stop go on.
 async fn flip(mut following: Follower<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
     let member = member(following.services, app.as_ref())?;
     let before = member.snapshot();
@@ -176,7 +176,7 @@ fn moving(snapshot: &Snapshot, id: DeployId) -> bool {
     under_way && snapshot.app.pipeline.group() == Some(Group::Pivot)
 }
 
-/// Until the front has proven the share.
+/// Answers once the front has proven the share.
 async fn shared(mut following: Follower<'_>, app: Option<AppName>, what: Ask) -> Result<Answer, Refusal> {
     let member = member(following.services, app.as_ref())?;
     let text = match ask(&following.client.peer, (&member, what)).await? {
@@ -198,7 +198,7 @@ async fn shared(mut following: Follower<'_>, app: Option<AppName>, what: Ask) ->
     Err(refusal(Exit::Failed, message, Some("bgd status")))
 }
 
-/// Where the front refused what was asked of it, and the share that it has stays.
+/// A refusal, when the front did not take the share asked for and keeps the one in force.
 fn not_taken(snapshot: &Snapshot) -> Option<Refusal> {
     let canary = snapshot.app.canary.as_ref().filter(|canary| canary.refused > 0)?;
     let why = snapshot.app.front_refusal.as_deref().unwrap_or("no reason is known");
@@ -225,7 +225,7 @@ async fn down(mut following: Follower<'_>, app: Option<AppName>) -> Result<Answe
     taken_down(&mut following, &member).await
 }
 
-/// An app that no file names: its front goes as well, since nothing would ever serve by it again.
+/// Takes down an app that no file names, and ends its front too, since nothing would use that front again.
 async fn down_unconfigured(mut following: Follower<'_>, name: &AppName) -> Result<Answer, Refusal> {
     let services = following.services;
     let runs = services.fleet.unconfigured().await.iter().any(|one| one.name == *name);
@@ -234,7 +234,7 @@ async fn down_unconfigured(mut following: Follower<'_>, name: &AppName) -> Resul
         move |store| store.configured(&name)
     });
     if !runs && known.await?.is_none() {
-        // Says which apps there are.
+        // This refusal lists the configured apps.
         return member(services, Some(name)).map(|_| Answer::Said(String::new()));
     }
     let failed =
@@ -242,7 +242,7 @@ async fn down_unconfigured(mut following: Follower<'_>, name: &AppName) -> Resul
     let Some(member) = services.fleet.take_up(name).map_err(|err| failed(chain(&err)))? else {
         return Err(failed("it is not known how it was configured; put its file back first".to_owned()));
     };
-    // What runs and what the front routes is looked at first.
+    // Wait for the first observation of its instances and its front.
     following.until(&member, |snapshot| snapshot.observed).await;
     let done = taken_down(&mut following, &member).await;
     services.fleet.let_go(&member).await.map_err(|err| failed(chain(&err)))?;
@@ -265,7 +265,7 @@ async fn taken_down(following: &mut Follower<'_>, member: &Member) -> Result<Ans
 }
 
 impl Follower<'_> {
-    /// Until the deploy has an outcome; its events go to the client.
+    /// Waits until the deploy has an outcome, and forwards its events to the client.
     async fn until_ended(&mut self, member: &Member, id: DeployId) -> Result<DeployRecord, Refusal> {
         loop {
             let known = record(self.services, id).await?;
@@ -276,7 +276,7 @@ impl Follower<'_> {
         }
     }
 
-    /// Until something of this deploy ended, or events were missed.
+    /// Waits until a deploy of the app has ended, or events were missed; forwards the events of deploy `id`.
     async fn until_event(&mut self, member: &Member, id: DeployId) {
         loop {
             match self.events.recv().await {
@@ -295,7 +295,7 @@ impl Follower<'_> {
         }
     }
 
-    /// A client that is gone is noticed at the end; the act goes on without it.
+    /// Sends an event to the client. The act goes on if the client has left.
     async fn forward(&mut self, event: EventRecord) {
         if let Err(err) = self.client.send(&Reply::Progress(Progress::Event(event))).await {
             tracing::debug!(%err, "the client that asked went away");
@@ -372,7 +372,8 @@ fn abandoned(snapshot: &Snapshot) -> Option<CommitId> {
     snapshot.app.previous.as_ref().map(|release| release.commit.clone())
 }
 
-/// A deploy in the record, or, when that can't be written, as it is known here; `None` while it is under way.
+/// The deploy from the snapshot if it ended last, which holds even while the record can't be written; else from the
+/// record.
 async fn ended(
     services: &Services,
     snapshot: &Snapshot,

@@ -47,7 +47,7 @@ pub enum CallError {
         #[source]
         source: io::Error,
     },
-    /// The socket is there and belongs to others.
+    /// The socket is there, but its mode does not permit this user.
     #[error("not permitted to use {}", socket.display())]
     NotPermitted {
         socket: PathBuf,
@@ -57,19 +57,19 @@ pub enum CallError {
     /// Connected, but silent.
     #[error("the daemon at {} does not answer within {} s: it hangs, or has too much to do", socket.display(), limit.as_secs_f32())]
     Hung { socket: PathBuf, limit: Duration },
-    /// It lives, and was waited for.
+    /// The daemon lives, but has not answered within the limit.
     #[error("the daemon at {} lives and has not answered within {} s: {why}", socket.display(), limit.as_secs())]
     Slow {
         socket: PathBuf,
         limit: Duration,
-        /// What it does instead.
+        /// What delays it.
         why: String,
     },
     /// The connection ended before the answer was complete.
     #[error("the daemon at {} went away before its answer was complete", socket.display())]
     Gone {
         socket: PathBuf,
-        /// What reading or writing said, if anything.
+        /// The error of reading or writing, if there was one.
         #[source]
         source: Option<io::Error>,
     },
@@ -80,7 +80,7 @@ pub enum CallError {
         #[source]
         source: serde_json::Error,
     },
-    /// The daemon said no.
+    /// The daemon refused the request.
     #[error("{}", .0.message)]
     Refused(Refusal),
 }
@@ -131,7 +131,7 @@ impl CallError {
 pub enum Part {
     /// More will follow.
     Progress(Progress),
-    /// The end.
+    /// The last part, with the answer.
     Done(Answer),
 }
 
@@ -156,10 +156,11 @@ impl Client {
         &self.socket
     }
 
-    /// Asks what never waits for anything: the whole answer is due within the limit.
+    /// Sends a request that the daemon answers without waiting: the whole answer is due within the limit.
     pub async fn ask(&self, request: &Request) -> Result<Answer, CallError> {
         match self.ask_once(request).await {
-            // A daemon that is just ending still takes a connection and drops it; who asks again learns more.
+            // A daemon that is just ending still accepts a connection and drops it; a second try gives a clearer
+            // error.
             Err(CallError::Gone { .. }) if changes_nothing(request) => self.ask_once(request).await,
             other => other,
         }
@@ -178,7 +179,7 @@ impl Client {
         timeout(self.patience, whole).await.unwrap_or_else(|_| Err(self.hung()))
     }
 
-    /// Asks what may take long; read the parts with [`Call::next`].
+    /// Sends a request that may take long; read the parts with [`Call::next`].
     pub async fn open(&self, request: &Request) -> Result<Call, CallError> {
         let (read, mut write) = self.connect().await?.into_split();
         let line = request_line(request);
@@ -188,7 +189,8 @@ impl Client {
             Call { client: self.clone(), lines, _write: write, silence: self.patience, first: None };
         match sent {
             Ok(()) => Ok(call),
-            // Who may do nothing is told so and sent away before the request is read.
+            // The daemon refuses a caller without rights before it reads the request; that refusal may be there to
+            // read.
             Err(source) => match timeout(self.patience, call.read()).await {
                 Ok(Err(refused @ CallError::Refused(_))) => Err(refused),
                 Ok(_) | Err(_) => Err(self.gone(Some(source))),
@@ -199,7 +201,7 @@ impl Client {
     async fn connect(&self) -> Result<UnixStream, CallError> {
         match timeout(self.patience, UnixStream::connect(&self.socket)).await {
             Ok(Ok(stream)) => Ok(stream),
-            // Its queue is full: the kernel lets in who waits, not who asks again.
+            // The socket's queue is full: wait in a blocking connect, which the kernel admits before later tries.
             Ok(Err(err)) if err.kind() == io::ErrorKind::WouldBlock => {
                 let (socket, patience) = (self.socket.clone(), self.patience);
                 let connected = blocking(move || wait_in_line(&socket, patience)).await;
@@ -257,7 +259,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// Waits for the first part, which [`Call::next`] then returns. After [`CallError::Hung`] it may be asked again.
+    /// Waits for the first part, which [`Call::next`] then returns. May be called again after [`CallError::Hung`].
     pub async fn begun(&mut self) -> Result<(), CallError> {
         if self.first.is_none() {
             self.first = Some(self.next().await?);
@@ -265,7 +267,7 @@ impl Call {
         Ok(())
     }
 
-    /// The next part. While the daemon is silent it is asked now and then whether it still lives.
+    /// The next part. While the daemon is silent, the client checks now and then that it still answers.
     pub async fn next(&mut self) -> Result<Part, CallError> {
         if let Some(first) = self.first.take() {
             return Ok(first);

@@ -1,4 +1,4 @@
-//! A client's connection, as what answers it sees it: lines out, and whether the client is still there.
+//! A client's connection, as request handlers use it: it sends lines, and tells when the client has left.
 
 use std::io;
 
@@ -33,7 +33,7 @@ impl Connection {
         self.write.write_all(&line(reply)?).await
     }
 
-    /// Resolves when the client has gone. Cancel-safe: what it might still send is of no use.
+    /// Resolves when the client has left. Cancel-safe: further input is ignored.
     pub(super) async fn gone(&mut self) {
         let mut rest = [0; 64];
         while let Ok(read) = self.read.read(&mut rest).await {
@@ -44,7 +44,7 @@ impl Connection {
     }
 }
 
-/// One line without waiting: a client that does not take it has lost only the reason.
+/// Sends a refusal without waiting: a client that does not take it at once misses only the reason.
 pub(super) fn send_away(stream: &UnixStream, why: Refusal) {
     if let Ok(line) = line(&Reply::Refused(why)) {
         let _untold = stream.try_write(&line);

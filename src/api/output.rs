@@ -1,6 +1,6 @@
-//! The logs behind `bgd logs`: which files, and their lines, each with its instance where a color has several. Used by
-//! the daemon, and by the command itself when there is none. Several instances' lines keep no common order: they carry
-//! no times.
+//! The logs behind `bgd logs`: which files, and their lines, each with its instance where a color has several. Used
+//! by the daemon, and by the command itself when there is no daemon. The lines of several instances are not in a
+//! common order, because they carry no times.
 
 use std::{
     io,
@@ -23,16 +23,15 @@ use crate::{
 /// Between two looks at logs that have nothing new: fast enough for eyes, nothing for the machine.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// One log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     path: PathBuf,
-    /// Told with each line; `None`: there is only one.
+    /// The number that prefixes each line; `None` when there is only one log.
     instance: Option<u16>,
 }
 
 impl Log {
-    /// The only one.
+    /// A log whose lines get no prefix, because there is no other.
     pub fn single(path: PathBuf) -> Self {
         Self { path, instance: None }
     }
@@ -47,7 +46,7 @@ impl Log {
     }
 }
 
-/// The logs of a color that has that many instances, or of the one asked for.
+/// The logs of all `number` instances of a color, or of the `wanted` one, counted from 1.
 ///
 /// # Errors
 /// When there is no such instance.
@@ -68,7 +67,7 @@ pub fn of_color(
     }
 }
 
-/// The last `lines` lines of each.
+/// The last `lines` lines of each log; a missing file counts as empty.
 ///
 /// # Errors
 /// Which log could not be read, and why.
@@ -84,7 +83,7 @@ pub fn last(logs: &[Log], lines: usize) -> Result<Vec<String>, (PathBuf, io::Err
     Ok(found)
 }
 
-/// Everything that is written to some logs from now on.
+/// Follows some logs: their last lines first, then everything that is written.
 #[derive(Debug)]
 pub struct LogStream(Vec<(Log, Follow)>);
 

@@ -25,7 +25,8 @@ use crate::{
     store::{Store, StoreError, record::EventRecord},
 };
 
-/// Right after its start a daemon looks at the world; status waits this long for it at most, in all.
+/// Limit of each wait in `status`: for the first observation of the apps after the daemon's start, and for the list
+/// of instances that no file names.
 const FIRST_LOOK: Duration = Duration::from_millis(700);
 
 pub(super) async fn status(services: &Services, app: Option<&AppName>) -> Result<Answer, Refusal> {
@@ -35,7 +36,7 @@ pub(super) async fn status(services: &Services, app: Option<&AppName>) -> Result
     };
     let looked = async {
         for member in &apps {
-            // An app whose task has ended shows what it last was.
+            // An app whose task has ended shows its last snapshot.
             let mut watch = member.watch();
             let _ended = watch.wait_for(|snapshot| snapshot.observed).await;
         }
@@ -45,7 +46,7 @@ pub(super) async fn status(services: &Services, app: Option<&AppName>) -> Result
     }
     let measured = move || apps.iter().map(|member| report::app(&member.measured())).collect();
     let apps = blocking(measured).await;
-    // Of one app nothing else is asked; and nothing may hold the status up.
+    // The status of one app does not need them, and a slow answer must not delay the status.
     let others = async { if app.is_none() { services.fleet.unconfigured().await } else { Vec::new() } };
     let others = tokio::time::timeout(FIRST_LOOK, others).await.unwrap_or_default();
     let unconfigured = others.into_iter().map(report::unconfigured).collect();
@@ -86,10 +87,10 @@ pub(super) fn exec(member: &Member) -> Result<Answer, Refusal> {
     exec_plan(member.settings(), places, &member.snapshot().app.serving).map(Answer::Exec)
 }
 
-/// How a command runs in the live release.
+/// The directory, environment, user and rights of a command in the live release.
 ///
 /// # Errors
-/// When nothing is live, or a file that the environment comes from can't be read.
+/// When nothing is live, or an environment file can't be read.
 pub fn exec_plan(settings: &AppSettings, places: Places, serving: &Serving) -> Result<ExecPlan, Refusal> {
     let Serving::Live(live) = serving else {
         let hint = if matches!(serving, Serving::OutOfService(_)) { "bgd up" } else { "bgd deploy" };
@@ -119,7 +120,7 @@ pub fn exec_plan(settings: &AppSettings, places: Places, serving: &Serving) -> R
     })
 }
 
-/// What is asked of the logs.
+/// The options of a request for logs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LogsWanted {
     pub lines: u32,
@@ -178,7 +179,8 @@ async fn follow_live(
             }
             changed = seen.changed() => {
                 if changed.is_err() {
-                    // Its task was replaced (a reload) or is ending: what it runs goes on, and so does its log.
+                    // The app's task was replaced by a reload, or is ending: its instances go on, and so do their
+                    // logs.
                     return follow_logs(client, following).await;
                 }
                 match logs_of(member, wanted) {
@@ -236,7 +238,7 @@ pub(super) async fn events(
     client.send(&Reply::Done(Answer::Said(String::new()))).await
 }
 
-/// Until the client goes. One that is too slow for the stream misses events here; the record has them all.
+/// Streams events until the client leaves. A client that is too slow misses some here; the record has them all.
 async fn follow_events(
     client: &mut Connection,
     mut live: Receiver<EventRecord>,

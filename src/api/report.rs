@@ -87,7 +87,7 @@ fn hold(hold: &Hold) -> HoldReport {
 
 fn trouble(snapshot: &Snapshot) -> Option<String> {
     let unrecorded = snapshot.unrecorded.as_ref().map(|why| format!("the record can't be written: {why}"));
-    // Before the first deploy nothing is to be routed, and what keeps one from it is said then.
+    // Before the first deploy there is nothing to route, so an error of the front is not trouble yet.
     let begun = snapshot.app.serving != Serving::Nothing || snapshot.last.is_some();
     let front = snapshot.front_error.as_ref().filter(|_| begun).map(|why| format!("the front: {why}"));
     let refusal = snapshot.app.front_refusal.as_ref();
@@ -96,7 +96,7 @@ fn trouble(snapshot: &Snapshot) -> Option<String> {
     unrecorded.or(refusal.map(|refusal| refusal + &passed_on)).or(front)
 }
 
-/// What stands in for the live release, where the front still routes to the other color.
+/// Says which color answers for the live one, while the front still routes there.
 fn passed_on(snapshot: &Snapshot) -> Option<String> {
     let (live, app) = (snapshot.app.live()?, &snapshot.app);
     let Idle::Warm { release, .. } = &app.idle else { return None };
@@ -138,7 +138,7 @@ fn state(snapshot: &Snapshot) -> AppState {
     }
 }
 
-/// What receives the traffic.
+/// The report of the live release.
 pub fn live_report(snapshot: &Snapshot, live: &Live) -> LiveReport {
     let up = matches!(live.instance, Instance::Up { .. });
     let several = snapshot.number_on(live.color) > 1;
@@ -172,7 +172,7 @@ pub fn live_report(snapshot: &Snapshot, live: &Live) -> LiveReport {
     }
 }
 
-/// Those of a color, as far as they are to be shown.
+/// The reports of a color's instances; one that is not `shown` has neither process nor health.
 fn instances(snapshot: &Snapshot, color: Color, shown: impl Fn(&Seen) -> bool) -> Vec<InstanceReport> {
     let one = |index| {
         let seen = snapshot.instances.get(&Slot { color, index }).filter(|seen| shown(seen));
@@ -189,14 +189,14 @@ fn instances(snapshot: &Snapshot, color: Color, shown: impl Fn(&Seen) -> bool) -
     (0..snapshot.number_on(color)).map(one).collect()
 }
 
-/// Memory and processor of all that were measured; `None` where none was.
+/// Memory (bytes) and processor (percent of one core) of all measured instances; `None` when none was measured.
 fn sums(instances: &[InstanceReport]) -> (Option<u64>, Option<f64>) {
     let memory = instances.iter().filter_map(|one| one.memory_bytes).reduce(|sum, one| sum + one);
     let cpu = instances.iter().filter_map(|one| one.cpu_percent).reduce(|sum, one| sum + one);
     (memory, cpu.map(|cpu| (10.0 * cpu).round() / 10.0))
 }
 
-/// A release that was found without its record has neither.
+/// `None` for the empty subject or author of a release that was found without its record.
 fn known(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
@@ -268,7 +268,7 @@ fn canary(snapshot: &Snapshot) -> Option<CanaryReport> {
         0 => canary.following().map_or(Share::ALL, |next| next.share),
         _ => canary.share,
     };
-    // What holds a step back has no time.
+    // A step that is held back ends at no known time.
     let hold = canary.plan.get(step).and_then(|step| step.hold);
     let hold = hold.filter(|_| !by_hand && canary.held.is_none() && canary.refused == 0);
     Some(CanaryReport {
@@ -304,7 +304,7 @@ fn last(deploy: &DeployRecord) -> Option<LastReport> {
     })
 }
 
-/// What a flip that is over amounts to.
+/// The report of a completed flip.
 pub fn flip(snapshot: &Snapshot, abandoned: Option<CommitId>, cancelled: bool) -> FlipReport {
     let live = snapshot.app.live().map(|live| live_report(snapshot, live));
     let serving = live.as_ref().map_or_else(
@@ -332,7 +332,7 @@ pub fn flip(snapshot: &Snapshot, abandoned: Option<CommitId>, cancelled: bool) -
     FlipReport { cancelled, live, abandoned, text }
 }
 
-/// The newest build's log: they carry their release's name, whose counter sorts.
+/// The newest build's log, by the deploy number in the release name that its file name carries.
 ///
 /// # Errors
 /// When there is none, or the directory can't be read.

@@ -1,6 +1,6 @@
 //! The server's end of the control socket: who asks, what for, and the answer, line by line. Requests that change
-//! something go to the app's machine; reading never waits for it. Who may do nothing is sent away before it has
-//! said a word, and who says nothing after a while.
+//! something go to the app's machine; reading never waits for it. A caller without any right is sent away before its
+//! request is read, and one that sends no request, after a few seconds.
 
 use std::{
     io,
@@ -42,7 +42,7 @@ const LONGEST: u64 = 64 << 10;
 /// Why the control socket can't be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// Something else is at its path.
+    /// A file that is not a socket is at its path.
     #[error("the control socket's path is taken by something that is no socket: {}", path.display())]
     Taken { path: PathBuf },
     /// The socket can't be made.
@@ -54,11 +54,11 @@ pub enum ServerError {
     },
 }
 
-/// Between two looks whether the socket is still to be found under its name.
+/// Time between two checks that the socket is still at its path.
 const LOOK: Duration = Duration::from_secs(1);
-/// Before the next try of an accept that failed.
+/// Wait after a failed accept.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// From the connection to the whole request, which a command sends at once.
+/// Limit from the connection to the complete request, which a command sends at once.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 
 /// The listening socket and the name it is found under.
@@ -90,7 +90,7 @@ pub fn bind(path: &Path, mode: u32) -> Result<ControlSocket, ServerError> {
 }
 
 impl ControlSocket {
-    /// A runtime directory may be wiped while the daemon lives: without its socket it could not be told anything.
+    /// Makes the socket again when the runtime directory was wiped: without it no command reaches the daemon.
     fn restore(&mut self) {
         match bind(&self.path, self.mode) {
             Ok(again) => {
@@ -167,7 +167,7 @@ fn too_many() -> Refusal {
 async fn converse(stream: UnixStream, services: &Services, (caller, seat): (Caller, Seat)) -> io::Result<()> {
     let (read, write) = stream.into_split();
     let mut read = BufReader::new(read);
-    // All arms are cancel-safe as to what matters: a request that was not read whole is of no use.
+    // Cancel-safe: a request that was not read completely is dropped with its connection.
     let asked = tokio::select! {
         asked = tokio::time::timeout(REQUEST_WITHIN, request(&mut read)) => asked,
         () = seat.dismissed() => {
@@ -266,7 +266,7 @@ fn exec(services: &Services, peer: &Peer, member: &Member) -> Result<Answer, Ref
     reading::exec(member)
 }
 
-/// What the app said is for those who may act.
+/// Removes the app's output, which only callers with the right to act may see.
 fn without_output(answer: Answer) -> Answer {
     match answer {
         Answer::Show(mut detail) => {

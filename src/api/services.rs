@@ -1,4 +1,4 @@
-//! What a connection is served from, which refusals are recorded, and which app a request means.
+//! The parts of the daemon that connections use; also, which refusals are recorded and which app a request means.
 
 use std::{
     collections::BTreeMap,
@@ -22,10 +22,10 @@ use crate::{
     rules::{ids::AppName, words::EventKind},
 };
 
-/// Between two refusals of one user that are recorded.
+/// Least time between two recorded refusals of one user.
 const REFUSALS_APART: Duration = Duration::from_secs(60);
 
-/// What every connection is served from.
+/// The parts of the daemon that every connection uses.
 #[derive(Debug)]
 pub struct Services {
     pub fleet: Arc<Fleet>,
@@ -33,14 +33,15 @@ pub struct Services {
     pub daemon: watch::Receiver<DaemonReport>,
     /// Who may do what.
     pub access: Access,
-    /// When somebody was refused last, by user id: a flood of requests must not push the record out.
+    /// Time of the last recorded refusal, by user id: a flood of requests must not push other events out of the
+    /// record.
     pub refused: Mutex<BTreeMap<u32, Instant>>,
-    /// `bgd reload`: asks, and where the answer goes.
+    /// Requests to reload the configuration, each with the channel for its answer.
     pub reload: mpsc::Sender<oneshot::Sender<Result<String, Refusal>>>,
 }
 
 impl Services {
-    /// Records what somebody was refused, once a while for each user.
+    /// Logs and records a refused request, at most once in `REFUSALS_APART` for each user.
     pub(super) fn note_refusal(&self, peer: &Peer, request: &str) {
         if self.is_news(peer.caller.uid) {
             tracing::warn!(by = %peer.described(), request, "refused: not permitted");
@@ -68,7 +69,7 @@ impl Services {
     }
 }
 
-/// The app meant; it may be left out when there is one.
+/// The app of a request, which may leave it out when only one is configured.
 ///
 /// # Errors
 /// When there is no such app, or several to choose from.

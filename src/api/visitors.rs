@@ -13,12 +13,12 @@ use tokio::sync::Notify;
 const OF_ONE_USER: usize = 64;
 /// Connections of all users but root and the daemon's own.
 const OF_ALL: usize = 256;
-/// The part of the open files that connections may take.
+/// Divisor of the limit of open files: connections may take a quarter.
 const PART: usize = 4;
 /// Descriptors kept open for connections alone, for when apps have used up all others.
 const SPARE: usize = 8;
 
-/// Who is connected now.
+/// The connections of the control socket.
 #[derive(Debug)]
 pub(super) struct Visitors {
     most: usize,
@@ -28,7 +28,7 @@ pub(super) struct Visitors {
 #[derive(Debug, Default)]
 struct Present {
     next: u64,
-    /// In the order of their coming.
+    /// Oldest first.
     all: Vec<Visitor>,
 }
 
@@ -36,11 +36,11 @@ struct Present {
 struct Visitor {
     number: u64,
     uid: u32,
-    /// Told to leave; `None` once its request is there.
+    /// Notified when it has to leave; `None` once its request was read.
     silent: Option<Arc<Notify>>,
 }
 
-/// Whether a user is held to the limit of all together.
+/// Whether the limit of all connections together applies to a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rank {
     /// Root and the daemon's own user: strangers' connections never keep them out.
@@ -63,8 +63,8 @@ impl Visitors {
         Arc::new(Self { most: part.clamp(1, OF_ALL), present: Mutex::default() })
     }
 
-    /// A place for one more connection. Where there is none, the oldest one that has not asked for anything yet
-    /// leaves for it; `None` when all of them have.
+    /// A place for one more connection. At a limit, the oldest connection that has not sent its request is dismissed;
+    /// `None` when all have.
     pub fn seat(self: &Arc<Self>, uid: u32, rank: Rank) -> Option<Seat> {
         let mut present = self.lock();
         if present.all.iter().filter(|one| one.uid == uid).count() >= OF_ONE_USER {
@@ -100,7 +100,7 @@ impl Seat {
         self.leave.notified().await;
     }
 
-    /// From now on the connection stays until it is answered.
+    /// Called once the request was read: from now on the connection is not dismissed.
     pub fn heard(&self) {
         let mut present = self.visitors.lock();
         if let Some(visitor) = present.all.iter_mut().find(|one| one.number == self.number) {
@@ -115,17 +115,17 @@ impl Drop for Seat {
     }
 }
 
-/// Descriptors held for nothing but to be given up.
+/// Descriptors held in reserve, to be closed when connections need them.
 #[derive(Debug, Default)]
 pub(super) struct Spare(Vec<File>);
 
 impl Spare {
-    /// Holds as many as there are to be had.
+    /// Opens up to `SPARE` descriptors, or as many as the process still may.
     pub fn refill(&mut self) {
         while self.0.len() < SPARE {
             match File::open("/dev/null") {
                 Ok(file) => self.0.push(file),
-                // None left: what there is now has to do, and the next look tries again.
+                // None is free; the next look tries again.
                 Err(_) => return,
             }
         }

@@ -47,7 +47,7 @@ fn say(code: WhyCode, text: String, hint: Option<String>) -> Why {
     Why { code, text, hint, again_at: None }
 }
 
-/// What git knows to advise, else who tries it.
+/// The hint of the failed read, else the advice to run `bgd doctor`.
 fn remote_hint(snapshot: &Snapshot) -> String {
     snapshot.remote.hint.clone().unwrap_or_else(|| doctor(&snapshot.settings.name))
 }
@@ -117,7 +117,7 @@ fn retry_later(at: Time, (name, head): (&AppName, &str)) -> Why {
     Why { again_at: Some(Stamp(at)), ..say(WhyCode::RetryLater, text, hint) }
 }
 
-/// What is held against the tip.
+/// Why the tip is marked bad, if it is.
 fn bad(app: &App) -> Option<&str> {
     match app.head.as_ref().and_then(|head| app.verdicts.get(head)) {
         Some(Verdict::Bad { why, .. }) => Some(why),
@@ -168,7 +168,7 @@ mod tests {
         let bad = "c3c3c3c is marked bad: flipped away by ann; automatic deploys wait for a newer commit";
         assert_eq!((code, text.as_str()), (WhyCode::BadCommit, bad));
         assert_eq!(hint, "push a newer commit, or `bgd deploy shop` to try c3c3c3c again");
-        // A hold by hand keeps both back.
+        // A hold by an operator keeps both back.
         let (code, _, hint) = said(&app(Until::Resumed, Some("the build failed")));
         assert_eq!(code, WhyCode::BadCommit);
         assert!(hint.starts_with("`bgd resume shop`; then push a newer commit"), "{hint}");

@@ -313,7 +313,7 @@ pub struct DownArgs {
 pub enum Goal {
     /// Something receives the traffic and is not known to be unhealthy.
     Live,
-    /// This commit does, by its first seven or more digits.
+    /// This commit (its first 7 to 40 hex digits, in lower case) is live and its watch is over.
     Rev(String),
 }
 

@@ -51,7 +51,7 @@ async fn watched(context: &Context, installation: &Installation, request: Reques
     };
     match answer {
         Answer::Deploy(deploy) => report(&installation.client(), &deploy, context).await,
-        // There was nothing to do, such as `up` of what is in service.
+        // There was nothing to do, such as `up` of an app that is in service.
         Answer::Said(text) => {
             terminal::data(&text)?;
             Ok(Exit::Done)
@@ -94,7 +94,7 @@ async fn report(client: &Client, deploy: &DeployRecord, context: &Context) -> Re
     Ok(exit)
 }
 
-/// How the exit code tells it: rolled back is 6, everything else that is not live is 1 (as long as something is).
+/// The exit code of an ended deploy: 0 when live, 6 when rolled back, else 1 (as long as something is live).
 pub fn exit_of(deploy: &DeployRecord) -> Exit {
     match deploy.outcome {
         Some(Outcome::Live) => Exit::Done,

@@ -1,4 +1,4 @@
-//! `bgd down`, which stops what serves and therefore wants `--yes`.
+//! `bgd down`, which stops the live release and therefore needs `--yes`.
 
 use crate::{
     api::wire::{Exit, Request},

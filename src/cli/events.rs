@@ -24,7 +24,7 @@ pub async fn run(context: &Context, args: EventsArgs) -> Result<Exit, Problem> {
             let found = offline::events(installation.settings_or(&error)?, args.app.as_ref(), args.since)?;
             context.say_record(&error);
             found.iter().try_for_each(|event| terminal::data(&text(event, &args)))?;
-            // What was asked for with `-f` can't be had.
+            // The record can't be followed, which `-f` asked for.
             return if args.follow { Err(error.into()) } else { Ok(Exit::Done) };
         }
         Err(error) => return Err(error.into()),

@@ -11,18 +11,18 @@ use crate::{
     os::privilege::{Account, Rights},
 };
 
-/// What shells return for a command that is not there, and for one that can't be run.
+/// Exit codes of shells for a command that does not exist, and for one that can't be run.
 const NOT_FOUND: u8 = 127;
 const NOT_RUNNABLE: u8 = 126;
 
-/// A command that only has to be run.
+/// A command that is ready to run.
 #[derive(Debug)]
 pub struct Prepared {
     command: Command,
     rights: Rights,
 }
 
-/// Asks, and prepares the command; [`run`] runs it after the runtime is gone.
+/// Asks for the plan and prepares the command; [`run`] runs it after the async runtime has ended.
 pub async fn prepare(context: &Context, args: ExecArgs) -> Result<Prepared, Problem> {
     let installation = context.installation()?;
     let request = Request::Exec { app: args.app.clone() };
@@ -47,14 +47,14 @@ fn command(plan: &ExecPlan, words: Vec<OsString>) -> Command {
     // clap requires at least one word.
     let mut command = Command::new(words.next().unwrap_or_default());
     command.args(words).current_dir(&plan.cwd).env_clear().envs(&plan.env);
-    // A terminal application needs to know its terminal; it is the caller's, not the app's.
+    // A terminal application needs `TERM`: the caller's, whose terminal shows the output, since the app has none.
     if let Some(term) = std::env::var_os("TERM").filter(|_| !plan.env.contains_key("TERM")) {
         command.env("TERM", term);
     }
     command
 }
 
-/// Runs it to its end; its exit code.
+/// Runs the command to its end; returns its exit code.
 pub fn run(Prepared { command, rights }: Prepared) -> u8 {
     let program = command.get_program().to_owned();
     session::run(command, rights).unwrap_or_else(|error| {
@@ -63,7 +63,7 @@ pub fn run(Prepared { command, rights }: Prepared) -> u8 {
     })
 }
 
-/// The account of the app; only root may take on another than its own.
+/// The account of the app's user; only root may change to another account.
 fn account(name: &str) -> Result<Account, Problem> {
     let refused = |what: String, hint: &str| Problem::refused(Exit::NotPermitted, what, hint);
     let account = match Account::find(name) {

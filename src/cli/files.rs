@@ -39,7 +39,7 @@ fn init_at(path: &Path) -> Result<(), Problem> {
 pub fn check(context: &Context) -> Result<Exit, Problem> {
     let file = config::find(context.config.as_deref())
         .map_err(|error| Problem::usage(error.to_string(), error.hint()))?;
-    // What was found is what was asked for, so it goes to stdout, good or bad.
+    // The findings are the answer to the command, so they go to stdout, good or bad.
     match config::load(&file) {
         Ok(loaded) => {
             for warning in &loaded.warnings {

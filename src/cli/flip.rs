@@ -1,6 +1,6 @@
-//! `bgd flip`: the one way back. Must work when nothing else does, so a daemon that is away or hangs is no
-//! reason to give up: `offline` does the work under the daemon's lock. One that is only starved or flooded is waited
-//! for: it has the request, and a second flip beside its own would go back to what is being left.
+//! `bgd flip`: the one way back. It must work when nothing else does, so when the daemon is away or hangs, `offline`
+//! does the work under the daemon's lock. A daemon that is only starved or flooded is waited for: it has the request,
+//! and a second flip after its own would return to the release that is being left.
 
 use std::time::Duration;
 
@@ -23,9 +23,9 @@ use crate::{
     rules::ids::AppName,
 };
 
-/// Between two tries while the daemon's socket is gone and the daemon is not.
+/// Time between two tries while the daemon lives but its socket is missing.
 const AGAIN: Duration = Duration::from_millis(50);
-/// How long a daemon that lives and does not answer is waited for.
+/// Limit of waiting for a daemon that lives but does not answer.
 const WAIT: Duration = Duration::from_secs(60);
 
 pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
@@ -43,7 +43,7 @@ pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
     Ok(Exit::Done)
 }
 
-/// Asks once: the daemon that was asked is waited for, or ended.
+/// Sends the request once, and waits while the daemon is slow to begin its answer.
 async fn begin(client: &Client, request: &Request, wait: &mut Wait<'_>) -> Result<Call, CallError> {
     let mut call = loop {
         match client.open(request).await {
@@ -57,7 +57,8 @@ async fn begin(client: &Client, request: &Request, wait: &mut Wait<'_>) -> Resul
     Ok(call)
 }
 
-/// Once the daemon has begun, nobody else does it again: a second flip would go back to what is being left.
+/// Follows a flip that the daemon has begun. It is never repeated: a second flip would return to the release that is
+/// being left.
 async fn watched(context: &Context, mut call: Call, wait: &mut Wait<'_>) -> Result<FlipReport, Problem> {
     loop {
         match progress::follow(&mut call, context.stderr).await {
@@ -68,7 +69,7 @@ async fn watched(context: &Context, mut call: Call, wait: &mut Wait<'_>) -> Resu
     }
 }
 
-/// What has become of a daemon that does not answer.
+/// Judges a daemon that does not answer.
 struct Wait<'a> {
     installation: &'a Installation,
     begun: Instant,
@@ -78,13 +79,13 @@ struct Wait<'a> {
 }
 
 impl<'a> Wait<'a> {
-    /// Before the first question, so that its first silence is part of what is judged.
+    /// Called before the first request, so that the first silence counts for the judgement.
     fn begin(installation: &'a Installation) -> Self {
         let patient = alive(installation);
         Self { installation, begun: Instant::now(), patient, said: None, hangs: None }
     }
 
-    /// Returns when it makes sense to go on asking.
+    /// Returns once it makes sense to try again.
     async fn on(&mut self, error: CallError) -> Result<(), CallError> {
         let unreachable = match &error {
             CallError::Absent { .. } => true,
@@ -93,7 +94,7 @@ impl<'a> Wait<'a> {
         };
         self.patient = self.patient.take().or_else(|| alive(self.installation));
         let Some(patient) = &self.patient else { return Err(error) };
-        // It is starting, ending, or its runtime directory was wiped: it has the time that a silent one has.
+        // It is starting, ending, or its runtime directory was wiped: allow it the time of a silent one.
         if unreachable && self.begun.elapsed() < PATIENCE {
             if alive(self.installation).is_none() {
                 return Err(error);
@@ -104,14 +105,14 @@ impl<'a> Wait<'a> {
         match patient.examine().await {
             Verdict::Gone => {
                 self.patient = None;
-                // Another may have taken its place.
+                // Another daemon may have taken its place.
                 if unreachable { Err(error) } else { Ok(()) }
             }
             Verdict::Hangs(cause) => {
                 self.hangs = Some(cause);
                 Err(self.hung())
             }
-            // It takes turns, and has not made its socket anew in them.
+            // It is running, but has not made its socket again.
             Verdict::Lives(Delay::Flooded) if unreachable => Err(self.hung()),
             Verdict::Lives(delay) if self.begun.elapsed() < WAIT => {
                 self.say(delay);

@@ -84,7 +84,7 @@ fn list(deploys: &[DeployRecord], now: Time, look: Look) -> String {
 }
 
 fn cells(deploy: &DeployRecord, now: Time, look: Look) -> Vec<String> {
-    // For scripts a moment, for people an age.
+    // Scripts get a timestamp, people an age.
     let begun = match look.width {
         Some(_) => wording::ago(deploy.started_at, now),
         None => deploy.started_at.to_string(),
@@ -118,7 +118,7 @@ fn metered(meter: &MeterRecord) -> String {
     format!("{lost} of {requests} requests lost, longest gap {}", gap(meter))
 }
 
-/// The outcome, or where it is.
+/// The outcome, or the current phase.
 fn progress_of(deploy: &DeployRecord) -> String {
     match (deploy.outcome, deploy.phase) {
         (None, Some(phase)) => wording::doing(phase),

@@ -1,6 +1,6 @@
-//! Which bgd is meant: the configuration that was found, and the socket of its daemon. A configuration that
-//! does not load must not keep anybody from `status` and `flip`: the socket is found without it as well, and so is, by
-//! the record, the configuration that was last in force.
+//! Finds the bgd that a command is for: its configuration, and its daemon's socket. `status` and `flip` must work
+//! even when the configuration does not load: the socket is found without it, and the record has the configuration
+//! that was last in force.
 
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ const SYSTEM_CONFIG: &str = "/etc/bgd";
 #[derive(Debug)]
 pub struct Installation {
     settings: Result<Settings, Unusable>,
-    /// What was last in force, where the files are refused now.
+    /// The configuration last in force, when the files are refused now.
     last_good: Option<Settings>,
     socket: PathBuf,
 }
@@ -52,7 +52,7 @@ impl From<Unusable> for Problem {
 }
 
 impl Installation {
-    /// Finds it. An error only when there is neither a configuration nor a daemon.
+    /// Finds the installation. An error only when there is neither a configuration nor a daemon.
     pub fn find(explicit: Option<&Path>) -> Result<Self, Problem> {
         let file = match config::find(explicit) {
             Ok(file) => file,
@@ -81,7 +81,7 @@ impl Installation {
         let last_good = places.iter().find_map(|daemon| last_good(file, &daemon.state_dir));
         let in_force = last_good.iter().map(|settings| &settings.daemon).next();
         let of = |daemon: &DaemonSettings| of_the_system(file, daemon.runtime_dir.join(SOCKET));
-        // The defaults are last; what differs from them is written.
+        // The defaults are last; places before them are written in the file.
         let written = places.split_last().and_then(|(_, written)| written.first()).map(of);
         let existing = || places.iter().map(of).chain(usual_sockets()).find(|socket| socket.exists());
         match in_force.map(of).or_else(existing).or(written) {
@@ -95,23 +95,23 @@ impl Installation {
         Client::new(self.socket.clone())
     }
 
-    /// The settings, for what is done without the daemon.
+    /// The settings of the files, for work without the daemon.
     pub fn settings(&self) -> Result<&Settings, Problem> {
         self.settings.as_ref().map_err(|why| why.clone().into())
     }
 
-    /// The settings to do without the daemon by: those of the files or, where these are refused, the last good ones.
+    /// The settings for work without the daemon: those of the files or, where these are refused, the last good ones.
     pub fn usable(&self) -> Result<&Settings, Problem> {
         self.settings().or_else(|why| self.last_good.as_ref().ok_or(why))
     }
 
-    /// Whether the last good settings are what is used.
+    /// Whether the last good settings are used instead of the files.
     pub fn is_refused(&self) -> bool {
         self.last_good.is_some()
     }
 
-    /// The settings, when the daemon did not answer; says so when they are not those of the files. Without any that is
-    /// the thing to say first, and the configuration the reason why nothing better can be done.
+    /// The settings, when the daemon did not answer; says so when they are not those of the files. Without any, the
+    /// missing answer is reported first, and the refused configuration as the reason why nothing better can be done.
     pub fn settings_or(&self, error: &CallError) -> Result<&Settings, Problem> {
         if let (Err(Unusable::Bad(problems)), true) = (&self.settings, self.is_refused()) {
             terminal::chatter(&format!(
@@ -122,13 +122,13 @@ impl Installation {
         self.usable().inspect_err(|_| terminal::chatter(&format!("{error}, and the record can't be found:")))
     }
 
-    /// Asks the daemon for what only the daemon can do. Where it can't be reached and the files are refused, that is said
-    /// as well: it may be why there is none.
+    /// Sends a request that only the daemon can serve. If it can't be reached and the files are refused, says that
+    /// too: it may be why no daemon runs.
     pub async fn ask(&self, request: &Request) -> Result<Answer, Problem> {
         self.client().ask(request).await.map_err(|error| self.explained(error))
     }
 
-    /// Asks the daemon for what may take long; errors are explained as those of [`Installation::ask`].
+    /// Sends a request that may take long; errors are explained as in [`Installation::ask`].
     pub async fn open(&self, request: &Request) -> Result<Call, Problem> {
         self.client().open(request).await.map_err(|error| self.explained(error))
     }
@@ -140,7 +140,7 @@ impl Installation {
         error.into()
     }
 
-    /// The app meant: the one named, or the only one.
+    /// The app of a command: the one named, or the only one.
     pub fn app(&self, named: Option<&AppName>) -> Result<AppName, Problem> {
         let apps = &self.usable()?.apps;
         let names = || apps.keys().map(AppName::as_str).collect::<Vec<_>>().join(", ");
@@ -157,14 +157,13 @@ impl Installation {
     }
 }
 
-/// An ordinary user's defaults are their own directories; with the system's configuration the system's daemon
-/// is meant all the same.
+/// The system's socket for the system's configuration, even if the defaults are the directories of an ordinary user.
 fn of_the_system(file: &Path, socket: PathBuf) -> PathBuf {
     let system = Path::new(SYSTEM_RUNTIME).join(SOCKET);
     if file.starts_with(SYSTEM_CONFIG) && !socket.exists() && system.exists() { system } else { socket }
 }
 
-/// What was last in force, where the record in `state_dir` is of this file.
+/// The configuration last in force, if the record in `state_dir` belongs to this file.
 fn last_good(file: &Path, state_dir: &Path) -> Option<Settings> {
     let kept =
         Store::open_read_only(state_dir).and_then(|store| store.map(|it| it.all_configured()).transpose());

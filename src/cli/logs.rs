@@ -49,7 +49,7 @@ pub async fn run(context: &Context, args: LogsArgs) -> Result<Exit, Problem> {
     }
 }
 
-/// For the eyes: an empty answer looks like one that failed.
+/// The text for people when there is no output: an empty answer would look like a failure.
 fn nothing(source: LogSource) -> String {
     match source {
         LogSource::Live => "the app has written nothing so far".to_owned(),

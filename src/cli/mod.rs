@@ -44,7 +44,7 @@ use crate::api::{
     wire::{Exit, Request},
 };
 
-/// What every command is given.
+/// The context of every command.
 #[derive(Debug)]
 pub struct Context {
     config: Option<PathBuf>,
@@ -57,13 +57,13 @@ impl Context {
         Installation::find(self.config.as_deref())
     }
 
-    /// Says that what follows is not from the daemon.
+    /// Says that the data comes from the record and not from the daemon.
     fn say_record(&self, error: &CallError) {
         terminal::chatter(&self.stderr.paint(terminal::Tone::Notice, &record_note(error)));
     }
 }
 
-/// Why what is shown comes from the record.
+/// Why the data comes from the record.
 fn record_note(error: &CallError) -> String {
     match error {
         CallError::Hung { .. } => format!("{error}; this is the record"),
@@ -71,7 +71,7 @@ fn record_note(error: &CallError) -> String {
     }
 }
 
-/// The program, after the re-executed roles have been told apart.
+/// The command line, when the process does not run in one of the re-executed roles.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let context = Context { config: cli.config, stdout: Look::of_stdout(), stderr: Look::of_stderr() };
@@ -96,7 +96,7 @@ fn run(context: &Context, command: Command) -> Result<Exit, Problem> {
         Command::Daemon => daemon::run(context),
         Command::Exec(args) => {
             let prepared = waiting(exec::prepare(context, args))??;
-            // A code of the command's, not one of the contract's.
+            // The command's own exit code, not one of the contract.
             std::process::exit(i32::from(exec::run(prepared)))
         }
         other => waiting(talk(context, other))?,
@@ -127,7 +127,7 @@ async fn talk(context: &Context, command: Command) -> Result<Exit, Problem> {
     }
 }
 
-/// Runs to the end on this thread: a client has one thing to do.
+/// Runs a future to its end on this thread: a client has only this to do.
 fn waiting<T>(work: impl Future<Output = T>) -> Result<T, Problem> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(work))

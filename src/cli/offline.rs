@@ -1,5 +1,5 @@
-//! What can be known and done without the daemon. Called when it is away or hangs: reading goes by the record and
-//! by what really runs; a flip runs the app's own machine in this process, under the daemon's lock.
+//! Commands without the daemon, for when it is away or hangs: reading combines the record with the instances that
+//! really run; a flip runs the app's machine in this process, under the daemon's lock.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -37,25 +37,26 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// The next thing to do when there is neither a daemon nor a record that can be read.
+/// The hint when there is neither a daemon nor a record that can be read.
 const START: &str = "start it: `systemctl start bgd`, or `bgd daemon` in the foreground; it sets a damaged record aside \
                      and goes by what runs";
 
-/// How long a daemon that was ended, or is ending, may keep its lock.
+/// Limit of waiting for the lock of a daemon that was killed or is ending.
 const LOCK_WITHIN: Duration = Duration::from_secs(5);
-/// Beyond drain and grace: what the rest of a flip may take before this process leaves it to the next daemon.
+/// Time for the rest of a flip, beyond health check, drain and grace, before this process leaves it to the next
+/// daemon.
 const ALLOWANCE: Duration = Duration::from_secs(30);
 
-/// Why the daemon does not do it.
+/// Why the daemon can't do the flip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Daemon {
     /// Nobody listens.
     Absent,
-    /// It never answers; why, where that could be seen.
+    /// It never answers; with the cause, where known.
     Hung(Option<Cause>),
 }
 
-/// The status of all apps by the record, with `daemon.running` false. Where no daemon ever ran, nothing is deployed.
+/// The status of all apps from the record, with `daemon.running` false. Without a record nothing is deployed.
 pub async fn status(settings: &Settings) -> Result<Status, Refusal> {
     let store = open_if_any(settings)?;
     let mut apps = Vec::new();
@@ -81,12 +82,12 @@ async fn snapshot(
     let mut state = recorded.flatten().unwrap_or_default();
     let shims = Shims::new("/proc/self/exe".into(), &settings.daemon.state_dir, &settings.daemon.runtime_dir);
     let (mut instances, mut given) = (BTreeMap::new(), BTreeMap::new());
-    // Who may read the record may not be allowed to ask the shims; the record then speaks alone.
+    // A user who may read the record may lack the right to ask the shims; then only the record is used.
     if let Ok(found) = shims.find(&app.name).await {
         for handle in found {
             let running = handle.status().await.is_ok_and(|status| status.runs());
             if let (Some(slot), true) = (handle.role().slot(), running) {
-                // Whether it is well is not asked; the record tells of the color.
+                // Its health is not checked here; the record has the color's.
                 let live = state.live().filter(|live| live.color == slot.color);
                 let healthy = live.and_then(|live| live.healthy);
                 instances.insert(slot, Seen { pid: handle.main_pid(), healthy, measured: None });
@@ -137,7 +138,7 @@ pub fn events(
     open(settings)?.events(app, since).map_err(unreadable)
 }
 
-/// How a command runs in the live release. Needs no right beyond reading the record, by which it could be done by hand.
+/// The plan of a command in the live release. Needs only the right to read the record.
 pub fn exec(settings: &Settings, app: &AppName) -> Result<ExecPlan, Refusal> {
     let of_app = settings
         .apps
@@ -233,14 +234,14 @@ async fn flip_member(fleet: &Fleet, member: &Member) -> Result<FlipReport, Refus
     }
 }
 
-/// The traffic is where it was to go; what is left is the color behind it.
+/// Whether the traffic has moved, so that only the old color has to be stopped.
 fn is_routed(snapshot: &Snapshot, id: DeployId) -> bool {
     let pipeline = &snapshot.app.pipeline;
     pipeline.deploy().is_none_or(|deploy| deploy.id != id)
         || matches!(pipeline.stage(), Some(Stage::Retiring { .. }))
 }
 
-/// Until nothing is under way, or the limits of drain and grace are over.
+/// Waits until nothing is under way, or the limits of health check, drain and grace are over.
 async fn settle(member: &Member) {
     let settings = member.settings();
     let limit = settings.health.deadline + settings.drain + settings.stop.grace + ALLOWANCE;
@@ -300,7 +301,7 @@ fn unreadable(err: StoreError) -> Refusal {
     unread(chain(&err))
 }
 
-/// Reading instead of a daemon that can't be reached: that is what the exit code says, not that something failed.
+/// The refusal when the record can't replace an unreachable daemon. The exit code says unreachable, not failed.
 fn unread(why: String) -> Refusal {
     Refusal {
         exit: Exit::Unreachable,

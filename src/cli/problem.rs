@@ -1,5 +1,5 @@
-//! Why a command did not do what was asked, with the exit code of the contract and a hint. Every command
-//! returns it, `cli::main` prints it: one place decides how an error looks.
+//! Why a command failed, with the exit code of the contract and a hint. Every command returns it and `cli::main`
+//! prints it, so that one place decides how an error looks.
 
 use std::{io, path::PathBuf};
 
@@ -20,35 +20,35 @@ impl From<Refusal> for Problem {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    /// The daemon: away, hung, or it said no.
+    /// The daemon is away, hangs, or refused the request.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// The files of the configuration.
+    /// The configuration files are faulty.
     #[error("{0}")]
     Config(Problems),
-    /// The request itself.
+    /// The command line is wrong.
     #[error("{message}")]
     Usage {
-        /// What is wrong with it.
+        /// The error in it.
         message: String,
         /// What to write instead.
         hint: Option<String>,
     },
-    /// Something on this host.
+    /// A file operation failed on this host.
     #[error("can't {attempt} {}", path.display())]
     Host {
         /// A verb, such as `write`.
         attempt: &'static str,
-        /// What it was done to.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// Anything else that this side found, with its exit code.
+    /// Any other failure found by the command line, with its exit code.
     #[error("{}", .0.message)]
     Refused(Refusal),
-    /// Nobody reads what is printed.
+    /// The output can't be written.
     #[error("can't write the output")]
     Output(#[from] io::Error),
 }
@@ -64,7 +64,7 @@ impl Problem {
         Self::Refused(Refusal { exit, message: message.into(), hint: Some(hint.into()) })
     }
 
-    /// An answer to another question.
+    /// The daemon's answer is not one to this request.
     pub fn unexpected() -> Self {
         let hint = "daemon and command line differ in version: restart the daemon";
         Self::refused(Exit::Unreachable, "the daemon answered another question", hint)
@@ -93,12 +93,12 @@ impl Problem {
         }
     }
 
-    /// Whether the reader of our output went away: no reason to complain.
+    /// Whether the reader of our output has left, which is not an error to report.
     pub fn reader_left(&self) -> bool {
         matches!(self, Self::Output(source) if source.kind() == io::ErrorKind::BrokenPipe)
     }
 
-    /// As printed on stderr: the whole chain on one line, then the hint.
+    /// The text for stderr: the whole chain of errors on one line, then the hint.
     pub fn text(&self) -> String {
         if let Self::Config(problems) = self {
             return problems.to_string();

@@ -1,5 +1,5 @@
-//! What is shown while a deploy, flip, `up` or `down` is under way: on a terminal a spinner with the current
-//! step below the finished ones, in a pipe one line an event. All of it is chatter, on stderr.
+//! The progress of a deploy, flip, `up` or `down`: on a terminal a spinner with the current step below the finished
+//! ones, in a pipe one line an event. All of it goes to stderr.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::{
     rules::words::EventKind,
 };
 
-/// Between two turns of the spinner: smooth, and no load on a slow terminal line.
+/// Time between two turns of the spinner: smooth, and cheap on a slow terminal line.
 const TURN: Duration = Duration::from_millis(120);
 
 /// Shows the events of a call until its answer is there.
@@ -32,7 +32,7 @@ pub async fn follow(call: &mut Call, look: Look) -> Result<Answer, CallError> {
     }
 }
 
-/// The display; what it shows of the current step is removed when it is dropped.
+/// The display; dropping it removes the line of the current step.
 struct Display {
     look: Look,
     spinner: Option<ProgressBar>,

@@ -10,12 +10,12 @@ use crate::{
     },
 };
 
-/// Asks for something that is done at once, and prints the answer.
+/// Sends a request that is done at once, and prints the answer.
 pub(super) async fn asked(context: &Context, request: Request) -> Result<Exit, Problem> {
     said(context.installation()?.ask(&request).await?)
 }
 
-/// Asks for something that takes its time, shows how it goes, and prints the answer.
+/// Sends a request that takes some time, shows its progress, and prints the answer.
 pub(super) async fn followed(context: &Context, request: Request) -> Result<Exit, Problem> {
     let mut call = context.installation()?.open(&request).await?;
     said(progress::follow(&mut call, context.stderr).await?)

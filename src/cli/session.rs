@@ -1,6 +1,6 @@
-//! A command in a session of its own, with a terminal of its own where the caller has one: what the command does to its
-//! terminal (pushing keystrokes, changing modes) ends there and never reaches the caller's shell (promise N12). Used by
-//! `exec`. The caller's terminal is left as it was found.
+//! Runs a command in its own session, with its own terminal where the caller has one: changes to that terminal
+//! (pushed keystrokes, modes) never reach the caller's shell (promise N12). Used by `exec`. The caller's terminal is
+//! left as it was found.
 
 use std::{
     fs::File,
@@ -35,25 +35,25 @@ nix::ioctl_read_bad!(get_size, libc::TIOCGWINSZ, Winsize);
 nix::ioctl_write_ptr_bad!(set_size, libc::TIOCSWINSZ, Winsize);
 nix::ioctl_write_int_bad!(take_control, libc::TIOCSCTTY);
 
-/// Passed on to the command as they come; the caller's own keys arrive by the terminal.
+/// Signals to this process that are passed on to the command; the caller's keys arrive by the terminal.
 const PASSED_ON: [Signal; 6] =
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
-/// One read of a terminal.
+/// Bytes of one read of a terminal.
 const PIECE: usize = 16 << 10;
 
 /// How the caller is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Caller {
-    /// By no terminal at all: under a supervisor, in a job.
+    /// Without a terminal: under a supervisor, in a job.
     None,
-    /// With a terminal that none of the standard streams is.
+    /// With a terminal, but none of the standard streams is one.
     Elsewhere,
-    /// With a terminal.
+    /// With a terminal on at least one standard stream.
     Terminal,
 }
 
-/// Runs the command to its end; returns the exit code that a shell would give. Where there is no terminal the command takes this
-/// process's place, so that a supervisor has the command itself.
+/// Runs the command to its end; returns the exit code that a shell would give. Without a terminal the command
+/// replaces this process, so that a supervisor watches the command itself.
 ///
 /// # Errors
 /// When it can't be run.
@@ -85,15 +85,15 @@ fn caller() -> Caller {
     }
 }
 
-/// The standard streams that are a terminal, the one to write to first.
+/// The standard streams that are a terminal: stdout, stderr, stdin, in this order.
 fn terminals() -> impl Iterator<Item = BorrowedFd<'static>> {
     // SAFETY: the standard streams stay open as long as the process.
     let all = [1, 2, 0].map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
     all.into_iter().filter(IsTerminal::is_terminal)
 }
 
-/// In the child: out of the caller's session, and gone with this process, as if it had been replaced. The kernel
-/// forgets the last of it with a change of user, hence the order.
+/// In the child: leaves the caller's session, and dies with this process, as if it had replaced it. A change of user
+/// clears the death signal, so that signal is set last.
 fn enter(terminal: Option<RawFd>, rights: &Rights) -> io::Result<()> {
     setsid()?;
     if let Some(terminal) = terminal {
@@ -136,7 +136,8 @@ fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// The modes of the command's terminal: those of the caller's, without what the caller's already does.
+/// The modes of the command's terminal: those of the caller's terminal, without processing that the latter still
+/// does.
 fn modes(theirs: BorrowedFd<'_>, keys: Option<&Keys>) -> io::Result<Termios> {
     let mut modes = tcgetattr(theirs)?;
     if keys.is_none_or(|keys| keys.before.is_none()) {
@@ -166,13 +167,14 @@ fn signals() -> io::Result<SignalFd> {
 
 /// The caller's keyboard.
 struct Keys {
-    /// How its terminal was; `None`: it stays as it is, because what is written goes elsewhere too.
+    /// The modes of the caller's terminal before; `None` when they are not changed, because output does not go there
+    /// alone.
     before: Option<Termios>,
     open: bool,
 }
 
 impl Keys {
-    /// `None` when standard input is no terminal, or another job's.
+    /// `None` when standard input is not a terminal, or is another job's.
     fn find() -> Option<Self> {
         let stdin = io::stdin();
         let ours = stdin.is_terminal() && tcgetpgrp(&stdin).is_ok_and(|group| group == getpgrp());
@@ -180,7 +182,7 @@ impl Keys {
         ours.then(|| Self { before: tcgetattr(&stdin).ok().filter(|_| raw), open: true })
     }
 
-    /// From here on every key is the command's.
+    /// Switches the caller's terminal to raw mode: from here on every key goes to the command.
     fn take(&self) -> io::Result<()> {
         let Some(before) = &self.before else { return Ok(()) };
         let mut raw = before.clone();
@@ -192,24 +194,24 @@ impl Keys {
 impl Drop for Keys {
     fn drop(&mut self) {
         if let Some(before) = &self.before {
-            // A terminal that is gone has no modes.
+            // Fails only if the terminal is gone, which then needs no modes.
             let _gone = tcsetattr(io::stdin(), SetArg::TCSADRAIN, before);
         }
     }
 }
 
-/// Between the caller and the command.
+/// Passes keys, output and signals between the caller and the command.
 struct Relay {
     child: Child,
     signals: SignalFd,
-    /// The other end of the command's terminal; never blocks, so that a command that reads nothing holds up nothing.
+    /// Our end of the command's terminal; non-blocking, so that a command that reads nothing stalls nothing.
     master: Option<File>,
     keys: Option<Keys>,
-    /// Typed, and not taken by the command's terminal yet.
+    /// Keys that the command's terminal has not accepted yet.
     typed: Vec<u8>,
 }
 
-/// What can be gone on with.
+/// The sources that are ready.
 struct Ready {
     told: bool,
     output: bool,
@@ -245,7 +247,7 @@ impl Relay {
         }
     }
 
-    /// Until a signal, output of the command, or a key.
+    /// Waits for a signal, output of the command, room for keys, or a key.
     fn wait(&self) -> io::Result<Ready> {
         let stdin = io::stdin();
         let mut of_master = PollFlags::POLLIN;
@@ -280,13 +282,13 @@ impl Relay {
                 }
             }
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
-            // EIO: nobody has the command's side open any more.
+            // EIO: no process has the command's side open any more.
             Ok(_) | Err(_) => self.master = None,
         }
         Ok(())
     }
 
-    /// What the command had written when it ended; a child it left behind may write on, and is not waited for.
+    /// Passes on the output that was there when the command ended, without waiting for children that it left behind.
     fn pass_rest(&mut self) -> io::Result<()> {
         while let Some(master) = &self.master {
             let mut wanted = [PollFd::new(master.as_fd(), PollFlags::POLLIN)];
@@ -303,13 +305,13 @@ impl Relay {
         let (Some(master), Some(keys)) = (&self.master, &mut self.keys) else { return Ok(()) };
         match nix::unistd::read(io::stdin(), &mut piece) {
             Ok(0) => {
-                // The key that ends input, told by the caller's terminal as an end.
+                // The caller's terminal turned the end-of-input key into an end: pass the key itself on.
                 keys.open = keys.before.is_none();
                 self.typed.push(tcgetattr(master)?.control_chars[SpecialCharacterIndices::VEOF as usize]);
             }
             Ok(read) => self.typed.extend(&piece[..read]),
             Err(Errno::EINTR | Errno::EAGAIN) => {}
-            // The terminal is gone; a hang-up follows.
+            // The terminal is gone; SIGHUP follows.
             Err(_) => keys.open = false,
         }
         Ok(())
@@ -319,7 +321,7 @@ impl Relay {
         match self.master.as_mut().map(|master| master.write(&self.typed)) {
             Some(Ok(written)) => drop(self.typed.drain(..written)),
             Some(Err(err)) if err.kind() == io::ErrorKind::WouldBlock => {}
-            // Nobody reads them any more.
+            // Nothing reads the keys any more.
             Some(Err(_)) | None => self.typed.clear(),
         }
     }
@@ -346,11 +348,11 @@ impl Relay {
         }
     }
 
-    /// To what is in the foreground there, as the caller's keys would be.
+    /// Signals the foreground group of the command's terminal, as a key would; without a terminal, the command.
     fn signal(&self, signal: Signal) {
         let group = self.master.as_ref().and_then(|master| tcgetpgrp(master).ok());
         let child = Pid::from_raw(self.child.id().cast_signed());
-        // What has ended needs no signal.
+        // Fails if the process has ended, which then needs no signal.
         let _gone = match group {
             Some(group) if group.as_raw() > 0 => killpg(group, signal),
             Some(_) | None => killpg(child, signal).or_else(|_| kill(child, signal)),

@@ -1,5 +1,5 @@
-//! `bgd status`: asks the daemon, or reads the record when the daemon is away or hangs, and renders. The exit
-//! code answers for scripts; how it looks is in the files below `status/`.
+//! `bgd status`: asks the daemon, or reads the record when the daemon is away or hangs, and prints the status. The
+//! exit code answers for scripts; rendering is in the files below `status/`.
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// Between two looks of `-w` (contract of the command: every second).
+/// Time between two refreshes of `-w` (contract: every second).
 const REFRESH: Duration = Duration::from_secs(1);
 
 pub async fn run(context: &Context, args: StatusArgs) -> Result<Exit, Problem> {
@@ -77,7 +77,7 @@ async fn look(installation: &Installation, args: &StatusArgs) -> Result<Seen, Pr
     }
 }
 
-/// The worst of all apps: nothing live, then degraded.
+/// The exit code of the worst app: nothing live, then degraded.
 fn verdict(status: &Status) -> Exit {
     let exits: Vec<_> = status.apps.iter().map(exit_of).collect();
     [Exit::NothingLive, Exit::Degraded].into_iter().find(|bad| exits.contains(bad)).unwrap_or(Exit::Done)
@@ -132,13 +132,13 @@ fn redraw(seen: &Seen, args: &StatusArgs, look: Look) -> Result<(), Problem> {
         text.push_str(&format!("\n\n{}", record_note(error)));
     }
     let mut out = std::io::stdout().lock();
-    // Home, each line cleared to its end, the rest below cleared: no flicker, no leftovers.
+    // Cursor home, clear each line to its end, then everything below: no flicker, no leftovers.
     write!(out, "\x1b[H{}\x1b[K\n\x1b[J", text.replace('\n', "\x1b[K\n"))?;
     out.flush()?;
     Ok(())
 }
 
-/// Prints what differs from the last look, line by line; `before` is that last look.
+/// Prints the lines that differ from the last refresh, which is `before`.
 fn append(status: &Status, args: &StatusArgs, before: &mut Vec<String>) -> Result<(), Problem> {
     let now: Vec<String> = match &args.output {
         Some(key) => vec![pick::value(status, key)?],

@@ -1,12 +1,12 @@
-//! What the streams can show: colour, width, refreshing in place. Asked once at the start and handed down, so
-//! that rendering stays pure. Colour only on a terminal, without `NO_COLOR`, and not with `TERM=dumb`.
+//! The abilities of the output streams: colour, width, refreshing in place. Read once at the start and handed down,
+//! so that rendering stays pure. Colour only on a terminal, without `NO_COLOR`, and not with `TERM=dumb`.
 
 use std::io::{self, IsTerminal, Write as _};
 
 use crate::os::printable::colored_line;
 pub use crate::os::printable::one_line;
 
-/// What one stream can show.
+/// The abilities of one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
     /// Colours and cursor movement.
@@ -15,10 +15,10 @@ pub struct Look {
     pub width: Option<u16>,
 }
 
-/// What a colour means here.
+/// The meaning of a colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tone {
-    /// As it should be.
+    /// All is well.
     Good,
     /// Under way, or wants a look.
     Notice,
@@ -34,12 +34,10 @@ impl Look {
     /// A pipe or a file.
     pub const PLAIN: Self = Self { ansi: false, width: None };
 
-    /// Of stdout.
     pub fn of_stdout() -> Self {
         Self::of(&io::stdout())
     }
 
-    /// Of stderr.
     pub fn of_stderr() -> Self {
         Self::of(&io::stderr())
     }
@@ -90,7 +88,7 @@ pub fn chatter(text: &str) {
     drop(writeln!(io::stderr().lock(), "{}", text.trim_end_matches('\n')));
 }
 
-/// A line of an app's output: raw where it is piped on; on a terminal without anything but colours.
+/// Prints a line of an app's output: raw in a pipe; on a terminal, control sequences other than colours are removed.
 pub fn output(look: Look, line: &str) -> io::Result<()> {
     match (io::stdout().is_terminal(), look.ansi) {
         (false, _) => data(line),

@@ -1,5 +1,5 @@
-//! `bgd wait`: looks at the status until what was asked for is so. Survives a restart of the daemon; ends early
-//! only when the commit asked for has failed, since nothing would change any more.
+//! `bgd wait`: polls the status until the goal is reached. Survives a restart of the daemon; ends early only when the
+//! deploy of the wanted commit has failed, since waiting would change nothing.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Between two looks: a status costs the daemon well under a millisecond.
+/// Time between two polls: a status costs the daemon well under a millisecond.
 const LOOK: Duration = Duration::from_millis(300);
 
 pub async fn run(context: &Context, args: WaitArgs) -> Result<Exit, Problem> {
@@ -61,7 +61,7 @@ pub async fn run(context: &Context, args: WaitArgs) -> Result<Exit, Problem> {
     }
 }
 
-/// What a look showed.
+/// The result of one poll.
 #[derive(Debug, PartialEq)]
 enum Verdict {
     Reached(String),
@@ -69,7 +69,7 @@ enum Verdict {
     Hopeless(Exit, String, DeployId),
 }
 
-/// All apps asked for; a commit belongs to one app.
+/// Judges all the apps together. A goal with a commit needs exactly one app.
 fn all(apps: &[AppReport], goal: &Goal) -> Result<Verdict, Problem> {
     if let (Goal::Rev(_), [_, _, ..]) = (goal, apps) {
         return Err(Problem::usage("which app?", "`bgd wait APP --for rev=SHA`"));
@@ -101,7 +101,7 @@ fn judge_live(app: &AppReport) -> Verdict {
     }
 }
 
-/// Nothing is live, and the only commit that there is failed and is not tried again.
+/// A final failure when nothing is live and the tip is marked bad, so that bgd does not try again.
 fn judge_bad(app: &AppReport) -> Option<Verdict> {
     let why = app.why.as_ref().filter(|why| why.code == WhyCode::BadCommit)?;
     let last = app.last.as_ref().filter(|_| app.live.is_none() && app.deploy.is_none())?;

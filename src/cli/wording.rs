@@ -76,7 +76,7 @@ pub fn steps(steps: &[StepRecord]) -> String {
     steps.iter().map(step).collect::<Vec<_>>().join(", ")
 }
 
-/// How a deploy took, from its begin to its outcome.
+/// How long a deploy took, from its begin to its outcome.
 pub fn took(deploy: &DeployRecord) -> Option<Duration> {
     deploy.finished_at.map(|end| end.0.since(deploy.started_at.0))
 }

@@ -92,7 +92,7 @@ pub struct EventRecord {
     pub app: Option<AppName>,
     pub deploy: Option<DeployId>,
     pub kind: EventKind,
-    /// Who caused it: user name, `poller`, `daemon`.
+    /// Who caused it: a user name, `poller` or `bgd`.
     pub by: String,
     /// User id of the operator; only in events of an operator's act.
     pub uid: Option<u32>,

@@ -1,4 +1,4 @@
-//! The lines of an answer and what they carry, but for the status, which has a file of its own.
+//! The lines of an answer and their content. The status is in a file of its own.
 
 use std::collections::BTreeMap;
 
@@ -18,13 +18,13 @@ use crate::{
 pub enum Reply {
     /// More will follow.
     Progress(Progress),
-    /// The end, well.
+    /// The last line of a request that succeeded.
     Done(Answer),
-    /// The end, not done.
+    /// The last line of a request that was refused or failed.
     Refused(Refusal),
 }
 
-/// Something on the way.
+/// One line before the last one of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Progress {
@@ -36,7 +36,7 @@ pub enum Progress {
 pub struct Refusal {
     /// The exit code for the client.
     pub exit: Exit,
-    /// What was attempted, the value, what serves now.
+    /// The attempt, the value at fault, and what serves now.
     pub message: String,
     /// The next command.
     pub hint: Option<String>,
@@ -56,12 +56,12 @@ pub enum Answer {
     Said(String),
 }
 
-/// What a flip did.
+/// The result of a flip.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FlipReport {
-    /// Whether it cancelled a deploy before the traffic moved; else traffic moved.
+    /// True when the flip cancelled a deploy before its traffic moved; false when the traffic moved.
     pub cancelled: bool,
-    /// What is live now.
+    /// The live release after the flip.
     pub live: Option<LiveReport>,
     pub abandoned: Option<CommitId>,
     /// One sentence for people.
@@ -71,17 +71,17 @@ pub struct FlipReport {
 /// Why nothing is being deployed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Why {
-    /// In one word.
+    /// The reason as a fixed word.
     pub code: WhyCode,
-    /// The sentence.
+    /// The reason as a sentence.
     pub text: String,
     /// The next command, or what else to do.
     pub hint: Option<String>,
-    /// When it is tried again by itself.
+    /// When bgd tries again by itself.
     pub again_at: Option<Stamp>,
 }
 
-/// What `bgd exec` runs.
+/// How `bgd exec` runs a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecPlan {
     /// The live release's directory.

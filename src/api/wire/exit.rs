@@ -8,7 +8,6 @@ use crate::rules::step::DenialKind;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Exit {
-    /// Done.
     Done = 0,
     /// Failed; the old color still serves.
     Failed = 1,
@@ -22,7 +21,6 @@ pub enum Exit {
     Held = 5,
     /// Rolled back automatically.
     RolledBack = 6,
-    /// Not permitted.
     NotPermitted = 7,
     /// Timed out while waiting; the work goes on.
     TimedOut = 8,

@@ -33,7 +33,7 @@ pub enum Request {
     /// `Done(Said)`.
     Hold {
         app: Option<AppName>,
-        /// Why, for the others.
+        /// The reason that other operators see.
         reason: String,
     },
     /// `Done(Said)`.
@@ -46,13 +46,13 @@ pub enum Request {
     },
     /// `Done(Said)` when the step's share is in force.
     ResumeSteps { app: Option<AppName> },
-    /// `Done(Said)` when the next step's share is in force, or after the last one as `Promote`.
+    /// `Done(Said)` when the next step's share is in force; after the last step, like `Promote`.
     NextStep { app: Option<AppName> },
     /// `Progress(Event)` lines, then `Done(Said)` when all of the traffic has moved.
     Promote { app: Option<AppName> },
     /// `Done(History)`, newest first.
     History {
-        /// The app; `None` with several apps lists all.
+        /// Only this app's; `None`: those of all apps.
         app: Option<AppName>,
         /// At most this many.
         limit: u32,
@@ -62,13 +62,13 @@ pub enum Request {
     /// `Progress(Line)` for each line; ends with `Done(Said)`, with `follow` when the client goes.
     Logs {
         app: Option<AppName>,
-        /// How many of the last lines first.
+        /// Number of last lines to begin with, of each log.
         lines: u32,
-        /// Go on with what comes.
+        /// Go on sending new lines until the client leaves.
         follow: bool,
-        /// Output of which source.
+        /// Whose output.
         source: LogSource,
-        /// Of one of the color's instances, from 1; of all when left out.
+        /// One of the color's instances, counted from 1; all when left out.
         instance: Option<u16>,
     },
     /// `Progress(Event)` for each event; ends with `Done(Said)`, with `follow` when the client goes.
@@ -77,7 +77,7 @@ pub enum Request {
         app: Option<AppName>,
         /// Only those with a higher `seq`; `None`: the last 20.
         since: Option<u64>,
-        /// Go on with what comes.
+        /// Go on sending new events until the client leaves.
         follow: bool,
     },
     /// `Done(Why)`.
@@ -88,7 +88,7 @@ pub enum Request {
     Down { app: Option<AppName> },
     /// `Progress(Event)` lines, then `Done(Deploy)` when it serves again.
     Up { app: Option<AppName> },
-    /// `Done(Said)` at once; the remote is looked at without waiting for the next turn.
+    /// `Done(Said)` at once; the daemon then reads the remote without waiting for the next poll.
     Poll { app: Option<AppName> },
     /// `Done(Said)`, or `Refused` with the problems of the files.
     Reload,
@@ -107,7 +107,7 @@ pub enum LogSource {
 }
 
 impl Request {
-    /// Its command, as the record and refusals name it.
+    /// The command behind the request, as the record and refusals name it.
     pub fn verb(&self) -> &'static str {
         match self {
             Self::Status { .. } => "status",

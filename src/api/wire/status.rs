@@ -15,23 +15,21 @@ use crate::rules::{
 /// `bgd status --json`. All keys are always there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// 1.
+    /// Version of this schema: 1.
     pub schema: u32,
     pub daemon: DaemonReport,
-    /// What bgd started, still runs, and is in no file.
+    /// Running instances that bgd started, of apps that no configuration file names.
     pub unconfigured: Vec<UnconfiguredReport>,
-    /// One for each app.
+    /// One for each configured app.
     pub apps: Vec<AppReport>,
 }
 
-/// One instance of an app that is in no file.
+/// One instance of an app that no configuration file names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnconfiguredReport {
-    /// Of which app.
     pub name: AppName,
-    /// On which color.
     pub color: Color,
-    /// Where, as far as that is known.
+    /// Its port, where known.
     pub port: Option<u16>,
     pub pid: Option<u32>,
     pub since: Stamp,
@@ -40,23 +38,23 @@ pub struct UnconfiguredReport {
 /// The daemon itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DaemonReport {
-    /// False when the record was read without it.
+    /// False when the command read the record itself, without the daemon.
     pub running: bool,
     pub version: Option<String>,
     pub pid: Option<u32>,
     pub started_at: Option<Stamp>,
-    /// The configuration on disk was refused when it was last read, and an older one is in force: what helps.
+    /// Advice for when the configuration on disk was refused at the last read and an older one is in force.
     pub config_refused: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AppReport {
     pub name: AppName,
-    /// In one word.
+    /// The state as a fixed word.
     pub state: AppState,
-    /// Why it is degraded, beyond the health of what is live: the front, or the record.
+    /// Why it is degraded for another reason than the live release's health: the front, or the record.
     pub trouble: Option<String>,
-    /// What receives the traffic.
+    /// The release that receives the traffic.
     pub live: Option<LiveReport>,
     /// The other color.
     pub idle: Option<IdleReport>,
@@ -68,13 +66,13 @@ pub struct AppReport {
     pub remote: RemoteReport,
     /// The deploy that ended last.
     pub last: Option<LastReport>,
-    /// The way back.
+    /// Whether, and where to, `bgd flip` goes back.
     pub rollback: RollbackReport,
     /// Why nothing is being deployed.
     pub why: Option<Why>,
 }
 
-/// What receives the traffic.
+/// The release that receives the traffic.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LiveReport {
     pub color: Color,
@@ -89,19 +87,19 @@ pub struct LiveReport {
     pub author: Option<String>,
     /// The main process; `None` while it is being restarted.
     pub pid: Option<u32>,
-    /// The last health check; `None` before the first.
+    /// Result of the last health check; `None` before the first.
     pub healthy: Option<bool>,
     /// Since when it is live.
     pub since: Stamp,
-    /// All that it has, also those that do not run right now.
+    /// All instances, including those that are not running.
     pub instances: Vec<InstanceReport>,
-    /// It died and is not started again: `watch.restart` is off.
+    /// The live instance died and stays down, because `watch.restart` is off.
     pub given_up: bool,
-    /// Starts since it last was up for long, each after a death that came soon; with the one under way or waited for.
+    /// Restarts in a row, each after an early death; includes the one under way or waited for.
     pub restarts: u32,
     /// Since when its process is up; `None` while it is down.
     pub up_since: Option<Stamp>,
-    /// While it waits to be started again: how long that wait is in all, in milliseconds.
+    /// While it waits to be started again: the whole length of that wait, in milliseconds.
     pub restart_wait_ms: Option<u64>,
     /// Resident memory of all its instances, in bytes.
     pub memory_bytes: Option<u64>,
@@ -118,7 +116,7 @@ pub struct InstanceReport {
     pub socket: Option<PathBuf>,
     /// Its main process; `None` while it does not run.
     pub pid: Option<u32>,
-    /// The last health check; `None` before the first, and while it is not asked.
+    /// Result of the last health check; `None` before the first, and while the instance is not checked.
     pub healthy: Option<bool>,
     /// Resident memory of its processes, in bytes; `None` while it does not run, and without the daemon.
     pub memory_bytes: Option<u64>,
@@ -150,16 +148,17 @@ pub struct IdleReport {
     pub port: Option<u16>,
     /// Its unix socket, if it has one.
     pub socket: Option<PathBuf>,
-    /// What runs there.
+    /// The release that runs on it, if any.
     pub release: Option<ReleaseId>,
     pub commit: Option<CommitId>,
     /// Its main process.
     pub pid: Option<u32>,
-    /// In one word.
+    /// The state as a fixed word.
     pub state: IdleState,
-    /// All that it has or would have.
+    /// One for each instance that the color has, or would have when started.
     pub instances: Vec<InstanceReport>,
-    /// It stands behind the watched release, and takes what that one refuses to take (`watch.backup`).
+    /// It is the backup of the watched release: the front sends it the connections that the watched release refuses
+    /// (`watch.backup`).
     pub backup: bool,
     /// Resident memory of all its instances, in bytes.
     pub memory_bytes: Option<u64>,
@@ -174,14 +173,14 @@ pub struct DeployReport {
     pub kind: Option<DeployKind>,
     /// Its commit, once known.
     pub commit: Option<CommitId>,
-    /// Where it goes.
+    /// The color that the release is deployed to.
     pub color: Option<Color>,
     pub phase: Phase,
     pub started_at: Stamp,
-    /// Since when it is in this phase.
+    /// When it entered this phase.
     pub phase_since: Option<Stamp>,
-    /// How long the phase lasts by the configuration, in milliseconds: the watch; the drain at most. `None` of the
-    /// others, and of a watch that waits for traffic.
+    /// Configured length of the phase, in milliseconds: the period of a watch, or the limit of a drain. `None` in
+    /// other phases, and in a watch that waits for traffic.
     pub phase_ms: Option<u64>,
     /// How it will end, once that is decided and only cleaning up is left.
     pub ending: Option<Outcome>,
@@ -190,23 +189,24 @@ pub struct DeployReport {
 /// The share of the traffic that the deploy under way has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CanaryReport {
-    /// Which step, from 1.
+    /// The current step, counted from 1.
     pub step: usize,
-    /// Of how many.
+    /// Number of steps in the plan.
     pub steps: usize,
-    /// What was asked of the front, in percent.
+    /// The share that the front was set to, in percent.
     pub wanted: Share,
-    /// What it was of the requests since then, in percent with two decimals; `None` where nobody counts.
+    /// The canary's measured part of the requests since then, in percent with two decimals; `None` where requests are
+    /// not counted.
     pub measured: Option<String>,
     /// Since when the share is in force.
     pub since: Stamp,
-    /// An operator set the share; it stays until he says otherwise.
+    /// An operator set the share, which stays until an operator changes it.
     pub by_hand: bool,
-    /// What was seen of too little traffic, while that keeps the step from ending; or that the front refuses the next.
+    /// Why the step does not end: too little traffic, with the counts, or a front that refuses the next share.
     pub held: Option<String>,
-    /// What follows, in percent; 100 is the switch.
+    /// The next share, in percent; 100 is the flip.
     pub next_share: Share,
-    /// When; `None`: when an operator says so, or when there was enough traffic.
+    /// When the next share is due; `None` while it waits for an operator, for enough traffic, or for the front.
     pub next_at: Option<Stamp>,
 }
 
@@ -216,7 +216,7 @@ pub struct HoldReport {
     pub by: String,
     pub reason: String,
     pub since: Stamp,
-    /// What ends it.
+    /// The event that ends the hold.
     pub until: Option<HoldEnd>,
 }
 
@@ -225,15 +225,15 @@ pub struct HoldReport {
 pub struct RemoteReport {
     pub branch: String,
     pub head: Option<CommitId>,
-    /// The last good look.
+    /// When the remote was last read successfully.
     pub checked_at: Option<Stamp>,
-    /// What is wrong with it now.
+    /// Why the remote can't be read now.
     pub error: Option<String>,
-    /// What to do about it.
+    /// What to do about the error.
     pub hint: Option<String>,
-    /// How many refs it lists at each look, where it is therefore asked more seldom than `poll` says.
+    /// Number of refs that the remote lists, when they are so many that it is polled less often than `poll` says.
     pub refs: Option<u64>,
-    /// The next look: after `poll`, later while it can't be read.
+    /// When it is polled next: after `poll`, later while it can't be read.
     pub next_at: Option<Stamp>,
 }
 
@@ -244,25 +244,25 @@ pub struct LastReport {
     pub commit: Option<CommitId>,
     /// How it ended.
     pub outcome: Outcome,
-    /// Where it failed.
+    /// The phase it failed in.
     pub phase: Option<Phase>,
-    /// What went wrong.
+    /// The error, one line.
     pub error: Option<String>,
     /// The next thing to do.
     pub hint: Option<String>,
     pub finished_at: Stamp,
     pub steps: Vec<StepRecord>,
-    /// The front could not be moved: the release took the place of another on the port that it routes to.
+    /// The front could not be moved, so the release took over the port that the front routes to.
     pub replaced: bool,
 }
 
-/// The way back.
+/// The release that `bgd flip` goes back to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RollbackReport {
     /// Whether `bgd flip` has somewhere to go.
     pub possible: bool,
-    /// Where.
+    /// The commit that it goes back to.
     pub to: Option<CommitId>,
-    /// Whether it still runs.
+    /// Whether that release still runs.
     pub warm: bool,
 }

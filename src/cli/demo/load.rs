@@ -37,14 +37,13 @@ const LOST_AFTER: Duration = Duration::from_secs(14);
 
 type Tally = Arc<Mutex<Counts>>;
 
-/// What became of the requests.
+/// The results of the requests.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Counts {
-    /// Sent.
     pub sent: u64,
     /// Answered with 200, by version.
     pub answered: BTreeMap<String, u64>,
-    /// The others: when, counted from the first, and what happened.
+    /// Lost requests: when, counted from the first request, and why.
     pub lost: Vec<(Duration, String)>,
     /// The longest time between two answers.
     pub longest_gap: Duration,
@@ -56,7 +55,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// All that were answered.
+    /// Number of answered requests.
     pub fn total(&self) -> u64 {
         self.answered.values().sum()
     }
@@ -66,7 +65,7 @@ impl Counts {
         match result {
             Ok(version) => {
                 *self.answered.entry(version).or_default() += 1;
-                // After the last one is sent only slow ones are still out; what is between them is no gap.
+                // After the last request is sent only slow ones are still out; the time between them is not a gap.
                 if let (Some(last), false) = (self.last.replace(now), self.ended) {
                     self.longest_gap = self.longest_gap.max(now - last);
                 }
@@ -102,12 +101,12 @@ impl Load {
         Ok(Self { tally, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// So far.
+    /// The results so far.
     pub fn counts(&self) -> Counts {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Stops sending, waits for what is in flight, and tells the result.
+    /// Stops sending, waits for requests in flight, and returns the result.
     pub fn finish(mut self) -> Counts {
         if let Some(stop) = self.stop.take() {
             // An error only says that the thread has ended already.
@@ -139,7 +138,8 @@ async fn send_all(front: SocketAddr, tally: Tally, mut stopped: oneshot::Receive
     tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
     for number in 0u64.. {
         let due = tokio::select! {
-            // The moment it was due, not the one it was noticed: a client that is late must not look fast.
+            // The time when the request was due, not when the client noticed: a client that is late must not look
+            // fast.
             due = tick.tick() => due.into_std(),
             // Once it is done it is not polled again: the loop ends.
             _ = &mut stopped => break,
@@ -176,7 +176,7 @@ async fn kept_connection(front: SocketAddr, tally: Tally, mut errands: mpsc::Unb
     let mut kept = None;
     while let Some(errand) = errands.recv().await {
         let whole = async {
-            // A server may close a connection that nothing is asked on; a request on it is another matter.
+            // A server may close an idle connection, but not one with a request on it.
             let mut connection = match kept.take().filter(|kept: &Connection| !kept.is_closed()) {
                 Some(connection) => connection,
                 None => connect(front).await?,
@@ -201,7 +201,7 @@ type Connection = SendRequest<Empty<Bytes>>;
 async fn connect(front: SocketAddr) -> Result<Connection, String> {
     let stream = TcpStream::connect(front).await.map_err(|error| format!("not connected: {error}"))?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-    // Ends with the sender; its errors come out at the request.
+    // Ends with the sender; the request reports its errors.
     tokio::spawn(async move { drop(connection.await) });
     Ok(sender)
 }

@@ -22,7 +22,7 @@ use crate::{
 /// The hidden role of the sample app.
 pub const APP_ROLE: &str = "demo-app";
 
-/// How much of the daemon's log is shown when the story did not go as told.
+/// Lines of the daemon's log that are shown when the story did not go as told.
 const LOG_TAIL: usize = 25;
 
 /// How it ended, when nothing went wrong.
@@ -77,7 +77,7 @@ async fn interruption() -> std::io::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut hup = signal(SignalKind::hangup())?;
     tokio::select! {
-        // Each only tells that it came; nothing is lost when another comes first.
+        // Waiting for a signal is cancel-safe: nothing is lost when another comes first.
         interrupted = tokio::signal::ctrl_c() => interrupted?,
         _ = term.recv() => {}
         _ = hup.recv() => {}

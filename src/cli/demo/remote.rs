@@ -9,16 +9,16 @@ use crate::rules::ids::CommitId;
 
 const BRANCH: &str = "refs/heads/main";
 
-/// What one version of the sample app is like.
+/// One version of the sample app.
 #[derive(Debug, Clone, Copy)]
 pub struct Version {
     /// Counted from 1.
     pub number: u32,
     /// The commit message.
     pub subject: &'static str,
-    /// Who wrote it.
+    /// The commit's author.
     pub author: &'static str,
-    /// What its page says.
+    /// The text of its page.
     pub page: &'static str,
     /// Whether its health check passes.
     pub database: Database,
@@ -26,7 +26,7 @@ pub struct Version {
     pub build_seconds: u32,
 }
 
-/// What the health check of a version finds.
+/// The database of a version, which its health check needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Database {
     /// The check passes.

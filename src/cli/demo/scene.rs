@@ -1,6 +1,6 @@
-//! Where `bgd demo` takes place: a temporary directory with a configuration, a daemon of its own on free ports,
-//! and the commands of this very binary. Whatever happens, [`Scene::clear`] ends every process that belongs to
-//! the directory and removes it.
+//! The stage of `bgd demo`: a temporary directory with a configuration, its own daemon on free ports, and the
+//! commands of this very binary. [`Scene::clear`] ends every process that belongs to the directory and removes it,
+//! also after a failure.
 
 use std::{
     fs,
@@ -26,12 +26,11 @@ use super::APP_ROLE;
 
 /// The name of the app.
 pub const APP: &str = "shop";
-/// Between two looks at something that can't be awaited.
+/// Time between two polls of something that can't be awaited.
 const LOOK: Duration = Duration::from_millis(30);
-/// A socket below the runtime directory must fit 107 bytes.
+/// Longest path in bytes of the temporary directory: a socket below the runtime directory must fit 107 bytes.
 const LONGEST_BASE: usize = 50;
 
-/// The scene.
 pub struct Scene {
     dir: PathBuf,
     exe: PathBuf,
@@ -39,13 +38,11 @@ pub struct Scene {
     daemon: Option<Child>,
 }
 
-/// What a command printed, and its exit code.
+/// The output of a command, and its exit code.
 pub struct Ran {
     /// Exit code; -1 when it was killed.
     pub code: i32,
-    /// Data.
     pub stdout: String,
-    /// Chatter.
     pub stderr: String,
 }
 
@@ -146,7 +143,7 @@ listen = "{front}"
         Ok(pid)
     }
 
-    /// `kill -9`, and no daemon from here on.
+    /// Kills the daemon with SIGKILL; none runs from here on.
     pub async fn kill_daemon(&mut self) -> anyhow::Result<()> {
         let mut child = self.daemon.take().context("no daemon runs")?;
         child.kill().await.context("kill the daemon")
@@ -229,7 +226,7 @@ listen = "{front}"
                 }
                 // New ones may appear while a tree comes down; each is told once.
                 for pid in left.iter().filter(|pid| !told.contains(*pid)) {
-                    // It may have ended since it was listed.
+                    // The process may have ended since it was listed.
                     let _ = kill(*pid, signal);
                 }
                 told.extend(left);
@@ -252,7 +249,7 @@ async fn terminate(child: &mut Child) {
     }
 }
 
-/// Not there before, and nobody else's. A demo that was killed may have left the first names behind.
+/// Makes a new directory that only this user may enter. Earlier names may be left over from a demo that was killed.
 fn make_dir() -> anyhow::Result<PathBuf> {
     let name = format!("bgd-demo-{}", std::process::id());
     let mut attempt = 0;
@@ -266,7 +263,7 @@ fn make_dir() -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Not longer than a socket path below it may be.
+/// The directory for temporary files, if its path is short enough for the sockets below it, else `/tmp`.
 fn base() -> PathBuf {
     let dir = std::env::temp_dir();
     if dir.as_os_str().len() <= LONGEST_BASE { dir } else { PathBuf::from("/tmp") }

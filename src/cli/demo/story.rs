@@ -55,13 +55,13 @@ pub struct Story<'s> {
 }
 
 impl<'s> Story<'s> {
-    /// Before anything has happened.
+    /// A story that has not begun.
     pub fn new(scene: &'s mut Scene, look: Look) -> anyhow::Result<Self> {
         let remote = Remote::create(&scene.remote(), &scene.work()).context("make the repositories")?;
         Ok(Self { scene, remote, look, begun: Instant::now(), load: None })
     }
 
-    /// Tells it all; what became of the requests is told whether or not the story went as told.
+    /// Tells the whole story, and in the end what became of the requests, even if the story failed.
     pub async fn tell(mut self) -> anyhow::Result<()> {
         let told = self.day().await;
         let counts = self.load.take().map(Load::finish);

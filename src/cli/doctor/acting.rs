@@ -1,27 +1,25 @@
-//! The process that would deploy: the daemon where it runs, else this one, which is then taken for the daemon to come.
-//! What it may do and where it looks for programs is asked of it, since a service has another `PATH` and other rights
-//! than the shell of whoever asks.
+//! The process that would deploy: the daemon where it runs, else this one, which then stands for the daemon to come.
+//! Its rights and its `PATH` are read from `/proc`, since a service has others than the operator's shell.
 
 use std::{fs, path::PathBuf};
 
 /// `CAP_NET_BIND_SERVICE`: listening below the first free port.
 const NET_BIND_SERVICE: u32 = 10;
 
-/// What is known of it.
+/// The rights and the `PATH` of that process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Acting {
     /// Its pid, where it is the daemon.
     pub pid: Option<u32>,
-    /// Where it looks for programs.
     pub path: String,
-    /// It may listen on any port.
+    /// Whether it may listen on any port.
     pub binds_any_port: bool,
-    /// It is root.
+    /// Whether it runs as root.
     pub is_root: bool,
 }
 
 impl Acting {
-    /// Of the daemon with this pid, as far as this user may see it.
+    /// Reads them for the daemon with this pid, as far as this user may, else for this process.
     pub fn of(daemon: Option<u32>) -> Self {
         let proc = daemon.map(|pid| PathBuf::from(format!("/proc/{pid}")));
         let own = PathBuf::from("/proc/self");

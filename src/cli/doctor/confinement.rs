@@ -1,4 +1,5 @@
-//! Whether SELinux or AppArmor keeps the front from the app, or bgd from its work. Says nothing where they are not active.
+//! Whether SELinux or AppArmor keeps the front from the app, or bgd from its work. No findings where they are not
+//! active.
 
 use super::{acting::Acting, finding::Finding};
 use crate::{
@@ -7,10 +8,10 @@ use crate::{
     os::confinement::{Confinement, Module},
 };
 
-/// Of the daemon itself.
+/// Checks the daemon itself.
 pub fn check(here: &Confinement, acting: &Acting) -> Vec<Finding> {
     let process = acting.pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
-    // systemd's own domain, and what a policy without one for bgd gives to it, may do what root may.
+    // These domains may do what root may: systemd's own, and those given to bgd by a policy without one for it.
     let free = ["init_t", "unconfined_service_t", "initrc_t"];
     let Some((module, label)) = here.of(&process) else { return Vec::new() };
     if free.iter().any(|domain| label.contains(domain)) {
@@ -23,7 +24,7 @@ pub fn check(here: &Confinement, acting: &Acting) -> Vec<Finding> {
     )]
 }
 
-/// Of the front of one app.
+/// Checks the front of one app.
 pub fn check_app(app: &AppSettings, front: &dyn Front, here: &Confinement) -> Option<Finding> {
     let Confined { program, pid, switches } = front.confined()?;
     let (module, label) = here.of(&pid)?;

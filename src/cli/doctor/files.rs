@@ -1,5 +1,5 @@
-//! Files that a deploy reads beside the repository: variables, what is shared between releases, and the way of the
-//! app's user to its releases.
+//! Files that a deploy needs beside the repository: variables, files shared between releases, and the directories
+//! that the app's user passes on the way to its releases.
 
 use std::{
     fs,
@@ -42,12 +42,13 @@ fn variables(app: &AppSettings) -> Option<Finding> {
     }
 }
 
-/// A file that nobody makes: a directory is made, and what the repository brings is moved there.
+/// Warns of a missing shared file, which no deploy makes: it only makes directories, and moves in the files that the
+/// repository brings.
 fn shared(app: &AppSettings, store: &Path, path: &Path) -> Option<Finding> {
     let is_file = !path.as_os_str().as_bytes().ends_with(b"/")
         && path.file_name().is_some_and(|name| name.as_bytes().contains(&b'.'));
     let place = store.join(path);
-    // Only what surely is not there: this user may not see everything.
+    // Only if it certainly does not exist: this user may lack the right to look.
     let absent =
         matches!(fs::symlink_metadata(&place), Err(error) if error.kind() == std::io::ErrorKind::NotFound);
     (is_file && absent).then(|| {
@@ -70,7 +71,7 @@ fn closed(app: &AppSettings, store: &Path) -> Option<Finding> {
     Some(Finding::warn(what, release::own_hint(&closed)?))
 }
 
-/// Where the home directory is, when it is not the user's own.
+/// Says where `HOME` is, when it is not the user's own.
 fn home(app: &AppSettings, state_dir: &Path) -> Option<Finding> {
     let places = Places::new(state_dir, &app.name);
     let home = places.home_for(app.user.as_deref()).ok().filter(|home| *home == places.home())?;

@@ -7,7 +7,7 @@ use crate::config::{
     settings::{AppSettings, Settings},
 };
 
-/// One app with everything at its default, below that state directory.
+/// One app with everything at its default, in this state directory.
 pub fn settings(state_dir: &Path) -> (Settings, Arc<AppSettings>) {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("bgd.toml");

@@ -16,23 +16,23 @@ use crate::{
     shim::Limiter,
 };
 
-/// What an app may want to put below its release directory: EasySwoole's socket needs 38 bytes (design).
+/// Bytes that a socket's path may need below the release directory: EasySwoole's needs 38 (design).
 const BELOW_RELEASE: usize = 38;
-/// `<YYYYMMDDTHHMMSSZ>-<seq>-<short sha>` with a counter of six digits.
+/// Length of a release's name, `<YYYYMMDDTHHMMSSZ>-<seq>-<short sha>`, with a counter of six digits.
 const RELEASE_NAME: usize = 16 + 1 + 6 + 1 + 7;
-/// A release and its build fit into less in most projects; below this a deploy is likely to fail.
+/// Free bytes. Most releases need less than `warn` with their build; below `fail` a deploy is likely to fail.
 const BYTES: Limit = Limit { fail: 200 << 20, warn: 2 << 30 };
-/// A checkout of a medium project has some ten thousand files.
+/// Free inodes. A checkout of a medium project has some ten thousand files.
 const INODES: Limit = Limit { fail: 2_000, warn: 50_000 };
 
-/// How many requests may wait to be heard of, for each socket: what systemd gives a host that it starts is 512.
+/// The kernel's limit of datagrams queued for each socket, by which the front reports requests. systemd sets 512.
 const QUEUE: &str = "/proc/sys/net/unix/max_dgram_qlen";
-/// A busy host lets some hundredths of a second pass, at a thousand requests a second, before bgd reads on.
+/// At a thousand requests a second, a busy host may delay bgd's next read by some hundredths of a second.
 const SHORTEST_QUEUE: u64 = 64;
 
-/// What the daemon has open without apps, and connections to its control socket.
+/// Files that the daemon has open without any app, with connections to its control socket.
 const FILES: usize = 64;
-/// What it has open for an app whose deploy is under way (measured: 14 at rest, 16 while 91 apps deploy at once).
+/// Files that it has open for an app while it deploys (measured: 14 at rest, 16 while 91 apps deploy at once).
 const FILES_OF_AN_APP: usize = 16;
 
 struct Limit {
@@ -40,7 +40,7 @@ struct Limit {
     warn: u64,
 }
 
-/// Everything that concerns no app in particular.
+/// The checks of the host that do not depend on an app.
 pub fn check(settings: &Settings) -> Vec<Finding> {
     let dirs = &settings.daemon;
     let mut found = vec![
@@ -80,7 +80,7 @@ fn judge_files(limit: usize, apps: usize) -> Option<Finding> {
     })
 }
 
-/// What concerns one app.
+/// The checks of the host for one app.
 pub fn check_app(settings: &Settings, app: &AppSettings, front: &dyn Front) -> Vec<Finding> {
     let mut found: Vec<_> = app.user.iter().map(|name| user(app, name)).collect();
     found.extend(release_path(&settings.daemon.state_dir, app));
@@ -90,7 +90,7 @@ pub fn check_app(settings: &Settings, app: &AppSettings, front: &dyn Front) -> V
     found
 }
 
-/// Where the front tells of each request, and the host lets few of them wait.
+/// Warns when the front reports each request and the host's queue is too short for that.
 fn queue((app, tells): (&AppSettings, bool), length: Option<&str>) -> Option<Finding> {
     let length: u64 = length?.trim().parse().ok()?;
     (app.counts_traffic() && tells && length < SHORTEST_QUEUE).then(|| {
@@ -190,7 +190,7 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// Whether a program is where programs are looked for.
+/// Whether a program is in the `PATH`.
 pub fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| access(&dir.join(program), AccessFlags::X_OK).is_ok())
@@ -223,7 +223,7 @@ fn user(app: &AppSettings, name: &str) -> Finding {
     }
 }
 
-/// A word only when a socket below a release would not fit.
+/// A finding only when the path of a socket below a release would be too long.
 fn release_path(state_dir: &Path, app: &AppSettings) -> Option<Finding> {
     let length = state_dir.join(app.name.as_str()).join("releases").as_os_str().len() + 1 + RELEASE_NAME;
     (length + BELOW_RELEASE > LONGEST_PATH).then(|| {

@@ -87,7 +87,7 @@ impl Report {
     }
 }
 
-/// A front that is only looked at: nobody is told of its traffic.
+/// The ground of a front that is only inspected: nothing listens to its reports of traffic.
 fn ground(settings: &Settings, app: &AppSettings) -> front::Ground {
     front::Ground {
         exe: std::env::current_exe().unwrap_or_default(),
@@ -97,7 +97,7 @@ fn ground(settings: &Settings, app: &AppSettings) -> front::Ground {
     }
 }
 
-/// What runs and is in no file.
+/// Running instances of apps that no configuration file names.
 async fn unconfigured(installation: &Installation) -> Vec<Finding> {
     let Ok(Answer::Status(status)) = installation.client().ask(&Request::Status { app: None }).await else {
         return Vec::new();
@@ -110,7 +110,7 @@ async fn unconfigured(installation: &Installation) -> Vec<Finding> {
     status.unconfigured.iter().map(finding).collect()
 }
 
-/// Also its pid, if it answers.
+/// Whether the daemon answers, and its pid if it does.
 async fn daemon(installation: &Installation) -> (Finding, Option<u32>) {
     let client = installation.client();
     match client.ask(&Request::Status { app: None }).await {

@@ -50,11 +50,11 @@ pub fn check(settings: &Settings, app: &AppSettings, acting: &Acting) -> Vec<Fin
     found
 }
 
-/// How this host deals ports out.
+/// How this host assigns ports.
 struct Range {
-    /// Who is not root may listen from here on.
+    /// The lowest port that users other than root may listen on.
     first_free: u16,
-    /// What the kernel takes for connections that begin here.
+    /// The ports that the kernel uses for outgoing connections.
     outgoing: RangeInclusive<u16>,
 }
 
@@ -72,7 +72,7 @@ impl Range {
     }
 }
 
-/// An app has root's rights, or none.
+/// Whether the app may listen below the first free port: an app has all of root's rights, or none of them.
 fn may_bind_low(app: &AppSettings, acting: &Acting) -> bool {
     match &app.user {
         Some(name) => User::from_name(name).ok().flatten().is_some_and(|user| user.uid.is_root()),
@@ -96,7 +96,7 @@ fn front_too_low(app: &AppSettings, port: u16, range: &Range) -> Finding {
     )
 }
 
-/// Any port of that address was tried, so that nobody's is taken.
+/// The finding for an address on which no port can be bound, not even one chosen by the kernel.
 fn not_of_this_host(app: &AppSettings, ip: IpAddr, error: &io::Error) -> Finding {
     Finding::fail(
         format!("{}: front.listen has {ip}, where this host can't listen: {error}", app.name),
@@ -116,7 +116,7 @@ fn outgoing(app: &AppSettings, port: u16, range: &Range) -> Finding {
     )
 }
 
-/// Where the app's sockets are to be; a directory that is missing is made at the next start.
+/// Checks the directory of the app's sockets; a missing one is made at the next start.
 fn sockets(app: &AppSettings) -> Option<Finding> {
     let Listen::Sockets(sockets) = &app.listen else { return None };
     let (name, directory) = (&app.name, sockets.directory.display());
@@ -169,19 +169,19 @@ fn held(port: u16) -> io::Result<Held> {
     Ok(if holders.is_empty() { Held::Unseen } else { Held::By(holders) })
 }
 
-/// Instances run in their release directory.
+/// Whether the process is an instance of ours: these run in their release directory.
 fn works_in(pid: i32, state: &Path) -> bool {
     fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(state))
 }
 
-/// The front is this program in another role; another build of it after an upgrade. The daemon keeps the public socket
-/// open beside it, for the next front.
+/// Whether the process is our front, which is this program (after an upgrade, another build) in another role, or the
+/// daemon, which keeps the public socket open for the next front.
 fn is_front(holder: &Holder, runtime: &Path) -> bool {
     let Ok(bytes) = fs::read(format!("/proc/{}/cmdline", holder.pid)) else { return false };
     let mut words = bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
     let program = words.next().map(PathBuf::from).unwrap_or_default();
     let own = std::env::current_exe().ok().and_then(|exe| exe.file_name().map(ToOwned::to_owned));
-    // Another bgd of this host has its own runtime directory; its front is the one that counts.
+    // Another bgd on this host has another runtime directory, and its front is a stranger here.
     let is_ours = |word: String| word == "daemon" || Path::new(&word).starts_with(runtime);
     program.file_name().map(ToOwned::to_owned) == own && words.any(is_ours)
 }
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(found.level, Level::Fail);
         assert!(found.what.contains(&format!("pid {}", std::process::id())), "{found:?}");
         assert_eq!(port_of(&app, port, &|holder| works_in(holder.pid, Path::new("/"))).level, Level::Ok);
-        // A port that no other test gets, and that nobody listens on.
+        // A port that no other test gets, and that is bound without a listener.
         let held = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
         bind(held.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
         let free = getsockname::<SockaddrIn>(held.as_raw_fd()).unwrap().port();

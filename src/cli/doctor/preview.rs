@@ -1,4 +1,4 @@
-//! Whether a canary can be looked at as `[app.x.preview]` wants it: its secret can be read, and is one.
+//! Whether previews of a canary work as `[app.x.preview]` says: the secret can be read, and is fit for one.
 
 use super::finding::Finding;
 use crate::{

@@ -12,7 +12,7 @@ use crate::config::{
     settings::{AppSettings, Start},
 };
 
-/// Words that a shell runs itself.
+/// Keywords and built-in commands of shells.
 const OF_THE_SHELL: [&str; 42] = [
     ".", ":", "[", "[[", "alias", "break", "case", "cd", "command", "continue", "do", "done", "echo", "esac",
     "eval", "exec", "exit", "export", "false", "fi", "for", "function", "hash", "kill", "local", "popd",
@@ -20,7 +20,7 @@ const OF_THE_SHELL: [&str; 42] = [
     "type", "ulimit", "umask", "wait",
 ];
 
-/// A word for each program that is missing.
+/// A finding for each missing program.
 pub fn check(app: &AppSettings, acting: &Acting) -> Vec<Finding> {
     let path = path_of(app, acting);
     let brought = !app.build.is_empty();
@@ -56,13 +56,13 @@ fn of_step(app: &AppSettings, key: &str, name: &str, path: &str) -> Finding {
     )
 }
 
-/// Of the app's own settings, else the daemon's.
+/// The `PATH` of the app's settings, else the daemon's.
 fn path_of(app: &AppSettings, acting: &Acting) -> String {
     let of_file = || env_file::read(app.env_file.as_ref()?).ok()?.remove("PATH");
     app.env.get("PATH").cloned().or_else(of_file).unwrap_or_else(|| acting.path.clone())
 }
 
-/// The programs that are nowhere, as they are written. Functions of the line itself are rare enough to be named.
+/// The programs that are not found, as written. Shell functions defined in the line are named too, being rare.
 fn missing(all: &[Call], path: &str) -> Vec<String> {
     let mut names: Vec<String> = all.iter().filter_map(|call| program(call, path)).collect();
     names.dedup();
@@ -72,7 +72,7 @@ fn missing(all: &[Call], path: &str) -> Vec<String> {
 fn program(call: &Call, path: &str) -> Option<String> {
     let word = call.program_as_written()?;
     let strange = |c: char| "$`{}()<>*?[]\"'~=".contains(c) || c.is_whitespace();
-    // What is relative is of the release.
+    // A relative path is below the release.
     let is_known = OF_THE_SHELL.contains(&word)
         || word.contains(strange)
         || word.contains('/') && !word.starts_with('/');

@@ -22,8 +22,8 @@ use crate::{
 /// A person waits for this; the daemon itself is more patient.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// Asks for the tip of the branch. The worker wants a place of its own, which is made and removed again, so
-/// that nothing in the state directory changes hands before the daemon has ever run.
+/// Asks for the tip of the branch. The worker gets a temporary directory, so that nothing in the state directory
+/// belongs to the wrong user before the daemon has ever run.
 pub async fn check(app: &AppSettings) -> Finding {
     let scratch = std::env::temp_dir().join(format!("bgd-doctor-{}-{}", std::process::id(), app.name));
     let made = DirBuilder::new().mode(0o755).create(&scratch);
@@ -71,14 +71,14 @@ async fn ask(app: &AppSettings, exe: PathBuf, mirror: PathBuf) -> Finding {
 
 fn judge(app: &AppSettings, error: &GitError) -> Finding {
     let what = format!("{}: {}", app.name, chain(error));
-    // This is the try that some hints advise.
+    // Leave out hints that advise another try: this was one.
     let hint = error.hint().filter(|hint| !hint.contains("tries again by itself"));
     let hint = hint.unwrap_or_else(|| {
         let asks = "`git ls-remote` from this host asks the same";
         format!("{asks}; check `remote`, `auth`, name resolution and firewall")
     });
     match error.kind() {
-        // The first push makes it right.
+        // The first push makes the branch.
         Kind::Empty => Finding::warn(what, hint),
         _ => Finding::fail(what, hint),
     }

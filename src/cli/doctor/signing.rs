@@ -16,7 +16,7 @@ use crate::{
     release::git::Trust,
 };
 
-/// Nothing for an app that takes any commit.
+/// Findings about the app's keys; none for an app that accepts any commit.
 pub fn check(app: &AppSettings) -> Vec<Finding> {
     let Some(verify) = &app.verify else { return Vec::new() };
     let mut found = vec![lists(app, verify)];
@@ -37,7 +37,7 @@ fn lists(app: &AppSettings, verify: &Verify) -> Finding {
     }
 }
 
-/// A list is worth no more than the right to change it.
+/// Warns when others may write a list of keys: they could add their own.
 fn writable(app: &AppSettings, path: &Path) -> Option<Finding> {
     let found = fs::metadata(path).ok()?;
     let user = app.user.as_deref().and_then(|name| User::from_name(name).ok().flatten());

@@ -16,12 +16,12 @@ use crate::{
 /// The moment all ages are counted from.
 pub const NOW: Time = Time(1_795_247_472_034);
 
-/// So many seconds before [`NOW`].
+/// The time so many seconds before [`NOW`].
 pub fn before(seconds: u64) -> Stamp {
     Stamp(Time(NOW.0 - seconds * 1000))
 }
 
-/// A time that many seconds ahead.
+/// The time so many seconds after [`NOW`].
 pub fn after(seconds: u64) -> Stamp {
     Stamp(Time(NOW.0 + seconds * 1000))
 }

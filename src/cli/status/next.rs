@@ -14,7 +14,7 @@ pub fn way_back(app: &AppReport) -> String {
     let name = &app.name;
     if let Some(deploy) = app.deploy.as_ref().filter(|deploy| deploy.phase < Phase::Switching) {
         return match deploy.kind {
-            // Another flip joins it: to cancel it would keep what was flipped away from.
+            // A second flip joins this one: to cancel it would keep the release that was flipped away from.
             Some(DeployKind::Rollback) => {
                 format!("under way to {}", wording::short(deploy.commit.as_ref()))
             }
@@ -45,7 +45,7 @@ pub fn way_back(app: &AppReport) -> String {
     }
 }
 
-/// Whether a flip would bring nothing but another build of what is live.
+/// Whether a flip would only bring another build of the live commit.
 fn same_commit(app: &AppReport) -> bool {
     app.rollback.to.is_some() && app.rollback.to.as_ref() == app.live.as_ref().map(|live| &live.commit)
 }
@@ -55,7 +55,7 @@ fn further_back(app: &AppReport) -> String {
     format!("`bgd history {name}`, then `bgd deploy {name} --rev SHA`")
 }
 
-/// What happens without anybody's doing, and else what to do.
+/// What bgd does next by itself, or else what the operator can do.
 pub fn next(app: &AppReport, now: Time) -> String {
     if let Some(deploy) = &app.deploy {
         return next_of_deploy(app, deploy);
@@ -82,7 +82,7 @@ pub fn next(app: &AppReport, now: Time) -> String {
     }
 }
 
-/// What helps a live release that is unwell.
+/// The advice for a live release that is not healthy.
 fn mend(app: &AppReport, live: &LiveReport) -> String {
     let name = &app.name;
     let down = live.instances.iter().zip(1..).filter(|(one, _)| one.pid.is_none());
@@ -130,7 +130,7 @@ fn next_of_deploy(app: &AppReport, deploy: &DeployReport) -> String {
     }
 }
 
-/// The command that ends a step that nothing else ends; empty for other steps.
+/// The command that ends a canary step without a time limit; empty for other steps.
 fn next_step(app: &AppReport) -> String {
     let waits = |canary: &&CanaryReport| canary.next_at.is_none() && canary.held.is_none();
     let waiting = app.canary.as_ref().filter(waits).filter(|canary| !canary.by_hand);
@@ -139,7 +139,7 @@ fn next_step(app: &AppReport) -> String {
     })
 }
 
-/// What follows a watch that fails.
+/// What bgd does when the watch fails.
 fn if_unwell(app: &AppReport) -> String {
     let unwell = |idle: &IdleReport| idle.instances.iter().any(|one| one.healthy == Some(false));
     match &app.rollback.to {

@@ -11,7 +11,6 @@ use crate::{
     rules::words::Outcome,
 };
 
-/// One line.
 pub fn line(app: &AppReport, look: Look) -> String {
     let mut parts = vec![summary::headline(app)];
     if let Some(live) = &app.live {

@@ -118,7 +118,7 @@ pub fn check(key: &str) -> Result<(), Problem> {
     Err(Problem::usage(format!("no such key: {key:?}"), format!("one of {}", near(key).join(", "))))
 }
 
-/// The keys beside it, or where nothing has its first name, the first names.
+/// The known keys with the same first part; without any, the keys of one part.
 fn near(key: &str) -> Vec<&'static str> {
     let all = || KEYS.iter().chain(DAEMON_KEYS).copied();
     let first = |key: &str| key.split('.').next().unwrap_or_default().to_owned();
@@ -126,7 +126,7 @@ fn near(key: &str) -> Vec<&'static str> {
     if beside.is_empty() { all().filter(|known| !known.contains('.')).collect() } else { beside }
 }
 
-/// The value as text; empty for `null`, JSON for what is not a single value.
+/// The value as text; empty for `null`, JSON for an object or an array.
 pub fn value(status: &Status, key: &str) -> Result<String, Problem> {
     check(key)?;
     let whole = |value: Result<Value, serde_json::Error>| value.expect("a status is plain data");

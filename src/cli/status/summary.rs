@@ -23,7 +23,7 @@ use crate::{
 /// Width of the label column, the longest label and two spaces.
 const LABEL: usize = 10;
 
-/// What comes next when the status was read from the record.
+/// The text for what comes next when the status was read from the record.
 const UNSUPERVISED: &str = "nothing until the daemon runs again: `systemctl start bgd`, or `bgd daemon`";
 
 /// All apps, a block each.
@@ -37,7 +37,7 @@ pub fn render(status: &Status, now: Time, look: Look) -> String {
     blocks.join("\n\n")
 }
 
-/// What runs and is in no file: nobody starts it again, and nobody else would tell of it.
+/// Running instances of apps that no file names: bgd does not restart them, and only this line mentions them.
 fn unconfigured(status: &Status, now: Time, look: Look) -> Option<String> {
     let line = |one: &UnconfiguredReport| {
         let place = one.port.map(|port| format!("port {port}, ")).unwrap_or_default();
@@ -53,7 +53,7 @@ fn unconfigured(status: &Status, now: Time, look: Look) -> Option<String> {
     (!lines.is_empty()).then(|| format!("{head}\n{}", lines.join("\n")))
 }
 
-/// The daemon goes on with what it last read well, however long ago that was.
+/// Says that the daemon goes on with an older configuration, and what to do.
 fn config_refused(status: &Status, look: Look) -> Option<String> {
     let hint = match one_line(status.daemon.config_refused.as_deref()?) {
         command if command.starts_with("bgd ") => format!("`{command}`"),
@@ -139,13 +139,14 @@ fn live(app: &AppReport, now: Time) -> Vec<String> {
     lines
 }
 
-/// `, 30 MiB, 2.5% of a core`; nothing without the daemon, which measures it.
+/// `, 30 MiB, 2.5% of a core`; `None` without the daemon, which measures it.
 fn usage(live: &LiveReport) -> Option<String> {
     let (memory, cpu) = (live.memory_bytes?, live.cpu_percent?);
     Some(format!(", {} MiB, {cpu}% of a core", memory >> 20))
 }
 
-/// `started again 4 times in a row, last 9 s ago: `bgd events shop``, of one that dies soon after each start.
+/// `started again 4 times in a row, last 9 s ago: `bgd events shop``, for an instance that dies soon after each
+/// start.
 fn restarts(live: &LiveReport, name: &str, now: Time) -> Option<String> {
     let seen = match (live.restarts, live.up_since, live.restart_wait_ms) {
         (0, ..) => return None,
@@ -165,20 +166,20 @@ fn restarts(live: &LiveReport, name: &str, now: Time) -> Option<String> {
     Some(format!("{seen}: `bgd events {name}`"))
 }
 
-/// Several instances, counted. One that hangs has a process and gets requests all the same.
+/// Counts of several instances. One that hangs still has a process and gets requests.
 struct Count {
     well: usize,
     all: usize,
     /// The numbers of those without a process, from 1.
     down: Vec<usize>,
-    /// Of those whose health check fails.
+    /// The numbers of those whose health check fails.
     failing: Vec<usize>,
-    /// Of those that were not asked yet.
+    /// The numbers of those without a first health check.
     fresh: Vec<usize>,
 }
 
 impl Count {
-    /// `None` of a single one.
+    /// `None` for a single instance.
     fn of(live: &LiveReport) -> Option<Self> {
         let numbers = |which: fn(&InstanceReport) -> bool| {
             let found = live.instances.iter().zip(1..).filter(|(one, _)| which(one));
