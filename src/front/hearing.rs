@@ -1,5 +1,6 @@
-//! Hears on a datagram socket what a front tells of each request. Whose words count is the kernel's to say: a front's
-//! workers run as a user of their own, so anybody may send. What is missed is not counted.
+//! Receives a front's report of each request on a datagram socket. Any user may send to it, because a front's workers
+//! run as a user of their own; the kernel names the sender, and only datagrams of trusted senders count. A lost
+//! datagram is not counted.
 
 use std::{
     collections::BTreeSet,
@@ -18,12 +19,12 @@ use tokio::{io::Interest, net::UnixDatagram, time::Instant};
 
 use super::{Front, traffic::Sample};
 
-/// Longer than any line that a front tells; the rest of a longer one is not read.
+/// Bytes. Longer than any line that a front sends; the rest of a longer datagram is not read.
 const LONGEST: usize = 4096;
-/// Between two questions for the workers.
+/// Shortest time between two queries for the front's workers.
 const ASKED_AGAIN: Duration = Duration::from_secs(1);
 
-/// The socket, and whose words count.
+/// The socket, and the uids of the front's workers, whose datagrams count.
 #[derive(Debug)]
 pub struct Ear {
     socket: UnixDatagram,
@@ -32,7 +33,7 @@ pub struct Ear {
 }
 
 impl Ear {
-    /// In the place of what is left of a former one.
+    /// Binds the socket, and removes one that an earlier bgd left at this path.
     ///
     /// # Errors
     /// When the socket or its directory can't be made.
@@ -50,11 +51,11 @@ impl Ear {
         Ok(Self { socket, trusted: BTreeSet::new(), asked: None })
     }
 
-    /// The next request that the front tells of: a sample of each color that it was tried on. Cancel-safe, but for the
-    /// datagram of a sender not yet known.
+    /// The next request that the front reports: a sample for each color that the request was tried on. Cancel-safe, but
+    /// a datagram from a sender not yet known may be lost.
     ///
     /// # Errors
-    /// When nothing can be heard any more.
+    /// When the socket can't be read.
     pub async fn hear(&mut self, front: &dyn Front) -> io::Result<Vec<Sample>> {
         loop {
             let (datagram, uid) = self.datagram().await?;
@@ -67,18 +68,19 @@ impl Ear {
         }
     }
 
-    /// The next datagram and who sent it.
+    /// The next datagram, and the uid of its sender.
     async fn datagram(&self) -> io::Result<(Vec<u8>, Option<u32>)> {
         self.socket.async_io(Interest::READABLE, || receive(&self.socket)).await
     }
 
-    /// bgd's own user, root, and those that the front's workers run as.
+    /// Trusts bgd's own user, root, and the users that the front's workers run as.
     fn trusts(&self, uid: Option<u32>) -> bool {
         let own = nix::unistd::geteuid().as_raw();
         uid.is_some_and(|uid| uid == 0 || uid == own || self.trusted.contains(&uid))
     }
 
-    /// Whether it is time to ask for the workers again: a stranger's flood is no reason to do so all the time.
+    /// Whether bgd may look up the workers again. The rate is limited, because otherwise each datagram of an unknown
+    /// sender would cause a look-up.
     fn may_ask(&mut self) -> bool {
         let may = self.asked.is_none_or(|asked| asked.elapsed() >= ASKED_AGAIN);
         if may {

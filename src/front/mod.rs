@@ -1,8 +1,8 @@
-//! What routes the public traffic to a color: one seam, and a folder for each kind of front, which knows nothing of
-//! the others. Called by the engine and by `bgd doctor`; decides nothing by itself.
+//! Routes the public traffic to a color: one trait, and a folder for each kind of front, which knows nothing of the
+//! others. Called by the engine and by `bgd doctor`; decides nothing by itself.
 //!
-//! The kinds stand behind a trait and not in an enum, so that another one is a folder and a line in [`of`]. A future
-//! in a box costs an allocation a call, of which a flip has three.
+//! The kinds implement a trait and are not variants of an enum, so that a new kind is a folder and a line in [`of`].
+//! A boxed future costs one allocation a call; a flip makes three calls.
 
 pub mod builtin;
 pub mod haproxy;
@@ -28,126 +28,128 @@ use crate::{
     },
 };
 
-/// What a front does when it is asked to.
+/// The future of an operation on a front.
 pub type Attempt<'a, T> = BoxFuture<'a, Result<T, FrontError>>;
 
 /// The front of one app.
 pub trait Front: fmt::Debug + Send + Sync {
-    /// Has it there as far as that is bgd's to do: its process runs, its file is in place. Routes nothing.
+    /// Sets up the part of the front that bgd owns: starts its process, or writes its file. Changes no route.
     fn ensure(&self) -> Attempt<'_, ()>;
 
-    /// What would make a flip fail and can be known before a build (promises F4, F7).
+    /// Fails with what would make a flip fail and can be known before a build (promises F4, F7).
     fn preflight(&self) -> Attempt<'_, ()>;
 
-    /// Routes exactly so, proven by effect; without a live color the traffic is turned away.
+    /// Puts exactly this route in force, and proves it by effect. A route without a live color refuses the traffic.
     fn route(&self, route: Route) -> Attempt<'_, ()>;
 
-    /// What is truly routed now; `None` when the front knows of no route.
+    /// The route in force now, as the front reports it; `None` when the front has no route.
     fn standing(&self) -> Attempt<'_, Option<Standing>>;
 
-    /// Waits until nothing is in flight on the color, at most for `limit`; what is left then is cut. Returns how
-    /// many requests or connections that were.
+    /// Waits until nothing is in flight on the color, at most for `limit`, then cuts the rest. Returns the number of
+    /// requests or connections that were left.
     fn drained(&self, color: Color, limit: Duration) -> Attempt<'_, u64>;
 
-    /// Looks after it for as long as it is polled: tells what is wrong, and has it told again after it was lost.
+    /// Supervises the front for as long as the future is polled: reports what is wrong, and asks the daemon to route
+    /// again after the front lost its route.
     fn supervise<'a>(&'a self, daemon: &'a dyn Daemon) -> BoxFuture<'a, ()>;
 
-    /// What `bgd doctor` says of it; changes nothing.
+    /// The findings of `bgd doctor` about the front; changes nothing.
     fn advice<'a>(&'a self, app: &'a AppSettings) -> BoxFuture<'a, Vec<Finding>>;
 
-    /// The number of the route that it refused ours for; `None` where it takes any.
+    /// The generation of a newer route, for which the front refused ours; `None` where the front accepts any
+    /// generation.
     fn newer_than(&self, _ours: Generation) -> BoxFuture<'_, Option<Generation>> {
         Box::pin(async { None })
     }
 
-    /// Has instances at these addresses passed over for so long, as far as others are not. Nothing to do where the
-    /// front finds out by itself.
+    /// Makes the front skip the instances at these addresses for the given time, as long as others are left. Does
+    /// nothing where the front itself detects instances that are down.
     fn pass_over(&self, _addresses: Vec<Address>, _within: Duration) -> Attempt<'_, ()> {
         Box::pin(async { Ok(()) })
     }
 
-    /// Ends it where it is bgd's to end.
+    /// Ends the front's process where bgd started it.
     fn end(&self) -> Attempt<'_, ()> {
         Box::pin(async { Ok(()) })
     }
 
-    /// What it counted of the traffic since its process began; `None`: it tells of each request by a datagram.
+    /// The front's traffic counters since its process began; `None` where it sends a datagram for each request instead.
     fn figures(&self) -> Option<Attempt<'_, [(Color, Figures); 2]>> {
         None
     }
 
-    /// The request that a datagram tells of: a sample of each color that it was tried on.
+    /// Parses a datagram about one request: a sample for each color that the request was tried on.
     fn samples(&self, _datagram: &[u8]) -> Vec<Sample> {
         Vec::new()
     }
 
-    /// The users that those run as that tell of requests; none while the front can't be asked.
+    /// The uids that the front's workers run as, from which datagrams are accepted; empty when they can't be found.
     fn worker_uids(&self) -> BoxFuture<'_, BTreeSet<u32>> {
         Box::pin(async { BTreeSet::new() })
     }
 
-    /// The process that connects to the app, where a security module may confine it otherwise than bgd; `None` when it
-    /// can't be found.
+    /// The process that connects to the app, where a security module may confine it differently from bgd; `None` when
+    /// it can't be found.
     fn confined(&self) -> Option<Confined> {
         None
     }
 }
 
-/// What a front that is looked after may ask of the daemon and tells it.
+/// The daemon, as a front under supervision sees it.
 pub trait Daemon: Send + Sync {
-    /// The app that the front is of.
+    /// The app that the front serves.
     fn app(&self) -> &AppName;
 
-    /// The turn at the front: while it is held, no route is put in force.
+    /// The lock on the front: while it is held, no route is put in force.
     fn turn(&self) -> BoxFuture<'_, MutexGuard<'_, ()>>;
 
     /// Whether an instance runs on the color.
     fn runs(&self, color: Color) -> bool;
 
-    /// The front lost its route, or somebody changed it: it is to be told again what is live.
+    /// Reports that the front lost its route, or that somebody changed it: the daemon must route again.
     fn tell_again(&self);
 
-    /// What is wrong with the front now; true when that is not what was said before.
+    /// Reports what is wrong with the front now, or `None`; returns whether that differs from the last report.
     fn trouble(&self, said: Option<String>) -> bool;
 
-    /// Records what went wrong with the front and is over, for `bgd events`.
+    /// Records a problem of the front that is over, for `bgd events`.
     fn note<'a>(&'a self, text: &'a str) -> BoxFuture<'a, ()>;
 }
 
-/// A process that a security module may keep from the app.
+/// A process that a security module may keep from connecting to the app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Confined {
-    /// What people call it.
+    /// The program's name in messages.
     pub program: &'static str,
-    /// Its process.
+    /// Process id, in decimal.
     pub pid: String,
     /// SELinux booleans, each of which lets it connect to any port; the first one is the narrowest.
     pub switches: &'static [&'static str],
 }
 
-/// What went wrong with a front.
+/// The failure of an operation on a front.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{said}")]
 pub struct FrontError {
-    /// For people, with all causes.
+    /// The message, with all causes.
     pub said: String,
-    /// What to do about it, where more is known than that the front is unwell.
+    /// Advice for the operator, where there is more specific advice than to run `bgd doctor`.
     pub hint: Option<&'static str>,
-    /// Its own last words.
+    /// The last lines that the front itself logged.
     pub log: Vec<String>,
-    /// Whether another try can help, and what it did to the route.
+    /// Whether a retry can help, and what happened to the route.
     pub nature: Nature,
 }
 
 impl FrontError {
-    /// As a deploy's failure: always worth another try, because the commit is not to blame.
+    /// Converts the error into a deploy's failure. A retry is always worth it, because the commit is not to blame.
     pub fn failure(self, phase: Phase) -> Failure {
         let hint = self.hint.unwrap_or("`bgd doctor` checks the front").to_owned();
         Failure { phase, nature: self.nature, cause: self.said, hint: Some(hint), log_tail: self.log }
     }
 }
 
-/// Where a front has what it needs of bgd's.
+/// The paths of bgd that a front needs.
 #[derive(Debug, Clone)]
 pub struct Ground {
     /// This binary.
@@ -156,11 +158,11 @@ pub struct Ground {
     pub runtime_dir: PathBuf,
     /// The directory of the app's logs.
     pub logs: PathBuf,
-    /// The datagram socket for what is told of requests; `None` when nobody wants to know.
+    /// The datagram socket for reports of requests; `None` when traffic is not counted.
     pub traffic: Option<PathBuf>,
 }
 
-/// The front of an app; touches nothing. The one place that names the kinds.
+/// Makes the front of an app; changes nothing on the host. The one place that names the kinds.
 pub fn of(app: &AppSettings, ground: Ground) -> Box<dyn Front> {
     match &app.front {
         FrontSettings::Builtin { listen, request_timeout, response_timeout } => {
@@ -174,7 +176,7 @@ pub fn of(app: &AppSettings, ground: Ground) -> Box<dyn Front> {
     }
 }
 
-/// The `front.type` for a program that serves already, by its name; `None` when bgd has no front for it.
+/// The `front.type` for a program that already serves, by its name; `None` when bgd has no front for it.
 pub fn kind_of(program: &str) -> Option<&'static str> {
     ["nginx", "haproxy"].into_iter().find(|kind| program.contains(kind))
 }

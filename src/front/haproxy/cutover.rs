@@ -1,13 +1,13 @@
-//! The flip: tell HAProxy, read back, or undo. Called by the engine for every change of the route, and again after
-//! a crash: it is idempotent.
+//! The flip: set the servers' states, read them back, or undo. Called by the engine for every change of the route, and
+//! again after a crash: it is idempotent.
 //!
 //! ```text
 //! look ─▶ (new color drains until HAProxy's check of it passes) ─▶ weights ─▶ raise, lower, maint ─▶ read back
 //!              │ check fails: maint again, the old color never left      │ refused, or not so: as it was
 //!              └ nobody serves: passes after it was raised, or everything is as it was
 //! ```
-//! What is raised comes first, so that there is no moment at which nobody is ready. They are one line, so
-//! that all of it happens if bgd dies behind it.
+//! The servers to raise come first, so that a server is ready at each moment. All commands are sent as one line, so
+//! that HAProxy runs all of them even if bgd dies after sending it.
 
 use std::time::Duration;
 
@@ -30,18 +30,18 @@ use crate::{
     },
 };
 
-/// To connect to the app, on this host or beside it.
+/// Limit of a connection to the app, on this host or a host near it.
 const REACHED_WITHIN: Duration = Duration::from_secs(2);
-/// An agent is asked every 2 s by default.
+/// Time for an agent's first answer: HAProxy asks an agent every 2 s by default.
 const AGENT_WITHIN: Duration = Duration::from_secs(3);
 
-/// A color whose servers HAProxy judges. Its check's health begins at `rise`, so that the first check that fails takes
-/// a server down, and the first that passes raises it.
+/// A color whose servers HAProxy checks before they receive traffic. A server's check health begins at `rise`: the
+/// first failed check takes the server down, the first passed check raises the health.
 struct Trial {
     color: Color,
     began: Instant,
     first: Vec<Server>,
-    /// They were taken out of maintenance for it.
+    /// Whether the servers were taken out of maintenance for this trial.
     rested: bool,
 }
 
@@ -53,24 +53,24 @@ impl Trial {
             (false, true) => waited >= AGENT_WITHIN,
             (false, false) => true,
         };
-        // Without a word of HAProxy, bgd's own probe has to do.
+        // Without a result of HAProxy's check, bgd's own probe has to do.
         now.is_up() && (heard || waited >= limits.check)
     }
 }
 
-/// Which life of HAProxy answers.
+/// Which HAProxy process answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Life {
-    /// The one that was told last.
+    /// The process that bgd last set a route in.
     Same,
-    /// Another one, which has been told the same again.
+    /// Another process, in which bgd has set the last route again.
     New,
-    /// This bgd never met one before.
+    /// Unknown: this bgd process has set no route yet.
     Unknown,
 }
 
 impl Haproxy {
-    /// Puts a route in force, read back from HAProxy; or leaves the old one where it is.
+    /// Puts a route in force and reads it back from HAProxy; on failure, restores the old one as far as possible.
     pub async fn route(&self, route: &Route, limits: Limits) -> Result<(), HaproxyError> {
         let process = self.process().await?;
         let sides = self.sides().await?;
@@ -83,8 +83,8 @@ impl Haproxy {
         put
     }
 
-    /// What receives traffic from now on has to pass HAProxy's own check: before it gets any while another color
-    /// serves; where nobody serves it is let in at once, and has to pass then.
+    /// A color that begins to receive traffic has to pass HAProxy's own check: before the switch when the other color
+    /// serves, else after it, because there is nothing to lose.
     async fn put_proven(&self, told: &Told, sides: &Sides, limits: Limits) -> Result<(), HaproxyError> {
         let mut open = Vec::new();
         for color in Color::ALL.into_iter().filter(|color| told.is_ready(*color)) {
@@ -106,7 +106,7 @@ impl Haproxy {
         Ok(())
     }
 
-    /// After a restart or reload of HAProxy, when its configuration speaks: tells it again what it was told last.
+    /// After a restart or reload, HAProxy has the states of its configuration: sets the last route again.
     pub async fn put_back(&self, limits: Limits) -> Result<Life, HaproxyError> {
         let process = self.process().await?;
         let Some(last) = self.told() else { return Ok(Life::Unknown) };
@@ -120,7 +120,8 @@ impl Haproxy {
         Ok(Life::New)
     }
 
-    /// Whether the new process has it. One that is being replaced may have taken the words for it.
+    /// Sets the last route; returns whether the new process has it. The commands may have reached the former process,
+    /// which still answers while it is replaced.
     async fn told_anew(&self, last: &Told, limits: Limits) -> Result<bool, HaproxyError> {
         let (process, sides) = self.look().await?;
         if process == last.process {
@@ -129,7 +130,7 @@ impl Haproxy {
         let [blue, green] = Color::ALL.map(|color| {
             let alone = !last.is_ready(color.other());
             let want = |(server, want): (&Server, Want)| match want {
-                // The weight of the new configuration, not of the one before.
+                // The weight of the new configuration, not of the earlier one.
                 Want::Ready(_) if alone => roles::alone(server),
                 want => want,
             };
@@ -152,8 +153,8 @@ impl Haproxy {
         self.prove(told, limits).await
     }
 
-    /// Brings the servers back to what they were. Best effort: what stopped HAProxy from doing the one may stop the
-    /// other, and then the next look says what is so.
+    /// Restores the servers' former states. Best effort: the cause that stopped the route may stop the restoration too;
+    /// then the next look reports the actual state.
     async fn undo(&self, before: &Sides) {
         let undone = async {
             let now = self.sides().await?;
@@ -169,19 +170,20 @@ impl Haproxy {
         }
     }
 
-    /// Whether the color receives traffic already, as it was told.
+    /// Whether the color already receives traffic, as bgd set it.
     fn is_known(&self, color: Color, sides: &Sides) -> bool {
         self.told().is_some_and(|told| told.is_ready(color)) && sides.of(color).iter().any(Server::is_ready)
     }
 
-    /// Whether the other color truly serves: HAProxy is as it was left.
+    /// Whether the other color serves, in a HAProxy process that did not restart since bgd's last route.
     fn serves_beside(&self, color: Color, sides: &Sides, process: super::Process) -> bool {
         let undisturbed = self.told().is_none_or(|told| told.process == process);
         let serves = |server: &Server| server.is_ready() && server.weight > 0 && server.is_up();
         undisturbed && sides.of(color.other()).iter().any(serves)
     }
 
-    /// Lets HAProxy check a color that rests, by draining it: a draining server is checked and receives nothing new.
+    /// Lets HAProxy check a color that is in maintenance, by draining it: a draining server is checked and receives
+    /// nothing new.
     async fn begin_trial(&self, color: Color, told: &Told) -> Result<Trial, HaproxyError> {
         let wanted = told.wanted(&self.sides().await?, color);
         for server in &wanted {
@@ -190,14 +192,14 @@ impl Haproxy {
         if wanted.iter().any(Server::is_ready) {
             return Ok(Trial { color, began: Instant::now(), first: wanted, rested: false });
         }
-        // In one go: a first check that passed before the look would be waited for in vain.
+        // Both on one connection: a check that passed before a separate look would never be seen to pass.
         let look = self.states();
         let text = self.socket.tell_and_look(&self.each("drain", &wanted), &look).await?;
         let first = told.wanted(&self.read_sides(&look, &text)?, color);
         Ok(Trial { color, began: Instant::now(), first, rested: true })
     }
 
-    /// All of a color that shall receive traffic have to pass.
+    /// Waits until every server of the color that shall receive traffic has passed.
     async fn end_trial(&self, trial: &Trial, told: &Told, limits: Limits) -> Result<(), HaproxyError> {
         let down = loop {
             let now = told.wanted(&self.sides().await?, trial.color);
@@ -206,7 +208,7 @@ impl Haproxy {
                 return Ok(());
             }
             match now.into_iter().find(|server| !server.is_up()) {
-                // One slow answer on a busy machine is no verdict: the next checks decide.
+                // One slow answer on a busy machine is not a failure yet: the next checks decide.
                 Some(down) if waited >= limits.verdict => break down,
                 _ => sleep(SOON).await,
             }
@@ -215,7 +217,7 @@ impl Haproxy {
         Err(HaproxyError::CheckFails { server: self.path(&down.name), check })
     }
 
-    /// Without a check of HAProxy's own, bgd has to find the app where HAProxy will look for it.
+    /// Where HAProxy has no check of the server, connects to the address at which HAProxy will reach the app.
     async fn reach(&self, server: &Server) -> Result<(), HaproxyError> {
         let Some(address) = server.elsewhere().filter(|_| !server.has_check()) else { return Ok(()) };
         let failed = |source| HaproxyError::Unreachable { server: self.path(&server.name), address, source };
@@ -230,9 +232,9 @@ impl Haproxy {
         servers.iter().map(|server| format!("set server {} state {state}", self.path(&server.name))).collect()
     }
 
-    /// What turns the servers into what is wanted: first the weights of servers that receive nothing so far, which moves
-    /// nobody, then the rest: raising first, and who stays with less is lowered when the other one has left. Lowered
-    /// before that, it would hand its clients to who leaves, for an instant.
+    /// The commands that reach the target. The first list sets weights of servers that receive nothing yet, which moves
+    /// no client. The second raises servers, then takes servers out, then lowers weights: lowering a weight before the
+    /// other server is out would move clients to that server for an instant.
     fn commands(&self, told: &Told, sides: &Sides) -> [Vec<String>; 2] {
         let [mut ahead, mut raised, mut lowered, mut left] = [const { Vec::new() }; 4];
         for (now, want) in Color::ALL.into_iter().flat_map(|color| told.paired(sides, color)) {
@@ -344,7 +346,7 @@ mod tests {
 
     #[test]
     fn who_stays_with_less_weight_gets_it_after_the_other_has_left() {
-        // The other way about, nearly all of the traffic would go to who leaves, for an instant.
+        // In the other order, nearly all of the traffic would go to the leaving server for an instant.
         let said = commands([Want::Maint, Want::Ready(1)], [ready("blue", 101), ready("green", 100)]);
         assert_eq!(said, ["set server shop/blue state maint", "set server shop/green weight 1"]);
         let said = commands([Want::Ready(1), Want::Maint], [ready("blue", 151), ready("green", 50)]);

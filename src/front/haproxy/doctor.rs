@@ -1,5 +1,5 @@
-//! HAProxy as `bgd doctor` sees it: it may be told, has the app's servers, and what would work better with another
-//! haproxy.cfg.
+//! Findings of `bgd doctor` about HAProxy: whether its socket accepts commands, whether it has the app's servers, and
+//! what would work better with another haproxy.cfg.
 
 use super::{Haproxy, HaproxyError};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     rules::{finding::Finding, ids::Color},
 };
 
-/// For what haproxy itself can explain best.
+/// Hint for errors that haproxy itself explains best.
 const UNSURE: &str = "`haproxy -c -f /etc/haproxy/haproxy.cfg` shows what haproxy thinks";
 
 pub(super) async fn advice(haproxy: &Haproxy, app: &AppSettings) -> Vec<Finding> {
@@ -36,7 +36,7 @@ pub(super) async fn advice(haproxy: &Haproxy, app: &AppSettings) -> Vec<Finding>
     found
 }
 
-/// The ports of both colors, for people.
+/// The ports of both colors, as text.
 fn ports(app: &AppSettings) -> String {
     let last = app.instances - 1;
     let [blue, green] = Color::ALL.map(|color| match app.ports.of(color) {

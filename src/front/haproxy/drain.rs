@@ -1,5 +1,5 @@
-//! Waiting until HAProxy has nothing open with a server, and cutting what is left. A server in maintenance gets
-//! nothing new, and what it is working on goes on; HAProxy counts it.
+//! Waits until HAProxy has nothing open with a server, and cuts what is left. A server in maintenance gets no new
+//! requests and finishes those in flight, which HAProxy counts.
 
 use std::time::Duration;
 
@@ -13,18 +13,19 @@ use super::{
 };
 use crate::{os::blocking::blocking, rules::ids::Color};
 
-/// A request may be between the choice of its server and the count for less time than lies between two looks.
+/// Consecutive looks that must find nothing. A request that has its server but is not counted yet is not seen; that
+/// lasts less time than the pause between two looks.
 const LOOKS: u32 = 2;
 
 impl Haproxy {
-    /// Waits until nothing is open with the color's servers, at most for `limit`; what is left then is cut. Returns
-    /// how much that was. Dropping the future changes nothing.
+    /// Waits until nothing is open with the color's servers, at most for `limit`, then cuts the rest. Returns the
+    /// number of requests and connections that were left. Dropping the future changes nothing.
     pub async fn drained(&self, color: Color, limit: Duration) -> Result<u64, HaproxyError> {
         let deadline = Instant::now() + limit;
         let (mut pause, mut empty) = (SOON, 0);
         loop {
             let open = self.counters(color).await?.in_flight();
-            // After a reload also what the former workers have begun, which nobody else can tell.
+            // After a reload also the connections of the former workers, which the new worker does not report.
             let former = if open == 0 { self.held_by_former(color).await? } else { 0 };
             empty = if open + former == 0 { empty + 1 } else { 0 };
             if empty >= LOOKS {
@@ -53,13 +54,13 @@ impl Haproxy {
         Ok(u64::try_from(held).unwrap_or(u64::MAX))
     }
 
-    /// What HAProxy has counted for the color's servers.
+    /// HAProxy's counters of the color's servers, added up.
     pub async fn counters(&self, color: Color) -> Result<Counters, HaproxyError> {
         let sides = self.sides().await?;
         self.count(sides.of(color)).await
     }
 
-    /// The same for one of them.
+    /// HAProxy's counters of one server.
     pub(super) async fn counters_of(&self, server: &Server) -> Result<Counters, HaproxyError> {
         self.count(std::slice::from_ref(server)).await
     }

@@ -1,142 +1,127 @@
-//! What can be wrong with a HAProxy, in the operator's words.
+//! Errors of the HAProxy front, with their messages and hints for the operator.
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::rules::{address::Address, ids::Color};
 
-/// What to do about a socket that takes no orders.
+/// Hint for a socket whose level does not allow changes.
 const LEVEL: &str =
     "write `level admin` behind `stats socket` in haproxy.cfg, then `systemctl reload haproxy`";
 
-/// What to do about a check that asks for something else than bgd's.
+/// Hint for a check that requests something else than bgd's own probe.
 pub(super) const CHECK: &str =
     "bgd's own check passed: compare `option httpchk` in haproxy.cfg with `health`, then `bgd deploy`";
 
-/// Why HAProxy can't be looked at, or did not do what it was told.
+/// Why HAProxy can't be read, or did not do what bgd told it.
 #[derive(Debug, thiserror::Error)]
 pub enum HaproxyError {
     /// Nobody listens on the socket.
     #[error("haproxy does not answer on {path}")]
     NotRunning {
-        /// The configured socket.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The socket is somebody else's.
+    /// bgd's user may not open the socket.
     #[error("haproxy's socket may not be used by this user: {path}")]
     Denied {
-        /// The configured socket.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The talk broke off.
+    /// The connection to the socket failed.
     #[error("talking to haproxy on {path}")]
     Talk {
-        /// The configured socket.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// Connected, and no answer.
+    /// HAProxy accepted the connection and did not answer in time.
     #[error("haproxy did not answer on {path} within {} s", limit.as_secs_f32())]
     Silent {
-        /// The configured socket.
         path: PathBuf,
-        /// The limit.
         limit: Duration,
     },
-    /// The socket lets nobody change anything.
+    /// The socket's level does not allow changes.
     #[error("haproxy's socket {path} has level {level:?}, which may not move traffic")]
     Level {
-        /// The configured socket.
         path: PathBuf,
-        /// What HAProxy calls it.
+        /// The level, in HAProxy's word.
         level: String,
     },
-    /// An answer that is not what this command gives.
+    /// An answer that does not have the format of this command's answers.
     #[error("haproxy's answer to `{command}` on {path} can't be understood: {what}")]
     Garbled {
-        /// The configured socket.
         path: PathBuf,
-        /// What was asked.
         command: String,
-        /// What is wrong with the answer.
+        /// The defect of the answer.
         what: String,
     },
     /// The configured backend does not exist.
     #[error("haproxy on {path} has no backend {backend:?}")]
     NoBackend {
-        /// The configured socket.
         path: PathBuf,
-        /// The configured backend.
         backend: String,
     },
     /// The backend lacks a server.
     #[error("haproxy has no server {server}; in that backend are: {there}")]
     NoServer {
-        /// Backend and server.
+        /// `backend/server`.
         server: String,
         /// The servers of the backend.
         there: String,
     },
-    /// The server is somebody else's, or the ports were changed in one place only.
+    /// The server belongs to another program, or the ports were changed in one of the two configurations only.
     #[error("haproxy's server {server} is {address}, but {color} listens on {}", wanted.named())]
     OtherAddress {
-        /// Backend and server.
+        /// `backend/server`.
         server: String,
-        /// Where it is.
+        /// The server's address in haproxy.cfg.
         address: String,
-        /// The color that it should be.
+        /// The color that the server is configured for.
         color: Color,
         /// Where that color listens.
         wanted: Address,
     },
-    /// HAProxy did not do it.
+    /// HAProxy refused a command.
     #[error("haproxy on {path} refused `{command}`: {said}")]
     Refused {
-        /// The configured socket.
         path: PathBuf,
-        /// What it was told.
+        /// The refused command.
         command: String,
-        /// Its words.
+        /// HAProxy's answer.
         said: String,
     },
-    /// HAProxy's own check says that the new color is not well; what served before serves on.
+    /// HAProxy's own check of the new color fails; the old color still serves.
     #[error("haproxy's own check of {server} fails: {check}")]
     CheckFails {
-        /// Backend and server.
+        /// `backend/server`.
         server: String,
         /// HAProxy's words for the last check.
         check: String,
     },
-    /// HAProxy does not check the server, and the app is not where it would look.
+    /// HAProxy does not check the server, and bgd can't connect to the app at the server's address.
     #[error("the app is not reached at {address}, where haproxy's server {server} is")]
     Unreachable {
-        /// Backend and server.
+        /// `backend/server`.
         server: String,
-        /// Where it is.
+        /// The server's address in haproxy.cfg.
         address: SocketAddr,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// Told, acknowledged, and not so.
+    /// HAProxy acknowledged the commands, but does not report the wanted states.
     #[error("haproxy took the new route, but after {:.1} s it is not in force: {seen}", waited.as_secs_f32())]
     NotInEffect {
         /// From the command to giving up.
         waited: Duration,
-        /// What was seen instead.
+        /// The states that HAProxy reports instead.
         seen: String,
     },
 }
 
 impl HaproxyError {
-    /// What the operator can do about it, where that is known.
+    /// Advice for the operator, where there is any.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::NotRunning { .. } => {
@@ -175,7 +160,7 @@ impl HaproxyError {
         })
     }
 
-    /// Whether HAProxy serves on as before and takes no orders, until somebody changes that.
+    /// Whether HAProxy serves as before and accepts no commands until an operator changes its socket.
     pub fn is_closed(&self) -> bool {
         match self {
             Self::Denied { .. } | Self::Level { .. } => true,
@@ -184,7 +169,7 @@ impl HaproxyError {
         }
     }
 
-    /// Whether HAProxy goes on by the route that it had before: the new one was refused before anything was moved.
+    /// Whether HAProxy still has its former route: the error came before anything was moved.
     pub fn left_as_it_was(&self) -> bool {
         matches!(
             self,

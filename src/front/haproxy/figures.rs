@@ -1,44 +1,44 @@
-//! `show stat` and `show info`: reading them. Pure. HAProxy counts requests, answers by class and errors for each
-//! server, and sessions that are open now; it keeps no percentiles (for those see `report`).
+//! Parses `show stat` and `show info`. Pure. HAProxy counts requests, answers by class and errors for each server, and
+//! sessions that are open now; it keeps no percentiles (for those see `report`).
 
 use std::time::Duration;
 
-/// One life of HAProxy: a reload and a restart make a new one.
+/// Identity of a HAProxy worker process: a reload and a restart make a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Process {
     /// The worker's pid, in its own namespace.
     pub pid: u32,
-    /// When it started, in seconds of its clock; 0 when this HAProxy does not tell.
+    /// Start time, as HAProxy's `Start_time_sec`; 0 when this version of HAProxy does not report it.
     pub started: u64,
 }
 
-/// What HAProxy has counted for one server, or a color's, since it started.
+/// HAProxy's counters of one server, or of a color's servers together, since it started.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counters {
     /// Requests open now: in flight, or a tunnel.
     pub open: u64,
-    /// Requests waiting for a free connection to it.
+    /// Requests waiting for a free connection to the server.
     pub queued: u64,
-    /// Requests sent to it.
+    /// Requests sent to the server.
     pub requests: u64,
     /// Answers with a status of 500 or more.
     pub answers_5xx: u64,
-    /// Connections that it did not take.
+    /// Connections to the server that failed.
     pub refused: u64,
-    /// Answers that broke off or were none.
+    /// Answers that broke off, were invalid or did not come.
     pub broken: u64,
-    /// HAProxy's words for its last check; empty without one.
+    /// HAProxy's words for its last check; empty when the server has none.
     pub check: String,
 }
 
-/// The lines of one `show stat` answer, by names of columns.
+/// One `show stat` answer, a table whose columns have names.
 pub(super) struct Stat<'a> {
     columns: Vec<&'a str>,
     lines: Vec<Vec<&'a str>>,
 }
 
 impl<'a> Stat<'a> {
-    /// `None` when the answer is something else.
+    /// `None` when the answer does not begin with a header.
     pub(super) fn parse(text: &'a str) -> Option<Self> {
         let mut lines = text.lines();
         let columns = lines.next()?.strip_prefix("# ")?.split(',').collect();
@@ -46,7 +46,7 @@ impl<'a> Stat<'a> {
         Some(Self { columns, lines })
     }
 
-    /// The figures of a server of a backend.
+    /// The counters of a server of a backend; `None` when the answer does not have that server.
     pub(super) fn server(&self, backend: &str, name: &str) -> Option<Counters> {
         let line = self.line(backend, name)?;
         let count = |column| self.value(line, column).parse().unwrap_or(0);
@@ -61,7 +61,7 @@ impl<'a> Stat<'a> {
         })
     }
 
-    /// HAProxy's words for the last check, and for an agent's.
+    /// HAProxy's words for the last check and for the last agent check.
     fn checks(&self, line: &[&'a str]) -> String {
         let agent = self.value(line, "agent_status");
         let agent = if agent.is_empty() { String::new() } else { format!("agent-check {agent}") };
@@ -69,12 +69,12 @@ impl<'a> Stat<'a> {
         words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
     }
 
-    /// How a backend balances, in HAProxy's word; empty when the socket's level hides it.
+    /// The backend's `balance` algorithm; empty when the socket's level hides it.
     pub(super) fn balance(&self, backend: &str) -> Option<&'a str> {
         Some(self.value(self.line(backend, "BACKEND")?, "algo"))
     }
 
-    /// How many connections of clients the frontends took together, and how many requests the backend got.
+    /// The number of client connections of all frontends, and the number of requests to the backend.
     pub(super) fn arrivals(&self, backend: &str) -> Option<(u64, u64)> {
         let count = |line: &[&'a str]| self.value(line, "stot").parse().unwrap_or(0_u64);
         let is_frontend = |line: &&Vec<&str>| self.value(line, "svname") == "FRONTEND";
@@ -110,7 +110,7 @@ impl Counters {
         self.open.saturating_add(self.queued)
     }
 
-    /// What was counted since `earlier`, of the same life of HAProxy.
+    /// The increase since `earlier`, which is of the same HAProxy process.
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
             requests: self.requests.saturating_sub(earlier.requests),
@@ -121,7 +121,7 @@ impl Counters {
         }
     }
 
-    /// Together with another server's; the check is the first one's.
+    /// Adds another server's counters; the check is the first server's.
     pub(super) fn and(self, other: Self) -> Self {
         Self {
             open: self.open.saturating_add(other.open),
@@ -140,9 +140,9 @@ impl Counters {
     }
 }
 
-/// How often a look is worth it while something is awaited.
+/// Pause between two looks at HAProxy, at the beginning of a wait.
 pub(super) const SOON: Duration = Duration::from_millis(10);
-/// The same in a long wait.
+/// Pause between two looks at HAProxy in a long wait.
 pub(super) const LATER: Duration = Duration::from_millis(50);
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Former workers of a HAProxy that was reloaded: they end what they have begun, and the socket of the new one knows
-//! nothing of it. Seen by what the kernel knows: other processes of the same program, and their connections. Where there
-//! is no other process, nothing else is looked at.
+//! Former workers of a HAProxy that was reloaded: they finish their requests, which the new worker's socket does not
+//! report. bgd finds them through the kernel: other processes of the same program, and their connections. Where there
+//! is only one process, nothing else is looked at.
 
 use std::{collections::HashSet, fs, path::PathBuf};
 
@@ -9,8 +9,8 @@ use crate::{
     rules::address::Address,
 };
 
-/// How many connections to the addresses other HAProxy processes than `worker` hold. None where the kernel does not
-/// tell: without permission, or with HAProxy in a container of its own.
+/// The number of connections to the addresses that HAProxy processes other than `worker` hold. 0 where the kernel does
+/// not show them: without permission, or with HAProxy in a container.
 pub(super) fn connections(worker: i32, addresses: &[Address]) -> usize {
     let Some(program) = program(worker).filter(|program| program.ends_with("haproxy")) else { return 0 };
     let is_other = |pid: &i32| *pid != worker && self::program(*pid).as_ref() == Some(&program);
@@ -20,7 +20,7 @@ pub(super) fn connections(worker: i32, addresses: &[Address]) -> usize {
     if siblings.as_ref().is_some_and(Vec::is_empty) {
         return 0;
     }
-    // Clients of a unix socket have no name, so it is asked of the other end: all that are open count.
+    // The client's end of a unix socket has no name, so the app's end is counted: every open connection counts.
     let paths = addresses.iter().filter_map(Address::socket);
     let by_path: usize = paths.map(|path| unix::connections(path).unwrap_or(0)).sum();
     let ports = addresses.iter().filter_map(Address::port);
@@ -29,7 +29,7 @@ pub(super) fn connections(worker: i32, addresses: &[Address]) -> usize {
     if by_path == 0 && clients.is_empty() {
         return 0;
     }
-    // Without a master process, former workers are anywhere.
+    // Without a master process, a former worker may be any process.
     let others = siblings.unwrap_or_else(|| tree::pids().into_iter().flatten().filter(is_other).collect());
     if others.is_empty() {
         return 0;
@@ -42,7 +42,8 @@ pub(super) fn connections(worker: i32, addresses: &[Address]) -> usize {
     by_path + clients.iter().filter(|client| held.contains(client)).count()
 }
 
-/// The program of a process; after an upgrade of the package, the old one is named as the new.
+/// The program of a process, without the kernel's mark ` (deleted)`: after an upgrade of the package, the old and the
+/// new program have the same name.
 fn program(pid: i32) -> Option<PathBuf> {
     let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
     let name = path.to_str()?;

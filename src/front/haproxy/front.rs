@@ -1,4 +1,4 @@
-//! HAProxy as a front of an app: its verbs behind the seam, and its errors as the engine reads them.
+//! Implements [`Front`] for HAProxy, and converts its errors into [`FrontError`].
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
@@ -65,7 +65,7 @@ impl Front for Haproxy {
     }
 }
 
-/// Of a process with that name, by /proc.
+/// The pid of a process with that name, found in /proc.
 fn pid_of(program: &str) -> Option<String> {
     let entries = fs::read_dir("/proc").ok()?.flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());

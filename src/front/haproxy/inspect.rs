@@ -1,4 +1,4 @@
-//! What `bgd doctor` wants to know of a HAProxy beyond a flip: where its servers are, what their checks do, and how
+//! Checks of HAProxy for `bgd doctor` that a flip does not need: where its servers are, what their checks do, and how
 //! the backend balances. Changes nothing.
 
 use std::path::Path;
@@ -6,24 +6,23 @@ use std::path::Path;
 use super::{Haproxy, HaproxyError, figures::Stat, servers::Server};
 use crate::config::settings::Sticky;
 
-/// Connections after which a backend that got none of them is said to be used by nobody.
+/// Connections to HAProxy after which a backend without a request counts as unused.
 const ENOUGH: u64 = 10;
 
-/// What is not as it should be, and what to write into haproxy.cfg.
+/// A defect of the configuration, and what to write into haproxy.cfg.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advice {
-    /// For people.
+    /// The defect, as a message.
     pub said: String,
-    /// What to do about it.
     pub hint: &'static str,
 }
 
-/// How a backend spreads requests, in HAProxy's word: `roundrobin`, `source`, `hash`, …
+/// A backend's `balance` algorithm, in HAProxy's word: `roundrobin`, `source`, `hash`, …
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Balance(pub String);
 
 impl Balance {
-    /// Whether a client stays with its server under this.
+    /// Whether this algorithm keeps a client on its server, as `sticky` asks.
     fn keeps(&self, sticky: &Sticky) -> bool {
         match sticky {
             Sticky::None => true,
@@ -34,7 +33,6 @@ impl Balance {
 }
 
 impl Haproxy {
-    /// How the backend balances.
     pub async fn balance(&self) -> Result<Balance, HaproxyError> {
         let command = format!("show stat {} 2 -1", self.settings.backend);
         let text = self.socket.ask(&command).await?;
@@ -43,7 +41,7 @@ impl Haproxy {
         Ok(Balance(balance.ok_or_else(|| self.garbled(&command, "the backend is not in it"))?.to_owned()))
     }
 
-    /// A backend that nobody's requests came to while the frontends had many.
+    /// Advice when the backend got no request while the frontends had many connections.
     async fn unused(&self) -> Result<Option<Advice>, HaproxyError> {
         let stat = self.socket.ask("show stat").await?;
         let stat = Stat::parse(&stat).ok_or_else(|| self.garbled("show stat", "it has no header"))?;
@@ -55,7 +53,7 @@ impl Haproxy {
         }))
     }
 
-    /// What works, and would work better with another haproxy.cfg.
+    /// Advice about a HAProxy that works, and would work better with another haproxy.cfg.
     pub async fn advice(&self, sticky: &Sticky) -> Result<Vec<Advice>, HaproxyError> {
         let sides = self.sides().await?;
         let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! The states of the servers on disk, for HAProxy's own start: with `load-server-state-from-file` it comes up as bgd
-//! left it, also when bgd does not run. Written after each proven route, whole or not at all.
+//! Writes the states of the servers to disk, for HAProxy's own start: with `load-server-state-from-file` it starts with
+//! bgd's last states, even when bgd does not run. Written after each proven route, whole or not at all.
 
 use std::{
     io::{self, Write as _},
@@ -9,10 +9,10 @@ use std::{
 use super::Haproxy;
 use crate::os::{blocking::blocking, errors::chain, own_file::OwnFile};
 
-/// HAProxy reads it as its own user.
+/// Readable by all, because HAProxy reads the file as its own user.
 const MODE: u32 = 0o666;
 
-/// Why the states could not be kept.
+/// The state file could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("writing the states of haproxy's servers: {path}")]
 struct KeepError {
@@ -22,8 +22,8 @@ struct KeepError {
 }
 
 impl Haproxy {
-    /// Keeps HAProxy's states, in its own words, where `state_file` says. What HAProxy does now is in force without
-    /// it, so a failure is said and fails nothing.
+    /// Writes the answer of `show servers state` to `state_file`. The route is in force without that file, so a failure
+    /// is only logged.
     pub(super) async fn keep(&self) {
         let Some(path) = self.settings.state_file.clone() else { return };
         let states = match self.socket.ask(&self.states()).await {
@@ -40,7 +40,7 @@ impl Haproxy {
     }
 }
 
-/// HAProxy never reads half of it; after a power cut it is the old or the new one.
+/// Replaces a file whole: HAProxy never reads half of it, and after a power cut it is the old or the new one.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let temporary = path.with_file_name(format!(".{}.new", name.display()));

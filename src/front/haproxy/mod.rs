@@ -1,8 +1,8 @@
 //! The front for a HAProxy that is already there: a backend of its configuration has a server for each instance of
-//! each color, and bgd moves the traffic by the runtime API of its socket. Nothing of HAProxy's is written and nothing
-//! reloaded. Called by the engine, by `bgd flip` without a daemon, and by `bgd doctor`. It never starts, stops or
-//! configures HAProxy, and it does not decide what is live: it tells what HAProxy serves, and puts a given route in
-//! force.
+//! each color, and bgd moves the traffic through the runtime API on HAProxy's socket. bgd writes none of HAProxy's
+//! files and does not reload it. Called by the engine, by `bgd flip` without a daemon, and by `bgd doctor`. It never
+//! starts, stops or configures HAProxy, and it does not decide what is live: it reports what HAProxy serves, and puts
+//! a given route in force.
 //!
 //! ```text
 //! socket   one command, one answer                  servers  `show servers state`: parsing, and what a state means
@@ -14,7 +14,7 @@
 //! front    its verbs behind the seam                supervise what is looked after between flips
 //! doctor   what `bgd doctor` says
 //! ```
-//! While it runs, HAProxy keeps no number and no release for bgd, so nothing of a route is stored there but states and weights.
+//! HAProxy can't store a generation or a release for bgd, so it holds nothing of a route but states and weights.
 
 mod cutover;
 mod doctor;
@@ -56,18 +56,18 @@ use socket::Socket;
 /// How long the steps of a cutover may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// For the first word of HAProxy's own check of a server that is about to receive traffic.
+    /// For the first result of HAProxy's own check of a server that is about to receive traffic.
     pub check: Duration,
-    /// For that check to pass after all, when it failed at first.
+    /// For that check to pass, when it failed at first.
     pub verdict: Duration,
-    /// From the command to the state that it asks for.
+    /// From the command until HAProxy reports the state that it asks for.
     pub proof: Duration,
 }
 
 impl Default for Limits {
-    /// 15 s for a check: HAProxy's default is one every 2 s, and whoever has fewer waits for one. To be up again after one
-    /// that failed takes two that pass; 8 s are time for one more. 5 s for the proof: HAProxy acts on a command before it answers, so only a machine that
-    /// hardly runs takes any time.
+    /// 15 s for a check: HAProxy's default is one every 2 s, and a longer interval still gets one. To be up again after
+    /// a failed check takes two that pass; 8 s leave time for one more. 5 s for the proof: HAProxy acts on a command
+    /// before it answers, so only an overloaded machine takes any time.
     fn default() -> Self {
         let [check, verdict, proof] = [15, 8, 5].map(Duration::from_secs);
         Self { check, verdict, proof }
@@ -80,11 +80,11 @@ pub struct Haproxy {
     settings: HaproxySettings,
     addresses: Addresses,
     socket: Socket,
-    /// What this process knows of HAProxy's present life.
+    /// What this bgd process last told HAProxy, and which HAProxy process; `None` before the first route.
     told: Arc<Mutex<Option<Told>>>,
 }
 
-/// How a HAProxy process was left: of each color, what each of its servers shall be, in their order.
+/// The state that bgd last set in a HAProxy process: for each color, the target of each server, in server order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Told {
     process: Process,
@@ -101,12 +101,12 @@ impl Told {
         }
     }
 
-    /// Whether the color shall receive anything.
+    /// Whether any server of the color shall receive traffic.
     fn is_ready(&self, color: Color) -> bool {
         self.of(color).iter().any(|want| want.is_ready())
     }
 
-    /// Each server with what it shall be: nothing, where it came later.
+    /// Each server with its target; maintenance for a server that was added later.
     fn paired<'a>(&'a self, sides: &'a Sides, color: Color) -> impl Iterator<Item = (&'a Server, Want)> {
         let wants = self.of(color).iter().copied().chain(std::iter::repeat(Want::Maint));
         sides.of(color).iter().zip(wants)
@@ -125,7 +125,7 @@ impl Told {
     }
 }
 
-/// The servers of an app at one moment, of each color one for each instance, in their order; never none.
+/// The servers of an app at one moment: for each color one per instance, in order of instances, at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Sides {
     blue: Vec<Server>,
@@ -144,25 +144,25 @@ impl Sides {
         self.blue.iter().chain(&self.green)
     }
 
-    /// What each server is, by this.
+    /// Applies a function to each server; blue's results come first.
     fn map<T>(&self, each: impl Fn(&Server) -> T) -> [Vec<T>; 2] {
         Color::ALL.map(|color| self.of(color).iter().map(&each).collect())
     }
 
-    /// For people: `blue is ready with weight 100, green is in maintenance`.
+    /// Text for messages: `blue is ready with weight 100, green is in maintenance`.
     fn said(&self) -> String {
         self.all().map(Server::said).collect::<Vec<_>>().join(", ")
     }
 }
 
 impl Haproxy {
-    /// The front of one app; touches nothing.
+    /// Makes the front of one app; does not connect to HAProxy.
     pub fn new(settings: HaproxySettings, addresses: impl Into<Addresses>) -> Self {
         let socket = Socket::new(settings.socket.clone());
         Self { settings, addresses: addresses.into(), socket, told: Arc::default() }
     }
 
-    /// Everything that would make a flip fail and can be known before a build. Changes nothing.
+    /// Fails with what would make a flip fail and can be known before a build. Changes nothing.
     pub async fn preflight(&self) -> Result<(), HaproxyError> {
         let level = self.socket.ask("show cli level").await?;
         if level.trim() != "admin" {
@@ -177,20 +177,20 @@ impl Haproxy {
         Err(HaproxyError::NoServer { server: self.path(&missing), there })
     }
 
-    /// Which process answers, so that a restart can be told.
+    /// The HAProxy process that answers, by which bgd detects a restart.
     pub async fn process(&self) -> Result<Process, HaproxyError> {
         figures::process(&self.socket.ask("show info").await?)
             .ok_or_else(|| self.garbled("show info", "neither Pid nor start"))
     }
 
-    /// Whom it runs as; `None` where that can't be seen, as of one in a container.
+    /// The uid that HAProxy runs as; `None` where bgd can't see its process, such as in a container.
     pub async fn uid(&self) -> Option<u32> {
         let pid = self.process().await.ok()?.pid;
         let process = std::fs::metadata(format!("/proc/{pid}")).ok()?;
         Some(std::os::unix::fs::MetadataExt::uid(&process))
     }
 
-    /// The servers as they are, if they are the app's.
+    /// Reads the app's servers; fails when they are missing or at other addresses than the app's.
     async fn sides(&self) -> Result<Sides, HaproxyError> {
         let command = self.states();
         let text = self.socket.ask(&command).await?;
@@ -202,8 +202,8 @@ impl Haproxy {
         format!("show servers state {}", self.settings.backend)
     }
 
-    /// The same, and which process says so: while HAProxy is reloaded, one connection reaches the former worker and
-    /// the next one the new.
+    /// Reads the servers and the process on one connection: during a reload, one connection reaches the former worker
+    /// and the next one the new worker.
     async fn look(&self) -> Result<(Process, Sides), HaproxyError> {
         let command = format!("show info; {}", self.states());
         let text = self.socket.ask(&command).await?;
@@ -223,8 +223,8 @@ impl Haproxy {
         Ok(Sides { blue: self.side(Color::Blue, &servers)?, green: self.side(Color::Green, &servers)? })
     }
 
-    /// The color's servers: the first, and those that follow it for as long as they are the app's. More than there are
-    /// instances now are left from when there were more, and are still to be told.
+    /// The color's servers: the first, and those that follow it as long as they are at the app's addresses. There are
+    /// more servers than instances when the app had more instances before; bgd still sets their state.
     fn side(&self, color: Color, servers: &[Server]) -> Result<Vec<Server>, HaproxyError> {
         let mut side = Vec::new();
         for index in 0..MOST_INSTANCES {
@@ -249,7 +249,7 @@ impl Haproxy {
         Ok(side)
     }
 
-    /// A server as the runtime API names it.
+    /// The server's name in the runtime API: `backend/server`.
     fn path(&self, server: &str) -> String {
         format!("{}/{server}", self.settings.backend)
     }
@@ -271,7 +271,7 @@ impl Haproxy {
     }
 }
 
-/// Whether the address is one of this host: only such an address can be bound.
+/// Whether the address belongs to this host: only such an address can be bound.
 fn is_local(address: IpAddr) -> bool {
     address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
 }

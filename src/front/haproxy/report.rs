@@ -1,5 +1,5 @@
-//! A line of HAProxy's log about one request, for the verdict on real traffic: HAProxy counts errors, but only its log
-//! knows how long each answer took. Pure. haproxy.cfg has to say, in the frontend (one line):
+//! Parses a line of HAProxy's log about one request, for the verdict on real traffic: HAProxy counts errors, but only
+//! its log has the time that each answer took. Pure. haproxy.cfg needs, in the frontend (one line):
 //!
 //! ```text
 //! log-format '{"backend":"%b","server":"%s","status":%ST,"connect":%Tc,"answer":%Tr,"ended":"%ts"}'
@@ -11,26 +11,26 @@ use serde::Deserialize;
 
 use crate::{config::settings::HaproxySettings, front::traffic::Sample};
 
-/// What haproxy.cfg's `log-format` has to be.
+/// The `log-format` that haproxy.cfg needs.
 pub const LOG_FORMAT: &str =
     r#"'{"backend":"%b","server":"%s","status":%ST,"connect":%Tc,"answer":%Tr,"ended":"%ts"}'"#;
 
-/// One line of the log. HAProxy writes -1 for what it never got to.
+/// One line of the log. HAProxy writes -1 for a phase that the request did not reach.
 #[derive(Deserialize)]
 struct Line {
     backend: String,
     server: String,
     status: i32,
-    /// Milliseconds until the connection stood.
+    /// Milliseconds to connect to the server.
     connect: i64,
-    /// From then to the head of the answer; what comes after depends on the client as well.
+    /// Milliseconds from the connection to the head of the answer; the rest of the answer depends on the client too.
     answer: i64,
-    /// Who ended it (`-` nobody, `S` or `s` the server, `C` or `c` the client, …), and in which phase.
+    /// Cause of the end (`-` regular, `S` or `s` the server, `C` or `c` the client, …), and the phase of the request.
     ended: String,
 }
 
-/// The request of a datagram, with or without a syslog header; `None` when it is no such line, when it was for
-/// somebody else, or when the client went away before the server's turn was over.
+/// The request in a datagram, with or without a syslog header. `None` when it is not such a line, when the request was
+/// for another backend, or when the client went away before the server answered.
 pub fn parse(settings: &HaproxySettings, datagram: &[u8]) -> Option<Sample> {
     let begin = datagram.iter().position(|byte| *byte == b'{')?;
     let mut lines = serde_json::Deserializer::from_slice(&datagram[begin..]).into_iter::<Line>();

@@ -1,29 +1,29 @@
-//! Weights that say which server is live. HAProxy keeps nothing else for bgd, and a restart of bgd must not forget
-//! who is the canary: while both colors receive traffic the live one has an odd weight and the canary an even one.
-//! The sum is 201, so a share is exact to half a percent, and a canary's weight only grows with its share: a consistent
-//! hash then takes no client away from it. Of a color with several instances each server has that weight. Pure.
+//! Weights that mark which color is live. HAProxy stores nothing else for bgd, and bgd must know after a restart which
+//! color is the canary: while both receive traffic, the live color has odd weights and the canary even ones. With one
+//! instance a color the sum is 201, so a share is exact to half a percent, and a canary's weight only grows with its
+//! share: a consistent hash then takes no client away from it. Pure.
 
 use super::{Sides, servers, servers::Server};
 use crate::rules::{ids::Color, route::Route};
 
-/// Odd, and twice as fine as percent.
+/// Sum of the weights of both colors with one instance each: odd, and in half percents.
 const SUM: usize = 201;
-/// HAProxy takes 256 at most.
+/// HAProxy accepts 256 at most; this is the highest odd weight.
 const HEAVIEST: usize = 255;
-/// For a server that its configuration gives nothing.
+/// Weight of a server that has weight 0 in the configuration.
 const WHOLE: u16 = 100;
 
-/// What a server shall be.
+/// The target state of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Want {
-    /// Receive this weight.
+    /// Receive traffic with this weight.
     Ready(u16),
-    /// Receive nothing.
+    /// Receive nothing: maintenance.
     Maint,
 }
 
 impl Want {
-    /// Whether the server is so.
+    /// Whether the server is in this state.
     pub(super) fn is_met(self, server: &Server) -> bool {
         match (self, server.standing()) {
             (Self::Ready(weight), servers::Standing::Ready) => server.weight == weight,
@@ -32,7 +32,7 @@ impl Want {
         }
     }
 
-    /// What the server is now; one that drains counts as leaving.
+    /// The server's present state as a target; a server that drains counts as in maintenance.
     pub(super) fn as_it_is(server: &Server) -> Self {
         match server.standing() {
             servers::Standing::Ready => Self::Ready(server.weight),
@@ -45,8 +45,8 @@ impl Want {
     }
 }
 
-/// What each of a color's servers shall be under the route, of which only so many have an instance. Alone, a server has
-/// the weight of its configuration: that is what any `balance` accepts.
+/// The target of each of a color's servers under the route; servers without an instance stay in maintenance. A color
+/// that has all traffic has the weights of the configuration, which every `balance` accepts.
 pub(super) fn wanted(route: &Route, color: Color, sides: &Sides) -> Vec<Want> {
     let instances = |color: Color| route.of(color).map_or(0, |side| side.addresses.len());
     let number = |color: Color| instances(color).min(sides.of(color).len());
@@ -64,12 +64,13 @@ pub(super) fn wanted(route: &Route, color: Color, sides: &Sides) -> Vec<Want> {
     sides.of(color).iter().enumerate().map(role).collect()
 }
 
-/// Where both colors have the same number of instances, each server has what one of each would have.
+/// Weights for a live color and a canary. Where both have the same number of instances, each server has the weight that
+/// it would have with one instance a color.
 #[derive(Debug, Clone, Copy)]
 struct Weights {
-    /// Of each live server.
+    /// Weight of each live server.
     live: u16,
-    /// The canary's, all together in twos, among so many servers.
+    /// Half of the sum of the canary's weights, which are even, over `number` servers.
     pairs: usize,
     number: usize,
 }
@@ -80,7 +81,7 @@ impl Weights {
         let (most, share) = (live.max(number), 2 * usize::from(share.min(100)));
         let parts = [(SUM - share) * most / live, share * most / number];
         let top = parts.into_iter().fold(HEAVIEST, usize::max);
-        // The next odd one below, so that the canary's need not be above the heaviest.
+        // Rounded down to odd, so that the canary's weights need not be above the heaviest.
         let each = ((parts[0] * HEAVIEST / top).max(1) - 1) | 1;
         let pairs = (each * live * share + SUM - share) / (2 * (SUM - share));
         Self { live: u16::try_from(each).unwrap_or(u16::MAX), pairs: pairs.max(share.min(1)), number }
@@ -92,21 +93,21 @@ impl Weights {
     }
 }
 
-/// A server that receives everything.
+/// The target of a server of the only color with traffic.
 pub(super) fn alone(server: &Server) -> Want {
     Want::Ready(if server.initial_weight == 0 { WHOLE } else { server.initial_weight })
 }
 
-/// What HAProxy routes.
+/// The route that HAProxy has in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
     /// The live color; `None` when nothing receives traffic.
     pub live: Option<Color>,
-    /// The color beside it, and its share in percent.
+    /// The canary's color, and its share in percent.
     pub canary: Option<(Color, u16)>,
 }
 
-/// Read from states and weights.
+/// Reads the route from the servers' states and weights.
 pub(super) fn standing(sides: &Sides) -> Standing {
     let mut ready = Color::ALL.into_iter().filter(|color| Load::of(sides, *color).is_ready());
     match (ready.next(), ready.next()) {
@@ -122,7 +123,7 @@ pub(super) fn standing(sides: &Sides) -> Standing {
     }
 }
 
-/// The servers of a color that were told to receive.
+/// The servers of a color that are in state ready.
 struct Load<'s>(Vec<&'s Server>);
 
 impl<'s> Load<'s> {
@@ -138,7 +139,8 @@ impl<'s> Load<'s> {
         self.0.iter().map(|server| u32::from(server.weight)).sum()
     }
 
-    /// Each has the same weight, or a hand was here: then the first one's counts.
+    /// Whether the weights are odd. All servers have the same parity, unless somebody edited a weight: the first
+    /// server's counts.
     fn is_odd(&self) -> bool {
         self.0.first().is_some_and(|server| server.weight % 2 == 1)
     }
@@ -148,14 +150,15 @@ impl<'s> Load<'s> {
     }
 }
 
-/// A color's part of all weights in percent, rounded; `None` when they are nothing.
+/// A color's part of all weights in percent, rounded; `None` when the sum of all weights is 0.
 fn share(sides: &Sides, color: Color) -> Option<u16> {
     let weight = |color: Color| Load::of(sides, color).weight();
     let both = weight(color) + weight(color.other());
     (weight(color) * 100 + both / 2).checked_div(both).and_then(|share| u16::try_from(share).ok())
 }
 
-/// Both receive traffic by weights that are not bgd's: a configuration speaks, or a hand, and neither is the live one.
+/// The route when both colors receive traffic by weights that bgd did not set, but the configuration or an operator:
+/// then neither color is marked as live. `None` otherwise.
 pub(super) fn undecided(sides: &Sides) -> Option<Standing> {
     let [blue, green] = Color::ALL.map(|color| Load::of(sides, color));
     let receives = |load: &Load<'_>| load.weight() > 0 && load.is_up();
@@ -164,7 +167,8 @@ pub(super) fn undecided(sides: &Sides) -> Option<Standing> {
     Some(Standing { live: None, canary: Some((Color::Green, canary)) })
 }
 
-/// The odd weight is the live one's. Weights that are not bgd's: the one that is up, then the heavier one, then `one`.
+/// The live color of two that receive traffic: the one with odd weights. Where bgd did not set the weights: the one
+/// that is up, then the heavier one, then `one`.
 fn live_of_two(sides: &Sides, one: Color) -> Color {
     let [this, that] = [one, one.other()].map(|color| Load::of(sides, color));
     let rank =
@@ -183,7 +187,7 @@ mod tests {
         several([1, 1], live, share)
     }
 
-    /// With so many instances of blue, and of green.
+    /// With these numbers of instances of blue and of green.
     fn several(numbers: [u16; 2], live: Color, share: Option<u16>) -> Route {
         let number = |color| if color == Color::Blue { numbers[0] } else { numbers[1] };
         let side = |color| Side {
@@ -202,7 +206,8 @@ mod tests {
         Sides { blue: vec![blue], green: vec![green] }
     }
 
-    /// The servers after HAProxy did as wanted; there is one of each color more than the most instances.
+    /// The servers after HAProxy reached the target; each color has one server more than the greatest number of
+    /// instances.
     fn told(route: &Route) -> Sides {
         let [blue, green] = Color::ALL.map(|color| {
             vec![ready(color.as_str(), 1); 1 + route.of(color).map_or(0, |side| side.addresses.len())]
@@ -247,7 +252,7 @@ mod tests {
                 let Standing { live, canary: Some((Color::Green, read)) } = standing(&found) else {
                     panic!("{numbers:?} {share}: {found:?}");
                 };
-                // No weight is above 256, and none below 1.
+                // Each weight is from 1 to 256.
                 let slack = if numbers == [8, 1] { 3 } else { 1 };
                 assert!(
                     live == Some(Color::Blue) && read.abs_diff(share) <= slack,
@@ -295,7 +300,7 @@ mod tests {
         assert_eq!(live(ready("blue", 100), ready("green", 100)), Some(Color::Blue));
         assert_eq!(live(ready("blue", 100), ready("green", 102)), Some(Color::Green));
         assert_eq!(live(down(ready("blue", 100)), ready("green", 100)), Some(Color::Green));
-        // bgd's own weights say it whatever a check says.
+        // bgd's own weights decide, not the checks.
         assert_eq!(live(down(ready("blue", 191)), ready("green", 10)), Some(Color::Blue));
         assert_eq!(live(ready("blue", 0), ready("green", 0)), None);
         assert_eq!(live(ready("blue", 0), maint("green", 100)), None);

@@ -1,24 +1,25 @@
-//! `show servers state`: reading it, and what a server's state means for the traffic. Pure. The format has a version
-//! in its first line and the names of its columns in the second; columns are found by name, so that new ones harm
-//! nothing.
+//! Parses `show servers state`, and derives what a server's state means for the traffic. Pure. The format has a version
+//! in its first line and the names of its columns in the second; columns are found by name, so that new ones do no
+//! harm.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::rules::address::Address;
 
-/// What an administrator, or bgd, took out of the traffic: forced, inherited or for want of an address.
+/// Bits of the administrative state for maintenance: forced by a command (such as bgd's), by the configuration,
+/// inherited, or for lack of an address.
 const MAINT: u8 = 0x01 | 0x02 | 0x20 | 0x40;
-/// Drained by hand or by a tracked server.
+/// Bits of the administrative state for draining: forced by a command, or inherited from a tracked server.
 const DRAIN: u8 = 0x08 | 0x10;
-/// Of the check's state: the configuration has one.
+/// Bit of the check's state: the configuration has a check.
 const CHECK_CONFIGURED: u8 = 0x02;
-/// Of the check's state: it runs for this server.
+/// Bit of the check's state: the check runs for this server.
 const CHECK_ENABLED: u8 = 0x04;
 
-/// Of the last check's result, by HAProxy's number.
+/// HAProxy's numbers for the last check's result.
 const FAILED: u8 = 2;
 const PASSED: u8 = 3;
-/// Of the last check's status: from here on there was an answer, which was not the right one or came too late.
+/// HAProxy's number for the last check's status. From this one on, the server answered, but wrongly or too late.
 const ANSWERED: u8 = 12;
 
 /// One server of the backend.
@@ -27,30 +28,30 @@ pub(super) struct Server {
     pub name: String,
     pub address: String,
     pub port: u16,
-    /// 0 is stopped: in maintenance, or down by its check.
+    /// HAProxy's number for the operational state; 0 is stopped: in maintenance, or down by its check.
     pub operation: u8,
     pub admin: u8,
-    /// In force now, 0 to 256.
+    /// The weight in force now, 0 to 256.
     pub weight: u16,
-    /// Of the configuration.
+    /// The weight in the configuration.
     pub initial_weight: u16,
     pub check_state: u8,
     /// Counts up to rise + fall - 1 with checks that pass; below rise the server is down.
     pub check_health: u16,
-    /// How the last check ended and what it saw, which stays while the server rests; 0 where it is not told.
+    /// Result of the last check, which stays while the server is in maintenance; 0 where HAProxy does not report it.
     pub check_result: u8,
     pub check_status: u8,
     pub agent_state: u8,
 }
 
-/// What a server may receive, by what it was told; whether it is up is another matter.
+/// What a server may receive by its administrative state, whether it is up or down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Standing {
     /// Nothing.
     Maint,
     /// Only clients that a persistence cookie binds to it.
     Drain,
-    /// Its weight.
+    /// Its part of the traffic, by weight.
     Ready,
 }
 
@@ -67,52 +68,52 @@ impl Server {
         self.standing() == Standing::Ready
     }
 
-    /// Where it is, when that is not where bgd's probes reached the app.
+    /// The server's address when it is not 127.0.0.1, where bgd's probes reached the app; `None` for a unix socket.
     pub(super) fn elsewhere(&self) -> Option<SocketAddr> {
         let address = self.address.parse().ok().filter(|address| *address != IpAddr::from([127, 0, 0, 1]))?;
         Some(SocketAddr::new(address, self.port))
     }
 
-    /// Whether HAProxy's check lets it serve; a server without a check is always up.
+    /// Whether HAProxy holds the server for up; without a check, a server that is not in maintenance is always up.
     pub(super) fn is_up(&self) -> bool {
         self.operation != 0
     }
 
-    /// Whether HAProxy checks it by itself.
+    /// Whether a check of HAProxy's runs for the server.
     pub(super) fn is_checked(&self) -> bool {
         self.check_state & CHECK_ENABLED != 0
     }
 
-    /// Whether an agent of the app's host may take it out.
+    /// Whether an agent on the app's host may take the server out.
     pub(super) fn has_agent(&self) -> bool {
         self.agent_state & CHECK_ENABLED != 0
     }
 
-    /// Whether the last check was passed, however long ago.
+    /// Whether the server passed its last check, however long ago.
     pub(super) fn passed(&self) -> bool {
         self.check_result == PASSED
     }
 
-    /// Whether the app answered the last check and HAProxy did not take the answer.
+    /// Whether the app answered the last check and HAProxy refused the answer.
     pub(super) fn was_refused(&self) -> bool {
         self.has_check() && self.check_result == FAILED && self.check_status >= ANSWERED
     }
 
-    /// Whether its configuration has a check, though it rests in maintenance.
+    /// Whether the server has a check in the configuration, even when it is in maintenance and the check does not run.
     pub(super) fn has_check(&self) -> bool {
         self.check_state & CHECK_CONFIGURED != 0
     }
 
-    /// Whether the address is one of this host; an address that is no IP (a unix socket's path) is.
+    /// Whether the address belongs to this host; an address that is not an IP (a unix socket) does.
     pub(super) fn is_local(&self) -> bool {
         self.address.parse::<IpAddr>().map_or(true, super::is_local)
     }
 
-    /// Whether requests to it reach this address. Of a port, any host's: `doctor` says so of another one's.
+    /// Whether the server is at this address. A port may be any host's: `doctor` reports a server on another host.
     pub(super) fn is_at(&self, address: &Address) -> bool {
         match address {
             Address::Port(port) => self.port == *port,
-            // The runtime API tells that it is one, and not which.
+            // The runtime API shows that it is a socket, but not its path.
             Address::Socket(_) => self.is_socket(),
         }
     }
@@ -121,7 +122,7 @@ impl Server {
         self.address == "-" && self.port == 0
     }
 
-    /// Where it is, for people.
+    /// The server's address, as text for messages.
     pub(super) fn place(&self) -> String {
         match self.is_socket() {
             true => "a unix socket".to_owned(),
@@ -129,7 +130,7 @@ impl Server {
         }
     }
 
-    /// For people: `ready with weight 100`.
+    /// The server's name and state, as text for messages: `blue is ready with weight 100`.
     pub(super) fn said(&self) -> String {
         match self.standing() {
             Standing::Maint => format!("{} is in maintenance", self.name),
@@ -139,7 +140,7 @@ impl Server {
     }
 }
 
-/// All servers of one answer; why it is none, otherwise.
+/// All servers of one answer; the error is the defect of the answer.
 pub(super) fn parse(text: &str) -> Result<Vec<Server>, String> {
     let mut lines = text.lines();
     let version = lines.next().unwrap_or_default();
@@ -157,7 +158,7 @@ fn server(line: &str, columns: &[&str]) -> Result<Server, String> {
         let at = columns.iter().position(|column| *column == name);
         at.and_then(|at| values.get(at)).copied().ok_or(format!("no {name} in {line:?}"))
     };
-    // Not of every version.
+    // Columns that not every version of HAProxy has.
     let rest = |name: &str| text(name).ok().and_then(|value| value.parse().ok()).unwrap_or(0);
     Ok(Server {
         name: text("srv_name")?.to_owned(),
@@ -185,7 +186,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// What Debian 12's HAProxy answers.
+    /// The answer of Debian 12's HAProxy.
     const ANSWER: &str = "1\n\
         # be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight \
         srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state \
@@ -204,7 +205,7 @@ pub(super) mod tests {
         Server { name: name.to_owned(), weight, ..parse(ANSWER).unwrap().remove(1) }
     }
 
-    /// The same server, down by its check.
+    /// A server that is ready, and down by its check.
     pub fn down(server: Server) -> Server {
         Server { operation: 0, ..server }
     }

@@ -1,5 +1,6 @@
-//! One command to HAProxy's socket, one answer. Each has a connection of its own, as the socket works without a
-//! prompt: nothing is kept open, because an open connection would keep a HAProxy that is being replaced from ending.
+//! Sends a line of commands to HAProxy's socket and reads the answer, on a new connection each time: without a prompt,
+//! HAProxy closes it after the answer. No connection stays open, because it would keep a HAProxy that is being replaced
+//! from ending.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -13,10 +14,10 @@ use super::{HaproxyError, figures::SOON};
 
 /// HAProxy answers in microseconds; while it starts or reloads with large tables it may take a moment.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// More than the states of thousands of servers need.
+/// Most bytes of an answer: more than the states of thousands of servers need.
 const LONGEST: u64 = 16 << 20;
 
-/// Where to ask.
+/// The path of HAProxy's socket.
 #[derive(Debug, Clone)]
 pub(super) struct Socket {
     path: PathBuf,
@@ -27,7 +28,7 @@ impl Socket {
         Self { path }
     }
 
-    /// The answer to a command that only asks.
+    /// Runs a command that only reads, and returns its answer.
     pub(super) async fn ask(&self, command: &str) -> Result<String, HaproxyError> {
         let answer = self.exchange(command).await?;
         if is_denial(&answer) {
@@ -36,7 +37,7 @@ impl Socket {
         Ok(answer)
     }
 
-    /// Runs commands that answer nothing when they succeed, in one go and in this order.
+    /// Runs commands that answer nothing when they succeed, as one line and in this order.
     pub(super) async fn tell(&self, commands: &[String]) -> Result<(), HaproxyError> {
         let line = commands.join("; ");
         let answer = self.exchange(&line).await?;
@@ -46,7 +47,8 @@ impl Socket {
         Err(self.refused(&line, &answer))
     }
 
-    /// The same, and the states of the servers right behind it, before anything else can happen.
+    /// Runs commands like [`Self::tell`], then the command `look` for the servers' states in the same line, so that
+    /// nothing else can happen between them. Returns the states.
     pub(super) async fn tell_and_look(
         &self,
         commands: &[String],
@@ -54,7 +56,7 @@ impl Socket {
     ) -> Result<String, HaproxyError> {
         let line = format!("{}; {look}", commands.join("; "));
         let answer = self.exchange(&line).await?;
-        // Version and header of the table.
+        // The table begins with its version and its header.
         let (said, table) = answer.split_at(answer.find("1\n# ").unwrap_or(answer.len()));
         if said.trim().is_empty() && !table.is_empty() {
             return Ok(table.to_owned());
@@ -86,8 +88,8 @@ impl Socket {
         }
     }
 
-    /// HAProxy lets ten wait to be heard and the kernel turns the next away at once: many apps ask the same socket, and
-    /// on a busy machine HAProxy does not run for a while.
+    /// Connects, and tries again while HAProxy's backlog of ten connections is full, when the kernel refuses at once:
+    /// many apps use the same socket, and on a busy machine HAProxy may not run for a while.
     async fn connect(&self) -> io::Result<UnixStream> {
         loop {
             match UnixStream::connect(&self.path).await {
@@ -109,7 +111,7 @@ impl Socket {
     }
 }
 
-/// HAProxy's words for a socket of too low a level, or a command that it does not know.
+/// Whether the answer says that the socket's level is too low, or that HAProxy does not know the command.
 fn is_denial(answer: &str) -> bool {
     answer.starts_with("Permission denied") || answer.starts_with("Unknown command")
 }

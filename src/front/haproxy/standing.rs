@@ -1,31 +1,31 @@
-//! What HAProxy serves now, and whether that is how it was left. Disagreements are reported, never resolved here: the
-//! engine decides, and the next `route()` makes them agree.
+//! Reads the route that HAProxy has in force, and compares it with bgd's last one. Differences are reported, never
+//! resolved here: the engine decides, and the next `route()` makes them agree.
 
 use super::{Haproxy, HaproxyError, Process, Sides, Standing, Told, Want, roles, servers::Server};
 use crate::rules::ids::{Color, Generation};
 
-/// What is not as it was left.
+/// A difference between HAProxy's state and the one that bgd set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discord {
-    /// For people.
+    /// The difference, as a message.
     pub said: String,
     /// After a change by hand: the color that receives the traffic and should have none.
     pub moved_to: Option<Color>,
 }
 
 impl Haproxy {
-    /// What HAProxy truly serves now, and the number under which this process told it so: none after a restart of
-    /// bgd, because HAProxy keeps none.
+    /// The route that HAProxy has in force now, and its generation: 0 after a restart of bgd, because HAProxy does not
+    /// store one.
     pub async fn routed(&self) -> Result<(Standing, Generation), HaproxyError> {
         let process = self.process().await?;
         let sides = self.sides().await?;
-        // Only whoever starts can be told that nobody knows: it goes by its record then.
+        // Only a bgd that just started gets the undecided route: it then decides by its own record.
         let undecided = roles::undecided(&sides).filter(|_| self.told().is_none());
         let told = self.told_or_adopted(process, &sides);
         Ok((undecided.unwrap_or_else(|| roles::standing(&sides)), told.generation))
     }
 
-    /// What is wrong; `None` when HAProxy is as it was left, or nothing is known of how that was.
+    /// Compares HAProxy with bgd's last route; `None` when they agree, or when bgd has set no route yet.
     pub async fn trouble(&self) -> Result<Option<Discord>, HaproxyError> {
         let process = self.process().await?;
         let sides = self.sides().await?;
@@ -41,7 +41,7 @@ impl Haproxy {
         Ok(self.down(&sides).await)
     }
 
-    /// A server that shall receive traffic and does not pass HAProxy's own check.
+    /// Reports a server that shall receive traffic and does not pass HAProxy's own check.
     async fn down(&self, sides: &Sides) -> Option<Discord> {
         let receives = |server: &&Server| Want::as_it_is(server).is_ready();
         let down = sides.all().filter(receives).find(|server| !server.is_up())?;
@@ -50,7 +50,8 @@ impl Haproxy {
         Some(Discord { said, moved_to: None })
     }
 
-    /// What is found at first is taken for what was left: bgd was restarted, or has told nothing yet.
+    /// The state that bgd last set. Without one (bgd was restarted, or has set no route yet), the state found now is
+    /// adopted.
     fn told_or_adopted(&self, process: Process, sides: &Sides) -> Told {
         self.told().unwrap_or_else(|| {
             let [blue, green] = sides.map(Want::as_it_is);

@@ -1,6 +1,6 @@
-//! After each restart or reload of HAProxy its own configuration speaks: it is told again at once what it was told
-//! last, and then by the machine, which may know better. So it is after a hand sent the traffic to a color on which
-//! nothing runs. What else is wrong is told for status.
+//! Looks at HAProxy between flips. A restart or reload gives HAProxy the states of its configuration: bgd sets the last
+//! route again at once, and asks the daemon to route again, which may know a newer one. It also asks when somebody
+//! moved the traffic to a color on which nothing runs. Other problems are reported for status.
 
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ use crate::{
     },
 };
 
-/// Between two looks: nothing else tells of a restart.
+/// Pause between two looks, which are the only way to notice a restart.
 const LOOK: Duration = Duration::from_millis(250);
 
 pub(super) async fn supervise(haproxy: &Haproxy, daemon: &dyn Daemon) {
     let app = daemon.app();
     loop {
         let (life, trouble) = {
-            // Not in the middle of a flip, which is several commands.
+            // Waits for the end of a flip, which is several commands.
             let _turn = daemon.turn().await;
             (put_back(haproxy, daemon).await, haproxy.trouble().await)
         };
@@ -47,7 +47,7 @@ async fn put_back(haproxy: &Haproxy, daemon: &dyn Daemon) -> Result<Life, Haprox
     let limits = Limits::default();
     let life = haproxy.put_back(limits).await;
     if matches!(life, Ok(Life::Unknown)) && !Color::ALL.into_iter().any(|color| daemon.runs(color)) {
-        // Nothing is live, or the machine says so next: nobody is sent to a release before it is proven.
+        // Nothing is live, or the daemon routes next: no request shall reach a release before it is proven.
         let nothing = Route::nowhere(Generation::default());
         if let Err(err) = haproxy.route(&nothing, limits).await {
             tracing::error!(app = %daemon.app(), err = %chain(&err), "haproxy was not told that nothing is live");

@@ -1,5 +1,5 @@
-//! Another nginx that accepts on the same sockets: one half of an upgrade of its binary (`USR2`), or workers whose
-//! master was killed. A reload does not reach it, so requests would go where it routed before. Only reads.
+//! Detects another nginx that accepts on the same sockets: one half of an upgrade of its binary (`USR2`), or workers
+//! whose master was killed. A reload does not reach it, so it would route by the old configuration. Only reads.
 
 use std::{
     collections::BTreeSet,
@@ -20,17 +20,17 @@ use crate::os::{
     tree,
 };
 
-/// How long an upgrade by a package or a script takes at most: both masters are there for a second or two.
+/// Longest usual upgrade by a package or a script: both masters run for a second or two.
 const UPGRADE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl Nginx {
-    /// Refuses an nginx whose binary is being upgraded; costs a few small files.
+    /// Fails when nginx's binary is being upgraded; reads a few small files.
     pub fn upgrade(&self) -> Result<(), NginxError> {
         let pid_file = &self.settings.pid_file;
         let moved = master::master(&oldbin(pid_file)).ok();
         match (master::master(pid_file), moved) {
-            // Between the renaming of its pid file and the new master's own.
+            // The old master has renamed its pid file, and the new master has not written its own yet.
             (Err(_), Some(old)) => Err(NginxError::Upgrading { old: old.pid, new: None }),
             (Err(err), None) => Err(err),
             (Ok(new), moved) => match moved.filter(|old| *old != new).or_else(|| master::parent(new)) {
@@ -40,7 +40,7 @@ impl Nginx {
         }
     }
 
-    /// Waits a moment for the end of an upgrade.
+    /// Waits for the end of an upgrade, at most for [`UPGRADE`].
     pub(super) async fn upgraded(&self) -> Result<(), NginxError> {
         let deadline = Instant::now() + UPGRADE;
         loop {
@@ -51,7 +51,7 @@ impl Nginx {
         }
     }
 
-    /// Refuses a worker that accepts on the master's sockets and is not one of its own: all processes are looked at.
+    /// Fails when a worker of another master, or of none, accepts on the master's sockets; reads all processes.
     pub(super) async fn alone(&self, master: Process) -> Result<(), NginxError> {
         match blocking(move || stranger(master)).await {
             Some(worker) => Err(NginxError::Shared { master: master.pid, worker: worker.pid }),
@@ -60,14 +60,15 @@ impl Nginx {
     }
 }
 
-/// Where nginx moves its pid file while a new master is there.
+/// The path to which nginx renames the old master's pid file while a new master runs.
 fn oldbin(pid_file: &Path) -> PathBuf {
     let mut path = pid_file.as_os_str().to_owned();
     path.push(".oldbin");
     path.into()
 }
 
-/// `None` too without permission to see what the master has open.
+/// A worker that accepts on the master's sockets and is not its child; `None` when there is none, or when bgd may not
+/// see the master's open files.
 fn stranger(master: Process) -> Option<Process> {
     let program = name_of(master.pid)?;
     let own: BTreeSet<u64> = sockets_of(master.pid).ok()?.map(|(_, inode)| inode).collect();

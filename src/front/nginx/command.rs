@@ -1,5 +1,5 @@
 //! Runs the configured `test` and `reload` commands: empty stdin, output kept up to a cap, a time limit, and a
-//! process group of its own that goes as a whole at the limit or when nobody waits any more. Also reads what
+//! process group of its own that is killed whole at the limit or when the future is dropped. Also parses what
 //! nginx says when it refuses a configuration. Knows nothing of routes.
 
 use std::{
@@ -20,12 +20,12 @@ use tokio::{
 use super::error::{Fault, NginxError};
 use crate::os::{group::Group, privilege};
 
-/// Enough for any complaint; the rest is read and dropped.
+/// Bytes kept of each output, enough for any error message; the rest is read and dropped.
 const OUTPUT_CAP: usize = 64 * 1024;
 /// After the command has ended, how long a child it left behind may hold its output open.
 const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 
-/// How a command ended.
+/// A command's exit status and output.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) status: ExitStatus,
@@ -34,7 +34,7 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    /// The last line that says something.
+    /// The last line of stderr that is not blank, or else of stdout.
     pub(super) fn last_words(&self) -> String {
         let said = |text: &str| text.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned);
         said(&self.stderr).or_else(|| said(&self.stdout)).unwrap_or_default()
@@ -46,7 +46,7 @@ pub(super) async fn run(argv: &[String], limit: Duration) -> Result<Ended, Nginx
     run_keeping(argv, limit, OUTPUT_CAP).await
 }
 
-/// As [`run`], keeping up to `cap` bytes of each output.
+/// Runs a command like [`run`], and keeps up to `cap` bytes of each output.
 pub(super) async fn run_keeping(argv: &[String], limit: Duration, cap: usize) -> Result<Ended, NginxError> {
     let command = argv.join(" ");
     let spawned = |source| NginxError::Spawn { command: command.clone(), source };
@@ -68,17 +68,17 @@ pub(super) async fn run_keeping(argv: &[String], limit: Duration, cap: usize) ->
     let stderr = Capture::start(child.stderr.take(), cap);
     let Ok(status) = timeout(limit, child.wait()).await else {
         drop(group);
-        // Reaps it; it was killed, so this is short.
+        // Reaps the process; it was killed, so this is short.
         let _ = timeout(OUTPUT_GRACE, child.wait()).await;
         return Err(NginxError::CommandTimeout { command, limit });
     };
     let status = status.map_err(|source| NginxError::Spawn { command, source })?;
-    // What it left behind on purpose (an nginx started by a wrapper) lives on.
+    // A process that the command started to stay (an nginx from a wrapper) lives on.
     group.release();
     Ok(Ended { status, stdout: stdout.text().await, stderr: stderr.text().await })
 }
 
-/// Reads one output to its end, whoever holds it open, without keeping more than a cap.
+/// Reads one output to its end, even after the command's exit, and keeps it up to a cap.
 struct Capture {
     kept: Arc<Mutex<Vec<u8>>>,
     reader: JoinHandle<()>,
@@ -91,7 +91,7 @@ impl Capture {
         Self { kept, reader }
     }
 
-    /// What was said until the end, or until now if somebody still holds the output open.
+    /// The output until its end, or until now if another process still holds it open.
     async fn text(mut self) -> String {
         if timeout(OUTPUT_GRACE, &mut self.reader).await.is_err() {
             self.reader.abort();
@@ -110,7 +110,7 @@ impl Drop for Capture {
 async fn drain(pipe: Option<impl AsyncRead + Unpin>, kept: Arc<Mutex<Vec<u8>>>, cap: usize) {
     let Some(mut pipe) = pipe else { return };
     let mut piece = vec![0; 8 * 1024];
-    // An error here is an end: what was said so far is still worth having.
+    // A read error counts as the end: the output so far is still useful.
     while let Ok(len @ 1..) = pipe.read(&mut piece).await {
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         let room = cap.saturating_sub(kept.len());
@@ -118,7 +118,7 @@ async fn drain(pipe: Option<impl AsyncRead + Unpin>, kept: Arc<Mutex<Vec<u8>>>, 
     }
 }
 
-/// What nginx blames, from the output of `nginx -t`.
+/// Finds the file, line and message that nginx blames, in the output of `nginx -t`.
 pub(super) fn fault(ended: &Ended) -> Fault {
     let levels = ["[emerg]", "[alert]", "[crit]"];
     let line = levels.iter().find_map(|level| ended.stderr.lines().find(|line| line.contains(level)));
@@ -138,7 +138,7 @@ fn silent(status: ExitStatus) -> String {
     }
 }
 
-/// nginx ends its complaints with ` in <file>:<line>`.
+/// Parses the end of nginx's message, ` in <file>:<line>`.
 fn blamed(quote: &str) -> Option<(PathBuf, u32)> {
     let (_, place) = quote.rsplit_once(" in ")?;
     let (file, line) = place.trim().rsplit_once(':')?;

@@ -7,8 +7,9 @@
 //!           └────────┴────────┘         ▼
 //!            old text back, no reload   old text back, reload only if nginx has not refused by itself
 //! ```
-//! Dropped before the reload, the old text goes back at once. Dropped later, the file says what nginx was
-//! asked for and the text before it is kept beside it, so that the next call can still go back.
+//! When the future is dropped before the reload, the old text goes back at once. When it is dropped later, the file
+//! has the text that nginx was asked to load, and the old text is kept beside it, so that the next call can still go
+//! back.
 
 use std::{net::SocketAddrV4, time::Duration};
 
@@ -36,20 +37,20 @@ use crate::{
     },
 };
 
-/// That a route is in force, and what must be gone before the old color may stop.
+/// Proof that a route is in force, with the workers that must be gone before the old color may stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
-    /// The live color that nginx answered with.
+    /// The live color of the proven route.
     pub color: Option<Color>,
-    /// The generation that nginx answered with.
+    /// The generation of the proven route.
     pub generation: Generation,
-    /// The master in whose workers it is in force.
+    /// The master whose workers have the route in force.
     pub master: Process,
     /// The workers to wait for.
     pub former: Former,
-    /// Whether nginx had to be reloaded.
+    /// How the route came into force.
     pub how: How,
-    /// From the call to the proof, waiting for another flip on the same nginx left out.
+    /// From the call to the proof, without the wait for another flip on the same nginx.
     pub elapsed: Duration,
 }
 
@@ -61,16 +62,16 @@ pub enum How {
     Reloaded,
     /// By one rename of the link to the live socket.
     Linked,
-    /// It was already; nothing was touched.
+    /// The route was already in force; nothing was touched.
     AlreadyInForce,
 }
 
-/// A look costs a few small files and one local request; a flip usually takes 10 to 120 ms, so looks are close
-/// at first, and rarer when something takes its time.
+/// Pauses between two looks for the proof. A look costs a few small files and one local request. A flip usually takes
+/// 10 to 120 ms, so pauses are short for the time `AT_FIRST`, and longer after it.
 const SOON: Duration = Duration::from_millis(4);
 const LATER: Duration = Duration::from_millis(100);
 const AT_FIRST: Duration = Duration::from_millis(500);
-/// nginx takes up a reload that waited within milliseconds.
+/// How long bgd still looks for a configuration after a refusal: nginx begins a queued reload within milliseconds.
 const SETTLE: Duration = Duration::from_millis(300);
 
 impl Nginx {
@@ -101,7 +102,8 @@ impl Nginx {
             let former = leaving.map(|worker| worker.process).collect();
             return Ok(answer(self.former(former, route), how));
         }
-        // A link that nginx does not follow yet must lead somewhere when it begins to; one that it follows is moved last.
+        // A link that nginx does not follow yet is set before the reload, so that it leads somewhere; one that nginx
+        // follows is moved last.
         let moved = if plan.is_followed() { None } else { self.lead(&plan, route).map_err(untouched)? };
         let new = (plan.wanted.render(), moved);
         let mut placed = Placed::write(plan.present.place.clone(), plan.old.clone(), new, turn)
@@ -114,7 +116,7 @@ impl Nginx {
         Ok(answer(self.former(workers, route), How::Reloaded))
     }
 
-    /// Has the link lead to the live backends, where there is one that does not yet.
+    /// Points the link, where the route has one, to the live instances; `None` when it already leads there.
     fn lead(&self, plan: &Plan, route: &Route) -> Result<Option<Moved>, PlaceError> {
         let (Some(_), Some(live)) = (&plan.wanted.link, &route.live) else { return Ok(None) };
         let link = Link::of(&plan.present.place, live.addresses.len());
@@ -138,7 +140,7 @@ impl Nginx {
         Former::new(workers, all.filter(|address| !routed(address)).collect())
     }
 
-    /// All that has to be known before anything is touched.
+    /// Reads everything that the flip needs to know; changes nothing.
     async fn plan(&self, route: &Route) -> Result<Plan, NginxError> {
         let master = master::master(&self.settings.pid_file)?;
         let present = self.present()?;
@@ -147,7 +149,7 @@ impl Nginx {
             Some(found) => found.include.proof,
             None => effect::choose(&self.addresses)?,
         };
-        // Silence is normal before the first deploy; everything else shows in the proof.
+        // Before the first deploy, no answer is normal; any other problem shows in the proof.
         let before = effect::ask(proof).await.ok().filter(|effect| effect.app == self.app);
         let old = old_text(&present, before.as_ref());
         let mut wanted = self.wanted(route, proof, &present);
@@ -155,7 +157,7 @@ impl Nginx {
             tracing::warn!(app = %self.app, why, "nginx does not tell of the app's traffic");
             wanted.traffic = None;
         }
-        // A text for a link stays in force over many flips, under the number that it had first.
+        // A text with a link stays in force over many flips, with its first generation.
         if let Some(found) = present.found.as_ref().filter(|_| wanted.link.is_some()) {
             let kept = Route::nowhere(found.include.route.generation);
             let same = Include { route: kept, ..wanted.clone() };
@@ -166,7 +168,8 @@ impl Nginx {
         Ok(Plan { master, wanted, parked: self.parked(proof), before, old, present })
     }
 
-    /// By a link where the sockets of one color receive everything; else by the addresses themselves.
+    /// The include for a route: with a link where the sockets of one color receive all requests, else with the
+    /// addresses themselves.
     fn wanted(&self, route: &Route, proof: SocketAddrV4, present: &Present) -> Include {
         let Some(live) = route.live.as_ref().filter(|_| route.backup.is_none()) else {
             return self.include(route, proof);
@@ -179,7 +182,7 @@ impl Nginx {
         self.include(route, proof)
     }
 
-    /// Why nginx is not made to tell of the traffic although it should.
+    /// The reason for leaving nginx's traffic log out although it is wanted; `None` when nothing is against it.
     async fn silence(&self) -> Option<&'static str> {
         let socket = self.traffic.as_deref()?;
         if !report::can_name(socket) {
@@ -189,7 +192,7 @@ impl Nginx {
         default_log.then_some("it would lose the log that it writes by default")
     }
 
-    /// nginx must accept the new file; nothing has been reloaded yet, so a refusal costs nothing.
+    /// Tests the new file with nginx, before the reload: on a refusal the old text goes back, and nginx never left it.
     async fn agree(&self, placed: &mut Placed, plan: &Plan, limits: Limits) -> Result<(), RouteError> {
         let (tested, alone) = tokio::join!(self.test(&plan.present, limits.command), self.alone(plan.master));
         let refusal = match (tested, alone) {
@@ -211,7 +214,7 @@ impl Nginx {
         })
     }
 
-    /// Reload and proof; answers with the workers to wait for.
+    /// Reloads nginx and waits for the proof; returns the workers to wait for.
     async fn cut(
         &self,
         placed: &mut Placed,
@@ -227,7 +230,7 @@ impl Nginx {
         let asked = Instant::now();
         placed.asked();
         let (refused, result) = match self.reload(limits.command).await {
-            // Whether a reload that hangs was heard is seen by its effect.
+            // Only the effect shows whether nginx received a reload whose command hangs.
             Ok(()) | Err(NginxError::CommandTimeout { .. }) => {
                 (None, self.prove(&witness, limits.proof).await)
             }
@@ -241,7 +244,7 @@ impl Nginx {
             Err(unproven) => unproven,
         };
         let aftermath = self.bring_back(placed, plan, &unproven, limits).await.and_then(|aftermath| {
-            // nginx may follow a link that it was not proven to have left.
+            // While the old route is unproven, nginx may still follow the link.
             if aftermath != Aftermath::Unproven {
                 placed.lead_back()?;
             }
@@ -271,13 +274,13 @@ impl Nginx {
         Err(NginxError::Reload { command: self.settings.reload.join(" "), status, said })
     }
 
-    /// Waits for the proof: new workers, every former one on its way out, and nginx's own answer. Looks at the
-    /// workers again after the answer, so that one started between the first look and the reload is caught.
+    /// Waits for the proof: new workers, every former one leaving or gone, and nginx's own answer. Looks at the
+    /// workers again after the answer, to catch one that started between the first look and the reload.
     async fn prove(&self, witness: &Witness, limit: Duration) -> Result<Vec<Process>, Unproven> {
         let start = Instant::now();
         let deadline = start + limit;
         loop {
-            // Before the look: what is answered or changed after a final refusal is not this reload's doing.
+            // Read before the look: an answer or change after a final refusal does not come from this reload.
             let rejected = witness.log.as_ref().is_some_and(Mark::is_rejected);
             let seen = match self.testify(witness).await {
                 Ok(workers) => return Ok(workers),
@@ -300,12 +303,12 @@ impl Nginx {
         self.look_at_workers(&witness.former)
     }
 
-    /// One look at the workers; in the end those to wait for: former ones, and any other that is leaving.
+    /// Looks once at the workers; returns those to wait for: former ones, and any other that is leaving.
     fn look_at_workers(&self, former: &[Process]) -> Result<Vec<Process>, String> {
-        // Asked anew each time: whoever restarted nginx meanwhile has also put the new file in force.
+        // Read again each time: a restart of nginx meanwhile has also put the new file in force.
         let master = master::master(&self.settings.pid_file).map_err(|err| err.to_string())?;
         let workers = master::workers(master).map_err(|err| err.to_string())?;
-        // Whoever their master is now: one that was replaced or upgraded leaves its workers behind.
+        // Under any master: one that was replaced or upgraded leaves its workers behind.
         let old =
             former.iter().filter(|worker| master::standing(**worker) == Some(Standing::Serving)).count();
         if old > 0 {
@@ -322,9 +325,9 @@ impl Nginx {
         Ok(all)
     }
 
-    /// After a reload that is not proven: the old text goes back, and nginx is reloaded with it unless it has
-    /// refused the new one for good. On the very first route there is no old text: an include that routes nowhere is
-    /// left then, unless nginx has refused the new one and can be started without any.
+    /// After a reload without proof: puts the old text back, and reloads nginx with it unless nginx has refused the
+    /// new text for good. On the very first route there is no old text; then an include that routes nowhere stays, or
+    /// no file if nginx has refused the new text and can start without one.
     async fn bring_back(
         &self,
         placed: &mut Placed,
@@ -340,7 +343,7 @@ impl Nginx {
             }
             return Ok(Aftermath::NeverLeft);
         }
-        // Without a master or its workers nothing can be proven, only said.
+        // Without a master or its workers nothing can be proven.
         let Ok(former) = processes(plan.master) else { return Ok(Aftermath::Unproven) };
         let sum = match (&plan.before, &plan.old) {
             (Some(effect), _) => effect.sum.clone(),
@@ -354,13 +357,13 @@ impl Nginx {
         }
         Ok(match self.prove(&witness, limits.proof).await {
             Ok(_) => Aftermath::BroughtBack,
-            // Refused again, so what was in force all along still is.
+            // Refused again, so the route from before the flip is still in force.
             Err(again) if again.rejected && !self.serves(&plan.wanted).await => Aftermath::NeverLeft,
             Err(_) => Aftermath::Unproven,
         })
     }
 
-    /// No file, as before, where nginx can start without one.
+    /// Removes the file where nginx can start without it, else leaves an include that routes nowhere.
     async fn leave_nothing(
         &self,
         placed: &mut Placed,
@@ -374,8 +377,8 @@ impl Nginx {
         }
     }
 
-    /// Whether an include comes into force after all: the refusal in the log may have been of a reload that
-    /// somebody else had asked for just before.
+    /// Whether an include comes into force despite a refusal in the log, which may be of a reload that another program
+    /// requested just before.
     async fn serves(&self, include: &Include) -> bool {
         let deadline = Instant::now() + SETTLE;
         loop {
@@ -394,7 +397,7 @@ fn processes(master: Process) -> Result<Vec<Process>, NginxError> {
     Ok(master::workers(master)?.iter().map(|worker| worker.process).collect())
 }
 
-/// What requests can get to: a canary without a share only by its preview.
+/// The sides that requests can reach: a canary without a share only if the route has a preview.
 fn reached(route: &Route) -> impl Iterator<Item = &Side> {
     let previewed = route.preview.is_some();
     route.sides().filter(move |(_, percent)| *percent > 0 || previewed).map(|(side, _)| side)
@@ -404,8 +407,8 @@ fn untouched(err: PlaceError) -> RouteError {
     RouteError::Untouched(NginxError::Place(err))
 }
 
-/// What to go back to: the text that nginx has in force. After an interrupted flip that is the one kept
-/// beside the file.
+/// The text to go back to: the one that nginx has in force. After an interrupted flip it is the one kept beside the
+/// file.
 fn old_text(present: &Present, before: Option<&Effect>) -> Option<String> {
     let in_force = |text: &String| {
         let found = super::parse(text);
@@ -426,7 +429,7 @@ struct Plan {
     master: Process,
     wanted: Include,
     parked: Include,
-    /// What was in force.
+    /// nginx's answer before the flip; `None` when it did not answer for this app.
     before: Option<Effect>,
     /// The text to go back to.
     old: Option<String>,
@@ -444,13 +447,13 @@ impl Plan {
     fn is_in_force(&self) -> bool {
         let on_file = self.present.text.as_deref() == Some(self.wanted.render().as_str());
         // A flip that was never settled may be half way: nginx lets old and new workers accept side by side for
-        // 100 ms, and only a reload of our own tells which are which.
+        // 100 ms, and only a reload of our own shows which are new.
         let settled = self.present.place.kept().is_none();
         settled && on_file && self.before.as_ref().is_some_and(|effect| effect.sum == self.wanted.sum())
     }
 }
 
-/// What has to be seen for a proof.
+/// What a proof needs: the expected sum at the proof address, and the workers that must leave.
 struct Witness {
     address: SocketAddrV4,
     sum: String,
@@ -460,6 +463,6 @@ struct Witness {
 
 struct Unproven {
     seen: String,
-    /// nginx itself gave the new configuration up.
+    /// Whether nginx itself gave up the new configuration.
     rejected: bool,
 }

@@ -1,5 +1,5 @@
-//! nginx as `bgd doctor` sees it: it runs, includes bgd's file, accepts its configuration, may be reloaded, does not cut
-//! long requests, and gives sites the lines of that file.
+//! Findings of `bgd doctor` about nginx: whether it runs, includes bgd's file, accepts its configuration, may be
+//! reloaded, does not cut long requests, and applies the lines of that file to its sites.
 
 use std::path::Path;
 
@@ -13,13 +13,13 @@ use crate::{
     rules::finding::Finding,
 };
 
-/// For what nginx itself can explain best.
+/// Hint for errors that nginx itself explains best.
 const UNSURE: &str = "`nginx -t` shows what nginx thinks";
 
 pub(super) async fn advice(nginx: &Nginx, app: &AppSettings) -> Vec<Finding> {
     let mut found = vec![preflight(app, nginx).await, inclusion(app, nginx).await];
     let permission = permission(app, nginx);
-    // An nginx that does not run is one trouble, not two.
+    // For an nginx that does not run, both findings are equal: reported once.
     if !found.contains(&permission) {
         found.push(permission);
     }
@@ -90,7 +90,7 @@ fn permission(app: &AppSettings, nginx: &Nginx) -> Finding {
     }
 }
 
-/// A word only when nginx cuts requests before bgd would.
+/// A warning when nginx's limit for leaving workers is below the app's `drain`.
 async fn shutdown(app: &AppSettings, nginx: &Nginx) -> Option<Finding> {
     let limit = nginx.shutdown_timeout().await.filter(|limit| *limit < app.drain)?;
     let (limit, drain) = (duration::exact(limit), duration::exact(app.drain));
@@ -103,7 +103,7 @@ async fn shutdown(app: &AppSettings, nginx: &Nginx) -> Option<Finding> {
     ))
 }
 
-/// A word for each site that has to repeat a line of bgd's file, when the app's settings need that line.
+/// A warning for each site that has to repeat a line of bgd's file, when the app's settings need that line.
 async fn hidden(app: &AppSettings, nginx: &Nginx) -> Vec<Finding> {
     let Some(hidden) = nginx.hidden().await else { return Vec::new() };
     let mut found = Vec::new();

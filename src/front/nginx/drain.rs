@@ -1,6 +1,6 @@
-//! Waiting until nginx's former workers are gone. Only that is safe: a worker that is shutting down may still
+//! Waits until nginx's former workers are gone. Nothing less is safe: a worker that is shutting down may still
 //! open a connection to the old port for a request whose body it has just completed, so a connection count
-//! of zero proves nothing. Former workers are known by pid and start time, so the wait survives a restart.
+//! of zero proves nothing. Former workers are identified by pid and start time, so the wait survives a restart of bgd.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -17,14 +17,14 @@ use crate::{
     rules::{address::Address, ids::Color},
 };
 
-/// The workers that served before a cutover, and where in the app they may still send something.
+/// The workers that served before a cutover, and the addresses to which they may still send requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Former {
     /// The boot their start times belong to.
     pub boot: String,
-    /// The workers.
+    /// The workers, by pid and start time.
     pub workers: Vec<Process>,
-    /// Where the app no longer receives new requests.
+    /// The app's addresses that receive no new requests.
     pub addresses: Vec<Address>,
 }
 
@@ -33,8 +33,8 @@ pub struct Former {
 pub struct Drained {
     /// Pids of former workers that are still there; empty when all is drained.
     pub left_workers: Vec<i32>,
-    /// Connections to the former addresses that are open now, and would be cut by stopping; `None` when the
-    /// kernel does not tell.
+    /// Connections to the former addresses that are open now, which stopping the color would cut; `None` when the
+    /// kernel does not show them.
     pub connections: Option<usize>,
 }
 
@@ -45,7 +45,7 @@ impl Drained {
     }
 }
 
-/// A worker's end is seen this late at most, at first and in a long wait; a look costs one small file.
+/// Pauses between two looks, at first and in a long wait; a look costs one small file.
 const SOON: Duration = Duration::from_millis(10);
 const LATER: Duration = Duration::from_millis(50);
 
@@ -54,8 +54,8 @@ impl Former {
         Self { boot: boot_id().unwrap_or_default().to_owned(), workers, addresses }
     }
 
-    /// Requests in flight on the sockets that have no new ones. On ports, workers that are gone have none; behind a
-    /// link, the workers stay.
+    /// Connections that are open on the former sockets. Behind a link the workers stay after a flip, so their end is not
+    /// enough; on ports it is, and this is 0.
     fn open(&self) -> usize {
         self.addresses
             .iter()
@@ -64,12 +64,12 @@ impl Former {
             .sum()
     }
 
-    /// How often nothing must be seen.
+    /// The number of consecutive looks that must find nothing.
     fn looks(&self) -> u32 {
         if self.addresses.iter().any(|address| address.socket().is_some()) { 2 } else { 1 }
     }
 
-    /// Those that still run.
+    /// The workers that still run.
     pub fn left(&self) -> Vec<Process> {
         let same_boot = self.boot == boot_id().unwrap_or_default();
         self.workers.iter().copied().filter(|worker| same_boot && worker.is_alive()).collect()
@@ -77,8 +77,8 @@ impl Former {
 }
 
 impl Nginx {
-    /// The workers that nginx itself calls leaving: what to wait for before a color may stop when the proof of the last
-    /// cutover is lost.
+    /// The workers that nginx itself marks as shutting down. Before a color stops, bgd waits for them when the proof of
+    /// the last cutover is lost.
     pub fn leaving(&self, color: Color) -> Result<Former, NginxError> {
         let workers = master::workers(master::master(&self.settings.pid_file)?)?;
         let leaving = workers.into_iter().filter(|worker| worker.standing == Standing::Leaving);
@@ -91,7 +91,7 @@ impl Nginx {
         loop {
             let left = former.left();
             let open = if left.is_empty() { former.open() } else { 0 };
-            // Twice: a request may be between its choice of the socket and its connection.
+            // Twice on sockets: a request may have chosen the socket and not be connected yet.
             empty = if left.is_empty() && open == 0 { empty + 1 } else { 0 };
             if empty >= former.looks() {
                 return Drained { left_workers: Vec::new(), connections: Some(0) };
@@ -107,7 +107,7 @@ impl Nginx {
     }
 }
 
-/// Asked once, at the end of a drain that took too long.
+/// The number of connections of these workers to the addresses; read once, at the end of a drain that took too long.
 fn connections(workers: &[Process], addresses: &[Address]) -> Option<usize> {
     let ports: Vec<u16> = addresses.iter().filter_map(Address::port).collect();
     if ports.is_empty() && !addresses.is_empty() {
@@ -119,12 +119,12 @@ fn connections(workers: &[Process], addresses: &[Address]) -> Option<usize> {
     });
     let clients = ports.iter().map(|port| tcp::clients_of(*port).ok());
     let clients: Vec<_> = clients.collect::<Option<Vec<_>>>()?.concat();
-    // Without permission to see the workers' own sockets every client of the port counts.
+    // Without permission to see the workers' own sockets, every client of the port counts.
     let is_theirs = |inode: &u64| own.as_ref().is_none_or(|own| own.contains(inode));
     Some(clients.iter().filter(|client| is_theirs(&client.inode)).count())
 }
 
-/// Clients of a unix socket have no name, so it is asked of the app's end: all that are open count.
+/// Counts the app's ends of open connections, of all clients: the client's end of a unix socket has no name.
 fn open_on_sockets(addresses: &[Address]) -> Option<usize> {
     let paths = addresses.iter().filter_map(Address::socket);
     paths.map(|path| unix::connections(path).ok()).sum()

@@ -1,4 +1,4 @@
-//! The proof by effect: asks nginx on bgd's own loopback address what it truly has in force, and chooses the
+//! The proof by effect: asks nginx on bgd's own loopback address which file it has in force, and chooses the
 //! port of that address. A TCP address from 127/8 and not a unix socket, because a socket left by a crash
 //! keeps nginx from starting; not 127.0.0.1, so that no app can be in the way.
 
@@ -25,37 +25,39 @@ use crate::{
     },
 };
 
-/// Where every include of bgd listens; ports differ.
+/// The address of every include's proof server; ports differ.
 pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 98, 103, 100);
-/// Loopback and a constant answer: slower than this is a worker that hangs. `status` has one second in all.
+/// Limit of one query. The answer is constant and the address loopback, so a slower worker hangs. `status` has one
+/// second in all.
 const LIMIT: Duration = Duration::from_millis(800);
-/// The answer is below 1 KiB.
+/// Most bytes that are read; the answer is below 1 KiB.
 const ANSWER_CAP: u64 = 16 * 1024;
-/// Above the app's ports, below the range that Linux takes for outgoing connections (from 32768).
+/// From an app's port to its proof port: above the app's ports, and up to `LAST`, below the range that Linux uses for
+/// outgoing connections (from 32768).
 const OFFSET: u16 = 20_000;
 const LAST: u16 = 32_767;
 
-/// What nginx answers on the proof address.
+/// nginx's answer on the proof address.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct Effect {
     pub(super) app: AppName,
     pub(super) color: Option<Color>,
     #[serde(default)]
     pub(super) canary: Option<Color>,
-    /// Of the canary, in percent.
+    /// The canary's share, in percent.
     #[serde(default)]
     pub(super) share: u16,
     #[serde(default)]
     pub(super) backup: Option<Color>,
     pub(super) generation: Generation,
     pub(super) release: Option<ReleaseId>,
-    /// A link says what is live.
+    /// Whether the upstream names a link, which then decides what is live.
     #[serde(default)]
     pub(super) link: bool,
     pub(super) sum: String,
 }
 
-/// Why there is no such answer.
+/// Why the proof address did not give bgd's answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskError {
     #[error("nothing answers on bgd's proof address {address} (is the file included in nginx's http block?)")]
@@ -70,7 +72,7 @@ pub(super) enum AskError {
     Stranger { address: SocketAddrV4, text: String },
 }
 
-/// Asks once, on a fresh connection.
+/// Asks once, on a new connection.
 pub(super) async fn ask(address: SocketAddrV4) -> Result<Effect, AskError> {
     let answer = timeout(LIMIT, exchange(address)).await.map_err(|_| AskError::Slow { address })?;
     let answer = answer.map_err(|source| AskError::Silent { address, source })?;
@@ -81,7 +83,7 @@ pub(super) async fn ask(address: SocketAddrV4) -> Result<Effect, AskError> {
     })
 }
 
-/// HTTP/1.0: one answer, not chunked, then the end of the connection.
+/// Sends a request with HTTP/1.0, so that the answer is not chunked and ends with the connection.
 async fn exchange(address: SocketAddrV4) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(b"GET / HTTP/1.0\r\nHost: bgd\r\n\r\n").await?;
@@ -96,14 +98,14 @@ fn read(answer: &str) -> Option<Effect> {
     ok.then(|| serde_json::from_str(body).ok()).flatten()
 }
 
-/// The address tried first for an app, and looked at when its file is lost.
+/// The proof address that is tried first for an app, and that is asked when the file is lost.
 pub(super) fn usual(addresses: &Addresses) -> SocketAddrV4 {
     let port = match &addresses.blue {
         Address::Port(blue) => match blue.checked_add(OFFSET) {
             Some(port) if port <= LAST => port,
             _ => OFFSET + blue % (LAST - OFFSET),
         },
-        // The path has the app's name, so that two apps seldom want the same.
+        // The path has the app's name, so that two apps seldom get the same port.
         Address::Socket(path) => {
             OFFSET + (fnv(path.to_string_lossy().as_bytes()) % u64::from(LAST - OFFSET)) as u16
         }
@@ -111,7 +113,7 @@ pub(super) fn usual(addresses: &Addresses) -> SocketAddrV4 {
     SocketAddrV4::new(ADDRESS, port)
 }
 
-/// A free one: the usual one or the next after it.
+/// Chooses a proof address whose port is free: the usual one, or the next free one after it.
 pub(super) fn choose(addresses: &Addresses) -> Result<SocketAddrV4, NginxError> {
     let usual = usual(addresses).port();
     let candidates = (usual..=LAST).chain(OFFSET..usual);

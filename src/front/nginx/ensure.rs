@@ -1,5 +1,6 @@
-//! The file before the first route, and after a bgd that was killed within a flip: a text that nginx has not in force
-//! stays only where nginx accepts it. What nginx refuses is taken back, so that nginx can start again without bgd.
+//! Writes the file before the first route, and judges the file of a bgd that was killed during a flip: a text that nginx
+//! does not have in force stays only if nginx accepts it. A refused text is taken back, so that nginx can start again
+//! without bgd.
 
 use super::{
     Fault, Limits, Link, Nginx, NginxError, Present, Refusal, effect,
@@ -10,8 +11,8 @@ use super::{
 
 impl Nginx {
     /// Writes a file that routes nowhere (nginx answers 502) if there is none yet, so that an nginx whose site
-    /// names the upstream can start before the first deploy. A file that was left unproven is looked at again.
-    /// Reloads nothing; says whether it wrote.
+    /// names the upstream can start before the first deploy. A file that was left unproven is tested again.
+    /// Reloads nothing; returns whether it wrote a file.
     pub async fn ensure_file(&self) -> Result<bool, NginxError> {
         let turn = self.turn.clone().lock_owned().await;
         let present = self.present()?;
@@ -30,14 +31,14 @@ impl Nginx {
         Ok(false)
     }
 
-    /// A flip was cut short and nginx does not have its text in force, or no text of bgd's ever was.
+    /// Whether nginx does not have the file's text in force after an interrupted flip, or never had a text of bgd's.
     async fn is_unproven(&self, present: &Present) -> bool {
         let Some(found) = &present.found else { return false };
         (found.include.is_parked() || present.place.kept().is_some())
             && !effect::ask(found.include.proof).await.is_ok_and(|effect| effect.sum == found.sum)
     }
 
-    /// What was there before an unproven text, and the link that was set for it.
+    /// The text before an unproven one, and the link that was set for the unproven one.
     fn before(&self, present: &Present) -> (Option<String>, Option<Moved>) {
         let old = match present.place.kept() {
             Some(Kept::Text(text)) => Some(text),
@@ -50,11 +51,11 @@ impl Nginx {
         (old, link.and_then(Moved::leftover))
     }
 
-    /// Leaves a text where it is unless nginx refuses because of it: then everything is as it was before. What nginx
-    /// refuses for another reason leaves a file that routes nowhere, which the sites may need.
+    /// Tests an unproven text and leaves it if nginx accepts it, else restores the state before it. If another file is
+    /// to blame for the refusal, a file that routes nowhere is left where there is none, because the sites may need it.
     async fn judge_unproven(&self, placed: &mut Placed, present: &Present) -> Result<(), NginxError> {
         let fault = match self.test(present, Limits::default().command).await {
-            // Nobody read it, or nobody could: it is not refused.
+            // Accepted, or not read by nginx: the text is not refused.
             Ok(()) | Err(Refusal::NotRun(_) | Refusal::Unknown(_)) => return Ok(()),
             Err(Refusal::Own(fault) | Refusal::Foreign(fault)) => fault,
         };
@@ -65,7 +66,7 @@ impl Nginx {
         self.park(present)
     }
 
-    /// Whether bgd's text is what nginx refuses, now that it is away again.
+    /// Whether bgd's text was the reason for nginx's refusal; called after the text was taken back.
     pub(super) async fn is_to_blame(&self, present: &Present, fault: &Fault) -> bool {
         if self.test(present, Limits::default().command).await.is_ok() {
             return true;
@@ -76,7 +77,7 @@ impl Nginx {
         quoted && present.place.read().is_ok_and(|text| is_blank(text.as_deref()))
     }
 
-    /// A file that routes nowhere, where there is none.
+    /// Writes a file that routes nowhere, where there is none.
     pub(super) fn park(&self, present: &Present) -> Result<(), NginxError> {
         if is_blank(present.place.read()?.as_deref()) {
             present.place.replace(&self.unrouted(present)?, Audience::Everybody)?;
@@ -84,7 +85,7 @@ impl Nginx {
         Ok(())
     }
 
-    /// A text that routes nowhere: what is there, where it does.
+    /// A text that routes nowhere: the present one if it does.
     fn unrouted(&self, present: &Present) -> Result<String, NginxError> {
         let proof = match (&present.found, &present.text) {
             (Some(found), Some(text)) if found.include.is_parked() => return Ok(text.clone()),

@@ -1,11 +1,11 @@
-//! What can be wrong with an nginx, in the operator's words. One enum for looking, one for the cutover; the
-//! latter says for each failure whether anything is left changed.
+//! Errors of the nginx front, with their messages and hints for the operator. One enum for reading nginx's state, one
+//! for the cutover, which says for each failure whether anything is left changed.
 
 use std::{fmt, io, path::PathBuf, process::ExitStatus, time::Duration};
 
 use super::{include::IncludeError, place::PlaceError};
 
-/// What to do when somebody else's file is in the way.
+/// Hint when a file that is not bgd's breaks the configuration.
 const FOREIGN: &str =
     "repair that file until `nginx -t` passes, then `bgd deploy`; `bgd flip` works meanwhile";
 
@@ -26,73 +26,66 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Why nginx can't be looked at, or can't be trusted with a flip.
+/// Why nginx's state can't be read, or why a flip is not safe.
 #[derive(Debug, thiserror::Error)]
 pub enum NginxError {
     /// nginx is not running, or keeps its pid elsewhere.
     #[error("{}: {path}", unread(source))]
     PidFile {
-        /// The configured pid file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// nginx was stopped or is starting, or the disk was full when it wrote the file.
     #[error("nginx's pid file is empty: {path}")]
     PidFileEmpty {
-        /// The configured pid file.
         path: PathBuf,
     },
-    /// Something else is in the file.
+    /// The pid file does not hold a pid.
     #[error("nginx's pid file holds no pid: {path}: {text:?}")]
     PidFileGarbled {
-        /// The configured pid file.
         path: PathBuf,
-        /// What it holds, shortened.
+        /// The content of the pid file, shortened.
         text: String,
     },
-    /// A pid left behind.
+    /// The pid file names a process that has ended.
     #[error("nginx is not running: {path} names process {pid}, which is gone")]
     NotRunning {
-        /// The configured pid file.
         path: PathBuf,
-        /// What it names.
+        /// The pid in the pid file.
         pid: i32,
     },
-    /// A pid left behind and given to another process, or an nginx without master.
+    /// The pid file names another process: the kernel reused the pid, or nginx runs without a master.
     #[error("process {pid} of {path} is no nginx master: {cmdline:?}")]
     NotNginx {
-        /// The configured pid file.
         path: PathBuf,
-        /// What it names.
+        /// The pid in the pid file.
         pid: i32,
-        /// What runs under that pid.
+        /// The command line of the process with that pid.
         cmdline: String,
     },
-    /// The kernel does not tell which processes belong to the master.
+    /// The master's child processes can't be read from the kernel.
     #[error("can't list the workers of nginx master {pid}")]
     Workers {
-        /// The master.
+        /// The master's pid.
         pid: i32,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// A second master has its listening sockets, and a reload reaches one of both only.
+    /// A second master has nginx's listening sockets, and a reload reaches only one of the two.
     #[error("nginx is being upgraded: {}", masters(*old, *new))]
     Upgrading {
-        /// The one before.
+        /// Pid of the older master.
         old: i32,
-        /// The one that the pid file names.
+        /// Pid of the master that the pid file names; `None` while there is no new one yet.
         new: Option<i32>,
     },
-    /// A worker that a reload does not reach takes a part of the requests.
+    /// A worker that a reload does not reach receives a part of the requests.
     #[error("nginx worker {worker}, which is not one of master {master}, accepts on its sockets too")]
     Shared {
-        /// The master of the pid file.
+        /// Pid of the master that the pid file names.
         master: i32,
-        /// Somebody else's worker.
+        /// Pid of the worker, which is not a child of that master.
         worker: i32,
     },
     /// The include file can't be read or replaced.
@@ -101,29 +94,24 @@ pub enum NginxError {
     /// The include file is not one of bgd's.
     #[error("refusing to touch {path}")]
     Include {
-        /// The include file.
         path: PathBuf,
-        /// What is wrong with it.
         #[source]
         source: IncludeError,
     },
-    /// Two apps were given one file.
+    /// Two apps are configured with the same file.
     #[error("refusing to touch {path}: it belongs to app {app}")]
     OtherApp {
-        /// The include file.
         path: PathBuf,
-        /// Whose it is.
+        /// The other app, which wrote the file.
         app: String,
     },
-    /// The file is there, and nginx does not read it.
+    /// The file exists, but nginx does not read it.
     #[error("nginx does not include {path}: {fault}")]
     NotIncluded {
-        /// The include file.
         path: PathBuf,
-        /// What nginx said.
         fault: Fault,
     },
-    /// Someone else's file breaks the configuration.
+    /// A file that is not bgd's breaks the configuration.
     #[error("nginx refuses its configuration because of something that is not bgd's: {0}")]
     ForeignConfig(Fault),
     /// bgd's own file breaks the configuration.
@@ -132,50 +120,43 @@ pub enum NginxError {
     /// A configured command could not be started.
     #[error("can't run `{command}`")]
     Spawn {
-        /// The command line.
         command: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// A configured command ran too long and was ended.
     #[error("`{command}` did not end within {} s", limit.as_secs_f32())]
     CommandTimeout {
-        /// The command line.
         command: String,
-        /// The limit.
         limit: Duration,
     },
     /// The reload command reported failure.
     #[error("`{command}` failed ({status}): {said}")]
     Reload {
-        /// The command line.
         command: String,
-        /// How it ended.
         status: ExitStatus,
-        /// Its last words.
+        /// The last line of its output, or nginx's own error.
         said: String,
     },
-    /// A worker can't get to the app's sockets.
+    /// nginx's workers may not reach the app's sockets.
     #[error("nginx's workers (uid {uid}) may not pass {}, on the way to the app's sockets", directory.display())]
     ShutOut {
-        /// The first directory that shuts them out.
+        /// The first directory on the way that they may not pass.
         directory: PathBuf,
-        /// Whom they run as.
+        /// The user id that they run as.
         uid: u32,
     },
     /// A worker with a root directory of its own sees other files than bgd.
     #[error("nginx's worker {worker} has a root directory of its own, where the app's sockets are not")]
     OtherRoot {
-        /// Its pid.
+        /// The worker's pid.
         worker: i32,
     },
     /// No free port for the proof address.
     #[error("no free port on {address} for bgd's proof address: tried {tried}")]
     NoProofPort {
-        /// The loopback address.
         address: std::net::Ipv4Addr,
-        /// How many were tried.
+        /// The number of ports that were tried.
         tried: usize,
     },
 }
@@ -183,41 +164,41 @@ pub enum NginxError {
 /// Why a route is not in force.
 #[derive(Debug, thiserror::Error)]
 pub enum RouteError {
-    /// Found before anything was touched.
+    /// The failure came before anything was changed.
     #[error(transparent)]
     Untouched(NginxError),
-    /// Someone else's file breaks `nginx -t`; bgd's file is as it was and nothing was reloaded. The caller
+    /// A file that is not bgd's breaks `nginx -t`; bgd's file is as it was and nothing was reloaded. The caller
     /// may fall back to starting the wanted release on the port that nginx already uses.
     #[error("nginx refuses its configuration because of something that is not bgd's: {0}")]
     ForeignConfig(Fault),
-    /// nginx was not asked to reload, or refused to; bgd's file is as it was.
+    /// nginx was not asked to reload, or refused; bgd's file is as it was.
     #[error("the flip was taken back before nginx took it")]
     TakenBack(#[source] NginxError),
     /// nginx was reloaded, and the new route is not in force.
     #[error("nginx was reloaded, but the new route is not in force after {:.1} s: {seen}", waited.as_secs_f32())]
     NotInEffect {
-        /// From the reload to giving up.
+        /// From the reload until bgd gave up.
         waited: Duration,
-        /// What was seen instead.
+        /// The last look's result, which is not the new route.
         seen: String,
-        /// What nginx's master wrote into its error log meanwhile; empty if there is no such file to read.
+        /// Lines that nginx's master wrote into its error log meanwhile; empty if bgd can't read that file.
         log: Vec<String>,
-        /// What is in force now.
+        /// The state after the old text was put back.
         aftermath: Aftermath,
     },
-    /// The old text could not be put back: file and nginx disagree until the next flip or a hand.
+    /// The old text could not be put back: the file and nginx differ until the next flip, or until an operator repairs
+    /// the file.
     #[error("the old text of bgd's file could not be put back: {cause}")]
     NotPutBack {
-        /// What had gone wrong before.
+        /// The failure for which the old text had to go back.
         cause: Box<RouteError>,
-        /// Why.
         #[source]
         source: PlaceError,
     },
 }
 
 impl RouteError {
-    /// What nginx's master wrote into its error log meanwhile.
+    /// Lines that nginx's master wrote into its error log during the flip.
     pub fn log(&self) -> &[String] {
         match self {
             Self::NotInEffect { log, .. } => log,
@@ -227,14 +208,14 @@ impl RouteError {
     }
 }
 
-/// How things stand after a flip that was not proven; the old text is back in the file in each case.
+/// Which route is in force after an unproven flip; the old text is back in the file in each case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Aftermath {
     /// nginx itself refused the new configuration and never left the old one.
     NeverLeft,
-    /// A second reload brought the old route back, which is proven.
+    /// A second reload brought the old route back, with proof.
     BroughtBack,
-    /// The old route could not be proven: look again before anything is stopped.
+    /// The old route could not be proven: the caller must look again before it stops anything.
     Unproven,
 }
 
@@ -253,7 +234,7 @@ fn masters(old: i32, new: Option<i32>) -> String {
 }
 
 impl NginxError {
-    /// Whether requests go where a reload changes nothing.
+    /// Whether another master or worker, which a reload does not reach, receives requests.
     pub fn is_divided(&self) -> bool {
         matches!(self, Self::Upgrading { .. } | Self::Shared { .. })
     }
@@ -270,7 +251,7 @@ impl NginxError {
         )
     }
 
-    /// What the operator can do about it, where that is known.
+    /// Advice for the operator, where there is any.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::PidFile { .. } | Self::PidFileEmpty { .. } | Self::PidFileGarbled { .. } => {
@@ -311,7 +292,7 @@ impl NginxError {
 }
 
 impl RouteError {
-    /// Whether nginx goes on by the route that it had before.
+    /// Whether nginx still has its former route in force.
     pub fn left_as_it_was(&self) -> bool {
         match self {
             Self::Untouched(_) | Self::ForeignConfig(_) | Self::TakenBack(_) => true,
@@ -320,7 +301,7 @@ impl RouteError {
         }
     }
 
-    /// What the operator can do about it, where that is known.
+    /// Advice for the operator, where there is any.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Untouched(err) | Self::TakenBack(err) => err.hint(),

@@ -1,6 +1,6 @@
-//! What nginx's master wrote into its error log since a given moment: the only place where it says why a
-//! reload was not taken. The log is found behind the master's own stderr (nginx points it there), which works
-//! whatever the configuration says, but needs to be allowed to look; without it there are simply no lines.
+//! Reads what nginx's master wrote into its error log since a given moment: only there nginx says why it refused a
+//! reload. bgd finds the log through the master's own stderr (nginx points it there), which works with any
+//! configuration, but needs permission; without it there are no lines.
 
 use std::{
     fs::File,
@@ -10,11 +10,11 @@ use std::{
 
 use crate::os::process::Process;
 
-/// A busy log may grow much during one flip; the newest part is what matters.
+/// Most bytes read: a busy log may grow much during one flip, and its newest part matters.
 const READ_CAP: u64 = 256 * 1024;
 const MOST_LINES: usize = 20;
 
-/// A moment in the master's log.
+/// A position in the master's log.
 #[derive(Debug)]
 pub(super) struct Mark {
     path: PathBuf,
@@ -23,7 +23,7 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Now; `None` if there is no log file that may be read.
+    /// The present end of the log; `None` if there is no log file that bgd may read.
     pub(super) fn now(master: Process) -> Option<Self> {
         let path = std::fs::read_link(format!("/proc/{}/fd/2", master.pid)).ok()?;
         let meta = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file)?;
@@ -31,14 +31,14 @@ impl Mark {
         Some(Self { path, offset: meta.len(), master })
     }
 
-    /// The master's complaints since then, oldest first.
+    /// The master's error lines since then, oldest first.
     pub(super) fn complaints(&self) -> Vec<String> {
         let lines = complaints(&self.since(), self.master.pid);
         let skipped = lines.len().saturating_sub(MOST_LINES);
         lines.into_iter().skip(skipped).collect()
     }
 
-    /// Whether nginx has given its new configuration up for good.
+    /// Whether nginx has given up its new configuration for good.
     pub(super) fn is_rejected(&self) -> bool {
         self.complaints().iter().any(|line| is_final(line))
     }
@@ -47,19 +47,19 @@ impl Mark {
         let read = || {
             let mut file = File::open(&self.path)?;
             let len = file.metadata()?.len();
-            // Shorter than before: rotated away meanwhile, all of it is new.
+            // Shorter than before: the log was rotated, so all of it is new.
             let from = if len < self.offset { 0 } else { self.offset };
             file.seek(SeekFrom::Start(from.max(len.saturating_sub(READ_CAP))))?;
             let mut bytes = Vec::new();
             file.take(READ_CAP).read_to_end(&mut bytes)?;
             std::io::Result::Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
-        // Quoting the log is a courtesy; its loss must not change how a flip ends.
+        // The log is only quoted; a failure to read it must not change the result of a flip.
         read().unwrap_or_default()
     }
 }
 
-/// Lines of the master (`pid#tid:`), workers' everyday errors left out.
+/// Error lines of the master (`pid#tid:`), without those of its workers.
 fn complaints(text: &str, master: i32) -> Vec<String> {
     let tag = format!(" {master}#");
     let grave = ["[emerg]", "[alert]", "[crit]"];
@@ -69,7 +69,7 @@ fn complaints(text: &str, master: i32) -> Vec<String> {
         .collect()
 }
 
-/// A failing bind is tried five times; every other emergency during a reload ends it.
+/// Whether the line ends a reload: every `[emerg]` does, except a failed bind, which nginx tries five times.
 fn is_final(line: &str) -> bool {
     line.contains("[emerg]") && !line.contains("bind() to ")
 }

@@ -1,7 +1,7 @@
 //! The front for an nginx that is already there. bgd owns one include file; a flip replaces it and reloads,
 //! and counts only when it is proven by effect. Called by the engine, by `bgd flip` without a daemon, and by
 //! `bgd doctor`. It never starts, stops or configures nginx beyond that file, and it does not decide what is
-//! live: it tells what nginx serves, and puts a given route in force or leaves the old one untouched.
+//! live: it reports what nginx serves, and puts a given route in force or leaves the old one untouched.
 //!
 //! ```text
 //! include   the file's text: render, parse       place     the file on disk: symlinks, whole replacement
@@ -9,12 +9,12 @@
 //! command   test and reload, with limits          errorlog  what the master complained about
 //! cutover   route(): the flip, proven or undone   standing  routed(): what nginx serves now
 //! placed    the new text until it is proven       drain     waiting for former workers
-//! syntax    a look into nginx's language          inspect   what doctor wants to know
-//! sides     which of two colors a request is for  report    what nginx tells of each request
-//! sites     what the sites hide of the include    link      the live socket behind a link: flips without reload
-//! reach     whether the workers get to a socket   ensure    the file before the first route, and after a kill
-//! front     its verbs behind the seam             supervise what is looked after between flips
-//! doctor    what `bgd doctor` says
+//! syntax    parses nginx's configuration          inspect   checks that only doctor needs
+//! sides     which of two colors a request is for  report    nginx's log line about each request
+//! sites     site lines that hide the include's    link      the live socket behind a link: flips without reload
+//! reach     whether workers may reach the sockets ensure    the file before the first route, and after a kill
+//! front     implements the trait `Front`          supervise looks at nginx between flips
+//! doctor    the findings of `bgd doctor`
 //! ```
 
 mod beside;
@@ -73,7 +73,7 @@ use place::Place;
 /// How long the steps of a cutover may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// One run of the test or reload command.
+    /// Limit of one run of the test or reload command.
     pub command: Duration,
     /// From the reload to the proof.
     pub proof: Duration,
@@ -87,35 +87,36 @@ impl Default for Limits {
     }
 }
 
-/// One app's part in an nginx.
+/// The front of one app: its upstream in an nginx.
 #[derive(Debug, Clone)]
 pub struct Nginx {
     settings: NginxSettings,
     app: AppName,
     addresses: Addresses,
     traffic: Option<PathBuf>,
-    /// One cutover at a time on one nginx, whichever app it is for: workers of two at once can't be told apart.
+    /// Allows one cutover at a time on one nginx, for all apps together: with two at once, bgd could not tell which
+    /// workers belong to which.
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// The workers that the last cutover left behind; `None` after a restart of bgd.
+    /// The workers from before the last cutover; `None` after a restart of bgd.
     former: Arc<tokio::sync::Mutex<Option<Former>>>,
 }
 
 type Turns = std::sync::Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>;
 
-/// By pid file, which is what makes an nginx one nginx. One entry for each nginx of the configuration.
+/// One lock for each nginx of the configuration, by its pid file, which identifies an nginx.
 static TURNS: LazyLock<Turns> = LazyLock::new(Turns::default);
 
-/// The include file as it stands.
+/// The include file as it is on disk.
 struct Present {
     place: Place,
     text: Option<String>,
-    /// `None` too when the file is empty, or bgd's and damaged.
+    /// The parsed file; `None` when there is no file, when it is empty, or when it is bgd's and damaged.
     found: Option<Found>,
 }
 
 impl Nginx {
-    /// The front of one app; touches nothing. Of each request, nginx tells the unix datagram socket `traffic`, whether
-    /// or not it is there; `None`: nobody.
+    /// Makes the front of one app; changes nothing on the host. nginx reports each request to the unix datagram socket
+    /// `traffic`, whether or not it exists; `None` for no reports.
     pub fn new(
         settings: NginxSettings,
         app: AppName,
@@ -127,12 +128,13 @@ impl Nginx {
         Self { settings, app, addresses: addresses.into(), traffic, turn, former: Arc::default() }
     }
 
-    /// The request that a datagram tells of.
+    /// Parses a datagram about one request: a sample for each color that the request was tried on.
     pub fn samples(&self, datagram: &[u8]) -> Vec<Sample> {
         report::parse_by(datagram, |to, took| self.color_at(to, took))
     }
 
-    /// The color that a request went to; behind a link that was moved since it began, the one before.
+    /// The color that a request went to. Behind a link it is the link's color, or the other one if the link was moved
+    /// after the request began.
     fn color_at(&self, to: &str, took: Option<Duration>) -> Option<Color> {
         if let Some(color) = report::color(&self.addresses, to) {
             return Some(color);
@@ -144,7 +146,7 @@ impl Nginx {
         Some(if took? > since { color.other() } else { color })
     }
 
-    /// Everything that would make a flip fail and can be known before a build. Changes nothing.
+    /// Fails with what would make a flip fail and can be known before a build. Changes nothing.
     pub async fn preflight(&self) -> Result<(), NginxError> {
         self.upgraded().await?;
         let master = master::master(&self.settings.pid_file)?;
@@ -160,7 +162,7 @@ impl Nginx {
         }
     }
 
-    /// The include for a route, under a proof address.
+    /// The include for a route, with this proof address.
     fn include(&self, route: &Route, proof: SocketAddrV4) -> Include {
         Include {
             app: self.app.clone(),
@@ -173,7 +175,7 @@ impl Nginx {
         }
     }
 
-    /// The include for whatever a link leads to.
+    /// The include whose upstream names the link, which leads to the live sockets.
     fn linked(&self, link: &Link, (number, proof): (Generation, SocketAddrV4)) -> Include {
         let link = Some(Address::Socket(link.path().to_owned()));
         Include { link, ..self.include(&Route::nowhere(number), proof) }
@@ -184,7 +186,7 @@ impl Nginx {
         self.include(&Route::nowhere(Generation::default()), proof)
     }
 
-    /// The file as it stands; refuses one that is not this app's.
+    /// Reads the include file; refuses one that is not this app's.
     fn present(&self) -> Result<Present, NginxError> {
         let place = Place::find(&self.settings.file)?;
         let text = place.read()?;
@@ -203,7 +205,6 @@ impl Nginx {
         Ok(Present { place, text, found })
     }
 
-    /// Runs the configured test.
     async fn test(&self, present: &Present, limit: Duration) -> Result<(), Refusal> {
         let ended = command::run(&self.settings.test, limit).await.map_err(Refusal::NotRun)?;
         if ended.status.success() {
@@ -235,14 +236,14 @@ impl Nginx {
     }
 }
 
-/// Why the test did not pass.
+/// Why nginx's test of the configuration did not pass.
 enum Refusal {
-    /// It could not be run to its end.
+    /// The test could not be run to its end.
     NotRun(NginxError),
-    /// bgd's file is blamed.
+    /// nginx blames bgd's file.
     Own(Fault),
     /// nginx does not know the upstream, so it does not see bgd's file.
     Unknown(Fault),
-    /// Somebody else's file is blamed, or something that is in no file.
+    /// nginx blames another file, or names no file.
     Foreign(Fault),
 }
