@@ -152,7 +152,7 @@ impl FrontError {
 /// The paths of bgd that a front needs.
 #[derive(Debug, Clone)]
 pub struct Ground {
-    /// This binary.
+    /// bgd's own binary.
     pub exe: PathBuf,
     /// `runtime_dir` of the daemon.
     pub runtime_dir: PathBuf,

@@ -6,8 +6,8 @@
 //!              │ check fails: maint again, the old color never left      │ refused, or not so: as it was
 //!              └ nobody serves: passes after it was raised, or everything is as it was
 //! ```
-//! The servers to raise come first, so that a server is ready at each moment. All commands are sent as one line, so
-//! that HAProxy runs all of them even if bgd dies after sending it.
+//! The servers to raise come first, so that a server is ready at each moment. The commands that move traffic are sent
+//! as one line, so that HAProxy runs all of them even if bgd dies after sending it.
 
 use std::time::Duration;
 

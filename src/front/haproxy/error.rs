@@ -12,7 +12,7 @@ const LEVEL: &str =
 pub(super) const CHECK: &str =
     "bgd's own check passed: compare `option httpchk` in haproxy.cfg with `health`, then `bgd deploy`";
 
-/// Why HAProxy can't be read, or did not do what bgd told it.
+/// Why HAProxy's state can't be read, or why a route is not in force.
 #[derive(Debug, thiserror::Error)]
 pub enum HaproxyError {
     /// Nobody listens on the socket.
@@ -40,6 +40,7 @@ pub enum HaproxyError {
     #[error("haproxy did not answer on {path} within {} s", limit.as_secs_f32())]
     Silent {
         path: PathBuf,
+        /// The time in which HAProxy did not answer.
         limit: Duration,
     },
     /// The socket's level does not allow changes.
@@ -60,6 +61,7 @@ pub enum HaproxyError {
     /// The configured backend does not exist.
     #[error("haproxy on {path} has no backend {backend:?}")]
     NoBackend {
+        /// HAProxy's socket, as configured.
         path: PathBuf,
         backend: String,
     },

@@ -7,12 +7,12 @@
 //! ```text
 //! socket   one command, one answer                  servers  `show servers state`: parsing, and what a state means
 //! figures  `show stat`, `show info`: parsing        roles    weights that tell the live server from the canary
-//! cutover  route(): told, read back, or undone      standing routed(), trouble(): what HAProxy serves now
-//! drain    waiting for requests in flight           inspect  what doctor wants to know
-//! former   what reloaded HAProxies still work on
+//! cutover  route(): set, read back, or undone       standing routed(), trouble(): what HAProxy serves now
+//! drain    waits for requests in flight             inspect  checks that only doctor needs
+//! former   connections of former workers
 //! report   a line of the traffic log                keep     the states on disk, for HAProxy's own start
-//! front    its verbs behind the seam                supervise what is looked after between flips
-//! doctor   what `bgd doctor` says
+//! front    implements the trait `Front`             supervise looks at HAProxy between flips
+//! doctor   the findings of `bgd doctor`
 //! ```
 //! HAProxy can't store a generation or a release for bgd, so it holds nothing of a route but states and weights.
 
@@ -80,7 +80,8 @@ pub struct Haproxy {
     settings: HaproxySettings,
     addresses: Addresses,
     socket: Socket,
-    /// What this bgd process last told HAProxy, and which HAProxy process; `None` before the first route.
+    /// The states that this bgd process last set, and the HAProxy process that got them; `None` before the first look
+    /// or route.
     told: Arc<Mutex<Option<Told>>>,
 }
 

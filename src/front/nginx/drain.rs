@@ -54,8 +54,8 @@ impl Former {
         Self { boot: boot_id().unwrap_or_default().to_owned(), workers, addresses }
     }
 
-    /// Connections that are open on the former sockets. Behind a link the workers stay after a flip, so their end is not
-    /// enough; on ports it is, and this is 0.
+    /// Connections that are open on the former sockets. Behind a link the workers stay after a flip, so waiting for
+    /// their end is not enough; on ports it is, and this is 0.
     fn open(&self) -> usize {
         self.addresses
             .iter()

@@ -1,6 +1,6 @@
-//! Writes the file before the first route, and judges the file of a bgd that was killed during a flip: a text that nginx
-//! does not have in force stays only if nginx accepts it. A refused text is taken back, so that nginx can start again
-//! without bgd.
+//! Writes the file before the first route, and judges the file of a bgd that was killed during a flip: a text that
+//! nginx does not have in force stays only if nginx accepts it. A refused text is taken back, so that nginx can start
+//! again without bgd.
 
 use super::{
     Fault, Limits, Link, Nginx, NginxError, Present, Refusal, effect,
@@ -31,7 +31,8 @@ impl Nginx {
         Ok(false)
     }
 
-    /// Whether nginx does not have the file's text in force after an interrupted flip, or never had a text of bgd's.
+    /// Whether the file has a text of an interrupted flip, or one from before the first route, that nginx does not have
+    /// in force.
     async fn is_unproven(&self, present: &Present) -> bool {
         let Some(found) = &present.found else { return false };
         (found.include.is_parked() || present.place.kept().is_some())

@@ -9,7 +9,7 @@ use super::{include::IncludeError, place::PlaceError};
 const FOREIGN: &str =
     "repair that file until `nginx -t` passes, then `bgd deploy`; `bgd flip` works meanwhile";
 
-/// Why nginx refused a configuration, as far as its output tells.
+/// nginx's reason for refusing a configuration, parsed from its output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// The file that nginx blames.
@@ -39,6 +39,7 @@ pub enum NginxError {
     /// nginx was stopped or is starting, or the disk was full when it wrote the file.
     #[error("nginx's pid file is empty: {path}")]
     PidFileEmpty {
+        /// nginx's pid file, as configured.
         path: PathBuf,
     },
     /// The pid file does not hold a pid.
@@ -109,6 +110,7 @@ pub enum NginxError {
     #[error("nginx does not include {path}: {fault}")]
     NotIncluded {
         path: PathBuf,
+        /// nginx's error message.
         fault: Fault,
     },
     /// A file that is not bgd's breaks the configuration.
@@ -128,6 +130,7 @@ pub enum NginxError {
     #[error("`{command}` did not end within {} s", limit.as_secs_f32())]
     CommandTimeout {
         command: String,
+        /// The time limit that the command exceeded.
         limit: Duration,
     },
     /// The reload command reported failure.
@@ -146,7 +149,7 @@ pub enum NginxError {
         /// The user id that they run as.
         uid: u32,
     },
-    /// A worker with a root directory of its own sees other files than bgd.
+    /// A worker has another root directory, and so sees other files than bgd.
     #[error("nginx's worker {worker} has a root directory of its own, where the app's sockets are not")]
     OtherRoot {
         /// The worker's pid.

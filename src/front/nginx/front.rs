@@ -1,4 +1,4 @@
-//! nginx as a front of an app: its verbs behind the seam, and its errors as the engine reads them.
+//! Implements [`Front`] for nginx, and converts its errors into [`FrontError`].
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Its file is not what it routes by, so that it has to be told again.
+/// nginx does not have the file's route in force, so that the daemon must route again.
 const HALF_TOLD: &str = "nginx never took up the route in bgd's file, so where it routes is not known";
 
 impl Front for Nginx {
@@ -42,7 +42,7 @@ impl Front for Nginx {
             let (generation, stands) = number(self, &route).await?;
             match Self::route(self, &Route { generation, ..route }, Limits::default()).await {
                 Ok(proof) => *self.former.lock().await = Some(proof.former),
-                // Nothing was to be changed: file and nginx, or with nginx down the file, say so already.
+                // The route is already in the file, and nginx is down: it starts with that route.
                 Err(RouteError::Untouched(err)) if stands && err.is_down() => {
                     tracing::warn!(err = %chain(&err), "nginx can't be reached; its file has the wanted route");
                 }
@@ -60,7 +60,7 @@ impl Front for Nginx {
         Box::pin(async move {
             let former = match self.former.lock().await.clone() {
                 Some(former) => former,
-                // bgd was restarted since: those that nginx itself calls leaving.
+                // After a restart of bgd: the workers that nginx itself marks as shutting down.
                 None => self.leaving(color)?,
             };
             let drained = Self::drained(self, &former, Instant::now() + limit).await;
@@ -94,9 +94,9 @@ impl Front for Nginx {
     }
 }
 
-/// The number of a route, and whether the same one is in force already: under its own number it reloads nothing (F8).
-/// Another route gets a number that nothing in force has, which after routes without a record has to be looked for: or
-/// a file as it was before a hand changed it would pass for what nginx has.
+/// The generation for a route, and whether the same route is already in force: with that route's generation, nginx is
+/// not reloaded (F8). A new route needs a generation above the one in force, or a file from before a manual edit would
+/// pass for the one that nginx has. Unrecorded routes may have raised nginx's generation, so it is read from nginx.
 async fn number(nginx: &Nginx, wanted: &Route) -> Result<(Generation, bool), NginxError> {
     let Some(routed) = nginx.routed().await? else { return Ok((wanted.generation, false)) };
     let same = routed.contradiction.is_none()

@@ -1,12 +1,12 @@
-//! The text of the one file that bgd owns: rendered from a route, and read back. Pure, so that it can be
-//! fuzzed. It carries, in comments, all that is needed to know the route again without a database, and a sum
-//! by which a hand edit is noticed. The same sum is answered by the proof address, so that two texts of one
-//! generation are told apart.
+//! Renders the one file that bgd owns from a route, and parses it. Pure, so that it can be fuzzed. Comments in the
+//! file hold all that is needed to restore the route without a database, and a sum by which bgd notices a manual
+//! edit. The proof address answers with the same sum, which distinguishes two texts of one generation.
 //!
-//! No `keepalive` towards the app: a fresh connection per request can't be one that the app has just closed, because
-//! it stops or because it was idle for as long as the app likes. nginx does not send a POST again that broke off so. `max_fails=0`: whether a color may receive traffic is bgd's decision alone. No `zone`: without it each
-//! worker counts for itself, so that a share is off by at most one request a worker; with it, a worker killed at the
-//! wrong instant would leave a lock behind on which all the others spin.
+//! No `keepalive` towards the app: the app may close an idle connection at any time, because it stops or by its own
+//! limit, and nginx does not repeat a POST that fails so; a new connection for each request avoids that.
+//! `max_fails=0`: only bgd decides whether a color may receive traffic. No `zone`: without it each worker counts for
+//! itself, so that a share is off by at most one request a worker; with it, a worker killed at the wrong instant would
+//! leave a lock behind on which all the others spin.
 
 use std::{
     fmt::Write as _,
@@ -37,64 +37,65 @@ use crate::{
 const MARK: &str = "# Written by bgd alone";
 const SUM_LINE: &str = "# bgd-sum ";
 const STATE_LINE: &str = "# bgd-state ";
-/// Bytes of the state in one line: nginx reads no line, not even a comment, that is longer than 4 KiB.
+/// Bytes of the state in one line: nginx refuses a line longer than 4 KiB, even a comment.
 const STATE_PIECE: usize = 2000;
-/// Stands for the sum while the sum is computed.
+/// Placeholder for the sum in the text of which the sum is computed.
 const NO_SUM: &str = "0000000000000000";
 
-/// What the file says.
+/// The content of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Include {
     /// The app whose file it is.
     pub app: AppName,
     /// Name of the upstream block.
     pub upstream: String,
-    /// What is routed.
+    /// The route that the file puts in force.
     pub route: Route,
-    /// Where blue listens, named (as down) when nothing is live: nginx refuses an upstream without servers.
+    /// Blue's address, which the upstream names (as `down`) when nothing is live: nginx refuses an upstream without
+    /// servers.
     pub parking: Address,
-    /// Where nginx tells what it has in force.
+    /// The proof address, where nginx answers which file it has in force.
     pub proof: SocketAddrV4,
-    /// The socket that nginx tells of each request, a unix datagram one; `None`: it tells nobody.
+    /// The unix datagram socket to which nginx reports each request; `None` for no reports.
     pub traffic: Option<PathBuf>,
-    /// The link that leads to the live socket. The upstream names nothing else then, and of the route there is nothing
-    /// but the number of this text: a flip leaves it as it is.
+    /// The link that leads to the live sockets, if one is used. Then the upstream names only the link, and `route` has
+    /// nothing but this text's generation, because a flip moves the link and does not change the text.
     pub link: Option<Address>,
 }
 
-/// A file as found.
+/// A parsed file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// What its header says.
+    /// The content by the file's header.
     pub include: Include,
-    /// Whether the rest agrees with the header.
+    /// Whether the rest of the file agrees with the header.
     pub integrity: Integrity,
-    /// The sum that its header says. Of a text that an older bgd wrote it is not the one of what is rendered now.
+    /// The sum in the header. For a text by an older bgd it may differ from the sum of what this bgd would render.
     pub sum: String,
 }
 
 /// Whether somebody changed the file since bgd wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Integrity {
-    /// As written.
+    /// The file is as bgd wrote it.
     Intact,
-    /// Changed by hand.
+    /// The file was changed by hand.
     Edited {
-        /// What the upstream block names of this machine now, without what is marked down.
+        /// The addresses on this machine in the upstream block now, without servers that are down or backup.
         addresses: Vec<Address>,
     },
 }
 
-/// Why a text is no include of bgd's.
+/// Why a text is not an include of bgd's.
 #[derive(Debug, thiserror::Error)]
 pub enum IncludeError {
-    /// No trace of bgd: somebody else's file.
+    /// The text was not written by bgd.
     #[error("not written by bgd: the line {MARK:?} is missing")]
     NotOurs,
     /// Written by bgd, and damaged since.
     #[error("the line {line:?} is missing")]
     LineMissing {
-        /// How the line begins.
+        /// The beginning of the line.
         line: &'static str,
     },
     /// Written by bgd, and damaged since.
@@ -149,7 +150,7 @@ impl From<Parking> for Address {
 }
 
 impl Include {
-    /// The whole file.
+    /// The text of the whole file.
     pub fn render(&self) -> String {
         self.with_sum(&self.sum())
     }
@@ -222,18 +223,18 @@ impl Include {
         pieces.join(&format!("\n{STATE_LINE}"))
     }
 
-    /// Whether it routes nowhere.
+    /// Whether the include routes nowhere.
     pub(super) fn is_parked(&self) -> bool {
         self.route.live.is_none() && self.link.is_none()
     }
 
-    /// What the upstream names of the link.
+    /// The paths by which the upstream names the link; empty without a link.
     fn ways(&self) -> Vec<Address> {
         let path = self.link.as_ref().and_then(Address::socket);
         path.map_or_else(Vec::new, |path| link::ways(path).into_iter().map(Address::Socket).collect())
     }
 
-    /// `chosen` is what requests are sent to first.
+    /// The lines of the upstream block. `chosen` are the servers that receive requests first, before a backup.
     fn servers(&self, sides: Option<&Sides<'_>>, chosen: &[&Weighted], backup: &[Weighted]) -> String {
         let mut lines = sides.map_or_else(String::new, |sides| format!("    hash ${};\n", sides.hashed()));
         match chosen {
@@ -246,13 +247,13 @@ impl Include {
                 None => _ = writeln!(lines, "    server {} down;", self.parking),
             },
             several => {
-                // Where all are of one color, its share is divided evenly.
+                // Servers of one color share the requests evenly, without weights.
                 let weighted = sides.is_none() && several.iter().any(|one| one.color != several[0].color);
                 for Weighted { address, weight, .. } in several {
                     let weight = if weighted { format!(" weight={weight}") } else { String::new() };
                     _ = writeln!(lines, "    server {address}{weight} max_fails=0;");
                 }
-                // nginx has no backup beside a `hash`.
+                // nginx refuses `backup` together with `hash`.
                 for Weighted { address, .. } in backup.iter().filter(|_| sides.is_none()) {
                     _ = writeln!(lines, "    server {address} max_fails=0 backup;");
                 }
@@ -261,7 +262,8 @@ impl Include {
         lines
     }
 
-    /// Has neither quotes that nginx would end the word at, nor a `$`: names and numbers only.
+    /// The proof address's answer, as JSON. It has only names and numbers, and so no character with a meaning inside
+    /// quotes in nginx's configuration, such as a single quote or a `$`.
     fn answer(&self, sum: &str) -> String {
         let mut answer = serde_json::json!({
             "app": self.app,
@@ -280,7 +282,7 @@ impl Include {
     }
 }
 
-/// Reads a file back.
+/// Parses the text of a file.
 pub fn parse(text: &str) -> Result<Found, IncludeError> {
     if !text.lines().any(|line| line.starts_with(MARK)) {
         return Err(IncludeError::NotOurs);
@@ -313,7 +315,7 @@ pub fn parse(text: &str) -> Result<Found, IncludeError> {
     Ok(Found { include, integrity, sum: said.to_owned() })
 }
 
-/// Who may read a text: one that lets previews in has their secret.
+/// Who may read a text: only the owner where it has a preview's secret.
 pub(super) fn audience(text: &str) -> Audience {
     match parse(text) {
         Ok(found) if found.include.route.preview.is_some() => Audience::Owner,
@@ -321,7 +323,8 @@ pub(super) fn audience(text: &str) -> Audience {
     }
 }
 
-/// The text as it was while its sum was computed. Only where sums stand: a name may be made of the same digits.
+/// The text of which the sum was computed. Replaces the digits only where a sum is expected, because a name may
+/// contain them too.
 fn without_sum(text: &str, said: &str) -> String {
     let line = text.replacen(&format!("{SUM_LINE}{said}"), &format!("{SUM_LINE}{NO_SUM}"), 1);
     line.replacen(&format!("\"sum\":\"{said}\""), &format!("\"sum\":\"{NO_SUM}\""), 1)
@@ -331,7 +334,7 @@ fn after<'a>(text: &'a str, line: &'static str) -> Result<&'a str, IncludeError>
     text.lines().find_map(|text| text.strip_prefix(line)).ok_or(IncludeError::LineMissing { line })
 }
 
-/// Where on this machine an upstream block sends requests to, its backup not among them.
+/// The addresses on this machine in an upstream block, without servers that are down or backup.
 fn addresses(text: &str, upstream: &str) -> Vec<Address> {
     let tokens = syntax::tokens(text);
     let Some(inside) = syntax::block(&tokens, "upstream", upstream) else { return Vec::new() };
@@ -345,7 +348,7 @@ fn addresses(text: &str, upstream: &str) -> Vec<Address> {
         .collect()
 }
 
-/// An address on this machine; the same port elsewhere is nothing of bgd's.
+/// The address of a server on this machine; `None` for other hosts, even with the same port.
 fn local_address(server: &str) -> Option<Address> {
     if let Some(path) = server.strip_prefix("unix:") {
         return Some(Address::Socket(path.into()));
@@ -357,7 +360,8 @@ fn local_address(server: &str) -> Option<Address> {
     (local && digits).then(|| Some(Address::Port(port.parse().ok()?))).flatten()
 }
 
-/// Against accidents and hand edits, not against an attacker, who could write the file.
+/// A sum of a text, 16 hex digits. It protects against accidents and manual edits, not against an attacker, who could
+/// write the file.
 pub(super) fn sum(text: &str) -> String {
     format!("{:016x}", fnv(text.as_bytes()))
 }
@@ -432,7 +436,7 @@ mod tests {
         is_read_back(linked);
     }
 
-    /// Blue live beside green, with all that there is.
+    /// A route with blue live and green as canary, with every optional part.
     fn gray() -> Include {
         let mut gray = include(vec![backend(Color::Blue, 9501, 95), backend(Color::Green, 9502, 5)]);
         gray.route.sticky = Sticky::Cookie("bgd_shop".into());

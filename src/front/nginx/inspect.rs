@@ -1,5 +1,5 @@
-//! What `bgd doctor` wants to know about an nginx and a flip does not need: whether the file is included,
-//! whether long requests would be cut by nginx itself, whether a reload is permitted. Changes nothing.
+//! Checks of nginx for `bgd doctor` that a flip does not need: whether nginx includes the file, whether nginx itself
+//! would cut long requests, whether bgd may reload it. Changes nothing.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,38 +18,38 @@ use super::{
 /// Whether nginx reads bgd's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inclusion {
-    /// nginx lists it.
+    /// nginx lists the file.
     Included,
-    /// nginx does not list it although it exists.
+    /// nginx does not list the file, although it exists.
     NotIncluded,
-    /// It does not exist yet, so nginx can't list it.
+    /// The file does not exist yet, so nginx can't list it.
     NotThereYet,
-    /// nginx could not be asked; its words, or why.
+    /// bgd could not get nginx's dump of its configuration; nginx's error, or bgd's.
     Unknown(String),
 }
 
-/// Whether the reload command may do its work.
+/// Whether bgd's user may reload nginx.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Permission {
     /// bgd's user may signal the master.
     Granted,
     /// The master belongs to another user, and the command is plain nginx.
     Denied {
-        /// The master.
+        /// The master's pid.
         master: i32,
     },
-    /// It goes through another program (sudo, systemctl), which decides by itself.
+    /// The command runs another program (sudo, systemctl), which decides by itself.
     Delegated {
-        /// That program.
+        /// The name or path of that program.
         program: String,
     },
 }
 
-/// A dump of some thousand virtual hosts.
+/// Most bytes of a dump: enough for some thousand virtual hosts.
 const DUMP_CAP: usize = 64 * 1024 * 1024;
 
 impl Nginx {
-    /// Whether nginx reads bgd's file, as its own dump of the configuration (`-T`) tells.
+    /// Whether nginx reads bgd's file, by its own dump of the configuration (`-T`).
     pub async fn inclusion(&self) -> Inclusion {
         let place = match Place::find(&self.settings.file) {
             Ok(place) if !place.path().exists() => return Inclusion::NotThereYet,
@@ -65,8 +65,8 @@ impl Nginx {
         }
     }
 
-    /// Files of others that define the app's upstream: beside one of them nginx refuses bgd's file. None where nginx
-    /// could not be asked (then [`Nginx::inclusion`] says why).
+    /// Other files that define the app's upstream, because of which nginx refuses bgd's file. Empty where there is no
+    /// dump (then [`Nginx::inclusion`] says why).
     pub async fn rivals(&self) -> Vec<PathBuf> {
         let (Ok(place), Ok(dump)) = (Place::find(&self.settings.file), self.dump().await) else {
             return Vec::new();
@@ -75,21 +75,20 @@ impl Nginx {
         defining.filter(|file| !self.is_own(&place, file)).map(Path::to_owned).collect()
     }
 
-    /// Whether any site names the app's upstream; `None` where nginx could not be asked (then [`Nginx::inclusion`] says
-    /// why).
+    /// Whether any site names the app's upstream; `None` where there is no dump (then [`Nginx::inclusion`] says why).
     pub async fn is_used(&self) -> Option<bool> {
         Some(sites::is_used(&self.dump().await.ok()?, &self.settings.upstream))
     }
 
-    /// nginx's `worker_shutdown_timeout`: requests that take longer are cut at every reload. `None`: not set,
-    /// or nginx could not be asked (then [`Nginx::inclusion`] says why).
+    /// nginx's `worker_shutdown_timeout`: at every reload nginx cuts requests that take longer. `None` where it is not
+    /// set, or where there is no dump (then [`Nginx::inclusion`] says why).
     pub async fn shutdown_timeout(&self) -> Option<Duration> {
         let dump = self.dump().await.ok()?;
         syntax::arguments(&syntax::tokens(&dump), "worker_shutdown_timeout").first().and_then(|t| time(t))
     }
 
-    /// Which sites need a line of bgd's file repeated, because nginx gives them only lines of their own. `None`: nginx
-    /// could not be asked (then [`Nginx::inclusion`] says why).
+    /// The sites that must repeat a line of bgd's file, because their own lines hide it. `None` where there is no dump
+    /// (then [`Nginx::inclusion`] says why).
     pub async fn hidden(&self) -> Option<Hidden> {
         Some(sites::hidden(&self.dump().await.ok()?, &self.app, &self.settings.upstream))
     }
@@ -99,7 +98,7 @@ impl Nginx {
         sides::cookie_line(&Names::of(&self.app))
     }
 
-    /// Whether the reload command may do its work, without trying it.
+    /// Whether bgd's user may reload nginx, found out without running the command.
     pub fn may_reload(&self) -> Result<Permission, NginxError> {
         let master = master::master(&self.settings.pid_file)?;
         let program = self.settings.reload.first().cloned().unwrap_or_default();
@@ -113,7 +112,7 @@ impl Nginx {
         })
     }
 
-    /// The configured test with `-T` for `-t`; its output holds every file that nginx reads.
+    /// Runs the configured test with `-T` in place of `-t`; the output has every file that nginx reads.
     async fn dump(&self) -> Result<String, String> {
         let mut argv = self.settings.test.clone();
         let Some(flag) = argv.iter_mut().find(|argument| *argument == "-t") else {
@@ -126,7 +125,7 @@ impl Nginx {
     }
 }
 
-/// nginx's way of writing a time: `500ms`, `10s`, `1m 30s`, a bare number of seconds.
+/// Parses a time as nginx writes it: `500ms`, `10s`, `1m 30s`, or a number of seconds without a unit.
 fn time(text: &str) -> Option<Duration> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);

@@ -4,9 +4,10 @@
 //! ```text
 //! .bgd-shop.conf.live ──▶ .bgd-shop.conf.live.7.20261121T101112Z-42-0123456 ──▶ /run/bgd/a/shop/green.sock
 //! ```
-//! The name in the middle has generation and release, so that the one rename carries all that a route is. Where a color
-//! has several instances the middle is a directory with a link to each, and the upstream names them below the link:
-//! `.bgd-shop.conf.live-3/1` to `/3`. Another number is another link, so that none ever lacks what nginx looks for.
+//! The name in the middle (called the middle below) has generation and release, so that one rename changes the whole
+//! route. Where a color has several instances, the middle is a directory with a link to each, and the upstream names
+//! them below the link: `.bgd-shop.conf.live-3/1` to `/3`. Another number of instances uses another link, so that every
+//! path that nginx looks for exists.
 //!
 //! Called by `cutover` (which decides when) and `standing`; knows nothing of nginx's processes.
 
@@ -28,7 +29,7 @@ use crate::{
     },
 };
 
-/// Somebody may flip between the two looks of a reading; more than this in a row is something else.
+/// Tries to read the link: a flip between the two steps of a read makes it fail, but not so often in a row.
 const LOOKS: usize = 5;
 
 /// The link of one app.
@@ -37,7 +38,7 @@ pub(super) struct Link {
     path: PathBuf,
 }
 
-/// A link that was set, and where it led before; `None` where there was none.
+/// A link that was set, its new target and its former one; `from` is `None` where there was no link.
 #[derive(Debug)]
 pub(super) struct Moved {
     link: Link,
@@ -46,18 +47,18 @@ pub(super) struct Moved {
 }
 
 impl Moved {
-    /// A link that nothing follows, to be taken away.
+    /// A link from an interrupted flip, for [`Self::undo`] to remove.
     pub(super) fn leftover(link: Link) -> Option<Self> {
         let to = fs::read_link(&link.path).ok()?;
         Some(Self { link, from: None, to })
     }
 
-    /// It stays so: what led to former routes goes.
+    /// Makes the move final: removes the middles of former routes.
     pub(super) fn settle(&self) {
         self.link.sweep(Some(&self.to));
     }
 
-    /// Leads where it led before, or is gone again.
+    /// Points the link to its former target, or removes it where there was none.
     pub(super) fn undo(&self) -> Result<(), PlaceError> {
         match &self.from {
             Some(from) => self.link.set(from)?,
@@ -70,44 +71,43 @@ impl Moved {
     }
 }
 
-/// Where a link leads.
+/// The target of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Lead {
-    /// To a color of the app, as bgd has set it.
+    /// A color of the app, set by bgd.
     Told {
-        /// The color.
         color: Color,
-        /// Which state of the front.
+        /// The route's generation.
         generation: Generation,
-        /// What runs there.
+        /// The color's release.
         release: ReleaseId,
     },
-    /// To this path, set by a hand.
+    /// This path, set by hand.
     ByHand(PathBuf),
-    /// Nowhere: it is gone, or its middle is.
+    /// Nothing: the link or its middle is missing.
     Nowhere,
 }
 
 impl Link {
-    /// The link beside an include that leads to so many sockets.
+    /// The link beside an include for this number of sockets.
     pub(super) fn of(place: &Place, sockets: usize) -> Self {
         let number = if sockets == 1 { String::new() } else { format!("-{sockets}") };
         Self { path: place.beside(&format!("live{number}")) }
     }
 
-    /// The link beside an include that this path leads through.
+    /// The link beside an include of which this path is a part: the link itself, or a path below it.
     pub(super) fn on_the_way(place: &Place, path: &Path) -> Option<Self> {
         let candidates = [Some(path), path.parent()].into_iter().flatten();
         let mut links = candidates.map(|path| Self { path: path.to_owned() });
         links.find(|link| *link == Self::of(place, number(&link.path)))
     }
 
-    /// The link itself.
+    /// The path of the link itself.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where it leads now.
+    /// Reads the present target.
     pub(super) fn read(&self, addresses: &Addresses) -> io::Result<Lead> {
         for _ in 0..LOOKS {
             let Some(middle) = forgive(fs::read_link(&self.path))? else { return Ok(Lead::Nowhere) };
@@ -126,7 +126,7 @@ impl Link {
         Err(io::Error::other("it changes all the time"))
     }
 
-    /// Generation and release of a middle's name.
+    /// Parses generation and release from a middle's name; `None` for a name that is not a middle of this link.
     fn meaning(&self, middle: &Path) -> Option<(Generation, ReleaseId)> {
         let name = middle.to_str()?.strip_prefix(self.name().as_str())?.strip_prefix('.')?;
         let (generation, release) = name.split_once('.')?;
@@ -137,13 +137,13 @@ impl Link {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// When it was set last.
+    /// The time of the last move.
     pub(super) fn moved(&self) -> Option<SystemTime> {
         fs::symlink_metadata(&self.path).ok()?.modified().ok()
     }
 
-    /// Leads to the instances of this side from now on: whoever connects after this returns, or after
-    /// the rename in it, reaches one of them. `None`: there is nothing to lead to.
+    /// Points the link to the instances of this side: each connection after the rename reaches one of them. `None` when
+    /// the side has no sockets.
     pub(super) fn point(&self, to: &Side, generation: Generation) -> Result<Option<Moved>, PlaceError> {
         let sockets: Vec<&Path> = to.addresses.iter().filter_map(Address::socket).collect();
         let middle = PathBuf::from(format!("{}.{generation}.{}", self.name(), to.release));
@@ -158,7 +158,7 @@ impl Link {
         Ok(Some(Moved { link: self.clone(), from, to: middle }))
     }
 
-    /// Leads to this name from the rename in it.
+    /// Points the link to this middle by one rename, and syncs the directory.
     fn set(&self, middle: &Path) -> Result<(), PlaceError> {
         let new = self.path.with_file_name(format!("{}.new", self.name()));
         renew(&new, middle)?;
@@ -171,7 +171,7 @@ impl Link {
         self.path.parent().unwrap_or(Path::new("/"))
     }
 
-    /// Removes the middles of other routes; one that stays is harmless.
+    /// Removes the middles of other routes than `keep`; one that can't be removed is harmless.
     fn sweep(&self, keep: Option<&Path>) {
         let entries = fs::read_dir(self.directory()).into_iter().flatten().flatten();
         for entry in entries {
@@ -183,7 +183,7 @@ impl Link {
     }
 }
 
-/// What the upstream names, by the path of a link: itself, or what lies below it.
+/// The paths by which an upstream names a link: the link itself, or one path below it for each instance.
 pub(super) fn ways(link: &Path) -> Vec<PathBuf> {
     match number(link) {
         1 => vec![link.to_owned()],
@@ -191,14 +191,14 @@ pub(super) fn ways(link: &Path) -> Vec<PathBuf> {
     }
 }
 
-/// To how many sockets it leads, by its name.
+/// The number of sockets that a link leads to, by its name.
 fn number(link: &Path) -> usize {
     let name = link.file_name().unwrap_or_default().to_string_lossy();
     let said = name.rsplit_once(".live-").and_then(|(_, number)| number.parse::<u16>().ok());
     said.filter(|number| *number <= MOST_INSTANCES).map_or(1, usize::from)
 }
 
-/// A directory at `path` with a link to each, that nginx's workers may pass.
+/// Makes a directory at `path` with a link to each target; nginx's workers may pass it.
 fn renew_all(path: &Path, targets: &[&Path]) -> Result<(), PlaceError> {
     let links: Vec<_> = (1..).zip(targets).map(|(at, target)| (path.join(at.to_string()), *target)).collect();
     if links.iter().all(|(link, target)| fs::read_link(link).is_ok_and(|now| now == *target)) {
@@ -213,7 +213,7 @@ fn renew_all(path: &Path, targets: &[&Path]) -> Result<(), PlaceError> {
     fs::File::open(path).and_then(|open| open.sync_all()).map_err(at("sync", path))
 }
 
-/// A link at `path` that leads to `target`, whatever was there.
+/// Makes a link at `path` to `target`, in place of any former file.
 fn renew(path: &Path, target: &Path) -> Result<(), PlaceError> {
     if fs::read_link(path).is_ok_and(|now| now == target) {
         return Ok(());
@@ -222,7 +222,7 @@ fn renew(path: &Path, target: &Path) -> Result<(), PlaceError> {
     symlink(target, path).map_err(at("write", path))
 }
 
-/// `None` where there is no link: nothing at all, or something else.
+/// Turns the errors for a missing file, or one that is not a link, into `None`.
 fn forgive(read: io::Result<PathBuf>) -> io::Result<Option<PathBuf>> {
     match read {
         Ok(path) => Ok(Some(path)),

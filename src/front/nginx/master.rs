@@ -1,5 +1,5 @@
-//! nginx's processes as the kernel shows them: the master behind the pid file, its workers, and which of them
-//! are on their way out. Only reads; signals are nginx's own command's business.
+//! nginx's processes as the kernel shows them: the master that the pid file names, its workers, and which of them
+//! are leaving. Only reads; the configured reload command sends the signals.
 
 use std::{fs, path::Path};
 
@@ -20,7 +20,7 @@ impl Worker {
     /// The user id that it runs as; `None` once it is gone.
     pub(super) fn uid(&self) -> Option<u32> {
         let uid = user_of(self.process.pid);
-        // After reading: a pid used again meanwhile does not pass.
+        // Checked after the read, in case another process has the pid by now.
         uid.filter(|_| self.process.is_alive())
     }
 }
@@ -29,14 +29,14 @@ impl Worker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     Serving,
-    /// Only finishes what it has.
+    /// Takes no new connections, and finishes those that it has.
     Leaving,
 }
 
 const MASTER: &str = "nginx: master process";
 const WORKER: &str = "nginx: worker process";
 const LEAVING: &str = "nginx: worker process is shutting down";
-/// A pid file holds one number; anything longer is something else.
+/// Characters of a pid file's content that an error quotes.
 const QUOTED: usize = 60;
 
 /// The running master that the pid file names.
@@ -66,23 +66,23 @@ pub(super) fn parent(master: Process) -> Option<Process> {
     command_line(parent.pid).starts_with(MASTER).then(|| parent.process())
 }
 
-/// The worker with this pid, when it is of another master or of none.
+/// The worker with this pid, when it belongs to another master or to none.
 pub(super) fn strange_worker(master: Process, pid: i32) -> Option<Process> {
     let stat = Stat::read(pid).filter(|stat| stat.parent != master.pid && stat.alive())?;
     command_line(pid).starts_with(WORKER).then(|| stat.process())
 }
 
-/// The workers of a master; cache managers and loaders are none.
+/// The workers of a master, without cache managers and loaders.
 pub(super) fn workers(master: Process) -> Result<Vec<Worker>, NginxError> {
     let children = tree::children(master.pid);
     let children = children.map_err(|source| NginxError::Workers { pid: master.pid, source })?;
     Ok(children.iter().filter(|child| child.alive()).filter_map(worker).collect())
 }
 
-/// Whether a worker, of whatever master, takes new connections; `None` once it is gone.
+/// Whether a worker of any master takes new connections; `None` once it is gone.
 pub(super) fn standing(worker: Process) -> Option<Standing> {
     let cmdline = command_line(worker.pid);
-    // After reading: a pid used again meanwhile does not pass.
+    // Checked after the read, in case another process has the pid by now.
     worker.is_alive().then(|| read_standing(&cmdline))
 }
 

@@ -1,6 +1,6 @@
-//! The one file on disk: where it really is, and how it is replaced whole. A symlink stays a symlink (its
-//! target is written), a bind-mounted file is refused (a rename over it can't work, and a write into it would
-//! not be whole). Blocking; the cutover calls it off the runtime's threads. Knows nothing of what it writes.
+//! Finds bgd's file on disk, and replaces it whole. A symlink stays a symlink (its target is written), a
+//! bind-mounted file is refused (a rename over it can't work, and a write into it would not be whole). Blocking;
+//! the cutover calls it off the runtime's threads. Does not interpret the text.
 
 use std::{
     fs, io,
@@ -17,12 +17,10 @@ use crate::os::own_file::{OwnFile, forgive_missing};
 /// Why the file can't be read or replaced.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
-    /// The directory is missing, or the path leads nowhere.
+    /// The directory is missing, or the path can't be resolved.
     #[error("can't find the directory of {path}")]
     NoDirectory {
-        /// The configured file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -31,11 +29,10 @@ pub enum PlaceError {
     NotWritable {
         /// The directory of the file, symlinks followed.
         directory: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// A directory, device or pipe is in its place.
+    /// The path is a directory, a device or a pipe.
     #[error("not a regular file: {path}")]
     NotAFile {
         /// The file, symlinks followed.
@@ -47,23 +44,20 @@ pub enum PlaceError {
         /// The file, symlinks followed.
         path: PathBuf,
     },
-    /// Reading failed.
+    /// The file can't be read.
     #[error("can't read {path}")]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// One step of replacing or removing failed; the old file is as it was.
     #[error("can't {step} {path}")]
     Write {
-        /// Which step.
+        /// The failed step, a verb for the message.
         step: &'static str,
         /// The file or directory of that step.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -71,15 +65,15 @@ pub enum PlaceError {
 
 /// A chain of symlinks longer than this is a loop (the kernel's own limit).
 const MOST_LINKS: usize = 40;
-/// For a file that was not there before: nginx's workers never read it, administrators may.
+/// Mode of a new file: administrators may read it; nginx's workers do not need to.
 const NEW_MODE: u32 = 0o644;
 
-/// Only its owner, and root, which is what nginx's master usually is.
+/// Mode that only the owner and root may read; nginx's master usually runs as root.
 const PRIVATE_MODE: u32 = 0o600;
-/// Kept in the place of a text where there was no file.
+/// The kept text for a place where there was no file.
 const NOTHING: &str = "# bgd: there was no file\n";
 
-/// What was there before a flip.
+/// The state of the file before a flip.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kept {
     /// No file.
@@ -91,14 +85,14 @@ pub(super) enum Kept {
 /// Who may read the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Audience {
-    /// Whoever could before; at first everybody.
+    /// As the former file's mode allows; everybody for a new file.
     Everybody,
-    /// Its owner alone, whoever could before: there is a secret in it.
+    /// Only the owner, because the text has a secret.
     Owner,
 }
 
 impl Audience {
-    /// The mode of a file that had this one before.
+    /// The new mode of a file whose mode was `before`.
     fn mode(self, before: u32) -> u32 {
         match self {
             Self::Everybody => before,
@@ -107,7 +101,7 @@ impl Audience {
     }
 }
 
-/// The file, with symlinks followed: what is read, and what a rename replaces.
+/// The file's path with symlinks followed, which is read, and replaced by a rename.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     path: PathBuf,
@@ -115,7 +109,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Follows symlinks, also one whose target does not exist yet.
+    /// Resolves symlinks, including one whose target does not exist yet.
     pub(super) fn find(configured: &Path) -> Result<Self, PlaceError> {
         let lost = |source| PlaceError::NoDirectory { path: configured.to_owned(), source };
         let mut path = configured.to_owned();
@@ -132,7 +126,7 @@ impl Place {
         Err(lost(io::Error::from_raw_os_error(libc::ELOOP)))
     }
 
-    /// The file itself, symlinks followed.
+    /// The path of the file, symlinks followed.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -160,7 +154,7 @@ impl Place {
         }
     }
 
-    /// When the file was last changed or put there, by whatever means.
+    /// When the file was last written, replaced or renamed, by any program.
     pub(super) fn changed(&self) -> Option<SystemTime> {
         let meta = fs::metadata(&self.path).ok()?;
         let (seconds, nanos) = (u64::try_from(meta.ctime()).ok()?, u64::try_from(meta.ctime_nsec()).ok()?);
@@ -183,9 +177,9 @@ impl Place {
         }
     }
 
-    /// Keeps what was there beside the file, invisible to nginx, for going back after a crash: the file itself where
-    /// it has that text, so that it comes back with its mode, owner and bytes. Without it (a full disk) a flip goes
-    /// back by memory alone, which is no reason to refuse it.
+    /// Keeps the old text beside the file, under a name that nginx does not read, for going back after a crash. Where
+    /// the file has that text, a second link to it is kept, so that it comes back with its mode, owner and bytes. If
+    /// that fails (a full disk), the flip goes on, and bgd has the old text only in memory.
     pub(super) fn keep(&self, old: Option<&str>, audience: Audience) {
         let text = old.unwrap_or(NOTHING);
         let is_kept = self.kept_text().is_some_and(|kept| kept == text);
@@ -197,7 +191,7 @@ impl Place {
         }
     }
 
-    /// A second name for the file; whether there is one now.
+    /// Gives the file a second name by a hard link; returns whether that worked.
     fn link(&self) -> bool {
         let temp = self.beside("new");
         let named = forgive_missing(fs::remove_file(&temp))
@@ -206,7 +200,7 @@ impl Place {
         named.and_then(|()| self.sync_directory()).is_ok()
     }
 
-    /// What was kept last, if anything.
+    /// The state that was kept last; `None` when there is none.
     pub(super) fn kept(&self) -> Option<Kept> {
         self.kept_text().map(|text| if text == NOTHING { Kept::Nothing } else { Kept::Text(text) })
     }
@@ -247,20 +241,20 @@ impl Place {
         write().map_err(at("write over", &self.path))
     }
 
-    /// Takes the file away durably.
+    /// Removes the file durably.
     pub(super) fn remove(&self) -> Result<(), PlaceError> {
         forgive_missing(fs::remove_file(&self.path))
             .and_then(|()| self.sync_directory())
             .map_err(at("remove", &self.path))
     }
 
-    /// A name that neither `*.conf` nor `*` matches: globs leave out names that begin with a dot.
+    /// A path beside the file that neither `*.conf` nor `*` matches: globs skip names that begin with a dot.
     pub(super) fn beside(&self, what: &str) -> PathBuf {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         self.directory.join(format!(".{name}.{what}"))
     }
 
-    /// With the mode and owner of the file that it is to replace.
+    /// Writes the text, and sets mode and owner of the file that the new one replaces.
     fn fill(&self, new: &mut fs::File, text: &str, audience: Audience) -> io::Result<()> {
         new.write_all(text.as_bytes())?;
         let Ok(before) = fs::metadata(&self.path) else { return Ok(()) };
@@ -287,7 +281,8 @@ fn is_full(err: &io::Error) -> bool {
     matches!(err.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Without a readable mount table the rename itself would tell (EBUSY), later.
+/// Whether something is mounted on the path. Without a readable mount table it is only noticed when the rename fails
+/// (EBUSY).
 fn is_mount_point(path: &Path) -> bool {
     fs::read_to_string("/proc/self/mountinfo").is_ok_and(|table| lists(&table, path))
 }

@@ -1,5 +1,5 @@
-//! The new text in its place, from the first write until it is proven or undone: makes sure that what was there
-//! before comes back when the flip is dropped before nginx was told. Used by `cutover` and `ensure`; decides nothing.
+//! The new text in the file, from the first write until it is proven or undone: restores the old text when the flip is
+//! dropped before nginx was asked to reload. Used by `cutover` and `ensure`; decides nothing.
 
 use std::sync::Arc;
 
@@ -13,28 +13,28 @@ use super::{
 };
 use crate::os::blocking::blocking;
 
-/// The new text in its place. Owns the turn, so that going back can't cross another flip.
+/// A written and unproven text. Holds the lock on nginx, so that no other flip runs while the text goes back.
 pub(super) struct Placed {
     place: Place,
-    /// What was there before; `None` is no file.
+    /// The text before; `None` where there was no file.
     old: Option<String>,
-    /// The link that was set for the new text, which nginx does not follow before it is told.
+    /// The link that was set for the new text, which nginx does not follow before the reload.
     moved: Option<Moved>,
     state: State,
-    /// Shared with a write under way, so that no other flip begins before that write has ended.
+    /// The lock on nginx, shared with a running write, so that no other flip begins before that write has ended.
     turn: Arc<OwnedMutexGuard<()>>,
 }
 
 #[derive(PartialEq, Eq)]
 enum State {
-    /// nginx has not been told: a drop puts the old text back.
+    /// nginx was not asked to reload: a drop puts the old text back.
     Written,
-    /// nginx may have been told, or the old text is back.
+    /// nginx may have been asked to reload, or the old text is back: a drop does nothing.
     Told,
 }
 
 impl Placed {
-    /// Keeps what was there beside the file, then puts the new text in its place.
+    /// Keeps the old text beside the file, then writes the new text.
     pub(super) async fn write(
         place: Place,
         old: Option<String>,
@@ -42,7 +42,7 @@ impl Placed {
         turn: OwnedMutexGuard<()>,
     ) -> Result<Self, PlaceError> {
         blocking(move || {
-            // Kept before the new text appears, so that there is no instant without a way back.
+            // Kept before the new text is written, so that going back is possible at every instant.
             place.keep(old.as_deref(), old.as_deref().map_or(Audience::Everybody, audience));
             let placed = Self { place, old, moved, state: State::Written, turn: Arc::new(turn) };
             placed.place.replace(&new, audience(&new))?;
@@ -51,7 +51,7 @@ impl Placed {
         .await
     }
 
-    /// The text that somebody was stopped from proving is there already.
+    /// Takes over a text that an interrupted flip wrote and did not prove.
     pub(super) fn found(
         place: Place,
         old: Option<String>,
@@ -61,12 +61,12 @@ impl Placed {
         Self { place, old, moved, state: State::Told, turn: Arc::new(turn) }
     }
 
-    /// nginx is about to be told: from here on the new text stays when this is dropped.
+    /// Call before the reload: from now on the new text stays when this is dropped.
     pub(super) fn asked(&mut self) {
         self.state = State::Told;
     }
 
-    /// Proven: the way back is not needed any more.
+    /// Call after the proof: removes what was kept for going back.
     pub(super) fn settle(&mut self) {
         self.state = State::Told;
         self.place.forget();
@@ -75,18 +75,18 @@ impl Placed {
         }
     }
 
-    /// Has everything as it was before the first write; nginx was not told.
+    /// Restores text and link from before the first write; only for an nginx that was not asked to reload.
     pub(super) async fn take_back(&mut self) -> Result<(), PlaceError> {
         self.write_back(self.old.clone()).await?;
         self.lead_back()
     }
 
-    /// The link leads where it led before, once nginx does not follow the new text.
+    /// Points the link to its former target; only once nginx does not have the new text in force.
     pub(super) fn lead_back(&mut self) -> Result<(), PlaceError> {
         self.moved.take().map_or(Ok(()), |moved| moved.undo())
     }
 
-    /// Has everything as it was and passes the reason on.
+    /// Restores text and link, and returns the given error, or one that says that this failed.
     pub(super) async fn put_back(&mut self, reason: RouteError) -> RouteError {
         match self.take_back().await {
             Ok(()) => reason,
@@ -94,7 +94,8 @@ impl Placed {
         }
     }
 
-    /// Puts a text (or nothing) in place. The state changes only after the write: a drop during it writes the same once more.
+    /// Writes a text, or removes the file. The state changes only after the write: a drop during it restores the old
+    /// text once more.
     pub(super) async fn write_back(&mut self, text: Option<String>) -> Result<(), PlaceError> {
         let (place, turn) = (self.place.clone(), self.turn.clone());
         let result = blocking(move || {
@@ -119,7 +120,7 @@ impl Drop for Placed {
 
 fn restore(place: &Place, text: Option<&str>) -> Result<(), PlaceError> {
     match text {
-        // Never replaced in the first place, for example because the disk is full.
+        // The file was never replaced, for example because the disk is full.
         Some(text) if place.read()?.as_deref() == Some(text) => {}
         Some(text) => place.bring_back(text, audience(text))?,
         None => place.remove()?,

@@ -1,5 +1,6 @@
-//! Whether nginx's workers get to the sockets of an app: they run as a user of their own, perhaps with a root of their
-//! own, and must pass every directory on the way. Asked before a build, because afterwards it would be 502 for everybody.
+//! Checks whether nginx's workers can reach the sockets of an app: they run as a user of their own, perhaps with
+//! another root directory, and must pass every directory on the way. Checked before a build, because after a flip
+//! nginx would answer 502 to everybody.
 
 use std::{
     collections::BTreeSet,
@@ -13,9 +14,9 @@ use crate::os::process::Process;
 use crate::rules::ids::Color;
 
 impl Nginx {
-    /// An app on ports is always within reach.
+    /// Fails when a worker can't reach the app's sockets or the link to them; an app on ports always passes.
     pub(super) fn within_reach(&self, master: Process, place: &Place) -> Result<(), NginxError> {
-        // Another number of instances has another link at the same place.
+        // The link's directory is the same for each number of instances.
         let link = Link::of(place, 1);
         let sockets = Color::ALL.into_iter().filter_map(|color| self.addresses.of(color).socket());
         let ways: Vec<&Path> = sockets.filter_map(Path::parent).collect();
@@ -37,13 +38,13 @@ impl Nginx {
     }
 }
 
-/// Told to root alone.
+/// Whether a worker has another root directory than bgd; only root can see that, so it is `false` for other users.
 fn has_other_root(worker: Process) -> bool {
     let of = |path: &str| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
     of(&format!("/proc/{}/root", worker.pid)).is_some_and(|root| Some(root) != of("/"))
 }
 
-/// A user with its groups.
+/// The user id and group ids of a process.
 struct Who {
     uid: u32,
     groups: Vec<u32>,
@@ -62,7 +63,8 @@ impl Who {
         Some(Self { uid, groups })
     }
 
-    /// The first directory on the way that it may not pass; one that is missing is made later.
+    /// The first directory on the way that the user may not pass. A missing directory counts as passed, because bgd
+    /// makes it later.
     fn is_shut_out_of(&self, way: &Path) -> Option<PathBuf> {
         let mut all: Vec<&Path> = way.ancestors().collect();
         all.reverse();

@@ -1,9 +1,9 @@
-//! What nginx tells of each request that it sent to the app: the lines of the include that make it tell, and the
-//! reading of what arrives. Pure. `include` takes the lines; the socket, and what is made of the samples, are the
-//! engine's. The socket and its directories must let nginx's workers in, which are another user's.
+//! nginx's report of each request that it sent to the app: the lines of the include that turn reports on, and the
+//! parser of a report. Pure. `include` takes the lines; the engine has the socket and evaluates the samples. nginx's
+//! workers, which run as another user, need access to the socket and its directories.
 //!
-//! The format and its variable are there always, because the site may name them; without a socket nothing is told.
-//! nginx sends without waiting, and passes over a datagram that can't be sent.
+//! The format and its variable are always defined, because the site may name them; without a socket nothing is sent.
+//! nginx sends without waiting, and drops a datagram that can't be sent.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -17,20 +17,19 @@ use crate::{
     rules::{address::Address, ids::Color},
 };
 
-/// How the target of bgd's log ends, by which it is known.
+/// The end of the target of bgd's `access_log` line, which identifies that line.
 pub(super) const TAG: &str = ",nohostname,tag=bgd";
 /// nginx's own status for a client that went away before the answer began.
 const CLIENT_GONE: u16 = 499;
-/// From then on a connection is the client's and the app's alone, for as long as they like.
+/// Status of a protocol switch. The connection may then last for any time, which says nothing about the app.
 const SWITCHING: u16 = 101;
 
-/// Whether nginx can be given this path: not too long, and nothing in it that would mean something in its
-/// configuration.
+/// Whether nginx's configuration can name this path: it is not too long, and has no character with a meaning there.
 pub fn can_name(socket: &Path) -> bool {
     is_plain(socket) && socket.as_os_str().len() <= LONGEST_PATH
 }
 
-/// The lines of the include.
+/// The include's lines for reports.
 pub(super) fn directives(names: &Names, addresses: &[&Address], socket: Option<&Path>) -> String {
     let told = names.variable("told");
     let socket = socket.filter(|socket| can_name(socket) && !addresses.is_empty());
@@ -52,14 +51,14 @@ pub(super) fn directives(names: &Names, addresses: &[&Address], socket: Option<&
     )
 }
 
-/// The line that tells, as a site with an `access_log` of its own needs it too.
+/// The line that sends the reports; a site with an `access_log` of its own must repeat it.
 fn access_log(names: &Names, socket: &Path) -> String {
     let told = names.variable("told");
     let socket = socket.display();
     format!("access_log syslog:server=unix:{socket}{TAG} {names} if=${told};\n")
 }
 
-/// As the format has it. Each try of one request is in each list.
+/// A report, with the fields of the log format. All but `status` are lists with one entry for each try.
 #[derive(Deserialize)]
 struct Line {
     status: String,
@@ -69,9 +68,9 @@ struct Line {
     took: String,
 }
 
-/// One request, by what nginx sent: of each color that it was tried on, the last try. Nothing: not the format, or
-/// nothing of the app's was tried. A client that went away before the answer is no error of the color's; how long it
-/// had waited counts.
+/// Parses nginx's report of one request: a sample for each color that the request was tried on, of the last try. Empty
+/// when the datagram does not have the format, or when no address is the app's. A client that went away before the
+/// answer does not count as an error of the color, but its waiting time counts.
 pub fn parse(datagram: &[u8], addresses: &Addresses) -> Vec<Sample> {
     parse_by(datagram, |to, _| color(addresses, to))
 }
@@ -85,7 +84,7 @@ pub(super) fn color(addresses: &Addresses, to: &str) -> Option<Color> {
     addresses.color(&address)
 }
 
-/// The same, with somebody else to tell the color by address and time taken.
+/// Parses a report like [`parse`]; `color` finds the color of a try by its address and the time that it took.
 pub(super) fn parse_by(
     datagram: &[u8],
     color: impl Fn(&str, Option<Duration>) -> Option<Color>,
@@ -102,7 +101,7 @@ pub(super) fn parse_by(
 }
 
 impl Line {
-    /// One of the tries; only the last one can be what the client did not wait for.
+    /// The sample of one try; only during the last try can the client have gone away.
     fn sample(&self, color: Color, at: usize, is_last: bool) -> Option<Sample> {
         let answered = tries(&self.answered).nth(at).and_then(status);
         let gone = status(&self.status).filter(|status| *status == CLIENT_GONE && is_last);
@@ -112,18 +111,17 @@ impl Line {
     }
 }
 
-/// The parts of one of nginx's lists: after a server that failed there is a comma, after a redirect to another group
-/// a colon.
+/// The entries of one of nginx's lists: a comma follows a server that failed, a colon a redirect to another group.
 fn tries(list: &str) -> impl Iterator<Item = &str> {
     list.split(", ").flat_map(|part| part.split(" : "))
 }
 
-/// A status with three digits; nginx writes `-` or `000` where there is none.
+/// Parses a status with three digits; nginx writes `-` or `000` where there is none.
 fn status(text: &str) -> Option<u16> {
     text.parse().ok().filter(|status| (100..=999).contains(status))
 }
 
-/// Seconds with three places.
+/// Parses seconds with three decimal places.
 fn seconds(text: &str) -> Option<Duration> {
     let (whole, part) = text.split_once('.')?;
     let digits = |text: &str| text.bytes().all(|c| c.is_ascii_digit());

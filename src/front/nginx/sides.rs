@@ -1,16 +1,15 @@
-//! Which of two colors a request is sent to, in nginx's own words: a preview's secret first, then the client's place
-//! among all clients. Pure; called by `include` for its text. Where nothing but the share counts, weights do, and
-//! this is not needed.
+//! Renders nginx's choice of a color for each request: first by a preview's secret, then by the client's hash. Pure;
+//! called by `include` for its text. Where only the share counts, weights are enough, and this is not needed.
 //!
-//! A client is a number between 0 and 2³² (`split_clients` takes the hash of its address, or of the ticket in its
-//! cookie), and the canary has the numbers below its share: a share that grows takes clients over and gives none back,
-//! and nothing has to be remembered. The canary's release is hashed too, so that it is not the same clients each time.
+//! A client has a number between 0 and 2³² (`split_clients` hashes its address, or the ticket in its cookie), and the
+//! canary gets the numbers below its share: a share that grows takes clients over and gives none back, and nothing has
+//! to be stored. The canary's release is hashed too, so that each canary gets other clients.
 //!
 //! The name in the site's `proxy_pass` is fixed, so the side is chosen inside the upstream: `hash` of one of two
-//! constant keys. A server that refuses the connection is passed over for the other one.
+//! constant keys. When a server refuses the connection, nginx tries the other one.
 //!
-//! A color with several instances has a key for each, and a request is dealt one of them. Keys are such that one or two
-//! that refuse are passed over for others of their color.
+//! A color with several instances has a key for each, and each request gets one of them at random. The keys are chosen
+//! so that when one or two instances refuse, nginx tries others of their color.
 
 use std::{collections::BTreeSet, fmt, ops::Range};
 
@@ -22,24 +21,25 @@ use crate::rules::{
     sticky::Sticky,
 };
 
-/// The live side; where there are two servers, also the key of the first.
+/// Value for the live side; where there are two servers, also the key of the first.
 const LIVE: &str = "live-1";
-/// The canary's side; where there are two servers, also the key of the second.
+/// Value for the canary's side; where there are two servers, also the key of the second.
 const CANARY: &str = "canary-1";
-/// Of the ticket: longer than any canary.
+/// Lifetime of the ticket's cookie, longer than any canary.
 const TICKET_SECONDS: u32 = 30 * 24 * 60 * 60;
-/// Of a text that `map` looks up, in bytes, with the table as it is by default on a usual machine.
+/// Most bytes of a text that `map` looks up in its hash table, with nginx's default sizes on a usual machine.
 const LONGEST_KEY: usize = 46;
-/// A name in nginx's table of variables, where it has 46 bytes on a usual machine, must leave room for what follows.
+/// Most bytes of an app's name in a variable's name: nginx's table of variables has room for 46 bytes on a usual
+/// machine, and a sum and a suffix follow the name.
 const LONGEST: usize = 24;
 
-/// How the things of one app are called in nginx, where all apps share one room.
+/// Prefix of the names that one app defines in nginx, where all apps share one name space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Names(String);
 
 impl Names {
-    /// `bgd_shop` for shop. A variable has no dash, so `_` stands for it; an app with a `_` of its own gets a sum
-    /// behind it, for there may be another one with a dash in its place.
+    /// `bgd_shop` for shop. A variable can't have a dash, so `_` replaces it. The name of an app with a `_` of its own
+    /// gets a sum as suffix, because another app may have a dash in that place.
     pub(super) fn of(app: &AppName) -> Self {
         let plain = app.as_str().replace('-', "_");
         if app.as_str().contains('_') {
@@ -49,7 +49,7 @@ impl Names {
         Self(format!("bgd_{plain}"))
     }
 
-    /// A variable, without the `$`.
+    /// The name of a variable, without the `$`.
     pub(super) fn variable(&self, what: &str) -> String {
         format!("{self}_{what}")
     }
@@ -61,7 +61,7 @@ impl fmt::Display for Names {
     }
 }
 
-/// The live color and the canary, where more than weights chooses between them.
+/// The live color and the canary, where weights are not enough to choose between them.
 pub(super) struct Sides<'r> {
     names: Names,
     live: &'r Side,
@@ -92,7 +92,7 @@ impl<'r> Sides<'r> {
         self.live.addresses.iter().chain(&self.canary.addresses).collect()
     }
 
-    /// What the upstream hashes.
+    /// The variable that the upstream hashes.
     pub(super) fn hashed(&self) -> String {
         if self.is_single() { self.side() } else { self.names.variable("server") }
     }
@@ -101,12 +101,12 @@ impl<'r> Sides<'r> {
         self.names.variable("side")
     }
 
-    /// One server a side.
+    /// Whether each side has one server.
     fn is_single(&self) -> bool {
         self.addresses().len() == 2
     }
 
-    /// All that leads to the key.
+    /// The maps that compute the hashed variable.
     pub(super) fn maps(&self) -> String {
         if self.is_single() {
             return self.choice();
@@ -121,8 +121,8 @@ impl<'r> Sides<'r> {
         )
     }
 
-    /// One of a side's servers for each request, evenly: the lines, and what the key then is. They are the servers
-    /// of the upstream with these numbers.
+    /// Deals requests evenly to a side's servers, which have these numbers in the upstream: returns the lines, and the
+    /// key or the variable that holds it.
     fn dealt(&self, name: &str, servers: Range<usize>) -> (String, String) {
         let all = self.addresses().len();
         let keys: Vec<String> = servers.clone().map(|server| key(name, (server, all), &servers)).collect();
@@ -141,7 +141,7 @@ impl<'r> Sides<'r> {
         (lines, format!("${variable}"))
     }
 
-    /// All that leads to the side.
+    /// The maps that compute the side.
     fn choice(&self) -> String {
         let about = "# Which of the two a request is sent to.\n";
         let Some(preview) = self.preview else { return format!("{about}{}", self.share(&self.side())) };
@@ -159,7 +159,7 @@ impl<'r> Sides<'r> {
         )
     }
 
-    /// The side by the canary's share alone.
+    /// The maps that compute the side by the canary's share alone.
     fn share(&self, variable: &str) -> String {
         let Some(percent) = self.percent() else {
             return format!("map \"\" ${variable} {{\n    default {LIVE};\n}}\n");
@@ -179,29 +179,29 @@ impl<'r> Sides<'r> {
         )
     }
 
-    /// The canary's share; `None` for nothing, which nginx refuses to have written as 0 %.
+    /// The canary's share; `None` for a share of 0, because nginx refuses `0%`.
     fn percent(&self) -> Option<u8> {
         Some(self.share.get()).filter(|percent| *percent > 0)
     }
 }
 
-/// Siblings that a request is sent to, one after the other, before it is sent to the other color.
+/// Siblings of a server that nginx tries, one after the other, before it tries the other color.
 const STAND_INS: usize = 2;
 
-/// Keys that are looked through, and their lengths.
+/// The number of candidate keys, and of their different lengths.
 const KEYS: usize = 1_000_000;
 const LENGTHS: usize = 61;
 
-/// A key that leads to this server of all of them, each with weight 1, and from there to its siblings.
+/// Finds a key that nginx's hash maps to this one of `all` servers, each with weight 1, and next to its siblings.
 fn key(name: &str, (server, all): (usize, usize), siblings: &Range<usize>) -> String {
     let stand_ins = STAND_INS.min(siblings.len() - 1);
     let fits = |key: &String| {
         let mut order = order(key, all);
         order.next() == Some(server) && order.take(stand_ins).all(|next| siblings.contains(&next))
     };
-    // A CRC is linear: among keys of one length the second server follows from the first.
+    // Keys differ in length, because a CRC is linear: among keys of one length, the first server determines the second.
     let keys = (1..KEYS).map(|number| format!("{name}{}-{number}", "o".repeat(number % LENGTHS)));
-    // One of a few dozen fits, of a few hundred with many servers.
+    // Usually a few dozen tries are enough, or a few hundred with many servers.
     keys.clone().find(fits).unwrap_or_else(|| format!("{name}-{server}"))
 }
 
@@ -224,8 +224,9 @@ fn crc(text: &str) -> u32 {
     !text.bytes().fold(u32::MAX, |crc, byte| bits(crc ^ u32::from(byte)))
 }
 
-/// The cookie with a client's ticket, for a client that has none, in an answer of the app. The variable is there
-/// always, because the site may name it, and empty, so that nothing is sent, unless a canary is sticky by cookie.
+/// The lines that set a client's ticket cookie in an answer of the app, for a client that has none. The variable is
+/// always defined, because the site may name it; it is empty, so that nginx sends no cookie, unless a canary is sticky
+/// by cookie.
 pub(super) fn cookie(names: &Names, route: &Route) -> String {
     let variable = names.variable("cookie");
     let cookie = match (&route.sticky, Sides::of(names, route)) {
@@ -245,14 +246,14 @@ pub(super) fn cookie(names: &Names, route: &Route) -> String {
     )
 }
 
-/// The line that gives it, as a site with an `add_header` of its own needs it too.
+/// The line that sends the cookie; a site with an `add_header` of its own must repeat it.
 pub(super) fn cookie_line(names: &Names) -> String {
     format!("add_header Set-Cookie ${} always;", names.variable("cookie"))
 }
 
-/// A variable that has a value only when the request went to one of these addresses. One request may have been tried
-/// on several, which nginx lists. A pattern changes `$1` for what the site does after the answer, so it is only
-/// used for such a list, and for an address that nginx's table has no room for.
+/// A variable that has a value only when the request went to one of these addresses. A request may have been tried
+/// on several, which nginx lists. A pattern changes `$1` for the site's own lines after the answer, so it is only
+/// used for such a list, and for an address that is too long for nginx's table.
 pub(super) fn of_the_app(addresses: &[&Address], variable: &str, value: &str) -> String {
     let fitting = addresses.iter().map(ToString::to_string).filter(|address| address.len() <= LONGEST_KEY);
     let each: String = fitting.map(|address| format!("    \"{address}\" {value};\n")).collect();
@@ -263,7 +264,7 @@ pub(super) fn of_the_app(addresses: &[&Address], variable: &str, value: &str) ->
     )
 }
 
-/// A pattern for any of the addresses, all ports or all sockets.
+/// A pattern for any of the addresses, which are all ports or all sockets.
 fn any_of(addresses: &[&Address]) -> String {
     let ports: Option<Vec<String>> =
         addresses.iter().map(|address| Some(address.port()?.to_string())).collect();
@@ -276,19 +277,19 @@ fn any_of(addresses: &[&Address]) -> String {
     }
 }
 
-/// A variable by a cookie: one value where the client has it, another where it is missing or empty.
+/// A variable that depends on a cookie: one value where the client has it, another where it is missing or empty.
 fn by_cookie(name: &str, variable: &str, there: &str, missing: &str) -> String {
     format!("map $cookie_{name} ${variable} {{\n    default {there};\n    \"\" {missing};\n}}\n")
 }
 
-/// A text as a pattern that means nothing else, in quotes.
+/// Escapes a text as a pattern that matches only that text, for use in quotes.
 fn pattern(text: &str) -> String {
     let plain = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
     let escaped = |c: u8| if plain(c) { char::from(c).to_string() } else { format!("\\x{c:02x}") };
     text.bytes().map(escaped).collect()
 }
 
-/// A header's name as nginx has it in `$http_…`.
+/// A header's name as nginx writes it in `$http_…`.
 fn variable_part(header: &str) -> String {
     let part = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
     header.chars().map(part).collect()

@@ -1,6 +1,6 @@
-//! The sites that pass requests to the app, as nginx's dump of its whole configuration has them: where nginx's rules of
-//! inheritance keep the lines of bgd's file from reaching them. Pure; called by `inspect` and `cutover` with the
-//! dump. It never fails: what it does not understand has no site.
+//! Finds, in nginx's dump of its whole configuration, the sites that pass requests to the app, and those to which the
+//! lines of bgd's file do not apply by nginx's rules of inheritance. Pure; called by `inspect` and `cutover` with the
+//! dump. It never fails: it skips directives that it does not understand.
 
 use std::path::Path;
 
@@ -9,19 +9,19 @@ use crate::rules::ids::AppName;
 
 /// nginx prints each file under this line.
 const FILE_LINE: &str = "# configuration file ";
-/// Files that include each other would be refused by nginx itself.
+/// Deepest nesting of includes. It only ends a loop: nginx itself refuses files that include each other.
 const DEEPEST: usize = 8;
-/// What else may name an upstream.
+/// Schemes before the name of an upstream in an address.
 const SCHEMES: [&str; 4] = ["http://", "https://", "grpc://", "grpcs://"];
 
-/// What sites have to be given by hand, because a line of their own hides the one of bgd's file.
+/// Sites to which the operator must add a line of bgd's file, because a line of their own hides it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Hidden {
     /// Servers, by name, with an `add_header` of their own and without the canary's cookie.
     pub cookie: Vec<String>,
-    /// Servers, by name, with an `access_log` of their own and without the one that tells bgd.
+    /// Servers, by name, with an `access_log` of their own and without the one that reports to bgd.
     pub traffic: Vec<String>,
-    /// Whether nginx writes the log that it writes when its `http` block names none; bgd's line would end that, so it
+    /// Whether nginx writes its default log, because its `http` block names none. bgd's line would end that log, so it
     /// is left out.
     pub default_log: bool,
 }
@@ -46,18 +46,18 @@ pub(super) fn defining<'d>(dump: &'d str, upstream: &str) -> Vec<&'d str> {
     found
 }
 
-/// Whether anything beside its definition names the upstream, such as a site that passes requests to it.
+/// Whether any directive other than its definition names the upstream, such as a site that passes requests to it.
 pub(super) fn is_used(dump: &str, upstream: &str) -> bool {
     http(dump).iter().any(|directive| directive.names(upstream))
 }
 
-/// What stands behind the scheme of an address, up to its path.
+/// The host of an address: the part after its scheme, up to its path.
 fn host(address: &str) -> Option<&str> {
     let bare = SCHEMES.iter().find_map(|scheme| address.strip_prefix(scheme)).unwrap_or(address);
     bare.split('/').next()
 }
 
-/// One directive with its arguments and what is in its braces.
+/// One directive with its arguments, and the directives in its braces.
 #[derive(Debug, PartialEq, Eq)]
 struct Directive {
     words: Vec<String>,
@@ -69,29 +69,30 @@ impl Directive {
         self.words.first().is_some_and(|word| word == name)
     }
 
-    /// In an argument, whatever it is for: a `map` or a variable may lead to it.
+    /// Whether an argument of the directive names the upstream. Any directive counts, because the upstream's name may
+    /// come from a `map` or a variable.
     fn names(&self, upstream: &str) -> bool {
         let own = self.words.iter().skip(1).any(|word| host(word) == Some(upstream));
         !self.is("upstream") && (own || self.inside.iter().any(|inside| inside.names(upstream)))
     }
 }
 
-/// What `add_header` and `access_log` lead to at one level: each is taken over whole from the level above, unless there
-/// is one at this level.
+/// Which of bgd's lines apply at one level. All `add_header` lines, and all `access_log` lines, are inherited from the
+/// level above unless this level has one.
 #[derive(Clone, Copy)]
 struct Reach {
     cookie: bool,
     traffic: bool,
 }
 
-/// Which sites of the upstream do not get bgd's lines.
+/// Finds the sites of the upstream to which bgd's lines do not apply.
 pub(super) fn hidden(dump: &str, app: &AppName, upstream: &str) -> Hidden {
     let names = Names::of(app);
     let search =
         Search { cookie: format!("${}", names.variable("cookie")), log: names.to_string(), upstream };
     let http = http(dump);
     let off = |directive: &Directive| directive.is("access_log") && directive.words[1..] == ["off"];
-    // What bgd's own file has at this level is seen only while it is needed.
+    // Assumed, because bgd's file has its lines only while they are needed.
     let top = Reach { cookie: true, traffic: !http.iter().any(off) };
     let mut hidden = Hidden { default_log: !names_a_log(&http), ..Hidden::default() };
     for server in http.iter().filter(|directive| directive.is("server")) {
@@ -106,13 +107,13 @@ pub(super) fn hidden(dump: &str, app: &AppName, upstream: &str) -> Hidden {
     hidden
 }
 
-/// Whether nginx has a log for all sites, beside bgd's.
+/// Whether the `http` block has a log for all sites, other than bgd's.
 fn names_a_log(http: &[Directive]) -> bool {
     let mut logs = http.iter().filter(|directive| directive.is("access_log"));
     logs.any(|log| log.words.get(1).is_some_and(|to| !to.ends_with(TAG)))
 }
 
-/// What is looked for.
+/// The names to search for.
 struct Search<'u> {
     cookie: String,
     log: String,
@@ -120,7 +121,7 @@ struct Search<'u> {
 }
 
 impl Search<'_> {
-    /// What reaches each place, from here inwards, that passes requests to the upstream.
+    /// For each block, this one or inside it, that passes requests to the upstream: which of bgd's lines apply there.
     fn passing(&self, block: &[Directive], above: Reach) -> Vec<Reach> {
         let all = |name: &'static str| block.iter().filter(move |directive| directive.is(name));
         let said =
@@ -148,13 +149,13 @@ impl Search<'_> {
     }
 }
 
-/// What people call a server.
+/// A name of a server for messages: its `server_name`, or else its `listen`.
 fn name(server: &Directive) -> String {
     let by = |name| server.inside.iter().find(|directive| directive.is(name))?.words.get(1).cloned();
     by("server_name").or_else(|| by("listen")).unwrap_or_else(|| "without a name".to_owned())
 }
 
-/// What is in the `http` block, included files in their places.
+/// The directives of the `http` block, with each `include` replaced by its files.
 fn http(dump: &str) -> Vec<Directive> {
     let files = cut(dump);
     let Some((main, _)) = files.first() else { return Vec::new() };
@@ -163,7 +164,7 @@ fn http(dump: &str) -> Vec<Directive> {
     whole.into_iter().filter(|directive| directive.is("http")).flat_map(|http| http.inside).collect()
 }
 
-/// The files of a dump, each with its path. Where one is named twice, the text is the same.
+/// The files of a dump, each with its path. A file may be there twice, with the same text.
 fn cut(dump: &str) -> Vec<(&str, String)> {
     let mut files: Vec<(&str, String)> = Vec::new();
     for line in dump.lines() {
@@ -177,7 +178,7 @@ fn cut(dump: &str) -> Vec<(&str, String)> {
 }
 
 struct Whole<'d> {
-    /// Of the main file: where relative paths begin.
+    /// The directory of the main file, to which paths are relative.
     directory: &'d Path,
     files: &'d [(&'d str, String)],
 }
@@ -189,7 +190,7 @@ impl Whole<'_> {
         self.filled(directives(&mut tokens.into_iter()), depth)
     }
 
-    /// With the files in the place of each `include`.
+    /// Replaces each `include` by the directives of its files.
     fn filled(&self, directives: Vec<Directive>, depth: usize) -> Vec<Directive> {
         directives.into_iter().flat_map(|directive| self.replaced(directive, depth)).collect()
     }
@@ -242,7 +243,7 @@ fn matches(pattern: &[u8], path: &[u8]) -> bool {
     }
 }
 
-/// The same, not at the beginning of a name.
+/// Matches the rest of a name: unlike in `matches`, a dot at the beginning is not special.
 fn matches_on(pattern: &[u8], path: &[u8]) -> bool {
     match (pattern, path) {
         ([], []) => true,

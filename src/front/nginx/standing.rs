@@ -1,6 +1,6 @@
-//! What nginx serves now. Its own answer on the proof address comes first; the file only speaks when nginx is
-//! down, and is said to. Every disagreement between the two is reported, never resolved here: the engine
-//! decides, and the next `route()` makes them agree.
+//! Reads the route that nginx serves now. nginx's own answer on the proof address comes first; the file counts only
+//! when nginx does not answer, and [`Source`] says so. Every disagreement between the two is reported, never resolved
+//! here: the engine decides, and the next `route()` makes them agree.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -14,47 +14,47 @@ use crate::rules::{
     route::Route,
 };
 
-/// The kernel counts starts in ticks and rounds down: `sed -i … && nginx -s reload` takes less than one.
+/// Resolution of a process's start time, which the kernel rounds down: `sed -i … && nginx -s reload` takes less time.
 const TICK: Duration = Duration::from_millis(10);
 
-/// What is routed.
+/// The route that nginx serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routed {
     /// The live color; `None` when nothing receives traffic.
     pub color: Option<Color>,
-    /// The color beside it, and its share in percent.
+    /// The canary's color, and its share in percent.
     pub canary: Option<(Color, u16)>,
-    /// What takes the requests that the live color refuses.
+    /// The color that gets the requests that the live color refuses.
     pub backup: Option<Color>,
-    /// Which state of the front.
+    /// The route's generation.
     pub generation: Generation,
-    /// What runs there.
+    /// The live color's release.
     pub release: Option<ReleaseId>,
-    /// Who says so.
+    /// Where this was read.
     pub source: Source,
-    /// What speaks against it.
+    /// A disagreement between the file and nginx.
     pub contradiction: Option<Contradiction>,
 }
 
-/// Who says what is routed.
+/// Where a route was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// nginx itself answered: this is in force.
+    /// nginx itself answered: the route is in force.
     Effect,
-    /// nginx does not answer; the file says what it would serve.
+    /// nginx did not answer; the route is the file's, which nginx would serve.
     File,
 }
 
-/// File and nginx do not tell the same.
+/// A disagreement between the file and nginx.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Contradiction {
-    /// Changed by hand: what the upstream truly names is not what the header says.
+    /// The file was changed by hand: its upstream block differs from its header.
     #[error("bgd's file was changed by hand and now names {}", listed(addresses))]
     Edited {
-        /// What the upstream block names of this machine.
+        /// The addresses on this machine in the upstream block.
         addresses: Vec<Address>,
     },
-    /// A flip was interrupted between writing and reloading, or somebody put another file there.
+    /// A flip was interrupted between writing and reloading, or somebody replaced the file.
     #[error("the file says generation {generation}, which nginx does not have in force")]
     FileDiffers {
         /// The live color in the file.
@@ -62,29 +62,31 @@ pub enum Contradiction {
         /// The file's generation.
         generation: Generation,
     },
-    /// The link that says what is live is gone: nothing is served until it is set again.
+    /// The link to the live sockets leads nowhere: nginx serves nothing until it is set again.
     #[error("the link to the live socket leads nowhere: {}", path.display())]
     LinkLost {
-        /// The link.
+        /// The path of the link.
         path: PathBuf,
     },
-    /// nginx serves from a file that is lost or can't be read; its next restart would fail or forget.
+    /// nginx serves a file that is lost or can't be read; its next restart would fail or lose the route.
     #[error("nginx serves from bgd's file, which is missing or damaged on disk")]
     FileLost,
-    /// nginx runs and does not have the file in force: never reloaded, or not included.
+    /// nginx runs and does not have the file in force: it was never reloaded, or does not include the file. The text is
+    /// the reason why the proof address did not answer for this app.
     #[error("nginx runs, but does not have bgd's file in force: {0}")]
     NotLoaded(String),
 }
 
 impl Contradiction {
-    /// Whether what nginx routes by is not what it was told, so that it has to be told again.
+    /// Whether nginx does not have bgd's last route in force, so that the daemon must route again.
     pub(super) fn is_half_told(&self) -> bool {
         matches!(self, Self::FileDiffers { .. } | Self::LinkLost { .. })
     }
 }
 
 impl Nginx {
-    /// What nginx truly serves now. While a flip is under way the file may be ahead of nginx. `None` when neither nginx nor a file knows of this app.
+    /// Reads the route that nginx serves now; `None` when neither nginx nor a file knows this app. During a flip the
+    /// file may be ahead of nginx.
     pub async fn routed(&self) -> Result<Option<Routed>, NginxError> {
         let present = self.present()?;
         let address =
@@ -125,14 +127,14 @@ impl Nginx {
         })
     }
 
-    /// The link that the file names; without one, the one that it would name.
+    /// The link that the file names, or else the one that a file with a link would name.
     fn link(&self, present: &Present) -> Link {
         let named = present.found.as_ref().and_then(|found| found.include.link.as_ref()?.socket());
         let named = named.and_then(|path| Link::on_the_way(&present.place, path));
         named.unwrap_or_else(|| Link::of(&present.place, self.addresses.each.into()))
     }
 
-    /// What is routed where a link says what is live. A file changed by hand comes before it.
+    /// Adds the link's live color to a route; leaves the route of a file that was changed by hand.
     fn behind_link(&self, link: &Link, routed: Routed) -> Routed {
         if matches!(routed.contradiction, Some(Contradiction::Edited { .. })) {
             return routed;
@@ -154,9 +156,9 @@ impl Nginx {
         }
     }
 
-    /// The color that a file changed by hand routes to, once nginx has taken it up. A hand edit leaves the answer
-    /// of the proof address as it was; workers that are all younger than the change tell the two apart (a single
-    /// one may have been replaced after a crash).
+    /// The color that a manually edited file routes to, once nginx has it in force; `None` before. An edit does not
+    /// change the proof address's answer, so bgd compares times: nginx has the edit in force when all its workers are
+    /// younger than the change (a single one may have been replaced after a crash).
     fn color_by_hand(&self, place: &Place, integrity: &Integrity) -> Option<Color> {
         let Integrity::Edited { addresses } = integrity else { return None };
         let changed = place.changed()?;
@@ -180,7 +182,7 @@ fn listed(addresses: &[Address]) -> String {
 }
 
 impl Routed {
-    /// All of it to one color, by a hand.
+    /// Changes the route to one color, where a manual edit sends all traffic to it.
     fn moved(self, to: Option<Color>) -> Self {
         match to {
             Some(color) => Self { color: Some(color), canary: None, backup: None, ..self },
@@ -219,7 +221,8 @@ fn edited(integrity: Integrity) -> Option<Contradiction> {
     }
 }
 
-/// By the sum in the file, not by what would be written today: an older bgd may have written it in other words.
+/// Compares nginx with the file, by the sum in the file: a text by an older bgd may differ from the text that this bgd
+/// would write.
 fn differs(effect: &Effect, found: Found) -> Option<Contradiction> {
     let (color, generation) = (found.include.route.color(), found.include.route.generation);
     let differs = || (effect.sum != found.sum).then_some(Contradiction::FileDiffers { color, generation });

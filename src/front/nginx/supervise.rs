@@ -1,6 +1,6 @@
-//! Looks at nginx between flips and tells what is wrong with it, so that status speaks of what is really served
-//! (promise M1). Where a hand sent the traffic to a color on which nothing runs, or the file is not what nginx serves
-//! from (promise F6), it has the front told again what is live.
+//! Looks at nginx between flips and reports problems, so that status shows what nginx really serves (promise M1). Where
+//! somebody moved the traffic to a color on which nothing runs, or nginx does not have the file in force (promise F6),
+//! it asks the daemon to route again.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use tokio::time::sleep;
 use super::{Contradiction, Nginx, NginxError, Routed, Source};
 use crate::{front::Daemon, os::errors::chain, rules::ids::Color};
 
-/// Between two looks while all is well.
+/// Pause between two looks while nothing is wrong.
 const CALM: Duration = Duration::from_secs(2);
-/// Between two looks while something is wrong: trouble that is over is not shown for long.
+/// Pause between two looks while something is wrong, so that status does not show a past problem for long.
 const ALERT: Duration = Duration::from_millis(250);
 
-/// What is wrong with nginx or with bgd's file for it.
+/// A problem of nginx or of bgd's file for it.
 struct Trouble {
-    /// For people.
+    /// The problem, as a message.
     said: String,
-    /// After a change by hand: the color that receives the traffic.
+    /// After a manual edit: the color that receives the traffic.
     edited_to: Option<Color>,
     half_told: bool,
 }
@@ -32,7 +32,7 @@ impl Trouble {
 pub(super) async fn supervise(nginx: &Nginx, daemon: &dyn Daemon) {
     loop {
         let trouble = {
-            // Not in the middle of a flip, when file and nginx differ for a moment.
+            // Waits for the end of a flip, during which file and nginx differ.
             let _turn = daemon.turn().await;
             trouble(nginx).await
         };
@@ -44,7 +44,7 @@ pub(super) async fn supervise(nginx: &Nginx, daemon: &dyn Daemon) {
         let said = trouble.map(|trouble| trouble.said);
         let pause = if said.is_some() { ALERT } else { CALM };
         if daemon.trouble(said.clone()) {
-            // Once: it is told until it takes it.
+            // Once is enough: the daemon repeats the route until nginx has it.
             if half_told {
                 daemon.tell_again();
             }
@@ -57,7 +57,7 @@ pub(super) async fn supervise(nginx: &Nginx, daemon: &dyn Daemon) {
 }
 
 async fn trouble(nginx: &Nginx) -> Option<Trouble> {
-    // What it answers with is one half of what it serves, and it can't be told again.
+    // During an upgrade nginx's answer is one master's only, and a new route would not reach the other.
     if let Some(err) = nginx.upgrade().err().filter(NginxError::is_divided) {
         return Some(Trouble::new(chain(&err)));
     }

@@ -1,6 +1,6 @@
-//! As much of nginx's configuration language as is needed to look into a file: words, blocks, ends. Pure.
-//! Read by `include` (what a hand-edited upstream names) and by `inspect` (what `nginx -T` prints); it
-//! judges nothing and never fails, since nginx itself is the judge of its syntax.
+//! Parses the part of nginx's configuration language that bgd needs: words, blocks, ends of directives. Pure. Used by
+//! `include` (for a manually edited upstream), `inspect` and `sites` (for the output of `nginx -T`). It checks nothing
+//! and never fails, because nginx itself checks its syntax.
 
 /// One piece of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +65,8 @@ fn bare(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, first: char) -> St
     }
 }
 
-/// What stands behind a backslash: a quote, a backslash, a blank by name; before anything else it stays.
+/// Adds the character after a backslash: a quote, a backslash, or a blank by its letter. Before any other character
+/// the backslash stays.
 fn escaped(word: &mut String, next: Option<char>) {
     match next {
         Some(itself @ ('"' | '\'' | '\\')) => word.push(itself),
@@ -76,7 +77,7 @@ fn escaped(word: &mut String, next: Option<char>) {
     }
 }
 
-/// The first argument of each `name …;` directive, wherever it stands.
+/// The first argument of each `name …;` directive, at any level.
 pub(super) fn arguments(tokens: &[Token], name: &str) -> Vec<String> {
     let starts = |at: usize| at == 0 || !matches!(tokens[at - 1], Token::Word(_));
     (0..tokens.len().saturating_sub(1))
