@@ -1,6 +1,6 @@
-//! What `.gitattributes` asks of a file when it is written: line ends, `$Id$`, another encoding, as git does it; a filter
-//! is a program that bgd does not have, and is refused by its name. Used by `checkout` inside the worker, after the
-//! attributes files of the commit are in place.
+//! Applies `.gitattributes` to a file when it is written, as git does: line ends, `$Id$`, encodings. A filter is a
+//! program that bgd does not run, so the checkout fails and names it. Used by `checkout` inside the worker, after the
+//! attributes files of the commit are written.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::text::one_line;
 
-/// Filters that change what is committed and not what is checked out; and LFS, which has a place of its own.
+/// Filters that change only committed content, not files at checkout; and LFS, which `lfs` handles.
 const HARMLESS: [&str; 8] = [
     "lfs",
     "nbstripout",
@@ -21,22 +21,22 @@ const HARMLESS: [&str; 8] = [
     "clean-notebook",
 ];
 
-/// What can't be done for a file.
+/// An attribute that bgd can't apply to a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum AttributeFault {
-    /// `filter=`.
+    /// `filter=` with this name.
     #[error("it is kept by the filter {0}, which bgd does not run")]
     Filter(String),
-    /// `working-tree-encoding=`.
+    /// `working-tree-encoding=` with an encoding that bgd does not write.
     #[error("bgd does not write the working-tree-encoding {0}")]
     Encoding(String),
-    /// Not the UTF-8 that has to be converted, or with characters that the encoding lacks.
+    /// The content is not UTF-8, or has characters that the encoding lacks.
     #[error("its content can't be written in the working-tree-encoding {0}")]
     Content(String),
 }
 
 impl AttributeFault {
-    /// What to do about it.
+    /// Advice for the operator.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Filter(_) => {
@@ -49,7 +49,7 @@ impl AttributeFault {
     }
 }
 
-/// Whether an attributes file asks for anything that [`Attributes`] has to be asked about for each file.
+/// Whether an attributes file has an attribute that needs a lookup in [`Attributes`] for each file.
 pub fn asks_for_something(attributes: &[u8]) -> bool {
     const WORDS: [&[u8]; 5] = [b"filter=", b"eol=crlf", b"crlf", b"ident", b"working-tree-encoding="];
     let lines = attributes.split(|c| *c == b'\n').filter(|line| !line.trim_ascii_start().starts_with(b"#"));
@@ -59,20 +59,20 @@ pub fn asks_for_something(attributes: &[u8]) -> bool {
         .any(|word| WORDS.iter().any(|asking| word.starts_with(asking)))
 }
 
-/// The attributes files of a commit that are in place.
+/// Looks up attributes in a commit's attributes files, which must already be written.
 pub struct Attributes {
     repo: Repository,
 }
 
 impl Attributes {
-    /// Those below `dir`; `mirror` has nothing to say but is what libgit2 needs.
+    /// Uses the files below `dir`. libgit2 needs a repository for that, so it opens `mirror`.
     pub fn below(dir: &Path, mirror: &Path) -> Result<Self, Error> {
         let repo = Repository::open_bare(mirror)?;
         repo.set_workdir(dir, false)?;
         Ok(Self { repo })
     }
 
-    /// How a file of the commit is written.
+    /// The treatment of one file of the commit. The outer error is libgit2's, the inner one an unsupported attribute.
     pub fn of(&self, path: &Path) -> Result<Result<Treatment, AttributeFault>, Error> {
         if let Some(name) = self.text(path, "filter")?.filter(|name| !HARMLESS.contains(&name.as_str())) {
             return Ok(Err(AttributeFault::Filter(name)));
@@ -115,15 +115,15 @@ impl Attributes {
     }
 }
 
-/// Which files get CR LF at the ends of their lines.
+/// Whether a file's lines end with CR LF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Crlf {
     Always,
-    /// Where the content is text with plain line ends.
+    /// Only if the content is text with plain line ends.
     IfText,
 }
 
-/// What is done with a file's content.
+/// The changes to a file's content at checkout.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Treatment {
     crlf: Option<Crlf>,
@@ -132,7 +132,7 @@ pub struct Treatment {
 }
 
 impl Treatment {
-    /// The content as git writes it; `None` where it stays as it is.
+    /// The content as git writes it; `None` if nothing changes.
     pub fn applied(&self, content: &[u8], oid: Oid) -> Result<Option<Vec<u8>>, AttributeFault> {
         let mut changed = None;
         if self.ident {
@@ -151,7 +151,7 @@ impl Treatment {
     }
 }
 
-/// `$Id$` and `$Id: …$` of one line become the blob's id, unless a word of another system stands there.
+/// Replaces `$Id$` and `$Id: …$` (on one line) by the blob's id, except where another version control system wrote it.
 fn with_ident(content: &[u8], oid: Oid) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     let mut rest = content;
@@ -201,9 +201,9 @@ fn with_crlf(content: &[u8], crlf: Crlf) -> Option<Vec<u8>> {
     (out.len() != content.len()).then_some(out)
 }
 
-/// As git guesses it: no NUL, no CR, and few bytes that don't print.
+/// Git's heuristic: no NUL, no CR, and few unprintable bytes.
 fn is_plain_text(content: &[u8]) -> bool {
-    // A mark of the end of a file of DOS is no reason.
+    // Ignores the end-of-file mark of DOS (0x1A).
     let body = content.strip_suffix(b"\x1a").unwrap_or(content);
     let odd = |c: &&u8| matches!(**c, 0..=7 | 11 | 14..=26 | 28..=31 | 127);
     let breaks = body.iter().filter(|c| **c == b'\n').count();
@@ -211,7 +211,7 @@ fn is_plain_text(content: &[u8]) -> bool {
     !body.contains(&0) && !body.contains(&b'\r') && (body.len() - odd - breaks) >> 7 >= odd
 }
 
-/// An encoding that is written here.
+/// An encoding that bgd can write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Encoding {
     Utf16 { big: bool, mark: bool },
@@ -231,7 +231,7 @@ impl Encoding {
             return latin.then_some(Self::Latin1);
         };
         let (big, mark) = match rest.to_ascii_uppercase().as_str() {
-            // The C library's choice on the machines that bgd runs on.
+            // The C library chooses little-endian with a mark on the machines that bgd supports.
             "" | "LE-BOM" => (false, true),
             "BE-BOM" => (true, true),
             "LE" => (false, false),
@@ -241,7 +241,7 @@ impl Encoding {
         Some(if wide { Self::Utf32 { big, mark } } else { Self::Utf16 { big, mark } })
     }
 
-    /// `None` when the encoding lacks a character.
+    /// The text in this encoding; `None` if the encoding lacks a character.
     fn encoded(self, text: &str) -> Option<Vec<u8>> {
         let marked = |mark: bool| mark.then_some('\u{feff}').into_iter().chain(text.chars());
         match self {

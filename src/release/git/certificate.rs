@@ -1,5 +1,5 @@
-//! Why a server's certificate is not trusted, told from the certificate itself: libgit2 says only that it is not.
-//! Used by `transfer` after a connection has failed.
+//! Finds out from a server's certificate why it is not trusted: libgit2 gives no reason. Used by `transfer` after a
+//! connection has failed.
 
 use std::{
     net::{TcpStream, ToSocketAddrs as _},
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::text::one_line;
 
-/// What is wrong with a server's certificate.
+/// A fault of a server's certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say what the fields are")]
 pub enum CertificateFault {
@@ -34,7 +34,7 @@ pub enum CertificateFault {
 }
 
 impl CertificateFault {
-    /// The fault that is plain from the certificate that `host` showed.
+    /// The fault that shows in the certificate of `host` itself: its dates or its names.
     pub fn plain(der: &[u8], host: &str) -> Option<Self> {
         let certificate = X509::from_der(der).ok()?;
         let now = Asn1Time::days_from_now(0).ok()?;
@@ -50,7 +50,7 @@ impl CertificateFault {
         }
     }
 
-    /// Where nothing else is wrong with the certificate, who signed it is not trusted.
+    /// The fault of a certificate without any other: its issuer is not trusted.
     pub fn distrusted(der: Option<&[u8]>) -> Self {
         let Some(certificate) = der.and_then(|der| X509::from_der(der).ok()) else {
             return Self::UnknownAuthority { issuer: "its certificate can't be read".to_owned() };
@@ -64,7 +64,7 @@ impl CertificateFault {
         }
     }
 
-    /// What to do about it, where `ca_file` is the file of authorities that is configured.
+    /// Advice for the operator. `ca_file` is the configured file of authorities.
     pub fn hint(&self, ca_file: Option<&Path>) -> String {
         match (self, ca_file) {
             (Self::Expired { .. }, _) => "renew it on the server; `bgd doctor` tries again".to_owned(),
@@ -86,8 +86,8 @@ impl CertificateFault {
     }
 }
 
-/// The certificate that a server shows, whoever signed it: libgit2 keeps it to itself where the host is an address and
-/// the certificate is for names only.
+/// Fetches the server's certificate as DER, without verifying it: libgit2 does not pass it on if the host is an
+/// address and the certificate is for names only.
 pub fn shown_by(host: &str, port: u16, limit: Duration) -> Option<Vec<u8>> {
     let address = (host, port).to_socket_addrs().ok()?.next()?;
     let stream = TcpStream::connect_timeout(&address, limit).ok()?;
@@ -99,7 +99,7 @@ pub fn shown_by(host: &str, port: u16, limit: Duration) -> Option<Vec<u8>> {
     connection.ssl().peer_certificate()?.to_der().ok()
 }
 
-/// The names that a certificate is for: the alternative ones, or where there is none its common name.
+/// The subject's alternative names, or its common name if it has none.
 fn names(certificate: &X509) -> Vec<String> {
     let all: Vec<String> = certificate
         .subject_alt_names()
@@ -113,7 +113,7 @@ fn names(certificate: &X509) -> Vec<String> {
     if all.is_empty() { vec![name(certificate.subject_name())] } else { all }
 }
 
-/// `*` stands for one part of a name.
+/// Whether a certificate's name matches the host; `*` matches one label.
 fn is_for(name: &str, host: &str) -> bool {
     let wild = |name: &str| {
         let rest = name.strip_prefix("*.")?;
@@ -127,7 +127,7 @@ fn address_text(bytes: &[u8]) -> Option<String> {
     four.or_else(|_| <[u8; 16]>::try_from(bytes).map(|all| std::net::Ipv6Addr::from(all).to_string())).ok()
 }
 
-/// The common name, or whatever else there is.
+/// The common name, else the last entry of the name.
 fn name(name: &X509NameRef) -> String {
     let entry = name.entries_by_nid(Nid::COMMONNAME).next().or_else(|| name.entries().last());
     let text = entry.and_then(|entry| entry.data().to_string().ok()).map(|text| one_line(text.as_bytes()));

@@ -1,7 +1,7 @@
 //! A commit's files, written into a new directory: exact bytes, execute bits and symlinks, submodules included,
 //! no `.git`. Used inside the worker. Directories and files are only ever created, never opened when they exist,
-//! so that no symlink of the commit can lead a later file elsewhere. Nothing is flushed to the disk here: that is
-//! done once, by whoever records the release as complete.
+//! so that no symlink of the commit can lead a later file elsewhere. Nothing is flushed to the disk here: the caller
+//! does that once, before it records the release as complete.
 
 use std::{
     cell::Cell,
@@ -35,11 +35,11 @@ use crate::config::settings::CheckoutLimit;
 
 /// More threads than this do not make one disk faster.
 const MOST_THREADS: usize = 8;
-/// A thread is worth its start from this many files on.
+/// Fewer files than this do not justify another thread.
 const FILES_PER_THREAD: usize = 64;
-/// `PATH_MAX`, with the byte that ends it.
+/// `PATH_MAX` in bytes, the final NUL included.
 const LONGEST_PATH: usize = 4_096;
-/// Bytes of such a path that a failure shows.
+/// Bytes of a too long path that the error shows.
 const LONGEST_SHOWN: usize = 100;
 /// Between two progress reports.
 const REPORT: Duration = Duration::from_millis(100);
@@ -47,21 +47,19 @@ const REPORT: Duration = Duration::from_millis(100);
 /// One commit to write.
 #[derive(Clone, Copy)]
 pub struct Job<'a> {
-    /// The worker's context.
     pub context: &'a Context,
     /// The mirror that has the commit.
     pub mirror: &'a Mirror,
     /// URLs of the repositories this one is a submodule of, outermost first, its own last.
     pub urls: &'a [String],
-    /// The commit.
     pub commit: Oid,
     /// An empty directory.
     pub dir: &'a Path,
-    /// What it may bring, submodules included.
+    /// Files and bytes that it may still write, submodules included.
     pub budget: &'a Budget,
 }
 
-/// What one release may still bring.
+/// Files and bytes that one release may still write.
 pub struct Budget {
     limit: CheckoutLimit,
     files: Cell<u64>,
@@ -69,12 +67,12 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// All of it.
+    /// The full limit.
     pub fn of(limit: CheckoutLimit) -> Self {
         Self { limit, files: Cell::new(limit.files), bytes: Cell::new(limit.bytes) }
     }
 
-    /// What is more than allowed, if so many more are.
+    /// Takes files and bytes off the budget. The error is the limit that was exceeded, as text.
     fn spend(&self, files: u64, bytes: u64) -> Result<(), String> {
         let left = |cell: &Cell<u64>, wanted: u64| cell.get().checked_sub(wanted).map(|left| cell.set(left));
         left(&self.files, files).ok_or_else(|| format!("{} files", self.limit.files))?;
@@ -107,16 +105,16 @@ pub fn write(job: &Job<'_>) -> Result<CheckedOut, GitError> {
     Ok(written)
 }
 
-/// What a commit consists of. It is counted while it is drawn up, and nothing is written before that is done.
+/// The contents of a commit. Making the plan counts them, so that nothing is written if they exceed the limit.
 #[derive(Default)]
 struct Plan {
-    /// Each after the one it lies in.
+    /// Parents before their children.
     dirs: Vec<PathBuf>,
     files: Vec<Planned>,
     links: Vec<(PathBuf, Oid)>,
     modules: Vec<(PathBuf, Oid)>,
     gitmodules: Option<Oid>,
-    /// The attributes files and their content, written before all others.
+    /// The attributes files and their content, written before all other files.
     attributes: Vec<(PathBuf, Vec<u8>)>,
     uses_lfs: bool,
 }
@@ -128,7 +126,7 @@ struct Planned {
     treatment: Treatment,
 }
 
-/// An LFS pointer that was written as it is.
+/// An LFS pointer that was written unchanged.
 struct Found {
     path: PathBuf,
     content: Vec<u8>,
@@ -144,7 +142,7 @@ impl Job<'_> {
         GitError::Commit { commit: self.commit.to_string(), cause: Cause::new(err.message()) }
     }
 
-    /// No program could open it, and trees within trees would need the square of their depth here.
+    /// Refuses a path that no program could open. It also bounds memory, which would grow with the square of the depth.
     fn refuse_if_long(&self, path: &Path) -> Result<(), GitError> {
         if self.dir.as_os_str().len() + 1 + path.as_os_str().len() < LONGEST_PATH {
             return Ok(());
@@ -210,7 +208,7 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Writes the attributes files, and looks up in them how the others are written.
+    /// Writes the attributes files, and looks up the treatment of all other files in them.
     fn write_attributes_files(&self, plan: &mut Plan) -> Result<CheckedOut, GitError> {
         let mut written = CheckedOut::default();
         for (path, content) in &plan.attributes {
@@ -276,7 +274,7 @@ impl Job<'_> {
         }
     }
 
-    /// Replaces pointers by content; the bytes that came on top.
+    /// Replaces pointers by their content; returns the bytes added.
     fn fill_pointers(&self, pointers: &[Found]) -> Result<u64, GitError> {
         let Some(remote) = self.urls.last() else { return Ok(0) };
         let store = Store { context: self.context, mirror: self.mirror.path(), remote };
@@ -306,7 +304,7 @@ fn new_file(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
     File::options().write(true).create_new(true).mode(mode).open(path)?.write_all(content)
 }
 
-/// What the writing threads share.
+/// State shared by the writing threads.
 struct Writing<'a> {
     job_dir: &'a Path,
     plan: &'a Plan,
@@ -322,7 +320,7 @@ impl<'a> Writing<'a> {
         Self { job_dir, plan, next: AtomicUsize::new(0), done, bytes, stop: AtomicBool::new(false) }
     }
 
-    /// One thread: its own handle on the mirror, files until none is left.
+    /// Body of one thread: opens the mirror by itself, and writes files until none is left.
     fn work(&self, mirror: &Path) -> Result<Vec<Found>, Broken> {
         let repo = Repository::open_bare(mirror).map_err(Broken::Object)?;
         let odb = repo.odb().map_err(Broken::Object)?;
@@ -348,7 +346,7 @@ impl<'a> Writing<'a> {
     }
 }
 
-/// A name from a tree, if it can only mean an entry of its directory, and not git's own.
+/// A name from a tree, if it is a plain entry of its directory and not `.git`.
 fn safe_name<'a>(at: &Path, name: &'a [u8]) -> Result<&'a OsStr, GitError> {
     let git = |name: &[u8]| name.eq_ignore_ascii_case(b".git") || name.eq_ignore_ascii_case(b"git~1");
     if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') || git(name) {

@@ -1,6 +1,6 @@
 //! The worker itself, `bgd git-worker`: reads requests from stdin, answers on stdout, one at a time. Started by
 //! `worker` only. It has no terminal, no daemon state and no rights but those of the app's user, and it dies with
-//! the daemon: when stdin ends it ends itself and whatever it started, in the middle of a request as well.
+//! the daemon: when stdin ends it kills itself and all processes it started, even in the middle of a request.
 
 use std::{
     fs,
@@ -44,13 +44,13 @@ use crate::{
     rules::ids::CommitId,
 };
 
-/// Object data libgit2 keeps unpacked; the default of 256 MiB is the daemon's whole budget several times over.
+/// Bytes of libgit2's cache of unpacked objects; its default of 256 MiB is several times the daemon's whole budget.
 const CACHE_BYTES: isize = 32 << 20;
-/// Pack data mapped at once.
+/// Limit of mapped pack data, in bytes.
 const MAPPED_BYTES: usize = 256 << 20;
-/// Packs open at once, far below the usual limit on descriptors.
+/// Limit of open packs, far below the usual limit on descriptors.
 const OPEN_PACKS: usize = 64;
-/// Limit for a TCP connection to stand, in milliseconds.
+/// Limit for making a TCP connection, in milliseconds.
 const CONNECT_MS: i32 = 15_000;
 
 /// Runs the worker until stdin ends.
@@ -58,7 +58,7 @@ pub fn main() -> ExitCode {
     // Fails only for a process group leader, which then has no terminal to lose either way.
     setsid().ok();
     umask(Mode::from_bits_truncate(0o022));
-    // A panic is answered as an error; its text must not run into the daemon's log unframed.
+    // A panic becomes an error answer; its text must not reach the daemon's log without a frame.
     std::panic::set_hook(Box::new(|_| {}));
     let reporter = Reporter::default();
     let mut first = String::new();
@@ -85,7 +85,7 @@ fn worker_error(stage: Stage, err: &dyn std::fmt::Display) -> GitError {
 struct Session {
     context: Context,
     mirror: Mirror,
-    /// A damaged mirror is replaced once; if that did not help the mirror was not the reason.
+    /// The mirror was already replaced once. If the error remains, the mirror was not its cause.
     rebuilt: bool,
 }
 
@@ -164,7 +164,7 @@ impl Session {
 
     fn fetch(&mut self, want: &Want, terms: Terms<'_>) -> Result<Fetched, GitError> {
         let fetched = self.repaired(|session| session.fetch_once(want, terms))?;
-        // Joining packs is housekeeping: the fetch is done whether or not it works, and it is tried again.
+        // Joining packs is housekeeping: the fetch succeeded anyway, and the next fetch tries again.
         if let Err(err) = self.mirror.tidy() {
             eprintln!("bgd git-worker: {}", chain(&err));
         }
@@ -179,13 +179,13 @@ impl Session {
             Want::Seen(commit) => branch(Some(oid(commit)?))?,
             Want::Rev(rev) => fetch::chosen(context, mirror, rev, terms)?,
         };
-        // What was just fetched and can't be read is damage.
+        // A commit that was just fetched and can't be read is damage.
         let described = self.describe(oid).map_err(|error| Failed { error, damage: true })?;
         let Described { subject, author, committed_at } = described;
         Ok(Fetched { commit: id(oid)?, subject, author, committed_at, rewound, signer, accepted })
     }
 
-    /// Runs a fetch, and once more on an empty mirror if the mirror's own data was the reason to fail.
+    /// Runs a fetch, and again on an empty mirror if damage of the mirror made it fail.
     fn repaired<T>(&mut self, fetch: impl Fn(&Self) -> Result<T, Failed>) -> Result<T, GitError> {
         let outcome = match fetch(self) {
             Err(Failed { damage: true, .. }) if !self.rebuilt => {
@@ -212,12 +212,12 @@ impl Session {
         match self.write(commit, (dir, limit)) {
             Err(GitError::Commit { .. }) if !self.rebuilt => {
                 empty(dir)?;
-                // Not in the mirror is one thing, unreadable another: only that is damage.
+                // A missing commit is fetched again; only an unreadable one is damage.
                 let found = self.mirror.repo().find_commit(oid(commit)?);
                 if !found.is_err_and(|err| err.code() == ErrorCode::NotFound) {
                     self.rebuild()?;
                 }
-                // It was judged before it was given a release.
+                // No trust: its signature was verified before the daemon made a release of it.
                 self.fetch(&Want::Rev(commit.to_string()), Terms { trust: None, recorded: None })?;
                 self.write(commit, (dir, limit))
             }
@@ -248,7 +248,7 @@ impl Session {
     }
 }
 
-/// Requests as they come. A thread reads them, so that the end of stdin is seen at any moment.
+/// Requests in order of arrival. A thread reads them, so that it notices the end of stdin at any moment.
 fn requests() -> mpsc::Receiver<String> {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {
@@ -258,8 +258,8 @@ fn requests() -> mpsc::Receiver<String> {
                 break;
             }
         }
-        // The daemon is gone, or done with this worker: nobody is left to read an answer. The group is the
-        // worker's own session, so a git-lfs that it started ends as well.
+        // The daemon died or closed this worker, so nobody reads an answer. The process group is the worker's own
+        // session, so the signal also ends a git-lfs that it started.
         killpg(getpid(), Signal::SIGKILL).ok();
         std::process::exit(0);
     });
@@ -285,8 +285,8 @@ fn id(oid: Oid) -> Result<CommitId, GitError> {
     oid.to_string().parse().map_err(|err| worker_error(Stage::Opening, &err))
 }
 
-/// Gives up root for good. The mirror is handed over first; one that belonged to another user is made anew,
-/// because walking through another user's tree as root to change owners is not safe.
+/// Gives up root for good. Before that it gives the mirror to the user; a mirror of another user is created again,
+/// because changing owners as root in another user's tree is not safe.
 fn become_user(opening: &Opening) -> Result<(), GitError> {
     let name = opening.user.as_deref().unwrap_or("bgd's own");
     let failed =
@@ -327,7 +327,7 @@ fn hand_over(mirror: &Path, uid: Uid, gid: Gid) -> io::Result<()> {
     chown(mirror, Some(uid), Some(gid)).map_err(io::Error::from)
 }
 
-/// Loaded while the worker still has bgd's rights.
+/// Loads `auth.ca_file` while the worker still has bgd's rights.
 fn trust_authorities(opening: &Opening) -> Result<(), GitError> {
     let Some(file) = &opening.ca_file else { return Ok(()) };
     // SAFETY: libgit2's first use in this process, which has one thread.

@@ -22,7 +22,7 @@ const DEFAULT_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
 const TOKEN: &str = "token_file";
 const CONFIGURED_KEY: &str = "ssh_key";
 
-/// What the settings name, read while the worker may still read it (before it becomes the app's user).
+/// The content of the credential files in the settings, read before the worker becomes the app's user.
 #[derive(Clone, Default)]
 pub struct Secrets {
     ssh_key: Option<String>,
@@ -30,7 +30,7 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Reads the files that the settings name.
+    /// Reads the files named in the settings.
     pub fn read(opening: &Opening) -> Result<Self, GitError> {
         let key = |path| read_file(path, auth_file::private_key);
         let token = |path| read_file(path, auth_file::token);
@@ -55,7 +55,7 @@ impl Secrets {
     }
 }
 
-/// What forges take with a token where the URL names nobody. Most look at the token alone.
+/// User name to send with a token if the URL has none. Most forges look at the token only.
 fn default_user(url: &str) -> &'static str {
     match location(url) {
         Location::Url { authority, .. } if authority == "bitbucket.org" => "x-token-auth",
@@ -80,7 +80,7 @@ fn read_file<T>(path: &Path, judge: fn(&[u8]) -> Result<T, FileFault>) -> Result
     judge(&bytes).map_err(|fault| failed(&fault, fault.hint()))
 }
 
-/// One credential not tried yet.
+/// One credential that was not tried yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Offer {
     Token,
@@ -129,7 +129,7 @@ impl Offers {
         Self { secrets: secrets.clone(), url: url.to_owned(), left, tried: Vec::new() }
     }
 
-    /// libgit2's question; it is asked again after each refusal.
+    /// Answers libgit2's request for a credential; libgit2 asks again after each refusal.
     pub fn next(&mut self, user: Option<&str>, allowed: CredentialType) -> Result<Cred, Error> {
         let own = own_name();
         let user = user.unwrap_or(&own);
@@ -167,19 +167,19 @@ impl Offers {
         made.map_err(|err| err.message().to_owned())
     }
 
-    /// The token with its user name, where it may be shown to this server; counts as tried.
+    /// The token with its user name, if it may be sent to this server. Marks it as tried.
     pub fn login(&mut self) -> Option<(String, String)> {
         let at = self.left.iter().position(|offer| *offer == Offer::Token)?;
         self.tried.push(self.left.remove(at).name());
         self.secrets.login(&self.url).map(|(user, token)| (user, token.to_owned()))
     }
 
-    /// What was tried, for the message.
+    /// The credentials tried, for the message.
     pub fn tried(&self) -> String {
         if self.tried.is_empty() { "none to try".to_owned() } else { self.tried.join(", ") }
     }
 
-    /// What helps where all of it was refused.
+    /// Advice if the server refused all of them.
     pub fn advice(&self) -> Advice {
         let tried = |what: &str| self.tried.iter().any(|name| name == what);
         match location(&self.url) {
@@ -192,13 +192,13 @@ impl Offers {
     }
 }
 
-/// Who ssh logs in as when the URL does not say: the user that runs the worker, as with OpenSSH.
+/// The ssh login name if the URL has none: the worker's user, as with OpenSSH.
 fn own_name() -> String {
     let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
     user.map_or_else(|| "git".to_owned(), |user| user.name)
 }
 
-/// The agent, if one is announced, then the key files that exist.
+/// The agent, if `SSH_AUTH_SOCK` is set, then the default key files that exist.
 fn own_offers(home: &Path) -> Vec<Offer> {
     let agent = std::env::var_os("SSH_AUTH_SOCK").map(|_| Offer::Agent);
     let keys = DEFAULT_KEYS.iter().map(|name| home.join(".ssh").join(name)).filter(|path| path.is_file());

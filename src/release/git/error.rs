@@ -1,5 +1,5 @@
-//! What can go wrong with git, as the engine sees it: each variant names what was attempted, [`Kind`] says what
-//! to do about it. Travels from the worker to the daemon as JSON. Texts hold no user info and one line only.
+//! Errors of git operations, as the engine sees them: each variant names the failed operation, [`Kind`] tells the
+//! engine how to react. The worker sends them to the daemon as JSON. Texts are one line, without user info.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -13,7 +13,7 @@ use super::{attributes::AttributeFault, certificate::CertificateFault, format::F
 pub struct Cause(String);
 
 impl Cause {
-    /// The cause's text, made fit to show.
+    /// The cause's text, cleaned for display.
     pub fn new(text: impl std::fmt::Display) -> Self {
         Self(one_line(super::text::redact(&text.to_string()).as_bytes()))
     }
@@ -24,38 +24,38 @@ impl Cause {
     }
 }
 
-/// What an error asks of the caller.
+/// How the caller should react to an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// Network, disk or the worker itself: worth another try, with backoff.
     Transient,
-    /// The same request fails again until the repository or the configuration changes.
+    /// A retry fails until the repository or the configuration changes.
     Permanent,
     /// The credentials were refused, or there are none.
     Auth,
-    /// The server is not the one that is known.
+    /// The server's host key is unknown or has changed.
     HostKey,
     /// The remote has no such branch.
     BranchMissing,
     /// The remote has no branch at all.
     Empty,
-    /// A limit in time was reached and the worker was ended.
+    /// A time limit was exceeded and the worker was killed.
     Stalled,
-    /// Possible, but not allowed by the settings or by bgd.
+    /// The settings or a rule of bgd forbid it.
     Refused,
 }
 
-/// What a worker is doing.
+/// The worker's current work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Starting, and opening the mirror.
     Opening,
-    /// Connecting, and listing what the remote has.
+    /// Connecting, and listing the remote's refs.
     Asking,
-    /// The remote prepares what was asked for.
+    /// The remote prepares the pack.
     Preparing,
-    /// Data arrives.
+    /// The pack is received.
     Receiving,
     /// The received pack is resolved.
     Indexing,
@@ -79,21 +79,21 @@ impl std::fmt::Display for Stage {
     }
 }
 
-/// What helps where the remote refused the credentials; what was done already is not advised.
+/// Advice for refused credentials; never advises a setting that is already made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Advice {
-    /// There was none for https.
+    /// No token is set for https.
     SetToken,
     /// The token was refused.
     OtherToken,
-    /// What the URL holds was refused.
+    /// The user info in the URL was refused.
     OtherUserInfo,
-    /// There was none for ssh that is accepted.
+    /// No accepted key was found for ssh.
     SetKey,
-    /// The key of the settings was refused.
+    /// The key in `auth.ssh_key` was refused.
     OtherKey,
-    /// What ~/.ssh/config names was refused.
+    /// The keys in ~/.ssh/config were refused.
     OtherConfig,
 }
 
@@ -298,7 +298,7 @@ pub enum GitError {
 }
 
 impl GitError {
-    /// What the error asks of the caller.
+    /// How the caller should react to the error.
     pub fn kind(&self) -> Kind {
         match self {
             Self::BranchMissing { .. } => Kind::BranchMissing,
@@ -335,7 +335,7 @@ impl GitError {
         }
     }
 
-    /// What the reader may do about it.
+    /// Advice for the operator.
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::BranchMissing { branch, .. } => {

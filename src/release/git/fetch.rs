@@ -1,5 +1,5 @@
-//! What is fetched, and what came of it: the branch's tip or a revision by name, from this machine or another.
-//! Used inside the worker by `child` and `submodule`. Never merges; a tip counts as it is.
+//! Fetches the branch's tip, or a revision by name, from this machine or another, and accepts or refuses it.
+//! Used inside the worker by `child` and `submodule`. Never merges.
 
 use git2::{ErrorCode, Oid, Repository};
 
@@ -14,7 +14,7 @@ use super::{
     wire::line_of,
 };
 
-/// The shortest abbreviation of a commit id that is looked up.
+/// The shortest abbreviation of a commit id, in digits.
 const SHORTEST: usize = 4;
 
 /// The tip of the app's branch at the remote, and how many refs had to be listed for it.
@@ -26,7 +26,7 @@ pub fn head(context: &Context) -> Result<(Oid, Option<u64>), GitError> {
         let oid = Oid::from_str(commit.as_str()).map_err(|err| fetch_error(remote, &err))?;
         return Ok((oid, None));
     }
-    // No branch, no repository, or something odd: libgit2 tells which.
+    // The cause is a missing branch or repository, or something else: libgit2 reports which.
     match Way::to(context, remote)? {
         Way::Files(local) => Ok((local.branch(branch)?, None)),
         Way::Connection(peer) => {
@@ -38,9 +38,9 @@ pub fn head(context: &Context) -> Result<(Oid, Option<u64>), GitError> {
 
 /// How a repository is reached.
 enum Way<'a> {
-    /// It lies on this machine, and libgit2 reads it.
+    /// libgit2 reads its files on this machine.
     Files(LocalRemote),
-    /// Somebody serves it.
+    /// A server, or a program on this machine, serves it.
     Connection(Peer<'a>),
 }
 
@@ -57,38 +57,36 @@ impl<'a> Way<'a> {
     }
 }
 
-/// What was fetched and accepted.
+/// A fetched commit that passed all rules.
 pub struct Tip {
-    /// The commit.
     pub oid: Oid,
-    /// It does not descend from the tip before it.
+    /// It does not descend from the tip accepted before.
     pub rewound: bool,
-    /// Who signed it, if that was asked.
+    /// The signer, if a signature is required.
     pub signer: Option<String>,
     /// Later tips of the branch are compared with it.
     pub accepted: bool,
 }
 
-/// What is asked of a commit.
+/// Requirements on a commit.
 #[derive(Clone, Copy)]
 pub struct Terms<'a> {
-    /// By whom it has to be signed.
+    /// The keys that may sign it; `None` means that no signature is required.
     pub trust: Option<&'a Trust>,
-    /// The branch's tip that the daemon's record has as accepted. It counts more than the mirror's own memory, which
-    /// goes with the mirror, and which nobody kept as long as no rule asked for it.
+    /// The branch's accepted tip in the daemon's record. It has precedence over the mirror's own, which is lost with
+    /// the mirror and is not kept while no rule requires it.
     pub recorded: Option<Oid>,
 }
 
 impl Terms<'_> {
-    /// The tip that the branch has to go on from.
+    /// The tip that a new one must descend from.
     fn since(&self, context: &Context, mirror: &Mirror) -> Option<Oid> {
         self.recorded.or_else(|| mirror.tip(&source(context)))
     }
 }
 
-/// Fetches the tip of the app's branch, or with `seen` what it was a moment ago, and accepts it, unless it was
-/// rewound and must not be, or is not signed and must be. A tip that was refused is nothing that a later one has to
-/// follow.
+/// Fetches the tip of the app's branch, or `seen`, its tip of a moment ago, and accepts it. Refuses a forbidden rewind
+/// and a missing signature. A refused tip leaves no trace: later tips need not descend from it.
 pub fn branch(
     context: &Context,
     mirror: &Mirror,
@@ -104,8 +102,8 @@ pub fn branch(
         rule: rule.to_owned(),
     };
     let oid = seen.unwrap_or(tip);
-    // Between look and fetch the branch may go on, but not elsewhere: who moves it back and forth could else
-    // have any old commit taken for its tip.
+    // Since `seen` was read the branch may only have moved forward. Otherwise someone who forces it back and forth
+    // could have any old commit deployed as its tip.
     if let Some(rule) = opening.fast_forward_only.as_deref().filter(|_| oid != tip)
         && !is_below(repo, &opening.remote, oid, tip)?
     {
@@ -121,9 +119,9 @@ pub fn branch(
     Ok(Tip { oid, rewound: left.is_some(), signer, accepted: true })
 }
 
-/// A revision that the operator chose: it may go back, and has to be signed all the same. With `verify`, where
-/// it is the branch's own tip, that the branch went there is accepted, and the next push is compared with it:
-/// else nothing but another forced push would ever be deployed again.
+/// Fetches a revision that the operator chose: it may be older, but must be signed if a signature is required. With
+/// `verify`, if it is the branch's tip, it is accepted as such and the next push is compared with it. Otherwise only
+/// another forced push could ever be deployed again.
 pub fn chosen(context: &Context, mirror: &Mirror, wanted: &str, terms: Terms<'_>) -> Result<Tip, Failed> {
     let oid = rev(context, mirror, &context.opening.remote, wanted)?;
     let signer = signed(context, mirror, oid, terms)?;
@@ -135,7 +133,7 @@ pub fn chosen(context: &Context, mirror: &Mirror, wanted: &str, terms: Terms<'_>
                 accepted = true;
             }
             Ok(_) => {}
-            // The revision is there; the remote is not needed for it.
+            // Not an error of the request: the revision itself is in the mirror.
             Err(err) => eprintln!("bgd git-worker: whether {oid} is the branch's tip is unknown: {err}"),
         }
     }
@@ -152,7 +150,7 @@ fn source(context: &Context) -> String {
     line_of(&context.opening.branch, &context.opening.remote)
 }
 
-/// Brings the branch's tip into the mirror.
+/// Fetches the branch's tip into the mirror.
 fn bring_tip(context: &Context, repo: &Repository) -> Result<Oid, Failed> {
     let opening = &context.opening;
     let (remote, branch) = (opening.remote.as_str(), opening.branch.as_str());
@@ -170,7 +168,7 @@ fn bring_tip(context: &Context, repo: &Repository) -> Result<Oid, Failed> {
     }
 }
 
-/// Whether a commit that may not be here at all is in the history of a tip that is.
+/// Whether a commit is in the history of `tip`; false if the mirror does not have it.
 fn is_below(repo: &Repository, remote: &str, oid: Oid, tip: Oid) -> Result<bool, Failed> {
     if is_missing(repo, oid) {
         return Ok(false);
@@ -178,9 +176,10 @@ fn is_below(repo: &Repository, remote: &str, oid: Oid, tip: Oid) -> Result<bool,
     repo.graph_descendant_of(tip, oid).map_err(|err| damaged(remote, &err))
 }
 
-/// The tip before, if the new one does not descend from it.
+/// Returns `before` if the new tip does not descend from it.
 fn left_behind(repo: &Repository, remote: &str, before: Oid, tip: Oid) -> Result<Option<Oid>, Failed> {
-    // In a mirror made anew the remote's history no longer has it; else it was there and must be readable.
+    // Without an accepted ref the mirror is new, so a missing commit is not in the remote's history any more. With
+    // one, the mirror had the commit, and a failure to read it is damage.
     if is_missing(repo, before) && repo.refname_to_id(TIP).is_err() {
         return Ok(Some(before));
     }
@@ -188,7 +187,7 @@ fn left_behind(repo: &Repository, remote: &str, before: Oid, tip: Oid) -> Result
     Ok((!follows).then_some(before))
 }
 
-/// Asked of the object itself: a walk that ends at a missing one fails without saying why.
+/// Whether the mirror lacks the commit. Looks the object up: a history walk over a missing one gives no cause.
 fn is_missing(repo: &Repository, oid: Oid) -> bool {
     repo.find_commit(oid).is_err_and(|err| err.code() == ErrorCode::NotFound)
 }
@@ -197,7 +196,7 @@ fn damaged(remote: &str, err: &git2::Error) -> Failed {
     Failed { error: fetch_error(remote, err), damage: true }
 }
 
-/// Brings a revision into the mirror: a full id that is there already costs no connection.
+/// Fetches a revision into the mirror. Needs no connection for a full id that is already there.
 pub fn rev(context: &Context, mirror: &Mirror, url: &str, rev: &str) -> Result<Oid, Failed> {
     let repo = mirror.repo();
     let oid = match present(repo, rev) {
@@ -230,7 +229,7 @@ fn over_connection(
 ) -> Result<Oid, Failed> {
     let first = peer.fetch(repo, |listed| named(&listed, url, rev));
     let chosen = match first {
-        // Servers differ in which ids they give out by themselves; then everything is fetched.
+        // Not all servers allow fetching an id directly; then fetch all refs.
         Err(Failed { error: GitError::Fetch { .. } | GitError::Unreachable { .. }, damage: false })
             if is_id(rev) =>
         {

@@ -1,5 +1,5 @@
-//! Repositories of this machine that libgit2 does not open: what is special about them, and `git upload-pack` in its
-//! place where git itself can read them. Used inside the worker.
+//! Repositories on this machine that libgit2 can't open: detects the reason, and runs `git upload-pack` instead where
+//! git can read them. Used inside the worker.
 
 use std::{ffi::OsString, path::Path};
 
@@ -8,25 +8,25 @@ use serde::{Deserialize, Serialize};
 
 use super::{local::git_dir, program::Invocation, ssh_config::on_path};
 
-/// What is special about a repository.
+/// A repository format that libgit2 can't open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Format {
-    /// The default of git 3.
+    /// Refs in a reftable, the default of git 3.
     #[error("its refs are kept as reftable")]
     Reftable,
-    /// Ids of 64 digits.
+    /// SHA-256 ids, of 64 digits.
     #[error("its objects have sha256 ids")]
     Sha256,
-    /// Made with `--filter`.
+    /// A partial clone, made with `--filter`.
     #[error("it is a partial clone")]
     Partial,
-    /// Something that came later than bgd.
+    /// An extension that is newer than bgd.
     #[error("it has the extension {0}")]
     Extension(String),
 }
 
 impl Format {
-    /// What is special about the repository at `path`, if anything is.
+    /// The special format of the repository at `path`; `None` if it has none or its configuration is unreadable.
     pub fn of(path: &Path) -> Option<Self> {
         let dir = git_dir(path);
         let config = Config::open(&dir.join("config")).ok()?;
@@ -43,7 +43,7 @@ impl Format {
         unknown_extension(&config).map(Self::Extension)
     }
 
-    /// What to do about it.
+    /// Advice for the operator.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Reftable | Self::Extension(_) => {
@@ -58,7 +58,7 @@ impl Format {
         }
     }
 
-    /// `git upload-pack` over the repository, where git is there and its format does not stand in the way.
+    /// `git upload-pack` for the repository; `None` if git is not installed or can't serve the format.
     pub fn served(&self, path: &Path) -> Option<Invocation> {
         if matches!(self, Self::Sha256 | Self::Partial) {
             return None;
@@ -67,7 +67,7 @@ impl Format {
             ("GIT_CONFIG_NOSYSTEM", "1"),
             ("GIT_CONFIG_GLOBAL", "/dev/null"),
             ("GIT_CONFIG_COUNT", "1"),
-            // Whoever owns it: nothing of it is run.
+            // Accept any owner: git runs nothing from the repository.
             ("GIT_CONFIG_KEY_0", "safe.directory"),
             ("GIT_CONFIG_VALUE_0", "*"),
         ];
@@ -85,7 +85,7 @@ fn promisor(config: &Config) -> bool {
     entries.next().is_some()
 }
 
-/// The first one that libgit2 does not know.
+/// The first extension that libgit2 does not support.
 fn unknown_extension(config: &Config) -> Option<String> {
     const KNOWN: [&str; 5] = ["noop", "objectformat", "worktreeconfig", "preciousobjects", "refstorage"];
     let mut found = None;

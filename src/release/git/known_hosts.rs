@@ -14,7 +14,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 /// The system's file, read after the user's.
 const SYSTEM: &str = "/etc/ssh/ssh_known_hosts";
 
-/// The files that say which hosts are known.
+/// The files of known hosts.
 pub fn files(configured: Option<&Path>, home: &Path) -> Vec<PathBuf> {
     match configured {
         Some(path) => vec![path.to_owned()],
@@ -27,7 +27,7 @@ pub fn host_token(host: &str, port: u16) -> String {
     if port == 22 { host.to_owned() } else { format!("[{host}]:{port}") }
 }
 
-/// Writes `target` so that libssh2 finds in it what `files` say about one host. A missing file says nothing.
+/// Writes the lines of `files` about one host to `target`, in libssh2's form. Missing files count as empty.
 pub fn gather(files: &[PathBuf], token: &str, target: &Path) -> io::Result<()> {
     let mut text = String::new();
     for file in files {
@@ -43,7 +43,7 @@ pub fn gather(files: &[PathBuf], token: &str, target: &Path) -> io::Result<()> {
     fs::write(target, text)
 }
 
-/// The lines about one host, its name written out; hashed lines stay as they are, for libssh2 to try.
+/// The lines about one host, with its plain name; hashed lines stay unchanged, and libssh2 compares them.
 pub fn relevant_lines(text: &str, token: &str) -> String {
     let revoked = revoked(text);
     let lines = text.lines().filter_map(Entry::parse).filter(|entry| !revoked.contains(entry.key));
@@ -58,7 +58,7 @@ pub fn relevant_lines(text: &str, token: &str) -> String {
     out
 }
 
-/// Whether some file lists the host in plain or, as far as `ssh-keygen` is there to tell, hashed.
+/// The first file that lists the host, in plain or hashed form; for the latter `ssh-keygen` must be installed.
 pub fn listed_in<'a>(files: &'a [PathBuf], token: &str) -> Option<&'a Path> {
     files.iter().map(PathBuf::as_path).find(|file| {
         let text =
@@ -75,7 +75,7 @@ fn listed_hashed(file: &Path, token: &str) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
-/// One line `hosts kind key`, markers and comments left out.
+/// One line `hosts kind key`, without marker and comment.
 struct Entry<'a> {
     hosts: &'a str,
     kind: &'a str,
@@ -104,13 +104,13 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The keys marked `@revoked` are known nowhere, whatever host they are listed for.
+/// The keys marked `@revoked`, which are refused for every host.
 fn revoked(text: &str) -> HashSet<&str> {
     let marked = text.lines().filter_map(|line| line.trim_start().strip_prefix("@revoked"));
     marked.flat_map(str::split_whitespace).collect()
 }
 
-/// `*` and `?`, without regard to case, as OpenSSH has it.
+/// Whether a pattern with `*` and `?` matches, ignoring case, as in OpenSSH.
 fn matches(pattern: &str, text: &str) -> bool {
     let fold = |text: &str| text.bytes().map(|c| c.to_ascii_lowercase()).collect::<Vec<u8>>();
     let (pattern, text) = (fold(pattern), fold(text));
@@ -136,7 +136,7 @@ fn matches(pattern: &str, text: &str) -> bool {
     pattern[p..].iter().all(|c| *c == b'*')
 }
 
-/// `SHA256:…`, as OpenSSH shows a key.
+/// The fingerprint `SHA256:…` in OpenSSH's form.
 pub fn fingerprint(sha256: &[u8; 32]) -> String {
     format!("SHA256:{}", STANDARD_NO_PAD.encode(sha256))
 }

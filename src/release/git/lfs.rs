@@ -1,5 +1,5 @@
-//! Git LFS: a pointer file is never shipped as content. With git-lfs on the PATH its smudge filter fetches the
-//! real content, else the checkout is refused. Used by `checkout` inside the worker.
+//! Git LFS: a release never contains a pointer file in place of its content. With git-lfs on the PATH its smudge
+//! filter fetches the content, else the checkout fails. Used by `checkout` inside the worker.
 
 use std::{
     fs::File,
@@ -19,9 +19,9 @@ use super::{
     wire::Progress,
 };
 
-/// A pointer is smaller than this; the specification says so.
+/// Bytes; by the specification a pointer is smaller.
 pub const LONGEST_POINTER: usize = 1024;
-/// Between two looks at a running git-lfs.
+/// Wait between two checks of a running git-lfs.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The size of the content a pointer file stands for; `None` for any other file.
@@ -41,7 +41,7 @@ pub fn pointed_size(content: &[u8]) -> Option<u64> {
     lines.find_map(|line| line.strip_prefix("size "))?.parse().ok()
 }
 
-/// Whether an attributes file hands anything to LFS. Without one, what looks like a pointer is content.
+/// Whether an attributes file assigns any file to LFS. If none does, a file that looks like a pointer is content.
 pub fn hands_to_lfs(attributes: &[u8]) -> bool {
     let lines = attributes.split(|c| *c == b'\n').filter(|line| !line.trim_ascii_start().starts_with(b"#"));
     lines.into_iter().any(|line| line.windows(10).any(|part| part == b"filter=lfs"))
@@ -49,17 +49,16 @@ pub fn hands_to_lfs(attributes: &[u8]) -> bool {
 
 /// A pointer to be replaced by its content.
 pub struct Pointer<'a> {
-    /// In the repository, for messages and for git-lfs.
+    /// Path in the repository, for messages and for git-lfs.
     pub name: &'a str,
-    /// The file, written with the pointer in it.
+    /// The file on disk, which holds the pointer.
     pub file: &'a Path,
-    /// The pointer.
+    /// The pointer's text.
     pub content: &'a [u8],
 }
 
 /// Where the content comes from.
 pub struct Store<'a> {
-    /// The worker's context.
     pub context: &'a Context,
     /// The mirror that the commit is in.
     pub mirror: &'a Path,
@@ -68,7 +67,7 @@ pub struct Store<'a> {
 }
 
 impl Store<'_> {
-    /// Replaces a pointer file by its content, or says why not.
+    /// Replaces a pointer file by its content; returns the content's size in bytes.
     pub fn fill(&self, pointer: &Pointer<'_>) -> Result<u64, GitError> {
         let refused = |cause: &dyn std::fmt::Display| GitError::Lfs {
             path: pointer.name.to_owned(),
@@ -105,7 +104,7 @@ impl Store<'_> {
         }
     }
 
-    /// All settings go by the environment: nothing of the user's own, no prompt, no secret in the arguments.
+    /// Passes all settings in the environment: no configuration of the user's, no prompt, no secret in the arguments.
     fn command(&self, tool: &Path, name: &str, out: File) -> Command {
         let context = self.context;
         let mut settings = vec![

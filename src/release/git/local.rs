@@ -1,4 +1,4 @@
-//! A local remote looked at without git: which commit a branch is at, read from the loose or the packed ref.
+//! Reads the commit of a local repository's branch without git, from the loose or the packed ref.
 //! Called by the engine at each poll and by the worker; a few system calls, never a scan of objects. Reads only.
 
 use std::{
@@ -18,7 +18,7 @@ pub enum LocalError {
     /// There is no repository at the path.
     #[error("there is no git repository at {}", path.display())]
     NotARepository {
-        /// As configured.
+        /// The path as configured.
         path: PathBuf,
     },
     /// A ref exists and can't be read.
@@ -30,7 +30,7 @@ pub enum LocalError {
         #[source]
         source: io::Error,
     },
-    /// A ref's content is not a commit id: written by half, or in a form that is not known here.
+    /// A ref's content is not a commit id: half written, or in an unknown format.
     #[error("the ref {} holds no commit id", path.display())]
     Malformed {
         /// The ref's file, or packed-refs.
@@ -46,7 +46,7 @@ pub fn local_path(remote: &str) -> Option<PathBuf> {
     }
 }
 
-/// The commit a branch of a local repository is at; `None` when there is no such branch.
+/// The commit of a local repository's branch; `None` if the branch does not exist.
 pub fn local_head(path: &Path, branch: &str) -> Result<Option<CommitId>, LocalError> {
     let refs = RefStore::open(path)?;
     let mut name = format!("refs/heads/{branch}");
@@ -60,7 +60,8 @@ pub fn local_head(path: &Path, branch: &str) -> Result<Option<CommitId>, LocalEr
     Err(LocalError::Malformed { path: refs.dir.join(name) })
 }
 
-/// Where the git directory of a local path is: itself when bare, else what its `.git` is or names.
+/// The git directory of a local path: the path itself if bare, else its `.git` directory or the one that its `.git`
+/// file names.
 pub(super) fn git_dir(path: &Path) -> PathBuf {
     let dot = path.join(".git");
     if dot.is_dir() {
@@ -86,8 +87,8 @@ impl RefStore {
         }
     }
 
-    /// The loose ref, else the packed one. In this order: git packs a ref first and unlinks it then, so what
-    /// vanished between the two looks is in packed-refs by now.
+    /// The loose ref, else the packed one. The order matters: git writes packed-refs before it unlinks the loose ref,
+    /// so a ref that vanished between the two reads is in packed-refs.
     fn value(&self, name: &str) -> Result<Option<String>, LocalError> {
         let unsafe_part = |part: &str| part.is_empty() || part == "." || part == "..";
         if name.split('/').any(unsafe_part) || name.contains('\0') {
@@ -110,7 +111,7 @@ fn commit(text: &str, path: impl FnOnce() -> PathBuf) -> Result<CommitId, LocalE
     text.trim().parse().map_err(|_| LocalError::Malformed { path: path() })
 }
 
-/// A file's text; `None` when it is not there, or is a directory (`rel` while the branch is `rel/x`).
+/// A file's text; `None` if it does not exist or is a directory (`rel` if the branch is `rel/x`).
 fn read_optional(path: &Path) -> Result<Option<String>, LocalError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),

@@ -18,7 +18,7 @@ use super::{
     wire::Progress,
 };
 
-/// How often the list of packs is read again when a repack removes one meanwhile.
+/// How often the list of packs is read again after a concurrent repack has removed one.
 const COPY_ATTEMPTS: usize = 5;
 
 /// A repository on this machine that serves as a remote.
@@ -29,7 +29,7 @@ pub struct LocalRemote {
 }
 
 impl LocalRemote {
-    /// Opens it; exactly this path, not a parent.
+    /// Opens the repository at exactly this path, not in a parent directory.
     pub fn open(path: &Path, remote: &str) -> Result<Self, GitError> {
         let name = redact(remote);
         if let Some(format) = Format::of(path) {
@@ -49,7 +49,7 @@ impl LocalRemote {
         }
     }
 
-    /// The commit a branch is at; the two ways of having none are told apart.
+    /// The commit of a branch. A repository without any branch and a missing branch are different errors.
     pub fn branch(&self, branch: &str) -> Result<Oid, GitError> {
         match self.repo.find_reference(&format!("refs/heads/{branch}")) {
             Ok(found) => {
@@ -75,7 +75,7 @@ impl LocalRemote {
         }
     }
 
-    /// The commit a revision names: branch, tag, full or short id.
+    /// The commit of a revision: branch, tag, full or short id.
     pub fn rev(&self, rev: &str) -> Result<Oid, GitError> {
         let plain = rev.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-/+".contains(&c));
         let missing = || GitError::RevMissing { rev: rev.to_owned(), remote: self.name.clone() };
@@ -94,7 +94,7 @@ impl LocalRemote {
         Err(missing())
     }
 
-    /// Brings a commit and all it needs into `mirror`.
+    /// Copies a commit and all objects it needs into `mirror`.
     pub fn bring(&self, mirror: &Repository, wanted: Oid, reporter: &Reporter) -> Result<(), Failed> {
         let first = mirror.refname_to_id(TIP).is_err() && mirror.refname_to_id(WANTED).is_err();
         let copied = first && !self.git_dir().join("objects/info/alternates").exists();
@@ -109,7 +109,7 @@ impl LocalRemote {
         Ok(())
     }
 
-    /// Whether the mirror's accepted tips cover the commit, so that all it needs is there as well.
+    /// Whether the commit is in the history of one of the mirror's refs, so that its objects are there as well.
     fn reaches(&self, mirror: &Repository, wanted: Oid) -> bool {
         let tips = [TIP, WANTED].into_iter().filter_map(|name| mirror.refname_to_id(name).ok());
         tips.into_iter().any(|tip| tip == wanted || mirror.graph_descendant_of(tip, wanted).unwrap_or(false))
@@ -119,7 +119,7 @@ impl LocalRemote {
         let mut walk = self.repo.revwalk()?;
         walk.push(wanted)?;
         for name in [TIP, WANTED] {
-            // A tip that the remote has forgotten after a force-push simply hides nothing.
+            // After a force-push the remote may lack the tip; then there is nothing to hide from the walk.
             if let Some(tip) =
                 mirror.refname_to_id(name).ok().filter(|tip| self.repo.find_commit(*tip).is_ok())
             {
@@ -162,7 +162,7 @@ impl LocalRemote {
         }
         let (from, to) = (from.join("pack"), to.join("pack"));
         for _ in 0..COPY_ATTEMPTS {
-            // Indexes last: a pack without its index is not looked at, the other way round it is damage.
+            // Indexes last: git ignores a pack without an index, but an index without its pack is damage.
             let packs =
                 copy.files(&from, &to, &|name| name.starts_with("pack-") && name.ends_with(".pack"))?;
             let indexes = copy.files(&from, &to, &|name| {
@@ -223,7 +223,8 @@ impl Copy<'_> {
     }
 }
 
-/// In pieces, so that a pack of gigabytes shows progress; the kernel copies, and shares blocks where it can.
+/// Copies in pieces, so that a pack of gigabytes reports progress. The kernel copies, and shares blocks where the file
+/// system can.
 fn copy_reporting(from: &Path, to: &Path, copy: &mut Copy<'_>) -> io::Result<()> {
     const PIECE: u64 = 64 << 20;
     let source = fs::File::open(from)?;

@@ -1,6 +1,6 @@
-//! The bare repository that bgd owns, one per app and one per submodule: opened, freed of what a killed worker
-//! left behind, checked, and thrown away when damaged. Used inside the worker, one at a time (a kernel lock).
-//! Never touches anything outside its own directory.
+//! The bare repository that bgd owns, one per app and one per submodule: opens it, removes the leftovers of a killed
+//! worker, checks it, and recreates it if it is damaged. Used inside the worker, by one process at a time (a kernel
+//! lock). Never touches anything outside its own directory.
 
 use std::{
     fs::{self, File},
@@ -22,23 +22,23 @@ use super::{
 
 /// The tip that was accepted last. One fixed name, so that no branch name can clash with another.
 pub const TIP: &str = "refs/bgd/head";
-/// The last revision asked for by name.
+/// The last revision that was fetched by name.
 pub const WANTED: &str = "refs/bgd/wanted";
-/// Names the accepted tip, and the remote and branch it belongs to.
+/// File with the accepted tip, and the remote and branch it belongs to.
 const SOURCE: &str = "bgd-source";
-/// Private HOME of libgit2 and mirrors of submodules live beside the objects.
+/// Directory in the mirror: the private HOME of libgit2.
 pub const HOME: &str = "bgd-home";
 const MODULES: &str = "bgd-modules";
 const LOCK: &str = "bgd-owner";
-/// How long a worker waits for an elder one of a killed daemon to end; that takes milliseconds.
+/// How long a worker waits for the end of an older worker of a killed daemon, which normally takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two tries for the lock.
+/// Wait between two attempts to take the lock.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Why a fetch failed, and whether the mirror is to blame.
+/// The error of a fetch, and whether the mirror caused it.
 #[derive(Debug)]
 pub struct Failed {
-    /// For the daemon.
+    /// The error for the daemon.
     pub error: GitError,
     /// The mirror's own data is bad.
     pub damage: bool,
@@ -54,12 +54,12 @@ impl From<GitError> for Failed {
 pub struct Mirror {
     path: PathBuf,
     repo: Repository,
-    // Held for as long as the mirror is open: a worker of a daemon that was just killed may still be ending.
+    // Held while the mirror is open: a worker of a daemon that was just killed may still be running.
     _owner: Flock<File>,
 }
 
 impl Mirror {
-    /// Opens the mirror, creating it if it is missing and replacing it if it is plainly damaged.
+    /// Opens the mirror; creates it if it is missing, and recreates it if it is obviously damaged.
     pub fn open(path: &Path) -> Result<Self, GitError> {
         let failed = |err: &dyn std::fmt::Display| mirror_error(path, err);
         fs::create_dir_all(path).map_err(|err| failed(&err))?;
@@ -74,14 +74,14 @@ impl Mirror {
         Ok(Self { path: path.to_owned(), repo, _owner: owner })
     }
 
-    /// Throws everything away and begins with an empty mirror.
+    /// Recreates the mirror, empty.
     pub fn rebuild(&mut self) -> Result<(), GitError> {
         self.repo = made_anew(&self.path)?;
         Ok(())
     }
 
-    /// Joins the small packs when there are many. libgit2 never lets go of a pack that is gone, so the repository is
-    /// opened anew then.
+    /// Joins the small packs if there are many. Then opens the repository again, because libgit2 never closes a
+    /// removed pack.
     pub fn tidy(&mut self) -> Result<(), RepackError> {
         if repack::join_small_packs(&self.repo)? {
             self.repo = Repository::open_bare(&self.path).map_err(RepackError::Reopen)?;
@@ -106,15 +106,15 @@ impl Mirror {
         Ok(root.join(MODULES).join(format!("{name}.git")))
     }
 
-    /// The tip accepted last, if it came from this source; `source` names remote and branch. It survives a
-    /// rebuild, so that what is fetched next is compared with it all the same.
+    /// The last accepted tip, if it belongs to `source` (a remote and branch). It survives a rebuild, so that the next
+    /// fetch is still compared with it.
     pub fn tip(&self, source: &str) -> Option<Oid> {
         let text = fs::read_to_string(self.path.join(SOURCE)).ok()?;
         let (id, of) = text.split_once('\n')?;
         if of == source { Oid::from_str(id).ok() } else { None }
     }
 
-    /// Accepts a tip. The ref is what later fetches build on, the file what they are compared with.
+    /// Accepts a tip. Later fetches start from its ref, and are compared with its file.
     pub fn accept(&self, source: &str, tip: Oid) -> Result<(), Failed> {
         self.point(TIP, tip)?;
         let temp = self.path.join("bgd-source.new");
@@ -153,7 +153,7 @@ fn lock(path: &Path) -> io::Result<Flock<File>> {
     }
 }
 
-/// Empties the directory, bgd's own few files apart, and makes a repository in it.
+/// Empties the directory, except for bgd's own files, and creates a repository in it.
 fn made_anew(path: &Path) -> Result<Repository, GitError> {
     for entry in fs::read_dir(path).map_err(|err| mirror_error(path, &err))? {
         let entry = entry.map_err(|err| mirror_error(path, &err))?;
@@ -170,8 +170,8 @@ fn remove(path: &Path) -> io::Result<()> {
     if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
-/// Removes lock files and half-written packs: bgd owns the mirror and holds its kernel lock, so whoever made
-/// them is gone.
+/// Removes lock files and half-written packs. bgd owns the mirror and holds its kernel lock, so the process that
+/// created them has ended.
 fn clear_leftovers(path: &Path) -> io::Result<()> {
     clear(path, &|name| name.ends_with(".lock"))?;
     clear(&path.join("refs"), &|name| name.ends_with(".lock"))?;
@@ -199,21 +199,20 @@ fn clear(dir: &Path, stale: &dyn Fn(&str) -> bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the private refs can be read, where they are.
+/// Whether the private refs, if they exist, can be read.
 fn refs_are_whole(repo: &Repository) -> bool {
     let missing = |err: git2::Error| err.code() == ErrorCode::NotFound;
     [TIP, WANTED].iter().all(|name| repo.refname_to_id(name).map_or_else(missing, |_| true))
 }
 
-/// The error of a commit whose bytes are those that its id stands for, and make no commit: nothing that is fetched
-/// again will change that.
+/// The error of an object that matches its id but is not a valid commit: fetching it again does not help.
 pub fn malformed(repo: &Repository, oid: Oid) -> Option<GitError> {
     let object = repo.odb().and_then(|odb| odb.read(oid).map(|object| object.kind())).ok()?;
     let err = repo.find_commit(oid).err().filter(|_| object == ObjectType::Commit)?;
     Some(GitError::BadCommit { commit: oid.to_string(), cause: Cause::new(err.message()) })
 }
 
-/// Whether each pack ends with the checksum its index names: a truncated or half-flushed pack does not.
+/// Whether each pack ends with the checksum in its index. Finds truncated and half-flushed packs.
 fn packs_are_whole(path: &Path) -> io::Result<bool> {
     let entries = match fs::read_dir(path.join("objects/pack")) {
         Ok(entries) => entries,
@@ -263,7 +262,7 @@ pub fn means_damage(err: &git2::Error) -> bool {
         )
 }
 
-/// Whether a message says that the disk does not take what is written; throwing the mirror away is no remedy.
+/// Whether a message means that the disk refuses writes; recreating the mirror does not help then.
 pub fn means_no_room(text: &str) -> bool {
     ["No space left", "quota exceeded", "File too large", "Read-only file system", "Input/output error"]
         .iter()

@@ -1,6 +1,6 @@
-//! libgit2's smart protocol over the pipes of a program: `ssh` where OpenSSH's own configuration has a say, and
-//! `git upload-pack` for repositories on this machine that libgit2 can't read. Used by `transfer` inside the worker;
-//! the program ends with its connection.
+//! libgit2's smart protocol over the pipes of a program: `ssh` if OpenSSH's configuration has settings for the host,
+//! and `git upload-pack` for repositories on this machine that libgit2 can't read. Used by `transfer` inside the
+//! worker; the program ends with its connection.
 
 use std::{
     ffi::OsString,
@@ -18,23 +18,23 @@ use git2::{
 
 /// The scheme under which libgit2 knows these remotes.
 const SCHEME: &str = "bgd-program";
-/// Of what a program says about its trouble, the end is kept.
+/// Bytes of a program's standard error that are kept, from its end.
 const LONGEST_SAYING: usize = 8 << 10;
-/// How long a program that closed its output may take to say why.
+/// How long to wait for the standard error of a program that closed its output.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// What is run.
+/// A program with its arguments and environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
-    /// Found on the PATH.
+    /// Its path, as found on the PATH.
     pub program: OsString,
-    /// All of them.
+    /// All its arguments.
     pub args: Vec<OsString>,
-    /// On top of what the worker inherits.
+    /// Variables in addition to those of the worker.
     pub env: Vec<(OsString, OsString)>,
 }
 
-/// The way from the worker to the transport, which libgit2 makes by itself.
+/// Passes an [`Invocation`] to the transport, which libgit2 constructs itself.
 #[derive(Clone, Default)]
 pub struct Programs {
     shared: Arc<Mutex<Shared>>,
@@ -47,7 +47,7 @@ struct Shared {
 }
 
 impl Programs {
-    /// Makes the transport known to libgit2. Once in a process, before the first connection.
+    /// Registers the transport with libgit2. Call it once in a process, before the first connection.
     pub fn register(&self) -> Result<(), Error> {
         let programs = self.clone();
         // SAFETY: the worker has one thread that uses libgit2's transports, and this is before their first use.
@@ -58,13 +58,13 @@ impl Programs {
         }
     }
 
-    /// Has the next connection run this; the URL to give libgit2.
+    /// Sets the program of the next connection, and returns the URL for libgit2.
     pub fn arm(&self, invocation: &Invocation) -> String {
         *self.shared() = Shared { next: Some(invocation.clone()), said: Vec::new() };
         format!("{SCHEME}://remote")
     }
 
-    /// What the last program wrote on its standard error.
+    /// The standard error of the last program.
     pub fn said(&self) -> String {
         String::from_utf8_lossy(&self.shared().said).into_owned()
     }
@@ -134,7 +134,7 @@ impl Read for Running {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let read = self.output.read(into)?;
         if read == 0 {
-            // Whoever asks next why it ended should find all of what was said.
+            // Wait for the rest of standard error, so that the error's cause is complete.
             let until = Instant::now() + LAST_WORDS;
             while !self.listener.is_finished() && Instant::now() < until {
                 thread::sleep(Duration::from_millis(2));

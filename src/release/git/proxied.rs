@@ -1,5 +1,5 @@
-//! libgit2's smart protocol over plain http through a proxy: libgit2 itself asks the server then, and not the proxy.
-//! Used by `transfer` inside the worker; https goes by libgit2, which has the proxy connect it.
+//! libgit2's smart protocol over plain http through a proxy: libgit2 itself would connect to the server, not to the
+//! proxy. Used by `transfer` inside the worker. For https libgit2 uses the proxy's CONNECT.
 
 use std::{
     io::{self, Read, Write},
@@ -17,7 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 /// The scheme under which libgit2 knows these remotes.
 const SCHEME: &str = "bgd-proxied";
 
-/// What is asked, and through whom.
+/// The remote and the proxy of one connection.
 #[derive(Clone)]
 pub struct Way {
     /// The URL of the proxy.
@@ -26,18 +26,18 @@ pub struct Way {
     pub url: String,
     /// User name and password.
     pub login: Option<(String, String)>,
-    /// Of one read.
+    /// Limit of connecting and of one read.
     pub limit: Duration,
 }
 
-/// The way from the worker to the transport, which libgit2 makes by itself.
+/// Passes a [`Way`] to the transport, which libgit2 constructs itself.
 #[derive(Clone, Default)]
 pub struct Proxied {
     next: Arc<Mutex<Option<Way>>>,
 }
 
 impl Proxied {
-    /// Makes the transport known to libgit2. Once in a process, before the first connection.
+    /// Registers the transport with libgit2. Call it once in a process, before the first connection.
     pub fn register(&self) -> Result<(), Error> {
         let proxied = self.clone();
         // SAFETY: the worker has one thread that uses libgit2's transports, and this is before their first use.
@@ -50,7 +50,7 @@ impl Proxied {
         }
     }
 
-    /// Has the next connection go this way; the URL to give libgit2.
+    /// Sets the way of the next connection, and returns the URL for libgit2.
     pub fn arm(&self, way: Way) -> String {
         *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(way);
         format!("{SCHEME}://remote")
@@ -124,11 +124,11 @@ struct Exchange {
 }
 
 impl Exchange {
-    /// Sends what was written, if that has not happened yet. The words of the errors are libgit2's own.
+    /// Sends the request with the body written so far, once. Errors have libgit2's wording, which `transfer` looks for.
     fn send(&mut self) -> Result<(), Error> {
         let Some(mut request) = self.request.take() else { return Ok(()) };
         let runtime = Arc::clone(&self.runtime);
-        // Timers are made with the future, before it is polled.
+        // reqwest creates timers together with the future, which needs the runtime before the first poll.
         let _inside = runtime.enter();
         let net = |text: String| Error::new(ErrorCode::GenericError, ErrorClass::Net, text);
         let service = if self.body.is_empty() { "advertisement" } else { "result" };

@@ -1,5 +1,5 @@
-//! What kind of place a remote names, and what a submodule's URL means beside it. Used before a connection is
-//! made, for host keys, credentials and local shortcuts. Pure.
+//! Parses a remote, and resolves a submodule's URL against it. Used before a connection is made, for host keys,
+//! credentials and local shortcuts. Pure.
 
 use std::path::PathBuf;
 
@@ -10,14 +10,14 @@ pub enum Location {
     Local(PathBuf),
     /// Over ssh.
     Ssh {
-        /// Without brackets, lower case.
+        /// Host in lower case, without brackets.
         host: String,
         /// 22 unless given.
         port: u16,
     },
     /// Over http, https, git or anything else with a URL.
     Url {
-        /// Such as `https`, lower case.
+        /// Scheme in lower case, such as `https`.
         scheme: String,
         /// Host and, if given, port; lower case.
         authority: String,
@@ -35,16 +35,16 @@ pub fn location(remote: &str) -> Location {
     }
 }
 
-/// What ssh is told of a remote.
+/// The parts of a remote that are passed to ssh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SshAddress {
-    /// Who logs in, if the remote says so.
+    /// Login name, if the remote has one.
     pub user: Option<String>,
-    /// As written, without brackets.
+    /// Host as written, without brackets.
     pub host: String,
-    /// As written.
+    /// Port, if the remote has one.
     pub port: Option<u16>,
-    /// On the server; `~` may begin it.
+    /// Path on the server; may begin with `~`.
     pub path: String,
 }
 
@@ -81,7 +81,7 @@ pub fn https_address(remote: &str) -> Option<(String, u16)> {
     }
 }
 
-/// A remote over plain http: user name and password if it has both, and the rest.
+/// Splits a remote over plain http into user name and password, if it has both, and the URL without them.
 pub fn plain_http(remote: &str) -> Option<(Option<(String, String)>, String)> {
     if !matches!(location(remote), Location::Url { scheme, .. } if scheme == "http") {
         return None;
@@ -156,7 +156,7 @@ fn percent_decoded(text: &str) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(out))
 }
 
-/// Why a submodule's URL is not followed.
+/// Why bgd refuses a submodule's URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadUrl {
     /// It has more `..` than the parent's URL has parts.
@@ -195,7 +195,7 @@ pub fn submodule_url(parent: &str, url: &str) -> Result<String, BadUrl> {
     Ok(format!("{base}{glue}{rest}"))
 }
 
-/// How much of a remote `..` can't take away: scheme and host, or host of the scp form.
+/// Length in bytes of the part that `..` can't remove: scheme and host, or the host of the scp form.
 fn fixed_prefix(remote: &str) -> usize {
     match remote.find("://") {
         Some(at) => remote[at + 3..].find('/').map_or(remote.len(), |slash| at + 3 + slash),
@@ -203,7 +203,7 @@ fn fixed_prefix(remote: &str) -> usize {
     }
 }
 
-/// Whether two remotes are the same server, so that one's credentials may be shown to the other.
+/// Whether two remotes are on the same server, so that the credentials of one may be sent to the other.
 pub fn same_server(one: &str, other: &str) -> bool {
     let (one, other) = (location(one), location(other));
     one == other && !matches!(one, Location::Local(_))

@@ -1,5 +1,5 @@
-//! Keeps the mirror small in files: every fetch leaves a pack, and libgit2 opens all of them. Once there are many
-//! small ones they are written as one. Called by the worker after a fetch, through its mirror.
+//! Keeps the number of packs in the mirror small: every fetch adds one, and libgit2 opens all of them. Joins the small
+//! packs once there are many. Called by the worker after a fetch, through its mirror.
 
 use std::{
     fs, io,
@@ -8,11 +8,11 @@ use std::{
 
 use git2::{Oid, Repository};
 
-/// From this many small packs on they are written as one.
+/// From this many small packs on they are joined.
 const MANY: usize = 50;
-/// A pack larger than this is left alone: copying it costs more than it saves.
+/// Bytes; a larger pack is not joined, because copying it costs more than it saves.
 const SMALL: u64 = 4 << 20;
-/// Version 2 index: magic and version, then 256 counts, then the sorted ids.
+/// Byte offset of the ids in a version 2 index: magic and version, then 256 counts, then the sorted ids.
 const IDS_AT: usize = 8 + 256 * 4;
 
 /// Why packs could not be joined; the mirror stays as usable as before.
@@ -30,13 +30,13 @@ pub enum RepackError {
     /// libgit2 could not write the new pack.
     #[error("can't write a joined pack")]
     Pack(#[source] git2::Error),
-    /// The mirror could not be opened again.
+    /// libgit2 could not open the mirror again.
     #[error("can't let go of packs that were joined")]
     Reopen(#[source] git2::Error),
 }
 
-/// Joins the small packs when there are many; true when it did. An open repository holds on to the files of the old
-/// ones, by descriptor and by map, until it is closed.
+/// Joins the small packs if there are many, and returns whether it did. An open repository keeps the old packs open
+/// and mapped until it is closed.
 pub fn join_small_packs(repo: &Repository) -> Result<bool, RepackError> {
     let dir = repo.path().join("objects/pack");
     let small = small_packs(&dir).map_err(|source| RepackError::Io { path: dir.clone(), source })?;
@@ -45,7 +45,7 @@ pub fn join_small_packs(repo: &Repository) -> Result<bool, RepackError> {
     }
     let name = written(repo, &dir, &small)?;
     for idx in small.iter().filter(|idx| idx.file_stem() != Some(name.as_ref())) {
-        // The index first: a pack without an index is ignored, the other way round it is damage.
+        // The index first: git ignores a pack without an index, but an index without its pack is damage.
         for path in [idx.clone(), idx.with_extension("pack")] {
             fs::remove_file(&path).map_err(|source| RepackError::Io { path, source })?;
         }
@@ -79,7 +79,7 @@ fn small_packs(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The object ids in a pack's index; none when it is not of version 2.
+/// The object ids in a pack's index; empty if it is not of version 2.
 fn ids(index: &[u8]) -> Vec<Oid> {
     let Some(count) = index.get(IDS_AT - 4..IDS_AT).and_then(|bytes| bytes.try_into().ok()) else {
         return Vec::new();

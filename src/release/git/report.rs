@@ -1,4 +1,4 @@
-//! The worker's voice: lines on stdout, progress throttled. Only the worker's first thread speaks.
+//! Writes the worker's lines to stdout and throttles progress. Only the worker's main thread writes.
 
 use std::{
     cell::Cell,
@@ -11,17 +11,17 @@ use super::{
     wire::{self, Line, Progress},
 };
 
-/// Between two progress lines of one stage: often enough for every limit, seldom enough to cost nothing.
+/// Wait between two progress lines of one stage: short enough for every limit, long enough to cost little.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where progress goes.
+/// Sends progress and answers to the daemon.
 #[derive(Default)]
 pub struct Reporter {
     last: Cell<Option<(Instant, Stage)>>,
 }
 
 impl Reporter {
-    /// Reports progress, unless this stage was reported a moment ago.
+    /// Reports progress, unless the stage was reported within [`PAUSE`].
     pub fn progress(&self, progress: Progress) {
         let now = Instant::now();
         let fresh = |(at, stage)| stage == progress.stage && now.duration_since(at) < PAUSE;
@@ -32,12 +32,12 @@ impl Reporter {
         self.line(&Line::Progress(progress));
     }
 
-    /// The begin of a stage.
+    /// Reports the beginning of a stage.
     pub fn stage(&self, stage: Stage) {
         self.progress(Progress::at(stage));
     }
 
-    /// One line to the daemon. Without a daemon to read it the worker has no reason to live.
+    /// Writes one line to the daemon. Ends the worker if the daemon can't read it.
     pub fn line(&self, line: &Line) {
         self.last.set(self.last.get().filter(|_| matches!(line, Line::Progress(_))));
         let mut out = io::stdout().lock();

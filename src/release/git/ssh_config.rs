@@ -1,6 +1,6 @@
-//! What OpenSSH's configuration says about a host. Where it says nothing, libssh2 connects; where it does (an alias, a
-//! key, a jump host), `ssh` itself is run, the only program that reads all of it right. Used by `transfer` inside the
-//! worker.
+//! Finds out whether OpenSSH's configuration has settings for a host. Without any, libssh2 connects; with some (an
+//! alias, a key, a jump host) the worker runs `ssh` itself, the only program that reads all of that configuration
+//! correctly. Used by `transfer` inside the worker.
 
 use std::{
     cell::RefCell,
@@ -15,7 +15,7 @@ use nix::unistd::{User, geteuid};
 
 use super::{program::Invocation, remote::SshAddress, text::one_line};
 
-/// Settings that lead elsewhere, or there with other keys.
+/// Settings that change the destination, the path to it, or the keys.
 const LEADING: [&str; 14] = [
     "hostname",
     "port",
@@ -32,39 +32,39 @@ const LEADING: [&str; 14] = [
     "pkcs11provider",
     "identityfile",
 ];
-/// Settings by which the server is known.
+/// Settings that decide which host keys are trusted.
 const KNOWING: [&str; 4] =
     ["userknownhostsfile", "globalknownhostsfile", "hostkeyalias", "knownhostscommand"];
-/// Of [`LEADING`], what `auth.ssh_key` overrides.
+/// The settings of [`LEADING`] that `auth.ssh_key` overrides.
 const KEYS: [&str; 4] = ["identityagent", "identitiesonly", "certificatefile", "identityfile"];
 
 /// How a host is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
-    /// By libssh2; what has to be said should it fail.
+    /// By libssh2.
     Direct {
-        /// Such as that the configuration can't be read.
+        /// Added to the error if the connection fails, such as that the configuration can't be read.
         note: Option<String>,
     },
-    /// By `ssh`, since the configuration says something.
+    /// By `ssh`, because the configuration has settings for the host.
     Program {
-        /// Up to the command on the server.
+        /// `ssh` with all arguments before the command that the server runs.
         invocation: Invocation,
         /// The key files that `ssh` tries.
         keys: Vec<PathBuf>,
     },
 }
 
-/// What the settings of the app say about a host; it counts more than the configuration.
+/// The app's own ssh settings; they override OpenSSH's configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Given {
     /// The only key to offer.
     pub ssh_key: Option<PathBuf>,
-    /// Who the host is.
+    /// File of trusted host keys.
     pub known_hosts: Option<PathBuf>,
 }
 
-/// The route found last; as long as no configuration changes, `ssh` need not be asked at each poll.
+/// Cache of the last route, so that a poll runs `ssh -G` only after a configuration file has changed.
 #[derive(Default)]
 pub struct Routes(RefCell<Option<Found>>);
 
@@ -116,7 +116,8 @@ fn route(given: &Given, home: &Path, address: &SshAddress) -> Route {
     Route::Direct { note: alias.then(|| format!("no Host {} is in {}", address.host, own.display())) }
 }
 
-/// OpenSSH looks for its configuration in the home of the user database, whatever HOME says.
+/// Arguments that name the user's configuration. OpenSSH takes the home directory from the user database, not from
+/// HOME, so `-F` is needed where the two differ.
 fn own_config(home: &Path) -> Vec<OsString> {
     let real = User::from_uid(geteuid()).ok().flatten().map(|user| user.dir);
     let own = home.join(".ssh/config");
@@ -134,7 +135,7 @@ fn destination(address: &SshAddress) -> Vec<OsString> {
     flags.chain(["--".into(), OsString::from(&address.host)]).collect()
 }
 
-/// What `ssh -G` prints: a name and a value a line.
+/// The output of `ssh -G`: one name and value per line.
 fn settings(ssh: &OsStr, args: &[OsString], home: &Path) -> Result<String, String> {
     let mut command = Command::new(ssh);
     command.arg("-G").args(args).env("HOME", home).stdin(Stdio::null());
@@ -168,7 +169,7 @@ fn invocation(
     home: &Path,
     address: &SshAddress,
 ) -> Invocation {
-    // Nobody is there to be asked, and a host key is never just accepted.
+    // Nobody can answer a prompt, and an unknown host key is never accepted.
     let mut options =
         vec!["BatchMode=yes", "StrictHostKeyChecking=yes", "ControlMaster=no", "ConnectTimeout=15"]
             .into_iter()
@@ -192,7 +193,7 @@ fn invocation(
     Invocation { program: ssh, args, env: vec![("HOME".into(), home.into())] }
 }
 
-/// For the shell at the other end, as git quotes.
+/// The path quoted for the server's shell, by git's rules.
 fn quoted(path: &str) -> String {
     format!("'{}'", path.replace('\'', "'\\''").replace('!', "'\\!'"))
 }

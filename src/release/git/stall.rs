@@ -1,12 +1,12 @@
-//! Decides from progress reports whether a worker has stalled. Used by the daemon's side of the worker. Pure:
-//! the clock is handed in.
+//! Decides from progress reports whether a worker has stalled. Used by the daemon's side of the worker. Pure: the
+//! caller passes the time.
 
 use std::time::{Duration, Instant};
 
 use super::{error::Stage, wire::Progress};
 
-/// Fewer bytes than this within one window do not count as progress: a peer that drips a byte a second is as
-/// good as silent (compare git's http.lowSpeedLimit).
+/// Fewer bytes than this within one window do not count as progress: a peer that sends one byte per second counts as
+/// silent (compare git's http.lowSpeedLimit).
 const LEAST_BYTES: u64 = 1024;
 
 /// The no-progress limit of one request.
@@ -39,7 +39,7 @@ impl Stall {
         self.since + self.window
     }
 
-    /// What the worker did last.
+    /// The worker's last stage.
     pub fn stage(&self) -> Stage {
         self.seen.stage
     }

@@ -1,5 +1,5 @@
 //! Submodules: each is fetched into a mirror of its own and written at the commit that the parent recorded,
-//! recursively. Used by `checkout` inside the worker. A submodule that can't be had fails the checkout.
+//! recursively. Used by `checkout` inside the worker. If a submodule can't be fetched the checkout fails.
 
 use std::{
     collections::BTreeMap,
@@ -18,10 +18,10 @@ use super::{
     wire::CheckedOut,
 };
 
-/// Submodules within submodules; more is taken for a loop.
+/// Limit of nesting; deeper submodules count as a loop.
 const DEEPEST: usize = 8;
 
-/// What `.gitmodules` says about one submodule.
+/// One submodule in `.gitmodules`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Entry {
     path: Option<String>,
@@ -29,7 +29,7 @@ struct Entry {
     update: Option<String>,
 }
 
-/// Writes the submodules of a commit whose other files are there.
+/// Writes the submodules of a commit whose other files are already written.
 pub fn check_out(
     parent: &Job<'_>,
     modules: &[(PathBuf, Oid)],
@@ -68,7 +68,7 @@ fn wrapped(path: &str, kind: Kind, cause: &dyn std::fmt::Display, hint: Option<S
     GitError::Submodule { path: path.to_owned(), kind, hint, cause: Cause::new(cause) }
 }
 
-/// A repository that was added as a directory is recorded as a submodule of which nothing else is known.
+/// The hint for a submodule without a URL: git records a nested repository that was added as a directory like this.
 fn no_url_hint(path: &str, named: bool) -> String {
     let out = format!(
         "if {path} was added by mistake: `git rm --cached {path}`, delete its .git, `git add {path}`"

@@ -1,9 +1,9 @@
-//! Text that comes from outside, made fit to show: one line, UTF-8, no control characters, no user info in
-//! URLs. Used for everything that leaves the worker. Pure.
+//! Cleans text from outside for display: one line, UTF-8, no control characters, no user info in URLs. Used for
+//! everything that leaves the worker. Pure.
 
 use crate::os::printable::is_invisible;
 
-/// Longest text kept, in characters: a subject line or an error needs no more, and a hostile one gets no more.
+/// Longest text kept, in characters: enough for a subject line or an error, and a limit for a hostile one.
 const LONGEST: usize = 500;
 
 /// Any bytes as one line of text: invalid UTF-8 replaced, control, format and line-breaking characters turned
@@ -28,8 +28,8 @@ pub fn one_line(bytes: &[u8]) -> String {
     }
 }
 
-/// Text without the user info and the query of any URL in it, also of one inside another's path; a URL's path
-/// and host stay.
+/// Removes the user info and the query of each URL in the text, even of a URL inside another's path; hosts and paths
+/// stay.
 pub fn redact(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let (mut at, mut end) = (0, 0);
@@ -41,7 +41,7 @@ pub fn redact(text: &str) -> String {
         }
         let url = &text[start..end];
         let authority = &url[..url.find(['/', '?', '#']).unwrap_or(url.len())];
-        // The colon may be that of the next URL.
+        // The colon may belong to the scheme of a URL that follows.
         let authority = authority.strip_suffix(':').unwrap_or(authority);
         let host = authority.rfind('@').map_or(0, |sign| sign + 1);
         let rest = &url[authority.len()..];
@@ -58,13 +58,13 @@ pub fn redact(text: &str) -> String {
     out
 }
 
-/// Where the URL ends that holds the place `start`.
+/// The end of the URL that contains the offset `start`.
 fn url_end(text: &str, start: usize) -> usize {
     let ends = |c: char| c.is_whitespace() || "'\"<>`".contains(c);
     text[start..].find(ends).map_or(text.len(), |length| start + length)
 }
 
-/// [`redact`], and each of `secrets` replaced as well.
+/// Like [`redact`], and replaces each of `secrets` too.
 pub fn scrub(text: &str, secrets: &[String]) -> String {
     let plain = secrets.iter().filter(|secret| secret.len() >= 4);
     plain.fold(redact(text), |text, secret| text.replace(secret.as_str(), "…"))

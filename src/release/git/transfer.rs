@@ -30,31 +30,31 @@ use super::{
 };
 use crate::config::auth_file;
 
-/// The limit of a look at a certificate, in milliseconds.
+/// The limit of fetching a certificate, in milliseconds.
 const LONGEST_LOOK_MS: u32 = 5_000;
 
 /// One ref as the remote lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// The full name.
+    /// The full name, such as `refs/heads/main`.
     pub name: String,
-    /// What it points at; a tag's own object for annotated tags.
+    /// The object it points at; for an annotated tag the tag object.
     pub oid: Oid,
 }
 
 /// What every connection of a worker shares.
 pub struct Context {
-    /// For whom the worker works.
+    /// The app's settings.
     pub opening: Opening,
-    /// Read before the worker became the app's user.
+    /// Credentials, read before the worker became the app's user.
     pub secrets: Secrets,
-    /// Where the user's own keys and known hosts are.
+    /// Home directory with the user's own keys and known hosts.
     pub home: std::path::PathBuf,
     /// Where progress goes.
     pub reporter: Reporter,
-    /// Known to libgit2.
+    /// Transport over a program, registered with libgit2.
     pub programs: Programs,
-    /// Known to libgit2 as well.
+    /// Transport over an http proxy, registered with libgit2.
     pub proxied: Proxied,
     /// How hosts are reached over ssh.
     pub routes: Routes,
@@ -77,7 +77,7 @@ struct Seen {
     connected: bool,
 }
 
-/// What to download, and which commit or tag it is meant to bring; `None` when that has to be looked up after.
+/// The refs to download, and the commit or tag that is wanted; `None` if it must be looked up afterwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chosen {
     /// Refspecs in libgit2's form.
@@ -106,7 +106,7 @@ impl<'a> Peer<'a> {
         Self::by(context, url, route.unwrap_or(Route::Direct { note: None }))
     }
 
-    /// A repository of this machine, served by a program.
+    /// A repository on this machine, served by a program.
     pub fn served(context: &'a Context, url: &'a str, invocation: Invocation) -> Self {
         Self::by(context, url, Route::Program { invocation, keys: Vec::new() })
     }
@@ -117,7 +117,7 @@ impl<'a> Peer<'a> {
         Self { context, url, route, seen: Rc::new(RefCell::new(seen)) }
     }
 
-    /// What libgit2 is told.
+    /// The URL for libgit2.
     fn target(&self) -> String {
         match &self.route {
             Route::Direct { .. } => self.proxied().unwrap_or_else(|| self.url.to_owned()),
@@ -125,7 +125,7 @@ impl<'a> Peer<'a> {
         }
     }
 
-    /// What the remote has.
+    /// The refs of the remote.
     pub fn list(&self) -> Result<Vec<Listed>, GitError> {
         let mut remote = Remote::create_detached(self.target()).map_err(|err| self.explain(&err))?;
         let connection = self.connect(&mut remote)?;
@@ -164,7 +164,7 @@ impl<'a> Peer<'a> {
 
     fn listed(&self, connection: &RemoteConnection<'_, '_, '_>) -> Result<Vec<Listed>, GitError> {
         let heads = connection.list().map_err(|err| self.explain(&err))?;
-        // git2 panics on a ref name that is not UTF-8; such a ref can't be the one that is wanted.
+        // git2 panics on a ref name that is not UTF-8. Such a ref is skipped, because bgd never fetches one by name.
         let name =
             |head: &git2::RemoteHead<'_>| catch_unwind(AssertUnwindSafe(|| head.name().to_owned())).ok();
         Ok(heads.iter().filter_map(|head| Some(Listed { name: name(head)?, oid: head.oid() })).collect())
@@ -185,7 +185,7 @@ impl<'a> Peer<'a> {
                 let print = key.hash_sha256().map(known_hosts::fingerprint).unwrap_or_default();
                 seen.borrow_mut().fingerprint = Some(format!("{kind} {print}"));
             }
-            // libgit2's own verdict stands: the system's authorities for TLS, the gathered file for ssh.
+            // Leave the verdict to libgit2, which uses the system's authorities for TLS and the gathered file for ssh.
             Ok(CertificateCheckStatus::CertificatePassthrough)
         });
         callbacks.transfer_progress(move |at| {
@@ -206,7 +206,7 @@ impl<'a> Peer<'a> {
         callbacks
     }
 
-    /// libssh2 reads `$HOME/.ssh/known_hosts` and nothing else; the worker's HOME is a directory of its own.
+    /// Writes the known hosts for libssh2, which reads only `$HOME/.ssh/known_hosts`; the worker has a private HOME.
     fn prepare_known_hosts(&self) -> Result<(), GitError> {
         let Location::Ssh { host, port } = location(self.url) else { return Ok(()) };
         if matches!(self.route, Route::Program { .. }) {
@@ -222,7 +222,7 @@ impl<'a> Peer<'a> {
         known_hosts::files(self.context.opening.known_hosts.as_deref(), &self.context.home)
     }
 
-    /// What libgit2 is told where http goes through a proxy.
+    /// The URL for libgit2 if http goes through a proxy.
     fn proxied(&self) -> Option<String> {
         let proxy = self.context.opening.proxy.clone()?;
         let (user_info, url) = plain_http(self.url)?;
@@ -232,7 +232,7 @@ impl<'a> Peer<'a> {
         Some(self.context.proxied.arm(Way { proxy, url, login, limit }))
     }
 
-    /// None but the one of the settings: neither git's configuration nor the environment is asked.
+    /// Only the proxy in the settings: git's configuration and the environment are ignored.
     fn proxy(&self) -> ProxyOptions<'a> {
         let mut options = ProxyOptions::new();
         if let Some(proxy) = &self.context.opening.proxy {
@@ -241,7 +241,7 @@ impl<'a> Peer<'a> {
         options
     }
 
-    /// libgit2's error as what it means for this remote.
+    /// Translates libgit2's error into its meaning for this remote.
     fn explain(&self, err: &git2::Error) -> GitError {
         let scrubbed = scrub(err.message(), &self.context.secrets.texts());
         match &self.route {
@@ -285,7 +285,7 @@ impl<'a> Peer<'a> {
         }
     }
 
-    /// What the program said counts more than that it closed its output.
+    /// Prefers the program's standard error to libgit2's error, which only says that the output was closed.
     fn explain_program(&self, err: &git2::Error, text: &str, keys: &[std::path::PathBuf]) -> GitError {
         let remote = redact(self.url);
         let said = self.context.programs.said();
@@ -328,7 +328,8 @@ impl<'a> Peer<'a> {
         }
     }
 
-    /// libgit2's own words may be gone by now: hanging up can fail as well, and its error is the last one.
+    /// The fault of the server's certificate, if that caused the error. libgit2's message is not reliable: closing the
+    /// connection can fail as well, and its error replaces the first.
     fn certificate_fault(&self, err: &git2::Error, seen: &Seen, text: &str) -> Option<CertificateFault> {
         if err.class() != ErrorClass::Ssl || seen.connected {
             return None;
@@ -383,7 +384,7 @@ impl<'a> Peer<'a> {
     }
 }
 
-/// The key files that `ssh` had, each with what is wrong with it.
+/// The key files that `ssh` tried, each with its fault.
 fn tried_keys(keys: &[std::path::PathBuf]) -> String {
     let tried = keys.iter().map(|path| {
         let bytes = auth_file::read(path);
@@ -397,7 +398,7 @@ fn tried_keys(keys: &[std::path::PathBuf]) -> String {
     if tried.is_empty() { "no key file".to_owned() } else { tried.join(", ") }
 }
 
-/// What libgit2 says of a certificate, whatever the reason.
+/// Whether a message of libgit2 means an untrusted certificate, for any reason.
 fn is_distrust(text: &str) -> bool {
     ["SSL certificate is invalid", "hostname does not match certificate"]
         .iter()
@@ -408,14 +409,14 @@ fn is_timeout(err: &git2::Error, text: &str) -> bool {
     err.code() == ErrorCode::Timeout || text.contains("socket: timed out")
 }
 
-/// Whether a message means that something else than git answers.
+/// Whether a message means that the server is not a git server.
 fn is_no_git(text: &str) -> bool {
     ["invalid content-type", "no content-type header", "too many redirects"]
         .iter()
         .any(|part| text.contains(part))
 }
 
-/// Whether a message without a code of its own means that the credentials were not taken.
+/// Whether a message without an error code means that the credentials were refused.
 fn is_refusal(text: &str, connected: bool) -> bool {
     let text = text.to_ascii_lowercase();
     let http = ["status code: 401", "status code: 403"];

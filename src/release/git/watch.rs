@@ -1,5 +1,5 @@
-//! Says at once when something changed in a local bare repository. Used by the engine beside its polling, never
-//! instead of it: a signal means "look now", and no signal means nothing. Reads only.
+//! Signals changes in a local bare repository at once. Used by the engine in addition to polling, never instead of
+//! it: a signal means "look now", and the absence of a signal means nothing. Reads only.
 
 use std::{
     os::unix::fs::MetadataExt,
@@ -20,10 +20,10 @@ use tokio::{
 
 use super::local::git_dir;
 
-/// While nothing can be watched, a look is asked for this often.
+/// Interval of signals while the repository can't be watched.
 const LOOK: Duration = Duration::from_secs(1);
-/// Between two checks that what is watched is still what lies at the path. All that happens to it sends events, only a
-/// parent directory that is renamed sends none; the polling, which goes by the path, sees that sooner.
+/// Interval of checks that the watched directory is still the one at the path. Only the rename of a parent directory
+/// sends no event; polling, which uses the path, notices that sooner.
 const CHECK: Duration = Duration::from_secs(60);
 
 /// How changes are noticed.
@@ -31,9 +31,9 @@ const CHECK: Duration = Duration::from_secs(60);
 pub enum WatchMode {
     /// The kernel reports them.
     Watching,
-    /// Once a second a look is asked for, for the reason given.
+    /// The kernel can't report them, so a signal is sent once a second.
     Polling {
-        /// Such as a directory that is missing, or no watches left.
+        /// Why, such as a missing directory, or no watches left.
         reason: String,
     },
 }
@@ -47,7 +47,7 @@ pub struct LocalWatch {
 }
 
 impl LocalWatch {
-    /// Watches the repository at `path`, now or as soon as there is one. Needs a tokio runtime.
+    /// Watches the repository at `path`, as soon as it exists. Needs a tokio runtime.
     pub fn start(path: PathBuf) -> Self {
         let signal = Arc::new(Notify::new());
         let mut watching = Watching {
@@ -62,12 +62,12 @@ impl LocalWatch {
         Self { signal, mode, task }
     }
 
-    /// Waits until something may have changed since the last call. Cancel-safe: a signal that nobody took stays.
+    /// Waits until something may have changed since the last call. Cancel-safe: an unread signal is kept.
     pub async fn changed(&self) {
         self.signal.notified().await;
     }
 
-    /// How changes are noticed at the moment.
+    /// The current way to notice changes.
     pub fn mode(&self) -> WatchMode {
         self.mode.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -86,7 +86,7 @@ struct Watching {
     armed: Option<Armed>,
 }
 
-/// A watch in place, and what it was placed on.
+/// An active watch, and the identity of its directories.
 struct Armed {
     events: mpsc::UnboundedReceiver<()>,
     on: Identity,
@@ -106,7 +106,7 @@ impl Watching {
                     None => std::future::pending().await,
                 }
             };
-            // Both arms are cancel-safe: an event stays in the channel, and a pause that begins anew was not needed.
+            // Both arms are cancel-safe: an event stays in the channel, and the pause may start again.
             tokio::select! {
                 _ = event => self.signal.notify_one(),
                 () = sleep(pause) => {}
@@ -146,15 +146,15 @@ impl Armed {
     fn new(dir: &Path) -> Result<Self, String> {
         let (send, events) = mpsc::unbounded_channel();
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            // An error of the watch itself (a full queue) is a reason to look as well.
+            // After an error of the watch itself (a full queue) changes may be lost, so it is a signal too.
             if event.as_ref().map_or(true, matters) {
-                // The receiver is gone when the watch is being replaced; then nobody needs the event.
+                // Fails if the receiver was dropped while the watch is replaced; then the event is not needed.
                 send.send(()).ok();
             }
         });
         let mut watcher = watcher.map_err(|err| err.to_string())?;
         let heads = heads(dir);
-        // Identity before the watch: what is replaced in between differs from it and is armed again.
+        // Read the identity before watching: a directory replaced in between differs from it and is watched again.
         let on = identity(dir).map_err(|err| format!("{}: {err}", dir.display()))?;
         watcher.watch(&heads, RecursiveMode::Recursive).map_err(|err| err.to_string())?;
         watcher.watch(dir, RecursiveMode::NonRecursive).map_err(|err| err.to_string())?;
@@ -162,7 +162,7 @@ impl Armed {
     }
 }
 
-/// Reading is not a change; neither is a lock file that comes and goes, except that its rename shows as the ref.
+/// Whether an event may be a change of a ref. Reads are not; lock files are not, but their rename to the ref is.
 fn matters(event: &Event) -> bool {
     match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
@@ -180,7 +180,7 @@ fn identity(dir: &Path) -> std::io::Result<Identity> {
     Ok([of(dir)?, of(&heads(dir))?])
 }
 
-/// Where the branches are kept.
+/// The directory of the branches.
 fn heads(dir: &Path) -> PathBuf {
     let reftable = dir.join("reftable");
     if reftable.is_dir() { reftable } else { dir.join("refs/heads") }

@@ -1,5 +1,5 @@
-//! What daemon and worker say to each other: one JSON object a line, requests down, any number of progress
-//! lines and then one answer up. Both ends are the same binary, so there is no version. Pure.
+//! The protocol between daemon and worker: one JSON object per line. The daemon sends a request; the worker sends any
+//! number of progress lines and then one answer. Both ends are the same binary, so the protocol has no version. Pure.
 
 use std::path::PathBuf;
 
@@ -12,32 +12,32 @@ use super::{
 };
 use crate::{config::settings::CheckoutLimit, rules::ids::CommitId};
 
-/// The first line to a worker: for whom it works.
+/// The first line to a worker: the app's settings.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opening {
     /// The bare repository that bgd owns.
     pub mirror: PathBuf,
-    /// As configured, user info included.
+    /// The remote as configured, user info included.
     pub remote: String,
-    /// Without `refs/heads/`.
+    /// The branch without `refs/heads/`.
     pub branch: String,
-    /// Refuse a tip that does not descend from the last one; the setting that says so.
+    /// Refuse a tip that does not descend from the last one; holds the name of the setting that requires it.
     pub fast_forward_only: Option<String>,
     /// Private key for ssh.
     pub ssh_key: Option<PathBuf>,
-    /// Known hosts; `None` is the user's and the system's.
+    /// File of known hosts; `None` means the user's and the system's files.
     pub known_hosts: Option<PathBuf>,
     /// File with a token for https.
     pub token_file: Option<PathBuf>,
-    /// Authorities to trust besides the system's.
+    /// Certificates of authorities to trust besides the system's.
     pub ca_file: Option<PathBuf>,
     /// The proxy for http and https, user info included.
     pub proxy: Option<String>,
-    /// A variable of the daemon's environment that names a proxy, and is not obeyed.
+    /// Environment variable of the daemon that names a proxy. bgd ignores it, but an error of the network names it.
     pub idle_proxy: Option<String>,
     /// Become this user before anything else is opened.
     pub user: Option<String>,
-    /// The home directory of whom the worker runs as: keys and known hosts are looked for below it.
+    /// The home directory of the worker's user, with its ssh keys and known hosts.
     pub home: PathBuf,
     /// Limit of one network read, in milliseconds, so that most stalls end without a kill.
     pub read_timeout_ms: i32,
@@ -49,27 +49,24 @@ pub struct Opening {
 pub enum Request {
     /// The tip of the branch at the remote.
     Head,
-    /// Bring a revision into the mirror.
+    /// Fetch a revision into the mirror.
     Fetch {
-        /// Which.
         want: Want,
-        /// Whose signature it has to bear; `None` is anybody's or none.
+        /// The keys that may sign it; `None` means that no signature is required.
         trust: Option<Trust>,
-        /// The branch's tip that the daemon knows to be accepted last; `None` is what the mirror knows.
+        /// The branch's last accepted tip by the daemon's record; `None` means the one in the mirror.
         accepted: Option<CommitId>,
     },
     /// Write a commit's files.
     Checkout {
-        /// Which.
         commit: CommitId,
         /// An empty directory.
         dir: PathBuf,
-        /// Refuse the commit when it brings more.
+        /// Refuse a commit that exceeds this.
         limit: CheckoutLimit,
     },
-    /// Who and what a commit in the mirror is.
+    /// Read subject, author and time of a commit in the mirror.
     Describe {
-        /// Which.
         commit: CommitId,
     },
 }
@@ -80,7 +77,7 @@ pub enum Request {
 pub enum Want {
     /// The tip of the app's branch.
     Branch,
-    /// A commit that was the branch's tip a moment ago, by its full id. What holds for a tip holds for it.
+    /// The full id of a commit that was the branch's tip a moment ago. The rules for tips apply to it.
     Seen(CommitId),
     /// A full or short commit id, a tag or a branch.
     Rev(String),
@@ -90,7 +87,7 @@ pub enum Want {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Line {
-    /// Something moved.
+    /// The request made progress.
     Progress(Progress),
     /// The request is done.
     Done(Answer),
@@ -98,10 +95,10 @@ pub enum Line {
     Failed(GitError),
 }
 
-/// How far a worker is.
+/// A worker's progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// What it does.
+    /// The current stage.
     pub stage: Stage,
     /// Objects or files done in this stage.
     pub done: u64,
@@ -110,13 +107,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// The begin of a stage.
+    /// The beginning of a stage.
     pub fn at(stage: Stage) -> Self {
         Self { stage, done: 0, bytes: 0 }
     }
 }
 
-/// What a request gave.
+/// The result of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
@@ -137,7 +134,7 @@ pub enum Answer {
 pub struct Head {
     /// Its commit.
     pub commit: CommitId,
-    /// How many refs the remote had to list for it; `None` where one file was read.
+    /// How many refs the remote listed; `None` if bgd read the ref's file instead.
     pub refs: Option<u64>,
 }
 
@@ -152,15 +149,15 @@ pub struct Fetched {
     pub author: String,
     /// Commit time in seconds since 1970, as the committer's clock had it.
     pub committed_at: i64,
-    /// The tip does not descend from the one fetched before: a force-push or an unrelated history.
+    /// The tip does not descend from the tip accepted before: a force-push or an unrelated history.
     pub rewound: bool,
-    /// Who signed it, fit to show; `None` where that does not matter.
+    /// The signer, cleaned for display; `None` if no signature is required.
     pub signer: Option<String>,
-    /// It was accepted as the branch's tip, which later ones are compared with.
+    /// Accepted as the branch's tip, which later tips are compared with.
     pub accepted: bool,
 }
 
-/// Who and what a commit is.
+/// Subject, author and time of a commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Described {
     /// First line of the message, fit to show.
@@ -171,28 +168,28 @@ pub struct Described {
     pub committed_at: i64,
 }
 
-/// What a checkout wrote, submodules included.
+/// Amounts that a checkout wrote, submodules included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct CheckedOut {
-    /// Files and symlinks.
+    /// Number of files and symlinks.
     pub files: u64,
-    /// Bytes in them.
+    /// Their bytes.
     pub bytes: u64,
 }
 
-/// Names what an accepted tip belongs to: that of another branch or remote is nothing to compare with.
+/// Key of a branch and its remote. Accepted tips are compared only under the same key.
 pub fn line_of(branch: &str, remote: &str) -> String {
     format!("{branch}\n{}", redact(remote))
 }
 
-/// One message as a line, newline included.
+/// Prints a message as one line, newline included.
 pub fn print<T: Serialize>(message: &T) -> serde_json::Result<String> {
     let mut line = serde_json::to_string(message)?;
     line.push('\n');
     Ok(line)
 }
 
-/// One message from a line.
+/// Parses a message from a line.
 pub fn parse<'a, T: Deserialize<'a>>(line: &'a str) -> serde_json::Result<T> {
     serde_json::from_str(line)
 }

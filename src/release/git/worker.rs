@@ -1,5 +1,5 @@
-//! The daemon's side of the worker: starts it, sends one request at a time, holds it to its limits, and replaces
-//! it when it stalls, dies or has grown. Called by the engine. Never touches a repository itself.
+//! The daemon's side of the worker: starts it, sends one request at a time, enforces its limits, and replaces it when
+//! it stalls, dies or has grown. Called by the engine. Never touches a repository itself.
 
 use std::{
     fmt,
@@ -36,24 +36,24 @@ use crate::{
 
 /// A worker with more resident memory than this after a request is replaced before the next.
 const HEAVY_BYTES: u64 = 64 << 20;
-/// A worker that has answered this often is replaced before the next: whatever libgit2 should keep for good ends with
-/// it. Some hundred deploys, or hours of polls.
+/// A worker with this many answers is replaced before the next request, which ends any leak in libgit2. Equals some
+/// hundred deploys, or hours of polls.
 const MOST_ANSWERS: u32 = 500;
-/// What a worker inherits besides HOME; nothing of git's own variables is among it.
+/// Environment variables that a worker inherits; HOME is set separately. None of git's own variables.
 const INHERITED: [&str; 8] =
     ["PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSH_AUTH_SOCK", "SSL_CERT_FILE", "SSL_CERT_DIR"];
-/// What others take a proxy from; here it is only named where a remote can't be reached.
+/// Variables that other programs take a proxy from. bgd only names them in the error of an unreachable remote.
 const PROXY_VARIABLES: [&str; 6] =
     ["https_proxy", "http_proxy", "all_proxy", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"];
 
-/// What an app's git work is about.
+/// The settings of an app's git work.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Source {
-    /// The bare repository that bgd keeps for the app; made when missing.
+    /// The bare repository that bgd keeps for the app; created if missing.
     pub mirror: PathBuf,
-    /// As configured: URL or path.
+    /// The remote as configured: URL or path.
     pub remote: String,
-    /// Without `refs/heads/`.
+    /// The branch without `refs/heads/`.
     pub branch: String,
     /// Credentials of the remote.
     pub auth: Auth,
@@ -61,10 +61,10 @@ pub struct Source {
     pub user: Option<String>,
     /// Refuse a tip that does not descend from the last one.
     pub fast_forward_only: bool,
-    /// Refuse commits that are not signed by these; then the tip has to descend from the last one as well, or
-    /// an old signed commit could be brought back by a forced push.
+    /// Refuse commits that these keys did not sign. The tip then must also descend from the last one, or a forced push
+    /// could bring back an old signed commit.
     pub verify: Option<Verify>,
-    /// Refuse a commit that brings more.
+    /// Refuse a commit that exceeds this.
     pub checkout_limit: CheckoutLimit,
 }
 
@@ -83,12 +83,12 @@ impl Source {
         }
     }
 
-    /// Names the branch; tips of another one are nothing to compare with.
+    /// Key of the branch and remote; tips are compared only under the same key.
     pub fn line(&self) -> String {
         wire::line_of(&self.branch, &self.remote)
     }
 
-    /// Whether the branch may only go on, and not back or elsewhere.
+    /// Whether a new tip must descend from the last one.
     pub fn only_forward(&self) -> bool {
         self.fast_forward_only || self.verify.is_some()
     }
@@ -104,16 +104,16 @@ impl fmt::Debug for Source {
     }
 }
 
-/// How long git work may take, and a worker without any be kept.
+/// Limits of git work, and of the time that an idle worker is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// All of asking for the head.
+    /// For a whole request for the head or for a description.
     pub ask: Duration,
-    /// Without progress, in any request.
+    /// Without progress, during any request.
     pub stall: Duration,
-    /// All of one fetch or checkout.
+    /// For one whole fetch or checkout.
     pub total: Duration,
-    /// A worker that had nothing to do for this long ends: each one holds some MiB.
+    /// A worker that is idle for this long is ended, because each one holds some MiB.
     pub rest: Duration,
 }
 
@@ -128,7 +128,7 @@ impl Default for Limits {
     }
 }
 
-/// An app's git worker. Requests wait for each other; a request that is dropped ends the worker's process.
+/// An app's git worker. Requests run one after the other; dropping a request kills the worker's process.
 #[derive(Debug)]
 pub struct Worker {
     exe: PathBuf,
@@ -137,25 +137,25 @@ pub struct Worker {
     idle: Arc<Mutex<Idle>>,
 }
 
-/// The place of a worker that waits for the next request.
+/// Slot for a worker process that waits for the next request.
 #[derive(Debug, Default)]
 struct Idle {
     running: Option<Running>,
-    /// The end of the last request.
+    /// When the last request ended.
     since: Option<Instant>,
-    /// Somebody looks after the worker's rest.
+    /// A [`guard`] task is watching the slot.
     guarded: bool,
 }
 
 impl Idle {
-    /// What is left of the rest; `None` when it is over.
+    /// The remaining idle time; `None` when it is over.
     fn left(&self, rest: Duration) -> Option<Duration> {
         rest.checked_sub(self.since?.elapsed()).filter(|left| !left.is_zero())
     }
 }
 
-/// Ends the worker once it has rested for long enough. Holds no place, so that one that is dropped takes its worker
-/// with it.
+/// Ends the worker process after it was idle for `rest`. Holds the slot weakly, so that dropping the [`Worker`] ends
+/// its process at once.
 async fn guard(place: Weak<Mutex<Idle>>, rest: Duration) {
     let mut wait = rest;
     loop {
@@ -178,12 +178,11 @@ async fn guard(place: Weak<Mutex<Idle>>, rest: Duration) {
 }
 
 impl Worker {
-    /// A worker that runs `exe git-worker`. Nothing is started yet.
+    /// A worker that runs `exe git-worker`. The process starts with the first request.
     pub fn new(exe: PathBuf, source: Source, limits: Limits) -> Self {
         Self { exe, source, limits, idle: Arc::default() }
     }
 
-    /// What it works on.
     pub fn source(&self) -> &Source {
         &self.source
     }
@@ -196,13 +195,13 @@ impl Worker {
         }
     }
 
-    /// Brings a revision into the mirror, and refuses it if it has to be signed and is not. A branch's tip is compared
-    /// with the one that the mirror accepted last.
+    /// Fetches a revision into the mirror. Refuses it if a required signature is missing. A branch's tip is compared
+    /// with the last one that the mirror accepted.
     pub async fn fetch(&self, want: Want) -> Result<Fetched, GitError> {
         self.fetch_after(None, want).await
     }
 
-    /// The same, where the tip that was `accepted` last is known: then the mirror is not asked for it.
+    /// Like [`Self::fetch`], but compares with `accepted`, if given, instead of the mirror's last accepted tip.
     pub async fn fetch_after(&self, accepted: Option<CommitId>, want: Want) -> Result<Fetched, GitError> {
         let trust = self.trust().await?;
         match self.call(&Request::Fetch { want, trust, accepted }, self.limits.total).await? {
@@ -211,8 +210,8 @@ impl Worker {
         }
     }
 
-    /// Whom to trust at this moment. Read here and not by the worker, which may not be allowed to read the lists,
-    /// and on another thread, which a hanging file system may keep.
+    /// The keys that are trusted now. The daemon reads them, because the worker may not have the right to, and does so
+    /// on another thread, because a hanging file system may block it.
     async fn trust(&self) -> Result<Option<Trust>, GitError> {
         let Some(verify) = self.source.verify.clone() else { return Ok(None) };
         let reading = tokio::task::spawn_blocking(move || Trust::read(&verify));
@@ -223,8 +222,8 @@ impl Worker {
             .map(Some)
     }
 
-    /// Writes a commit's files into `dir`, which is made here and must not exist; its parent must. They are not
-    /// flushed to the disk. After an error the directory is incomplete, and the caller's to delete.
+    /// Writes a commit's files into `dir`, which must not exist but whose parent must. Does not flush them to the
+    /// disk. After an error the directory is incomplete, and the caller deletes it.
     pub async fn checkout(&self, commit: &CommitId, dir: &Path) -> Result<CheckedOut, GitError> {
         self.make_dir(dir)
             .map_err(|err| GitError::Checkout { dir: dir.to_owned(), cause: Cause::new(err) })?;
@@ -239,7 +238,7 @@ impl Worker {
         }
     }
 
-    /// Who and what a commit in the mirror is.
+    /// Subject, author and time of a commit in the mirror.
     pub async fn describe(&self, commit: &CommitId) -> Result<Described, GitError> {
         match self.call(&Request::Describe { commit: commit.clone() }, self.limits.ask).await? {
             Answer::Described(described) => Ok(described),
@@ -247,7 +246,7 @@ impl Worker {
         }
     }
 
-    /// The pid of the process that waits for the next request, if one does.
+    /// The pid of the idle worker process, if there is one.
     pub async fn pid(&self) -> Option<u32> {
         self.idle.lock().await.running.as_ref().and_then(|running| running.child.id())
     }
@@ -262,12 +261,12 @@ impl Worker {
         Ok(())
     }
 
-    /// One request on the waiting worker, or on a new one. The worker is taken out of its place meanwhile: if
-    /// this future is dropped half-way the worker is dropped, and so killed, with its unfinished request.
+    /// Sends one request to the idle worker process, or to a new one. During the request the process is not in its
+    /// slot: dropping this future drops and so kills the process with its unfinished request.
     async fn call(&self, request: &Request, total: Duration) -> Result<Answer, GitError> {
         let mut idle = self.idle.lock().await;
         let until = Instant::now() + total;
-        // Only a new worker can make the mirror again: it begins with bgd's rights, and gives them up.
+        // Only a new worker can recreate the mirror: it starts with bgd's rights, and gives them up.
         let fit = idle.running.take().and_then(Running::still_alive).filter(|_| self.source.mirror.exists());
         let mut running = match fit {
             Some(running) => running,
@@ -321,7 +320,7 @@ impl Worker {
         command.arg("git-worker").env_clear().current_dir("/");
         let inherited = INHERITED.iter().filter(|name| !(self.changes_user() && **name == "SSH_AUTH_SOCK"));
         command.envs(inherited.filter_map(|name| Some((name, std::env::var_os(name)?))));
-        // A HOME of its own: libgit2 finds there the known hosts it is meant to see, and no settings.
+        // A private HOME: libgit2 finds the gathered known hosts there, and no user settings.
         command.env("HOME", self.source.mirror.join(HOME));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
         // SAFETY: between fork and exec; system calls only.
@@ -349,7 +348,7 @@ impl Worker {
         };
         let own = std::env::var_os("HOME").map(PathBuf::from).filter(|_| user.is_none());
         let home = own.or_else(|| account.map(|user| user.dir)).unwrap_or_else(|| PathBuf::from("/"));
-        // A little less than the limit, so that a silent peer mostly ends in an answer and not in a kill.
+        // Slightly below the limit, so that a silent peer usually ends in an error answer and not in a kill.
         let read_timeout_ms = i32::try_from(self.limits.stall.as_millis() * 9 / 10).unwrap_or(i32::MAX);
         let Auth { ssh_key, known_hosts, token_file, ca_file, proxy } = auth;
         let set = |name: &&&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
@@ -391,7 +390,7 @@ struct Running {
     child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
-    /// To requests, the one to the opening left out.
+    /// Number of requests answered, not counting the opening.
     answers: u32,
 }
 
@@ -400,7 +399,7 @@ impl Running {
         matches!(self.child.try_wait(), Ok(None)).then_some(self)
     }
 
-    /// Sends a message and waits for its answer. The outer error means that the worker is of no use any more.
+    /// Sends a message and waits for its answer. The outer error means that the worker process is not usable any more.
     async fn exchange<T: serde::Serialize>(
         &mut self,
         message: &T,
@@ -431,7 +430,7 @@ impl Running {
         }
     }
 
-    /// How a worker that closed its output ended.
+    /// The exit of a worker that closed its output, as text.
     async fn ended(&mut self) -> String {
         match tokio::time::timeout(Duration::from_secs(1), self.child.wait()).await {
             Ok(Ok(status)) => format!("it ended by itself: {status}"),
@@ -440,14 +439,14 @@ impl Running {
         }
     }
 
-    /// `None` once the process is gone.
+    /// Resident memory of the process; `None` if it has ended.
     fn resident_bytes(&self) -> Option<u64> {
         let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id()?)).ok()?;
         let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
         Some(pages * 4096)
     }
 
-    /// Ends the worker and what it started, and waits until it is gone: the mirror has one owner at a time.
+    /// Kills the worker and its children, and waits for its end: the mirror has one owner at a time.
     async fn kill(mut self) {
         self.signal();
         // Fails only when the process was waited for already.
@@ -455,10 +454,10 @@ impl Running {
     }
 
     fn signal(&mut self) {
-        // An id is there as long as the process was not waited for, so it can't be anybody else's.
+        // `id` is `None` once the process was waited for, so the pid can't belong to another process.
         if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
-            // Fails when the worker has not made its own session yet; then it has started nothing either, and
-            // the child itself is killed by `kill` or on drop.
+            // Fails if the worker has not called setsid yet. Then it has no children, and `kill` or drop ends the
+            // worker itself.
             killpg(Pid::from_raw(pid), Signal::SIGKILL).ok();
         }
     }

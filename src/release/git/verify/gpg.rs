@@ -1,6 +1,6 @@
-//! Signatures by GPG keys, judged by `gpgv` against a keyring file: every key in it is trusted, and no other. What
-//! counts is its status output, not its exit code: one signature, good, by a key that is neither revoked nor
-//! expired nor weak.
+//! Verifies signatures of GPG keys with `gpgv` against a keyring file: every key in it is trusted, and no other. The
+//! status output must report exactly one good signature, by a key that is not revoked, expired or weak; the exit code
+//! alone is not enough.
 
 use super::{
     Refusal,
@@ -14,13 +14,13 @@ use crate::release::git::text::one_line;
 const PROGRAM: &str = "gpgv";
 const STATUS: &str = "[GNUPG:] ";
 
-/// Judges one signature; who made it.
+/// Verifies one signature; returns the signer.
 pub fn verify(signed: &Signed, keyring: &TrustFile) -> Result<String, Refusal> {
     let sealed = |bytes: &[u8]| Sealed::of(bytes).map_err(no_memory(PROGRAM));
     let (ring, signature) = (sealed(&keyring.bytes)?, sealed(&signed.signature)?);
     let payload = sealed(&signed.payload)?;
     let (ring_path, signature_path) = (ring.path(), signature.path());
-    // Nothing is in that home; the keyring is the only one looked at.
+    // That home does not exist, so gpgv reads no keyring but the given one.
     let args = [
         "--homedir",
         "/nonexistent",
@@ -57,7 +57,7 @@ enum Verdict {
     Unclear,
 }
 
-/// Reads the status lines. Whatever is not plainly good is not good.
+/// Reads the status lines. A signature is good only if they say so without doubt.
 fn verdict(out: &str) -> Verdict {
     let lines: Vec<(&str, &str)> = out
         .lines()

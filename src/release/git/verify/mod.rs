@@ -1,7 +1,7 @@
-//! Whether a commit is signed by somebody the operator trusts (`[app.x.verify]`). Called by `fetch` inside the
-//! worker, after a commit has arrived and before it is accepted: what is refused here leaves no trace that later
-//! fetches are compared with. Decides by stock tools (`ssh-keygen -Y verify`, `gpgv`), never by cryptography of
-//! its own, and trusts nothing of the repository: what is signed is split off the raw object here.
+//! Verifies that a commit is signed by a key the operator trusts (`[app.x.verify]`). Called by `fetch` inside the
+//! worker, after a commit has arrived and before it is accepted: a refused commit leaves no trace that later
+//! fetches are compared with. Uses stock tools (`ssh-keygen -Y verify`, `gpgv`), has no cryptography of its own,
+//! and does not trust the repository: it splits the signed bytes off the raw object itself.
 
 mod gpg;
 mod sealed;
@@ -22,24 +22,23 @@ use super::{
 };
 use crate::config::settings::VerifyRange;
 
-/// What is to be judged.
+/// The commits to verify.
 pub struct Push<'a> {
     /// The mirror that holds the commits.
     pub repo: &'a Repository,
-    /// The commit to be deployed; always judged.
+    /// The commit to be deployed; always verified.
     pub tip: Oid,
-    /// What was accepted last. Without it there is no range, and the tip alone is judged.
+    /// The tip accepted last. Without it there is no range, and only `tip` is verified.
     pub since: Option<Oid>,
 }
 
-/// Judges the tip, and with `range = "all"` every commit that it brings beside what was accepted last, merged
-/// branches included. A commit of another range than the tip is vouched for by who signed the tip, as with
-/// `git verify-commit`.
+/// Verifies the tip, and with `range = "all"` every commit that is new since the last accepted one, merged branches
+/// included. For all other commits the signer of the tip vouches, as with `git verify-commit`.
 ///
-/// Gives who signed the tip.
+/// Returns the signer of the tip.
 ///
 /// # Errors
-/// [`GitError::Unverified`] for the first commit that is not trusted, the tip first; trouble with tools or data.
+/// [`GitError::Unverified`] for the first untrusted commit, the tip first; other errors if a tool or the mirror fails.
 pub fn push(push: &Push<'_>, trust: &Trust, reporter: &Reporter) -> Result<String, Failed> {
     let mut done = 0;
     let mut judge = |oid| {
@@ -57,12 +56,12 @@ pub fn push(push: &Push<'_>, trust: &Trust, reporter: &Reporter) -> Result<Strin
     Ok(signer)
 }
 
-/// What the tip brings, itself left out.
+/// The commits that are new with the tip, without the tip itself.
 fn newcomers<'a>(
     push: &Push<'a>,
 ) -> Result<impl Iterator<Item = Result<Oid, git2::Error>> + use<'a>, git2::Error> {
     let mut walk = push.repo.revwalk()?;
-    // One that a mirror made anew lost can't be walked from; that the tip follows it was judged before.
+    // A recreated mirror may lack the last accepted tip; `fetch` has already checked that the new one descends from it.
     if let Some(since) = push.since.filter(|since| push.repo.find_commit(*since).is_ok()) {
         walk.push(push.tip)?;
         walk.hide(since)?;
@@ -71,11 +70,11 @@ fn newcomers<'a>(
     Ok(walk.filter(move |oid| oid.as_ref().is_ok_and(|oid| *oid != tip) || oid.is_err()))
 }
 
-/// One commit: signed, by a key that is listed, over these very bytes. Gives by whom.
+/// Verifies one commit: a listed key must have signed exactly these bytes. Returns the signer.
 fn commit(repo: &Repository, oid: Oid, trust: &Trust) -> Result<String, Failed> {
     let odb = repo.odb().map_err(|err| unreadable(oid, &err))?;
     let object = odb.read(oid).map_err(|err| unreadable(oid, &err))?;
-    // At the committer's time, as git does: a key that has ended since still vouches for what it signed before.
+    // At the committer's time, as git does: a key that expired since then stays valid for older commits.
     let at = repo.find_commit(oid).map_err(|err| unreadable(oid, &err))?.time().seconds();
     let refused = |cause: String| GitError::Unverified {
         commit: oid.to_string(),
@@ -109,9 +108,9 @@ fn judged(signed: &Signed, at: i64, trust: &Trust) -> Result<String, Refusal> {
 /// Why one signature does not count.
 #[derive(Debug)]
 enum Refusal {
-    /// The commit's own fault: who signed it, and what is wrong.
+    /// The commit's fault, as text: its signer, and the reason.
     Untrusted(String),
-    /// Nothing is known about the commit.
+    /// The check itself failed; nothing is known about the commit.
     Trouble(GitError),
 }
 

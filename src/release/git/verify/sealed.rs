@@ -1,5 +1,5 @@
-//! Bytes handed to a tool as a file that nobody can change and that leaves nothing behind: in memory, sealed, named
-//! by its descriptor. Used by `ssh` and `gpg`.
+//! Passes bytes to a tool as a sealed file in memory, named by its descriptor: no other process can change it, and it
+//! leaves nothing on disk. Used by `ssh` and `gpg`.
 
 use std::{
     fs::File,
@@ -13,14 +13,14 @@ use nix::{
     sys::memfd::{MFdFlags, memfd_create},
 };
 
-/// A file in memory. Programs started while it lives inherit it.
+/// A sealed file in memory. Programs started during its life inherit it.
 pub struct Sealed(OwnedFd);
 
 impl Sealed {
-    /// Holds these bytes for good.
+    /// Makes a file with these bytes and seals it.
     pub fn of(bytes: &[u8]) -> io::Result<Self> {
         // Without MFD_CLOEXEC: the tool opens it by its number. The worker starts nothing else meanwhile.
-        // Hardened hosts allow nothing executable in memory (vm.memfd_noexec); kernels before 6.3 do not know that.
+        // Hardened hosts refuse executable memory files (vm.memfd_noexec); kernels before 6.3 do not know the flag.
         let noexec = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL) | MFdFlags::MFD_ALLOW_SEALING;
         let made = memfd_create("bgd", noexec).or_else(|errno| match errno {
             Errno::EINVAL => memfd_create("bgd", MFdFlags::MFD_ALLOW_SEALING),
@@ -34,12 +34,12 @@ impl Sealed {
         Ok(Self(file.into()))
     }
 
-    /// Its path, here and in a child.
+    /// Its path, valid in this process and in its children.
     pub fn path(&self) -> String {
         format!("/proc/self/fd/{}", self.0.as_raw_fd())
     }
 
-    /// Opened anew, at its beginning.
+    /// Opens it again, at its beginning.
     pub fn reader(&self) -> io::Result<File> {
         File::open(self.path())
     }

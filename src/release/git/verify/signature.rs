@@ -1,34 +1,34 @@
-//! A raw commit object, split into its signature and the bytes that were signed. Stricter than git, and not left
-//! to libgit2, which looks for the header in the message as well and stops at a NUL: what is shown to the verifier
-//! has to be what is deployed. Pure.
+//! Splits a raw commit object into its signature and the signed bytes. Stricter than git, and does not use libgit2,
+//! which looks for the header in the message as well and stops at a NUL: the bytes that are verified must be those
+//! that are deployed. Pure.
 
-/// A signature is some hundred bytes, a few KiB with certificates; nobody needs this much.
+/// Longest header in bytes. A signature has some hundred bytes, or a few KiB with certificates.
 const LONGEST: usize = 64 << 10;
 const HEADER: &[u8] = b"gpgsig";
-/// For repositories that also have ids of SHA-256; git leaves it out of what is signed, and so do we.
+/// The signature over the SHA-256 form of the commit. Git excludes it from the signed bytes, and so does bgd.
 const HEADER_SHA256: &[u8] = b"gpgsig-sha256";
 
-/// By what a commit was signed.
+/// The kind of key that signed a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// `gpg.format = ssh`.
+    /// SSH key (`gpg.format = ssh`).
     Ssh,
-    /// `gpg.format = openpgp`.
+    /// GPG key (`gpg.format = openpgp`).
     Gpg,
 }
 
-/// A signature and what it is over.
+/// A signature and the bytes it signs.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Signed {
     /// By what.
     pub kind: Kind,
-    /// The armored signature, newlines as they were before git indented it.
+    /// The armored signature, without the indentation that git adds to its lines.
     pub signature: Vec<u8>,
     /// The object without the signature.
     pub payload: Vec<u8>,
 }
 
-/// A commit whose signature can't be told from the rest, or is of no known kind.
+/// A commit that can't be split, or whose signature is of an unknown kind.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     #[error("its headers are not those of a commit")]
@@ -43,7 +43,7 @@ pub enum Malformed {
     Unknown,
 }
 
-/// Splits an object; `None` when it has no signature.
+/// Splits an object; `None` if it has no signature.
 pub fn split(object: &[u8]) -> Result<Option<Signed>, Malformed> {
     let end = headers_end(object)?;
     let mut payload = Vec::with_capacity(object.len());
@@ -66,14 +66,14 @@ pub fn split(object: &[u8]) -> Result<Option<Signed>, Malformed> {
     Ok(Some(Signed { kind: kind(&signature)?, signature, payload }))
 }
 
-/// Where the empty line is that ends the headers.
+/// The offset of the empty line that ends the headers.
 fn headers_end(object: &[u8]) -> Result<usize, Malformed> {
     let end = object.windows(2).position(|pair| pair == b"\n\n").ok_or(Malformed::Headers)? + 1;
-    // What C code takes for the end of the text must not be hidden in there.
+    // C code stops reading at a NUL, so that it would see fewer headers than were signed.
     if object[..end].contains(&0) { Err(Malformed::Headers) } else { Ok(end) }
 }
 
-/// Headers with their continuation lines, newlines included.
+/// The headers, each with its continuation lines, newlines included.
 fn headers(mut text: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let ends = text.iter().enumerate().filter(|(_, c)| **c == b'\n').map(|(at, _)| at + 1);
@@ -84,7 +84,7 @@ fn headers(mut text: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A header's value: without the blank before it and before each continued line.
+/// A header's value, without the space before it and before each continuation line.
 fn unfolded(value: &[u8]) -> Vec<u8> {
     let lines = value.split_inclusive(|c| *c == b'\n');
     lines.flat_map(|line| line.strip_prefix(b" ").unwrap_or(line)).copied().collect()
@@ -99,8 +99,8 @@ fn kind(signature: &[u8]) -> Result<Kind, Malformed> {
     }
 }
 
-/// `tree`, any number of `parent`, `author`, `committer`, then whatever is not one of these: what every reader
-/// of the object takes for tree and parents is then what was signed.
+/// Checks the order of headers: `tree`, any number of `parent`, `author`, `committer`, then only others. Then all
+/// readers of the object agree on the tree and the parents that were signed.
 #[derive(Default)]
 struct Order {
     reached: usize,

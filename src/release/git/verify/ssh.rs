@@ -1,6 +1,6 @@
-//! Signatures by SSH keys, judged by `ssh-keygen -Y` against an allowed_signers file, as `git verify-commit` does:
+//! Verifies signatures of SSH keys with `ssh-keygen -Y` against an allowed_signers file, as `git verify-commit` does:
 //! principals, `namespaces`, `valid-after`, `valid-before` and `cert-authority` mean what ssh-keygen(1) says.
-//! Validity is looked at for the committer's time; to shut a key out altogether its line is deleted.
+//! Validity is checked at the committer's time; to distrust a key completely the operator deletes its line.
 
 use super::{
     Refusal,
@@ -12,10 +12,10 @@ use super::{
 use crate::release::git::text::one_line;
 
 const PROGRAM: &str = "ssh-keygen";
-/// What git signs for; a signature over a file or a login proves nothing here.
+/// The namespace of git's signatures; a signature made for a file or a login is not valid for a commit.
 const NAMESPACE: &str = "git";
 
-/// Judges one signature, made at `at` seconds since 1970 if the committer's clock was right; who made it.
+/// Verifies one signature at the committer's time `at`, in seconds since 1970; returns the signer.
 pub fn verify(signed: &Signed, at: i64, signers: &TrustFile) -> Result<String, Refusal> {
     let sealed = |bytes: &[u8]| Sealed::of(bytes).map_err(no_memory(PROGRAM));
     let question = Question {
@@ -50,7 +50,7 @@ struct Question {
 }
 
 impl Question {
-    /// Who the file says the signing key belongs to, one a line.
+    /// The principals of the signing key by the allowed_signers file, one per line.
     fn principals(&self) -> Result<Said, Refusal> {
         let (signers, signature) = (self.signers.path(), self.signature.path());
         let args = ["-Y", "find-principals", "-f", &signers, "-s", &signature, &self.time];
@@ -64,7 +64,7 @@ impl Question {
         run(PROGRAM, &args, &self.payload)
     }
 
-    /// Whether the signature fits, whoever made it; only to say so.
+    /// Whether the signature fits the commit, by any key; only for the message.
     fn signature_alone(&self) -> Result<Said, Refusal> {
         let signature = self.signature.path();
         run(PROGRAM, &["-Y", "check-novalidate", "-n", NAMESPACE, "-s", &signature], &self.payload)
@@ -81,7 +81,7 @@ fn signer_of(out: &str) -> String {
     one_line(out.split_once(" signature for ").map_or(out, |(_, signer)| signer).as_bytes())
 }
 
-/// As ssh-keygen reads it: in the zone of this host, like the times in the file.
+/// The time as ssh-keygen reads it: in this host's time zone, like the times in the file.
 fn local_time(at: i64) -> String {
     // SAFETY: all-zero is a valid `tm`: numbers and a pointer that may be null.
     let mut tm: libc::tm = unsafe { std::mem::zeroed() };
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn any_time_is_a_text_and_no_panic() {
-        // Whatever the zone, it is the last day of 1969 or the first of 1970.
+        // In any time zone this is the last day of 1969 or the first of 1970.
         assert!(["19691231", "19700101"].contains(&&local_time(0)[..8]));
         assert_eq!(local_time(0).len(), 14);
         for odd in [i64::MIN, i64::MAX, 1 << 60, -1] {

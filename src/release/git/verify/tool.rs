@@ -1,5 +1,5 @@
-//! One run of `ssh-keygen` or `gpgv`: a bare environment, input from a sealed file, everything it says kept. Used by
-//! `ssh` and `gpg`. Its time is bounded by the worker's: the daemon ends both when nothing moves.
+//! Runs `ssh-keygen` or `gpgv` with a bare environment and input from a sealed file, and captures its output. Used by
+//! `ssh` and `gpg`. Has no time limit of its own: the daemon kills worker and tool when there is no progress.
 
 use std::process::{Command, Stdio};
 
@@ -9,12 +9,12 @@ use crate::release::git::{
     text::one_line,
 };
 
-/// What the tool may see of the worker's environment.
+/// Variables that the tool inherits from the worker.
 const INHERITED: [&str; 2] = ["PATH", "TZ"];
 
-/// What a run gave.
+/// The result of a run.
 pub struct Said {
-    /// Exit 0.
+    /// It exited with 0.
     pub good: bool,
     /// Standard output.
     pub out: String,
@@ -23,13 +23,13 @@ pub struct Said {
 }
 
 impl Said {
-    /// What it complained of, in one line, with the file's own name in place of the descriptor's.
+    /// Its standard error in one line, with the file's real path `shown` in place of the sealed file's.
     pub fn complaint(&self, shown: &str, file: &Sealed) -> String {
         one_line(self.err.replace(&file.path(), shown).as_bytes())
     }
 }
 
-/// Runs `program` and waits for its end.
+/// Runs `program` to its end.
 pub fn run(program: &'static str, args: &[&str], input: &Sealed) -> Result<Said, Refusal> {
     let trouble = |kind, cause: &dyn std::fmt::Display| {
         Refusal::Trouble(GitError::Verifier { program: program.to_owned(), kind, cause: Cause::new(cause) })
@@ -50,7 +50,7 @@ pub fn run(program: &'static str, args: &[&str], input: &Sealed) -> Result<Said,
     Ok(Said { good: output.status.success(), out: text(&output.stdout), err: text(&output.stderr) })
 }
 
-/// Trouble with a file in memory.
+/// Makes the error of a memory file that can't be created or read.
 pub fn no_memory(program: &'static str) -> impl Fn(std::io::Error) -> Refusal {
     move |err| {
         Refusal::Trouble(GitError::Verifier {

@@ -1,5 +1,5 @@
-//! Whom the operator trusts, read by the daemon for each fetch and sent to the worker: a changed file counts from
-//! the next fetch on, and it may be readable for bgd alone. Used by `worker` and by `bgd doctor`.
+//! The keys that the operator trusts. The daemon reads them for each fetch and sends them to the worker: a changed file
+//! takes effect at the next fetch, and only bgd's user must be able to read it. Used by `worker` and by `bgd doctor`.
 
 use std::{
     fs::{self, File},
@@ -14,34 +14,34 @@ use crate::{
     release::git::error::{Cause, GitError},
 };
 
-/// Thousands of keys fit in; a longer file is another file.
+/// Bytes: room for thousands of keys. A longer file can't be a list of keys.
 const LONGEST: u64 = 1 << 20;
 
-/// Whose signatures count, and on which commits they are wanted.
+/// The trusted keys, and the commits that they must have signed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trust {
-    /// For SSH signatures.
+    /// allowed_signers file for SSH signatures.
     pub signers: Option<TrustFile>,
-    /// For GPG signatures.
+    /// Keyring for GPG signatures.
     pub keyring: Option<TrustFile>,
-    /// Which commits.
+    /// The commits that must be signed.
     pub range: VerifyRange,
 }
 
-/// A file of keys, as it was a moment ago.
+/// A file of keys, and its content when it was read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrustFile {
-    /// For messages.
+    /// Its path, for messages.
     pub path: PathBuf,
     /// Its content.
     pub bytes: Vec<u8>,
 }
 
 impl Trust {
-    /// Reads the files that the settings name. Blocks as long as the file system does.
+    /// Reads the files named in the settings. Blocks as long as the file system does.
     ///
     /// # Errors
-    /// A file that can't be read, or has no key in it: with such a list nobody can be trusted.
+    /// If a file can't be read, or has no key in it and so could never verify a commit.
     pub fn read(verify: &Verify) -> Result<Self, GitError> {
         let signers = verify.signers.as_deref().map(|path| TrustFile::read(path, no_signers)).transpose()?;
         let keyring = verify.keyring.as_deref().map(|path| TrustFile::read(path, no_keyring)).transpose()?;
@@ -70,7 +70,7 @@ impl TrustFile {
 }
 
 fn content(path: &Path) -> io::Result<Vec<u8>> {
-    // Looked at first: opening a pipe would wait for ever.
+    // Checked before opening: opening a pipe without a writer would block for ever.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a file"));
     }
