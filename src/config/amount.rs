@@ -12,7 +12,7 @@ pub(super) fn bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok().filter(|_| digits)?.checked_mul(*size)
 }
 
-/// The amount as it is written here: `512m`, `512MB` and `512MiB` of other tools, and plain bytes from `least` on.
+/// The amount in bgd's form, from other tools' `512m`, `512MB` and `512MiB`, and from plain bytes if at least `least`.
 pub(super) fn meant(text: &str, least: u64) -> Option<String> {
     let upper = text.trim().to_uppercase().replace(' ', "");
     let bare = upper.strip_suffix("IB").or_else(|| upper.strip_suffix('B')).unwrap_or(&upper);

@@ -1,69 +1,67 @@
-//! What the files of `auth` hold, judged by their text: a private key that bgd can use without a person, a token, the
-//! certificates of an authority. Used by the look at the files that a configuration names and by git. Reads a file, and
-//! judges texts.
+//! Reads and checks the files named in `auth`: a private key that bgd can use without a prompt, a token, or the
+//! certificates of an authority. Used by `load` for the files named in a configuration, and by git.
 
 use std::{fs::File, io, io::Read as _, path::Path};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-/// More bytes than any key, token or bundle of authorities has.
+/// Bytes: more than any key, token or bundle of authorities has.
 const LARGEST: u64 = 4 << 20;
 
-/// Why a file of `auth` is of no use.
+/// Why a file named in `auth` can't be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FileFault {
-    /// Nothing, or blanks.
+    /// It has no bytes, or only blanks.
     #[error("is empty")]
     Empty,
     /// With a byte order mark, which some editors write.
     #[error("is UTF-16 text")]
     Utf16,
-    /// Encrypted, in whatever format.
+    /// An encrypted key, in any format.
     #[error("is a key with a passphrase")]
     Passphrase,
-    /// The half that belongs to the server.
+    /// The public half of a key pair, which belongs on the server.
     #[error("is a public key")]
     PublicKey,
-    /// Signed public keys of ssh, or of TLS.
+    /// A signed public key, of ssh or TLS.
     #[error("is a certificate, not a key")]
     Certificate,
-    /// `.ppk`.
+    /// A `.ppk` file.
     #[error("is a key in PuTTY's format")]
     Putty,
-    /// FIDO keys, whose private half is in a device.
+    /// A FIDO key, whose private half is in a device.
     #[error("is the handle of a hardware key (sk)")]
     Hardware,
-    /// Encoded once more.
+    /// A key file that was encoded once more.
     #[error("is a key in base64")]
     Base64,
-    /// On one line, with `\n` for each end of a line.
+    /// A key on one line, with a literal `\n` for each line end.
     #[error("is a key with \\n in place of line ends")]
     EscapedLines,
-    /// Of ssh's protocol 1.
     #[error("is a key of ssh's protocol 1")]
     Ssh1,
-    /// Refused by every server of today.
+    /// Today's servers refuse DSA.
     #[error("is a DSA key")]
     Dsa,
-    /// Cut off or mistyped.
+    /// A key that is truncated or mistyped.
     #[error("is a damaged key")]
     Damaged,
-    /// Something else.
+    /// The text is not a private key of any known form.
     #[error("holds no private key")]
     NoKey,
-    /// A token is one word.
+    /// Several words; a token is one.
     #[error("holds more than a token")]
     NoToken,
-    /// A URL, as git's credential store holds them.
+    /// A URL with a user name, as in git's credential store.
     #[error("holds a user name beside the token")]
     UserAndToken,
-    /// Nothing in PEM.
+    /// The text has no PEM block of a certificate.
     #[error("holds no certificate in PEM form")]
     NoCertificate,
 }
 
 impl FileFault {
-    /// What to do about it.
+    /// Advice for the operator.
     pub fn hint(self) -> &'static str {
         match self {
             Self::Empty => "write the key or token into it",
@@ -93,12 +91,12 @@ impl FileFault {
     }
 }
 
-/// A file's bytes, if it is a file and of a size that a key, a token or certificates can have.
+/// Reads a regular file of at most the size that a key, a token or certificates can have.
 ///
 /// # Errors
-/// When it can't be read, or is something else.
+/// If it can't be read, is not a regular file, or is larger.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // Looked at first: opening a pipe would wait for ever.
+    // Checked before opening: opening a pipe without a writer would block for ever.
     let found = std::fs::metadata(path)?;
     if found.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
@@ -111,10 +109,10 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A private key as libssh2 reads it: plain line ends, and one at the end.
+/// A private key in the form that libssh2 reads: plain line ends, and one at the end.
 ///
 /// # Errors
-/// When no key is there that can be used without a person.
+/// If the file has no key that can be used without a prompt.
 pub fn private_key(bytes: &[u8]) -> Result<String, FileFault> {
     let text = text(bytes)?;
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -145,7 +143,7 @@ pub fn private_key(bytes: &[u8]) -> Result<String, FileFault> {
     Ok(lines[begin..=end].join("\n") + "\n")
 }
 
-/// The faults that show without parsing.
+/// The faults that are visible without parsing.
 fn obvious(text: &str, lines: &[&str]) -> Option<FileFault> {
     const PUBLIC: [&str; 4] = ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-"];
     let first = lines.iter().find(|line| !line.is_empty())?;
@@ -171,7 +169,7 @@ fn obvious(text: &str, lines: &[&str]) -> Option<FileFault> {
     (escaped && text.contains("PRIVATE KEY")).then_some(FileFault::EscapedLines)
 }
 
-/// The head of OpenSSH's own format: a magic word, the cipher, how it is keyed, and the public half of the key.
+/// Checks the head of OpenSSH's own format: a magic word, the cipher, its key derivation, and the public key.
 fn openssh(body: &[u8]) -> Result<(), FileFault> {
     let mut rest = body.strip_prefix(b"openssh-key-v1\0").ok_or(FileFault::Damaged)?;
     let cipher = string(&mut rest)?;
@@ -180,7 +178,7 @@ fn openssh(body: &[u8]) -> Result<(), FileFault> {
     rest = rest.get(4..).ok_or(FileFault::Damaged)?;
     let mut public = string(&mut rest)?;
     let kind = string(&mut public)?;
-    // The private half; cut off, it is shorter than it says.
+    // The private half; a truncated one is shorter than its length field.
     string(&mut rest)?;
     if kind.starts_with(b"sk-") {
         return Err(FileFault::Hardware);
@@ -203,7 +201,7 @@ fn string<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], FileFault> {
 /// A token: one word.
 ///
 /// # Errors
-/// When there is none, or more.
+/// If the file is empty, or has more than one word.
 pub fn token(bytes: &[u8]) -> Result<String, FileFault> {
     let text = text(bytes)?;
     let token = text.trim();
@@ -216,10 +214,10 @@ pub fn token(bytes: &[u8]) -> Result<String, FileFault> {
     Ok(token.to_owned())
 }
 
-/// Certificates in PEM form; only whether there are any is looked at.
+/// Checks that the file has a certificate in PEM form; does not parse it.
 ///
 /// # Errors
-/// When there are none.
+/// If there is none.
 pub fn certificates(bytes: &[u8]) -> Result<(), FileFault> {
     let text = match text(bytes) {
         Err(FileFault::NoKey) => return Err(FileFault::NoCertificate),

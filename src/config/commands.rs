@@ -1,33 +1,33 @@
-//! Commands as a shell would take them apart: which programs a line runs, with which words. Used to say what a command
-//! asks for that bgd can't give (`habits/`), which program is missing (`bgd doctor`), and to which
-//! manager a start handed the app over (the engine). A reading for advice only: nothing is run by it.
+//! Splits commands like a shell: the programs that a line runs, with their words. Used to warn of commands that do
+//! not suit bgd (`habits/`), to find missing programs (`bgd doctor`), and to name the manager that a start handed the
+//! app over to (the engine). For advice only: nothing is run from it.
 
 use std::path::Path;
 
 /// One program that a command runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// All words, quotes removed; assignments and wrappers such as `exec` are still there.
+    /// All words without quotes, including assignments and wrappers such as `exec`.
     pub words: Vec<String>,
     /// Ends with `&`: the shell does not wait for it.
     pub background: bool,
 }
 
-/// Words before a program that run it and add nothing to what it is.
+/// Programs that run the program in their arguments, such as `exec`.
 const WRAPPERS: [&str; 19] = [
     "exec", "env", "nice", "ionice", "nohup", "setsid", "sudo", "doas", "command", "time", "stdbuf", "npx",
     "bunx", "bundle", "poetry", "uv", "pipenv", "chrt", "tini",
 ];
-/// Words of the shell's grammar that stand where a program could.
+/// Keywords of the shell that may stand in the place of a program.
 const GRAMMAR: [&str; 11] = ["if", "then", "else", "elif", "do", "while", "until", "!", "{", "(", "coproc"];
 
 impl Call {
-    /// A list as it is started: no shell reads it.
+    /// A command given as a list, which no shell reads.
     pub fn of_argv(argv: &[String]) -> Self {
         Self { words: argv.to_vec(), background: false }
     }
 
-    /// The file name of the program, behind assignments and wrappers; empty when there is none.
+    /// The program's file name, after assignments and wrappers; empty if there is none.
     pub fn program(&self) -> &str {
         let word = self.words.get(self.at_program()).map_or("", String::as_str);
         Path::new(word).file_name().and_then(|name| name.to_str()).unwrap_or(word)
@@ -38,7 +38,7 @@ impl Call {
         self.words.get(self.at_program()).map(String::as_str)
     }
 
-    /// The words behind the program.
+    /// The words after the program.
     pub fn arguments(&self) -> &[String] {
         self.words.get(self.at_program() + 1..).unwrap_or_default()
     }
@@ -77,7 +77,7 @@ fn is_assignment(word: &str) -> bool {
     !name.is_empty() && name.chars().all(inner) && !name.starts_with(|c: char| c.is_ascii_digit())
 }
 
-/// The programs that a line of a shell runs, in their order. Substitutions count as lines of their own.
+/// The programs that a shell line runs, in order. Substitutions count as separate lines.
 pub fn calls(line: &str) -> Vec<Call> {
     let mut reading = Reading::default();
     let mut rest = line.chars().peekable();
@@ -135,7 +135,7 @@ impl Reading {
     }
 }
 
-/// Whether a shell would look this variable up.
+/// Whether a shell would expand this variable in the text.
 pub(super) fn goes_by(text: &str, variable: &str) -> bool {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     text.split('$').skip(1).any(|rest| match rest.strip_prefix('{') {
@@ -144,11 +144,11 @@ pub(super) fn goes_by(text: &str, variable: &str) -> bool {
     })
 }
 
-/// What to do instead of asking a manager.
+/// The hint for a start that asks a manager to run the app.
 pub const FOREGROUND: &str = "let `start` run the app itself, in the foreground, such as \"node server.js\": bgd restarts \
                               it, keeps its log and stops it";
 
-/// Programs that ask something else to run the app, each with the first arguments by which they do; none: always.
+/// Programs that ask another process to run the app, each with the arguments that make it do so; empty: always.
 const MANAGERS: [(&str, &[&str]); 27] = [
     (
         "pm2",
@@ -189,10 +189,10 @@ const MANAGERS: [(&str, &[&str]); 27] = [
     ("batch", &[]),
     ("crontab", &[]),
 ];
-/// Of a manager that is then the app's parent after all.
+/// Options that keep the app a child of the manager that bgd started.
 const STAYS: [&str; 4] = ["--no-daemon", "--scope", "-D -m", "-Dm"];
 
-/// The manager that a program asks to run the app, which is then not a child of bgd.
+/// The manager that a command asks to run the app; the app then is not a descendant of bgd.
 pub fn manager(call: &Call) -> Option<&'static str> {
     let written = call.program_as_written().unwrap_or_default();
     if written.starts_with("/etc/init.d/") {

@@ -1,4 +1,4 @@
-//! What two places claim and only one can have: ports, and names of a front.
+//! Finds ports and names of fronts that are claimed twice.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::{
     tables::{front_builtin::LISTEN, ports::PORTS},
 };
 
-/// Notes every port used twice; ports that the same two places share make one problem.
+/// Notes every port used twice; all ports that the same two places share are one problem.
 pub(super) fn ports(claims: &[PortClaim], notes: &mut Notes) {
     let mut shared: Vec<(&PortClaim, &PortClaim, Vec<u16>)> = Vec::new();
     for (index, later) in claims.iter().enumerate() {
@@ -53,7 +53,7 @@ fn collide(a: &PortClaim, b: &PortClaim) -> bool {
     a.port == b.port && !apart
 }
 
-/// Proposes ports that nobody has, and takes them, so that two hints never propose the same.
+/// Proposes free ports, and marks them as taken, so that two hints never propose the same.
 fn free(claim: &PortClaim, taken: &mut BTreeSet<u16>) -> String {
     let mut next = |from: u16| {
         let row = |first: u16| first..first.saturating_add(claim.instances);
@@ -72,7 +72,7 @@ fn free(claim: &PortClaim, taken: &mut BTreeSet<u16>) -> String {
     .unwrap_or_else(|| "choose a free port".to_owned())
 }
 
-/// Notes every name of a front used twice.
+/// Notes every name of a front that is used twice.
 pub(super) fn names(claims: &[NameClaim], notes: &mut Notes) {
     for (index, later) in claims.iter().enumerate() {
         let same = |earlier: &&NameClaim| earlier.what == later.what && earlier.value == later.value;

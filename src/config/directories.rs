@@ -1,5 +1,5 @@
-//! Where bgd keeps things by a configuration that does not load: by what `[daemon]` still says, and by default. Called
-//! by commands that have to work all the same; the daemon never starts by it.
+//! Guesses bgd's directories from a configuration that does not load: from the readable part of `[daemon]`, and the
+//! defaults. Used by commands that must work nevertheless; the daemon never starts from it.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ use super::{
     },
 };
 
-/// `[daemon]` of the file, the likeliest reading first and the defaults last. Whatever is wrong is passed over.
+/// Possible readings of the file's `[daemon]`, the likeliest first and the defaults last. Errors are skipped.
 pub fn directories(file: &Path) -> Vec<DaemonSettings> {
     let text = guarded::read(file, LARGEST).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
@@ -36,7 +36,7 @@ pub fn directories(file: &Path) -> Vec<DaemonSettings> {
     found
 }
 
-/// Every text that stands where only `[daemon]` may: the state directory may be under a wrong key, or below a wrong one.
+/// Every text value outside the apps: the state directory may be under a misspelt key or table.
 fn misspelt(text: &str) -> Vec<String> {
     let (root, _) = DeTable::parse_recoverable(text);
     let mut found = Vec::new();
@@ -65,7 +65,7 @@ fn written(text: &str, surroundings: &Surroundings) -> DaemonSettings {
     daemon::daemon(&mut Judge::new(&surroundings.base, &mut notes), &raw, surroundings)
 }
 
-/// The lines that are TOML by themselves: what a bracket or a quotation mark left open swallows is found in them.
+/// The lines that are TOML by themselves. Finds keys after an unclosed bracket or quotation mark.
 fn readable_lines(text: &str) -> String {
     text.lines().filter(|line| DeTable::parse(line).is_ok()).flat_map(|line| [line, "\n"]).collect()
 }

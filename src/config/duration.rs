@@ -27,7 +27,7 @@ pub enum BadDuration {
 }
 
 impl BadDuration {
-    /// What to write instead.
+    /// Advice for the operator.
     pub fn hint(&self) -> String {
         match self {
             Self::NoUnit(number) => format!("write \"{number}s\" for seconds; units are ms, s, m, h and d"),
@@ -68,12 +68,12 @@ pub fn parse(text: &str) -> Result<Duration, BadDuration> {
     if total > LONGEST { Err(too_long()) } else { Ok(total) }
 }
 
-/// Writes a duration as [`parse`] reads it, whole milliseconds and nothing left out: `1m30s`, `500ms`, `0s`.
+/// Formats a duration for [`parse`], exact to the millisecond: `1m30s`, `500ms`, `0s`.
 pub fn exact(duration: Duration) -> String {
     parts(duration, usize::MAX)
 }
 
-/// Writes a duration for a glance, the two largest units only: `1m3s`, `2h5m`, `41ms`.
+/// Formats a duration with its two largest units only: `1m3s`, `2h5m`, `41ms`.
 pub fn rough(duration: Duration) -> String {
     parts(duration, 2)
 }

@@ -1,5 +1,5 @@
-//! Files of `KEY=value` lines (`env_file`). Read anew for each build and each start of an app.
-//! No error ever holds a value, or a line that may be one.
+//! Files of `KEY=value` lines (`env_file`). Read again for each build and each start of an app.
+//! An error never contains a value, or a line that may be one.
 //!
 //! A line is empty, a comment (`# …`), or `KEY=value`, with `export ` allowed before it. A value stands bare (to
 //! the end of the line, blanks around it dropped), in single quotes (as it is) or in double quotes (`\n \t \r \" \\
@@ -33,38 +33,38 @@ pub enum EnvFileError {
         /// The file.
         path: PathBuf,
         #[source]
-        /// Which line, and how.
+        /// The line and its fault.
         source: BadLine,
     },
 }
 
-/// What is wrong with a line; never holds the line itself.
+/// A faulty line; never contains its text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {what}")]
 pub struct BadLine {
     /// Counted from 1.
     pub line: usize,
-    /// How it is wrong.
+    /// The fault.
     pub what: &'static str,
 }
 
-/// Bytes: an environment can't be larger than what the kernel takes at an exec.
+/// Bytes: the kernel does not accept a larger environment at an exec.
 const LARGEST: u64 = 4 << 20;
 
 /// Reads the file at `path`.
 ///
 /// # Errors
-/// Names the file, and the line.
+/// The error names the file and the line.
 pub fn read(path: &Path) -> Result<BTreeMap<String, String>, EnvFileError> {
     let failed = |source| EnvFileError::Read { path: path.to_owned(), source };
     let bytes = guarded::read(path, LARGEST).map_err(failed)?;
-    // The error of the conversion is dropped on purpose: its `Debug` holds the text.
+    // The conversion's error is dropped on purpose: its `Debug` output contains the text.
     let text = String::from_utf8(bytes)
         .map_err(|_| failed(io::Error::new(io::ErrorKind::InvalidData, "not UTF-8")))?;
     parse(&text).map_err(|source| EnvFileError::Line { path: path.to_owned(), source })
 }
 
-/// Reads lines of `KEY=value`; of a key given twice the last one counts.
+/// Reads `KEY=value` lines; if a key occurs twice, the last one counts.
 ///
 /// # Errors
 /// The first line that is wrong.
@@ -131,7 +131,7 @@ impl Cursor<'_> {
     fn bare(&mut self) -> Result<String, BadLine> {
         let value = self.while_not(|c| c == '\n');
         let value = value.trim();
-        // A comment to some readers and part of the value to others: not ours to guess.
+        // Some tools read a comment here and others a part of the value, so refuse it instead of guessing.
         if value.contains(" #") || value.contains("\t#") {
             return Err(self
                 .bad("` #` in a value without quotes; quote the value, or put the comment on its own line"));

@@ -1,27 +1,27 @@
-//! Where the configuration is. Called by every command before [`load`](super::load()); decides nothing else.
+//! Finds the configuration file. Called by every command before [`load`](super::load()).
 
 use std::{
     env, io,
     path::{Path, PathBuf},
 };
 
-/// The variable that names the file.
+/// Environment variable with the path of the file.
 pub const VARIABLE: &str = "BGD_CONFIG";
-/// In the current directory.
+/// File in the current directory.
 const HERE: &str = "bgd.toml";
-/// For the whole system.
+/// File for the whole system.
 const SYSTEM: &str = "/etc/bgd/bgd.toml";
 
 /// Why no configuration was found.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
-    /// None of the usual places has one.
+    /// There is no file in any of the usual places.
     #[error("no configuration found; looked at {}", list(.looked))]
     Nowhere {
-        /// Where it was looked for, in this order.
+        /// The places, in the order they were checked.
         looked: Vec<PathBuf>,
     },
-    /// The file that was asked for is not there.
+    /// The requested file does not exist.
     #[error("there is no configuration at {} ({asked_by})", path.display())]
     Missing {
         /// The file.
@@ -29,7 +29,7 @@ pub enum FindError {
         /// `--config` or `$BGD_CONFIG`.
         asked_by: &'static str,
     },
-    /// The current directory, which a relative path needs, is gone or closed to us.
+    /// The current directory, which a relative path needs, was removed or is not accessible.
     #[error("can't make the path absolute: {}", path.display())]
     NoDirectory {
         /// The relative path.
@@ -41,7 +41,7 @@ pub enum FindError {
 }
 
 impl FindError {
-    /// What to do about it.
+    /// Advice for the operator.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Nowhere { .. } => "`bgd init` writes one; --config FILE or $BGD_CONFIG names another place",
@@ -55,7 +55,7 @@ impl FindError {
 /// `/etc/bgd/bgd.toml`. The first two must exist when given; no other place is tried then.
 ///
 /// # Errors
-/// Says where it looked.
+/// The error lists the places.
 pub fn find(explicit: Option<&Path>) -> Result<PathBuf, FindError> {
     let variable = env::var_os(VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
     find_among(explicit, variable.as_deref(), &[Path::new(HERE), Path::new(SYSTEM)])
@@ -69,7 +69,7 @@ fn find_among(
     let asked = explicit.map(|path| (path, "--config")).or(variable.map(|path| (path, "$BGD_CONFIG")));
     if let Some((path, asked_by)) = asked {
         let path = absolute(path)?;
-        // `load` refuses a directory in its place.
+        // A directory is accepted here; `load` refuses it.
         return if path.exists() { Ok(path) } else { Err(FindError::Missing { path, asked_by }) };
     }
     let looked = usual.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;

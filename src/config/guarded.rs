@@ -1,5 +1,5 @@
-//! Reading a file that somebody named: a regular one, and of a size that is meant. A pipe would wait for ever for its
-//! writer, a device may have no end. Used for the configuration and for the files that it names.
+//! Reads only regular files of a plausible size: a pipe would block for ever without a writer, and a device may be
+//! endless. Used for the configuration and for the files that it names.
 
 use std::{
     fs::File,
@@ -8,21 +8,21 @@ use std::{
     path::Path,
 };
 
-/// The bytes of a regular file of at most `most` bytes.
+/// Reads a regular file of at most `most` bytes.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidInput`] when it is something else, or larger.
+/// [`io::ErrorKind::InvalidInput`] if it is not a regular file, or larger.
 pub(super) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let unfit =
         || io::Error::new(io::ErrorKind::InvalidInput, format!("not a file of at most {}", size(most)));
-    // So that opening a pipe waits for nobody; reading a regular file does not change by it.
+    // With O_NONBLOCK, opening a pipe does not wait for a writer; for a regular file it has no effect.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let found = file.metadata()?;
     if !found.is_file() || found.len() > most {
         return Err(unfit());
     }
     let mut bytes = Vec::new();
-    // Some say that they are empty and are not.
+    // Some files (in /proc) report a size of 0 but have content.
     file.take(most + 1).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > most { Err(unfit()) } else { Ok(bytes) }
 }

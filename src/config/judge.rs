@@ -1,5 +1,5 @@
-//! What is written → what is meant: the words in which the rules of all tables are written. Each finding is noted, and a
-//! default stands in for what is wrong, so that the rest is judged too. Reads no file and asks no system.
+//! Written values → settings: the helpers for the rules of all tables. Notes each problem and uses the default in place
+//! of a wrong value, so that the rest is checked too. Reads no files and makes no system calls.
 
 use std::{
     net::IpAddr,
@@ -14,28 +14,28 @@ use super::{
     span::Span,
 };
 
-/// Judges a whole configuration, and remembers what must not be claimed twice.
+/// Checks a whole configuration, and collects the claims that must be unique.
 #[derive(Debug)]
 pub(super) struct Judge<'a> {
     /// The directory of the main file; relative paths start here.
     pub base: &'a Path,
     pub notes: &'a mut Notes,
-    /// Of the daemon, once that is judged.
+    /// The daemon's runtime directory, set once `[daemon]` is checked.
     pub runtime_dir: PathBuf,
     pub ports: Vec<PortClaim>,
     pub names: Vec<NameClaim>,
-    /// Files the configuration names.
+    /// The files named in the configuration.
     pub named_files: Vec<NamedFile>,
 }
 
-/// A port that something listens on.
+/// A port that a front or an instance listens on.
 #[derive(Debug)]
 pub(super) struct PortClaim {
     pub port: u16,
-    /// The public address; `None` is an instance.
+    /// The public address of a front; `None` for an instance.
     pub listen: Option<IpAddr>,
     pub at: Span,
-    /// Nobody wrote it.
+    /// It is the default, not written in a file.
     pub default: bool,
     /// How many instances each color of the app has; 1 for a public address.
     pub instances: u16,
@@ -49,7 +49,7 @@ pub(super) struct NameClaim {
     pub at: Span,
 }
 
-/// A file that the configuration names and somebody with a file system should look at.
+/// A file named in the configuration, which the caller should check on disk.
 #[derive(Debug)]
 pub(super) struct NamedFile {
     pub path: PathBuf,
@@ -57,12 +57,12 @@ pub(super) struct NamedFile {
     pub holds: Holds,
 }
 
-/// What a named file holds.
+/// The expected content of a named file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holds {
-    /// A secret: not for others.
+    /// A secret; other users must not be able to read it.
     Secret,
-    /// A private key: ssh refuses it when the group can read it as well.
+    /// A private key; ssh refuses it if its group can read it.
     PrivateKey,
     /// `KEY=value` lines, secrets among them.
     Variables,
@@ -74,13 +74,12 @@ pub(super) enum Holds {
     Plain,
     /// The remote's repository.
     Repository {
-        /// The path begins as the name of a server does.
+        /// The path begins like the name of a server.
         like_a_host: bool,
     },
 }
 
 impl<'a> Judge<'a> {
-    /// Begins.
     pub fn new(base: &'a Path, notes: &'a mut Notes) -> Self {
         Self {
             base,
@@ -92,7 +91,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Notes what is claimed twice; after the last app.
+    /// Notes everything that is claimed twice. Call it after the last app.
     pub fn conflicts(&mut self) {
         conflicts::ports(&self.ports, self.notes);
         conflicts::names(&self.names, self.notes);
@@ -137,7 +136,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// What `read` makes of a text; a text that means nothing is noted as `what`.
+    /// Parses a text with `read`; notes `what` if that gives `None`.
     pub fn text<T>(
         &mut self,
         given: &Given<String>,
@@ -153,7 +152,7 @@ impl<'a> Judge<'a> {
         read
     }
 
-    /// What one of a few words means; another one is noted as `what`.
+    /// Looks up the value of a word; notes `what` for an unknown word.
     pub fn word<T: Copy>(
         &mut self,
         given: &Given<String>,
@@ -166,7 +165,7 @@ impl<'a> Judge<'a> {
         self.text(given, meaning, what, hint)
     }
 
-    /// What `fit` makes of a number; one that does not fit is noted as `what`.
+    /// Converts a number with `fit`; notes `what` if that gives `None`.
     pub fn number<T>(
         &mut self,
         given: &Given<i64>,
@@ -182,7 +181,7 @@ impl<'a> Judge<'a> {
         fitting
     }
 
-    /// Remembers a name of the front, unless it only stands in for a wrong one.
+    /// Records a front's name as claimed, unless it is the default in place of a wrong one.
     pub fn claim(&mut self, what: &'static str, value: &str, given: &Given<String>, absent: Span) {
         let at = match given {
             Given::Absent => absent,

@@ -1,4 +1,4 @@
-//! Files → settings: reads `bgd.toml` and `apps.d/*.toml`, and looks at the files they name. Called by the
+//! Files → settings: reads `bgd.toml` and `apps.d/*.toml`, and checks the files they name. Called by the
 //! daemon at start and at each reload, and by every command; changes nothing on disk.
 
 use std::{
@@ -21,13 +21,13 @@ use crate::rules::ids::AppName;
 
 /// The directory of further apps, beside the main file.
 const APPS_DIR: &str = "apps.d";
-/// Bytes; a configuration beyond this is some other file.
+/// Bytes; a larger file can't be a configuration.
 pub(super) const LARGEST: u64 = 4 << 20;
 
 /// Reads, judges and completes the configuration at `file`.
 ///
 /// # Errors
-/// Everything that is wrong, at once.
+/// All problems at once.
 pub fn load(file: &Path) -> Result<Loaded, Problems> {
     let fail = |problem| Problems(vec![problem]);
     let file = std::path::absolute(file).map_err(|error| {
@@ -47,7 +47,7 @@ pub fn load(file: &Path) -> Result<Loaded, Problems> {
     Ok(loaded)
 }
 
-/// The text of the file alone.
+/// The text of the main file.
 pub(super) fn text(file: &Path) -> Option<String> {
     read(file).ok().map(|source| source.text)
 }
@@ -56,7 +56,7 @@ pub(super) fn text(file: &Path) -> Option<String> {
 /// which changes matter. Directories, because files are replaced by renaming.
 pub fn sources(file: &Path) -> Vec<PathBuf> {
     let mut all = vec![dir_of(file), apps_dir(file)];
-    // Where a symlink leads, since a change over there shows nowhere else.
+    // The directory of a symlink's target too, because a change there sends no event elsewhere.
     all.extend(fs::canonicalize(file).ok().map(|real| dir_of(&real)));
     all.retain(|dir| dir.is_dir());
     all.sort();
@@ -64,7 +64,7 @@ pub fn sources(file: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// Whether a change of `changed` is one of the configuration at `file`.
+/// Whether a change of the path `changed` may change the configuration at `file`.
 pub fn concerns(file: &Path, changed: &Path) -> bool {
     let apps = apps_dir(file);
     let is_app = changed.parent() == Some(&apps) && is_app_file(changed);
@@ -75,7 +75,7 @@ fn dir_of(file: &Path) -> PathBuf {
     file.parent().unwrap_or(Path::new("/")).to_owned()
 }
 
-/// The file of one app.
+/// The path of an app's own file in `apps.d`.
 pub(super) fn app_file(file: &Path, app: &AppName) -> PathBuf {
     apps_dir(file).join(format!("{app}.toml"))
 }
@@ -84,7 +84,7 @@ fn apps_dir(file: &Path) -> PathBuf {
     dir_of(file).join(APPS_DIR)
 }
 
-/// Hidden files are what editors leave behind.
+/// Whether the path is an app's file. Hidden files are not: editors leave them behind.
 fn is_app_file(path: &Path) -> bool {
     let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     !hidden && path.extension().is_some_and(|extension| extension == "toml")
@@ -113,7 +113,7 @@ fn read(file: &Path) -> Result<Source, Problem> {
     Ok(Source { file: file.to_owned(), text })
 }
 
-/// The files of `apps.d` in the order of their names; what can't be read is noted.
+/// The files of `apps.d`, sorted by name; notes unreadable ones.
 fn read_apps(file: &Path, notes: &mut Notes) -> Vec<Source> {
     let dir = apps_dir(file);
     let listed = fs::read_dir(&dir).and_then(|entries| {
@@ -138,8 +138,8 @@ fn read_apps(file: &Path, notes: &mut Notes) -> Vec<Source> {
     read.filter_map(|source| source.map_err(|problem| notes.errors.push(problem)).ok()).collect()
 }
 
-/// Root has the system's directories, anybody else their own. A user without a home is a system's service, and
-/// `bgd check` must not fail for who runs it: the system's state directory again.
+/// Root uses the system's directories, other users their own. A user without a home directory is a system service
+/// and uses the system's state directory, so that `bgd check` does not depend on the user that runs it.
 pub(super) fn surroundings(file: &Path) -> Surroundings {
     let base = dir_of(file);
     if nix::unistd::geteuid().is_root() {
@@ -163,12 +163,12 @@ fn home() -> Option<PathBuf> {
     Some(user.dir).filter(|dir| dir.is_absolute() && dir.is_dir())
 }
 
-/// Warns of a named file that is not there or open to others. What this user can't see is not judged.
+/// Warns of a named file that is missing or accessible to others. Skips files that this user can't see.
 fn look_at(file: &NamedFile, notes: &mut Notes) {
     let found = match fs::metadata(&file.path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // The path is not repeated: people put the token itself here.
+            // The message omits the path: people write the token itself here.
             let (what, hint) = match file.holds {
                 Holds::Repository { like_a_host: true } => {
                     ("is a path of this host, and nothing is there", "a URL begins with https:// or ssh://")
@@ -209,7 +209,7 @@ fn look_at(file: &NamedFile, notes: &mut Notes) {
     }
 }
 
-/// Warns of lines that can't be read, and of variables that mean something else than in a shell.
+/// Warns of lines that can't be parsed, and of values that a shell would read differently.
 fn look_into(file: &NamedFile, notes: &mut Notes) {
     let hint = "correct that line; a value stands bare or in quotes";
     let all = match env_file::read(&file.path) {
@@ -217,7 +217,7 @@ fn look_into(file: &NamedFile, notes: &mut Notes) {
         Err(env_file::EnvFileError::Line { source, .. }) => {
             return notes.warn(&file.at, source.to_string(), hint);
         }
-        // What this user may not read is not judged; the daemon may.
+        // Skip a file that this user may not read; the daemon may have the right to.
         Err(env_file::EnvFileError::Read { source, .. })
             if source.kind() == io::ErrorKind::PermissionDenied =>
         {
@@ -235,7 +235,7 @@ fn look_into(file: &NamedFile, notes: &mut Notes) {
     }
 }
 
-/// What is wrong with what a file holds, as far as this user can read it.
+/// The fault of a file's content; `None` if this user can't read it.
 fn fault_of(file: &NamedFile) -> Option<FileFault> {
     let read = || auth_file::read(&file.path).ok();
     match file.holds {
@@ -248,7 +248,7 @@ fn fault_of(file: &NamedFile) -> Option<FileFault> {
 
 const NO_REPOSITORY: &str = "there is no git repository";
 
-/// Bare, or with `.git` in it.
+/// Warns if there is no repository at the path, bare or with `.git` in it.
 fn look_at_repository(file: &NamedFile, notes: &mut Notes) {
     let repository = file.path.join(".git").exists() || file.path.join("HEAD").exists();
     if !file.path.is_dir() {

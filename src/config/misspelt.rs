@@ -1,9 +1,9 @@
-//! Remotes that git would take for something else than was meant, or not at all: found by their text, with the
-//! right form in the hint. Pure. No text of a URL's user info is repeated.
+//! Finds misspelt remotes, which git would refuse or misread, by their text, and gives the right form in the hint.
+//! Pure. Never repeats the user info of a URL.
 
 use super::nearest::nearest;
 
-/// A remote that can't be what was meant.
+/// A misspelt remote: the problem and the hint.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Misspelt {
     pub what: String,
@@ -15,7 +15,7 @@ fn misspelt(what: impl Into<String>, hint: impl Into<String>) -> Option<Misspelt
 }
 
 const SCHEMES: [&str; 5] = ["https", "http", "ssh", "git", "file"];
-/// What follows a repository in the address of a page about it; GitLab's all begin with `-`.
+/// Path parts after the repository in the URL of a web page about it; GitLab's all begin with `-`.
 const PAGES: [&str; 16] = [
     "-",
     "tree",
@@ -34,10 +34,10 @@ const PAGES: [&str; 16] = [
     "actions",
     "settings",
 ];
-/// Of these the next part is a branch.
+/// The pages whose next path part is a branch.
 const BRANCH_PAGES: [&str; 4] = ["tree", "blob", "raw", "commits"];
 
-/// What is wrong with the text of a remote, if it is plain that something is.
+/// Finds an obvious mistake in the text of a remote.
 pub(super) fn judge(text: &str) -> Option<Misspelt> {
     if text.contains('\\') {
         return misspelt("is no address that git fetches: it holds a backslash", "write / instead");
@@ -52,7 +52,7 @@ pub(super) fn judge(text: &str) -> Option<Misspelt> {
     }
 }
 
-/// A URL with what comes before its host left out.
+/// A URL without its user info.
 fn without_user(text: &str) -> String {
     match text.split_once("://") {
         Some((scheme, rest)) => {
@@ -85,7 +85,7 @@ fn unknown_scheme(scheme: &str, rest: &str) -> Option<Misspelt> {
     meant.and_then(|meant| misspelt(what, format!("write {:?}", without_user(&format!("{meant}://{rest}")))))
 }
 
-/// A colon behind the host, and what follows is no port: the form `host:path` put into a URL.
+/// A colon after the host that is not followed by a port: the form `host:path` in a URL.
 fn wrong_port(scheme: &str, host: &str, path: &str) -> Option<Misspelt> {
     let (name, port) = host.rsplit_once(':').filter(|_| !host.ends_with(']'))?;
     if port.parse::<u16>().is_ok_and(|port| port > 0) {
@@ -108,7 +108,7 @@ fn no_path(host: &str, path: &str) -> Option<Misspelt> {
     })
 }
 
-/// The address that a browser shows.
+/// The URL of a web page about a repository.
 fn page(scheme: &str, host: &str, path: &str) -> Option<Misspelt> {
     let (path, fragment) = path.split_once('#').map_or((path, None), |(path, name)| (path, Some(name)));
     if let Some(name) = fragment {
@@ -128,7 +128,7 @@ fn page(scheme: &str, host: &str, path: &str) -> Option<Misspelt> {
     misspelt("is the address of a page about the repository, not of the repository", hint)
 }
 
-/// Without `://`: `user@host:path`, or a path of this host.
+/// Mistakes in a remote without `://`: `user@host:path`, or a path on this host.
 fn short(text: &str) -> Option<Misspelt> {
     let first = text.split('/').next().unwrap_or_default();
     let (before, behind) = text.split_once(':').unwrap_or((text, ""));
@@ -165,7 +165,7 @@ fn no_colon(text: &str, first: &str) -> Option<Misspelt> {
     None
 }
 
-/// What `host:2222/path` is read as, where a port was meant.
+/// A remote `host:2222/path`, in which git reads the port as a part of the path.
 pub(super) fn port_as_path(text: &str) -> Option<Misspelt> {
     let (host, path) = text.split_once(':').filter(|(host, _)| !host.contains('/'))?;
     let (port, rest) = path.split_once('/')?;
@@ -174,7 +174,7 @@ pub(super) fn port_as_path(text: &str) -> Option<Misspelt> {
     misspelt(what, format!("write ssh://{host}:{port}/{rest} if the port is meant"))
 }
 
-/// Whether a relative path begins as the name of a server does.
+/// Whether a relative path begins like the name of a server.
 pub(super) fn begins_with_a_host(text: &str) -> bool {
     let Some((first, rest)) = text.split_once('/') else { return false };
     let host = first.split(':').next().unwrap_or(first);

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! find.rs      which file
-//! load.rs      files → texts, and a look at the files they name
-//!   guarded.rs    what is not a sensible file is not read
-//!   auth_file.rs  what such a file holds
+//! load.rs      files → texts, and checks of the files they name
+//!   guarded.rs    reads only regular files of a plausible size
+//!   auth_file.rs  checks keys, tokens and certificates
 //! parse.rs     texts → settings; pure
 //!   read.rs      TOML → typed values, each with its span
 //!   tables/      one file a table: its keys, what they mean, their defaults, their rules
-//!   judge.rs     the words in which the rules are written, and what only one place may claim
-//!   habits/      what people write who come from another tool
-//!   problem.rs   everything that is wrong, at once
+//!   judge.rs     helpers for the rules, and the claims that must be unique
+//!   habits/      warnings for users of other tools
+//!   problem.rs   all problems, collected
 //! commands.rs  which programs a command runs
 //! ```
 

@@ -1,6 +1,6 @@
-//! Which known word somebody meant. Used for the hints of unknown keys and names; nothing else.
+//! Finds the known word closest to a misspelt one. Used for the hints of unknown keys and names.
 
-/// The known word that is closest to `word`, if one is close enough to be meant.
+/// The known word that is closest to `word`, if one is close enough.
 pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     let word = word.to_lowercase().replace('-', "_");
     // Every third letter may be wrong; two in short words would turn `poll` into `port`.
@@ -16,18 +16,18 @@ pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
         .map(|(_, candidate)| candidate)
 }
 
-/// The hint for a word that is none of the known ones: the closest, or else `otherwise`.
+/// The hint for an unknown word: the closest known one, else `otherwise`.
 pub(super) fn meant(word: &str, known: &[&str], otherwise: &str) -> String {
     nearest(word, known).map_or_else(|| otherwise.to_owned(), |near| format!("did you mean {near:?}?"))
 }
 
-/// What turns one word into others of its family: `sticky` into `stickyness`, `drain` into `draining`.
+/// Suffixes that make other forms of a word: `sticky` and `stickyness`, `drain` and `draining`.
 const ENDINGS: [&str; 8] = ["s", "es", "d", "ed", "er", "ing", "ness", "name"];
-/// Shorter beginnings are beginnings of anything.
+/// Shorter prefixes match too many words.
 const SHORTEST_STEM: usize = 4;
 
-/// The known word of which `word` is the beginning (and of no other), or another form. Words joined by `_` are no
-/// forms: `build_user` is not meant to be `build`.
+/// The only known word that begins with `word`, or that `word` is another form of. Words joined by `_` are not
+/// forms: `build_user` does not mean `build`.
 pub(super) fn related<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     let word = word.to_lowercase().replace('-', "_");
     let is_form = |stem: &str| word.strip_prefix(stem).is_some_and(|ending| ENDINGS.contains(&ending));

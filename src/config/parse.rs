@@ -1,5 +1,5 @@
-//! Texts → settings, as a pure function: no file is read, nothing is asked of the system. Called by `load.rs`
-//! with what it read, and by tests and fuzzers with anything at all.
+//! Texts → settings, as a pure function: no files, no system calls. Called by `load.rs` with the texts of the files,
+//! and by tests and fuzzers with arbitrary texts.
 
 use std::{
     collections::BTreeMap,
@@ -24,41 +24,39 @@ use crate::rules::ids::AppName;
 /// One file of the configuration: its name for messages, and its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// The path; of a file of `apps.d`, its stem names the app.
+    /// The path; for a file in `apps.d` its stem is the app's name.
     pub file: PathBuf,
-    /// The whole text.
     pub text: String,
 }
 
-/// What the reader's host and user contribute.
+/// The values that depend on the host and the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Surroundings {
-    /// Where relative paths start: the main file's directory, absolute.
+    /// Base of relative paths: the main file's directory, absolute.
     pub base: PathBuf,
     /// Default of `daemon.state_dir`.
     pub state_dir: PathBuf,
-    /// Default of `daemon.runtime_dir`; `None` is `run` below the state directory.
+    /// Default of `daemon.runtime_dir`; `None` means `run` below the state directory.
     pub runtime_dir: Option<PathBuf>,
 }
 
-/// A configuration that can be used.
+/// A valid configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
-    /// What is meant.
     pub settings: Settings,
-    /// What somebody should look at, in the order of files and lines.
+    /// The warnings, in the order of files and lines.
     pub warnings: Vec<Problem>,
 }
 
 /// Reads and judges `main` and the files of `apps.d`.
 ///
 /// # Errors
-/// Everything that is wrong, at once.
+/// All problems at once.
 pub fn parse(main: &Source, apps: &[Source], surroundings: &Surroundings) -> Result<Loaded, Problems> {
     parse_noting(main, apps, (surroundings, Notes::default())).map(|(loaded, _)| loaded)
 }
 
-/// Parses with the problems that were found before; also returns the files that the configuration names.
+/// Parses, and adds to the problems found before; also returns the files named in the configuration.
 pub(super) fn parse_noting(
     main: &Source,
     apps: &[Source],
@@ -92,7 +90,7 @@ pub(super) fn parse_noting(
     Err(Problems(notes.errors))
 }
 
-/// Every file as written: `[daemon]`, and the apps with valid names, each once.
+/// The tables of all files as written: `[daemon]`, and the apps with valid names, each once.
 fn raw(main: &Source, apps: &[Source], notes: &mut Notes) -> (RawDaemon, Vec<(AppName, RawApp)>) {
     let mut all: Vec<(AppName, RawApp)> = Vec::new();
     let mut daemon = Given::Absent;
@@ -125,7 +123,7 @@ fn raw_app(source: &Source, name: &str, notes: &mut Notes) -> Option<RawApp> {
     Some(RawApp::read(&table, &at, &mut reader))
 }
 
-/// Adds an app, unless its name is none or already there.
+/// Adds an app, unless its name is invalid or already taken.
 fn take(all: &mut Vec<(AppName, RawApp)>, (name, raw): (String, RawApp), notes: &mut Notes) {
     match name.parse::<AppName>() {
         Err(bad) => {

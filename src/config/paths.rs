@@ -1,4 +1,4 @@
-//! Paths: of this host (absolute, or relative to the main file's directory) and of a release (always inside it).
+//! Paths on this host (absolute, or relative to the main file's directory) and in a release (always inside it).
 
 use std::path::{Component, Path, PathBuf};
 
@@ -12,14 +12,14 @@ const NO_TILDE: &str = "`~` is not expanded";
 const INSIDE: &str = "write a path relative to the release, without `..`";
 
 impl Judge<'_> {
-    /// A path of this host; `None` when it is absent or wrong.
+    /// A path on this host; `None` if it is absent or wrong.
     pub(super) fn host_path(&mut self, given: &Given<String>) -> Option<PathBuf> {
         let written = given.value()?;
         self.filled(written, "write a path, or leave the key out").then_some(())?;
         self.resolve(&written.value, &written.at)
     }
 
-    /// A file of this host that somebody should look at.
+    /// A file on this host, which is recorded for a check on disk.
     pub(super) fn host_file(&mut self, given: &Given<String>, holds: Holds) -> Option<PathBuf> {
         let path = self.host_path(given)?;
         let at = given.span()?;
@@ -31,7 +31,7 @@ impl Judge<'_> {
         Some(path)
     }
 
-    /// A file that bgd shall write.
+    /// A file that bgd writes.
     pub(super) fn written_file(&mut self, given: &Given<String>) -> Option<PathBuf> {
         let path = self.host_path(given)?;
         let written = given.value()?;
@@ -42,7 +42,7 @@ impl Judge<'_> {
         Some(path)
     }
 
-    /// Makes a path absolute. `..` stays, since what is above depends on symlinks.
+    /// Makes a path absolute. Keeps `..`, because its meaning depends on symlinks.
     pub(super) fn resolve(&mut self, text: &str, at: &Span) -> Option<PathBuf> {
         if text.starts_with('~') {
             self.notes.error(at, NO_TILDE, "write the path in full, such as /home/deploy/…");
@@ -52,7 +52,7 @@ impl Judge<'_> {
         Some(joined.components().filter(|part| *part != Component::CurDir).collect())
     }
 
-    /// A file of the release, without `./`.
+    /// A file in the release, without `./`.
     pub(super) fn release_file(&mut self, written: &Written<String>) -> Option<PathBuf> {
         let path = self.release_path(written)?;
         if written.value.ends_with('/') {
@@ -62,7 +62,7 @@ impl Judge<'_> {
         Some(path)
     }
 
-    /// A path of the release, without `./`; a trailing `/` is kept, since it means a directory.
+    /// A path in the release, without `./`; keeps a trailing `/`, which means a directory.
     fn release_path(&mut self, written: &Written<String>) -> Option<PathBuf> {
         let text = &written.value;
         self.filled(written, INSIDE).then_some(())?;
@@ -93,7 +93,7 @@ impl Judge<'_> {
         Some(PathBuf::from(clean.join("/") + slash))
     }
 
-    /// The paths of one list of the release.
+    /// The paths in the release of one list.
     pub(super) fn release_paths(&mut self, given: &Given<Vec<Written<String>>>) -> Vec<Written<PathBuf>> {
         let all = given.value().map_or(&[][..], |written| &written.value);
         all.iter()
@@ -101,7 +101,7 @@ impl Judge<'_> {
             .collect()
     }
 
-    /// Notes every path that is, holds, or lies in an earlier one.
+    /// Notes every path that equals, contains, or is inside an earlier one.
     pub(super) fn refuse_overlaps(&mut self, paths: &[Written<PathBuf>], what_then: &str) {
         for (index, later) in paths.iter().enumerate() {
             let overlaps = |earlier: &&Written<PathBuf>| {

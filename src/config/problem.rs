@@ -1,6 +1,6 @@
-//! What is wrong with the configuration, as data: where, which key, what was found, and what to do about it.
-//! Filled by the reading and checking files of this folder, printed by `bgd check`, stored by a failed reload.
-//! Texts must never contain a secret: no value of `env`, no token, no password of a URL.
+//! A problem of the configuration as data: place, key, finding and hint. Recorded by the reading and checking files of
+//! this folder, printed by `bgd check`, stored by a failed reload. Texts must never contain a secret: no value of
+//! `env`, no token, no password of a URL.
 
 use std::{fmt, path::Path};
 
@@ -14,7 +14,7 @@ use super::span::Span;
 pub enum Severity {
     /// The configuration can't be used.
     Error,
-    /// The configuration can be used; somebody should look.
+    /// The configuration can be used; the operator should check it.
     Warning,
 }
 
@@ -27,22 +27,22 @@ impl fmt::Display for Severity {
     }
 }
 
-/// One thing wrong with the configuration. `Display` prints a block of one or two lines, without a last newline.
+/// One problem of the configuration. `Display` prints one or two lines, without a trailing newline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// Error or warning.
     pub severity: Severity,
-    /// The file, as it was named.
+    /// The file, as the caller named it.
     pub file: String,
-    /// Line, counted from 1; `None` when the file as a whole is meant.
+    /// Line, counted from 1; `None` for a problem of the whole file.
     pub line: Option<u32>,
     /// Column in characters, counted from 1; only for syntax errors.
     pub column: Option<u32>,
     /// The dotted path of the key, such as `app.shop.health.timeout`.
     pub key: Option<String>,
-    /// What was found.
+    /// The finding.
     pub what: String,
-    /// What to do about it.
+    /// Advice for the operator.
     pub hint: Option<String>,
 }
 
@@ -84,7 +84,7 @@ impl fmt::Display for Problem {
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
-    /// The first one on one line, and how many there are besides.
+    /// The first error on one line, and the number of further ones.
     pub fn brief(&self) -> String {
         let first = self.0.first().map(ToString::to_string).unwrap_or_default();
         let first = first.lines().next().unwrap_or_default().trim_start_matches("error: ");

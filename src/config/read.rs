@@ -1,5 +1,5 @@
-//! TOML text → typed, located values. Called by `raw.rs` for every table and by `parse.rs` for every file; notes
-//! syntax errors, wrong types and unknown keys, and goes on after each. Knows no key by name and no rule.
+//! TOML text → typed values with their places. Called by `tables/` for every table and by `parse.rs` for every file;
+//! notes syntax errors, wrong types and unknown keys, and continues after each. Knows no keys and no rules.
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 
@@ -17,14 +17,14 @@ use super::{
 /// A value as parsed, with its span.
 pub(super) type Item<'i> = Spanned<DeValue<'i>>;
 
-/// A value and where it was written.
+/// A value and its place.
 #[derive(Debug, Clone)]
 pub(super) struct Written<T> {
     pub value: T,
     pub at: Span,
 }
 
-/// A key of a table: not there, there but unreadable (already noted), or there.
+/// A key of a table: absent, unreadable (already noted), or read.
 #[derive(Debug, Clone)]
 pub(super) enum Given<T> {
     Absent,
@@ -49,7 +49,7 @@ impl<T> Given<T> {
         }
     }
 
-    /// Where the key stands, readable or not.
+    /// The place of the key, readable or not.
     pub fn span(&self) -> Option<&Span> {
         match self {
             Self::Absent => None,
@@ -59,9 +59,9 @@ impl<T> Given<T> {
     }
 }
 
-/// What a value of TOML can be read as. `None` means that a problem was noted.
+/// A type that a TOML value can be read as.
 pub(super) trait FromToml: Sized {
-    /// Reads `item`, which stands at `at`.
+    /// Reads `item` at the place `at`; `None` if a problem was noted.
     fn from_toml(item: &Item<'_>, at: &Span, reader: &mut Reader<'_>) -> Option<Self>;
 }
 
@@ -75,13 +75,13 @@ pub(super) struct Reader<'n> {
 }
 
 impl<'n> Reader<'n> {
-    /// Begins with the text of `file`.
+    /// Starts to read the text of `file`.
     pub fn new(file: Arc<str>, text: &str, notes: &'n mut Notes) -> Self {
         let breaks = text.bytes().enumerate().filter(|(_, c)| *c == b'\n').map(|(at, _)| at + 1);
         Self { file, lines: std::iter::once(0).chain(breaks).collect(), notes }
     }
 
-    /// The root of the file, its keys named below `key`.
+    /// The place of the file's root; its keys are named below `key`.
     pub fn root(&self, key: &str) -> Span {
         Span { file: Arc::clone(&self.file), line: 1, key: key.to_owned() }
     }
@@ -92,7 +92,7 @@ impl<'n> Reader<'n> {
         errors.sort_by_key(|error| error.span().map_or(usize::MAX, |span| span.start));
         for error in errors {
             let harmless = self.note_syntax(text, &error);
-            // What follows the first real one is mostly its consequence.
+            // Errors after the first real one are usually its consequences.
             if !harmless {
                 return None;
             }
@@ -100,7 +100,7 @@ impl<'n> Reader<'n> {
         Some(table.into_inner())
     }
 
-    /// Notes a syntax error; true when the parser's recovery from it can be trusted.
+    /// Notes a syntax error; true if the parser's recovery from it can be trusted.
     fn note_syntax(&mut self, text: &str, error: &toml::de::Error) -> bool {
         let message = error.message();
         let begins = error.span().and_then(|span| text.get(span.start..)?.chars().next());
@@ -200,7 +200,7 @@ impl<'n> Reader<'n> {
     }
 }
 
-/// What a value is, for a message. Never its text: that may be a secret in the wrong place.
+/// The kind of a value, for a message. Never the text of a string, which may be a misplaced secret.
 fn describe(value: &DeValue<'_>) -> String {
     let number = |text: &dyn Display| text.to_string().chars().take(40).collect::<String>();
     match value {

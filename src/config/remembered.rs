@@ -1,5 +1,5 @@
-//! The texts that configure one app, kept so that bgd still knows the app when they are gone or broken. The daemon
-//! keeps them; commands for an app that no file names read them.
+//! Copies of the texts that configure one app, so that bgd still knows the app after they were removed or broken. The
+//! daemon stores them; commands read them for an app that is in no file.
 
 use std::{
     fs,
@@ -20,18 +20,18 @@ use crate::rules::ids::AppName;
 struct Texts {
     file: PathBuf,
     main: String,
-    /// Of the app's own file, where it has one.
+    /// The text of the app's own file, if it has one.
     own: Option<String>,
 }
 
-/// The texts of an app as they are on disk now; `None` when they can't be read.
+/// The texts of an app now on disk; `None` if they can't be read.
 pub fn remember(file: &Path, app: &AppName) -> Option<String> {
     let kept = |file: &Path| text(file).map(|text| without_user_info(&text));
     let texts = Texts { file: file.to_owned(), main: kept(file)?, own: kept(&app_file(file, app)) };
     serde_json::to_string(&texts).ok()
 }
 
-/// The settings that such texts make; `None` when they make none.
+/// Parses remembered texts; `None` if they are not valid.
 pub fn recall(texts: &str, app: &AppName) -> Option<Arc<AppSettings>> {
     let Texts { file, main, own } = serde_json::from_str(texts).ok()?;
     let own: Vec<_> = own.into_iter().map(|text| Source { file: app_file(&file, app), text }).collect();
@@ -39,14 +39,14 @@ pub fn recall(texts: &str, app: &AppName) -> Option<Arc<AppSettings>> {
     parse(&main, &own, &surroundings(&file)).ok()?.settings.apps.get(app).cloned()
 }
 
-/// The settings of the configuration at `file` as it was last in force, by the texts of its apps, those kept last
-/// first; `None` when they make none.
+/// The settings last in force of the configuration at `file`, from the texts of its apps, the newest first; `None` if
+/// they are not valid.
 pub fn recall_all(file: &Path, kept: &[(AppName, String)]) -> Option<Settings> {
     let read =
         |(app, texts): &(AppName, String)| Some((app.clone(), serde_json::from_str::<Texts>(texts).ok()?));
     let kept = || kept.iter().filter_map(read).filter(|(_, texts)| is_same(&texts.file, file));
     let main = kept().next()?.1.main;
-    // What was taken out of the main file stands in an older text of it.
+    // Only texts with the newest main file: an older one contains apps that were removed since.
     let own = kept().filter(|(_, texts)| texts.main == main);
     let own = own.filter_map(|(app, texts)| Some(Source { file: app_file(file, &app), text: texts.own? }));
     let mut own: Vec<_> = own.collect();
@@ -54,7 +54,7 @@ pub fn recall_all(file: &Path, kept: &[(AppName, String)]) -> Option<Settings> {
     let main = Source { text: main, file: file.to_owned() };
     let surroundings = surroundings(file);
     let there: Vec<_> = own.iter().filter(|source| source.file.exists()).cloned().collect();
-    // An app whose file is gone was taken out, unless nothing is left without it.
+    // An app without its file was removed, unless the rest is not valid without it.
     let loaded = parse(&main, &there, &surroundings).or_else(|_| parse(&main, &own, &surroundings));
     Some(loaded.ok()?.settings)
 }

@@ -1,13 +1,13 @@
-//! Secrets that stand in files of their own, read when they are needed and never kept.
+//! Secrets in files of their own, read when needed and never stored.
 
 use std::{io, path::PathBuf};
 
 use super::{guarded, settings::Preview};
 
-/// Bytes: of which the first line counts.
+/// Bytes of the whole file, of which only the first line is used.
 const LARGEST: u64 = 64 << 10;
 
-/// Why a secret can't be had.
+/// Why a secret can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file.
@@ -15,11 +15,10 @@ pub enum SecretError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: io::Error,
     },
-    /// What stands in it; never shown.
+    /// Its first line is not a valid secret. The message never shows it.
     #[error("the first line of {} is no secret of 16 to 200 letters, digits, `-` and `_`", path.display())]
     Unfit {
         /// The file.
@@ -28,10 +27,10 @@ pub enum SecretError {
 }
 
 impl Preview {
-    /// The secret, from its file.
+    /// Reads the secret from its file.
     ///
     /// # Errors
-    /// When the file can't be read, or its first line is too short to be a secret or would need quotes in a front.
+    /// If the file can't be read, or its first line has a wrong length or a character that needs quotes in a front.
     pub fn secret(&self) -> Result<String, SecretError> {
         let path = || self.secret_file.clone();
         let bytes = guarded::read(&self.secret_file, LARGEST)

@@ -1,5 +1,5 @@
-//! The configuration as meant: validated, with defaults filled in, paths absolute, durations as durations. Everything above
-//! `config` reads these types; each is made in the file of its table.
+//! The validated configuration, with defaults filled in, absolute paths and typed durations. Everything above `config`
+//! reads these types; each is made in the file of its table.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -11,10 +11,10 @@ pub use crate::rules::{
     sticky::Sticky,
 };
 
-/// Everything one daemon runs with.
+/// All settings of one daemon.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Where bgd itself keeps things.
+    /// bgd's own directories and access rules.
     pub daemon: DaemonSettings,
     /// The apps by name.
     pub apps: BTreeMap<AppName, Arc<AppSettings>>,

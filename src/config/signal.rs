@@ -1,10 +1,10 @@
-//! Signals by name or number, for `stop.signal` and for people.
+//! Signals by name or number, for `stop.signal` and for messages.
 
 use nix::sys::signal::Signal;
 
 use super::nearest::nearest;
 
-/// Signals that stop, continue or inform, and so are no request to end.
+/// Signals that stop, continue or inform a process, and so do not ask it to end.
 const NOT_AN_END: [Signal; 8] = [
     Signal::SIGSTOP,
     Signal::SIGTSTP,
@@ -16,7 +16,7 @@ const NOT_AN_END: [Signal; 8] = [
     Signal::SIGIO,
 ];
 
-/// The names worth proposing.
+/// The names that hints propose.
 const USUAL: [&str; 8] = ["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "WINCH", "KILL"];
 
 /// Why a text or number is not a signal to stop an app with.
@@ -28,13 +28,13 @@ pub enum BadSignal {
     /// No signal has this number.
     #[error("is no signal number: {0}")]
     BadNumber(i64),
-    /// A signal that ends nothing.
+    /// The signal does not ask a process to end.
     #[error("does not ask a process to end: {0}")]
     NotAnEnd(&'static str),
 }
 
 impl BadSignal {
-    /// What to write instead.
+    /// Advice for the operator.
     pub fn hint(&self) -> String {
         if let Self::Unknown(name) = self
             && let Some(near) = nearest(

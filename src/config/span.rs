@@ -1,11 +1,11 @@
-//! Where something stands in the files of the configuration.
+//! Places in the files of the configuration.
 
 use std::{fmt, sync::Arc};
 
-/// Where something was written.
+/// The place of a key or value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Span {
-    /// The file, as it was named.
+    /// The file, as the caller named it.
     pub file: Arc<str>,
     /// Line, counted from 1.
     pub line: u32,
@@ -25,7 +25,7 @@ impl Span {
         Self { file: Arc::clone(&self.file), line, key }
     }
 
-    /// A key below this one that is not written, so it has this one's line.
+    /// The place of an absent key below this one, which has this one's line.
     pub fn absent(&self, name: &str) -> Self {
         self.key(name, self.line)
     }

@@ -6,12 +6,12 @@ use crate::rules::{
     ids::{Color, CommitId, ReleaseId},
 };
 
-/// What the placeholders stand for.
+/// The values of the placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Values {
     /// `{port}`, or `{socket}`
     pub address: Address,
-    /// `{instance}`: which of the color's, from 1.
+    /// `{instance}`: number of the instance in its color, from 1.
     pub instance: u16,
     /// `{color}`
     pub color: Color,
@@ -22,11 +22,11 @@ pub struct Values {
 }
 
 impl Values {
-    /// The placeholder of the address, and what it stands for.
+    /// The placeholder of the address, and its value.
     fn place(&self) -> (&'static str, String) {
         match &self.address {
             Address::Port(port) => ("{port}", port.to_string()),
-            // The configuration is text, and so are the paths in it.
+            // Lossless: the path comes from the configuration, which is UTF-8.
             Address::Socket(path) => ("{socket}", path.to_string_lossy().into_owned()),
         }
     }

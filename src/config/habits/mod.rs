@@ -1,4 +1,4 @@
-//! What people write who come from another tool: it may work, so it is said and never refused.
+//! Warnings for users of other tools. Their habits may work, so bgd warns and never refuses.
 
 mod placeholders;
 mod programs;

@@ -1,5 +1,5 @@
-//! Words that a shell or another tool would replace, and nobody replaces where they stand: `$PORT` in a list, `{PORT}`,
-//! `%(port)s`, `$PATH` in a value of `env`. Called by `app` and `front`; warns, because a program may read them itself.
+//! Finds words that a shell or another tool would replace but bgd does not: `$PORT` in a list, `{PORT}`, `%(port)s`,
+//! `$PATH` in a value of `env`. Called by `app` and `front`; only warns, because a program may replace them itself.
 
 use crate::config::{
     commands::{Call, goes_by},
@@ -8,20 +8,20 @@ use crate::config::{
     tables::{app::RawApp, start::RawStart},
 };
 
-/// What bgd replaces.
+/// The placeholders that bgd replaces.
 const OURS: [&str; 6] = ["port", "socket", "instance", "color", "release", "commit"];
-/// Programs that look variables up in their own arguments.
+/// Programs that expand variables in their arguments.
 const INTERPRETERS: [&str; 17] = [
     "sh", "bash", "dash", "ash", "ksh", "zsh", "fish", "busybox", "perl", "ruby", "php", "node", "awk",
     "java", "uwsgi", "python", "python3",
 ];
-/// Words that mean something to a shell alone.
+/// Words with a meaning only in a shell.
 const OPERATORS: [&str; 10] = ["&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1", "&>"];
-/// Variables that people expect to be looked up in a value.
+/// Variables that users expect to be expanded in a value.
 const LOOKED_UP: [&str; 8] = ["PATH", "HOME", "USER", "PWD", "PORT", "SOCKET", "HOSTNAME", "LD_LIBRARY_PATH"];
 
 impl Judge<'_> {
-    /// Warns of what stands for nothing in the commands and values of an app.
+    /// Warns of words that nothing replaces in the commands and values of an app.
     pub(in crate::config) fn placeholders(&mut self, raw: &RawApp) {
         for (at, text) in raw.commands().into_iter().chain(raw.values()) {
             if let Some((written, name)) = foreign(text) {
@@ -37,7 +37,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Warns of what only a shell would understand in a list. `key` is the list's, for hints.
+    /// Warns of shell syntax in a list. `key` is the key of the list, for hints.
     pub(in crate::config) fn no_shell_reads(&mut self, words: &[Written<String>], key: &str) {
         let Some(first) = words.first() else { return };
         let as_text = match key {
@@ -74,7 +74,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Warns of a value that goes by another variable. The value itself may be a secret.
+    /// Warns of a value that refers to a variable. Does not show the value, which may be a secret.
     fn not_looked_up(&mut self, name: &str, value: &Written<String>) {
         let Some(variable) = looked_up(&value.value) else { return };
         let what = format!("has ${variable}, and values are given as they are");
@@ -89,12 +89,12 @@ impl Judge<'_> {
     }
 }
 
-/// The first of the usual variables that a value expects to be looked up.
+/// The first of the usual variables that the value refers to.
 pub(in crate::config) fn looked_up(value: &str) -> Option<&'static str> {
     LOOKED_UP.into_iter().find(|name| goes_by(value, name))
 }
 
-/// A shell's `-c`, or code for another interpreter.
+/// Whether the command passes code to an interpreter, as with a shell's `-c`.
 fn reads_code(words: &[Written<String>]) -> bool {
     let is_flag = |word: &str| {
         word.starts_with('-') && word.ends_with(['c', 'e', 'r']) && !word.starts_with("--") && word.len() <= 4
@@ -103,7 +103,7 @@ fn reads_code(words: &[Written<String>]) -> bool {
     own.is_some_and(|own| ["java", "uwsgi", "awk"].contains(&own)) || words.iter().any(|w| is_flag(&w.value))
 }
 
-/// `$NAME` or `${NAME}` in capitals, as it is written.
+/// The first `$NAME` or `${NAME}` in capitals, as written.
 fn variable(text: &str) -> Option<&str> {
     let at = text.find('$')?;
     let rest = &text[at + 1..];
@@ -119,7 +119,7 @@ fn bare(variable: &str) -> &str {
     variable.trim_matches(['$', '{', '}'])
 }
 
-/// The first placeholder of another tool for something that bgd replaces: as it is written, and its name here.
+/// The first placeholder in another tool's form: as written, and its name in bgd.
 fn foreign(text: &str) -> Option<(&str, &'static str)> {
     let lower = text.to_ascii_lowercase();
     OURS.into_iter().find_map(|name| {

@@ -1,6 +1,6 @@
-//! What the commands of an app run, where that is known not to suit bgd: a manager that is asked to run the app, a
-//! server for development, one port for both colors, sudo without rights, a `cd` that ends with its own shell. Called
-//! for each app; warns, since a program of the same name may be another one.
+//! Finds programs in an app's commands that do not suit bgd: a manager that is asked to run the app, a development
+//! server, one port for both colors, sudo without rights, a `cd` that has no effect on the next step. Called for each
+//! app; only warns, since another program may have the same name.
 
 use crate::config::{
     commands::{Call, FOREGROUND, calls, goes_by, manager},
@@ -10,7 +10,7 @@ use crate::config::{
     tables::{app::RawApp, start::RawStart},
 };
 
-/// Servers that watch their files, by program and by words of which one must be among its arguments; none: always.
+/// Development servers: the program, and arguments of which one must be present; empty: always.
 const DEVELOPMENT: [(&str, &[&str]); 21] = [
     ("npm", &["dev", "start:dev", "watch"]),
     ("pnpm", &["dev", "start:dev", "watch"]),
@@ -34,7 +34,7 @@ const DEVELOPMENT: [(&str, &[&str]); 21] = [
     ("dotnet", &["watch"]),
     ("php", &["artisan serve"]),
 ];
-/// Options behind which a port, or an address with one, stands.
+/// Options with a port, or an address with a port, as their value.
 const PORT_OPTIONS: [&str; 14] = [
     "-p",
     "-b",
@@ -60,22 +60,22 @@ const BACKGROUND: [(&str, &[&str]); 6] = [
     ("start-stop-daemon", &["-b", "--background"]),
     ("daemonize", &[]),
 ];
-/// Words of bash that other shells call not found.
+/// Commands of bash that other shells do not have.
 const BASH_ONLY: [&str; 5] = ["source", "[[", "pushd", "popd", "shopt"];
-/// Programs that end processes by what they are called or where they listen.
+/// Programs that kill processes by name or by port.
 const BY_NAME: [&str; 4] = ["killall", "pkill", "skill", "fuser"];
 /// Programs that become another user.
 const RIGHTS: [&str; 4] = ["sudo", "doas", "su", "pkexec"];
 
-/// What git does in a clone alone.
+/// Git commands that need a clone.
 const OF_A_CLONE: [&str; 9] =
     ["pull", "fetch", "checkout", "switch", "reset", "submodule", "describe", "rev-parse", "log"];
 
-/// A smaller number behind `-p` or `-l` is something else: processes, a level.
+/// A smaller number after `-p` or `-l` is not a port, but a number of processes or a level.
 const LEAST_PORT: u16 = 80;
 
 impl Judge<'_> {
-    /// Warns of what the commands of an app run.
+    /// Warns of programs in an app's commands that do not suit bgd.
     pub(in crate::config) fn programs(&mut self, raw: &RawApp) {
         if let Some(Written { value, at }) = raw.start.value() {
             let (all, is_shell) = match value {
@@ -89,7 +89,7 @@ impl Judge<'_> {
             if is_shell {
                 self.not_of_sh(&all, at);
             }
-            // The port of an app may be rewritten into a file; then the number here can be anything.
+            // A rewrite may write the app's port into a file; then a fixed number in a command is not a fault.
             let told = raw.commands().iter().any(|(_, text)| {
                 text.contains("{port}") || text.contains("{socket}") || goes_by(text, "SOCKET")
             });
@@ -163,7 +163,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Each step has a shell of its own.
+    /// Warns of a step with an effect on its own shell only, which ends with the step.
     fn steps_end_with_their_shell(&mut self, raw: &RawApp) {
         let steps = raw.build.value().map_or(&[][..], |build| &build.value.0);
         let Some((_last, before)) = steps.split_last() else { return };
@@ -178,7 +178,7 @@ impl Judge<'_> {
         }
     }
 
-    /// What a unit's `ExecStart` and `ExecStop` allow.
+    /// Warns of the syntax of systemd's `ExecStart` and `ExecStop`.
     fn of_systemd(&mut self, raw: &RawApp) {
         for (at, text) in raw.commands() {
             let prefix = text.chars().next().filter(|c| "-@+!:".contains(*c));
@@ -217,7 +217,7 @@ impl Judge<'_> {
 }
 
 impl Judge<'_> {
-    /// Both colors run while the old one is stopped.
+    /// Warns of a stop command that would also end the other color, which runs meanwhile.
     fn stop_command(&mut self, raw: &RawApp) {
         let Some(written) = raw.stop.value().and_then(|stop| stop.value.command.value()) else { return };
         let all = calls(&written.value);
@@ -231,7 +231,7 @@ impl Judge<'_> {
         }
     }
 
-    /// A release holds the files of a commit and no `.git`.
+    /// Warns of git commands that need a clone: a release has no `.git`.
     fn no_repository(&mut self, raw: &RawApp) {
         for step in raw.build.value().map_or(&[][..], |build| &build.value.0) {
             let asks = |call: &Call| {
@@ -256,7 +256,7 @@ fn goes_to_background(call: &Call) -> bool {
     call.background || call.wrappers().any(|word| word == "nohup") || BACKGROUND.iter().any(by_option)
 }
 
-/// The program, and the word that makes it one for development; empty where it always is.
+/// A development server, and the argument that makes it one; the argument is empty if it always is.
 fn develops(call: &Call) -> Option<(String, String)> {
     let (program, arguments) = (call.program(), call.arguments());
     let joined = arguments.join(" ");
@@ -276,7 +276,7 @@ fn develops(call: &Call) -> Option<(String, String)> {
     Some((program.to_owned(), (*word).to_owned()))
 }
 
-/// A port that is written out: behind an option, or given to `PORT`.
+/// A literal port: the value of an option, or of `PORT`.
 fn port_of(call: &Call) -> Option<u16> {
     let after = |word: &String, next: Option<&String>| {
         if let Some(value) = word.strip_prefix("PORT=") {
@@ -291,7 +291,7 @@ fn port_of(call: &Call) -> Option<u16> {
     call.words.iter().enumerate().find_map(|(index, word)| after(word, call.words.get(index + 1)))
 }
 
-/// `8000` and `0.0.0.0:8000`.
+/// The port in `8000` or `0.0.0.0:8000`.
 fn port_at_end(text: &str) -> Option<u16> {
     let number = text.rsplit(':').next().unwrap_or_default();
     number.parse().ok().filter(|port| *port >= LEAST_PORT)

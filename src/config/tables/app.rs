@@ -110,13 +110,13 @@ impl FromToml for RawApps {
                 }
             }
         }
-        // The table is in the order of names; what is said of two apps shall follow the file.
+        // The parser sorts tables by name; messages should follow the order of the file.
         apps.sort_by_key(|(_, app)| app.at.line);
         Some(Self(apps))
     }
 }
 
-/// One app, as meant.
+/// The validated settings of one app.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AppSettings {
     /// The app's name.
@@ -125,19 +125,19 @@ pub struct AppSettings {
     pub remote: String,
     /// The branch to follow, without `refs/heads/`.
     pub branch: String,
-    /// Wait between two looks at the remote.
+    /// Wait between two polls of the remote.
     pub poll: Duration,
     /// Whether it listens on ports or on unix sockets.
     pub listen: Listen,
-    /// Ports of blue and green, of each color's first instance; without a meaning when it listens on sockets.
+    /// Ports of the first instance of blue and of green; without meaning if the app listens on sockets.
     pub ports: Ports,
-    /// How many instances a color has, 1 to [`MOST_INSTANCES`]; their ports follow each other.
+    /// Instances per color, 1 to [`MOST_INSTANCES`], on consecutive ports.
     pub instances: u16,
     /// Build commands, in order.
     pub build: Vec<String>,
     /// How an instance is started.
     pub start: Start,
-    /// What it speaks on its port.
+    /// The protocol on its ports or sockets.
     pub protocol: Protocol,
     /// How an instance is stopped.
     pub stop: Stop,
@@ -145,9 +145,9 @@ pub struct AppSettings {
     pub drain: Duration,
     /// How long the old color is kept warm after a flip.
     pub standby: Duration,
-    /// Good releases kept on disk.
+    /// Number of good releases kept on disk.
     pub keep: NonZeroUsize,
-    /// Build and run as this user; `None` is bgd's own.
+    /// Build and run as this user; `None` means bgd's user.
     pub user: Option<String>,
     /// Whether builds, hooks and instances may gain rights by running a setuid program.
     pub new_privileges: NewPrivileges,
@@ -155,11 +155,11 @@ pub struct AppSettings {
     pub env: BTreeMap<String, String>,
     /// A file of `KEY=value` lines, read at each build and start.
     pub env_file: Option<PathBuf>,
-    /// Paths relative to the release that live in `<app>/shared`; a trailing `/` in the file means directory.
+    /// Paths relative to the release that are stored in `<app>/shared`; a trailing `/` in the file means a directory.
     pub shared: Vec<PathBuf>,
-    /// Paths relative to the release copied from the previous release before the build.
+    /// Paths relative to the release that are copied from the previous release before the build.
     pub cache: Vec<PathBuf>,
-    /// Limit of the whole build.
+    /// Time limit of the whole build.
     pub build_timeout: Duration,
     /// Refuse a force-pushed branch.
     pub fast_forward_only: bool,
@@ -175,9 +175,9 @@ pub struct AppSettings {
     pub health: Health,
     /// Requests to a new instance before it gets traffic.
     pub warmup: Option<Warmup>,
-    /// How the traffic moves to a new release by degrees.
+    /// The gradual move of traffic to a new release.
     pub canary: Canary,
-    /// How a request asks for the color that is not live; `None`: it can't.
+    /// How a request selects the color that is not live; `None`: it can't.
     pub preview: Option<Preview>,
     /// What happens after a flip.
     pub watch: Watch,
@@ -185,16 +185,16 @@ pub struct AppSettings {
     pub hooks: Hooks,
     /// What routes the public traffic.
     pub front: FrontSettings,
-    /// Where the public is asked while the traffic moves; `None` measures nothing.
+    /// The public address that bgd probes during a flip; `None`: flips are not measured.
     pub public: Option<PublicAddress>,
-    /// What an instance, a build or a hook may use.
+    /// Resource limits of an instance, a build or a hook.
     pub limits: Limits,
-    /// What a commit may bring.
+    /// Limit of files and bytes of a commit.
     pub checkout_limit: CheckoutLimit,
 }
 
 impl AppSettings {
-    /// Where both colors listen.
+    /// The addresses of both colors.
     pub fn addresses(&self) -> Addresses {
         match &self.listen {
             Listen::Ports => Addresses { each: self.instances, ..self.ports.into() },
@@ -202,12 +202,12 @@ impl AppSettings {
         }
     }
 
-    /// Where one of a color's instances listens, counted from 0; also one more than there are now.
+    /// The address of a color's instance, counted from 0; the index may exceed the current number of instances.
     pub fn address_at(&self, color: Color, index: u16) -> Address {
         self.addresses().nth(color, index)
     }
 
-    /// Whether the front's requests are counted: a watch judges them, or status shows a canary's share.
+    /// Whether bgd counts the front's requests: for the watch, or for a canary's share in status.
     pub fn counts_traffic(&self) -> bool {
         self.watch.traffic.any() || !self.canary.steps.is_empty()
     }
@@ -216,10 +216,10 @@ impl AppSettings {
 /// What follows when a second copy of the app is likely to need more memory than is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MemoryCheck {
-    /// It is said, and the new release is started.
+    /// Warn, and start the new release.
     #[default]
     Warn,
-    /// The deploy fails before its start.
+    /// Fail the deploy before the start.
     Refuse,
 }
 
@@ -232,7 +232,7 @@ const FAST_FORWARD_ONLY: bool = false;
 const NEW_PRIVILEGES: bool = false;
 
 impl RawApp {
-    /// The commands of an app, in which placeholders are replaced and variables looked up.
+    /// The commands of an app, in which bgd replaces placeholders and a shell expands variables.
     pub fn commands(&self) -> Vec<(&Span, &str)> {
         let mut all = Vec::new();
         if let Some(build) = self.build.value() {
@@ -254,7 +254,7 @@ impl RawApp {
         all
     }
 
-    /// The other texts of an app in which placeholders are replaced.
+    /// The other texts of an app in which bgd replaces placeholders.
     pub fn values(&self) -> Vec<(&Span, &str)> {
         let env = self.env.value().into_iter().flat_map(|env| env.value.0.values());
         let rewrites = self.rewrite.value().map_or(&[][..], |all| &all.value);
@@ -267,7 +267,7 @@ fn text_of(given: &Given<String>) -> Option<(&Span, &str)> {
     given.value().map(|written| (&written.at, written.value.as_str()))
 }
 
-/// Judges an app. What comes back is whole only if no error was noted.
+/// Checks an app. The result is valid only if no error was noted.
 pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) -> AppSettings {
     let listen = judge.app_listen(&raw, &name);
     judge.placeholders(&raw);

@@ -1,4 +1,4 @@
-//! `[app.NAME.auth]`: credentials of the remote, each of which must fit it.
+//! `[app.NAME.auth]`: credentials of the remote, each of which must fit its protocol.
 
 use std::path::PathBuf;
 
@@ -13,16 +13,16 @@ table! {
     RawAuth { ssh_key: String, known_hosts: String, token_file: String, ca_file: String, proxy: String }
 }
 
-/// How the remote is reached, and with which credentials; all `None` means ssh agent and the user's own keys.
+/// Credentials and proxy of the remote; all `None` means the ssh agent and the user's own keys.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Auth {
     /// Private key for ssh.
     pub ssh_key: Option<PathBuf>,
-    /// Known hosts; default the user's and the system's.
+    /// File of known hosts; `None` means the user's and the system's files.
     pub known_hosts: Option<PathBuf>,
     /// File with a token for https.
     pub token_file: Option<PathBuf>,
-    /// Certificates of authorities that are trusted for https, besides the system's.
+    /// Certificates of authorities to trust for https besides the system's.
     pub ca_file: Option<PathBuf>,
     /// The URL of the proxy for http and https.
     pub proxy: Option<String>,
@@ -31,7 +31,7 @@ pub struct Auth {
 const TOKEN: &str = "use auth.token_file, or an ssh remote such as git@host:path.git";
 
 impl Judge<'_> {
-    /// Credentials; each must fit the remote, if that is known.
+    /// Checks the credentials; each must fit the remote's protocol, if that is known.
     pub(super) fn auth(&mut self, raw: &RawAuth, transport: Option<Transport>) -> Auth {
         let ssh = [raw.ssh_key.span(), raw.known_hosts.span()];
         let http = [raw.ca_file.span(), raw.proxy.span()];

@@ -1,5 +1,5 @@
-//! `[app.NAME.canary]`: how a new release comes to its traffic by degrees. Knows neither the fronts nor the machine, only
-//! what both can keep.
+//! `[app.NAME.canary]`: the gradual move of traffic to a new release. Independent of the kinds of fronts; accepts only
+//! shares and names that all of them support.
 
 use crate::{
     config::{
@@ -20,23 +20,23 @@ table! {
     RawCanary { steps: Vec<Written<String>>, sticky: String, cookie: String }
 }
 
-/// How the traffic moves to a new release by degrees.
+/// The gradual move of traffic to a new release.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Canary {
-    /// Shares on the way to all of it, each larger than the one before and less than all; empty: all at once.
+    /// Shares before all of the traffic, strictly increasing and less than 100%; empty: all at once.
     pub steps: Vec<CanaryStep>,
-    /// What keeps a client on its side.
+    /// How a client is kept on one color.
     pub sticky: Sticky,
 }
 
 const STICKY: Sticky = Sticky::None;
 
-/// The cookie that keeps a client of an app on its side; nginx knows no `-` in the name of one.
+/// The default name of the sticky cookie; nginx does not support `-` in it.
 fn sticky_cookie(app: &AppName) -> String {
     format!("bgd_{}", app.as_str().replace('-', "_"))
 }
 
-/// What a step looks like, for hints.
+/// The form of a step, for hints.
 const STEP: &str =
     "a share and how long, such as \"5%:2m\"; a share alone, such as \"20%\", lasts until `bgd promote`";
 
@@ -70,7 +70,7 @@ impl Judge<'_> {
             Some((share, hold)) => (share, Some(hold)),
             None => (value.as_str(), None),
         };
-        // The sign may be left out, as in `bgd canary set`.
+        // The `%` is optional, as in `bgd canary set`.
         let number = share.strip_suffix('%').unwrap_or(share);
         let Some(percent) = number.parse::<u32>().ok().filter(|_| is_number(number)) else {
             self.notes.error(at, format!("is no step of a canary: {value:?}"), STEP);
@@ -132,7 +132,7 @@ impl Judge<'_> {
         }
     }
 
-    /// A name that every front can ask for, nginx by a variable.
+    /// A cookie's name that every front can read; nginx uses it as part of a variable.
     pub(super) fn cookie(&mut self, given: &Given<String>) -> Option<String> {
         let Written { value, at } = given.value()?;
         let fits = |c: u8| c.is_ascii_alphanumeric() || c == b'_';

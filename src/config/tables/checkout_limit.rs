@@ -1,4 +1,4 @@
-//! `checkout_limit = { … }`: what one commit may bring.
+//! `checkout_limit = { … }`: the limit of files and bytes of one commit.
 
 use super::Table as _;
 use crate::{
@@ -14,7 +14,7 @@ table! {
 const DEFAULT: CheckoutLimit = CheckoutLimit { files: 1_000_000, bytes: 20 << 30 };
 
 impl Judge<'_> {
-    /// Judges what a commit of the app at `app` may bring.
+    /// Checks the limit of files and bytes of a commit of the app at `app`.
     pub(super) fn checkout_limit(&mut self, given: Given<RawCheckoutLimit>, app: &Span) -> CheckoutLimit {
         let raw = RawCheckoutLimit::or_empty(given, app.absent("checkout_limit"));
         let some = |number: i64| u64::try_from(number).ok().filter(|files| *files > 0);

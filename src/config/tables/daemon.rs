@@ -1,4 +1,4 @@
-//! `[daemon]`: where bgd itself keeps things, and who may use it.
+//! `[daemon]`: bgd's own directories, and the users that may control it.
 
 use std::path::{Path, PathBuf};
 
@@ -22,20 +22,20 @@ table! {
     }
 }
 
-/// Where bgd keeps its record and its sockets.
+/// bgd's directories, and the users and groups with access.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DaemonSettings {
-    /// Durable: database, mirrors, releases, logs.
+    /// Persistent directory: database, mirrors, releases, logs.
     pub state_dir: PathBuf,
-    /// Gone after a reboot: sockets and the lock.
+    /// Directory that a reboot may empty: sockets and the lock.
     pub runtime_dir: PathBuf,
-    /// The users and groups that may act through the control socket; `None`: all who may open it.
+    /// The users and groups that may act through the control socket; `None`: everyone who can open it.
     pub operators: Option<Vec<Principal>>,
-    /// Those that may only read through it.
+    /// The users and groups that may only read through it.
     pub readers: Vec<Principal>,
 }
 
-/// Somebody of this host, by name.
+/// A user or group of this host, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Principal {
     /// One user.
@@ -55,16 +55,16 @@ impl std::fmt::Display for Principal {
 
 pub(in crate::config) const ROOT_STATE_DIR: &str = "/var/lib/bgd";
 pub(in crate::config) const ROOT_RUNTIME_DIR: &str = "/run/bgd";
-/// Below the state directory: the runtime directory of an ordinary user without `$XDG_RUNTIME_DIR`. Not a
-/// directory of `/tmp`, whose name anybody else could take first.
+/// Runtime directory below the state directory, for a normal user without `$XDG_RUNTIME_DIR`. Not in `/tmp`, where
+/// another user could create the name first.
 const RUNTIME_BELOW_STATE: &str = "run";
 
-/// The file name of the control socket, which has to fit into a socket address with its directory.
+/// The file name of the control socket. Its whole path must fit into a socket address.
 const SOCKET: &str = "bgd.sock";
-/// Bytes of a socket address without the final NUL.
+/// Longest path of a socket in bytes, without the final NUL.
 const LONGEST_SOCKET: usize = 107;
 
-/// Judges `[daemon]`, with the defaults of the user that reads it.
+/// Checks `[daemon]`, with the defaults of the current user.
 pub(in crate::config) fn daemon(
     judge: &mut Judge<'_>,
     raw: &RawDaemon,
@@ -81,7 +81,7 @@ pub(in crate::config) fn daemon(
     DaemonSettings { state_dir, runtime_dir, operators, readers: principals(judge, &raw.readers) }
 }
 
-/// Whether they exist is a question to the host, which `bgd check` does not ask.
+/// Parses the names of users and groups; does not check that they exist on this host.
 fn principals(judge: &mut Judge<'_>, given: &Given<Vec<Written<String>>>) -> Vec<Principal> {
     let all = given.value().map_or(&[][..], |written| &written.value);
     all.iter().filter_map(|one| principal(judge, one)).collect()
@@ -100,7 +100,7 @@ fn principal(judge: &mut Judge<'_>, written: &Written<String>) -> Option<Princip
     Some(if group.is_some() { Principal::Group(name) } else { Principal::User(name) })
 }
 
-/// Each app has a directory of its name in the state directory, which nothing else may be in.
+/// Notes a conflict with the app's directory in the state directory, which has the app's name.
 pub(in crate::config) fn has_own_directory(
     judge: &mut Judge<'_>,
     (name, at): (&AppName, &Span),

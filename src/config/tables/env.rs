@@ -1,4 +1,4 @@
-//! `env`: variables of the app besides bgd's own; any name is a key here.
+//! `env`: variables of the app besides those that bgd sets; any name is allowed as a key.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::config::{
     span::Span,
 };
 
-/// `env` as written: any key is allowed here.
+/// `env` as written; any key is allowed.
 #[derive(Debug, Clone)]
 pub(in crate::config) struct RawEnv(pub BTreeMap<String, Written<String>>);
 
@@ -27,7 +27,7 @@ impl FromToml for RawEnv {
                 let value = String::from_toml(item, &at, reader)?;
                 all.insert(name.get_ref().to_string(), Written { value, at });
             } else {
-                // Not by way of `wrong_type`: that shows numbers, and a number here may be a PIN.
+                // `wrong_type` would show a number, and a number here may be a secret.
                 reader.notes.error(
                     &at,
                     "expected a text",
@@ -40,7 +40,7 @@ impl FromToml for RawEnv {
 }
 
 impl Judge<'_> {
-    /// Judges the variables of an app that listens there.
+    /// Checks the variables of an app that listens on `listen`.
     pub(super) fn env(&mut self, given: Given<RawEnv>, listen: &Listen) -> BTreeMap<String, String> {
         let Some(all) = given.into_value() else { return BTreeMap::new() };
         for (name, written) in &all.value.0 {

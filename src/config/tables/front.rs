@@ -1,5 +1,5 @@
-//! `[app.NAME.front]`: which front, and only the keys that it has. What a kind of front has and allows stands in the table
-//! of that kind.
+//! `[app.NAME.front]`: the kind of front, and only its keys. The keys and rules of a kind are in the file of that
+//! kind.
 
 use std::{
     net::SocketAddr,
@@ -25,41 +25,41 @@ table! {
     with { builtin: RawBuiltin, nginx: RawNginx, haproxy: RawHaproxy }
 }
 
-/// A kind of front, by its table.
+/// The keys and rules of one kind of front.
 pub(super) struct Kind {
     /// The value of `type`.
     pub name: &'static str,
     /// The keys of this kind that are written.
     pub written: fn(&RawFront) -> Vec<(&'static str, &Span)>,
-    /// What stands in place of a key of another kind, where this one has something.
+    /// The hint for a key of another kind, if this kind has an equivalent.
     pub own_way: fn(&str) -> Option<&'static str>,
-    /// Judges the keys of this kind; `None` when they are wrong as a whole.
+    /// Checks the keys of this kind; `None` if no settings can be made of them.
     pub judge: fn(&mut Judge<'_>, &RawFront, &AppName) -> Option<FrontSettings>,
 }
 
 /// The fronts; the first one is the default.
 static KINDS: [Kind; 3] = [front_builtin::KIND, front_nginx::KIND, front_haproxy::KIND];
 
-/// What routes the public traffic.
+/// The settings of the front, which routes the public traffic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FrontSettings {
     /// bgd's own proxy process.
     Builtin {
         /// The public address.
         listen: SocketAddr,
-        /// Of a client, between two pieces of its request's body.
+        /// Longest wait for a client between two pieces of its request's body.
         request_timeout: Duration,
-        /// Of the app, until the head of its answer.
+        /// Longest wait for the head of the app's response.
         response_timeout: Duration,
     },
-    /// An nginx that is already there.
+    /// An existing nginx.
     Nginx(NginxSettings),
-    /// A HAProxy that is already there.
+    /// An existing HAProxy.
     Haproxy(HaproxySettings),
 }
 
 impl FrontSettings {
-    /// Whether the other settings mean another front, or another place of it; the limits of one may change at any time.
+    /// Whether `other` is another front or at another address. A change of timeouts alone does not make it another.
     pub fn is_another(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Builtin { listen, .. }, Self::Builtin { listen: new, .. }) => listen != new,
@@ -67,7 +67,7 @@ impl FrontSettings {
         }
     }
 
-    /// Whether the app's ports stand in the front's own configuration, which bgd does not write.
+    /// Whether the app's ports are in the front's own configuration, which bgd does not write.
     pub fn has_the_ports(&self) -> bool {
         match self {
             Self::Haproxy(_) => true,
@@ -75,7 +75,7 @@ impl FrontSettings {
         }
     }
 
-    /// Whether the front passes requests on by this protocol.
+    /// Whether the front can forward requests in this protocol.
     pub(super) fn speaks(&self, protocol: Protocol) -> bool {
         match self {
             Self::Nginx(_) => true,
@@ -83,7 +83,7 @@ impl FrontSettings {
         }
     }
 
-    /// Why the front can't have the old color behind the new one; `None`: it can.
+    /// Why the front can't use the old color as backup of the new one; `None`: it can.
     pub(super) fn no_backup(&self) -> Option<&'static str> {
         match self {
             Self::Haproxy(_) => Some(front_haproxy::NO_BACKUP),
@@ -99,7 +99,7 @@ impl FrontSettings {
         }
     }
 
-    /// The longest path of a link by which the front reaches a socket; `None`: it has no such links.
+    /// The longest path of a link through which the front reaches a socket; `None`: it uses no links.
     pub(super) fn longest_link(&self, instances: u16) -> Option<PathBuf> {
         match self {
             Self::Nginx(nginx) => Some(nginx.longest_link(instances)),
@@ -107,7 +107,7 @@ impl FrontSettings {
         }
     }
 
-    /// Why this path can't stand in the front's configuration, with a hint; `None`: it can.
+    /// Why this path can't be in the front's configuration, with a hint; `None`: it can.
     pub(super) fn unnameable(&self, path: &Path) -> Option<(String, &'static str)> {
         match self {
             Self::Nginx(_) => front_nginx::unnameable(path),
@@ -115,7 +115,7 @@ impl FrontSettings {
         }
     }
 
-    /// Where this host reaches the front, if the configuration tells.
+    /// The address on which this host reaches the front, if the configuration contains it.
     pub(super) fn reached_at(&self) -> Option<SocketAddr> {
         match self {
             Self::Builtin { listen, .. } => Some(front_builtin::reached_at(*listen)),
@@ -124,13 +124,13 @@ impl FrontSettings {
     }
 }
 
-/// What to write for an app of this protocol whose front does not speak it.
+/// The hint for an app whose front does not support this protocol.
 pub(super) fn a_front_that_speaks(protocol: Protocol) -> String {
     front_nginx::way_to_speak(protocol)
 }
 
 impl Judge<'_> {
-    /// Judges the front of the app `name` at `app`; `None` when it is wrong as a whole.
+    /// Checks the front of the app `name` at `app`; `None` if no settings can be made of it.
     pub(super) fn front(
         &mut self,
         given: Given<RawFront>,

@@ -27,10 +27,10 @@ pub(super) const KIND: Kind = Kind {
 };
 
 pub(in crate::config) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
-/// Of a client, between two pieces of a request's body, and of an app, until the head of its answer; as nginx has them.
+/// Default of both timeouts: between two pieces of a request's body, and until the head of a response. As in nginx.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The front of an app whose file names none.
+/// The default front of an app without `[app.NAME.front]`.
 pub(super) fn usual() -> FrontSettings {
     FrontSettings::Builtin {
         listen: LISTEN,
@@ -91,7 +91,7 @@ impl Judge<'_> {
     }
 }
 
-/// The address on which this host itself reaches the front: every address of the host includes the loopback.
+/// The address on which this host reaches the front: the loopback if it listens on all addresses.
 pub(super) fn reached_at(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,4 +1,4 @@
-//! `[app.NAME.front]` with `type = "haproxy"`: a HAProxy that is already there.
+//! `[app.NAME.front]` with `type = "haproxy"`: an existing HAProxy.
 
 use std::path::PathBuf;
 
@@ -38,11 +38,11 @@ pub(super) const KIND: Kind = Kind {
 const SOCKET: &str = "/run/haproxy/admin.sock";
 const SERVERS: [&str; 2] = ["blue", "green"];
 
-/// In HAProxy a server is a backup by its own configuration, which bgd does not write.
+/// Only HAProxy's own configuration, which bgd does not write, can make a server a backup.
 pub(super) const NO_BACKUP: &str =
     "can't be had with haproxy, whose backups are fixed by its own configuration";
 
-/// A HAProxy that is already there.
+/// An existing HAProxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HaproxySettings {
     /// Its `stats socket`, with `level admin`.
@@ -51,11 +51,11 @@ pub struct HaproxySettings {
     pub backend: String,
     /// The backend's servers for blue and green.
     pub servers: HaproxyServers,
-    /// Where the states of the servers are kept for HAProxy's next start; `None`: nowhere.
+    /// File with the states of the servers for HAProxy's next start; `None`: bgd does not save them.
     pub state_file: Option<PathBuf>,
 }
 
-/// Names of the two servers in HAProxy's backend.
+/// Names of the first server of each color in HAProxy's backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HaproxyServers {
     /// The server on blue's port.
@@ -73,14 +73,14 @@ impl HaproxyServers {
         }
     }
 
-    /// The server of one of a color's instances, counted from 0: `blue`, `blue-2`, `blue-3`.
+    /// The server of a color's instance, counted from 0: `blue`, `blue-2`, `blue-3`.
     pub fn nth(&self, color: Color, index: usize) -> String {
         let first = self.of(color);
         if index == 0 { first.clone() } else { format!("{first}-{}", index + 1) }
     }
 
-    /// The color whose server it is, if it is one of theirs. What is named here is the first of its color, whatever it
-    /// is called.
+    /// The color of a server, if it belongs to the app. The two configured names come first: each is the first server
+    /// of its color, even if it looks like a later server of the other.
     pub fn color(&self, name: &str) -> Option<Color> {
         let is_first = |color: &Color| self.of(*color) == name;
         let is_later = |color: &Color| {
@@ -93,8 +93,8 @@ impl HaproxyServers {
 }
 
 impl HaproxyServers {
-    /// Where the second instance of a color has the server that the other color's first one is said to have: what is
-    /// wrong, and the hint.
+    /// The problem and the hint if a further instance of a color would need the server that is configured as the other
+    /// color's first.
     pub(super) fn no_room(&self, instances: u16) -> Option<(String, &'static str)> {
         let later =
             |color: Color| (1..usize::from(instances)).map(move |index| (color, self.nth(color, index)));
@@ -143,7 +143,7 @@ impl Judge<'_> {
         HaproxyServers { blue: blue.unwrap_or(usual.blue), green: green.unwrap_or(usual.green) }
     }
 
-    /// A name as HAProxy allows it: nothing in it can end a command of its socket.
+    /// A valid name in HAProxy, without characters that end a command on its socket.
     fn haproxy_name(&mut self, written: Option<&Written<String>>, what: &str) -> Option<String> {
         let written = written?;
         let fits = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);

@@ -1,4 +1,4 @@
-//! `[app.NAME.front]` with `type = "nginx"`: an nginx that is already there.
+//! `[app.NAME.front]` with `type = "nginx"`: an existing nginx.
 
 use std::path::{Path, PathBuf};
 
@@ -44,35 +44,35 @@ const TEST: [&str; 2] = ["nginx", "-t"];
 const RELOAD: [&str; 3] = ["nginx", "-s", "reload"];
 const PID_FILE: &str = "/run/nginx.pid";
 
-/// The include file of an app.
+/// The default include file of an app.
 fn usual_file(app: &AppName) -> PathBuf {
     PathBuf::from(format!("/etc/nginx/conf.d/bgd-{app}.conf"))
 }
 
-/// An nginx that is already there.
+/// An existing nginx.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NginxSettings {
     /// Name of the upstream block.
     pub upstream: String,
-    /// The include file that bgd alone writes.
+    /// The include file, which only bgd writes.
     pub file: PathBuf,
     /// Command that validates the configuration.
     pub test: Vec<String>,
-    /// Command that reloads.
+    /// Command that reloads nginx.
     pub reload: Vec<String>,
     /// The master's pid file.
     pub pid_file: PathBuf,
 }
 
 impl NginxSettings {
-    /// The link beside the include file that leads to the live socket of an app that listens on sockets. Its name
-    /// begins with a dot, which no include matches.
+    /// The symlink beside the include file to the live socket of an app that listens on sockets. Its name begins with a
+    /// dot, so that no `include` pattern matches it.
     pub fn link(&self) -> PathBuf {
         let name = self.file.file_name().unwrap_or_default().to_string_lossy();
         self.file.with_file_name(format!(".{name}.live"))
     }
 
-    /// The longest path that nginx is given to it, of so many instances.
+    /// The longest path in the include file that uses the link, with this number of instances.
     pub fn longest_link(&self, instances: u16) -> PathBuf {
         match instances {
             1 => self.link(),
@@ -81,7 +81,7 @@ impl NginxSettings {
     }
 }
 
-/// What to write for an app that speaks something else than HTTP.
+/// The hint for an app with another protocol than HTTP.
 pub(super) fn way_to_speak(protocol: Protocol) -> String {
     let pass = match protocol {
         Protocol::Http => "proxy_pass",
@@ -91,7 +91,7 @@ pub(super) fn way_to_speak(protocol: Protocol) -> String {
     format!("write front.type = \"nginx\", whose site says {pass}")
 }
 
-/// nginx reads a path out of bgd's file, and a word of its configuration has no quotes there.
+/// Why a path can't be in bgd's include file, where it is an unquoted word of nginx's configuration.
 pub(super) fn unnameable(path: &Path) -> Option<(String, &'static str)> {
     let what = || format!("can't be named in nginx's configuration: {}", path.display());
     let hint = "choose directories whose names have letters, digits and . _ - + @ alone";
@@ -124,7 +124,7 @@ impl Judge<'_> {
         self.text(given, name, "is no name of an upstream", hint)
     }
 
-    /// The include file, which must be bgd's own: it is replaced as a whole.
+    /// The include file, which only bgd may write: it replaces the whole file.
     fn nginx_file(&mut self, given: &Given<String>) -> Option<PathBuf> {
         let path = self.written_file(given)?;
         let at = given.span()?;
@@ -145,7 +145,7 @@ impl Judge<'_> {
         Some(path)
     }
 
-    /// A command as a list; `None` when it is absent or wrong.
+    /// A command as a list; `None` if it is absent or wrong.
     fn argv(&mut self, (given, key): (&Given<Vec<Written<String>>>, &str)) -> Option<Vec<String>> {
         let list = given.value()?;
         let Some(first) = list.value.first() else {

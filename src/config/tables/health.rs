@@ -1,4 +1,4 @@
-//! `[app.NAME.health]`: what a probe asks, and limits that can be met.
+//! `[app.NAME.health]`: the probe, and its limits, which must be possible to meet.
 
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
@@ -31,29 +31,28 @@ table! {
     }
 }
 
-/// When an instance counts as healthy.
+/// The conditions under which an instance counts as healthy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Health {
-    /// What is asked.
     pub probe: Probe,
-    /// Between two answers that are not good; a good one is confirmed sooner, see `rules::health`.
+    /// Wait after a failed probe; after a success the next one follows sooner, see `rules::health`.
     pub interval: Duration,
-    /// Limit of one probe.
+    /// Time limit of one probe.
     pub timeout: Duration,
-    /// Limit of the whole start.
+    /// Time limit of the whole start.
     pub deadline: Duration,
-    /// Consecutive successes of the same process.
+    /// Required consecutive successes of the same process.
     pub successes: NonZeroU32,
 }
 
-/// What a probe asks.
+/// The kind of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
     /// The port accepts, and the process has been up for [`Probe::TCP_SETTLE`].
     Tcp,
     /// GET on 127.0.0.1.
     Http(HttpProbe),
-    /// GET by FastCGI.
+    /// GET over FastCGI.
     FastCgi(FastCgiProbe),
     /// GET in the protocol of uWSGI.
     Uwsgi(HttpProbe),
@@ -65,7 +64,7 @@ impl Probe {
     /// How long an instance must have been up before an open port alone counts (contract: 2 s).
     pub const TCP_SETTLE: Duration = Duration::from_secs(2);
 
-    /// The page that is asked for, by any protocol.
+    /// The requested page, in any protocol.
     pub fn page(&self) -> Option<&HttpProbe> {
         match self {
             Self::Http(page) | Self::Uwsgi(page) | Self::FastCgi(FastCgiProbe { page, .. }) => Some(page),
@@ -74,25 +73,25 @@ impl Probe {
     }
 }
 
-/// A probe by FastCGI.
+/// A probe over FastCGI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FastCgiProbe {
-    /// What is asked, and which answer is healthy.
+    /// The request, and the healthy response.
     pub page: HttpProbe,
-    /// The file that answers, relative to the release; `None` leaves that to the path, as for php-fpm's `ping.path`.
+    /// The script, relative to the release; `None`: the path selects it, as for php-fpm's `ping.path`.
     pub script: Option<PathBuf>,
 }
 
-/// A GET, and which answer is healthy.
+/// A GET request, and the healthy response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpProbe {
-    /// Begins with `/`.
+    /// Path, which begins with `/`.
     pub path: String,
     /// Host header; `None` is `127.0.0.1:<port>`.
     pub host: Option<String>,
     /// Accepted status codes; never empty.
     pub status: Vec<u16>,
-    /// Must be contained in the body.
+    /// Text that the body must contain.
     pub body: Option<String>,
 }
 
@@ -184,7 +183,7 @@ impl Judge<'_> {
         Some(HttpProbe { path, host, status, body })
     }
 
-    /// A path as a request line can bear it, with its query.
+    /// A path with its query that is valid in a request line.
     pub(super) fn url_path(&mut self, path: &Written<String>) -> Option<String> {
         let odd = |c: char| c.is_control() || c.is_whitespace() || c == '#' || !c.is_ascii();
         if !path.value.starts_with('/') || path.value.contains(odd) {
@@ -239,7 +238,7 @@ impl Judge<'_> {
         codes
     }
 
-    /// The deadline must leave time for what it waits for.
+    /// Notes a deadline that is too short for the required successes.
     fn deadline_can_be_met(&mut self, raw: &RawHealth, health: &Health) {
         let waits = [raw.deadline.span(), raw.successes.span(), raw.interval.span()];
         let Some(at) = waits.into_iter().flatten().next() else { return };
@@ -257,7 +256,7 @@ impl Judge<'_> {
     }
 }
 
-/// What to write instead of a text that is not a path.
+/// The hint for a text that is not a path.
 fn path_hint(text: &str) -> String {
     let odd = |c: char| c.is_control() || c.is_whitespace() || c == '#' || !c.is_ascii();
     match Url::parse(text) {

@@ -18,7 +18,7 @@ pub struct Hooks {
     pub after_live: Option<String>,
     /// After a failed deploy; failure is reported only.
     pub after_failed: Option<String>,
-    /// Limit of each.
+    /// Time limit of each hook.
     pub timeout: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! `[app.NAME.limits]`: what the processes of an instance or a build may use together.
+//! `[app.NAME.limits]`: resource limits for all processes of an instance or a build together.
 
 use super::Table as _;
 use crate::{
@@ -16,7 +16,7 @@ table! {
     RawLimits { memory: String, cpu: String, tasks: i64 }
 }
 
-/// Less than this no interpreter starts in, and the shim lives in the same space.
+/// Bytes: no interpreter starts with less, and the shim counts too.
 const LEAST_MEMORY: u64 = 16 << 20;
 
 impl Judge<'_> {
@@ -47,7 +47,7 @@ impl Judge<'_> {
         let percent = percent.and_then(|number| number.parse().ok()).filter(|percent| *percent > 0);
         if percent.is_none() {
             let hint = "percent of one core, such as \"50%\", or \"150%\" for one and a half";
-            // Containers count in cores.
+            // Container tools count in cores.
             let cores = value.parse::<f64>().ok().filter(|cores| *cores > 0.0 && *cores <= 256.0);
             let hint = match cores {
                 Some(cores) => format!("{hint}: of {value} cores write \"{:.0}%\"", cores * 100.0),
@@ -59,7 +59,7 @@ impl Judge<'_> {
     }
 
     fn tasks(&mut self, given: &Given<i64>) -> Option<u32> {
-        // The shim itself, a shell, and what it runs.
+        // Room for the shim, a shell, and the app's processes.
         let enough = |number: i64| u32::try_from(number).ok().filter(|tasks| *tasks >= 8);
         let hint = "processes and threads together; a server needs dozens, such as 512";
         self.number(given, enough, "must be 8 or more", hint)

@@ -1,5 +1,5 @@
-//! `listen`: whether the instances of an app listen on ports or on unix sockets, and what must fit to it: the length of
-//! a socket's path, the placeholder that names the address, and the paths that the front can be given.
+//! `listen`: whether the instances of an app listen on ports or on unix sockets, and the checks that depend on it: the
+//! length of a socket's path, the placeholder of the address, and the paths that the front supports.
 
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ pub enum Listen {
 /// The unix sockets of an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sockets {
-    /// Where they are, absolute; the app's own.
+    /// Their directory, absolute; for this app only.
     pub directory: PathBuf,
 }
 
@@ -36,7 +36,7 @@ impl Sockets {
         self.directory.join(format!("{color}.sock"))
     }
 
-    /// The one with the longest path, of so many instances.
+    /// The longest path of a socket with this number of instances.
     pub fn longest(&self, instances: u16) -> PathBuf {
         socket_of(&self.of(Color::Green), instances.saturating_sub(1))
     }
@@ -49,10 +49,10 @@ impl From<&Sockets> for Addresses {
     }
 }
 
-/// Below the runtime directory, what the apps themselves bind.
+/// Directory below the runtime directory for the sockets that the apps bind.
 const SOCKETS_OF_APPS: &str = "a";
 
-/// How an app is told the address of a kind that it does not listen on.
+/// The placeholder and variable of an address kind that the app does not use.
 struct Other {
     placeholder: &'static str,
     variable: &'static str,
@@ -71,7 +71,7 @@ const SOCKET: Other = Other {
 };
 
 impl Judge<'_> {
-    /// Judges where an app listens; to be asked before the parts of `raw` are taken.
+    /// Checks `listen`; call it before parts of `raw` are taken.
     pub(super) fn app_listen(&mut self, raw: &RawApp, name: &AppName) -> Listen {
         let words = [("tcp", false), ("unix", true)];
         let hint = |word: &str| {
@@ -92,7 +92,7 @@ impl Judge<'_> {
         Listen::Sockets(sockets)
     }
 
-    /// Notes texts that name an address of the other kind, which no instance has.
+    /// Warns of texts that use an address of the other kind, which no instance has.
     fn stands_for_nothing(&mut self, raw: &RawApp, other: &Other) {
         let Other { placeholder, variable, hint } = other;
         let commands = raw.commands();
@@ -101,7 +101,7 @@ impl Judge<'_> {
                 self.notes.error(at, format!("has {placeholder}, which stands for nothing here"), *hint);
             }
         }
-        // Then it is the app's own.
+        // Set in `env`, the variable is the app's own.
         let env = raw.env.value().is_some_and(|env| env.value.0.contains_key(*variable));
         if env || raw.env_file.span().is_some() {
             return;
@@ -113,7 +113,7 @@ impl Judge<'_> {
         }
     }
 
-    /// A socket's path is of limited length, and so is the path of a link by which the front reaches it.
+    /// Notes paths that are too long: of a socket, or of the link through which the front reaches it.
     pub(super) fn sockets_fit(
         &mut self,
         raw: Option<&Span>,
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn a_command_that_goes_by_the_address_of_the_other_kind_is_warned_of() {
         let app = |more: &str| format!("[app.shop]\nremote = \"/r\"\n{more}");
-        // But for the one about a weak health check.
+        // Without the warning of a weak health check.
         let found = |more: &str| -> Vec<String> {
             warnings(&app(more)).into_iter().filter(|said| !said.contains("health: weak")).collect()
         };

@@ -1,8 +1,7 @@
-//! The tables of the configuration, one file each: the keys as they are written, what they mean, their defaults, the
-//! rules of their values, and the rows of wrong ones that tests go through. A key of a front, its defaults and its
-//! name stand in the file of that front alone.
+//! The tables of the configuration, one file each: the keys, their meaning, defaults and rules, and the wrong values
+//! that tests go through. The keys, defaults and name of a front are only in the file of that front.
 //!
-//! [`read`](super::read) fills a table from TOML, [`Judge`](super::judge::Judge) makes settings of it.
+//! [`read`](super::read) fills a table from TOML, [`Judge`](super::judge::Judge) makes settings from it.
 
 use toml::de::{DeTable, DeValue};
 
@@ -11,8 +10,8 @@ use super::{
     span::Span,
 };
 
-/// Declares a table: its fields, their types, and the keys they are written as where those differ. `with` names other
-/// tables whose keys stand among these.
+/// Declares a table: its fields, their types, and their keys where those differ from the fields. `with` adds the keys
+/// of other tables.
 macro_rules! table {
     ($(#[$doc:meta])* $name:ident { $($field:ident $(= $key:literal)?: $kind:ty),* $(,)? }
      $(with { $($part:ident: $of:ty),* $(,)? })?) => {
@@ -104,7 +103,7 @@ use self::{
     app::{RawApp, RawApps},
     daemon::RawDaemon,
 };
-/// What the tables mean.
+/// The settings made from the tables.
 pub(super) mod settings {
     pub use super::{
         app::{AppSettings, MemoryCheck},
@@ -137,19 +136,19 @@ table! {
 
 /// A table as written: every key optional, nothing judged.
 pub(super) trait Table: Sized {
-    /// The keys that it may have.
+    /// The known keys of the table.
     fn keys() -> Vec<&'static str>;
 
-    /// Its own keys that are written, readable or not.
+    /// The known keys present in the file, readable or not.
     fn written(&self) -> Vec<(&'static str, &Span)>;
 
-    /// The table with no key in it.
+    /// An empty table.
     fn empty(at: &Span) -> Self;
 
-    /// Reads the keys that it knows.
+    /// Reads the known keys.
     fn fields(table: &DeTable<'_>, at: &Span, reader: &mut Reader<'_>) -> Self;
 
-    /// Reads the table, with every problem in it noted.
+    /// Reads the table, and notes every problem in it.
     fn read(table: &DeTable<'_>, at: &Span, reader: &mut Reader<'_>) -> Self {
         let known = Self::keys();
         reader.refuse_unknown(table, at, &known, |key| unknown::hint(key, &known, at));
@@ -174,7 +173,7 @@ impl<T: Table> FromToml for T {
     }
 }
 
-/// The keys of each table of an app; the empty name is the app itself.
+/// The keys of each table of an app; the empty name stands for the app's own table.
 pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 14] {
     [
         ("", RawApp::keys()),

@@ -1,5 +1,5 @@
-//! `ports` and `instances`: how many instances a color of an app has, and where they listen: one port after the other,
-//! from the color's first. What other apps claim is not looked at here; `conflicts.rs` does, at the end.
+//! `ports` and `instances`: the number of instances per color, and their consecutive ports from the color's first one.
+//! `conflicts.rs` checks for conflicts with other apps at the end.
 
 use super::{front::FrontSettings, listen::Listen, rewrite::Rewrite};
 use crate::{
@@ -15,12 +15,12 @@ use crate::{
     },
 };
 
-/// The two ports of an app: where the ports of each color begin.
+/// The first port of each color.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ports {
-    /// Port of blue.
+    /// First port of blue.
     pub blue: u16,
-    /// Port of green.
+    /// First port of green.
     pub green: u16,
 }
 
@@ -33,12 +33,12 @@ impl Ports {
         }
     }
 
-    /// The port of one of a color's instances, counted from 0.
+    /// The port of a color's instance, counted from 0.
     pub fn nth(self, color: Color, index: u16) -> u16 {
         self.of(color).saturating_add(index)
     }
 
-    /// The color of a port, if it is one of the two.
+    /// The color of a port, if it is one of the two first ports.
     pub fn color(self, port: u16) -> Option<Color> {
         Color::ALL.into_iter().find(|color| self.of(*color) == port)
     }
@@ -54,7 +54,7 @@ pub(in crate::config) const PORTS: Ports = Ports { blue: 9501, green: 9502 };
 const INSTANCES: u16 = 1;
 
 impl Judge<'_> {
-    /// How many instances a color has, and what stands against more than one.
+    /// Checks the number of instances, and the settings that do not allow more than one.
     pub(super) fn instances(
         &mut self,
         given: &Given<i64>,
@@ -79,7 +79,7 @@ impl Judge<'_> {
         number
     }
 
-    /// Judges where each color's ports begin, and claims them all.
+    /// Checks the first ports, and claims the ports of all instances.
     pub(super) fn app_ports(
         &mut self,
         (given, listen): (&Given<Vec<Written<i64>>>, &Listen),
@@ -112,7 +112,7 @@ impl Judge<'_> {
         ports
     }
 
-    /// Whether each color's ports, one after the other, are ports and not the other color's.
+    /// Whether the consecutive ports of each color are valid and do not overlap.
     fn has_room(&mut self, ports: Ports, instances: u16, (at, default): (&Span, bool)) -> bool {
         let Ports { blue, green } = ports;
         let last = |first: u16| first.checked_add(instances - 1);

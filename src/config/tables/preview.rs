@@ -1,4 +1,4 @@
-//! `[app.NAME.preview]`: how a request asks for the release of a canary.
+//! `[app.NAME.preview]`: how a request selects the release of a canary.
 
 use std::path::PathBuf;
 
@@ -16,21 +16,21 @@ table! {
     RawPreview { header: String, cookie: String, secret_file: String }
 }
 
-/// How a request asks for the color that is not live. Either is enough.
+/// How a request selects the color that is not live: by header or cookie; either is enough.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preview {
     /// A header with this name: letters, digits and `-`.
     pub header: String,
-    /// A cookie with this name: letters, digits and `_`; another than that of [`Sticky::Cookie`].
+    /// A cookie with this name: letters, digits and `_`; not the name of [`Sticky::Cookie`].
     pub cookie: String,
-    /// A file whose first line is the value that either must have.
+    /// A file whose first line is the required value of header or cookie.
     pub secret_file: PathBuf,
 }
 
 const HEADER: &str = "X-Bgd-Preview";
 const COOKIE: &str = "bgd_preview";
 
-/// Headers that HTTP itself, or a proxy on the way, has a use for.
+/// Headers that HTTP or a proxy on the way uses.
 const TAKEN: [&str; 14] = [
     "accept-encoding",
     "authorization",
@@ -49,7 +49,7 @@ const TAKEN: [&str; 14] = [
 ];
 
 impl Judge<'_> {
-    /// Judges the preview; it needs a canary whose release it shows.
+    /// Checks the preview, which needs a canary.
     pub(super) fn preview(
         &mut self,
         given: Given<RawPreview>,

@@ -1,9 +1,9 @@
-//! `protocol`: what an app speaks on its port, and what must fit to it.
+//! `protocol`: the protocol of an app's instances, and the checks that depend on it.
 
 use super::front::{FrontSettings, a_front_that_speaks};
 use crate::config::{judge::Judge, nearest::meant, read::Given, span::Span};
 
-/// What an instance speaks on its port.
+/// The protocol of an instance on its port or socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP.
@@ -28,7 +28,7 @@ impl Judge<'_> {
         self.word(given, &NAMES, "is no protocol", hint).unwrap_or(DEFAULT)
     }
 
-    /// A front must speak what the app speaks; `None` is a front that is wrong by itself.
+    /// Checks that the front supports the app's protocol; `None` stands for a front that is already refused.
     pub(super) fn front_speaks(
         &mut self,
         (given, protocol): (&Given<String>, Protocol),
@@ -41,7 +41,7 @@ impl Judge<'_> {
         }
     }
 
-    /// A warm-up asks as a client of HTTP does.
+    /// Checks that an app with a warm-up speaks HTTP, since the warm-up is an HTTP client.
     pub(super) fn warmup_speaks(&mut self, protocol: Protocol, at: Option<&Span>) {
         if let (Protocol::FastCgi | Protocol::Uwsgi, Some(at)) = (protocol, at) {
             let hint = "leave it out, or warm the app up in the hook before_start";

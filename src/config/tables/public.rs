@@ -1,5 +1,5 @@
-//! `address` of `[app.NAME.front]`: where the public is asked while the traffic moves. The builtin front's is known by its
-//! `listen`, another's has to be written. Asks nothing itself.
+//! `address` of `[app.NAME.front]`: the public address that bgd probes during a flip. The builtin front's comes from
+//! its `listen`; for other fronts it must be written. Sends no requests itself.
 
 use std::net::IpAddr;
 
@@ -14,20 +14,20 @@ use crate::config::{
     read::{Given, Written},
 };
 
-/// How a flip is measured from the public side.
+/// The public URL with which a flip is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicAddress {
     /// `http://…`, with its path.
     pub url: String,
-    /// Host header; `None` is what the URL names.
+    /// Host header; `None` means the URL's host.
     pub host: Option<String>,
 }
 
-/// Switches the measurement off.
+/// The value that switches the measurement off.
 const NONE: &str = "none";
 
 impl Judge<'_> {
-    /// Judges the public address; without a path of its own it is asked for what the health check asks for.
+    /// Checks the public address. Without a path it gets the path of the health check.
     pub(super) fn public(
         &mut self,
         given: &Given<String>,
@@ -62,7 +62,7 @@ impl Judge<'_> {
 fn public(text: &str, probe: Option<&HttpProbe>) -> Option<PublicAddress> {
     let url = Url::parse(text).ok()?;
     let bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-    // The parser forgives more than a reader of the file would.
+    // The URL parser accepts blanks and control characters, so refuse them first.
     let plain = text.starts_with("http://") && !text.contains(|c: char| c.is_whitespace() || c.is_control());
     if !(bare && plain) {
         return None;
@@ -74,7 +74,7 @@ fn public(text: &str, probe: Option<&HttpProbe>) -> Option<PublicAddress> {
         _ => url.query().map_or(url.path().to_owned(), |query| format!("{}?{query}", url.path())),
     };
     let host = match url.host_str() {
-        // A name says which site is meant; a number does not.
+        // The URL's host name selects the site; an IP address does not.
         Some(name) if named(name) => None,
         _ => probe.and_then(|probe| probe.host.clone()),
     };

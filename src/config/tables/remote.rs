@@ -1,4 +1,4 @@
-//! `remote` and `branch`: where an app comes from. How a remote is misspelt stands in `misspelt.rs`.
+//! `remote` and `branch`: the source of an app. `misspelt.rs` recognizes misspelt remotes.
 
 use std::path::PathBuf;
 
@@ -11,13 +11,13 @@ use crate::config::{
 
 pub(super) const BRANCH: &str = "main";
 
-/// How git reaches a remote; decides which credentials make sense.
+/// The transport of a remote, which decides which credentials fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transport {
     Https,
     Http,
     Ssh,
-    /// The git protocol, which knows no credentials.
+    /// The git protocol, which has no credentials.
     Git,
     Local,
 }
@@ -86,7 +86,7 @@ impl Judge<'_> {
         }
     }
 
-    /// That a repository is at the path is for somebody with a file system to see.
+    /// Records the path for a check on disk that it holds a repository.
     fn look_for_repository(&mut self, path: PathBuf, at: &Span, like_a_host: bool) {
         self.named_files.push(NamedFile { path, at: at.clone(), holds: Holds::Repository { like_a_host } });
     }
@@ -119,7 +119,7 @@ impl Judge<'_> {
             }
             _ => {}
         }
-        // Servers take a second slash before git's own part of the path for another one.
+        // Some servers treat `//` before git's part of the path as another path.
         let rest = rest.trim_end_matches('/');
         Some(Remote { url: format!("{scheme}://{rest}"), transport: *transport })
     }

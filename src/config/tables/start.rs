@@ -1,5 +1,4 @@
-//! `build` and `start`: the commands that make a release and run it. A text is read by a shell, a list is started as it
-//! is.
+//! `build` and `start`: the commands that build a release and run it. A shell runs a text; a list is run directly.
 
 use toml::de::DeValue;
 
@@ -48,7 +47,7 @@ impl FromToml for RawStart {
 pub enum Start {
     /// Run by `/bin/sh -c`.
     Shell(String),
-    /// Run as it is; never empty.
+    /// Run directly, without a shell; never empty.
     Argv(Vec<String>),
 }
 

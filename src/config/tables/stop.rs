@@ -1,4 +1,4 @@
-//! `stop = { … }`: how an instance is asked to end, and how long it may take.
+//! `stop = { … }`: how bgd asks an instance to end, and how long that may take.
 
 use std::time::Duration;
 
@@ -34,12 +34,12 @@ impl FromToml for RawSignal {
     }
 }
 
-/// How an instance is asked to stop.
+/// How bgd stops an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stop {
     /// The polite request.
     pub how: StopHow,
-    /// From the request to KILL.
+    /// Time between the request and KILL.
     pub grace: Duration,
 }
 
@@ -54,8 +54,8 @@ pub enum StopHow {
 
 const GRACE: Duration = Duration::from_secs(30);
 
-/// The signal that ends the usual server of a protocol: php-fpm drops its requests at TERM and finishes them at QUIT;
-/// uWSGI starts anew at TERM, unless an option says otherwise.
+/// The default signal for a protocol's usual server: php-fpm drops its requests on TERM and finishes them on QUIT;
+/// uWSGI restarts on TERM, unless an option changes that.
 fn usual_signal(protocol: Protocol) -> i32 {
     match protocol {
         Protocol::Http => libc::SIGTERM,
@@ -64,7 +64,7 @@ fn usual_signal(protocol: Protocol) -> i32 {
     }
 }
 
-/// In a start command: an option says what TERM means to uWSGI, or a file of its own may.
+/// Parts of a start command that may make uWSGI end on TERM: an option, or a configuration file that may contain it.
 const TERM_MAY_END_IT: [&str; 7] = ["die-on-term", "unix_signal", ".ini", ".xml", ".yaml", ".yml", ".json"];
 
 impl Judge<'_> {
@@ -84,7 +84,7 @@ impl Judge<'_> {
         Stop { how, grace: Self::or(raw.grace, GRACE) }
     }
 
-    /// TERM makes uWSGI start anew, and bgd would wait for its end until it kills it.
+    /// Warns if `stop.signal` is TERM for uWSGI, which restarts on it, so that bgd would wait and then kill it.
     pub(super) fn uwsgi_ends(&mut self, start: &Given<RawStart>, stop: &Given<RawStop>) {
         let Some(signal) = stop.value().and_then(|stop| stop.value.signal.value()) else { return };
         let words = match start.value().map(|start| &start.value) {

@@ -1,5 +1,4 @@
-//! What to do about a key that no table has: another tool's word for one of ours, a slip, or the right key in the wrong
-//! place.
+//! Hints for unknown keys: another tool's name of a key, a typing error, or a key in the wrong table.
 
 use super::{RawFile, Table, daemon::RawDaemon, of_an_app};
 use crate::config::{
@@ -7,7 +6,7 @@ use crate::config::{
     span::Span,
 };
 
-/// Words of other tools for keys of ours.
+/// Other tools' names of bgd's keys.
 const SYNONYMS: [(&str, &str); 59] = [
     ("repo", "remote"),
     ("repository", "remote"),
@@ -70,7 +69,7 @@ const SYNONYMS: [(&str, &str); 59] = [
     ("p95", "max_p95"),
 ];
 
-/// What to do about an unknown key of the table at `at`.
+/// The hint for an unknown key of the table at `at`.
 pub(super) fn hint(key: &str, known: &[&'static str], at: &Span) -> String {
     let synonym = SYNONYMS
         .iter()

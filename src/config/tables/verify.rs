@@ -1,4 +1,4 @@
-//! `[app.NAME.verify]`: whose signed commits are deployed.
+//! `[app.NAME.verify]`: the keys that must have signed deployed commits.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ table! {
     RawVerify { signers: String, keyring: String, range: String }
 }
 
-/// Whose signed commits are deployed; at least one file is named.
+/// The keys that must have signed deployed commits; at least one file is set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verify {
     /// SSH keys, in OpenSSH's format allowed_signers (`gpg.ssh.allowedSignersFile` of git).
@@ -29,16 +29,16 @@ pub struct Verify {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VerifyRange {
-    /// The one that is deployed: who signs it vouches for its history.
+    /// Only the deployed commit: its signer vouches for its history.
     Tip,
-    /// Every commit since the one accepted last; of the first deploy, the tip.
+    /// Every commit since the last accepted one; at the first deploy only the tip.
     All,
 }
 
 const RANGE: VerifyRange = VerifyRange::Tip;
 
 impl Judge<'_> {
-    /// Whose commits are deployed; a table that names nobody would look like a check and be none.
+    /// Checks the table. It must name a file of keys, or it would only look like a check.
     pub(super) fn verify(&mut self, given: Given<RawVerify>) -> Option<Verify> {
         let raw = given.into_value()?.value;
         if raw.signers.span().or(raw.keyring.span()).is_none() {

@@ -1,4 +1,4 @@
-//! `[app.NAME.warmup]`: requests to a new instance before anybody else's.
+//! `[app.NAME.warmup]`: bgd's requests to a new instance before it gets traffic.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -17,27 +17,27 @@ table! {
 /// Requests to a new instance before it gets traffic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warmup {
-    /// What is asked, in turn; each begins with `/`, never empty.
+    /// Requested paths, in turn; each begins with `/`; never empty.
     pub paths: Vec<String>,
-    /// Requests at most.
+    /// Largest number of requests.
     pub requests: NonZeroU32,
-    /// Enough when 95 of the last 100 requests (of all, while they are fewer, at least 20) took no longer than
-    /// this; `None`: all `requests` are made.
+    /// Stop when 95% of the last 100 requests (of all, if there are fewer, but at least 20) took at most this long;
+    /// `None`: make all `requests`.
     pub until_p95: Option<Duration>,
 }
 
 impl Warmup {
-    /// Fewer requests than this have no 95th percentile.
+    /// The fewest requests from which a 95th percentile is computed.
     pub const FEWEST: u32 = 20;
 }
 
 const REQUESTS: NonZeroU32 = NonZeroU32::new(100).unwrap();
 
-/// More than this asks the new release for longer than anybody waits.
+/// More requests would take longer than an operator waits.
 const MOST_REQUESTS: u32 = 100_000;
 
 impl Judge<'_> {
-    /// Judges the requests before the traffic, for an app with this health check.
+    /// Checks the warm-up of an app with this health check.
     pub(super) fn warmup(&mut self, given: Given<RawWarmup>, health: &Health) -> Option<Warmup> {
         let raw = given.into_value()?.value;
         let hint = "write paths = [\"/\"], what a first visitor asks for, or leave the table out";

@@ -1,5 +1,5 @@
-//! `[app.NAME.watch]`: how long a release is on probation, and what real traffic must look like meanwhile. Measures
-//! nothing.
+//! `[app.NAME.watch]`: how long bgd watches a release after a flip, and the limits of real traffic meanwhile. Does not
+//! measure.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -33,9 +33,9 @@ pub struct Watch {
     pub period: Duration,
     /// Restart a live instance that dies.
     pub restart: bool,
-    /// Have the old color behind the new one for this long: it takes the requests that the new one refuses.
+    /// Keep the old color as backup during the watch: it gets the requests that the new color refuses.
     pub backup: bool,
-    /// What real traffic must look like, in a canary's steps too.
+    /// Limits of real traffic, also in a canary's steps.
     pub traffic: TrafficLimits,
     /// What follows when there was too little traffic to tell.
     pub inconclusive: Inconclusive,
@@ -44,10 +44,10 @@ pub struct Watch {
 /// What follows when there was too little traffic to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Inconclusive {
-    /// It is said, and the deploy goes on.
+    /// Warn, and continue the deploy.
     #[default]
     GoOn,
-    /// The step or the watch lasts until there was enough, or `bgd promote`.
+    /// Extend the step or the watch until there was enough traffic, or until `bgd promote`.
     Hold,
 }
 
@@ -56,11 +56,11 @@ const RESTART: bool = true;
 const BACKUP: bool = false;
 const MIN_REQUESTS: NonZeroU32 = TrafficLimits::IGNORED.min_requests;
 
-/// Percent; beyond it a limit says nothing.
+/// Percent; a higher limit is refused, because it would never be reached.
 const MOST_SLOWER: u32 = 10_000;
 
 impl Judge<'_> {
-    /// Judges the watch of an app with this health check and canary.
+    /// Checks the watch of an app with this health check and canary.
     pub(super) fn watch(&mut self, raw: &RawWatch, health: &Health, canary: &Canary) -> Watch {
         let period = raw.period.value().map_or(PERIOD, |written| written.value);
         let limits = [raw.max_error_rate.span(), raw.max_p95.span()];
@@ -102,7 +102,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Not every front can have a backup.
+    /// Checks that the front can have a backup.
     pub(super) fn backup_stands(&mut self, given: &Given<bool>, front: Option<&FrontSettings>) {
         let asked = given.value().filter(|written| written.value);
         if let (Some(written), Some(what)) = (asked, front.and_then(FrontSettings::no_backup)) {
@@ -135,7 +135,7 @@ impl Judge<'_> {
     }
 }
 
-/// `0.5%` in millionths: a whole part, and at most four digits after the dot.
+/// Parses a percentage such as `0.5%` to millionths; at most four digits after the dot.
 fn rate(text: &str) -> Option<Rate> {
     let number = text.strip_suffix('%')?;
     let (whole, part) = number.split_once('.').map_or((number, None), |(whole, part)| (whole, Some(part)));

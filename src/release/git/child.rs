@@ -344,7 +344,7 @@ fn configure_libgit2(opening: &Opening) -> Result<(), GitError> {
     let levels = [ConfigLevel::System, ConfigLevel::XDG, ConfigLevel::Global, ConfigLevel::ProgramData];
     // SAFETY: these change libgit2's globals, and this is its first use, in a process with one thread.
     unsafe {
-        // The worker opens the app's mirror and remote and nothing else, whoever owns them.
+        // Accept any owner: the worker opens only the app's mirror and remote.
         git2::opts::set_verify_owner_validation(false).map_err(failed)?;
         git2::opts::set_server_connect_timeout_in_milliseconds(CONNECT_MS.min(opening.read_timeout_ms))
             .map_err(failed)?;

@@ -67,6 +67,7 @@ pub enum Request {
     },
     /// Read subject, author and time of a commit in the mirror.
     Describe {
+        /// The full id of a commit in the mirror.
         commit: CommitId,
     },
 }
