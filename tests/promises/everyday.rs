@@ -222,7 +222,7 @@ fn k3_a_pid_given_out_again_is_never_signalled() {
         return;
     }
     let exe = std::env::current_exe().unwrap().display().to_string();
-    let name = "everyday::k3_a_pid_given_out_again_is_never_signalled";
+    let name = "promises::everyday::k3_a_pid_given_out_again_is_never_signalled";
     let output = unshare(&["\"$@\"; exit $?", "sh", &exe, name, "--exact", "--nocapture"])
         .env(OWN_PIDS, "yes")
         .output()
