@@ -29,7 +29,7 @@ use crate::{
     },
     engine::{
         Place,
-        fleet::{Fleet, FleetError, Polling},
+        apps::{Apps, AppsError, Polling},
     },
     os::{errors::chain, privilege},
     rules::{ids::AppName, time::Stamp, words::EventKind},
@@ -78,7 +78,7 @@ pub enum DaemonError {
     Server(#[from] ServerError),
     /// An app.
     #[error(transparent)]
-    Fleet(#[from] FleetError),
+    Apps(#[from] AppsError),
     /// The runtime or a signal handler.
     #[error("{what}")]
     System {
@@ -225,21 +225,21 @@ impl Daemon {
         let store = open_store(&self.settings.daemon)?;
         store.stretch_log();
         let place = place(&self.settings.daemon)?;
-        let fleet = Arc::new(Fleet::new(place, store, Polling::On)?);
+        let apps = Arc::new(Apps::new(place, store, Polling::On)?);
         let access = Access::new(&self.settings.daemon);
         let listener =
             server::bind(&self.settings.daemon.runtime_dir.join("bgd.sock"), access.socket_mode())?;
         for settings in self.settings.apps.values() {
             warn_of_lost_privileges(settings);
             // One app's trouble stays its own (promise K7).
-            if let Err(err) = fleet.start(settings) {
+            if let Err(err) = apps.start(settings) {
                 tracing::error!(app = %settings.name, err = %chain(&err), "the app can't be supervised");
             }
         }
-        remember(&fleet, &self.file, &self.settings);
+        remember(&apps, &self.file, &self.settings);
         let (reload, reloads) = mpsc::channel(1);
         let (shown, daemon) = watch::channel(self.report());
-        let services = Services { fleet: fleet.clone(), daemon, access, refused: Mutex::default(), reload };
+        let services = Services { apps: apps.clone(), daemon, access, refused: Mutex::default(), reload };
         let serving = tokio::spawn(server::serve(listener, Arc::new(services)));
         notify_systemd(&[sd_notify::NotifyState::Ready]);
         tracing::info!(
@@ -248,12 +248,12 @@ impl Daemon {
             apps = self.settings.apps.len(),
             "ready"
         );
-        let keeping = tokio::spawn(keep_record(fleet.store().clone()));
-        let ended = self.until_told((&fleet, &shown), &mut told, reloads).await;
+        let keeping = tokio::spawn(keep_record(apps.store().clone()));
+        let ended = self.until_told((&apps, &shown), &mut told, reloads).await;
         notify_systemd(&[sd_notify::NotifyState::Stopping]);
         serving.abort();
         keeping.abort();
-        fleet.end().await;
+        apps.end().await;
         tracing::info!("ended; apps and fronts serve on");
         ended
     }
@@ -270,7 +270,7 @@ impl Daemon {
 
     async fn until_told(
         &self,
-        (fleet, shown): (&Fleet, &watch::Sender<DaemonReport>),
+        (apps, shown): (&Apps, &watch::Sender<DaemonReport>),
         told: &mut Told,
         mut reloads: mpsc::Receiver<ReloadReply>,
     ) -> Result<(), DaemonError> {
@@ -281,30 +281,30 @@ impl Daemon {
             tokio::select! {
                 _ = told.term.recv() => return Ok(()),
                 _ = told.int.recv() => return Ok(()),
-                _ = told.hup.recv() => self.reload_unasked(fleet, shown).await,
+                _ = told.hup.recv() => self.reload_unasked(apps, shown).await,
                 Some(reply) = reloads.recv() => {
                     // If the client went away, only the answer is lost.
-                    let _gone = reply.send(self.reload_shown(fleet, shown).await.map(|done| self.answer(&done)));
+                    let _gone = reply.send(self.reload_shown(apps, shown).await.map(|done| self.answer(&done)));
                 }
                 () = told.changed.notified() => {
                     tokio::time::sleep(SETTLE).await;
                     // Directories may have come (apps.d) or be others by now; watched before they are read.
                     told.watch = watch_files(&self.file, told.changed.clone());
-                    self.reload_unasked(fleet, shown).await;
+                    self.reload_unasked(apps, shown).await;
                 }
                 _ = tick.tick() => {
                     notify_systemd(&[sd_notify::NotifyState::Watchdog]);
                     ticks = ticks.wrapping_add(1);
                     let all = ticks.is_multiple_of(ALL_TICK);
-                    fleet.apps().iter().filter(|it| all || it.waits_for_time()).for_each(|it| it.tick());
+                    apps.all().iter().filter(|it| all || it.waits_for_time()).for_each(|it| it.tick());
                 }
             }
         }
     }
 
     /// Reloads without a `bgd reload`, and keeps a summary for the next one.
-    async fn reload_unasked(&self, fleet: &Fleet, shown: &watch::Sender<DaemonReport>) {
-        match self.reload_shown(fleet, shown).await {
+    async fn reload_unasked(&self, apps: &Apps, shown: &watch::Sender<DaemonReport>) {
+        match self.reload_shown(apps, shown).await {
             Ok(done) => {
                 tracing::info!(text = %done, "configuration read again");
                 if let Some(what) = done.what {
@@ -341,17 +341,17 @@ impl Daemon {
     /// those who may only read the status.
     async fn reload_shown(
         &self,
-        fleet: &Fleet,
+        apps: &Apps,
         shown: &watch::Sender<DaemonReport>,
     ) -> Result<Reloaded, Refusal> {
-        let done = self.reload(fleet).await;
+        let done = self.reload(apps).await;
         let refused = done.as_ref().err().and_then(|refusal| refusal.hint.clone());
         shown.send_modify(|report| report.config_refused = refused);
         done
     }
 
     /// Reads the files again; a bad file leaves the old configuration in force and says why.
-    async fn reload(&self, fleet: &Fleet) -> Result<Reloaded, Refusal> {
+    async fn reload(&self, apps: &Apps) -> Result<Reloaded, Refusal> {
         let refused = |message: String, hint: &str| Refusal {
             exit: Exit::Usage,
             message: format!("the old configuration stays in force: {message}"),
@@ -364,11 +364,11 @@ impl Daemon {
             return Err(refused(message, "restart the daemon; apps and fronts serve on meanwhile"));
         }
         loaded.settings.apps.values().for_each(|settings| warn_of_lost_privileges(settings));
-        let changed = fleet
+        let changed = apps
             .adopt(&loaded.settings)
             .await
             .map_err(|err| refused(chain(&err), "that takes the app out of service for a moment: `bgd down`, `bgd reload`, `bgd up`; or take the change back"))?;
-        remember(fleet, &self.file, &loaded.settings);
+        remember(apps, &self.file, &loaded.settings);
         let (kept, gone): (Vec<_>, Vec<_>) =
             changed.iter().partition(|name| loaded.settings.apps.contains_key(*name));
         let list = |names: &[&AppName]| names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
@@ -388,10 +388,10 @@ impl Daemon {
 }
 
 /// Records each app's configuration, so that the app is still known after it left the files.
-fn remember(fleet: &Fleet, file: &Path, settings: &Settings) {
+fn remember(apps: &Apps, file: &Path, settings: &Settings) {
     for name in settings.apps.keys() {
         let Some(texts) = config::remember(file, name) else { continue };
-        if let Err(err) = fleet.store().keep_configured(name, &texts) {
+        if let Err(err) = apps.store().keep_configured(name, &texts) {
             tracing::warn!(app = %name, err = %chain(&err), "how the app is configured is not recorded");
         }
     }

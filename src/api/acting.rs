@@ -11,11 +11,11 @@ use super::{
     reading::read,
     refusal::{closing, refusal},
     report,
-    services::{Services, member},
+    services::{Services, handle_of},
     wire::{Answer, DeployRecord, EventRecord, Exit, Progress, Refusal, Reply, Request},
 };
 use crate::{
-    engine::{Snapshot, fleet::Member},
+    engine::{Snapshot, apps::AppHandle},
     os::errors::chain,
     rules::{
         app::{Group, Serving, Stage},
@@ -28,7 +28,7 @@ use crate::{
 
 pub(super) async fn act(request: Request, client: &mut Connection, services: &Services) -> io::Result<()> {
     // Subscribed before asking, so that no event of the act is missed.
-    let events = services.fleet.events();
+    let events = services.apps.events();
     let reply = match request {
         Request::Hold { app, reason } => say(services, client, (app, Ask::Hold { reason })).await,
         Request::Resume { app } => say(services, client, (app, Ask::Resume)).await,
@@ -66,11 +66,11 @@ struct Follower<'a> {
 }
 
 /// Hands a request to the app's machine, which records it with the peer, denied or not.
-async fn ask(peer: &Peer, (member, ask): (&Member, Ask)) -> Result<step::Answer, Refusal> {
+async fn ask(peer: &Peer, (handle, ask): (&AppHandle, Ask)) -> Result<step::Answer, Refusal> {
     let act = peer.event(EventKind::Asked, &words(&ask));
-    let answer = member.ask(act, ask).await;
+    let answer = handle.ask(act, ask).await;
     match answer.map_err(|gone| refusal(Exit::Unreachable, gone.to_string(), Some("bgd status")))? {
-        step::Answer::Denied(denial) => Err(denied(member, denial)),
+        step::Answer::Denied(denial) => Err(denied(handle, denial)),
         answer => Ok(answer),
     }
 }
@@ -93,8 +93,8 @@ fn words(ask: &Ask) -> String {
     }
 }
 
-fn denied(member: &Member, denial: Denial) -> Refusal {
-    let serving = match (denial.kind, member.snapshot().app.live()) {
+fn denied(handle: &AppHandle, denial: Denial) -> Refusal {
+    let serving = match (denial.kind, handle.snapshot().app.live()) {
         (DenialKind::Held | DenialKind::NoCanary, Some(live)) => {
             format!("; {} serves on {}", live.release.commit.short(), live.color)
         }
@@ -102,7 +102,7 @@ fn denied(member: &Member, denial: Denial) -> Refusal {
         // The messages of these denials say it themselves.
         (DenialKind::NothingLive | DenialKind::NoWayBack, _) => String::new(),
     };
-    let name = &member.settings().name;
+    let name = &handle.settings().name;
     let message = format!("{name}: {}{serving}", denial.message);
     let hint = denial.advice.text(Some(name));
     Refusal { exit: denial.kind.into(), message, hint: Some(hint) }
@@ -113,9 +113,9 @@ async fn say(
     client: &Connection,
     (app, what): (Option<AppName>, Ask),
 ) -> Result<Answer, Refusal> {
-    let member = member(services, app.as_ref())?;
-    let answer = ask(&client.peer, (&member, what)).await?;
-    member.look_now();
+    let handle = handle_of(services, app.as_ref())?;
+    let answer = ask(&client.peer, (&handle, what)).await?;
+    handle.look_now();
     Ok(Answer::Said(match answer {
         step::Answer::Said(text) => text,
         other => format!("{other:?}"),
@@ -127,10 +127,10 @@ async fn detached(
     client: &Connection,
     (app, what): (Option<AppName>, Ask),
 ) -> Result<Answer, Refusal> {
-    let member = member(services, app.as_ref())?;
-    match ask(&client.peer, (&member, what)).await? {
+    let handle = handle_of(services, app.as_ref())?;
+    match ask(&client.peer, (&handle, what)).await? {
         step::Answer::Deploying(id) => {
-            member.look_now();
+            handle.look_now();
             Ok(Answer::Deploy(record(services, id).await?))
         }
         step::Answer::Said(text) => Ok(Answer::Said(text)),
@@ -139,12 +139,12 @@ async fn detached(
 }
 
 async fn deploy(mut following: Follower<'_>, app: Option<AppName>, what: Ask) -> Result<Answer, Refusal> {
-    let member = member(following.services, app.as_ref())?;
-    match ask(&following.client.peer, (&member, what)).await? {
+    let handle = handle_of(following.services, app.as_ref())?;
+    match ask(&following.client.peer, (&handle, what)).await? {
         step::Answer::Deploying(id) => {
-            let ended = following.until_ended(&member, id).await;
+            let ended = following.until_ended(&handle, id).await;
             // A fetch that succeeded shows that the remote answers, so a poll need not wait out its back-off.
-            member.look_now();
+            handle.look_now();
             ended.map(Answer::Deploy)
         }
         step::Answer::Said(text) => Ok(Answer::Said(text)),
@@ -154,19 +154,19 @@ async fn deploy(mut following: Follower<'_>, app: Option<AppName>, what: Ask) ->
 
 /// Answers as soon as the traffic is where the operator wants it; the old color's drain and stop go on.
 async fn flip(mut following: Follower<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
-    let member = member(following.services, app.as_ref())?;
-    let before = member.snapshot();
-    match ask(&following.client.peer, (&member, Ask::Flip)).await? {
+    let handle = handle_of(following.services, app.as_ref())?;
+    let before = handle.snapshot();
+    match ask(&following.client.peer, (&handle, Ask::Flip)).await? {
         step::Answer::Cancelling(id) => {
             let moved =
                 before.app.pipeline.release().is_some_and(|release| {
                     before.app.live().is_some_and(|live| live.release.id == release.id)
                 });
-            following.until(&member, |snapshot| !moving(snapshot, id)).await;
+            following.until(&handle, |snapshot| !moving(snapshot, id)).await;
             let abandoned = before.app.pipeline.commit().cloned();
-            Ok(Answer::Flip(report::flip(&member.snapshot(), abandoned, !moved)))
+            Ok(Answer::Flip(report::flip(&handle.snapshot(), abandoned, !moved)))
         }
-        step::Answer::RollingBack(id) => following.rolled_back(&member, id).await,
+        step::Answer::RollingBack(id) => following.rolled_back(&handle, id).await,
         other => Err(unexpected(&other)),
     }
 }
@@ -178,16 +178,16 @@ fn moving(snapshot: &Snapshot, id: DeployId) -> bool {
 
 /// Answers once the front has proven the share.
 async fn shared(mut following: Follower<'_>, app: Option<AppName>, what: Ask) -> Result<Answer, Refusal> {
-    let member = member(following.services, app.as_ref())?;
-    let text = match ask(&following.client.peer, (&member, what)).await? {
+    let handle = handle_of(following.services, app.as_ref())?;
+    let text = match ask(&following.client.peer, (&handle, what)).await? {
         step::Answer::Said(text) => text,
         // 100 % is a promotion, not a share.
-        step::Answer::Promoting(id) => return following.promoted(&member, id).await,
+        step::Answer::Promoting(id) => return following.promoted(&handle, id).await,
         other => return Err(unexpected(&other)),
     };
     let is_told = |snapshot: &Snapshot| matches!(snapshot.app.pipeline.stage(), Some(Stage::Sharing(_)));
-    following.until(&member, |snapshot| !is_told(snapshot)).await;
-    let snapshot = member.snapshot();
+    following.until(&handle, |snapshot| !is_told(snapshot)).await;
+    let snapshot = handle.snapshot();
     if let Some(refused) = not_taken(&snapshot) {
         return Err(refused);
     }
@@ -209,51 +209,51 @@ fn not_taken(snapshot: &Snapshot) -> Option<Refusal> {
 }
 
 async fn promote(mut following: Follower<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
-    let member = member(following.services, app.as_ref())?;
-    match ask(&following.client.peer, (&member, Ask::Promote)).await? {
-        step::Answer::Promoting(id) => following.promoted(&member, id).await,
+    let handle = handle_of(following.services, app.as_ref())?;
+    match ask(&following.client.peer, (&handle, Ask::Promote)).await? {
+        step::Answer::Promoting(id) => following.promoted(&handle, id).await,
         other => Err(unexpected(&other)),
     }
 }
 
 async fn down(mut following: Follower<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
     let services = following.services;
-    if let Some(name) = app.as_ref().filter(|name| services.fleet.app(name).is_none()) {
+    if let Some(name) = app.as_ref().filter(|name| services.apps.get(name).is_none()) {
         return down_unconfigured(following, name).await;
     }
-    let member = member(services, app.as_ref())?;
-    taken_down(&mut following, &member).await
+    let handle = handle_of(services, app.as_ref())?;
+    taken_down(&mut following, &handle).await
 }
 
 /// Takes down an app that no file names, and ends its front too, since nothing would use that front again.
 async fn down_unconfigured(mut following: Follower<'_>, name: &AppName) -> Result<Answer, Refusal> {
     let services = following.services;
-    let runs = services.fleet.unconfigured().await.iter().any(|one| one.name == *name);
+    let runs = services.apps.unconfigured().await.iter().any(|one| one.name == *name);
     let known = read(services, {
         let name = name.clone();
         move |store| store.configured(&name)
     });
     if !runs && known.await?.is_none() {
         // This refusal lists the configured apps.
-        return member(services, Some(name)).map(|_| Answer::Said(String::new()));
+        return handle_of(services, Some(name)).map(|_| Answer::Said(String::new()));
     }
     let failed =
         |why: String| refusal(Exit::Failed, format!("{name} can't be taken down: {why}"), Some("bgd doctor"));
-    let Some(member) = services.fleet.take_up(name).map_err(|err| failed(chain(&err)))? else {
+    let Some(handle) = services.apps.take_up(name).map_err(|err| failed(chain(&err)))? else {
         return Err(failed("it is not known how it was configured; put its file back first".to_owned()));
     };
     // Wait for the first observation of its instances and its front.
-    following.until(&member, |snapshot| snapshot.observed).await;
-    let done = taken_down(&mut following, &member).await;
-    services.fleet.let_go(&member).await.map_err(|err| failed(chain(&err)))?;
+    following.until(&handle, |snapshot| snapshot.observed).await;
+    let done = taken_down(&mut following, &handle).await;
+    services.apps.let_go(&handle).await.map_err(|err| failed(chain(&err)))?;
     done.map(|_| Answer::Said(format!("{name}, which is in no file any more, is ended, with its front")))
 }
 
-async fn taken_down(following: &mut Follower<'_>, member: &Member) -> Result<Answer, Refusal> {
-    match ask(&following.client.peer, (member, Ask::Down)).await? {
+async fn taken_down(following: &mut Follower<'_>, handle: &AppHandle) -> Result<Answer, Refusal> {
+    match ask(&following.client.peer, (handle, Ask::Down)).await? {
         step::Answer::TakingDown => {
-            following.until(member, |snapshot| !snapshot.app.down_wanted).await;
-            if matches!(member.snapshot().app.serving, Serving::Live(_)) {
+            following.until(handle, |snapshot| !snapshot.app.down_wanted).await;
+            if matches!(handle.snapshot().app.serving, Serving::Live(_)) {
                 let message = "the app could not be taken out of service; it serves on".to_owned();
                 return Err(refusal(Exit::Failed, message, Some("bgd events")));
             }
@@ -266,21 +266,21 @@ async fn taken_down(following: &mut Follower<'_>, member: &Member) -> Result<Ans
 
 impl Follower<'_> {
     /// Waits until the deploy has an outcome, and forwards its events to the client.
-    async fn until_ended(&mut self, member: &Member, id: DeployId) -> Result<DeployRecord, Refusal> {
+    async fn until_ended(&mut self, handle: &AppHandle, id: DeployId) -> Result<DeployRecord, Refusal> {
         loop {
             let known = record(self.services, id).await?;
             if known.outcome.is_some() {
                 return Ok(known);
             }
-            self.until_event(member, id).await;
+            self.until_event(handle, id).await;
         }
     }
 
     /// Waits until a deploy of the app has ended, or events were missed; forwards the events of deploy `id`.
-    async fn until_event(&mut self, member: &Member, id: DeployId) {
+    async fn until_event(&mut self, handle: &AppHandle, id: DeployId) {
         loop {
             match self.events.recv().await {
-                Ok(event) if event.app.as_ref() == Some(&member.settings().name) => {
+                Ok(event) if event.app.as_ref() == Some(&handle.settings().name) => {
                     let ends = matches!(event.kind, EventKind::DeployEnded | EventKind::DeploySuperseded);
                     if event.deploy == Some(id) {
                         self.forward(event).await;
@@ -302,8 +302,8 @@ impl Follower<'_> {
         }
     }
 
-    async fn until(&mut self, member: &Member, reached: impl Fn(&Snapshot) -> bool) {
-        let mut watch = member.watch();
+    async fn until(&mut self, handle: &AppHandle, reached: impl Fn(&Snapshot) -> bool) {
+        let mut watch = handle.watch();
         loop {
             if reached(&watch.borrow_and_update()) {
                 return;
@@ -312,7 +312,7 @@ impl Follower<'_> {
             tokio::select! {
                 changed = watch.changed() => if changed.is_err() { return },
                 event = self.events.recv() => if let Ok(event) = event
-                    && event.app.as_ref() == Some(&member.settings().name)
+                    && event.app.as_ref() == Some(&handle.settings().name)
                 {
                     self.forward(event).await;
                 },
@@ -320,9 +320,9 @@ impl Follower<'_> {
         }
     }
 
-    async fn promoted(&mut self, member: &Member, id: DeployId) -> Result<Answer, Refusal> {
-        self.until(member, |snapshot| !moving(snapshot, id)).await;
-        let snapshot = member.snapshot();
+    async fn promoted(&mut self, handle: &AppHandle, id: DeployId) -> Result<Answer, Refusal> {
+        self.until(handle, |snapshot| !moving(snapshot, id)).await;
+        let snapshot = handle.snapshot();
         if let Some(refused) = not_taken(&snapshot) {
             return Err(refused);
         }
@@ -341,14 +341,14 @@ impl Follower<'_> {
         }
     }
 
-    async fn rolled_back(&mut self, member: &Member, id: DeployId) -> Result<Answer, Refusal> {
-        self.until(member, |snapshot| {
+    async fn rolled_back(&mut self, handle: &AppHandle, id: DeployId) -> Result<Answer, Refusal> {
+        self.until(handle, |snapshot| {
             let deploy = snapshot.app.pipeline.deploy();
             let under_way = deploy.is_some_and(|deploy| deploy.id == id);
             !under_way || matches!(snapshot.app.pipeline.stage(), Some(Stage::Retiring { .. }))
         })
         .await;
-        let snapshot = member.snapshot();
+        let snapshot = handle.snapshot();
         let known = ended(self.services, &snapshot, id).await?;
         match known.as_ref().and_then(|known| known.outcome) {
             None | Some(Outcome::Live) => {
@@ -359,7 +359,7 @@ impl Follower<'_> {
                 exit: Exit::Failed,
                 message: format!(
                     "{}: the way back failed, what was live serves on: {}",
-                    member.settings().name,
+                    handle.settings().name,
                     known.as_ref().and_then(|known| known.error.clone()).unwrap_or_default()
                 ),
                 hint: Some(known.and_then(|known| known.hint).unwrap_or_else(|| format!("bgd show {id}"))),

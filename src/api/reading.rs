@@ -9,14 +9,14 @@ use super::{
     output::{self, Log, LogStream},
     refusal::{closing, refusal},
     report,
-    services::{Services, member},
+    services::{Services, handle_of},
     why,
     wire::{Answer, ExecPlan, Exit, LogSource, Progress, Refusal, Reply, Status},
 };
 use crate::{
     command::{self, Places},
     config::{settings::AppSettings, template::Values},
-    engine::fleet::Member,
+    engine::apps::AppHandle,
     os::{blocking::blocking, errors::chain},
     rules::{
         app::Serving,
@@ -31,23 +31,23 @@ const FIRST_LOOK: Duration = Duration::from_millis(700);
 
 pub(super) async fn status(services: &Services, app: Option<&AppName>) -> Result<Answer, Refusal> {
     let apps = match app {
-        Some(_) => vec![member(services, app)?],
-        None => services.fleet.apps(),
+        Some(_) => vec![handle_of(services, app)?],
+        None => services.apps.all(),
     };
     let looked = async {
-        for member in &apps {
+        for handle in &apps {
             // An app whose task has ended shows its last snapshot.
-            let mut watch = member.watch();
+            let mut watch = handle.watch();
             let _ended = watch.wait_for(|snapshot| snapshot.observed).await;
         }
     };
     if tokio::time::timeout(FIRST_LOOK, looked).await.is_err() {
         tracing::debug!("status shows the record: not all apps were looked at yet");
     }
-    let measured = move || apps.iter().map(|member| report::app(&member.measured())).collect();
+    let measured = move || apps.iter().map(|handle| report::app(&handle.measured())).collect();
     let apps = blocking(measured).await;
     // The status of one app does not need them, and a slow answer must not delay the status.
-    let others = async { if app.is_none() { services.fleet.unconfigured().await } else { Vec::new() } };
+    let others = async { if app.is_none() { services.apps.unconfigured().await } else { Vec::new() } };
     let others = tokio::time::timeout(FIRST_LOOK, others).await.unwrap_or_default();
     let unconfigured = others.into_iter().map(report::unconfigured).collect();
     Ok(Answer::Status(Status { schema: 1, daemon: services.daemon.borrow().clone(), unconfigured, apps }))
@@ -68,8 +68,8 @@ pub(super) async fn show(services: &Services, id: DeployId) -> Result<Answer, Re
     }
 }
 
-pub(super) fn why(member: &Member) -> Answer {
-    Answer::Why(why::why(&member.snapshot()))
+pub(super) fn why(handle: &AppHandle) -> Answer {
+    Answer::Why(why::why(&handle.snapshot()))
 }
 
 /// Reads the record on a blocking thread: a slow disk must not hold up other clients.
@@ -77,14 +77,14 @@ pub(super) async fn read<T: Send + 'static>(
     services: &Services,
     query: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, Refusal> {
-    let store = services.fleet.store().clone();
+    let store = services.apps.store().clone();
     let found = blocking(move || query(&store)).await;
     found.map_err(|err| refusal(Exit::Failed, format!("the record can't be read: {}", chain(&err)), None))
 }
 
-pub(super) fn exec(member: &Member) -> Result<Answer, Refusal> {
-    let places = member.interpreter().places().clone();
-    exec_plan(member.settings(), places, &member.snapshot().app.serving).map(Answer::Exec)
+pub(super) fn exec(handle: &AppHandle) -> Result<Answer, Refusal> {
+    let places = handle.interpreter().places().clone();
+    exec_plan(handle.settings(), places, &handle.snapshot().app.serving).map(Answer::Exec)
 }
 
 /// The directory, environment, user and rights of a command in the live release.
@@ -129,8 +129,8 @@ pub(super) struct LogsWanted {
     pub instance: Option<u16>,
 }
 
-pub(super) async fn logs(client: &mut Connection, member: &Member, wanted: LogsWanted) -> io::Result<()> {
-    let logs = match logs_of(member, wanted) {
+pub(super) async fn logs(client: &mut Connection, handle: &AppHandle, wanted: LogsWanted) -> io::Result<()> {
+    let logs = match logs_of(handle, wanted) {
         Ok(logs) => logs,
         Err(refusal) => return client.send(&Reply::Refused(refusal)).await,
     };
@@ -138,7 +138,7 @@ pub(super) async fn logs(client: &mut Connection, member: &Member, wanted: LogsW
     if wanted.follow {
         let following = LogStream::new(&logs, lines)?;
         return match wanted.source {
-            LogSource::Live => follow_live(client, member, (wanted, following)).await,
+            LogSource::Live => follow_live(client, handle, (wanted, following)).await,
             LogSource::Color(_) | LogSource::Build => follow_logs(client, following).await,
         };
     }
@@ -164,10 +164,10 @@ async fn follow_logs(client: &mut Connection, mut following: LogStream) -> io::R
 /// Follows the logs of the live color, also when another color becomes live.
 async fn follow_live(
     client: &mut Connection,
-    member: &Member,
+    handle: &AppHandle,
     (wanted, mut following): (LogsWanted, LogStream),
 ) -> io::Result<()> {
-    let mut seen = member.watch();
+    let mut seen = handle.watch();
     loop {
         // All arms are cancel-safe: lines that were read are returned at once, a watch keeps its last value, and the
         // client says nothing.
@@ -183,7 +183,7 @@ async fn follow_live(
                     // logs.
                     return follow_logs(client, following).await;
                 }
-                match logs_of(member, wanted) {
+                match logs_of(handle, wanted) {
                     Ok(now) if !following.is_of(&now) => following = LogStream::new(&now, 0)?,
                     Ok(_) | Err(_) => {}
                 }
@@ -193,9 +193,9 @@ async fn follow_live(
     }
 }
 
-fn logs_of(member: &Member, wanted: LogsWanted) -> Result<Vec<Log>, Refusal> {
-    let logs = member.interpreter().places().logs();
-    let snapshot = member.snapshot();
+fn logs_of(handle: &AppHandle, wanted: LogsWanted) -> Result<Vec<Log>, Refusal> {
+    let logs = handle.interpreter().places().logs();
+    let snapshot = handle.snapshot();
     let color = match wanted.source {
         LogSource::Color(color) => color,
         LogSource::Live => match snapshot.app.live() {
@@ -213,7 +213,7 @@ pub(super) async fn events(
     (app, since, follow): (Option<AppName>, Option<u64>, bool),
 ) -> io::Result<()> {
     // Subscribed before reading, so that nothing falls between record and stream.
-    let live = services.fleet.events();
+    let live = services.apps.events();
     let mut last = since.unwrap_or(0);
     let mut from = since;
     loop {

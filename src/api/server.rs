@@ -22,12 +22,12 @@ use super::{
     connection::{Connection, send_away},
     reading,
     refusal::{closing, refusal},
-    services::{Services, member},
+    services::{Services, handle_of},
     visitors::{Rank, Seat, Spare, Visitors},
     wire::{Answer, EventRecord, Exit, Refusal, Reply, Request},
 };
 use crate::{
-    engine::fleet::Member,
+    engine::apps::AppHandle,
     os::{
         door::{Door, Name},
         errors::chain,
@@ -222,26 +222,26 @@ async fn answer(request: Request, client: &mut Connection, services: &Services) 
                 .await
                 .map(|answer| if right == Right::Act { answer } else { without_output(answer) })
         }
-        Request::Why { app } => member(services, app.as_ref()).map(|member| reading::why(&member)),
+        Request::Why { app } => handle_of(services, app.as_ref()).map(|handle| reading::why(&handle)),
         Request::Exec { app } => {
-            member(services, app.as_ref()).and_then(|member| exec(services, &client.peer, &member))
+            handle_of(services, app.as_ref()).and_then(|handle| exec(services, &client.peer, &handle))
         }
         Request::Logs { app, lines, follow, source, instance } => {
             let wanted = reading::LogsWanted { lines, follow, source, instance };
-            return match member(services, app.as_ref()) {
-                Ok(member) => reading::logs(client, &member, wanted).await,
+            return match handle_of(services, app.as_ref()) {
+                Ok(handle) => reading::logs(client, &handle, wanted).await,
                 Err(refusal) => client.send(&Reply::Refused(refusal)).await,
             };
         }
         Request::Events { app, since, follow } => {
             return reading::events(client, services, (app, since, follow)).await;
         }
-        Request::Poll { app } => member(services, app.as_ref()).map(|member| {
-            member.look_now();
+        Request::Poll { app } => handle_of(services, app.as_ref()).map(|handle| {
+            handle.look_now();
             Answer::Said("the remote is looked at".to_owned())
         }),
         Request::Reload => {
-            services.fleet.note_act(client.peer.event(EventKind::Asked, "reload"));
+            services.apps.note_act(client.peer.event(EventKind::Asked, "reload"));
             reload(services).await
         }
         Request::Hold { .. }
@@ -259,11 +259,11 @@ async fn answer(request: Request, client: &mut Connection, services: &Services) 
     client.send(&closing(reply)).await
 }
 
-fn exec(services: &Services, peer: &Peer, member: &Member) -> Result<Answer, Refusal> {
+fn exec(services: &Services, peer: &Peer, handle: &AppHandle) -> Result<Answer, Refusal> {
     let event =
-        EventRecord { app: Some(member.settings().name.clone()), ..peer.event(EventKind::Asked, "exec") };
-    services.fleet.note_act(event);
-    reading::exec(member)
+        EventRecord { app: Some(handle.settings().name.clone()), ..peer.event(EventKind::Asked, "exec") };
+    services.apps.note_act(event);
+    reading::exec(handle)
 }
 
 /// Removes the app's output, which only callers with the right to act may see.

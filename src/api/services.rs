@@ -18,7 +18,7 @@ use super::{
     wire::{DaemonReport, Exit, Refusal},
 };
 use crate::{
-    engine::fleet::{Fleet, Member},
+    engine::apps::{AppHandle, Apps},
     rules::{ids::AppName, words::EventKind},
 };
 
@@ -28,7 +28,7 @@ const REFUSALS_APART: Duration = Duration::from_secs(60);
 /// The parts of the daemon that every connection uses.
 #[derive(Debug)]
 pub struct Services {
-    pub fleet: Arc<Fleet>,
+    pub apps: Arc<Apps>,
     /// The daemon, as status shows it.
     pub daemon: watch::Receiver<DaemonReport>,
     /// Who may do what.
@@ -45,7 +45,7 @@ impl Services {
     pub(super) fn note_refusal(&self, peer: &Peer, request: &str) {
         if self.is_news(peer.caller.uid) {
             tracing::warn!(by = %peer.described(), request, "refused: not permitted");
-            self.fleet.note_act(peer.event(EventKind::Refused, &format!("{request}: not permitted")));
+            self.apps.note_act(peer.event(EventKind::Refused, &format!("{request}: not permitted")));
         }
     }
 
@@ -64,7 +64,7 @@ impl Services {
         if self.is_news(caller.uid) {
             let peer = caller.clone().peer();
             tracing::warn!(by = %peer.described(), "refused: not permitted");
-            self.fleet.note_act(peer.event(EventKind::Refused, "a connection: not permitted"));
+            self.apps.note_act(peer.event(EventKind::Refused, "a connection: not permitted"));
         }
     }
 }
@@ -73,18 +73,18 @@ impl Services {
 ///
 /// # Errors
 /// When there is no such app, or several to choose from.
-pub(super) fn member(services: &Services, app: Option<&AppName>) -> Result<Member, Refusal> {
-    let apps = services.fleet.apps();
+pub(super) fn handle_of(services: &Services, app: Option<&AppName>) -> Result<AppHandle, Refusal> {
+    let apps = services.apps.all();
     let names = || {
-        let names: Vec<&str> = apps.iter().map(|member| member.settings().name.as_str()).collect();
+        let names: Vec<&str> = apps.iter().map(|handle| handle.settings().name.as_str()).collect();
         names.join(", ")
     };
     match (app, apps.as_slice()) {
-        (Some(name), _) => services.fleet.app(name).ok_or_else(|| {
+        (Some(name), _) => services.apps.get(name).ok_or_else(|| {
             let hint = format!("configured are: {}", names());
             Refusal { hint: Some(hint), ..refusal(Exit::Usage, format!("no such app: {name}"), None) }
         }),
-        (None, [member]) => Ok(member.clone()),
+        (None, [handle]) => Ok(handle.clone()),
         (None, []) => Err(refusal(Exit::Usage, "no app is configured".to_owned(), Some("bgd init"))),
         (None, _) => {
             let hint = format!("name one of: {}", names());

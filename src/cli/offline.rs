@@ -18,7 +18,7 @@ use crate::{
     daemon::{self, DaemonError, Lock},
     engine::{
         self, Counted, RemoteSeen, Snapshot,
-        fleet::{Fleet, Member, Polling},
+        apps::{AppHandle, Apps, Polling},
     },
     instance::Seen,
     os::{
@@ -183,28 +183,28 @@ pub async fn flip(settings: &Settings, app: &AppName, daemon: Daemon) -> Result<
     let _lock = take_lock(settings).await?;
     let store = daemon::open_store(&settings.daemon).map_err(unable)?;
     let place = daemon::place(&settings.daemon).map_err(unable)?;
-    let fleet = Fleet::new(place, store, Polling::Off).map_err(unreadable)?;
+    let apps = Apps::new(place, store, Polling::Off).map_err(unreadable)?;
     let settings = settings
         .apps
         .get(app)
         .ok_or_else(|| refusal(Exit::Usage, format!("no such app: {app}"), "bgd check"))?;
-    fleet.start(settings).map_err(|err| refusal(Exit::Failed, chain(&err), "bgd doctor"))?;
-    let member = fleet
-        .app(app)
+    apps.start(settings).map_err(|err| refusal(Exit::Failed, chain(&err), "bgd doctor"))?;
+    let handle = apps
+        .get(app)
         .ok_or_else(|| refusal(Exit::Failed, format!("the app did not start: {app}"), "bgd doctor"))?;
-    let flipped = flip_member(&fleet, &member).await;
-    fleet.end().await;
+    let flipped = flip_app(&apps, &handle).await;
+    apps.end().await;
     flipped
 }
 
-async fn flip_member(fleet: &Fleet, member: &Member) -> Result<FlipReport, Refusal> {
+async fn flip_app(apps: &Apps, handle: &AppHandle) -> Result<FlipReport, Refusal> {
     let gone = |_| refusal(Exit::Failed, "the app's task ended before the flip".to_owned(), "bgd doctor");
     let peer = access::own_peer();
-    let before = fleet.store().app(&member.settings().name).map_err(unreadable)?.unwrap_or_default();
+    let before = apps.store().app(&handle.settings().name).map_err(unreadable)?.unwrap_or_default();
     let abandoned: Option<CommitId> =
         before.pipeline.commit().cloned().or_else(|| before.live().map(|live| live.release.commit.clone()));
     let act = peer.event(EventKind::Asked, "flip, without the daemon");
-    let answer = member.ask(act, Ask::Flip).await.map_err(gone)?;
+    let answer = handle.ask(act, Ask::Flip).await.map_err(gone)?;
     let id = match answer {
         Answer::Cancelling(id) | Answer::RollingBack(id) => id,
         Answer::Denied(denial) => {
@@ -212,11 +212,11 @@ async fn flip_member(fleet: &Fleet, member: &Member) -> Result<FlipReport, Refus
         }
         other => return Err(refusal(Exit::Failed, format!("the machine answered {other:?}"), "bgd status")),
     };
-    settle(member).await;
-    let shown = member.snapshot().last.filter(|last| last.id == id);
+    settle(handle).await;
+    let shown = handle.snapshot().last.filter(|last| last.id == id);
     let last = match shown {
         Some(last) => Some(last),
-        None => fleet.store().deploy(id).map_err(unreadable)?,
+        None => apps.store().deploy(id).map_err(unreadable)?,
     };
     match last.as_ref().and_then(|last| last.outcome) {
         Some(Outcome::Failed | Outcome::RolledBack) => {
@@ -224,13 +224,13 @@ async fn flip_member(fleet: &Fleet, member: &Member) -> Result<FlipReport, Refus
             let message = format!("the way back failed; what was live serves on{why}");
             Err(refusal(Exit::Failed, message, &format!("bgd show {id}")))
         }
-        Some(Outcome::Live | Outcome::Superseded) => Ok(report::flip(&member.snapshot(), abandoned, false)),
-        None if is_routed(&member.snapshot(), id) => Ok(report::flip(&member.snapshot(), abandoned, false)),
+        Some(Outcome::Live | Outcome::Superseded) => Ok(report::flip(&handle.snapshot(), abandoned, false)),
+        None if is_routed(&handle.snapshot(), id) => Ok(report::flip(&handle.snapshot(), abandoned, false)),
         None => {
             let message = "the flip is not complete yet; the next daemon goes on with it".to_owned();
             Err(refusal(Exit::TimedOut, message, "start the daemon; bgd status"))
         }
-        Some(Outcome::Cancelled) => Ok(report::flip(&member.snapshot(), abandoned, true)),
+        Some(Outcome::Cancelled) => Ok(report::flip(&handle.snapshot(), abandoned, true)),
     }
 }
 
@@ -242,10 +242,10 @@ fn is_routed(snapshot: &Snapshot, id: DeployId) -> bool {
 }
 
 /// Waits until nothing is under way, or the limits of health check, drain and grace are over.
-async fn settle(member: &Member) {
-    let settings = member.settings();
+async fn settle(handle: &AppHandle) {
+    let settings = handle.settings();
     let limit = settings.health.deadline + settings.drain + settings.stop.grace + ALLOWANCE;
-    let mut watch = member.watch();
+    let mut watch = handle.watch();
     let settled = watch.wait_for(|snapshot| {
         matches!(snapshot.app.pipeline, Pipeline::Resting)
             && matches!(snapshot.app.idle, Idle::Vacant | Idle::Warm { .. })

@@ -1,5 +1,5 @@
 //! Records operators' acts that belong to no step, in order and on one thread at a time: a stalled disk then holds up
-//! one blocking thread only. Used by `fleet`. Nobody waits for it: the act is done by then, and an act that can't be
+//! one blocking thread only. Used by `apps`. Nobody waits for it: the act is done by then, and an act that can't be
 //! recorded is logged.
 
 use std::{

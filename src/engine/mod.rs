@@ -4,11 +4,11 @@
 
 mod acts;
 mod app_task;
+pub mod apps;
 mod attending;
 mod building;
 mod counting;
 mod disk;
-pub mod fleet;
 mod hanging;
 mod interpreter;
 mod judging;

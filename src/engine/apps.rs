@@ -38,7 +38,7 @@ const EVENT_BUFFER: usize = 1024;
 
 /// Why an app can't be run.
 #[derive(Debug, thiserror::Error)]
-pub enum FleetError {
+pub enum AppsError {
     /// Its directories can't be made.
     #[error("preparing app {app}")]
     Places {
@@ -73,7 +73,7 @@ pub enum Polling {
 
 /// The apps of one daemon.
 #[derive(Debug)]
-pub struct Fleet {
+pub struct Apps {
     place: Place,
     store: Arc<Store>,
     deploys: Arc<DeployCounter>,
@@ -81,12 +81,12 @@ pub struct Fleet {
     acts: Arc<Acts>,
     polling: Polling,
     disk: Arc<Disk>,
-    apps: Mutex<BTreeMap<AppName, Member>>,
+    apps: Mutex<BTreeMap<AppName, AppHandle>>,
 }
 
-/// One app of the fleet; cheap to clone.
+/// One app that runs; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Member {
+pub struct AppHandle {
     settings: Arc<AppSettings>,
     interpreter: Arc<Interpreter>,
     inbox: Inbox,
@@ -95,8 +95,8 @@ pub struct Member {
     tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
-impl Fleet {
-    /// Makes a fleet without apps.
+impl Apps {
+    /// None yet.
     ///
     /// # Errors
     /// When the record can't be read.
@@ -131,12 +131,12 @@ impl Fleet {
     }
 
     /// The app of this name.
-    pub fn app(&self, name: &AppName) -> Option<Member> {
+    pub fn get(&self, name: &AppName) -> Option<AppHandle> {
         self.lock().get(name).cloned()
     }
 
     /// All apps, by name.
-    pub fn apps(&self) -> Vec<Member> {
+    pub fn all(&self) -> Vec<AppHandle> {
         self.lock().values().cloned().collect()
     }
 
@@ -144,15 +144,15 @@ impl Fleet {
     ///
     /// # Errors
     /// When its directories can't be made or its record can't be read.
-    pub fn start(&self, settings: &Arc<AppSettings>) -> Result<(), FleetError> {
+    pub fn start(&self, settings: &Arc<AppSettings>) -> Result<(), AppsError> {
         self.start_with(settings, self.polling)
     }
 
-    fn start_with(&self, settings: &Arc<AppSettings>, polling: Polling) -> Result<(), FleetError> {
+    fn start_with(&self, settings: &Arc<AppSettings>, polling: Polling) -> Result<(), AppsError> {
         let app = || settings.name.clone();
         let interpreter =
             Interpreter::new(settings.clone(), self.store.clone(), (&self.place, self.disk.clone()))
-                .map_err(|source| FleetError::Places { app: app(), source })?;
+                .map_err(|source| AppsError::Places { app: app(), source })?;
         let interpreter = Arc::new(interpreter);
         let deps = Deps {
             store: self.store.clone(),
@@ -162,7 +162,7 @@ impl Fleet {
             acts: self.acts.clone(),
         };
         let (task, inbox, seen) = AppTask::new(settings.clone(), deps)
-            .map_err(|source| FleetError::Record { app: app(), source })?;
+            .map_err(|source| AppsError::Record { app: app(), source })?;
         self.disk.enter(&interpreter, seen.clone());
         let kick = Arc::new(Notify::new());
         let mut tasks = vec![tokio::spawn(task.run())];
@@ -171,7 +171,7 @@ impl Fleet {
             let app = interpreter.clone();
             tasks.push(tokio::spawn(async move { app.end_removals().await }));
         }
-        let member = Member {
+        let handle = AppHandle {
             settings: settings.clone(),
             interpreter,
             inbox,
@@ -179,13 +179,13 @@ impl Fleet {
             seen,
             tasks: Arc::new(Mutex::new(tasks)),
         };
-        self.lock().insert(app(), member);
+        self.lock().insert(app(), handle);
         Ok(())
     }
 
-    /// Running instances of apps that this fleet does not have.
+    /// Running instances of apps that are not among these.
     pub async fn unconfigured(&self) -> Vec<Unconfigured> {
-        let known = self.apps().into_iter().map(|member| member.settings.name.clone()).collect();
+        let known = self.all().into_iter().map(|handle| handle.settings.name.clone()).collect();
         unconfigured((&self.place.state_dir, &self.place.runtime_dir), Some(&self.store), &known).await
     }
 
@@ -194,20 +194,20 @@ impl Fleet {
     ///
     /// # Errors
     /// When its directories can't be made or its record can't be read.
-    pub fn take_up(&self, name: &AppName) -> Result<Option<Member>, FleetError> {
+    pub fn take_up(&self, name: &AppName) -> Result<Option<AppHandle>, AppsError> {
         let Some(settings) = last_settings(&self.store, name) else { return Ok(None) };
         self.start_with(&settings, Polling::Off)?;
-        Ok(self.app(name))
+        Ok(self.get(name))
     }
 
     /// Removes an app, and ends its front if that is bgd's own.
     ///
     /// # Errors
     /// When the front does not end.
-    pub async fn let_go(&self, member: &Member) -> Result<(), FrontError> {
-        member.end().await;
-        self.lock().remove(&member.settings.name);
-        member.interpreter.front().end().await
+    pub async fn let_go(&self, handle: &AppHandle) -> Result<(), FrontError> {
+        handle.end().await;
+        self.lock().remove(&handle.settings.name);
+        handle.interpreter.front().end().await
     }
 
     /// Brings new settings into force, and returns the apps that changed. If one would cut off a live release, all old
@@ -215,26 +215,26 @@ impl Fleet {
     ///
     /// # Errors
     /// A change that would cut a live release off, or an app that can't be started.
-    pub async fn adopt(&self, settings: &Settings) -> Result<Vec<AppName>, FleetError> {
-        let running = self.apps();
-        for member in &running {
-            if let Some(new) = settings.apps.get(&member.settings.name) {
-                member.refuse_cut(new)?;
+    pub async fn adopt(&self, settings: &Settings) -> Result<Vec<AppName>, AppsError> {
+        let running = self.all();
+        for handle in &running {
+            if let Some(new) = settings.apps.get(&handle.settings.name) {
+                handle.refuse_cut(new)?;
             }
         }
         let mut changed = Vec::new();
-        for member in running {
-            let name = member.settings.name.clone();
-            if settings.apps.get(&name).is_none_or(|new| **new != *member.settings) {
+        for handle in running {
+            let name = handle.settings.name.clone();
+            if settings.apps.get(&name).is_none_or(|new| **new != *handle.settings) {
                 // An app that left the configuration serves on: only `bgd down` stops its last instance.
-                member.end().await;
+                handle.end().await;
                 self.lock().remove(&name);
                 self.disk.leave(&name);
                 changed.push(name);
             }
         }
         for (name, new) in &settings.apps {
-            if self.app(name).is_none() {
+            if self.get(name).is_none() {
                 self.start(new)?;
                 changed.push(name.clone());
             }
@@ -246,17 +246,17 @@ impl Fleet {
 
     /// Ends all tasks; apps and fronts serve on.
     pub async fn end(&self) {
-        for member in self.apps() {
-            member.end().await;
+        for handle in self.all() {
+            handle.end().await;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<AppName, Member>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<AppName, AppHandle>> {
         self.apps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Member {
+impl AppHandle {
     pub fn settings(&self) -> &Arc<AppSettings> {
         &self.settings
     }
@@ -334,7 +334,7 @@ impl Member {
         }
     }
 
-    fn refuse_cut(&self, new: &AppSettings) -> Result<(), FleetError> {
+    fn refuse_cut(&self, new: &AppSettings) -> Result<(), AppsError> {
         let state = &self.seen.borrow().app;
         let in_service = matches!(state.serving, Serving::Live(_))
             || !matches!(state.idle, Idle::Vacant)
@@ -346,7 +346,7 @@ impl Member {
             ("user", self.settings.user != new.user),
         ];
         match changed.into_iter().find(|(_, changed)| in_service && *changed) {
-            Some((what, _)) => Err(FleetError::InService { app: self.settings.name.clone(), what }),
+            Some((what, _)) => Err(AppsError::InService { app: self.settings.name.clone(), what }),
             None => Ok(()),
         }
     }
