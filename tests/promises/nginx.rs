@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use crate::{
     shop::error,
     shop::{Kind, Plan, Stage, send},
+    stage::load::BRIEF,
 };
 
 fn two_live() -> Option<(Stage, String, String)> {
@@ -20,7 +21,7 @@ fn two_live() -> Option<(Stage, String, String)> {
 #[test]
 fn f4_a_foreign_vhost_that_breaks_the_test_is_named_before_the_build_and_a_flip_still_works() {
     let Some((stage, one, two)) = two_live() else { return };
-    let load = stage.load();
+    let load = stage.load_with(BRIEF);
     load.sees("two");
     let include = stage.include();
     fs::write(stage.path("conf.d/foreign.conf"), "server { listen 127.0.0.1:1; nonsense; }\n").unwrap();
@@ -105,7 +106,7 @@ fn n4_what_stands_in_and_is_killed_is_put_there_again() {
     });
     let events = stage.done(&["events", "--since", "0"]);
     assert!(events.contains("what passes on what comes to"), "{events}");
-    let load = stage.load();
+    let load = stage.load_with(BRIEF);
     load.sees("one");
     fs::remove_file(stage.path("conf.d/foreign.conf")).unwrap();
     stage.until("nginx was told", |status| status["idle"]["state"] == "stopped");
@@ -127,7 +128,7 @@ fn f4_a_flip_that_can_t_take_a_canary_s_share_back_gives_it_to_the_live_release_
     stage.until("the deploy has ended", |status| status["last"]["commit"] == bad);
     let ran = flip.end();
     assert_eq!(ran.code, 0, "{ran:?}");
-    let load = stage.load();
+    let load = stage.load_with(BRIEF);
     for _ in 0..24 {
         assert_eq!(stage.served(), "old", "nginx shares as before");
     }

@@ -23,7 +23,7 @@ use crate::stage::{
     GENEROUS, LOOK, Nginx, Place, git,
     haproxy::{self, Haproxy},
     http,
-    load::{Idle, Load},
+    load::{self, Idle, Load},
     ports::{self, Port},
     processes, until,
 };
@@ -575,11 +575,16 @@ for = "{watch}"
     }
 
     pub fn load(&self) -> Load {
+        self.load_with(load::SLOW)
+    }
+
+    /// Whose slow requests take so many milliseconds.
+    pub fn load_with(&self, slow_ms: u64) -> Load {
         let idle = match self.plan.kind {
             Kind::Builtin => Idle::Stays,
             Kind::Nginx | Kind::Haproxy => Idle::MayClose,
         };
-        Load::mixed(self.public(), idle)
+        Load::mixed(self.public(), idle, slow_ms)
     }
 
     /// The revision that the public address shows.

@@ -22,8 +22,10 @@ use super::{
 pub const PAUSE: Duration = Duration::from_millis(8);
 /// How many clients of a mixed load ask at the same time.
 pub const CLIENTS: usize = 7;
-/// How long the slow requests of a mixed load take.
-const SLOW_MS: u64 = 700;
+/// How long the slow requests of a mixed load take, in milliseconds.
+pub const SLOW: u64 = 700;
+/// Slow ones that an app answers well within the second that a relay shares its socket with it, before it has to end.
+pub const BRIEF: u64 = 150;
 
 /// Asks once: who answered, or how the request was lost.
 pub type Client = Box<dyn FnMut() -> Result<String, String> + Send>;
@@ -131,13 +133,13 @@ impl Load {
 
     /// Requests on fresh connections, over kept ones, slow ones, and uploads. Lost is everything that is not a 200 with
     /// the name of a revision.
-    pub fn mixed(to: SocketAddr, idle: Idle) -> Self {
+    pub fn mixed(to: SocketAddr, idle: Idle, slow_ms: u64) -> Self {
         let kinds: [_; CLIENTS] = ["fresh", "fresh", "kept", "kept", "slow", "slow", "upload"];
         let clients = kinds.map(|kind| {
             let mut kept = KeptConnection { to, idle, stream: None };
             let mut ask = move || match kind {
                 "kept" => kept.ask(),
-                "slow" => once(to, "GET", &format!("/slow?ms={SLOW_MS}"), ""),
+                "slow" => once(to, "GET", &format!("/slow?ms={slow_ms}"), ""),
                 "upload" => once(to, "POST", "/", "hello"),
                 _ => once(to, "GET", "/", ""),
             };
