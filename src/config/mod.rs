@@ -36,6 +36,8 @@ mod read;
 mod remembered;
 mod secret;
 
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod settings;
 pub mod signal;
 mod span;

@@ -198,18 +198,7 @@ mod tests {
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
     fn context() -> Context {
-        let policy = Policy {
-            warmup: false,
-            canary: Vec::new(),
-            hold_inconclusive: false,
-            backup: false,
-            watch: Duration::ZERO,
-            standby: Duration::ZERO,
-            restart: true,
-            before_start: false,
-            after_live: false,
-            after_failed: false,
-        };
+        let policy = Policy { watch: Duration::ZERO, ..Policy::quiet() };
         let utc = "20261121T101112Z".to_owned();
         Context { now: Time(1_000), utc, fresh: DeployId(7), unrecorded: false, policy }
     }

@@ -14,18 +14,7 @@ use crate::rules::{
 };
 
 fn context() -> Context {
-    let policy = Policy {
-        warmup: false,
-        canary: Vec::new(),
-        hold_inconclusive: false,
-        backup: false,
-        watch: Duration::ZERO,
-        standby: Duration::ZERO,
-        restart: true,
-        before_start: false,
-        after_live: false,
-        after_failed: false,
-    };
+    let policy = Policy { watch: Duration::ZERO, ..Policy::quiet() };
     Context {
         now: Time(1_000),
         utc: "20261121T101112Z".to_owned(),

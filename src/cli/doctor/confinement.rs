@@ -72,7 +72,7 @@ mod tests {
     use std::{fs, path::Path};
 
     use super::*;
-    use crate::cli::doctor::{finding::Level, fixture};
+    use crate::{cli::doctor::finding::Level, config::fixture};
 
     #[test]
     fn a_front_that_selinux_keeps_from_the_app_fails_with_the_switch_and_nothing_is_said_elsewhere() {

@@ -117,7 +117,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::cli::doctor::{finding::Level, fixture};
+    use crate::{cli::doctor::finding::Level, config::fixture};
 
     #[test]
     fn n8_a_file_of_variables_that_can_not_be_read_fails_without_a_value() {

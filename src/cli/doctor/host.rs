@@ -246,7 +246,7 @@ fn release_path(state_dir: &Path, app: &AppSettings) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::{finding::Level, fixture};
+    use crate::{cli::doctor::finding::Level, config::fixture};
 
     #[test]
     fn a_directory_that_can_be_made_is_fine_and_a_file_in_its_place_is_not() {

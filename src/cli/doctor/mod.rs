@@ -5,8 +5,6 @@ mod acting;
 mod confinement;
 mod files;
 mod finding;
-#[cfg(test)]
-mod fixture;
 mod host;
 mod ports;
 mod preview;

@@ -193,7 +193,7 @@ mod tests {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
 
     use super::*;
-    use crate::cli::doctor::{finding::Level, fixture};
+    use crate::{cli::doctor::finding::Level, config::fixture};
 
     #[test]
     fn n8_a_port_that_this_user_may_not_have_is_said_with_what_helps() {

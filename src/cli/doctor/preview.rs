@@ -34,8 +34,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        cli::doctor::{finding::Level, fixture},
-        config::settings::Preview,
+        cli::doctor::finding::Level,
+        config::{fixture, settings::Preview},
     };
 
     #[test]

@@ -90,7 +90,7 @@ fn is_there(word: &str, path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::{finding::Level, fixture};
+    use crate::{cli::doctor::finding::Level, config::fixture};
 
     #[test]
     fn n8_a_program_that_is_nowhere_is_named_before_the_first_deploy() {

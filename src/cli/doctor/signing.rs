@@ -67,10 +67,7 @@ fn missing(app: &AppSettings, program: &str, package: &str) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        cli::doctor::{finding::Level, fixture},
-        config::settings::VerifyRange,
-    };
+    use crate::{cli::doctor::finding::Level, config::fixture, config::settings::VerifyRange};
 
     fn app(list: &Path) -> AppSettings {
         let (_, app) = fixture::settings(Path::new("/var/lib/bgd"));

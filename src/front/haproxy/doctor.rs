@@ -48,21 +48,14 @@ fn ports(app: &AppSettings) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::config::settings::Ports;
+    use std::path::Path;
 
-    fn app() -> std::sync::Arc<AppSettings> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("bgd.toml");
-        let text = "[app.shop]\nremote = \"git@git.example.com:acme/shop.git\"\nstart = \"true\"\n";
-        std::fs::write(&path, text).unwrap();
-        let mut apps = crate::config::load(&path).unwrap().settings.apps;
-        apps.remove(&"shop".parse().unwrap()).unwrap()
-    }
+    use super::*;
+    use crate::config::{fixture::settings, settings::Ports};
 
     #[test]
     fn the_ports_of_all_instances_are_named() {
-        let app = app();
+        let (_, app) = settings(Path::new("/var/lib/bgd"));
         assert_eq!(ports(&app), "ports 9501 and 9502");
         let three = AppSettings { ports: Ports { blue: 9501, green: 9511 }, instances: 3, ..(*app).clone() };
         assert_eq!(ports(&three), "ports 9501 to 9503 and 9511 to 9513");

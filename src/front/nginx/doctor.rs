@@ -143,19 +143,11 @@ fn silent(app: &AppSettings, hidden: &Hidden, file: &Path) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn app() -> std::sync::Arc<AppSettings> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("bgd.toml");
-        let text = "[app.shop]\nremote = \"git@git.example.com:acme/shop.git\"\nstart = \"true\"\n";
-        std::fs::write(&path, text).unwrap();
-        let mut apps = crate::config::load(&path).unwrap().settings.apps;
-        apps.remove(&"shop".parse().unwrap()).unwrap()
-    }
+    use crate::config::fixture::settings;
 
     #[test]
     fn a_site_that_hides_a_line_is_named_with_the_line() {
-        let app = app();
+        let (_, app) = settings(Path::new("/var/lib/bgd"));
         let hidden = Hidden {
             cookie: vec!["a.example.com".to_owned()],
             traffic: vec!["b.example.com".to_owned()],

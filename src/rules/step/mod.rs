@@ -75,6 +75,25 @@ pub struct Policy {
     pub after_failed: bool,
 }
 
+#[cfg(test)]
+impl Policy {
+    /// Nothing beside the deploy itself but a watch of 30 s.
+    pub(crate) fn quiet() -> Self {
+        Self {
+            warmup: false,
+            canary: Vec::new(),
+            hold_inconclusive: false,
+            backup: false,
+            watch: Duration::from_secs(30),
+            standby: Duration::ZERO,
+            restart: true,
+            before_start: false,
+            after_live: false,
+            after_failed: false,
+        }
+    }
+}
+
 /// The result of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {

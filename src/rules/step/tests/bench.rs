@@ -1,7 +1,5 @@
 //! A bench for the machine: keeps state, time and numbers, and answers each effect by its kind.
 
-use std::time::Duration;
-
 use super::super::{Answer, Context, Policy, Step, step};
 use crate::rules::{
     app::{App, Idle, Instance, Pipeline, Serving, Stage},
@@ -32,21 +30,6 @@ pub fn failure(nature: Nature) -> Failure {
     Failure { phase: Phase::Building, nature, cause: "it broke".to_owned(), hint: None, log_tail: Vec::new() }
 }
 
-pub fn quiet_policy() -> Policy {
-    Policy {
-        warmup: false,
-        canary: Vec::new(),
-        hold_inconclusive: false,
-        backup: false,
-        watch: Duration::from_secs(30),
-        standby: Duration::ZERO,
-        restart: true,
-        before_start: false,
-        after_live: false,
-        after_failed: false,
-    }
-}
-
 impl Bench {
     pub fn new() -> Self {
         Self {
@@ -54,7 +37,7 @@ impl Bench {
             now: Time(1_000_000),
             fresh: 1,
             unrecorded: false,
-            policy: quiet_policy(),
+            policy: Policy::quiet(),
             acts: Vec::new(),
             notes: Vec::new(),
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
     super::{Context, Policy, step, wanted},
-    bench::{Bench, commit, failure, name, quiet_policy},
+    bench::{Bench, commit, failure, name},
 };
 use crate::rules::{
     app::{App, Idle, Instance, Kind, Serving, Stage, Telling, Until},
@@ -130,12 +130,12 @@ fn walk(policy: &Policy, edges: &mut BTreeMap<(&'static str, &'static str), bool
 #[test]
 fn these_are_all_the_ways_of_a_deploy() {
     let mut edges = BTreeMap::new();
-    walk(&quiet_policy(), &mut edges);
+    walk(&Policy::quiet(), &mut edges);
     let standby = std::time::Duration::from_secs(60);
-    walk(&Policy { before_start: true, standby, ..quiet_policy() }, &mut edges);
+    walk(&Policy { before_start: true, standby, ..Policy::quiet() }, &mut edges);
     let step = CanaryStep { share: Share::NONE, hold: None };
-    walk(&Policy { warmup: true, canary: vec![step, step], ..quiet_policy() }, &mut edges);
-    walk(&Policy { watch: std::time::Duration::ZERO, restart: false, ..quiet_policy() }, &mut edges);
+    walk(&Policy { warmup: true, canary: vec![step, step], ..Policy::quiet() }, &mut edges);
+    walk(&Policy { watch: std::time::Duration::ZERO, restart: false, ..Policy::quiet() }, &mut edges);
     let lines: Vec<String> = edges
         .iter()
         .map(|((from, to), recovered)| {

@@ -1,4 +1,4 @@
-//! Settings for the tests of the checks.
+//! Settings for tests above the configuration.
 
 use std::{path::Path, sync::Arc};
 
@@ -8,7 +8,7 @@ use crate::config::{
 };
 
 /// One app with everything at its default, in this state directory.
-pub fn settings(state_dir: &Path) -> (Settings, Arc<AppSettings>) {
+pub(crate) fn settings(state_dir: &Path) -> (Settings, Arc<AppSettings>) {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("bgd.toml");
     let text = format!(
