@@ -32,6 +32,8 @@ pub(crate) const BRIEF: Duration = Duration::from_secs(1);
 /// How long a relay may take to share the socket of the instance that it replaces; later the socket counts as not
 /// shareable, and the relay listens when it is free.
 const UNSHARED: Duration = Duration::from_millis(250);
+/// How long the bad release may hold a port that a relay took over.
+const PARTED: Duration = Duration::from_secs(3);
 /// The limit for the whole takeover, KILL included.
 const AT_MOST: Duration = Duration::from_secs(8);
 /// Between two looks at who has the port.
@@ -130,36 +132,38 @@ struct Takeover<'a> {
 }
 
 impl Takeover<'_> {
-    /// Waits until the relays alone have the ports. While a relay shares a port with the former instance it takes most
-    /// connections, so the instance soon has no client: then the relay listens alone, and the instance is asked to end.
-    /// An instance that keeps clients is asked to end first. If a port can't be shared, an instance that holds it
-    /// longer than `BRIEF` is killed.
+    /// Waits until the relays alone have the ports. A relay that shares a port takes it over at once, and the instance
+    /// is asked to end when it has answered what it has; it may take requests on connections that a proxy keeps, and
+    /// is asked after `BRIEF` at the latest. If a port can't be shared, the instance is asked first, and killed if it
+    /// holds the port longer than `BRIEF`.
     async fn carry_out(&self) -> Result<(), Failure> {
         let begun = Instant::now();
         let (mut asked, mut parted, mut killed) = (None, None, false);
-        let late = |since: Option<Instant>| since.is_some_and(|since: Instant| since.elapsed() >= BRIEF);
+        let past = |since: Option<Instant>, limit| since.is_some_and(|it: Instant| it.elapsed() >= limit);
         loop {
-            let Some((slot, relay)) = self.relays.iter().find(|(slot, relay)| !self.is_alone(**slot, relay))
-            else {
+            let waits_for = self.relays.iter().find(|(slot, relay)| !self.is_alone(**slot, relay));
+            if waits_for.is_none() && (past(asked, BRIEF) || !self.has_clients()) {
                 if asked.is_none() {
                     self.ask_to_end();
                 }
                 return Ok(());
-            };
+            }
             let shared = self.all_listen();
-            if shared && parted.is_none() && (late(asked) || !self.has_clients()) {
+            if shared && parted.is_none() {
                 parted = Some(Instant::now());
                 self.part();
             } else if asked.is_none() && begun.elapsed() >= if shared { BRIEF } else { UNSHARED } {
                 asked = Some(Instant::now());
                 self.ask_to_end();
             }
-            if !killed && (late(parted) || !shared && late(asked)) {
-                killed = true;
-                self.leaving.iter().for_each(|(_, handle)| drop(tokio::spawn(kill(handle.clone()))));
-            }
-            if relay.main_pid().is_none() || begun.elapsed() >= AT_MOST {
-                return Err(self.not_alone(*slot));
+            if let Some((slot, relay)) = waits_for {
+                if !killed && (past(parted, PARTED) || !shared && past(asked, BRIEF)) {
+                    killed = true;
+                    self.leaving.iter().for_each(|(_, handle)| drop(tokio::spawn(kill(handle.clone()))));
+                }
+                if relay.main_pid().is_none() || begun.elapsed() >= AT_MOST {
+                    return Err(self.not_alone(*slot));
+                }
             }
             sleep(LOOK).await;
         }

@@ -6,17 +6,18 @@
 //! ```
 //! It takes a copy of the listening socket of the instance below the shim `SHIM`, where the kernel allows that: then
 //! both accept, and the port is open at every moment. It does not change that socket's flags, which both share
-//! (whether accept blocks is one of them). On USR1 it listens with its own socket and shuts the shared one down for
-//! both, so that the instance gets no new connections and finishes those it has. Without a copy it listens as soon as
-//! the port is free.
+//! (whether accept blocks is one of them). On USR1 it listens with its own socket beside the shared one, has the kernel
+//! give it all new connections, waits until those in the shared socket's queue are accepted, and shuts that socket down
+//! for both: the instance gets no new connections and finishes those it has. Without a copy it listens as soon as the
+//! port is free.
 
 use std::{
     collections::BTreeSet,
     ffi::OsString,
     fs, io,
-    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
     os::{
-        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
         unix::{
             fs::PermissionsExt as _,
             net::{UnixListener, UnixStream},
@@ -30,6 +31,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         resource::{Resource, getrlimit, setrlimit},
@@ -38,7 +40,9 @@ use nix::{
             shutdown, socket,
             sockopt::{ReuseAddr, ReusePort},
         },
+        stat::fstat,
     },
+    unistd::{Uid, setfsuid},
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -57,6 +61,10 @@ pub const ROLE: &str = "relay";
 pub const STANDS_IN: &str = "stands_in";
 /// Time between two attempts to listen: clients would notice a longer gap.
 const AGAIN: Duration = Duration::from_millis(1);
+/// No handshake on the loopback interface takes longer, unless the machine stands still.
+const SETTLED: Duration = Duration::from_millis(50);
+/// The longest wait for connections in the queue of a shared socket.
+const BACKLOGGED: Duration = Duration::from_millis(500);
 /// A process that holds the port for longer will not leave it.
 const GIVES_UP: Duration = Duration::from_secs(30);
 /// Threads that accept from a shared socket.
@@ -101,34 +109,37 @@ fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<()> {
         let _entered = runtime.enter();
         signal(SignalKind::user_defined1())?
     };
-    let doors: Vec<Arc<Door>> = doors(&listen, shim)?.into_iter().map(Arc::new).collect();
+    let (doors, shared) = doors(&listen, shim)?;
+    let doors: Vec<Arc<Door>> = doors.into_iter().map(Arc::new).collect();
     for door in &doors {
-        begin(door.clone(), sender.clone())?;
+        begin(door.clone(), if shared { ACCEPTORS } else { 1 }, &sender)?;
     }
     println!("relays {} to {}", listen.named(), to.named());
+    let shared = if shared { doors } else { Vec::new() };
     runtime.block_on(async {
-        tokio::join!(pass_on(accepted, to), until_alone(alone, doors, sender));
+        tokio::join!(pass_on(accepted, to), until_alone(alone, shared, sender));
     });
     Ok(())
 }
 
 /// Starts the threads that accept. The kernel gives a connection to the longest waiter: many waiting threads leave the
 /// instance beside them few.
-fn begin(door: Arc<Door>, to: UnboundedSender<Client>) -> io::Result<()> {
-    let threads = if matches!(*door, Door::Tcp(_, true)) { ACCEPTORS } else { 1 };
+fn begin(door: Arc<Door>, threads: usize, to: &UnboundedSender<Client>) -> io::Result<()> {
     (0..threads).try_for_each(|_| {
         let (door, to) = (door.clone(), to.clone());
         thread::Builder::new().name("accept".to_owned()).spawn(move || door.accept(&to)).map(drop)
     })
 }
 
-/// On each USR1, replaces the shared sockets by sockets of its own.
-async fn until_alone(mut told: Signal, doors: Vec<Arc<Door>>, to: UnboundedSender<Client>) {
+/// On USR1, replaces the shared sockets by one of its own.
+async fn until_alone(mut told: Signal, mut shared: Vec<Arc<Door>>, to: UnboundedSender<Client>) {
     while told.recv().await.is_some() {
-        for door in &doors {
-            if let Err(err) = door.part(&to) {
-                eprintln!("bgd relay: shares its socket on: {err}");
-            }
+        let sockets = std::mem::take(&mut shared);
+        let to = to.clone();
+        // It sleeps, and what was accepted is passed on meanwhile.
+        let parted = tokio::task::spawn_blocking(move || part(&sockets, &to)).await;
+        if let Err(err) = parted.unwrap_or_else(|err| Err(io::Error::other(err))) {
+            eprintln!("bgd relay: has no socket of its own: {}", chain(&err));
         }
     }
 }
@@ -145,8 +156,7 @@ enum Client {
 
 /// A listening socket.
 enum Door {
-    /// The socket, and whether it was shared with the instance when opened.
-    Tcp(TcpListener, bool),
+    Tcp(TcpListener),
     Unix(UnixListener),
 }
 
@@ -156,7 +166,7 @@ impl Door {
     fn accept(&self, to: &UnboundedSender<Client>) {
         loop {
             let accepted = match self {
-                Self::Tcp(listener, _) => listener.accept().map(|(stream, _)| Client::Tcp(stream)),
+                Self::Tcp(listener) => listener.accept().map(|(stream, _)| Client::Tcp(stream)),
                 Self::Unix(listener) => listener.accept().map(|(stream, _)| Client::Unix(stream)),
             };
             match accepted {
@@ -179,72 +189,127 @@ impl Door {
 
 impl Door {
     fn wait(&self) {
-        let fd = match self {
-            Self::Tcp(listener, _) => listener.as_fd(),
-            Self::Unix(listener) => listener.as_fd(),
-        };
         // A failed wait is tried again by the accept that follows.
-        let _waited = poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::NONE);
+        let _waited = self.is_waited_at(PollTimeout::NONE);
     }
 
-    /// Replaces the shared socket. The new one listens before the shared one is shut down where the kernel allows
-    /// both, which it does for sockets of one user; else right after.
-    fn part(&self, to: &UnboundedSender<Client>) -> io::Result<()> {
-        let Self::Tcp(shared, true) = self else { return Ok(()) };
-        let port = shared.local_addr()?.port();
-        setsockopt(shared, ReuseAddr, &true)?;
-        setsockopt(shared, ReusePort, &true)?;
-        let beside = beside(port);
-        shutdown(shared.as_raw_fd(), Shutdown::Read)?;
-        let begun = Instant::now();
-        let own = loop {
-            match beside.is_ok() {
-                true => break beside?,
-                false => match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-                    Err(err) if err.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < GIVES_UP => {
-                        thread::sleep(AGAIN);
-                    }
-                    bound => break bound?,
-                },
-            }
-        };
-        begin(Arc::new(Self::Tcp(own, false)), to.clone())
+    /// Whether a connection waits to be accepted.
+    fn is_waited_at(&self, at_most: PollTimeout) -> bool {
+        poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], at_most).is_ok_and(|ready| ready > 0)
     }
 }
 
-/// A socket that listens on a port that another socket listens on too.
-fn beside(port: u16) -> io::Result<TcpListener> {
-    let own = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
+/// Replaces the shared sockets. If the kernel lets no other socket listen beside them, the port is closed for an
+/// instant.
+fn part(shared: &[Arc<Door>], to: &UnboundedSender<Client>) -> io::Result<()> {
+    let tcp = |door: &Arc<Door>| match &**door {
+        Door::Tcp(listener) => listener.local_addr().ok(),
+        Door::Unix(_) => None,
+    };
+    let addresses: Vec<SocketAddr> = shared.iter().filter_map(tcp).collect();
+    let Some(port) = addresses.first().map(SocketAddr::port) else { return Ok(()) };
+    let own = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    let beside = beside(shared, own).and_then(|listener| {
+        // The kernel prefers the exact address to a wildcard. Among sockets of one address it takes the one at this
+        // index, and the newest is the last.
+        prefer(&listener, addresses.iter().filter(|it| **it == SocketAddr::V4(own)).count())?;
+        begin(Arc::new(Door::Tcp(listener)), 1, to)
+    });
+    match &beside {
+        Ok(()) => until_accepted(shared),
+        Err(err) => eprintln!("bgd relay: can't listen beside the instance: {err}"),
+    }
+    for door in shared {
+        shutdown(door.as_fd().as_raw_fd(), Shutdown::Read)?;
+    }
+    match beside {
+        Ok(()) => Ok(()),
+        Err(_) => begin(Arc::new(Door::Tcp(bound(own)?)), 1, to),
+    }
+}
+
+/// Waits until no connection has come to the sockets for a while: a handshake that began before the other socket was
+/// there ends at these.
+fn until_accepted(shared: &[Arc<Door>]) {
+    let begun = Instant::now();
+    let mut quiet = Instant::now();
+    while quiet.elapsed() < SETTLED && begun.elapsed() < BACKLOGGED {
+        if shared.iter().any(|door| door.is_waited_at(PollTimeout::ZERO)) {
+            quiet = Instant::now();
+        }
+        thread::sleep(AGAIN);
+    }
+}
+
+/// A socket that listens at an address at which the shared ones listen too. The kernel allows that to sockets of one
+/// user.
+fn beside(shared: &[Arc<Door>], at: SocketAddrV4) -> io::Result<TcpListener> {
+    let Some(first) = shared.first() else { return Err(io::ErrorKind::NotFound.into()) };
+    let user = Uid::from_raw(fstat(first.as_fd())?.st_uid);
+    for door in shared {
+        setsockopt(&door.as_fd(), ReuseAddr, &true)?;
+        setsockopt(&door.as_fd(), ReusePort, &true)?;
+    }
+    // A socket belongs to the file system user of the thread that makes it.
+    let before = setfsuid(user);
+    let made = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+    setfsuid(before);
+    let own = made?;
     setsockopt(&own, ReuseAddr, &true)?;
     setsockopt(&own, ReusePort, &true)?;
-    bind(own.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)))?;
+    bind(own.as_raw_fd(), &SockaddrIn::from(at))?;
     listen(&own, Backlog::MAXCONN)?;
     Ok(own.into())
 }
 
-/// The sockets to listen with: copies of the instance's where the kernel allows them, else one of its own.
-fn doors(listen: &Address, shim: Option<i32>) -> io::Result<Vec<Door>> {
-    let port = match listen {
-        Address::Port(port) => *port,
-        Address::Socket(path) => return Ok(vec![Door::Unix(in_place_of(path)?)]),
-    };
+/// Has the kernel give each new connection to one of the sockets that listen at the address of `listener`.
+fn prefer(listener: &TcpListener, index: usize) -> io::Result<()> {
+    let k = u32::try_from(index).map_err(io::Error::other)?;
+    let code = u16::try_from(libc::BPF_RET | libc::BPF_K).map_err(io::Error::other)?;
+    let mut program = [libc::sock_filter { code, jt: 0, jf: 0, k }];
+    let program = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+    let size = libc::socklen_t::try_from(size_of_val(&program)).map_err(io::Error::other)?;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF);
+    // SAFETY: the kernel copies the one instruction that the live `program` points to, and the size is that of the
+    // structure.
+    let set =
+        unsafe { libc::setsockopt(listener.as_raw_fd(), level, option, (&raw const program).cast(), size) };
+    Errno::result(set).map(drop).map_err(io::Error::from)
+}
+
+/// Listens as soon as the address is free.
+fn bound(at: SocketAddrV4) -> io::Result<TcpListener> {
     let begun = Instant::now();
-    // Only once: the kernel would refuse again.
-    let mut shim = shim;
     loop {
-        if let Some(shim) = shim.take() {
-            let copies = copies(listen, shim)?;
-            if !copies.is_empty() {
-                return Ok(copies.into_iter().map(|fd| Door::Tcp(fd.into(), true)).collect());
-            }
-        }
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            Ok(listener) => return Ok(vec![Door::Tcp(listener, false)]),
+        match TcpListener::bind(at) {
             Err(err) if err.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < GIVES_UP => {
                 thread::sleep(AGAIN);
             }
-            Err(err) => return Err(err),
+            bound => return bound,
         }
+    }
+}
+
+/// The sockets to listen with, and whether they are copies of the instance's; where the kernel allows no copies, one of
+/// its own.
+fn doors(listen: &Address, shim: Option<i32>) -> io::Result<(Vec<Door>, bool)> {
+    let port = match listen {
+        Address::Port(port) => *port,
+        Address::Socket(path) => return Ok((vec![Door::Unix(in_place_of(path)?)], false)),
+    };
+    let copies = shim.map(|shim| copies(listen, shim)).transpose()?.unwrap_or_default();
+    match copies.is_empty() {
+        false => Ok((copies.into_iter().map(|fd| Door::Tcp(fd.into())).collect(), true)),
+        true => Ok((vec![Door::Tcp(bound(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?)], false)),
     }
 }
 
