@@ -3,6 +3,7 @@
 
 mod inherit;
 mod limits;
+mod relay;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
