@@ -11,6 +11,7 @@
 //!   judge.rs     helpers for the rules, and the claims that must be unique
 //!   habits/      warnings for users of other tools
 //!   problem.rs   all problems, collected
+//! time_zone.rs  a zone by its name, from the database of this system or of bgd
 //! commands.rs  which programs a command runs
 //! ```
 
@@ -45,6 +46,7 @@ mod tables;
 pub mod template;
 #[cfg(test)]
 mod tests;
+mod time_zone;
 
 pub use self::{
     directories::directories,
