@@ -20,7 +20,7 @@ use super::{
     preview::{Preview, RawPreview},
     protocol::Protocol,
     public::PublicAddress,
-    remote::BRANCH,
+    remote::{BRANCH, Transport},
     rewrite::{RawRewrite, Rewrite},
     start::{Commands, RawStart, Start},
     stop::{RawStop, Stop},
@@ -224,6 +224,8 @@ pub enum MemoryCheck {
 }
 
 const POLL: Duration = Duration::from_secs(10);
+/// A shorter `poll` of a server is warned of.
+const OFTEN: Duration = Duration::from_secs(1);
 const DRAIN: Duration = Duration::from_secs(30);
 const STANDBY: Duration = Duration::ZERO;
 const KEEP: NonZeroUsize = NonZeroUsize::new(5).unwrap();
@@ -274,10 +276,8 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
     judge.programs(&raw);
     let at = raw.at;
     let remote = judge.remote(&raw.remote, &at);
-    let auth = judge.auth(
-        &RawAuth::or_empty(raw.auth, at.absent("auth")),
-        remote.as_ref().map(|remote| remote.transport),
-    );
+    let transport = remote.as_ref().map(|remote| remote.transport);
+    let auth = judge.auth(&RawAuth::or_empty(raw.auth, at.absent("auth")), transport);
     let verify = judge.verify(raw.verify);
     let (shared, cache) = (judge.release_paths(&raw.shared), judge.release_paths(&raw.cache));
     judge.refuse_overlaps(&[&shared[..], &cache[..]].concat(), "a path is shared or cached, and once");
@@ -305,7 +305,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
     AppSettings {
         remote: remote.map(|remote| remote.url).unwrap_or_default(),
         branch: judge.branch(&raw.branch).unwrap_or_else(|| BRANCH.to_owned()),
-        poll: judge.positive(&raw.poll, POLL),
+        poll: judge.poll(&raw.poll, transport),
         ports: judge.app_ports((&raw.ports, &listen), instances, &at),
         instances,
         build: judge.build(&raw.build),
@@ -364,6 +364,16 @@ fn new_privileges(given: Given<bool>) -> NewPrivileges {
 }
 
 impl Judge<'_> {
+    fn poll(&mut self, given: &Given<Duration>, transport: Option<Transport>) -> Duration {
+        let poll = self.positive(given, POLL);
+        let far = transport.is_some_and(|transport| transport != Transport::Local);
+        if let Some(at) = given.span().filter(|_| far && poll < OFTEN) {
+            let hint = format!("leave it out for {}; servers of git refuse who asks too often", exact(POLL));
+            self.notes.warn(at, format!("asks the server every {}", exact(poll)), hint);
+        }
+        poll
+    }
+
     fn drain(&mut self, given: Given<Duration>) -> Duration {
         if let Some(written) = given.value().filter(|written| written.value.is_zero()) {
             let hint = format!("leave it out for {}", exact(DRAIN));
@@ -431,5 +441,16 @@ mod tests {
     #[test]
     fn each_wrong_value_is_one_error_at_its_key_and_line() {
         each_is_one_error_at_its_place(WRONG);
+    }
+
+    #[test]
+    fn a_server_asked_every_few_milliseconds_is_warned_of_and_a_directory_is_not() {
+        let said = |remote: &str, poll: &str| {
+            let rest = format!("poll = \"{poll}\"\nstart = \"./serve $PORT\"\nhealth.path = \"/\"");
+            warnings(&format!("[app.shop]\nremote = \"{remote}\"\n{rest}"))
+        };
+        let url = "https://git.example.com/shop.git";
+        assert_eq!(said(url, "50ms"), ["app.shop.poll: asks the server every 50ms"]);
+        assert_eq!((said(url, "1s").len(), said("/srv/shop.git", "50ms").len()), (0, 0));
     }
 }

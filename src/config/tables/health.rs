@@ -240,7 +240,7 @@ impl Judge<'_> {
 
     /// Notes a deadline that is too short for the required successes.
     fn deadline_can_be_met(&mut self, raw: &RawHealth, health: &Health) {
-        let waits = [raw.deadline.span(), raw.successes.span(), raw.interval.span()];
+        let waits = [raw.deadline.span(), raw.successes.span(), raw.interval.span(), raw.timeout.span()];
         let Some(at) = waits.into_iter().flatten().next() else { return };
         let settle = if health.probe == Probe::Tcp { Probe::TCP_SETTLE } else { Default::default() };
         let least = confirmed_within(health.successes, health.interval).saturating_add(settle);
@@ -252,6 +252,15 @@ impl Judge<'_> {
                 exact(health.deadline),
             );
             self.notes.error(at, what, "a longer deadline, a shorter interval, or fewer successes");
+        } else if let Some(at) = raw.timeout.span()
+            && health.timeout > health.deadline
+        {
+            let what = format!(
+                "is longer than the deadline of the whole start: {} and {}",
+                exact(health.timeout),
+                exact(health.deadline)
+            );
+            self.notes.warn(at, what, "one slow answer uses up the whole start; write a shorter one");
         }
     }
 }
@@ -322,5 +331,16 @@ mod tests {
     #[test]
     fn each_wrong_value_is_one_error_at_its_key_and_line() {
         each_is_one_error_at_its_place(WRONG);
+    }
+
+    #[test]
+    fn an_answer_that_may_take_longer_than_the_start_is_warned_of() {
+        let said = |keys: &str| {
+            let app = "remote = \"/srv/shop.git\"\nstart = \"./serve $PORT\"";
+            warnings(&format!("[app.shop]\n{app}\nhealth = {{ path = \"/\", {keys} }}"))
+        };
+        let what = "app.shop.health.timeout: is longer than the deadline of the whole start: 30s and 20s";
+        assert_eq!(said("timeout = \"30s\", deadline = \"20s\""), [what]);
+        assert_eq!(said("timeout = \"20s\", deadline = \"20s\"").len(), 0);
     }
 }

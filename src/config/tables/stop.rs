@@ -77,6 +77,10 @@ impl Judge<'_> {
             let number = number(&written.value);
             number.map_err(|bad| self.notes.error(&written.at, bad.to_string(), bad.hint())).ok()
         });
+        if let Some(at) = raw.signal.span().filter(|_| number == Some(libc::SIGKILL)) {
+            let hint = "\"TERM\" asks it to end, and KILL follows after `grace`";
+            self.notes.warn(at, "ends the app without a word: it can't finish or close anything", hint);
+        }
         let how = match self.command(&raw.command) {
             Some(command) => StopHow::Command(command),
             None => StopHow::Signal(number.unwrap_or_else(|| usual_signal(protocol))),
@@ -124,6 +128,17 @@ mod tests {
     #[test]
     fn each_wrong_value_is_one_error_at_its_key_and_line() {
         each_is_one_error_at_its_place(WRONG);
+    }
+
+    #[test]
+    fn a_stop_that_an_app_can_t_hear_is_warned_of() {
+        let said = |signal: &str| {
+            let app = "remote = \"/srv/shop.git\"\nstart = \"./serve $PORT\"\nhealth.path = \"/\"";
+            warnings(&format!("[app.shop]\n{app}\nstop.signal = {signal}"))
+        };
+        let what = "app.shop.stop.signal: ends the app without a word: it can't finish or close anything";
+        assert_eq!((said("\"KILL\""), said("9")), (vec![what.to_owned()], vec![what.to_owned()]));
+        assert_eq!(said("\"INT\"").len(), 0);
     }
 
     #[test]

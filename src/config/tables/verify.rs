@@ -45,6 +45,11 @@ impl Judge<'_> {
             let hint = "write signers = \"allowed_signers\" (SSH keys), keyring = \"keyring.gpg\" (GPG keys), or both";
             self.notes.error(&raw.at, "names nobody to trust", hint);
         }
+        if let Some(signers) = raw.signers.value().filter(|written| written.value.ends_with(".pub")) {
+            let hint =
+                "a line of an allowed_signers file begins with who: `ann@example.com ssh-ed25519 AAAA…`";
+            self.notes.warn(&signers.at, "looks like a public key, which names nobody", hint);
+        }
         Some(Verify {
             signers: self.host_file(&raw.signers, Holds::Plain),
             keyring: self.host_file(&raw.keyring, Holds::Plain),
@@ -79,5 +84,12 @@ mod tests {
     #[test]
     fn each_wrong_value_is_one_error_at_its_key_and_line() {
         each_is_one_error_at_its_place(WRONG);
+    }
+
+    #[test]
+    fn a_public_key_in_the_place_of_a_list_of_signers_is_warned_of() {
+        let app = "remote = \"/srv/shop.git\"\nstart = \"./serve $PORT\"\nhealth.path = \"/\"";
+        let said = warnings(&format!("[app.shop]\n{app}\nverify.signers = \"/etc/bgd/id_ed25519.pub\""));
+        assert_eq!(said, ["app.shop.verify.signers: looks like a public key, which names nobody"]);
     }
 }
