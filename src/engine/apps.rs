@@ -150,9 +150,9 @@ impl Apps {
 
     fn start_with(&self, settings: &Arc<AppSettings>, polling: Polling) -> Result<(), AppsError> {
         let app = || settings.name.clone();
-        let interpreter =
-            Interpreter::new(settings.clone(), self.store.clone(), (&self.place, self.disk.clone()))
-                .map_err(|source| AppsError::Places { app: app(), source })?;
+        let record = (self.store.clone(), self.events.clone());
+        let interpreter = Interpreter::new(settings.clone(), record, (&self.place, self.disk.clone()))
+            .map_err(|source| AppsError::Places { app: app(), source })?;
         let interpreter = Arc::new(interpreter);
         let deps = Deps {
             store: self.store.clone(),

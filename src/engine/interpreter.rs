@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, broadcast};
 
 use super::{counting, disk::Disk, pruning::Turn, stopping::Led, traffic::Traffic};
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
         words::{Failure, Nature, Phase},
     },
     shim::Shims,
-    store::{AppRecord, Store},
+    store::{AppRecord, Store, record::EventRecord},
 };
 
 /// Carries the effects of one app out.
@@ -73,7 +73,7 @@ impl Interpreter {
     /// When a directory can't be made.
     pub fn new(
         settings: Arc<AppSettings>,
-        store: Arc<Store>,
+        (store, events): (Arc<Store>, broadcast::Sender<EventRecord>),
         (place, disk): (&Place, Arc<Disk>),
     ) -> Result<Self, CommandError> {
         let places = Places::new(&place.state_dir, &settings.name);
@@ -92,7 +92,7 @@ impl Interpreter {
         };
         let shims = Shims::new(place.exe.clone(), &place.state_dir, &place.runtime_dir);
         let commands = AppCommands { settings: settings.clone(), places: places.clone(), shims };
-        let record = AppRecord::new(store.clone(), settings.name.clone());
+        let record = AppRecord::new(store.clone(), settings.name.clone(), events);
         Ok(Self {
             git: git::Worker::new(place.exe.clone(), source, git::Limits::default()),
             front: front::of(&settings, ground),

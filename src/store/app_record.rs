@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::broadcast;
+
 use super::{Store, clock, record::EventRecord};
 use crate::{
     os::{blocking::blocking, errors::chain},
@@ -18,21 +20,24 @@ use crate::{
 pub struct AppRecord {
     store: Arc<Store>,
     app: AppName,
+    events: broadcast::Sender<EventRecord>,
 }
 
 impl AppRecord {
-    /// Reads nothing yet.
-    pub fn new(store: Arc<Store>, app: AppName) -> Self {
-        Self { store, app }
+    /// Reads nothing yet. Events that are recorded go to the subscribers of `events`.
+    pub fn new(store: Arc<Store>, app: AppName, events: broadcast::Sender<EventRecord>) -> Self {
+        Self { store, app, events }
     }
 
-    /// Records an event that belongs to no step of the machine, for `bgd events`.
+    /// Records an event that belongs to no step of the machine, and sends it to subscribers.
     pub(crate) async fn note(&self, kind: EventKind, deploy: Option<DeployId>, text: &str) {
         let mut event = EventRecord::new(kind, clock::now(), text);
         (event.app, event.deploy) = (Some(self.app.clone()), deploy);
         let store = self.store.clone();
-        if let Err(err) = blocking(move || store.log(event)).await {
-            tracing::warn!(app = %self.app, err = %chain(&err), "an event was not recorded");
+        match blocking(move || store.log(event)).await {
+            // The event may have no subscribers.
+            Ok(event) => drop(self.events.send(event)),
+            Err(err) => tracing::warn!(app = %self.app, err = %chain(&err), "an event was not recorded"),
         }
     }
 
@@ -55,5 +60,24 @@ impl AppRecord {
     /// Whether the release went live at some time and was not rolled back.
     pub(crate) fn served_well(&self, release: &ReleaseId) -> bool {
         self.releases().iter().any(|(one, fate)| one.id == *release && *fate == Fate::Good)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::time::Time;
+
+    #[tokio::test]
+    async fn an_event_that_belongs_to_no_step_is_recorded_and_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path(), Time(0)).unwrap().0);
+        let (events, mut followed) = broadcast::channel(4);
+        let app: AppName = "shop".parse().unwrap();
+        let record = AppRecord::new(store.clone(), app.clone(), events);
+        record.note(EventKind::Trouble, None, "it was deleted").await;
+        let told = followed.recv().await.unwrap();
+        assert_eq!((told.app.as_ref(), told.text.as_str()), (Some(&app), "it was deleted"));
+        assert_eq!(store.events(Some(&app), Some(0)).unwrap(), [told]);
     }
 }
