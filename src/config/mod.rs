@@ -12,6 +12,7 @@
 //!   habits/      warnings for users of other tools
 //!   problem.rs   all problems, collected
 //! time_zone.rs  a zone by its name, from the database of this system or of bgd
+//! patterns.rs  which files concern an app
 //! commands.rs  which programs a command runs
 //! ```
 
@@ -32,6 +33,7 @@ mod misspelt;
 mod nearest;
 mod parse;
 mod paths;
+pub mod patterns;
 mod problem;
 mod read;
 mod remembered;

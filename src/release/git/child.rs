@@ -22,6 +22,7 @@ use nix::{
 };
 
 use super::{
+    changes,
     checkout::{self, Budget, Job},
     credentials::Secrets,
     error::{Cause, GitError, Stage},
@@ -159,6 +160,9 @@ impl Session {
                 self.check_out(&commit, (&dir, limit)).map(Answer::CheckedOut)
             }
             Request::Describe { commit } => self.describe(oid(&commit)?).map(Answer::Described),
+            Request::Compare(between) => self
+                .repaired(|session| changes::compare(&session.context, &session.mirror, &between))
+                .map(Answer::Compared),
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod attributes;
 mod certificate;
+mod changes;
 mod checkout;
 pub mod child;
 mod credentials;
@@ -41,5 +42,5 @@ pub use local::{LocalError, local_head, local_path};
 pub use text::{one_line, redact};
 pub use verify::Trust;
 pub use watch::{LocalWatch, WatchMode};
-pub use wire::{CheckedOut, Described, Fetched, Head, Want};
+pub use wire::{Between, CheckedOut, Compared, Described, Fetched, Head, Passed, Touched, Want};
 pub use worker::{Limits, Source, Worker};

@@ -10,7 +10,10 @@ use super::{
     text::redact,
     verify::Trust,
 };
-use crate::{config::settings::CheckoutLimit, rules::ids::CommitId};
+use crate::{
+    config::{patterns::Patterns, settings::CheckoutLimit},
+    rules::ids::CommitId,
+};
 
 /// The first line to a worker: the app's settings.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +73,19 @@ pub enum Request {
         /// The full id of a commit in the mirror.
         commit: CommitId,
     },
+    /// Fetch two commits and tell what lies between them.
+    Compare(Between),
+}
+
+/// Two commits to compare.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Between {
+    /// The older one, usually what is live; `None`: an empty tree.
+    pub from: Option<CommitId>,
+    /// The newer one.
+    pub to: CommitId,
+    /// Lists of file patterns, each answered by itself.
+    pub patterns: Vec<Patterns>,
 }
 
 /// Which revision to fetch.
@@ -128,6 +144,8 @@ pub enum Answer {
     CheckedOut(CheckedOut),
     /// To `Describe`.
     Described(Described),
+    /// To `Compare`.
+    Compared(Compared),
 }
 
 /// The tip of the branch at the remote.
@@ -167,6 +185,37 @@ pub struct Described {
     pub author: String,
     /// Commit time in seconds since 1970, as the committer's clock had it.
     pub committed_at: i64,
+}
+
+/// What lies between two commits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// False: the older commit was not given or is nowhere any more, so that every file counts as changed.
+    pub from_known: bool,
+    /// One for each list of patterns.
+    pub touched: Vec<Touched>,
+    /// The commits that only the newer one has, newest first, itself among them.
+    pub commits: Vec<Passed>,
+    /// False: there are more such commits.
+    pub all: bool,
+}
+
+/// Files that differ under a list of patterns.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Touched {
+    pub count: u64,
+    /// The first 20 of them, from the root of the repository.
+    pub files: Vec<String>,
+}
+
+/// A commit between two others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passed {
+    pub commit: CommitId,
+    /// Its message, cut at 4 KiB.
+    pub message: String,
+    /// Reached by first parents alone: it once was the tip of the branch, or could have been.
+    pub on_main_line: bool,
 }
 
 /// Amounts that a checkout wrote, submodules included.

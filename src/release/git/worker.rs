@@ -26,7 +26,9 @@ use super::{
     stall::Stall,
     text::redact,
     verify::Trust,
-    wire::{self, Answer, CheckedOut, Described, Fetched, Head, Line, Opening, Request, Want},
+    wire::{
+        self, Answer, Between, CheckedOut, Compared, Described, Fetched, Head, Line, Opening, Request, Want,
+    },
 };
 use crate::{
     config::settings::{AppSettings, Auth, CheckoutLimit, Verify},
@@ -242,6 +244,15 @@ impl Worker {
     pub async fn describe(&self, commit: &CommitId) -> Result<Described, GitError> {
         match self.call(&Request::Describe { commit: commit.clone() }, self.limits.ask).await? {
             Answer::Described(described) => Ok(described),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Fetches two commits into the mirror, without accepting either as the branch's tip, and tells what lies between
+    /// them.
+    pub async fn compare(&self, between: Between) -> Result<Compared, GitError> {
+        match self.call(&Request::Compare(between), self.limits.total).await? {
+            Answer::Compared(compared) => Ok(compared),
             other => Err(unexpected(&other)),
         }
     }
