@@ -220,6 +220,8 @@ impl Turn<'_> {
         let share = self.app.canary.as_ref().map(|canary| (work.color, canary.in_force().share));
         let live = self.app.live().map(|live| Routed::Color(live.color));
         let in_force = live == Some(facts.routed) && share == facts.canary;
+        // A first share that came true without its proof: the front has it even if it refuses the next route.
+        self.app.front_unsure |= self.app.canary.as_ref().is_some_and(|canary| canary.proven.is_none());
         match told {
             Told::Proven if in_force => self.watch_step(work),
             Told::Proven | Told::HalfWay => self.share(work),

@@ -477,3 +477,16 @@ fn d1_what_a_front_does_not_let_go_of_where_the_color_counts_as_vacant_is_stoppe
     bench.fail(Nature::Transient);
     assert!(matches!(bench.app.idle, Idle::Draining { .. }), "{:?}", bench.app.idle);
 }
+
+#[test]
+fn k2_a_first_share_that_came_true_in_a_crash_is_taken_back_if_the_front_then_refuses_routes() {
+    let mut bench = Bench::with_one_live();
+    bench.policy.canary = with_a_canary().policy.canary;
+    bench.push(2);
+    bench.run_to("Sharing");
+    let mut facts = bench.facts(Routed::Color(Blue));
+    facts.canary = Some((Green, bench.app.canary.as_ref().unwrap().share));
+    bench.recover(facts);
+    bench.fail(Nature::FrontUnmoved);
+    assert_eq!(bench.state(), "Reverting", "the front sends it requests");
+}
