@@ -18,7 +18,7 @@
 //!
 //! `BGD_SIM_SEED=7 cargo test --test simulator` replays one schedule, shrunk to what is needed for it to fail.
 //! `BGD_SIM_RUNS=1000000 cargo test --release --test simulator -- --nocapture` is the long run, on all cores.
-//! `defects`, `canaries` and `backing` are the proof that all this can fail; `BGD_SIM_DEFECT=flip` tries those with that word.
+//! `defects`, `canaries`, `backing` and `guarding` are the proof that all this can fail; `BGD_SIM_DEFECT=flip` tries those with that word.
 
 #[path = "simulator/backing.rs"]
 mod backing;
@@ -38,6 +38,8 @@ mod fate;
 mod figures;
 #[path = "simulator/front.rs"]
 mod front;
+#[path = "simulator/guarding.rs"]
+mod guarding;
 #[path = "simulator/happening.rs"]
 mod happening;
 #[path = "simulator/oracle.rs"]

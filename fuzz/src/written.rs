@@ -6,8 +6,8 @@ use bgd::config::{
     duration,
     settings::{
         AppSettings, Auth, Canary, CheckoutLimit, FrontSettings, Health, Hooks, HttpProbe, Inconclusive,
-        Limits, Listen, MemoryCheck, Preview, Principal, Probe, Protocol, Rewrite, Settings, Start, Sticky,
-        Stop, StopHow, Verify, VerifyRange, Warmup, Watch,
+        Limits, Listen, MemoryCheck, MigrationRules, OnFailure, Preview, Principal, Probe, Protocol, Rewrite,
+        Settings, Start, Sticky, Stop, StopHow, Verify, VerifyRange, Warmup, Watch,
     },
     signal,
 };
@@ -71,6 +71,7 @@ fn app(app: &AppSettings) -> Table {
     }
     put_if(&mut out, "preview", app.preview.as_ref().map(preview));
     put(&mut out, "watch", watch(app.watch));
+    put_if(&mut out, "migration", app.migration.as_ref().map(migration));
     put(&mut out, "limits", limits(app.limits));
     put(&mut out, "hooks", hooks(&app.hooks));
     let mut routed = front(&app.front);
@@ -242,6 +243,15 @@ fn page(out: &mut Table, page: &HttpProbe) {
     put_if(out, "host", page.host.clone());
     put(out, "status", list(page.status.iter().map(|code| i64::from(*code))));
     put_if(out, "body", page.body.clone());
+}
+
+fn migration(rules: &MigrationRules) -> Table {
+    let mut out = Table::new();
+    for (key, patterns) in [("paths", &rules.paths), ("contract", &rules.contract)] {
+        put_if(&mut out, key, patterns.as_ref().map(|patterns| list(patterns.iter())));
+    }
+    put(&mut out, "on_failure", if rules.on_failure == OnFailure::Flip { "flip" } else { "stay" });
+    out
 }
 
 fn hooks(hooks: &Hooks) -> Table {

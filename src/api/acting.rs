@@ -19,7 +19,7 @@ use crate::{
     os::errors::chain,
     rules::{
         app::{Group, Serving, Stage},
-        event::{Ask, Want},
+        event::{Ask, Done, Want},
         ids::{AppName, CommitId, DeployId},
         step::{self, Denial, DenialKind},
         words::{EventKind, Outcome},
@@ -32,11 +32,11 @@ pub(super) async fn act(request: Request, client: &mut Connection, services: &Se
     let reply = match request {
         Request::Hold { app, reason } => say(services, client, (app, Ask::Hold { reason })).await,
         Request::Resume { app } => say(services, client, (app, Ask::Resume)).await,
-        Request::Deploy { app, rev } => {
-            deploy(Follower { services, client, events }, app, Ask::Deploy(want(rev))).await
+        Request::Deploy { app, rev, force } => {
+            deploy(Follower { services, client, events }, app, deploy_of(rev, force)).await
         }
-        Request::DeployDetached { app, rev } => {
-            detached(services, client, (app, Ask::Deploy(want(rev)))).await
+        Request::DeployDetached { app, rev, force } => {
+            detached(services, client, (app, deploy_of(rev, force))).await
         }
         Request::Up { app } => deploy(Follower { services, client, events }, app, Ask::Up).await,
         Request::SetShare { app, share } => {
@@ -47,15 +47,19 @@ pub(super) async fn act(request: Request, client: &mut Connection, services: &Se
         }
         Request::NextStep { app } => shared(Follower { services, client, events }, app, Ask::NextStep).await,
         Request::Promote { app } => promote(Follower { services, client, events }, app).await,
-        Request::Flip { app } => flip(Follower { services, client, events }, app).await,
+        Request::Flip { app, force } => {
+            let ask = if force { Ask::ForceFlip } else { Ask::Flip };
+            flip(Follower { services, client, events }, app, ask).await
+        }
         Request::Down { app } => down(Follower { services, client, events }, app).await,
         _ => Err(refusal(Exit::Usage, "not a request that acts".to_owned(), None)),
     };
     client.send(&closing(reply)).await
 }
 
-fn want(rev: Option<String>) -> Want {
-    rev.map_or(Want::Tip, Want::Rev)
+fn deploy_of(rev: Option<String>, force: bool) -> Ask {
+    let want = rev.map_or(Want::Tip, Want::Rev);
+    if force { Ask::ForceDeploy(want) } else { Ask::Deploy(want) }
 }
 
 /// One act being followed for a client.
@@ -81,7 +85,9 @@ fn words(ask: &Ask) -> String {
         Ask::Deploy(Want::Tip) => "deploy".to_owned(),
         Ask::Deploy(Want::Rev(rev)) => format!("deploy of {rev}"),
         Ask::Deploy(Want::Commit(commit)) => format!("deploy of {}", commit.short()),
+        Ask::ForceDeploy(want) => format!("{} --force", words(&Ask::Deploy(want.clone()))),
         Ask::Flip => "flip".to_owned(),
+        Ask::ForceFlip => "flip --force".to_owned(),
         Ask::Hold { reason } => format!("hold: {reason}"),
         Ask::Resume => "resume".to_owned(),
         Ask::SetShare(share) => format!("canary set {share}"),
@@ -95,10 +101,12 @@ fn words(ask: &Ask) -> String {
 
 fn denied(handle: &AppHandle, denial: Denial) -> Refusal {
     let serving = match (denial.kind, handle.snapshot().app.live()) {
-        (DenialKind::Held | DenialKind::NoCanary, Some(live)) => {
+        (DenialKind::Held | DenialKind::Barred | DenialKind::NoCanary, Some(live)) => {
             format!("; {} serves on {}", live.release.commit.short(), live.color)
         }
-        (DenialKind::Held | DenialKind::NoCanary, None) => "; nothing is live".to_owned(),
+        (DenialKind::Held | DenialKind::Barred | DenialKind::NoCanary, None) => {
+            "; nothing is live".to_owned()
+        }
         // The messages of these denials say it themselves.
         (DenialKind::NothingLive | DenialKind::NoWayBack, _) => String::new(),
     };
@@ -122,12 +130,32 @@ async fn say(
     }))
 }
 
+/// Refuses a deploy of a commit from before the barrier, so that no deploy begins for it. The machine refuses it too,
+/// once its fetch has told what the commit contains: the barrier may be set meanwhile.
+async fn look_for_barrier(
+    services: &Services,
+    peer: &Peer,
+    (handle, ask): (&AppHandle, &Ask),
+) -> Result<(), Refusal> {
+    let app = handle.snapshot().app;
+    let (Ask::Deploy(want @ Want::Rev(_)), Some(_)) = (ask, &app.barrier) else { return Ok(()) };
+    // A revision that can't be fetched fails as a deploy, which says why.
+    let found = handle.interpreter().fetch(want, &app.landmarks()).await;
+    let Ok(Done::Fetched { commit, news, .. }) = found else { return Ok(()) };
+    let Some(denial) = step::deploy_refusal(&app, &commit, news.behind) else { return Ok(()) };
+    let mut act = peer.event(EventKind::Asked, &format!("{}; denied: {}", words(ask), denial.message));
+    act.app = Some(handle.settings().name.clone());
+    services.apps.note_act(act);
+    Err(denied(handle, denial))
+}
+
 async fn detached(
     services: &Services,
     client: &Connection,
     (app, what): (Option<AppName>, Ask),
 ) -> Result<Answer, Refusal> {
     let handle = handle_of(services, app.as_ref())?;
+    look_for_barrier(services, &client.peer, (&handle, &what)).await?;
     match ask(&client.peer, (&handle, what)).await? {
         step::Answer::Deploying(id) => {
             handle.look_now();
@@ -140,6 +168,7 @@ async fn detached(
 
 async fn deploy(mut following: Follower<'_>, app: Option<AppName>, what: Ask) -> Result<Answer, Refusal> {
     let handle = handle_of(following.services, app.as_ref())?;
+    look_for_barrier(following.services, &following.client.peer, (&handle, &what)).await?;
     match ask(&following.client.peer, (&handle, what)).await? {
         step::Answer::Deploying(id) => {
             let ended = following.until_ended(&handle, id).await;
@@ -153,10 +182,10 @@ async fn deploy(mut following: Follower<'_>, app: Option<AppName>, what: Ask) ->
 }
 
 /// Answers as soon as the traffic is where the operator wants it; the old color's drain and stop go on.
-async fn flip(mut following: Follower<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
+async fn flip(mut following: Follower<'_>, app: Option<AppName>, what: Ask) -> Result<Answer, Refusal> {
     let handle = handle_of(following.services, app.as_ref())?;
     let before = handle.snapshot();
-    match ask(&following.client.peer, (&handle, Ask::Flip)).await? {
+    match ask(&following.client.peer, (&handle, what)).await? {
         step::Answer::Cancelling(id) => {
             let moved =
                 before.app.pipeline.release().is_some_and(|release| {

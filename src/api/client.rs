@@ -453,7 +453,7 @@ mod tests {
     async fn a_long_silence_is_no_hang_while_the_daemon_answers_others() {
         // The flip is silent, the question whether the daemon lives is answered, then the flip is silent on.
         let fake = fake(vec![None, Some(SAID)]);
-        let mut call = fake.client.open(&Request::Flip { app: None }).await.unwrap();
+        let mut call = fake.client.open(&Request::Flip { app: None, force: false }).await.unwrap();
         let more = timeout(SHORT * 4, call.next()).await;
         assert!(more.is_err(), "still waiting: {more:?}");
         drop(call);
@@ -464,7 +464,7 @@ mod tests {
     #[tokio::test]
     async fn i6_a_long_silence_is_a_hang_when_the_daemon_answers_nobody() {
         let fake = fake(vec![None, None]);
-        let mut call = fake.client.open(&Request::Flip { app: None }).await.unwrap();
+        let mut call = fake.client.open(&Request::Flip { app: None, force: false }).await.unwrap();
         let error = call.next().await.unwrap_err();
         assert!(matches!(error, CallError::Hung { .. }), "{error}");
     }

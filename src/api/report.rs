@@ -11,8 +11,9 @@ use crate::{
         refusal::refusal,
         why,
         wire::{
-            AppReport, CanaryReport, DeployReport, Exit, FlipReport, HoldReport, IdleReport, InstanceReport,
-            LastReport, LiveReport, Refusal, RemoteReport, RollbackReport, UnconfiguredReport,
+            AppReport, BarrierReport, CanaryReport, DeployReport, Exit, FlipReport, HoldReport, IdleReport,
+            InstanceReport, LastReport, LiveReport, Refusal, RemoteReport, RollbackReport,
+            UnconfiguredReport,
         },
     },
     engine::{Snapshot, Unconfigured},
@@ -20,6 +21,7 @@ use crate::{
     rules::{
         app::{Backup, Group, Hold, Idle, Instance, Live, Pipeline, Serving, Stage, Until},
         backoff,
+        barrier::{Barrier, OnFailure},
         canary::{Place, Share},
         ids::{Color, CommitId, ReleaseId},
         time::Stamp,
@@ -44,7 +46,6 @@ pub fn unconfigured(found: Unconfigured) -> UnconfiguredReport {
 /// One app, as in the contract.
 pub fn app(snapshot: &Snapshot) -> AppReport {
     let (app, settings) = (&snapshot.app, &snapshot.settings);
-    let way_back = app.way_back().filter(|_| app.live().is_some());
     AppReport {
         name: settings.name.clone(),
         state: state(snapshot),
@@ -64,12 +65,37 @@ pub fn app(snapshot: &Snapshot) -> AppReport {
             next_at: snapshot.remote.next_at.map(Stamp),
         },
         last: snapshot.last.as_ref().and_then(last),
-        rollback: RollbackReport {
-            possible: way_back.is_some(),
-            to: way_back.map(|(release, _)| release.commit.clone()),
-            warm: way_back.is_some_and(|(_, warm)| warm),
-        },
+        rollback: rollback(snapshot),
+        schema_ahead: app.schema_ahead().map(barrier),
         why: Some(why::why(snapshot)),
+    }
+}
+
+fn rollback(snapshot: &Snapshot) -> RollbackReport {
+    let app = &snapshot.app;
+    let way_back = app.way_back().filter(|_| app.live().is_some());
+    let in_the_way = match way_back {
+        Some((to, _)) => app.barrier_after(&to.commit),
+        // Nothing to go back to, and the barrier would stand in the way.
+        None => app.schema_ahead(),
+    };
+    let flips = snapshot.settings.migration.as_ref().is_some_and(|it| it.on_failure == OnFailure::Flip);
+    RollbackReport {
+        possible: way_back.is_some() && in_the_way.is_none(),
+        to: way_back.map(|(release, _)| release.commit.clone()),
+        warm: way_back.is_some_and(|(_, warm)| warm),
+        automatic: way_back.is_some() && (in_the_way.is_none() || flips),
+        barrier: in_the_way.map(barrier),
+    }
+}
+
+fn barrier(barrier: &Barrier) -> BarrierReport {
+    BarrierReport {
+        deploy: barrier.deploy,
+        release: barrier.release.clone(),
+        commit: barrier.commit.clone(),
+        since: Stamp(barrier.since),
+        text: barrier.contract.text.clone(),
     }
 }
 
@@ -93,7 +119,8 @@ fn trouble(snapshot: &Snapshot) -> Option<String> {
     let refusal = snapshot.app.front_refusal.as_ref();
     let refusal = refusal.map(|why| format!("the front does not take its route, and is told again: {why}"));
     let passed_on = passed_on(snapshot).map(|what| format!("; {what}")).unwrap_or_default();
-    unrecorded.or(refusal.map(|refusal| refusal + &passed_on)).or(front)
+    let stranded = snapshot.app.stranded.as_ref().map(|stranded| stranded.why.clone());
+    unrecorded.or(refusal.map(|refusal| refusal + &passed_on)).or(front).or(stranded)
 }
 
 /// Says which color answers for the live one, while the front still routes there.

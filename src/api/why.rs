@@ -78,6 +78,12 @@ fn up_to_date(snapshot: &Snapshot, head: &str) -> Why {
             format!("{head} is live, and the remote can't be read since: {err}"),
             Some(remote_hint(snapshot)),
         ),
+        (_, None) if app.stranded.is_some() => {
+            let why = app.stranded.as_ref().map_or("", |stranded| &stranded.why);
+            let hint =
+                format!("push a commit that mends it; or `bgd flip {} --force` goes back", settings.name);
+            say(WhyCode::UpToDate, why.to_owned(), Some(hint))
+        }
         // A hold until a newer commit ends by itself when there is one.
         (_, None) => {
             say(WhyCode::UpToDate, format!("{head} is the tip of {} and live", settings.branch), None)
@@ -126,7 +132,11 @@ fn bad(app: &App) -> Option<&str> {
 }
 
 fn marked_bad(app: &App, head: &str) -> String {
-    format!("{head} is marked bad: {}", bad(app).unwrap_or_default())
+    let ahead = app.schema_ahead().map(|barrier| {
+        let (commit, deploy, text) = (barrier.commit.short(), barrier.deploy, &barrier.contract.text);
+        format!("; and the schema is ahead of what is live: {commit} migrated in #{deploy} ({text})")
+    });
+    format!("{head} is marked bad: {}{}", bad(app).unwrap_or_default(), ahead.unwrap_or_default())
 }
 
 fn newer(name: &AppName, head: &str) -> String {

@@ -20,7 +20,7 @@ Exit codes:
    2  usage or configuration
    3  nothing is live
    4  the daemon can't be reached
-   5  refused because of a hold or a lock
+   5  refused because of a hold, a lock or a contract migration
    6  rolled back automatically
    7  not permitted
    8  timed out while waiting; the work goes on
@@ -79,7 +79,7 @@ pub enum Command {
     /// was live before, starting it if it no longer runs. The abandoned commit is marked bad, and automatic
     /// deploys are held until a newer commit arrives. Works with the daemon stopped or hung.
     #[command(visible_aliases = ["rollback", "undo"])]
-    Flip(AppArg),
+    Flip(FlipArgs),
     /// Set a canary's share of the traffic, or hand it back to the steps
     Canary {
         /// What to do with it
@@ -161,6 +161,16 @@ pub struct AppArg {
     pub app: Option<AppName>,
 }
 
+/// Arguments of `bgd flip`.
+#[derive(Debug, Args)]
+pub struct FlipArgs {
+    /// The app; may be left out when there is one
+    pub app: Option<AppName>,
+    /// Go back although a contract migration stands in the way: the old release gets a schema that is ahead of it
+    #[arg(long)]
+    pub force: bool,
+}
+
 /// Arguments of `bgd promote`.
 #[derive(Debug, Args)]
 pub struct PromoteArgs {
@@ -201,6 +211,9 @@ pub struct DeployArgs {
     /// Only begin it: print its number and end
     #[arg(long)]
     pub detach: bool,
+    /// Deploy it although it is from before a contract migration
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Arguments of `bgd hold`.
@@ -385,6 +398,8 @@ mod tests {
             "bgd status -o live.commit",
             "bgd deploy shop --rev v1.2 --detach",
             "bgd flip shop",
+            "bgd flip shop --force",
+            "bgd deploy --rev v1.2 --force",
             "bgd rollback",
             "bgd undo",
             "bgd hold shop -m freeze",

@@ -23,9 +23,10 @@ const TAIL: usize = 20;
 
 pub async fn run(context: &Context, args: DeployArgs) -> Result<Exit, Problem> {
     let installation = context.installation()?;
-    let DeployArgs { app, rev, detach } = args;
+    let DeployArgs { app, rev, detach, force } = args;
     if detach {
-        let Answer::Deploy(deploy) = installation.ask(&Request::DeployDetached { app, rev }).await? else {
+        let Answer::Deploy(deploy) = installation.ask(&Request::DeployDetached { app, rev, force }).await?
+        else {
             return Err(Problem::unexpected());
         };
         terminal::chatter(&format!(
@@ -35,7 +36,7 @@ pub async fn run(context: &Context, args: DeployArgs) -> Result<Exit, Problem> {
         terminal::data(&deploy.id.to_string())?;
         return Ok(Exit::Done);
     }
-    watched(context, &installation, Request::Deploy { app, rev }).await
+    watched(context, &installation, Request::Deploy { app, rev, force }).await
 }
 
 pub async fn up(context: &Context, args: AppArg) -> Result<Exit, Problem> {

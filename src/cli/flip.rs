@@ -13,14 +13,14 @@ use crate::{
     },
     cli::{
         Context,
-        args::AppArg,
+        args::FlipArgs,
         installation::Installation,
         offline::{self, Daemon},
         problem::Problem,
         progress, terminal,
     },
     os::vitals::{Cause, Delay, Patient, Verdict},
-    rules::ids::AppName,
+    rules::event::Ask,
 };
 
 /// Time between two tries while the daemon lives but its socket is missing.
@@ -28,14 +28,14 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// Limit of waiting for a daemon that lives but does not answer.
 const WAIT: Duration = Duration::from_secs(60);
 
-pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
+pub async fn run(context: &Context, args: FlipArgs) -> Result<Exit, Problem> {
     let installation = context.installation()?;
-    let request = Request::Flip { app: args.app.clone() };
+    let request = Request::Flip { app: args.app.clone(), force: args.force };
     let mut wait = Wait::begin(&installation);
     let report = match begin(&installation.client(), &request, &mut wait).await {
         Ok(call) => watched(context, call, &mut wait).await?,
         Err(error) if error.without_daemon() => {
-            without_daemon(&installation, args.app.as_ref(), (error, wait.hangs)).await?
+            without_daemon(&installation, &args, (error, wait.hangs)).await?
         }
         Err(error) => return Err(error.into()),
     };
@@ -143,15 +143,16 @@ fn alive(installation: &Installation) -> Option<Patient> {
 
 async fn without_daemon(
     installation: &Installation,
-    app: Option<&AppName>,
+    args: &FlipArgs,
     (error, hangs): (CallError, Option<Cause>),
 ) -> Result<FlipReport, Problem> {
     let settings = installation.settings_or(&error)?;
-    let app = installation.app(app)?;
+    let app = installation.app(args.app.as_ref())?;
     let daemon = match error {
         CallError::Hung { .. } => Daemon::Hung(hangs),
         _ => Daemon::Absent,
     };
     terminal::chatter(&format!("{error}; flipping {app} without it"));
-    Ok(offline::flip(settings, &app, daemon).await?)
+    let ask = if args.force { Ask::ForceFlip } else { Ask::Flip };
+    Ok(offline::flip(settings, (&app, ask), daemon).await?)
 }

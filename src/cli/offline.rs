@@ -30,7 +30,7 @@ use crate::{
         app::{Idle, Instance, Pipeline, Serving, Stage},
         event::Ask,
         ids::{AppName, CommitId, DeployId},
-        step::Answer,
+        step::{self, Answer},
         words::{EventKind, Outcome},
     },
     shim::Shims,
@@ -174,8 +174,15 @@ pub fn logs(
 
 /// Flips under the daemon's lock; ends a hung daemon first. Returns when the flip is complete, with
 /// the other color stopped, because nobody else would do it.
-pub async fn flip(settings: &Settings, app: &AppName, daemon: Daemon) -> Result<FlipReport, Refusal> {
+pub async fn flip(
+    settings: &Settings,
+    (app, ask): (&AppName, Ask),
+    daemon: Daemon,
+) -> Result<FlipReport, Refusal> {
     super::daemon::log_to_stderr("warn");
+    if ask == Ask::Flip {
+        look_for_barrier(settings, app)?;
+    }
     if let Daemon::Hung(cause) = daemon {
         end_hung(settings, cause)?;
     }
@@ -192,19 +199,30 @@ pub async fn flip(settings: &Settings, app: &AppName, daemon: Daemon) -> Result<
     let handle = apps
         .get(app)
         .ok_or_else(|| refusal(Exit::Failed, format!("the app did not start: {app}"), "bgd doctor"))?;
-    let flipped = flip_app(&apps, &handle).await;
+    let flipped = flip_app(&apps, &handle, ask).await;
     apps.end().await;
     flipped
 }
 
-async fn flip_app(apps: &Apps, handle: &AppHandle) -> Result<FlipReport, Refusal> {
+/// Refuses a flip over a barrier before anything is done: before a daemon that hangs is ended, and before the app is
+/// taken up. A record that can't be read stops no flip.
+fn look_for_barrier(settings: &Settings, app: &AppName) -> Result<(), Refusal> {
+    let recorded = open(settings).and_then(|store| store.app(app).map_err(unreadable));
+    match recorded.ok().flatten().as_ref().and_then(step::flip_refusal) {
+        Some(denial) => Err(refusal(denial.kind.into(), denial.message, &denial.advice.text(None))),
+        None => Ok(()),
+    }
+}
+
+async fn flip_app(apps: &Apps, handle: &AppHandle, ask: Ask) -> Result<FlipReport, Refusal> {
     let gone = |_| refusal(Exit::Failed, "the app's task ended before the flip".to_owned(), "bgd doctor");
     let peer = access::own_peer();
     let before = apps.store().app(&handle.settings().name).map_err(unreadable)?.unwrap_or_default();
     let abandoned: Option<CommitId> =
         before.pipeline.commit().cloned().or_else(|| before.live().map(|live| live.release.commit.clone()));
-    let act = peer.event(EventKind::Asked, "flip, without the daemon");
-    let answer = handle.ask(act, Ask::Flip).await.map_err(gone)?;
+    let by_force = if ask == Ask::ForceFlip { " --force" } else { "" };
+    let act = peer.event(EventKind::Asked, &format!("flip{by_force}, without the daemon"));
+    let answer = handle.ask(act, ask).await.map_err(gone)?;
     let id = match answer {
         Answer::Cancelling(id) | Answer::RollingBack(id) => id,
         Answer::Denied(denial) => {

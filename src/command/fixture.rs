@@ -118,6 +118,7 @@ fn app() -> AppSettings {
         warmup: None,
         canary: Canary::default(),
         preview: None,
+        migration: None,
         hooks: Hooks { before_start: None, after_live: None, after_failed: None, timeout: second },
         front: FrontSettings::Builtin {
             listen: "127.0.0.1:0".parse().unwrap(),

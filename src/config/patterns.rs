@@ -71,7 +71,7 @@ impl Matcher {
 impl Judge<'_> {
     /// A list of patterns; `None` if it is absent or wrong.
     #[allow(dead_code, reason = "for the keys that hold patterns")]
-    pub(super) fn patterns(&mut self, given: &Given<Vec<Written<String>>>) -> Option<Patterns> {
+    pub(in crate::config) fn patterns(&mut self, given: &Given<Vec<Written<String>>>) -> Option<Patterns> {
         let written = given.value()?;
         let sound: Vec<bool> = written.value.iter().map(|one| self.pattern(one)).collect();
         if !written.value.iter().any(|one| !one.value.trim_start().starts_with('!')) {

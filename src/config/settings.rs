@@ -7,6 +7,7 @@ pub use super::tables::settings::*;
 use crate::rules::ids::AppName;
 pub use crate::rules::{
     addresses::{Addresses, MOST_INSTANCES},
+    barrier::OnFailure,
     limits::{CheckoutLimit, Limits},
     sticky::Sticky,
 };

@@ -315,6 +315,7 @@ impl AppTask {
             before_start: settings.hooks.before_start.is_some(),
             after_live: settings.hooks.after_live.is_some(),
             after_failed: settings.hooks.after_failed.is_some(),
+            on_failure: settings.migration.as_ref().map(|it| it.on_failure).unwrap_or_default(),
         };
         let unrecorded = self.ledger.is_behind();
         Context { now, utc: clock::compact_utc(now), fresh, unrecorded, policy }
@@ -508,7 +509,7 @@ impl AppTask {
 
 /// A flip must not wait for the next try to write the record.
 fn is_flip(message: &Message) -> bool {
-    matches!(message, Message::Ask { ask: Ask::Flip, .. })
+    matches!(message, Message::Ask { ask, .. } if ask.is_flip())
 }
 
 /// Why the wait for the next try ended.

@@ -229,7 +229,7 @@ impl Interpreter {
 
 /// Excludes the app's builds and hooks, which can't resume what they began; `build` has a retry of its own.
 fn may_be_repeated(action: &Action) -> bool {
-    matches!(action, Action::Fetch(_) | Action::CheckOut { .. } | Action::Start { .. })
+    matches!(action, Action::Fetch { .. } | Action::CheckOut { .. } | Action::Start { .. })
 }
 
 fn runs_the_app(action: &Action) -> bool {

@@ -17,6 +17,7 @@ use crate::{
     os::errors::chain,
     release::git,
     rules::{
+        barrier::{Landmarks, SchemaNews},
         effect::Action,
         event::{Done, Want},
         ids::CommitId,
@@ -137,7 +138,7 @@ impl Interpreter {
     /// Carries one action out.
     pub(super) async fn carry_out(&self, action: &Action) -> Result<Done, Failure> {
         match action {
-            Action::Fetch(want) => return self.fetch(want).await,
+            Action::Fetch { want, landmarks } => return self.fetch(want, landmarks).await,
             Action::CheckOut { release, color } => self.check_out(release, *color).await?,
             Action::Build { release, color } => self.build(release, *color).await?,
             Action::RunHook { hook, release, color, failure } => {
@@ -168,7 +169,8 @@ impl Interpreter {
         Ok(Done::Ensured)
     }
 
-    async fn fetch(&self, want: &Want) -> Result<Done, Failure> {
+    /// Fetches a commit, and looks for migrations in it.
+    pub(crate) async fn fetch(&self, want: &Want, landmarks: &Landmarks) -> Result<Done, Failure> {
         // The app's directories may have been deleted by hand.
         let made = self.places.create();
         let given = made.and_then(|()| self.places.give_to(self.settings.user.as_deref()));
@@ -197,7 +199,19 @@ impl Interpreter {
         if let Some(signer) = &found.signer {
             tracing::info!(app = %self.settings.name, rev = %found.commit, %signer, "the commit is signed");
         }
-        Ok(fetched(found))
+        let news = self.schema_news(&found.commit, landmarks).await?;
+        Ok(Done::Fetched { commit: found.commit, subject: found.subject, author: found.author, news })
+    }
+
+    /// What the commit changes in the database since what is live. Git is asked only for an app that guards migrations,
+    /// or that did when its barrier was set.
+    async fn schema_news(&self, commit: &CommitId, landmarks: &Landmarks) -> Result<SchemaNews, Failure> {
+        let rules = self.settings.migration.as_ref();
+        if rules.is_none() && landmarks.barrier.is_none() {
+            return Ok(SchemaNews::default());
+        }
+        let looking = self.git.schema_news(commit, landmarks, rules);
+        looking.await.map_err(|err| git_failure(Phase::Fetching, &err))
     }
 
     /// Records the commit that the branch may go on from; the step that ends the fetch flushes it.
@@ -206,10 +220,6 @@ impl Interpreter {
         let kept = tokio::task::spawn_blocking(move || store.accept(&app, &line, &commit)).await;
         kept.map_err(|err| trouble(Phase::Fetching, &err))?.map_err(|err| trouble(Phase::Fetching, &err))
     }
-}
-
-fn fetched(found: git::Fetched) -> Done {
-    Done::Fetched { commit: found.commit, subject: found.subject, author: found.author }
 }
 
 pub(super) fn git_failure(phase: Phase, err: &git::GitError) -> Failure {

@@ -5,7 +5,7 @@
 use crate::rules::{
     app::{App, Pipeline},
     effect::{Action, Effect, Note},
-    event::{Ask, Event},
+    event::Event,
     ids::DeployId,
     step::{Answer, Context, Noted, Step},
 };
@@ -125,7 +125,7 @@ impl Ledger {
             let Step { effects, notes, answer, .. } = step;
             return Offer::Nothing(Due { effects, notes, answer, caught_up: false });
         }
-        self.flipping |= matches!(event, Event::Asked { ask: Ask::Flip, .. });
+        self.flipping |= matches!(&event, Event::Asked { ask, .. } if ask.is_flip());
         Offer::Record(self.entry(event, Some(context), step))
     }
 
@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
     use crate::rules::{
-        event::Want,
+        event::{Ask, Want},
         ids::ReleaseId,
         step::{Policy, step},
         time::Time,
@@ -256,7 +256,7 @@ mod tests {
         let entry = offered(&mut ledger, head());
         assert_eq!(*ledger.app(), App::default());
         let due = ledger.recorded(entry);
-        assert!(matches!(due.effects[..], [Effect { action: Action::Fetch(_), .. }]), "{due:?}");
+        assert!(matches!(due.effects[..], [Effect { action: Action::Fetch { .. }, .. }]), "{due:?}");
         assert!(due.uses(DeployId(7)) && !due.uses(DeployId(6)) && !due.caught_up);
         assert_ne!(*ledger.app(), App::default());
         let Offer::Nothing(_) = ledger.offer(Event::Ticked, context()) else {

@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use super::{
-    beside::{Announcing, Placing, Rerouting, StandingIn, Telling},
-    deploy::{Deploy, End, Kind, Queued, Release},
-    stage::{DownStage, Group, Pipeline, Stage, Work},
-};
 use super::{
+    barrier::{Barrier, Stranded},
     canary::Canary,
     ids::{Color, CommitId, DeployId, EffectId, Generation, ReleaseId},
     time::Time,
     words::Phase,
+};
+pub use super::{
+    beside::{Announcing, Placing, Rerouting, StandingIn, Telling},
+    deploy::{Deploy, End, Kind, Queued, Release},
+    stage::{DownStage, Group, Pipeline, Stage, Work},
 };
 
 /// Everything the machine knows of one app.
@@ -67,6 +68,12 @@ pub struct App {
     /// Why the front rejects the route that bgd keeps sending.
     #[serde(default)]
     pub front_refusal: Option<String>,
+    /// The newest contract that has begun to change the database; records of older releases have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub barrier: Option<Barrier>,
+    /// The live release failed its watch and stays; records of older releases have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stranded: Option<Stranded>,
 }
 
 /// Whether the front has a backup: the former release, which takes requests that the watched one refuses. Until the
@@ -219,6 +226,11 @@ impl App {
     /// Releases that must never be deleted (promise I1): what serves, the target of a flip, what a deploy makes, and
     /// what is left on the idle color.
     pub fn needed_releases(&self) -> Vec<ReleaseId> {
+        self.releases().map(|release| release.id.clone()).collect()
+    }
+
+    /// The releases that the state names.
+    pub(super) fn releases(&self) -> impl Iterator<Item = &Release> {
         let serving = match &self.serving {
             Serving::Live(live) | Serving::OutOfService(live) => Some(&live.release),
             Serving::Nothing => None,
@@ -229,8 +241,7 @@ impl App {
                 Some(release)
             }
         };
-        let all = [serving, idle, self.previous.as_ref(), self.pipeline.release()];
-        all.into_iter().flatten().map(|release| release.id.clone()).collect()
+        [serving, idle, self.previous.as_ref(), self.pipeline.release()].into_iter().flatten()
     }
 
     /// The color on which the next release starts.

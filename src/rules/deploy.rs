@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    barrier::Migration,
     event::Want,
     ids::{CommitId, DeployId, ReleaseId},
     time::Time,
@@ -31,6 +32,12 @@ pub struct Deploy {
     pub started: Time,
     /// When the current phase began.
     pub phase_since: Time,
+    /// What its release changes in the database; records of older releases do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<Migration>,
+    /// An operator sends it over a barrier; in records of older releases nobody does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forced: bool,
 }
 
 /// Why a deploy exists.
@@ -79,6 +86,9 @@ pub struct Queued {
     pub live: Option<ReleaseId>,
     /// The tip at the time of the request.
     pub tip: Option<CommitId>,
+    /// An operator sends it over a barrier; in records of older releases nobody does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forced: bool,
 }
 
 /// How a deploy ends.

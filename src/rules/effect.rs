@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    barrier::{Barrier, Landmarks},
     canary::Share,
     deploy::Release,
     event::Want,
@@ -22,8 +23,12 @@ pub struct Effect {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
-    /// Fetch the commit into the mirror.
-    Fetch(Want),
+    /// Fetch the commit into the mirror, and compare it with what is live.
+    Fetch {
+        want: Want,
+        #[serde(default)]
+        landmarks: Landmarks,
+    },
     /// Make a fresh release directory, prepared for the build.
     CheckOut {
         release: Release,
@@ -242,6 +247,14 @@ pub enum Note {
     },
     /// A commit will not be deployed by itself again.
     MarkedBad(CommitId),
+    /// A contract is about to change the database.
+    BarrierSet(Barrier),
+    /// An operator moves the traffic to a release from before the barrier.
+    BarrierPassed {
+        /// The commit that then serves.
+        to: CommitId,
+        barrier: Barrier,
+    },
     /// The app was taken out of service.
     TakenDown,
     /// Front or host differ from the record: what bgd found and did.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    barrier::SchemaNews,
     canary::Share,
     deploy::Release,
     ids::{Color, CommitId, EffectId, ReleaseId},
@@ -62,6 +63,10 @@ pub enum Ask {
     Deploy(Want),
     /// `bgd flip`.
     Flip,
+    /// `bgd deploy --force`: over a barrier.
+    ForceDeploy(Want),
+    /// `bgd flip --force`: over a barrier.
+    ForceFlip,
     /// `bgd canary set`: this share, until an operator sets another.
     SetShare(Share),
     /// `bgd canary resume`: on with the steps.
@@ -81,6 +86,13 @@ pub enum Ask {
     Down,
     /// `bgd up`.
     Up,
+}
+
+impl Ask {
+    /// Whether it asks for the way back, which does not depend on a disk (promise I6).
+    pub fn is_flip(&self) -> bool {
+        matches!(self, Self::Flip | Self::ForceFlip)
+    }
 }
 
 /// The commit that a deploy is to make live.
@@ -104,6 +116,9 @@ pub enum Done {
         /// First line of the message.
         subject: String,
         author: String,
+        /// What it changes in the database.
+        #[serde(default)]
+        news: SchemaNews,
     },
     /// `Action::Watch`: the instance was healthy, with too little traffic to tell more.
     Inconclusive {

@@ -5,6 +5,7 @@ pub mod addresses;
 pub mod advice;
 pub mod app;
 pub mod backoff;
+pub mod barrier;
 pub mod beside;
 pub mod canary;
 pub mod deploy;

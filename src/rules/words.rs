@@ -254,6 +254,8 @@ words! {
         HoldPlaced = "hold_placed",
         /// Automatic deploys are on again.
         HoldReleased = "hold_released",
+        /// A contract migration is about to change the database.
+        BarrierSet = "barrier_set",
         /// An app is out of service.
         TakenDown = "taken_down",
         /// The record and the host disagree.

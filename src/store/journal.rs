@@ -269,6 +269,8 @@ fn write_note(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Resul
         | Note::HoldPlaced(_)
         | Note::HoldReleased { .. }
         | Note::MarkedBad(_)
+        | Note::BarrierSet(_)
+        | Note::BarrierPassed { .. }
         | Note::TakenDown
         | Note::Contradiction(_)
         | Note::Trouble(_)

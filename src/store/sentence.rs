@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::record::EventRecord;
 use crate::rules::{
     app::{Hold, Placing, Until},
+    barrier::Barrier,
     effect::Note,
-    ids::AppName,
+    ids::{AppName, CommitId},
     step::Noted,
     time::Time,
     words::{EventKind, Failure, Outcome},
@@ -42,8 +43,11 @@ fn sentence(noted: &Noted) -> Option<(EventKind, String)> {
         }
         Note::ReleaseNamed => {
             let release = noted.release.as_ref()?;
+            let migration = noted.deploy.as_ref().and_then(|deploy| deploy.migration.as_ref());
+            let migrates =
+                migration.map(|migration| format!("; migrates ({})", migration.text)).unwrap_or_default();
             let text = format!("{} \"{}\" by {}", release.commit.short(), release.subject, release.author);
-            (EventKind::ReleaseNamed, text)
+            (EventKind::ReleaseNamed, text + &migrates)
         }
         Note::PhaseEntered(phase) => (EventKind::PhaseEntered, phase.to_string()),
         Note::StepEnded(..) => return None,
@@ -104,11 +108,27 @@ fn sentence(noted: &Noted) -> Option<(EventKind, String)> {
         Note::MarkedBad(commit) => {
             (EventKind::MarkedBad, format!("{} is not deployed again by itself", commit.short()))
         }
+        Note::BarrierSet(barrier) => (EventKind::BarrierSet, barrier_set(barrier)),
+        Note::BarrierPassed { to, barrier } => (EventKind::Trouble, barrier_passed(to, barrier)),
         Note::TakenDown => (EventKind::TakenDown, "the app is out of service".to_owned()),
         Note::Contradiction(saw) => (EventKind::Contradiction, saw.clone()),
         Note::Trouble(failure) => (EventKind::Trouble, failure.cause.clone()),
         Note::Ignored(_) => return None,
     })
+}
+
+fn barrier_set(barrier: &Barrier) -> String {
+    let (commit, text) = (barrier.commit.short(), &barrier.contract.text);
+    format!(
+        "{commit} is about to change the database ({text}); from now on only --force goes back to before it"
+    )
+}
+
+fn barrier_passed(to: &CommitId, barrier: &Barrier) -> String {
+    let (to, commit, text) = (to.short(), barrier.commit.short(), &barrier.contract.text);
+    format!(
+        "by force to {to}, which is from before the contract migration of {commit} ({text}): the schema is ahead of it"
+    )
 }
 
 fn held(hold: &Hold) -> String {

@@ -175,7 +175,8 @@ fn app(name: &str, state: AppState) -> AppReport {
             next_at: None,
         },
         last: None,
-        rollback: RollbackReport { possible: false, to: None, warm: false },
+        rollback: RollbackReport::default(),
+        schema_ahead: None,
         why: None,
     }
 }
@@ -350,7 +351,7 @@ fn a_deploy_shows_its_progress_on_stderr_and_its_result_on_stdout() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(ran.out, "shop: c3c3c3c \"Add a banner\" is live on green after 4.0 s\n");
     assert_eq!(ran.err, "07:51:12 shop #7 building\n");
-    assert_eq!(place.asked(), [Request::Deploy { app: None, rev: Some("v1".to_owned()) }]);
+    assert_eq!(place.asked(), [Request::Deploy { app: None, rev: Some("v1".to_owned()), force: false }]);
 }
 
 #[test]
@@ -394,7 +395,7 @@ fn flip_says_what_it_did_under_each_of_its_names() {
         let ran = place.run(&[name, "shop"]);
         assert_eq!(ran.code, 0, "{ran:?}");
         assert_eq!(ran.out, "traffic is back on a1a1a1a\n");
-        assert_eq!(place.asked(), [Request::Flip { app: Some("shop".parse().unwrap()) }]);
+        assert_eq!(place.asked(), [Request::Flip { app: Some("shop".parse().unwrap()), force: false }]);
     }
 }
 

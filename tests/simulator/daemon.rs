@@ -8,6 +8,7 @@ use bgd::{
     engine::ledger::{Due, Entry, Ledger, Offer, Refusal},
     rules::{
         app::{App, Group, Idle, Instance, Pipeline, Stage, Telling},
+        barrier::OnFailure,
         canary::{CanaryStep, Share},
         effect::{Action, Effect, Note},
         event::{Ask, Event},
@@ -50,6 +51,8 @@ pub struct Setup {
     pub keep: usize,
     /// In percent: how much of nature's and the operators' doings takes place.
     pub bustle: usize,
+    /// Some commits bring contract migrations.
+    pub migrates: bool,
     /// The record is a real database.
     pub real_store: bool,
 }
@@ -68,6 +71,7 @@ impl Setup {
             before_start: rng.percent(30),
             after_live: rng.percent(30),
             after_failed: rng.percent(30),
+            on_failure: rng.pick(&[OnFailure::Stay, OnFailure::Stay, OnFailure::Flip]),
         };
         Self {
             policy,
@@ -76,6 +80,7 @@ impl Setup {
             crashes: rng.pick(&[0, 1, 3]),
             keep: rng.pick(&[0, 1, 2]),
             bustle: rng.pick(&[20, 50, 100]),
+            migrates: rng.percent(40),
             real_store,
         }
     }
@@ -499,7 +504,7 @@ impl Daemon {
     }
 
     pub fn ask(&mut self, ask: Ask) -> Result<(), String> {
-        self.figures.flips += u64::from(ask == Ask::Flip);
+        self.figures.flips += u64::from(ask.is_flip());
         let event = Event::Asked { by: "operator".to_owned(), ask };
         if self.stuck.is_none() && !self.world.healed && self.rng.percent(self.setup.crashes) {
             return self.deliver_and_die(&event);
@@ -593,7 +598,7 @@ impl Daemon {
 }
 
 fn is_flip(event: &Event) -> bool {
-    matches!(event, Event::Asked { ask: Ask::Flip, .. })
+    matches!(event, Event::Asked { ask, .. } if ask.is_flip())
 }
 
 /// As a release is named; the calendar of this world has days of 24 hours and nothing else.

@@ -4,13 +4,13 @@
 use bgd::rules::{
     app::{App, Group, Idle, Instance, Pipeline, Stage, Verdict},
     effect::{Action, Effect, Hook, Note},
-    event::{Ask, Done, Event, Facts, Routed},
+    event::{Done, Event, Facts, Routed},
     ids::Generation,
     step::{Context, Step, step},
     time::Time,
 };
 
-use crate::{backing, canaries};
+use crate::{backing, canaries, guarding};
 
 /// The machine, or a wrapper with a defect around it.
 pub type Machine = fn(&App, &Event, &Context) -> Step;
@@ -123,6 +123,12 @@ pub const ALL: &[(&str, Defect)] = &[
     ("too little traffic holds nothing", Defect::Rules(canaries::is_content_with_too_little)),
     ("a backup is left behind", Defect::Rules(backing::leaves_it)),
     ("what is abandoned is the backup of the way back", Defect::Rules(backing::goes_back_to_it_and_from_it)),
+    ("a crash forgets a barrier", Defect::Rules(guarding::forgets_it_in_a_crash)),
+    ("a barrier falls with its deploy", Defect::Rules(guarding::takes_it_down_with_its_deploy)),
+    ("a barrier is set after the commands", Defect::Rules(guarding::sets_it_afterwards)),
+    ("a flip does not look at the barrier", Defect::Rules(guarding::flips_over_it)),
+    ("a failed watch goes back over a barrier", Defect::Rules(guarding::goes_back_over_it)),
+    ("a deploy does not look at the barrier", Defect::Rules(guarding::deploys_over_it)),
     ("all of the traffic is given as a share", Defect::Rules(canaries::shares_all)),
 ];
 
@@ -152,7 +158,7 @@ fn begins_unrecorded(app: &App, event: &Event, context: &Context) -> Step {
 
 fn flips_without_a_hold(app: &App, event: &Event, context: &Context) -> Step {
     let mut made = step(app, event, context);
-    if matches!(event, Event::Asked { ask: Ask::Flip, .. }) {
+    if matches!(event, Event::Asked { ask, .. } if ask.is_flip()) {
         made.next.hold.clone_from(&app.hold);
         made.notes.retain(|noted| !matches!(noted.note, Note::HoldPlaced(_)));
     }
@@ -161,7 +167,7 @@ fn flips_without_a_hold(app: &App, event: &Event, context: &Context) -> Step {
 
 fn flips_without_a_mark(app: &App, event: &Event, context: &Context) -> Step {
     let mut made = step(app, event, context);
-    if matches!(event, Event::Asked { ask: Ask::Flip, .. }) {
+    if matches!(event, Event::Asked { ask, .. } if ask.is_flip()) {
         made.next.verdicts.clone_from(&app.verdicts);
         made.notes.retain(|noted| !matches!(noted.note, Note::MarkedBad(_)));
     }

@@ -223,6 +223,9 @@ fn push(daemon: &mut Daemon) {
     ];
     let quality = if daemon.rng.percent(60) { Quality::Good } else { daemon.rng.pick(&broken) };
     daemon.world.push(quality);
+    if daemon.setup.migrates && daemon.rng.percent(25) {
+        daemon.world.schema.contracts.insert(daemon.world.pushed.len() - 1);
+    }
     if daemon.rng.percent(10) {
         // A forced push: the branch goes back.
         daemon.world.tip = Some(daemon.rng.below(daemon.world.pushed.len()));
@@ -231,13 +234,10 @@ fn push(daemon: &mut Daemon) {
 
 fn operate(daemon: &mut Daemon) -> Result<(), String> {
     // The one thing that does without room for a record.
-    let ask = match daemon.rng.below(18) {
+    let ask = match daemon.rng.below(20) {
         _ if daemon.world.disk_full && daemon.rng.percent(50) => Ask::Flip,
         0..2 => Ask::Deploy(Want::Tip),
-        2..4 => {
-            let known = daemon.world.pushed.len() + 1;
-            Ask::Deploy(Want::Rev(world::commit(daemon.rng.below(known)).as_str().to_owned()))
-        }
+        2..4 => Ask::Deploy(some_revision(daemon)),
         4..7 => Ask::Flip,
         7 => Ask::Hold { reason: "freeze".to_owned() },
         8..10 => Ask::Resume,
@@ -249,9 +249,16 @@ fn operate(daemon: &mut Daemon) -> Result<(), String> {
         }
         14 => Ask::ResumeSteps,
         15 => Ask::NextStep,
+        16 => Ask::ForceFlip,
+        17 => Ask::ForceDeploy(some_revision(daemon)),
         _ => Ask::Promote,
     };
     daemon.ask(ask)
+}
+
+fn some_revision(daemon: &mut Daemon) -> Want {
+    let known = daemon.world.pushed.len() + 1;
+    Want::Rev(world::commit(daemon.rng.below(known)).as_str().to_owned())
 }
 
 /// A process ends or changes its mind by itself.

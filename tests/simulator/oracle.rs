@@ -16,6 +16,7 @@ use bgd::rules::{
 use crate::{
     backing,
     daemon::{Daemon, Shown},
+    guarding,
     sharing::{self, Shares},
     world::{self, Quality, World},
 };
@@ -93,6 +94,7 @@ impl Oracle {
         self.hear_announcements(event, step);
         self.shares.judge(moment, &self.bad)?;
         backing::judge(moment)?;
+        guarding::judge(moment)?;
         // Of a front that can't be asked, or is being told again, the machine knows nothing; the stop itself waits
         // for its turn and looks, when it acts.
         let unknown = matches!(event, Event::Recovered(facts) if facts.routed == Routed::Unknown);
@@ -153,7 +155,7 @@ impl Oracle {
 
     /// A flip marks what it abandons bad, and holds (promise I2).
     fn judge_flip(&self, before: &App, event: &Event, step: &Step) -> Result<(), String> {
-        if !matches!(event, Event::Asked { ask: Ask::Flip, .. }) {
+        if !matches!(event, Event::Asked { ask, .. } if ask.is_flip()) {
             return Ok(());
         }
         let (Some(live), Some(Answer::RollingBack(id))) = (before.live(), &step.answer) else {
@@ -249,7 +251,7 @@ impl Oracle {
 
     fn judge_push(&self, step: &Step) -> Result<(), String> {
         let commit = step.effects.iter().find_map(|effect| match &effect.action {
-            Action::Fetch(Want::Commit(commit)) => Some(commit),
+            Action::Fetch { want: Want::Commit(commit), .. } => Some(commit),
             _ => None,
         });
         let commit = commit.ok_or("a push deploy without a commit")?;
@@ -385,6 +387,7 @@ impl Oracle {
         self.judge_claims(app, world)?;
         self.judge_announced(app, policy)?;
         backing::judge_quiet(app, world)?;
+        guarding::judge_quiet(app, world)?;
         sharing::judge_quiet(app, world)?;
         let turned_away = matches!(
             app.pipeline,
@@ -417,6 +420,7 @@ impl Oracle {
         if let (Some(Group::Live), Idle::Warm { healthy: true, release, .. }) =
             (app.pipeline.group(), &app.idle)
             && !runs
+            && !guarding::keeps_from(app, release, policy)
         {
             return fail(format!("{} could serve in place of the dead {}", release.id, live.release.id));
         }

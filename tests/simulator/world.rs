@@ -9,7 +9,8 @@ use std::{
 
 use bgd::rules::{
     app::Release,
-    effect::Action,
+    barrier::Landmarks,
+    effect::{Action, Hook},
     event::{Done, Want},
     ids::{Color, CommitId, ReleaseId},
     words::{Failure, Nature, Phase},
@@ -18,6 +19,7 @@ use bgd::rules::{
 use crate::{
     defects::Habit,
     front::{Front, Kind, Route, Wanted},
+    guarding::Schema,
 };
 
 /// How a commit behaves.
@@ -80,6 +82,7 @@ pub struct World {
     pub ended: Vec<(Color, ReleaseId)>,
     /// Whether what is live is being told to the front once more, or has to be: nobody knows where it routes.
     pub told_again: bool,
+    pub schema: Schema,
     habit: Habit,
 }
 
@@ -113,6 +116,7 @@ impl World {
             crimes: Vec::new(),
             ended: Vec::new(),
             told_again: false,
+            schema: Schema::default(),
             habit,
         }
     }
@@ -151,11 +155,15 @@ impl World {
     /// Runs an action to its end.
     pub fn obey(&mut self, action: &Action) -> Result<Done, Failure> {
         match action {
-            Action::Fetch(want) => self.fetch(want),
+            Action::Fetch { want, landmarks } => self.fetch(want, landmarks),
             Action::CheckOut { release, .. } => self.check_out(release),
             Action::Build { release, .. } => self.build(release),
             // Pruning needs the record: see `Daemon::prune`.
             Action::Prune { .. } => self.room(Phase::Stopping),
+            Action::RunHook { hook: Hook::BeforeStart, release, .. } => {
+                self.schema.migrate(release);
+                Ok(Done::Ensured)
+            }
             Action::RunHook { .. } | Action::Drain { .. } | Action::Wake { .. } | Action::Cancel(_) => {
                 Ok(Done::Ensured)
             }
@@ -183,7 +191,7 @@ impl World {
         }
     }
 
-    fn fetch(&self, want: &Want) -> Result<Done, Failure> {
+    fn fetch(&mut self, want: &Want, landmarks: &Landmarks) -> Result<Done, Failure> {
         let missing = || failure(Phase::Fetching, Nature::Deterministic, "no such revision");
         let commit_id = match want {
             Want::Commit(commit) => commit.clone(),
@@ -193,7 +201,9 @@ impl World {
         if index_of(&commit_id) >= self.pushed.len() {
             return Err(missing());
         }
-        Ok(Done::Fetched { commit: commit_id, subject: "subject".to_owned(), author: "author".to_owned() })
+        let news = self.schema.news(&commit_id, landmarks);
+        let (subject, author) = ("subject".to_owned(), "author".to_owned());
+        Ok(Done::Fetched { commit: commit_id, subject, author, news })
     }
 
     fn room(&self, phase: Phase) -> Result<Done, Failure> {
@@ -273,6 +283,7 @@ impl World {
         if let Some(other) = self.on(color) {
             self.crimes.push(format!("{} and {} share the port of {color}", release.id, other.release.id));
         }
+        self.schema.migrate(release);
         if self.quality(release) == Quality::StartBroken {
             return Err(failure(Phase::Starting, Nature::Deterministic, "the start failed"));
         }

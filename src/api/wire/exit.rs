@@ -17,7 +17,7 @@ pub enum Exit {
     NothingLive = 3,
     /// The daemon can't be reached.
     Unreachable = 4,
-    /// Refused because of a hold or a lock.
+    /// Refused because of a hold, a lock or a barrier.
     Held = 5,
     /// Rolled back automatically.
     RolledBack = 6,
@@ -31,7 +31,7 @@ pub enum Exit {
 impl From<DenialKind> for Exit {
     fn from(kind: DenialKind) -> Self {
         match kind {
-            DenialKind::Held => Self::Held,
+            DenialKind::Held | DenialKind::Barred => Self::Held,
             DenialKind::NothingLive => Self::NothingLive,
             DenialKind::NoWayBack | DenialKind::NoCanary => Self::Failed,
         }

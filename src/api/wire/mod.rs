@@ -10,8 +10,8 @@ pub use answer::{Answer, ExecPlan, FlipReport, Progress, Refusal, Reply, Why};
 pub use exit::Exit;
 pub use request::{LogSource, Request};
 pub use status::{
-    AppReport, CanaryReport, DaemonReport, DeployReport, HoldReport, IdleReport, InstanceReport, LastReport,
-    LiveReport, RemoteReport, RollbackReport, Status, UnconfiguredReport,
+    AppReport, BarrierReport, CanaryReport, DaemonReport, DeployReport, HoldReport, IdleReport,
+    InstanceReport, LastReport, LiveReport, RemoteReport, RollbackReport, Status, UnconfiguredReport,
 };
 
 use crate::store::record;

@@ -21,15 +21,26 @@ pub enum Request {
         app: Option<AppName>,
         /// A commit, tag or branch; default the tip of the configured branch.
         rev: Option<String>,
+        /// Over a barrier; left out where false, which a daemon that is older than this key takes.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        force: bool,
     },
     /// Like `Deploy`, but answers `Done(Deploy)` with the deploy just begun (or queued).
     DeployDetached {
         app: Option<AppName>,
         /// A commit, tag or branch; default the tip of the configured branch.
         rev: Option<String>,
+        /// Over a barrier; left out where false, which a daemon that is older than this key takes.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        force: bool,
     },
     /// `Progress(Event)` lines, then `Done(Flip)` when the traffic has moved (or the deploy is cancelled).
-    Flip { app: Option<AppName> },
+    Flip {
+        app: Option<AppName>,
+        /// Over a barrier; left out where false, which a daemon that is older than this key takes.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        force: bool,
+    },
     /// `Done(Said)`.
     Hold {
         app: Option<AppName>,

@@ -68,6 +68,8 @@ pub struct AppReport {
     pub last: Option<LastReport>,
     /// Whether, and where to, `bgd flip` goes back.
     pub rollback: RollbackReport,
+    /// The contract migration that the live release is from before: the schema is ahead of it.
+    pub schema_ahead: Option<BarrierReport>,
     /// Why nothing is being deployed.
     pub why: Option<Why>,
 }
@@ -257,7 +259,7 @@ pub struct LastReport {
 }
 
 /// The release that `bgd flip` goes back to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RollbackReport {
     /// Whether `bgd flip` has somewhere to go.
     pub possible: bool,
@@ -265,4 +267,22 @@ pub struct RollbackReport {
     pub to: Option<CommitId>,
     /// Whether that release still runs.
     pub warm: bool,
+    /// The barrier that stands in the way, so that only `bgd flip --force` goes back.
+    pub barrier: Option<BarrierReport>,
+    /// Whether bgd goes back by itself when the watch fails; a daemon that is older than this key does not say.
+    #[serde(default)]
+    pub automatic: bool,
+}
+
+/// A contract migration that has changed the database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BarrierReport {
+    /// The deploy that migrated.
+    pub deploy: DeployId,
+    pub release: ReleaseId,
+    pub commit: CommitId,
+    /// When its first command was about to run.
+    pub since: Stamp,
+    /// `contract: ` and the file or the commit that says so.
+    pub text: String,
 }

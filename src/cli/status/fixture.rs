@@ -2,8 +2,8 @@
 
 use crate::{
     api::wire::{
-        AppReport, CanaryReport, DaemonReport, DeployReport, HoldReport, IdleReport, InstanceReport,
-        LastReport, LiveReport, RemoteReport, RollbackReport, Status, StepRecord, Why,
+        AppReport, BarrierReport, CanaryReport, DaemonReport, DeployReport, HoldReport, IdleReport,
+        InstanceReport, LastReport, LiveReport, RemoteReport, RollbackReport, Status, StepRecord, Why,
     },
     rules::{
         canary::Share,
@@ -59,6 +59,21 @@ pub fn status(apps: Vec<AppReport>) -> Status {
     Status { schema: 1, daemon, unconfigured: Vec::new(), apps }
 }
 
+fn way_back(to: &str, warm: bool) -> RollbackReport {
+    RollbackReport { possible: true, to: Some(commit(to)), warm, barrier: None, automatic: true }
+}
+
+/// A contract migration, in the deploy under way of the other reports.
+pub fn barrier() -> BarrierReport {
+    BarrierReport {
+        deploy: DeployId(7),
+        release: "20261121T101112Z-7-c3c3c3c".parse().expect("a release"),
+        commit: commit("c3"),
+        since: before(20),
+        text: "contract: db/2_contract_drop.sql".to_owned(),
+    }
+}
+
 /// Nothing deployed.
 pub fn empty() -> AppReport {
     AppReport {
@@ -80,7 +95,8 @@ pub fn empty() -> AppReport {
             next_at: None,
         },
         last: None,
-        rollback: RollbackReport { possible: false, to: None, warm: false },
+        rollback: RollbackReport::default(),
+        schema_ahead: None,
         why: Some(why(WhyCode::NotPolledYet, "the remote was not seen yet", None)),
     }
 }
@@ -156,7 +172,8 @@ pub fn live() -> AppReport {
             steps: vec![step("fetch", 41), step("switch", 63)],
             replaced: false,
         }),
-        rollback: RollbackReport { possible: true, to: Some(commit("b2")), warm: false },
+        rollback: way_back("b2", false),
+        schema_ahead: None,
         why: Some(why(WhyCode::UpToDate, "a1a1a1a is the tip of main and live", None)),
         ..empty()
     }
@@ -199,7 +216,7 @@ pub fn watching() -> AppReport {
         (idle.color, idle.state, idle.commit) = (Color::Blue, IdleState::Warm, Some(commit("a1")));
         (deploy.phase, deploy.phase_ms) = (Phase::Watching, Some(30_000));
     }
-    app.rollback = RollbackReport { possible: true, to: Some(commit("a1")), warm: true };
+    app.rollback = way_back("a1", true);
     app
 }
 

@@ -26,6 +26,9 @@ pub fn way_back(app: &AppReport) -> String {
     if app.state == AppState::Stopped {
         return format!("`bgd up {name}` starts the release that was live");
     }
+    if let (Some(to), Some(barrier)) = (&app.rollback.to, &app.rollback.barrier) {
+        return format!("{}, only with --force (contract migration in #{})", to.short(), barrier.deploy);
+    }
     let net = match &app.idle {
         Some(idle) if idle.backup => ", and takes what the new one refuses",
         _ => "",
@@ -92,6 +95,9 @@ fn mend(app: &AppReport, live: &LiveReport) -> String {
         return format!("instance {down} is started again by itself; `bgd logs {name}` tells why it died");
     }
     let back = match &app.rollback.to {
+        Some(to) if app.rollback.barrier.is_some() => {
+            format!("; `bgd flip {name} --force` goes back to {} over the contract migration", to.short())
+        }
         Some(_) if same_commit(app) => format!("; the way back is the same commit: {}", further_back(app)),
         Some(to) => format!("; `bgd flip {name}` goes back to {}", to.short()),
         None => String::new(),
@@ -144,6 +150,9 @@ fn if_unwell(app: &AppReport) -> String {
     let unwell = |idle: &IdleReport| idle.instances.iter().any(|one| one.healthy == Some(false));
     match &app.rollback.to {
         None => "it serves on all the same: nothing was live before it".to_owned(),
+        Some(_) if !app.rollback.automatic => {
+            "it stays live and a person has to decide: a contract migration stands in the way back".to_owned()
+        }
         Some(to) if app.rollback.warm && !app.idle.as_ref().is_some_and(unwell) => {
             format!("the traffic goes back to {} by itself", to.short())
         }
@@ -201,6 +210,28 @@ mod tests {
         rules::time::Stamp,
     };
 
+    #[test]
+    fn a_contract_migration_in_the_way_is_said_beforehand() {
+        let mut app = fixture::watching();
+        app.rollback.possible = false;
+        app.rollback.automatic = false;
+        app.rollback.barrier = Some(fixture::barrier());
+        let seen = text(app.clone());
+        let back = "\n  way back  a1a1a1a, only with --force (contract migration in #7)\n";
+        assert!(seen.contains(back), "{seen}");
+        let next =
+            "fails, it stays live and a person has to decide: a contract migration stands in the way back";
+        assert!(seen.ends_with(next), "{seen}");
+        let mut app = AppReport { state: AppState::Degraded, ..fixture::live() };
+        app.live.as_mut().unwrap().healthy = Some(false);
+        app.rollback.barrier = Some(fixture::barrier());
+        let next = "; `bgd flip shop --force` goes back to b2b2b2b over the contract migration";
+        assert!(text(app.clone()).ends_with(next), "{}", text(app.clone()));
+        app.schema_ahead = Some(fixture::barrier());
+        let ahead = "\n  schema    ahead of what is live: c3c3c3c migrated in #7 (contract: db/2_contract_drop.sql)\n";
+        assert!(text(app.clone()).contains(ahead), "{}", text(app));
+    }
+
     fn text(app: AppReport) -> String {
         summary::render(&fixture::status(vec![app]), fixture::NOW, Look::PLAIN)
     }
@@ -235,7 +266,7 @@ mod tests {
         assert!(seen.ends_with(&again), "{seen}");
         let net = "a1a1a1a, still running, and takes what the new one refuses: `bgd flip shop` is instant";
         assert!(seen.contains(net), "{seen}");
-        app.rollback = RollbackReport { possible: false, to: None, warm: false };
+        app.rollback = RollbackReport::default();
         let stays = format!("{next}it serves on all the same: nothing was live before it");
         assert!(text(app).ends_with(&stays));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{
     api::wire::{
-        AppReport, CanaryReport, DeployReport, InstanceReport, LastReport, LiveReport, Status,
+        AppReport, BarrierReport, CanaryReport, DeployReport, InstanceReport, LastReport, LiveReport, Status,
         UnconfiguredReport,
     },
     cli::{
@@ -124,6 +124,7 @@ fn block(app: &AppReport, (now, supervised): (Time, bool), look: Look) -> String
     row("hold", hold(app, now));
     row("remote", remote(app, now, look));
     row("last", app.last.iter().flat_map(|deploy| last(deploy, now, look)).collect());
+    row("schema", app.schema_ahead.iter().map(|barrier| look.paint(Tone::Bad, &ahead(barrier))).collect());
     row("way back", vec![next::way_back(app)]);
     row("next", vec![if supervised { next::next(app, now) } else { UNSUPERVISED.to_owned() }]);
     lines.join("\n")
@@ -321,6 +322,12 @@ fn last(last: &LastReport, now: Time, look: Look) -> Vec<String> {
     lines.extend(last.error.iter().map(|error| one_line(error)));
     lines.extend(last.hint.iter().map(|hint| format!("hint: {}", one_line(hint))));
     lines
+}
+
+/// `ahead of what is live: c3c3c3c migrated in #7 (contract: db/2_contract_drop.sql)`.
+fn ahead(barrier: &BarrierReport) -> String {
+    let (commit, text) = (barrier.commit.short(), one_line(&barrier.text));
+    format!("ahead of what is live: {commit} migrated in #{} ({text})", barrier.deploy)
 }
 
 /// The idle color in a few words; `None` when nothing runs there.

@@ -16,6 +16,7 @@ use super::{
     hooks::{Hooks, RawHooks},
     limits::RawLimits,
     listen::Listen,
+    migration::{MigrationRules, RawMigration},
     ports::Ports,
     preview::{Preview, RawPreview},
     protocol::Protocol,
@@ -76,6 +77,7 @@ table! {
         canary: RawCanary,
         preview: RawPreview,
         watch: RawWatch,
+        migration: RawMigration,
         hooks: RawHooks,
         front: RawFront,
         new_privileges: bool,
@@ -181,6 +183,8 @@ pub struct AppSettings {
     pub preview: Option<Preview>,
     /// What happens after a flip.
     pub watch: Watch,
+    /// Which releases change the database; `None`: nobody looks.
+    pub migration: Option<MigrationRules>,
     /// Commands of the app at points of a deploy.
     pub hooks: Hooks,
     /// What routes the public traffic.
@@ -346,6 +350,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         canary,
         preview,
         watch,
+        migration: judge.migration(raw.migration),
         hooks: judge.hooks(&RawHooks::or_empty(raw.hooks, at.absent("hooks"))),
         front: front.unwrap_or_else(front_builtin::usual),
         public,

@@ -86,6 +86,7 @@ mod health;
 mod hooks;
 mod limits;
 mod listen;
+mod migration;
 pub(super) mod ports;
 mod preview;
 mod protocol;
@@ -116,6 +117,7 @@ pub(super) mod settings {
         health::{FastCgiProbe, Health, HttpProbe, Probe},
         hooks::Hooks,
         listen::{Listen, Sockets},
+        migration::MigrationRules,
         ports::Ports,
         preview::Preview,
         protocol::Protocol,
@@ -174,7 +176,7 @@ impl<T: Table> FromToml for T {
 }
 
 /// The keys of each table of an app; the empty name stands for the app's own table.
-pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 14] {
+pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 15] {
     [
         ("", RawApp::keys()),
         ("stop", stop::RawStop::keys()),
@@ -186,6 +188,7 @@ pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 14] {
         ("canary", canary::RawCanary::keys()),
         ("preview", preview::RawPreview::keys()),
         ("watch", watch::RawWatch::keys()),
+        ("migration", migration::RawMigration::keys()),
         ("hooks", hooks::RawHooks::keys()),
         ("front", front::RawFront::keys()),
         ("limits", limits::RawLimits::keys()),

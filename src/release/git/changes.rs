@@ -38,7 +38,7 @@ pub fn compare(context: &Context, mirror: &Mirror, between: &Between) -> Result<
 }
 
 /// The commit, if the mirror has it or can get it.
-fn known(context: &Context, mirror: &Mirror, commit: &str) -> Result<Option<Oid>, Failed> {
+pub(super) fn known(context: &Context, mirror: &Mirror, commit: &str) -> Result<Option<Oid>, Failed> {
     let repo = mirror.repo();
     let oid = Oid::from_str(commit).map_err(|err| unreadable(commit, &err))?;
     if repo.find_commit(oid).is_ok() {
@@ -61,27 +61,48 @@ fn touched(
     let matchers: Result<Vec<Matcher>, _> = lists.iter().map(Patterns::matcher).collect();
     let matchers =
         matchers.map_err(|err| GitError::Worker { stage: Stage::Opening, cause: Cause::new(err) })?;
-    let mut walk = Walk { repo, found: vec![Touched::default(); matchers.len()], matchers };
-    if !walk.matchers.is_empty() {
-        let from = from.map(|from| tree_of(repo, from)).transpose()?;
-        let tree = tree_of(repo, to)?;
-        walk.trees((from.as_ref(), Some(&tree)), Path::new("")).map_err(|err| unreadable(to, &err))?;
+    let mut found = vec![Touched::default(); matchers.len()];
+    if !matchers.is_empty() {
+        differing(repo, (from, to), &mut |path, _| note(path, &matchers, &mut found))?;
     }
-    Ok(walk.found)
+    Ok(found)
 }
 
-fn tree_of(repo: &Repository, commit: Oid) -> Result<Tree<'_>, GitError> {
+fn note(path: &Path, matchers: &[Matcher], found: &mut [Touched]) {
+    for (matcher, touched) in matchers.iter().zip(found) {
+        if matcher.picks(path) {
+            touched.count += 1;
+            if touched.files.len() < NAMED_FILES {
+                touched.files.push(path.to_string_lossy().into_owned());
+            }
+        }
+    }
+}
+
+/// Calls `visit` with each file that differs, and its object in the newer commit if that has the file. Without `from`
+/// all files differ.
+pub(super) fn differing(
+    repo: &Repository,
+    (from, to): (Option<Oid>, Oid),
+    visit: &mut dyn FnMut(&Path, Option<Oid>),
+) -> Result<(), GitError> {
+    let from = from.map(|from| tree_of(repo, from)).transpose()?;
+    let tree = tree_of(repo, to)?;
+    let mut walk = Walk { repo, visit };
+    walk.trees((from.as_ref(), Some(&tree)), Path::new("")).map_err(|err| unreadable(to, &err))
+}
+
+pub(super) fn tree_of(repo: &Repository, commit: Oid) -> Result<Tree<'_>, GitError> {
     repo.find_commit(commit).and_then(|commit| commit.tree()).map_err(|err| unreadable(commit, &err))
 }
 
-fn unreadable(commit: impl std::fmt::Display, err: &git2::Error) -> GitError {
+pub(super) fn unreadable(commit: impl std::fmt::Display, err: &git2::Error) -> GitError {
     GitError::Commit { commit: commit.to_string(), cause: Cause::new(err.message()) }
 }
 
 struct Walk<'a> {
     repo: &'a Repository,
-    matchers: Vec<Matcher>,
-    found: Vec<Touched>,
+    visit: &'a mut dyn FnMut(&Path, Option<Oid>),
 }
 
 impl Walk<'_> {
@@ -119,21 +140,11 @@ impl Walk<'_> {
             self.trees((below_old.as_ref(), below_new.as_ref()), &path)?;
         }
         let is_file = |entry: &TreeEntry<'_>| entry.kind() != Some(ObjectType::Tree);
-        if old.is_some_and(is_file) || new.is_some_and(is_file) {
-            self.file(&path);
+        let now = new.filter(|entry| is_file(entry));
+        if old.is_some_and(is_file) || now.is_some() {
+            (self.visit)(&path, now.map(TreeEntry::id));
         }
         Ok(())
-    }
-
-    fn file(&mut self, path: &Path) {
-        for (matcher, touched) in self.matchers.iter().zip(&mut self.found) {
-            if matcher.picks(path) {
-                touched.count += 1;
-                if touched.files.len() < NAMED_FILES {
-                    touched.files.push(path.to_string_lossy().into_owned());
-                }
-            }
-        }
     }
 }
 
@@ -192,49 +203,10 @@ fn since(repo: &Repository, from: Option<Oid>, to: Oid) -> Result<(Vec<Passed>, 
 
 #[cfg(test)]
 mod tests {
-    use git2::{Signature, Time};
-
     use super::*;
-
-    struct Place {
-        _dir: tempfile::TempDir,
-        repo: Repository,
-    }
+    use crate::release::git::fixture::Place;
 
     impl Place {
-        fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let repo = Repository::init_bare(dir.path()).unwrap();
-            Self { _dir: dir, repo }
-        }
-
-        /// A commit with exactly these files.
-        fn commit(&self, files: &[(&str, &str)], (message, parents): (&str, &[Oid])) -> Oid {
-            let mut index = git2::Index::new().unwrap();
-            for (path, text) in files {
-                let entry = git2::IndexEntry {
-                    ctime: git2::IndexTime::new(0, 0),
-                    mtime: git2::IndexTime::new(0, 0),
-                    dev: 0,
-                    ino: 0,
-                    mode: 0o100_644,
-                    uid: 0,
-                    gid: 0,
-                    file_size: 0,
-                    id: self.repo.blob(text.as_bytes()).unwrap(),
-                    flags: 0,
-                    flags_extended: 0,
-                    path: path.as_bytes().to_vec(),
-                };
-                index.add(&entry).unwrap();
-            }
-            let tree = self.repo.find_tree(index.write_tree_to(&self.repo).unwrap()).unwrap();
-            let parents: Vec<_> = parents.iter().map(|oid| self.repo.find_commit(*oid).unwrap()).collect();
-            let parents: Vec<_> = parents.iter().collect();
-            let me = Signature::new("a", "b", &Time::new(parents.len() as i64, 0)).unwrap();
-            self.repo.commit(None, &me, &me, message, &tree, &parents).unwrap()
-        }
-
         fn files(&self, from: Option<Oid>, to: Oid, patterns: &[&str]) -> Vec<String> {
             let list = Patterns::new(patterns.iter().map(|one| (*one).to_owned()).collect()).unwrap();
             touched(&self.repo, (from, to), &[list]).unwrap().remove(0).files

@@ -31,6 +31,7 @@ use super::{
     program::Programs,
     proxied::Proxied,
     report::Reporter,
+    schema,
     ssh_config::Routes,
     text::one_line,
     transfer::Context,
@@ -163,6 +164,9 @@ impl Session {
             Request::Compare(between) => self
                 .repaired(|session| changes::compare(&session.context, &session.mirror, &between))
                 .map(Answer::Compared),
+            Request::SchemaNews(question) => self
+                .repaired(|session| schema::news(&session.context, &session.mirror, &question))
+                .map(Answer::SchemaNews),
         }
     }
 

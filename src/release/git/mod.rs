@@ -24,6 +24,7 @@ mod proxied;
 mod remote;
 mod repack;
 mod report;
+mod schema;
 mod ssh_config;
 mod stall;
 mod submodule;

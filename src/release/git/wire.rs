@@ -11,8 +11,14 @@ use super::{
     verify::Trust,
 };
 use crate::{
-    config::{patterns::Patterns, settings::CheckoutLimit},
-    rules::ids::CommitId,
+    config::{
+        patterns::Patterns,
+        settings::{CheckoutLimit, MigrationRules},
+    },
+    rules::{
+        barrier::{Landmarks, SchemaNews},
+        ids::CommitId,
+    },
 };
 
 /// The first line to a worker: the app's settings.
@@ -75,6 +81,17 @@ pub enum Request {
     },
     /// Fetch two commits and tell what lies between them.
     Compare(Between),
+    /// Tell what a commit in the mirror changes in the database.
+    SchemaNews(SchemaQuestion),
+}
+
+/// A commit in the mirror, and what it is compared with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemaQuestion {
+    pub commit: CommitId,
+    pub landmarks: Landmarks,
+    /// `None`: nobody looks for migrations, only for the contract that set the barrier.
+    pub rules: Option<MigrationRules>,
 }
 
 /// Two commits to compare.
@@ -146,6 +163,8 @@ pub enum Answer {
     Described(Described),
     /// To `Compare`.
     Compared(Compared),
+    /// To `SchemaNews`.
+    SchemaNews(SchemaNews),
 }
 
 /// The tip of the branch at the remote.

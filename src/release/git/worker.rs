@@ -27,13 +27,17 @@ use super::{
     text::redact,
     verify::Trust,
     wire::{
-        self, Answer, Between, CheckedOut, Compared, Described, Fetched, Head, Line, Opening, Request, Want,
+        self, Answer, Between, CheckedOut, Compared, Described, Fetched, Head, Line, Opening, Request,
+        SchemaQuestion, Want,
     },
 };
 use crate::{
-    config::settings::{AppSettings, Auth, CheckoutLimit, Verify},
+    config::settings::{AppSettings, Auth, CheckoutLimit, MigrationRules, Verify},
     os::privilege,
-    rules::ids::CommitId,
+    rules::{
+        barrier::{Landmarks, SchemaNews},
+        ids::CommitId,
+    },
 };
 
 /// A worker with more resident memory than this after a request is replaced before the next.
@@ -253,6 +257,22 @@ impl Worker {
     pub async fn compare(&self, between: Between) -> Result<Compared, GitError> {
         match self.call(&Request::Compare(between), self.limits.total).await? {
             Answer::Compared(compared) => Ok(compared),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What a commit in the mirror changes in the database since what is live, and whether it contains the contract of
+    /// the barrier.
+    pub async fn schema_news(
+        &self,
+        commit: &CommitId,
+        landmarks: &Landmarks,
+        rules: Option<&MigrationRules>,
+    ) -> Result<SchemaNews, GitError> {
+        let (commit, landmarks) = (commit.clone(), landmarks.clone());
+        let question = SchemaQuestion { commit, landmarks, rules: rules.cloned() };
+        match self.call(&Request::SchemaNews(question), self.limits.total).await? {
+            Answer::SchemaNews(news) => Ok(news),
             other => Err(unexpected(&other)),
         }
     }

@@ -1,7 +1,7 @@
 //! Requests of operators: carried out, joined to what is under way, queued, or denied with a reason. The way back,
 //! `flip`, pre-empts a deploy in any phase (promise I3).
 
-use super::{Answer, Blocked, Denial, DenialKind, Turn, wanted};
+use super::{Answer, Blocked, Denial, DenialKind, Turn, flip_refusal, wanted};
 use crate::rules::{
     advice::{Advice, Verb},
     app::{
@@ -17,8 +17,10 @@ use crate::rules::{
 impl Turn<'_> {
     pub(super) fn asked(&mut self, by: &str, ask: &Ask) {
         let answer = match ask {
-            Ask::Deploy(want) => self.asked_deploy(by, want),
-            Ask::Flip => self.asked_flip(by),
+            Ask::Deploy(want) => self.asked_deploy(by, want, false),
+            Ask::ForceDeploy(want) => self.asked_deploy(by, want, true),
+            Ask::Flip => flip_refusal(&self.app).map_or_else(|| self.flip(by), Answer::Denied),
+            Ask::ForceFlip => self.asked_flip_by_force(by),
             Ask::Hold { reason } => {
                 self.place_hold(by.to_owned(), reason.clone(), Until::Resumed);
                 Answer::Said("automatic deploys are off; `bgd resume` turns them on again".to_owned())
@@ -34,7 +36,7 @@ impl Turn<'_> {
         self.answer = Some(answer);
     }
 
-    fn asked_deploy(&mut self, by: &str, want: &Want) -> Answer {
+    fn asked_deploy(&mut self, by: &str, want: &Want, forced: bool) -> Answer {
         if self.app.down_wanted || matches!(self.app.serving, Serving::OutOfService(_)) {
             return denied(DenialKind::Held, "the app was taken out of service by `bgd down`", Verb::Up);
         }
@@ -45,10 +47,11 @@ impl Turn<'_> {
         let id = self.fresh();
         if matches!(self.app.pipeline, Pipeline::Resting) && !self.context.unrecorded {
             let kind = Kind::Manual { want: want.clone(), live: self.live_id(), tip: self.app.head.clone() };
-            self.begin(id, (kind, by.to_owned()), want.clone());
+            let deploy = Deploy { forced, ..self.new_deploy(id, kind, by.to_owned()) };
+            self.begin(deploy, want.clone());
         } else {
             let (live, tip) = (self.live_id(), self.app.head.clone());
-            let queued = Queued { id, want: want.clone(), by: by.to_owned(), live, tip };
+            let queued = Queued { id, want: want.clone(), by: by.to_owned(), live, tip, forced };
             if let Some(older) = self.app.queued.replace(queued.clone()) {
                 self.note(Note::QueueReplaced(older));
             }
@@ -77,7 +80,8 @@ impl Turn<'_> {
         })
     }
 
-    fn asked_flip(&mut self, by: &str) -> Answer {
+    /// Goes back, or cancels the deploy under way.
+    pub(super) fn flip(&mut self, by: &str) -> Answer {
         self.drop_queue();
         match self.app.pipeline.clone() {
             Pipeline::Resting if self.app.down_wanted => being_taken_down(),

@@ -13,20 +13,25 @@ use crate::rules::{
 
 impl Turn<'_> {
     /// Begins a deploy that needs a fetch.
-    pub(super) fn begin(&mut self, id: DeployId, (kind, by): (Kind, String), want: Want) {
-        let deploy = self.new_deploy(id, kind, by);
+    pub(super) fn begin(&mut self, deploy: Deploy, want: Want) {
         let commit = match &want {
             Want::Commit(commit) => Some(commit.clone()),
             Want::Tip | Want::Rev(_) => None,
         };
-        let effect = self.act(Action::Fetch(want));
+        let effect = self.fetch(want);
         self.app.pipeline = Pipeline::Fetching { deploy, effect, commit };
         self.note(Note::DeployStarted);
         self.enter(Phase::Fetching);
     }
 
+    pub(super) fn fetch(&mut self, want: Want) -> EffectId {
+        let landmarks = self.app.landmarks();
+        self.act(Action::Fetch { want, landmarks })
+    }
+
     pub(super) fn new_deploy(&self, id: DeployId, kind: Kind, by: String) -> Deploy {
-        Deploy { id, kind, by, started: self.now(), phase_since: self.now() }
+        let (started, phase_since) = (self.now(), self.now());
+        Deploy { id, kind, by, started, phase_since, migration: None, forced: false }
     }
 
     /// Carries the deploy on when `effect` is the one it waits for; returns false when it is not. Until the next stage is
@@ -84,9 +89,9 @@ impl Turn<'_> {
     }
 
     fn fetched(&mut self, mut deploy: Deploy, asked: Option<CommitId>, result: &Result<Done, Failure>) {
-        let (commit, subject, author) = match result {
-            Ok(Done::Fetched { commit, subject, author }) => {
-                (commit.clone(), subject.clone(), author.clone())
+        let (commit, subject, author, news) = match result {
+            Ok(Done::Fetched { commit, subject, author, news }) => {
+                (commit.clone(), subject.clone(), author.clone(), news)
             }
             Ok(Done::Ensured | Done::Inconclusive { .. } | Done::Started { .. }) => {
                 return self.fetch_failed(deploy, asked, None);
@@ -100,6 +105,9 @@ impl Turn<'_> {
             let stage = Stage::Retiring { end: End::live() };
             self.app.pipeline = Pipeline::Deploying(Work { deploy, release, color, stage });
             return;
+        }
+        if let Some(failure) = self.judge_schema((&mut deploy, &release.commit), news) {
+            return self.fetch_failed(deploy, Some(release.commit), Some(failure));
         }
         let color = self.app.idle_color();
         let effect = self.act(Action::CheckOut { release: release.clone(), color });
@@ -159,6 +167,7 @@ impl Turn<'_> {
     }
 
     pub(super) fn run_before_start(&mut self, work: Work) {
+        self.raise_barrier(&work);
         self.act_at(work, Stage::Hooking, |release, color| Action::RunHook {
             hook: Hook::BeforeStart,
             release,
@@ -167,7 +176,9 @@ impl Turn<'_> {
         });
     }
 
+    /// Starts the release. Without a hook the release may migrate as it starts.
     pub(super) fn hook_ran(&mut self, work: Work) {
+        self.raise_barrier(&work);
         self.act_at(work, Stage::Starting, |release, color| Action::Start { release, color });
     }
 

@@ -118,6 +118,9 @@ impl Turn<'_> {
 
     pub(super) fn watch_failed(&mut self, mut work: Work, former: Option<Release>, failure: &Failure) {
         self.stepped(&mut work.deploy, Phase::Watching);
+        if !self.may_go_back(former.as_ref()) {
+            return self.stay(work, former, failure);
+        }
         self.unpin(&work.deploy);
         if self.way_back_is_warm() {
             self.enter(Phase::Switching);

@@ -4,14 +4,15 @@
 //!
 //! `deploying` carries a deploy forward, `canary` gives it the traffic by degrees, `ending` ends it (well or not),
 //! `serving` keeps the live instance up and empties the other color, `routing` sends routes to the front, `replacing`
-//! goes around a front that can't be moved, `announcing` tells the app what is live, `asking` answers operators,
-//! `recovering` goes on after a restart.
+//! goes around a front that can't be moved, `guarding` refuses ways back over a contract migration, `announcing` tells
+//! the app what is live, `asking` answers operators, `recovering` goes on after a restart.
 
 mod announcing;
 mod asking;
 mod canary;
 mod deploying;
 mod ending;
+mod guarding;
 mod recovering;
 mod replacing;
 mod routing;
@@ -21,9 +22,12 @@ mod tests;
 
 use std::time::Duration;
 
+pub use guarding::{deploy_refusal, flip_refusal};
+
 use super::{
     advice::Advice,
     app::{App, Deploy, Group, Idle, Kind, Pipeline, Release, Stage, Until, Verdict, Work},
+    barrier::OnFailure,
     canary::CanaryStep,
     effect::{Action, Effect, Note},
     event::{Event, Want},
@@ -73,6 +77,8 @@ pub struct Policy {
     pub after_live: bool,
     /// Whether there is an `after_failed` hook.
     pub after_failed: bool,
+    /// What follows when the watch of a release with a contract migration fails.
+    pub on_failure: OnFailure,
 }
 
 #[cfg(test)]
@@ -90,6 +96,7 @@ impl Policy {
             before_start: false,
             after_live: false,
             after_failed: false,
+            on_failure: OnFailure::Stay,
         }
     }
 }
@@ -175,6 +182,8 @@ pub enum DenialKind {
     NoWayBack,
     /// No release has a share of the traffic that could be changed.
     NoCanary,
+    /// A contract migration stands between what is live and what was asked for.
+    Barred,
 }
 
 /// Takes one event: total and pure.
@@ -328,13 +337,15 @@ impl Turn<'_> {
         }
         if let Some(queued) = self.app.queued.take() {
             let kind = Kind::Manual { want: queued.want.clone(), live: queued.live, tip: queued.tip };
-            self.begin(queued.id, (kind, queued.by), queued.want);
+            let deploy = Deploy { forced: queued.forced, ..self.new_deploy(queued.id, kind, queued.by) };
+            self.begin(deploy, queued.want);
             return true;
         }
         // A step has one fresh number.
         if let (Ok(commit), false) = (wanted(&self.app, self.now()), self.fresh_used) {
             let id = self.fresh();
-            self.begin(id, (Kind::Push, "poller".to_owned()), Want::Commit(commit));
+            let deploy = self.new_deploy(id, Kind::Push, "poller".to_owned());
+            self.begin(deploy, Want::Commit(commit));
             return true;
         }
         false

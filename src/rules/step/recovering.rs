@@ -334,7 +334,7 @@ impl Turn<'_> {
                     (Kind::Manual { want, .. }, None) => want.clone(),
                     (_, None) => Want::Tip,
                 };
-                let effect = self.act(Action::Fetch(want));
+                let effect = self.fetch(want);
                 self.app.pipeline = Pipeline::Fetching { deploy, effect, commit };
             }
             Pipeline::Deploying(work) => self.recover_stage(work, facts),
@@ -377,7 +377,7 @@ impl Turn<'_> {
     /// (a reboot), the new one starts again and the watch decides.
     fn recover_watching(&mut self, work: Work, former: Option<Release>, facts: &Facts) {
         let gone = facts.running.get(&work.color) != Some(&work.release.id);
-        if gone && self.way_back_is_warm() && self.warm_runs(facts) {
+        if gone && self.way_back_is_warm() && self.warm_runs(facts) && self.may_go_back(former.as_ref()) {
             let failure = gone_while((work.color, Phase::Watching), "while it was watched");
             return self.watch_failed(work, former, &failure);
         }

@@ -316,6 +316,7 @@ impl Turn<'_> {
     /// Notes that a release is live, and removes the verdict on its commit, whatever that was.
     pub(super) fn went_live(&mut self, color: Color, release: Release) {
         self.app.verdicts.remove(&release.commit);
+        self.app.stranded = None;
         self.note(Note::WentLive { color, release: release.clone() });
         self.announce(color, release);
     }

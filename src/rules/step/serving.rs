@@ -202,6 +202,7 @@ impl Turn<'_> {
         }
         if let Some((work, watch, former)) = self.watched()
             && self.way_back_is_warm()
+            && self.may_go_back(former.as_ref())
         {
             self.act(Action::Cancel(watch));
             self.set_dead();
@@ -269,7 +270,7 @@ impl Turn<'_> {
     fn leave_the_dead(&mut self) {
         let down = self.app.live().is_some_and(|live| !matches!(live.instance, Instance::Up { .. }));
         let Some((work, watch, former)) = self.watched() else { return };
-        if down && self.way_back_is_warm() {
+        if down && self.way_back_is_warm() && self.may_go_back(former.as_ref()) {
             self.act(Action::Cancel(watch));
             let color = work.color;
             self.watch_failed(

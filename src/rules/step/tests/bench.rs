@@ -3,6 +3,7 @@
 use super::super::{Answer, Context, Policy, Step, step};
 use crate::rules::{
     app::{App, Idle, Instance, Pipeline, Serving, Stage},
+    barrier::SchemaNews,
     effect::{Action, Note},
     event::{Ask, Done, Event, Facts, Routed, Want},
     ids::{Color, CommitId, DeployId, EffectId, ReleaseId},
@@ -20,6 +21,8 @@ pub struct Bench {
     pub acts: Vec<Action>,
     /// Every note so far, newest last.
     pub notes: Vec<Note>,
+    /// What the next fetches find.
+    pub news: SchemaNews,
 }
 
 pub fn commit(number: u32) -> CommitId {
@@ -40,6 +43,7 @@ impl Bench {
             policy: Policy::quiet(),
             acts: Vec::new(),
             notes: Vec::new(),
+            news: SchemaNews::default(),
         }
     }
 
@@ -120,6 +124,7 @@ impl Bench {
                 commit: known.clone().or(self.app.head.clone()).unwrap_or_else(|| commit(9)),
                 subject: "subject".to_owned(),
                 author: "author".to_owned(),
+                news: self.news.clone(),
             },
             _ => Done::Ensured,
         }

@@ -6,5 +6,6 @@ mod bench;
 mod canary;
 mod deploying;
 mod edges;
+mod guarding;
 mod recovering;
 mod replacing;
