@@ -208,8 +208,9 @@ fn a_barrier_outlives_the_daemon_and_its_deploy_and_a_failed_watch_stays() {
     stage.assert_barred(&["flip"], (first.as_str(), fixed.as_str(), cause.as_str()));
     assert!(stage.done(&["events", "--since", "0"]).contains("a person has to decide"));
 
-    let why = stage.done(&["why"]);
-    assert!(why.contains("a person has to decide") && why.contains("flip shop --force"), "{why}");
+    let why = stage.bgd(&["why"]);
+    assert!(why.stdout.contains("a person has to decide"), "{why:?}");
+    assert!(why.stderr.contains("`bgd flip shop --force` goes back"), "{why:?}");
 
     // By force it goes back, the daemon dead.
     stage.kill_daemon();
