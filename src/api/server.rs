@@ -43,7 +43,7 @@ const LONGEST: u64 = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// A file that is not a socket is at its path.
-    #[error("the control socket's path is taken by something that is no socket: {}", path.display())]
+    #[error("the control socket's path is taken by something that is not a socket: {}", path.display())]
     Taken { path: PathBuf },
     /// The socket can't be made.
     #[error("making the control socket: {}", path.display())]

@@ -122,7 +122,7 @@ impl Cursor<'_> {
         }
         let inner = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if key.is_empty() || !key.chars().all(inner) || key.starts_with(|c: char| c.is_ascii_digit()) {
-            return Err(self.bad("what stands before `=` is no name of a variable (letters, digits and `_`)"));
+            return Err(self.bad("what stands before `=` is not a variable name (letters, digits and `_`)"));
         }
         self.blanks();
         Ok(key.to_owned())

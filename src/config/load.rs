@@ -101,7 +101,9 @@ fn read(file: &Path) -> Result<Source, Problem> {
         problem(format!("can't be read: {error}"), hint)
     };
     let bytes = guarded::read(file, LARGEST).map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidInput => problem(format!("is no configuration: {error}"), "name another file"),
+        io::ErrorKind::InvalidInput => {
+            problem(format!("is not a configuration: {error}"), "name another file")
+        }
         _ => unreadable(error),
     })?;
     let text = String::from_utf8(bytes).map_err(|error| {

@@ -40,7 +40,7 @@ const BRANCH_PAGES: [&str; 4] = ["tree", "blob", "raw", "commits"];
 /// Finds an obvious mistake in the text of a remote.
 pub(super) fn judge(text: &str) -> Option<Misspelt> {
     if text.contains('\\') {
-        return misspelt("is no address that git fetches: it holds a backslash", "write / instead");
+        return misspelt("is not an address that git fetches: it holds a backslash", "write / instead");
     }
     if let Some(rest) = text.strip_prefix("git clone ") {
         return misspelt("is a command, not an address", format!("write {:?}", without_user(rest.trim())));
@@ -77,7 +77,8 @@ fn url(scheme: &str, rest: &str) -> Option<Misspelt> {
 }
 
 fn unknown_scheme(scheme: &str, rest: &str) -> Option<Misspelt> {
-    let what = format!("is no address that git fetches: {:?}", format!("{}://…", scheme.rsplit('@').next()?));
+    let what =
+        format!("is not an address that git fetches: {:?}", format!("{}://…", scheme.rsplit('@').next()?));
     let meant = match scheme.rsplit_once(['@', '+', ':', ' ', '<', '"', '\'']) {
         Some((_, inner)) if SCHEMES.contains(&inner) => Some(inner),
         _ => nearest(scheme, &SCHEMES),

@@ -19,7 +19,7 @@ pub enum SecretError {
         source: io::Error,
     },
     /// Its first line is not a valid secret. The message never shows it.
-    #[error("the first line of {} is no secret of 16 to 200 letters, digits, `-` and `_`", path.display())]
+    #[error("the first line of {} is not a secret of 16 to 200 letters, digits, `-` and `_`", path.display())]
     Unfit {
         /// The file.
         path: PathBuf,

@@ -23,10 +23,10 @@ const USUAL: [&str; 8] = ["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "WINCH",
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadSignal {
     /// No signal has this name.
-    #[error("is no signal: {0:?}")]
+    #[error("is not a signal: {0:?}")]
     Unknown(String),
     /// No signal has this number.
-    #[error("is no signal number: {0}")]
+    #[error("is not a signal number: {0}")]
     BadNumber(i64),
     /// The signal does not ask a process to end.
     #[error("does not ask a process to end: {0}")]

@@ -122,7 +122,7 @@ fn open_to_all(path: &Path) -> io::Result<()> {
     let found = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let meta = found.metadata()?;
     if !meta.file_type().is_socket() {
-        return Err(io::Error::other("it is no socket"));
+        return Err(io::Error::other("it is not a socket"));
     }
     if meta.mode() & MODE == MODE {
         return Ok(());

@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(connections(&path).unwrap(), 2);
         drop(client);
         if by_netlink(State::Connected).is_ok() {
-            assert_eq!(connections(&path).unwrap(), 1, "an end that the server keeps open is no request");
+            assert_eq!(connections(&path).unwrap(), 1, "an end that the server keeps open is not a request");
         }
         drop(server);
         drop(listener);

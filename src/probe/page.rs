@@ -21,7 +21,7 @@ pub enum BadPage {
     #[error("its head is longer than {HEAD_LIMIT} bytes")]
     TooLong,
     /// The `Status` header is not a number.
-    #[error("its status is no number of HTTP")]
+    #[error("its status is not an HTTP status")]
     Status,
     /// The end came before the blank line.
     #[error("it ended before its head was whole")]
@@ -191,8 +191,8 @@ mod tests {
         for (text, bad) in [
             ("SSH-2.0-OpenSSH_9.2\r\n\r\n", "its head is not as in HTTP or CGI"),
             ("\r\n\r\nok", "its head is empty"),
-            ("Status: fine\r\n\r\n", "its status is no number of HTTP"),
-            ("Status: 1000\r\n\r\n", "its status is no number of HTTP"),
+            ("Status: fine\r\n\r\n", "its status is not an HTTP status"),
+            ("Status: 1000\r\n\r\n", "its status is not an HTTP status"),
             ("HTTP/9.9 200 OK\r\n\r\n", "its head is not as in HTTP or CGI"),
         ] {
             assert_eq!(page(text.as_bytes()).unwrap_err().to_string(), bad, "{text:?}");

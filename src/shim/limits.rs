@@ -41,7 +41,7 @@ impl Limiter {
         let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
         let missing = |name: &&&str| !controllers.split_whitespace().any(|one| one == **name);
         let missing: Vec<_> = ["memory", "cpu", "pids"].iter().filter(missing).copied().collect();
-        let unified = "/sys/fs/cgroup is no unified hierarchy (cgroup v2) with";
+        let unified = "/sys/fs/cgroup is not a unified hierarchy (cgroup v2) with";
         (!missing.is_empty()).then(|| format!("{unified} the controllers {}", missing.join(", ")))
     }
 

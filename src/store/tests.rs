@@ -68,7 +68,7 @@ fn a_committed_step_is_there_after_reopening() {
 #[test]
 fn k6_a_damaged_record_is_moved_aside_and_a_new_one_begun() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("bgd.db"), "this is no database, whatever its name says, not at all")
+    std::fs::write(dir.path().join("bgd.db"), "this is not a database, whatever its name says, not at all")
         .unwrap();
     let (store, opened) = Store::open(dir.path(), Time(7)).unwrap();
     let Opened::MovedAside { to, why } = opened else { panic!("not moved aside") };
@@ -97,7 +97,7 @@ fn a_file_without_tables_is_no_record_yet() {
     assert!(!there());
     drop(Store::open(dir.path(), Time(0)).unwrap());
     assert!(there());
-    std::fs::write(dir.path().join("bgd.db"), "this is no database, whatever its name says").unwrap();
+    std::fs::write(dir.path().join("bgd.db"), "this is not a database, whatever its name says").unwrap();
     assert!(Store::open_read_only(dir.path()).is_err(), "what can't be read is to be said");
 }
 

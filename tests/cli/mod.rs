@@ -564,7 +564,7 @@ fn a_configuration_that_is_no_file_is_refused_by_every_command_alike() {
             assert_eq!(ran.code, 2, "{command} {file}: {ran:?}");
             let said = format!("{}{}", ran.out, ran.err);
             assert!(
-                said.contains("is no configuration: not a file of at most 4 MiB"),
+                said.contains("is not a configuration: not a file of at most 4 MiB"),
                 "{command} {file}: {said}"
             );
         }

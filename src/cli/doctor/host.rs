@@ -120,7 +120,7 @@ fn directory(label: &str, dir: &Path) -> Finding {
     let (shown, below) = (dir.display(), there.display());
     if !there.is_dir() {
         return Finding::fail(
-            format!("{label}: {below} is no directory"),
+            format!("{label}: {below} is not a directory"),
             "move it away, or correct the path",
         );
     }

@@ -394,7 +394,7 @@ impl Judge<'_> {
             && written.value.chars().all(|c| inner(c) && !c.is_control() && !c.is_whitespace())
             && !written.value.starts_with('-');
         if !fits {
-            let what = format!("is no name of a user: {:?}", written.value);
+            let what = format!("is not a user name: {:?}", written.value);
             self.notes.error(&written.at, what, "the name alone; its groups come with it");
         }
         if fits && written.value.bytes().all(|c| c.is_ascii_digit()) {
@@ -417,8 +417,8 @@ mod tests {
         ("keep = -1", "4 app.shop.keep", "1 or more: -1"),
         ("keep = \"5\"", "4 app.shop.keep", "expected a whole number, found a text"),
         ("keep = 99999999999999999999", "4 app.shop.keep", "too large"),
-        ("user = \"\"", "4 app.shop.user", "no name of a user"),
-        ("user = \"www-data:www\"", "4 app.shop.user", "no name of a user"),
+        ("user = \"\"", "4 app.shop.user", "not a user name"),
+        ("user = \"www-data:www\"", "4 app.shop.user", "not a user name"),
         ("env_file = \"~/shop.env\"", "4 app.shop.env_file", "`~` is not expanded"),
         ("env_file = \"\"", "4 app.shop.env_file", "is empty"),
         ("env_file = \"/etc/\"", "4 app.shop.env_file", "is a directory"),

@@ -73,7 +73,7 @@ impl Judge<'_> {
         // The `%` is optional, as in `bgd canary set`.
         let number = share.strip_suffix('%').unwrap_or(share);
         let Some(percent) = number.parse::<u32>().ok().filter(|_| is_number(number)) else {
-            self.notes.error(at, format!("is no step of a canary: {value:?}"), STEP);
+            self.notes.error(at, format!("is not a canary step: {value:?}"), STEP);
             return None;
         };
         let Some(share) = u8::try_from(percent).ok().and_then(Share::percent).filter(|it| *it != Share::ALL)
@@ -126,7 +126,7 @@ impl Judge<'_> {
             Some((other, at)) => {
                 let hint =
                     "\"none\": each request for itself; \"ip\" or \"cookie\": a client stays on its side";
-                self.notes.error(at, format!("is no kind of stickiness: {other:?}"), hint);
+                self.notes.error(at, format!("is not a kind of stickiness: {other:?}"), hint);
                 STICKY
             }
         }
@@ -137,7 +137,7 @@ impl Judge<'_> {
         let Written { value, at } = given.value()?;
         let fits = |c: u8| c.is_ascii_alphanumeric() || c == b'_';
         if value.is_empty() || value.len() > 64 || !value.bytes().all(fits) {
-            let what = format!("is no name of a cookie here: {:?}", shorten(value));
+            let what = format!("is not a cookie name here: {:?}", shorten(value));
             self.notes.error(at, what, "1 to 64 letters, digits and `_`, such as \"bgd_shop\"");
             return None;
         }
@@ -164,15 +164,15 @@ mod tests {
         ("canary.steps = []", "4 app.shop.canary.steps", "is empty"),
         ("canary.steps = \"5%\"", "4 app.shop.canary.steps", "expected a list, found a text"),
         ("canary.steps = [5]", "4 app.shop.canary.steps[0]", "expected a text, found the number 5"),
-        ("canary.steps = [\"five\"]", "4 app.shop.canary.steps[0]", "is no step of a canary: \"five\""),
-        ("canary.steps = [\"2m\"]", "4 app.shop.canary.steps[0]", "is no step of a canary: \"2m\""),
+        ("canary.steps = [\"five\"]", "4 app.shop.canary.steps[0]", "is not a canary step: \"five\""),
+        ("canary.steps = [\"2m\"]", "4 app.shop.canary.steps[0]", "is not a canary step: \"2m\""),
         ("canary.steps = [\"100\"]", "4 app.shop.canary.steps[0]", "is not a part of the traffic: \"100\""),
-        ("canary.steps = [\"5%%\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
-        ("canary.steps = [\"5 %\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
-        ("canary.steps = [\"%:2m\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
-        ("canary.steps = [\"2.5%:2m\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
-        ("canary.steps = [\"-5%\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
-        ("canary.steps = [\"99999999999%\"]", "4 app.shop.canary.steps[0]", "is no step of a canary"),
+        ("canary.steps = [\"5%%\"]", "4 app.shop.canary.steps[0]", "is not a canary step"),
+        ("canary.steps = [\"5 %\"]", "4 app.shop.canary.steps[0]", "is not a canary step"),
+        ("canary.steps = [\"%:2m\"]", "4 app.shop.canary.steps[0]", "is not a canary step"),
+        ("canary.steps = [\"2.5%:2m\"]", "4 app.shop.canary.steps[0]", "is not a canary step"),
+        ("canary.steps = [\"-5%\"]", "4 app.shop.canary.steps[0]", "is not a canary step"),
+        ("canary.steps = [\"99999999999%\"]", "4 app.shop.canary.steps[0]", "is not a canary step"),
         ("canary.steps = [\"5%:\"]", "4 app.shop.canary.steps[0]", "the time of \"5%:\" is empty"),
         ("canary.steps = [\"5%:10\"]", "4 app.shop.canary.steps[0]", "has no unit: \"10\""),
         ("canary.steps = [\"5%:2m:3m\"]", "4 app.shop.canary.steps[0]", "is not a duration: \"2m:3m\""),
@@ -192,7 +192,7 @@ mod tests {
         (
             "canary = { steps = [\"5%\"], sticky = \"yes\" }",
             "4 app.shop.canary.sticky",
-            "is no kind of stickiness",
+            "is not a kind of stickiness",
         ),
         (
             "canary = { steps = [\"5%\"], sticky = true }",
@@ -207,7 +207,7 @@ mod tests {
         (
             "canary = { steps = [\"5%\"], sticky = \"cookie\", cookie = \"a-b\" }",
             "4 app.shop.canary.cookie",
-            "is no name of a cookie here: \"a-b\"",
+            "is not a cookie name here: \"a-b\"",
         ),
         ("canary = { steps = [\"5%\"], shares = 1 }", "4 app.shop.canary.shares", "unknown key"),
     ];

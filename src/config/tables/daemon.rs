@@ -92,7 +92,7 @@ fn principal(judge: &mut Judge<'_>, written: &Written<String>) -> Option<Princip
     let name = group.unwrap_or(&written.value);
     let strange = |c: char| c.is_whitespace() || c.is_control() || "@,:/".contains(c);
     if name.is_empty() || name.contains(strange) || name.starts_with('-') {
-        let what = format!("is no name of a user or group: {:?}", written.value);
+        let what = format!("is not a user or group name: {:?}", written.value);
         judge.notes.error(&written.at, what, "a user such as \"anna\", or a group with @ such as \"@ops\"");
         return None;
     }
@@ -127,8 +127,8 @@ mod tests {
     use crate::config::{parse, tests::*};
 
     const WRONG: &[Wrong] = &[
-        ("[daemon]\noperators = [\"an na\"]", "5 daemon.operators[0]", "is no name of a user or group"),
-        ("[daemon]\nreaders = [\"@\"]", "5 daemon.readers[0]", "is no name of a user or group"),
+        ("[daemon]\noperators = [\"an na\"]", "5 daemon.operators[0]", "is not a user or group name"),
+        ("[daemon]\nreaders = [\"@\"]", "5 daemon.readers[0]", "is not a user or group name"),
         ("[daemon]\nstate_dir = \"\"", "5 daemon.state_dir", "is empty"),
         ("[daemon]\nruntime_dir = \"~/run\"", "5 daemon.runtime_dir", "`~` is not expanded"),
         ("[daemon]\nruntime = \"/run\"", "5 daemon.runtime", "unknown key"),

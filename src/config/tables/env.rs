@@ -45,7 +45,7 @@ impl Judge<'_> {
         let Some(all) = given.into_value() else { return BTreeMap::new() };
         for (name, written) in &all.value.0 {
             if name.is_empty() || name.contains(|c: char| c == '=' || c.is_control() || c.is_whitespace()) {
-                self.notes.error(&written.at, "is no name of a variable", "letters, digits and `_`");
+                self.notes.error(&written.at, "is not a variable name", "letters, digits and `_`");
             }
             let (own, stands_for) = match listen {
                 Listen::Ports => ("PORT", "{port}"),
@@ -65,7 +65,7 @@ mod tests {
     use crate::config::tests::*;
 
     const WRONG: &[Wrong] = &[
-        ("env = { \"A B\" = \"x\" }", "4 app.shop.env.\"A B\"", "no name of a variable"),
+        ("env = { \"A B\" = \"x\" }", "4 app.shop.env.\"A B\"", "not a variable name"),
         ("env = { BGD_COLOR = \"x\" }", "4 app.shop.env.BGD_COLOR", "set by bgd itself"),
         ("env = { PORT = \"80\" }", "4 app.shop.env.PORT", "set by bgd itself"),
         ("env = [\"A=b\"]", "4 app.shop.env", "expected a table such as"),

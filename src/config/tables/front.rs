@@ -146,7 +146,7 @@ impl Judge<'_> {
         let hint = |word: &str| meant(word, &names, "use \"builtin\", \"nginx\" or \"haproxy\"");
         let kind = match raw.kind {
             Given::Absent => &KINDS[0],
-            _ => self.word(&raw.kind, &words, "is no front", hint)?,
+            _ => self.word(&raw.kind, &words, "is not a front", hint)?,
         };
         for other in KINDS.iter().filter(|other| other.name != kind.name) {
             for (key, at) in (other.written)(&raw) {
@@ -163,7 +163,8 @@ impl Judge<'_> {
 mod tests {
     use crate::config::tests::*;
 
-    const WRONG: &[Wrong] = &[("front.type = \"ngnix\"", "4 app.shop.front.type", "is no front: \"ngnix\"")];
+    const WRONG: &[Wrong] =
+        &[("front.type = \"ngnix\"", "4 app.shop.front.type", "is not a front: \"ngnix\"")];
 
     #[test]
     fn each_wrong_value_is_one_error_at_its_key_and_line() {

@@ -84,7 +84,7 @@ impl Judge<'_> {
         match text.parse::<SocketAddr>() {
             Ok(address) if address.port() != 0 => Some(address),
             _ => {
-                self.notes.error(&written.at, format!("is no address to listen on: {text:?}"), hint);
+                self.notes.error(&written.at, format!("is not an address to listen on: {text:?}"), hint);
                 None
             }
         }
@@ -107,8 +107,8 @@ mod tests {
     use crate::config::tests::*;
 
     const WRONG: &[Wrong] = &[
-        ("front.listen = \":80\"", "4 app.shop.front.listen", "no address to listen on"),
-        ("front.listen = \"127.0.0.1:0\"", "4 app.shop.front.listen", "no address to listen on"),
+        ("front.listen = \":80\"", "4 app.shop.front.listen", "not an address to listen on"),
+        ("front.listen = \"127.0.0.1:0\"", "4 app.shop.front.listen", "not an address to listen on"),
         ("front.listen = 80", "4 app.shop.front.listen", "expected a text, found the number 80"),
     ];
 

@@ -148,7 +148,7 @@ impl Judge<'_> {
         let written = written?;
         let fits = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
         if written.value.is_empty() || !written.value.chars().all(fits) {
-            let said = format!("is no name of a {what}: {:?}", written.value);
+            let said = format!("is not a {what} name: {:?}", written.value);
             self.notes.error(&written.at, said, "letters, digits, `-`, `_`, `.` and `:`, as in haproxy.cfg");
             return None;
         }
@@ -176,12 +176,12 @@ mod tests {
         (
             "front = { type = \"haproxy\", backend = \"a; b\" }",
             "4 app.shop.front.backend",
-            "is no name of a backend",
+            "is not a backend name",
         ),
         (
             "front = { type = \"haproxy\", servers = [\"a\", \"b/c\"] }",
             "4 app.shop.front.servers[1]",
-            "is no name of a server",
+            "is not a server name",
         ),
         (
             "front = { type = \"haproxy\", servers = [\"a\"] }",

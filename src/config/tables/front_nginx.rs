@@ -121,7 +121,7 @@ impl Judge<'_> {
             fits.then(|| text.to_owned())
         };
         let hint = "letters, digits, `-`, `_` and `.`, such as \"shop\"";
-        self.text(given, name, "is no name of an upstream", hint)
+        self.text(given, name, "is not an upstream name", hint)
     }
 
     /// The include file, which only bgd may write: it replaces the whole file.
@@ -176,7 +176,7 @@ mod tests {
         (
             "front = { type = \"nginx\", upstream = \"a;b\" }",
             "4 app.shop.front.upstream",
-            "no name of an upstream",
+            "not an upstream name",
         ),
         ("front = { type = \"nginx\", file = \"/etc/\" }", "4 app.shop.front.file", "is a directory"),
         (

@@ -187,7 +187,7 @@ impl Judge<'_> {
     pub(super) fn url_path(&mut self, path: &Written<String>) -> Option<String> {
         let odd = |c: char| c.is_control() || c.is_whitespace() || c == '#' || !c.is_ascii();
         if !path.value.starts_with('/') || path.value.contains(odd) {
-            let what = format!("is no path of a URL: {:?}", path.value);
+            let what = format!("is not a URL path: {:?}", path.value);
             self.notes.error(&path.at, what, path_hint(&path.value));
             return None;
         }
@@ -202,7 +202,7 @@ impl Judge<'_> {
         let written = given.value()?;
         let inner = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
         if written.value.is_empty() || !written.value.chars().all(inner) {
-            let what = format!("is no value of a Host header: {:?}", written.value);
+            let what = format!("is not a Host header value: {:?}", written.value);
             self.notes.error(
                 &written.at,
                 what,
@@ -230,7 +230,7 @@ impl Judge<'_> {
             match u16::try_from(code.value) {
                 Ok(value @ 100..=599) => codes.push(value),
                 _ => {
-                    let what = format!("is no status of HTTP: {}", code.value);
+                    let what = format!("is not an HTTP status: {}", code.value);
                     self.notes.error(&code.at, what, "a status is 100 to 599, such as 200");
                 }
             }
@@ -300,10 +300,10 @@ mod tests {
             "6 app.shop.health.script",
             "no effect without `path`",
         ),
-        ("health.path = \"up\"", "4 app.shop.health.path", "no path of a URL"),
-        ("health.path = \"http://localhost:3000/up\"", "4 app.shop.health.path", "no path of a URL"),
+        ("health.path = \"up\"", "4 app.shop.health.path", "not a URL path"),
+        ("health.path = \"http://localhost:3000/up\"", "4 app.shop.health.path", "not a URL path"),
         ("health = \"/up\"", "4 app.shop.health", "expected a table, found a text"),
-        ("health.path = \"/a b\"", "4 app.shop.health.path", "no path of a URL"),
+        ("health.path = \"/a b\"", "4 app.shop.health.path", "not a URL path"),
         ("health = { path = \"/\", command = \"x\" }", "4 app.shop.health.command", "exclude each other"),
         (
             "health = { command = \"x\", host = \"h\" }",
@@ -312,11 +312,11 @@ mod tests {
         ),
         ("health = { path = \"/\", body = \"\" }", "4 app.shop.health.body", "is empty"),
         ("health = { path = \"/\", status = [] }", "4 app.shop.health.status", "is empty"),
-        ("health = { path = \"/\", status = [99] }", "4 app.shop.health.status[0]", "no status of HTTP: 99"),
+        ("health = { path = \"/\", status = [99] }", "4 app.shop.health.status[0]", "not an HTTP status: 99"),
         (
             "health = { path = \"/\", host = \"http://x\" }",
             "4 app.shop.health.host",
-            "no value of a Host header",
+            "not a Host header value",
         ),
         ("health.interval = \"0ms\"", "4 app.shop.health.interval", "longer than zero"),
         ("health.successes = 0", "4 app.shop.health.successes", "1 or more"),

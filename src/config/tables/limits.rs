@@ -35,7 +35,7 @@ impl Judge<'_> {
             None => {
                 let hint =
                     meant(value, LEAST_MEMORY).map_or(hint.to_owned(), |meant| format!("write {meant:?}"));
-                self.notes.error(at, format!("is no amount of memory: {value:?}"), hint);
+                self.notes.error(at, format!("is not an amount of memory: {value:?}"), hint);
             }
         }
         None
@@ -53,7 +53,7 @@ impl Judge<'_> {
                 Some(cores) => format!("{hint}: of {value} cores write \"{:.0}%\"", cores * 100.0),
                 None => hint.to_owned(),
             };
-            self.notes.error(at, format!("is no share of the CPU: {value:?}"), hint);
+            self.notes.error(at, format!("is not a share of the CPU: {value:?}"), hint);
         }
         percent
     }
@@ -71,9 +71,9 @@ mod tests {
     use crate::config::tests::*;
 
     const WRONG: &[Wrong] = &[
-        ("limits.memory = \"512\"", "4 app.shop.limits.memory", "is no amount of memory"),
+        ("limits.memory = \"512\"", "4 app.shop.limits.memory", "is not an amount of memory"),
         ("limits.memory = \"1M\"", "4 app.shop.limits.memory", "is too little"),
-        ("limits.cpu = \"2\"", "4 app.shop.limits.cpu", "is no share of the CPU"),
+        ("limits.cpu = \"2\"", "4 app.shop.limits.cpu", "is not a share of the CPU"),
         ("limits.tasks = 0", "4 app.shop.limits.tasks", "must be 8 or more"),
     ];
 

@@ -77,7 +77,7 @@ impl Judge<'_> {
         let hint = |word: &str| {
             meant(word, &["tcp", "unix"], "use \"tcp\" or \"unix\"; the public address is `front.listen`")
         };
-        let unix = match self.word(&raw.listen, &words, "is no way to listen", hint) {
+        let unix = match self.word(&raw.listen, &words, "is not a way to listen", hint) {
             Some(unix) => unix,
             None if raw.listen.value().is_some() => return Listen::Ports,
             None => false,
@@ -185,7 +185,7 @@ mod tests {
         let tcp = errors(&with("build = \"make {socket}\""));
         assert_eq!(tcp, ["4 app.shop.build: has {socket}, which stands for nothing here"]);
         let wrong = errors(&with("listen = \"0.0.0.0:80\""));
-        assert_eq!(wrong, ["4 app.shop.listen: is no way to listen: \"0.0.0.0:80\""]);
+        assert_eq!(wrong, ["4 app.shop.listen: is not a way to listen: \"0.0.0.0:80\""]);
     }
 
     #[test]

@@ -148,7 +148,7 @@ impl Judge<'_> {
         let mut port = |written: &Written<i64>| {
             let port = u16::try_from(written.value).ok().filter(|port| *port != 0);
             if port.is_none() {
-                self.notes.error(&written.at, format!("is no port: {}", written.value), hint);
+                self.notes.error(&written.at, format!("is not a port: {}", written.value), hint);
             }
             port
         };
@@ -168,8 +168,8 @@ mod tests {
     use crate::config::tests::*;
 
     const WRONG: &[Wrong] = &[
-        ("ports = [0, 9502]", "4 app.shop.ports[0]", "no port: 0"),
-        ("ports = [9501, 65536]", "4 app.shop.ports[1]", "no port: 65536"),
+        ("ports = [0, 9502]", "4 app.shop.ports[0]", "not a port: 0"),
+        ("ports = [9501, 65536]", "4 app.shop.ports[1]", "not a port: 65536"),
         ("ports = [9501]", "4 app.shop.ports", "needs two ports, found 1"),
         ("instances = 0", "4 app.shop.instances", "must be 1 to 64: 0"),
         ("instances = 65", "4 app.shop.instances", "must be 1 to 64: 65"),

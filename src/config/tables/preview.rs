@@ -100,7 +100,7 @@ impl Judge<'_> {
         let fits = |c: u8| c.is_ascii_alphanumeric() || c == b'-';
         let hint = "1 to 64 letters, digits and `-`, such as \"X-Bgd-Preview\"";
         if value.is_empty() || value.len() > 64 || !value.bytes().all(fits) {
-            self.notes.error(at, format!("is no name of a header here: {:?}", shorten(value)), hint);
+            self.notes.error(at, format!("is not a header name here: {:?}", shorten(value)), hint);
             return None;
         }
         if TAKEN.iter().any(|taken| value.eq_ignore_ascii_case(taken)) {
@@ -126,7 +126,7 @@ mod tests {
         (
             "canary.steps = [\"0%\"]\npreview = { secret_file = \"s\", header = \"X_Look\" }",
             "5 app.shop.preview.header",
-            "is no name of a header here: \"X_Look\"",
+            "is not a header name here: \"X_Look\"",
         ),
         (
             "canary.steps = [\"0%\"]\npreview = { secret_file = \"s\", header = \"Host\" }",
@@ -136,7 +136,7 @@ mod tests {
         (
             "canary.steps = [\"0%\"]\npreview = { secret_file = \"s\", cookie = \"\" }",
             "5 app.shop.preview.cookie",
-            "is no name of a cookie here",
+            "is not a cookie name here",
         ),
         (
             "canary = { steps = [\"5%\"], sticky = \"cookie\", cookie = \"BGD_preview\" }\npreview.secret_file = \"s\"",

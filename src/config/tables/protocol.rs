@@ -25,7 +25,7 @@ impl Judge<'_> {
     pub(super) fn protocol(&mut self, given: &Given<String>) -> Protocol {
         let names = NAMES.map(|(name, _)| name);
         let hint = |word: &str| meant(word, &names, "use \"http\", \"fastcgi\" or \"uwsgi\"");
-        self.word(given, &NAMES, "is no protocol", hint).unwrap_or(DEFAULT)
+        self.word(given, &NAMES, "is not a protocol", hint).unwrap_or(DEFAULT)
     }
 
     /// Checks that the front supports the app's protocol; `None` stands for a front that is already refused.
@@ -59,7 +59,7 @@ mod tests {
     };
 
     const WRONG: &[Wrong] = &[
-        ("protocol = \"ftp\"", "4 app.shop.protocol", "is no protocol: \"ftp\""),
+        ("protocol = \"ftp\"", "4 app.shop.protocol", "is not a protocol: \"ftp\""),
         ("protocol = \"fastcgi\"", "4 app.shop.protocol", "speaks HTTP only"),
         ("protocol = \"uwsgi\"\nfront.type = \"builtin\"", "4 app.shop.protocol", "speaks HTTP only"),
     ];

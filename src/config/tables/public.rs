@@ -54,7 +54,7 @@ impl Judge<'_> {
             true => "it is asked without TLS; name an address that answers plain http from this host",
             false => "such as \"http://127.0.0.1:80/up\", or \"none\" to measure nothing",
         };
-        let what = format!("is no address that can be asked: {:?}", written.value);
+        let what = format!("is not an address that can be asked: {:?}", written.value);
         self.notes.error(&written.at, what, hint);
     }
 }

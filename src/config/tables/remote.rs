@@ -58,7 +58,7 @@ impl Judge<'_> {
         let is_path = text.starts_with(['/', '.']);
         let odd = |c: char| c.is_control() || c == ' ' && !is_path;
         if text.starts_with('-') || text.contains(odd) {
-            self.notes.error(at, "is no address that git fetches", EXAMPLES);
+            self.notes.error(at, "is not an address that git fetches", EXAMPLES);
             return None;
         }
         match text.split_once("://") {
@@ -94,7 +94,7 @@ impl Judge<'_> {
     fn remote_url(&mut self, scheme: &str, rest: &str, at: &Span) -> Option<Remote> {
         let known = SCHEMES.iter().find(|(name, _)| scheme.eq_ignore_ascii_case(name));
         let Some((_, transport)) = known else {
-            let what = format!("is no address that git fetches: {:?}", format!("{scheme}://…"));
+            let what = format!("is not an address that git fetches: {:?}", format!("{scheme}://…"));
             self.notes.error(at, what, EXAMPLES);
             return None;
         };
@@ -150,7 +150,7 @@ impl Judge<'_> {
         if !is_branch(name) {
             self.notes.error(
                 at,
-                format!("is no name of a branch: {name:?}"),
+                format!("is not a branch name: {name:?}"),
                 "see `git check-ref-format --help`",
             );
             return None;
@@ -187,7 +187,7 @@ mod tests {
         ("branch = \"\"", "4 app.shop.branch", "is empty"),
         ("branch = \"refs/heads/main\"", "4 app.shop.branch", "whole ref"),
         ("branch = \"refs/tags/v1\"", "4 app.shop.branch", "whole ref"),
-        ("branch = \"a..b\"", "4 app.shop.branch", "no name of a branch"),
+        ("branch = \"a..b\"", "4 app.shop.branch", "not a branch name"),
         ("branch = 1", "4 app.shop.branch", "expected a text, found the number 1"),
     ];
 
@@ -224,15 +224,15 @@ mod tests {
             ("", "is empty"),
             ("  ", "is empty"),
             ("~/shop.git", "`~` is not expanded"),
-            ("--upload-pack=x", "no address that git fetches"),
+            ("--upload-pack=x", "not an address that git fetches"),
             ("https://", "names no host"),
             ("ssh://-oProxyCommand=x/y", "names no host"),
-            ("svn://host/x", "no address that git fetches: \"svn://…\""),
+            ("svn://host/x", "not an address that git fetches: \"svn://…\""),
             ("file://srv/shop.git", "without an absolute path"),
-            ("https://host/a\\nb", "no address that git fetches"),
+            ("https://host/a\\nb", "not an address that git fetches"),
             ("git@git.example.com/acme/shop.git", "lacks the colon"),
             ("ssh://git@git.example.com:acme/shop.git", "names no port"),
-            ("/srv/a\\u001bb", "no address that git fetches"),
+            ("/srv/a\\u001bb", "not an address that git fetches"),
         ] {
             let found = errors(&format!("[app.shop]\nremote = \"{remote}\"\nstart = \"x\""));
             assert_eq!(found.len(), 1, "{remote}: {found:#?}");

@@ -120,7 +120,7 @@ mod tests {
 
     const WRONG: &[Wrong] = &[
         ("stop.signal = \"STOP\"", "4 app.shop.stop.signal", "does not ask a process to end: SIGSTOP"),
-        ("stop.signal = 99", "4 app.shop.stop.signal", "is no signal number: 99"),
+        ("stop.signal = 99", "4 app.shop.stop.signal", "is not a signal number: 99"),
         ("stop.command = \"\"", "4 app.shop.stop.command", "is empty"),
         ("stop.wait = \"1s\"", "4 app.shop.stop.wait", "unknown key"),
     ];

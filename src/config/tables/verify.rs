@@ -57,7 +57,7 @@ impl Judge<'_> {
                 .word(
                     &raw.range,
                     &[("tip", VerifyRange::Tip), ("all", VerifyRange::All)],
-                    "is no range",
+                    "is not a range",
                     |_| "\"tip\": the commit that is deployed; \"all\": every new commit".to_owned(),
                 )
                 .unwrap_or(RANGE),
@@ -75,7 +75,7 @@ mod tests {
         (
             "verify = { signers = \"s\", range = \"some\" }",
             "4 app.shop.verify.range",
-            "is no range: \"some\"",
+            "is not a range: \"some\"",
         ),
         ("verify.signers = \"~/s\"", "4 app.shop.verify.signers", "`~` is not expanded"),
         ("verify.keyring = \"\"", "4 app.shop.verify.keyring", "is empty"),

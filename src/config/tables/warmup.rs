@@ -86,7 +86,7 @@ mod tests {
         ("warmup = {}", "4 app.shop.warmup.paths", "is required"),
         ("warmup.requests = 5", "4 app.shop.warmup.paths", "is required"),
         ("warmup.paths = []", "4 app.shop.warmup.paths", "is empty"),
-        ("warmup.paths = [\"/\", \"x\"]", "4 app.shop.warmup.paths[1]", "is no path of a URL: \"x\""),
+        ("warmup.paths = [\"/\", \"x\"]", "4 app.shop.warmup.paths[1]", "is not a URL path: \"x\""),
         (
             "warmup = { paths = [\"/\"], requests = 0 }",
             "4 app.shop.warmup.requests",

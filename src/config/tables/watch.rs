@@ -92,7 +92,7 @@ impl Judge<'_> {
                 max_error_rate: self.text(
                     &raw.max_error_rate,
                     rate,
-                    "is no error rate",
+                    "is not an error rate",
                     "percent of all requests, 0% to 100%, such as \"1%\" or \"0.5%\"",
                 ),
                 max_p95: self.slower(&raw.max_p95),
@@ -119,7 +119,7 @@ impl Judge<'_> {
         let hint = format!(
             "how much slower than the old color, as \"+30%\": begins with `+`, at most \"+{MOST_SLOWER}%\""
         );
-        self.text(given, percent, "is no limit of the 95th percentile", hint)
+        self.text(given, percent, "is not a limit of the 95th percentile", hint)
     }
 
     fn min_requests(&mut self, given: &Given<i64>) -> NonZeroU32 {
@@ -131,7 +131,7 @@ impl Judge<'_> {
     fn inconclusive(&mut self, given: &Given<String>) -> Inconclusive {
         let words = [("go_on", Inconclusive::GoOn), ("hold", Inconclusive::Hold)];
         let hint = "\"go_on\": too little traffic is said, and the deploy goes on; \"hold\": it waits";
-        self.word(given, &words, "is no way to go on", |_| hint.to_owned()).unwrap_or_default()
+        self.word(given, &words, "is not a way to go on", |_| hint.to_owned()).unwrap_or_default()
     }
 }
 
@@ -196,17 +196,17 @@ mod tests {
             "4 app.shop.watch.max_error_rate",
             "expected a text, found the number 1",
         ),
-        ("watch.max_error_rate = \"1\"", "4 app.shop.watch.max_error_rate", "is no error rate: \"1\""),
-        ("watch.max_error_rate = \"101%\"", "4 app.shop.watch.max_error_rate", "is no error rate"),
+        ("watch.max_error_rate = \"1\"", "4 app.shop.watch.max_error_rate", "is not an error rate: \"1\""),
+        ("watch.max_error_rate = \"101%\"", "4 app.shop.watch.max_error_rate", "is not an error rate"),
         (
             "watch.max_p95 = \"30%\"",
             "4 app.shop.watch.max_p95",
-            "is no limit of the 95th percentile: \"30%\"",
+            "is not a limit of the 95th percentile: \"30%\"",
         ),
-        ("watch.max_p95 = \"+30\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile"),
-        ("watch.max_p95 = \"++3%\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile"),
-        ("watch.max_p95 = \"+%\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile"),
-        ("watch.max_p95 = \"+10001%\"", "4 app.shop.watch.max_p95", "is no limit of the 95th percentile"),
+        ("watch.max_p95 = \"+30\"", "4 app.shop.watch.max_p95", "is not a limit of the 95th percentile"),
+        ("watch.max_p95 = \"++3%\"", "4 app.shop.watch.max_p95", "is not a limit of the 95th percentile"),
+        ("watch.max_p95 = \"+%\"", "4 app.shop.watch.max_p95", "is not a limit of the 95th percentile"),
+        ("watch.max_p95 = \"+10001%\"", "4 app.shop.watch.max_p95", "is not a limit of the 95th percentile"),
         (
             "watch.min_requests = 200",
             "4 app.shop.watch.min_requests",
@@ -225,7 +225,7 @@ mod tests {
         (
             "watch = { max_p95 = \"+30%\", inconclusive = \"wait\" }",
             "4 app.shop.watch.inconclusive",
-            "is no way to go on: \"wait\"",
+            "is not a way to go on: \"wait\"",
         ),
     ];
 

@@ -106,7 +106,7 @@ inconclusive = \"hold\"";
   hint: each step has a larger share than the one before
 error: bgd.toml:5: app.shop.canary.steps[2]: is not a part of the traffic: "100%"
   hint: a step is 0% to 99%; after the last one the release gets all of the traffic by itself
-error: bgd.toml:5: app.shop.canary.steps[3]: is no step of a canary: "x"
+error: bgd.toml:5: app.shop.canary.steps[3]: is not a canary step: "x"
   hint: a share and how long, such as "5%:2m"; a share alone, such as "20%", lasts until `bgd promote`
 error: bgd.toml:6: app.shop.canary.stickiness: unknown key
   hint: did you mean `sticky`?

@@ -41,7 +41,7 @@ error: bgd.toml:9: app.shop.shared[0]: leaves the release: "../storage"
   hint: write a path relative to the release, without `..`
 error: bgd.toml:10: app.shop.stop.command: `signal` and `command` exclude each other
   hint: keep one of them
-error: bgd.toml:10: app.shop.stop.signal: is no signal: "TREM"
+error: bgd.toml:10: app.shop.stop.signal: is not a signal: "TREM"
   hint: did you mean "TERM"?
 error: bgd.toml:13: app.shop.health.timeout: must be longer than zero
   hint: leave it out for the default, 5s
@@ -49,9 +49,9 @@ error: bgd.toml:14: app.shop.health.body: has no effect without `path`
   hint: add path = "/…"
 error: bgd.toml:15: app.shop.health.status: has no effect without `path`
   hint: add path = "/…"
-error: bgd.toml:15: app.shop.health.status[1]: is no status of HTTP: 999
+error: bgd.toml:15: app.shop.health.status[1]: is not an HTTP status: 999
   hint: a status is 100 to 599, such as 200
-error: bgd.toml:18: app.shop.front.type: is no front: "haprox"
+error: bgd.toml:18: app.shop.front.type: is not a front: "haprox"
   hint: did you mean "haproxy"?
 error: bgd.toml:20: demon: unknown key
   hint: did you mean `daemon`?"#;

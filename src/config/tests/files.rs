@@ -43,7 +43,7 @@ fn files_that_cannot_be_read_are_problems_beside_the_others() {
     assert!(found.contains(&(Some(2), "is not UTF-8")), "{found:#?}");
     assert!(found.contains(&(Some(4), "must be 1 or more: 0")), "{found:#?}");
     let directory = load(dir.path()).unwrap_err().0;
-    assert!(directory[0].what.contains("is no configuration"), "{directory:#?}");
+    assert!(directory[0].what.contains("is not a configuration"), "{directory:#?}");
 }
 
 #[test]

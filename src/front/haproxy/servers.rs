@@ -177,7 +177,7 @@ fn server(line: &str, columns: &[&str]) -> Result<Server, String> {
 }
 
 fn number<N: std::str::FromStr>(text: &str) -> Result<N, String> {
-    text.parse().map_err(|_| format!("{text:?} is no number that fits"))
+    text.parse().map_err(|_| format!("{text:?} is not a number that fits"))
 }
 
 #[cfg(test)]
@@ -264,7 +264,7 @@ pub(super) mod tests {
         assert_eq!(parse("2\n").unwrap_err(), "version \"2\", not 1");
         assert_eq!(parse("1\n").unwrap_err(), "it has no header");
         let err = parse(&ANSWER.replace(" 9501 ", " 95010 ")).unwrap_err();
-        assert_eq!(err, "\"95010\" is no number that fits");
+        assert_eq!(err, "\"95010\" is not a number that fits");
         assert!(parse("1\n# srv_name\nblue\n").unwrap_err().starts_with("no srv_addr in"));
     }
 }

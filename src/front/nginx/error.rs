@@ -57,7 +57,7 @@ pub enum NginxError {
         pid: i32,
     },
     /// The pid file names another process: the kernel reused the pid, or nginx runs without a master.
-    #[error("process {pid} of {path} is no nginx master: {cmdline:?}")]
+    #[error("process {pid} of {path} is not an nginx master: {cmdline:?}")]
     NotNginx {
         path: PathBuf,
         /// The pid in the pid file.

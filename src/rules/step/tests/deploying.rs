@@ -110,7 +110,7 @@ fn b8_a_clock_that_goes_back_does_not_put_the_next_try_off() {
     assert_eq!(bench.state(), "Resting", "it waits");
     bench.now = Time(bench.now.0 - 3_600_000);
     bench.tell(&Event::Ticked);
-    assert_eq!(bench.state(), "Fetching", "an hour is no wait that was ever meant");
+    assert_eq!(bench.state(), "Fetching", "an hour is not a wait that was ever meant");
 }
 
 #[test]
