@@ -5,13 +5,14 @@ use std::{path::Path, time::Duration};
 use bgd::config::{
     duration,
     settings::{
-        AppSettings, Auth, Canary, CheckoutLimit, FrontSettings, Health, Hooks, HttpProbe, Inconclusive,
-        Limits, Listen, MemoryCheck, MigrationRules, OnFailure, Preview, Principal, Probe, Protocol, Rewrite,
-        Settings, Start, Sticky, Stop, StopHow, Verify, VerifyRange, Warmup, Watch,
+        AppSettings, Auth, Canary, CheckoutLimit, FrontSettings, Gates, Health, Hooks, HttpProbe,
+        Inconclusive, Limits, Listen, MemoryCheck, MigrationRules, OnFailure, Preview, Principal, Probe,
+        Protocol, Rewrite, Settings, Start, Sticky, Stop, StopHow, Verify, VerifyRange, Warmup, Watch,
     },
     signal,
 };
 use bgd::os::privilege::NewPrivileges;
+use bgd::rules::opening::{Freeze, Window};
 use toml::{Table, Value};
 
 /// The whole of a `bgd.toml`.
@@ -74,11 +75,48 @@ fn app(app: &AppSettings) -> Table {
     put_if(&mut out, "migration", app.migration.as_ref().map(migration));
     put(&mut out, "limits", limits(app.limits));
     put(&mut out, "hooks", hooks(&app.hooks));
+    gates(&app.gates, &mut out);
     let mut routed = front(&app.front);
     put(&mut routed, "address", app.public.as_ref().map_or("none", |public| public.url.as_str()));
     put(&mut out, "front", routed);
     out
 }
+
+fn gates(gates: &Gates, out: &mut Table) {
+    put_if(out, "paths", gates.paths.as_ref().map(|paths| list(paths.iter())));
+    put(out, "skip", list(gates.skip.clone()));
+    let zone = |zone: &jiff::tz::TimeZone| zone.iana_name().unwrap_or("UTC").to_owned();
+    let window = |window: &Window| {
+        let mut out = Table::new();
+        let named = |day: &jiff::civil::Weekday| DAYS[day.to_monday_zero_offset() as usize];
+        put(&mut out, "days", list(window.days.iter().map(named)));
+        put(&mut out, "from", window.from.strftime("%H:%M").to_string());
+        let to = window.to.strftime("%H:%M").to_string();
+        put(&mut out, "to", if to == "00:00" { "24:00".to_owned() } else { to });
+        put(&mut out, "time_zone", zone(&window.zone));
+        out
+    };
+    put(out, "window", list(gates.openings.windows.iter().map(window)));
+    let freeze = |freeze: &Freeze| {
+        let mut out = Table::new();
+        put(&mut out, "from", freeze.from.to_string());
+        put(&mut out, "to", freeze.to.to_string());
+        put(&mut out, "time_zone", zone(&freeze.zone));
+        put_if(&mut out, "reason", freeze.reason.clone());
+        out
+    };
+    put(out, "freeze", list(gates.openings.freezes.iter().map(freeze)));
+    if let Some(command) = &gates.command {
+        let mut gate = Table::new();
+        put(&mut gate, "command", command.line.as_str());
+        put(&mut gate, "interval", time(command.interval));
+        put(&mut gate, "timeout", time(command.timeout));
+        put(&mut gate, "deadline", time(command.deadline));
+        put(out, "gate", gate);
+    }
+}
+
+const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 
 fn start(start: &Start) -> Value {
     match start {

@@ -11,8 +11,8 @@ use crate::{
         refusal::refusal,
         why,
         wire::{
-            AppReport, BarrierReport, CanaryReport, DeployReport, Exit, FlipReport, HoldReport, IdleReport,
-            InstanceReport, LastReport, LiveReport, Refusal, RemoteReport, RollbackReport,
+            AppReport, BarrierReport, CanaryReport, DeployReport, Exit, FlipReport, GateReport, HoldReport,
+            IdleReport, InstanceReport, LastReport, LiveReport, Refusal, RemoteReport, RollbackReport,
             UnconfiguredReport,
         },
     },
@@ -68,6 +68,12 @@ pub fn app(snapshot: &Snapshot) -> AppReport {
         rollback: rollback(snapshot),
         schema_ahead: app.schema_ahead().map(barrier),
         why: Some(why::why(snapshot)),
+        gate: app.closed_gates().first().map(|gate| GateReport {
+            kind: gate.kind,
+            commit: gate.commit.clone(),
+            text: gate.text.clone(),
+            opens_at: gate.opens_at.map(Stamp),
+        }),
     }
 }
 

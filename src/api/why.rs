@@ -30,6 +30,11 @@ pub fn why(snapshot: &Snapshot) -> Why {
     let head = app.head.as_ref().map_or("the tip", |head| head.short());
     match step::wanted(app, clock::now()) {
         Ok(_) => say(WhyCode::Deploying, format!("{head} is about to be deployed"), None),
+        Err(Blocked::Gate) => gated(snapshot, head),
+        Err(Blocked::GatesUnasked) => match &snapshot.remote.error {
+            Some(_) => not_seen(snapshot),
+            None => say(WhyCode::NotPolledYet, format!("the gates are being asked about {head}"), None),
+        },
         Err(Blocked::OutOfService) => {
             let text = "the app was taken out of service by `bgd down`".to_owned();
             say(WhyCode::Stopped, text, Some(format!("`bgd up {name}` brings it back")))
@@ -41,6 +46,16 @@ pub fn why(snapshot: &Snapshot) -> Why {
         Err(Blocked::BadCommit) => say(WhyCode::BadCommit, marked_bad(app, head), Some(newer(name, head))),
         Err(Blocked::RetryLater(at)) => retry_later(at, (name, head)),
     }
+}
+
+/// The first closed gate.
+fn gated(snapshot: &Snapshot, head: &str) -> Why {
+    let (app, name) = (&snapshot.app, &snapshot.settings.name);
+    let Some(gate) = app.closed_gates().first() else {
+        return say(WhyCode::Gate, format!("{head} waits for a gate"), None);
+    };
+    let hint = format!("`bgd deploy {name}` passes all gates; a newer commit is asked about anew");
+    Why { again_at: gate.opens_at.map(Stamp), ..say(WhyCode::Gate, gate.text.clone(), Some(hint)) }
 }
 
 fn say(code: WhyCode, text: String, hint: Option<String>) -> Why {

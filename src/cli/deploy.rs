@@ -170,6 +170,7 @@ mod tests {
             steps: vec![StepRecord { name: "build".to_owned(), ms: 2_100 }],
             meter: None,
             replaced: false,
+            passed_gates: Vec::new(),
         }
     }
 

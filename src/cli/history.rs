@@ -214,6 +214,7 @@ mod tests {
             steps: vec![StepRecord { name: "build".to_owned(), ms: 2_100 }],
             meter: Some(MeterRecord { requests: 57, lost: 0, longest_gap_ms: 108 }),
             replaced: false,
+            passed_gates: Vec::new(),
         }
     }
 

@@ -24,16 +24,25 @@ pub(super) const INSTANCE: &str = "BGD_INSTANCE";
 /// An `env_file` that can't be read or understood, an unknown `user`, or a variable that no process can
 /// be given.
 pub fn environment(app: &AppSettings, context: &Context) -> Result<BTreeMap<String, String>, CommandError> {
-    let mut env = base((app.user.as_deref(), &context.places), |name| std::env::var(name).ok())?;
-    if let Some(file) = &app.env_file {
-        env.extend(env_file::read(file)?);
-    }
+    let mut env = base_environment(app, &context.places)?;
     env.extend(app.env.iter().map(|(name, value)| (name.clone(), context.values.expand(value))));
     env.extend(promised(app, context)?);
     match env.iter().find(|(name, value)| !possible(name, value)) {
         Some((name, _)) => Err(CommandError::EnvVariable { name: name.clone() }),
         None => Ok(env),
     }
+}
+
+/// What every command of an app has beside its own variables: bgd's base, and `env_file`.
+pub(super) fn base_environment(
+    app: &AppSettings,
+    places: &Places,
+) -> Result<BTreeMap<String, String>, CommandError> {
+    let mut env = base((app.user.as_deref(), places), |name| std::env::var(name).ok())?;
+    if let Some(file) = &app.env_file {
+        env.extend(env_file::read(file)?);
+    }
+    Ok(env)
 }
 
 fn base(

@@ -126,5 +126,6 @@ fn app() -> AppSettings {
             response_timeout: Duration::from_secs(60),
         },
         public: None,
+        gates: Default::default(),
     }
 }

@@ -8,6 +8,7 @@ mod commands;
 mod environment;
 mod error;
 mod failure;
+mod gate;
 mod home;
 mod owner;
 mod places;
@@ -25,6 +26,7 @@ pub use commands::{
 pub use environment::environment;
 pub use error::CommandError;
 pub(crate) use failure::{command_failure, explained, failure, not_started, start_failure, tail, trouble};
+pub use gate::gate_command;
 pub(crate) use home::closed_way;
 pub(crate) use owner::{Owner, lookup};
 pub use places::{Context, Places};

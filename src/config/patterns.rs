@@ -70,7 +70,6 @@ impl Matcher {
 
 impl Judge<'_> {
     /// A list of patterns; `None` if it is absent or wrong.
-    #[allow(dead_code, reason = "for the keys that hold patterns")]
     pub(in crate::config) fn patterns(&mut self, given: &Given<Vec<Written<String>>>) -> Option<Patterns> {
         let written = given.value()?;
         let sound: Vec<bool> = written.value.iter().map(|one| self.pattern(one)).collect();
@@ -83,7 +82,6 @@ impl Judge<'_> {
         Patterns::new(texts).ok().filter(|_| sound.into_iter().all(|sound| sound))
     }
 
-    #[allow(dead_code, reason = "for the keys that hold patterns")]
     fn pattern(&mut self, one: &Written<String>) -> bool {
         let text = one.value.as_str();
         let bare = text.trim().trim_start_matches('!');
@@ -112,7 +110,6 @@ impl Judge<'_> {
     }
 }
 
-#[allow(dead_code, reason = "for the keys that hold patterns")]
 /// Whether a comma stands outside of braces, where it is an ordinary letter.
 fn has_comma(pattern: &str) -> bool {
     let mut depth = 0_u32;

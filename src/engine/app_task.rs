@@ -28,6 +28,7 @@ use crate::{
     rules::{
         effect::{Action, Effect, Note},
         event::{Ask, Event},
+        gate::GateLook,
         ids::{AppName, DeployId, EffectId},
         step::{self, Answer, Context, Noted, Policy},
         time::Stamp,
@@ -132,7 +133,8 @@ impl AppTask {
         deps: Deps,
     ) -> Result<(Self, Inbox, watch::Receiver<Snapshot>), StoreError> {
         let name = settings.name.clone();
-        let state = deps.store.app(&name)?.unwrap_or_default();
+        let mut state = deps.store.app(&name)?.unwrap_or_default();
+        state.gates = gates_of(&settings, state.gates);
         let (sender, inbox) = mpsc::unbounded_channel();
         let snapshot = Snapshot {
             settings: settings.clone(),
@@ -467,6 +469,7 @@ impl AppTask {
             steps: Vec::new(),
             meter: None,
             replaced: due.notes.iter().any(|noted| matches!(noted.note, Note::Replaced { .. })),
+            passed_gates: Vec::new(),
         };
         self.shown.send_modify(|snapshot| snapshot.last = Some(last));
     }
@@ -505,6 +508,14 @@ impl AppTask {
         });
         self.running.insert(id, task);
     }
+}
+
+/// The last look at the gates, if it was at these: other gates have to be asked before anything is deployed.
+fn gates_of(settings: &AppSettings, recorded: Option<GateLook>) -> Option<GateLook> {
+    let fingerprint = settings.gates.fingerprint();
+    let unasked = || GateLook::unasked(fingerprint);
+    let present = recorded.filter(|look| look.settings == fingerprint);
+    settings.gates.any().then(|| present.unwrap_or_else(unasked))
 }
 
 /// A flip must not wait for the next try to write the record.

@@ -167,7 +167,11 @@ impl Apps {
         let kick = Arc::new(Notify::new());
         let mut tasks = vec![tokio::spawn(task.run())];
         if polling == Polling::On {
-            tasks.push(tokio::spawn(watch_remote(interpreter.clone(), inbox.clone(), kick.clone())));
+            tasks.push(tokio::spawn(watch_remote(
+                interpreter.clone(),
+                (inbox.clone(), seen.clone()),
+                kick.clone(),
+            )));
             let app = interpreter.clone();
             tasks.push(tokio::spawn(async move { app.end_removals().await }));
         }

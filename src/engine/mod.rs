@@ -9,6 +9,7 @@ mod attending;
 mod building;
 mod counting;
 mod disk;
+mod gates;
 mod hanging;
 mod interpreter;
 mod judging;

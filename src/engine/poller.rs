@@ -3,12 +3,16 @@
 
 use std::sync::Arc;
 
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep_until},
+};
 
 use super::{
     app_task::{Inbox, Message},
+    gates::Gatekeeper,
     interpreter::Interpreter,
-    snapshot::RemoteSeen,
+    snapshot::{RemoteSeen, Snapshot},
 };
 use crate::{
     os::{errors::chain, hash::fnv},
@@ -18,18 +22,22 @@ use crate::{
 };
 
 /// Runs until the app's task ends. `kick` asks for a look at once.
-pub async fn watch_remote(interpreter: Arc<Interpreter>, inbox: Inbox, kick: Arc<Notify>) {
+pub async fn watch_remote(
+    interpreter: Arc<Interpreter>,
+    (inbox, shown): (Inbox, watch::Receiver<Snapshot>),
+    kick: Arc<Notify>,
+) {
     let settings = interpreter.settings().clone();
     let local = git::local_path(&settings.remote);
     let watch = local.as_ref().map(|path| LocalWatch::start(path.clone()));
+    let mut gates = Gatekeeper::of(&interpreter, &shown);
     // Spreads the apps that failed together.
     let seed = fnv(settings.name.as_str().as_bytes());
     let mut seen = RemoteSeen::default();
     let (mut failures, mut every) = (0, settings.poll);
     loop {
-        match look(&interpreter, local.as_deref()).await {
+        let looked = match look(&interpreter, local.as_deref()).await {
             Ok((head, refs)) => {
-                failures = 0;
                 every = settings.poll.max(backoff::listing_wait(refs.unwrap_or(0)));
                 seen = RemoteSeen {
                     head: Some(head.clone()),
@@ -37,7 +45,18 @@ pub async fn watch_remote(interpreter: Arc<Interpreter>, inbox: Inbox, kick: Arc
                     crowd: refs.filter(|_| every > settings.poll),
                     ..RemoteSeen::default()
                 };
-                if inbox.send(Message::Event(Event::HeadSeen(head))).is_err() {
+                // Gates may take their time.
+                if gates.is_some() && inbox.send(Message::Remote(seen.clone())).is_err() {
+                    return;
+                }
+                ask(&mut gates, head).await
+            }
+            Err(err) => Err(err),
+        };
+        match looked {
+            Ok(event) => {
+                failures = 0;
+                if inbox.send(Message::Event(event)).is_err() {
                     return;
                 }
             }
@@ -55,12 +74,38 @@ pub async fn watch_remote(interpreter: Arc<Interpreter>, inbox: Inbox, kick: Arc
         if inbox.send(Message::Remote(seen.clone())).is_err() {
             return;
         }
-        // All arms are cancel-safe: a sleep, a notification that is kept for the next wait, a watch's signal.
-        tokio::select! {
-            () = sleep(wait) => {}
-            () = kick.notified() => {}
-            () = changed(watch.as_ref()) => {}
+        let next = Instant::now() + wait;
+        loop {
+            // All arms are cancel-safe: a sleep, a notification that is kept for the next wait, a watch's signal, and the
+            // gatekeeper's own wait.
+            tokio::select! {
+                () = sleep_until(next) => break,
+                () = kick.notified() => break,
+                () = changed(watch.as_ref()) => break,
+                () = due(gates.as_mut()) => {}
+            }
+            let Some(head) = seen.head.clone() else { break };
+            // The next look at the remote reports an error that lasts.
+            let Ok(event) = ask(&mut gates, head).await else { break };
+            if inbox.send(Message::Event(event)).is_err() {
+                return;
+            }
         }
+    }
+}
+
+/// The event of a tip that was seen, with what the gates say about it.
+async fn ask(gates: &mut Option<Gatekeeper>, head: CommitId) -> Result<Event, GitError> {
+    match gates {
+        Some(gates) => Ok(Event::GatesSeen(Box::new(gates.ask(&head).await?))),
+        None => Ok(Event::HeadSeen(head)),
+    }
+}
+
+async fn due(gates: Option<&mut Gatekeeper>) {
+    match gates {
+        Some(gates) => gates.due().await,
+        None => std::future::pending().await,
     }
 }
 

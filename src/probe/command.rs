@@ -28,13 +28,35 @@ const KEPT: usize = 4096;
 /// The most bytes left in a pipe after its writer has ended: the default capacity of a pipe.
 const PIPE: usize = 64 * 1024;
 
+/// The end of a command.
+#[derive(Debug)]
+pub struct Ended {
+    /// `None`: it ran into its limit and was killed.
+    pub status: Option<ExitStatus>,
+    /// The end of what it printed, at most 4 KiB.
+    pub output: Vec<u8>,
+}
+
 /// Runs the command once.
 pub(super) async fn ask(command: &ProbeCommand, limit: Duration) -> Outcome {
     let program = command.argv.first().cloned().unwrap_or_default();
-    let not_run = |error: io::Error| {
-        (Reason::NotRun { program: program.clone(), error: error.to_string() }, String::new())
-    };
-    let mut running = start(command).map_err(not_run)?;
+    let ended = run(command, limit)
+        .await
+        .map_err(|error: io::Error| (Reason::NotRun { program, error: error.to_string() }, String::new()))?;
+    let output = tail(&ended.output);
+    match ended.status {
+        Some(status) if status.success() => Ok(output),
+        Some(status) => Err((Reason::Command { status: exit_words(status), output: output.clone() }, output)),
+        None => Err((Reason::CommandTooSlow { limit, output: output.clone() }, output)),
+    }
+}
+
+/// Runs a command to its end, or to its limit.
+///
+/// # Errors
+/// When it can't be started or waited for.
+pub async fn run(command: &ProbeCommand, limit: Duration) -> io::Result<Ended> {
+    let mut running = start(command)?;
     let ended = timeout(limit, running.ended()).await;
     // Kills processes that the command left behind, so that none of them keeps the pipe open or accumulates.
     running.group.kill();
@@ -43,12 +65,10 @@ pub(super) async fn ask(command: &ProbeCommand, limit: Duration) -> Outcome {
         let _ = timeout(REAP, running.child.wait()).await;
     }
     running.drain();
-    let output = tail(&running.output);
+    let output = running.output;
     match ended {
-        Ok(Ok(status)) if status.success() => Ok(output),
-        Ok(Ok(status)) => Err((Reason::Command { status: words(status), output: output.clone() }, output)),
-        Ok(Err(error)) => Err(not_run(error)),
-        Err(_) => Err((Reason::CommandTooSlow { limit, output: output.clone() }, output)),
+        Ok(status) => Ok(Ended { status: Some(status?), output }),
+        Err(_) => Ok(Ended { status: None, output }),
     }
 }
 
@@ -135,7 +155,8 @@ fn give_up_rights(run: &mut Command, command: &ProbeCommand) -> io::Result<()> {
     Ok(())
 }
 
-fn words(status: ExitStatus) -> String {
+/// `exit code 1`, `signal 9`.
+pub fn exit_words(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),

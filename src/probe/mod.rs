@@ -26,6 +26,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+pub use command::{Ended, exit_words, run};
 pub use public::{Public, Reply};
 pub use reason::Reason;
 pub use visit::{Visit, Visitor};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     barrier::{Barrier, Stranded},
     canary::Canary,
+    gate::GateLook,
     ids::{Color, CommitId, DeployId, EffectId, Generation, ReleaseId},
     time::Time,
     words::Phase,
@@ -36,6 +37,8 @@ pub struct App {
     pub queued: Option<Queued>,
     /// The remote's tip as last seen.
     pub head: Option<CommitId>,
+    /// What the gates said about that tip; `None`: the app has none.
+    pub gates: Option<GateLook>,
     /// Why automatic deploys are off.
     pub hold: Option<Hold>,
     /// Commits that bgd does not deploy by itself, or only after a wait.

@@ -10,8 +10,9 @@ use super::{
     canary::Share,
     deploy::Release,
     event::Want,
+    gate::Gate,
     ids::{Color, CommitId, DeployId, EffectId, Generation, ReleaseId},
-    words::{Failure, Phase},
+    words::{Failure, GateKind, Phase},
 };
 
 /// An action with its number; the result comes back as `Event::Done` with the same number.
@@ -245,6 +246,12 @@ pub enum Note {
         /// The cause, for people.
         why: String,
     },
+    /// A gate keeps a commit back.
+    GateClosed(Gate),
+    /// A gate that kept a commit back lets it pass.
+    GateOpened(Gate),
+    /// A deploy by hand passed these closed gates.
+    GatesPassed(Vec<GateKind>),
     /// A commit will not be deployed by itself again.
     MarkedBad(CommitId),
     /// A contract is about to change the database.

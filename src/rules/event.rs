@@ -8,6 +8,7 @@ use super::{
     barrier::SchemaNews,
     canary::Share,
     deploy::Release,
+    gate::GateLook,
     ids::{Color, CommitId, EffectId, ReleaseId},
     words::Failure,
 };
@@ -17,6 +18,8 @@ use super::{
 pub enum Event {
     /// The poller saw the tip of the branch.
     HeadSeen(CommitId),
+    /// The poller saw the tip of an app with gates, and asked them.
+    GatesSeen(Box<GateLook>),
     /// An operator made a request.
     Asked {
         /// The user who asked.

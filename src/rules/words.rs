@@ -208,6 +208,31 @@ words! {
         NotPolledYet = "not_polled_yet",
         /// The record can't be written.
         Unrecorded = "unrecorded",
+        /// A closed gate.
+        Gate = "gate",
+    }
+}
+
+words! {
+    /// The kind of a gate.
+    GateKind {
+        /// No file of the app has changed.
+        Paths = "paths",
+        /// Every commit since the live one asks not to be deployed.
+        Skip = "skip",
+        /// Outside of all windows.
+        Window = "window",
+        /// A frozen day.
+        Freeze = "freeze",
+        /// The gate command did not open it.
+        Command = "command",
+    }
+}
+
+impl GateKind {
+    /// Whether it is of the calendar, and so closed for all commits at once.
+    pub fn is_of_time(self) -> bool {
+        matches!(self, Self::Window | Self::Freeze)
     }
 }
 
@@ -256,6 +281,10 @@ words! {
         HoldReleased = "hold_released",
         /// A contract migration is about to change the database.
         BarrierSet = "barrier_set",
+        /// A gate keeps a commit back.
+        GateClosed = "gate_closed",
+        /// A gate that kept a commit back is open.
+        GateOpened = "gate_opened",
         /// An app is out of service.
         TakenDown = "taken_down",
         /// The record and the host disagree.

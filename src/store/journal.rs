@@ -258,6 +258,11 @@ fn write_note(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Resul
                 super::replaced::keep(tx, deploy.id)?;
             }
         }
+        Note::GatesPassed(kinds) => {
+            if let Some(deploy) = &noted.deploy {
+                super::passed_gates::keep(tx, deploy.id, kinds)?;
+            }
+        }
         Note::ShareChanged(_)
         | Note::Inconclusive(_)
         | Note::Retired { .. }
@@ -268,6 +273,8 @@ fn write_note(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Resul
         | Note::HealthChanged { .. }
         | Note::HoldPlaced(_)
         | Note::HoldReleased { .. }
+        | Note::GateClosed(_)
+        | Note::GateOpened(_)
         | Note::MarkedBad(_)
         | Note::BarrierSet(_)
         | Note::BarrierPassed { .. }

@@ -10,6 +10,7 @@ mod configured;
 mod former;
 mod journal;
 mod meter;
+mod passed_gates;
 mod read;
 pub mod record;
 mod replaced;
@@ -222,7 +223,11 @@ impl Store {
             connection.query_row("PRAGMA user_version", [], |row| row.get(0))
         };
         match set_up().map_err(Unusable::classify)? {
-            0 => connection.execute_batch(schema::TABLES).map_err(Unusable::classify)?,
+            0 => connection
+                .execute_batch(schema::TABLES)
+                .and_then(|()| connection.execute_batch(schema::ADDED_BY_2))
+                .map_err(Unusable::classify)?,
+            1 => connection.execute_batch(schema::ADDED_BY_2).map_err(Unusable::classify)?,
             schema::VERSION => {}
             -1 => return Err(Unusable::Content("it is damaged".to_owned())),
             newer => {

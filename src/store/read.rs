@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::{
-    Store, StoreError, meter,
+    Store, StoreError, meter, passed_gates,
     record::{DeployDetail, DeployRecord, EventRecord, StepRecord},
     replaced, sql,
 };
@@ -157,6 +157,7 @@ impl Store {
             for deploy in &mut deploys {
                 deploy.meter = meter::reading(&connection, deploy.id)?;
                 deploy.replaced = replaced::is(&connection, deploy.id)?;
+                deploy.passed_gates = passed_gates::of(&connection, deploy.id)?;
                 deploy.steps = steps
                     .query_map(params![deploy.id.0], |row| {
                         Ok(StepRecord { name: row.get(0)?, ms: row.get(1)? })
@@ -219,6 +220,7 @@ fn deploy_row(row: &Row<'_>) -> Result<DeployRecord, rusqlite::Error> {
         steps: Vec::new(),
         meter: None,
         replaced: false,
+        passed_gates: Vec::new(),
         uid: row.get(15)?,
     })
 }

@@ -8,7 +8,7 @@ use crate::{
     rules::{
         ids::{AppName, Color, CommitId, DeployId, ReleaseId},
         time::{Stamp, Time},
-        words::{DeployKind, EventKind, Outcome, Phase},
+        words::{DeployKind, EventKind, GateKind, Outcome, Phase},
     },
 };
 
@@ -57,6 +57,9 @@ pub struct DeployRecord {
     pub meter: Option<MeterRecord>,
     /// The front could not be moved, so the release took over the port that the front routes to.
     pub replaced: bool,
+    /// The closed gates that it passed, because it was asked for by hand. Left out by an older daemon.
+    #[serde(default)]
+    pub passed_gates: Vec<GateKind>,
 }
 
 /// The effect of a flip on the public, measured by requests that bgd sent through the front while the traffic moved.

@@ -1,9 +1,9 @@
 //! The tables of the record. A change here needs a new version, and a step in `Store::connect` from the one before.
 
 /// The schema's number in `PRAGMA user_version`, which is 0 in an empty file.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
-/// Makes every table of a new record.
+/// Makes the tables of version 1.
 pub(super) const TABLES: &str = "
 BEGIN IMMEDIATE;
 CREATE TABLE app (name TEXT PRIMARY KEY, state TEXT NOT NULL, changed INTEGER NOT NULL) STRICT;
@@ -29,5 +29,13 @@ CREATE TABLE meter (deploy INTEGER PRIMARY KEY, requests INTEGER NOT NULL, lost 
   longest_gap_ms INTEGER NOT NULL) STRICT;
 CREATE TABLE replaced (deploy INTEGER PRIMARY KEY) STRICT;
 PRAGMA user_version = 1;
+COMMIT;
+";
+
+/// Makes the tables that version 2 adds to version 1.
+pub(super) const ADDED_BY_2: &str = "
+BEGIN IMMEDIATE;
+CREATE TABLE passed_gates (deploy INTEGER PRIMARY KEY, kinds TEXT NOT NULL) STRICT;
+PRAGMA user_version = 2;
 COMMIT;
 ";

@@ -30,6 +30,7 @@ fn caused_by(noted: &Noted) -> Option<String> {
     match &noted.note {
         Note::HoldPlaced(hold) => Some(hold.by.clone()),
         Note::Queued(queued) => Some(queued.by.clone()),
+        Note::GateClosed(_) | Note::GateOpened(_) => None,
         _ => noted.deploy.as_ref().map(|deploy| deploy.by.clone()),
     }
 }
@@ -105,6 +106,11 @@ fn sentence(noted: &Noted) -> Option<(EventKind, String)> {
         }
         Note::HoldPlaced(hold) => (EventKind::HoldPlaced, held(hold)),
         Note::HoldReleased { why } => (EventKind::HoldReleased, format!("automatic deploys are on: {why}")),
+        Note::GateClosed(gate) => (EventKind::GateClosed, gate.text.clone()),
+        Note::GateOpened(gate) => {
+            (EventKind::GateOpened, format!("the {} gate of {} is open", gate.kind, gate.commit.short()))
+        }
+        Note::GatesPassed(_) => return None,
         Note::MarkedBad(commit) => {
             (EventKind::MarkedBad, format!("{} is not deployed again by itself", commit.short()))
         }

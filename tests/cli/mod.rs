@@ -178,6 +178,7 @@ fn app(name: &str, state: AppState) -> AppReport {
         rollback: RollbackReport::default(),
         schema_ahead: None,
         why: None,
+        gate: None,
     }
 }
 
@@ -213,6 +214,7 @@ fn deploy(outcome: Outcome) -> DeployRecord {
         steps: Vec::new(),
         meter: None,
         replaced: false,
+        passed_gates: Vec::new(),
     }
 }
 

@@ -8,6 +8,7 @@ mod commands;
 mod crashes;
 mod flips;
 mod flooded;
+mod gates;
 mod guarded;
 mod handover;
 mod haproxy;

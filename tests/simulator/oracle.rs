@@ -512,7 +512,13 @@ impl Oracle {
             Err(Blocked::Held) => self.hold.is_some(),
             Err(Blocked::BadCommit) => self.bad.contains(&tip),
             Err(Blocked::OutOfService) => self.down,
-            Err(Blocked::NotSeen | Blocked::Deploying | Blocked::RetryLater(_)) => false,
+            Err(
+                Blocked::NotSeen
+                | Blocked::Deploying
+                | Blocked::RetryLater(_)
+                | Blocked::Gate
+                | Blocked::GatesUnasked,
+            ) => false,
         };
         if legitimate {
             return Ok(());

@@ -10,7 +10,7 @@ pub use answer::{Answer, ExecPlan, FlipReport, Progress, Refusal, Reply, Why};
 pub use exit::Exit;
 pub use request::{LogSource, Request};
 pub use status::{
-    AppReport, BarrierReport, CanaryReport, DaemonReport, DeployReport, HoldReport, IdleReport,
+    AppReport, BarrierReport, CanaryReport, DaemonReport, DeployReport, GateReport, HoldReport, IdleReport,
     InstanceReport, LastReport, LiveReport, RemoteReport, RollbackReport, Status, UnconfiguredReport,
 };
 

@@ -9,7 +9,7 @@ use crate::rules::{
     canary::Share,
     ids::{AppName, Color, CommitId, DeployId, ReleaseId},
     time::Stamp,
-    words::{AppState, DeployKind, HoldEnd, IdleState, Outcome, Phase},
+    words::{AppState, DeployKind, GateKind, HoldEnd, IdleState, Outcome, Phase},
 };
 
 /// `bgd status --json`. All keys are always there.
@@ -72,6 +72,21 @@ pub struct AppReport {
     pub schema_ahead: Option<BarrierReport>,
     /// Why nothing is being deployed.
     pub why: Option<Why>,
+    /// The first closed gate. Left out by a daemon that is older than this key.
+    #[serde(default)]
+    pub gate: Option<GateReport>,
+}
+
+/// A closed gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateReport {
+    pub kind: GateKind,
+    /// The commit that it keeps back.
+    pub commit: CommitId,
+    /// One line for people.
+    pub text: String,
+    /// When it opens by itself, where that is known.
+    pub opens_at: Option<Stamp>,
 }
 
 /// The release that receives the traffic.

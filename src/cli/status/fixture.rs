@@ -2,14 +2,15 @@
 
 use crate::{
     api::wire::{
-        AppReport, BarrierReport, CanaryReport, DaemonReport, DeployReport, HoldReport, IdleReport,
-        InstanceReport, LastReport, LiveReport, RemoteReport, RollbackReport, Status, StepRecord, Why,
+        AppReport, BarrierReport, CanaryReport, DaemonReport, DeployReport, GateReport, HoldReport,
+        IdleReport, InstanceReport, LastReport, LiveReport, RemoteReport, RollbackReport, Status, StepRecord,
+        Why,
     },
     rules::{
         canary::Share,
         ids::{Color, CommitId, DeployId, ReleaseId},
         time::{Stamp, Time},
-        words::{AppState, DeployKind, HoldEnd, IdleState, Outcome, Phase, WhyCode},
+        words::{AppState, DeployKind, GateKind, HoldEnd, IdleState, Outcome, Phase, WhyCode},
     },
 };
 
@@ -98,6 +99,7 @@ pub fn empty() -> AppReport {
         rollback: RollbackReport::default(),
         schema_ahead: None,
         why: Some(why(WhyCode::NotPolledYet, "the remote was not seen yet", None)),
+        gate: None,
     }
 }
 
@@ -253,6 +255,22 @@ pub fn held() -> AppReport {
     });
     let text = "c3c3c3c waits: on hold by ann: release freeze";
     app.why = Some(why(WhyCode::Held, text, Some("`bgd resume shop` deploys it")));
+    app
+}
+
+/// A newer commit waits for a window.
+pub fn gated() -> AppReport {
+    let mut app = live();
+    app.remote.head = Some(commit("c3"));
+    let text = "c3c3c3c waits for a window: the next one opens Mon 2026-11-23 09:00 Europe/Berlin";
+    let hint = "`bgd deploy shop` passes all gates; a newer commit is asked about anew";
+    app.why = Some(why(WhyCode::Gate, text, Some(hint)));
+    app.gate = Some(GateReport {
+        kind: GateKind::Window,
+        commit: commit("c3"),
+        text: text.to_owned(),
+        opens_at: Some(before(0)),
+    });
     app
 }
 

@@ -181,6 +181,7 @@ fn next_commit(app: &AppReport, why: &Why, now: Time) -> String {
         }
         (WhyCode::NotPolledYet, _) => format!("the first commit seen on {branch} is deployed"),
         (WhyCode::UpToDate, _) => format!("the next push to {branch} is deployed"),
+        (WhyCode::Gate, _) => one_line(&why.text),
         (WhyCode::Held, Some(hint))
             if app.live.as_ref().map(|live| &live.commit) != app.remote.head.as_ref() =>
         {
@@ -269,6 +270,13 @@ mod tests {
         app.rollback = RollbackReport::default();
         let stays = format!("{next}it serves on all the same: nothing was live before it");
         assert!(text(app).ends_with(&stays));
+    }
+
+    #[test]
+    fn a_closed_gate_is_what_comes_next() {
+        let next =
+            "  next      c3c3c3c waits for a window: the next one opens Mon 2026-11-23 09:00 Europe/Berlin";
+        assert!(text(fixture::gated()).ends_with(next), "{}", text(fixture::gated()));
     }
 
     #[test]

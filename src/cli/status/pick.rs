@@ -105,6 +105,11 @@ const KEYS: &[&str] = &[
     "why.text",
     "why.hint",
     "why.again_at",
+    "gate",
+    "gate.kind",
+    "gate.commit",
+    "gate.text",
+    "gate.opens_at",
 ];
 
 /// The keys of the daemon.
@@ -203,6 +208,7 @@ mod tests {
     fn the_list_of_keys_is_that_of_the_json() {
         let mut full = fixture::deploying();
         full.hold = fixture::held().hold;
+        full.gate = fixture::gated().gate;
         full.canary = Some(fixture::canary());
         full.schema_ahead = Some(fixture::barrier());
         full.trouble = Some("nginx does not run".to_owned());

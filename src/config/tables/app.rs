@@ -10,8 +10,10 @@ use super::{
     canary::{Canary, RawCanary},
     checkout_limit::RawCheckoutLimit,
     env::RawEnv,
+    freeze::RawFreeze,
     front::{FrontSettings, RawFront},
     front_builtin,
+    gate::{Gates, RawGate},
     health::{Health, RawHealth},
     hooks::{Hooks, RawHooks},
     limits::RawLimits,
@@ -28,6 +30,7 @@ use super::{
     verify::{RawVerify, Verify},
     warmup::{RawWarmup, Warmup},
     watch::{RawWatch, Watch},
+    window::RawWindow,
 };
 use crate::{
     config::{
@@ -83,6 +86,11 @@ table! {
         new_privileges: bool,
         limits: RawLimits,
         checkout_limit: RawCheckoutLimit,
+        paths: Vec<Written<String>>,
+        skip: Vec<Written<String>>,
+        window: Vec<Written<RawWindow>>,
+        freeze: Vec<Written<RawFreeze>>,
+        gate: RawGate,
     }
 }
 
@@ -195,6 +203,8 @@ pub struct AppSettings {
     pub limits: Limits,
     /// Limit of files and bytes of a commit.
     pub checkout_limit: CheckoutLimit,
+    /// What keeps a commit from being deployed by itself.
+    pub gates: Gates,
 }
 
 impl AppSettings {
@@ -278,6 +288,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
     let listen = judge.app_listen(&raw, &name);
     judge.placeholders(&raw);
     judge.programs(&raw);
+    let gates = judge.gates(&raw);
     let at = raw.at;
     let remote = judge.remote(&raw.remote, &at);
     let transport = remote.as_ref().map(|remote| remote.transport);
@@ -356,6 +367,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         public,
         limits,
         checkout_limit,
+        gates,
         listen,
         name,
     }

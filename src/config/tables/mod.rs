@@ -78,10 +78,12 @@ mod canary;
 mod checkout_limit;
 pub(super) mod daemon;
 mod env;
+mod freeze;
 mod front;
 pub(super) mod front_builtin;
 mod front_haproxy;
 mod front_nginx;
+mod gate;
 mod health;
 mod hooks;
 mod limits;
@@ -99,6 +101,7 @@ mod unknown;
 mod verify;
 mod warmup;
 mod watch;
+mod window;
 
 use self::{
     app::{RawApp, RawApps},
@@ -114,6 +117,7 @@ pub(super) mod settings {
         front::FrontSettings,
         front_haproxy::{HaproxyServers, HaproxySettings},
         front_nginx::NginxSettings,
+        gate::{GateCommand, Gates},
         health::{FastCgiProbe, Health, HttpProbe, Probe},
         hooks::Hooks,
         listen::{Listen, Sockets},
@@ -176,7 +180,7 @@ impl<T: Table> FromToml for T {
 }
 
 /// The keys of each table of an app; the empty name stands for the app's own table.
-pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 15] {
+pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 18] {
     [
         ("", RawApp::keys()),
         ("stop", stop::RawStop::keys()),
@@ -193,5 +197,8 @@ pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 15] {
         ("front", front::RawFront::keys()),
         ("limits", limits::RawLimits::keys()),
         ("checkout_limit", checkout_limit::RawCheckoutLimit::keys()),
+        ("window", window::RawWindow::keys()),
+        ("freeze", freeze::RawFreeze::keys()),
+        ("gate", gate::RawGate::keys()),
     ]
 }

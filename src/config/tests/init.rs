@@ -36,6 +36,8 @@ fn companions(at: usize, line: &str) -> Vec<usize> {
     let section = header(at).map_or("", |header| TEXT.lines().nth(header).unwrap());
     let needed: &[&str] = match line.split(' ').next().unwrap() {
         _ if section.contains("rewrite") => &["file", "find", "with"],
+        _ if section.contains("window") || section.contains("freeze") => &["from", "to"],
+        _ if section.contains("gate") => &["command"],
         "range" => &["signers"],
         "host" | "status" | "body" | "script" if section.contains("health") => &["path"],
         key if section.contains("front") && key != "type" => &["type"],

@@ -101,6 +101,7 @@ impl Turn<'_> {
         self.stepped(&mut deploy, Phase::Fetching);
         let id = ReleaseId::new(&self.context.utc, deploy.id.0, &commit);
         let release = Release { id, commit, subject, author };
+        self.pass_gates(&deploy.kind, &release.commit);
         if let Some(Live { color, release, .. }) = self.tip_went_live_meanwhile(&deploy.kind, &release) {
             let stage = Stage::Retiring { end: End::live() };
             self.app.pipeline = Pipeline::Deploying(Work { deploy, release, color, stage });

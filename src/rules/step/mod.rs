@@ -4,14 +4,16 @@
 //!
 //! `deploying` carries a deploy forward, `canary` gives it the traffic by degrees, `ending` ends it (well or not),
 //! `serving` keeps the live instance up and empties the other color, `routing` sends routes to the front, `replacing`
-//! goes around a front that can't be moved, `guarding` refuses ways back over a contract migration, `announcing` tells
-//! the app what is live, `asking` answers operators, `recovering` goes on after a restart.
+//! goes around a front that can't be moved, `gates` takes over what keeps a commit back, `guarding` refuses ways back
+//! over a contract migration, `announcing` tells the app what is live, `asking` answers operators, `recovering` goes on
+//! after a restart.
 
 mod announcing;
 mod asking;
 mod canary;
 mod deploying;
 mod ending;
+mod gates;
 mod guarding;
 mod recovering;
 mod replacing;
@@ -31,6 +33,7 @@ use super::{
     canary::CanaryStep,
     effect::{Action, Effect, Note},
     event::{Event, Want},
+    gate::Passage,
     ids::{Color, CommitId, DeployId, EffectId},
     time::Time,
     words::{Outcome, Phase},
@@ -197,7 +200,11 @@ pub fn step(app: &App, event: &Event, context: &Context) -> Step {
         fresh_used: false,
     };
     match event {
-        Event::HeadSeen(commit) => turn.head_seen(commit),
+        Event::HeadSeen(commit) => {
+            turn.app.gates = None;
+            turn.head_seen(commit);
+        }
+        Event::GatesSeen(look) => turn.gates_seen(look),
         Event::Asked { by, ask } => turn.asked(by, ask),
         Event::Done { effect, result } => turn.done(*effect, result),
         Event::InstanceDied { color, release, how, last_words } => {
@@ -231,6 +238,10 @@ pub enum Blocked {
     RetryLater(Time),
     /// Taken out of service.
     OutOfService,
+    /// A closed gate, the first of the tip's.
+    Gate,
+    /// The gates have to be asked again.
+    GatesUnasked,
 }
 
 /// The commit that bgd would deploy by itself now, or why none.
@@ -245,18 +256,24 @@ pub fn wanted(app: &App, now: Time) -> Result<CommitId, Blocked> {
     if app.hold.is_some() {
         return Err(Blocked::Held);
     }
-    match app.verdicts.get(head) {
+    let commit = match app.passage(head, now) {
+        Passage::Open(commit) => commit,
+        Passage::Closed(_) => return Err(Blocked::Gate),
+        Passage::Unasked => return Err(Blocked::GatesUnasked),
+    };
+    match app.verdicts.get(commit) {
         Some(Verdict::Bad { .. }) => Err(Blocked::BadCommit),
         Some(Verdict::Retry { not_before, failures }) if ending::waits(*not_before, *failures, now) => {
             Err(Blocked::RetryLater(*not_before))
         }
-        Some(Verdict::Retry { .. }) | None => Ok(head.clone()),
+        Some(Verdict::Retry { .. }) | None => Ok(commit.clone()),
     }
 }
 
 /// Whether something may begin as time passes; if not, a tick changes nothing.
 pub fn waits_for_time(app: &App) -> bool {
-    let verdict = app.head.as_ref().and_then(|head| app.verdicts.get(head));
+    let passing = app.gates.as_ref().and_then(|look| look.passes.as_ref());
+    let verdict = passing.or(app.head.as_ref()).and_then(|commit| app.verdicts.get(commit));
     app.queued.is_some()
         || app.pipeline != Pipeline::Resting
         || matches!(verdict, Some(Verdict::Retry { .. }))

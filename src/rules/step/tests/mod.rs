@@ -6,6 +6,7 @@ mod bench;
 mod canary;
 mod deploying;
 mod edges;
+mod gates;
 mod guarding;
 mod recovering;
 mod replacing;
