@@ -5,7 +5,7 @@
 //! daemon.rs   wire the parts, signals, sd_notify, ordered shutdown
 //! api/        control socket: wire types, who may do what
 //! engine/     one task per app: select → step → commit → run; interpreter of effects; observation
-//! release/ instance/ front/      what bgd acts on; they know nothing of each other
+//! release/ instance/ worker/ front/   what bgd acts on; they know nothing of each other
 //! command/        what an app's commands are, and why one of them failed
 //! probe/ shim/    one question to an instance; the process that outlives bgd
 //! process/    processes of this host, as the kernel knows them
@@ -33,3 +33,4 @@ pub mod release;
 pub mod rules;
 pub mod shim;
 pub mod store;
+pub mod worker;

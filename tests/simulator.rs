@@ -50,6 +50,8 @@ mod record;
 mod rng;
 #[path = "simulator/sharing.rs"]
 mod sharing;
+#[path = "simulator/working.rs"]
+mod working;
 #[path = "simulator/world.rs"]
 mod world;
 
@@ -63,6 +65,8 @@ const RUNS: u64 = 800;
 const CAUGHT_IN: u64 = 20 * RUNS;
 /// Tries to cut down a schedule that shows a seeded defect: enough to see what it takes.
 const IN_SHORT: usize = 40;
+/// One schedule of so many has workers.
+pub const WITH_WORKERS: u64 = 3;
 /// One schedule of so many writes and reads a real database.
 pub const REAL_STORE: u64 = 20;
 

@@ -16,7 +16,7 @@ const ROWS: [&[&str]; 13] = [
     &["process"],
     &["probe", "shim"],
     &["command"],
-    &["release", "instance", "front"],
+    &["release", "instance", "worker", "front"],
     &["engine"],
     &["api"],
     &["daemon"],

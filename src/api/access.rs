@@ -351,9 +351,12 @@ mod tests {
             source: super::super::wire::LogSource::Live,
             instance: None,
         };
-        for refused in
-            [Request::Exec { app: None }, logs, Request::Reload, Request::Flip { app: None, force: false }]
-        {
+        for refused in [
+            Request::Exec { app: None, worker: None },
+            logs,
+            Request::Reload,
+            Request::Flip { app: None, force: false },
+        ] {
             let refusal = access.admit(&peer(1, &[20]), &refused).unwrap_err();
             assert_eq!(refusal.exit, Exit::NotPermitted);
             assert!(refusal.message.starts_with(refused.verb()), "{}", refusal.message);

@@ -13,7 +13,10 @@ use super::{
     wire::{Exit, Refusal},
 };
 use crate::{
-    rules::ids::Color,
+    rules::{
+        ids::{Color, WorkerName},
+        workers::WorkerSlot,
+    },
     shim::{
         Slot,
         logs::{Follow, tail},
@@ -55,16 +58,38 @@ pub fn of_color(
     (color, number): (Color, u16),
     wanted: Option<u16>,
 ) -> Result<Vec<Log>, Refusal> {
-    let path = |index| logs.join(format!("{}.log", Slot { color, index }));
+    of_instances((color.as_str(), number), wanted, |index| {
+        logs.join(format!("{}.log", Slot { color, index }))
+    })
+}
+
+fn of_instances(
+    (of, number): (&str, u16),
+    wanted: Option<u16>,
+    path: impl Fn(u16) -> PathBuf,
+) -> Result<Vec<Log>, Refusal> {
     match wanted {
         Some(one) if (1..=number).contains(&one) => Ok(vec![Log::single(path(one - 1))]),
         Some(one) => {
-            let message = format!("there is no instance {one}: {color} has {number}");
+            let message = format!("there is no instance {one}: {of} has {number}");
             Err(refusal(Exit::Usage, message, Some("bgd status")))
         }
         None if number == 1 => Ok(vec![Log::single(path(0))]),
         None => Ok((0..number).map(|at| Log { path: path(at), instance: Some(at + 1) }).collect()),
     }
+}
+
+/// The logs of all `number` instances of a worker, or of the `wanted` one, counted from 1.
+///
+/// # Errors
+/// When there is no such instance.
+pub fn of_worker(
+    logs: &Path,
+    (name, number): (&WorkerName, u16),
+    wanted: Option<u16>,
+) -> Result<Vec<Log>, Refusal> {
+    let path = |index| logs.join(format!("worker-{}.log", WorkerSlot { name: name.clone(), index }));
+    of_instances((&format!("worker {name}"), number), wanted, path)
 }
 
 /// The last `lines` lines of each log; a missing file counts as empty.

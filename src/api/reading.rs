@@ -1,6 +1,6 @@
 //! Requests that read: snapshots, the record, logs. None of them waits for an app's task.
 
-use std::{io, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
@@ -15,12 +15,15 @@ use super::{
 };
 use crate::{
     command::{self, Places},
-    config::{settings::AppSettings, template::Values},
+    config::{
+        settings::{AppSettings, WorkerSettings},
+        template::Values,
+    },
     engine::apps::AppHandle,
     os::{blocking::blocking, errors::chain},
     rules::{
         app::Serving,
-        ids::{AppName, DeployId},
+        ids::{AppName, DeployId, WorkerName},
     },
     store::{Store, StoreError, record::EventRecord},
 };
@@ -82,16 +85,20 @@ pub(super) async fn read<T: Send + 'static>(
     found.map_err(|err| refusal(Exit::Failed, format!("the record can't be read: {}", chain(&err)), None))
 }
 
-pub(super) fn exec(handle: &AppHandle) -> Result<Answer, Refusal> {
+pub(super) fn exec(handle: &AppHandle, worker: Option<&WorkerName>) -> Result<Answer, Refusal> {
     let places = handle.interpreter().places().clone();
-    exec_plan(handle.settings(), places, &handle.snapshot().app.serving).map(Answer::Exec)
+    exec_plan(handle.settings(), places, (&handle.snapshot().app.serving, worker)).map(Answer::Exec)
 }
 
-/// The directory, environment, user and rights of a command in the live release.
+/// The directory, environment, user and rights of a command in the live release, as the app has them or a worker.
 ///
 /// # Errors
-/// When nothing is live, or an environment file can't be read.
-pub fn exec_plan(settings: &AppSettings, places: Places, serving: &Serving) -> Result<ExecPlan, Refusal> {
+/// When nothing is live, there is no such worker, or an environment file can't be read.
+pub fn exec_plan(
+    settings: &AppSettings,
+    places: Places,
+    (serving, worker): (&Serving, Option<&WorkerName>),
+) -> Result<ExecPlan, Refusal> {
     let Serving::Live(live) = serving else {
         let hint = if matches!(serving, Serving::OutOfService(_)) { "bgd up" } else { "bgd deploy" };
         return Err(refusal(
@@ -110,8 +117,12 @@ pub fn exec_plan(settings: &AppSettings, places: Places, serving: &Serving) -> R
             commit: live.release.commit.clone(),
         },
     };
-    let command = command::exec_command(settings, &context, &[])
-        .map_err(|err| refusal(Exit::Failed, chain(&err), Some("bgd doctor")))?;
+    let worker = worker.map(|name| worker_of(settings, name)).transpose()?;
+    let command = match worker {
+        Some(worker) => command::worker_exec_command(settings, (worker, &context), &[]),
+        None => command::exec_command(settings, &context, &[]),
+    };
+    let command = command.map_err(|err| refusal(Exit::Failed, chain(&err), Some("bgd doctor")))?;
     Ok(ExecPlan {
         cwd: command.cwd.to_string_lossy().into_owned(),
         env: command.env,
@@ -120,8 +131,38 @@ pub fn exec_plan(settings: &AppSettings, places: Places, serving: &Serving) -> R
     })
 }
 
+fn worker_of<'a>(settings: &'a AppSettings, name: &WorkerName) -> Result<&'a WorkerSettings, Refusal> {
+    settings.workers.iter().find(|one| one.plan.name == *name).ok_or_else(|| no_such_worker(settings, name))
+}
+
+/// The logs of a worker; also of one that no file names any more, if it has written some.
+///
+/// # Errors
+/// When there is no such worker or instance.
+pub fn worker_logs(
+    settings: &AppSettings,
+    logs: &Path,
+    (name, instance): (&WorkerName, Option<u16>),
+) -> Result<Vec<Log>, Refusal> {
+    let number = match worker_of(settings, name) {
+        Ok(worker) => worker.plan.instances,
+        Err(_) if logs.join(format!("worker-{name}.log")).exists() => 1,
+        Err(refusal) => return Err(refusal),
+    };
+    output::of_worker(logs, (name, number), instance)
+}
+
+fn no_such_worker(settings: &AppSettings, name: &WorkerName) -> Refusal {
+    let names: Vec<&str> = settings.workers.iter().map(|one| one.plan.name.as_str()).collect();
+    let has = match names[..] {
+        [] => "it has none".to_owned(),
+        _ => format!("it has {}", names.join(", ")),
+    };
+    refusal(Exit::Usage, format!("{} has no worker {name}: {has}", settings.name), Some("bgd status"))
+}
+
 /// The options of a request for logs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct LogsWanted {
     pub lines: u32,
     pub follow: bool,
@@ -130,16 +171,18 @@ pub(super) struct LogsWanted {
 }
 
 pub(super) async fn logs(client: &mut Connection, handle: &AppHandle, wanted: LogsWanted) -> io::Result<()> {
-    let logs = match logs_of(handle, wanted) {
+    let logs = match logs_of(handle, &wanted) {
         Ok(logs) => logs,
         Err(refusal) => return client.send(&Reply::Refused(refusal)).await,
     };
     let lines = usize::try_from(wanted.lines).unwrap_or(usize::MAX);
     if wanted.follow {
         let following = LogStream::new(&logs, lines)?;
-        return match wanted.source {
+        return match &wanted.source {
             LogSource::Live => follow_live(client, handle, (wanted, following)).await,
-            LogSource::Color(_) | LogSource::Build => follow_logs(client, following).await,
+            LogSource::Color(_) | LogSource::Build | LogSource::Worker(_) => {
+                follow_logs(client, following).await
+            }
         };
     }
     for line in output::last(&logs, lines).map_err(|(_, err)| err)? {
@@ -183,7 +226,7 @@ async fn follow_live(
                     // logs.
                     return follow_logs(client, following).await;
                 }
-                match logs_of(handle, wanted) {
+                match logs_of(handle, &wanted) {
                     Ok(now) if !following.is_of(&now) => following = LogStream::new(&now, 0)?,
                     Ok(_) | Err(_) => {}
                 }
@@ -193,11 +236,14 @@ async fn follow_live(
     }
 }
 
-fn logs_of(handle: &AppHandle, wanted: LogsWanted) -> Result<Vec<Log>, Refusal> {
+fn logs_of(handle: &AppHandle, wanted: &LogsWanted) -> Result<Vec<Log>, Refusal> {
     let logs = handle.interpreter().places().logs();
     let snapshot = handle.snapshot();
-    let color = match wanted.source {
-        LogSource::Color(color) => color,
+    let color = match &wanted.source {
+        LogSource::Color(color) => *color,
+        LogSource::Worker(name) => {
+            return worker_logs(&snapshot.settings, &logs, (name, wanted.instance));
+        }
         LogSource::Live => match snapshot.app.live() {
             Some(live) => live.color,
             None => snapshot.app.idle_color(),

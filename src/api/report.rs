@@ -12,8 +12,8 @@ use crate::{
         why,
         wire::{
             AppReport, BarrierReport, CanaryReport, DeployReport, Exit, FlipReport, GateReport, HoldReport,
-            IdleReport, InstanceReport, LastReport, LiveReport, Refusal, RemoteReport, RollbackReport,
-            UnconfiguredReport,
+            IdleReport, InstanceReport, LastReport, LeavingReport, LiveReport, Refusal, RemoteReport,
+            RollbackReport, UnconfiguredReport, WorkerInstanceReport, WorkerReport,
         },
     },
     engine::{Snapshot, Unconfigured},
@@ -28,7 +28,8 @@ use crate::{
         words::{AppState, HoldEnd, IdleState, Phase},
     },
     shim::Slot,
-    store::record::DeployRecord,
+    store::{clock, record::DeployRecord},
+    worker::WorkerSeen,
 };
 
 /// One instance that no file names.
@@ -74,6 +75,7 @@ pub fn app(snapshot: &Snapshot) -> AppReport {
             text: gate.text.clone(),
             opens_at: gate.opens_at.map(Stamp),
         }),
+        workers: snapshot.workers.iter().map(worker).collect(),
     }
 }
 
@@ -105,6 +107,41 @@ fn barrier(barrier: &Barrier) -> BarrierReport {
     }
 }
 
+fn worker(seen: &WorkerSeen) -> WorkerReport {
+    let (release, commit) = seen.of.clone().unzip();
+    let instances = seen.instances.iter().map(|one| WorkerInstanceReport {
+        pid: one.pid,
+        since: one.since.map(Stamp),
+        restarts: one.restarts,
+    });
+    let leaving = seen.leaving.iter().map(|one| LeavingReport {
+        release: one.release.clone(),
+        commit: one.commit.clone(),
+        pid: one.pid,
+        ends_by: one.ends_by.map(Stamp),
+    });
+    WorkerReport {
+        name: seen.name.clone(),
+        release,
+        commit,
+        instances: instances.collect(),
+        leaving: leaving.collect(),
+        host: None,
+    }
+}
+
+/// The first worker that dies again and again.
+fn worker_trouble(snapshot: &Snapshot) -> Option<String> {
+    let now = clock::now();
+    snapshot.workers.iter().find_map(|seen| {
+        let failure = seen.instances.iter().find_map(|one| one.failure(now))?;
+        Some(format!(
+            "worker {name} dies again and again: {failure}; see `bgd logs --worker {name}`",
+            name = seen.name
+        ))
+    })
+}
+
 fn hold(hold: &Hold) -> HoldReport {
     HoldReport {
         by: hold.by.clone(),
@@ -126,7 +163,11 @@ fn trouble(snapshot: &Snapshot) -> Option<String> {
     let refusal = refusal.map(|why| format!("the front does not take its route, and is told again: {why}"));
     let passed_on = passed_on(snapshot).map(|what| format!("; {what}")).unwrap_or_default();
     let stranded = snapshot.app.stranded.as_ref().map(|stranded| stranded.why.clone());
-    unrecorded.or(refusal.map(|refusal| refusal + &passed_on)).or(front).or(stranded)
+    unrecorded
+        .or(refusal.map(|refusal| refusal + &passed_on))
+        .or(front)
+        .or(stranded)
+        .or_else(|| worker_trouble(snapshot))
 }
 
 /// Says which color answers for the live one, while the front still routes there.

@@ -33,7 +33,7 @@ use crate::{
         errors::chain,
         lines::read_line,
     },
-    rules::words::EventKind,
+    rules::{ids::WorkerName, words::EventKind},
 };
 
 /// The longest request line in bytes; requests are names, revisions and one reason.
@@ -223,9 +223,8 @@ async fn answer(request: Request, client: &mut Connection, services: &Services) 
                 .map(|answer| if right == Right::Act { answer } else { without_output(answer) })
         }
         Request::Why { app } => handle_of(services, app.as_ref()).map(|handle| reading::why(&handle)),
-        Request::Exec { app } => {
-            handle_of(services, app.as_ref()).and_then(|handle| exec(services, &client.peer, &handle))
-        }
+        Request::Exec { app, worker } => handle_of(services, app.as_ref())
+            .and_then(|handle| exec((services, &client.peer), &handle, worker.as_ref())),
         Request::Logs { app, lines, follow, source, instance } => {
             let wanted = reading::LogsWanted { lines, follow, source, instance };
             return match handle_of(services, app.as_ref()) {
@@ -259,11 +258,15 @@ async fn answer(request: Request, client: &mut Connection, services: &Services) 
     client.send(&closing(reply)).await
 }
 
-fn exec(services: &Services, peer: &Peer, handle: &AppHandle) -> Result<Answer, Refusal> {
+fn exec(
+    (services, peer): (&Services, &Peer),
+    handle: &AppHandle,
+    worker: Option<&WorkerName>,
+) -> Result<Answer, Refusal> {
     let event =
         EventRecord { app: Some(handle.settings().name.clone()), ..peer.event(EventKind::Asked, "exec") };
     services.apps.note_act(event);
-    reading::exec(handle)
+    reading::exec(handle, worker)
 }
 
 /// Removes the app's output, which only callers with the right to act may see.

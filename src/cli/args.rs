@@ -9,7 +9,7 @@ use crate::{
     config::duration,
     rules::{
         canary::Share,
-        ids::{AppName, Color, CommitId},
+        ids::{AppName, Color, CommitId, WorkerName},
     },
 };
 
@@ -270,6 +270,9 @@ pub struct LogsArgs {
     /// The newest build instead
     #[arg(long, conflicts_with = "color")]
     pub build: bool,
+    /// A worker instead
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["color", "build"])]
+    pub worker: Option<WorkerName>,
 }
 
 /// Arguments of `bgd events`.
@@ -306,6 +309,9 @@ pub struct WaitArgs {
 pub struct ExecArgs {
     /// The app; may be left out when there is one
     pub app: Option<AppName>,
+    /// In the environment of this worker
+    #[arg(long, value_name = "NAME")]
+    pub worker: Option<WorkerName>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<std::ffi::OsString>,

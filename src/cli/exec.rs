@@ -25,13 +25,13 @@ pub struct Prepared {
 /// Asks for the plan and prepares the command; [`run`] runs it after the async runtime has ended.
 pub async fn prepare(context: &Context, args: ExecArgs) -> Result<Prepared, Problem> {
     let installation = context.installation()?;
-    let request = Request::Exec { app: args.app.clone() };
+    let request = Request::Exec { app: args.app.clone(), worker: args.worker.clone() };
     let plan = match installation.client().ask(&request).await {
         Ok(Answer::Exec(plan)) => plan,
         Ok(_) => return Err(Problem::unexpected()),
         Err(error) if error.without_daemon() => {
             let settings = installation.settings_or(&error)?;
-            let plan = offline::exec(settings, &installation.app(args.app.as_ref())?)?;
+            let plan = offline::exec(settings, &installation.app(args.app.as_ref())?, args.worker.as_ref())?;
             context.say_record(&error);
             plan
         }

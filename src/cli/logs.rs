@@ -11,22 +11,24 @@ use crate::{
 
 pub async fn run(context: &Context, args: LogsArgs) -> Result<Exit, Problem> {
     let installation = context.installation()?;
-    let LogsArgs { app, lines, follow, instance, .. } = args;
-    let source = match (args.color, args.build) {
-        (_, true) => LogSource::Build,
-        (Some(color), false) => LogSource::Color(color),
-        (None, false) => LogSource::Live,
+    let LogsArgs { app, lines, follow, instance, color, build, worker } = args;
+    let source = match (color, build, worker) {
+        (_, _, Some(worker)) => LogSource::Worker(worker),
+        (_, true, None) => LogSource::Build,
+        (Some(color), false, None) => LogSource::Color(color),
+        (None, false, None) => LogSource::Live,
     };
-    let request = Request::Logs { app: app.clone(), lines, follow, source, instance };
+    let request = Request::Logs { app: app.clone(), lines, follow, source: source.clone(), instance };
     let mut call = match installation.client().begin(&request).await {
         Ok(call) => call,
         Err(error) if error.without_daemon() => {
             let settings = installation.settings_or(&error)?;
-            let found = offline::logs(settings, &installation.app(app.as_ref())?, (source, instance), lines)?;
+            let found =
+                offline::logs(settings, &installation.app(app.as_ref())?, (&source, instance), lines)?;
             context.say_record(&error);
             found.iter().try_for_each(|line| terminal::output(context.stdout, line))?;
             if found.is_empty() && lines > 0 && !follow {
-                terminal::chatter(&nothing(source));
+                terminal::chatter(&nothing(&source));
             }
             return if follow { Err(error.into()) } else { Ok(Exit::Done) };
         }
@@ -41,7 +43,7 @@ pub async fn run(context: &Context, args: LogsArgs) -> Result<Exit, Problem> {
             }
             Part::Progress(Progress::Event(event)) => terminal::chatter(&terminal::one_line(&event.text)),
             Part::Done(_) if silent => {
-                terminal::chatter(&nothing(source));
+                terminal::chatter(&nothing(&source));
                 return Ok(Exit::Done);
             }
             Part::Done(_) => return Ok(Exit::Done),
@@ -50,10 +52,11 @@ pub async fn run(context: &Context, args: LogsArgs) -> Result<Exit, Problem> {
 }
 
 /// The text for people when there is no output: an empty answer would look like a failure.
-fn nothing(source: LogSource) -> String {
+fn nothing(source: &LogSource) -> String {
     match source {
         LogSource::Live => "the app has written nothing so far".to_owned(),
         LogSource::Color(color) => format!("nothing was written on {color} so far"),
         LogSource::Build => "the newest build has written nothing".to_owned(),
+        LogSource::Worker(name) => format!("worker {name} has written nothing so far"),
     }
 }

@@ -29,12 +29,13 @@ use crate::{
     rules::{
         app::{Idle, Instance, Pipeline, Serving, Stage},
         event::Ask,
-        ids::{AppName, CommitId, DeployId},
+        ids::{AppName, CommitId, DeployId, WorkerName},
         step::{self, Answer},
         words::{EventKind, Outcome},
     },
     shim::Shims,
     store::{Store, StoreError},
+    worker,
 };
 
 /// The hint when there is neither a daemon nor a record that can be read.
@@ -82,8 +83,11 @@ async fn snapshot(
     let mut state = recorded.flatten().unwrap_or_default();
     let shims = Shims::new("/proc/self/exe".into(), &settings.daemon.state_dir, &settings.daemon.runtime_dir);
     let (mut instances, mut given) = (BTreeMap::new(), BTreeMap::new());
+    let mut workers = Vec::new();
     // A user who may read the record may lack the right to ask the shims; then only the record is used.
     if let Ok(found) = shims.find(&app.name).await {
+        let known = store.map_or(Vec::new(), |store| store.releases(&app.name).unwrap_or_default());
+        workers = worker::recorded(found.clone(), app, &state.workers, &known).await;
         for handle in found {
             let running = handle.status().await.is_ok_and(|status| status.runs());
             if let (Some(slot), true) = (handle.role().slot(), running) {
@@ -108,6 +112,7 @@ async fn snapshot(
         observed: true,
         instances,
         given,
+        workers,
         last,
         unrecorded: None,
         front_error: None,
@@ -139,27 +144,34 @@ pub fn events(
 }
 
 /// The plan of a command in the live release. Needs only the right to read the record.
-pub fn exec(settings: &Settings, app: &AppName) -> Result<ExecPlan, Refusal> {
+pub fn exec(settings: &Settings, app: &AppName, worker: Option<&WorkerName>) -> Result<ExecPlan, Refusal> {
     let of_app = settings
         .apps
         .get(app)
         .ok_or_else(|| refusal(Exit::Usage, format!("no such app: {app}"), "bgd check"))?;
     let state = open(settings)?.app(app).map_err(unreadable)?.unwrap_or_default();
-    reading::exec_plan(of_app, Places::new(&settings.daemon.state_dir, app), &state.serving)
+    reading::exec_plan(of_app, Places::new(&settings.daemon.state_dir, app), (&state.serving, worker))
 }
 
 /// The last `lines` lines of some logs.
 pub fn logs(
     settings: &Settings,
     app: &AppName,
-    (source, instance): (LogSource, Option<u16>),
+    (source, instance): (&LogSource, Option<u16>),
     lines: u32,
 ) -> Result<Vec<String>, Refusal> {
     let logs = Places::new(&settings.daemon.state_dir, app).logs();
     let number = settings.apps.get(app).map_or(1, |app| app.instances);
     let of_color = |color| output::of_color(&logs, (color, number), instance);
     let found = match source {
-        LogSource::Color(color) => of_color(color)?,
+        LogSource::Color(color) => of_color(*color)?,
+        LogSource::Worker(name) => {
+            let of_app = settings
+                .apps
+                .get(app)
+                .ok_or_else(|| refusal(Exit::Usage, format!("no such app: {app}"), "bgd check"))?;
+            reading::worker_logs(of_app, &logs, (name, instance))?
+        }
         LogSource::Build => vec![Log::single(report::newest_build(&logs)?)],
         LogSource::Live => {
             let state = open(settings)?.app(app).map_err(unreadable)?.unwrap_or_default();

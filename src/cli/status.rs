@@ -7,6 +7,7 @@ mod next;
 mod oneline;
 mod pick;
 mod summary;
+mod workers;
 
 use std::{io::Write as _, time::Duration};
 

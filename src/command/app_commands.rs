@@ -13,6 +13,7 @@ use crate::{
         app::Release,
         ids::{Color, ReleaseId},
         words::{Failure, Phase},
+        workers::WorkerSlot,
     },
     shim::{Handle, LogSpec, Priority, Role, ShimError, Shims, Slot, Spec, StopRequest, StopSpec},
 };
@@ -47,6 +48,13 @@ impl AppCommands {
         }
     }
 
+    /// The context of a worker's commands.
+    pub(crate) fn worker_context(&self, release: &Release, color: Color, slot: &WorkerSlot) -> Context {
+        let mut context = self.context(release, color);
+        context.values.instance = slot.number();
+        context
+    }
+
     /// The shim of this app with this role and release, running or with its exit still recorded.
     pub(crate) async fn shim(&self, role: &Role, release: &ReleaseId) -> Result<Option<Handle>, ShimError> {
         let all = self.shims.find(&self.settings.name).await?;
@@ -69,6 +77,7 @@ impl AppCommands {
     pub(crate) fn spec(&self, role: Role, release: &Release, command: Command) -> Spec {
         let path = match role {
             Role::Instance(slot) => self.instance_log(slot),
+            Role::Worker(_) => self.places.logs().join(format!("{role}.log")),
             Role::Build | Role::Hook(_) => self.build_log(&release.id),
         };
         Spec {
@@ -81,7 +90,11 @@ impl AppCommands {
             user: command.user,
             new_privileges: command.new_privileges,
             log: LogSpec { path, max_bytes: INSTANCE_LOG, keep: 3 },
-            stop: StopSpec { how: StopRequest::Signal(libc::SIGTERM), grace: self.settings.stop.grace },
+            stop: StopSpec {
+                how: StopRequest::Signal(libc::SIGTERM),
+                grace: self.settings.stop.grace,
+                quiet: None,
+            },
             time_limit: None,
             priority: Priority::Normal,
             limits: self.settings.limits,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
     command::{CommandError, Context, environment, environment::INSTANCE, shell},
-    config::settings::{AppSettings, Probe, Start, StopHow},
+    config::settings::{AppSettings, Probe, Start, StopHow, WorkerSettings},
     os::privilege::NewPrivileges,
 };
 
@@ -100,6 +100,58 @@ pub fn stop_command(app: &AppSettings, context: &Context) -> Result<Option<Comma
             of_instance(app, context, run(std::slice::from_ref(line), context)).map(Some)
         }
     }
+}
+
+/// The command that starts a worker. It has no port and no socket.
+///
+/// # Errors
+/// Those of [`environment`].
+pub fn worker_command(
+    app: &AppSettings,
+    (worker, context): (&WorkerSettings, &Context),
+) -> Result<Command, CommandError> {
+    let argv = match &worker.start {
+        Start::Shell(line) => shell::argv(&context.values.expand(line)),
+        Start::Argv(argv) => argv.iter().map(|part| context.values.expand(part)).collect(),
+    };
+    of_worker(app, (worker, context), argv)
+}
+
+/// The command that asks a worker to leave.
+///
+/// # Errors
+/// Those of [`environment`].
+pub fn worker_stop_command(
+    app: &AppSettings,
+    of: (&WorkerSettings, &Context),
+    line: &str,
+) -> Result<Command, CommandError> {
+    of_worker(app, of, run(&[line.to_owned()], of.1))
+}
+
+/// A command of the operator (`bgd exec --worker`) in a worker's directory, environment and user.
+///
+/// # Errors
+/// Those of [`environment`].
+pub fn worker_exec_command(
+    app: &AppSettings,
+    of: (&WorkerSettings, &Context),
+    argv: &[String],
+) -> Result<Command, CommandError> {
+    of_worker(app, of, argv.to_vec())
+}
+
+fn of_worker(
+    app: &AppSettings,
+    (worker, context): (&WorkerSettings, &Context),
+    argv: Vec<String>,
+) -> Result<Command, CommandError> {
+    let mut command = of_instance(app, context, argv)?;
+    for address in ["PORT", "SOCKET"] {
+        command.env.remove(address);
+    }
+    command.env.insert("BGD_WORKER".to_owned(), worker.plan.name.to_string());
+    Ok(command)
 }
 
 /// The app's command for a point of a deploy; `None` if it has none.

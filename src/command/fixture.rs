@@ -119,6 +119,7 @@ fn app() -> AppSettings {
         canary: Canary::default(),
         preview: None,
         migration: None,
+        workers: Vec::new(),
         hooks: Hooks { before_start: None, after_live: None, after_failed: None, timeout: second },
         front: FrontSettings::Builtin {
             listen: "127.0.0.1:0".parse().unwrap(),

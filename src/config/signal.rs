@@ -48,15 +48,31 @@ impl BadSignal {
     }
 }
 
+/// The number of any signal by its name, also of one that does not ask a process to end.
+pub fn any_by_name(name: &str) -> Result<i32, BadSignal> {
+    match by_name(name) {
+        Err(BadSignal::NotAnEnd(name)) => {
+            name.parse().map(|signal: Signal| signal as i32).map_err(|_| unknown(name))
+        }
+        found => found,
+    }
+}
+
+/// Any signal with this number.
+pub fn any_by_number(number: i64) -> Result<i32, BadSignal> {
+    match by_number(number) {
+        Err(BadSignal::NotAnEnd(name)) => any_by_name(name),
+        found => found,
+    }
+}
+
 /// The number of a signal named `TERM`, `SIGTERM`, `term` or `15`.
 pub fn by_name(name: &str) -> Result<i32, BadSignal> {
     if let Ok(number) = name.parse() {
         return by_number(number);
     }
     let upper = name.to_ascii_uppercase();
-    let signal: Signal = format!("SIG{}", bare(&upper))
-        .parse()
-        .map_err(|_| BadSignal::Unknown(name.chars().take(40).collect()))?;
+    let signal: Signal = format!("SIG{}", bare(&upper)).parse().map_err(|_| unknown(name))?;
     ending(signal)
 }
 
@@ -78,6 +94,10 @@ pub fn name(number: i32) -> String {
 
 fn ending(signal: Signal) -> Result<i32, BadSignal> {
     if NOT_AN_END.contains(&signal) { Err(BadSignal::NotAnEnd(signal.as_str())) } else { Ok(signal as i32) }
+}
+
+fn unknown(name: &str) -> BadSignal {
+    BadSignal::Unknown(name.chars().take(40).collect())
 }
 
 fn bare(name: &str) -> &str {

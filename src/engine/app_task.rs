@@ -142,6 +142,7 @@ impl AppTask {
             observed: false,
             instances: Default::default(),
             given: Default::default(),
+            workers: Vec::new(),
             last: deps.store.last_ended(&name)?,
             unrecorded: None,
             front_error: None,
@@ -318,6 +319,7 @@ impl AppTask {
             after_live: settings.hooks.after_live.is_some(),
             after_failed: settings.hooks.after_failed.is_some(),
             on_failure: settings.migration.as_ref().map(|it| it.on_failure).unwrap_or_default(),
+            workers: !settings.workers.is_empty(),
         };
         let unrecorded = self.ledger.is_behind();
         Context { now, utc: clock::compact_utc(now), fresh, unrecorded, policy }
@@ -477,11 +479,13 @@ impl AppTask {
     fn show(&self) {
         let instances = &self.deps.interpreter.instances().known;
         let (running, given) = (instances.seen(), instances.all_given());
+        let workers = self.deps.interpreter.workers().seen();
         self.shown.send_modify(|snapshot| {
             snapshot.app = self.ledger.app().clone();
             snapshot.settings = self.settings.clone();
             snapshot.instances = running;
             snapshot.given = given;
+            snapshot.workers = workers;
         });
     }
 
@@ -499,6 +503,10 @@ impl AppTask {
                 }
             }
             return;
+        }
+        if let Action::Workers(wanted) = &effect.action {
+            // Here, because two tasks that are started one after the other may run in any order.
+            self.deps.interpreter.workers().want(wanted.clone());
         }
         let (id, sender, interpreter) = (effect.id, self.sender.clone(), self.deps.interpreter.clone());
         let task = tokio::spawn(async move {

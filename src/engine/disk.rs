@@ -28,6 +28,7 @@ use crate::{
         retention::{self, Guarded, Thrift},
         words::{Failure, Nature, Phase},
     },
+    worker::WorkerSeen,
 };
 
 /// Below this much free space a deploy is not begun: a checkout and a build would fail half way.
@@ -123,7 +124,9 @@ impl Lodger {
             if !seen.observed {
                 return Ok(false);
             }
-            Guarded { needed: seen.app.needed_releases(), ..Guarded::default() }
+            let workers = seen.workers.iter().flat_map(WorkerSeen::releases).cloned();
+            let needed = seen.app.needed_releases().into_iter().chain(workers).collect();
+            Guarded { needed, ..Guarded::default() }
         };
         let keep = self.shelf.settings.keep;
         let thrift = match sacrifice {

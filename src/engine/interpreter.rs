@@ -25,6 +25,7 @@ use crate::{
     },
     shim::Shims,
     store::{AppRecord, Store, record::EventRecord},
+    worker::Workers,
 };
 
 /// Carries the effects of one app out.
@@ -36,6 +37,7 @@ pub struct Interpreter {
     pub(super) git: git::Worker,
     pub(super) front: Box<dyn Front>,
     pub(super) instances: Instances,
+    pub(super) workers: Arc<Workers>,
     pub(super) traffic: Traffic,
     /// The socket on which a front reports its requests; `None` when nothing counts them.
     pub(super) traffic_socket: Option<PathBuf>,
@@ -97,6 +99,7 @@ impl Interpreter {
         Ok(Self {
             git: git::Worker::new(place.exe.clone(), source, git::Limits::default()),
             front: front::of(&settings, ground),
+            workers: Arc::new(Workers::new(commands.clone(), record.clone())),
             instances: Instances::new(commands.clone(), record.clone(), place.exe.clone()),
             commands,
             record,
@@ -116,6 +119,10 @@ impl Interpreter {
 
     pub fn instances(&self) -> &Instances {
         &self.instances
+    }
+
+    pub(crate) fn workers(&self) -> &Arc<Workers> {
+        &self.workers
     }
 
     pub fn front(&self) -> &dyn Front {
@@ -161,6 +168,7 @@ impl Interpreter {
             Action::Drain { color } => self.drain(*color).await?,
             Action::Stop { color, release } => self.stop(*color, release).await?,
             Action::Discard { color, release } => self.discard(*color, release.as_ref()).await?,
+            Action::Workers(_) => self.workers.arrange().await?,
             Action::Wake { after } => tokio::time::sleep(*after).await,
             Action::Prune { before, protect } => self.prune(*before, protect).await?,
             // The task ends the effect itself: only it knows which one runs.

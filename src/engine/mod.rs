@@ -23,6 +23,7 @@ mod stopping;
 mod tend;
 mod traffic;
 mod unconfigured;
+mod working;
 
 pub use app_task::{AppTask, DeployCounter, Deps, Inbox, Message};
 pub use interpreter::{Interpreter, Place};

@@ -58,6 +58,10 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
                         facts.builds.push(handle.release().clone());
                     }
                     Role::Build => forget(&handle).await,
+                    Role::Worker(_) => {
+                        interpreter.workers.note_found();
+                        facts.workers = true;
+                    }
                     Role::Instance(_) | Role::Hook(_) => {}
                 }
             }

@@ -48,7 +48,9 @@ impl Interpreter {
     /// Deletes releases that retention does not keep. It may run late, while the next release is half made: releases
     /// newer than the decision stay.
     pub(super) async fn prune(&self, before: DeployId, protect: &[ReleaseId]) -> Result<(), Failure> {
-        let guarded = Guarded { needed: protect.to_vec(), since: Some(before) };
+        let mut needed = protect.to_vec();
+        needed.extend(self.workers.in_use().await?);
+        let guarded = Guarded { needed, since: Some(before) };
         *self.removals.newest() = Some((self.settings.keep, guarded));
         let turn = self.removals.take().await;
         let Some((keep, guarded)) = self.removals.newest().take() else {

@@ -14,6 +14,7 @@ use crate::{
     },
     shim::Slot,
     store::record::DeployRecord,
+    worker::WorkerSeen,
 };
 
 /// An app at one moment.
@@ -29,6 +30,8 @@ pub struct Snapshot {
     pub instances: BTreeMap<Slot, Seen>,
     /// The number of instances last started on each color.
     pub given: BTreeMap<Color, u16>,
+    /// The workers, those that leave among them.
+    pub workers: Vec<WorkerSeen>,
     /// The deploy that ended last.
     pub last: Option<DeployRecord>,
     /// Why the record can't be written, if so: the app serves on, and nothing else happens.

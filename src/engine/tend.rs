@@ -14,6 +14,7 @@ use super::{
     app_task::{Inbox, Message},
     attending, counting,
     interpreter::Interpreter,
+    working,
 };
 use crate::{
     command::tail,
@@ -44,11 +45,20 @@ pub(super) struct Tend {
     monitors: HashMap<(Color, String), JoinHandle<()>>,
     front: Option<JoinHandle<()>>,
     count: Option<JoinHandle<()>>,
+    workers: Option<JoinHandle<()>>,
 }
 
 impl Tend {
     pub(super) fn new(inbox: Inbox, interpreter: Arc<Interpreter>) -> Self {
-        Self { inbox, interpreter, ends: HashMap::new(), monitors: HashMap::new(), front: None, count: None }
+        Self {
+            inbox,
+            interpreter,
+            ends: HashMap::new(),
+            monitors: HashMap::new(),
+            front: None,
+            count: None,
+            workers: None,
+        }
     }
 
     /// Starts and ends watchers to fit the state.
@@ -62,6 +72,10 @@ impl Tend {
             let count = counting::count(self.interpreter.clone(), self.inbox.clone());
             self.count = Some(tokio::spawn(count));
         }
+        if self.workers.is_none() && self.interpreter.workers().are_any() {
+            let work = working::look_after(self.interpreter.clone(), self.inbox.clone());
+            self.workers = Some(tokio::spawn(work));
+        }
     }
 
     /// Ends all watchers, and nothing that they watch.
@@ -71,9 +85,11 @@ impl Tend {
             .chain(self.monitors.drain().map(|(_, task)| task))
             .chain(self.front.take())
             .chain(self.count.take())
+            .chain(self.workers.take())
         {
             task.abort();
         }
+        self.interpreter.workers().end();
     }
 
     fn watch_ends(&mut self) {

@@ -114,7 +114,7 @@ impl Instances {
                 max_bytes: RELAY_LOG,
                 keep: 1,
             },
-            stop: StopSpec { how: StopRequest::Signal(libc::SIGTERM), grace: BRIEF },
+            stop: StopSpec { how: StopRequest::Signal(libc::SIGTERM), grace: BRIEF, quiet: None },
             time_limit: None,
             priority: Priority::Normal,
             limits: Default::default(),

@@ -12,6 +12,7 @@ use super::{
     ids::{Color, CommitId, DeployId, EffectId, Generation, ReleaseId},
     time::Time,
     words::Phase,
+    workers::WantedWorkers,
 };
 pub use super::{
     beside::{Announcing, Placing, Rerouting, StandingIn, Telling},
@@ -68,6 +69,9 @@ pub struct App {
     /// The `after_live` hook under way.
     #[serde(default)]
     pub announcing: Option<Announcing>,
+    /// The workers that were asked for last.
+    #[serde(default)]
+    pub workers: WantedWorkers,
     /// Why the front rejects the route that bgd keeps sending.
     #[serde(default)]
     pub front_refusal: Option<String>,
@@ -226,8 +230,8 @@ impl App {
         }
     }
 
-    /// Releases that must never be deleted (promise I1): what serves, the target of a flip, what a deploy makes, and
-    /// what is left on the idle color.
+    /// Releases that must never be deleted (promise I1): what serves, the target of a flip, what a deploy makes, what is
+    /// left on the idle color, and the former release whose workers work until the watch ended well.
     pub fn needed_releases(&self) -> Vec<ReleaseId> {
         self.releases().map(|release| release.id.clone()).collect()
     }
@@ -244,7 +248,8 @@ impl App {
                 Some(release)
             }
         };
-        [serving, idle, self.previous.as_ref(), self.pipeline.release()].into_iter().flatten()
+        let watched = self.workers.watched.as_ref().map(|of| &of.release);
+        [serving, idle, self.previous.as_ref(), self.pipeline.release(), watched].into_iter().flatten()
     }
 
     /// The color on which the next release starts.

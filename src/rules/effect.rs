@@ -13,6 +13,7 @@ use super::{
     gate::Gate,
     ids::{Color, CommitId, DeployId, EffectId, Generation, ReleaseId},
     words::{Failure, GateKind, Phase},
+    workers::WantedWorkers,
 };
 
 /// An action with its number; the result comes back as `Event::Done` with the same number.
@@ -126,6 +127,8 @@ pub enum Action {
         color: Color,
         release: Option<ReleaseId>,
     },
+    /// Have exactly these workers at work, and tell all others to leave. Waits for nobody's end.
+    Workers(WantedWorkers),
     /// Report back after this long.
     Wake {
         /// The wait until the result.

@@ -11,6 +11,7 @@ use super::{
     gate::GateLook,
     ids::{Color, CommitId, EffectId, ReleaseId},
     words::Failure,
+    workers::WorkerSlot,
 };
 
 /// An event.
@@ -51,6 +52,17 @@ pub enum Event {
         /// The last probe answer.
         answer: String,
     },
+    /// A worker ended by itself, and not with exit code 0; the engine starts it again.
+    WorkerDied {
+        worker: WorkerSlot,
+        release: ReleaseId,
+        /// Exit code or signal, for people.
+        how: String,
+        /// The end of its log.
+        last_words: Vec<String>,
+    },
+    /// A worker that was told to leave has ended.
+    WorkerLeft { release: ReleaseId },
     /// The front's process was started again and routes nothing yet.
     FrontRestarted,
     /// bgd started and has looked at front and host.
@@ -160,6 +172,9 @@ pub struct Facts {
     pub stands_in: Option<Color>,
     /// Releases whose build still runs or has left its result.
     pub builds: Vec<ReleaseId>,
+    /// Whether there are workers, or records of some that ended meanwhile.
+    #[serde(default)]
+    pub workers: bool,
     /// Releases known to the record, for instances that the state does not name.
     pub known: Vec<Release>,
 }

@@ -39,15 +39,42 @@ impl FromStr for AppName {
             let expected = "an app name (`lock` and `reserve` are files of bgd in the state directory)";
             return Err(BadId { expected, value: text.to_owned() });
         }
-        let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'_';
-        let valid =
-            (1..=32).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with(['-', '_']);
-        if valid {
+        if is_name(text) {
             Ok(Self(text.to_owned()))
         } else {
             Err(BadId { expected: "an app name (1 to 32 of a-z 0-9 - _)", value: text.to_owned() })
         }
     }
+}
+
+/// The name of one kind of worker of an app: 1 to 32 of `a-z 0-9 - _`, beginning with a letter or digit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct WorkerName(String);
+
+impl WorkerName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for WorkerName {
+    type Err = BadId;
+
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        if is_name(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(BadId { expected: "a worker's name (1 to 32 of a-z 0-9 - _)", value: text.to_owned() })
+        }
+    }
+}
+
+/// Whether a text is safe as a part of file names, and short.
+fn is_name(text: &str) -> bool {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'_';
+    (1..=32).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with(['-', '_'])
 }
 
 /// One of an app's two places: blue listens on the first port, green on the second.
@@ -187,7 +214,7 @@ macro_rules! text_id {
         }
     )*};
 }
-text_id!(AppName, Color, CommitId, ReleaseId);
+text_id!(AppName, Color, CommitId, ReleaseId, WorkerName);
 
 macro_rules! number_id {
     ($($(#[$doc:meta])* $name:ident),*) => {$(

@@ -25,3 +25,4 @@ pub mod sticky;
 pub mod time;
 pub mod traffic;
 pub mod words;
+pub mod workers;

@@ -273,7 +273,7 @@ impl Stage {
         }
     }
 
-    fn end(&self) -> Option<&End> {
+    pub(super) fn end(&self) -> Option<&End> {
         match self {
             Self::Retiring { end } | Self::Reverting { end, .. } | Self::Replacing { end, .. } => Some(end),
             Self::CheckingOut(_)

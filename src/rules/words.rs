@@ -293,6 +293,16 @@ words! {
         LimitsNotKept = "limits_not_kept",
         /// Something needs an operator's attention.
         Trouble = "trouble",
+        /// A worker works.
+        WorkerStarted = "worker_started",
+        /// A worker was told to leave.
+        WorkerLeaving = "worker_leaving",
+        /// A worker ended: it was told to leave, or had done its work.
+        WorkerEnded = "worker_ended",
+        /// A worker that was told to leave did not within its grace, and was killed.
+        WorkerKilled = "worker_killed",
+        /// A worker ended by itself, and not with exit code 0.
+        WorkerDied = "worker_died",
         /// The record was damaged, deleted or replaced, and was written anew.
         RecordReplaced = "record_replaced",
         /// A kind that only a newer bgd knows.

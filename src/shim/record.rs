@@ -22,8 +22,8 @@ use crate::{
 };
 
 /// Variables set by bgd (documented, never secret) that identify a process after its shim was killed.
-pub(super) const MARKS: [&str; 6] =
-    ["BGD_APP", "BGD_COLOR", "BGD_EVENT", "BGD_INSTANCE", "BGD_RELEASE", "BGD_RELEASE_DIR"];
+pub(super) const MARKS: [&str; 7] =
+    ["BGD_APP", "BGD_COLOR", "BGD_EVENT", "BGD_INSTANCE", "BGD_RELEASE", "BGD_RELEASE_DIR", "BGD_WORKER"];
 
 /// How a main command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +128,12 @@ pub struct Record {
     /// about to end.
     #[serde(default)]
     pub ending: bool,
+    /// The moment of KILL, in milliseconds since the epoch; missing until bgd tells it to end.
+    #[serde(default)]
+    pub ends_by_ms: Option<u64>,
+    /// Whether bgd told it to take no new work.
+    #[serde(default)]
+    pub quieted: bool,
     /// The variables of [`MARKS`] that its processes have in their environment.
     #[serde(default)]
     pub marks: BTreeMap<String, String>,
@@ -244,6 +250,8 @@ pub(crate) mod tests {
             ended_ms: None,
             killed: false,
             ending: false,
+            ends_by_ms: None,
+            quieted: false,
             marks: BTreeMap::from([("BGD_APP".to_owned(), "shop".to_owned())]),
             siblings: 1,
         }

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::settings::Limits,
     os::privilege::NewPrivileges,
-    rules::ids::{AppName, Color, ReleaseId},
+    rules::{
+        ids::{AppName, Color, ReleaseId},
+        workers::WorkerSlot,
+    },
 };
 
 /// The purpose of a shim's command.
@@ -18,6 +21,8 @@ pub enum Role {
     /// An instance, which serves on a port of a color and lives until its whole tree is gone. If its main command
     /// fails, the rest of the tree is ended; if that exits with 0, it went into the background.
     Instance(Slot),
+    /// A worker, which has no port; its tree is treated as that of an instance.
+    Worker(WorkerSlot),
     /// A build; processes that its main command leaves behind are killed.
     Build,
     /// A hook of this name; processes that its main command leaves behind are killed.
@@ -27,14 +32,22 @@ pub enum Role {
 impl Role {
     /// Whether the command ends with its main process, so that the rest of the tree is killed.
     pub fn ends_with_main(&self) -> bool {
-        !matches!(self, Self::Instance(_))
+        matches!(self, Self::Build | Self::Hook(_))
     }
 
     /// The slot of an instance; `None` for other roles.
     pub fn slot(&self) -> Option<Slot> {
         match self {
             Self::Instance(slot) => Some(*slot),
-            Self::Build | Self::Hook(_) => None,
+            Self::Worker(_) | Self::Build | Self::Hook(_) => None,
+        }
+    }
+
+    /// The slot of a worker; `None` for other roles.
+    pub fn worker(&self) -> Option<&WorkerSlot> {
+        match self {
+            Self::Worker(slot) => Some(slot),
+            Self::Instance(_) | Self::Build | Self::Hook(_) => None,
         }
     }
 
@@ -48,6 +61,7 @@ impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Instance(slot) => slot.fmt(f),
+            Self::Worker(slot) => f.pad(&format!("worker-{slot}")),
             Self::Build => f.pad("build"),
             Self::Hook(name) => f.pad(name),
         }
@@ -175,6 +189,9 @@ pub struct StopSpec {
     pub how: StopRequest,
     /// Time from the polite request to KILL.
     pub grace: Duration,
+    /// The signal that tells a worker to take no new work.
+    #[serde(default)]
+    pub quiet: Option<i32>,
 }
 
 /// The polite request.
@@ -223,7 +240,7 @@ mod tests {
             user: None,
             new_privileges: NewPrivileges::Refused,
             log: LogSpec { path: "/l".into(), max_bytes: 1, keep: 1 },
-            stop: StopSpec { how: StopRequest::Signal(15), grace: Duration::ZERO },
+            stop: StopSpec { how: StopRequest::Signal(15), grace: Duration::ZERO, quiet: None },
             time_limit: None,
             priority: Priority::Normal,
             limits: Limits::default(),

@@ -112,6 +112,8 @@ pub enum Request {
     Stop,
     /// KILL of the tree; answered as `Stop`.
     Kill,
+    /// Tells a worker to take no new work; answered at once.
+    Quiet,
     /// Lets a shim exit that has ended but can't save its record (full disk).
     Forget,
 }
@@ -185,7 +187,7 @@ mod tests {
     #[test]
     fn every_request_and_fault_comes_back_as_it_was_sent() {
         use Request::*;
-        for request in [Status, WaitExit, WaitEnd, Stop, Kill, Forget] {
+        for request in [Status, WaitExit, WaitEnd, Stop, Kill, Quiet, Forget] {
             let line = line(&request).unwrap();
             assert!(line.len() <= MAX_REQUEST);
             assert_eq!(Request::parse(line.trim_ascii_end()).unwrap(), request);

@@ -177,6 +177,7 @@ fn app(name: &str, state: AppState) -> AppReport {
         last: None,
         rollback: RollbackReport::default(),
         schema_ahead: None,
+        workers: Vec::new(),
         why: None,
         gate: None,
     }

@@ -20,3 +20,4 @@ mod refused;
 mod several;
 mod sockets;
 mod warming;
+mod workers;

@@ -65,7 +65,7 @@ impl House {
             user: None,
             new_privileges: NewPrivileges::Refused,
             log: LogSpec { path: self.path("logs/app.log"), max_bytes: 1 << 20, keep: 1 },
-            stop: StopSpec { how: StopRequest::Signal(libc::SIGTERM), grace: BOUND },
+            stop: StopSpec { how: StopRequest::Signal(libc::SIGTERM), grace: BOUND, quiet: None },
             time_limit: None,
             priority: Priority::Normal,
             limits: Limits::default(),
@@ -310,6 +310,7 @@ async fn a_stop_command_is_run_in_place_of_the_signal_and_a_failing_one_is_repla
     let stop = |script: &str| StopSpec {
         how: StopRequest::Command(["/bin/sh", "-c", script].map(String::from).into()),
         grace: BOUND,
+        quiet: None,
     };
     let script = "trap 'echo term' TERM; echo >$D/up; until [ -e $D/please ]; do sleep 0.05; done; exit 4";
     let spec = Spec { stop: stop("echo stopping; touch please"), ..house.spec(script) };

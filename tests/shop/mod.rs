@@ -4,6 +4,7 @@
 pub mod app;
 pub mod host;
 mod truth;
+pub mod worker;
 
 use std::{
     fs,

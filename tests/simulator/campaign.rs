@@ -137,7 +137,8 @@ struct Life {
 impl Life {
     fn of(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
-        let setup = Setup::new(&mut rng, seed.is_multiple_of(REAL_STORE));
+        let mut setup = Setup::new(&mut rng, seed.is_multiple_of(REAL_STORE));
+        setup.policy.workers = seed % crate::WITH_WORKERS == 1;
         let schedule = Schedule::new(&mut rng, setup.bustle);
         Self { setup, schedule }
     }

@@ -62,6 +62,11 @@ impl Daemon {
             }
             return Ok(());
         }
+        if let Action::Workers(wanted) = &effect.action {
+            // Taken at once and in order; the supervision does the rest.
+            self.world.working.want(wanted);
+            return Ok(());
+        }
         let due = self.steady.plus(world::takes(&effect.action));
         self.tasks.insert(effect.id, Task { effect, due, half: None });
         Ok(())
@@ -286,7 +291,8 @@ impl Daemon {
         for release in retention::to_delete(&found, retention::Thrift::None(keep), guarded) {
             self.judge_prune(&release)?;
             // One in use is not deleted.
-            if self.world.processes.iter().any(|process| process.release.id == release) {
+            let used = self.world.processes.iter().any(|process| process.release.id == release);
+            if used || self.world.working.use_release(&release) {
                 continue;
             }
             self.tell(|_| format!("  pruned {release}"));

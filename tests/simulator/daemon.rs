@@ -72,6 +72,7 @@ impl Setup {
             after_live: rng.percent(30),
             after_failed: rng.percent(30),
             on_failure: rng.pick(&[OnFailure::Stay, OnFailure::Stay, OnFailure::Flip]),
+            workers: false,
         };
         Self {
             policy,
@@ -379,6 +380,10 @@ impl Daemon {
                 last_words: Vec::new(),
             });
         }
+        if self.setup.policy.workers {
+            let news = self.world.tend_workers(self.steady);
+            self.inbox.extend(news);
+        }
         if let Some(crime) = self.world.crimes.first() {
             return Err(crime.clone());
         }
@@ -576,6 +581,9 @@ impl Daemon {
                     self.deliver(&Event::Ticked)?;
                 }
                 _ => {
+                    if self.setup.policy.workers {
+                        self.world.working.judge_settled(self.ledger.app())?;
+                    }
                     let seen = (self.ledger.app(), self.shown);
                     return self.oracle.judge_settled(seen, &self.world, &self.setup.policy);
                 }

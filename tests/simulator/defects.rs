@@ -10,7 +10,7 @@ use bgd::rules::{
     time::Time,
 };
 
-use crate::{backing, canaries, guarding};
+use crate::{backing, canaries, guarding, working};
 
 /// The machine, or a wrapper with a defect around it.
 pub type Machine = fn(&App, &Event, &Context) -> Step;
@@ -32,6 +32,8 @@ pub enum Habit {
     FlipsForEver,
     FlushesNoBuild,
     TrustsAnEarlierBoot,
+    StartsExclusiveWorkersAtOnce,
+    RenewsWorkersDeadlines,
 }
 
 /// What is wrong.
@@ -129,6 +131,15 @@ pub const ALL: &[(&str, Defect)] = &[
     ("a flip does not look at the barrier", Defect::Rules(guarding::flips_over_it)),
     ("a failed watch goes back over a barrier", Defect::Rules(guarding::goes_back_over_it)),
     ("a deploy does not look at the barrier", Defect::Rules(guarding::deploys_over_it)),
+    (
+        "an exclusive worker does not wait for the former one",
+        Defect::Engine(Habit::StartsExclusiveWorkersAtOnce),
+    ),
+    ("a restart begins the time of leaving workers anew", Defect::Engine(Habit::RenewsWorkersDeadlines)),
+    ("workers begin before the switch is proven", Defect::Rules(working::begins_early)),
+    ("a way back leaves the workers of what is abandoned", Defect::Rules(working::forgets_the_way_back)),
+    ("a restart forgets the workers", Defect::Rules(working::forgets_in_a_restart)),
+    ("down leaves the workers", Defect::Rules(working::stays_when_down)),
     ("all of the traffic is given as a share", Defect::Rules(canaries::shares_all)),
 ];
 

@@ -119,6 +119,8 @@ impl Daemon {
         self.inbox.clear();
         self.told.clear();
         self.world.ended.clear();
+        self.world.working.forget();
+        self.world.adopt_workers(self.steady);
         self.stuck = None;
         self.flip = false;
         self.ahead = 0;
@@ -143,7 +145,8 @@ impl Daemon {
         let running = self.world.processes.iter().filter(|it| !it.ending);
         let running = running.map(|it| (it.color, it.release.id.clone())).collect();
         let backup = could_be_asked && self.world.front.backup().is_some();
+        let workers = self.world.working.are_any();
         let stands_in = self.world.processes.iter().find(|it| it.passes_on && !it.ending).map(|it| it.color);
-        Facts { routed, canary, backup, half_told, running, stands_in, builds, known }
+        Facts { routed, canary, backup, half_told, running, stands_in, builds, workers, known }
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     defects::Habit,
     front::{Front, Kind, Route, Wanted},
     guarding::Schema,
+    working::Working,
 };
 
 /// How a commit behaves.
@@ -83,6 +84,7 @@ pub struct World {
     /// Whether what is live is being told to the front once more, or has to be: nobody knows where it routes.
     pub told_again: bool,
     pub schema: Schema,
+    pub working: Working,
     habit: Habit,
 }
 
@@ -117,8 +119,13 @@ impl World {
             ended: Vec::new(),
             told_again: false,
             schema: Schema::default(),
+            working: Working::new(),
             habit,
         }
+    }
+
+    pub fn habit(&self) -> Habit {
+        self.habit
     }
 
     pub fn push(&mut self, quality: Quality) {
@@ -164,9 +171,11 @@ impl World {
                 self.schema.migrate(release);
                 Ok(Done::Ensured)
             }
-            Action::RunHook { .. } | Action::Drain { .. } | Action::Wake { .. } | Action::Cancel(_) => {
-                Ok(Done::Ensured)
-            }
+            Action::RunHook { .. }
+            | Action::Drain { .. }
+            | Action::Workers(_)
+            | Action::Wake { .. }
+            | Action::Cancel(_) => Ok(Done::Ensured),
             Action::Start { release, color } => match self.begin_start(release, *color)? {
                 Begun::Adopted => Ok(Done::Ensured),
                 Begun::Cleared => self.spawn(release, *color),
@@ -346,6 +355,9 @@ impl World {
             self.crimes.push(format!("the front is moved to {release} on {color}, which is being stopped"));
         }
         self.front.finish();
+        if let Some(to) = to {
+            self.working.note_routed(&to.release);
+        }
     }
 
     /// In the place of what the front routes to.
@@ -420,6 +432,7 @@ impl World {
     /// Everything that ran is gone, and so is what was not flushed: `lost` says of what it is true.
     pub fn lose_power(&mut self, mut lost: impl FnMut() -> bool) {
         self.processes.clear();
+        self.working.lose_power();
         self.ended.clear();
         // A verdict is flushed by the shim that writes it.
         for of_this_boot in self.builds.values_mut() {

@@ -11,7 +11,8 @@ pub use exit::Exit;
 pub use request::{LogSource, Request};
 pub use status::{
     AppReport, BarrierReport, CanaryReport, DaemonReport, DeployReport, GateReport, HoldReport, IdleReport,
-    InstanceReport, LastReport, LiveReport, RemoteReport, RollbackReport, Status, UnconfiguredReport,
+    InstanceReport, LastReport, LeavingReport, LiveReport, RemoteReport, RollbackReport, Status,
+    UnconfiguredReport, WorkerInstanceReport, WorkerReport,
 };
 
 use crate::store::record;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::rules::{
     canary::Share,
-    ids::{AppName, Color, DeployId},
+    ids::{AppName, Color, DeployId, WorkerName},
 };
 
 /// A request. `app` may be left out when there is one app.
@@ -94,7 +94,12 @@ pub enum Request {
     /// `Done(Why)`.
     Why { app: Option<AppName> },
     /// `Done(Exec)`: what to run; the client runs it.
-    Exec { app: Option<AppName> },
+    Exec {
+        app: Option<AppName>,
+        /// In the environment of this worker; default that of the app.
+        #[serde(default)] // An older client does not know workers.
+        worker: Option<WorkerName>,
+    },
     /// `Progress(Event)` lines, then `Done(Said)` when it is out of service.
     Down { app: Option<AppName> },
     /// `Progress(Event)` lines, then `Done(Deploy)` when it serves again.
@@ -106,7 +111,7 @@ pub enum Request {
 }
 
 /// Whose output `bgd logs` shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogSource {
     /// The live color.
@@ -115,6 +120,8 @@ pub enum LogSource {
     Color(Color),
     /// The newest build.
     Build,
+    /// A worker.
+    Worker(WorkerName),
 }
 
 impl Request {

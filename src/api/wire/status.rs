@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Why, record::StepRecord};
 use crate::rules::{
     canary::Share,
-    ids::{AppName, Color, CommitId, DeployId, ReleaseId},
+    ids::{AppName, Color, CommitId, DeployId, ReleaseId, WorkerName},
     time::Stamp,
     words::{AppState, DeployKind, GateKind, HoldEnd, IdleState, Outcome, Phase},
 };
@@ -75,6 +75,9 @@ pub struct AppReport {
     /// The first closed gate. Left out by a daemon that is older than this key.
     #[serde(default)]
     pub gate: Option<GateReport>,
+    /// Its workers, and those that are in no file any more and still leave.
+    #[serde(default)] // A daemon that is older than this key has none.
+    pub workers: Vec<WorkerReport>,
 }
 
 /// A closed gate.
@@ -87,6 +90,41 @@ pub struct GateReport {
     pub text: String,
     /// When it opens by itself, where that is known.
     pub opens_at: Option<Stamp>,
+}
+
+/// One kind of worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerReport {
+    pub name: WorkerName,
+    /// The release that it works for; `None` when nothing is live.
+    pub release: Option<ReleaseId>,
+    pub commit: Option<CommitId>,
+    /// One for each configured instance while it is to work.
+    pub instances: Vec<WorkerInstanceReport>,
+    /// Processes that finish their work.
+    pub leaving: Vec<LeavingReport>,
+    /// The host that has it; `None` without a fleet.
+    pub host: Option<String>,
+}
+
+/// One process of a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerInstanceReport {
+    /// Its main process; `None` while it does not run.
+    pub pid: Option<u32>,
+    pub since: Option<Stamp>,
+    /// How often it was started again for this release.
+    pub restarts: u32,
+}
+
+/// One process that was told to leave and finishes its work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeavingReport {
+    pub release: ReleaseId,
+    pub commit: Option<CommitId>,
+    pub pid: Option<u32>,
+    /// When it is killed at the latest.
+    pub ends_by: Option<Stamp>,
 }
 
 /// The release that receives the traffic.

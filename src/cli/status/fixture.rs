@@ -100,6 +100,7 @@ pub fn empty() -> AppReport {
         schema_ahead: None,
         why: Some(why(WhyCode::NotPolledYet, "the remote was not seen yet", None)),
         gate: None,
+        workers: Vec::new(),
     }
 }
 

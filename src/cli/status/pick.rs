@@ -110,6 +110,7 @@ const KEYS: &[&str] = &[
     "gate.commit",
     "gate.text",
     "gate.opens_at",
+    "workers",
 ];
 
 /// The keys of the daemon.

@@ -9,7 +9,7 @@ use crate::{
         UnconfiguredReport,
     },
     cli::{
-        status::next,
+        status::{next, workers},
         terminal::{Look, Tone, one_line},
         wording,
     },
@@ -119,6 +119,7 @@ fn block(app: &AppReport, (now, supervised): (Time, bool), look: Look) -> String
     };
     row("trouble", app.trouble.iter().map(|why| look.paint(Tone::Bad, &one_line(why))).collect());
     row("live", live(app, now));
+    row("workers", workers::workers(app, now).into_iter().collect());
     row("deploy", app.deploy.iter().map(|deploy| under_way(deploy, now)).collect());
     row("canary", app.canary.iter().map(|canary| share(canary, app.name.as_str(), now)).collect());
     row("hold", hold(app, now));

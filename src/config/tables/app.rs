@@ -31,6 +31,7 @@ use super::{
     warmup::{RawWarmup, Warmup},
     watch::{RawWatch, Watch},
     window::RawWindow,
+    worker::{RawWorkers, WorkerSettings},
 };
 use crate::{
     config::{
@@ -82,6 +83,7 @@ table! {
         watch: RawWatch,
         migration: RawMigration,
         hooks: RawHooks,
+        worker: RawWorkers,
         front: RawFront,
         new_privileges: bool,
         limits: RawLimits,
@@ -195,6 +197,8 @@ pub struct AppSettings {
     pub migration: Option<MigrationRules>,
     /// Commands of the app at points of a deploy.
     pub hooks: Hooks,
+    /// Processes without a port that work for the live release.
+    pub workers: Vec<WorkerSettings>,
     /// What routes the public traffic.
     pub front: FrontSettings,
     /// The public address that bgd probes during a flip; `None`: flips are not measured.
@@ -267,7 +271,14 @@ impl RawApp {
             let hooks = [&hooks.before_start, &hooks.after_live, &hooks.after_failed];
             all.extend(hooks.into_iter().filter_map(text_of));
         }
+        all.extend(self.worker_commands());
         all
+    }
+
+    /// The commands of workers, which have no port and no socket.
+    pub fn worker_commands(&self) -> Vec<(&Span, &str)> {
+        let workers = self.worker.value().map_or(&[][..], |all| &all.value.0);
+        workers.iter().flat_map(|(_, worker)| worker.commands()).collect()
     }
 
     /// The other texts of an app in which bgd replaces placeholders.
@@ -279,7 +290,7 @@ impl RawApp {
     }
 }
 
-fn text_of(given: &Given<String>) -> Option<(&Span, &str)> {
+pub(super) fn text_of(given: &Given<String>) -> Option<(&Span, &str)> {
     given.value().map(|written| (&written.at, written.value.as_str()))
 }
 
@@ -362,6 +373,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         preview,
         watch,
         migration: judge.migration(raw.migration),
+        workers: judge.workers(raw.worker),
         hooks: judge.hooks(&RawHooks::or_empty(raw.hooks, at.absent("hooks"))),
         front: front.unwrap_or_else(front_builtin::usual),
         public,

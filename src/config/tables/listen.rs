@@ -101,6 +101,13 @@ impl Judge<'_> {
                 self.notes.error(at, format!("has {placeholder}, which stands for nothing here"), *hint);
             }
         }
+        for (at, text) in raw.worker_commands() {
+            let other = if other.placeholder == PORT.placeholder { &SOCKET } else { &PORT };
+            if text.contains(other.placeholder) {
+                let what = format!("has {}, which stands for nothing here", other.placeholder);
+                self.notes.error(at, what, "a worker has no port and no socket");
+            }
+        }
         // Set in `env`, the variable is the app's own.
         let env = raw.env.value().is_some_and(|env| env.value.0.contains_key(*variable));
         if env || raw.env_file.span().is_some() {

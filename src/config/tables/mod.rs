@@ -102,6 +102,7 @@ mod verify;
 mod warmup;
 mod watch;
 mod window;
+mod worker;
 
 use self::{
     app::{RawApp, RawApps},
@@ -132,6 +133,7 @@ pub(super) mod settings {
         verify::{Verify, VerifyRange},
         warmup::Warmup,
         watch::{Inconclusive, Watch},
+        worker::WorkerSettings,
     };
 }
 
@@ -180,7 +182,7 @@ impl<T: Table> FromToml for T {
 }
 
 /// The keys of each table of an app; the empty name stands for the app's own table.
-pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 18] {
+pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 19] {
     [
         ("", RawApp::keys()),
         ("stop", stop::RawStop::keys()),
@@ -194,6 +196,7 @@ pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 18] {
         ("watch", watch::RawWatch::keys()),
         ("migration", migration::RawMigration::keys()),
         ("hooks", hooks::RawHooks::keys()),
+        ("worker", worker::RawWorker::keys()),
         ("front", front::RawFront::keys()),
         ("limits", limits::RawLimits::keys()),
         ("checkout_limit", checkout_limit::RawCheckoutLimit::keys()),

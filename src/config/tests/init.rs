@@ -39,6 +39,7 @@ fn companions(at: usize, line: &str) -> Vec<usize> {
         _ if section.contains("window") || section.contains("freeze") => &["from", "to"],
         _ if section.contains("gate") => &["command"],
         "range" => &["signers"],
+        key if section.contains("worker") && key != "start" => &["start"],
         "host" | "status" | "body" | "script" if section.contains("health") => &["path"],
         key if section.contains("front") && key != "type" => &["type"],
         key if section.contains("warmup") && key != "paths" => &["paths"],

@@ -40,7 +40,13 @@ fn walk(above: &str, item: &DeValue<'_>, found: &mut BTreeSet<String>) {
         DeValue::Table(table) => {
             for (key, item) in table {
                 let path = format!("{above}{}", key.get_ref());
-                walk(&format!("{path}."), item.get_ref(), found);
+                match item.get_ref() {
+                    // Each has a name of the operator's.
+                    DeValue::Table(workers) if path == "worker" => {
+                        workers.values().for_each(|one| walk("worker.", one.get_ref(), found));
+                    }
+                    item => walk(&format!("{path}."), item, found),
+                }
                 found.insert(path);
             }
         }

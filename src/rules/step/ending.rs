@@ -214,7 +214,7 @@ impl Turn<'_> {
     }
 
     /// The least number of any release made from here on: a queued deploy has its number already.
-    fn next_release(&self) -> DeployId {
+    pub(super) fn next_release(&self) -> DeployId {
         let queued = self.app.queued.as_ref().map(|queued| queued.id);
         queued.map_or(self.context.fresh, |queued| queued.min(self.context.fresh))
     }

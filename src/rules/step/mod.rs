@@ -5,8 +5,8 @@
 //! `deploying` carries a deploy forward, `canary` gives it the traffic by degrees, `ending` ends it (well or not),
 //! `serving` keeps the live instance up and empties the other color, `routing` sends routes to the front, `replacing`
 //! goes around a front that can't be moved, `gates` takes over what keeps a commit back, `guarding` refuses ways back
-//! over a contract migration, `announcing` tells the app what is live, `asking` answers operators, `recovering` goes on
-//! after a restart.
+//! over a contract migration, `announcing` tells the app what is live, `working` has its workers follow, `asking` answers
+//! operators, `recovering` goes on after a restart.
 
 mod announcing;
 mod asking;
@@ -21,6 +21,7 @@ mod routing;
 mod serving;
 #[cfg(test)]
 mod tests;
+mod working;
 
 use std::time::Duration;
 
@@ -82,6 +83,8 @@ pub struct Policy {
     pub after_failed: bool,
     /// What follows when the watch of a release with a contract migration fails.
     pub on_failure: OnFailure,
+    /// Whether there are workers.
+    pub workers: bool,
 }
 
 #[cfg(test)]
@@ -100,6 +103,7 @@ impl Policy {
             after_live: false,
             after_failed: false,
             on_failure: OnFailure::Stay,
+            workers: false,
         }
     }
 }
@@ -213,11 +217,16 @@ pub fn step(app: &App, event: &Event, context: &Context) -> Step {
         Event::HealthChanged { color, release, healthy, answer } => {
             turn.health_changed(*color, release, (*healthy, answer));
         }
+        Event::WorkerDied { worker, release, how, last_words } => {
+            turn.worker_died(release, (worker, how, last_words));
+        }
+        Event::WorkerLeft { release } => turn.worker_left(release),
         Event::FrontRestarted => turn.front_restarted(),
         Event::Recovered(facts) => turn.recovered(facts),
         Event::Ticked => {}
     }
     turn.settle();
+    turn.settle_workers(event);
     Step { next: turn.app, effects: turn.effects, notes: turn.notes, answer: turn.answer }
 }
 

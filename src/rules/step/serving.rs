@@ -219,7 +219,7 @@ impl Turn<'_> {
     }
 
     /// The deploy that is watched, its watch, and what was live before.
-    fn watched(&self) -> Option<(Work, EffectId, Option<Release>)> {
+    pub(super) fn watched(&self) -> Option<(Work, EffectId, Option<Release>)> {
         let work = self.app.pipeline.work()?;
         let Stage::Watching { effect, former, .. } = &work.stage else { return None };
         Some((work.clone(), *effect, former.clone()))

@@ -65,6 +65,7 @@ pub(super) struct Shim {
     heir: Option<Process>,
     grace: Duration,
     stop_command: Option<Launch>,
+    quiet: Option<i32>,
     limit: Option<Instant>,
     timed_out: bool,
     limits: Limits,
@@ -104,6 +105,7 @@ impl Shim {
             input,
             socket,
             stop_command,
+            quiet: spec.stop.quiet,
             timed_out: false,
             limits: spec.limits,
         };
@@ -363,17 +365,44 @@ impl Shim {
         }
     }
 
+    /// Notes when the tree is killed at the latest: a new bgd shows it, and keeps to it if this shim is killed.
+    fn note_told(&mut self) {
+        if self.record.ends_by_ms.is_none() && self.record.ended_ms.is_none() {
+            self.record.ends_by_ms = Some(now_ms().saturating_add(self.record.grace_ms));
+            self.saving = Saving::Due(Instant::now());
+        }
+    }
+
+    /// Sends the signal once, to the main process only.
+    fn quiet(&mut self) -> io::Result<()> {
+        let main = self.record.main.filter(|_| self.record.exit.is_none()).or(self.heir);
+        let (Some(signal), Some(main)) = (self.quiet, main) else { return Ok(()) };
+        if self.record.quieted || !self.ending.is_idle() {
+            return Ok(());
+        }
+        self.record.quieted = true;
+        self.saving = Saving::Due(Instant::now());
+        match tree::signal(self.record.shim.pid, main, signal) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     fn serve(&mut self) -> io::Result<()> {
         let asked = self.socket.serve();
         for request in &asked {
             match request {
-                Request::Stop => self.ask_to_stop(),
+                Request::Stop => {
+                    self.note_told();
+                    self.ask_to_stop();
+                }
+                Request::Quiet => self.quiet()?,
                 Request::Kill => self.ending.kill(),
                 Request::Forget if self.record.ended_ms.is_some() => self.saving = Saving::Done,
                 _ => {}
             }
         }
-        if asked.iter().any(|request| matches!(request, Request::Stop | Request::Kill)) {
+        if asked.iter().any(|request| matches!(request, Request::Stop | Request::Kill | Request::Quiet)) {
             self.keep_time()?;
         }
         let due: Vec<Request> = asked.into_iter().filter(|request| self.is_due(*request)).collect();
@@ -387,7 +416,7 @@ impl Shim {
     fn is_due(&self, request: Request) -> bool {
         let ended = self.record.ended_ms.is_some();
         match request {
-            Request::Status | Request::Forget => true,
+            Request::Status | Request::Quiet | Request::Forget => true,
             Request::WaitExit => self.record.exit.is_some(),
             Request::WaitEnd => ended,
             Request::Stop | Request::Kill => ended || self.ending.has_failed(Instant::now()),
@@ -435,6 +464,8 @@ fn new_record(id: String, socket: PathBuf, spec: &Spec) -> io::Result<Record> {
         ended_ms: None,
         killed: false,
         ending: false,
+        ends_by_ms: None,
+        quieted: false,
         marks: marks(spec),
         siblings: spec.siblings,
     })

@@ -21,7 +21,7 @@ pub(super) const PROMPT: Duration = Duration::from_secs(1);
 /// future closes the connection, and a requested stop goes on.
 pub(super) async fn ask(record: &Record, request: Request) -> io::Result<Report> {
     match request {
-        Request::Status | Request::Forget => within(PROMPT, talk(record, request)).await,
+        Request::Status | Request::Quiet | Request::Forget => within(PROMPT, talk(record, request)).await,
         Request::WaitExit | Request::WaitEnd | Request::Stop | Request::Kill => talk(record, request).await,
     }
 }

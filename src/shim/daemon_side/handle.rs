@@ -23,7 +23,7 @@ use crate::{
         ids::{AppName, ReleaseId},
     },
     shim::{
-        record::{Exit, Record},
+        record::{Exit, Record, now_ms},
         relay::STANDS_IN,
         spec::Role,
         wire::{Report, Request},
@@ -212,6 +212,8 @@ impl Handle {
                     // The exit of the main process is unknown. It hardly went into the background, so its rest counts
                     // as ending.
                     ending: record.ending || (!runs && record.exit.is_none()),
+                    ends_by_ms: record.ends_by_ms,
+                    quieted: record.quieted,
                     dropped: 0,
                     overseer: Overseer::Lost,
                 })
@@ -259,6 +261,30 @@ impl Handle {
         self.end(Manner::Polite).await
     }
 
+    /// Tells a worker once to take no new work. A worker whose shim was killed is not told: the signal is known to the
+    /// shim alone. Returns whether it was told.
+    pub async fn quiet(&self) -> Result<bool, ShimError> {
+        Ok(match self.reach(Request::Quiet).await? {
+            Contact::Answer(report) => report.record.quieted,
+            Contact::Ended(_) | Contact::Orphaned(_) => false,
+        })
+    }
+
+    /// Time from the polite request to KILL.
+    pub fn grace(&self) -> Duration {
+        Duration::from_millis(self.0.record.grace_ms)
+    }
+
+    /// When the command was exec'd, in milliseconds since the epoch.
+    pub fn started_ms(&self) -> u64 {
+        self.0.record.started_ms
+    }
+
+    /// The newest state file; `None` when it is forgotten or can't be read.
+    pub(crate) fn last_record(&self) -> Option<Record> {
+        Record::load(&self.0.path).ok().flatten()
+    }
+
     /// KILLs the whole tree. Resolves when no descendant is left.
     pub async fn kill(&self) -> Result<Stopped, ShimError> {
         self.end(Manner::Now).await
@@ -299,8 +325,23 @@ impl Handle {
     }
 
     async fn end_orphans(&self, record: Record, manner: Manner) -> Result<Stopped, ShimError> {
+        if manner == Manner::Polite {
+            self.note_told(&record);
+        }
         let ended = orphans::end(&record, &[], manner).await.map_err(|e| self.trouble(e))?;
         self.outcome(&record, ended)
+    }
+
+    /// Writes the deadline in place of the dead shim, so that a new bgd keeps to it.
+    fn note_told(&self, record: &Record) {
+        if record.ends_by_ms.is_some() || record.main.is_none_or(|main| !main.is_alive()) {
+            return;
+        }
+        let ends_by_ms = Some(now_ms().saturating_add(record.grace_ms));
+        let told = Record { ends_by_ms, ending: true, ..record.clone() };
+        if let Err(err) = told.save(&self.0.path) {
+            tracing::warn!(app = %self.app(), role = %self.role(), %err, "the deadline of an end was not recorded");
+        }
     }
 
     fn outcome(&self, record: &Record, ended: orphans::Ended) -> Result<Stopped, ShimError> {

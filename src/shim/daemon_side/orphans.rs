@@ -15,7 +15,7 @@ use crate::{
         process::{Process, Stat},
         tree,
     },
-    shim::record::{MARKS, Record},
+    shim::record::{MARKS, Record, now_ms},
 };
 
 /// Time between two looks at /proc after orphans were asked to end: nothing reports the end of a process that is not a
@@ -138,11 +138,16 @@ pub(super) async fn all_gone(record: &Record) -> io::Result<()> {
 /// Ends them all. `known` are further processes that were seen below the shim while it lived.
 pub(super) async fn end(record: &Record, known: &[Process], manner: Manner) -> io::Result<Ended> {
     let begun = Instant::now();
-    let grace = match manner {
-        Manner::Polite => Duration::from_millis(record.grace_ms),
-        Manner::Now => Duration::ZERO,
-    };
+    let grace = Duration::from_millis(match manner {
+        Manner::Polite => {
+            let left = record.ends_by_ms.map_or(u64::MAX, |by| by.saturating_sub(now_ms()));
+            left.min(record.grace_ms)
+        }
+        Manner::Now => 0,
+    });
     let mut seen: BTreeSet<Process> = known.iter().copied().collect();
+    // The shim has sent the signal before it recorded the deadline; some apps take a second one for an order to hurry.
+    let told = record.ends_by_ms.is_some();
     let mut asked = BTreeSet::new();
     let mut killed = false;
     loop {
@@ -154,7 +159,7 @@ pub(super) async fn end(record: &Record, known: &[Process], manner: Manner) -> i
         if spent >= grace {
             killed = true;
             send(&left, libc::SIGKILL)?;
-        } else {
+        } else if !told {
             let new = polite_targets(record, &left).into_iter().filter(|one| asked.insert(*one));
             let new: Vec<_> = new.collect();
             send(&new, record.stop_signal)?;

@@ -73,6 +73,10 @@ pub struct Status {
     pub tree: Vec<i32>,
     /// The shim was told to end it, or ends the rest of the tree.
     pub ending: bool,
+    /// The moment of KILL, in milliseconds since the epoch; `None` until bgd tells it to end.
+    pub ends_by_ms: Option<u64>,
+    /// It was told to take no new work.
+    pub quieted: bool,
     /// Bytes of output that could not be written to the log; 0 when unknown.
     pub dropped: u64,
     /// The process that looks after the tree.
@@ -129,6 +133,8 @@ impl Status {
             main: report.record.exit.map_or(Main::Running, Main::Exited),
             tree: report.tree,
             ending: report.record.ending,
+            ends_by_ms: report.record.ends_by_ms,
+            quieted: report.record.quieted,
             dropped: report.dropped,
             overseer: if over { Overseer::Ended } else { Overseer::Shim },
         }
@@ -139,6 +145,8 @@ impl Status {
             main: Main::Exited(record.exit.unwrap_or(Exit::UNKNOWN)),
             tree: Vec::new(),
             ending: record.ending,
+            ends_by_ms: record.ends_by_ms,
+            quieted: record.quieted,
             dropped: 0,
             overseer: Overseer::Ended,
         }

@@ -10,3 +10,4 @@ mod gates;
 mod guarding;
 mod recovering;
 mod replacing;
+mod workers;
