@@ -261,7 +261,7 @@ fn a_worker_that_dies_takes_the_release_back_and_one_that_ends_well_is_started_a
 }
 
 #[test]
-fn workers_go_by_the_file_and_by_down_up_and_a_flip_without_the_daemon() {
+fn workers_go_by_the_file_and_by_down_and_up_and_outlive_the_daemon() {
     let Some((mut stage, jobs)) = stage(Plan::of(Kind::Builtin), &[("queue", "instances = 3"), ("mail", "")])
     else {
         return;
@@ -311,5 +311,31 @@ fn workers_go_by_the_file_and_by_down_up_and_a_flip_without_the_daemon() {
     assert_eq!(pids(&until_at_work(&stage, "queue", &two, 1), "queue"), [pid], "it was adopted");
     jobs.add("last-job");
     stage.eventually("it works", |_| jobs.done_by("last-job") == "two");
+    stage.assert_status_is_true();
+}
+
+#[test]
+fn a_flip_without_the_daemon_gives_the_work_back() {
+    let Some((mut stage, jobs)) =
+        stage(Plan::of(Kind::Nginx), &[("queue", ""), ("clock", "exclusive = true")])
+    else {
+        return;
+    };
+    let one = stage.push_live("one");
+    until_at_work(&stage, "queue", &one, 1);
+    stage.until_at_rest();
+    let two = stage.push_live("two");
+    stage.until_at_rest();
+    until_at_work(&stage, "clock", &two, 1);
+    stage.kill_daemon();
+    stage.done(&["flip"]);
+    jobs.add("after-the-flip");
+    stage.eventually("the former release works again", |_| jobs.done_by("after-the-flip") == "one");
+    stage.start_daemon();
+    until_at_work(&stage, "queue", &one, 1);
+    until_at_work(&stage, "clock", &one, 1);
+    until_none_leaves(&stage);
+    let said = jobs.said();
+    assert!(!said.iter().any(|line| line.contains("is not alone")), "{said:?}");
     stage.assert_status_is_true();
 }

@@ -97,7 +97,8 @@ pub enum Request {
     Exec {
         app: Option<AppName>,
         /// In the environment of this worker; default that of the app.
-        #[serde(default)] // An older client does not know workers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        // An older daemon refuses a key it does not know.
         worker: Option<WorkerName>,
     },
     /// `Progress(Event)` lines, then `Done(Said)` when it is out of service.

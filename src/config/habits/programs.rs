@@ -97,6 +97,12 @@ impl Judge<'_> {
                 self.fixed_port(&all, at);
             }
         }
+        for (all, is_shell, at) in raw.worker_starts() {
+            self.start_runs(&all, at);
+            if is_shell {
+                self.not_of_sh(&all, at);
+            }
+        }
         if !raw.new_privileges.value().is_some_and(|written| written.value) {
             self.without_rights(raw);
         }

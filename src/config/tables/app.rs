@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     config::{
+        commands::Call,
         duration::exact,
         judge::{Holds, Judge},
         read::{FromToml, Given, Item, Reader, Written},
@@ -279,6 +280,12 @@ impl RawApp {
     pub fn worker_commands(&self) -> Vec<(&Span, &str)> {
         let workers = self.worker.value().map_or(&[][..], |all| &all.value.0);
         workers.iter().flat_map(|(_, worker)| worker.commands()).collect()
+    }
+
+    /// The programs that each worker's `start` calls, whether a shell reads it, and its place.
+    pub fn worker_starts(&self) -> Vec<(Vec<Call>, bool, &Span)> {
+        let workers = self.worker.value().map_or(&[][..], |all| &all.value.0);
+        workers.iter().filter_map(|(_, worker)| worker.calls()).collect()
     }
 
     /// The other texts of an app in which bgd replaces placeholders.

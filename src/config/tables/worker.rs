@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     config::{
+        commands::{Call, calls},
         judge::Judge,
         read::{FromToml, Given, Item, Reader},
         signal,
@@ -160,6 +161,19 @@ impl Judge<'_> {
 }
 
 impl RawWorker {
+    /// The programs that `start` calls, whether a shell reads it, and its place.
+    pub(super) fn calls(&self) -> Option<(Vec<Call>, bool, &Span)> {
+        let written = self.start.value()?;
+        let (all, is_shell) = match &written.value {
+            RawStart::Shell(line) => (calls(line), true),
+            RawStart::Argv(words) => {
+                let words: Vec<String> = words.iter().map(|word| word.value.clone()).collect();
+                (vec![Call::of_argv(&words)], false)
+            }
+        };
+        Some((all, is_shell, &written.at))
+    }
+
     /// Its commands and their places.
     pub(super) fn commands(&self) -> Vec<(&Span, &str)> {
         let mut all = Vec::new();
@@ -190,7 +204,7 @@ mod tests {
         ),
         ("worker.queue.takeover = \"later\"", "4 app.shop.worker.queue.takeover", "is not a takeover"),
         ("worker.queue.quiet = \"KILL\"", "4 app.shop.worker.queue.quiet", "can't be handled by a worker"),
-        ("worker.queue.quiet = \"TSPT\"", "4 app.shop.worker.queue.quiet", "is no signal"),
+        ("worker.queue.quiet = \"TSPT\"", "4 app.shop.worker.queue.quiet", "is not a signal"),
         ("worker.queue.quiet = \"TERM\"", "4 app.shop.worker.queue.quiet", "is the signal that `stop` sends"),
         ("worker.queue.stop.signal = \"STOP\"", "4 app.shop.worker.queue.stop.signal", "does not ask"),
         ("worker.queue.grace = \"1m\"", "4 app.shop.worker.queue.grace", "unknown key"),
@@ -212,6 +226,19 @@ mod tests {
                 "{line}: {found:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_worker_that_leaves_its_shell_or_asks_a_manager_is_warned_of() {
+        let said = |start: &str| {
+            let health = "health.path = \"/\"";
+            let worker = format!("worker.queue.start = \"{start}\"");
+            warnings(&with(&format!("{health}\n{worker}")))
+        };
+        let all = said("supervisorctl start queue");
+        assert!(all.len() == 1 && all[0].starts_with("app.shop.worker.queue.start: "), "{all:?}");
+        assert!(said("celery worker &")[0].contains("to the background"));
+        assert_eq!(said("exec php artisan queue:work"), [""; 0]);
     }
 
     #[test]
