@@ -75,6 +75,7 @@ fn app(app: &AppSettings) -> Table {
     put_if(&mut out, "migration", app.migration.as_ref().map(migration));
     put(&mut out, "limits", limits(app.limits));
     put(&mut out, "hooks", hooks(&app.hooks));
+    put_if(&mut out, "dir", app.dir.as_deref().map(path));
     gates(&app.gates, &mut out);
     let mut routed = front(&app.front);
     put(&mut routed, "address", app.public.as_ref().map_or("none", |public| public.url.as_str()));
@@ -205,6 +206,10 @@ fn canary(canary: &Canary) -> Table {
         }
     };
     put(&mut out, "sticky", sticky);
+    if !canary.approvers.is_empty() {
+        put(&mut out, "approvers", names(&canary.approvers));
+    }
+    put_if(&mut out, "deadline", canary.deadline.map(time));
     out
 }
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config::settings::{DaemonSettings, Principal},
-    rules::words::EventKind,
+    rules::{ids::AppName, words::EventKind},
     store::clock,
 };
 
@@ -227,6 +227,26 @@ impl Access {
     }
 }
 
+impl Access {
+    /// Lets an operator give a release more traffic, if the app leaves that to everybody or to this one.
+    ///
+    /// # Errors
+    /// When the app names approvers and the peer is not one of them, nor root, nor the daemon's own user.
+    pub fn approve(&self, peer: &Peer, (app, approvers): (&AppName, &[Principal])) -> Result<(), Refusal> {
+        if approvers.is_empty() || self.is_first(&peer.caller) {
+            return Ok(());
+        }
+        let circle = Circle::of(approvers);
+        if circle.has(&peer.caller) {
+            return Ok(());
+        }
+        let message =
+            format!("promote is not permitted for {}, who is not an approver of {app}", peer.described());
+        let hint = format!("ask root or one of: {}; `canary.approvers` names them", circle.words);
+        Err(refusal(Exit::NotPermitted, message, Some(&hint)))
+    }
+}
+
 impl Circle {
     fn of(named: &[Principal]) -> Self {
         let mut circle = Self::default();
@@ -316,6 +336,18 @@ mod tests {
         let circle = |groups: &[u32]| Circle { groups: groups.to_vec(), ..Circle::default() };
         let circles = Some(Circles { operators: circle(operators), readers: circle(readers) });
         Access { own: 500, circles }
+    }
+
+    #[test]
+    fn approvers_promote_and_other_operators_do_not() {
+        let access = access(&[10], &[]);
+        let shop: AppName = "shop".parse().unwrap();
+        let root = [Principal::User("root".to_owned())];
+        assert_eq!(access.approve(&peer(1, &[10]), (&shop, &[])), Ok(()));
+        assert_eq!(access.approve(&peer(0, &[]), (&shop, &root)), Ok(()));
+        let refused = access.approve(&peer(1, &[10]), (&shop, &root)).unwrap_err();
+        assert_eq!(refused.exit, Exit::NotPermitted);
+        assert_eq!(refused.hint.as_deref(), Some("ask root or one of: root; `canary.approvers` names them"));
     }
 
     #[test]

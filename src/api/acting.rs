@@ -208,6 +208,7 @@ fn moving(snapshot: &Snapshot, id: DeployId) -> bool {
 /// Answers once the front has proven the share.
 async fn shared(mut following: Follower<'_>, app: Option<AppName>, what: Ask) -> Result<Answer, Refusal> {
     let handle = handle_of(following.services, app.as_ref())?;
+    approve(&following, &handle)?;
     let text = match ask(&following.client.peer, (&handle, what)).await? {
         step::Answer::Said(text) => text,
         // 100 % is a promotion, not a share.
@@ -237,8 +238,19 @@ fn not_taken(snapshot: &Snapshot) -> Option<Refusal> {
     Some(refusal(Exit::Failed, message, Some(hint)))
 }
 
+/// More traffic for a release is the approvers' to give, where the app names some.
+fn approve(following: &Follower<'_>, handle: &AppHandle) -> Result<(), Refusal> {
+    let (services, peer, settings) = (following.services, &following.client.peer, handle.settings());
+    let approved = services.access.approve(peer, (&settings.name, &settings.canary.approvers));
+    if approved.is_err() {
+        services.note_refusal(peer, "promote");
+    }
+    approved
+}
+
 async fn promote(mut following: Follower<'_>, app: Option<AppName>) -> Result<Answer, Refusal> {
     let handle = handle_of(following.services, app.as_ref())?;
+    approve(&following, &handle)?;
     match ask(&following.client.peer, (&handle, Ask::Promote)).await? {
         step::Answer::Promoting(id) => following.promoted(&handle, id).await,
         other => Err(unexpected(&other)),

@@ -361,6 +361,7 @@ fn canary(snapshot: &Snapshot) -> Option<CanaryReport> {
         },
         next_share: next,
         next_at: hold.map(|hold| Stamp(canary.since.plus(hold))),
+        deadline_at: canary.approval().map(|limit| Stamp(canary.since.plus(limit))),
     })
 }
 

@@ -208,8 +208,14 @@ fn of_instance(app: &AppSettings, context: &Context, argv: Vec<String>) -> Resul
 
 fn in_release(app: &AppSettings, context: &Context, argv: Vec<String>) -> Result<Command, CommandError> {
     let env = environment(app, context)?;
-    let (cwd, user) = (context.release_dir(), app.user.clone());
+    let (cwd, user) = (work_dir(app, context), app.user.clone());
     Ok(Command { argv, cwd, env, user, new_privileges: app.new_privileges })
+}
+
+/// The directory in which the app's commands run: `dir` of the release, or its root.
+pub fn work_dir(app: &AppSettings, context: &Context) -> PathBuf {
+    let release = context.release_dir();
+    app.dir.as_ref().map_or_else(|| release.clone(), |dir| release.join(dir))
 }
 
 fn run(lines: &[String], context: &Context) -> Vec<String> {

@@ -127,6 +127,7 @@ fn app() -> AppSettings {
             response_timeout: Duration::from_secs(60),
         },
         public: None,
+        dir: None,
         gates: Default::default(),
     }
 }

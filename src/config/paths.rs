@@ -62,6 +62,11 @@ impl Judge<'_> {
         Some(path)
     }
 
+    /// A directory in the release, without `./`; not the release itself.
+    pub(super) fn release_dir(&mut self, written: &Written<String>) -> Option<PathBuf> {
+        Some(self.release_path(written)?.components().collect())
+    }
+
     /// A path in the release, without `./`; keeps a trailing `/`, which means a directory.
     fn release_path(&mut self, written: &Written<String>) -> Option<PathBuf> {
         let text = &written.value;

@@ -310,6 +310,7 @@ impl AppTask {
         let policy = Policy {
             warmup: settings.warmup.is_some(),
             canary: settings.canary.steps.clone(),
+            canary_deadline: settings.canary.deadline,
             backup: settings.watch.backup,
             hold_inconclusive: settings.watch.inconclusive == Inconclusive::Hold,
             watch: settings.watch.period,

@@ -324,9 +324,9 @@ impl Instances {
 
     pub(crate) fn target(&self, release: &Release, slot: Slot) -> Result<Target, Failure> {
         let context = self.commands.context_of(release, slot);
-        let command = command::probe_command(&self.settings, &context)
+        let asked = command::probe_command(&self.settings, &context)
             .map_err(|err| command_failure(Phase::Probing, &err))?;
-        let command = command.map(|command| ProbeCommand {
+        let command = asked.map(|command| ProbeCommand {
             argv: command.argv,
             cwd: command.cwd,
             env: command.env,
@@ -334,7 +334,7 @@ impl Instances {
             new_privileges: command.new_privileges,
         });
         let address = self.settings.address_at(slot.color, slot.index);
-        Ok(Target { address, release_dir: context.release_dir(), command })
+        Ok(Target { address, release_dir: command::work_dir(&self.settings, &context), command })
     }
 }
 

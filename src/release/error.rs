@@ -83,6 +83,20 @@ pub enum BuildError {
         /// Its users; never empty.
         occupants: Vec<Occupant>,
     },
+    /// `dir` is not a directory of the commit.
+    #[error("there is no directory {} in the commit", dir.display())]
+    DirMissing {
+        /// `dir` as configured.
+        dir: PathBuf,
+    },
+    /// `dir` is, or lies behind, a link that leads out of the release.
+    #[error("{} leads out of the repository, to {}", dir.display(), to.display())]
+    DirOutside {
+        /// `dir` as configured.
+        dir: PathBuf,
+        /// Where it leads.
+        to: PathBuf,
+    },
     /// The caller cancelled the work.
     #[error("cancelled")]
     Cancelled,
@@ -110,6 +124,9 @@ impl BuildError {
             }
             Self::Symlink { .. } | Self::NotDirectory { .. } | Self::HardLink { .. } => {
                 "put a plain file or directory there, in the repository or in `shared`; then `bgd deploy`"
+            }
+            Self::DirMissing { .. } | Self::DirOutside { .. } => {
+                "`dir` names a directory of the repository; correct it in bgd.toml or there, then `bgd deploy`"
             }
             Self::Moved { .. } | Self::Cancelled => return None,
         };

@@ -85,6 +85,7 @@ pub fn prepare(
     };
     let linking = shared::Linking { release: &release, store: &store, owner, cancel };
     linking.all(&app.shared, &context.places.shared())?;
+    check_dir(app, &context.release_dir())?;
     for change in &app.rewrites {
         rewrite::apply(change, &context.values, &release)?;
     }
@@ -105,6 +106,17 @@ fn refuse_closed_way(app: &AppSettings, context: &Context) -> Result<(), BuildEr
     match closed_way(&account, &context.release_dir()) {
         Some(dir) => Err(BuildError::ClosedWay { user: user.to_owned(), dir: dir.to_owned() }),
         None => Ok(()),
+    }
+}
+
+/// Refuses a `dir` that is missing, or that a link leads out of the release: a build there would write elsewhere.
+fn check_dir(app: &AppSettings, release: &Path) -> Result<(), BuildError> {
+    let Some(dir) = &app.dir else { return Ok(()) };
+    let root = release.canonicalize().map_err(failed("open directory", release))?;
+    match root.join(dir).canonicalize() {
+        Ok(to) if !to.starts_with(&root) => Err(BuildError::DirOutside { dir: dir.clone(), to }),
+        Ok(to) if to.is_dir() => Ok(()),
+        Ok(_) | Err(_) => Err(BuildError::DirMissing { dir: dir.clone() }),
     }
 }
 
@@ -310,6 +322,32 @@ mod tests {
         assert_eq!(text(new.join("assets/a")), "new");
         assert_eq!(text(new.join("assets/b")), "old");
         assert_eq!(text(new.join("assets/d")), "new");
+    }
+
+    #[test]
+    fn a_directory_of_the_app_must_be_one_of_its_commit() {
+        let mut fixture = Fixture::new();
+        let (_, new, _) = paths(&fixture);
+        let outside = tempfile::tempdir().unwrap();
+        fixture.write(new.join("services/api/run"), "x");
+        symlink("services/api", new.join("near")).unwrap();
+        symlink(outside.path(), new.join("services/far")).unwrap();
+        for (dir, said) in [
+            ("services/api", None),
+            ("near", None),
+            ("services/none", Some("there is no directory services/none in the commit".to_owned())),
+            ("services/api/run", Some("there is no directory services/api/run in the commit".to_owned())),
+            (
+                "services/far",
+                Some(format!(
+                    "services/far leads out of the repository, to {}",
+                    outside.path().canonicalize().unwrap().display()
+                )),
+            ),
+        ] {
+            fixture.app.dir = Some(dir.into());
+            assert_eq!(run(&fixture).err().map(|err| err.to_string()), said);
+        }
     }
 
     #[test]

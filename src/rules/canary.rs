@@ -92,6 +92,9 @@ pub struct Canary {
     /// The last report of too little traffic, while that keeps the step from ending.
     #[serde(default)]
     pub held: Option<String>,
+    /// The limit of each step without a length, from when its share came into force.
+    #[serde(default)]
+    pub deadline: Option<Duration>,
 }
 
 /// A place on a canary's way.
@@ -111,8 +114,8 @@ impl Canary {
         let first = plan.first()?;
         let plan = plan.to_vec();
         let share = first.share;
-        let (proven, held) = (None, None);
-        Some(Self { plan, step: 0, share, since: now, by_hand: false, proven, refused: 0, held })
+        let (proven, held, deadline) = (None, None, None);
+        Some(Self { plan, step: 0, share, since: now, by_hand: false, proven, refused: 0, held, deadline })
     }
 
     /// The place that bgd asks of the front.
@@ -168,8 +171,14 @@ impl Canary {
         if self.refused > 0 {
             return Some(backoff::restart_delay(self.refused.saturating_add(1)));
         }
-        let hold = self.plan.get(self.step)?.hold.filter(|_| !self.by_hand)?;
+        let hold = self.plan.get(self.step)?.hold.filter(|_| !self.by_hand).or(self.approval())?;
         Some(hold.saturating_sub(now.since(self.since)))
+    }
+
+    /// The limit of the step, if it waits for an operator and the front has taken its share.
+    pub fn approval(&self) -> Option<Duration> {
+        let waits = self.refused == 0 && !self.by_hand && self.plan.get(self.step)?.hold.is_none();
+        self.deadline.filter(|_| waits)
     }
 }
 

@@ -158,3 +158,26 @@ fn a_gate_command_is_asked_until_it_opens_and_the_newest_green_commit_goes_live(
     assert_eq!(stage.events("marked_bad"), 0);
     stage.assert_no_leftover();
 }
+
+#[test]
+fn the_commands_of_an_app_run_in_its_directory_of_the_repository() {
+    let mut stage = stage("dir = \"services/api\"\npaths = [\"services/api/**\"]");
+    let dir = stage.path("work/services/api");
+    fs::create_dir_all(&dir).expect("a directory");
+    fs::write(dir.join("app.conf"), "rev = api\n").expect("app.conf");
+    fs::write(dir.join("build.sh"), "test \"$PWD\" = \"$BGD_RELEASE_DIR/services/api\"\n").expect("build.sh");
+    let first = stage.push_all("Make the API");
+    stage.wait_live(&first);
+    assert_eq!(stage.served(), "api");
+    let shop = stage.push_files(&["services/web/x"], "Change the shop");
+    stage.until_gated(&shop, "paths");
+    // A link out of the repository would have the build write elsewhere.
+    fs::remove_dir_all(&dir).expect("remove the directory");
+    std::os::unix::fs::symlink(stage.path("gates"), &dir).expect("a link");
+    let linked = stage.push_all("Link the API");
+    let status = stage.until("the link is refused", |status| status["last"]["commit"] == linked.as_str());
+    let error = status["last"]["error"].as_str().expect("an error");
+    assert!(error.starts_with("services/api leads out of the repository, to "), "{error}");
+    assert_eq!((stage.served(), status["live"]["commit"].as_str()), ("api".to_owned(), Some(&*first)));
+    stage.end_daemon();
+}

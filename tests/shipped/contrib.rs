@@ -42,7 +42,7 @@ fn every_configuration_loads() {
         assert_eq!(loaded.settings.apps.keys().map(|app| app.as_str()).collect::<Vec<_>>(), ["shop"]);
         seen += 1;
     }
-    assert_eq!(seen, 9);
+    assert_eq!(seen, 10);
 }
 
 #[test]

@@ -62,6 +62,7 @@ impl Setup {
         let seconds = |choice: u64| Duration::from_secs(choice);
         let policy = Policy {
             warmup: rng.percent(25),
+            canary_deadline: None,
             canary: if rng.percent(60) { steps(rng) } else { Vec::new() },
             hold_inconclusive: rng.percent(30),
             backup: rng.percent(30),

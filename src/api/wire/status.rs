@@ -263,6 +263,9 @@ pub struct CanaryReport {
     pub next_share: Share,
     /// When the next share is due; `None` while it waits for an operator, for enough traffic, or for the front.
     pub next_at: Option<Stamp>,
+    /// When the step is discarded unless an operator promotes it. Left out by a daemon that is older than this key.
+    #[serde(default)]
+    pub deadline_at: Option<Stamp>,
 }
 
 /// Why automatic deploys are off.

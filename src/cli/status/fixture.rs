@@ -40,6 +40,7 @@ pub fn canary() -> CanaryReport {
         held: None,
         next_share: percent(25),
         next_at: Some(Stamp(Time(NOW.0 + 90_000))),
+        deadline_at: None,
     }
 }
 

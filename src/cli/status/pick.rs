@@ -64,6 +64,7 @@ const KEYS: &[&str] = &[
     "canary.held",
     "canary.next_share",
     "canary.next_at",
+    "canary.deadline_at",
     "hold",
     "hold.by",
     "hold.reason",

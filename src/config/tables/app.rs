@@ -89,6 +89,7 @@ table! {
         new_privileges: bool,
         limits: RawLimits,
         checkout_limit: RawCheckoutLimit,
+        dir: String,
         paths: Vec<Written<String>>,
         skip: Vec<Written<String>>,
         window: Vec<Written<RawWindow>>,
@@ -208,6 +209,8 @@ pub struct AppSettings {
     pub limits: Limits,
     /// Limit of files and bytes of a commit.
     pub checkout_limit: CheckoutLimit,
+    /// The directory of the release in which the app's commands run; `None`: its root.
+    pub dir: Option<PathBuf>,
     /// What keeps a commit from being deployed by itself.
     pub gates: Gates,
 }
@@ -307,6 +310,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
     judge.placeholders(&raw);
     judge.programs(&raw);
     let gates = judge.gates(&raw);
+    let dir = raw.dir.value().and_then(|written| judge.release_dir(written));
     let at = raw.at;
     let remote = judge.remote(&raw.remote, &at);
     let transport = remote.as_ref().map(|remote| remote.transport);
@@ -386,6 +390,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         public,
         limits,
         checkout_limit,
+        dir,
         gates,
         listen,
         name,
@@ -464,6 +469,8 @@ mod tests {
             "5 app.shop.cache[0]",
             "overlaps \"a\" of app.shop.shared[0] (bgd.toml:4)",
         ),
+        ("dir = \"../api\"", "4 app.shop.dir", "leaves the release"),
+        ("dir = \"/srv\"", "4 app.shop.dir", "is absolute"),
         ("cache = \"vendor\"", "4 app.shop.cache", "expected a list, found a text"),
         ("memory_check = \"stop\"", "4 app.shop.memory_check", "is not a memory check: \"stop\""),
         ("fast_forward_only = \"yes\"", "4 app.shop.fast_forward_only", "expected true or false"),

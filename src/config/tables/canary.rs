@@ -1,6 +1,9 @@
 //! `[app.NAME.canary]`: the gradual move of traffic to a new release. Independent of the kinds of fronts; accepts only
 //! shares and names that all of them support.
 
+use std::time::Duration;
+
+use super::daemon::{Principal, principals};
 use crate::{
     config::{
         duration,
@@ -17,7 +20,13 @@ use crate::{
 
 table! {
     /// `[app.NAME.canary]`.
-    RawCanary { steps: Vec<Written<String>>, sticky: String, cookie: String }
+    RawCanary {
+        steps: Vec<Written<String>>,
+        sticky: String,
+        cookie: String,
+        approvers: Vec<Written<String>>,
+        deadline: Duration,
+    }
 }
 
 /// The gradual move of traffic to a new release.
@@ -27,6 +36,10 @@ pub struct Canary {
     pub steps: Vec<CanaryStep>,
     /// How a client is kept on one color.
     pub sticky: Sticky,
+    /// Who may promote; empty: every operator.
+    pub approvers: Vec<Principal>,
+    /// A step without a length that nobody promoted by then is discarded.
+    pub deadline: Option<Duration>,
 }
 
 const STICKY: Sticky = Sticky::None;
@@ -44,7 +57,18 @@ impl Judge<'_> {
     /// Judges the canary of the app `name`.
     pub(super) fn canary(&mut self, given: &Given<RawCanary>, name: &AppName) -> Canary {
         let Some(Written { value: raw, .. }) = given.value() else { return Canary::default() };
-        Canary { steps: self.steps(raw), sticky: self.sticky(raw, name) }
+        if let Some(written) = raw.approvers.value().filter(|written| written.value.is_empty()) {
+            self.notes.error(&written.at, "is empty", "leave it out: then every operator may promote");
+        }
+        if let Some(written) = raw.deadline.value().filter(|written| written.value.is_zero()) {
+            self.notes.error(&written.at, "must be longer than zero", "leave it out for no limit");
+        }
+        Canary {
+            steps: self.steps(raw),
+            sticky: self.sticky(raw, name),
+            approvers: principals(self, &raw.approvers),
+            deadline: raw.deadline.value().map(|written| written.value),
+        }
     }
 
     fn steps(&mut self, raw: &RawCanary) -> Vec<CanaryStep> {
@@ -208,6 +232,17 @@ mod tests {
             "canary = { steps = [\"5%\"], sticky = \"cookie\", cookie = \"a-b\" }",
             "4 app.shop.canary.cookie",
             "is not a cookie name here: \"a-b\"",
+        ),
+        ("canary = { steps = [\"5%\"], approvers = [] }", "4 app.shop.canary.approvers", "is empty"),
+        (
+            "canary = { steps = [\"5%\"], approvers = [\"a b\"] }",
+            "4 app.shop.canary.approvers[0]",
+            "is not a user or group name",
+        ),
+        (
+            "canary = { steps = [\"5%\"], deadline = \"0s\" }",
+            "4 app.shop.canary.deadline",
+            "longer than zero",
         ),
         ("canary = { steps = [\"5%\"], shares = 1 }", "4 app.shop.canary.shares", "unknown key"),
     ];

@@ -82,7 +82,7 @@ pub(in crate::config) fn daemon(
 }
 
 /// Parses the names of users and groups; does not check that they exist on this host.
-fn principals(judge: &mut Judge<'_>, given: &Given<Vec<Written<String>>>) -> Vec<Principal> {
+pub(super) fn principals(judge: &mut Judge<'_>, given: &Given<Vec<Written<String>>>) -> Vec<Principal> {
     let all = given.value().map_or(&[][..], |written| &written.value);
     all.iter().filter_map(|one| principal(judge, one)).collect()
 }

@@ -51,7 +51,7 @@ inconclusive   = "hold"
     let app = shop(&with(lines));
     let steps =
         vec![step(0, Some(SECS(10))), step(5, Some(SECS(120))), step(25, Some(SECS(5400))), step(50, None)];
-    assert_eq!(app.canary, Canary { steps, sticky: Sticky::Cookie("side".to_owned()) });
+    assert_eq!(app.canary, Canary { steps, sticky: Sticky::Cookie("side".to_owned()), ..Canary::default() });
     let preview = Preview {
         header: "X-Look".to_owned(),
         cookie: "look".to_owned(),
@@ -78,7 +78,7 @@ fn what_is_left_out_has_its_default() {
     let app = shop(&with(
         "canary.steps = [\"0%\"]\npreview.secret_file = \"/s\"\nwarmup.paths = [\"/\"]\nwatch.max_p95 = \"+0%\"",
     ));
-    assert_eq!(app.canary, Canary { steps: vec![step(0, None)], sticky: Sticky::None });
+    assert_eq!(app.canary, Canary { steps: vec![step(0, None)], sticky: Sticky::None, ..Canary::default() });
     let preview = app.preview.unwrap();
     assert_eq!((preview.header.as_str(), preview.cookie.as_str()), ("X-Bgd-Preview", "bgd_preview"));
     let warmup = app.warmup.unwrap();

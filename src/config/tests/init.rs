@@ -44,6 +44,7 @@ fn companions(at: usize, line: &str) -> Vec<usize> {
         key if section.contains("front") && key != "type" => &["type"],
         key if section.contains("warmup") && key != "paths" => &["paths"],
         "sticky" => &["steps"],
+        "approvers" | "deadline" if section.contains("canary") => &["steps"],
         "cookie" if section.contains("canary") => &["steps", "sticky"],
         "header" | "cookie" => &["secret_file"],
         "min_requests" | "inconclusive" => &["max_error_rate"],

@@ -10,7 +10,7 @@ use crate::rules::{
     canary::{Canary, Place, Share},
     effect::{self, Action, Note},
     event::{Done, Facts, Routed},
-    words::{Failure, Outcome, Phase},
+    words::{Failure, Nature, Outcome, Phase},
 };
 
 /// The pause before another look at a release that had too little traffic to judge.
@@ -35,7 +35,10 @@ impl Turn<'_> {
             .live()
             .is_some_and(|live| matches!(live.instance, Instance::Up { .. }) && live.healthy != Some(false));
         let begun = self.app.canary.take().map(Canary::anew);
-        let canary = begun.or_else(|| Canary::begin(&self.context.policy.canary, self.now()));
+        let policy = &self.context.policy;
+        let deadline = policy.canary_deadline;
+        let first = || Canary::begin(&policy.canary, self.now()).map(|canary| Canary { deadline, ..canary });
+        let canary = begun.or_else(first);
         match canary.filter(|_| by_degrees && beside) {
             Some(canary) => {
                 self.app.canary = Some(canary);
@@ -94,6 +97,10 @@ impl Turn<'_> {
             // The step before earned the wanted share; this watch only bridged the time until the next try.
             return self.ask_again(work, canary.share);
         }
+        if let Some(limit) = canary.approval() {
+            // The watch of a step without a length ends by its deadline alone.
+            return self.unapproved(work, limit);
+        }
         if canary.share != Share::NONE
             && let Some(seen) = self.too_little(done, &canary.held)
         {
@@ -101,6 +108,18 @@ impl Turn<'_> {
             return self.watch_canary(work, Some(LOOK_AGAIN));
         }
         self.go_on(work, canary);
+    }
+
+    /// Nobody promoted the release in time: it is given up, and not tried again by itself.
+    fn unapproved(&mut self, work: Work, limit: Duration) {
+        let failure = Failure {
+            phase: Phase::Canary,
+            nature: Nature::Deterministic,
+            cause: format!("nobody promoted it within {} s (canary.deadline)", limit.as_secs_f64()),
+            hint: Some("`bgd deploy` tries it again; `bgd promote` then has to come in time".to_owned()),
+            log_tail: Vec::new(),
+        };
+        self.back_to_live(work, End { outcome: Outcome::Failed, failure: Some(failure) });
     }
 
     /// Goes on to the next share, or to all of the traffic.

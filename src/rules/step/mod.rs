@@ -65,6 +65,8 @@ pub struct Policy {
     pub warmup: bool,
     /// Shares of the traffic on the way to all of it; empty: all at once.
     pub canary: Vec<CanaryStep>,
+    /// The limit of a canary's step that waits for an operator.
+    pub canary_deadline: Option<Duration>,
     /// Whether too little traffic to judge keeps a canary's step or a watch from ending well.
     pub hold_inconclusive: bool,
     /// The length of the watch after a switch; zero: no watch.
@@ -94,6 +96,7 @@ impl Policy {
         Self {
             warmup: false,
             canary: Vec::new(),
+            canary_deadline: None,
             hold_inconclusive: false,
             backup: false,
             watch: Duration::from_secs(30),

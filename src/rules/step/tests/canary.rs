@@ -56,6 +56,31 @@ fn a_release_gets_its_shares_one_after_the_other_and_then_all() {
 }
 
 #[test]
+fn a_step_that_nobody_promotes_in_time_is_discarded_and_not_tried_again() {
+    let mut bench = Bench::with_one_live();
+    bench.policy.canary = vec![CanaryStep { share: Share::NONE, hold: None }];
+    bench.policy.canary_deadline = Some(Duration::from_secs(3600));
+    bench.push(2);
+    bench.run_to("Canary");
+    let Some(Action::Watch { period: Some(left), .. }) = bench.acts.last() else { panic!("it has no end") };
+    assert_eq!(*left, Duration::from_secs(3600));
+    bench.succeed();
+    bench.run_to("Resting");
+    assert_eq!((bench.live(), bench.routed(), bench.shared()), (Some((Blue, 1)), Some((Blue, 1)), None));
+    assert_eq!(bench.outcomes().last(), Some(&Outcome::Failed));
+    bench.push(2);
+    assert_eq!(bench.state(), "Resting", "it is marked bad");
+    // Promoted in time, and a newer push takes the place of one that waits.
+    bench.push(3);
+    bench.run_to("Canary");
+    bench.push(4);
+    bench.run_to("Canary");
+    bench.ask(Ask::Promote);
+    bench.run_to("Resting");
+    assert_eq!(bench.live(), Some((Green, 4)));
+}
+
+#[test]
 fn there_is_no_canary_beside_nothing_or_beside_what_is_down() {
     let mut first = Bench::new();
     first.policy.canary = with_a_canary().policy.canary;
