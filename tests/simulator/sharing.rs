@@ -104,7 +104,9 @@ impl Shares {
             return Err(format!("{} is bad and gets a share by itself", canary.backend.commit.short()));
         }
         let by_operator = matches!(event, Event::Asked { ask: Ask::SetShare(_) | Ask::ResumeSteps, .. });
-        match self.told.replace((id, canary.share)) {
+        // What the front refused it never had: the share in force is sent once more.
+        let refused = self.refused.is_some() && self.refused == self.told;
+        match self.told.replace((id, canary.share)).filter(|_| !refused) {
             Some((of, before)) if of == id && canary.share.get() < before.get() && !by_operator => {
                 Err(format!("the share went down from {before} to {} by itself", canary.share))
             }

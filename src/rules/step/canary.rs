@@ -64,6 +64,7 @@ impl Turn<'_> {
     /// Asks the front for the wanted share.
     pub(super) fn share(&mut self, work: Work) {
         let share = self.app.canary.as_ref().map(|canary| canary.share);
+        self.overtake_rerouting(&work);
         let effect = self.route_shared(share.map(|share| its_share(&work, share)));
         self.at(work, Stage::Sharing(effect));
     }
@@ -239,8 +240,9 @@ impl Turn<'_> {
         let share = self.app.canary.as_ref().map(|canary| (work.color, canary.in_force().share));
         let live = self.app.live().map(|live| Routed::Color(live.color));
         let in_force = live == Some(facts.routed) && share == facts.canary;
-        // A first share that came true without its proof: the front has it even if it refuses the next route.
-        self.app.front_unsure |= self.app.canary.as_ref().is_some_and(|canary| canary.proven.is_none());
+        // A share that came true without its proof: the front has it even if it refuses the next route.
+        let proven = self.app.canary.as_ref().and_then(|canary| canary.proven);
+        self.app.front_unsure |= proven.map(|place| (work.color, place.share)) != facts.canary;
         match told {
             Told::Proven if in_force => self.watch_step(work),
             Told::Proven | Told::HalfWay => self.share(work),

@@ -219,6 +219,7 @@ impl Turn<'_> {
 
     /// The pivot: from here on bgd rolls forward, or back through the same machine.
     pub(super) fn switch(&mut self, work: Work) {
+        self.overtake_rerouting(&work);
         let effect = self.route_new(&work);
         self.at(work, Stage::Switching(effect));
         self.enter(Phase::Switching);

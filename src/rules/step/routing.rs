@@ -24,6 +24,12 @@ impl Turn<'_> {
         self.tell(to, None, None)
     }
 
+    /// The deploy's route takes the place of one that is being sent again, which the front has not proven: if the front
+    /// refuses the deploy's route, the live release is sent once more. A way back goes around such a front instead.
+    pub(super) fn overtake_rerouting(&mut self, work: &Work) {
+        self.app.front_unsure |= self.app.rerouting.is_some() && work.deploy.kind != Kind::Rollback;
+    }
+
     /// Sends the front the route to this deploy's release, with the former one as the backup during the watch.
     pub(super) fn route_new(&mut self, work: &Work) -> EffectId {
         let former = self.app.live().filter(|live| matches!(live.instance, Instance::Up { .. }));

@@ -515,3 +515,19 @@ fn k2_a_first_share_that_came_true_in_a_crash_is_taken_back_if_the_front_then_re
     bench.fail(Nature::FrontUnmoved);
     assert_eq!(bench.state(), "Reverting", "the front sends it requests");
 }
+
+#[test]
+fn k2_a_front_that_was_started_again_gets_its_route_although_it_refuses_the_deploy_that_overtook_it() {
+    for steps in [with_a_canary().policy.canary, Vec::new()] {
+        let mut bench = Bench::with_one_live();
+        bench.policy.canary = steps;
+        bench.push(2);
+        bench.run_to("Probing");
+        bench.tell(&Event::FrontRestarted);
+        bench.succeed();
+        bench.fail(Nature::FrontUnmoved);
+        assert_eq!((bench.state(), bench.routed(), bench.shared()), ("Reverting", Some((Blue, 1)), None));
+        bench.run_to("Resting");
+        assert_eq!(bench.live(), Some((Blue, 1)));
+    }
+}
