@@ -76,6 +76,8 @@ pub struct Barrier {
     pub contract: Contract,
     /// The commits of the releases at hand that contain the contract.
     pub behind: BTreeSet<CommitId>,
+    /// An operator has sent a release from before it to the traffic.
+    pub passed: bool,
 }
 
 /// What follows when the watch of a release with a contract fails.
@@ -177,6 +179,7 @@ impl App {
             since: now,
             contract,
             behind: BTreeSet::from([release.commit.clone()]),
+            passed: false,
         };
         self.barrier = Some(barrier.clone());
         Some(barrier)

@@ -155,6 +155,10 @@ impl Turn<'_> {
             return false;
         }
         let Some(work) = self.app.pipeline.work().cloned() else { return false };
+        // The commands of a contract wait for the record, behind a flip too: a crash would forget the barrier.
+        if self.context.unrecorded && self.raises_barrier(&work) {
+            return false;
+        }
         self.app.idle = Idle::Taken;
         // The idle color may have changed since this deploy was made.
         let work = Work { color: self.app.idle_color(), ..work };

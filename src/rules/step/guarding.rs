@@ -39,13 +39,19 @@ impl Turn<'_> {
         }
     }
 
+    /// Whether the first command of the deploy puts up a barrier.
+    pub(super) fn raises_barrier(&self, work: &Work) -> bool {
+        let contract = work.deploy.migration.as_ref().is_some_and(|migration| migration.contract.is_some());
+        contract && self.app.barrier.as_ref().is_none_or(|barrier| barrier.deploy != work.deploy.id)
+    }
+
     /// A flip by force: the same as without, and a note of the barrier that it passes.
     pub(super) fn asked_flip_by_force(&mut self, by: &str) -> Answer {
         let to = self.app.flips_to().map(|release| release.commit.clone());
         let passed = to.and_then(|to| Some((self.app.barrier_after(&to).cloned()?, to)));
         let answer = self.flip(by);
         if let (Some((barrier, to)), false) = (passed, matches!(answer, Answer::Denied(_))) {
-            self.note(Note::BarrierPassed { to, barrier });
+            self.pass(to, barrier);
         }
         answer
     }
@@ -62,10 +68,10 @@ impl Turn<'_> {
         deploy.migration.clone_from(&news.migration);
         let barrier = self.app.barrier_after(commit)?.clone();
         if deploy.forced {
-            self.note(Note::BarrierPassed { to: commit.clone(), barrier });
+            self.pass(commit.clone(), barrier);
             return None;
         }
-        self.is_step_back(deploy).then(|| Failure {
+        self.is_step_back(deploy, &barrier).then(|| Failure {
             phase: Phase::Fetching,
             nature: Nature::Deterministic,
             cause: barrier.objection(commit),
@@ -74,11 +80,19 @@ impl Turn<'_> {
         })
     }
 
-    /// Whether a deploy of a commit from before the barrier is a step back: by an operator who names the commit, or
-    /// from a release behind the barrier. A branch may go on from an older release that was brought back by force.
-    fn is_step_back(&self, deploy: &Deploy) -> bool {
+    fn pass(&mut self, to: CommitId, barrier: Barrier) {
+        if let Some(barrier) = &mut self.app.barrier {
+            barrier.passed = true;
+        }
+        self.note(Note::BarrierPassed { to, barrier });
+    }
+
+    /// Whether a deploy of a commit from before the barrier is a step back: of one that an operator names, or of the
+    /// branch. The branch may go on from an older release that serves because an operator forced it.
+    fn is_step_back(&self, deploy: &Deploy, barrier: &Barrier) -> bool {
         let named = matches!(deploy.kind, Kind::Manual { want: Want::Rev(_), .. });
-        named || self.app.live().is_some() && self.app.schema_ahead().is_none()
+        let forced = barrier.passed && self.app.schema_ahead().is_some();
+        named || self.app.live().is_some() && !forced
     }
 
     /// The barrier that keeps bgd from going back to the former release by itself.

@@ -125,6 +125,17 @@ fn a_crash_in_the_hook_forgets_no_barrier_even_if_the_deploy_then_fails() {
 }
 
 #[test]
+fn the_commands_of_a_contract_wait_for_the_record() {
+    let mut bench = contracting("Building");
+    bench.unrecorded = true;
+    bench.succeed();
+    assert_eq!((bench.state(), &bench.app.barrier), ("Clearing", &None));
+    bench.unrecorded = false;
+    bench.tell(&Event::Ticked);
+    assert_eq!((bench.state(), bench.app.barrier.is_some()), ("Hooking", true));
+}
+
+#[test]
 fn an_expand_and_releases_behind_the_barrier_are_flipped_freely() {
     let mut bench = Bench::with_one_live();
     bench.news = expand();
@@ -182,6 +193,14 @@ fn a_branch_that_is_forced_back_over_the_barrier_is_not_deployed_by_itself() {
     bench.push(7);
     bench.run_to("Resting");
     assert_eq!((bench.live(), bench.outcomes().last()), (Some((Green, 2)), Some(&Outcome::Failed)));
+    // Nor while the contract's own deploy has failed, and an older release serves.
+    let mut failed = contracting("Starting");
+    failed.fail(Nature::Deterministic);
+    failed.run_to("Resting");
+    failed.news = SchemaNews::default();
+    failed.push(7);
+    failed.run_to("Resting");
+    assert_eq!((failed.live(), failed.outcomes().last()), (Some((Blue, 1)), Some(&Outcome::Failed)));
     // Once an older release was brought back by force, the branch goes on from there.
     bench.ask(Ask::ForceFlip);
     bench.run_to("Resting");
