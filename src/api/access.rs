@@ -309,6 +309,7 @@ fn needed(request: &Request) -> Right {
         | Request::Promote { .. }
         | Request::Down { .. }
         | Request::Up { .. }
+        | Request::RunCron { .. }
         | Request::Poll { .. }
         | Request::Reload => Right::Act,
     }

@@ -323,7 +323,7 @@ fn changes_nothing(request: &Request) -> bool {
         R::Logs { .. } | R::Events { .. } => true,
         R::Deploy { .. } | R::DeployDetached { .. } | R::Flip { .. } | R::Hold { .. } => false,
         R::SetShare { .. } | R::ResumeSteps { .. } | R::NextStep { .. } | R::Promote { .. } => false,
-        R::Resume { .. } | R::Down { .. } | R::Up { .. } | R::Reload => false,
+        R::Resume { .. } | R::Down { .. } | R::Up { .. } | R::RunCron { .. } | R::Reload => false,
     }
 }
 

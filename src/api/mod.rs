@@ -8,6 +8,7 @@ pub mod output;
 pub mod reading;
 mod refusal;
 pub mod report;
+mod scheduled;
 pub mod server;
 pub mod services;
 mod visitors;

@@ -14,11 +14,11 @@ use super::{
 };
 use crate::{
     rules::{
-        ids::{Color, WorkerName},
+        ids::{Color, CronName, WorkerName},
         workers::WorkerSlot,
     },
     shim::{
-        Slot,
+        Role, Slot,
         logs::{Follow, tail},
     },
 };
@@ -92,6 +92,11 @@ pub fn of_worker(
     of_instances((&format!("worker {name}"), number), wanted, path)
 }
 
+/// The log of a schedule's runs.
+pub fn of_cron(logs: &Path, name: &CronName) -> Log {
+    Log::single(logs.join(format!("{}.log", Role::Cron(name.clone()))))
+}
+
 /// The last `lines` lines of each log; a missing file counts as empty.
 ///
 /// # Errors
@@ -133,15 +138,24 @@ impl LogStream {
     /// When one can't be read.
     pub async fn next(&mut self) -> io::Result<Vec<String>> {
         loop {
-            let mut lines = Vec::new();
-            for (log, follow) in &mut self.0 {
-                lines.extend(log.lines(&follow.poll()?));
-            }
+            let lines = self.ready()?;
             if !lines.is_empty() {
                 return Ok(lines);
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+    }
+
+    /// The lines that were written since; none if there are none.
+    ///
+    /// # Errors
+    /// When one can't be read.
+    pub fn ready(&mut self) -> io::Result<Vec<String>> {
+        let mut lines = Vec::new();
+        for (log, follow) in &mut self.0 {
+            lines.extend(log.lines(&follow.poll()?));
+        }
+        Ok(lines)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     os::{blocking::blocking, errors::chain},
     rules::{
         app::Serving,
-        ids::{AppName, DeployId, WorkerName},
+        ids::{AppName, CronName, DeployId, WorkerName},
     },
     store::{Store, StoreError, record::EventRecord},
 };
@@ -180,7 +180,7 @@ pub(super) async fn logs(client: &mut Connection, handle: &AppHandle, wanted: Lo
         let following = LogStream::new(&logs, lines)?;
         return match &wanted.source {
             LogSource::Live => follow_live(client, handle, (wanted, following)).await,
-            LogSource::Color(_) | LogSource::Build | LogSource::Worker(_) => {
+            LogSource::Color(_) | LogSource::Build | LogSource::Worker(_) | LogSource::Cron(_) => {
                 follow_logs(client, following).await
             }
         };
@@ -249,8 +249,31 @@ fn logs_of(handle: &AppHandle, wanted: &LogsWanted) -> Result<Vec<Log>, Refusal>
             None => snapshot.app.idle_color(),
         },
         LogSource::Build => return report::newest_build(&logs).map(|path| vec![Log::single(path)]),
+        LogSource::Cron(name) => {
+            known_cron(handle, name)?;
+            return Ok(vec![output::of_cron(&logs, name)]);
+        }
     };
     output::of_color(&logs, (color, snapshot.number_on(color)), wanted.instance)
+}
+
+/// Refuses a name that no schedule of the app has.
+fn known_cron(handle: &AppHandle, name: &CronName) -> Result<(), Refusal> {
+    let crons = &handle.settings().crons;
+    match crons.iter().any(|cron| cron.rule.name == *name) {
+        true => Ok(()),
+        false => Err(no_such_cron(name, crons.iter().map(|cron| &cron.rule.name))),
+    }
+}
+
+/// The refusal of an unknown name, which lists the known ones.
+pub(super) fn no_such_cron<'n>(name: &CronName, known: impl Iterator<Item = &'n CronName>) -> Refusal {
+    let known: Vec<&str> = known.map(CronName::as_str).collect();
+    let hint = match known[..] {
+        [] => "the app has none; [app.NAME.cron.NAME] adds one".to_owned(),
+        _ => format!("it has {}", known.join(", ")),
+    };
+    refusal(Exit::Usage, format!("no such schedule: {name}"), Some(&hint))
 }
 
 pub(super) async fn events(

@@ -11,12 +11,13 @@ use crate::{
         refusal::refusal,
         why,
         wire::{
-            AppReport, BarrierReport, CanaryReport, DeployReport, Exit, FlipReport, GateReport, HoldReport,
-            IdleReport, InstanceReport, LastReport, LeavingReport, LiveReport, Refusal, RemoteReport,
-            RollbackReport, UnconfiguredReport, WorkerInstanceReport, WorkerReport,
+            AppReport, BarrierReport, CanaryReport, CronLast, CronReport, CronRunning, DeployReport, Exit,
+            FlipReport, GateReport, HoldReport, IdleReport, InstanceReport, LastReport, LeavingReport,
+            LiveReport, Refusal, RemoteReport, RollbackReport, UnconfiguredReport, WorkerInstanceReport,
+            WorkerReport,
         },
     },
-    engine::{Snapshot, Unconfigured},
+    engine::{CronSeen, Snapshot, Unconfigured},
     instance::Seen,
     rules::{
         app::{Backup, Group, Hold, Idle, Instance, Live, Pipeline, Serving, Stage, Until},
@@ -28,7 +29,7 @@ use crate::{
         words::{AppState, HoldEnd, IdleState, Phase},
     },
     shim::Slot,
-    store::{clock, record::DeployRecord},
+    store::{CronRow, clock, record::DeployRecord},
     worker::WorkerSeen,
 };
 
@@ -76,6 +77,33 @@ pub fn app(snapshot: &Snapshot) -> AppReport {
             opens_at: gate.opens_at.map(Stamp),
         }),
         workers: snapshot.workers.iter().map(worker).collect(),
+        cron: snapshot.crons.iter().map(cron).collect(),
+    }
+}
+
+fn cron(seen: &CronSeen) -> CronReport {
+    let running = |row: &CronRow| CronRunning {
+        release: row.release.clone(),
+        due_at: Stamp(row.due),
+        started_at: row.started.map(Stamp),
+        pid: seen.pid.and_then(|pid| u32::try_from(pid).ok()),
+    };
+    let last = |row: &CronRow| {
+        Some(CronLast {
+            release: row.release.clone(),
+            due_at: Stamp(row.due),
+            outcome: row.outcome?,
+            exit: row.exit,
+            started_at: row.started.map(Stamp),
+            finished_at: row.finished.map(Stamp),
+        })
+    };
+    CronReport {
+        name: seen.name.clone(),
+        schedule: seen.schedule.clone(),
+        next_at: seen.next.map(Stamp),
+        running: seen.running.as_ref().map(running),
+        last: seen.last.as_ref().and_then(last),
     }
 }
 

@@ -22,6 +22,7 @@ use super::{
     connection::{Connection, send_away},
     reading,
     refusal::{closing, refusal},
+    scheduled,
     services::{Services, handle_of},
     visitors::{Rank, Seat, Spare, Visitors},
     wire::{Answer, EventRecord, Exit, Refusal, Reply, Request},
@@ -234,6 +235,9 @@ async fn answer(request: Request, client: &mut Connection, services: &Services) 
         }
         Request::Events { app, since, follow } => {
             return reading::events(client, services, (app, since, follow)).await;
+        }
+        Request::RunCron { app, name } => {
+            return scheduled::run(client, services, (app, name)).await;
         }
         Request::Poll { app } => handle_of(services, app.as_ref()).map(|handle| {
             handle.look_now();

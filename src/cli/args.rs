@@ -9,7 +9,7 @@ use crate::{
     config::duration,
     rules::{
         canary::Share,
-        ids::{AppName, Color, CommitId, WorkerName},
+        ids::{AppName, Color, CommitId, CronName, WorkerName},
     },
 };
 
@@ -103,10 +103,12 @@ pub enum Command {
     History(HistoryArgs),
     /// One deploy with its steps, probe answers and log tail
     Show(ShowArgs),
-    /// Output of the instances or of the newest build
+    /// Output of the instances, of the newest build or of a schedule
     Logs(LogsArgs),
     /// What happened, one line an event
     Events(EventsArgs),
+    /// The schedules: when they run next, and how the last run ended
+    Cron(CronArgs),
     /// Why nothing is being deployed
     Why(AppArg),
     /// Wait until something is live; for scripts and CI
@@ -273,6 +275,46 @@ pub struct LogsArgs {
     /// A worker instead
     #[arg(long, value_name = "NAME", conflicts_with_all = ["color", "build"])]
     pub worker: Option<WorkerName>,
+    /// The runs of a schedule instead
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["color", "build", "instance"])]
+    pub cron: Option<CronName>,
+}
+
+/// Arguments of `bgd cron`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct CronArgs {
+    /// What to do with them
+    #[command(subcommand)]
+    pub command: Option<CronCommand>,
+    #[command(flatten)]
+    pub list: CronListArgs,
+}
+
+/// Commands of `bgd cron`.
+#[derive(Debug, Subcommand)]
+pub enum CronCommand {
+    /// List the schedules (as `bgd cron` alone)
+    List(CronListArgs),
+    /// Run one now, in the live release, and show its output
+    ///
+    /// Exit 0 when it worked, 1 when it failed. Leaving with Ctrl-C does not end it.
+    Run {
+        /// Which one
+        name: CronName,
+        /// The app; may be left out when there is one
+        app: Option<AppName>,
+    },
+}
+
+/// Arguments of `bgd cron list`.
+#[derive(Debug, Args)]
+pub struct CronListArgs {
+    /// The app; may be left out when there is one
+    pub app: Option<AppName>,
+    /// As JSON: the `cron` of `bgd status --json`
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `bgd events`.

@@ -11,12 +11,13 @@ use crate::{
 
 pub async fn run(context: &Context, args: LogsArgs) -> Result<Exit, Problem> {
     let installation = context.installation()?;
-    let LogsArgs { app, lines, follow, instance, color, build, worker } = args;
-    let source = match (color, build, worker) {
-        (_, _, Some(worker)) => LogSource::Worker(worker),
-        (_, true, None) => LogSource::Build,
-        (Some(color), false, None) => LogSource::Color(color),
-        (None, false, None) => LogSource::Live,
+    let LogsArgs { app, lines, follow, instance, color, build, worker, cron } = args;
+    let source = match (color, build, worker, cron) {
+        (.., Some(name)) => LogSource::Cron(name),
+        (_, _, Some(worker), None) => LogSource::Worker(worker),
+        (_, true, None, None) => LogSource::Build,
+        (Some(color), false, None, None) => LogSource::Color(color),
+        (None, false, None, None) => LogSource::Live,
     };
     let request = Request::Logs { app: app.clone(), lines, follow, source: source.clone(), instance };
     let mut call = match installation.client().begin(&request).await {
@@ -58,5 +59,6 @@ fn nothing(source: &LogSource) -> String {
         LogSource::Color(color) => format!("nothing was written on {color} so far"),
         LogSource::Build => "the newest build has written nothing".to_owned(),
         LogSource::Worker(name) => format!("worker {name} has written nothing so far"),
+        LogSource::Cron(name) => format!("{name} has written nothing so far"),
     }
 }

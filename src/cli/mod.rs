@@ -4,6 +4,7 @@
 
 mod args;
 mod canary;
+mod cron;
 mod daemon;
 pub mod demo;
 mod deploy;
@@ -116,6 +117,7 @@ async fn talk(context: &Context, command: Command) -> Result<Exit, Problem> {
         Command::Promote(args) => canary::promote(context, args).await,
         Command::Down(args) => down::run(context, args).await,
         Command::Reload => sentence::asked(context, Request::Reload).await,
+        Command::Cron(args) => cron::run(context, args).await,
         Command::Why(args) => why::run(context, args).await,
         Command::History(args) => history::run(context, args).await,
         Command::Show(args) => history::show(context, args).await,

@@ -17,7 +17,7 @@ use crate::{
     config::settings::{AppSettings, Settings},
     daemon::{self, DaemonError, Lock},
     engine::{
-        self, Counted, RemoteSeen, Snapshot,
+        self, Counted, CronSeen, RemoteSeen, Snapshot,
         apps::{AppHandle, Apps, Polling},
     },
     instance::Seen,
@@ -105,6 +105,7 @@ async fn snapshot(
         }
     }
     let remote = RemoteSeen { head: state.head.clone(), ..RemoteSeen::default() };
+    let crons = store.map(|store| CronSeen::recorded(app, store)).transpose().map_err(unreadable)?;
     let last = store.map(|store| store.last_ended(&app.name)).transpose().map_err(unreadable)?.flatten();
     Ok(Snapshot {
         settings: app.clone(),
@@ -118,6 +119,7 @@ async fn snapshot(
         front_error: None,
         counted: Counted::default(),
         remote,
+        crons: crons.unwrap_or_default(),
     })
 }
 
@@ -173,6 +175,7 @@ pub fn logs(
             reading::worker_logs(of_app, &logs, (name, instance))?
         }
         LogSource::Build => vec![Log::single(report::newest_build(&logs)?)],
+        LogSource::Cron(name) => vec![output::of_cron(&logs, name)],
         LogSource::Live => {
             let state = open(settings)?.app(app).map_err(unreadable)?.unwrap_or_default();
             of_color(state.live().map_or_else(|| state.idle_color(), |live| live.color))?

@@ -78,6 +78,7 @@ impl AppCommands {
         let path = match role {
             Role::Instance(slot) => self.instance_log(slot),
             Role::Worker(_) => self.places.logs().join(format!("{role}.log")),
+            Role::Cron(_) => self.places.logs().join(format!("{role}.log")),
             Role::Build | Role::Hook(_) => self.build_log(&release.id),
         };
         Spec {

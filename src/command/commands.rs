@@ -5,8 +5,13 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
     command::{CommandError, Context, environment, environment::INSTANCE, shell},
-    config::settings::{AppSettings, Probe, Start, StopHow, WorkerSettings},
+    config::settings::{AppSettings, CronSettings, Probe, Start, StopHow, WorkerSettings},
     os::privilege::NewPrivileges,
+    rules::{
+        address::Address,
+        time::{Stamp, Time},
+    },
+    shim::DUE_AT,
 };
 
 /// A command with everything that is needed to run it.
@@ -176,6 +181,25 @@ pub fn hook_command(
         command.env.insert("BGD_ERROR".to_owned(), presentable(error));
     }
     Ok(Some(command))
+}
+
+/// A run of a schedule for a due time. It has no port and no socket.
+///
+/// # Errors
+/// Those of [`environment`].
+pub fn cron_command(
+    app: &AppSettings,
+    context: &Context,
+    (cron, due): (&CronSettings, Time),
+) -> Result<Command, CommandError> {
+    let mut command = in_release(app, context, run(std::slice::from_ref(&cron.run), context))?;
+    command.env.remove(match context.values.address {
+        Address::Port(_) => "PORT",
+        Address::Socket(_) => "SOCKET",
+    });
+    command.env.insert("BGD_CRON".to_owned(), cron.rule.name.to_string());
+    command.env.insert(DUE_AT.to_owned(), Stamp(due).to_string());
+    Ok(command)
 }
 
 /// The command of a command probe; `None` for other probes. Run by `/bin/sh -c`, as `start` is.

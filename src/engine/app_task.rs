@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     acts::Acts,
     ledger::{Due, Entry, Ledger, Offer, Refusal},
-    snapshot::{RemoteSeen, Snapshot},
+    snapshot::{CronSeen, RemoteSeen, Snapshot},
     traffic::Counted,
 };
 use crate::{
@@ -57,6 +57,8 @@ pub enum Message {
     Instances,
     /// The poller's newest look at the remote.
     Remote(RemoteSeen),
+    /// The schedules changed.
+    Cron(Vec<CronSeen>),
     /// The counts of requests changed.
     Counted(Counted),
     /// Trouble with the front began or ended.
@@ -147,6 +149,7 @@ impl AppTask {
             unrecorded: None,
             front_error: None,
             counted: Counted::default(),
+            crons: Vec::new(),
             remote: RemoteSeen { head: state.head.clone(), ..RemoteSeen::default() },
         };
         let (shown, seen) = watch::channel(snapshot);
@@ -200,6 +203,7 @@ impl AppTask {
                 Message::Remote(remote) => {
                     self.shown.send_modify(|snapshot| snapshot.remote = remote);
                 }
+                Message::Cron(crons) => self.shown.send_modify(|snapshot| snapshot.crons = crons),
                 Message::Counted(counted) => {
                     self.shown.send_modify(|snapshot| snapshot.counted = counted);
                 }

@@ -17,6 +17,7 @@ use super::{
     disk::Disk,
     interpreter::{Interpreter, Place},
     poller::watch_remote,
+    scheduling::{Begun, Call, Calls, NotBegun, Scheduler},
     snapshot::Snapshot,
     unconfigured::{Unconfigured, last_settings, unconfigured},
 };
@@ -27,10 +28,11 @@ use crate::{
     rules::{
         app::{Idle, Serving},
         event::{Ask, Event},
-        ids::{AppName, Color},
+        ids::{AppName, Color, CronName},
         step::{self, Answer},
+        time::Time,
     },
-    store::{Store, StoreError, record::EventRecord},
+    store::{Store, StoreError, clock, record::EventRecord},
 };
 
 /// Events kept for slow listeners; one that falls further behind reads the record instead.
@@ -82,6 +84,8 @@ pub struct Apps {
     polling: Polling,
     disk: Arc<Disk>,
     apps: Mutex<BTreeMap<AppName, AppHandle>>,
+    /// When this daemon started.
+    up_since: Time,
 }
 
 /// One app that runs; cheap to clone.
@@ -91,6 +95,7 @@ pub struct AppHandle {
     interpreter: Arc<Interpreter>,
     inbox: Inbox,
     kick: Arc<Notify>,
+    calls: Calls,
     seen: watch::Receiver<Snapshot>,
     tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
@@ -113,6 +118,7 @@ impl Apps {
             polling,
             disk: Arc::default(),
             apps: Mutex::default(),
+            up_since: clock::now(),
         })
     }
 
@@ -166,7 +172,10 @@ impl Apps {
         self.disk.enter(&interpreter, seen.clone());
         let kick = Arc::new(Notify::new());
         let mut tasks = vec![tokio::spawn(task.run())];
+        let (scheduler, calls) =
+            Scheduler::new(interpreter.clone(), (inbox.clone(), seen.clone()), self.up_since);
         if polling == Polling::On {
+            tasks.push(tokio::spawn(scheduler.run()));
             tasks.push(tokio::spawn(watch_remote(
                 interpreter.clone(),
                 (inbox.clone(), seen.clone()),
@@ -180,6 +189,7 @@ impl Apps {
             interpreter,
             inbox,
             kick,
+            calls,
             seen,
             tasks: Arc::new(Mutex::new(tasks)),
         };
@@ -308,6 +318,16 @@ impl AppHandle {
         let (reply, answer) = oneshot::channel();
         let act = EventRecord { app: Some(self.settings.name.clone()), ..act };
         self.inbox.send(Message::Ask { act, ask, reply }).map_err(|SendError(_)| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+
+    /// Begins a run of a schedule now.
+    ///
+    /// # Errors
+    /// Why it did not begin; [`Gone`] when the app's task has ended.
+    pub async fn run_cron(&self, name: CronName) -> Result<Result<Begun, NotBegun>, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.calls.send(Call { name, reply }).map_err(|SendError(_)| Gone)?;
         answer.await.map_err(|_| Gone)
     }
 

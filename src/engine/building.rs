@@ -130,7 +130,7 @@ impl Interpreter {
                     handle.kill().await?;
                     handle.forget().await?;
                 }
-                Role::Build | Role::Hook(_) | Role::Instance(_) | Role::Worker(_) => {}
+                Role::Build | Role::Hook(_) | Role::Instance(_) | Role::Worker(_) | Role::Cron(_) => {}
             }
         }
         Ok(())

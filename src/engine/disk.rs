@@ -128,6 +128,7 @@ impl Lodger {
             let needed = seen.app.needed_releases().into_iter().chain(workers).collect();
             Guarded { needed, ..Guarded::default() }
         };
+        let guarded = self.shelf.with_runs(guarded).map_err(|err| chain(&err))?;
         let keep = self.shelf.settings.keep;
         let thrift = match sacrifice {
             Sacrifice::Remains => Thrift::Remains(keep),

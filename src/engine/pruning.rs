@@ -64,6 +64,7 @@ impl Interpreter {
                 true => Thrift::None(keep),
                 false => Thrift::Remains(keep),
             };
+            let guarded = shelf.with_runs(guarded).map_err(|err| trouble(Phase::Stopping, &err))?;
             shelf.prune(thrift, &guarded)
         })
         .await
@@ -119,6 +120,13 @@ impl Shelf {
         let cause = format!("old releases could not be deleted: {}", left.join("; "));
         let hint = "end what uses them, or delete them by hand; the next deploy's end tries again".to_owned();
         Err(Failure { hint: Some(hint), ..failure(Phase::Stopping, Nature::Transient, cause) })
+    }
+
+    /// Adds the releases in which scheduled runs go on.
+    pub(super) fn with_runs(&self, mut guarded: Guarded) -> Result<Guarded, StoreError> {
+        let running = self.store.unfinished_crons(&self.settings.name)?;
+        guarded.needed.extend(running.into_iter().filter_map(|run| run.release));
+        Ok(guarded)
     }
 
     /// Recorded releases with their fates, newest first.

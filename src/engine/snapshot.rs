@@ -5,15 +5,15 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::traffic::Counted;
 use crate::{
-    config::settings::AppSettings,
+    config::settings::{AppSettings, CronSettings},
     instance::Seen,
     rules::{
         app::App,
-        ids::{Color, CommitId},
+        ids::{Color, CommitId, CronName},
         time::Time,
     },
     shim::Slot,
-    store::record::DeployRecord,
+    store::{CronRow, Store, StoreError, record::DeployRecord},
     worker::WorkerSeen,
 };
 
@@ -42,6 +42,8 @@ pub struct Snapshot {
     pub counted: Counted,
     /// The remote as the poller last saw it.
     pub remote: RemoteSeen,
+    /// The schedules, in the order of the configuration; empty until they were looked at.
+    pub crons: Vec<CronSeen>,
 }
 
 impl Snapshot {
@@ -62,6 +64,45 @@ impl Snapshot {
 
     fn on(&self, color: Color) -> impl Iterator<Item = &Seen> {
         self.instances.iter().filter(move |(slot, _)| slot.color == color).map(|(_, seen)| seen)
+    }
+}
+
+/// A schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CronSeen {
+    pub name: CronName,
+    /// As written in the configuration.
+    pub schedule: String,
+    /// When it is due next; `None` while the app is not in service.
+    pub next: Option<Time>,
+    /// The run under way; with several the newest.
+    pub running: Option<CronRow>,
+    /// The main process of the run under way.
+    pub pid: Option<i32>,
+    /// What came of its last due time.
+    pub last: Option<CronRow>,
+}
+
+impl CronSeen {
+    /// The schedules of an app as the record has them: without the next time and the process.
+    ///
+    /// # Errors
+    /// When the record can't be read.
+    pub fn recorded(settings: &AppSettings, store: &Store) -> Result<Vec<Self>, StoreError> {
+        if settings.crons.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (mut last, running) =
+            (store.last_crons(&settings.name)?, store.unfinished_crons(&settings.name)?);
+        let seen = |cron: &CronSettings| Self {
+            name: cron.rule.name.clone(),
+            schedule: cron.rule.schedule.text().to_owned(),
+            next: None,
+            running: running.iter().rfind(|row| row.name == cron.rule.name).cloned(),
+            pid: None,
+            last: last.remove(&cron.rule.name),
+        };
+        Ok(settings.crons.iter().map(seen).collect())
     }
 }
 

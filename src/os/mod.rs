@@ -1,6 +1,7 @@
 //! The ground floor: facts about this host and its kernel, and plumbing that every room needs in one form. Every room
 //! may use it and it uses none: nothing here names an app, a release or a front.
 //!
+//! - `alarm`: waiting for a time of the wall clock
 //! - `blocking`: work that may block, off the runtime
 //! - `confinement`: refusals by SELinux and AppArmor that the mode bits do not explain
 //! - `door`: a unix listener that comes back when its file is removed
@@ -17,6 +18,7 @@
 //! - `pulse`, `vitals`: the daemon's sign of life, and whether a silent process hangs
 //! - `tcp`, `unix`, `netlink`: the kernel's tables of TCP and unix sockets
 
+pub(crate) mod alarm;
 pub(crate) mod blocking;
 pub mod confinement;
 pub(crate) mod door;

@@ -71,6 +71,30 @@ impl FromStr for WorkerName {
     }
 }
 
+/// The name of a schedule of an app, in the form of an app's name: it stands in file names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CronName(String);
+
+impl CronName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for CronName {
+    type Err = BadId;
+
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        if is_name(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(BadId { expected: "a schedule's name (1 to 32 of a-z 0-9 - _)", value: text.to_owned() })
+        }
+    }
+}
+
 /// Whether a text is safe as a part of file names, and short.
 fn is_name(text: &str) -> bool {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'_';
@@ -214,7 +238,7 @@ macro_rules! text_id {
         }
     )*};
 }
-text_id!(AppName, Color, CommitId, ReleaseId, WorkerName);
+text_id!(AppName, Color, CommitId, CronName, ReleaseId, WorkerName);
 
 macro_rules! number_id {
     ($($(#[$doc:meta])* $name:ident),*) => {$(
@@ -229,6 +253,8 @@ macro_rules! number_id {
     )*};
 }
 number_id!(
+    /// One due time of a schedule in the record.
+    CronRunId,
     /// The number of a deploy, as `bgd show` takes it; one counter for all apps.
     DeployId,
     /// One effect of the machine; its result comes back under the same number.

@@ -188,6 +188,26 @@ impl From<Outcome> for Fate {
 }
 
 words! {
+    /// What came of a due time of a schedule.
+    CronOutcome {
+        /// It exited with 0.
+        Done = "done",
+        /// It exited with another code or by a signal, or could not be started.
+        Failed = "failed",
+        /// It was ended at its time limit.
+        TimedOut = "timed_out",
+        /// Nobody knows: the host went down, or its shim was killed.
+        Unknown = "unknown",
+        /// The former run went on.
+        Skipped = "skipped",
+        /// bgd did not run.
+        Missed = "missed",
+        /// bgd ended it: for the next run, or because the app was taken out of service.
+        Ended = "ended",
+    }
+}
+
+words! {
     /// Why no deploy is under way: `why.code` in `bgd status`.
     WhyCode {
         /// The tip of the branch is live.
@@ -287,6 +307,14 @@ words! {
         GateOpened = "gate_opened",
         /// An app is out of service.
         TakenDown = "taken_down",
+        /// A scheduled run began.
+        CronStarted = "cron_started",
+        /// A scheduled run ended; the event's text says how.
+        CronEnded = "cron_ended",
+        /// A scheduled run did not begin, because the former one goes on.
+        CronSkipped = "cron_skipped",
+        /// Scheduled runs did not begin, because bgd did not run.
+        CronMissed = "cron_missed",
         /// The record and the host disagree.
         Contradiction = "contradiction",
         /// An instance was started without the limits of its configuration.

@@ -27,5 +27,6 @@ pub use daemon_side::{
     Stopped,
 };
 pub use limits::Limiter;
+pub(crate) use record::DUE_AT;
 pub use record::{Exit, How, Record};
 pub use spec::{LogSpec, Priority, Role, Slot, Spec, StopRequest, StopSpec};

@@ -22,8 +22,20 @@ use crate::{
 };
 
 /// Variables set by bgd (documented, never secret) that identify a process after its shim was killed.
-pub(super) const MARKS: [&str; 7] =
-    ["BGD_APP", "BGD_COLOR", "BGD_EVENT", "BGD_INSTANCE", "BGD_RELEASE", "BGD_RELEASE_DIR", "BGD_WORKER"];
+pub(super) const MARKS: [&str; 9] = [
+    "BGD_APP",
+    "BGD_COLOR",
+    "BGD_CRON",
+    DUE_AT,
+    "BGD_EVENT",
+    "BGD_INSTANCE",
+    "BGD_RELEASE",
+    "BGD_RELEASE_DIR",
+    "BGD_WORKER",
+];
+
+/// The variable with the due time of a scheduled run, in RFC 3339.
+pub(crate) const DUE_AT: &str = "BGD_DUE_AT";
 
 /// How a main command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

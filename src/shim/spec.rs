@@ -9,7 +9,7 @@ use crate::{
     config::settings::Limits,
     os::privilege::NewPrivileges,
     rules::{
-        ids::{AppName, Color, ReleaseId},
+        ids::{AppName, Color, CronName, ReleaseId},
         workers::WorkerSlot,
     },
 };
@@ -27,19 +27,21 @@ pub enum Role {
     Build,
     /// A hook of this name; processes that its main command leaves behind are killed.
     Hook(String),
+    /// A run of the schedule of this name; processes that its main command leaves behind are killed.
+    Cron(CronName),
 }
 
 impl Role {
     /// Whether the command ends with its main process, so that the rest of the tree is killed.
     pub fn ends_with_main(&self) -> bool {
-        matches!(self, Self::Build | Self::Hook(_))
+        matches!(self, Self::Build | Self::Hook(_) | Self::Cron(_))
     }
 
     /// The slot of an instance; `None` for other roles.
     pub fn slot(&self) -> Option<Slot> {
         match self {
             Self::Instance(slot) => Some(*slot),
-            Self::Worker(_) | Self::Build | Self::Hook(_) => None,
+            Self::Worker(_) | Self::Build | Self::Hook(_) | Self::Cron(_) => None,
         }
     }
 
@@ -47,7 +49,7 @@ impl Role {
     pub fn worker(&self) -> Option<&WorkerSlot> {
         match self {
             Self::Worker(slot) => Some(slot),
-            Self::Instance(_) | Self::Build | Self::Hook(_) => None,
+            Self::Instance(_) | Self::Build | Self::Hook(_) | Self::Cron(_) => None,
         }
     }
 
@@ -64,6 +66,7 @@ impl fmt::Display for Role {
             Self::Worker(slot) => f.pad(&format!("worker-{slot}")),
             Self::Build => f.pad("build"),
             Self::Hook(name) => f.pad(name),
+            Self::Cron(name) => f.pad(&format!("cron-{name}")),
         }
     }
 }

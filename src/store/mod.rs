@@ -7,6 +7,7 @@ mod accepted;
 mod app_record;
 pub mod clock;
 mod configured;
+mod cron;
 mod former;
 mod journal;
 mod meter;
@@ -25,6 +26,7 @@ use std::{
 };
 
 pub use app_record::AppRecord;
+pub use cron::{CronDue, CronMark, CronRow};
 pub use journal::{Act, Commit};
 use rusqlite::{Connection, OpenFlags};
 

@@ -235,7 +235,10 @@ where
     })
 }
 
-fn parsed_option<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> Result<Option<T>, rusqlite::Error>
+pub(super) fn parsed_option<T: std::str::FromStr>(
+    row: &Row<'_>,
+    column: usize,
+) -> Result<Option<T>, rusqlite::Error>
 where
     T::Err: std::error::Error + Send + Sync + 'static,
 {

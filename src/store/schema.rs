@@ -33,9 +33,16 @@ COMMIT;
 ";
 
 /// Makes the tables that version 2 adds to version 1.
+///
+/// `cron_mark`: up to which time each schedule is decided. `cron_run`: one row for each due time.
 pub(super) const ADDED_BY_2: &str = "
 BEGIN IMMEDIATE;
 CREATE TABLE passed_gates (deploy INTEGER PRIMARY KEY, kinds TEXT NOT NULL) STRICT;
+CREATE TABLE cron_mark (app TEXT NOT NULL, name TEXT NOT NULL, schedule TEXT NOT NULL, handled INTEGER NOT NULL,
+  PRIMARY KEY (app, name)) STRICT, WITHOUT ROWID;
+CREATE TABLE cron_run (id INTEGER PRIMARY KEY AUTOINCREMENT, app TEXT NOT NULL, name TEXT NOT NULL, release TEXT,
+  due INTEGER NOT NULL, started INTEGER, finished INTEGER, outcome TEXT, exit INTEGER,
+  UNIQUE (app, name, due)) STRICT;
 PRAGMA user_version = 2;
 COMMIT;
 ";

@@ -180,6 +180,7 @@ fn app(name: &str, state: AppState) -> AppReport {
         workers: Vec::new(),
         why: None,
         gate: None,
+        cron: Vec::new(),
     }
 }
 

@@ -17,6 +17,7 @@ mod living;
 mod memory;
 mod meter;
 mod refused;
+mod scheduled;
 mod several;
 mod sockets;
 mod warming;

@@ -10,9 +10,9 @@ pub use answer::{Answer, ExecPlan, FlipReport, Progress, Refusal, Reply, Why};
 pub use exit::Exit;
 pub use request::{LogSource, Request};
 pub use status::{
-    AppReport, BarrierReport, CanaryReport, DaemonReport, DeployReport, GateReport, HoldReport, IdleReport,
-    InstanceReport, LastReport, LeavingReport, LiveReport, RemoteReport, RollbackReport, Status,
-    UnconfiguredReport, WorkerInstanceReport, WorkerReport,
+    AppReport, BarrierReport, CanaryReport, CronLast, CronReport, CronRunning, DaemonReport, DeployReport,
+    GateReport, HoldReport, IdleReport, InstanceReport, LastReport, LeavingReport, LiveReport, RemoteReport,
+    RollbackReport, Status, UnconfiguredReport, WorkerInstanceReport, WorkerReport,
 };
 
 use crate::store::record;

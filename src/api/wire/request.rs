@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::rules::{
     canary::Share,
-    ids::{AppName, Color, DeployId, WorkerName},
+    ids::{AppName, Color, CronName, DeployId, WorkerName},
 };
 
 /// A request. `app` may be left out when there is one app.
@@ -105,6 +105,9 @@ pub enum Request {
     Down { app: Option<AppName> },
     /// `Progress(Event)` lines, then `Done(Deploy)` when it serves again.
     Up { app: Option<AppName> },
+    /// Runs a schedule's command now: `Progress(Line)` for each line of its output, then `Done(Said)`, or `Refused` if
+    /// it fails.
+    RunCron { app: Option<AppName>, name: CronName },
     /// `Done(Said)` at once; the daemon then reads the remote without waiting for the next poll.
     Poll { app: Option<AppName> },
     /// `Done(Said)`, or `Refused` with the problems of the files.
@@ -123,6 +126,8 @@ pub enum LogSource {
     Build,
     /// A worker.
     Worker(WorkerName),
+    /// The runs of a schedule.
+    Cron(CronName),
 }
 
 impl Request {
@@ -144,6 +149,7 @@ impl Request {
             Self::Exec { .. } => "exec",
             Self::Down { .. } => "down",
             Self::Up { .. } => "up",
+            Self::RunCron { .. } => "cron run",
             Self::Poll { .. } => "poll",
             Self::Reload => "reload",
         }

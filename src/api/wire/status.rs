@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::{Why, record::StepRecord};
 use crate::rules::{
     canary::Share,
-    ids::{AppName, Color, CommitId, DeployId, ReleaseId, WorkerName},
+    ids::{AppName, Color, CommitId, CronName, DeployId, ReleaseId, WorkerName},
     time::Stamp,
-    words::{AppState, DeployKind, GateKind, HoldEnd, IdleState, Outcome, Phase},
+    words::{AppState, CronOutcome, DeployKind, GateKind, HoldEnd, IdleState, Outcome, Phase},
 };
 
 /// `bgd status --json`. All keys are always there.
@@ -78,6 +78,9 @@ pub struct AppReport {
     /// Its workers, and those that are in no file any more and still leave.
     #[serde(default)] // A daemon that is older than this key has none.
     pub workers: Vec<WorkerReport>,
+    /// The schedules; none from a daemon that is older than this key.
+    #[serde(default)]
+    pub cron: Vec<CronReport>,
 }
 
 /// A closed gate.
@@ -125,6 +128,44 @@ pub struct LeavingReport {
     pub pid: Option<u32>,
     /// When it is killed at the latest.
     pub ends_by: Option<Stamp>,
+}
+
+/// A schedule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CronReport {
+    pub name: CronName,
+    /// The expression as written.
+    pub schedule: String,
+    /// When it is due next; `None` while the app is not in service, and without the daemon.
+    pub next_at: Option<Stamp>,
+    /// The run under way; of several the newest.
+    pub running: Option<CronRunning>,
+    /// What came of its last due time.
+    pub last: Option<CronLast>,
+}
+
+/// A run of a schedule under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CronRunning {
+    pub release: Option<ReleaseId>,
+    pub due_at: Stamp,
+    /// `None` while its process is being started.
+    pub started_at: Option<Stamp>,
+    pub pid: Option<u32>,
+}
+
+/// What came of a due time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CronLast {
+    /// The release that was live.
+    pub release: Option<ReleaseId>,
+    pub due_at: Stamp,
+    pub outcome: CronOutcome,
+    /// The exit code; of a signal 128 and its number; `None` where nothing ran or nothing is known.
+    pub exit: Option<i32>,
+    /// `None` where nothing ran.
+    pub started_at: Option<Stamp>,
+    pub finished_at: Option<Stamp>,
 }
 
 /// The release that receives the traffic.

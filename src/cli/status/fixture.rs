@@ -102,6 +102,7 @@ pub fn empty() -> AppReport {
         why: Some(why(WhyCode::NotPolledYet, "the remote was not seen yet", None)),
         gate: None,
         workers: Vec::new(),
+        cron: Vec::new(),
     }
 }
 

@@ -112,6 +112,7 @@ const KEYS: &[&str] = &[
     "gate.text",
     "gate.opens_at",
     "workers",
+    "cron",
 ];
 
 /// The keys of the daemon.

@@ -9,6 +9,7 @@ use super::{
     auth::{Auth, RawAuth},
     canary::{Canary, RawCanary},
     checkout_limit::RawCheckoutLimit,
+    cron::{CronSettings, RawCrons},
     env::RawEnv,
     freeze::RawFreeze,
     front::{FrontSettings, RawFront},
@@ -85,6 +86,7 @@ table! {
         migration: RawMigration,
         hooks: RawHooks,
         worker: RawWorkers,
+        cron: RawCrons,
         front: RawFront,
         new_privileges: bool,
         limits: RawLimits,
@@ -201,6 +203,8 @@ pub struct AppSettings {
     pub hooks: Hooks,
     /// Processes without a port that work for the live release.
     pub workers: Vec<WorkerSettings>,
+    /// Commands of the live release at set times.
+    pub crons: Vec<CronSettings>,
     /// What routes the public traffic.
     pub front: FrontSettings,
     /// The public address that bgd probes during a flip; `None`: flips are not measured.
@@ -276,6 +280,7 @@ impl RawApp {
             all.extend(hooks.into_iter().filter_map(text_of));
         }
         all.extend(self.worker_commands());
+        all.extend(self.cron_commands());
         all
     }
 
@@ -289,6 +294,12 @@ impl RawApp {
     pub fn worker_starts(&self) -> Vec<(Vec<Call>, bool, &Span)> {
         let workers = self.worker.value().map_or(&[][..], |all| &all.value.0);
         workers.iter().filter_map(|(_, worker)| worker.calls()).collect()
+    }
+
+    /// The commands of schedules, which have no port and no socket.
+    pub fn cron_commands(&self) -> Vec<(&Span, &str)> {
+        let crons = self.cron.value().map_or(&[][..], |all| &all.value.0);
+        crons.iter().filter_map(|(_, cron)| text_of(&cron.run)).collect()
     }
 
     /// The other texts of an app in which bgd replaces placeholders.
@@ -386,6 +397,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         migration: judge.migration(raw.migration),
         workers: judge.workers(raw.worker),
         hooks: judge.hooks(&RawHooks::or_empty(raw.hooks, at.absent("hooks"))),
+        crons: judge.crons(raw.cron),
         front: front.unwrap_or_else(front_builtin::usual),
         public,
         limits,

@@ -108,6 +108,11 @@ impl Judge<'_> {
                 self.notes.error(at, what, "a worker has no port and no socket");
             }
         }
+        let own = if *placeholder == PORT.placeholder { SOCKET.placeholder } else { PORT.placeholder };
+        for (at, _) in raw.cron_commands().into_iter().filter(|(_, text)| text.contains(own)) {
+            let what = format!("has {own}, which stands for nothing here");
+            self.notes.error(at, what, "a scheduled command has no port and no socket");
+        }
         // Set in `env`, the variable is the app's own.
         let env = raw.env.value().is_some_and(|env| env.value.0.contains_key(*variable));
         if env || raw.env_file.span().is_some() {

@@ -76,6 +76,7 @@ pub(super) mod app;
 mod auth;
 mod canary;
 mod checkout_limit;
+mod cron;
 pub(super) mod daemon;
 mod env;
 mod freeze;
@@ -114,6 +115,7 @@ pub(super) mod settings {
         app::{AppSettings, MemoryCheck},
         auth::Auth,
         canary::Canary,
+        cron::CronSettings,
         daemon::{DaemonSettings, Principal},
         front::FrontSettings,
         front_haproxy::{HaproxyServers, HaproxySettings},
@@ -182,7 +184,7 @@ impl<T: Table> FromToml for T {
 }
 
 /// The keys of each table of an app; the empty name stands for the app's own table.
-pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 19] {
+pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 20] {
     [
         ("", RawApp::keys()),
         ("stop", stop::RawStop::keys()),
@@ -197,6 +199,7 @@ pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 19] {
         ("migration", migration::RawMigration::keys()),
         ("hooks", hooks::RawHooks::keys()),
         ("worker", worker::RawWorker::keys()),
+        ("cron", cron::RawCron::keys()),
         ("front", front::RawFront::keys()),
         ("limits", limits::RawLimits::keys()),
         ("checkout_limit", checkout_limit::RawCheckoutLimit::keys()),

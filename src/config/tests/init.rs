@@ -38,6 +38,7 @@ fn companions(at: usize, line: &str) -> Vec<usize> {
         _ if section.contains("rewrite") => &["file", "find", "with"],
         _ if section.contains("window") || section.contains("freeze") => &["from", "to"],
         _ if section.contains("gate") => &["command"],
+        _ if section.contains(".cron.") => &["schedule", "run"],
         "range" => &["signers"],
         key if section.contains("worker") && key != "start" => &["start"],
         "host" | "status" | "body" | "script" if section.contains("health") => &["path"],

@@ -42,8 +42,8 @@ fn walk(above: &str, item: &DeValue<'_>, found: &mut BTreeSet<String>) {
                 let path = format!("{above}{}", key.get_ref());
                 match item.get_ref() {
                     // Each has a name of the operator's.
-                    DeValue::Table(workers) if path == "worker" => {
-                        workers.values().for_each(|one| walk("worker.", one.get_ref(), found));
+                    DeValue::Table(named) if path == "worker" || path == "cron" => {
+                        named.values().for_each(|one| walk(&format!("{path}."), one.get_ref(), found));
                     }
                     item => walk(&format!("{path}."), item, found),
                 }

@@ -21,9 +21,10 @@ use crate::{
     rules::{
         address::Address,
         ids::{AppName, ReleaseId},
+        time::{Stamp, Time},
     },
     shim::{
-        record::{Exit, Record, now_ms},
+        record::{DUE_AT, Exit, Record, now_ms},
         relay::STANDS_IN,
         spec::Role,
         wire::{Report, Request},
@@ -83,6 +84,12 @@ impl Handle {
     /// Whether it is a relay in the place of an instance.
     pub fn stands_in(&self) -> bool {
         self.0.record.marks.get("BGD_EVENT").is_some_and(|event| event == STANDS_IN)
+    }
+
+    /// The due time of a scheduled run.
+    pub fn due(&self) -> Option<Time> {
+        let due: Stamp = self.0.record.marks.get(DUE_AT)?.parse().ok()?;
+        Some(due.0)
     }
 
     /// Number of instances that its color was started with.
