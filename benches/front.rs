@@ -102,7 +102,7 @@ fn open_files() -> Res<usize> {
 
 fn route(app: u16) -> Res<Route> {
     let release = "20261121T101112Z-1-0123456".parse()?;
-    let blue = Side { color: Color::Blue, addresses: vec![Address::Port(app)], release };
+    let blue = Side { color: Color::Blue, addresses: vec![Address::Port(app)], release, directory: None };
     Ok(Route::to(Generation(1), blue))
 }
 

@@ -20,6 +20,7 @@ use crate::{
     engine::{CronSeen, Snapshot, Unconfigured},
     instance::Seen,
     rules::{
+        address::Address,
         app::{Backup, Group, Hold, Idle, Instance, Live, Pipeline, Serving, Stage, Until},
         backoff,
         barrier::{Barrier, OnFailure},
@@ -245,7 +246,7 @@ pub fn live_report(snapshot: &Snapshot, live: &Live) -> LiveReport {
     let up = matches!(live.instance, Instance::Up { .. });
     let several = snapshot.number_on(live.color) > 1;
     let instances = instances(snapshot, live.color, |_| up || several);
-    let address = snapshot.settings.address_at(live.color, 0);
+    let address = first_address(snapshot, live.color);
     let (restarts, up_since, wait) = match live.instance {
         Instance::Up { since, attempt } => (attempt, Some(Stamp(since)), None),
         Instance::Starting { attempt, .. } => (attempt, None, None),
@@ -255,8 +256,8 @@ pub fn live_report(snapshot: &Snapshot, live: &Live) -> LiveReport {
     let (memory_bytes, cpu_percent) = sums(&instances);
     LiveReport {
         color: live.color,
-        port: address.port(),
-        socket: address.socket().map(Path::to_owned),
+        port: address.as_ref().and_then(Address::port),
+        socket: address.as_ref().and_then(Address::socket).map(Path::to_owned),
         release: live.release.id.clone(),
         commit: live.release.commit.clone(),
         subject: known(&live.release.subject),
@@ -272,6 +273,11 @@ pub fn live_report(snapshot: &Snapshot, live: &Live) -> LiveReport {
         memory_bytes,
         cpu_percent,
     }
+}
+
+/// Where the first instance of a color listens; `None` for a static site.
+fn first_address(snapshot: &Snapshot, color: Color) -> Option<Address> {
+    (snapshot.number_on(color) > 0).then(|| snapshot.settings.address_at(color, 0))
 }
 
 /// The reports of a color's instances; one that is not `shown` has neither process nor health.
@@ -318,12 +324,12 @@ fn idle(snapshot: &Snapshot) -> IdleReport {
         }
     };
     let instances = instances(snapshot, color, |_| release.is_some());
-    let address = snapshot.settings.address_at(color, 0);
+    let address = first_address(snapshot, color);
     let (memory_bytes, cpu_percent) = sums(&instances);
     IdleReport {
         color,
-        port: address.port(),
-        socket: address.socket().map(Path::to_owned),
+        port: address.as_ref().and_then(Address::port),
+        socket: address.as_ref().and_then(Address::socket).map(Path::to_owned),
         release: release.map(|release| release.id.clone()),
         commit: release.map(|release| release.commit.clone()),
         pid: instances.first().and_then(|first| first.pid),

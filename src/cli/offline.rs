@@ -99,6 +99,7 @@ async fn snapshot(
             }
         }
         if let Serving::Live(live) = &mut state.serving
+            && app.site.is_none()
             && !instances.keys().any(|slot| slot.color == live.color)
         {
             live.instance = Instance::Dead;

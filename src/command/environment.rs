@@ -27,6 +27,10 @@ pub fn environment(app: &AppSettings, context: &Context) -> Result<BTreeMap<Stri
     let mut env = base_environment(app, &context.places)?;
     env.extend(app.env.iter().map(|(name, value)| (name.clone(), context.values.expand(value))));
     env.extend(promised(app, context)?);
+    if app.site.is_some() {
+        // No process of a static site listens.
+        env.remove("PORT");
+    }
     match env.iter().find(|(name, value)| !possible(name, value)) {
         Some((name, _)) => Err(CommandError::EnvVariable { name: name.clone() }),
         None => Ok(env),

@@ -74,6 +74,8 @@ fn app() -> AppSettings {
     let second = Duration::from_secs(1);
     AppSettings {
         name: "shop".parse().unwrap(),
+        site: None,
+        assets: None,
         remote: "unused".to_owned(),
         branch: "main".to_owned(),
         poll: second,

@@ -16,7 +16,7 @@ use crate::{
     rules::ids::{AppName, ReleaseId},
 };
 
-/// The directories of one app: `<state_dir>/<app>/{mirror.git,releases,shared,home,logs,run}`.
+/// The directories of one app: `<state_dir>/<app>/{mirror.git,releases,shared,assets,home,logs,run}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
     app: PathBuf,
@@ -104,6 +104,16 @@ impl Places {
     /// The home directory of an app whose user has none that it may write to.
     pub fn home(&self) -> PathBuf {
         self.app.join("home")
+    }
+
+    /// The files of former releases that are still asked for.
+    pub fn assets(&self) -> PathBuf {
+        self.app.join("assets")
+    }
+
+    /// The link to the directory of a static site's live release.
+    pub fn live(&self) -> PathBuf {
+        self.app.join("live")
     }
 
     /// Logs of builds and instances.

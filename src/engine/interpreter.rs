@@ -91,6 +91,7 @@ impl Interpreter {
             exe: place.exe.clone(),
             runtime_dir: place.runtime_dir.clone(),
             logs: places.logs(),
+            live: places.live(),
             traffic: traffic_socket.clone(),
         };
         let shims = Shims::new(place.exe.clone(), &place.state_dir, &place.runtime_dir);
@@ -153,17 +154,27 @@ impl Interpreter {
             }
             Action::Start { release, color } => {
                 self.restore(release, *color).await?;
+                self.keep_assets(release).await?;
                 return self.instances.start(release, *color).await;
             }
-            Action::Probe { release, color } => self.instances.probe(release, *color).await?,
-            Action::Replace { color, out, release } => self.instances.replace(*color, out, release).await?,
-            Action::StandIn { color, out, release } => self.instances.stand_in(*color, out, release).await?,
+            Action::Probe { release, color } => {
+                self.prove_readable(release).await?;
+                self.instances.probe(release, *color).await?;
+            }
+            Action::Replace { color, out, release } => {
+                self.refuse_in_place()?;
+                self.instances.replace(*color, out, release).await?;
+            }
+            Action::StandIn { color, out, release } => {
+                self.refuse_in_place()?;
+                self.instances.stand_in(*color, out, release).await?;
+            }
             Action::Route { generation, to, canary, backup } => {
                 self.route(*generation, (to.as_ref(), backup.as_ref()), canary.as_ref()).await?;
             }
             Action::WarmUp { release, color } => self.instances.warm_up(release, *color).await?,
             Action::Watch { release, color, period } => {
-                return self.instances.watch(release, *color, *period, || self.judge_traffic(*color)).await;
+                return self.instances.watch(release, *color, *period, || self.judge(release, *color)).await;
             }
             Action::Drain { color } => self.drain(*color).await?,
             Action::Stop { color, release } => self.stop(*color, release).await?,

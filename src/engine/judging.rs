@@ -3,13 +3,19 @@
 
 use super::interpreter::Interpreter;
 use crate::{
-    rules::{ids::Color, traffic::Judgement, words::Failure},
+    rules::{app::Release, ids::Color, traffic::Judgement, words::Failure},
     shim::Slot,
 };
 
 impl Interpreter {
+    /// Looks at what a watched release shows beside its instances' health: its files, and its real traffic.
+    pub(super) async fn judge(&self, release: &Release, color: Color) -> Result<Option<String>, Failure> {
+        self.still_there(&release.id).await?;
+        self.judge_traffic(color).await
+    }
+
     /// A sentence on the traffic seen if it is too little to judge; `None` if it is enough and good.
-    pub(super) async fn judge_traffic(&self, color: Color) -> Result<Option<String>, Failure> {
+    async fn judge_traffic(&self, color: Color) -> Result<Option<String>, Failure> {
         let limits = &self.settings.watch.traffic;
         if !limits.any() {
             return Ok(None);

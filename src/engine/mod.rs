@@ -20,6 +20,7 @@ mod observe;
 mod poller;
 mod pruning;
 mod scheduling;
+mod site;
 mod snapshot;
 mod stopping;
 mod tend;

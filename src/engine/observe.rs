@@ -68,6 +68,7 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
         }
         Err(err) => tracing::error!(app = %name, err = %chain(&err), "the running processes can't be listed"),
     }
+    interpreter.find_site(&mut facts, state);
     match store.releases(name) {
         Ok(releases) => facts.known = releases.into_iter().map(|(release, _)| release).collect(),
         Err(err) => tracing::error!(app = %name, err = %chain(&err), "the releases can't be read"),

@@ -15,9 +15,9 @@ use crate::{
     command::{Places, failure, trouble},
     config::settings::AppSettings,
     os::{blocking::blocking, errors::chain},
-    release::{self, Removal},
+    release::{self, AssetsOf, Removal},
     rules::{
-        app::Release,
+        app::{Release, Serving},
         ids::{DeployId, ReleaseId},
         retention::{self, Guarded, Kept, Thrift, Worth},
         words::{Failure, Fate, Nature, Phase},
@@ -112,6 +112,7 @@ impl Shelf {
         for release in retention::to_delete(&kept, thrift, guarded) {
             left.extend(removal.remove(&release).err().iter().map(|err| chain(err)));
         }
+        left.extend(self.prune_assets(&known, guarded).err().iter().map(|err| chain(err)));
         self.forget_gone(&known, guarded).map_err(|err| trouble(Phase::Stopping, &err))?;
         self.store.tidy().map_err(|err| trouble(Phase::Stopping, &err))?;
         if left.is_empty() {
@@ -127,6 +128,28 @@ impl Shelf {
         let running = self.store.unfinished_crons(&self.settings.name)?;
         guarded.needed.extend(running.into_iter().filter_map(|run| run.release));
         Ok(guarded)
+    }
+
+    /// Removes files of former releases that are no longer asked for.
+    fn prune_assets(&self, known: &[(Release, Fate)], guarded: &Guarded) -> Result<(), release::BuildError> {
+        let Some(assets) = &self.settings.assets else { return Ok(()) };
+        // While the record can't be read, nothing is removed.
+        let Ok(state) = self.store.app(&self.settings.name) else { return Ok(()) };
+        let live = match state.map(|state| state.serving) {
+            Some(Serving::Live(live) | Serving::OutOfService(live)) => Some(live.release.id),
+            Some(Serving::Nothing) | None => None,
+        };
+        let newer = |id: &ReleaseId| guarded.since.is_some_and(|since| id.deploy() >= since);
+        release::prune_assets(&self.places, assets, |id| {
+            let recorded = known.iter().find(|(release, _)| release.id == *id).map(|(_, fate)| *fate);
+            match recorded {
+                _ if live.as_ref() == Some(id) || newer(id) => AssetsOf::Needed,
+                Some(Fate::Good | Fate::RolledBack) => AssetsOf::WasLive,
+                Some(Fate::Making | Fate::Failed | Fate::Superseded | Fate::Cancelled) | None => {
+                    AssetsOf::NeverLive
+                }
+            }
+        })
     }
 
     /// Recorded releases with their fates, newest first.

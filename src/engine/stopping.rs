@@ -56,6 +56,7 @@ impl Interpreter {
             backup: backup.map(|backup| self.side(backup)),
             sticky: self.settings.canary.sticky.clone(),
             preview: canary.and(self.preview()),
+            files: self.files_served(),
             ..Route::nowhere(Generation(generation.0.saturating_add(ahead)))
         };
         if let Some(canary) = canary {
@@ -99,11 +100,13 @@ impl Interpreter {
         told
     }
 
-    /// The addresses of all instances of a backend.
+    /// The addresses of all instances of a backend, or the directory of a static site.
     fn side(&self, Backend { color, release, .. }: &Backend) -> Side {
         let instances = slots(*color, self.instances.number_of(*color, release));
-        let addresses = instances.map(|slot| self.settings.address_at(slot.color, slot.index)).collect();
-        Side { color: *color, release: release.clone(), addresses }
+        let addresses: Vec<_> =
+            instances.map(|slot| self.settings.address_at(slot.color, slot.index)).collect();
+        let directory = self.directory_of(release).filter(|_| addresses.is_empty());
+        Side { color: *color, release: release.clone(), addresses, directory }
     }
 
     /// The preview; without its secret there is none, and the traffic moves all the same.
@@ -121,6 +124,10 @@ impl Interpreter {
     }
 
     pub(super) async fn drain(&self, color: Color) -> Result<(), Failure> {
+        if self.settings.site.is_some() && !self.instances.known.any_on(color) {
+            // A download keeps its file open: it ends whole, however long it takes.
+            return Ok(());
+        }
         let left = self
             .front
             .drained(color, self.settings.drain)

@@ -14,7 +14,7 @@ use super::{
     app_task::{Inbox, Message},
     attending, counting,
     interpreter::Interpreter,
-    working,
+    site, working,
 };
 use crate::{
     command::tail,
@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// A live instance is probed at most this often: health beside deploys is for status, not for a gate.
-const CALM: Duration = Duration::from_secs(2);
+pub(super) const CALM: Duration = Duration::from_secs(2);
 
 /// The watchers of one app.
 #[derive(Debug)]
@@ -159,6 +159,9 @@ fn monitored(state: &App) -> Vec<(Color, Release)> {
 async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): (Color, Release)) {
     let settings = interpreter.settings().clone();
     let number = interpreter.instances.number_of(color, &release.id);
+    if number == 0 {
+        return site::monitor(interpreter, inbox, (color, release.id)).await;
+    }
     let pause = settings.health.interval.max(CALM);
     let within = (settings.health.timeout + pause) * 2;
     let mut each = vec![Health::default(); usize::from(number)];

@@ -7,6 +7,7 @@
 pub mod builtin;
 pub mod haproxy;
 pub mod hearing;
+pub mod live_link;
 pub mod nginx;
 pub mod traffic;
 
@@ -18,6 +19,7 @@ use tokio::sync::MutexGuard;
 use self::{builtin::Builtin, haproxy::Haproxy, nginx::Nginx, traffic::Sample};
 use crate::{
     config::settings::{AppSettings, FrontSettings},
+    os::reader::Reader,
     rules::{
         address::Address,
         finding::Finding,
@@ -86,6 +88,11 @@ pub trait Front: fmt::Debug + Send + Sync {
     /// The uids that the front's workers run as, from which datagrams are accepted; empty when they can't be found.
     fn worker_uids(&self) -> BoxFuture<'_, BTreeSet<u32>> {
         Box::pin(async { BTreeSet::new() })
+    }
+
+    /// The users that read the files which the front serves by itself; empty when they can't be found.
+    fn readers(&self) -> BoxFuture<'_, Vec<Reader>> {
+        Box::pin(async { Vec::new() })
     }
 
     /// The process that connects to the app, where a security module may confine it differently from bgd; `None` when
@@ -158,6 +165,8 @@ pub struct Ground {
     pub runtime_dir: PathBuf,
     /// The directory of the app's logs.
     pub logs: PathBuf,
+    /// The link to the directory of a static site's live release.
+    pub live: PathBuf,
     /// The datagram socket for reports of requests; `None` when traffic is not counted.
     pub traffic: Option<PathBuf>,
 }

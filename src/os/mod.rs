@@ -16,6 +16,7 @@
 //! - `privilege`: the rights and state that a started command inherits
 //! - `process`, `tree`: the identity of a process, and its descendants
 //! - `pulse`, `vitals`: the daemon's sign of life, and whether a silent process hangs
+//! - `reader`: what a process may pass and read
 //! - `tcp`, `unix`, `netlink`: the kernel's tables of TCP and unix sockets
 
 pub(crate) mod alarm;
@@ -34,6 +35,7 @@ pub mod printable;
 pub mod privilege;
 pub mod process;
 pub mod pulse;
+pub mod reader;
 pub mod tcp;
 pub(crate) mod tree;
 pub mod unix;

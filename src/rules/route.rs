@@ -3,6 +3,8 @@
 
 mod flat;
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 pub use self::flat::{FlatRoute, Weighted};
@@ -29,6 +31,8 @@ pub struct Route {
     pub sticky: Sticky,
     /// How a request asks for the canary, whatever its share; `None`: it can't.
     pub preview: Option<Preview>,
+    /// What the front reads from the disk by itself.
+    pub files: FilesServed,
 }
 
 /// One color of a route.
@@ -37,8 +41,38 @@ pub struct Side {
     pub color: Color,
     /// The release that runs there.
     pub release: ReleaseId,
-    /// The addresses of its instances, at least one. They share the color's traffic evenly.
+    /// The addresses of its instances, which share the color's traffic evenly; empty only where there is a directory.
     pub addresses: Vec<Address>,
+    /// The directory of a static site, which the front serves in place of instances.
+    pub directory: Option<PathBuf>,
+}
+
+/// What a front reads from the disk by itself, for all colors of a route.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FilesServed {
+    /// In the directory of a static site, the page for paths that lead to no file; relative to it.
+    pub fallback: Option<PathBuf>,
+    /// The only other directory to which links in a static site may lead.
+    pub shared: Option<PathBuf>,
+    /// Files of former releases.
+    pub former: Option<FormerFiles>,
+}
+
+/// Files of former releases, for requests that the live release answers with 404.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormerFiles {
+    /// The path under which visitors ask for them; begins and ends with `/`.
+    pub url: String,
+    /// Their directory.
+    pub directory: PathBuf,
+}
+
+impl FilesServed {
+    /// Whether the front reads nothing.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How a request asks for the canary: by the header or by the cookie.
@@ -64,7 +98,15 @@ impl std::fmt::Debug for Preview {
 impl Route {
     /// A route to nothing: the front turns the traffic away.
     pub fn nowhere(generation: Generation) -> Self {
-        Self { generation, live: None, canary: None, backup: None, sticky: Sticky::None, preview: None }
+        Self {
+            generation,
+            live: None,
+            canary: None,
+            backup: None,
+            sticky: Sticky::None,
+            preview: None,
+            files: FilesServed::default(),
+        }
     }
 
     /// A route of all traffic to one color, without stickiness, preview and backup.
@@ -139,7 +181,7 @@ mod tests {
 
     fn side(color: Color) -> Side {
         let release = "20261121T101112Z-1-0123456".parse().unwrap();
-        Side { color, release, addresses: vec![Address::Port(1)] }
+        Side { color, release, addresses: vec![Address::Port(1)], directory: None }
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod meter;
 mod refused;
 mod scheduled;
 mod several;
+mod sites;
 mod sockets;
 mod warming;
 mod workers;

@@ -150,7 +150,12 @@ impl Stage {
         let side = |color: Color| {
             let port = if color == Color::Blue { self.blue.port } else { self.green.port };
             let addresses = vec![Address::Port(port); 1 + self.others[&color].len()];
-            Side { color, addresses, release: "20261121T101112Z-1-0123456".parse().expect("a release") }
+            Side {
+                color,
+                addresses,
+                release: "20261121T101112Z-1-0123456".parse().expect("a release"),
+                directory: None,
+            }
         };
         let route = Route::to(Generation(1), side(live));
         match share {

@@ -50,7 +50,12 @@ fn release(number: u64) -> ReleaseId {
 }
 
 fn side(stage: &Stage, color: Color, number: u64) -> Side {
-    Side { color, addresses: vec![Address::Socket(socket(stage, color))], release: release(number) }
+    Side {
+        color,
+        addresses: vec![Address::Socket(socket(stage, color))],
+        release: release(number),
+        directory: None,
+    }
 }
 
 /// To one color alone, with a release of the same number.

@@ -175,7 +175,7 @@ impl Stage {
     pub fn shared(&self, generation: u64, share: u16) -> Route {
         let side = |color, release: &str| {
             let release = release.parse().unwrap();
-            Side { color, addresses: vec![Address::Port(self.ports.of(color))], release }
+            Side { color, addresses: vec![Address::Port(self.ports.of(color))], release, directory: None }
         };
         let live = side(Color::Blue, "20261121T101112Z-1-0123456");
         let canary = side(Color::Green, "20261121T101112Z-2-89abcde");
@@ -336,7 +336,8 @@ fn release() -> ReleaseId {
 }
 
 fn route(ports: Ports, generation: u64, color: Color) -> Route {
-    let live = Side { color, addresses: vec![Address::Port(ports.of(color))], release: release() };
+    let live =
+        Side { color, addresses: vec![Address::Port(ports.of(color))], release: release(), directory: None };
     Route::to(Generation(generation), live)
 }
 

@@ -224,6 +224,7 @@ impl LiveReport {
     /// Where it listens, for people: `port 9501`, `3 instances from port 9501 on`, `socket /run/bgd/a/shop/blue.sock`.
     pub fn place(&self) -> String {
         match self.instances.len() {
+            0 if self.port.is_none() && self.socket.is_none() => "static site".to_owned(),
             0 | 1 => self.first_place(),
             several => format!("{several} instances from {} on", self.first_place()),
         }

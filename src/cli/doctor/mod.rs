@@ -91,6 +91,7 @@ fn ground(settings: &Settings, app: &AppSettings) -> front::Ground {
         exe: std::env::current_exe().unwrap_or_default(),
         runtime_dir: settings.daemon.runtime_dir.clone(),
         logs: Places::new(&settings.daemon.state_dir, &app.name).logs(),
+        live: Places::new(&settings.daemon.state_dir, &app.name).live(),
         traffic: None,
     }
 }

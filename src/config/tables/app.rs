@@ -6,6 +6,7 @@ use toml::de::DeValue;
 
 use super::{
     Table as _,
+    assets::{Assets, RawAssets},
     auth::{Auth, RawAuth},
     canary::{Canary, RawCanary},
     checkout_limit::RawCheckoutLimit,
@@ -27,6 +28,7 @@ use super::{
     remote::{BRANCH, Transport},
     rewrite::{RawRewrite, Rewrite},
     start::{Commands, RawStart, Start},
+    static_site::{RawStatic, StaticSite},
     stop::{RawStop, Stop},
     verify::{RawVerify, Verify},
     warmup::{RawWarmup, Warmup},
@@ -97,6 +99,8 @@ table! {
         window: Vec<Written<RawWindow>>,
         freeze: Vec<Written<RawFreeze>>,
         gate: RawGate,
+        site = "static": RawStatic,
+        assets: RawAssets,
     }
 }
 
@@ -147,11 +151,11 @@ pub struct AppSettings {
     pub listen: Listen,
     /// Ports of the first instance of blue and of green; without meaning if the app listens on sockets.
     pub ports: Ports,
-    /// Instances per color, 1 to [`MOST_INSTANCES`], on consecutive ports.
+    /// Instances per color, 1 to [`MOST_INSTANCES`], on consecutive ports; 0 for a static site.
     pub instances: u16,
     /// Build commands, in order.
     pub build: Vec<String>,
-    /// How an instance is started.
+    /// How an instance is started; without meaning for a static site.
     pub start: Start,
     /// The protocol on its ports or sockets.
     pub protocol: Protocol,
@@ -217,6 +221,10 @@ pub struct AppSettings {
     pub dir: Option<PathBuf>,
     /// What keeps a commit from being deployed by itself.
     pub gates: Gates,
+    /// The files that the front serves in place of instances; `None` for an app with instances.
+    pub site: Option<StaticSite>,
+    /// Files of former releases that the front still serves.
+    pub assets: Option<Assets>,
 }
 
 impl AppSettings {
@@ -322,6 +330,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
     judge.programs(&raw);
     let gates = judge.gates(&raw);
     let dir = raw.dir.value().and_then(|written| judge.release_dir(written));
+    let (site, assets) = (judge.static_site(&raw), judge.assets(&raw.assets));
     let at = raw.at;
     let remote = judge.remote(&raw.remote, &at);
     let transport = remote.as_ref().map(|remote| remote.transport);
@@ -331,7 +340,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
     judge.refuse_overlaps(&[&shared[..], &cache[..]].concat(), "a path is shared or cached, and once");
     let rewrites = judge.rewrites(&raw.rewrite, &shared);
     let protocol = judge.protocol(&raw.protocol);
-    let health = judge.health(raw.health, protocol, &at);
+    let health = judge.health(raw.health, (protocol, site.as_ref()), &at);
     judge.warmup_speaks(protocol, raw.warmup.span());
     let warmup = judge.warmup(raw.warmup, &health);
     let canary = judge.canary(&raw.canary, &name);
@@ -344,7 +353,11 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
     let public = judge.public(&address, front.as_ref(), &health);
     let limits = judge.limits(raw.limits, &at);
     let checkout_limit = judge.checkout_limit(raw.checkout_limit, &at);
-    let instances = judge.instances(&raw.instances, front.as_ref(), &rewrites);
+    judge.files_are_served((raw.site.span(), raw.assets.span()), front.as_ref());
+    let instances = match &site {
+        Some(_) => 0,
+        None => judge.instances(&raw.instances, front.as_ref(), &rewrites),
+    };
     judge.front_speaks((&raw.protocol, protocol), front.as_ref());
     judge.sockets_fit(raw.listen.span(), (&listen, instances), front.as_ref());
     if protocol == Protocol::Uwsgi {
@@ -357,7 +370,10 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         ports: judge.app_ports((&raw.ports, &listen), instances, &at),
         instances,
         build: judge.build(&raw.build),
-        start: judge.start(&raw.start, &at),
+        start: match &site {
+            Some(_) => Start::Argv(Vec::new()),
+            None => judge.start(&raw.start, &at),
+        },
         stop: judge.stop(RawStop::or_empty(raw.stop, at.absent("stop")), protocol),
         protocol,
         drain: judge.drain(raw.drain),
@@ -404,6 +420,8 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         checkout_limit,
         dir,
         gates,
+        site,
+        assets,
         listen,
         name,
     }

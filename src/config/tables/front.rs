@@ -91,6 +91,23 @@ impl FrontSettings {
         }
     }
 
+    /// Why the front can't serve a static site, with a hint; `None`: it can.
+    pub(super) fn no_site(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Haproxy(_) => Some(front_haproxy::NO_FILES),
+            Self::Nginx(_) => Some(front_nginx::NO_SITE),
+            Self::Builtin { .. } => None,
+        }
+    }
+
+    /// Why the front can't serve files by itself, with a hint; `None`: it can.
+    pub(super) fn no_files(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Haproxy(_) => Some(front_haproxy::NO_FILES),
+            Self::Builtin { .. } | Self::Nginx(_) => None,
+        }
+    }
+
     /// Why the front can't have so many instances of a color, with a hint; `None`: it can.
     pub(super) fn no_room(&self, instances: u16) -> Option<(String, &'static str)> {
         match self {

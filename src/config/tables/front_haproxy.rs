@@ -42,6 +42,12 @@ const SERVERS: [&str; 2] = ["blue", "green"];
 pub(super) const NO_BACKUP: &str =
     "can't be had with haproxy, whose backups are fixed by its own configuration";
 
+/// HAProxy passes requests on, and opens no file for them.
+pub(super) const NO_FILES: (&str, &str) = (
+    "needs a front that serves files, and haproxy can't",
+    "write front.type = \"nginx\" or \"builtin\"; or start a server of files, without `static`",
+);
+
 /// An existing HAProxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HaproxySettings {

@@ -91,6 +91,12 @@ pub(super) fn way_to_speak(protocol: Protocol) -> String {
     format!("write front.type = \"nginx\", whose site says {pass}")
 }
 
+/// bgd's include has addresses alone.
+pub(super) const NO_SITE: (&str, &str) = (
+    "needs the builtin front, which nginx may pass requests on to",
+    "take front.type = \"nginx\" out, and write `proxy_pass http://127.0.0.1:8080;` into the site",
+);
+
 /// Why a path can't be in bgd's include file, where it is an unquoted word of nginx's configuration.
 pub(super) fn unnameable(path: &Path) -> Option<(String, &'static str)> {
     let what = || format!("can't be named in nginx's configuration: {}", path.display());

@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use reqwest::Url;
 
-use super::{Table as _, protocol::Protocol};
+use super::{Table as _, protocol::Protocol, static_site::StaticSite};
 use crate::{
     config::{
         duration::exact,
@@ -103,7 +103,12 @@ const SUCCESSES: NonZeroU32 = NonZeroU32::new(2).unwrap();
 
 impl Judge<'_> {
     /// Judges the health check of the app at `app`.
-    pub(super) fn health(&mut self, given: Given<RawHealth>, protocol: Protocol, app: &Span) -> Health {
+    pub(super) fn health(
+        &mut self,
+        given: Given<RawHealth>,
+        (protocol, site): (Protocol, Option<&StaticSite>),
+        app: &Span,
+    ) -> Health {
         let unreadable = matches!(given, Given::Unreadable(_));
         let raw = RawHealth::or_empty(given, app.absent("health"));
         let health = Health {
@@ -123,6 +128,7 @@ impl Judge<'_> {
         if health.probe == Probe::Tcp
             && raw.path.span().is_none()
             && raw.command.span().is_none()
+            && site.is_none()
             && !unreadable
         {
             self.notes.warn(

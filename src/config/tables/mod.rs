@@ -73,6 +73,7 @@ macro_rules! key {
 use key;
 
 pub(super) mod app;
+mod assets;
 mod auth;
 mod canary;
 mod checkout_limit;
@@ -97,6 +98,7 @@ mod public;
 mod remote;
 mod rewrite;
 pub(super) mod start;
+mod static_site;
 mod stop;
 mod unknown;
 mod verify;
@@ -113,6 +115,7 @@ use self::{
 pub(super) mod settings {
     pub use super::{
         app::{AppSettings, MemoryCheck},
+        assets::{Assets, AssetsKept},
         auth::Auth,
         canary::Canary,
         cron::CronSettings,
@@ -131,6 +134,7 @@ pub(super) mod settings {
         public::PublicAddress,
         rewrite::Rewrite,
         start::Start,
+        static_site::StaticSite,
         stop::{Stop, StopHow},
         verify::{Verify, VerifyRange},
         warmup::Warmup,
@@ -184,9 +188,11 @@ impl<T: Table> FromToml for T {
 }
 
 /// The keys of each table of an app; the empty name stands for the app's own table.
-pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 20] {
+pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 22] {
     [
         ("", RawApp::keys()),
+        ("static", static_site::RawStatic::keys()),
+        ("assets", assets::RawAssets::keys()),
         ("stop", stop::RawStop::keys()),
         ("auth", auth::RawAuth::keys()),
         ("verify", verify::RawVerify::keys()),

@@ -86,7 +86,7 @@ impl Judge<'_> {
         instances: u16,
         app: &Span,
     ) -> Ports {
-        if matches!(listen, Listen::Sockets(_)) {
+        if matches!(listen, Listen::Sockets(_)) || instances == 0 {
             return PORTS;
         }
         let (ports, at) = match given {

@@ -41,6 +41,7 @@ fn companions(at: usize, line: &str) -> Vec<usize> {
         _ if section.contains(".cron.") => &["schedule", "run"],
         "range" => &["signers"],
         key if section.contains("worker") && key != "start" => &["start"],
+        "fallback" | "url" | "keep" if section.contains("static") || section.contains("assets") => &["dir"],
         "host" | "status" | "body" | "script" if section.contains("health") => &["path"],
         key if section.contains("front") && key != "type" => &["type"],
         key if section.contains("warmup") && key != "paths" => &["paths"],
@@ -74,6 +75,12 @@ fn every_line_of_it_loads_when_taken_in_and_is_a_default_unless_marked_as_an_exa
                 with_lines(lines).replace("\nsticky = \"none\"", "\nsticky = \"cookie\"")
             }
             true => with_lines(lines).replace("https://git.example.com/acme", "git@git.example.com:acme"),
+            // A static site is not started.
+            false
+                if header(at).is_some_and(|header| TEXT.lines().nth(header).unwrap().contains("static")) =>
+            {
+                with_lines(lines).replace("\nstart ", "\n#start ")
+            }
             false if line.starts_with("script") => with_lines(lines).replace("#protocol = \"http\"", fastcgi),
             false => with_lines(lines),
         };

@@ -18,6 +18,7 @@ use super::{
     spawn::{self, Entrance, build_of},
 };
 use crate::{
+    front::live_link::LiveLink,
     os::{ended::ended, process::PidFd},
     rules::{
         address::Address,
@@ -56,6 +57,8 @@ pub struct Builtin {
     exe: PathBuf,
     place: FrontPlace,
     limits: Limits,
+    /// Tells what a static site serves; `None` where nobody asks.
+    pub(super) live: Option<LiveLink>,
     kept: Mutex<Kept>,
 }
 
@@ -75,12 +78,17 @@ impl std::fmt::Debug for Builtin {
 impl Builtin {
     /// The front at `place`, run by the program `exe` (bgd itself). Nothing is started yet.
     pub fn new(exe: PathBuf, place: FrontPlace) -> Self {
-        Self { exe, place, limits: Limits::default(), kept: Mutex::default() }
+        Self { exe, place, limits: Limits::default(), live: None, kept: Mutex::default() }
     }
 
     /// Sets the time limits for clients and apps.
     pub fn limited(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// Sets the link that tells what a static site serves.
+    pub(super) fn shown_at(self, live: LiveLink) -> Self {
+        Self { live: Some(live), ..self }
     }
 
     /// The addresses and files of the front.

@@ -208,6 +208,7 @@ mod tests {
             color: Color::Green,
             addresses: vec![Address::Port(9502)],
             release: "20261121T101112Z-1-0123456".parse().unwrap(),
+            directory: None,
         };
         let route = Route::to(Generation(3), live);
         let requests = [

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use super::{Builtin, BuiltinError, FrontPlace, supervise};
 use crate::{
     config::settings::AppSettings,
-    front::{Attempt, Daemon, Front, FrontError, Ground},
+    front::{Attempt, Daemon, Front, FrontError, Ground, live_link::LiveLink},
     os::errors::chain,
     rules::{
         address::Address,
@@ -29,7 +29,24 @@ impl Builtin {
             control: ground.runtime_dir.join("f").join(format!("{app}.sock")),
             log: ground.logs.join("front.log"),
         };
-        Self::new(ground.exe.clone(), place)
+        Self::new(ground.exe.clone(), place).shown_at(LiveLink::at(ground.live.clone()))
+    }
+}
+
+impl Builtin {
+    /// Points the link to the directory that the front serves now. The front does not follow it, so a link that can't be
+    /// set keeps no flip back.
+    fn show(&self, route: &Route) {
+        let Some(link) = &self.live else { return };
+        let shown = match &route.live {
+            Some(live) if live.directory.is_some() => link.point(live, route.generation),
+            Some(_) | None if link.middle().is_some() => link.back_to(None),
+            Some(_) | None => return,
+        };
+        match shown {
+            Ok(()) => link.sweep(),
+            Err(err) => tracing::warn!(err = %chain(&err), "the link to the live release could not be set"),
+        }
     }
 }
 
@@ -47,10 +64,12 @@ impl Front for Builtin {
             match Self::route(self, &route).await {
                 Err(BuiltinError::NotRunning { .. }) => {
                     self.ensure_running().await?;
-                    Ok(Self::route(self, &route).await?)
+                    Self::route(self, &route).await?;
                 }
-                done => Ok(done?),
+                done => done?,
             }
+            self.show(&route);
+            Ok(())
         })
     }
 

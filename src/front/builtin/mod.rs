@@ -20,12 +20,16 @@
 //! anything of an answer, and [`Limits`] between two pieces of a body. Limits on apps: [`Limits`] until the head of an
 //! answer, then only the drain's.
 //!
+//! A static site has no app behind it: `files` answers from the directory that is routed. Files of former releases are
+//! asked for once the live release said 404.
+//!
 //! Must not decide what is live: it applies the daemon's route.
 
 mod answer;
 mod client;
 pub mod control;
 mod crowd;
+pub mod files;
 mod flow;
 mod front;
 mod guest;

@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     crowd::is_shortage,
+    files,
     headers::{self, Client},
     interim,
     reply::Reply,
@@ -97,13 +98,64 @@ impl Session {
             return self.no_connect();
         }
         let wish = self.worker.switch.wish(&parts.headers, &self.client);
+        let files = self.worker.switch.files();
         let attempts = Attempts { hears_interim, ..Attempts::new(wish, &parts.headers) };
         let tunnel = headers::wants_upgrade(&parts);
+        let former = files::former(&parts, &files);
         if let Err(refusal) = headers::request(&mut parts, &self.client) {
             return self.refuse(refusal.status, refusal.reason);
         }
+        if self.worker.switch.has_directories()
+            && let Some(lease) = self.lease(&attempts)
+            && let Some(directory) = lease.target().identity.origin.directory()
+        {
+            let answer = files::site(files::Request::of(&parts), directory.to_owned(), files);
+            return self.from_disk(answer, lease, &attempts).await;
+        }
+        let answer = self.from_app((parts, body), attempts, upgrade.filter(|_| tunnel)).await;
+        match former.filter(|_| answer.status() == StatusCode::NOT_FOUND) {
+            Some(former) => self.instead(answer, former).await,
+            None => answer,
+        }
+    }
+
+    /// An answer from the directory of a static site.
+    async fn from_disk(
+        &self,
+        answer: impl Future<Output = files::Answer>,
+        mut lease: Lease,
+        attempts: &Attempts,
+    ) -> Response<Reply> {
+        lease.sent();
+        let (mut parts, content) = answer.await.into_parts();
+        lease.answered(parts.status.as_u16());
+        attempts.greet(&mut parts);
+        Response::from_parts(parts, Reply::file(content, Some(lease), Arc::clone(&self.slot)))
+    }
+
+    /// The file of a former release in place of the app's 404, or that answer, not to be stored.
+    async fn instead(&self, answer: Response<Reply>, former: files::Former) -> Response<Reply> {
+        match files::of_former(former).await {
+            Some(found) => {
+                let (parts, content) = found.into_parts();
+                drop(answer);
+                // The dropped answer has ended the slot's request.
+                self.slot.set(super::sockets::Doing::Answering);
+                Response::from_parts(parts, Reply::file(content, None, Arc::clone(&self.slot)))
+            }
+            None => files::not_stored(answer),
+        }
+    }
+
+    /// An answer of the app.
+    async fn from_app(
+        &self,
+        (parts, body): (Parts, Incoming),
+        attempts: Attempts,
+        upgrade: Option<hyper::upgrade::OnUpgrade>,
+    ) -> Response<Reply> {
         match upgrade {
-            Some(client) if tunnel => {
+            Some(client) => {
                 self.upgrade(Request::from_parts(parts, self.upload(body)), client, attempts).await
             }
             _ if body.is_end_stream() && parts.method.is_idempotent() => {
@@ -293,7 +345,7 @@ impl Session {
         attempts.wish.pass_over(target.number);
         let another = self.worker.switch.has_more_of(color, &attempts.wish);
         if another {
-            let place = target.identity.address.named();
+            let place = target.identity.origin.named();
             let journal = &self.worker.journal;
             journal.warn(format_args!("can't connect to {color} on {place}, trying another: {error}"));
         }
@@ -309,7 +361,7 @@ impl Session {
         if wish.is_preview() || wish.is_refused(other) || !self.worker.switch.has_other_than(color) {
             return false;
         }
-        let place = target.identity.address.named();
+        let place = target.identity.origin.named();
         let journal = &self.worker.journal;
         journal.warn(format_args!("can't connect to {color} on {place}, trying {other}: {error}"));
         if wish.refuse(color) {
@@ -335,7 +387,7 @@ impl Session {
         let (mut parts, body) = answer.into_parts();
         if let Some(text) = unfit(&parts) {
             let target = &lease.target().identity;
-            let place = target.address.named();
+            let place = target.origin.named();
             self.worker.journal.warn(format_args!("{} on {place}: {}", target.color, text.trim_end()));
             lease.failed();
             return self.bad_gateway(&lease, text);
@@ -361,7 +413,7 @@ impl Session {
 
     fn unreachable(&self, lease: &Lease, error: &io::Error) -> Response<Reply> {
         let target = &lease.target().identity;
-        let place = target.address.named();
+        let place = target.origin.named();
         self.worker.journal.warn(format_args!("can't connect to {} on {place}: {error}", target.color));
         self.bad_gateway(lease, "the app can't be reached\n")
     }
@@ -376,7 +428,7 @@ impl Session {
             }
         };
         let target = &lease.target().identity;
-        let place = target.address.named();
+        let place = target.origin.named();
         self.worker.journal.warn(format_args!("no answer from {} on {place}: {cause}", target.color));
         lease.failed();
         self.in_place_of(lease, status, text)

@@ -14,6 +14,7 @@ use std::{
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 
 use super::{
+    files::Content,
     sockets::{Doing, Slot},
     target::Lease,
     upstream::Upstream,
@@ -30,6 +31,14 @@ enum Source {
     Text(Option<Bytes>),
     /// The backend's body.
     Stream(Box<Stream>),
+    /// A file of this host.
+    File(Box<OnDisk>),
+}
+
+/// A file on its way, and the request that it counts for.
+struct OnDisk {
+    content: Option<Content>,
+    lease: Option<Lease>,
 }
 
 struct Stream {
@@ -60,6 +69,15 @@ impl Reply {
     pub(super) fn text(text: &'static str, client: Arc<Slot>) -> Self {
         let text = (!text.is_empty()).then(|| Bytes::from_static(text.as_bytes()));
         Self { source: Source::Text(text), client }
+    }
+
+    /// A file of this host; an answer without a body has no content.
+    pub(super) fn file(content: Option<Content>, lease: Option<Lease>, client: Arc<Slot>) -> Self {
+        let mut file = OnDisk { content, lease };
+        if file.content.is_none() {
+            file.finish();
+        }
+        Self { source: Source::File(Box::new(file)), client }
     }
 
     /// The backend's body; `upstream` drives the connection, unless a task of its own does.
@@ -151,18 +169,47 @@ impl Stream {
     }
 }
 
+impl OnDisk {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(content) = &mut self.content else { return Poll::Ready(None) };
+        let Poll::Ready(read) = content.poll(cx) else { return Poll::Pending };
+        match &read {
+            Some(Ok(_)) if content.left() == 0 => self.finish(),
+            Some(Err(_)) => {
+                self.content = None;
+                self.lease.iter_mut().for_each(Lease::broke_off);
+            }
+            Some(Ok(_)) => {}
+            None => self.finish(),
+        }
+        Poll::Ready(read.map(|read| read.map(Frame::data).map_err(Into::into)))
+    }
+
+    /// Ends a whole answer: the request is no longer in flight once the client has it.
+    fn finish(&mut self) {
+        self.content = None;
+        self.lease.iter_mut().for_each(Lease::ended);
+    }
+}
+
+/// An error of a backend's connection, or of the disk.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 impl Body for Reply {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Self { source, client } = &mut *self;
         match source {
             Source::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Source::Stream(stream) => stream.poll(client, cx),
+            Source::Stream(stream) => {
+                stream.poll(client, cx).map(|polled| polled.map(|frame| frame.map_err(Into::into)))
+            }
+            Source::File(file) => file.poll(cx),
         }
     }
 
@@ -170,6 +217,7 @@ impl Body for Reply {
         match &self.source {
             Source::Text(text) => text.is_none(),
             Source::Stream(stream) => stream.body.is_end_stream(),
+            Source::File(file) => file.content.is_none(),
         }
     }
 
@@ -177,6 +225,7 @@ impl Body for Reply {
         match &self.source {
             Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
             Source::Stream(stream) => stream.body.size_hint(),
+            Source::File(file) => SizeHint::with_exact(file.content.as_ref().map_or(0, Content::left)),
         }
     }
 }

@@ -28,7 +28,7 @@ use super::{
 use crate::rules::{
     address::Address,
     ids::{Color, Generation},
-    route::{Route, Side},
+    route::{FilesServed, Route, Side},
     traffic::Figures,
 };
 
@@ -73,6 +73,16 @@ impl Switch {
     /// Reads where a request should go. Call it once for each request: it takes a turn.
     pub(super) fn wish(&self, headers: &HeaderMap, client: &Client) -> Wish {
         self.table.load().wish(headers, client)
+    }
+
+    /// What the front reads from the disk by itself.
+    pub(super) fn files(&self) -> Arc<FilesServed> {
+        Arc::clone(self.table.load().files())
+    }
+
+    /// Whether a static site is routed.
+    pub(super) fn has_directories(&self) -> bool {
+        self.table.load().has_directories()
     }
 
     /// Whether a request could go to a target of another color instead.
@@ -200,7 +210,7 @@ impl Switch {
     /// Passes over the targets at these addresses, and only those, for this long.
     pub(super) fn pass_over(&self, addresses: &[Address], within: Duration) {
         for target in self.table.load().targets() {
-            match addresses.contains(&target.identity.address) {
+            match target.identity.origin.address().is_some_and(|at| addresses.contains(at)) {
                 true => target.rest(within),
                 false => target.rest_no_more(),
             }
@@ -258,8 +268,17 @@ mod tests {
         switch.apply(&route).unwrap();
         let all = [Address::Port(9501), Address::Port(9502)];
         let asked = || {
-            let asked =
-                (0..20).map(|_| switch.lease(0, &Wish::default()).unwrap().target().identity.address.clone());
+            let asked = (0..20).map(|_| {
+                switch
+                    .lease(0, &Wish::default())
+                    .unwrap()
+                    .target()
+                    .identity
+                    .origin
+                    .address()
+                    .cloned()
+                    .unwrap()
+            });
             asked.collect::<std::collections::BTreeSet<_>>()
         };
         let long = Duration::from_secs(3600);

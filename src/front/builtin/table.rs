@@ -24,7 +24,7 @@ use crate::{
     os::hash::mixed,
     rules::{
         ids::Color,
-        route::{self, Route},
+        route::{self, FilesServed, Route},
         sticky::Sticky,
     },
 };
@@ -47,6 +47,8 @@ pub(super) struct Table {
     /// The hash of this canary's release, so that other clients are the first to see the next canary.
     seed: u64,
     password: Option<Password>,
+    files: Arc<FilesServed>,
+    has_directories: bool,
 }
 
 /// One color of the route.
@@ -103,7 +105,19 @@ impl Table {
                 .as_ref()
                 .map_or(0, |(canary, _)| wish::hash(canary.release.as_str().as_bytes())),
             password: route.preview.clone().map(Password::from),
+            files: Arc::new(route.files.clone()),
+            has_directories: route.sides().any(|(side, _)| side.directory.is_some()),
         }
+    }
+
+    /// What the front reads from the disk by itself.
+    pub(super) fn files(&self) -> &Arc<FilesServed> {
+        &self.files
+    }
+
+    /// Whether one of the sides is a directory.
+    pub(super) fn has_directories(&self) -> bool {
+        self.has_directories
     }
 
     /// All targets, those for previews alone included.
@@ -232,7 +246,12 @@ mod tests {
     /// A side with this many instances, on ports from `first` on.
     fn side(color: Color, (first, instances): (u16, u16), number: u64) -> route::Side {
         let release = format!("20261121T101112Z-{number}-0123456").parse().unwrap();
-        route::Side { color, release, addresses: (first..first + instances).map(Address::Port).collect() }
+        route::Side {
+            color,
+            release,
+            addresses: (first..first + instances).map(Address::Port).collect(),
+            directory: None,
+        }
     }
 
     fn of(route: &Route) -> Table {
@@ -352,7 +371,7 @@ mod tests {
     }
 
     fn port(table: &Table, wish: &Wish) -> u16 {
-        table.choose(wish).unwrap().identity.address.port().unwrap()
+        table.choose(wish).unwrap().identity.origin.address().unwrap().port().unwrap()
     }
 
     #[test]
@@ -382,7 +401,7 @@ mod tests {
         let mut asked = Vec::new();
         for left in (0..3).rev() {
             let target = table.choose(&wish).unwrap();
-            asked.push(target.identity.address.port().unwrap());
+            asked.push(target.identity.origin.address().unwrap().port().unwrap());
             wish.pass_over(target.number);
             assert_eq!(table.has_more_of(Color::Blue, &wish), left > 0);
         }

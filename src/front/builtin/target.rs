@@ -3,6 +3,7 @@
 //! once retired, nothing is put back or taken out. Made and retired by `switch`.
 
 use std::{
+    path::{Path, PathBuf},
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -32,15 +33,51 @@ const IDLE_MOST: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) color: Color,
-    pub(super) address: Address,
+    pub(super) origin: Origin,
     pub(super) release: ReleaseId,
 }
 
+/// Where the answers of a target come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// An instance that listens there.
+    Instance(Address),
+    /// The directory of a static site.
+    Directory(PathBuf),
+}
+
+impl Origin {
+    /// The address of an instance.
+    pub(super) fn address(&self) -> Option<&Address> {
+        match self {
+            Self::Instance(address) => Some(address),
+            Self::Directory(_) => None,
+        }
+    }
+
+    /// The directory of a static site.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        match self {
+            Self::Instance(_) => None,
+            Self::Directory(directory) => Some(directory),
+        }
+    }
+
+    /// For people: `port 9501`.
+    pub(super) fn named(&self) -> String {
+        match self {
+            Self::Instance(address) => address.named(),
+            Self::Directory(directory) => directory.display().to_string(),
+        }
+    }
+}
+
 impl Identity {
-    /// The identities of all instances of a side.
+    /// The identities of all instances of a side, or that of its directory.
     pub(super) fn all(side: &Side) -> impl Iterator<Item = Self> {
-        let of = |address: &Address| (side.color, address.clone(), side.release.clone());
-        side.addresses.iter().map(of).map(|(color, address, release)| Self { color, address, release })
+        let instances = side.addresses.iter().cloned().map(Origin::Instance);
+        let origins = instances.chain(side.directory.clone().map(Origin::Directory));
+        origins.map(|origin| Self { color: side.color, origin, release: side.release.clone() })
     }
 }
 

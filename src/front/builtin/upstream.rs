@@ -88,7 +88,7 @@ pub(super) struct Upstream {
 
 /// Opens a socket to the backend of a lease.
 pub(super) async fn connect(lease: &Lease) -> io::Result<Wire> {
-    let address = &lease.target().identity.address;
+    let address = lease.target().identity.origin.address().ok_or(io::ErrorKind::AddrNotAvailable)?;
     let flow = tokio::time::timeout(CONNECT_WITHIN, reach(address))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;

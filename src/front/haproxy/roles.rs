@@ -194,6 +194,7 @@ mod tests {
             color,
             release: "20261121T101112Z-1-0123456".parse().unwrap(),
             addresses: vec![Address::Port(1); number(color).into()],
+            directory: None,
         };
         let route = Route::to(Generation(1), side(live));
         match share {

@@ -28,7 +28,7 @@ use crate::{
     rules::{
         address::Address,
         ids::{AppName, Generation},
-        route::{FlatRoute, Preview, Route, Weighted},
+        route::{FilesServed, FlatRoute, Preview, Route, Weighted},
         sticky::Sticky,
     },
 };
@@ -300,6 +300,8 @@ pub fn parse(text: &str) -> Result<Found, IncludeError> {
             sticky: state.sticky,
             preview: state.preview,
             backup: state.backup,
+            directories: Vec::new(),
+            files: FilesServed::default(),
         }),
         parking: state.parking.into(),
         proof: state.proof,

@@ -237,7 +237,7 @@ mod tests {
 
     fn side(color: Color, release: &str) -> Side {
         let address = Address::Socket(format!("/run/a/shop/{color}.sock").into());
-        Side { color, addresses: vec![address], release: release.parse().unwrap() }
+        Side { color, addresses: vec![address], release: release.parse().unwrap(), directory: None }
     }
 
     fn addresses() -> Addresses {

@@ -309,7 +309,7 @@ mod tests {
     fn route(sticky: Sticky, share: u16) -> Route {
         let side = |color, port, release: &str| {
             let release = release.parse().unwrap();
-            Side { color, addresses: vec![Address::Port(port)], release }
+            Side { color, addresses: vec![Address::Port(port)], release, directory: None }
         };
         let live = side(Color::Blue, 9501, "20261121T101112Z-1-0123456");
         let canary = side(Color::Green, 9502, "20261121T101112Z-2-0123456");

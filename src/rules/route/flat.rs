@@ -1,9 +1,11 @@
 //! A route in the form that fronts store and receive: a flat list of addresses, each with a weight. The form is fixed:
 //! fronts and daemons of other builds read it, also from files that older builds wrote.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Preview, Route, Side};
+use super::{FilesServed, Preview, Route, Side};
 use crate::rules::{
     address::Address,
     canary::Share,
@@ -27,6 +29,12 @@ pub struct FlatRoute {
     /// The backup's addresses; their weights are ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backup: Vec<Weighted>,
+    /// Directories of static sites, which receive traffic as `backends` do; at most one for each color.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub directories: Vec<WeightedDirectory>,
+    /// What the front reads from the disk by itself.
+    #[serde(default, skip_serializing_if = "FilesServed::is_none")]
+    pub files: FilesServed,
 }
 
 /// One address with its part of the traffic.
@@ -42,19 +50,59 @@ pub struct Weighted {
     pub release: ReleaseId,
 }
 
+/// A directory with its part of the traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightedDirectory {
+    pub color: Color,
+    /// The directory, absolute.
+    pub directory: PathBuf,
+    /// Its part of the traffic in percent.
+    pub weight: u16,
+    /// The release that it belongs to.
+    pub release: ReleaseId,
+    /// Whether its color is the canary, and the other color is live.
+    pub canary: bool,
+}
+
 impl FlatRoute {
     /// A route without stickiness, preview and backup.
     pub fn new(generation: Generation, backends: Vec<Weighted>) -> Self {
-        Self { generation, backends, sticky: Sticky::None, preview: None, backup: Vec::new() }
+        Self {
+            generation,
+            backends,
+            sticky: Sticky::None,
+            preview: None,
+            backup: Vec::new(),
+            directories: Vec::new(),
+            files: FilesServed::default(),
+        }
     }
 
     fn of(&self, color: Color) -> impl Iterator<Item = &Weighted> {
         self.backends.iter().filter(move |backend| backend.color == color)
     }
 
+    fn directory(&self, color: Color) -> Option<&WeightedDirectory> {
+        self.directories.iter().find(|one| one.color == color)
+    }
+
+    /// The side of a color; `None` where it has neither addresses nor a directory.
+    fn side(&self, color: Color) -> Option<Side> {
+        let directory = self.directory(color).map(|one| Side {
+            color,
+            release: one.release.clone(),
+            addresses: Vec::new(),
+            directory: Some(one.directory.clone()),
+        });
+        directory.or_else(|| side(self.of(color)))
+    }
+
     /// The canary's share, rounded to percent: at least 1 where it has a weight, and at most 99.
     fn share(&self, canary: Color) -> Share {
-        let sum = |color| self.of(color).map(|it| u32::from(it.weight)).sum::<u32>();
+        let sum = |color| {
+            let directory = self.directory(color).map_or(0, |it| u32::from(it.weight));
+            directory + self.of(color).map(|it| u32::from(it.weight)).sum::<u32>()
+        };
         let (part, all) = (sum(canary), sum(canary) + sum(canary.other()));
         let percent = ((part * 100 + all / 2) / all.max(1)).clamp(u32::from(part > 0), 99);
         Share::capped(u16::try_from(percent).unwrap_or(u16::MAX))
@@ -69,22 +117,32 @@ impl From<Route> for FlatRoute {
         let each = |(side, percent): (&Side, u8)| weighted(side, u16::from(percent) * (common / count(side)));
         let backends = route.sides().flat_map(each).collect();
         let backup = route.backup.iter().flat_map(|backup| weighted(backup, 0)).collect();
-        let Route { generation, sticky, preview, .. } = route;
-        Self { generation, backends, sticky, preview, backup }
+        let live = route.color();
+        let directory = |(side, percent): (&Side, u8)| {
+            let directory = side.directory.clone()?;
+            let (color, release) = (side.color, side.release.clone());
+            let (weight, canary) = (u16::from(percent) * common, Some(color) != live);
+            Some(WeightedDirectory { color, directory, weight, release, canary })
+        };
+        let directories = route.sides().filter_map(directory).collect();
+        let Route { generation, sticky, preview, files, .. } = route;
+        Self { generation, backends, sticky, preview, backup, directories, files }
     }
 }
 
 impl From<FlatRoute> for Route {
     fn from(flat: FlatRoute) -> Self {
-        let live = flat.backends.iter().find(|backend| backend.weight > 0).map(|backend| backend.color);
+        let backend = || flat.backends.iter().find(|backend| backend.weight > 0).map(|backend| backend.color);
+        let live = flat.directories.iter().find(|one| !one.canary).map(|one| one.color).or_else(backend);
         let canary = live.map(Color::other);
         Self {
-            live: live.and_then(|color| side(flat.of(color))),
-            canary: canary.and_then(|color| Some((side(flat.of(color))?, flat.share(color)))),
+            live: live.and_then(|color| flat.side(color)),
+            canary: canary.and_then(|color| Some((flat.side(color)?, flat.share(color)))),
             backup: side(flat.backup.iter()),
             generation: flat.generation,
             sticky: flat.sticky,
             preview: flat.preview,
+            files: flat.files,
         }
     }
 }
@@ -94,7 +152,7 @@ fn side<'a>(mut backends: impl Iterator<Item = &'a Weighted>) -> Option<Side> {
     let first = backends.next()?;
     let others = backends.map(|backend| backend.address.clone());
     let addresses = std::iter::once(first.address.clone()).chain(others).collect();
-    Some(Side { color: first.color, release: first.release.clone(), addresses })
+    Some(Side { color: first.color, release: first.release.clone(), addresses, directory: None })
 }
 
 fn weighted(side: &Side, weight: u16) -> Vec<Weighted> {
@@ -182,5 +240,40 @@ mod tests {
             assert_eq!(serde_json::to_string(&route).unwrap(), text);
             assert_eq!(serde_json::from_str::<Route>(&text).unwrap(), route);
         }
+    }
+
+    #[test]
+    fn a_directory_is_read_back_alone_beside_another_and_beside_instances() {
+        let directory = |color: Color| Side {
+            color,
+            release: "20261121T101112Z-1-0123456".parse().unwrap(),
+            addresses: Vec::new(),
+            directory: Some(format!("/state/site/releases/{color}").into()),
+        };
+        let instances = Side {
+            addresses: vec![Address::Port(1), Address::Port(2)],
+            directory: None,
+            ..directory(Color::Blue)
+        };
+        let of_share = |live: &Side, percent| {
+            Route::to(Generation(1), live.clone())
+                .beside(directory(Color::Green), Share::percent(percent).unwrap())
+        };
+        let files = FilesServed { fallback: Some("index.html".into()), ..FilesServed::default() };
+        for route in [
+            Route { files, ..Route::to(Generation(1), directory(Color::Green)) },
+            of_share(&directory(Color::Blue), 0),
+            of_share(&directory(Color::Blue), 70),
+            of_share(&instances, 70),
+            Route::to(Generation(1), directory(Color::Green)).beside(instances, Share::percent(20).unwrap()),
+        ] {
+            let text = serde_json::to_string(&route).unwrap();
+            assert_eq!(serde_json::from_str::<Route>(&text).unwrap(), route, "{text}");
+        }
+        let plain = serde_json::to_string(&read(&[backend(Color::Blue, 1, 1)])).unwrap();
+        assert!(
+            !plain.contains("files") && !plain.contains("directories"),
+            "as every build reads it: {plain}"
+        );
     }
 }
