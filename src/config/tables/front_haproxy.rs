@@ -45,7 +45,7 @@ pub(super) const NO_BACKUP: &str =
 /// HAProxy passes requests on, and opens no file for them.
 pub(super) const NO_FILES: (&str, &str) = (
     "needs a front that serves files, and haproxy can't",
-    "write front.type = \"nginx\" or \"builtin\"; or start a server of files, without `static`",
+    "leave front.type out for the builtin front; or start a server of files, without `static`",
 );
 
 /// An existing HAProxy.
