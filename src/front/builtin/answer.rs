@@ -106,7 +106,7 @@ async fn give(stream: &BufReader<UnixStream>, stage: &Stage) -> io::Result<()> {
     let stream = stream.get_ref();
     match listener {
         Some(socket) => {
-            let line = control::line(&Answer::Heritage(stage.switch.route()));
+            let line = control::line(&Answer::Heritage(stage.switch.route().map(Box::new)));
             handover::give(stream, &line, socket.as_fd()).await
         }
         None => {

@@ -87,7 +87,7 @@ pub enum Answer {
     /// To [`Request::Figures`].
     Figures(PerColor<Figures>),
     /// To [`Request::Handover`]: the route to go on with.
-    Heritage(Option<Route>),
+    Heritage(Option<Box<Route>>),
     /// To [`Request::Leave`].
     Leaving,
     /// The request could not be fulfilled, and why.
@@ -228,7 +228,7 @@ mod tests {
             let text = line(&request);
             assert_eq!(parse::<Request>(&text).unwrap(), request, "{}", String::from_utf8_lossy(&text));
         }
-        let answer = Answer::Heritage(Some(route));
+        let answer = Answer::Heritage(Some(Box::new(route)));
         assert_eq!(parse::<Answer>(&line(&answer)).unwrap(), answer);
         assert_eq!(line(&Request::Hello), b"{\"do\":\"hello\"}\n");
         assert!(parse::<Request>(b"{\"do\":\"cut\",\"color\":\"red\"}").is_err());

@@ -44,7 +44,9 @@ impl Heritage {
         stream.set_read_timeout(Some(ANSWER_WITHIN))?;
         let (line, fd) = receive(&stream)?;
         match (control::parse(&line), fd) {
-            (Ok(Answer::Heritage(route)), Some(fd)) => Self::without_predecessor(fd, route),
+            (Ok(Answer::Heritage(route)), Some(fd)) => {
+                Self::without_predecessor(fd, route.map(|route| *route))
+            }
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -69,7 +71,7 @@ pub(super) fn bequeath(listener: BorrowedFd<'_>, route: Option<&Route>) -> io::R
     let (ours, theirs) = UnixStream::pair()?;
     // An error rather than a wait, if the line should not fit: nobody reads yet.
     ours.set_nonblocking(true)?;
-    let line = control::line(&Answer::Heritage(route.cloned()));
+    let line = control::line(&Answer::Heritage(route.cloned().map(Box::new)));
     let fds = [listener.as_raw_fd()];
     let message = [ControlMessage::ScmRights(&fds)];
     let sent =
@@ -106,7 +108,11 @@ pub(super) fn take(control: &Path) -> Result<Heritage, BuiltinError> {
     match (control::parse(&line)?, fd) {
         (Answer::Heritage(route), Some(fd)) => {
             stream.set_read_timeout(None).map_err(failed)?;
-            Ok(Heritage { listener: TcpListener::from(fd), route, stream: Some(stream) })
+            Ok(Heritage {
+                listener: TcpListener::from(fd),
+                route: route.map(|route| *route),
+                stream: Some(stream),
+            })
         }
         (Answer::Refused(reason), _) => Err(BuiltinError::Refused { reason }),
         (other, _) => Err(BuiltinError::Unexpected { answer: format!("{other:?}") }),

@@ -110,9 +110,9 @@ impl Session {
             && let Some(directory) = lease.target().identity.origin.directory()
         {
             let answer = files::site(files::Request::of(&parts), directory.to_owned(), files);
-            return self.from_disk(answer, lease, &attempts).await;
+            return self.served_by_disk(answer, lease, &attempts).await;
         }
-        let answer = self.from_app((parts, body), attempts, upgrade.filter(|_| tunnel)).await;
+        let answer = self.served_by_app((parts, body), attempts, upgrade.filter(|_| tunnel)).await;
         match former.filter(|_| answer.status() == StatusCode::NOT_FOUND) {
             Some(former) => self.instead(answer, former).await,
             None => answer,
@@ -120,7 +120,7 @@ impl Session {
     }
 
     /// An answer from the directory of a static site.
-    async fn from_disk(
+    async fn served_by_disk(
         &self,
         answer: impl Future<Output = files::Answer>,
         mut lease: Lease,
@@ -148,7 +148,7 @@ impl Session {
     }
 
     /// An answer of the app.
-    async fn from_app(
+    async fn served_by_app(
         &self,
         (parts, body): (Parts, Incoming),
         attempts: Attempts,

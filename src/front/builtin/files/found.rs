@@ -31,7 +31,7 @@ pub(super) enum Found {
     /// A directory that was asked for without a slash at the end.
     Directory,
     /// No file; with the site's own page for that.
-    NotFound(Option<Box<Open>>),
+    Missing(Option<Box<Open>>),
     /// No file where files of former releases would be.
     NoAsset,
 }
@@ -131,7 +131,7 @@ pub(super) fn in_site(
     let fallback = files.fallback.clone().filter(|_| !asked.is_like_a_file());
     match fallback.and_then(|page| open(at(page))) {
         Some(page) => Found::File(Box::new(page)),
-        None => Found::NotFound(open(at(MISSING.into())).map(Box::new)),
+        None => Found::Missing(open(at(MISSING.into())).map(Box::new)),
     }
 }
 

@@ -76,12 +76,12 @@ pub(super) async fn site(request: Request, directory: PathBuf, files: Arc<FilesS
     blocking(move || match found::in_site(&asked, &request.headers, (&directory, &files)) {
         Found::Directory => redirect(&asked, request.uri.query()),
         Found::File(open) => file(&request, *open),
-        Found::NotFound(Some(page)) => {
+        Found::Missing(Some(page)) => {
             let mut answer = whole(&request, *page);
             *answer.status_mut() = StatusCode::NOT_FOUND;
             answer
         }
-        Found::NotFound(None) => empty(StatusCode::NOT_FOUND),
+        Found::Missing(None) => empty(StatusCode::NOT_FOUND),
         Found::NoAsset => not_stored(empty(StatusCode::NOT_FOUND)),
     })
     .await
