@@ -50,6 +50,8 @@ mod record;
 mod rng;
 #[path = "simulator/sharing.rs"]
 mod sharing;
+#[path = "simulator/tasking.rs"]
+mod tasking;
 #[path = "simulator/working.rs"]
 mod working;
 #[path = "simulator/world.rs"]

@@ -7,7 +7,8 @@ use bgd::config::{
     settings::{
         AppSettings, Auth, Canary, CheckoutLimit, FrontSettings, Gates, Health, Hooks, HttpProbe,
         Inconclusive, Limits, Listen, MemoryCheck, MigrationRules, OnFailure, Preview, Principal, Probe,
-        Protocol, Rewrite, Settings, Start, Sticky, Stop, StopHow, Verify, VerifyRange, Warmup, Watch,
+        Protocol, Repeat, Rewrite, Settings, Start, Sticky, Stop, StopHow, Task, Verify, VerifyRange, Warmup,
+        Watch,
     },
     signal,
 };
@@ -77,6 +78,7 @@ fn app(app: &AppSettings) -> Table {
     put(&mut out, "hooks", hooks(&app.hooks));
     put_if(&mut out, "dir", app.dir.as_deref().map(path));
     gates(&app.gates, &mut out);
+    put(&mut out, "task", list(app.tasks.iter().map(task)));
     let mut routed = front(&app.front);
     put(&mut routed, "address", app.public.as_ref().map_or("none", |public| public.url.as_str()));
     put(&mut out, "front", routed);
@@ -303,6 +305,17 @@ fn hooks(hooks: &Hooks) -> Table {
     put_if(&mut out, "after_live", hooks.after_live.clone());
     put_if(&mut out, "after_failed", hooks.after_failed.clone());
     put(&mut out, "timeout", time(hooks.timeout));
+    out
+}
+
+fn task(task: &Task) -> Table {
+    let mut out = Table::new();
+    put(&mut out, "name", task.name.as_str());
+    put(&mut out, "run", task.run.as_str());
+    put(&mut out, "when", task.when.as_str());
+    put(&mut out, "timeout", time(task.timeout));
+    put(&mut out, "again", task.again);
+    put(&mut out, "repeat", if task.repeat == Repeat::Safe { "safe" } else { "unsafe" });
     out
 }
 

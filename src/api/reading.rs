@@ -170,8 +170,20 @@ pub(super) struct LogsWanted {
     pub instance: Option<u16>,
 }
 
-pub(super) async fn logs(client: &mut Connection, handle: &AppHandle, wanted: LogsWanted) -> io::Result<()> {
-    let logs = match logs_of(handle, &wanted) {
+pub(super) async fn logs(
+    client: &mut Connection,
+    services: &Services,
+    (handle, wanted): (&AppHandle, LogsWanted),
+) -> io::Result<()> {
+    let found = match &wanted.source {
+        LogSource::Task { name, deploy } => logs_of_task(services, handle, (name, *deploy)).await,
+        LogSource::Live
+        | LogSource::Color(_)
+        | LogSource::Build
+        | LogSource::Worker(_)
+        | LogSource::Cron(_) => logs_of(handle, &wanted),
+    };
+    let logs = match found {
         Ok(logs) => logs,
         Err(refusal) => return client.send(&Reply::Refused(refusal)).await,
     };
@@ -180,9 +192,11 @@ pub(super) async fn logs(client: &mut Connection, handle: &AppHandle, wanted: Lo
         let following = LogStream::new(&logs, lines)?;
         return match &wanted.source {
             LogSource::Live => follow_live(client, handle, (wanted, following)).await,
-            LogSource::Color(_) | LogSource::Build | LogSource::Worker(_) | LogSource::Cron(_) => {
-                follow_logs(client, following).await
-            }
+            LogSource::Color(_)
+            | LogSource::Build
+            | LogSource::Worker(_)
+            | LogSource::Cron(_)
+            | LogSource::Task { .. } => follow_logs(client, following).await,
         };
     }
     for line in output::last(&logs, lines).map_err(|(_, err)| err)? {
@@ -236,6 +250,17 @@ async fn follow_live(
     }
 }
 
+/// The log of the newest run of a task or hook.
+async fn logs_of_task(
+    services: &Services,
+    handle: &AppHandle,
+    (name, deploy): (&str, Option<DeployId>),
+) -> Result<Vec<Log>, Refusal> {
+    let (app, wanted) = (handle.settings().name.clone(), name.to_owned());
+    let found = read(services, move |store| store.newest_run(&app, (&wanted, deploy))).await?;
+    report::task_log(handle.interpreter().places(), (name, deploy), found).map(|log| vec![log])
+}
+
 fn logs_of(handle: &AppHandle, wanted: &LogsWanted) -> Result<Vec<Log>, Refusal> {
     let logs = handle.interpreter().places().logs();
     let snapshot = handle.snapshot();
@@ -244,7 +269,7 @@ fn logs_of(handle: &AppHandle, wanted: &LogsWanted) -> Result<Vec<Log>, Refusal>
         LogSource::Worker(name) => {
             return worker_logs(&snapshot.settings, &logs, (name, wanted.instance));
         }
-        LogSource::Live => match snapshot.app.live() {
+        LogSource::Live | LogSource::Task { .. } => match snapshot.app.live() {
             Some(live) => live.color,
             None => snapshot.app.idle_color(),
         },

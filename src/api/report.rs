@@ -8,15 +8,18 @@ use std::{
 
 use crate::{
     api::{
+        output::Log,
         refusal::refusal,
         why,
         wire::{
             AppReport, BarrierReport, CanaryReport, CronLast, CronReport, CronRunning, DeployReport, Exit,
             FlipReport, GateReport, HoldReport, IdleReport, InstanceReport, LastReport, LeavingReport,
-            LiveReport, Refusal, RemoteReport, RollbackReport, UnconfiguredReport, WorkerInstanceReport,
-            WorkerReport,
+            LiveReport, Refusal, RemoteReport, RollbackReport, TaskReport, UnconfiguredReport,
+            WorkerInstanceReport, WorkerReport,
         },
     },
+    command::Places,
+    config::settings::Task,
     engine::{CronSeen, Snapshot, Unconfigured},
     instance::Seen,
     rules::{
@@ -25,12 +28,12 @@ use crate::{
         backoff,
         barrier::{Barrier, OnFailure},
         canary::{Place, Share},
-        ids::{Color, CommitId, ReleaseId},
+        ids::{Color, CommitId, DeployId, ReleaseId},
         time::Stamp,
         words::{AppState, HoldEnd, IdleState, Phase},
     },
     shim::Slot,
-    store::{CronRow, clock, record::DeployRecord},
+    store::{CronRow, RunOf, clock, record::DeployRecord},
     worker::WorkerSeen,
 };
 
@@ -78,6 +81,7 @@ pub fn app(snapshot: &Snapshot) -> AppReport {
             opens_at: gate.opens_at.map(Stamp),
         }),
         workers: snapshot.workers.iter().map(worker).collect(),
+        tasks: settings.tasks.iter().map(|task| task_report(snapshot, task)).collect(),
         cron: snapshot.crons.iter().map(cron).collect(),
     }
 }
@@ -169,6 +173,11 @@ fn worker_trouble(snapshot: &Snapshot) -> Option<String> {
             name = seen.name
         ))
     })
+}
+
+fn task_report(snapshot: &Snapshot, task: &Task) -> TaskReport {
+    let last = snapshot.last_runs.get(&task.name).cloned();
+    TaskReport { name: task.name.clone(), when: task.when, once: "host".to_owned(), last }
 }
 
 fn hold(hold: &Hold) -> HoldReport {
@@ -361,6 +370,7 @@ fn deploy(snapshot: &Snapshot) -> Option<DeployReport> {
             _ => None,
         },
         ending: app.pipeline.end().map(|end| end.outcome),
+        task: app.task().cloned(),
     })
 }
 
@@ -439,6 +449,26 @@ pub fn flip(snapshot: &Snapshot, abandoned: Option<CommitId>, cancelled: bool) -
     });
     let text = format!("{done}; {serving}{until}{}", replaced.unwrap_or_default());
     FlipReport { cancelled, live, abandoned, text }
+}
+
+/// The log of a run of a task or hook, as the record found it.
+///
+/// # Errors
+/// When there was no run.
+pub fn task_log(
+    places: &Places,
+    (name, deploy): (&str, Option<DeployId>),
+    found: Option<RunOf>,
+) -> Result<Log, Refusal> {
+    match found {
+        Some(RunOf { release, hook: false }) => Ok(Log::single(places.task_log(name, &release))),
+        Some(RunOf { release, hook: true }) => Ok(Log::single(places.hook_log(name, &release))),
+        None => {
+            let of = deploy.map(|id| format!(" in deploy #{id}")).unwrap_or_default();
+            let message = format!("no task or hook of the name {name:?} has run{of}");
+            Err(refusal(Exit::Usage, message, Some("bgd status --json")))
+        }
+    }
 }
 
 /// The newest build's log, by the deploy number in the release name that its file name carries.

@@ -229,7 +229,7 @@ async fn answer(request: Request, client: &mut Connection, services: &Services) 
         Request::Logs { app, lines, follow, source, instance } => {
             let wanted = reading::LogsWanted { lines, follow, source, instance };
             return match handle_of(services, app.as_ref()) {
-                Ok(handle) => reading::logs(client, &handle, wanted).await,
+                Ok(handle) => reading::logs(client, services, (&handle, wanted)).await,
                 Err(refusal) => client.send(&Reply::Refused(refusal)).await,
             };
         }

@@ -278,6 +278,12 @@ pub struct LogsArgs {
     /// The runs of a schedule instead
     #[arg(long, value_name = "NAME", conflicts_with_all = ["color", "build", "instance"])]
     pub cron: Option<CronName>,
+    /// The newest run of this task or hook instead
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["color", "build", "worker", "cron", "instance"])]
+    pub task: Option<String>,
+    /// Its run in this deploy
+    #[arg(long, value_name = "ID", requires = "task")]
+    pub deploy: Option<u64>,
 }
 
 /// Arguments of `bgd cron`.

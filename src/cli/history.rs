@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    api::wire::{Answer, DeployDetail, DeployRecord, Exit, MeterRecord, Request},
+    api::wire::{Answer, DeployDetail, DeployRecord, Exit, MeterRecord, Request, TaskRecord},
     cli::{
         Context,
         args::{HistoryArgs, ShowArgs},
@@ -150,18 +150,34 @@ fn describe(detail: &DeployDetail, now: Time) -> String {
     row("failed", deploy.error.as_ref().map(|_| phase(deploy.phase)));
     row("error", deploy.error.clone());
     row("hint", deploy.hint.clone());
+    let width = deploy.steps.iter().map(|step| step.name.len() + 2).max().unwrap_or(0).max(9);
     section(
         &mut lines,
         "steps",
         deploy
             .steps
             .iter()
-            .map(|step| format!("{:<9}{}", step.name, wording::span(Duration::from_millis(step.ms)))),
+            .map(|step| format!("{:<width$}{}", step.name, wording::span(Duration::from_millis(step.ms)))),
     );
     section(&mut lines, "probe answers", detail.probes.iter().map(|probe| one_line(probe)));
+    for task in &detail.tasks {
+        task_run(&mut lines, task, &detail.log_tail);
+    }
     section(&mut lines, "last output", detail.log_tail.iter().map(|line| format!("| {}", one_line(line))));
     section(&mut lines, "events", detail.events.iter().map(events::line));
     lines.join("\n")
+}
+
+/// A task or hook with its last lines, unless those are the deploy's last output, which follows.
+fn task_run(lines: &mut Vec<String>, task: &TaskRecord, shown: &[String]) {
+    let how = task.outcome.map_or("under way".to_owned(), |outcome| wording::task(outcome, task.exit));
+    let took =
+        task.ms.map(|ms| format!(" in {}", wording::span(Duration::from_millis(ms)))).unwrap_or_default();
+    let moment = if task.when == task.name { "hook" } else { &task.when };
+    lines.extend([String::new(), format!("{} ({moment}): {how}{took}", task.name)]);
+    if task.tail != shown {
+        lines.extend(task.tail.iter().map(|line| format!("  | {}", one_line(line))));
+    }
 }
 
 fn when(at: crate::rules::time::Stamp, now: Time) -> String {
@@ -189,7 +205,7 @@ mod tests {
         cli::status::fixture,
         rules::{
             ids::Color,
-            words::{DeployKind, EventKind},
+            words::{DeployKind, EventKind, TaskOutcome},
         },
     };
 
@@ -249,7 +265,13 @@ ID  BEGUN                     OUTCOME  COMMIT   COLOR  TOOK   LOST  GAP     BY  
     fn show_tells_what_the_flip_cost() {
         let meter = Some(MeterRecord { requests: 57, lost: 3, longest_gap_ms: 1_230 });
         let deploy = DeployRecord { meter, ..record(7, "shop") };
-        let detail = DeployDetail { deploy, log_tail: Vec::new(), probes: Vec::new(), events: Vec::new() };
+        let detail = DeployDetail {
+            deploy,
+            log_tail: Vec::new(),
+            probes: Vec::new(),
+            events: Vec::new(),
+            tasks: Vec::new(),
+        };
         let text = describe(&detail, fixture::NOW);
         assert!(text.contains("\n  meter    3 of 57 requests lost, longest gap 1.2 s\n"), "{text}");
         let unmeasured = describe(&DeployDetail { deploy: failed(8), ..detail }, fixture::NOW);
@@ -268,11 +290,22 @@ ID  BEGUN                     OUTCOME  COMMIT   COLOR  TOOK   LOST  GAP     BY  
             uid: None,
             text: "probing".to_owned(),
         };
+        let task = TaskRecord {
+            name: "migrate".to_owned(),
+            when: "before_start".to_owned(),
+            outcome: Some(TaskOutcome::Done),
+            exit: Some(0),
+            ms: Some(1_200),
+            attempt: 1,
+            host: None,
+            tail: vec!["2 tables made".to_owned()],
+        };
         let detail = DeployDetail {
             deploy: failed(8),
             log_tail: vec!["no database".to_owned()],
             probes: vec!["500 Internal Server Error".to_owned()],
             events: vec![event],
+            tasks: vec![task],
         };
         assert_eq!(
             describe(&detail, fixture::NOW),
@@ -294,6 +327,9 @@ steps
 
 probe answers
   500 Internal Server Error
+
+migrate (before_start): done in 1.2 s
+  | 2 tables made
 
 last output
   | no database

@@ -7,17 +7,22 @@ use crate::{
         wire::{Exit, LogSource, Progress, Request},
     },
     cli::{Context, args::LogsArgs, offline, problem::Problem, terminal},
+    rules::ids::DeployId,
 };
 
 pub async fn run(context: &Context, args: LogsArgs) -> Result<Exit, Problem> {
     let installation = context.installation()?;
-    let LogsArgs { app, lines, follow, instance, color, build, worker, cron } = args;
-    let source = match (color, build, worker, cron) {
+    let LogsArgs { app, lines, follow, instance, color, build, worker, cron, task, deploy } = args;
+    let other = match (color, build, worker, cron) {
         (.., Some(name)) => LogSource::Cron(name),
         (_, _, Some(worker), None) => LogSource::Worker(worker),
         (_, true, None, None) => LogSource::Build,
         (Some(color), false, None, None) => LogSource::Color(color),
         (None, false, None, None) => LogSource::Live,
+    };
+    let source = match task {
+        Some(name) => LogSource::Task { name, deploy: deploy.map(DeployId) },
+        None => other,
     };
     let request = Request::Logs { app: app.clone(), lines, follow, source: source.clone(), instance };
     let mut call = match installation.client().begin(&request).await {
@@ -60,5 +65,6 @@ fn nothing(source: &LogSource) -> String {
         LogSource::Build => "the newest build has written nothing".to_owned(),
         LogSource::Worker(name) => format!("worker {name} has written nothing so far"),
         LogSource::Cron(name) => format!("{name} has written nothing so far"),
+        LogSource::Task { name, .. } => format!("{name} has written nothing"),
     }
 }

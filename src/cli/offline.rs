@@ -108,7 +108,9 @@ async fn snapshot(
     let remote = RemoteSeen { head: state.head.clone(), ..RemoteSeen::default() };
     let crons = store.map(|store| CronSeen::recorded(app, store)).transpose().map_err(unreadable)?;
     let last = store.map(|store| store.last_ended(&app.name)).transpose().map_err(unreadable)?.flatten();
+    let last_runs = store.map(|store| store.last_runs(&app.name)).transpose().map_err(unreadable)?;
     Ok(Snapshot {
+        last_runs: last_runs.unwrap_or_default(),
         settings: app.clone(),
         app: state,
         observed: true,
@@ -177,6 +179,10 @@ pub fn logs(
         }
         LogSource::Build => vec![Log::single(report::newest_build(&logs)?)],
         LogSource::Cron(name) => vec![output::of_cron(&logs, name)],
+        LogSource::Task { name, deploy } => {
+            let found = open(settings)?.newest_run(app, (name, *deploy)).map_err(unreadable)?;
+            vec![report::task_log(&Places::new(&settings.daemon.state_dir, app), (name, *deploy), found)?]
+        }
         LogSource::Live => {
             let state = open(settings)?.app(app).map_err(unreadable)?.unwrap_or_default();
             of_color(state.live().map_or_else(|| state.idle_color(), |live| live.color))?

@@ -8,7 +8,7 @@ use crate::{
     rules::{
         ids::CommitId,
         time::{Stamp, Time},
-        words::{AppState, Outcome, Phase},
+        words::{AppState, Outcome, Phase, TaskOutcome},
     },
 };
 
@@ -29,6 +29,16 @@ pub fn span(length: Duration) -> String {
         120..7_200 => format!("{} min", s / 60),
         7_200..172_800 => format!("{} h", s / 3_600),
         _ => format!("{} days", s / 86_400),
+    }
+}
+
+/// How the run of a task ended.
+pub fn task(outcome: TaskOutcome, exit: Option<i32>) -> String {
+    match (outcome, exit) {
+        (TaskOutcome::Failed, Some(code)) => format!("failed with exit code {code}"),
+        (TaskOutcome::Done | TaskOutcome::Failed, _) => outcome.to_string(),
+        (TaskOutcome::TimedOut, _) => "was ended at its time limit".to_owned(),
+        (TaskOutcome::Unknown, _) => "was cut off".to_owned(),
     }
 }
 

@@ -79,7 +79,9 @@ impl AppCommands {
             Role::Instance(slot) => self.instance_log(slot),
             Role::Worker(_) => self.places.logs().join(format!("{role}.log")),
             Role::Cron(_) => self.places.logs().join(format!("{role}.log")),
-            Role::Build | Role::Hook(_) => self.build_log(&release.id),
+            Role::Build => self.build_log(&release.id),
+            Role::Hook(ref name) => self.places.hook_log(name, &release.id),
+            Role::Task(ref name) => self.places.task_log(name, &release.id),
         };
         Spec {
             app: self.settings.name.clone(),
@@ -100,6 +102,7 @@ impl AppCommands {
             priority: Priority::Normal,
             limits: self.settings.limits,
             siblings: 1,
+            claim: None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
     command::{CommandError, Context, environment, environment::INSTANCE, shell},
-    config::settings::{AppSettings, CronSettings, Probe, Start, StopHow, WorkerSettings},
+    config::settings::{AppSettings, CronSettings, Probe, Start, StopHow, Task, WorkerSettings},
     os::privilege::NewPrivileges,
     rules::{
         address::Address,
@@ -199,6 +199,17 @@ pub fn cron_command(
     });
     command.env.insert("BGD_CRON".to_owned(), cron.rule.name.to_string());
     command.env.insert(DUE_AT.to_owned(), Stamp(due).to_string());
+    Ok(command)
+}
+
+/// The command of a task.
+///
+/// # Errors
+/// Those of [`environment`].
+pub fn task_command(app: &AppSettings, context: &Context, task: &Task) -> Result<Command, CommandError> {
+    let mut command = in_release(app, context, run(std::slice::from_ref(&task.run), context))?;
+    command.env.insert("BGD_EVENT".to_owned(), task.when.as_str().to_owned());
+    command.env.insert("BGD_TASK".to_owned(), task.name.as_str().to_owned());
     Ok(command)
 }
 

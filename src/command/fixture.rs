@@ -123,6 +123,7 @@ fn app() -> AppSettings {
         migration: None,
         workers: Vec::new(),
         crons: Vec::new(),
+        tasks: Vec::new(),
         hooks: Hooks { before_start: None, after_live: None, after_failed: None, timeout: second },
         front: FrontSettings::Builtin {
             listen: "127.0.0.1:0".parse().unwrap(),

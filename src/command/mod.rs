@@ -22,7 +22,7 @@ pub(crate) mod fixture;
 pub use app_commands::AppCommands;
 pub use commands::{
     Command, Hook, build_command, cron_command, exec_command, hook_command, probe_command, start_command,
-    stop_command, work_dir, worker_command, worker_exec_command, worker_stop_command,
+    stop_command, task_command, work_dir, worker_command, worker_exec_command, worker_stop_command,
 };
 pub use environment::environment;
 pub use error::CommandError;

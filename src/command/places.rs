@@ -121,6 +121,21 @@ impl Places {
         self.app.join("logs")
     }
 
+    /// The log of a hook, of all its runs with one release.
+    pub fn hook_log(&self, name: &str, release: &ReleaseId) -> PathBuf {
+        self.logs().join(format!("hook-{name}-{release}.log"))
+    }
+
+    /// The log of a task's run with one release.
+    pub fn task_log(&self, name: &str, release: &ReleaseId) -> PathBuf {
+        self.logs().join(format!("task-{name}-{release}.log"))
+    }
+
+    /// The file that says that a task was begun with one release.
+    pub fn task_claim(&self, name: &str, release: &ReleaseId) -> PathBuf {
+        self.run().join(format!("task-{name}-{release}.begun"))
+    }
+
     /// Sockets and status files of shims.
     pub fn run(&self) -> PathBuf {
         self.app.join("run")

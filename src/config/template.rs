@@ -1,5 +1,5 @@
-//! The placeholders of the contract. Used for `build`, `start`, `stop.command`, `env`, `rewrite` and
-//! `hooks`; any other text in braces is left as it is, so that shell and JSON survive.
+//! The placeholders of the contract. Used for `build`, `start`, `stop.command`, `env`, `rewrite`,
+//! `hooks` and tasks; any other text in braces is left as it is, so that shell and JSON survive.
 
 use crate::rules::{
     address::Address,

@@ -23,7 +23,7 @@ use super::{
     traffic::Counted,
 };
 use crate::{
-    config::settings::{AppSettings, Inconclusive},
+    config::settings::{AppSettings, Inconclusive, Task},
     engine::{interpreter::Interpreter, meter::Meter, observe, tend::Tend},
     rules::{
         effect::{Action, Effect, Note},
@@ -146,6 +146,7 @@ impl AppTask {
             given: Default::default(),
             workers: Vec::new(),
             last: deps.store.last_ended(&name)?,
+            last_runs: deps.store.last_runs(&name)?,
             unrecorded: None,
             front_error: None,
             counted: Counted::default(),
@@ -321,6 +322,7 @@ impl AppTask {
             standby: settings.standby,
             restart: settings.watch.restart,
             before_start: settings.hooks.before_start.is_some(),
+            tasks: settings.tasks.iter().map(Task::rule).collect(),
             after_live: settings.hooks.after_live.is_some(),
             after_failed: settings.hooks.after_failed.is_some(),
             on_failure: settings.migration.as_ref().map(|it| it.on_failure).unwrap_or_default(),
@@ -424,12 +426,25 @@ impl AppTask {
             // Work that waited for the record begins now; the receiver is this task.
             let _ended = self.sender.send(Message::Event(Event::Ticked));
         }
+        if due.notes.iter().any(|noted| matches!(noted.note, Note::TaskEnded { .. })) {
+            self.show_runs();
+        }
         if due.notes.iter().any(|noted| matches!(noted.note, Note::DeployEnded(_) | Note::QueueReplaced(_))) {
             match self.deps.store.last_ended(&self.name) {
                 Ok(last) => self.shown.send_modify(|snapshot| snapshot.last = last),
                 Err(err) => {
                     tracing::warn!(app = %self.name, err = %crate::os::errors::chain(&err), "the last deploy can't be read")
                 }
+            }
+        }
+    }
+
+    /// Shows the last runs of the tasks, once the end of one is in the record.
+    fn show_runs(&self) {
+        match self.deps.store.last_runs(&self.name) {
+            Ok(runs) => self.shown.send_modify(|snapshot| snapshot.last_runs = runs),
+            Err(err) => {
+                tracing::warn!(app = %self.name, err = %crate::os::errors::chain(&err), "the last runs of the tasks can't be read")
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Effects before the start: the release directory, the build, the hooks.
+//! Effects before the start: the release directory and the build. Hooks and tasks are in `running`.
 
 use std::{
     sync::{
@@ -13,18 +13,18 @@ use tokio::time::{Instant, sleep};
 use super::{
     disk::{self, Sacrifice},
     interpreter::{Interpreter, git_failure},
+    running::nature,
 };
 use crate::{
-    command::{self, command_failure, explained, failure, not_started, tail, trouble},
+    command::{self, command_failure, explained, failure, tail, trouble},
     os::{blocking::blocking, errors::chain},
     release::{self, BuildError},
     rules::{
         app::Release,
-        effect::Hook,
         ids::{Color, ReleaseId},
         words::{EventKind, Failure, Fate, Nature, Phase},
     },
-    shim::{Exit, Handle, LogSpec, Priority, Role, ShimError, Spec},
+    shim::{LogSpec, Priority, Role, ShimError},
 };
 
 /// One build log: this much twice (the current file and one rotated), so that a gigabyte of output costs 20 MiB.
@@ -122,15 +122,20 @@ impl Interpreter {
         }
     }
 
-    /// Ends the builds and hooks of the release.
+    /// Ends the builds, hooks and tasks of the release.
     pub(super) async fn end_work(&self, release: &ReleaseId) -> Result<(), ShimError> {
         for handle in self.commands.shims.find(&self.settings.name).await? {
             match handle.role() {
-                Role::Build | Role::Hook(_) if handle.release() == release => {
+                Role::Build | Role::Hook(_) | Role::Task(_) if handle.release() == release => {
                     handle.kill().await?;
                     handle.forget().await?;
                 }
-                Role::Build | Role::Hook(_) | Role::Instance(_) | Role::Worker(_) | Role::Cron(_) => {}
+                Role::Build
+                | Role::Hook(_)
+                | Role::Task(_)
+                | Role::Instance(_)
+                | Role::Worker(_)
+                | Role::Cron(_) => {}
             }
         }
         Ok(())
@@ -215,71 +220,6 @@ impl Interpreter {
         let (places, id, commit) = (self.places.clone(), release.id.clone(), release.commit.clone());
         self.blocking(Phase::Building, move || release::mark_complete(&places, &id, &commit)).await
     }
-
-    pub(super) async fn run_hook(
-        &self,
-        hook: Hook,
-        (release, color): (&Release, Color),
-        failed: Option<&Failure>,
-    ) -> Result<(), Failure> {
-        let (phase, name) = match hook {
-            Hook::BeforeStart => (Phase::Starting, "before_start"),
-            Hook::AfterLive => (Phase::Watching, "after_live"),
-            Hook::AfterFailed => (failed.map_or(Phase::Stopping, |failure| failure.phase), "after_failed"),
-        };
-        let which = match (hook, failed) {
-            (Hook::BeforeStart, _) => command::Hook::BeforeStart,
-            (Hook::AfterLive, _) => command::Hook::AfterLive,
-            (Hook::AfterFailed, Some(failure)) => {
-                command::Hook::AfterFailed { phase: failure.phase.as_str(), error: &failure.cause }
-            }
-            (Hook::AfterFailed, None) => command::Hook::AfterFailed { phase: "", error: "" },
-        };
-        let context = self.commands.context(release, color);
-        let command = command::hook_command(&self.settings, &context, which)
-            .map_err(|err| build_failure(phase, err))?;
-        let Some(command) = command else { return Ok(()) };
-        let mut spec = self.commands.spec(Role::Hook(name.to_owned()), release, command);
-        spec.log.path = self.places.logs().join(format!("hook-{name}.log"));
-        spec.time_limit = Some(self.settings.hooks.timeout);
-        let exit = self.run_to_end(phase, &spec).await?;
-        if exit.success() {
-            return Ok(());
-        }
-        let cause = if exit.timed_out {
-            format!("hook {name} was still running after {:?} and was ended", self.settings.hooks.timeout)
-        } else {
-            format!("hook {name} failed: {exit}")
-        };
-        let failure = Failure {
-            hint: Some(format!("push a fix, or correct hooks.{name}; then `bgd deploy`")),
-            log_tail: tail(&spec.log.path),
-            ..failure(phase, nature(exit), cause)
-        };
-        Err(explained(failure, (&spec.argv, &spec.cwd, &spec.env), exit, "then `bgd deploy`"))
-    }
-
-    /// Runs a command that ends, or takes up one that runs or ended while bgd was away.
-    async fn run_to_end(&self, phase: Phase, spec: &Spec) -> Result<Exit, Failure> {
-        let found =
-            self.commands.shim(&spec.role, &spec.release).await.map_err(|err| trouble(phase, &err))?;
-        let handle: Handle = match found {
-            Some(handle) => handle,
-            None => self.commands.shims.start(spec).await.map_err(|err| not_started(phase, &err, spec))?,
-        };
-        let exit = handle.exited().await;
-        // C3: processes that the command left behind end too; the exit is the command's own.
-        handle.ended().await;
-        if let Err(err) = handle.forget().await {
-            tracing::warn!(app = %self.settings.name, err = %chain(&err), "a finished shim was not forgotten");
-        }
-        Ok(exit)
-    }
-}
-
-/// An exit that was forced from outside says nothing against the commit (promise A10).
-fn nature(exit: Exit) -> Nature {
-    if exit.is_from_outside() { Nature::Transient } else { Nature::Deterministic }
 }
 
 /// Ends work on a blocking thread when the effect that waits for it is abandoned.

@@ -149,9 +149,13 @@ impl Interpreter {
             Action::Fetch { want, landmarks } => return self.fetch(want, landmarks).await,
             Action::CheckOut { release, color } => self.check_out(release, *color).await?,
             Action::Build { release, color } => self.build(release, *color).await?,
-            Action::RunHook { hook, release, color, failure } => {
-                self.run_hook(*hook, (release, *color), failure.as_ref()).await?;
+            Action::RunHook { hook, release, color, failure, deploy } => {
+                self.run_hook(*hook, (release, *color), (failure.as_ref(), *deploy)).await?;
             }
+            Action::RunTask { task, when, release, color } => {
+                return self.run_task((task, *when), (release, *color)).await;
+            }
+            Action::ForgetTask { task, release } => self.forget_task(task, release).await?,
             Action::Start { release, color } => {
                 self.restore(release, *color).await?;
                 self.keep_assets(release).await?;

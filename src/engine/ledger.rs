@@ -165,8 +165,10 @@ impl Ledger {
         let step = (self.machine)(&self.app, event, &context);
         self.unwritten.extend(step.notes.iter().cloned());
         let mut due = self.take(step);
-        // The record may need releases that the state no longer does; the end of the next deploy prunes again.
-        due.effects.retain(|effect| !matches!(effect.action, Action::Prune { .. }));
+        // The record may need releases and ends of tasks that the state no longer does; the end of the next deploy prunes
+        // again.
+        due.effects
+            .retain(|effect| !matches!(effect.action, Action::Prune { .. } | Action::ForgetTask { .. }));
         due
     }
 

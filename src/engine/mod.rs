@@ -19,6 +19,7 @@ mod meter;
 mod observe;
 mod poller;
 mod pruning;
+mod running;
 mod scheduling;
 mod site;
 mod snapshot;

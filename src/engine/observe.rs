@@ -62,7 +62,7 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
                         interpreter.workers.note_found();
                         facts.workers = true;
                     }
-                    Role::Instance(_) | Role::Hook(_) | Role::Cron(_) => {}
+                    Role::Instance(_) | Role::Hook(_) | Role::Task(_) | Role::Cron(_) => {}
                 }
             }
         }

@@ -193,8 +193,27 @@ impl Shelf {
                 tracing::warn!(app = %self.settings.name, release = %id, err = %chain(&err), "a pruned release is still recorded");
             }
             self.forget_build_log(id);
+            self.forget_runs(id);
         }
         Ok(())
+    }
+
+    /// Removes the logs of a release's hooks and tasks, and the claims of the tasks.
+    fn forget_runs(&self, release: &ReleaseId) {
+        let is_of = |name: &str| {
+            let kind = name.starts_with("hook-") || name.starts_with("task-");
+            let rest = name.split_once(&format!("-{release}.")).map(|(_, rest)| rest);
+            kind && rest.is_some_and(|rest| rest == "begun" || rest == "log" || rest.starts_with("log."))
+        };
+        for dir in [self.places.logs(), self.places.run()] {
+            let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+            let own = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_of));
+            for path in own.map(|entry| entry.path()) {
+                if let Err(err) = std::fs::remove_file(&path) {
+                    tracing::warn!(path = %path.display(), %err, "the log of a task could not be removed");
+                }
+            }
+        }
     }
 
     fn forget_build_log(&self, release: &ReleaseId) {

@@ -9,11 +9,14 @@ use crate::{
     instance::Seen,
     rules::{
         app::App,
-        ids::{Color, CommitId, CronName},
+        ids::{Color, CommitId, CronName, TaskName},
         time::Time,
     },
     shim::Slot,
-    store::{CronRow, Store, StoreError, record::DeployRecord},
+    store::{
+        CronRow, Store, StoreError,
+        record::{DeployRecord, LastRun},
+    },
     worker::WorkerSeen,
 };
 
@@ -34,6 +37,8 @@ pub struct Snapshot {
     pub workers: Vec<WorkerSeen>,
     /// The deploy that ended last.
     pub last: Option<DeployRecord>,
+    /// The last ended run of each task.
+    pub last_runs: BTreeMap<TaskName, LastRun>,
     /// Why the record can't be written, if so: the app serves on, and nothing else happens.
     pub unrecorded: Option<String>,
     /// The front's present trouble.

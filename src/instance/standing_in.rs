@@ -119,6 +119,7 @@ impl Instances {
             priority: Priority::Normal,
             limits: Default::default(),
             siblings,
+            claim: None,
         };
         self.commands.shims.start(&spec).await.map_err(|err| start_failure(Phase::Switching, &err))
     }

@@ -45,6 +45,12 @@ impl OwnFile<'_> {
     }
 }
 
+/// Makes an empty file durably, and fails if it is there already.
+pub(crate) fn make_claim(path: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    File::open(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?.sync_all()
+}
+
 /// Counts a file that is already gone as removed.
 pub(crate) fn forgive_missing(removed: io::Result<()>) -> io::Result<()> {
     match removed {

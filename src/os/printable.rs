@@ -10,6 +10,14 @@ pub fn one_line(text: &str) -> String {
     clean(text, |_| None)
 }
 
+/// At most this many bytes of a text, with a mark where it was cut.
+pub fn shortened(text: &str, bytes: usize) -> String {
+    match text.len() <= bytes {
+        true => text.to_owned(),
+        false => format!("{}…", &text[..text.floor_char_boundary(bytes)]),
+    }
+}
+
 /// One line of output for a terminal: colours stay, and end with the line.
 pub fn colored_line(line: &str) -> String {
     let mut colored = false;

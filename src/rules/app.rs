@@ -9,14 +9,15 @@ use super::{
     barrier::{Barrier, Stranded},
     canary::Canary,
     gate::GateLook,
-    ids::{Color, CommitId, DeployId, EffectId, Generation, ReleaseId},
+    ids::{Color, CommitId, DeployId, EffectId, Generation, ReleaseId, TaskName},
+    task::{Errands, WorkedOn},
     time::Time,
     words::Phase,
     workers::WantedWorkers,
 };
 pub use super::{
     beside::{Announcing, Placing, Rerouting, StandingIn, Telling},
-    deploy::{Deploy, End, Kind, Queued, Release},
+    deploy::{Deploy, End, Kind, Progress, Queued, Release},
     stage::{DownStage, Group, Pipeline, Stage, Work},
 };
 
@@ -72,6 +73,12 @@ pub struct App {
     /// The workers that were asked for last.
     #[serde(default)]
     pub workers: WantedWorkers,
+    /// Tasks of the live release that run beside the deploy.
+    #[serde(default, skip_serializing_if = "Errands::is_empty")]
+    pub errands: Errands,
+    /// The commits on which a task worked that is not to run again on them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub worked_on: Vec<WorkedOn>,
     /// Why the front rejects the route that bgd keeps sending.
     #[serde(default)]
     pub front_refusal: Option<String>,
@@ -249,7 +256,8 @@ impl App {
             }
         };
         let watched = self.workers.watched.as_ref().map(|of| &of.release);
-        [serving, idle, self.previous.as_ref(), self.pipeline.release(), watched].into_iter().flatten()
+        let all = [serving, idle, self.previous.as_ref(), self.pipeline.release(), watched];
+        all.into_iter().flatten().chain(self.errands.releases())
     }
 
     /// The color on which the next release starts.
@@ -272,6 +280,16 @@ impl App {
             _ => self.previous.as_ref()?,
         };
         Some((to, running.is_some_and(|release| release.id == to.id)))
+    }
+
+    /// The task under way: the deploy's own, or one that runs beside it.
+    pub fn task(&self) -> Option<&TaskName> {
+        let deploy = self.pipeline.deploy()?;
+        let beside = self.errands.running.as_ref().filter(|it| it.errand.deploy.id == deploy.id);
+        match self.pipeline.stage() {
+            Some(Stage::Tasking { task, .. }) => Some(task),
+            _ => beside.map(|it| &it.errand.task),
+        }
     }
 
     /// The phase of the deploy under way, as status shows it.

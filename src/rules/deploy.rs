@@ -1,11 +1,13 @@
 //! A deploy: who asked for it and why, the release that it makes, and how it ends. `rules::stage` says how far it is.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
     barrier::Migration,
     event::Want,
-    ids::{CommitId, DeployId, ReleaseId},
+    ids::{CommitId, DeployId, ReleaseId, TaskName},
     time::Time,
     words::{DeployKind, Failure, Outcome},
 };
@@ -38,6 +40,28 @@ pub struct Deploy {
     /// An operator sends it over a barrier; in records of older releases nobody does.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forced: bool,
+    /// The clock of the current step, and the tasks that ran; empty in records from before there were tasks.
+    #[serde(default, skip_serializing_if = "Progress::is_new")]
+    pub progress: Progress,
+}
+
+/// The part of a deploy's course that its stage does not tell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Progress {
+    /// When the current step began, if later than its phase.
+    pub step_since: Option<Time>,
+    /// When the hook or task under way began.
+    pub aside_since: Option<Time>,
+    /// Time of hooks and tasks within the current step: they have steps of their own.
+    pub aside: Duration,
+    /// The tasks that ended well in this deploy. A deploy may come to a moment again, after a restart of bgd.
+    pub ran: Vec<TaskName>,
+}
+
+impl Progress {
+    fn is_new(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Why a deploy exists.

@@ -11,8 +11,9 @@ use super::{
     deploy::Release,
     event::Want,
     gate::Gate,
-    ids::{Color, CommitId, DeployId, EffectId, Generation, ReleaseId},
-    words::{Failure, GateKind, Phase},
+    ids::{Color, CommitId, DeployId, EffectId, Generation, ReleaseId, TaskName},
+    task::Ran,
+    words::{Failure, GateKind, Moment, Phase},
     workers::WantedWorkers,
 };
 
@@ -51,7 +52,21 @@ pub enum Action {
         color: Color,
         /// The failure, for `after_failed`.
         failure: Option<Failure>,
+        /// The deploy whose record tells of the run; `None` in effects of a bgd that recorded no runs.
+        #[serde(default)]
+        deploy: Option<DeployId>,
     },
+    /// Run a task to its end, or take it up where an earlier effect began it: never twice, unless the task allows that
+    /// after a power cut.
+    RunTask {
+        task: TaskName,
+        when: Moment,
+        release: Release,
+        /// Where the release runs, or will run.
+        color: Color,
+    },
+    /// Let go of the process records of a task whose end is recorded.
+    ForgetTask { task: TaskName, release: ReleaseId },
     /// Run an instance, with nothing else on its port.
     Start {
         release: Release,
@@ -185,6 +200,10 @@ pub enum Note {
     PhaseEntered(Phase),
     /// A step of a deploy ended.
     StepEnded(Phase, Duration),
+    /// A task was started.
+    TaskStarted { task: TaskName, when: Moment },
+    /// A task ended, after this long.
+    TaskEnded { task: TaskName, when: Moment, ran: Ran, took: Duration },
     /// A deploy ended.
     DeployEnded(super::app::End),
     /// A new release receives this share of the traffic.

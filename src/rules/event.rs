@@ -10,6 +10,7 @@ use super::{
     deploy::Release,
     gate::GateLook,
     ids::{Color, CommitId, EffectId, ReleaseId},
+    task::Ran,
     words::Failure,
     workers::WorkerSlot,
 };
@@ -147,6 +148,8 @@ pub enum Done {
         /// How many there are in all.
         of: u16,
     },
+    /// `Action::RunTask`: the task ended, well or not.
+    Ran(Ran),
     /// Any other action: its goal is reached.
     Ensured,
 }

@@ -95,6 +95,29 @@ impl FromStr for CronName {
     }
 }
 
+/// The name of a task, in the form of an app's name: it stands in file names and in names of steps.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TaskName(String);
+
+impl TaskName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for TaskName {
+    type Err = BadId;
+
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        match is_name(text) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(BadId { expected: "a task name (1 to 32 of a-z 0-9 - _)", value: text.to_owned() }),
+        }
+    }
+}
+
 /// Whether a text is safe as a part of file names, and short.
 fn is_name(text: &str) -> bool {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'_';
@@ -238,7 +261,7 @@ macro_rules! text_id {
         }
     )*};
 }
-text_id!(AppName, Color, CommitId, CronName, ReleaseId, WorkerName);
+text_id!(AppName, Color, CommitId, CronName, ReleaseId, TaskName, WorkerName);
 
 macro_rules! number_id {
     ($($(#[$doc:meta])* $name:ident),*) => {$(

@@ -24,6 +24,7 @@ pub mod route;
 pub mod stage;
 pub mod step;
 pub mod sticky;
+pub mod task;
 pub mod time;
 pub mod traffic;
 pub mod words;

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     beside::{Placing, Telling},
     deploy::{Deploy, End, Release},
-    ids::{Color, CommitId, EffectId},
-    words::Phase,
+    ids::{Color, CommitId, EffectId, TaskName},
+    words::{Moment, Phase},
 };
 
 /// The work under way. A deploy has no release before its fetch has ended, and may be given up without one: these two
@@ -68,6 +68,15 @@ pub enum Stage {
     Clearing,
     /// The `before_start` hook runs.
     Hooking(EffectId),
+    /// A task runs, at a moment before the pivot.
+    Tasking {
+        /// The task.
+        effect: EffectId,
+        when: Moment,
+        task: TaskName,
+        /// The tasks of this moment that follow.
+        left: Vec<TaskName>,
+    },
     /// The instance is started.
     Starting(EffectId),
     /// The instance is probed.
@@ -230,6 +239,7 @@ impl Stage {
             | Self::Building(_)
             | Self::Clearing
             | Self::Hooking(_)
+            | Self::Tasking { .. }
             | Self::Starting(_)
             | Self::Probing(_)
             | Self::Warming(_) => Group::BeforePivot,
@@ -245,6 +255,7 @@ impl Stage {
             Self::CheckingOut(_) => Phase::CheckingOut,
             Self::Building(_) => Phase::Building,
             Self::Clearing | Self::Hooking(_) | Self::Starting(_) => Phase::Starting,
+            Self::Tasking { when, .. } => when.phase(),
             Self::Probing(_) => Phase::Probing,
             Self::Warming(_) => Phase::Warming,
             Self::Sharing(_) | Self::Canary(_) => Phase::Canary,
@@ -267,6 +278,7 @@ impl Stage {
             | Self::Sharing(effect)
             | Self::Canary(effect)
             | Self::Switching(effect)
+            | Self::Tasking { effect, .. }
             | Self::Watching { effect, .. }
             | Self::Reverting { effect, .. }
             | Self::Replacing { effect, .. } => Some(*effect),
@@ -280,6 +292,7 @@ impl Stage {
             | Self::Building(_)
             | Self::Clearing
             | Self::Hooking(_)
+            | Self::Tasking { .. }
             | Self::Starting(_)
             | Self::Probing(_)
             | Self::Warming(_)

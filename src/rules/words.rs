@@ -208,6 +208,56 @@ words! {
 }
 
 words! {
+    /// The moment of a deploy at which a task runs: `when` of a task, and its `BGD_EVENT`.
+    Moment {
+        /// The build worked.
+        AfterBuild = "after_build",
+        /// The idle color is vacant, and its instance not started yet.
+        BeforeStart = "before_start",
+        /// The new instance is healthy, and no traffic has moved.
+        BeforeSwitch = "before_switch",
+        /// The traffic has moved.
+        AfterLive = "after_live",
+        /// The watch ended well; right after the move of the traffic where there is none.
+        AfterWatch = "after_watch",
+    }
+}
+
+impl Moment {
+    /// Whether a failure ends the deploy; later ones are only reported.
+    pub fn is_before_pivot(self) -> bool {
+        match self {
+            Self::AfterBuild | Self::BeforeStart | Self::BeforeSwitch => true,
+            Self::AfterLive | Self::AfterWatch => false,
+        }
+    }
+
+    /// The phase in which its tasks run.
+    pub fn phase(self) -> Phase {
+        match self {
+            Self::AfterBuild => Phase::Building,
+            Self::BeforeStart => Phase::Starting,
+            Self::BeforeSwitch => Phase::Probing,
+            Self::AfterLive | Self::AfterWatch => Phase::Watching,
+        }
+    }
+}
+
+words! {
+    /// How the run of a task or a hook ended.
+    TaskOutcome {
+        /// It exited with 0.
+        Done = "done",
+        /// It exited with another code or by a signal, or could not be started.
+        Failed = "failed",
+        /// It was ended at its time limit.
+        TimedOut = "timed_out",
+        /// Nobody knows: it was cut off, or its deploy was given up meanwhile.
+        Unknown = "unknown",
+    }
+}
+
+words! {
     /// Why no deploy is under way: `why.code` in `bgd status`.
     WhyCode {
         /// The tip of the branch is live.
@@ -317,6 +367,10 @@ words! {
         CronMissed = "cron_missed",
         /// The record and the host disagree.
         Contradiction = "contradiction",
+        /// A task of a deploy was started.
+        TaskStarted = "task_started",
+        /// A task of a deploy ended; the event's text says how.
+        TaskEnded = "task_ended",
         /// An instance was started without the limits of its configuration.
         LimitsNotKept = "limits_not_kept",
         /// Something needs an operator's attention.

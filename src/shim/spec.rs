@@ -29,6 +29,8 @@ pub enum Role {
     Hook(String),
     /// A run of the schedule of this name; processes that its main command leaves behind are killed.
     Cron(CronName),
+    /// A task of this name; processes that its main command leaves behind are killed.
+    Task(String),
 }
 
 impl Role {
@@ -41,7 +43,7 @@ impl Role {
     pub fn slot(&self) -> Option<Slot> {
         match self {
             Self::Instance(slot) => Some(*slot),
-            Self::Worker(_) | Self::Build | Self::Hook(_) | Self::Cron(_) => None,
+            Self::Worker(_) | Self::Build | Self::Hook(_) | Self::Task(_) | Self::Cron(_) => None,
         }
     }
 
@@ -49,7 +51,7 @@ impl Role {
     pub fn worker(&self) -> Option<&WorkerSlot> {
         match self {
             Self::Worker(slot) => Some(slot),
-            Self::Instance(_) | Self::Build | Self::Hook(_) | Self::Cron(_) => None,
+            Self::Instance(_) | Self::Build | Self::Hook(_) | Self::Task(_) | Self::Cron(_) => None,
         }
     }
 
@@ -65,7 +67,7 @@ impl fmt::Display for Role {
             Self::Instance(slot) => slot.fmt(f),
             Self::Worker(slot) => f.pad(&format!("worker-{slot}")),
             Self::Build => f.pad("build"),
-            Self::Hook(name) => f.pad(name),
+            Self::Hook(name) | Self::Task(name) => f.pad(name),
             Self::Cron(name) => f.pad(&format!("cron-{name}")),
         }
     }
@@ -149,6 +151,10 @@ pub struct Spec {
     /// Limits of its whole tree, the shim included.
     #[serde(default)]
     pub limits: Limits,
+    /// A file that the shim makes, on disk, before it runs the command; if it is there already, another shim ran the
+    /// command or runs it, and the start fails. `None` for commands that may run twice.
+    #[serde(default)]
+    pub claim: Option<PathBuf>,
     /// Number of instances that its color is started with; 1 for other roles.
     #[serde(default = "one")]
     pub siblings: u16,
@@ -248,6 +254,7 @@ mod tests {
             priority: Priority::Normal,
             limits: Limits::default(),
             siblings: 1,
+            claim: None,
         };
         let shown = format!("{spec:?}");
         assert!(shown.contains("TOKEN") && !shown.contains("hush"), "{shown}");

@@ -65,10 +65,11 @@ pub enum Stage {
     Program,
     Interpreter,
     Rights,
+    Claim,
 }
 
 impl Stage {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Socket,
         Self::Record,
         Self::Fork,
@@ -80,6 +81,7 @@ impl Stage {
         Self::Program,
         Self::Interpreter,
         Self::Rights,
+        Self::Claim,
     ];
 }
 

@@ -4,7 +4,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{Store, StoreError, read::parsed, sql};
+use super::{Store, StoreError, column::parsed, sql};
 use crate::rules::ids::{AppName, CommitId};
 
 impl Store {

@@ -1,16 +1,17 @@
 //! The record of one app, for the rooms that read it and add to it. A failed read or write is logged and stops
 //! nothing.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::broadcast;
 
-use super::{Store, clock, record::EventRecord};
+use super::{HookRun, Store, clock, record::EventRecord};
 use crate::{
     os::{blocking::blocking, errors::chain},
     rules::{
         app::Release,
         ids::{AppName, DeployId, ReleaseId},
+        task::Ran,
         words::{EventKind, Fate},
     },
 };
@@ -46,6 +47,22 @@ impl AppRecord {
         let store = self.store.clone();
         if let Err(err) = blocking(move || store.keep_probes(deploy, &answers)).await {
             tracing::warn!(app = %self.app, err = %chain(&err), "probe answers were not recorded");
+        }
+    }
+
+    /// Records that a hook runs, for `bgd show` and `bgd logs`.
+    pub(crate) async fn begin_hook(&self, run: &HookRun) {
+        let (store, app, run) = (self.store.clone(), self.app.clone(), run.clone());
+        if let Err(err) = blocking(move || store.begin_hook(&app, &run, clock::now())).await {
+            tracing::warn!(app = %self.app, err = %chain(&err), "the run of a hook was not recorded");
+        }
+    }
+
+    /// Records how a hook ended, and how long it took.
+    pub(crate) async fn end_hook(&self, run: HookRun, ran: Ran, took: Duration) {
+        let store = self.store.clone();
+        if let Err(err) = blocking(move || store.end_hook(&run, &ran, (clock::now(), took))).await {
+            tracing::warn!(app = %self.app, err = %chain(&err), "the end of a hook was not recorded");
         }
     }
 

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::{
     Store, StoreError,
-    read::{parsed, parsed_option},
+    column::{parsed, parsed_option},
     sql,
 };
 use crate::rules::{

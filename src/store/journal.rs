@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, Transaction, params};
 
-use super::{Store, StoreError, Writer, record::EventRecord, sentence, sql};
+use super::{Store, StoreError, Writer, column::json, record::EventRecord, sentence, sql, step};
 use crate::rules::{
     app::{App, End},
     effect::{Effect, Note},
@@ -11,7 +11,7 @@ use crate::rules::{
     ids::{AppName, DeployId, ReleaseId},
     step::Noted,
     time::Time,
-    words::{DeployKind, Fate, Outcome, Phase},
+    words::{DeployKind, Fate, Outcome},
 };
 
 /// Journal rows kept per app, for a look at how a state came about.
@@ -128,8 +128,8 @@ impl Store {
                     "DELETE FROM release WHERE app = ?1 AND id = ?2",
                     params![app.as_str(), release.as_str()],
                 )
-                .map(drop)
-                .map_err(sql("forgetting a release"))
+                .map_err(sql("forgetting a release"))?;
+            super::task::forget_output(connection, app, release).map_err(sql("forgetting a release's output"))
         })
     }
 
@@ -227,8 +227,12 @@ fn write_note(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Resul
         }
         Note::StepEnded(phase, took) => {
             if let Some(deploy) = &noted.deploy {
-                insert_step(tx, deploy.id, (*phase, u64::try_from(took.as_millis()).unwrap_or(u64::MAX)))?;
+                let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                step::insert(tx, deploy.id, (phase.step(), ms))?;
             }
+        }
+        Note::TaskStarted { .. } | Note::TaskEnded { .. } => {
+            super::task::write(tx, (commit.app, commit.now), noted)?;
         }
         Note::WentLive { release, .. } => {
             tx.prepare_cached("UPDATE release SET verdict = ?3 WHERE app = ?1 AND id = ?2")?
@@ -366,19 +370,6 @@ fn write_release(tx: &Transaction<'_>, commit: &Commit<'_>, noted: &Noted) -> Re
     .map(drop)
 }
 
-fn insert_step(
-    tx: &Transaction<'_>,
-    deploy: DeployId,
-    (phase, ms): (Phase, u64),
-) -> Result<(), rusqlite::Error> {
-    tx.prepare_cached(
-        "INSERT INTO step (deploy, seq, name, ms)
-         VALUES (?1, (SELECT coalesce(max(seq), 0) + 1 FROM step WHERE deploy = ?1), ?2, ?3)",
-    )?
-    .execute(params![deploy.0, phase.step(), ms])
-    .map(drop)
-}
-
 fn end_row(tx: &Transaction<'_>, id: DeployId, end: &End, now: Time) -> Result<(), rusqlite::Error> {
     let failure = end.failure.as_ref();
     tx.prepare_cached(
@@ -416,9 +407,4 @@ pub(super) fn insert_event(
         ])?;
     let seq = u64::try_from(connection.last_insert_rowid()).unwrap_or(0);
     Ok(EventRecord { seq, ..event })
-}
-
-/// Our own types always serialize: no maps with keys that are not strings, no failing impls.
-pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
-    serde_json::to_string(value).unwrap_or_else(|err| panic!("a recorded type did not serialize: {err}"))
 }

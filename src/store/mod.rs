@@ -6,6 +6,7 @@
 mod accepted;
 mod app_record;
 pub mod clock;
+mod column;
 mod configured;
 mod cron;
 mod former;
@@ -18,6 +19,8 @@ mod replaced;
 mod schema;
 mod sentence;
 mod standing;
+mod step;
+mod task;
 
 use std::{
     path::{Path, PathBuf},
@@ -29,6 +32,7 @@ pub use app_record::AppRecord;
 pub use cron::{CronDue, CronMark, CronRow};
 pub use journal::{Act, Commit};
 use rusqlite::{Connection, OpenFlags};
+pub use task::{HookRun, RunOf};
 
 use self::standing::Kept;
 use crate::rules::time::Time;

@@ -3,9 +3,11 @@
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::{
-    Store, StoreError, meter, passed_gates,
+    Store, StoreError,
+    column::{lines, parsed, parsed_option},
+    meter, passed_gates,
     record::{DeployDetail, DeployRecord, EventRecord, StepRecord},
-    replaced, sql,
+    replaced, sql, task,
 };
 use crate::rules::{
     app::{App, Release},
@@ -99,7 +101,8 @@ impl Store {
             })
             .map_err(sql("reading a deploy's last words"))?;
         let events = self.events_where("deploy = ?1 ORDER BY seq", params![id.0])?;
-        Ok(Some(DeployDetail { deploy, log_tail, probes, events }))
+        let tasks = task::of_deploy(&self.read(), id).map_err(sql("reading a deploy's tasks"))?;
+        Ok(Some(DeployDetail { deploy, log_tail, probes, events, tasks }))
     }
 
     /// Events with a higher number than `since`, oldest first; without `since` the last 20.
@@ -222,35 +225,5 @@ fn deploy_row(row: &Row<'_>) -> Result<DeployRecord, rusqlite::Error> {
         replaced: false,
         passed_gates: Vec::new(),
         uid: row.get(15)?,
-    })
-}
-
-pub(super) fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> Result<T, rusqlite::Error>
-where
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    let text: String = row.get(column)?;
-    text.parse().map_err(|err| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(err))
-    })
-}
-
-pub(super) fn parsed_option<T: std::str::FromStr>(
-    row: &Row<'_>,
-    column: usize,
-) -> Result<Option<T>, rusqlite::Error>
-where
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    match row.get_ref(column)? {
-        rusqlite::types::ValueRef::Null => Ok(None),
-        _ => parsed(row, column).map(Some),
-    }
-}
-
-fn lines(row: &Row<'_>, column: usize) -> Result<Vec<String>, rusqlite::Error> {
-    let text: String = row.get(column)?;
-    serde_json::from_str(&text).map_err(|err| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(err))
     })
 }

@@ -8,7 +8,7 @@ use crate::{
     rules::{
         ids::{AppName, Color, CommitId, DeployId, ReleaseId},
         time::{Stamp, Time},
-        words::{DeployKind, EventKind, GateKind, Outcome, Phase},
+        words::{DeployKind, EventKind, GateKind, Outcome, Phase, TaskOutcome},
     },
 };
 
@@ -73,6 +73,41 @@ pub struct MeterRecord {
     pub longest_gap_ms: u64,
 }
 
+/// The run of a task or hook in a deploy, as `bgd show` lists it. All keys are always there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskRecord {
+    pub name: String,
+    /// The moment of the deploy; of a hook its name.
+    pub when: String,
+    /// `None` while it runs.
+    pub outcome: Option<TaskOutcome>,
+    /// Its exit code; `None` after a signal, and where nothing is known.
+    pub exit: Option<i32>,
+    /// How long it took; `None` while it runs.
+    pub ms: Option<u64>,
+    /// The number of the run in its deploy, from 1.
+    #[serde(rename = "try")]
+    pub attempt: u32,
+    /// The host that ran it, in a fleet.
+    pub host: Option<String>,
+    /// Its last lines of output.
+    pub tail: Vec<String>,
+}
+
+/// The last ended run of a task, as `bgd status` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRun {
+    pub deploy: DeployId,
+    pub commit: Option<CommitId>,
+    pub outcome: TaskOutcome,
+    /// Its exit code; `None` after a signal, and where nothing is known.
+    pub exit: Option<i32>,
+    /// Who asked for the deploy, or `poller`.
+    pub by: String,
+    pub started_at: Stamp,
+    pub finished_at: Option<Stamp>,
+}
+
 /// One deploy in full, as `bgd show` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeployDetail {
@@ -83,6 +118,9 @@ pub struct DeployDetail {
     pub probes: Vec<String>,
     /// The events of this deploy, oldest first.
     pub events: Vec<EventRecord>,
+    /// The runs of its tasks and hooks, in the order of their starts; none from a daemon that is older than this key.
+    #[serde(default)]
+    pub tasks: Vec<TaskRecord>,
 }
 
 /// One event: one line in `bgd events`.

@@ -34,6 +34,8 @@ COMMIT;
 
 /// Makes the tables that version 2 adds to version 1.
 ///
+/// `task`: the runs of tasks and hooks, one row for each in a deploy; a hook that runs again in the same deploy
+/// replaces its row.
 /// `cron_mark`: up to which time each schedule is decided. `cron_run`: one row for each due time.
 pub(super) const ADDED_BY_2: &str = "
 BEGIN IMMEDIATE;
@@ -43,6 +45,11 @@ CREATE TABLE cron_mark (app TEXT NOT NULL, name TEXT NOT NULL, schedule TEXT NOT
 CREATE TABLE cron_run (id INTEGER PRIMARY KEY AUTOINCREMENT, app TEXT NOT NULL, name TEXT NOT NULL, release TEXT,
   due INTEGER NOT NULL, started INTEGER, finished INTEGER, outcome TEXT, exit INTEGER,
   UNIQUE (app, name, due)) STRICT;
+CREATE TABLE task (seq INTEGER PRIMARY KEY AUTOINCREMENT, app TEXT NOT NULL, deploy INTEGER NOT NULL,
+  name TEXT NOT NULL, hook INTEGER NOT NULL, moment TEXT NOT NULL, release TEXT NOT NULL, try INTEGER NOT NULL,
+  outcome TEXT, exit INTEGER, tail TEXT NOT NULL DEFAULT '[]', started INTEGER NOT NULL, finished INTEGER,
+  UNIQUE (deploy, name, hook)) STRICT;
+CREATE INDEX task_name ON task (app, name, seq);
 PRAGMA user_version = 2;
 COMMIT;
 ";

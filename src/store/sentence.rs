@@ -7,10 +7,11 @@ use crate::rules::{
     app::{Hold, Placing, Until},
     barrier::Barrier,
     effect::Note,
-    ids::{AppName, CommitId},
+    ids::{AppName, CommitId, TaskName},
     step::Noted,
+    task::Ran,
     time::Time,
-    words::{EventKind, Failure, Outcome},
+    words::{EventKind, Failure, Outcome, TaskOutcome},
 };
 
 /// The event of a note; `None` for notes that are rows only. `asked` names the operator behind the step, who need not
@@ -52,6 +53,8 @@ fn sentence(noted: &Noted) -> Option<(EventKind, String)> {
         }
         Note::PhaseEntered(phase) => (EventKind::PhaseEntered, phase.to_string()),
         Note::StepEnded(..) => return None,
+        Note::TaskStarted { task, when } => (EventKind::TaskStarted, format!("task {task} ({when})")),
+        Note::TaskEnded { task, ran, took, .. } => (EventKind::TaskEnded, task_ended(task, ran, *took)),
         Note::DeployEnded(end) => {
             (EventKind::DeployEnded, ended(&commit(), end.outcome, end.failure.as_ref()))
         }
@@ -135,6 +138,16 @@ fn barrier_passed(to: &CommitId, barrier: &Barrier) -> String {
     format!(
         "by force to {to}, which is from before the contract migration of {commit} ({text}): the schema is ahead of it"
     )
+}
+
+/// `task migrate: done in 1.2 s`.
+fn task_ended(task: &TaskName, ran: &Ran, took: Duration) -> String {
+    match (&ran.failure, ran.outcome) {
+        (Some(failure), _) => failure.cause.clone(),
+        (None, TaskOutcome::Done) => format!("task {task}: done in {:.1} s", took.as_secs_f64()),
+        (None, TaskOutcome::Unknown) => format!("task {task} was given up with its deploy"),
+        (None, outcome) => format!("task {task}: {outcome}"),
+    }
 }
 
 fn held(hold: &Hold) -> String {

@@ -329,6 +329,7 @@ fn what_an_operator_brings_about_in_a_deploy_of_the_poller_is_the_operators() {
         phase_since: Time(1),
         migration: None,
         forced: false,
+        progress: Default::default(),
     };
     let noted = |note| Noted { note, deploy: Some(deploy.clone()), release: None };
     let event = Event::Asked { by: "ann".to_owned(), ask: Ask::Flip };

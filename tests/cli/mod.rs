@@ -178,6 +178,7 @@ fn app(name: &str, state: AppState) -> AppReport {
         rollback: RollbackReport::default(),
         schema_ahead: None,
         workers: Vec::new(),
+        tasks: Vec::new(),
         why: None,
         gate: None,
         cron: Vec::new(),

@@ -21,5 +21,6 @@ mod scheduled;
 mod several;
 mod sites;
 mod sockets;
+mod tasks;
 mod warming;
 mod workers;

@@ -70,6 +70,7 @@ impl House {
             priority: Priority::Normal,
             limits: Limits::default(),
             siblings: 1,
+            claim: None,
         }
     }
 

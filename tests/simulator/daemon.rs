@@ -26,7 +26,7 @@ use crate::{
     oracle::{Moment, Oracle},
     record::{Record, Transaction},
     rng::Rng,
-    sharing,
+    sharing, tasking,
     world::{self, Quality, World},
 };
 
@@ -60,7 +60,8 @@ pub struct Setup {
 impl Setup {
     pub fn new(rng: &mut Rng, real_store: bool) -> Self {
         let seconds = |choice: u64| Duration::from_secs(choice);
-        let policy = Policy {
+        let mut policy = Policy {
+            tasks: Vec::new(),
             warmup: rng.percent(25),
             canary_deadline: None,
             canary: if rng.percent(60) { steps(rng) } else { Vec::new() },
@@ -75,6 +76,10 @@ impl Setup {
             on_failure: rng.pick(&[OnFailure::Stay, OnFailure::Stay, OnFailure::Flip]),
             workers: false,
         };
+        // Without a further draw, so that a seed means what it meant.
+        if policy.after_failed {
+            policy.tasks = tasking::rules();
+        }
         Self {
             policy,
             front: rng.pick(&[Kind::Builtin, Kind::Nginx]),

@@ -10,7 +10,7 @@ use bgd::rules::{
     time::Time,
 };
 
-use crate::{backing, canaries, guarding, working};
+use crate::{backing, canaries, guarding, tasking, working};
 
 /// The machine, or a wrapper with a defect around it.
 pub type Machine = fn(&App, &Event, &Context) -> Step;
@@ -140,6 +140,10 @@ pub const ALL: &[(&str, Defect)] = &[
     ("a way back leaves the workers of what is abandoned", Defect::Rules(working::forgets_the_way_back)),
     ("a restart forgets the workers", Defect::Rules(working::forgets_in_a_restart)),
     ("down leaves the workers", Defect::Rules(working::stays_when_down)),
+    ("a restart runs a task twice", Defect::Rules(tasking::runs_twice)),
+    ("a way back runs tasks", Defect::Rules(tasking::runs_on_the_way_back)),
+    ("the traffic does not wait for a task", Defect::Rules(tasking::does_not_wait)),
+    ("a restart forgets the task beside the deploy", Defect::Rules(tasking::forgets_what_runs_beside)),
     ("all of the traffic is given as a share", Defect::Rules(canaries::shares_all)),
 ];
 

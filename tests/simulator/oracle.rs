@@ -18,6 +18,7 @@ use crate::{
     daemon::{Daemon, Shown},
     guarding,
     sharing::{self, Shares},
+    tasking,
     world::{self, Quality, World},
 };
 
@@ -95,6 +96,7 @@ impl Oracle {
         self.shares.judge(moment, &self.bad)?;
         backing::judge(moment)?;
         guarding::judge(moment)?;
+        tasking::judge(moment)?;
         // Of a front that can't be asked, or is being told again, the machine knows nothing; the stop itself waits
         // for its turn and looks, when it acts.
         let unknown = matches!(event, Event::Recovered(facts) if facts.routed == Routed::Unknown);
@@ -388,6 +390,7 @@ impl Oracle {
         self.judge_announced(app, policy)?;
         backing::judge_quiet(app, world)?;
         guarding::judge_quiet(app, world)?;
+        tasking::judge_quiet(app, shown.unrecorded)?;
         sharing::judge_quiet(app, world)?;
         let turned_away = matches!(
             app.pipeline,

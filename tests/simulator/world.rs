@@ -20,6 +20,7 @@ use crate::{
     defects::Habit,
     front::{Front, Kind, Route, Wanted},
     guarding::Schema,
+    tasking::TaskRuns,
     working::Working,
 };
 
@@ -85,6 +86,8 @@ pub struct World {
     pub told_again: bool,
     pub schema: Schema,
     pub working: Working,
+    /// The tasks that ran.
+    pub task_runs: TaskRuns,
     habit: Habit,
 }
 
@@ -120,6 +123,7 @@ impl World {
             told_again: false,
             schema: Schema::default(),
             working: Working::new(),
+            task_runs: TaskRuns::default(),
             habit,
         }
     }
@@ -169,6 +173,11 @@ impl World {
             Action::Prune { .. } => self.room(Phase::Stopping),
             Action::RunHook { hook: Hook::BeforeStart, release, .. } => {
                 self.schema.migrate(release);
+                Ok(Done::Ensured)
+            }
+            Action::RunTask { .. } => self.run_task(action),
+            Action::ForgetTask { task, release } => {
+                self.forget_task(task, release);
                 Ok(Done::Ensured)
             }
             Action::RunHook { .. }

@@ -12,8 +12,10 @@ pub use request::{LogSource, Request};
 pub use status::{
     AppReport, BarrierReport, CanaryReport, CronLast, CronReport, CronRunning, DaemonReport, DeployReport,
     GateReport, HoldReport, IdleReport, InstanceReport, LastReport, LeavingReport, LiveReport, RemoteReport,
-    RollbackReport, Status, UnconfiguredReport, WorkerInstanceReport, WorkerReport,
+    RollbackReport, Status, TaskReport, UnconfiguredReport, WorkerInstanceReport, WorkerReport,
 };
 
 use crate::store::record;
-pub use crate::store::record::{DeployDetail, DeployRecord, EventRecord, MeterRecord, StepRecord};
+pub use crate::store::record::{
+    DeployDetail, DeployRecord, EventRecord, LastRun, MeterRecord, StepRecord, TaskRecord,
+};

@@ -128,6 +128,12 @@ pub enum LogSource {
     Worker(WorkerName),
     /// The runs of a schedule.
     Cron(CronName),
+    /// A task, or else a hook, of this name: its run in a deploy, or the newest one.
+    Task {
+        name: String,
+        /// `None`: the newest run.
+        deploy: Option<DeployId>,
+    },
 }
 
 impl Request {

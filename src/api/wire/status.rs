@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Why, record::StepRecord};
+use super::{
+    Why,
+    record::{LastRun, StepRecord},
+};
 use crate::rules::{
     canary::Share,
-    ids::{AppName, Color, CommitId, CronName, DeployId, ReleaseId, WorkerName},
+    ids::{AppName, Color, CommitId, CronName, DeployId, ReleaseId, TaskName, WorkerName},
     time::Stamp,
-    words::{AppState, CronOutcome, DeployKind, GateKind, HoldEnd, IdleState, Outcome, Phase},
+    words::{AppState, CronOutcome, DeployKind, GateKind, HoldEnd, IdleState, Moment, Outcome, Phase},
 };
 
 /// `bgd status --json`. All keys are always there.
@@ -81,6 +84,9 @@ pub struct AppReport {
     /// The schedules; none from a daemon that is older than this key.
     #[serde(default)]
     pub cron: Vec<CronReport>,
+    /// One for each configured task, in the order of the file; none from a daemon that is older than this key.
+    #[serde(default)]
+    pub tasks: Vec<TaskReport>,
 }
 
 /// A closed gate.
@@ -166,6 +172,17 @@ pub struct CronLast {
     /// `None` where nothing ran.
     pub started_at: Option<Stamp>,
     pub finished_at: Option<Stamp>,
+}
+
+/// A configured task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskReport {
+    pub name: TaskName,
+    pub when: Moment,
+    /// `host`: it runs once on this host.
+    pub once: String,
+    /// The run that ended last.
+    pub last: Option<LastRun>,
 }
 
 /// The release that receives the traffic.
@@ -281,6 +298,9 @@ pub struct DeployReport {
     pub phase_ms: Option<u64>,
     /// How it will end, once that is decided and only cleaning up is left.
     pub ending: Option<Outcome>,
+    /// The task under way.
+    #[serde(default)]
+    pub task: Option<TaskName>,
 }
 
 /// The share of the traffic that the deploy under way has.

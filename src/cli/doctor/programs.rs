@@ -33,6 +33,7 @@ pub fn check(app: &AppSettings, acting: &Acting) -> Vec<Finding> {
     let hooks = [&app.hooks.before_start, &app.hooks.after_live, &app.hooks.after_failed];
     let others = app.build.iter().map(|line| ("build", line));
     let others = others.chain(hooks.into_iter().flatten().map(|line| ("hooks", line)));
+    let others = others.chain(app.tasks.iter().map(|task| ("task", &task.run)));
     for (key, line) in others {
         found.extend(missing(&calls(line), &path).into_iter().map(|name| of_step(app, key, &name, &path)));
     }

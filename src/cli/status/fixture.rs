@@ -103,6 +103,7 @@ pub fn empty() -> AppReport {
         gate: None,
         workers: Vec::new(),
         cron: Vec::new(),
+        tasks: Vec::new(),
     }
 }
 
@@ -208,6 +209,7 @@ pub fn deploying() -> AppReport {
         phase_since: Some(before(12)),
         phase_ms: None,
         ending: None,
+        task: None,
     });
     app
 }

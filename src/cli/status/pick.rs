@@ -54,6 +54,7 @@ const KEYS: &[&str] = &[
     "deploy.phase_since",
     "deploy.phase_ms",
     "deploy.ending",
+    "deploy.task",
     "canary",
     "canary.step",
     "canary.steps",
@@ -113,6 +114,7 @@ const KEYS: &[&str] = &[
     "gate.opens_at",
     "workers",
     "cron",
+    "tasks",
 ];
 
 /// The keys of the daemon.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::{
     api::wire::{
         AppReport, BarrierReport, CanaryReport, DeployReport, InstanceReport, LastReport, LiveReport, Status,
-        UnconfiguredReport,
+        TaskReport, UnconfiguredReport,
     },
     cli::{
         status::{next, workers},
@@ -16,7 +16,7 @@ use crate::{
     rules::{
         backoff,
         time::Time,
-        words::{AppState, HoldEnd, IdleState, Outcome, Phase},
+        words::{AppState, HoldEnd, IdleState, Outcome, Phase, TaskOutcome},
     },
 };
 
@@ -126,9 +126,26 @@ fn block(app: &AppReport, (now, supervised): (Time, bool), look: Look) -> String
     row("remote", remote(app, now, look));
     row("last", app.last.iter().flat_map(|deploy| last(deploy, now, look)).collect());
     row("schema", app.schema_ahead.iter().map(|barrier| look.paint(Tone::Bad, &ahead(barrier))).collect());
+    row("tasks", tasks(app, now, look));
     row("way back", vec![next::way_back(app)]);
     row("next", vec![if supervised { next::next(app, now) } else { UNSUPERVISED.to_owned() }]);
     lines.join("\n")
+}
+
+/// The tasks that did not work when they ran last, after the traffic had moved: no deploy failed for them.
+fn tasks(app: &AppReport, now: Time, look: Look) -> Vec<String> {
+    let bad = |task: &&TaskReport| {
+        !task.when.is_before_pivot()
+            && task.last.as_ref().is_some_and(|last| last.outcome != TaskOutcome::Done)
+    };
+    let line = |task: &TaskReport| {
+        let last = task.last.as_ref()?;
+        let when = last.finished_at.map(|at| format!(" {}", wording::ago(at, now))).unwrap_or_default();
+        let how =
+            format!("{} {} in #{}{when}", task.name, wording::task(last.outcome, last.exit), last.deploy);
+        Some(format!("{}; `bgd logs --task {}`", look.paint(Tone::Bad, &how), task.name))
+    };
+    app.tasks.iter().filter(bad).filter_map(line).collect()
 }
 
 fn live(app: &AppReport, now: Time) -> Vec<String> {
@@ -252,7 +269,8 @@ fn under_way(deploy: &DeployReport, now: Time) -> String {
         Some(limit) => format!(" of {limit}"),
         None => String::new(),
     };
-    let doing = wording::doing(deploy.phase);
+    let task = deploy.task.as_ref().map(|task| format!(" (task {task})")).unwrap_or_default();
+    let doing = wording::doing(deploy.phase) + &task;
     format!("#{} of {commit}{to}: {doing}, for {}{of}", deploy.id, wording::age(since, now))
 }
 

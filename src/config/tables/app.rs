@@ -30,6 +30,7 @@ use super::{
     start::{Commands, RawStart, Start},
     static_site::{RawStatic, StaticSite},
     stop::{RawStop, Stop},
+    task::{RawTask, Task},
     verify::{RawVerify, Verify},
     warmup::{RawWarmup, Warmup},
     watch::{RawWatch, Watch},
@@ -89,6 +90,7 @@ table! {
         hooks: RawHooks,
         worker: RawWorkers,
         cron: RawCrons,
+        task: Vec<Written<RawTask>>,
         front: RawFront,
         new_privileges: bool,
         limits: RawLimits,
@@ -209,6 +211,8 @@ pub struct AppSettings {
     pub workers: Vec<WorkerSettings>,
     /// Commands of the live release at set times.
     pub crons: Vec<CronSettings>,
+    /// Commands that run once in a deploy, in their order.
+    pub tasks: Vec<Task>,
     /// What routes the public traffic.
     pub front: FrontSettings,
     /// The public address that bgd probes during a flip; `None`: flips are not measured.
@@ -289,6 +293,8 @@ impl RawApp {
         }
         all.extend(self.worker_commands());
         all.extend(self.cron_commands());
+        let tasks = self.task.value().map_or(&[][..], |tasks| &tasks.value);
+        all.extend(tasks.iter().filter_map(|task| text_of(&task.value.run)));
         all
     }
 
@@ -412,6 +418,7 @@ pub(in crate::config) fn app(judge: &mut Judge<'_>, name: AppName, raw: RawApp) 
         watch,
         migration: judge.migration(raw.migration),
         workers: judge.workers(raw.worker),
+        tasks: judge.app_tasks(&raw.task),
         hooks: judge.hooks(&RawHooks::or_empty(raw.hooks, at.absent("hooks"))),
         crons: judge.crons(raw.cron),
         front: front.unwrap_or_else(front_builtin::usual),

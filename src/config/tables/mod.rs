@@ -100,6 +100,7 @@ mod rewrite;
 pub(super) mod start;
 mod static_site;
 mod stop;
+mod task;
 mod unknown;
 mod verify;
 mod warmup;
@@ -136,6 +137,7 @@ pub(super) mod settings {
         start::Start,
         static_site::StaticSite,
         stop::{Stop, StopHow},
+        task::{Repeat, Task},
         verify::{Verify, VerifyRange},
         warmup::Warmup,
         watch::{Inconclusive, Watch},
@@ -188,7 +190,7 @@ impl<T: Table> FromToml for T {
 }
 
 /// The keys of each table of an app; the empty name stands for the app's own table.
-pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 22] {
+pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 23] {
     [
         ("", RawApp::keys()),
         ("static", static_site::RawStatic::keys()),
@@ -206,6 +208,7 @@ pub(super) fn of_an_app() -> [(&'static str, Vec<&'static str>); 22] {
         ("hooks", hooks::RawHooks::keys()),
         ("worker", worker::RawWorker::keys()),
         ("cron", cron::RawCron::keys()),
+        ("task", task::RawTask::keys()),
         ("front", front::RawFront::keys()),
         ("limits", limits::RawLimits::keys()),
         ("checkout_limit", checkout_limit::RawCheckoutLimit::keys()),

@@ -106,7 +106,7 @@ fn the_smallest_file_means_the_defaults_of_the_contract() {
     assert_eq!((app.build_timeout, app.fast_forward_only), (SECS(900), false));
     assert_eq!(app.checkout_limit, CheckoutLimit { files: 1_000_000, bytes: 20 << 30 });
     assert!(app.build.is_empty() && app.env.is_empty() && app.shared.is_empty() && app.cache.is_empty());
-    assert!(app.user.is_none() && app.env_file.is_none() && app.rewrites.is_empty());
+    assert!(app.user.is_none() && app.env_file.is_none() && app.rewrites.is_empty() && app.tasks.is_empty());
     assert_eq!((app.auth, app.verify), (Auth::default(), None));
     assert_eq!(app.health.probe, Probe::Tcp);
     assert_eq!(

@@ -39,6 +39,7 @@ fn companions(at: usize, line: &str) -> Vec<usize> {
         _ if section.contains("window") || section.contains("freeze") => &["from", "to"],
         _ if section.contains("gate") => &["command"],
         _ if section.contains(".cron.") => &["schedule", "run"],
+        _ if section.contains("task") => &["name", "run", "when"],
         "range" => &["signers"],
         key if section.contains("worker") && key != "start" => &["start"],
         "fallback" | "url" | "keep" if section.contains("static") || section.contains("assets") => &["dir"],
@@ -87,7 +88,7 @@ fn every_line_of_it_loads_when_taken_in_and_is_a_default_unless_marked_as_an_exa
         let without = load(&text(&lines));
         lines.push(at);
         let with = load(&text(&lines)).unwrap_or_else(|problems| panic!("{line}: {problems}"));
-        // Without one of its three keys, a rewrite is an error.
+        // Without one of its three keys, a rewrite or a task is an error.
         if let Ok(without) = without {
             assert_eq!(with.settings == without.settings, !line.contains("# example"), "{line}");
         }

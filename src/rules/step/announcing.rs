@@ -16,7 +16,8 @@ impl Turn<'_> {
         if let Some(running) = &mut self.app.announcing {
             running.again = true;
         } else if self.context.policy.after_live {
-            let action = Action::RunHook { hook: Hook::AfterLive, release, color, failure: None };
+            let deploy = self.app.pipeline.deploy().map(|deploy| deploy.id);
+            let action = Action::RunHook { hook: Hook::AfterLive, release, color, failure: None, deploy };
             let effect = self.act(action);
             self.app.announcing = Some(Announcing { effect, again: false });
         }

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use super::Turn;
 use crate::rules::{
-    app::{Deploy, End, Hold, Idle, Instance, Kind, Live, Pipeline, Release, Serving, Stage, Until, Work},
+    app::{
+        Deploy, End, Hold, Idle, Instance, Kind, Live, Pipeline, Progress, Release, Serving, Stage, Until,
+        Work,
+    },
     effect::{Action, Backend, Hook, Note},
     event::{Done, Want},
     ids::{CommitId, DeployId, EffectId, ReleaseId},
-    words::{Failure, Phase},
+    words::{Failure, Moment, Phase},
 };
 
 impl Turn<'_> {
@@ -31,7 +34,8 @@ impl Turn<'_> {
 
     pub(super) fn new_deploy(&self, id: DeployId, kind: Kind, by: String) -> Deploy {
         let (started, phase_since) = (self.now(), self.now());
-        Deploy { id, kind, by, started, phase_since, migration: None, forced: false }
+        let progress = Progress::default();
+        Deploy { id, kind, by, started, phase_since, migration: None, forced: false, progress }
     }
 
     /// Carries the deploy on when `effect` is the one it waits for; returns false when it is not. Until the next stage is
@@ -56,6 +60,7 @@ impl Turn<'_> {
             (Stage::CheckingOut(_), Ok(_)) => self.checked_out(work),
             (Stage::Building(_), Ok(_)) => self.built(work),
             (Stage::Hooking(_), Ok(_)) => self.hook_ran(work),
+            (Stage::Tasking { .. }, result) => self.task_ran(work, result),
             (Stage::Starting(_), Ok(_)) => self.started(work),
             (Stage::Probing(_), Ok(_)) => self.proven_healthy(work),
             (Stage::Warming(_), Ok(_)) => self.warmed_up(work),
@@ -93,7 +98,7 @@ impl Turn<'_> {
             Ok(Done::Fetched { commit, subject, author, news }) => {
                 (commit.clone(), subject.clone(), author.clone(), news)
             }
-            Ok(Done::Ensured | Done::Inconclusive { .. } | Done::Started { .. }) => {
+            Ok(Done::Ensured | Done::Inconclusive { .. } | Done::Started { .. } | Done::Ran(_)) => {
                 return self.fetch_failed(deploy, asked, None);
             }
             Err(failure) => return self.fetch_failed(deploy, asked, Some(failure.clone())),
@@ -138,8 +143,8 @@ impl Turn<'_> {
     }
 
     fn built(&mut self, mut work: Work) {
-        self.stepped(&mut work.deploy, Phase::Building);
-        self.clear_then_start(work);
+        self.stepped_within(&mut work.deploy, Phase::Building);
+        self.run_tasks(work, Moment::AfterBuild);
     }
 
     /// Goes on to the start, which needs the idle color vacant.
@@ -166,23 +171,31 @@ impl Turn<'_> {
         if hooked && self.context.policy.before_start {
             self.run_before_start(work);
         } else {
-            self.hook_ran(work);
+            self.run_tasks(work, Moment::BeforeStart);
         }
         true
     }
 
-    pub(super) fn run_before_start(&mut self, work: Work) {
+    pub(super) fn run_before_start(&mut self, mut work: Work) {
         self.raise_barrier(&work);
+        work.deploy.progress.aside_since.get_or_insert(self.context.now);
+        let deploy = Some(work.deploy.id);
         self.act_at(work, Stage::Hooking, |release, color| Action::RunHook {
             hook: Hook::BeforeStart,
             release,
             color,
             failure: None,
+            deploy,
         });
     }
 
-    /// Starts the release. Without a hook the release may migrate as it starts.
-    pub(super) fn hook_ran(&mut self, work: Work) {
+    fn hook_ran(&mut self, mut work: Work) {
+        self.aside_over(&mut work.deploy);
+        self.run_tasks(work, Moment::BeforeStart);
+    }
+
+    /// Starts the release. Without a hook or a task the release may migrate as it starts.
+    pub(super) fn start_instance(&mut self, work: Work) {
         self.raise_barrier(&work);
         self.act_at(work, Stage::Starting, |release, color| Action::Start { release, color });
     }
@@ -202,7 +215,11 @@ impl Turn<'_> {
     }
 
     fn proven_healthy(&mut self, mut work: Work) {
-        self.stepped(&mut work.deploy, Phase::Probing);
+        self.stepped_within(&mut work.deploy, Phase::Probing);
+        self.run_tasks(work, Moment::BeforeSwitch);
+    }
+
+    pub(super) fn warm_up_or_share(&mut self, work: Work) {
         let rollback = work.deploy.kind == Kind::Rollback;
         if self.context.policy.warmup && !rollback {
             self.warm_up(work);
@@ -236,12 +253,14 @@ impl Turn<'_> {
         self.stepped(&mut work.deploy, Phase::Switching);
         let former = self.make_live(&work);
         self.went_live(work.color, work.release.clone());
+        self.line_up(&work, Moment::AfterLive);
         self.pin_or_unpin(&work);
         if self.is_watched(&work) {
             let period = Some(self.context.policy.watch);
             self.watch(work, (former, None), period);
             self.enter(Phase::Watching);
         } else {
+            self.line_up(&work, Moment::AfterWatch);
             self.adopt_as_previous(former);
             self.retire(work, End::live());
         }
@@ -318,6 +337,7 @@ impl Turn<'_> {
 
     pub(super) fn watch_passed(&mut self, mut work: Work, former: Option<Release>) {
         self.stepped(&mut work.deploy, Phase::Watching);
+        self.line_up(&work, Moment::AfterWatch);
         self.adopt_as_previous(former);
         self.retire(work, End::live());
     }

@@ -68,6 +68,7 @@ impl Turn<'_> {
         if let Some(work) = self.sharing_work() {
             return self.take_back(work, End { outcome, failure: None });
         }
+        self.leave_task();
         if let Some(effect) = self.app.pipeline.awaits() {
             self.act(Action::Cancel(effect));
         }
@@ -201,7 +202,8 @@ impl Turn<'_> {
         {
             let color = self.app.idle_color();
             let failure = Some(failure.clone());
-            self.act(Action::RunHook { hook: Hook::AfterFailed, release, color, failure });
+            let deploy = self.app.pipeline.deploy().map(|deploy| deploy.id);
+            self.act(Action::RunHook { hook: Hook::AfterFailed, release, color, failure, deploy });
         }
         let was_up = self.app.pipeline.deploy().is_some_and(|deploy| deploy.kind == Kind::Up);
         if was_up && end.outcome == Outcome::Failed {

@@ -5,8 +5,8 @@
 //! `deploying` carries a deploy forward, `canary` gives it the traffic by degrees, `ending` ends it (well or not),
 //! `serving` keeps the live instance up and empties the other color, `routing` sends routes to the front, `replacing`
 //! goes around a front that can't be moved, `gates` takes over what keeps a commit back, `guarding` refuses ways back
-//! over a contract migration, `announcing` tells the app what is live, `working` has its workers follow, `asking` answers
-//! operators, `recovering` goes on after a restart.
+//! over a contract migration, `tasking` runs the app's tasks, `announcing` tells the app what is live, `working` has its
+//! workers follow, `asking` answers operators, `recovering` goes on after a restart.
 
 mod announcing;
 mod asking;
@@ -19,6 +19,7 @@ mod recovering;
 mod replacing;
 mod routing;
 mod serving;
+mod tasking;
 #[cfg(test)]
 mod tests;
 mod working;
@@ -36,6 +37,7 @@ use super::{
     event::{Event, Want},
     gate::Passage,
     ids::{Color, CommitId, DeployId, EffectId},
+    task::TaskRule,
     time::Time,
     words::{Outcome, Phase},
 };
@@ -79,6 +81,8 @@ pub struct Policy {
     pub restart: bool,
     /// Whether there is a `before_start` hook.
     pub before_start: bool,
+    /// The tasks, in the order of the file.
+    pub tasks: Vec<TaskRule>,
     /// Whether there is an `after_live` hook.
     pub after_live: bool,
     /// Whether there is an `after_failed` hook.
@@ -103,6 +107,7 @@ impl Policy {
             standby: Duration::ZERO,
             restart: true,
             before_start: false,
+            tasks: Vec::new(),
             after_live: false,
             after_failed: false,
             on_failure: OnFailure::Stay,
@@ -352,7 +357,7 @@ impl Turn<'_> {
                 (_, None | Some(Group::Pivot | Group::Live)) => false,
             };
             if !moved {
-                return;
+                return self.settle_errands();
             }
         }
     }
@@ -384,6 +389,10 @@ impl Turn<'_> {
         let Some((deploy, commit)) = self.app.pipeline.deploy().zip(self.app.pipeline.commit()) else {
             return false;
         };
+        // A task is not cut off half way, as a migration would be: the deploy gives way behind it.
+        if matches!(self.app.pipeline.stage(), Some(Stage::Tasking { .. })) {
+            return false;
+        }
         let yields = deploy.kind == Kind::Push && self.app.superseded_in_a_row < SUPERSEDED_AT_MOST;
         // A tip that bgd would not deploy (held, bad) supersedes nothing; a tip that is live already does.
         let newer = match wanted(&self.app, self.now()) {
@@ -411,9 +420,24 @@ impl Turn<'_> {
 
     /// Ends the current phase's step and starts the clock of the next.
     fn stepped(&mut self, deploy: &mut Deploy, phase: Phase) {
-        let took = self.now().since(deploy.phase_since);
-        deploy.phase_since = self.now();
+        let since = deploy.progress.step_since.unwrap_or(deploy.phase_since);
+        let took = self.now().since(since).saturating_sub(deploy.progress.aside);
+        self.begin_phase(deploy);
         self.note(Note::StepEnded(phase, took));
+    }
+
+    /// Ends the current step within its phase: tasks follow.
+    fn stepped_within(&mut self, deploy: &mut Deploy, phase: Phase) {
+        let since = deploy.phase_since;
+        self.stepped(deploy, phase);
+        deploy.progress.step_since = Some(deploy.phase_since);
+        deploy.phase_since = since;
+    }
+
+    /// Starts the clock of the next phase and its first step.
+    fn begin_phase(&mut self, deploy: &mut Deploy) {
+        deploy.phase_since = self.now();
+        (deploy.progress.step_since, deploy.progress.aside) = (None, Duration::ZERO);
     }
 
     fn idle_is_vacant(&self) -> bool {

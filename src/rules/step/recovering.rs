@@ -11,7 +11,7 @@ use crate::rules::{
     effect::{Action, Note},
     event::{Facts, Routed, Want},
     ids::{Color, EffectId, ReleaseId},
-    words::{Failure, Nature, Outcome, Phase},
+    words::{Failure, Moment, Nature, Outcome, Phase},
 };
 
 impl Turn<'_> {
@@ -33,6 +33,7 @@ impl Turn<'_> {
         if announcing {
             self.announce_live();
         }
+        self.recover_errands();
     }
 
     /// Sends the route again to a front that was interrupted: it may route as recorded now and otherwise after its next
@@ -141,6 +142,7 @@ impl Turn<'_> {
             Pipeline::TakingDown { .. } => self.app.pipeline = Pipeline::Resting,
             Pipeline::Deploying(work) => match work.stage.group() {
                 Group::BeforePivot if !is_it || work.stage == Stage::Clearing => {
+                    self.leave_task();
                     self.discard(work.deploy, Some(work.release), end);
                 }
                 Group::Sharing if !is_it => {
@@ -354,16 +356,21 @@ impl Turn<'_> {
             Stage::CheckingOut(_) | Stage::Building(_) => self.check_out_again(work),
             // The front may route there, so that an unproven start would get traffic; or an unrecorded flip put another
             // release there, which a deploy that ends before its start would leave behind.
-            Stage::Hooking(_) | Stage::Starting(_) | Stage::Probing(_) | Stage::Warming(_)
+            Stage::Hooking(_)
+            | Stage::Starting(_)
+            | Stage::Probing(_)
+            | Stage::Warming(_)
+            | Stage::Tasking { when: Moment::BeforeStart | Moment::BeforeSwitch, .. }
                 if may_route_to(work.color, facts) || another_runs(&work, facts) =>
             {
                 self.app.idle = Idle::Vacant;
                 self.at(work, Stage::Clearing);
             }
             Stage::Hooking(_) => self.run_before_start(work),
+            Stage::Tasking { .. } => self.recover_task(work, facts),
             Stage::Probing(_) if runs => self.probe_again(work),
             Stage::Warming(_) if runs => self.warm_up(work),
-            Stage::Starting(_) | Stage::Probing(_) | Stage::Warming(_) => self.hook_ran(work),
+            Stage::Starting(_) | Stage::Probing(_) | Stage::Warming(_) => self.start_instance(work),
             Stage::Sharing(_) => self.recover_canary(work, (Told::HalfWay, facts)),
             Stage::Canary(_) => self.recover_canary(work, (Told::Proven, facts)),
             Stage::Switching(_) => self.recover_switching(work, facts),

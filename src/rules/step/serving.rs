@@ -26,6 +26,7 @@ impl Turn<'_> {
             || self.idle_done(effect, result)
             || self.reroute_done(effect, result)
             || self.announced(effect, result)
+            || self.errand_ran(effect, result)
             || self.stood_in(effect, result)
         {
             return;
@@ -83,7 +84,9 @@ impl Turn<'_> {
         }
         let which = match done {
             Done::Started { instances, of } => (instances.clone(), *of),
-            Done::Fetched { .. } | Done::Inconclusive { .. } | Done::Ensured => (Vec::new(), 1),
+            Done::Fetched { .. } | Done::Inconclusive { .. } | Done::Ran(_) | Done::Ensured => {
+                (Vec::new(), 1)
+            }
         };
         self.note(Note::InstanceRestarted { attempt, which });
     }

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     config::settings::Limits,
     os::{
+        own_file,
         process::{Process, boot_id},
         tree,
     },
@@ -69,6 +70,7 @@ pub(super) struct Shim {
     limit: Option<Instant>,
     timed_out: bool,
     limits: Limits,
+    claim: Option<PathBuf>,
 }
 
 /// Whether the record on disk is the one in memory.
@@ -108,6 +110,7 @@ impl Shim {
             quiet: spec.stop.quiet,
             timed_out: false,
             limits: spec.limits,
+            claim: spec.claim,
         };
         match shim.start(&launch) {
             Ok(()) => Ok(shim),
@@ -126,17 +129,26 @@ impl Shim {
     /// Saves the record before and after the start: a shim that is killed in between can still be found.
     fn start(&mut self, launch: &Launch) -> Result<(), Fault> {
         self.save_or_retry().map_err(|e| fault(Stage::Record, &e))?;
+        // After the record: who finds the claim finds the shim too, unless a power cut came between.
+        if let Some(claim) = &self.claim {
+            own_file::make_claim(claim).map_err(|e| fault(Stage::Claim, &e))?;
+        }
         if !matches!(self.record.role, Role::Build) {
             // The log of a build belongs to one release alone.
             self.log.begin(&self.record.release);
         }
-        self.record.main = Some(launch.start(self.input.as_fd())?);
+        self.record.main = Some(launch.start(self.input.as_fd()).inspect_err(|_| self.give_up_claim())?);
         self.record.started_ms = now_ms();
         // From here on the command runs: a failure to write is retried, not returned.
         if self.save_or_retry().is_err() {
             self.saving = Saving::Due(Instant::now() + SAVE_AGAIN);
         }
         Ok(())
+    }
+
+    /// The command did not run: somebody may try again.
+    fn give_up_claim(&self) {
+        let _left = self.claim.as_ref().map(fs::remove_file);
     }
 
     /// Removes the files of a failed start. A file that can't be removed does no harm: its shim is gone, so the daemon

@@ -111,6 +111,12 @@ pub enum StartError {
         user: String,
         source: io::Error,
     },
+    /// Another shim has run the command, or runs it.
+    #[error("claiming the run of {role}: another process has it")]
+    Taken {
+        /// The role that the shim was for.
+        role: Role,
+    },
     /// The program could not be run.
     #[error("running the program {program:?}")]
     Program {
@@ -322,6 +328,8 @@ fn explain(fault: &Fault, order: Order) -> StartError {
         Stage::Program => StartError::Program { program, source },
         Stage::Interpreter => StartError::Interpreter { program },
         Stage::Rights => prepare("rights", role, source),
+        Stage::Claim if fault.errno == libc::EEXIST => StartError::Taken { role },
+        Stage::Claim => StartError::File { path: spec.claim.unwrap_or(record), source },
     }
 }
 

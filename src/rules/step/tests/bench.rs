@@ -263,6 +263,7 @@ pub fn name(pipeline: &Pipeline) -> &'static str {
             Stage::Building(_) => "Building",
             Stage::Clearing => "Clearing",
             Stage::Hooking(_) => "Hooking",
+            Stage::Tasking { .. } => "Tasking",
             Stage::Starting(_) => "Starting",
             Stage::Probing(_) => "Probing",
             Stage::Warming(_) => "Warming",
