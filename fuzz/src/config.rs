@@ -1,9 +1,16 @@
 //! The configuration: any text is settings, or a list of problems with places inside the file; settings that are
 //! written out again mean the same; and what `bgd init` writes is valid.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use bgd::config::{Problem, Problems, Severity, Source, Surroundings, init, parse};
+use bgd::{
+    config::{Problem, Problems, Severity, Source, Surroundings, init, parse, settings::AppSettings},
+    rules::ids::AppName,
+};
 
 use super::written;
 
@@ -31,7 +38,7 @@ pub fn config(data: &[u8]) {
             let again = parse(&source("bgd.toml", text.clone()), &[], &surroundings);
             let again = again.unwrap_or_else(|problems| panic!("{problems}\n{text}"));
             assert_eq!(again.settings.daemon, loaded.settings.daemon, "{text}");
-            assert_eq!(again.settings.apps, loaded.settings.apps, "{text}");
+            assert_eq!(by_name(again.settings.apps), by_name(loaded.settings.apps), "{text}");
         }
         Err(problems) => {
             assert!(!problems.0.is_empty());
@@ -44,6 +51,17 @@ pub fn config(data: &[u8]) {
             assert_eq!(serde_json::from_str::<Problems>(&json).expect("written just now"), problems);
         }
     }
+}
+
+/// Tables that are named by people stand in the order of the file, and a written table is sorted.
+fn by_name(apps: BTreeMap<AppName, Arc<AppSettings>>) -> Vec<AppSettings> {
+    let sorted = |app: Arc<AppSettings>| {
+        let mut app = AppSettings::clone(&app);
+        app.workers.sort_by(|a, b| a.plan.name.cmp(&b.plan.name));
+        app.crons.sort_by(|a, b| a.rule.name.cmp(&b.rule.name));
+        app
+    };
+    apps.into_values().map(sorted).collect()
 }
 
 fn source(file: &str, text: String) -> Source {

@@ -5,15 +5,19 @@ use std::{path::Path, time::Duration};
 use bgd::config::{
     duration,
     settings::{
-        AppSettings, Auth, Canary, CheckoutLimit, FrontSettings, Gates, Health, Hooks, HttpProbe,
-        Inconclusive, Limits, Listen, MemoryCheck, MigrationRules, OnFailure, Preview, Principal, Probe,
-        Protocol, Repeat, Rewrite, Settings, Start, Sticky, Stop, StopHow, Task, Verify, VerifyRange, Warmup,
-        Watch,
+        AppSettings, Assets, AssetsKept, Auth, Canary, CheckoutLimit, CronSettings, FrontSettings, Gates,
+        Health, Hooks, HttpProbe, Inconclusive, Limits, Listen, MemoryCheck, MigrationRules, OnFailure,
+        Preview, Principal, Probe, Protocol, Repeat, Rewrite, Settings, Start, StaticSite, Sticky, Stop,
+        StopHow, Task, Verify, VerifyRange, Warmup, Watch, WorkerSettings,
     },
     signal,
 };
 use bgd::os::privilege::NewPrivileges;
-use bgd::rules::opening::{Freeze, Window};
+use bgd::rules::{
+    cron::{Missed, Overlap},
+    opening::{Freeze, Window},
+    workers::Takeover,
+};
 use toml::{Table, Value};
 
 /// The whole of a `bgd.toml`.
@@ -79,9 +83,75 @@ fn app(app: &AppSettings) -> Table {
     put_if(&mut out, "dir", app.dir.as_deref().map(path));
     gates(&app.gates, &mut out);
     put(&mut out, "task", list(app.tasks.iter().map(task)));
+    put(&mut out, "worker", named(app.workers.iter().map(|one| (one.plan.name.to_string(), worker(one)))));
+    put(&mut out, "cron", named(app.crons.iter().map(|one| (one.rule.name.to_string(), cron(one)))));
+    put_if(&mut out, "assets", app.assets.as_ref().map(assets));
+    if let Some(site) = &app.site {
+        OF_INSTANCES.iter().for_each(|key| drop(out.remove(*key)));
+        if let Some(watch) = out.get_mut("watch").and_then(Value::as_table_mut) {
+            watch.remove("backup");
+        }
+        put(&mut out, "static", static_site(site));
+    }
     let mut routed = front(&app.front);
     put(&mut routed, "address", app.public.as_ref().map_or("none", |public| public.url.as_str()));
     put(&mut out, "front", routed);
+    out
+}
+
+/// Keys that a static site can't have.
+const OF_INSTANCES: [&str; 9] =
+    ["start", "protocol", "listen", "ports", "instances", "stop", "warmup", "preview", "memory_check"];
+
+fn named(tables: impl Iterator<Item = (String, Table)>) -> Table {
+    tables.map(|(name, table)| (name, Value::Table(table))).collect()
+}
+
+fn worker(worker: &WorkerSettings) -> Table {
+    let mut out = Table::new();
+    put(&mut out, "start", start(&worker.start));
+    put(&mut out, "instances", i64::from(worker.plan.instances));
+    put(&mut out, "stop", stop(&worker.stop));
+    put_if(&mut out, "quiet", worker.quiet.map(signal::name));
+    put(&mut out, "exclusive", worker.plan.exclusive);
+    put(&mut out, "takeover", if worker.plan.takeover == Takeover::Watched { "watched" } else { "live" });
+    out
+}
+
+fn cron(cron: &CronSettings) -> Table {
+    let mut out = Table::new();
+    put(&mut out, "schedule", cron.rule.schedule.text());
+    put(&mut out, "time_zone", cron.rule.schedule.zone());
+    put(&mut out, "run", cron.run.as_str());
+    put(&mut out, "timeout", time(cron.timeout));
+    let overlap = match cron.rule.overlap {
+        Overlap::Skip => "skip",
+        Overlap::Allow => "allow",
+        Overlap::End => "end",
+    };
+    put(&mut out, "overlap", overlap);
+    put(&mut out, "missed", if cron.rule.missed == Missed::Run { "run" } else { "skip" });
+    out
+}
+
+fn static_site(site: &StaticSite) -> Table {
+    let mut out = Table::new();
+    let whole = site.dir.as_os_str().is_empty();
+    put(&mut out, "dir", if whole { ".".to_owned() } else { path(&site.dir) });
+    put_if(&mut out, "fallback", site.fallback.as_deref().map(path));
+    out
+}
+
+fn assets(assets: &Assets) -> Table {
+    let mut out = Table::new();
+    put(&mut out, "dir", path(&assets.dir));
+    put(&mut out, "url", assets.url.as_str());
+    match assets.keep {
+        AssetsKept::Releases(number) => {
+            put(&mut out, "keep", i64::try_from(number.get()).expect("it was read from one"));
+        }
+        AssetsKept::For(age) => put(&mut out, "keep", time(age)),
+    }
     out
 }
 

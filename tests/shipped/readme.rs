@@ -24,7 +24,7 @@ fn help(arguments: &[&str]) -> String {
 fn every_configuration_of_the_readme_loads() {
     let smallest = "[app.shop]\nremote = \"git@git.example.com:acme/shop.git\"\nstart = \"true\"\n";
     let blocks = blocks(&file("README.md"), "toml");
-    assert_eq!(blocks.len(), 8);
+    assert_eq!(blocks.len(), 11);
     for block in blocks {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bgd.toml");
