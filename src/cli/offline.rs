@@ -48,6 +48,9 @@ const LOCK_WITHIN: Duration = Duration::from_secs(5);
 /// daemon.
 const ALLOWANCE: Duration = Duration::from_secs(30);
 
+/// Time for the workers of the release that is live again to begin, once the traffic has moved.
+const WORKERS_WITHIN: Duration = Duration::from_secs(5);
+
 /// Why the daemon can't do the flip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Daemon {
@@ -293,6 +296,22 @@ async fn settle(handle: &AppHandle) {
     if tokio::time::timeout(limit, settled).await.is_err() {
         tracing::warn!(app = %settings.name, "not everything is stopped yet; the next daemon goes on with it");
     }
+    let at_work = watch.wait_for(works);
+    if tokio::time::timeout(WORKERS_WITHIN, at_work).await.is_err() {
+        tracing::warn!(app = %settings.name, "not all workers are at work yet; the next daemon goes on with it");
+    }
+}
+
+/// Whether all workers work for the live release.
+fn works(snapshot: &Snapshot) -> bool {
+    let live = snapshot.app.live().map(|live| &live.release.id);
+    snapshot.settings.workers.iter().all(|worker| {
+        snapshot.workers.iter().any(|seen| {
+            let of = seen.of.as_ref().map(|(release, _)| release);
+            let at_work = !seen.instances.is_empty() && seen.instances.iter().all(|one| one.pid.is_some());
+            seen.name == worker.plan.name && of == live && at_work
+        })
+    })
 }
 
 async fn take_lock(settings: &Settings) -> Result<Lock, Refusal> {

@@ -73,7 +73,9 @@ fn workers_follow_the_live_release_and_finish_their_jobs_while_deploys_go_on() {
     let Some((stage, jobs)) = stage(plan, &[("queue", queue)]) else { return };
     configure(&stage, "keep = 1", &[("queue", queue)]);
     stage.done(&["reload"]);
-    assert_eq!(stage.status()["workers"][0]["instances"], serde_json::json!([]), "nothing is live");
+    stage.until("no worker works while nothing is live", |status| {
+        status["workers"][0]["instances"] == serde_json::json!([])
+    });
     let one = stage.push_live("one");
     let status = until_at_work(&stage, "queue", &one, 2);
     let release = status["live"]["release"].as_str().unwrap().to_owned();
