@@ -14,7 +14,7 @@ use std::{
 
 use bgd::{
     config::settings::{Auth, CheckoutLimit},
-    release::git::{Limits, Source, Want, Worker},
+    release::git::{GitLimits, GitSource, GitWorker, WantedRevision},
 };
 use stage::{BGD, Place, Remote, Res, Sample, Table, figures::verdict};
 
@@ -78,7 +78,7 @@ fn measure(files: usize, rounds: usize) -> Res<Measured> {
     let remote = Remote::create(&place.path("shop.git"))?;
     let commit = remote.fill(files)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let source = Source {
+    let source = GitSource {
         mirror: place.path("mirror.git"),
         remote: remote.path().to_string_lossy().into_owned(),
         branch: "main".to_owned(),
@@ -89,8 +89,8 @@ fn measure(files: usize, rounds: usize) -> Res<Measured> {
         checkout_limit: CheckoutLimit { files: 10_000_000, bytes: 1 << 40 },
     };
     let mirror = source.mirror.clone();
-    let worker = Worker::new(BGD.into(), source, Limits::default());
-    let fetched = runtime.block_on(worker.fetch(Want::Branch))?;
+    let worker = GitWorker::new(BGD.into(), source, GitLimits::default());
+    let fetched = runtime.block_on(worker.fetch(WantedRevision::Branch))?;
     if fetched.commit.as_str() != commit.to_string() {
         return Err("another commit was fetched".into());
     }

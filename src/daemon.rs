@@ -28,7 +28,7 @@ use crate::{
         settings::{AppSettings, DaemonSettings, Settings},
     },
     engine::{
-        Place,
+        DaemonPaths,
         apps::{Apps, AppsError, Polling},
     },
     os::{errors::chain, privilege},
@@ -166,10 +166,10 @@ pub fn open_store(settings: &DaemonSettings) -> Result<Arc<Store>, DaemonError> 
 ///
 /// # Errors
 /// When its own binary can't be found.
-pub fn place(settings: &DaemonSettings) -> Result<Place, DaemonError> {
+pub fn place(settings: &DaemonSettings) -> Result<DaemonPaths, DaemonError> {
     let exe = std::env::current_exe()
         .map_err(|source| DaemonError::System { what: "finding bgd's own binary", source })?;
-    Ok(Place {
+    Ok(DaemonPaths {
         exe: replaced(exe),
         state_dir: settings.state_dir.clone(),
         runtime_dir: settings.runtime_dir.clone(),
@@ -218,7 +218,7 @@ type ReloadReply = oneshot::Sender<Result<String, Refusal>>;
 impl Daemon {
     async fn work(self) -> Result<(), DaemonError> {
         // First of all, so that no signal and no change of the files is missed after the first answer.
-        let mut told = Told::listen(&self.file)?;
+        let mut told = Signals::listen(&self.file)?;
         if let Err(err) = crate::os::pulse::start() {
             tracing::warn!(%err, "no sign of life: a flip has only the kernel's word for it");
         }
@@ -271,7 +271,7 @@ impl Daemon {
     async fn until_told(
         &self,
         (apps, shown): (&Apps, &watch::Sender<DaemonReport>),
-        told: &mut Told,
+        told: &mut Signals,
         mut reloads: mpsc::Receiver<ReloadReply>,
     ) -> Result<(), DaemonError> {
         let mut tick = tokio::time::interval(TICK);
@@ -423,7 +423,7 @@ fn warn_of_lost_privileges(app: &AppSettings) {
 }
 
 /// Signals and changes of the configuration's files.
-struct Told {
+struct Signals {
     term: Signal,
     int: Signal,
     hup: Signal,
@@ -432,7 +432,7 @@ struct Told {
     watch: Option<notify::RecommendedWatcher>,
 }
 
-impl Told {
+impl Signals {
     fn listen(file: &Path) -> Result<Self, DaemonError> {
         let on = |kind, what| signal(kind).map_err(|source| DaemonError::System { what, source });
         let changed = Arc::new(Notify::new());

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bgd::{
-    config::{Problem, Problems, Severity, Source, Surroundings, init, parse, settings::AppSettings},
+    config::{Problem, Problems, Severity, SourceFile, Surroundings, init, parse, settings::AppSettings},
     rules::ids::AppName,
 };
 
@@ -26,9 +26,10 @@ pub fn config(data: &[u8]) {
     let added = main.strip_prefix(INIT);
     let main = added.map_or_else(|| main.to_owned(), |added| format!("{}{added}", init::TEXT));
     let main = source("bgd.toml", main);
-    let apps: Vec<Source> = app.map(|app| source("apps.d/extra.toml", app.to_owned())).into_iter().collect();
+    let apps: Vec<SourceFile> =
+        app.map(|app| source("apps.d/extra.toml", app.to_owned())).into_iter().collect();
     let surroundings = surroundings();
-    let files: Vec<&Source> = std::iter::once(&main).chain(&apps).collect();
+    let files: Vec<&SourceFile> = std::iter::once(&main).chain(&apps).collect();
     match parse(&main, &apps, &surroundings) {
         Ok(loaded) => {
             for warning in &loaded.warnings {
@@ -64,8 +65,8 @@ fn by_name(apps: BTreeMap<AppName, Arc<AppSettings>>) -> Vec<AppSettings> {
     apps.into_values().map(sorted).collect()
 }
 
-fn source(file: &str, text: String) -> Source {
-    Source { file: PathBuf::from(file), text }
+fn source(file: &str, text: String) -> SourceFile {
+    SourceFile { file: PathBuf::from(file), text }
 }
 
 fn surroundings() -> Surroundings {
@@ -76,7 +77,7 @@ fn surroundings() -> Surroundings {
     }
 }
 
-fn is_told(problem: &Problem, files: &[&Source], severity: Severity) {
+fn is_told(problem: &Problem, files: &[&SourceFile], severity: Severity) {
     assert_eq!(problem.severity, severity, "{problem}");
     let source = files.iter().find(|source| source.file == Path::new(&problem.file));
     let source = source.unwrap_or_else(|| panic!("no such file: {problem}"));

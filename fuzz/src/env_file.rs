@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bgd::config::env_file::{BadLine, parse};
+use bgd::config::env_file::{BadEnvLine, parse};
 
 /// The text of a file.
 pub fn env_file(data: &[u8]) {
@@ -15,7 +15,7 @@ pub fn env_file(data: &[u8]) {
                 assert_eq!(parse(&format!("\texport {key} = '{value}' # and no more")), Ok(one));
             }
         }
-        Err(BadLine { line, what }) => {
+        Err(BadEnvLine { line, what }) => {
             assert!((1..=text.split('\n').count()).contains(&line), "line {line}: {what}");
         }
     }

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use bgd::{
-    config::{Source, Surroundings},
-    release::git::{Cause, one_line, redact},
+    config::{SourceFile, Surroundings},
+    release::git::{ErrorCause, one_line, redact},
 };
 
 /// Characters that end the URL around them.
@@ -20,7 +20,7 @@ pub fn git_text(data: &[u8]) {
     let told = redact(text);
     has_no_user_info(&told);
     assert_eq!(redact(&told), told, "nothing is left to take out");
-    let cause = Cause::new(text);
+    let cause = ErrorCause::new(text);
     is_clean(cause.as_str());
     branch(text.split('\n').next().unwrap_or_default());
 }
@@ -56,7 +56,7 @@ fn branch(name: &str) {
     let text = format!("[app.x]\nremote = \"/srv/x.git\"\nstart = \"x\"\nbranch = {quoted}\n");
     let surroundings = Surroundings { base: "/etc".into(), state_dir: "/var".into(), runtime_dir: None };
     let git = git2::Branch::name_is_valid(name).unwrap_or(false);
-    match bgd::config::parse(&Source { file, text }, &[], &surroundings) {
+    match bgd::config::parse(&SourceFile { file, text }, &[], &surroundings) {
         Ok(loaded) => {
             let app = loaded.settings.apps.values().next().expect("one app");
             assert_eq!(app.branch, name);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bgd::{
-    front::nginx::{Found, Include, Integrity, parse},
+    front::nginx::{Include, Integrity, ParsedInclude, parse},
     rules::{
         address::Address,
         ids::{Color, CommitId, Generation, ReleaseId},
@@ -32,7 +32,7 @@ pub fn nginx_include(data: &[u8]) {
     }
 }
 
-fn claims_only_what_is_there(found: &Found, text: &str) {
+fn claims_only_what_is_there(found: &ParsedInclude, text: &str) {
     // With a backslash anything can be spelled in other letters.
     if text.contains('\\') {
         return;
@@ -59,7 +59,7 @@ fn is_read_back(include: &Include) {
     let text = include.render();
     let found = parse(&text).expect("what is written can be read");
     let sum = include.sum();
-    assert_eq!(found, Found { include: include.clone(), integrity: Integrity::Intact, sum });
+    assert_eq!(found, ParsedInclude { include: include.clone(), integrity: Integrity::Intact, sum });
     let plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
     if include.upstream.starts_with(|c: char| c.is_ascii_alphanumeric())
         && include.upstream.chars().all(plain)

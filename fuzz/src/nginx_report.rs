@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bgd::{
     config::settings::Ports,
-    front::{nginx::report::parse, traffic::Sample},
+    front::{nginx::report::parse, traffic::RequestSample},
     rules::ids::Color,
 };
 
@@ -21,7 +21,7 @@ pub fn nginx_report(data: &[u8]) {
     }
     let number =
         |at: usize| data.iter().cycle().skip(at).take(2).fold(0_u16, |n, byte| n << 8 | u16::from(*byte));
-    let told = Sample {
+    let told = RequestSample {
         color: Color::ALL[data.len() % 2],
         status: Some(100 + number(0) % 900).filter(|status| ![101, 499].contains(status)),
         took: Duration::from_millis(u64::from(number(2))),
@@ -34,7 +34,8 @@ pub fn nginx_report(data: &[u8]) {
          \"answered\":\"502, {answered}\",\"began\":\"-, 0.000\",\"took\":\"0.001, {seconds}.{millis:03}\"}}",
         PORTS.of(told.color),
     );
-    let refused = Sample { color: told.color.other(), status: Some(502), took: Duration::from_millis(1) };
+    let refused =
+        RequestSample { color: told.color.other(), status: Some(502), took: Duration::from_millis(1) };
     let mut both = [told, refused];
     both.sort_by_key(|sample| sample.color);
     assert_eq!(parse(line.as_bytes(), &PORTS.into()), both, "{line}");

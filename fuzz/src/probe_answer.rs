@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use bgd::probe::{
     fastcgi::Records,
-    page::{Head, Page},
+    page::{Page, PageHead},
 };
 
 use super::line::in_pieces;
@@ -34,7 +34,7 @@ fn uwsgi(said: &[u8], size: usize) -> impl Debug + PartialEq {
 }
 
 /// What is judged of a page.
-fn seen(page: &Page) -> (Option<Head>, Vec<u8>) {
+fn seen(page: &Page) -> (Option<PageHead>, Vec<u8>) {
     let length = page.head().and_then(|head| head.length).unwrap_or(64 * 1024);
     assert!(page.body().len() as u64 <= length.min(64 * 1024));
     (page.head().cloned(), page.body().to_vec())

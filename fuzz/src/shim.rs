@@ -3,7 +3,7 @@
 
 use bgd::shim::{
     Record,
-    wire::{Fault, Inbox, MAX_REQUEST, Order, Reply, Request, Started},
+    wire::{Inbox, MAX_REQUEST, ShimReply, ShimRequest, StartFault, StartOrder, Started},
 };
 
 use super::line::{comes_back, comes_back_alike, in_pieces};
@@ -16,19 +16,19 @@ pub fn shim(data: &[u8]) {
     let line = sent.split(|c| *c == b'\n').next().unwrap_or_default();
     match whole {
         None => assert!(line.len() == sent.len() && sent.len() <= MAX_REQUEST),
-        Some(Err(_)) => assert!(line.len() > MAX_REQUEST || Request::parse(line).is_err()),
-        Some(Ok(request)) => assert_eq!(comes_back::<Request>(line), Some(request)),
+        Some(Err(_)) => assert!(line.len() > MAX_REQUEST || ShimRequest::parse(line).is_err()),
+        Some(Ok(request)) => assert_eq!(comes_back::<ShimRequest>(line), Some(request)),
     }
-    comes_back::<Reply>(line);
+    comes_back::<ShimReply>(line);
     comes_back::<Record>(line);
-    comes_back_alike::<Order>(line);
+    comes_back_alike::<StartOrder>(line);
     comes_back_alike::<Started>(line);
-    if let Some(fault) = Fault::from_bytes(sent) {
+    if let Some(fault) = StartFault::from_bytes(sent) {
         assert_eq!(fault.to_bytes(), sent);
     }
 }
 
-fn heard(sent: &[u8], size: usize) -> Option<Result<Request, String>> {
+fn heard(sent: &[u8], size: usize) -> Option<Result<ShimRequest, String>> {
     let mut inbox = Inbox::default();
     let said = sent.chunks(size).find_map(|piece| inbox.take(piece));
     said.map(|said| said.map_err(|bad| bad.to_string()))

@@ -5,10 +5,10 @@ use std::{path::Path, time::Duration};
 use bgd::config::{
     duration,
     settings::{
-        AppSettings, Assets, AssetsKept, Auth, Canary, CheckoutLimit, CronSettings, FrontSettings, Gates,
-        Health, Hooks, HttpProbe, Inconclusive, Limits, Listen, MemoryCheck, MigrationRules, OnFailure,
-        Preview, Principal, Probe, Protocol, Repeat, Rewrite, Settings, Start, StaticSite, Sticky, Stop,
-        StopHow, Task, Verify, VerifyRange, Warmup, Watch, WorkerSettings,
+        AppSettings, Assets, AssetsKept, Auth, CanarySettings, CheckoutLimit, CronSettings, FrontSettings,
+        Gates, Health, Hooks, HttpProbe, Inconclusive, Limits, Listen, MemoryCheck, MigrationRules,
+        OnFailure, PreviewSettings, Principal, Probe, Protocol, Repeat, Rewrite, Settings, Start, StaticSite,
+        Sticky, Stop, StopHow, Task, Verify, VerifyRange, Warmup, Watch, WorkerSettings,
     },
     signal,
 };
@@ -263,7 +263,7 @@ fn warmup(warmup: &Warmup) -> Table {
     out
 }
 
-fn canary(canary: &Canary) -> Table {
+fn canary(canary: &CanarySettings) -> Table {
     let mut out = Table::new();
     let hold = |hold| format!(":{}", time(hold));
     let steps =
@@ -285,7 +285,7 @@ fn canary(canary: &Canary) -> Table {
     out
 }
 
-fn preview(preview: &Preview) -> Table {
+fn preview(preview: &PreviewSettings) -> Table {
     let mut out = Table::new();
     put(&mut out, "header", preview.header.as_str());
     put(&mut out, "cookie", preview.cookie.as_str());

@@ -18,7 +18,7 @@ use crate::{
     engine::{Snapshot, apps::AppHandle},
     os::errors::chain,
     rules::{
-        app::{Group, Serving, Stage},
+        app::{Serving, Stage, StageGroup},
         event::{Ask, Done, Want},
         ids::{AppName, CommitId, DeployId},
         step::{self, Denial, DenialKind},
@@ -70,11 +70,11 @@ struct Follower<'a> {
 }
 
 /// Hands a request to the app's machine, which records it with the peer, denied or not.
-async fn ask(peer: &Peer, (handle, ask): (&AppHandle, Ask)) -> Result<step::Answer, Refusal> {
+async fn ask(peer: &Peer, (handle, ask): (&AppHandle, Ask)) -> Result<step::AskReply, Refusal> {
     let act = peer.event(EventKind::Asked, &words(&ask));
     let answer = handle.ask(act, ask).await;
     match answer.map_err(|gone| refusal(Exit::Unreachable, gone.to_string(), Some("bgd status")))? {
-        step::Answer::Denied(denial) => Err(denied(handle, denial)),
+        step::AskReply::Denied(denial) => Err(denied(handle, denial)),
         answer => Ok(answer),
     }
 }
@@ -125,7 +125,7 @@ async fn say(
     let answer = ask(&client.peer, (&handle, what)).await?;
     handle.look_now();
     Ok(Answer::Said(match answer {
-        step::Answer::Said(text) => text,
+        step::AskReply::Said(text) => text,
         other => format!("{other:?}"),
     }))
 }
@@ -157,11 +157,11 @@ async fn detached(
     let handle = handle_of(services, app.as_ref())?;
     look_for_barrier(services, &client.peer, (&handle, &what)).await?;
     match ask(&client.peer, (&handle, what)).await? {
-        step::Answer::Deploying(id) => {
+        step::AskReply::Deploying(id) => {
             handle.look_now();
             Ok(Answer::Deploy(record(services, id).await?))
         }
-        step::Answer::Said(text) => Ok(Answer::Said(text)),
+        step::AskReply::Said(text) => Ok(Answer::Said(text)),
         other => Err(unexpected(&other)),
     }
 }
@@ -170,13 +170,13 @@ async fn deploy(mut following: Follower<'_>, app: Option<AppName>, what: Ask) ->
     let handle = handle_of(following.services, app.as_ref())?;
     look_for_barrier(following.services, &following.client.peer, (&handle, &what)).await?;
     match ask(&following.client.peer, (&handle, what)).await? {
-        step::Answer::Deploying(id) => {
+        step::AskReply::Deploying(id) => {
             let ended = following.until_ended(&handle, id).await;
             // A fetch that succeeded shows that the remote answers, so a poll need not wait out its back-off.
             handle.look_now();
             ended.map(Answer::Deploy)
         }
-        step::Answer::Said(text) => Ok(Answer::Said(text)),
+        step::AskReply::Said(text) => Ok(Answer::Said(text)),
         other => Err(unexpected(&other)),
     }
 }
@@ -186,7 +186,7 @@ async fn flip(mut following: Follower<'_>, app: Option<AppName>, what: Ask) -> R
     let handle = handle_of(following.services, app.as_ref())?;
     let before = handle.snapshot();
     match ask(&following.client.peer, (&handle, what)).await? {
-        step::Answer::Cancelling(id) => {
+        step::AskReply::Cancelling(id) => {
             let moved =
                 before.app.pipeline.release().is_some_and(|release| {
                     before.app.live().is_some_and(|live| live.release.id == release.id)
@@ -195,14 +195,14 @@ async fn flip(mut following: Follower<'_>, app: Option<AppName>, what: Ask) -> R
             let abandoned = before.app.pipeline.commit().cloned();
             Ok(Answer::Flip(report::flip(&handle.snapshot(), abandoned, !moved)))
         }
-        step::Answer::RollingBack(id) => following.rolled_back(&handle, id).await,
+        step::AskReply::RollingBack(id) => following.rolled_back(&handle, id).await,
         other => Err(unexpected(&other)),
     }
 }
 
 fn moving(snapshot: &Snapshot, id: DeployId) -> bool {
     let under_way = snapshot.app.pipeline.deploy().is_some_and(|deploy| deploy.id == id);
-    under_way && snapshot.app.pipeline.group() == Some(Group::Pivot)
+    under_way && snapshot.app.pipeline.group() == Some(StageGroup::Pivot)
 }
 
 /// Answers once the front has proven the share.
@@ -210,9 +210,9 @@ async fn shared(mut following: Follower<'_>, app: Option<AppName>, what: Ask) ->
     let handle = handle_of(following.services, app.as_ref())?;
     approve(&following, &handle)?;
     let text = match ask(&following.client.peer, (&handle, what)).await? {
-        step::Answer::Said(text) => text,
+        step::AskReply::Said(text) => text,
         // 100 % is a promotion, not a share.
-        step::Answer::Promoting(id) => return following.promoted(&handle, id).await,
+        step::AskReply::Promoting(id) => return following.promoted(&handle, id).await,
         other => return Err(unexpected(&other)),
     };
     let is_told = |snapshot: &Snapshot| matches!(snapshot.app.pipeline.stage(), Some(Stage::Sharing(_)));
@@ -252,7 +252,7 @@ async fn promote(mut following: Follower<'_>, app: Option<AppName>) -> Result<An
     let handle = handle_of(following.services, app.as_ref())?;
     approve(&following, &handle)?;
     match ask(&following.client.peer, (&handle, Ask::Promote)).await? {
-        step::Answer::Promoting(id) => following.promoted(&handle, id).await,
+        step::AskReply::Promoting(id) => following.promoted(&handle, id).await,
         other => Err(unexpected(&other)),
     }
 }
@@ -292,7 +292,7 @@ async fn down_unconfigured(mut following: Follower<'_>, name: &AppName) -> Resul
 
 async fn taken_down(following: &mut Follower<'_>, handle: &AppHandle) -> Result<Answer, Refusal> {
     match ask(&following.client.peer, (handle, Ask::Down)).await? {
-        step::Answer::TakingDown => {
+        step::AskReply::TakingDown => {
             following.until(handle, |snapshot| !snapshot.app.down_wanted).await;
             if matches!(handle.snapshot().app.serving, Serving::Live(_)) {
                 let message = "the app could not be taken out of service; it serves on".to_owned();
@@ -300,7 +300,7 @@ async fn taken_down(following: &mut Follower<'_>, handle: &AppHandle) -> Result<
             }
             Ok(Answer::Said("the app is out of service; `bgd up` brings it back".to_owned()))
         }
-        step::Answer::Said(text) => Ok(Answer::Said(text)),
+        step::AskReply::Said(text) => Ok(Answer::Said(text)),
         other => Err(unexpected(&other)),
     }
 }
@@ -432,6 +432,6 @@ async fn record(services: &Services, id: DeployId) -> Result<DeployRecord, Refus
         .ok_or_else(|| refusal(Exit::Failed, format!("deploy {id} is not in the record"), Some("bgd status")))
 }
 
-fn unexpected(answer: &step::Answer) -> Refusal {
+fn unexpected(answer: &step::AskReply) -> Refusal {
     refusal(Exit::Failed, format!("the machine answered something else: {answer:?}"), Some("bgd status"))
 }

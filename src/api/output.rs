@@ -27,13 +27,13 @@ use crate::{
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
+pub struct LogOutput {
     path: PathBuf,
     /// The number that prefixes each line; `None` when there is only one log.
     instance: Option<u16>,
 }
 
-impl Log {
+impl LogOutput {
     /// A log whose lines get no prefix, because there is no other.
     pub fn single(path: PathBuf) -> Self {
         Self { path, instance: None }
@@ -57,7 +57,7 @@ pub fn of_color(
     logs: &Path,
     (color, number): (Color, u16),
     wanted: Option<u16>,
-) -> Result<Vec<Log>, Refusal> {
+) -> Result<Vec<LogOutput>, Refusal> {
     of_instances((color.as_str(), number), wanted, |index| {
         logs.join(format!("{}.log", Slot { color, index }))
     })
@@ -67,15 +67,15 @@ fn of_instances(
     (of, number): (&str, u16),
     wanted: Option<u16>,
     path: impl Fn(u16) -> PathBuf,
-) -> Result<Vec<Log>, Refusal> {
+) -> Result<Vec<LogOutput>, Refusal> {
     match wanted {
-        Some(one) if (1..=number).contains(&one) => Ok(vec![Log::single(path(one - 1))]),
+        Some(one) if (1..=number).contains(&one) => Ok(vec![LogOutput::single(path(one - 1))]),
         Some(one) => {
             let message = format!("there is no instance {one}: {of} has {number}");
             Err(refusal(Exit::Usage, message, Some("bgd status")))
         }
-        None if number == 1 => Ok(vec![Log::single(path(0))]),
-        None => Ok((0..number).map(|at| Log { path: path(at), instance: Some(at + 1) }).collect()),
+        None if number == 1 => Ok(vec![LogOutput::single(path(0))]),
+        None => Ok((0..number).map(|at| LogOutput { path: path(at), instance: Some(at + 1) }).collect()),
     }
 }
 
@@ -87,21 +87,21 @@ pub fn of_worker(
     logs: &Path,
     (name, number): (&WorkerName, u16),
     wanted: Option<u16>,
-) -> Result<Vec<Log>, Refusal> {
+) -> Result<Vec<LogOutput>, Refusal> {
     let path = |index| logs.join(format!("worker-{}.log", WorkerSlot { name: name.clone(), index }));
     of_instances((&format!("worker {name}"), number), wanted, path)
 }
 
 /// The log of a schedule's runs.
-pub fn of_cron(logs: &Path, name: &CronName) -> Log {
-    Log::single(logs.join(format!("{}.log", Role::Cron(name.clone()))))
+pub fn of_cron(logs: &Path, name: &CronName) -> LogOutput {
+    LogOutput::single(logs.join(format!("{}.log", Role::Cron(name.clone()))))
 }
 
 /// The last `lines` lines of each log; a missing file counts as empty.
 ///
 /// # Errors
 /// Which log could not be read, and why.
-pub fn last(logs: &[Log], lines: usize) -> Result<Vec<String>, (PathBuf, io::Error)> {
+pub fn last(logs: &[LogOutput], lines: usize) -> Result<Vec<String>, (PathBuf, io::Error)> {
     let mut found = Vec::new();
     for log in logs {
         match tail(&log.path, lines) {
@@ -115,20 +115,20 @@ pub fn last(logs: &[Log], lines: usize) -> Result<Vec<String>, (PathBuf, io::Err
 
 /// Follows some logs: their last lines first, then everything that is written.
 #[derive(Debug)]
-pub struct LogStream(Vec<(Log, Follow)>);
+pub struct LogStream(Vec<(LogOutput, Follow)>);
 
 impl LogStream {
     /// Begins with the last `lines` lines of each.
     ///
     /// # Errors
     /// When one can't be read.
-    pub fn new(logs: &[Log], lines: usize) -> io::Result<Self> {
+    pub fn new(logs: &[LogOutput], lines: usize) -> io::Result<Self> {
         let each = logs.iter().map(|log| Ok((log.clone(), Follow::new(&log.path, lines)?)));
         each.collect::<io::Result<_>>().map(Self)
     }
 
     /// Whether these are the logs that are followed.
-    pub fn is_of(&self, logs: &[Log]) -> bool {
+    pub fn is_of(&self, logs: &[LogOutput]) -> bool {
         self.0.iter().map(|(log, _)| log).eq(logs)
     }
 

@@ -6,7 +6,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
     connection::Connection,
-    output::{self, Log, LogStream},
+    output::{self, LogOutput, LogStream},
     refusal::{closing, refusal},
     report,
     services::{Services, handle_of},
@@ -107,7 +107,7 @@ pub fn exec_plan(
             Some(hint),
         ));
     };
-    let context = command::Context {
+    let context = command::ReleaseContext {
         places,
         values: Values {
             address: settings.address_at(live.color, 0),
@@ -143,7 +143,7 @@ pub fn worker_logs(
     settings: &AppSettings,
     logs: &Path,
     (name, instance): (&WorkerName, Option<u16>),
-) -> Result<Vec<Log>, Refusal> {
+) -> Result<Vec<LogOutput>, Refusal> {
     let number = match worker_of(settings, name) {
         Ok(worker) => worker.plan.instances,
         Err(_) if logs.join(format!("worker-{name}.log")).exists() => 1,
@@ -255,13 +255,13 @@ async fn logs_of_task(
     services: &Services,
     handle: &AppHandle,
     (name, deploy): (&str, Option<DeployId>),
-) -> Result<Vec<Log>, Refusal> {
+) -> Result<Vec<LogOutput>, Refusal> {
     let (app, wanted) = (handle.settings().name.clone(), name.to_owned());
     let found = read(services, move |store| store.newest_run(&app, (&wanted, deploy))).await?;
     report::task_log(handle.interpreter().places(), (name, deploy), found).map(|log| vec![log])
 }
 
-fn logs_of(handle: &AppHandle, wanted: &LogsWanted) -> Result<Vec<Log>, Refusal> {
+fn logs_of(handle: &AppHandle, wanted: &LogsWanted) -> Result<Vec<LogOutput>, Refusal> {
     let logs = handle.interpreter().places().logs();
     let snapshot = handle.snapshot();
     let color = match &wanted.source {
@@ -273,7 +273,7 @@ fn logs_of(handle: &AppHandle, wanted: &LogsWanted) -> Result<Vec<Log>, Refusal>
             Some(live) => live.color,
             None => snapshot.app.idle_color(),
         },
-        LogSource::Build => return report::newest_build(&logs).map(|path| vec![Log::single(path)]),
+        LogSource::Build => return report::newest_build(&logs).map(|path| vec![LogOutput::single(path)]),
         LogSource::Cron(name) => {
             known_cron(handle, name)?;
             return Ok(vec![output::of_cron(&logs, name)]);

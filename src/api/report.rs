@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     api::{
-        output::Log,
+        output::LogOutput,
         refusal::refusal,
         why,
         wire::{
@@ -21,10 +21,10 @@ use crate::{
     command::Places,
     config::settings::Task,
     engine::{CronSeen, Snapshot, Unconfigured},
-    instance::Seen,
+    instance::InstanceStatus,
     rules::{
         address::Address,
-        app::{Backup, Group, Hold, Idle, Instance, Live, Pipeline, Serving, Stage, Until},
+        app::{Backup, Hold, Idle, Instance, Live, Pipeline, Serving, Stage, StageGroup, Until},
         backoff,
         barrier::{Barrier, OnFailure},
         canary::{Place, Share},
@@ -242,8 +242,10 @@ fn state(snapshot: &Snapshot) -> AppState {
         return AppState::Degraded;
     }
     match app.pipeline.group() {
-        Some(Group::Live) => AppState::Watching,
-        Some(Group::BeforePivot | Group::Sharing | Group::Pivot | Group::Ending) => AppState::Deploying,
+        Some(StageGroup::Live) => AppState::Watching,
+        Some(StageGroup::BeforePivot | StageGroup::Sharing | StageGroup::Pivot | StageGroup::Ending) => {
+            AppState::Deploying
+        }
         None if app.pipeline != Pipeline::Resting => AppState::Deploying,
         None if app.hold.is_some() => AppState::Held,
         None => AppState::Live,
@@ -290,7 +292,11 @@ fn first_address(snapshot: &Snapshot, color: Color) -> Option<Address> {
 }
 
 /// The reports of a color's instances; one that is not `shown` has neither process nor health.
-fn instances(snapshot: &Snapshot, color: Color, shown: impl Fn(&Seen) -> bool) -> Vec<InstanceReport> {
+fn instances(
+    snapshot: &Snapshot,
+    color: Color,
+    shown: impl Fn(&InstanceStatus) -> bool,
+) -> Vec<InstanceReport> {
     let one = |index| {
         let seen = snapshot.instances.get(&Slot { color, index }).filter(|seen| shown(seen));
         let address = snapshot.settings.address_at(color, index);
@@ -323,7 +329,7 @@ fn idle(snapshot: &Snapshot) -> IdleReport {
     let color = app.idle_color();
     let (release, state) = match &app.idle {
         Idle::Vacant => (None, IdleState::Stopped),
-        Idle::Taken if app.pipeline.group() == Some(Group::Sharing) => {
+        Idle::Taken if app.pipeline.group() == Some(StageGroup::Sharing) => {
             (app.pipeline.release(), IdleState::Warm)
         }
         Idle::Taken => (app.pipeline.release(), IdleState::Starting),
@@ -379,7 +385,7 @@ fn millis(length: Duration) -> u64 {
 }
 
 fn canary(snapshot: &Snapshot) -> Option<CanaryReport> {
-    let sharing = snapshot.app.pipeline.group() == Some(Group::Sharing);
+    let sharing = snapshot.app.pipeline.group() == Some(StageGroup::Sharing);
     let canary = snapshot.app.canary.as_ref().filter(|_| sharing)?;
     let Place { step, share, by_hand } = canary.in_force();
     let next = match canary.refused {
@@ -459,10 +465,10 @@ pub fn task_log(
     places: &Places,
     (name, deploy): (&str, Option<DeployId>),
     found: Option<RunOf>,
-) -> Result<Log, Refusal> {
+) -> Result<LogOutput, Refusal> {
     match found {
-        Some(RunOf { release, hook: false }) => Ok(Log::single(places.task_log(name, &release))),
-        Some(RunOf { release, hook: true }) => Ok(Log::single(places.hook_log(name, &release))),
+        Some(RunOf { release, hook: false }) => Ok(LogOutput::single(places.task_log(name, &release))),
+        Some(RunOf { release, hook: true }) => Ok(LogOutput::single(places.hook_log(name, &release))),
         None => {
             let of = deploy.map(|id| format!(" in deploy #{id}")).unwrap_or_default();
             let message = format!("no task or hook of the name {name:?} has run{of}");

@@ -24,7 +24,7 @@ use super::{
     refusal::{closing, refusal},
     scheduled,
     services::{Services, handle_of},
-    visitors::{Rank, Seat, Spare, Visitors},
+    visitors::{Rank, Seat, SpareFiles, Visitors},
     wire::{Answer, EventRecord, Exit, Refusal, Reply, Request},
 };
 use crate::{
@@ -106,7 +106,7 @@ impl ControlSocket {
 /// Serves until dropped.
 pub async fn serve(mut socket: ControlSocket, services: Arc<Services>) {
     let mut look = tokio::time::interval(LOOK);
-    let (visitors, mut spare) = (Visitors::new(), Spare::default());
+    let (visitors, mut spare) = (Visitors::new(), SpareFiles::default());
     loop {
         // Both arms are cancel-safe: an accept takes nothing when dropped, an interval keeps its time.
         let accepted = tokio::select! {

@@ -22,18 +22,18 @@ const SPARE: usize = 8;
 #[derive(Debug)]
 pub(super) struct Visitors {
     most: usize,
-    present: Mutex<Present>,
+    present: Mutex<PresentVisitors>,
 }
 
 #[derive(Debug, Default)]
-struct Present {
+struct PresentVisitors {
     next: u64,
     /// Oldest first.
-    all: Vec<Visitor>,
+    all: Vec<ApiVisitor>,
 }
 
 #[derive(Debug)]
-struct Visitor {
+struct ApiVisitor {
     number: u64,
     uid: u32,
     /// Notified when it has to leave; `None` once its request was read.
@@ -75,17 +75,17 @@ impl Visitors {
         }
         let (number, leave) = (present.next, Arc::new(Notify::new()));
         present.next += 1;
-        present.all.push(Visitor { number, uid, silent: Some(leave.clone()) });
+        present.all.push(ApiVisitor { number, uid, silent: Some(leave.clone()) });
         Some(Seat { visitors: self.clone(), number, leave })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Present> {
+    fn lock(&self) -> MutexGuard<'_, PresentVisitors> {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Present {
-    fn dismiss(&mut self, meant: impl Fn(&Visitor) -> bool) -> Option<()> {
+impl PresentVisitors {
+    fn dismiss(&mut self, meant: impl Fn(&ApiVisitor) -> bool) -> Option<()> {
         let at = self.all.iter().position(|one| one.silent.is_some() && meant(one))?;
         if let Some(leave) = self.all.remove(at).silent {
             leave.notify_one();
@@ -117,9 +117,9 @@ impl Drop for Seat {
 
 /// Descriptors held in reserve, to be closed when connections need them.
 #[derive(Debug, Default)]
-pub(super) struct Spare(Vec<File>);
+pub(super) struct SpareFiles(Vec<File>);
 
-impl Spare {
+impl SpareFiles {
     /// Opens up to `SPARE` descriptors, or as many as the process still may.
     pub fn refill(&mut self) {
         while self.0.len() < SPARE {
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn n1_spare_descriptors_are_given_up_one_by_one_and_come_back() {
-        let mut spare = Spare::default();
+        let mut spare = SpareFiles::default();
         spare.refill();
         assert_eq!((0..=SPARE).filter(|_| spare.give_up()).count(), SPARE);
         spare.refill();

@@ -39,12 +39,12 @@ pub struct Cli {
     pub config: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum CliCommand {
     /// Watch it work on this machine: pushes under load, a broken push, a way back
     ///
     /// Needs nothing but git repositories of its own making: a sample app, a bare remote and a daemon live in

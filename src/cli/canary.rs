@@ -3,14 +3,14 @@
 use crate::{
     api::wire::{Exit, Request},
     cli::{
-        Context,
+        CliContext,
         args::{AppArg, CanaryCommand, PromoteArgs},
-        problem::Problem,
+        problem::CliProblem,
         sentence,
     },
 };
 
-pub(super) async fn run(context: &Context, args: CanaryCommand) -> Result<Exit, Problem> {
+pub(super) async fn run(context: &CliContext, args: CanaryCommand) -> Result<Exit, CliProblem> {
     let request = match args {
         CanaryCommand::Set { share, app } => Request::SetShare { app, share },
         CanaryCommand::Resume(AppArg { app }) => Request::ResumeSteps { app },
@@ -19,9 +19,9 @@ pub(super) async fn run(context: &Context, args: CanaryCommand) -> Result<Exit, 
 }
 
 pub(super) async fn promote(
-    context: &Context,
+    context: &CliContext,
     PromoteArgs { app, step }: PromoteArgs,
-) -> Result<Exit, Problem> {
+) -> Result<Exit, CliProblem> {
     let request = if step { Request::NextStep { app } } else { Request::Promote { app } };
     sentence::followed(context, request).await
 }

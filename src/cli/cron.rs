@@ -6,13 +6,13 @@ use crate::{
         wire::{Answer, CronReport, Exit, LogSource, Progress, Request, Status},
     },
     cli::{
-        Context,
+        CliContext,
         args::{CronArgs, CronCommand, CronListArgs},
         installation::Installation,
         offline,
-        problem::Problem,
+        problem::CliProblem,
         table,
-        terminal::{self, Look, one_line},
+        terminal::{self, StreamStyle, one_line},
         wording,
     },
     rules::{
@@ -29,7 +29,7 @@ const SEARCHED: u32 = 200;
 /// The line that separates two runs in a log.
 const BEGINS: &str = "bgd: here begins release ";
 
-pub(super) async fn run(context: &Context, args: CronArgs) -> Result<Exit, Problem> {
+pub(super) async fn run(context: &CliContext, args: CronArgs) -> Result<Exit, CliProblem> {
     match args.command {
         None => list(context, args.list).await,
         Some(CronCommand::List(args)) => list(context, args).await,
@@ -37,13 +37,13 @@ pub(super) async fn run(context: &Context, args: CronArgs) -> Result<Exit, Probl
     }
 }
 
-async fn list(context: &Context, args: CronListArgs) -> Result<Exit, Problem> {
+async fn list(context: &CliContext, args: CronListArgs) -> Result<Exit, CliProblem> {
     let installation = context.installation()?;
     let app = installation.app(args.app.as_ref())?;
     let (status, daemon) = match installation.client().ask(&Request::Status { app: Some(app.clone()) }).await
     {
         Ok(Answer::Status(status)) => (status, true),
-        Ok(_) => return Err(Problem::unexpected()),
+        Ok(_) => return Err(CliProblem::unexpected()),
         Err(error) if error.without_daemon() => {
             let status = offline::status(installation.settings_or(&error)?).await?;
             context.say_record(&error);
@@ -75,10 +75,10 @@ fn has_failed(cron: &CronReport) -> bool {
 
 /// Shows the last lines of a run that failed, to those who may read them.
 async fn show_tail(
-    context: &Context,
+    context: &CliContext,
     installation: &Installation,
     (app, cron): (&AppName, &CronReport),
-) -> Result<(), Problem> {
+) -> Result<(), CliProblem> {
     let source = LogSource::Cron(cron.name.clone());
     let request =
         Request::Logs { app: Some(app.clone()), lines: SEARCHED, follow: false, source, instance: None };
@@ -100,7 +100,7 @@ async fn show_tail(
     Ok(())
 }
 
-fn render(crons: &[CronReport], now: Time, look: Look) -> String {
+fn render(crons: &[CronReport], now: Time, look: StreamStyle) -> String {
     let row = |cron: &CronReport| {
         vec![
             cron.name.to_string(),
@@ -114,14 +114,14 @@ fn render(crons: &[CronReport], now: Time, look: Look) -> String {
 }
 
 /// Scripts get a timestamp, people a wait.
-fn coming(at: Stamp, now: Time, look: Look) -> String {
+fn coming(at: Stamp, now: Time, look: StreamStyle) -> String {
     match look.width {
         Some(_) => format!("in {}", wording::whole(at.0.since(now))),
         None => at.to_string(),
     }
 }
 
-fn past(at: Stamp, now: Time, look: Look) -> String {
+fn past(at: Stamp, now: Time, look: StreamStyle) -> String {
     match look.width {
         Some(_) => wording::ago(at, now),
         None => at.to_string(),
@@ -147,7 +147,7 @@ fn outcome(cron: &CronReport, now: Time) -> String {
     }
 }
 
-async fn run_now(context: &Context, name: CronName, app: Option<AppName>) -> Result<Exit, Problem> {
+async fn run_now(context: &CliContext, name: CronName, app: Option<AppName>) -> Result<Exit, CliProblem> {
     let installation = context.installation()?;
     let mut call = installation.open(&Request::RunCron { app, name: name.clone() }).await?;
     loop {
@@ -163,13 +163,13 @@ async fn run_now(context: &Context, name: CronName, app: Option<AppName>) -> Res
                 terminal::chatter(&one_line(&text));
                 return Ok(Exit::Done);
             }
-            Part::Done(_) => return Err(Problem::unexpected()),
+            Part::Done(_) => return Err(CliProblem::unexpected()),
         }
     }
 }
 
-fn left(name: &CronName) -> Problem {
-    Problem::refused(
+fn left(name: &CronName) -> CliProblem {
+    CliProblem::refused(
         Exit::TimedOut,
         format!("left; {name} runs on without you"),
         format!("`bgd logs --cron {name} -f` shows it, `bgd cron` how it ends"),

@@ -6,17 +6,17 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     api::wire::Exit,
-    cli::{Context, problem::Problem, terminal},
+    cli::{CliContext, problem::CliProblem, terminal},
     config,
     daemon::{self, DaemonError},
     os::errors::chain,
 };
 
 /// Runs the command; returns when the daemon has ended.
-pub fn run(context: &Context) -> Result<Exit, Problem> {
+pub fn run(context: &CliContext) -> Result<Exit, CliProblem> {
     let file = config::find(context.config.as_deref())
-        .map_err(|error| Problem::usage(error.to_string(), error.hint()))?;
-    let loaded = config::load(&file).map_err(Problem::Config)?;
+        .map_err(|error| CliProblem::usage(error.to_string(), error.hint()))?;
+    let loaded = config::load(&file).map_err(CliProblem::Config)?;
     for warning in &loaded.warnings {
         terminal::chatter(&warning.to_string());
     }
@@ -24,9 +24,9 @@ pub fn run(context: &Context) -> Result<Exit, Problem> {
     match daemon::run(&file, loaded.settings) {
         Ok(()) => Ok(Exit::Done),
         Err(error @ DaemonError::Running { .. }) => {
-            Err(Problem::refused(Exit::Held, chain(&error), "bgd status; or stop that daemon first"))
+            Err(CliProblem::refused(Exit::Held, chain(&error), "bgd status; or stop that daemon first"))
         }
-        Err(error) => Err(Problem::refused(Exit::Failed, chain(&error), "bgd doctor")),
+        Err(error) => Err(CliProblem::refused(Exit::Failed, chain(&error), "bgd doctor")),
     }
 }
 

@@ -7,12 +7,12 @@ use crate::{
         wire::{Answer, DeployRecord, Exit, Request, Status},
     },
     cli::{
-        Context,
+        CliContext,
         args::{AppArg, DeployArgs},
         installation::Installation,
-        problem::Problem,
+        problem::CliProblem,
         progress,
-        terminal::{self, Look, Tone, one_line},
+        terminal::{self, StreamStyle, Tone, one_line},
         wording,
     },
     rules::words::Outcome,
@@ -21,13 +21,13 @@ use crate::{
 /// How many lines of the app's own output a failure shows; `bgd show` has all that was kept.
 const TAIL: usize = 20;
 
-pub async fn run(context: &Context, args: DeployArgs) -> Result<Exit, Problem> {
+pub async fn run(context: &CliContext, args: DeployArgs) -> Result<Exit, CliProblem> {
     let installation = context.installation()?;
     let DeployArgs { app, rev, detach, force } = args;
     if detach {
         let Answer::Deploy(deploy) = installation.ask(&Request::DeployDetached { app, rev, force }).await?
         else {
-            return Err(Problem::unexpected());
+            return Err(CliProblem::unexpected());
         };
         terminal::chatter(&format!(
             "deploy of {} begun; `bgd show {}` tells how it goes",
@@ -39,11 +39,15 @@ pub async fn run(context: &Context, args: DeployArgs) -> Result<Exit, Problem> {
     watched(context, &installation, Request::Deploy { app, rev, force }).await
 }
 
-pub async fn up(context: &Context, args: AppArg) -> Result<Exit, Problem> {
+pub async fn up(context: &CliContext, args: AppArg) -> Result<Exit, CliProblem> {
     watched(context, &context.installation()?, Request::Up { app: args.app }).await
 }
 
-async fn watched(context: &Context, installation: &Installation, request: Request) -> Result<Exit, Problem> {
+async fn watched(
+    context: &CliContext,
+    installation: &Installation,
+    request: Request,
+) -> Result<Exit, CliProblem> {
     let mut call = installation.open(&request).await?;
     let answer = tokio::select! {
         // Not polled again after the other arm: both ends of the call are dropped with it.
@@ -57,19 +61,19 @@ async fn watched(context: &Context, installation: &Installation, request: Reques
             terminal::data(&text)?;
             Ok(Exit::Done)
         }
-        _ => Err(Problem::unexpected()),
+        _ => Err(CliProblem::unexpected()),
     }
 }
 
-fn left() -> Problem {
-    Problem::refused(
+fn left() -> CliProblem {
+    CliProblem::refused(
         Exit::TimedOut,
         "left; the deploy goes on without you",
         "`bgd status` shows it, `bgd flip` cancels it",
     )
 }
 
-async fn report(client: &Client, deploy: &DeployRecord, context: &Context) -> Result<Exit, Problem> {
+async fn report(client: &Client, deploy: &DeployRecord, context: &CliContext) -> Result<Exit, CliProblem> {
     let mut exit = exit_of(deploy);
     if exit == Exit::Done {
         terminal::data(&success(deploy, context.stdout))?;
@@ -105,7 +109,7 @@ pub fn exit_of(deploy: &DeployRecord) -> Exit {
 }
 
 /// `shop: a1b2c3d "Fix the cart total" is live on green after 4.2 s (fetch 41 ms, build 2.1 s)`.
-fn success(deploy: &DeployRecord, look: Look) -> String {
+fn success(deploy: &DeployRecord, look: StreamStyle) -> String {
     let subject = deploy.subject.as_deref().map(|subject| format!(" {:?}", one_line(subject)));
     let color = deploy.color.map(|color| format!(" on {color}")).unwrap_or_default();
     let took =
@@ -119,7 +123,7 @@ fn success(deploy: &DeployRecord, look: Look) -> String {
     format!("{}: {commit}{} {live}{color}{took}{steps}", deploy.app, subject.unwrap_or_default())
 }
 
-fn failure(deploy: &DeployRecord, tail: &[String], look: Look) -> String {
+fn failure(deploy: &DeployRecord, tail: &[String], look: StreamStyle) -> String {
     let mut text =
         format!("{} {}: {}", look.paint(Tone::Bad, "error:"), deploy.app, wording::failure(deploy));
     if !tail.is_empty() {
@@ -191,7 +195,7 @@ mod tests {
     #[test]
     fn success_is_one_line_with_the_steps() {
         assert_eq!(
-            success(&record(Some(Outcome::Live)), Look::PLAIN),
+            success(&record(Some(Outcome::Live)), StreamStyle::PLAIN),
             "shop: c3c3c3c \"Add a banner\" is live on green after 4.0 s (build 2.1 s)"
         );
     }
@@ -205,7 +209,7 @@ mod tests {
         };
         let tail = ["booting".to_owned(), "panic: no\x1b[2J database".to_owned()];
         assert_eq!(
-            failure(&failed, &tail, Look::PLAIN),
+            failure(&failed, &tail, StreamStyle::PLAIN),
             "error: shop: deploy #7 of c3c3c3c failed at its health check: GET /up answered 500\n\
              last output:\n  | booting\n  | panic: no database\n\
              hint: `bgd show 7` has the whole story"

@@ -2,15 +2,18 @@
 
 use crate::{
     api::wire::{Exit, Request},
-    cli::{Context, args::DownArgs, problem::Problem, sentence},
+    cli::{CliContext, args::DownArgs, problem::CliProblem, sentence},
 };
 
-pub(super) async fn run(context: &Context, args: DownArgs) -> Result<Exit, Problem> {
+pub(super) async fn run(context: &CliContext, args: DownArgs) -> Result<Exit, CliProblem> {
     if !args.yes {
         let name = args.app.as_ref().map(|app| format!(" {app}")).unwrap_or_default();
         let hint =
             format!("`bgd down{name} --yes` if that is meant; `bgd flip` goes back one release instead");
-        return Err(Problem::usage("this takes the app out of service: nothing would serve any more", hint));
+        return Err(CliProblem::usage(
+            "this takes the app out of service: nothing would serve any more",
+            hint,
+        ));
     }
     sentence::followed(context, Request::Down { app: args.app }).await
 }

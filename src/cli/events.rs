@@ -7,15 +7,15 @@ use crate::{
         wire::{EventRecord, Exit, Progress, Request},
     },
     cli::{
-        Context,
+        CliContext,
         args::EventsArgs,
         offline,
-        problem::Problem,
+        problem::CliProblem,
         terminal::{self, one_line},
     },
 };
 
-pub async fn run(context: &Context, args: EventsArgs) -> Result<Exit, Problem> {
+pub async fn run(context: &CliContext, args: EventsArgs) -> Result<Exit, CliProblem> {
     let installation = context.installation()?;
     let request = Request::Events { app: args.app.clone(), since: args.since, follow: args.follow };
     let mut call = match installation.client().begin(&request).await {

@@ -7,7 +7,7 @@ use nix::unistd::Uid;
 
 use crate::{
     api::wire::{Answer, ExecPlan, Exit, Request},
-    cli::{Context, args::ExecArgs, offline, problem::Problem, session, terminal},
+    cli::{CliContext, args::ExecArgs, offline, problem::CliProblem, session, terminal},
     os::privilege::{Account, Rights},
 };
 
@@ -17,18 +17,18 @@ const NOT_RUNNABLE: u8 = 126;
 
 /// A command that is ready to run.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct ReadyCommand {
     command: Command,
     rights: Rights,
 }
 
 /// Asks for the plan and prepares the command; [`run`] runs it after the async runtime has ended.
-pub async fn prepare(context: &Context, args: ExecArgs) -> Result<Prepared, Problem> {
+pub async fn prepare(context: &CliContext, args: ExecArgs) -> Result<ReadyCommand, CliProblem> {
     let installation = context.installation()?;
     let request = Request::Exec { app: args.app.clone(), worker: args.worker.clone() };
     let plan = match installation.client().ask(&request).await {
         Ok(Answer::Exec(plan)) => plan,
-        Ok(_) => return Err(Problem::unexpected()),
+        Ok(_) => return Err(CliProblem::unexpected()),
         Err(error) if error.without_daemon() => {
             let settings = installation.settings_or(&error)?;
             let plan = offline::exec(settings, &installation.app(args.app.as_ref())?, args.worker.as_ref())?;
@@ -39,7 +39,7 @@ pub async fn prepare(context: &Context, args: ExecArgs) -> Result<Prepared, Prob
     };
     let account = plan.user.as_deref().map(account).transpose()?;
     let rights = Rights { account, new_privileges: plan.new_privileges };
-    Ok(Prepared { command: command(&plan, args.command), rights })
+    Ok(ReadyCommand { command: command(&plan, args.command), rights })
 }
 
 fn command(plan: &ExecPlan, words: Vec<OsString>) -> Command {
@@ -55,7 +55,7 @@ fn command(plan: &ExecPlan, words: Vec<OsString>) -> Command {
 }
 
 /// Runs the command to its end; returns its exit code.
-pub fn run(Prepared { command, rights }: Prepared) -> u8 {
+pub fn run(ReadyCommand { command, rights }: ReadyCommand) -> u8 {
     let program = command.get_program().to_owned();
     session::run(command, rights).unwrap_or_else(|error| {
         terminal::chatter(&format!("error: can't run {}: {error}", program.display()));
@@ -64,8 +64,8 @@ pub fn run(Prepared { command, rights }: Prepared) -> u8 {
 }
 
 /// The account of the app's user; only root may change to another account.
-fn account(name: &str) -> Result<Account, Problem> {
-    let refused = |what: String, hint: &str| Problem::refused(Exit::NotPermitted, what, hint);
+fn account(name: &str) -> Result<Account, CliProblem> {
+    let refused = |what: String, hint: &str| CliProblem::refused(Exit::NotPermitted, what, hint);
     let account = match Account::find(name) {
         Ok(Some(account)) => account,
         Ok(None) => {
@@ -105,6 +105,6 @@ mod tests {
     fn a_command_that_is_not_there_is_127_as_in_a_shell() {
         let account = None;
         let rights = Rights { account, new_privileges: crate::os::privilege::NewPrivileges::Refused };
-        assert_eq!(run(Prepared { command: Command::new("/nonexistent/command"), rights }), 127);
+        assert_eq!(run(ReadyCommand { command: Command::new("/nonexistent/command"), rights }), 127);
     }
 }

@@ -10,12 +10,12 @@ use clap::CommandFactory as _;
 
 use crate::{
     api::wire::Exit,
-    cli::{Context, args::Cli, problem::Problem, terminal},
+    cli::{CliContext, args::Cli, problem::CliProblem, terminal},
     config,
 };
 
 /// Runs `bgd init`: an annotated `bgd.toml` in this directory, or where `--config` says, never over an existing one.
-pub fn init(context: &Context) -> Result<Exit, Problem> {
+pub fn init(context: &CliContext) -> Result<Exit, CliProblem> {
     let path = context.config.as_deref().unwrap_or(Path::new("bgd.toml"));
     init_at(path)?;
     let shown = path.display();
@@ -23,22 +23,22 @@ pub fn init(context: &Context) -> Result<Exit, Problem> {
     Ok(Exit::Done)
 }
 
-fn init_at(path: &Path) -> Result<(), Problem> {
+fn init_at(path: &Path) -> Result<(), CliProblem> {
     let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::AlreadyExists => Problem::usage(
+        io::ErrorKind::AlreadyExists => CliProblem::usage(
             format!("{} is there already and is not overwritten", path.display()),
             "`bgd check` validates it",
         ),
-        _ => Problem::Host { attempt: "write", path: path.to_owned(), source },
+        _ => CliProblem::Host { attempt: "write", path: path.to_owned(), source },
     };
     let mut file = fs::File::create_new(path).map_err(failed)?;
     file.write_all(config::init::TEXT.as_bytes()).map_err(failed)
 }
 
 /// Runs `bgd check`: everything wrong with the files at once.
-pub fn check(context: &Context) -> Result<Exit, Problem> {
+pub fn check(context: &CliContext) -> Result<Exit, CliProblem> {
     let file = config::find(context.config.as_deref())
-        .map_err(|error| Problem::usage(error.to_string(), error.hint()))?;
+        .map_err(|error| CliProblem::usage(error.to_string(), error.hint()))?;
     // The findings are the answer to the command, so they go to stdout, good or bad.
     match config::load(&file) {
         Ok(loaded) => {
@@ -66,7 +66,7 @@ fn noted(warnings: usize) -> String {
 }
 
 /// Runs `bgd completions`.
-pub fn completions(shell: clap_complete::Shell) -> Result<Exit, Problem> {
+pub fn completions(shell: clap_complete::Shell) -> Result<Exit, CliProblem> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "bgd", &mut text);
     io::stdout().write_all(&text)?;
@@ -74,12 +74,12 @@ pub fn completions(shell: clap_complete::Shell) -> Result<Exit, Problem> {
 }
 
 /// Runs `bgd man`: the page of `bgd` to stdout, or a page for each command into a directory.
-pub fn man(dir: Option<PathBuf>) -> Result<Exit, Problem> {
+pub fn man(dir: Option<PathBuf>) -> Result<Exit, CliProblem> {
     let command = Cli::command();
     match dir {
         Some(dir) => {
             let failed =
-                |source| Problem::Host { attempt: "write man pages into", path: dir.clone(), source };
+                |source| CliProblem::Host { attempt: "write man pages into", path: dir.clone(), source };
             fs::create_dir_all(&dir).map_err(failed)?;
             clap_mangen::generate_to(command, &dir).map_err(failed)?;
         }

@@ -12,14 +12,14 @@ use crate::{
         wire::{Answer, Exit, FlipReport, Request},
     },
     cli::{
-        Context,
+        CliContext,
         args::FlipArgs,
         installation::Installation,
-        offline::{self, Daemon},
-        problem::Problem,
+        offline::{self, DaemonTrouble},
+        problem::CliProblem,
         progress, terminal,
     },
-    os::vitals::{Cause, Delay, Patient, Verdict},
+    os::vitals::{Delay, HangCause, Patient, ProcessCondition},
     rules::event::Ask,
 };
 
@@ -28,10 +28,10 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// Limit of waiting for a daemon that lives but does not answer.
 const WAIT: Duration = Duration::from_secs(60);
 
-pub async fn run(context: &Context, args: FlipArgs) -> Result<Exit, Problem> {
+pub async fn run(context: &CliContext, args: FlipArgs) -> Result<Exit, CliProblem> {
     let installation = context.installation()?;
     let request = Request::Flip { app: args.app.clone(), force: args.force };
-    let mut wait = Wait::begin(&installation);
+    let mut wait = DaemonPatience::begin(&installation);
     let report = match begin(&installation.client(), &request, &mut wait).await {
         Ok(call) => watched(context, call, &mut wait).await?,
         Err(error) if error.without_daemon() => {
@@ -44,7 +44,7 @@ pub async fn run(context: &Context, args: FlipArgs) -> Result<Exit, Problem> {
 }
 
 /// Sends the request once, and waits while the daemon is slow to begin its answer.
-async fn begin(client: &Client, request: &Request, wait: &mut Wait<'_>) -> Result<Call, CallError> {
+async fn begin(client: &Client, request: &Request, wait: &mut DaemonPatience<'_>) -> Result<Call, CallError> {
     let mut call = loop {
         match client.open(request).await {
             Ok(call) => break call,
@@ -59,26 +59,30 @@ async fn begin(client: &Client, request: &Request, wait: &mut Wait<'_>) -> Resul
 
 /// Follows a flip that the daemon has begun. It is never repeated: a second flip would return to the release that is
 /// being left.
-async fn watched(context: &Context, mut call: Call, wait: &mut Wait<'_>) -> Result<FlipReport, Problem> {
+async fn watched(
+    context: &CliContext,
+    mut call: Call,
+    wait: &mut DaemonPatience<'_>,
+) -> Result<FlipReport, CliProblem> {
     loop {
         match progress::follow(&mut call, context.stderr).await {
             Ok(Answer::Flip(report)) => return Ok(report),
-            Ok(_) => return Err(Problem::unexpected()),
+            Ok(_) => return Err(CliProblem::unexpected()),
             Err(error) => wait.on(error).await?,
         }
     }
 }
 
 /// Judges a daemon that does not answer.
-struct Wait<'a> {
+struct DaemonPatience<'a> {
     installation: &'a Installation,
     begun: Instant,
     patient: Option<Patient>,
     said: Option<Delay>,
-    hangs: Option<Cause>,
+    hangs: Option<HangCause>,
 }
 
-impl<'a> Wait<'a> {
+impl<'a> DaemonPatience<'a> {
     /// Called before the first request, so that the first silence counts for the judgement.
     fn begin(installation: &'a Installation) -> Self {
         let patient = alive(installation);
@@ -103,22 +107,22 @@ impl<'a> Wait<'a> {
             return Ok(());
         }
         match patient.examine().await {
-            Verdict::Gone => {
+            ProcessCondition::Gone => {
                 self.patient = None;
                 // Another daemon may have taken its place.
                 if unreachable { Err(error) } else { Ok(()) }
             }
-            Verdict::Hangs(cause) => {
+            ProcessCondition::Hangs(cause) => {
                 self.hangs = Some(cause);
                 Err(self.hung())
             }
             // It is running, but has not made its socket again.
-            Verdict::Lives(Delay::Flooded) if unreachable => Err(self.hung()),
-            Verdict::Lives(delay) if self.begun.elapsed() < WAIT => {
+            ProcessCondition::Lives(Delay::Flooded) if unreachable => Err(self.hung()),
+            ProcessCondition::Lives(delay) if self.begun.elapsed() < WAIT => {
                 self.say(delay);
                 Ok(())
             }
-            Verdict::Lives(delay) => Err(CallError::Slow {
+            ProcessCondition::Lives(delay) => Err(CallError::Slow {
                 socket: self.installation.client().socket().to_owned(),
                 limit: WAIT,
                 why: delay.to_string(),
@@ -144,13 +148,13 @@ fn alive(installation: &Installation) -> Option<Patient> {
 async fn without_daemon(
     installation: &Installation,
     args: &FlipArgs,
-    (error, hangs): (CallError, Option<Cause>),
-) -> Result<FlipReport, Problem> {
+    (error, hangs): (CallError, Option<HangCause>),
+) -> Result<FlipReport, CliProblem> {
     let settings = installation.settings_or(&error)?;
     let app = installation.app(args.app.as_ref())?;
     let daemon = match error {
-        CallError::Hung { .. } => Daemon::Hung(hangs),
-        _ => Daemon::Absent,
+        CallError::Hung { .. } => DaemonTrouble::Hung(hangs),
+        _ => DaemonTrouble::Absent,
     };
     terminal::chatter(&format!("{error}; flipping {app} without it"));
     let ask = if args.force { Ask::ForceFlip } else { Ask::Flip };

@@ -5,12 +5,12 @@ use std::time::Duration;
 use crate::{
     api::wire::{Answer, DeployDetail, DeployRecord, Exit, MeterRecord, Request, TaskRecord},
     cli::{
-        Context,
+        CliContext,
         args::{HistoryArgs, ShowArgs},
         events, offline,
-        problem::Problem,
+        problem::CliProblem,
         table,
-        terminal::{self, Look, one_line},
+        terminal::{self, StreamStyle, one_line},
         wording,
     },
     rules::{
@@ -21,12 +21,12 @@ use crate::{
 };
 
 /// Runs `bgd history`.
-pub async fn run(context: &Context, args: HistoryArgs) -> Result<Exit, Problem> {
+pub async fn run(context: &CliContext, args: HistoryArgs) -> Result<Exit, CliProblem> {
     let installation = context.installation()?;
     let request = Request::History { app: args.app.clone(), limit: args.limit };
     let deploys = match installation.client().ask(&request).await {
         Ok(Answer::History(deploys)) => deploys,
-        Ok(_) => return Err(Problem::unexpected()),
+        Ok(_) => return Err(CliProblem::unexpected()),
         Err(error) if error.without_daemon() => {
             let found = offline::history(installation.settings_or(&error)?, args.app.as_ref(), args.limit)?;
             context.say_record(&error);
@@ -45,12 +45,12 @@ pub async fn run(context: &Context, args: HistoryArgs) -> Result<Exit, Problem> 
 }
 
 /// Runs `bgd show`.
-pub async fn show(context: &Context, args: ShowArgs) -> Result<Exit, Problem> {
+pub async fn show(context: &CliContext, args: ShowArgs) -> Result<Exit, CliProblem> {
     let installation = context.installation()?;
     let id = DeployId(args.id);
     let detail = match installation.client().ask(&Request::Show { id }).await {
         Ok(Answer::Show(detail)) => *detail,
-        Ok(_) => return Err(Problem::unexpected()),
+        Ok(_) => return Err(CliProblem::unexpected()),
         Err(error) if error.without_daemon() => {
             let found = offline::show(installation.settings_or(&error)?, id)?;
             context.say_record(&error);
@@ -66,7 +66,7 @@ pub async fn show(context: &Context, args: ShowArgs) -> Result<Exit, Problem> {
     Ok(Exit::Done)
 }
 
-fn list(deploys: &[DeployRecord], now: Time, look: Look) -> String {
+fn list(deploys: &[DeployRecord], now: Time, look: StreamStyle) -> String {
     let several = deploys.iter().any(|deploy| deploy.app != deploys[0].app);
     let mut header =
         vec!["ID", "APP", "BEGUN", "OUTCOME", "COMMIT", "COLOR", "TOOK", "LOST", "GAP", "BY", "SUBJECT"];
@@ -83,7 +83,7 @@ fn list(deploys: &[DeployRecord], now: Time, look: Look) -> String {
     table::render(&header, deploys.iter().map(row).collect(), look)
 }
 
-fn cells(deploy: &DeployRecord, now: Time, look: Look) -> Vec<String> {
+fn cells(deploy: &DeployRecord, now: Time, look: StreamStyle) -> Vec<String> {
     // Scripts get a timestamp, people an age.
     let begun = match look.width {
         Some(_) => wording::ago(deploy.started_at, now),
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn history_is_a_plain_table_in_a_pipe() {
         assert_eq!(
-            list(&[failed(8), record(7, "shop")], fixture::NOW, Look::PLAIN),
+            list(&[failed(8), record(7, "shop")], fixture::NOW, StreamStyle::PLAIN),
             "\
 ID  BEGUN                     OUTCOME  COMMIT   COLOR  TOOK   LOST  GAP     BY             SUBJECT
 8   2026-11-21T07:50:52.034Z  failed   c3c3c3c  green  4.0 s  -     -       poller (push)  Add a banner: GET /up answered 500
@@ -257,7 +257,7 @@ ID  BEGUN                     OUTCOME  COMMIT   COLOR  TOOK   LOST  GAP     BY  
 
     #[test]
     fn history_names_the_app_when_there_are_several() {
-        let text = list(&[record(8, "blog"), record(7, "shop")], fixture::NOW, Look::PLAIN);
+        let text = list(&[record(8, "blog"), record(7, "shop")], fixture::NOW, StreamStyle::PLAIN);
         assert!(text.starts_with("ID  APP   BEGUN"), "{text}");
     }
 

@@ -3,17 +3,17 @@
 use crate::{
     api::wire::{Exit, Request},
     cli::{
-        Context,
+        CliContext,
         args::{AppArg, HoldArgs},
-        problem::Problem,
+        problem::CliProblem,
         sentence,
     },
 };
 
-pub(super) async fn run(context: &Context, args: HoldArgs) -> Result<Exit, Problem> {
+pub(super) async fn run(context: &CliContext, args: HoldArgs) -> Result<Exit, CliProblem> {
     sentence::asked(context, Request::Hold { app: args.app, reason: args.message }).await
 }
 
-pub(super) async fn resume(context: &Context, args: AppArg) -> Result<Exit, Problem> {
+pub(super) async fn resume(context: &CliContext, args: AppArg) -> Result<Exit, CliProblem> {
     sentence::asked(context, Request::Resume { app: args.app }).await
 }

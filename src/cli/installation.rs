@@ -9,7 +9,7 @@ use crate::{
         client::{Call, CallError, Client},
         wire::{Answer, Exit, Request},
     },
-    cli::{problem::Problem, terminal},
+    cli::{problem::CliProblem, terminal},
     config::{
         self, Problems,
         settings::{DaemonSettings, Settings},
@@ -29,7 +29,7 @@ const SYSTEM_CONFIG: &str = "/etc/bgd";
 /// One bgd on this host.
 #[derive(Debug)]
 pub struct Installation {
-    settings: Result<Settings, Unusable>,
+    settings: Result<Settings, NoSettings>,
     /// The configuration last in force, when the files are refused now.
     last_good: Option<Settings>,
     socket: PathBuf,
@@ -37,27 +37,27 @@ pub struct Installation {
 
 /// Why there are no settings.
 #[derive(Debug, Clone)]
-enum Unusable {
+enum NoSettings {
     Missing { message: String, hint: String },
     Bad(Problems),
 }
 
-impl From<Unusable> for Problem {
-    fn from(why: Unusable) -> Self {
+impl From<NoSettings> for CliProblem {
+    fn from(why: NoSettings) -> Self {
         match why {
-            Unusable::Missing { message, hint } => Self::usage(message, hint),
-            Unusable::Bad(problems) => Self::Config(problems),
+            NoSettings::Missing { message, hint } => Self::usage(message, hint),
+            NoSettings::Bad(problems) => Self::Config(problems),
         }
     }
 }
 
 impl Installation {
     /// Finds the installation. An error only when there is neither a configuration nor a daemon.
-    pub fn find(explicit: Option<&Path>) -> Result<Self, Problem> {
+    pub fn find(explicit: Option<&Path>) -> Result<Self, CliProblem> {
         let file = match config::find(explicit) {
             Ok(file) => file,
             Err(error) => {
-                let why = Unusable::Missing { message: error.to_string(), hint: error.hint().to_owned() };
+                let why = NoSettings::Missing { message: error.to_string(), hint: error.hint().to_owned() };
                 let asked_for = matches!(error, config::FindError::Missing { .. });
                 let socket = usual_sockets().into_iter().find(|socket| socket.exists() && !asked_for);
                 return match socket {
@@ -76,7 +76,7 @@ impl Installation {
         }
     }
 
-    fn of_refused(file: &Path, problems: Problems) -> Result<Self, Problem> {
+    fn of_refused(file: &Path, problems: Problems) -> Result<Self, CliProblem> {
         let places = config::directories(file);
         let last_good = places.iter().find_map(|daemon| last_good(file, &daemon.state_dir));
         let in_force = last_good.iter().map(|settings| &settings.daemon).next();
@@ -85,8 +85,8 @@ impl Installation {
         let written = places.split_last().and_then(|(_, written)| written.first()).map(of);
         let existing = || places.iter().map(of).chain(usual_sockets()).find(|socket| socket.exists());
         match in_force.map(of).or_else(existing).or(written) {
-            Some(socket) => Ok(Self { settings: Err(Unusable::Bad(problems)), last_good, socket }),
-            None => Err(Problem::Config(problems)),
+            Some(socket) => Ok(Self { settings: Err(NoSettings::Bad(problems)), last_good, socket }),
+            None => Err(CliProblem::Config(problems)),
         }
     }
 
@@ -96,12 +96,12 @@ impl Installation {
     }
 
     /// The settings of the files, for work without the daemon.
-    pub fn settings(&self) -> Result<&Settings, Problem> {
+    pub fn settings(&self) -> Result<&Settings, CliProblem> {
         self.settings.as_ref().map_err(|why| why.clone().into())
     }
 
     /// The settings for work without the daemon: those of the files or, where these are refused, the last good ones.
-    pub fn usable(&self) -> Result<&Settings, Problem> {
+    pub fn usable(&self) -> Result<&Settings, CliProblem> {
         self.settings().or_else(|why| self.last_good.as_ref().ok_or(why))
     }
 
@@ -112,8 +112,8 @@ impl Installation {
 
     /// The settings, when the daemon did not answer; says so when they are not those of the files. Without any, the
     /// missing answer is reported first, and the refused configuration as the reason why nothing better can be done.
-    pub fn settings_or(&self, error: &CallError) -> Result<&Settings, Problem> {
-        if let (Err(Unusable::Bad(problems)), true) = (&self.settings, self.is_refused()) {
+    pub fn settings_or(&self, error: &CallError) -> Result<&Settings, CliProblem> {
+        if let (Err(NoSettings::Bad(problems)), true) = (&self.settings, self.is_refused()) {
             terminal::chatter(&format!(
                 "the configuration is refused ({}); the last good one is used: `bgd check`",
                 problems.brief()
@@ -124,35 +124,35 @@ impl Installation {
 
     /// Sends a request that only the daemon can serve. If it can't be reached and the files are refused, says that
     /// too: it may be why no daemon runs.
-    pub async fn ask(&self, request: &Request) -> Result<Answer, Problem> {
+    pub async fn ask(&self, request: &Request) -> Result<Answer, CliProblem> {
         self.client().ask(request).await.map_err(|error| self.explained(error))
     }
 
     /// Sends a request that may take long; errors are explained as in [`Installation::ask`].
-    pub async fn open(&self, request: &Request) -> Result<Call, Problem> {
+    pub async fn open(&self, request: &Request) -> Result<Call, CliProblem> {
         self.client().open(request).await.map_err(|error| self.explained(error))
     }
 
-    fn explained(&self, error: CallError) -> Problem {
-        if let (Err(Unusable::Bad(problems)), true) = (&self.settings, error.without_daemon()) {
+    fn explained(&self, error: CallError) -> CliProblem {
+        if let (Err(NoSettings::Bad(problems)), true) = (&self.settings, error.without_daemon()) {
             terminal::chatter(&format!("the configuration is refused ({}): `bgd check`", problems.brief()));
         }
         error.into()
     }
 
     /// The app of a command: the one named, or the only one.
-    pub fn app(&self, named: Option<&AppName>) -> Result<AppName, Problem> {
+    pub fn app(&self, named: Option<&AppName>) -> Result<AppName, CliProblem> {
         let apps = &self.usable()?.apps;
         let names = || apps.keys().map(AppName::as_str).collect::<Vec<_>>().join(", ");
         match (named, apps.len()) {
             (Some(name), _) if apps.contains_key(name) => Ok(name.clone()),
-            (Some(name), _) => Err(Problem::refused(
+            (Some(name), _) => Err(CliProblem::refused(
                 Exit::Usage,
                 format!("no such app: {name}"),
                 format!("one of {}", names()),
             )),
             (None, 1) => Ok(apps.keys().next().cloned().expect("one app")),
-            (None, _) => Err(Problem::usage("which app?", format!("name one of {}", names()))),
+            (None, _) => Err(CliProblem::usage("which app?", format!("name one of {}", names()))),
         }
     }
 }

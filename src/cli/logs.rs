@@ -6,11 +6,11 @@ use crate::{
         client::Part,
         wire::{Exit, LogSource, Progress, Request},
     },
-    cli::{Context, args::LogsArgs, offline, problem::Problem, terminal},
+    cli::{CliContext, args::LogsArgs, offline, problem::CliProblem, terminal},
     rules::ids::DeployId,
 };
 
-pub async fn run(context: &Context, args: LogsArgs) -> Result<Exit, Problem> {
+pub async fn run(context: &CliContext, args: LogsArgs) -> Result<Exit, CliProblem> {
     let installation = context.installation()?;
     let LogsArgs { app, lines, follow, instance, color, build, worker, cron, task, deploy } = args;
     let other = match (color, build, worker, cron) {

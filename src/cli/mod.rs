@@ -35,10 +35,10 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Parser as _;
 
 use self::{
-    args::{Cli, Command},
+    args::{Cli, CliCommand},
     installation::Installation,
-    problem::Problem,
-    terminal::Look,
+    problem::CliProblem,
+    terminal::StreamStyle,
 };
 use crate::api::{
     client::CallError,
@@ -47,14 +47,14 @@ use crate::api::{
 
 /// The context of every command.
 #[derive(Debug)]
-pub struct Context {
+pub struct CliContext {
     config: Option<PathBuf>,
-    stdout: Look,
-    stderr: Look,
+    stdout: StreamStyle,
+    stderr: StreamStyle,
 }
 
-impl Context {
-    fn installation(&self) -> Result<Installation, Problem> {
+impl CliContext {
+    fn installation(&self) -> Result<Installation, CliProblem> {
         Installation::find(self.config.as_deref())
     }
 
@@ -75,7 +75,8 @@ fn record_note(error: &CallError) -> String {
 /// The command line, when the process does not run in one of the re-executed roles.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let context = Context { config: cli.config, stdout: Look::of_stdout(), stderr: Look::of_stderr() };
+    let context =
+        CliContext { config: cli.config, stdout: StreamStyle::of_stdout(), stderr: StreamStyle::of_stderr() };
     match run(&context, cli.command) {
         Ok(exit) => ExitCode::from(exit as u8),
         // `bgd events | head`: the reader has what it wanted.
@@ -87,15 +88,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(context: &Context, command: Command) -> Result<Exit, Problem> {
+fn run(context: &CliContext, command: CliCommand) -> Result<Exit, CliProblem> {
     match command {
-        Command::Demo => demo::run(context),
-        Command::Init => files::init(context),
-        Command::Check => files::check(context),
-        Command::Completions { shell } => files::completions(shell),
-        Command::Man { dir } => files::man(dir),
-        Command::Daemon => daemon::run(context),
-        Command::Exec(args) => {
+        CliCommand::Demo => demo::run(context),
+        CliCommand::Init => files::init(context),
+        CliCommand::Check => files::check(context),
+        CliCommand::Completions { shell } => files::completions(shell),
+        CliCommand::Man { dir } => files::man(dir),
+        CliCommand::Daemon => daemon::run(context),
+        CliCommand::Exec(args) => {
             let prepared = waiting(exec::prepare(context, args))??;
             // The command's own exit code, not one of the contract.
             std::process::exit(i32::from(exec::run(prepared)))
@@ -105,32 +106,32 @@ fn run(context: &Context, command: Command) -> Result<Exit, Problem> {
 }
 
 /// The commands that talk to the daemon.
-async fn talk(context: &Context, command: Command) -> Result<Exit, Problem> {
+async fn talk(context: &CliContext, command: CliCommand) -> Result<Exit, CliProblem> {
     match command {
-        Command::Status(args) => status::run(context, args).await,
-        Command::Deploy(args) => deploy::run(context, args).await,
-        Command::Up(args) => deploy::up(context, args).await,
-        Command::Flip(args) => flip::run(context, args).await,
-        Command::Hold(args) => hold::run(context, args).await,
-        Command::Resume(args) => hold::resume(context, args).await,
-        Command::Canary { command } => canary::run(context, command).await,
-        Command::Promote(args) => canary::promote(context, args).await,
-        Command::Down(args) => down::run(context, args).await,
-        Command::Reload => sentence::asked(context, Request::Reload).await,
-        Command::Cron(args) => cron::run(context, args).await,
-        Command::Why(args) => why::run(context, args).await,
-        Command::History(args) => history::run(context, args).await,
-        Command::Show(args) => history::show(context, args).await,
-        Command::Logs(args) => logs::run(context, args).await,
-        Command::Events(args) => events::run(context, args).await,
-        Command::Wait(args) => wait::run(context, args).await,
-        Command::Doctor(args) => doctor::run(context, args).await,
+        CliCommand::Status(args) => status::run(context, args).await,
+        CliCommand::Deploy(args) => deploy::run(context, args).await,
+        CliCommand::Up(args) => deploy::up(context, args).await,
+        CliCommand::Flip(args) => flip::run(context, args).await,
+        CliCommand::Hold(args) => hold::run(context, args).await,
+        CliCommand::Resume(args) => hold::resume(context, args).await,
+        CliCommand::Canary { command } => canary::run(context, command).await,
+        CliCommand::Promote(args) => canary::promote(context, args).await,
+        CliCommand::Down(args) => down::run(context, args).await,
+        CliCommand::Reload => sentence::asked(context, Request::Reload).await,
+        CliCommand::Cron(args) => cron::run(context, args).await,
+        CliCommand::Why(args) => why::run(context, args).await,
+        CliCommand::History(args) => history::run(context, args).await,
+        CliCommand::Show(args) => history::show(context, args).await,
+        CliCommand::Logs(args) => logs::run(context, args).await,
+        CliCommand::Events(args) => events::run(context, args).await,
+        CliCommand::Wait(args) => wait::run(context, args).await,
+        CliCommand::Doctor(args) => doctor::run(context, args).await,
         other => unreachable!("handled without the daemon: {other:?}"),
     }
 }
 
 /// Runs a future to its end on this thread: a client has only this to do.
-fn waiting<T>(work: impl Future<Output = T>) -> Result<T, Problem> {
+fn waiting<T>(work: impl Future<Output = T>) -> Result<T, CliProblem> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(work))
 }

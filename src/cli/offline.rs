@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     api::{
         access,
-        output::{self, Log},
+        output::{self, LogOutput},
         reading, report,
         wire::{
             DaemonReport, DeployDetail, DeployRecord, EventRecord, ExecPlan, Exit, FlipReport, LogSource,
@@ -20,17 +20,17 @@ use crate::{
         self, Counted, CronSeen, RemoteSeen, Snapshot,
         apps::{AppHandle, Apps, Polling},
     },
-    instance::Seen,
+    instance::InstanceStatus,
     os::{
         errors::chain,
         process::{Process, command_line},
-        vitals::Cause,
+        vitals::HangCause,
     },
     rules::{
         app::{Idle, Instance, Pipeline, Serving, Stage},
         event::Ask,
         ids::{AppName, CommitId, DeployId, WorkerName},
-        step::{self, Answer},
+        step::{self, AskReply},
         words::{EventKind, Outcome},
     },
     shim::Shims,
@@ -53,11 +53,11 @@ const WORKERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why the daemon can't do the flip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Daemon {
+pub enum DaemonTrouble {
     /// Nobody listens.
     Absent,
     /// It never answers; with the cause, where known.
-    Hung(Option<Cause>),
+    Hung(Option<HangCause>),
 }
 
 /// The status of all apps from the record, with `daemon.running` false. Without a record nothing is deployed.
@@ -97,7 +97,7 @@ async fn snapshot(
                 // Its health is not checked here; the record has the color's.
                 let live = state.live().filter(|live| live.color == slot.color);
                 let healthy = live.and_then(|live| live.healthy);
-                instances.insert(slot, Seen { pid: handle.main_pid(), healthy, measured: None });
+                instances.insert(slot, InstanceStatus { pid: handle.main_pid(), healthy, measured: None });
                 given.insert(slot.color, handle.siblings());
             }
         }
@@ -180,7 +180,7 @@ pub fn logs(
                 .ok_or_else(|| refusal(Exit::Usage, format!("no such app: {app}"), "bgd check"))?;
             reading::worker_logs(of_app, &logs, (name, instance))?
         }
-        LogSource::Build => vec![Log::single(report::newest_build(&logs)?)],
+        LogSource::Build => vec![LogOutput::single(report::newest_build(&logs)?)],
         LogSource::Cron(name) => vec![output::of_cron(&logs, name)],
         LogSource::Task { name, deploy } => {
             let found = open(settings)?.newest_run(app, (name, *deploy)).map_err(unreadable)?;
@@ -202,13 +202,13 @@ pub fn logs(
 pub async fn flip(
     settings: &Settings,
     (app, ask): (&AppName, Ask),
-    daemon: Daemon,
+    daemon: DaemonTrouble,
 ) -> Result<FlipReport, Refusal> {
     super::daemon::log_to_stderr("warn");
     if ask == Ask::Flip {
         look_for_barrier(settings, app)?;
     }
-    if let Daemon::Hung(cause) = daemon {
+    if let DaemonTrouble::Hung(cause) = daemon {
         end_hung(settings, cause)?;
     }
     daemon::make_directories(&settings.daemon).map_err(unable)?;
@@ -249,8 +249,8 @@ async fn flip_app(apps: &Apps, handle: &AppHandle, ask: Ask) -> Result<FlipRepor
     let act = peer.event(EventKind::Asked, &format!("flip{by_force}, without the daemon"));
     let answer = handle.ask(act, ask).await.map_err(gone)?;
     let id = match answer {
-        Answer::Cancelling(id) | Answer::RollingBack(id) => id,
-        Answer::Denied(denial) => {
+        AskReply::Cancelling(id) | AskReply::RollingBack(id) => id,
+        AskReply::Denied(denial) => {
             return Err(refusal(denial.kind.into(), denial.message, &denial.advice.text(None)));
         }
         other => return Err(refusal(Exit::Failed, format!("the machine answered {other:?}"), "bgd status")),
@@ -337,7 +337,7 @@ pub fn daemon_alive(settings: &Settings) -> Option<Process> {
 }
 
 /// Ends the daemon that holds the lock and does not answer. Apps and fronts live on by design.
-fn end_hung(settings: &Settings, cause: Option<Cause>) -> Result<(), Refusal> {
+fn end_hung(settings: &Settings, cause: Option<HangCause>) -> Result<(), Refusal> {
     let Some(process) = daemon_alive(settings) else { return Ok(()) };
     let pid = process.pid;
     let why = cause.map_or_else(|| "can't be reached".to_owned(), |cause| format!("hangs ({cause})"));

@@ -12,14 +12,14 @@ use crate::{
     os::errors::chain,
 };
 
-impl From<Refusal> for Problem {
+impl From<Refusal> for CliProblem {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum Problem {
+pub enum CliProblem {
     /// The daemon is away, hangs, or refused the request.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -53,7 +53,7 @@ pub enum Problem {
     Output(#[from] io::Error),
 }
 
-impl Problem {
+impl CliProblem {
     /// A wrong request.
     pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Usage { message: message.into(), hint: Some(hint.into()) }
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_chain_is_one_line_and_the_hint_another() {
-        let error = Problem::from(CallError::Absent {
+        let error = CliProblem::from(CallError::Absent {
             socket: "/run/bgd/bgd.sock".into(),
             source: io::Error::from_raw_os_error(libc::ENOENT),
         });
@@ -137,16 +137,16 @@ mod tests {
         let limit = std::time::Duration::from_secs(2);
         let refusal = |exit| Refusal { exit, message: "no".to_owned(), hint: None };
         for (problem, exit) in [
-            (Problem::from(CallError::Hung { socket: socket(), limit }), 4),
-            (Problem::from(CallError::Gone { socket: socket(), source: None }), 4),
-            (Problem::from(CallError::NotPermitted { socket: socket(), source: io(libc::EACCES) }), 7),
-            (Problem::from(CallError::Refused(refusal(Exit::Held))), 5),
-            (Problem::from(CallError::Refused(refusal(Exit::NothingLive))), 3),
-            (Problem::Refused(refusal(Exit::TimedOut)), 8),
-            (Problem::usage("a", "b"), 2),
-            (Problem::Config(Problems(Vec::new())), 2),
-            (Problem::Host { attempt: "write", path: socket(), source: io(libc::EACCES) }, 7),
-            (Problem::Host { attempt: "write", path: socket(), source: io(libc::EIO) }, 1),
+            (CliProblem::from(CallError::Hung { socket: socket(), limit }), 4),
+            (CliProblem::from(CallError::Gone { socket: socket(), source: None }), 4),
+            (CliProblem::from(CallError::NotPermitted { socket: socket(), source: io(libc::EACCES) }), 7),
+            (CliProblem::from(CallError::Refused(refusal(Exit::Held))), 5),
+            (CliProblem::from(CallError::Refused(refusal(Exit::NothingLive))), 3),
+            (CliProblem::Refused(refusal(Exit::TimedOut)), 8),
+            (CliProblem::usage("a", "b"), 2),
+            (CliProblem::Config(Problems(Vec::new())), 2),
+            (CliProblem::Host { attempt: "write", path: socket(), source: io(libc::EACCES) }, 7),
+            (CliProblem::Host { attempt: "write", path: socket(), source: io(libc::EIO) }, 1),
         ] {
             assert_eq!(problem.exit() as u8, exit, "{problem}");
         }

@@ -11,7 +11,7 @@ use crate::{
         wire::{Answer, EventRecord, Progress},
     },
     cli::{
-        terminal::{self, Look, Tone, one_line},
+        terminal::{self, StreamStyle, Tone, one_line},
         wording,
     },
     rules::words::EventKind,
@@ -21,7 +21,7 @@ use crate::{
 const TURN: Duration = Duration::from_millis(120);
 
 /// Shows the events of a call until its answer is there.
-pub async fn follow(call: &mut Call, look: Look) -> Result<Answer, CallError> {
+pub async fn follow(call: &mut Call, look: StreamStyle) -> Result<Answer, CallError> {
     let mut display = Display::new(look);
     loop {
         match call.next().await? {
@@ -34,13 +34,13 @@ pub async fn follow(call: &mut Call, look: Look) -> Result<Answer, CallError> {
 
 /// The display; dropping it removes the line of the current step.
 struct Display {
-    look: Look,
+    look: StreamStyle,
     spinner: Option<ProgressBar>,
     current: Option<(String, Instant)>,
 }
 
 impl Display {
-    fn new(look: Look) -> Self {
+    fn new(look: StreamStyle) -> Self {
         // `ansi` is also off with NO_COLOR, which says nothing about spinners; plain lines are right there too.
         let spinner = look.ansi.then(|| {
             let bar = ProgressBar::new_spinner();

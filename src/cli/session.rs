@@ -43,7 +43,7 @@ const PIECE: usize = 16 << 10;
 
 /// How the caller is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Caller {
+enum CallerConnection {
     /// Without a terminal: under a supervisor, in a job.
     None,
     /// With a terminal, but none of the standard streams is one.
@@ -59,29 +59,29 @@ enum Caller {
 /// When it can't be run.
 pub fn run(mut command: Command, rights: Rights) -> io::Result<u8> {
     match caller() {
-        Caller::None => {
+        CallerConnection::None => {
             // SAFETY: run by the one thread that is left when the command replaces this process.
             unsafe { command.pre_exec(move || rights.prepare_child()) };
             Err(command.exec())
         }
-        Caller::Elsewhere => {
+        CallerConnection::Elsewhere => {
             // SAFETY: system calls only, between fork and exec.
             unsafe { command.pre_exec(move || enter(None, &rights)) };
             let signals = signals()?;
             let child = command.spawn()?;
             Relay::new(child, signals).run()
         }
-        Caller::Terminal => on_a_terminal(command, rights),
+        CallerConnection::Terminal => on_a_terminal(command, rights),
     }
 }
 
-fn caller() -> Caller {
+fn caller() -> CallerConnection {
     if terminals().next().is_some() {
-        Caller::Terminal
+        CallerConnection::Terminal
     } else if File::open("/dev/tty").is_ok() {
-        Caller::Elsewhere
+        CallerConnection::Elsewhere
     } else {
-        Caller::None
+        CallerConnection::None
     }
 }
 

@@ -17,13 +17,13 @@ use crate::{
         wire::{Answer, AppReport, Exit, Request, Status},
     },
     cli::{
-        Context,
+        CliContext,
         args::StatusArgs,
         installation::Installation,
         offline,
-        problem::Problem,
+        problem::CliProblem,
         record_note,
-        terminal::{self, Look},
+        terminal::{self, StreamStyle},
         wording,
     },
 };
@@ -31,7 +31,7 @@ use crate::{
 /// Time between two refreshes of `-w` (contract: every second).
 const REFRESH: Duration = Duration::from_secs(1);
 
-pub async fn run(context: &Context, args: StatusArgs) -> Result<Exit, Problem> {
+pub async fn run(context: &CliContext, args: StatusArgs) -> Result<Exit, CliProblem> {
     if let Some(key) = &args.output {
         pick::check(key)?;
     }
@@ -48,12 +48,12 @@ pub async fn run(context: &Context, args: StatusArgs) -> Result<Exit, Problem> {
 }
 
 /// A status and, when it was read from the record, why.
-struct Seen {
+struct ShownStatus {
     status: Status,
     unreachable: Option<CallError>,
 }
 
-impl Seen {
+impl ShownStatus {
     fn exit(&self) -> Exit {
         match self.unreachable {
             Some(_) => Exit::Unreachable,
@@ -62,17 +62,17 @@ impl Seen {
     }
 }
 
-async fn look(installation: &Installation, args: &StatusArgs) -> Result<Seen, Problem> {
+async fn look(installation: &Installation, args: &StatusArgs) -> Result<ShownStatus, CliProblem> {
     match installation.client().ask(&Request::Status { app: args.app.clone() }).await {
-        Ok(Answer::Status(status)) => Ok(Seen { status, unreachable: None }),
-        Ok(_) => Err(Problem::unexpected()),
+        Ok(Answer::Status(status)) => Ok(ShownStatus { status, unreachable: None }),
+        Ok(_) => Err(CliProblem::unexpected()),
         Err(error) if error.without_daemon() => {
             let mut status = offline::status(installation.settings_or(&error)?).await?;
             status.daemon.config_refused = installation.is_refused().then(|| "bgd check".to_owned());
             if let Some(app) = &args.app {
                 status.apps.retain(|report| report.name == *app);
             }
-            Ok(Seen { status, unreachable: Some(error) })
+            Ok(ShownStatus { status, unreachable: Some(error) })
         }
         Err(error) => Err(error.into()),
     }
@@ -96,7 +96,7 @@ fn exit_of(app: &AppReport) -> Exit {
     }
 }
 
-fn text(status: &Status, args: &StatusArgs, look: Look) -> Result<String, Problem> {
+fn text(status: &Status, args: &StatusArgs, look: StreamStyle) -> Result<String, CliProblem> {
     if let Some(key) = &args.output {
         return pick::value(status, key);
     }
@@ -109,11 +109,15 @@ fn text(status: &Status, args: &StatusArgs, look: Look) -> Result<String, Proble
     Ok(summary::render(status, wording::now(), look))
 }
 
-fn lines(status: &Status, look: Look) -> String {
+fn lines(status: &Status, look: StreamStyle) -> String {
     status.apps.iter().map(|app| oneline::line(app, look)).collect::<Vec<_>>().join("\n")
 }
 
-async fn watch(context: &Context, installation: &Installation, args: &StatusArgs) -> Result<Exit, Problem> {
+async fn watch(
+    context: &CliContext,
+    installation: &Installation,
+    args: &StatusArgs,
+) -> Result<Exit, CliProblem> {
     let mut every = tokio::time::interval(REFRESH);
     let mut before = Vec::new();
     loop {
@@ -127,7 +131,7 @@ async fn watch(context: &Context, installation: &Installation, args: &StatusArgs
     }
 }
 
-fn redraw(seen: &Seen, args: &StatusArgs, look: Look) -> Result<(), Problem> {
+fn redraw(seen: &ShownStatus, args: &StatusArgs, look: StreamStyle) -> Result<(), CliProblem> {
     let mut text = text(&seen.status, args, look)?;
     if let Some(error) = &seen.unreachable {
         text.push_str(&format!("\n\n{}", record_note(error)));
@@ -140,11 +144,11 @@ fn redraw(seen: &Seen, args: &StatusArgs, look: Look) -> Result<(), Problem> {
 }
 
 /// Prints the lines that differ from the last refresh, which is `before`.
-fn append(status: &Status, args: &StatusArgs, before: &mut Vec<String>) -> Result<(), Problem> {
+fn append(status: &Status, args: &StatusArgs, before: &mut Vec<String>) -> Result<(), CliProblem> {
     let now: Vec<String> = match &args.output {
         Some(key) => vec![pick::value(status, key)?],
         None if args.json => vec![settled(status)],
-        None => status.apps.iter().map(|app| oneline::line(app, Look::PLAIN)).collect(),
+        None => status.apps.iter().map(|app| oneline::line(app, StreamStyle::PLAIN)).collect(),
     };
     for line in now.iter().filter(|line| !before.contains(line)) {
         terminal::data(line)?;
@@ -192,6 +196,6 @@ mod tests {
         assert_eq!(settled(&status), first);
         status.apps[0].remote.head = None;
         assert_ne!(settled(&status), first);
-        assert!(text(&status, &args, Look::PLAIN).unwrap().contains("\"checked_at\""));
+        assert!(text(&status, &args, StreamStyle::PLAIN).unwrap().contains("\"checked_at\""));
     }
 }

@@ -3,10 +3,10 @@
 
 use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 
-use crate::cli::terminal::{Look, one_line};
+use crate::cli::terminal::{StreamStyle, one_line};
 
 /// Lays out rows under a header.
-pub fn render(header: &[&str], rows: Vec<Vec<String>>, look: Look) -> String {
+pub fn render(header: &[&str], rows: Vec<Vec<String>>, look: StreamStyle) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header.to_vec());
     match look.width {
@@ -35,14 +35,14 @@ mod tests {
     fn a_piped_table_is_aligned_and_not_cut() {
         let long = "x".repeat(300);
         let rows = vec![vec!["7".to_owned(), long.clone()], vec!["12".to_owned(), "ü\ny".to_owned()]];
-        let text = render(&["ID", "SUBJECT"], rows, Look::PLAIN);
+        let text = render(&["ID", "SUBJECT"], rows, StreamStyle::PLAIN);
         assert_eq!(text, format!("ID  SUBJECT\n7   {long}\n12  ü y"));
     }
 
     #[test]
     fn a_table_on_a_terminal_keeps_to_its_width() {
         let rows = vec![vec!["7".to_owned(), "word ".repeat(40)]];
-        let text = render(&["ID", "SUBJECT"], rows, Look { ansi: false, width: Some(40) });
+        let text = render(&["ID", "SUBJECT"], rows, StreamStyle { ansi: false, width: Some(40) });
         assert!(text.lines().all(|line| line.len() <= 40), "{text}");
     }
 }

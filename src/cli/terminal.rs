@@ -8,7 +8,7 @@ pub use crate::os::printable::one_line;
 
 /// The abilities of one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
+pub struct StreamStyle {
     /// Colours and cursor movement.
     pub ansi: bool,
     /// Columns, when it is a terminal.
@@ -30,7 +30,7 @@ pub enum Tone {
     Strong,
 }
 
-impl Look {
+impl StreamStyle {
     /// A pipe or a file.
     pub const PLAIN: Self = Self { ansi: false, width: None };
 
@@ -89,7 +89,7 @@ pub fn chatter(text: &str) {
 }
 
 /// Prints a line of an app's output: raw in a pipe; on a terminal, control sequences other than colours are removed.
-pub fn output(look: Look, line: &str) -> io::Result<()> {
+pub fn output(look: StreamStyle, line: &str) -> io::Result<()> {
     match (io::stdout().is_terminal(), look.ansi) {
         (false, _) => data(line),
         (true, true) => data(&colored_line(line)),
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn plain_text_has_no_escape_codes() {
-        assert_eq!(Look::PLAIN.paint(Tone::Bad, "x"), "x");
-        assert_eq!(Look { ansi: true, width: None }.paint(Tone::Good, "x"), "\x1b[32mx\x1b[0m");
+        assert_eq!(StreamStyle::PLAIN.paint(Tone::Bad, "x"), "x");
+        assert_eq!(StreamStyle { ansi: true, width: None }.paint(Tone::Good, "x"), "\x1b[32mx\x1b[0m");
     }
 }

@@ -3,16 +3,16 @@
 use crate::{
     api::wire::{Answer, Exit, Request},
     cli::{
-        Context,
+        CliContext,
         args::AppArg,
-        problem::Problem,
+        problem::CliProblem,
         terminal::{self, one_line},
     },
 };
 
-pub(super) async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
+pub(super) async fn run(context: &CliContext, args: AppArg) -> Result<Exit, CliProblem> {
     let Answer::Why(why) = context.installation()?.ask(&Request::Why { app: args.app }).await? else {
-        return Err(Problem::unexpected());
+        return Err(CliProblem::unexpected());
     };
     terminal::data(&one_line(&why.text))?;
     if let Some(hint) = why.hint {

@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{Command, CommandError, Context, Places, stop_command, trouble};
+use super::{Command, CommandError, Places, ReleaseContext, stop_command, trouble};
 use crate::{
     config::{
         settings::{AppSettings, StopHow},
@@ -31,12 +31,12 @@ pub struct AppCommands {
 
 impl AppCommands {
     /// The context of commands that run once for all instances (build, hooks): that of the first instance.
-    pub(crate) fn context(&self, release: &Release, color: Color) -> Context {
+    pub(crate) fn context(&self, release: &Release, color: Color) -> ReleaseContext {
         self.context_of(release, Slot { color, index: 0 })
     }
 
-    pub(crate) fn context_of(&self, release: &Release, slot: Slot) -> Context {
-        Context {
+    pub(crate) fn context_of(&self, release: &Release, slot: Slot) -> ReleaseContext {
+        ReleaseContext {
             places: self.places.clone(),
             values: Values {
                 address: self.settings.address_at(slot.color, slot.index),
@@ -49,7 +49,12 @@ impl AppCommands {
     }
 
     /// The context of a worker's commands.
-    pub(crate) fn worker_context(&self, release: &Release, color: Color, slot: &WorkerSlot) -> Context {
+    pub(crate) fn worker_context(
+        &self,
+        release: &Release,
+        color: Color,
+        slot: &WorkerSlot,
+    ) -> ReleaseContext {
         let mut context = self.context(release, color);
         context.values.instance = slot.number();
         context
@@ -106,7 +111,7 @@ impl AppCommands {
         }
     }
 
-    pub(crate) fn stop_request(&self, context: &Context) -> Result<StopRequest, CommandError> {
+    pub(crate) fn stop_request(&self, context: &ReleaseContext) -> Result<StopRequest, CommandError> {
         Ok(match (self.settings.stop.how.clone(), stop_command(&self.settings, context)?) {
             (_, Some(command)) => StopRequest::Command(command.argv),
             (StopHow::Signal(signal), None) => StopRequest::Signal(signal),

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
-    command::{CommandError, Context, environment, environment::INSTANCE, shell},
+    command::{CommandError, ReleaseContext, environment, environment::INSTANCE, shell},
     config::settings::{AppSettings, CronSettings, Probe, Start, StopHow, Task, WorkerSettings},
     os::privilege::NewPrivileges,
     rules::{
@@ -31,7 +31,7 @@ pub struct Command {
 
 /// A point of a deploy at which the app may run a hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hook<'a> {
+pub enum HookCommand<'a> {
     /// Before the instance starts, once per deploy.
     BeforeStart,
     /// After the traffic moved.
@@ -75,7 +75,7 @@ done"#;
 ///
 /// # Errors
 /// Those of [`environment`].
-pub fn build_command(app: &AppSettings, context: &Context) -> Result<Option<Command>, CommandError> {
+pub fn build_command(app: &AppSettings, context: &ReleaseContext) -> Result<Option<Command>, CommandError> {
     if app.build.is_empty() {
         return Ok(None);
     }
@@ -86,7 +86,7 @@ pub fn build_command(app: &AppSettings, context: &Context) -> Result<Option<Comm
 ///
 /// # Errors
 /// Those of [`environment`].
-pub fn start_command(app: &AppSettings, context: &Context) -> Result<Command, CommandError> {
+pub fn start_command(app: &AppSettings, context: &ReleaseContext) -> Result<Command, CommandError> {
     let argv = match &app.start {
         Start::Shell(line) => shell::argv(&context.values.expand(line)),
         Start::Argv(argv) => argv.iter().map(|part| context.values.expand(part)).collect(),
@@ -98,7 +98,7 @@ pub fn start_command(app: &AppSettings, context: &Context) -> Result<Command, Co
 ///
 /// # Errors
 /// Those of [`environment`].
-pub fn stop_command(app: &AppSettings, context: &Context) -> Result<Option<Command>, CommandError> {
+pub fn stop_command(app: &AppSettings, context: &ReleaseContext) -> Result<Option<Command>, CommandError> {
     match &app.stop.how {
         StopHow::Signal(_) => Ok(None),
         StopHow::Command(line) => {
@@ -113,7 +113,7 @@ pub fn stop_command(app: &AppSettings, context: &Context) -> Result<Option<Comma
 /// Those of [`environment`].
 pub fn worker_command(
     app: &AppSettings,
-    (worker, context): (&WorkerSettings, &Context),
+    (worker, context): (&WorkerSettings, &ReleaseContext),
 ) -> Result<Command, CommandError> {
     let argv = match &worker.start {
         Start::Shell(line) => shell::argv(&context.values.expand(line)),
@@ -128,7 +128,7 @@ pub fn worker_command(
 /// Those of [`environment`].
 pub fn worker_stop_command(
     app: &AppSettings,
-    of: (&WorkerSettings, &Context),
+    of: (&WorkerSettings, &ReleaseContext),
     line: &str,
 ) -> Result<Command, CommandError> {
     of_worker(app, of, run(&[line.to_owned()], of.1))
@@ -140,7 +140,7 @@ pub fn worker_stop_command(
 /// Those of [`environment`].
 pub fn worker_exec_command(
     app: &AppSettings,
-    of: (&WorkerSettings, &Context),
+    of: (&WorkerSettings, &ReleaseContext),
     argv: &[String],
 ) -> Result<Command, CommandError> {
     of_worker(app, of, argv.to_vec())
@@ -148,7 +148,7 @@ pub fn worker_exec_command(
 
 fn of_worker(
     app: &AppSettings,
-    (worker, context): (&WorkerSettings, &Context),
+    (worker, context): (&WorkerSettings, &ReleaseContext),
     argv: Vec<String>,
 ) -> Result<Command, CommandError> {
     let mut command = of_instance(app, context, argv)?;
@@ -165,18 +165,18 @@ fn of_worker(
 /// Those of [`environment`].
 pub fn hook_command(
     app: &AppSettings,
-    context: &Context,
-    hook: Hook<'_>,
+    context: &ReleaseContext,
+    hook: HookCommand<'_>,
 ) -> Result<Option<Command>, CommandError> {
     let (line, event) = match hook {
-        Hook::BeforeStart => (&app.hooks.before_start, "before_start"),
-        Hook::AfterLive => (&app.hooks.after_live, "after_live"),
-        Hook::AfterFailed { .. } => (&app.hooks.after_failed, "after_failed"),
+        HookCommand::BeforeStart => (&app.hooks.before_start, "before_start"),
+        HookCommand::AfterLive => (&app.hooks.after_live, "after_live"),
+        HookCommand::AfterFailed { .. } => (&app.hooks.after_failed, "after_failed"),
     };
     let Some(line) = line else { return Ok(None) };
     let mut command = in_release(app, context, run(std::slice::from_ref(line), context))?;
     command.env.insert("BGD_EVENT".to_owned(), event.to_owned());
-    if let Hook::AfterFailed { phase, error } = hook {
+    if let HookCommand::AfterFailed { phase, error } = hook {
         command.env.insert("BGD_PHASE".to_owned(), phase.to_owned());
         command.env.insert("BGD_ERROR".to_owned(), presentable(error));
     }
@@ -189,7 +189,7 @@ pub fn hook_command(
 /// Those of [`environment`].
 pub fn cron_command(
     app: &AppSettings,
-    context: &Context,
+    context: &ReleaseContext,
     (cron, due): (&CronSettings, Time),
 ) -> Result<Command, CommandError> {
     let mut command = in_release(app, context, run(std::slice::from_ref(&cron.run), context))?;
@@ -206,7 +206,11 @@ pub fn cron_command(
 ///
 /// # Errors
 /// Those of [`environment`].
-pub fn task_command(app: &AppSettings, context: &Context, task: &Task) -> Result<Command, CommandError> {
+pub fn task_command(
+    app: &AppSettings,
+    context: &ReleaseContext,
+    task: &Task,
+) -> Result<Command, CommandError> {
     let mut command = in_release(app, context, run(std::slice::from_ref(&task.run), context))?;
     command.env.insert("BGD_EVENT".to_owned(), task.when.as_str().to_owned());
     command.env.insert("BGD_TASK".to_owned(), task.name.as_str().to_owned());
@@ -217,7 +221,7 @@ pub fn task_command(app: &AppSettings, context: &Context, task: &Task) -> Result
 ///
 /// # Errors
 /// Those of [`environment`].
-pub fn probe_command(app: &AppSettings, context: &Context) -> Result<Option<Command>, CommandError> {
+pub fn probe_command(app: &AppSettings, context: &ReleaseContext) -> Result<Option<Command>, CommandError> {
     match &app.health.probe {
         Probe::Tcp | Probe::Http(_) | Probe::FastCgi(_) | Probe::Uwsgi(_) => Ok(None),
         Probe::Command(line) => {
@@ -230,30 +234,42 @@ pub fn probe_command(app: &AppSettings, context: &Context) -> Result<Option<Comm
 ///
 /// # Errors
 /// Those of [`environment`].
-pub fn exec_command(app: &AppSettings, context: &Context, argv: &[String]) -> Result<Command, CommandError> {
+pub fn exec_command(
+    app: &AppSettings,
+    context: &ReleaseContext,
+    argv: &[String],
+) -> Result<Command, CommandError> {
     in_release(app, context, argv.to_vec())
 }
 
 /// A command of one instance: its environment also has the number of the instance.
-fn of_instance(app: &AppSettings, context: &Context, argv: Vec<String>) -> Result<Command, CommandError> {
+fn of_instance(
+    app: &AppSettings,
+    context: &ReleaseContext,
+    argv: Vec<String>,
+) -> Result<Command, CommandError> {
     let mut command = in_release(app, context, argv)?;
     command.env.insert(INSTANCE.to_owned(), context.values.instance.to_string());
     Ok(command)
 }
 
-fn in_release(app: &AppSettings, context: &Context, argv: Vec<String>) -> Result<Command, CommandError> {
+fn in_release(
+    app: &AppSettings,
+    context: &ReleaseContext,
+    argv: Vec<String>,
+) -> Result<Command, CommandError> {
     let env = environment(app, context)?;
     let (cwd, user) = (work_dir(app, context), app.user.clone());
     Ok(Command { argv, cwd, env, user, new_privileges: app.new_privileges })
 }
 
 /// The directory in which the app's commands run: `dir` of the release, or its root.
-pub fn work_dir(app: &AppSettings, context: &Context) -> PathBuf {
+pub fn work_dir(app: &AppSettings, context: &ReleaseContext) -> PathBuf {
     let release = context.release_dir();
     app.dir.as_ref().map_or_else(|| release.clone(), |dir| release.join(dir))
 }
 
-fn run(lines: &[String], context: &Context) -> Vec<String> {
+fn run(lines: &[String], context: &ReleaseContext) -> Vec<String> {
     let mut argv = ["/bin/sh", "-c", RUN, "bgd"].map(str::to_owned).to_vec();
     argv.extend(lines.iter().map(|line| context.values.expand(line)));
     argv
@@ -351,7 +367,7 @@ mod tests {
         assert_eq!(build_command(app, context).unwrap(), None);
         assert_eq!(stop_command(app, context).unwrap(), None);
         assert_eq!(probe_command(app, context).unwrap(), None);
-        assert_eq!(hook_command(app, context, Hook::AfterLive).unwrap(), None);
+        assert_eq!(hook_command(app, context, HookCommand::AfterLive).unwrap(), None);
     }
 
     #[test]
@@ -380,13 +396,13 @@ mod tests {
         let show = "echo $BGD_EVENT/$BGD_PHASE/$BGD_ERROR";
         fixture.app.hooks.before_start = Some(show.to_owned());
         fixture.app.hooks.after_failed = Some(show.to_owned());
-        let shown = |hook: Hook<'_>| {
+        let shown = |hook: HookCommand<'_>| {
             let output = execute(&hook_command(&fixture.app, &fixture.context, hook).unwrap().unwrap());
             String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_owned()
         };
-        assert_eq!(shown(Hook::BeforeStart), "before_start//");
+        assert_eq!(shown(HookCommand::BeforeStart), "before_start//");
         let error = format!("no\0space {}", "ä".repeat(ERROR_LIMIT));
-        let text = shown(Hook::AfterFailed { phase: "building", error: &error });
+        let text = shown(HookCommand::AfterFailed { phase: "building", error: &error });
         assert!(text.starts_with("after_failed/building/no space ää") && text.len() < ERROR_LIMIT + 40);
     }
 }

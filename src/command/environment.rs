@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use crate::{
-    command::{CommandError, Context, Places, home},
+    command::{CommandError, Places, ReleaseContext, home},
     config::{env_file, settings::AppSettings},
     rules::address::Address,
 };
@@ -23,7 +23,10 @@ pub(super) const INSTANCE: &str = "BGD_INSTANCE";
 /// # Errors
 /// An `env_file` that can't be read or understood, an unknown `user`, or a variable that no process can
 /// be given.
-pub fn environment(app: &AppSettings, context: &Context) -> Result<BTreeMap<String, String>, CommandError> {
+pub fn environment(
+    app: &AppSettings,
+    context: &ReleaseContext,
+) -> Result<BTreeMap<String, String>, CommandError> {
     let mut env = base_environment(app, &context.places)?;
     env.extend(app.env.iter().map(|(name, value)| (name.clone(), context.values.expand(value))));
     env.extend(promised(app, context)?);
@@ -66,7 +69,7 @@ fn base(
     Ok(env)
 }
 
-fn promised(app: &AppSettings, context: &Context) -> Result<[(String, String); 7], CommandError> {
+fn promised(app: &AppSettings, context: &ReleaseContext) -> Result<[(String, String); 7], CommandError> {
     let values = &context.values;
     Ok([
         match &values.address {

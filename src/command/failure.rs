@@ -8,12 +8,12 @@ use nix::unistd::geteuid;
 use super::{Attempt, CommandError, Unrunnable, why_unrunnable};
 use crate::{
     os::{
-        confinement::{Confinement, Refusal},
+        confinement::{Confinement, ModuleRefusal},
         errors::chain,
         printable::one_line,
     },
     rules::words::{Failure, Nature, Phase},
-    shim::{Exit, How, Spec, StartError, logs::tail_of_run},
+    shim::{CommandExit, ExitKind, Spec, StartError, logs::tail_of_run},
 };
 
 /// Lines of output kept with a failure.
@@ -75,7 +75,7 @@ pub(crate) fn command_failure(phase: Phase, err: &CommandError) -> Failure {
     if source.kind() != ErrorKind::PermissionDenied || !geteuid().is_root() {
         return failure;
     }
-    let Some(Refusal { why, hint }) = Confinement::here().refusal(path) else { return failure };
+    let Some(ModuleRefusal { why, hint }) = Confinement::here().refusal(path) else { return failure };
     Failure {
         cause: format!("{}: {why}", failure.cause),
         hint: Some(format!("{hint}; then `bgd deploy`")),
@@ -102,8 +102,8 @@ pub(crate) fn start_failure(phase: Phase, err: &StartError) -> Failure {
 
 /// Adds to the failure of a command why its program could not be run, if its exit code and files say so; `then`
 /// follows the hint.
-pub(crate) fn explained(failure: Failure, ran: Ran<'_>, exit: Exit, then: &str) -> Failure {
-    let How::Code(code) = exit.how else { return failure };
+pub(crate) fn explained(failure: Failure, ran: Ran<'_>, exit: CommandExit, then: &str) -> Failure {
+    let ExitKind::Code(code) = exit.how else { return failure };
     because(unrunnable(ran, &failure.log_tail, code), failure, then)
 }
 

@@ -11,11 +11,11 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    command::{Context, Places},
+    command::{Places, ReleaseContext},
     config::{
         settings::{
-            AppSettings, Auth, Canary, CheckoutLimit, FrontSettings, Health, Hooks, Inconclusive, Listen,
-            MemoryCheck, Ports, Probe, Protocol, Start, Stop, StopHow, Watch,
+            AppSettings, Auth, CanarySettings, CheckoutLimit, FrontSettings, Health, Hooks, Inconclusive,
+            Listen, MemoryCheck, Ports, Probe, Protocol, Start, Stop, StopHow, Watch,
         },
         template::Values,
     },
@@ -28,7 +28,7 @@ use crate::{
 
 pub(crate) struct Fixture {
     pub(crate) app: AppSettings,
-    pub(crate) context: Context,
+    pub(crate) context: ReleaseContext,
     pub(crate) previous: ReleaseId,
     pub(crate) root: TempDir,
 }
@@ -48,7 +48,7 @@ impl Fixture {
             release: release(2),
             commit: commit(),
         };
-        let context = Context { places, values };
+        let context = ReleaseContext { places, values };
         fs::create_dir(context.places.release(&previous)).unwrap();
         fs::create_dir(context.release_dir()).unwrap();
         Self { app, context, previous, root }
@@ -118,7 +118,7 @@ fn app() -> AppSettings {
             inconclusive: Inconclusive::GoOn,
         },
         warmup: None,
-        canary: Canary::default(),
+        canary: CanarySettings::default(),
         preview: None,
         migration: None,
         workers: Vec::new(),

@@ -21,8 +21,9 @@ pub(crate) mod fixture;
 
 pub use app_commands::AppCommands;
 pub use commands::{
-    Command, Hook, build_command, cron_command, exec_command, hook_command, probe_command, start_command,
-    stop_command, task_command, work_dir, worker_command, worker_exec_command, worker_stop_command,
+    Command, HookCommand, build_command, cron_command, exec_command, hook_command, probe_command,
+    start_command, stop_command, task_command, work_dir, worker_command, worker_exec_command,
+    worker_stop_command,
 };
 pub use environment::environment;
 pub use error::CommandError;
@@ -30,6 +31,6 @@ pub(crate) use failure::{command_failure, explained, failure, not_started, start
 pub use gate::gate_command;
 pub(crate) use home::closed_way;
 pub(crate) use owner::{Owner, lookup};
-pub use places::{Context, Places};
+pub use places::{Places, ReleaseContext};
 pub use socket_dir::make_socket_dir;
 pub use unrunnable::{Attempt, Unrunnable, why_unrunnable};

@@ -178,14 +178,14 @@ fn take_back(dir: &Path) -> Result<(), CommandError> {
 
 /// One release of an app at one color: what placeholders, environment and directories depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Context {
+pub struct ReleaseContext {
     /// The directories of the app.
     pub places: Places,
     /// Release, commit, color and port.
     pub values: Values,
 }
 
-impl Context {
+impl ReleaseContext {
     /// The directory of this release.
     pub fn release_dir(&self) -> PathBuf {
         self.places.release(&self.values.release)

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{CommandError, error::failed, owner::Owner};
-use crate::config::settings::Sockets;
+use crate::config::settings::AppSockets;
 
 /// Other users may pass through, not write.
 const MODE: u32 = 0o755;
@@ -18,7 +18,7 @@ const MODE: u32 = 0o755;
 ///
 /// # Errors
 /// An unknown user, another user than bgd's own without root, or a directory that can't be made or given away.
-pub fn make_socket_dir(sockets: &Sockets, user: Option<&str>) -> Result<(), CommandError> {
+pub fn make_socket_dir(sockets: &AppSockets, user: Option<&str>) -> Result<(), CommandError> {
     let directory = &sockets.directory;
     if let Some(above) = directory.parent() {
         DirBuilder::new()
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn the_directory_is_made_anew_where_all_of_it_was_wiped_and_is_open_to_pass() {
         let root = tempfile::tempdir().unwrap();
-        let sockets = Sockets { directory: root.path().join("run/a/shop") };
+        let sockets = AppSockets { directory: root.path().join("run/a/shop") };
         let mode = |path: &Path| path.metadata().unwrap().mode() & 0o777;
         for _ in 0..2 {
             make_socket_dir(&sockets, None).unwrap();
@@ -84,7 +84,7 @@ mod tests {
         std::fs::create_dir(&above).unwrap();
         std::fs::create_dir(&elsewhere).unwrap();
         std::os::unix::fs::symlink(&elsewhere, above.join("shop")).unwrap();
-        let refused = make_socket_dir(&Sockets { directory: above.join("shop") }, None).unwrap_err();
+        let refused = make_socket_dir(&AppSockets { directory: above.join("shop") }, None).unwrap_err();
         assert!(refused.to_string().contains("use directory"), "{refused}");
     }
 }

@@ -11,8 +11,8 @@ use std::{
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::{
-    config::commands::{Call, calls},
-    os::confinement::{Confinement, Refusal},
+    config::commands::{ProgramCall, calls},
+    os::confinement::{Confinement, ModuleRefusal},
 };
 
 /// Bytes read of a file: enough for a first line, and for the loader's name in an ELF program.
@@ -74,18 +74,18 @@ pub fn why_unrunnable(attempt: Attempt<'_>, code: i32) -> Option<Unrunnable> {
 }
 
 /// The programs that `argv` runs: those of a shell's line, or of each line of a build.
-fn programs(argv: &[String]) -> Vec<Call> {
+fn programs(argv: &[String]) -> Vec<ProgramCall> {
     let is_shell =
         argv.first().is_some_and(|word| word == "/bin/sh") && argv.get(1).is_some_and(|word| word == "-c");
     match (is_shell, &argv[argv.len().min(2)..]) {
         (true, [line]) => calls(line),
         (true, [_runner, _name, lines @ ..]) => lines.iter().flat_map(|line| calls(line)).collect(),
-        _ => vec![Call::of_argv(argv)],
+        _ => vec![ProgramCall::of_argv(argv)],
     }
 }
 
 /// The script that a call runs, by itself or as an argument of a shell, if its lines end as on Windows.
-fn script_with_cr(call: &Call, attempt: Attempt<'_>) -> Option<String> {
+fn script_with_cr(call: &ProgramCall, attempt: Attempt<'_>) -> Option<String> {
     let written = call.program_as_written()?;
     let shell = ["sh", "bash", "dash", "ksh", "zsh", ".", "source"].contains(&call.program());
     let argument = call.arguments().iter().find(|word| !word.starts_with('-')).filter(|_| shell);
@@ -97,7 +97,7 @@ fn script_with_cr(call: &Call, attempt: Attempt<'_>) -> Option<String> {
     [Some(written), argument.map(String::as_str)].into_iter().flatten().find(is_script).map(str::to_owned)
 }
 
-fn of_call(call: &Call, attempt: Attempt<'_>, code: i32) -> Option<Unrunnable> {
+fn of_call(call: &ProgramCall, attempt: Attempt<'_>, code: i32) -> Option<Unrunnable> {
     let name = call.program_as_written()?;
     if name.contains(['$', '*', '`']) {
         return None;
@@ -187,7 +187,7 @@ fn mounted_without_programs(name: &str, file: &Path, code: i32) -> Option<Unrunn
 
 /// A refusal by SELinux or AppArmor of a file that the mode bits allow to run.
 fn refused(file: &Path, code: i32) -> Option<Unrunnable> {
-    let Refusal { why, hint } = Confinement::here().refusal(file).filter(|_| code == CAN_NOT_RUN)?;
+    let ModuleRefusal { why, hint } = Confinement::here().refusal(file).filter(|_| code == CAN_NOT_RUN)?;
     Some(Unrunnable { why, hint })
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// One program that a command runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
+pub struct ProgramCall {
     /// All words without quotes, including assignments and wrappers such as `exec`.
     pub words: Vec<String>,
     /// Ends with `&`: the shell does not wait for it.
@@ -21,7 +21,7 @@ const WRAPPERS: [&str; 19] = [
 /// Keywords of the shell that may stand in the place of a program.
 const GRAMMAR: [&str; 11] = ["if", "then", "else", "elif", "do", "while", "until", "!", "{", "(", "coproc"];
 
-impl Call {
+impl ProgramCall {
     /// A command given as a list, which no shell reads.
     pub fn of_argv(argv: &[String]) -> Self {
         Self { words: argv.to_vec(), background: false }
@@ -78,7 +78,7 @@ fn is_assignment(word: &str) -> bool {
 }
 
 /// The programs that a shell line runs, in order. Substitutions count as separate lines.
-pub fn calls(line: &str) -> Vec<Call> {
+pub fn calls(line: &str) -> Vec<ProgramCall> {
     let mut reading = Reading::default();
     let mut rest = line.chars().peekable();
     while let Some(c) = rest.next() {
@@ -103,7 +103,7 @@ pub fn calls(line: &str) -> Vec<Call> {
 
 #[derive(Default)]
 struct Reading {
-    calls: Vec<Call>,
+    calls: Vec<ProgramCall>,
     words: Vec<String>,
     word: Option<String>,
     quote: Option<char>,
@@ -130,7 +130,7 @@ impl Reading {
     fn end_call(&mut self, background: bool) {
         self.end_word();
         if !self.words.is_empty() {
-            self.calls.push(Call { words: std::mem::take(&mut self.words), background });
+            self.calls.push(ProgramCall { words: std::mem::take(&mut self.words), background });
         }
     }
 }
@@ -193,7 +193,7 @@ const MANAGERS: [(&str, &[&str]); 27] = [
 const STAYS: [&str; 4] = ["--no-daemon", "--scope", "-D -m", "-Dm"];
 
 /// The manager that a command asks to run the app; the app then is not a descendant of bgd.
-pub fn manager(call: &Call) -> Option<&'static str> {
+pub fn manager(call: &ProgramCall) -> Option<&'static str> {
     let written = call.program_as_written().unwrap_or_default();
     if written.starts_with("/etc/init.d/") {
         return Some("an init script");

@@ -34,14 +34,14 @@ pub enum EnvFileError {
         path: PathBuf,
         #[source]
         /// The line and its fault.
-        source: BadLine,
+        source: BadEnvLine,
     },
 }
 
 /// A faulty line; never contains its text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {what}")]
-pub struct BadLine {
+pub struct BadEnvLine {
     /// Counted from 1.
     pub line: usize,
     /// The fault.
@@ -68,7 +68,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, String>, EnvFileError> {
 ///
 /// # Errors
 /// The first line that is wrong.
-pub fn parse(text: &str) -> Result<BTreeMap<String, String>, BadLine> {
+pub fn parse(text: &str) -> Result<BTreeMap<String, String>, BadEnvLine> {
     let text = text.trim_start_matches('\u{feff}');
     let mut cursor = Cursor { rest: text.chars().peekable(), line: 1 };
     let mut all = BTreeMap::new();
@@ -85,7 +85,7 @@ struct Cursor<'t> {
 
 impl Cursor<'_> {
     /// The next variable; `None` at the end.
-    fn entry(&mut self) -> Result<Option<(String, String)>, BadLine> {
+    fn entry(&mut self) -> Result<Option<(String, String)>, BadEnvLine> {
         loop {
             self.blanks();
             match self.rest.peek() {
@@ -111,7 +111,7 @@ impl Cursor<'_> {
         Ok(Some((key, value)))
     }
 
-    fn key(&mut self) -> Result<String, BadLine> {
+    fn key(&mut self) -> Result<String, BadEnvLine> {
         let left = self.while_not(|c| c == '=' || c == '\n');
         if self.rest.next_if_eq(&'=').is_none() {
             return Err(self.bad("no `=`; a line is KEY=value"));
@@ -128,7 +128,7 @@ impl Cursor<'_> {
         Ok(key.to_owned())
     }
 
-    fn bare(&mut self) -> Result<String, BadLine> {
+    fn bare(&mut self) -> Result<String, BadEnvLine> {
         let value = self.while_not(|c| c == '\n');
         let value = value.trim();
         // Some tools read a comment here and others a part of the value, so refuse it instead of guessing.
@@ -139,9 +139,9 @@ impl Cursor<'_> {
         Ok(value.to_owned())
     }
 
-    fn quoted(&mut self, quote: char) -> Result<String, BadLine> {
+    fn quoted(&mut self, quote: char) -> Result<String, BadEnvLine> {
         let began = self.line;
-        let open = BadLine { line: began, what: "the quote is never closed" };
+        let open = BadEnvLine { line: began, what: "the quote is never closed" };
         self.rest.next();
         let mut value = String::new();
         loop {
@@ -183,8 +183,8 @@ impl Cursor<'_> {
         self.line += usize::from(self.rest.next() == Some('\n'));
     }
 
-    fn bad(&self, what: &'static str) -> BadLine {
-        BadLine { line: self.line, what }
+    fn bad(&self, what: &'static str) -> BadEnvLine {
+        BadEnvLine { line: self.line, what }
     }
 }
 

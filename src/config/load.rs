@@ -12,7 +12,7 @@ use super::{
     env_file, guarded,
     habits::looked_up,
     judge::{Holds, NamedFile},
-    parse::{Loaded, Source, Surroundings, parse_noting},
+    parse::{Loaded, SourceFile, Surroundings, parse_noting},
     problem::{Notes, Problem, Problems},
     tables::daemon::{ROOT_RUNTIME_DIR, ROOT_STATE_DIR},
 };
@@ -90,7 +90,7 @@ fn is_app_file(path: &Path) -> bool {
     !hidden && path.extension().is_some_and(|extension| extension == "toml")
 }
 
-fn read(file: &Path) -> Result<Source, Problem> {
+fn read(file: &Path) -> Result<SourceFile, Problem> {
     let problem = |what: String, hint: &str| Problem::of_file(file, what, hint);
     let unreadable = |error: io::Error| {
         let hint = match error.kind() {
@@ -112,11 +112,11 @@ fn read(file: &Path) -> Result<Source, Problem> {
         let what = "is not UTF-8".to_owned();
         Problem { line: u32::try_from(line).ok(), ..problem(what, "save the file as UTF-8") }
     })?;
-    Ok(Source { file: file.to_owned(), text })
+    Ok(SourceFile { file: file.to_owned(), text })
 }
 
 /// The files of `apps.d`, sorted by name; notes unreadable ones.
-fn read_apps(file: &Path, notes: &mut Notes) -> Vec<Source> {
+fn read_apps(file: &Path, notes: &mut Notes) -> Vec<SourceFile> {
     let dir = apps_dir(file);
     let listed = fs::read_dir(&dir).and_then(|entries| {
         entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()

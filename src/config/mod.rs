@@ -54,7 +54,7 @@ pub use self::{
     directories::directories,
     find::{FindError, VARIABLE, find},
     load::{concerns, load, sources},
-    parse::{Loaded, Source, Surroundings, parse},
+    parse::{Loaded, SourceFile, Surroundings, parse},
     problem::{Problem, Problems, Severity},
     remembered::{recall, recall_all, remember},
     secret::SecretError,

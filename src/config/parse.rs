@@ -23,7 +23,7 @@ use crate::rules::ids::AppName;
 
 /// One file of the configuration: its name for messages, and its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub struct SourceFile {
     /// The path; for a file in `apps.d` its stem is the app's name.
     pub file: PathBuf,
     pub text: String,
@@ -52,14 +52,18 @@ pub struct Loaded {
 ///
 /// # Errors
 /// All problems at once.
-pub fn parse(main: &Source, apps: &[Source], surroundings: &Surroundings) -> Result<Loaded, Problems> {
+pub fn parse(
+    main: &SourceFile,
+    apps: &[SourceFile],
+    surroundings: &Surroundings,
+) -> Result<Loaded, Problems> {
     parse_noting(main, apps, (surroundings, Notes::default())).map(|(loaded, _)| loaded)
 }
 
 /// Parses, and adds to the problems found before; also returns the files named in the configuration.
 pub(super) fn parse_noting(
-    main: &Source,
-    apps: &[Source],
+    main: &SourceFile,
+    apps: &[SourceFile],
     (surroundings, mut notes): (&Surroundings, Notes),
 ) -> Result<(Loaded, Vec<NamedFile>), Problems> {
     let unread = notes.errors.len();
@@ -91,7 +95,7 @@ pub(super) fn parse_noting(
 }
 
 /// The tables of all files as written: `[daemon]`, and the apps with valid names, each once.
-fn raw(main: &Source, apps: &[Source], notes: &mut Notes) -> (RawDaemon, Vec<(AppName, RawApp)>) {
+fn raw(main: &SourceFile, apps: &[SourceFile], notes: &mut Notes) -> (RawDaemon, Vec<(AppName, RawApp)>) {
     let mut all: Vec<(AppName, RawApp)> = Vec::new();
     let mut daemon = Given::Absent;
     if let Some(file) = raw_main(main, notes) {
@@ -109,14 +113,14 @@ fn raw(main: &Source, apps: &[Source], notes: &mut Notes) -> (RawDaemon, Vec<(Ap
     (RawDaemon::or_empty(daemon, root(&main.file, "daemon")), all)
 }
 
-fn raw_main(source: &Source, notes: &mut Notes) -> Option<RawFile> {
+fn raw_main(source: &SourceFile, notes: &mut Notes) -> Option<RawFile> {
     let mut reader = Reader::new(name(&source.file), &source.text, notes);
     let table = reader.parse(&source.text)?;
     let root = reader.root("");
     Some(RawFile::read(&table, &root, &mut reader))
 }
 
-fn raw_app(source: &Source, name: &str, notes: &mut Notes) -> Option<RawApp> {
+fn raw_app(source: &SourceFile, name: &str, notes: &mut Notes) -> Option<RawApp> {
     let mut reader = Reader::new(self::name(&source.file), &source.text, notes);
     let table = reader.parse(&source.text)?;
     let at = reader.root("app").key(name, 1);

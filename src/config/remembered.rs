@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     load::{app_file, surroundings, text},
-    parse::{Source, parse},
+    parse::{SourceFile, parse},
     settings::{AppSettings, Settings},
 };
 use crate::rules::ids::AppName;
@@ -34,8 +34,8 @@ pub fn remember(file: &Path, app: &AppName) -> Option<String> {
 /// Parses remembered texts; `None` if they are not valid.
 pub fn recall(texts: &str, app: &AppName) -> Option<Arc<AppSettings>> {
     let Texts { file, main, own } = serde_json::from_str(texts).ok()?;
-    let own: Vec<_> = own.into_iter().map(|text| Source { file: app_file(&file, app), text }).collect();
-    let main = Source { text: main, file: file.clone() };
+    let own: Vec<_> = own.into_iter().map(|text| SourceFile { file: app_file(&file, app), text }).collect();
+    let main = SourceFile { text: main, file: file.clone() };
     parse(&main, &own, &surroundings(&file)).ok()?.settings.apps.get(app).cloned()
 }
 
@@ -48,10 +48,11 @@ pub fn recall_all(file: &Path, kept: &[(AppName, String)]) -> Option<Settings> {
     let main = kept().next()?.1.main;
     // Only texts with the newest main file: an older one contains apps that were removed since.
     let own = kept().filter(|(_, texts)| texts.main == main);
-    let own = own.filter_map(|(app, texts)| Some(Source { file: app_file(file, &app), text: texts.own? }));
+    let own =
+        own.filter_map(|(app, texts)| Some(SourceFile { file: app_file(file, &app), text: texts.own? }));
     let mut own: Vec<_> = own.collect();
     own.sort_by(|one, other| one.file.cmp(&other.file));
-    let main = Source { text: main, file: file.to_owned() };
+    let main = SourceFile { text: main, file: file.to_owned() };
     let surroundings = surroundings(file);
     let there: Vec<_> = own.iter().filter(|source| source.file.exists()).cloned().collect();
     // An app without its file was removed, unless the rest is not valid without it.

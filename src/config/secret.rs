@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::{guarded, settings::Preview};
+use super::{guarded, settings::PreviewSettings};
 
 /// Bytes of the whole file, of which only the first line is used.
 const LARGEST: u64 = 64 << 10;
@@ -26,7 +26,7 @@ pub enum SecretError {
     },
 }
 
-impl Preview {
+impl PreviewSettings {
     /// Reads the secret from its file.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ mod tests {
     fn l1_a_secret_is_long_and_plain_and_never_shown() {
         let dir = tempfile::tempdir().unwrap();
         let secret_file = dir.path().join("secret");
-        let preview = Preview { header: "X".to_owned(), cookie: "x".to_owned(), secret_file };
+        let preview = PreviewSettings { header: "X".to_owned(), cookie: "x".to_owned(), secret_file };
         assert!(matches!(preview.secret(), Err(SecretError::Read { .. })));
         for (text, fits) in [
             ("0123456789abcdef\n", true),

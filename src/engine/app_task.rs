@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     acts::Acts,
-    ledger::{Due, Entry, Ledger, Offer, Refusal},
+    ledger::{Due, Entry, Ledger, Offer, Unrecorded},
     snapshot::{CronSeen, RemoteSeen, Snapshot},
     traffic::Counted,
 };
@@ -30,7 +30,7 @@ use crate::{
         event::{Ask, Event},
         gate::GateLook,
         ids::{AppName, DeployId, EffectId},
-        step::{self, Answer, Context, Noted, Policy},
+        step::{self, AskReply, Context, Noted, Policy},
         time::Stamp,
     },
     store::{
@@ -51,7 +51,7 @@ pub enum Message {
         /// The operator and the request, as the record has them.
         act: EventRecord,
         ask: Ask,
-        reply: oneshot::Sender<Answer>,
+        reply: oneshot::Sender<AskReply>,
     },
     /// The set of running instances changed, or the health of one.
     Instances,
@@ -198,7 +198,7 @@ impl AppTask {
                     let event = Event::Asked { by: act.by.clone(), ask };
                     let answer = self.take_for(event, Some(act)).await;
                     // The client may be gone; its request is carried out all the same.
-                    let _gone = reply.send(answer.unwrap_or_else(|| Answer::Said("done".to_owned())));
+                    let _gone = reply.send(answer.unwrap_or_else(|| AskReply::Said("done".to_owned())));
                 }
                 Message::Instances => self.show(),
                 Message::Remote(remote) => {
@@ -248,11 +248,11 @@ impl AppTask {
         }
     }
 
-    async fn take(&mut self, event: Event) -> Option<Answer> {
+    async fn take(&mut self, event: Event) -> Option<AskReply> {
         self.take_for(event, None).await
     }
 
-    async fn take_for(&mut self, event: Event, act: Option<EventRecord>) -> Option<Answer> {
+    async fn take_for(&mut self, event: Event, act: Option<EventRecord>) -> Option<AskReply> {
         let fresh = *self.fresh.get_or_insert_with(|| self.deps.deploys.take());
         let answer = self.carry_out(event, act, self.context(fresh)).await;
         if self.fresh.is_some_and(|fresh| self.deps.deploys.give_back(fresh)) {
@@ -267,7 +267,7 @@ impl AppTask {
         event: Event,
         act: Option<EventRecord>,
         context: Context,
-    ) -> Option<Answer> {
+    ) -> Option<AskReply> {
         let fresh = context.fresh;
         let entry = match self.ledger.offer(event, context) {
             Offer::Record(entry) => entry,
@@ -355,16 +355,16 @@ impl AppTask {
                 }
             };
             entry = match self.ledger.refused(entry) {
-                Refusal::Wait(entry) => entry,
-                Refusal::Act(due) => {
+                Unrecorded::Wait(entry) => entry,
+                Unrecorded::Act(due) => {
                     tracing::error!(app = %self.name, notes = ?due.notes, "acting without a record, for a flip");
                     return Some((due, None));
                 }
             };
             match self.wait_for_retry().await {
-                Wait::Over => {}
-                Wait::Flip => entry.hurry(),
-                Wait::End => return None,
+                RetryEnd::Over => {}
+                RetryEnd::Flip => entry.hurry(),
+                RetryEnd::End => return None,
             }
         }
     }
@@ -395,23 +395,23 @@ impl AppTask {
     }
 
     /// Waits for the next try, or until a flip or the end arrives. Other messages keep their order.
-    async fn wait_for_retry(&mut self) -> Wait {
+    async fn wait_for_retry(&mut self) -> RetryEnd {
         let retry = tokio::time::sleep(COMMIT_RETRY);
         tokio::pin!(retry);
         loop {
             // Both arms are cancel-safe: a sleep, and a channel's receive, which takes nothing when dropped.
             tokio::select! {
-                () = &mut retry => return Wait::Over,
+                () = &mut retry => return RetryEnd::Over,
                 message = self.inbox.recv() => match message {
                     Some(Message::End) | None => {
                         self.backlog.push_front(Message::End);
-                        return Wait::End;
+                        return RetryEnd::End;
                     }
                     Some(message) => {
                         let flip = is_flip(&message);
                         self.backlog.push_back(message);
                         if flip {
-                            return Wait::Flip;
+                            return RetryEnd::Flip;
                         }
                     }
                 },
@@ -552,7 +552,7 @@ fn is_flip(message: &Message) -> bool {
 }
 
 /// Why the wait for the next try ended.
-enum Wait {
+enum RetryEnd {
     Over,
     Flip,
     End,
@@ -568,11 +568,11 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 }
 
 /// The act with its result, for the record.
-fn answered(act: EventRecord, answer: Option<&Answer>) -> Act {
+fn answered(act: EventRecord, answer: Option<&AskReply>) -> Act {
     let text = match answer {
-        Some(Answer::Denied(denial)) => format!("{}; denied: {}", act.text, denial.message),
+        Some(AskReply::Denied(denial)) => format!("{}; denied: {}", act.text, denial.message),
         _ => act.text,
     };
-    let deploy = answer.and_then(Answer::deploy);
-    Act { event: EventRecord { deploy, text, ..act }, began: answer.and_then(Answer::begun) }
+    let deploy = answer.and_then(AskReply::deploy);
+    Act { event: EventRecord { deploy, text, ..act }, began: answer.and_then(AskReply::begun) }
 }

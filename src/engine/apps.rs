@@ -15,7 +15,7 @@ use super::{
     acts::Acts,
     app_task::{AppTask, DeployCounter, Deps, Inbox, Message},
     disk::Disk,
-    interpreter::{Interpreter, Place},
+    interpreter::{DaemonPaths, Interpreter},
     poller::watch_remote,
     scheduling::{Begun, Call, Calls, NotBegun, Scheduler},
     snapshot::Snapshot,
@@ -29,7 +29,7 @@ use crate::{
         app::{Idle, Serving},
         event::{Ask, Event},
         ids::{AppName, Color, CronName},
-        step::{self, Answer},
+        step::{self, AskReply},
         time::Time,
     },
     store::{Store, StoreError, clock, record::EventRecord},
@@ -76,7 +76,7 @@ pub enum Polling {
 /// The apps of one daemon.
 #[derive(Debug)]
 pub struct Apps {
-    place: Place,
+    place: DaemonPaths,
     store: Arc<Store>,
     deploys: Arc<DeployCounter>,
     events: broadcast::Sender<EventRecord>,
@@ -105,7 +105,7 @@ impl Apps {
     ///
     /// # Errors
     /// When the record can't be read.
-    pub fn new(place: Place, store: Arc<Store>, polling: Polling) -> Result<Self, StoreError> {
+    pub fn new(place: DaemonPaths, store: Arc<Store>, polling: Polling) -> Result<Self, StoreError> {
         let deploys = Arc::new(DeployCounter::new(store.next_deploy()?));
         let (events, _) = broadcast::channel(EVENT_BUFFER);
         let acts = Acts::new(store.clone(), events.clone());
@@ -314,7 +314,7 @@ impl AppHandle {
     ///
     /// # Errors
     /// When the app's task has ended.
-    pub async fn ask(&self, act: EventRecord, ask: Ask) -> Result<Answer, Gone> {
+    pub async fn ask(&self, act: EventRecord, ask: Ask) -> Result<AskReply, Gone> {
         let (reply, answer) = oneshot::channel();
         let act = EventRecord { app: Some(self.settings.name.clone()), ..act };
         self.inbox.send(Message::Ask { act, ask, reply }).map_err(|SendError(_)| Gone)?;

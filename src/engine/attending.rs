@@ -11,7 +11,7 @@ use super::{
     interpreter::Interpreter,
 };
 use crate::{
-    front::Daemon,
+    front::FrontDaemon,
     rules::{
         event::Event,
         ids::{AppName, Color},
@@ -35,7 +35,7 @@ struct Attendant<'a> {
     said: Mutex<Option<String>>,
 }
 
-impl Daemon for Attendant<'_> {
+impl FrontDaemon for Attendant<'_> {
     fn app(&self) -> &AppName {
         &self.interpreter.settings().name
     }

@@ -40,7 +40,7 @@ impl Interpreter {
     pub(super) async fn restore(&self, release: &Release, color: Color) -> Result<(), Failure> {
         let (places, id) = (self.places.clone(), release.id.clone());
         let standing = self.blocking(Phase::Starting, move || release::standing(&places, &id)).await?;
-        if standing != release::Standing::Absent {
+        if standing != release::Usability::Absent {
             return Ok(());
         }
         let (app, id) = (&self.settings.name, &release.id);

@@ -8,12 +8,12 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
     app_task::{Inbox, Message},
-    interpreter::{Interpreter, Place},
+    interpreter::{DaemonPaths, Interpreter},
     traffic::Counted,
 };
 use crate::{
     config::settings::AppSettings,
-    front::{hearing::Ear, traffic::Sample},
+    front::{hearing::Ear, traffic::RequestSample},
 };
 
 /// Between two looks at a front's counters, and between two updates of status.
@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const MINUTE: u32 = 60;
 
 /// The socket on which a front reports its requests; `None` when nothing counts them.
-pub(super) fn socket(place: &Place, settings: &AppSettings) -> Option<PathBuf> {
+pub(super) fn socket(place: &DaemonPaths, settings: &AppSettings) -> Option<PathBuf> {
     settings.counts_traffic().then(|| place.runtime_dir.join("t").join(format!("{}.sock", settings.name)))
 }
 
@@ -90,7 +90,7 @@ fn open_ear(interpreter: &Interpreter) -> Option<Ear> {
 }
 
 /// The next requests that the front reports; never returns for a front that reports none.
-async fn hear(ear: &mut Option<Ear>, interpreter: &Interpreter) -> Vec<Sample> {
+async fn hear(ear: &mut Option<Ear>, interpreter: &Interpreter) -> Vec<RequestSample> {
     loop {
         let Some(open) = ear else { return std::future::pending().await };
         match open.hear(interpreter.front()).await {

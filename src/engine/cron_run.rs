@@ -23,7 +23,7 @@ use crate::{
         time::{Stamp, Time},
         words::{CronOutcome, EventKind, Phase},
     },
-    shim::{Exit, Handle, How, Overseer, Role},
+    shim::{CommandExit, ExitKind, Handle, Overseer, Role},
     store::{CronRow, clock},
 };
 
@@ -34,7 +34,7 @@ const SHIM_ALLOWANCE: Duration = Duration::from_secs(15);
 /// A shell gives the code of a command that a signal ended as 128 and the signal's number.
 const SIGNAL: i32 = 128;
 
-/// How a run ended.
+/// ExitKind a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CronEnd {
     pub outcome: CronOutcome,
@@ -166,7 +166,7 @@ impl CronJob {
     }
 
     /// The exit of the command. A shim keeps the time limit, and bgd in the place of one that was killed.
-    async fn exit_of(&self, handle: &Handle) -> Exit {
+    async fn exit_of(&self, handle: &Handle) -> CommandExit {
         let Some(cron) = &self.cron else { return handle.exited().await };
         let left = (cron.timeout + SHIM_ALLOWANCE).saturating_sub(handle.age());
         if let Ok(exit) = tokio::time::timeout(left, handle.exited()).await {
@@ -179,7 +179,7 @@ impl CronJob {
         if let Err(err) = handle.kill().await {
             tracing::warn!(role = %handle.role(), err = %chain(&err), "a scheduled run outlives its time limit");
         }
-        Exit { timed_out: true, ..handle.exited().await }
+        CommandExit { timed_out: true, ..handle.exited().await }
     }
 
     /// Records the end, and tells it.
@@ -229,15 +229,15 @@ impl Interpreter {
     }
 }
 
-fn judged(exit: Exit) -> (CronOutcome, Option<i32>) {
+fn judged(exit: CommandExit) -> (CronOutcome, Option<i32>) {
     let code = match exit.how {
-        How::Code(code) => Some(code),
-        How::Signal(signal) => Some(SIGNAL + signal),
-        How::Unknown => None,
+        ExitKind::Code(code) => Some(code),
+        ExitKind::Signal(signal) => Some(SIGNAL + signal),
+        ExitKind::Unknown => None,
     };
     let outcome = match exit {
-        Exit { timed_out: true, .. } => CronOutcome::TimedOut,
-        Exit { how: How::Unknown, .. } => CronOutcome::Unknown,
+        CommandExit { timed_out: true, .. } => CronOutcome::TimedOut,
+        CommandExit { how: ExitKind::Unknown, .. } => CronOutcome::Unknown,
         exit if exit.success() => CronOutcome::Done,
         _ => CronOutcome::Failed,
     };
@@ -250,13 +250,13 @@ mod tests {
 
     #[test]
     fn an_exit_is_judged_and_a_signal_has_the_code_of_a_shell() {
-        let exit = |how, timed_out| Exit { how, timed_out, out_of_memory: false };
+        let exit = |how, timed_out| CommandExit { how, timed_out, out_of_memory: false };
         for (exit, expected) in [
-            (exit(How::Code(0), false), (CronOutcome::Done, Some(0))),
-            (exit(How::Code(3), false), (CronOutcome::Failed, Some(3))),
-            (exit(How::Signal(9), false), (CronOutcome::Failed, Some(137))),
-            (exit(How::Signal(9), true), (CronOutcome::TimedOut, Some(137))),
-            (exit(How::Unknown, false), (CronOutcome::Unknown, None)),
+            (exit(ExitKind::Code(0), false), (CronOutcome::Done, Some(0))),
+            (exit(ExitKind::Code(3), false), (CronOutcome::Failed, Some(3))),
+            (exit(ExitKind::Signal(9), false), (CronOutcome::Failed, Some(137))),
+            (exit(ExitKind::Signal(9), true), (CronOutcome::TimedOut, Some(137))),
+            (exit(ExitKind::Unknown, false), (CronOutcome::Unknown, None)),
         ] {
             assert_eq!(judged(exit), expected, "{exit}");
         }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     interpreter::Interpreter,
-    pruning::{Shelf, Turn},
+    pruning::{RemovalTurn, Shelf},
     snapshot::Snapshot,
 };
 use crate::{
@@ -61,20 +61,20 @@ pub struct Disk {
     turn: tokio::sync::Mutex<()>,
     apps: Mutex<BTreeMap<AppName, Lodger>>,
     /// Kept across reloads, because a removal that began before one may still be under way.
-    removals: Mutex<BTreeMap<AppName, Arc<Turn>>>,
+    removals: Mutex<BTreeMap<AppName, Arc<RemovalTurn>>>,
 }
 
 /// An app whose releases lie on a disk.
 #[derive(Debug, Clone)]
 struct Lodger {
     shelf: Shelf,
-    removals: Arc<Turn>,
+    removals: Arc<RemovalTurn>,
     seen: watch::Receiver<Snapshot>,
 }
 
 impl Disk {
     /// The app's lock on removals: one at a time.
-    pub(super) fn removals(&self, app: &AppName) -> Arc<Turn> {
+    pub(super) fn removals(&self, app: &AppName) -> Arc<RemovalTurn> {
         let mut all = self.removals.lock().unwrap_or_else(PoisonError::into_inner);
         all.entry(app.clone()).or_default().clone()
     }

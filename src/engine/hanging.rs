@@ -9,7 +9,7 @@ use std::{
 use super::{interpreter::Interpreter, tend::end_rest};
 use crate::{
     instance::{
-        hanging::{Health, dispensable},
+        hanging::{InstanceHealth, dispensable},
         slots,
     },
     rules::{address::Address, ids::Color},
@@ -22,7 +22,7 @@ impl Interpreter {
     pub(super) async fn see_to_the_hanging(
         self: &Arc<Self>,
         color: Color,
-        (each, last): (&[Health], &[String]),
+        (each, last): (&[InstanceHealth], &[String]),
         within: Duration,
     ) {
         let unwell = if self.leads_to(color) { dispensable(each) } else { Vec::new() };

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::{Mutex, broadcast};
 
-use super::{counting, disk::Disk, pruning::Turn, stopping::Led, traffic::Traffic};
+use super::{counting, disk::Disk, pruning::RemovalTurn, stopping::Led, traffic::Traffic};
 use crate::{
     command::{AppCommands, CommandError, Places, failure, trouble},
     config::settings::AppSettings,
@@ -34,7 +34,7 @@ pub struct Interpreter {
     pub(super) settings: Arc<AppSettings>,
     pub(super) places: Places,
     pub(super) commands: AppCommands,
-    pub(super) git: git::Worker,
+    pub(super) git: git::GitWorker,
     pub(super) front: Box<dyn Front>,
     pub(super) instances: Instances,
     pub(super) workers: Arc<Workers>,
@@ -53,14 +53,14 @@ pub struct Interpreter {
     pub(super) ahead: AtomicU64,
     pub(super) led: std::sync::Mutex<Led>,
     /// Allows one removal of the app's releases at a time.
-    pub(super) removals: Arc<Turn>,
+    pub(super) removals: Arc<RemovalTurn>,
     /// The disk that the releases lie on.
     pub(super) disk: Arc<Disk>,
 }
 
 /// The daemon's paths.
 #[derive(Debug)]
-pub struct Place {
+pub struct DaemonPaths {
     /// The bgd binary, which is run again for its other roles.
     pub exe: PathBuf,
     /// `state_dir` of the daemon.
@@ -77,7 +77,7 @@ impl Interpreter {
     pub fn new(
         settings: Arc<AppSettings>,
         (store, events): (Arc<Store>, broadcast::Sender<EventRecord>),
-        (place, disk): (&Place, Arc<Disk>),
+        (place, disk): (&DaemonPaths, Arc<Disk>),
     ) -> Result<Self, CommandError> {
         let places = Places::new(&place.state_dir, &settings.name);
         places.create()?;
@@ -85,7 +85,7 @@ impl Interpreter {
             // The live release must be supervised all the same; each deploy tries again and reports the error.
             tracing::error!(app = %settings.name, err = %chain(&err), "nothing can be deployed");
         }
-        let source = git::Source::of(&settings, places.mirror());
+        let source = git::GitSource::of(&settings, places.mirror());
         let traffic_socket = counting::socket(place, &settings);
         let ground = front::Ground {
             exe: place.exe.clone(),
@@ -98,7 +98,7 @@ impl Interpreter {
         let commands = AppCommands { settings: settings.clone(), places: places.clone(), shims };
         let record = AppRecord::new(store.clone(), settings.name.clone(), events);
         Ok(Self {
-            git: git::Worker::new(place.exe.clone(), source, git::Limits::default()),
+            git: git::GitWorker::new(place.exe.clone(), source, git::GitLimits::default()),
             front: front::of(&settings, ground),
             workers: Arc::new(Workers::new(commands.clone(), record.clone())),
             instances: Instances::new(commands.clone(), record.clone(), place.exe.clone()),
@@ -130,7 +130,7 @@ impl Interpreter {
         &*self.front
     }
 
-    pub fn git(&self) -> &git::Worker {
+    pub fn git(&self) -> &git::GitWorker {
         &self.git
     }
 
@@ -202,10 +202,10 @@ impl Interpreter {
         let ruled = self.git.source().only_forward();
         let asked = match want {
             // A push: the branch decides whether this commit may follow the last accepted one.
-            Want::Commit(commit) if ruled => git::Want::Seen(commit.clone()),
-            Want::Tip => git::Want::Branch,
-            Want::Rev(rev) => git::Want::Rev(rev.clone()),
-            Want::Commit(commit) => git::Want::Rev(commit.as_str().to_owned()),
+            Want::Commit(commit) if ruled => git::WantedRevision::Seen(commit.clone()),
+            Want::Tip => git::WantedRevision::Branch,
+            Want::Rev(rev) => git::WantedRevision::Rev(rev.clone()),
+            Want::Commit(commit) => git::WantedRevision::Rev(commit.as_str().to_owned()),
         };
         let line = self.git.source().line();
         let accepted = match ruled {
@@ -248,13 +248,13 @@ impl Interpreter {
 pub(super) fn git_failure(phase: Phase, err: &git::GitError) -> Failure {
     // Access and network may be mended without a new commit; a faulty commit needs one.
     let nature = match err.kind() {
-        git::Kind::Permanent | git::Kind::Refused => Nature::Deterministic,
-        git::Kind::Transient
-        | git::Kind::Auth
-        | git::Kind::HostKey
-        | git::Kind::BranchMissing
-        | git::Kind::Empty
-        | git::Kind::Stalled => Nature::Transient,
+        git::Reaction::Permanent | git::Reaction::Refused => Nature::Deterministic,
+        git::Reaction::Transient
+        | git::Reaction::Auth
+        | git::Reaction::HostKey
+        | git::Reaction::BranchMissing
+        | git::Reaction::Empty
+        | git::Reaction::Stalled => Nature::Transient,
     };
     let failure = failure(phase, nature, chain(err));
     Failure { hint: err.hint().or(failure.hint), ..failure }

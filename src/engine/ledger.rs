@@ -7,7 +7,7 @@ use crate::rules::{
     effect::{Action, Effect, Note},
     event::Event,
     ids::DeployId,
-    step::{Answer, Context, Noted, Step},
+    step::{AskReply, Context, Noted, Step},
 };
 
 /// Decides what an event changes: [`crate::rules::step::step`], or the simulator's machine with a defect.
@@ -56,14 +56,14 @@ pub struct Due {
     /// The notes of the step.
     pub notes: Vec<Noted>,
     /// The answer to the operator who asked.
-    pub answer: Option<Answer>,
+    pub answer: Option<AskReply>,
     /// The record can be written again: an [`Event::Ticked`] begins the work that waited for it.
     pub caught_up: bool,
 }
 
 /// The ledger's answer to an entry that can't be recorded.
 #[derive(Debug)]
-pub enum Refusal {
+pub enum Unrecorded {
     /// The entry waits, and everything else behind it.
     Wait(Box<Entry>),
     /// The entry belongs to a flip, or is in the way of one, and is carried out without a record.
@@ -149,13 +149,13 @@ impl Ledger {
     }
 
     /// Decides what happens to an entry that can't be recorded.
-    pub fn refused(&mut self, entry: Box<Entry>) -> Refusal {
+    pub fn refused(&mut self, entry: Box<Entry>) -> Unrecorded {
         self.behind = true;
         match &entry.context {
             Some(context) if self.flipping || entry.urgent => {
-                Refusal::Act(self.do_without(&entry.event, context))
+                Unrecorded::Act(self.do_without(&entry.event, context))
             }
-            _ => Refusal::Wait(entry),
+            _ => Unrecorded::Wait(entry),
         }
     }
 
@@ -270,7 +270,7 @@ mod tests {
     fn what_is_refused_waits_and_changes_nothing_until_it_is_recorded() {
         let mut ledger = Ledger::new(App::default(), busy);
         let entry = offered(&mut ledger, head());
-        let Refusal::Wait(entry) = ledger.refused(entry) else { panic!("it acts without a record") };
+        let Unrecorded::Wait(entry) = ledger.refused(entry) else { panic!("it acts without a record") };
         assert_eq!((ledger.app(), ledger.is_behind()), (&App::default(), true));
         let due = ledger.recorded(entry);
         assert!(due.caught_up && !ledger.is_behind());
@@ -282,11 +282,11 @@ mod tests {
         let mut ledger = Ledger::new(App::default(), busy);
         let mut first = offered(&mut ledger, head());
         first.hurry();
-        let Refusal::Act(due) = ledger.refused(first) else { panic!("a flip waits behind it") };
+        let Unrecorded::Act(due) = ledger.refused(first) else { panic!("a flip waits behind it") };
         assert_eq!(said(&due.notes), ["without a record"], "the step is made again");
         for event in [flip(), head(), Event::Ticked] {
             let entry = offered(&mut ledger, event);
-            let Refusal::Act(due) = ledger.refused(entry) else { panic!("the flip waits") };
+            let Unrecorded::Act(due) = ledger.refused(entry) else { panic!("the flip waits") };
             assert!(
                 matches!(due.effects[..], [Effect { action: Action::Wake { .. }, .. }]),
                 "no prune: {due:?}"
@@ -294,7 +294,7 @@ mod tests {
         }
         let entry = offered(&mut ledger, head());
         assert_eq!(entry.notes().len(), 5, "with what is unwritten");
-        assert!(matches!(ledger.refused(entry), Refusal::Wait(_)), "the flip is over");
+        assert!(matches!(ledger.refused(entry), Unrecorded::Wait(_)), "the flip is over");
     }
 
     #[test]
@@ -302,9 +302,9 @@ mod tests {
         let mut ledger = Ledger::new(App::default(), busy);
         assert!(ledger.overdue().is_none());
         let entry = offered(&mut ledger, flip());
-        assert!(matches!(ledger.refused(entry), Refusal::Act(_)));
+        assert!(matches!(ledger.refused(entry), Unrecorded::Act(_)));
         let late = ledger.overdue().expect("the record is behind");
-        assert!(matches!(ledger.refused(late), Refusal::Wait(_)), "there is nothing to act on");
+        assert!(matches!(ledger.refused(late), Unrecorded::Wait(_)), "there is nothing to act on");
         let late = ledger.overdue().expect("the record is still behind");
         assert_eq!((said(late.notes()), &late.step().next), (vec!["without a record"], ledger.app()));
         let due = ledger.recorded(late);

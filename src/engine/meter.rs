@@ -14,9 +14,9 @@ use super::interpreter::Interpreter;
 use crate::{
     config::settings::PublicAddress,
     os::errors::chain,
-    probe::{Public, Reply},
+    probe::{Public, PublicReply},
     rules::{
-        app::{App, Group, Pipeline},
+        app::{App, Pipeline, StageGroup},
         ids::DeployId,
     },
     store::record::MeterRecord,
@@ -80,14 +80,14 @@ impl Meter {
 fn moving(pipeline: &Pipeline) -> Option<DeployId> {
     let work = pipeline.work()?;
     match work.stage.group() {
-        Group::Pivot | Group::Live | Group::Ending => Some(work.deploy.id),
-        Group::BeforePivot | Group::Sharing => None,
+        StageGroup::Pivot | StageGroup::Live | StageGroup::Ending => Some(work.deploy.id),
+        StageGroup::BeforePivot | StageGroup::Sharing => None,
     }
 }
 
 /// Whether a flip begins here; a deploy whose commit is live already ends without one.
 fn begins(pipeline: &Pipeline) -> bool {
-    pipeline.group() == Some(Group::Pivot)
+    pipeline.group() == Some(StageGroup::Pivot)
 }
 
 async fn measure_and_keep(
@@ -128,8 +128,8 @@ async fn measure_and_keep(
 }
 
 /// Asks until told to stop, without waiting for one answer before the next question: a slow answer hides no other.
-async fn measure(public: &Public, stop: &CancellationToken) -> Result<Tally, JoinError> {
-    let mut tally = Tally::begin(Instant::now());
+async fn measure(public: &Public, stop: &CancellationToken) -> Result<AnswerTally, JoinError> {
+    let mut tally = AnswerTally::begin(Instant::now());
     let mut asked = JoinSet::new();
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -155,7 +155,7 @@ async fn measure(public: &Public, stop: &CancellationToken) -> Result<Tally, Joi
 
 /// Counts of the answers so far.
 #[derive(Debug)]
-struct Tally {
+struct AnswerTally {
     requests: u64,
     lost: u64,
     /// The last answer; before the first one, the beginning.
@@ -164,17 +164,17 @@ struct Tally {
     first_loss: Option<String>,
 }
 
-impl Tally {
+impl AnswerTally {
     fn begin(at: Instant) -> Self {
         Self { requests: 0, lost: 0, answered: at, longest: Duration::ZERO, first_loss: None }
     }
 
     /// A lost request does not end a gap but shows its least length, because no answer may follow.
-    fn take(&mut self, (reply, at): (Reply, Instant)) {
+    fn take(&mut self, (reply, at): (PublicReply, Instant)) {
         self.longest = self.longest.max(at.saturating_duration_since(self.answered));
         match reply {
-            Reply::Answered => self.answered = self.answered.max(at),
-            Reply::Lost(why) => {
+            PublicReply::Answered => self.answered = self.answered.max(at),
+            PublicReply::Lost(why) => {
                 self.lost += 1;
                 self.first_loss.get_or_insert(why);
             }
@@ -194,9 +194,9 @@ mod tests {
     /// The number of lost replies and the longest gap; replies are given with milliseconds from the beginning.
     fn tallied(replies: &[(u64, bool)]) -> (u64, u64) {
         let begun = Instant::now();
-        let mut tally = Tally::begin(begun);
+        let mut tally = AnswerTally::begin(begun);
         for (ms, answered) in replies {
-            let reply = if *answered { Reply::Answered } else { Reply::Lost(format!("at {ms}")) };
+            let reply = if *answered { PublicReply::Answered } else { PublicReply::Lost(format!("at {ms}")) };
             tally.requests += 1;
             tally.take((reply, begun + Duration::from_millis(*ms)));
         }
@@ -235,9 +235,9 @@ mod tests {
     #[test]
     fn the_first_loss_is_the_one_that_is_told() {
         let begun = Instant::now();
-        let mut tally = Tally::begin(begun);
+        let mut tally = AnswerTally::begin(begun);
         for why in ["refused", "reset"] {
-            tally.take((Reply::Lost(why.to_owned()), begun));
+            tally.take((PublicReply::Lost(why.to_owned()), begun));
         }
         assert_eq!(tally.first_loss.as_deref(), Some("refused"));
     }

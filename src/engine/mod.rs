@@ -31,7 +31,7 @@ mod working;
 
 pub use app_task::{AppTask, DeployCounter, Deps, Inbox, Message};
 pub use cron_run::CronEnd;
-pub use interpreter::{Interpreter, Place};
+pub use interpreter::{DaemonPaths, Interpreter};
 pub use poller::watch_remote;
 pub use scheduling::{Begun, NotBegun};
 pub use snapshot::{CronSeen, RemoteSeen, Snapshot};

@@ -15,7 +15,7 @@ use crate::{
         ids::{Color, Generation},
         route::Standing,
     },
-    shim::{Exit, Handle, Role},
+    shim::{CommandExit, Handle, Role},
     store::Store,
 };
 
@@ -30,7 +30,7 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
     match interpreter.commands.shims.find(name).await {
         Ok(shims) => {
             for handle in shims {
-                let Found { alive, ending, verdict } = Found::of(&handle).await;
+                let ShimState { alive, ending, verdict } = ShimState::of(&handle).await;
                 match handle.role().clone() {
                     Role::Instance(slot) if alive && ending => {
                         let (color, release) = (slot.color, handle.release());
@@ -82,16 +82,16 @@ pub async fn facts(interpreter: &Interpreter, store: &Store, state: &App) -> Fac
 }
 
 /// The state of a shim's processes.
-struct Found {
+struct ShimState {
     /// At least one process lives.
     alive: bool,
     /// They are about to end.
     ending: bool,
     /// How its command ended.
-    verdict: Option<Exit>,
+    verdict: Option<CommandExit>,
 }
 
-impl Found {
+impl ShimState {
     async fn of(handle: &Handle) -> Self {
         match handle.status().await {
             Ok(status) => {
@@ -144,7 +144,7 @@ async fn described(interpreter: &Interpreter, mut releases: Vec<Release>) -> Vec
     releases
 }
 
-fn is_verdict(exit: Option<Exit>) -> bool {
+fn is_verdict(exit: Option<CommandExit>) -> bool {
     exit.is_some_and(|exit| !exit.is_from_outside())
 }
 
@@ -186,10 +186,10 @@ fn on_disk(interpreter: &Interpreter) -> Vec<Release> {
         Vec::new()
     });
     let complete = found.into_iter().filter_map(|found| match found.standing {
-        release::Standing::Complete(commit) => {
+        release::Usability::Complete(commit) => {
             Some(Release { id: found.release, commit, subject: String::new(), author: String::new() })
         }
-        release::Standing::HalfMade | release::Standing::Absent => None,
+        release::Usability::HalfMade | release::Usability::Absent => None,
     });
     complete.collect()
 }

@@ -19,7 +19,7 @@ use crate::{
     rules::{
         app::{Release, Serving},
         ids::{DeployId, ReleaseId},
-        retention::{self, Guarded, Kept, Thrift, Worth},
+        retention::{self, Guarded, KeptRelease, Thrift, Worth},
         words::{Failure, Fate, Nature, Phase},
     },
     store::{Store, StoreError},
@@ -27,13 +27,13 @@ use crate::{
 
 /// Allows one removal at a time.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
+pub(super) struct RemovalTurn {
     taken: Arc<tokio::sync::Mutex<()>>,
     /// The number to keep and the releases needed after the newest deploy; taken by the next holder of the turn.
     newest: Mutex<Option<(NonZeroUsize, Guarded)>>,
 }
 
-impl Turn {
+impl RemovalTurn {
     /// Waits for the turn; the guard is kept for the whole removal, on any thread.
     pub(super) async fn take(&self) -> OwnedMutexGuard<()> {
         self.taken.clone().lock_owned().await
@@ -158,14 +158,14 @@ impl Shelf {
     }
 
     /// The releases on disk, each with its worth.
-    pub(super) fn kept(&self, known: &[(Release, Fate)]) -> Result<Vec<Kept>, release::BuildError> {
+    pub(super) fn kept(&self, known: &[(Release, Fate)]) -> Result<Vec<KeptRelease>, release::BuildError> {
         let worth_of = |id: &ReleaseId| {
             let found = known.iter().find(|(release, _)| release.id == *id);
             found.map_or(Worth::Abandoned, |(_, fate)| Worth::from(*fate))
         };
         let on_disk = release::list_releases(&self.places)?.into_iter();
         Ok(on_disk
-            .map(|found| Kept {
+            .map(|found| KeptRelease {
                 seq: found.release.deploy().0,
                 worth: worth_of(&found.release),
                 release: found.release,

@@ -19,7 +19,7 @@ use crate::{
         task::Ran,
         words::{Failure, Moment, Nature, Phase, TaskOutcome},
     },
-    shim::{Exit, Handle, How, Role, Spec, StartError},
+    shim::{CommandExit, ExitKind, Handle, Role, Spec, StartError},
     store::HookRun,
 };
 
@@ -47,12 +47,12 @@ impl Interpreter {
             Hook::AfterFailed => (failed.map_or(Phase::Stopping, |failure| failure.phase), "after_failed"),
         };
         let which = match (hook, failed) {
-            (Hook::BeforeStart, _) => command::Hook::BeforeStart,
-            (Hook::AfterLive, _) => command::Hook::AfterLive,
+            (Hook::BeforeStart, _) => command::HookCommand::BeforeStart,
+            (Hook::AfterLive, _) => command::HookCommand::AfterLive,
             (Hook::AfterFailed, Some(failure)) => {
-                command::Hook::AfterFailed { phase: failure.phase.as_str(), error: &failure.cause }
+                command::HookCommand::AfterFailed { phase: failure.phase.as_str(), error: &failure.cause }
             }
-            (Hook::AfterFailed, None) => command::Hook::AfterFailed { phase: "", error: "" },
+            (Hook::AfterFailed, None) => command::HookCommand::AfterFailed { phase: "", error: "" },
         };
         let context = self.commands.context(release, color);
         let command = command::hook_command(&self.settings, &context, which)
@@ -95,7 +95,7 @@ impl Interpreter {
                 let exit = handle.exited().await;
                 // C3: processes that the command left behind end too; the exit is the command's own.
                 handle.ended().await;
-                if exit.how != How::Unknown {
+                if exit.how != ExitKind::Unknown {
                     let ran = self.task_ended((name, task), when, (release, color), exit);
                     return Ok(Done::Ran(Ran { attempt, ..ran }));
                 }
@@ -154,7 +154,7 @@ impl Interpreter {
         (name, task): (&TaskName, Option<&Task>),
         when: Moment,
         at: (&Release, Color),
-        exit: Exit,
+        exit: CommandExit,
     ) -> Ran {
         let hint = format!("`bgd logs --task {name}` shows all of its output; push a fix, then `bgd deploy`");
         let told = Told { what: format!("task {name}"), hint };
@@ -190,7 +190,7 @@ impl Interpreter {
     }
 
     /// Runs a command that ends, or takes up one that runs or ended while bgd was away.
-    pub(super) async fn run_to_end(&self, phase: Phase, spec: &Spec) -> Result<Exit, Failure> {
+    pub(super) async fn run_to_end(&self, phase: Phase, spec: &Spec) -> Result<CommandExit, Failure> {
         let handle = self.taken_up_or_started(phase, spec).await?;
         Ok(self.to_end(&handle).await)
     }
@@ -204,7 +204,7 @@ impl Interpreter {
         }
     }
 
-    async fn to_end(&self, handle: &Handle) -> Exit {
+    async fn to_end(&self, handle: &Handle) -> CommandExit {
         let exit = handle.exited().await;
         // C3: processes that the command left behind end too; the exit is the command's own.
         handle.ended().await;
@@ -216,12 +216,12 @@ impl Interpreter {
 }
 
 /// An exit that was forced from outside says nothing against the commit (promise A10).
-pub(super) fn nature(exit: Exit) -> Nature {
+pub(super) fn nature(exit: CommandExit) -> Nature {
     if exit.is_from_outside() { Nature::Transient } else { Nature::Deterministic }
 }
 
-/// How the run of a hook or a task ended, with its last lines.
-fn ended(told: &Told, (phase, nature): (Phase, Nature), (spec, exit): (&Spec, Exit)) -> Ran {
+/// ExitKind the run of a hook or a task ended, with its last lines.
+fn ended(told: &Told, (phase, nature): (Phase, Nature), (spec, exit): (&Spec, CommandExit)) -> Ran {
     let tail = shown(&spec.log.path);
     let failure = failed(told, (phase, nature), (Some(spec), exit), &tail);
     Ran { outcome: outcome(exit), exit: code(exit), attempt: 1, tail, failure }
@@ -230,7 +230,7 @@ fn ended(told: &Told, (phase, nature): (Phase, Nature), (spec, exit): (&Spec, Ex
 fn failed(
     told: &Told,
     (phase, nature): (Phase, Nature),
-    (spec, exit): (Option<&Spec>, Exit),
+    (spec, exit): (Option<&Spec>, CommandExit),
     tail: &[String],
 ) -> Option<Failure> {
     if exit.success() {
@@ -249,19 +249,19 @@ fn failed(
     })
 }
 
-fn outcome(exit: Exit) -> TaskOutcome {
+fn outcome(exit: CommandExit) -> TaskOutcome {
     match exit.how {
         _ if exit.timed_out => TaskOutcome::TimedOut,
-        How::Code(0) => TaskOutcome::Done,
-        How::Unknown => TaskOutcome::Unknown,
-        How::Code(_) | How::Signal(_) => TaskOutcome::Failed,
+        ExitKind::Code(0) => TaskOutcome::Done,
+        ExitKind::Unknown => TaskOutcome::Unknown,
+        ExitKind::Code(_) | ExitKind::Signal(_) => TaskOutcome::Failed,
     }
 }
 
-fn code(exit: Exit) -> Option<i32> {
+fn code(exit: CommandExit) -> Option<i32> {
     match exit.how {
-        How::Code(code) if !exit.timed_out => Some(code),
-        How::Code(_) | How::Signal(_) | How::Unknown => None,
+        ExitKind::Code(code) if !exit.timed_out => Some(code),
+        ExitKind::Code(_) | ExitKind::Signal(_) | ExitKind::Unknown => None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::traffic::Counted;
 use crate::{
     config::settings::{AppSettings, CronSettings},
-    instance::Seen,
+    instance::InstanceStatus,
     rules::{
         app::App,
         ids::{Color, CommitId, CronName, TaskName},
@@ -30,7 +30,7 @@ pub struct Snapshot {
     /// False until the daemon has looked at the world once; before that this is the record's view.
     pub observed: bool,
     /// The instances that run.
-    pub instances: BTreeMap<Slot, Seen>,
+    pub instances: BTreeMap<Slot, InstanceStatus>,
     /// The number of instances last started on each color.
     pub given: BTreeMap<Color, u16>,
     /// The workers, those that leave among them.
@@ -67,7 +67,7 @@ impl Snapshot {
         self.on(color).filter(|seen| seen.healthy == Some(true)).count()
     }
 
-    fn on(&self, color: Color) -> impl Iterator<Item = &Seen> {
+    fn on(&self, color: Color) -> impl Iterator<Item = &InstanceStatus> {
         self.instances.iter().filter(move |(slot, _)| slot.color == color).map(|(_, seen)| seen)
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     instance::slots,
     os::errors::chain,
     rules::{
-        effect::{Backend, Canary},
+        effect::{Backend, CanaryShare},
         ids::{Color, Generation, ReleaseId},
         route::{Preview, Route, Side, Standing},
         words::{EventKind, Failure, Nature, Phase},
@@ -47,7 +47,7 @@ impl Interpreter {
         &self,
         generation: Generation,
         (live, backup): (Option<&Backend>, Option<&Backend>),
-        canary: Option<&Canary>,
+        canary: Option<&CanaryShare>,
     ) -> Result<(), Failure> {
         let _turn = self.front_turn.lock().await;
         let ahead = self.ahead.load(Ordering::Relaxed);

@@ -20,11 +20,11 @@ use crate::{
     command::tail,
     instance::{
         answer_line,
-        hanging::{Health, Heard},
+        hanging::{Heard, InstanceHealth},
         slots,
     },
     os::errors::chain,
-    probe::{self, Answer, Target, Verdict},
+    probe::{self, ProbeResult, ProbeVerdict, Target},
     rules::{
         app::{App, Idle, Instance, Release},
         event::Event,
@@ -164,7 +164,7 @@ async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): 
     }
     let pause = settings.health.interval.max(CALM);
     let within = (settings.health.timeout + pause) * 2;
-    let mut each = vec![Health::default(); usize::from(number)];
+    let mut each = vec![InstanceHealth::default(); usize::from(number)];
     let (mut known, mut seen) = (None, interpreter.instances().known.seen());
     loop {
         let targets: Result<Vec<_>, _> =
@@ -195,7 +195,7 @@ async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): 
         }
         let worst = last.iter().position(|(heard, _)| *heard != Heard::Well).unwrap_or(0);
         let lines: Vec<String> = last.into_iter().map(|(_, line)| line).collect();
-        let verdict = Health::of_all(&each);
+        let verdict = InstanceHealth::of_all(&each);
         if verdict != known
             && let Some(healthy) = verdict
         {
@@ -216,12 +216,12 @@ async fn monitor(interpreter: Arc<Interpreter>, inbox: Inbox, (color, release): 
             return;
         }
         interpreter.see_to_the_hanging(color, (&each, &lines), within).await;
-        let doubtful = number > 1 && each.iter().any(Health::is_doubtful);
+        let doubtful = number > 1 && each.iter().any(InstanceHealth::is_doubtful);
         sleep(if doubtful { settings.health.interval.min(pause) } else { pause }).await;
     }
 }
 
-fn heard(interpreter: &Interpreter, target: &Target, answer: &Answer) -> (Heard, String) {
+fn heard(interpreter: &Interpreter, target: &Target, answer: &ProbeResult) -> (Heard, String) {
     let (healthy, line) = answer_line(answer);
     if healthy {
         // A socket that the front's workers can't open is not healthy.
@@ -229,7 +229,7 @@ fn heard(interpreter: &Interpreter, target: &Target, answer: &Answer) -> (Heard,
         return open.map_or_else(|failure| (Heard::Unwell, failure.cause), |()| (Heard::Well, line));
     }
     match &answer.verdict {
-        Verdict::Unhealthy(reason) if reason.is_silence() => (Heard::Nothing, line),
+        ProbeVerdict::Unhealthy(reason) if reason.is_silence() => (Heard::Nothing, line),
         _ => (Heard::Unwell, line),
     }
 }

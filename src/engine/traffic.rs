@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    front::traffic::Sample,
+    front::traffic::RequestSample,
     rules::{
         ids::{Color, ReleaseId},
         traffic::Figures,
@@ -21,12 +21,12 @@ const MINUTES: usize = 5;
 /// Counts of real traffic.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    colors: Mutex<[Line; 2]>,
+    colors: Mutex<[ColorCounts; 2]>,
 }
 
 /// Counts of one color.
 #[derive(Debug, Default)]
-struct Line {
+struct ColorCounts {
     /// The release that answered; another release begins at zero.
     release: Option<ReleaseId>,
     total: Figures,
@@ -38,7 +38,7 @@ struct Line {
     taken: Figures,
 }
 
-impl Line {
+impl ColorCounts {
     fn of(&mut self, release: Option<&ReleaseId>) -> &mut Self {
         if release.is_some() && self.release.as_ref() != release {
             let taken = std::mem::take(&mut self.taken);
@@ -69,7 +69,7 @@ impl Counted {
 
 impl Traffic {
     /// Counts one request, answered by the release on its color.
-    pub fn add(&self, sample: &Sample, release: Option<&ReleaseId>) {
+    pub fn add(&self, sample: &RequestSample, release: Option<&ReleaseId>) {
         let mut lines = self.lines();
         let line = lines[index(sample.color)].of(release);
         line.total.requests += 1;
@@ -130,7 +130,7 @@ impl Traffic {
         Counted { blue, green }
     }
 
-    fn lines(&self) -> MutexGuard<'_, [Line; 2]> {
+    fn lines(&self) -> MutexGuard<'_, [ColorCounts; 2]> {
         self.colors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn add(traffic: &Traffic, (color, seq): (Color, u64), times: u64) {
-        let sample = Sample { color, status: Some(200), took: Duration::from_millis(3) };
+        let sample = RequestSample { color, status: Some(200), took: Duration::from_millis(3) };
         (0..times).for_each(|_| traffic.add(&sample, Some(&release(seq))));
     }
 
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn no_answer_is_an_error_and_has_no_duration() {
         let traffic = Traffic::default();
-        let sample = Sample { color: Color::Blue, status: None, took: Duration::from_millis(3) };
+        let sample = RequestSample { color: Color::Blue, status: None, took: Duration::from_millis(3) };
         traffic.add(&sample, None);
         let seen = traffic.last_minutes(Color::Blue);
         assert_eq!((seen.requests, seen.errors, seen.took.total()), (1, 1, 0));

@@ -17,7 +17,7 @@ use std::{
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt};
 use tokio::{io::Interest, net::UnixDatagram, time::Instant};
 
-use super::{Front, traffic::Sample};
+use super::{Front, traffic::RequestSample};
 
 /// Bytes. Longer than any line that a front sends; the rest of a longer datagram is not read.
 const LONGEST: usize = 4096;
@@ -56,7 +56,7 @@ impl Ear {
     ///
     /// # Errors
     /// When the socket can't be read.
-    pub async fn hear(&mut self, front: &dyn Front) -> io::Result<Vec<Sample>> {
+    pub async fn hear(&mut self, front: &dyn Front) -> io::Result<Vec<RequestSample>> {
         loop {
             let (datagram, uid) = self.datagram().await?;
             if !self.trusts(uid) && self.may_ask() {

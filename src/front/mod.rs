@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, fmt, path::PathBuf, time::Duration};
 use futures_util::future::BoxFuture;
 use tokio::sync::MutexGuard;
 
-use self::{builtin::Builtin, haproxy::Haproxy, nginx::Nginx, traffic::Sample};
+use self::{builtin::Builtin, haproxy::Haproxy, nginx::Nginx, traffic::RequestSample};
 use crate::{
     config::settings::{AppSettings, FrontSettings},
     os::reader::Reader,
@@ -53,7 +53,7 @@ pub trait Front: fmt::Debug + Send + Sync {
 
     /// Supervises the front for as long as the future is polled: reports what is wrong, and asks the daemon to route
     /// again after the front lost its route.
-    fn supervise<'a>(&'a self, daemon: &'a dyn Daemon) -> BoxFuture<'a, ()>;
+    fn supervise<'a>(&'a self, daemon: &'a dyn FrontDaemon) -> BoxFuture<'a, ()>;
 
     /// The findings of `bgd doctor` about the front; changes nothing.
     fn advice<'a>(&'a self, app: &'a AppSettings) -> BoxFuture<'a, Vec<Finding>>;
@@ -81,7 +81,7 @@ pub trait Front: fmt::Debug + Send + Sync {
     }
 
     /// Parses a datagram about one request: a sample for each color that the request was tried on.
-    fn samples(&self, _datagram: &[u8]) -> Vec<Sample> {
+    fn samples(&self, _datagram: &[u8]) -> Vec<RequestSample> {
         Vec::new()
     }
 
@@ -103,7 +103,7 @@ pub trait Front: fmt::Debug + Send + Sync {
 }
 
 /// The daemon, as a front under supervision sees it.
-pub trait Daemon: Send + Sync {
+pub trait FrontDaemon: Send + Sync {
     /// The app that the front serves.
     fn app(&self) -> &AppName;
 
@@ -175,7 +175,7 @@ pub struct Ground {
 pub fn of(app: &AppSettings, ground: Ground) -> Box<dyn Front> {
     match &app.front {
         FrontSettings::Builtin { listen, request_timeout, response_timeout } => {
-            let limits = builtin::Limits::new(*request_timeout, *response_timeout);
+            let limits = builtin::ExchangeLimits::new(*request_timeout, *response_timeout);
             Box::new(Builtin::of(&app.name, *listen, &ground).limited(limits))
         }
         FrontSettings::Nginx(nginx) => {

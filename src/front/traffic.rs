@@ -9,7 +9,7 @@ pub const OWN: &str = "bgd/";
 
 /// One request and its outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sample {
+pub struct RequestSample {
     /// The color that the request was sent to.
     pub color: Color,
     /// The status of the answer; `None` when the color gave none.
@@ -18,7 +18,7 @@ pub struct Sample {
     pub took: Duration,
 }
 
-impl Sample {
+impl RequestSample {
     /// Whether the request counts as an error: a status of 500 or more, or no answer.
     pub fn is_error(&self) -> bool {
         self.status.is_none_or(|status| status >= 500)

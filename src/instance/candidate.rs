@@ -23,7 +23,7 @@ use crate::{
         health::{Decision, Found, Seen, Streak, pause},
         words::{Failure, Nature, Phase},
     },
-    shim::{Bystanders, Handle, Listening, Look, Places, Slot},
+    shim::{Bystanders, ExpectedAddresses, Handle, Listening, ListeningLook, Slot},
 };
 
 /// A new instance that is not proven yet.
@@ -33,7 +33,7 @@ pub(crate) struct Candidate {
     pub target: Target,
     /// The command that started it.
     pub command: command::Command,
-    pub places: Arc<Places>,
+    pub places: Arc<ExpectedAddresses>,
     pub bystanders: Arc<Bystanders>,
     pub answers: VecDeque<String>,
 }
@@ -104,7 +104,7 @@ impl Instances {
 
     /// Looks where the instance listens. Promise D2: an app on its neighbour's port takes the live color's traffic,
     /// healthy or not, so it is refused as soon as it is seen there and not at the deadline.
-    async fn look(&self, one: &Candidate, passed: &BTreeSet<u64>) -> Result<Look, Failure> {
+    async fn look(&self, one: &Candidate, passed: &BTreeSet<u64>) -> Result<ListeningLook, Failure> {
         let (handle, places, passed) = (one.handle.clone(), one.places.clone(), passed.clone());
         let look = blocking(move || handle.look(&places, &passed)).await;
         let look = look.map_err(|err| trouble(Phase::Probing, &err))?;

@@ -10,7 +10,7 @@ use super::{Instances, starting::logs_of};
 use crate::{
     command::{self, explained, failure, tail, trouble},
     config::{
-        commands::{Call, FOREGROUND, calls, manager},
+        commands::{FOREGROUND, ProgramCall, calls, manager},
         settings::Start,
     },
     instance::strays::{self, Stray},
@@ -20,7 +20,7 @@ use crate::{
         ids::ReleaseId,
         words::{Failure, Nature, Phase},
     },
-    shim::{Exit, Handle, Slot},
+    shim::{CommandExit, Handle, Slot},
 };
 
 /// A start that ended well and left nothing may have handed the app over, which then takes a moment to listen.
@@ -33,7 +33,7 @@ impl Instances {
     /// The failure of an instance that ended before it was healthy.
     pub(crate) async fn exited_early(
         &self,
-        (handle, exit): (&Handle, Exit),
+        (handle, exit): (&Handle, CommandExit),
         command: &command::Command,
         last: Option<&String>,
     ) -> Failure {
@@ -107,7 +107,7 @@ impl Instances {
     pub(crate) fn manager_of_start(&self) -> Option<&'static str> {
         match &self.settings.start {
             Start::Shell(line) => calls(line).iter().find_map(manager),
-            Start::Argv(argv) => manager(&Call::of_argv(argv)),
+            Start::Argv(argv) => manager(&ProgramCall::of_argv(argv)),
         }
     }
 

@@ -28,7 +28,7 @@ pub(crate) enum Heard {
 
 /// The health of one instance, as far as known.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Health {
+pub(crate) struct InstanceHealth {
     pub known: Option<bool>,
     failures: u32,
     pub unanswered: u32,
@@ -36,7 +36,7 @@ pub(crate) struct Health {
     silent_since: Option<Instant>,
 }
 
-impl Health {
+impl InstanceHealth {
     pub(crate) fn note(&mut self, heard: Heard, now: Instant) {
         self.failures = if heard == Heard::Well { 0 } else { self.failures + 1 };
         (self.unanswered, self.silent_since) = match heard {
@@ -73,7 +73,7 @@ impl Health {
 }
 
 /// The indices of unwell instances that the others can do without: some of several, while at least half are well.
-pub(crate) fn dispensable(each: &[Health]) -> Vec<usize> {
+pub(crate) fn dispensable(each: &[InstanceHealth]) -> Vec<usize> {
     let well = each.iter().filter(|one| one.is_well()).count();
     if each.len() < 2 || well * 2 < each.len() {
         return Vec::new();
@@ -111,9 +111,9 @@ impl Patience {
 mod tests {
     use super::*;
 
-    fn after(heard: &[Heard], seconds: u64) -> (Health, Instant) {
+    fn after(heard: &[Heard], seconds: u64) -> (InstanceHealth, Instant) {
         let begun = Instant::now();
-        let mut health = Health::default();
+        let mut health = InstanceHealth::default();
         for (heard, number) in heard.iter().zip(0_u32..) {
             health.note(*heard, begun + Duration::from_secs(seconds) * number / 6);
         }
@@ -140,7 +140,7 @@ mod tests {
     fn nobody_is_dispensable_while_fewer_than_half_are_well_and_the_only_one_never_is() {
         let one = |heard: &[Heard]| after(heard, 30).0;
         let (well, bad) = (one(&[Heard::Well]), one(&[Heard::Well, Heard::Nothing]));
-        let unknown = Health::default();
+        let unknown = InstanceHealth::default();
         assert_eq!(dispensable(&[bad]), [0; 0]);
         assert_eq!(dispensable(&[well, bad]), [1]);
         assert_eq!(dispensable(&[bad, bad]), [0; 0]);
@@ -170,8 +170,8 @@ mod tests {
     fn a_color_is_well_when_all_are_and_unwell_when_one_is_for_long() {
         let one = |heard: &[Heard]| after(heard, 30).0;
         let (well, unwell) = (one(&[Heard::Well]), one(&[Heard::Unwell; 3]));
-        assert_eq!(Health::of_all(&[well, well]), Some(true));
-        assert_eq!(Health::of_all(&[well, unwell]), Some(false));
-        assert_eq!(Health::of_all(&[well, one(&[Heard::Unwell; 2])]), None);
+        assert_eq!(InstanceHealth::of_all(&[well, well]), Some(true));
+        assert_eq!(InstanceHealth::of_all(&[well, unwell]), Some(false));
+        assert_eq!(InstanceHealth::of_all(&[well, one(&[Heard::Unwell; 2])]), None);
     }
 }

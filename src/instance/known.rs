@@ -22,11 +22,11 @@ const CPU_WINDOW: Duration = Duration::from_secs(1);
 
 /// Handles by color and number.
 #[derive(Debug, Default)]
-pub struct Known(Mutex<Table>);
+pub struct Known(Mutex<KnownTable>);
 
 #[derive(Debug, Default)]
-struct Table {
-    running: BTreeMap<Slot, Running>,
+struct KnownTable {
+    running: BTreeMap<Slot, RunningInstance>,
     /// The release and number of instances last started on each color; kept when they end.
     given: BTreeMap<Color, (ReleaseId, u16)>,
     /// The addresses of instances that the front passes over.
@@ -35,7 +35,7 @@ struct Table {
 }
 
 #[derive(Debug)]
-struct Running {
+struct RunningInstance {
     handle: Handle,
     proven: bool,
     healthy: Option<bool>,
@@ -67,7 +67,7 @@ pub struct Measured {
 
 /// The status of a running instance.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Seen {
+pub struct InstanceStatus {
     /// Its main process; for one that went into the background, the oldest process left there.
     pub pid: Option<i32>,
     /// The last health check; `None` before the first.
@@ -121,7 +121,7 @@ impl Known {
         known.given.insert(slot.color, given);
         if known.running.get(&slot).is_none_or(|running| running.handle.id() != handle.id()) {
             let bystanders = Arc::default();
-            let running = Running {
+            let running = RunningInstance {
                 handle,
                 proven: false,
                 healthy: None,
@@ -200,7 +200,7 @@ impl Known {
     /// Whether that release runs on the color, and all instances there were healthy.
     pub fn are_proven(&self, color: Color, release: &ReleaseId) -> bool {
         let known = self.lock();
-        let proven = |running: &Running| running.proven && running.handle.release() == release;
+        let proven = |running: &RunningInstance| running.proven && running.handle.release() == release;
         known.on(color).next().is_some() && known.on(color).all(proven)
     }
 
@@ -213,9 +213,9 @@ impl Known {
     }
 
     /// The status of all running instances.
-    pub fn seen(&self) -> BTreeMap<Slot, Seen> {
+    pub fn seen(&self) -> BTreeMap<Slot, InstanceStatus> {
         let known = self.lock();
-        let seen = |running: &Running| Seen {
+        let seen = |running: &RunningInstance| InstanceStatus {
             pid: running.handle.main_pid(),
             // A hung instance that is being ended answers nobody, even if its last answer was good.
             healthy: if running.blamed.is_some() { Some(false) } else { running.healthy },
@@ -241,22 +241,22 @@ impl Known {
         Ok(measured.collect())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, KnownTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Table {
-    fn on(&self, color: Color) -> impl Iterator<Item = &Running> {
+impl KnownTable {
+    fn on(&self, color: Color) -> impl Iterator<Item = &RunningInstance> {
         self.running.iter().filter(move |(slot, _)| slot.color == color).map(|(_, running)| running)
     }
 
-    fn with_shim(&mut self, slot: Slot, shim: &str) -> Option<&mut Running> {
+    fn with_shim(&mut self, slot: Slot, shim: &str) -> Option<&mut RunningInstance> {
         self.running.get_mut(&slot).filter(|running| running.handle.id() == shim)
     }
 }
 
-impl Running {
+impl RunningInstance {
     fn measured(&mut self, used: Usage, now: Instant) -> Measured {
         let percent =
             |cpu: Duration, over: Duration| 100.0 * cpu.as_secs_f64() / over.as_secs_f64().max(0.001);

@@ -23,7 +23,7 @@ mod watching;
 
 use std::{path::PathBuf, sync::Arc};
 
-pub use known::{Known, Measured, Seen};
+pub use known::{InstanceStatus, Known, Measured};
 pub(crate) use starting::{answer_line, slots};
 
 use crate::{command::AppCommands, config::settings::AppSettings, store::AppRecord};

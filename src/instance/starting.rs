@@ -15,7 +15,7 @@ use crate::{
     command::{self, command_failure, explained, failure, not_started, tail, trouble},
     config::{commands::FOREGROUND, settings::Limits},
     os::{blocking::blocking, holders::holders, tcp},
-    probe::{Answer, ProbeCommand, Target, Verdict},
+    probe::{ProbeCommand, ProbeResult, ProbeVerdict, Target},
     process::ports,
     rules::{
         address::Address,
@@ -24,7 +24,10 @@ use crate::{
         ids::{Color, ReleaseId},
         words::{EventKind, Failure, Nature, Phase},
     },
-    shim::{Bystanders, Exit, Handle, How, Listening, Places, Role, ShimError, Slot, Spec, StartError},
+    shim::{
+        Bystanders, CommandExit, ExitKind, ExpectedAddresses, Handle, Listening, Role, ShimError, Slot, Spec,
+        StartError,
+    },
 };
 
 /// Probe answers kept for `bgd show`.
@@ -216,7 +219,7 @@ impl Instances {
             target: self.target(release, slot)?,
             command: command::start_command(&self.settings, &self.commands.context_of(release, slot))
                 .map_err(|err| command_failure(Phase::Probing, &err))?,
-            places: Arc::new(Places {
+            places: Arc::new(ExpectedAddresses {
                 own: self.settings.address_at(slot.color, slot.index),
                 foreign: others
                     .chain(siblings)
@@ -296,7 +299,7 @@ impl Instances {
             |code: &i32| one.answers.back().is_some_and(|last| last.contains(&format!("exit code {code}")));
         let Some(command) = &one.target.command else { return failure };
         let Some(code) = [126, 127].into_iter().find(code) else { return failure };
-        let exit = Exit { how: How::Code(code), timed_out: false, out_of_memory: false };
+        let exit = CommandExit { how: ExitKind::Code(code), timed_out: false, out_of_memory: false };
         explained(failure, (&command.argv, &command.cwd, &command.env), exit, "then `bgd deploy`")
     }
 
@@ -416,11 +419,11 @@ fn must_listen(address: &Address) -> &'static str {
 }
 
 /// Whether an answer is healthy, and its text in one line.
-pub(crate) fn answer_line(answer: &Answer) -> (bool, String) {
+pub(crate) fn answer_line(answer: &ProbeResult) -> (bool, String) {
     match &answer.verdict {
-        Verdict::Healthy => (true, format!("healthy in {} ms", answer.took.as_millis())),
-        Verdict::Unhealthy(reason) if answer.excerpt.is_empty() => (false, reason.to_string()),
-        Verdict::Unhealthy(reason) => (false, format!("{reason}: {}", answer.excerpt)),
+        ProbeVerdict::Healthy => (true, format!("healthy in {} ms", answer.took.as_millis())),
+        ProbeVerdict::Unhealthy(reason) if answer.excerpt.is_empty() => (false, reason.to_string()),
+        ProbeVerdict::Unhealthy(reason) => (false, format!("{reason}: {}", answer.excerpt)),
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, future::try_join_all, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::figures::Figures;
+use self::figures::WarmupFigures;
 use super::{
     Instances,
     starting::{logs_of_slot, of_one, slots},
@@ -42,7 +42,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// How a warm-up ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+enum WarmupEnd {
     /// The instance is as fast as asked for.
     Warm,
     /// All requests were made.
@@ -105,13 +105,13 @@ impl Instances {
         Failure { hint: Some(hint), log_tail, ..failure }
     }
 
-    async fn say_warm(&self, release: &Release, (color, end): (Color, End), text: &str) {
+    async fn say_warm(&self, release: &Release, (color, end): (Color, WarmupEnd), text: &str) {
         let app = &self.settings.name;
         match end {
-            End::TimeUp => {
+            WarmupEnd::TimeUp => {
                 tracing::warn!(%app, release = %release.id, %color, text, "the warm-up ended before its last request");
             }
-            End::Warm | End::AllMade => {
+            WarmupEnd::Warm | WarmupEnd::AllMade => {
                 tracing::info!(%app, release = %release.id, %color, text, "warmed up")
             }
         }
@@ -120,13 +120,13 @@ impl Instances {
 }
 
 /// Makes the requests, at most until `until`. Requests under way when the instance is warm are waited for and not cut.
-async fn ask(visitor: &Visitor<'_>, warmup: &Warmup, until: Instant) -> (End, Figures) {
-    let mut figures = Figures::of(warmup);
+async fn ask(visitor: &Visitor<'_>, warmup: &Warmup, until: Instant) -> (WarmupEnd, WarmupFigures) {
+    let mut figures = WarmupFigures::of(warmup);
     let mut to_ask = warmup.paths.iter().cycle().take(warmup.requests.get() as usize);
     let mut under_way = FuturesUnordered::new();
-    let mut end = End::AllMade;
+    let mut end = WarmupEnd::AllMade;
     loop {
-        while end != End::Warm && under_way.len() < AT_ONCE {
+        while end != WarmupEnd::Warm && under_way.len() < AT_ONCE {
             let Some(path) = to_ask.next() else { break };
             under_way.push(async move { (path, visit(visitor, path).await) });
         }
@@ -134,10 +134,10 @@ async fn ask(visitor: &Visitor<'_>, warmup: &Warmup, until: Instant) -> (End, Fi
         match timeout_at(until, under_way.next()).await {
             Ok(Some((path, found))) => figures.note(path, &found),
             Ok(None) => return (end, figures),
-            Err(_) => return (if end == End::Warm { end } else { End::TimeUp }, figures),
+            Err(_) => return (if end == WarmupEnd::Warm { end } else { WarmupEnd::TimeUp }, figures),
         }
         if figures.are_warm() {
-            end = End::Warm;
+            end = WarmupEnd::Warm;
         }
     }
 }
@@ -153,22 +153,22 @@ async fn visit(visitor: &Visitor<'_>, path: &str) -> Visit {
 /// Judges a warm-up; the error has the cause, and whether a retry helps.
 fn verdict(
     warmup: &Warmup,
-    (end, limit): (End, Duration),
-    figures: &Figures,
+    (end, limit): (WarmupEnd, Duration),
+    figures: &WarmupFigures,
 ) -> Result<(), (Nature, String)> {
     let within = match end {
-        End::TimeUp => format!(" within {}", rough(limit)),
-        End::Warm | End::AllMade => String::new(),
+        WarmupEnd::TimeUp => format!(" within {}", rough(limit)),
+        WarmupEnd::Warm | WarmupEnd::AllMade => String::new(),
     };
     if figures.answered() == 0 {
         let last = figures.last_trouble().map(|why| format!("; the last: {why}")).unwrap_or_default();
         // The time may have been too short; if all requests failed within it, the app is to blame.
-        let nature = if end == End::TimeUp { Nature::Transient } else { Nature::Deterministic };
+        let nature = if end == WarmupEnd::TimeUp { Nature::Transient } else { Nature::Deterministic };
         let made = figures.made();
         return Err((nature, format!("not one of {made} requests was answered properly{within}{last}")));
     }
     match warmup.until_p95 {
-        Some(_) if end != End::Warm => {
+        Some(_) if end != WarmupEnd::Warm => {
             Err((Nature::Transient, format!("not warm{within}: {}", figures.too_slow())))
         }
         Some(_) | None => Ok(()),

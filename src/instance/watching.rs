@@ -19,7 +19,7 @@ use crate::{
         ids::Color,
         words::{Failure, Nature, Phase},
     },
-    shim::{Exit, Slot},
+    shim::{CommandExit, Slot},
 };
 
 /// Failed probes in a row that end a watch: one slow answer under load is not an outage.
@@ -114,7 +114,7 @@ impl Instances {
     }
 
     /// The exit of an instance that has ended: on a busy machine its probes can fail before its end is reported.
-    async fn exit_of(&self, slot: Slot) -> Option<Exit> {
+    async fn exit_of(&self, slot: Slot) -> Option<CommandExit> {
         let status = self.known.at(slot)?.status().await.ok()?;
         status.main.exit().filter(|_| status.tree.is_empty())
     }

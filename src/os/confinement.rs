@@ -46,7 +46,7 @@ impl fmt::Display for Module {
 
 /// A refusal by a security module, and the operator's next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ModuleRefusal {
     /// The cause, for people.
     pub why: String,
     /// The next step, for people.
@@ -92,7 +92,7 @@ impl Confinement {
     }
 
     /// Explains a `Permission denied` at a path whose mode bits allow the access.
-    pub fn refusal(&self, path: &Path) -> Option<Refusal> {
+    pub fn refusal(&self, path: &Path) -> Option<ModuleRefusal> {
         let module = match (self.enforces(), self.apparmor()) {
             (true, _) => Module::SeLinux,
             (false, true) => Module::AppArmor,
@@ -120,7 +120,7 @@ impl Confinement {
                     .to_owned()
             }
         };
-        Some(Refusal { why, hint })
+        Some(ModuleRefusal { why, hint })
     }
 
     /// The newest logged refusal that names this file or program; `None` where this user can't read the logs.

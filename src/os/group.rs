@@ -8,9 +8,9 @@ use tokio::process::Child;
 
 /// The process group that a child leads. Dropping it kills the rest of the group.
 #[derive(Debug)]
-pub(crate) struct Group(Option<Pid>);
+pub(crate) struct ProcessGroup(Option<Pid>);
 
-impl Group {
+impl ProcessGroup {
     /// The group of a child that was started as a group leader.
     pub(crate) fn of(child: &Child) -> Self {
         Self(child.id().map(|pid| Pid::from_raw(pid.cast_signed())))
@@ -30,7 +30,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         self.kill();
     }

@@ -17,14 +17,14 @@ const BUFFER: usize = 64 * 1024;
 /// TCP states, with the kernel's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum State {
+enum TcpState {
     /// A connection, accepted or not yet.
     Established = 1,
     Listen = 10,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Socket {
+pub struct TcpSocket {
     pub local: SocketAddr,
     /// User id of its owner.
     pub uid: u32,
@@ -34,24 +34,24 @@ pub struct Socket {
 
 /// The local and the remote port to match; 0 matches any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Ports {
+struct PortFilter {
     local: u16,
     remote: u16,
 }
 
 /// The IPv4 and IPv6 sockets that listen on this port, on any address; port 0 matches any.
-pub fn listening(port: u16) -> io::Result<Vec<Socket>> {
-    read(State::Listen, Ports { local: port, remote: 0 })
+pub fn listening(port: u16) -> io::Result<Vec<TcpSocket>> {
+    read(TcpState::Listen, PortFilter { local: port, remote: 0 })
 }
 
 /// Connections whose local port this is: the server's ends on this host.
-pub(crate) fn connections(port: u16) -> io::Result<Vec<Socket>> {
-    read(State::Established, Ports { local: port, remote: 0 })
+pub(crate) fn connections(port: u16) -> io::Result<Vec<TcpSocket>> {
+    read(TcpState::Established, PortFilter { local: port, remote: 0 })
 }
 
 /// Connections whose remote port this is: the clients' ends, to a server on any host.
-pub(crate) fn clients_of(port: u16) -> io::Result<Vec<Socket>> {
-    read(State::Established, Ports { local: 0, remote: port })
+pub(crate) fn clients_of(port: u16) -> io::Result<Vec<TcpSocket>> {
+    read(TcpState::Established, PortFilter { local: 0, remote: port })
 }
 
 /// User ids of the listening sockets with these inodes.
@@ -60,12 +60,12 @@ pub(crate) fn owners(inodes: &BTreeSet<u64>) -> io::Result<BTreeSet<u32>> {
     Ok(all.filter(|one| inodes.contains(&one.inode)).map(|one| one.uid).collect())
 }
 
-fn read(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
+fn read(state: TcpState, ports: PortFilter) -> io::Result<Vec<TcpSocket>> {
     // For any netlink error (a filter, a missing kernel module) read the files, which say the same.
     by_netlink(state, ports).or_else(|_| by_proc(state, ports))
 }
 
-fn by_netlink(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
+fn by_netlink(state: TcpState, ports: PortFilter) -> io::Result<Vec<TcpSocket>> {
     let mut kernel = SockDiag::open()?;
     let mut found = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
@@ -75,7 +75,7 @@ fn by_netlink(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
 }
 
 /// An `inet_diag_req_v2`: TCP, a state, and ports.
-fn question(family: i32, state: State, ports: Ports) -> [u8; 56] {
+fn question(family: i32, state: TcpState, ports: PortFilter) -> [u8; 56] {
     let mut bytes = [0; 56];
     bytes[0] = u8::try_from(family).unwrap_or(0);
     bytes[1] = 6;
@@ -85,13 +85,13 @@ fn question(family: i32, state: State, ports: Ports) -> [u8; 56] {
     bytes
 }
 
-fn take(answer: &[u8], found: &mut Vec<Socket>) -> io::Result<()> {
+fn take(answer: &[u8], found: &mut Vec<TcpSocket>) -> io::Result<()> {
     found.push(parse_answer(answer).ok_or_else(broken)?);
     Ok(())
 }
 
 /// Parses an `inet_diag_msg`.
-fn parse_answer(answer: &[u8]) -> Option<Socket> {
+fn parse_answer(answer: &[u8]) -> Option<TcpSocket> {
     let family = i32::from(*answer.first()?);
     let port = u16::from_be_bytes(answer.get(4..6)?.try_into().ok()?);
     let address = answer.get(8..24)?;
@@ -101,10 +101,10 @@ fn parse_answer(answer: &[u8]) -> Option<Socket> {
         _ => return None,
     };
     let local = SocketAddr::new(address, port);
-    Some(Socket { local, uid: u32_at(answer, 64)?, inode: u32_at(answer, 68)?.into() })
+    Some(TcpSocket { local, uid: u32_at(answer, 64)?, inode: u32_at(answer, 68)?.into() })
 }
 
-fn by_proc(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
+fn by_proc(state: TcpState, ports: PortFilter) -> io::Result<Vec<TcpSocket>> {
     let mut found = Vec::new();
     for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let file = match File::open(path) {
@@ -114,7 +114,7 @@ fn by_proc(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
         };
         for line in BufReader::with_capacity(BUFFER, file).lines().skip(1) {
             let is = |wanted: u16, port: u16| wanted == 0 || wanted == port;
-            let asked = |line: &Line| {
+            let asked = |line: &TcpEntry| {
                 line.state == state as u8
                     && is(ports.local, line.socket.local.port())
                     && is(ports.remote, line.remote.port())
@@ -126,20 +126,20 @@ fn by_proc(state: State, ports: Ports) -> io::Result<Vec<Socket>> {
 }
 
 /// A parsed line of /proc/net/tcp.
-struct Line {
+struct TcpEntry {
     state: u8,
     remote: SocketAddr,
-    socket: Socket,
+    socket: TcpSocket,
 }
 
-fn parse_line(line: &str) -> Option<Line> {
+fn parse_line(line: &str) -> Option<TcpEntry> {
     let mut fields = line.split_ascii_whitespace();
     let local = parse_address(fields.nth(1)?)?;
     let remote = parse_address(fields.next()?)?;
     let state = u8::from_str_radix(fields.next()?, 16).ok()?;
     let uid = fields.nth(3)?.parse().ok()?;
     let inode = fields.nth(1)?.parse().ok()?;
-    Some(Line { state, remote, socket: Socket { local, uid, inode } })
+    Some(TcpEntry { state, remote, socket: TcpSocket { local, uid, inode } })
 }
 
 /// Parses an address: hex in 32-bit words of the host's byte order, then the port.
@@ -175,12 +175,14 @@ mod tests {
             };
             let local = listener.local_addr().unwrap();
             let client = TcpStream::connect(local).unwrap();
-            let (own, others) =
-                (Ports { local: local.port(), remote: 0 }, Ports { local: 0, remote: local.port() });
+            let (own, others) = (
+                PortFilter { local: local.port(), remote: 0 },
+                PortFilter { local: 0, remote: local.port() },
+            );
             for (state, ports, expected) in [
-                (State::Listen, own, local),
-                (State::Established, own, local),
-                (State::Established, others, client.local_addr().unwrap()),
+                (TcpState::Listen, own, local),
+                (TcpState::Established, own, local),
+                (TcpState::Established, others, client.local_addr().unwrap()),
             ] {
                 let told = by_netlink(state, ports).unwrap();
                 assert_eq!(told, by_proc(state, ports).unwrap());
@@ -202,7 +204,7 @@ mod tests {
         fn any_bytes_are_parsed_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse_answer(&bytes);
             let _ = take_answers(&bytes, |answer| take(answer, &mut Vec::new()));
-            let any_port = question(2, State::Listen, Ports { local: 1, remote: 0 });
+            let any_port = question(2, TcpState::Listen, PortFilter { local: 1, remote: 0 });
             let more = [framed(&any_port), bytes].concat();
             let _ = take_answers(&more, |answer| take(answer, &mut Vec::new()));
         }

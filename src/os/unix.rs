@@ -34,16 +34,16 @@ const SHOW_NAME_AND_PEER: u32 = 1 | 4;
 /// Socket states, with the kernel's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum State {
+enum UnixState {
     Connected = 1,
     Listening = 10,
 }
 
 /// A socket bound to a path, or accepted by one that is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Socket {
+struct UnixSocket {
     path: PathBuf,
-    state: State,
+    state: UnixState,
     inode: u64,
     /// Whether the peer's end is open.
     has_peer: bool,
@@ -51,34 +51,34 @@ struct Socket {
 
 /// The inodes of the sockets that listen on this path. More than one where an earlier socket's file was removed.
 pub fn listening(path: &Path) -> io::Result<Vec<u64>> {
-    let all = read(State::Listening)?.into_iter();
+    let all = read(UnixState::Listening)?.into_iter();
     Ok(all.filter(|socket| socket.path == path).map(|socket| socket.inode).collect())
 }
 
 /// Every path with a listening socket, and the inode of the socket.
 pub fn all_listening() -> io::Result<Vec<(PathBuf, u64)>> {
-    Ok(read(State::Listening)?.into_iter().map(|socket| (socket.path, socket.inode)).collect())
+    Ok(read(UnixState::Listening)?.into_iter().map(|socket| (socket.path, socket.inode)).collect())
 }
 
 /// How many clients have a connection open to a listener on this path, accepted or not yet.
 pub fn connections(path: &Path) -> io::Result<usize> {
-    let all = read(State::Connected)?.into_iter();
+    let all = read(UnixState::Connected)?.into_iter();
     Ok(all.filter(|socket| socket.has_peer && socket.path == path).count())
 }
 
-fn read(state: State) -> io::Result<Vec<Socket>> {
+fn read(state: UnixState) -> io::Result<Vec<UnixSocket>> {
     // For any netlink error (a filter, a missing kernel module) read the file, which says nearly the same.
     by_netlink(state).or_else(|_| Ok(by_proc(state, &std::fs::read("/proc/net/unix")?)))
 }
 
-fn by_netlink(state: State) -> io::Result<Vec<Socket>> {
+fn by_netlink(state: UnixState) -> io::Result<Vec<UnixSocket>> {
     let mut found = Vec::new();
     SockDiag::open()?.dump(&question(state), |answer| take(answer, state, &mut found))?;
     Ok(found)
 }
 
 /// A `unix_diag_req` for names and peers.
-fn question(state: State) -> [u8; 24] {
+fn question(state: UnixState) -> [u8; 24] {
     let mut bytes = [0; 24];
     bytes[0] = libc::AF_UNIX as u8;
     bytes[4..8].copy_from_slice(&(1_u32 << state as u8).to_ne_bytes());
@@ -86,7 +86,7 @@ fn question(state: State) -> [u8; 24] {
     bytes
 }
 
-fn take(answer: &[u8], state: State, found: &mut Vec<Socket>) -> io::Result<()> {
+fn take(answer: &[u8], state: UnixState, found: &mut Vec<UnixSocket>) -> io::Result<()> {
     if answer.len() < ABOUT {
         return Err(broken());
     }
@@ -95,7 +95,7 @@ fn take(answer: &[u8], state: State, found: &mut Vec<Socket>) -> io::Result<()> 
 }
 
 /// Parses a `unix_diag_msg` and its attributes; `None` for a socket without a path.
-fn parse_answer(answer: &[u8], state: State) -> Option<Socket> {
+fn parse_answer(answer: &[u8], state: UnixState) -> Option<UnixSocket> {
     let inode = u32_at(answer, 4)?;
     let (mut path, mut peer) = (None, 0);
     let mut rest = answer.get(ABOUT..)?;
@@ -109,7 +109,7 @@ fn parse_answer(answer: &[u8], state: State) -> Option<Socket> {
         rest = rest.get(usize::from(length).next_multiple_of(4)..).unwrap_or_default();
     }
     // A closed peer is still reported, with inode 0.
-    Some(Socket { path: path?, state, inode: inode.into(), has_peer: peer != 0 })
+    Some(UnixSocket { path: path?, state, inode: inode.into(), has_peer: peer != 0 })
 }
 
 /// The path of a bound name, without its trailing zeros; `None` for an abstract name, which begins with a zero.
@@ -119,13 +119,13 @@ fn path_of(name: &[u8]) -> Option<PathBuf> {
 }
 
 /// The sockets of this state in /proc/net/unix, which does not say whether a connection has a peer.
-fn by_proc(state: State, table: &[u8]) -> Vec<Socket> {
+fn by_proc(state: UnixState, table: &[u8]) -> Vec<UnixSocket> {
     let lines = table.split(|byte| *byte == b'\n').skip(1);
     lines.filter_map(parse_line).filter(|socket| socket.state == state).collect()
 }
 
 /// `Num RefCount Protocol Flags Type St Inode Path`; a path may have spaces.
-fn parse_line(line: &[u8]) -> Option<Socket> {
+fn parse_line(line: &[u8]) -> Option<UnixSocket> {
     let text = |field: &[u8]| Some(str::from_utf8(field).ok()?.to_owned());
     let mut rest = line;
     let mut fields = Vec::new();
@@ -138,13 +138,13 @@ fn parse_line(line: &[u8]) -> Option<Socket> {
     let path = rest.strip_prefix(b" ").filter(|path| path.first() == Some(&b'/'))?;
     let (accepts, state) = (fields.get(3)? == "00010000", fields.get(5)?.as_str());
     let state = match state {
-        _ if accepts => State::Listening,
+        _ if accepts => UnixState::Listening,
         // Connected: accepted, or still in the listener's queue.
-        "03" | "02" => State::Connected,
+        "03" | "02" => UnixState::Connected,
         _ => return None,
     };
     let inode = fields.get(6)?.parse().ok()?;
-    Some(Socket { path: OsStr::from_bytes(path).into(), state, inode, has_peer: true })
+    Some(UnixSocket { path: OsStr::from_bytes(path).into(), state, inode, has_peer: true })
 }
 
 #[cfg(test)]
@@ -164,9 +164,9 @@ mod tests {
         let (_waiting, client) = (UnixStream::connect(&path).unwrap(), UnixStream::connect(&path).unwrap());
         let (_first, _) = listener.accept().unwrap();
         let (server, _) = listener.accept().unwrap();
-        let at = |all: Vec<Socket>| all.into_iter().filter(|one| one.path == path).collect::<Vec<_>>();
+        let at = |all: Vec<UnixSocket>| all.into_iter().filter(|one| one.path == path).collect::<Vec<_>>();
         let proc = std::fs::read("/proc/net/unix").unwrap();
-        for (state, count) in [(State::Listening, 1), (State::Connected, 2)] {
+        for (state, count) in [(UnixState::Listening, 1), (UnixState::Connected, 2)] {
             let told = at(by_proc(state, &proc));
             assert_eq!(told.len(), count, "{told:?}");
             match by_netlink(state) {
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(listening(&path).unwrap().len(), 1);
         assert_eq!(connections(&path).unwrap(), 2);
         drop(client);
-        if by_netlink(State::Connected).is_ok() {
+        if by_netlink(UnixState::Connected).is_ok() {
             assert_eq!(connections(&path).unwrap(), 1, "an end that the server keeps open is not a request");
         }
         drop(server);
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn lines_that_are_no_sockets_with_a_path_are_left_out() {
         let line = b"0000000000000000: 00000002 00000000 00010000 0001 01 6789 /run/a.sock";
-        assert!(parse_line(line).is_some_and(|one| one.inode == 6789 && one.state == State::Listening));
+        assert!(parse_line(line).is_some_and(|one| one.inode == 6789 && one.state == UnixState::Listening));
         for bad in
             ["", "Num RefCount", "0: 2 0 00010000 0001 01 6789", "0: 2 0 00010000 0001 01 6789 @abstract"]
         {
@@ -199,11 +199,11 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_parsed_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let taken = |answer: &[u8]| take(answer, State::Listening, &mut Vec::new());
+            let taken = |answer: &[u8]| take(answer, UnixState::Listening, &mut Vec::new());
             let _ = taken(&bytes);
-            let _ = by_proc(State::Connected, &bytes);
+            let _ = by_proc(UnixState::Connected, &bytes);
             let _ = take_answers(&bytes, taken);
-            let _ = take_answers(&[&framed(&question(State::Listening)), &bytes[..]].concat(), taken);
+            let _ = take_answers(&[&framed(&question(UnixState::Listening)), &bytes[..]].concat(), taken);
         }
     }
 }

@@ -23,9 +23,9 @@ const NOTHING: Duration = Duration::from_millis(2);
 
 /// The state of a process that does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ProcessCondition {
     /// It will never answer.
-    Hangs(Cause),
+    Hangs(HangCause),
     /// It will answer later.
     Lives(Delay),
     /// It has ended.
@@ -34,7 +34,7 @@ pub enum Verdict {
 
 /// Why it hangs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub enum HangCause {
     /// Stopped by a signal or a debugger.
     Stopped,
     /// All threads wait for each other, or for an event that does not come.
@@ -54,7 +54,7 @@ pub enum Delay {
     Disk,
 }
 
-impl fmt::Display for Cause {
+impl fmt::Display for HangCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Stopped => "it was stopped by a signal",
@@ -78,12 +78,12 @@ impl fmt::Display for Delay {
 #[derive(Debug)]
 pub struct Patient {
     process: Process,
-    since: Sample,
+    since: VitalSample,
 }
 
 /// Measurements of a process at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Sample {
+struct VitalSample {
     at: Instant,
     pulse: Option<u64>,
     /// Processor time of all threads so far.
@@ -100,22 +100,22 @@ struct Sample {
 impl Patient {
     /// Takes the first sample; `None` when the process has ended.
     pub fn watch(process: Process) -> Option<Self> {
-        Some(Self { process, since: Sample::take(process)? })
+        Some(Self { process, since: VitalSample::take(process)? })
     }
 
     /// Observes the process for a second and decides.
-    pub async fn examine(&self) -> Verdict {
-        let Some(mut now) = Sample::take(self.process) else { return Verdict::Gone };
+    pub async fn examine(&self) -> ProcessCondition {
+        let Some(mut now) = VitalSample::take(self.process) else { return ProcessCondition::Gone };
         for _ in 1..LOOKS {
             tokio::time::sleep(APART).await;
-            let Some(next) = Sample::take(self.process) else { return Verdict::Gone };
-            now = Sample { ready: now.ready || next.ready, disk: now.disk || next.disk, ..next };
+            let Some(next) = VitalSample::take(self.process) else { return ProcessCondition::Gone };
+            now = VitalSample { ready: now.ready || next.ready, disk: now.disk || next.disk, ..next };
         }
         judge(&self.since, &now)
     }
 }
 
-impl Sample {
+impl VitalSample {
     fn take(process: Process) -> Option<Self> {
         let pulse = pulse::count(process.pid);
         let mut sample = Self {
@@ -143,22 +143,26 @@ impl Sample {
 }
 
 /// Judges by the surest sign first, by the weakest last.
-fn judge(before: &Sample, now: &Sample) -> Verdict {
+fn judge(before: &VitalSample, now: &VitalSample) -> ProcessCondition {
     let window = now.at.saturating_duration_since(before.at);
     let (ran, waited) = (now.ran.saturating_sub(before.ran), now.waited.saturating_sub(before.waited));
     let beats = matches!((before.pulse, now.pulse), (Some(before), Some(now)) if now > before);
     if now.stopped {
-        Verdict::Hangs(Cause::Stopped)
+        ProcessCondition::Hangs(HangCause::Stopped)
     } else if beats {
-        Verdict::Lives(if waited > window / 10 { Delay::Starved } else { Delay::Flooded })
+        ProcessCondition::Lives(if waited > window / 10 { Delay::Starved } else { Delay::Flooded })
     } else if now.disk {
-        Verdict::Lives(Delay::Disk)
+        ProcessCondition::Lives(Delay::Disk)
     } else if ran > window / 2 && waited < window / 10 {
-        if window > SPINS_FOR { Verdict::Hangs(Cause::Spins) } else { Verdict::Lives(Delay::Flooded) }
+        if window > SPINS_FOR {
+            ProcessCondition::Hangs(HangCause::Spins)
+        } else {
+            ProcessCondition::Lives(Delay::Flooded)
+        }
     } else if now.ready || ran + waited > NOTHING.mul_f64(window.as_secs_f64()) {
-        Verdict::Lives(Delay::Starved)
+        ProcessCondition::Lives(Delay::Starved)
     } else {
-        Verdict::Hangs(Cause::Asleep)
+        ProcessCondition::Hangs(HangCause::Asleep)
     }
 }
 
@@ -168,7 +172,7 @@ mod tests {
 
     #[test]
     fn n2_only_a_daemon_that_can_t_get_to_it_hangs() {
-        let before = Sample {
+        let before = VitalSample {
             at: Instant::now(),
             pulse: Some(7),
             ran: Duration::from_secs(100),
@@ -177,35 +181,44 @@ mod tests {
             ready: false,
             disk: false,
         };
-        let after = |secs: u64| Sample { at: before.at + Duration::from_secs(secs), ..before };
+        let after = |secs: u64| VitalSample { at: before.at + Duration::from_secs(secs), ..before };
         let later = after(3);
         let more = |time: Duration, millis: u64| time + Duration::from_millis(millis);
         for (now, verdict) in [
-            (later, Verdict::Hangs(Cause::Asleep)),
-            (Sample { pulse: None, ..later }, Verdict::Hangs(Cause::Asleep)),
-            (Sample { stopped: true, pulse: Some(9), ..later }, Verdict::Hangs(Cause::Stopped)),
-            (Sample { pulse: Some(8), ..later }, Verdict::Lives(Delay::Flooded)),
+            (later, ProcessCondition::Hangs(HangCause::Asleep)),
+            (VitalSample { pulse: None, ..later }, ProcessCondition::Hangs(HangCause::Asleep)),
             (
-                Sample { pulse: Some(8), waited: more(before.waited, 2500), ..later },
-                Verdict::Lives(Delay::Starved),
+                VitalSample { stopped: true, pulse: Some(9), ..later },
+                ProcessCondition::Hangs(HangCause::Stopped),
             ),
-            (Sample { disk: true, ..later }, Verdict::Lives(Delay::Disk)),
-            (Sample { ready: true, ..later }, Verdict::Lives(Delay::Starved)),
-            (Sample { waited: more(before.waited, 2500), ..later }, Verdict::Lives(Delay::Starved)),
-            (Sample { ran: more(before.ran, 40), ..later }, Verdict::Lives(Delay::Starved)),
-            (Sample { ran: more(before.ran, 5900), ready: true, ..later }, Verdict::Lives(Delay::Flooded)),
+            (VitalSample { pulse: Some(8), ..later }, ProcessCondition::Lives(Delay::Flooded)),
             (
-                Sample { ran: more(before.ran, 11_900), ready: true, ..after(12) },
-                Verdict::Hangs(Cause::Spins),
+                VitalSample { pulse: Some(8), waited: more(before.waited, 2500), ..later },
+                ProcessCondition::Lives(Delay::Starved),
+            ),
+            (VitalSample { disk: true, ..later }, ProcessCondition::Lives(Delay::Disk)),
+            (VitalSample { ready: true, ..later }, ProcessCondition::Lives(Delay::Starved)),
+            (
+                VitalSample { waited: more(before.waited, 2500), ..later },
+                ProcessCondition::Lives(Delay::Starved),
+            ),
+            (VitalSample { ran: more(before.ran, 40), ..later }, ProcessCondition::Lives(Delay::Starved)),
+            (
+                VitalSample { ran: more(before.ran, 5900), ready: true, ..later },
+                ProcessCondition::Lives(Delay::Flooded),
             ),
             (
-                Sample {
+                VitalSample { ran: more(before.ran, 11_900), ready: true, ..after(12) },
+                ProcessCondition::Hangs(HangCause::Spins),
+            ),
+            (
+                VitalSample {
                     ran: more(before.ran, 7000),
                     waited: more(before.waited, 5000),
                     ready: true,
                     ..after(12)
                 },
-                Verdict::Lives(Delay::Starved),
+                ProcessCondition::Lives(Delay::Starved),
             ),
         ] {
             assert_eq!(judge(&before, &now), verdict, "{now:?}");
@@ -218,10 +231,10 @@ mod tests {
         let process = Process::of(child.id().cast_signed()).unwrap();
         process.signal(libc::SIGSTOP).unwrap();
         let patient = Patient::watch(process).unwrap();
-        assert_eq!(patient.examine().await, Verdict::Hangs(Cause::Stopped));
+        assert_eq!(patient.examine().await, ProcessCondition::Hangs(HangCause::Stopped));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(patient.examine().await, Verdict::Gone);
+        assert_eq!(patient.examine().await, ProcessCondition::Gone);
     }
 
     #[tokio::test]
@@ -229,7 +242,7 @@ mod tests {
         let mut child = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
         let patient = Patient::watch(Process::of(child.id().cast_signed()).unwrap()).unwrap();
         let verdict = patient.examine().await;
-        assert!(matches!(verdict, Verdict::Lives(Delay::Flooded | Delay::Starved)), "{verdict:?}");
+        assert!(matches!(verdict, ProcessCondition::Lives(Delay::Flooded | Delay::Starved)), "{verdict:?}");
         child.kill().unwrap();
         child.wait().unwrap();
     }

@@ -12,7 +12,7 @@ use crate::{
     config::settings::HttpProbe,
     probe::{
         Outcome, Reason, expected,
-        page::{Head, Page},
+        page::{Page, PageHead},
         reason::excerpt,
         stream::connect,
     },
@@ -69,7 +69,7 @@ pub(super) fn decoded_path(probe: &HttpProbe) -> Vec<u8> {
 }
 
 /// A decoder that makes a page of a connection's bytes.
-pub(super) trait Inbox {
+pub(super) trait PageDecoder {
     /// Takes the next bytes; true when the answer is complete. An error says why the bytes are not an answer.
     fn take(&mut self, piece: &[u8]) -> Result<bool, String>;
     /// Ends the answer, after the app has closed the connection.
@@ -81,7 +81,7 @@ pub(super) trait Inbox {
 }
 
 /// One encoded request, with the probe and the address it is for.
-pub(super) struct Question<'a> {
+pub(super) struct EncodedRequest<'a> {
     /// The probe, with the expected status and body.
     pub probe: &'a HttpProbe,
     /// The address of the instance.
@@ -92,14 +92,15 @@ pub(super) struct Question<'a> {
     pub request: Vec<u8>,
 }
 
-impl Question<'_> {
+impl EncodedRequest<'_> {
     /// Sends the request once and judges the answer.
-    pub async fn ask(&self, mut inbox: impl Inbox) -> Outcome {
+    pub async fn ask(&self, mut inbox: impl PageDecoder) -> Outcome {
         let asked = timeout(self.limit, self.exchange(&mut inbox)).await;
         let page = inbox.page();
         let seen = excerpt(&[inbox.errors(), b" ", page.body()].concat());
         let head = page.head();
-        let wrong = |head: &Head| expected::wrong_status(self.probe, head.status, head.location.as_deref());
+        let wrong =
+            |head: &PageHead| expected::wrong_status(self.probe, head.status, head.location.as_deref());
         if let Some(reason) = head.and_then(wrong) {
             return Err((reason, seen));
         }
@@ -118,7 +119,7 @@ impl Question<'_> {
         Err((reason, seen))
     }
 
-    async fn exchange(&self, inbox: &mut impl Inbox) -> Result<(), Reason> {
+    async fn exchange(&self, inbox: &mut impl PageDecoder) -> Result<(), Reason> {
         let broken = |error: String| Reason::Broken { address: self.address.clone(), error };
         let mut stream = connect(self.address).await?;
         stream.write_all(&self.request).await.map_err(|error| broken(error.to_string()))?;

@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     os::{
-        group::Group,
+        group::ProcessGroup,
         privilege::{Account, Rights},
     },
     probe::{Outcome, ProbeCommand, Reason, reason::tail},
@@ -76,14 +76,14 @@ pub async fn run(command: &ProbeCommand, limit: Duration) -> io::Result<Ended> {
 const REAP: Duration = Duration::from_secs(1);
 
 /// A running command.
-struct Running {
+struct RunningCommand {
     child: Child,
-    group: Group,
+    group: ProcessGroup,
     pipe: pipe::Receiver,
     output: Vec<u8>,
 }
 
-impl Running {
+impl RunningCommand {
     /// Waits for the end of the command (not of its output, which a child left behind may hold open).
     async fn ended(&mut self) -> io::Result<ExitStatus> {
         let mut open = true;
@@ -118,7 +118,7 @@ fn keep(output: &mut Vec<u8>, more: &[u8]) {
     output.drain(..output.len().saturating_sub(KEPT));
 }
 
-fn start(command: &ProbeCommand) -> io::Result<Running> {
+fn start(command: &ProbeCommand) -> io::Result<RunningCommand> {
     let (program, arguments) =
         command.argv.split_first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let (sender, pipe) = pipe::pipe()?;
@@ -136,8 +136,8 @@ fn start(command: &ProbeCommand) -> io::Result<Running> {
         .kill_on_drop(true);
     give_up_rights(&mut run, command)?;
     let child = run.spawn()?;
-    let group = Group::of(&child);
-    Ok(Running { child, group, pipe, output: Vec::new() })
+    let group = ProcessGroup::of(&child);
+    Ok(RunningCommand { child, group, pipe, output: Vec::new() })
 }
 
 /// Makes the child take on the user, groups and rights of the app, or fail to start.

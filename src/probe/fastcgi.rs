@@ -7,7 +7,7 @@ use crate::{
     config::settings::FastCgiProbe,
     probe::{
         Outcome, Target,
-        cgi::{self, Inbox, Question, Variable},
+        cgi::{self, EncodedRequest, PageDecoder, Variable},
         page::{BadPage, Page},
         reason::chain,
     },
@@ -38,7 +38,9 @@ pub(super) async fn ask(probe: &FastCgiProbe, target: &Target, limit: Duration) 
     let mut variables = cgi::variables(&probe.page, &target.address);
     variables.extend(script(probe, &target.release_dir));
     let request = request(&variables);
-    Question { probe: &probe.page, address: &target.address, limit, request }.ask(Records::default()).await
+    EncodedRequest { probe: &probe.page, address: &target.address, limit, request }
+        .ask(Records::default())
+        .await
 }
 
 /// The variables that name the answering file. Without a script the requested path takes its place, for a server that
@@ -262,7 +264,7 @@ impl Records {
     }
 }
 
-impl Inbox for Records {
+impl PageDecoder for Records {
     fn take(&mut self, piece: &[u8]) -> Result<bool, String> {
         Self::take(self, piece).map_err(|bad| chain(&bad))
     }

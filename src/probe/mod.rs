@@ -27,7 +27,7 @@ use std::{
 };
 
 pub use command::{Ended, exit_words, run};
-pub use public::{Public, Reply};
+pub use public::{Public, PublicReply};
 pub use reason::Reason;
 pub use visit::{Visit, Visitor};
 
@@ -65,26 +65,26 @@ pub struct ProbeCommand {
 
 /// The result of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct ProbeResult {
     /// When the request was sent.
     pub at: SystemTime,
     /// How long the answer took.
     pub took: Duration,
-    pub verdict: Verdict,
+    pub verdict: ProbeVerdict,
     /// The beginning of a page's body or the end of a command's output, on one line; may be empty.
     pub excerpt: String,
 }
 
 /// The judgement of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ProbeVerdict {
     /// It answered as configured.
     Healthy,
     /// It did not answer, or not as configured.
     Unhealthy(Reason),
 }
 
-impl Verdict {
+impl ProbeVerdict {
     pub fn is_healthy(&self) -> bool {
         matches!(self, Self::Healthy)
     }
@@ -95,7 +95,7 @@ type Outcome = Result<String, (Reason, String)>;
 
 /// Probes once, on a new connection, for at most `health.timeout`. Dropping the future closes the connection and kills
 /// the probe command.
-pub async fn once(health: &Health, target: &Target) -> Answer {
+pub async fn once(health: &Health, target: &Target) -> ProbeResult {
     let at = SystemTime::now();
     let begun = Instant::now();
     let limit = health.timeout;
@@ -110,8 +110,8 @@ pub async fn once(health: &Health, target: &Target) -> Answer {
         },
     };
     let (verdict, excerpt) = match outcome {
-        Ok(excerpt) => (Verdict::Healthy, excerpt),
-        Err((reason, excerpt)) => (Verdict::Unhealthy(reason), excerpt),
+        Ok(excerpt) => (ProbeVerdict::Healthy, excerpt),
+        Err((reason, excerpt)) => (ProbeVerdict::Unhealthy(reason), excerpt),
     };
-    Answer { at, took: begun.elapsed(), verdict, excerpt }
+    ProbeResult { at, took: begun.elapsed(), verdict, excerpt }
 }

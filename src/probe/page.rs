@@ -38,7 +38,7 @@ pub enum BadPage {
 
 /// The judged parts of a head.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Head {
+pub struct PageHead {
     /// The status of the status line or of the `Status` header; without either, 302 with a `Location` and 200 without.
     pub status: u16,
     /// The target of a redirect.
@@ -51,14 +51,14 @@ pub struct Head {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
     begun: Vec<u8>,
-    head: Option<Head>,
+    head: Option<PageHead>,
     body: Vec<u8>,
     got: u64,
 }
 
 impl Page {
     /// The head, once it is complete.
-    pub fn head(&self) -> Option<&Head> {
+    pub fn head(&self) -> Option<&PageHead> {
         self.head.as_ref()
     }
 
@@ -103,7 +103,7 @@ impl Page {
 
     /// Whether more bytes would change nothing: the answer is complete, or `BODY_LIMIT` is reached.
     pub fn is_enough(&self) -> bool {
-        let whole = |head: &Head| head.length.is_some_and(|length| self.got >= length);
+        let whole = |head: &PageHead| head.length.is_some_and(|length| self.got >= length);
         self.body.len() == BODY_LIMIT || self.head.as_ref().is_some_and(whole)
     }
 
@@ -123,7 +123,7 @@ impl Page {
 }
 
 /// The head at the beginning of `bytes`, and its length in bytes; `None` while it is incomplete.
-fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, BadPage> {
+fn parse(bytes: &[u8]) -> Result<Option<(usize, PageHead)>, BadPage> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     if bytes.starts_with(b"HTTP/") {
         let mut response = httparse::Response::new(&mut headers);
@@ -139,7 +139,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, BadPage> {
     }
 }
 
-fn read(headers: &[httparse::Header<'_>], line: Option<u16>) -> Result<Head, BadPage> {
+fn read(headers: &[httparse::Header<'_>], line: Option<u16>) -> Result<PageHead, BadPage> {
     let value = |name: &str| {
         let header = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
         header.map(|header| header.value)
@@ -152,7 +152,7 @@ fn read(headers: &[httparse::Header<'_>], line: Option<u16>) -> Result<Head, Bad
         (None, None) => 200,
     };
     let length = value("content-length").and_then(|text| str::from_utf8(text).ok()?.trim().parse().ok());
-    Ok(Head { status, location, length })
+    Ok(PageHead { status, location, length })
 }
 
 /// Reads the number of a status such as `404 Not Found`.

@@ -21,7 +21,7 @@ pub struct Public {
 
 /// The result of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
+pub enum PublicReply {
     /// A complete answer came.
     Answered,
     /// No complete answer came, or the front answered in place of the app. One line.
@@ -38,12 +38,12 @@ impl Public {
     }
 
     /// Sends one request. Dropping the future ends it.
-    pub async fn ask(&self) -> Reply {
+    pub async fn ask(&self) -> PublicReply {
         match tokio::time::timeout(self.limit, self.exchange()).await {
-            Ok(Ok(status)) if stands_in(status) => Reply::Lost(format!("answered {}", status.as_u16())),
-            Ok(Ok(_)) => Reply::Answered,
-            Ok(Err(err)) => Reply::Lost(chain(&err.without_url())),
-            Err(_) => Reply::Lost(format!("no complete answer within {:?}", self.limit)),
+            Ok(Ok(status)) if stands_in(status) => PublicReply::Lost(format!("answered {}", status.as_u16())),
+            Ok(Ok(_)) => PublicReply::Answered,
+            Ok(Err(err)) => PublicReply::Lost(chain(&err.without_url())),
+            Err(_) => PublicReply::Lost(format!("no complete answer within {:?}", self.limit)),
         }
     }
 
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     /// The result of a request that is answered with these bytes and a closed connection.
-    async fn reply(bytes: &'static str) -> Reply {
+    async fn reply(bytes: &'static str) -> PublicReply {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/x", listener.local_addr().unwrap());
         let server = tokio::spawn(async move {
@@ -101,7 +101,7 @@ mod tests {
     async fn any_complete_answer_of_the_app_counts() {
         for status in ["200 OK", "301 Moved\r\nLocation: http://127.0.0.1:1/", "404 X", "500 X"] {
             let bytes = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nok");
-            assert_eq!(reply(Box::leak(bytes.into_boxed_str())).await, Reply::Answered, "{status}");
+            assert_eq!(reply(Box::leak(bytes.into_boxed_str())).await, PublicReply::Answered, "{status}");
         }
     }
 
@@ -110,14 +110,14 @@ mod tests {
         for status in ["502", "503", "504"] {
             let bytes = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
             let lost = reply(Box::leak(bytes.into_boxed_str())).await;
-            assert_eq!(lost, Reply::Lost(format!("answered {status}")));
+            assert_eq!(lost, PublicReply::Lost(format!("answered {status}")));
         }
     }
 
     #[tokio::test]
     async fn an_answer_that_breaks_off_is_a_loss() {
         for bytes in ["", "HTTP/1.1 200 OK\r\nContent-", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"] {
-            assert!(matches!(reply(bytes).await, Reply::Lost(_)), "{bytes:?}");
+            assert!(matches!(reply(bytes).await, PublicReply::Lost(_)), "{bytes:?}");
         }
     }
 
@@ -128,6 +128,6 @@ mod tests {
         drop(free);
         let address = PublicAddress { url, host: None };
         let lost = Public::new(&address, Duration::from_secs(60)).unwrap().ask().await;
-        assert!(matches!(&lost, Reply::Lost(why) if why.contains("refused")), "{lost:?}");
+        assert!(matches!(&lost, PublicReply::Lost(why) if why.contains("refused")), "{lost:?}");
     }
 }

@@ -70,11 +70,11 @@ fn http() -> HttpProbe {
     HttpProbe { path: "/up".to_owned(), host: None, status: vec![200], body: None }
 }
 
-async fn ask_http(probe: HttpProbe, port: u16) -> Answer {
+async fn ask_http(probe: HttpProbe, port: u16) -> ProbeResult {
     within(Probe::Http(probe), port, Duration::from_secs(20)).await
 }
 
-async fn within(probe: Probe, port: u16, timeout: Duration) -> Answer {
+async fn within(probe: Probe, port: u16, timeout: Duration) -> ProbeResult {
     once(
         &health(probe, timeout),
         &Target { address: Address::Port(port), release_dir: "/srv/shop".into(), command: None },
@@ -82,10 +82,10 @@ async fn within(probe: Probe, port: u16, timeout: Duration) -> Answer {
     .await
 }
 
-fn why(answer: &Answer) -> String {
+fn why(answer: &ProbeResult) -> String {
     match &answer.verdict {
-        Verdict::Healthy => panic!("healthy: {answer:?}"),
-        Verdict::Unhealthy(reason) => reason.to_string(),
+        ProbeVerdict::Healthy => panic!("healthy: {answer:?}"),
+        ProbeVerdict::Unhealthy(reason) => reason.to_string(),
     }
 }
 
@@ -100,7 +100,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\
 async fn an_app_that_answers_200_is_healthy() {
     let (port, served) = serve(1, says(OK));
     let answer = ask_http(http(), port).await;
-    assert_eq!(answer.verdict, Verdict::Healthy);
+    assert_eq!(answer.verdict, ProbeVerdict::Healthy);
     assert_eq!(answer.excerpt, "all ok");
     let head = requests(served).await.remove(0).to_lowercase();
     assert!(head.starts_with("get /up http/1.1\r\n"), "{head}");
@@ -241,7 +241,7 @@ async fn e8_an_open_port_answers_a_tcp_probe() {
     assert!(within(Probe::Tcp, port, Duration::from_secs(20)).await.verdict.is_healthy());
 }
 
-async fn command(line: &str, dir: &Path, timeout: Duration) -> Answer {
+async fn command(line: &str, dir: &Path, timeout: Duration) -> ProbeResult {
     let command = ProbeCommand {
         argv: vec!["/bin/sh".to_owned(), "-c".to_owned(), line.to_owned()],
         cwd: dir.to_owned(),
@@ -259,7 +259,7 @@ const LONG: Duration = Duration::from_secs(30);
 async fn e8_a_command_decides_by_its_exit_code_and_sees_only_its_environment() {
     let dir = tempfile::tempdir().unwrap();
     let quiet = command("test $PORT = 9502 && test -z \"$HOME\" && ! read x", dir.path(), LONG).await;
-    assert_eq!((quiet.verdict, quiet.excerpt.as_str()), (Verdict::Healthy, ""));
+    assert_eq!((quiet.verdict, quiet.excerpt.as_str()), (ProbeVerdict::Healthy, ""));
     let no = command("echo out; echo err >&2; exit 3", dir.path(), LONG).await;
     assert_eq!(why(&no), "health command ended with exit code 3: out err");
     let signal = command("kill -KILL $$", dir.path(), LONG).await;
@@ -299,7 +299,7 @@ async fn e6_a_command_that_hangs_is_killed_with_its_children() {
 async fn a_child_that_keeps_the_output_open_delays_nothing_and_goes() {
     let dir = tempfile::tempdir().unwrap();
     let answer = command("sleep 1000 & echo $! > child; echo fine", dir.path(), LONG).await;
-    assert_eq!((answer.verdict, answer.excerpt.as_str()), (Verdict::Healthy, "fine"));
+    assert_eq!((answer.verdict, answer.excerpt.as_str()), (ProbeVerdict::Healthy, "fine"));
     assert!(answer.took < LONG);
     assert!(gone(&fs::read_to_string(dir.path().join("child")).unwrap()));
 }

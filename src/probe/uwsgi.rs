@@ -6,7 +6,7 @@ use crate::{
     config::settings::HttpProbe,
     probe::{
         Outcome, Reason,
-        cgi::{self, Inbox, Question, Variable},
+        cgi::{self, EncodedRequest, PageDecoder, Variable},
         page::Page,
         reason::chain,
     },
@@ -22,10 +22,10 @@ pub(super) async fn ask(probe: &HttpProbe, address: &Address, limit: Duration) -
         let error = "the path is longer than a packet of uwsgi".to_owned();
         return Err((Reason::Impossible { error }, String::new()));
     };
-    Question { probe, address, limit, request }.ask(Page::default()).await
+    EncodedRequest { probe, address, limit, request }.ask(Page::default()).await
 }
 
-impl Inbox for Page {
+impl PageDecoder for Page {
     fn take(&mut self, piece: &[u8]) -> Result<bool, String> {
         Self::take(self, piece).map_err(|bad| chain(&bad))?;
         Ok(self.is_enough())

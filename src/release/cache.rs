@@ -10,8 +10,8 @@ use crate::{
     command::Owner,
     release::{
         BuildError, Skipped,
-        copy::{Copier, Tally},
-        moved::Moved,
+        copy::{Copier, CopyTally},
+        moved::PathRewriter,
         tree::{Dir, split},
     },
 };
@@ -29,16 +29,16 @@ pub(super) fn fill(
     paths: &[PathBuf],
     previous: &Dir,
     release: &Dir,
-    (owner, moved, cancel): (Option<Owner>, Moved, &AtomicBool),
+    (owner, moved, cancel): (Option<Owner>, PathRewriter, &AtomicBool),
 ) -> Result<Cached, BuildError> {
-    let mut copier = Copier { owner, cancel, tally: Tally::default(), moved: Some(moved) };
+    let mut copier = Copier { owner, cancel, tally: CopyTally::default(), moved: Some(moved) };
     let mut skipped = Vec::new();
     for path in paths {
         if let Some(why) = fill_one(path, previous, release, &mut copier)? {
             skipped.push(Skipped { path: path.clone(), why });
         }
     }
-    let Tally { files, bytes } = copier.tally;
+    let CopyTally { files, bytes } = copier.tally;
     Ok(Cached { files, bytes, skipped })
 }
 

@@ -21,7 +21,7 @@ use nix::{
 
 use crate::{
     command::Owner,
-    release::{BuildError, error::failed, moved::Moved, tree::Dir, walk::Walk},
+    release::{BuildError, error::failed, moved::PathRewriter, tree::Dir, walk::Walk},
 };
 
 /// The unit of `st_blocks`, in bytes.
@@ -29,7 +29,7 @@ const BLOCK: u64 = 512;
 
 /// Counts of the files and bytes copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Tally {
+pub(super) struct CopyTally {
     pub(super) files: u64,
     pub(super) bytes: u64,
 }
@@ -43,7 +43,7 @@ enum Copied {
 }
 
 /// A directory that is being copied.
-struct Level {
+struct CopiedDir {
     left: Vec<OsString>,
     /// False if it was there before and is merged.
     made: bool,
@@ -55,9 +55,9 @@ struct Level {
 pub(super) struct Copier<'a> {
     pub(super) owner: Option<Owner>,
     pub(super) cancel: &'a AtomicBool,
-    pub(super) tally: Tally,
+    pub(super) tally: CopyTally,
     /// Rewrites paths of the former release in a cache copied from it.
-    pub(super) moved: Option<Moved>,
+    pub(super) moved: Option<PathRewriter>,
 }
 
 /// Copies the data and leaves the holes between: a file of many gigabytes may have a few blocks.
@@ -92,14 +92,14 @@ impl Copier<'_> {
         (to, as_name): (&Dir, &OsStr),
     ) -> Result<(), BuildError> {
         let (mut from_walk, mut to_walk) = (Walk::from(from)?, Walk::from(to)?);
-        let mut levels: Vec<Level> = Vec::new();
+        let mut levels: Vec<CopiedDir> = Vec::new();
         let mut copied = self.copy_entry((from, name), (to, as_name))?;
         let mut names = (name.to_owned(), as_name.to_owned());
         loop {
             if let Copied::Directory { made } = copied {
                 from_walk.enter(&names.0)?;
                 to_walk.enter(&names.1)?;
-                levels.push(Level { left: from_walk.here().names()?, made });
+                levels.push(CopiedDir { left: from_walk.here().names()?, made });
             }
             let Some(level) = levels.last_mut() else { return Ok(()) };
             let (from, to) = (from_walk.here(), to_walk.here());

@@ -73,7 +73,7 @@ impl InUse {
     /// [`BuildError::Io`] if the directory or `/proc` can't be read. A process that ends meanwhile, or that
     /// bgd's user may not look at, is left out.
     pub(super) fn look(releases: &Path) -> Result<Self, BuildError> {
-        let look = Look {
+        let look = InUseFacts {
             owners: owners(releases).map_err(failed("list", releases))?,
             bgd: own_name(),
             releases: fs::canonicalize(releases).map_err(failed("inspect", releases))?,
@@ -107,7 +107,7 @@ impl InUse {
 }
 
 /// The facts by which a process is matched to a release.
-struct Look {
+struct InUseFacts {
     /// The directory of releases without symlinks, as the kernel names files.
     releases: PathBuf,
     /// The users that releases belong to.
@@ -116,7 +116,7 @@ struct Look {
     bgd: OsString,
 }
 
-impl Look {
+impl InUseFacts {
     /// The release that a path lies in.
     fn release_of(&self, path: &Path) -> Option<OsString> {
         let inside = path.strip_prefix(&self.releases).ok()?;

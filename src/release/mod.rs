@@ -23,7 +23,7 @@ pub use assets::{AssetsOf, keep_assets, prune_assets};
 pub use error::{BuildError, own_hint};
 pub use in_use::Occupant;
 pub use on_disk::{
-    Found, Removal, Standing, forget_leftovers, list_releases, mark_complete, remove_release, standing,
+    ReleaseDir, Removal, Usability, forget_leftovers, list_releases, mark_complete, remove_release, standing,
 };
 pub use prepare::{Prepared, Skipped, prepare};
 pub use shared::{Closed, closed_to};

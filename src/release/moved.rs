@@ -26,14 +26,14 @@ const TELLING_ENDS: [&[u8]; 3] = [b".pth", b".egg-link", b"_finder.py"];
 
 /// Rewrites paths into any former release so that they lead to a new one.
 #[derive(Debug)]
-pub(super) struct Moved {
+pub(super) struct PathRewriter {
     /// The directory of releases as configured and, if different, without symlinks, as a shell sees it; each ends with
     /// a slash.
     releases: Vec<Vec<u8>>,
     to: ReleaseId,
 }
 
-impl Moved {
+impl PathRewriter {
     /// Makes paths into any release lead to this one.
     pub(super) fn to(places: &Places, release: &ReleaseId) -> Self {
         let releases = places.releases();
@@ -113,7 +113,7 @@ mod tests {
     fn paths_into_any_release_lead_to_the_new_one_and_other_bytes_stay() {
         let fixture = Fixture::new();
         let places = &fixture.context.places;
-        let moved = Moved::to(places, &release(12));
+        let moved = PathRewriter::to(places, &release(12));
         let releases = places.releases();
         let at = |id: &ReleaseId| format!("{}/{id}", releases.display());
         let (one, nine, new) = (at(&release(1)), at(&release(9)), at(&release(12)));

@@ -26,7 +26,7 @@ const COMPLETE: &str = ".complete";
 
 /// Whether a release can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum Usability {
     /// The directory does not exist.
     Absent,
     /// Checkout, preparation or build did not end.
@@ -37,12 +37,12 @@ pub enum Standing {
 
 /// A release directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct ReleaseDir {
     pub release: ReleaseId,
     /// The counter in its name; a higher one is newer, even if the time in its name is earlier.
     pub seq: u64,
-    /// Whether it can be used; never [`Standing::Absent`].
-    pub standing: Standing,
+    /// Whether it can be used; never [`Usability::Absent`].
+    pub standing: Usability,
 }
 
 /// Marks a release as built, after all its files are on disk.
@@ -62,24 +62,24 @@ pub fn mark_complete(places: &Places, release: &ReleaseId, commit: &CommitId) ->
 ///
 /// # Errors
 /// [`BuildError::Io`]
-pub fn standing(places: &Places, release: &ReleaseId) -> Result<Standing, BuildError> {
+pub fn standing(places: &Places, release: &ReleaseId) -> Result<Usability, BuildError> {
     let releases = places.releases();
     if !releases.exists() {
-        return Ok(Standing::Absent);
+        return Ok(Usability::Absent);
     }
     match Dir::open(&releases)?.stat(OsStr::new(release.as_str()))? {
         Some(meta) if meta.is_dir() => standing_by_marker(&places.releases().join(marker(release))),
-        _ => Ok(Standing::Absent),
+        _ => Ok(Usability::Absent),
     }
 }
 
-fn standing_by_marker(marker: &Path) -> Result<Standing, BuildError> {
+fn standing_by_marker(marker: &Path) -> Result<Usability, BuildError> {
     let mut text = String::new();
     let read = File::open(marker).and_then(|file| file.take(64).read_to_string(&mut text));
     match read {
-        Ok(_) => Ok(text.trim_end().parse().map_or(Standing::HalfMade, Standing::Complete)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Standing::HalfMade),
-        Err(error) if error.kind() == ErrorKind::InvalidData => Ok(Standing::HalfMade),
+        Ok(_) => Ok(text.trim_end().parse().map_or(Usability::HalfMade, Usability::Complete)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Usability::HalfMade),
+        Err(error) if error.kind() == ErrorKind::InvalidData => Ok(Usability::HalfMade),
         Err(error) => Err(failed("read", marker)(error)),
     }
 }
@@ -88,13 +88,13 @@ fn standing_by_marker(marker: &Path) -> Result<Standing, BuildError> {
 ///
 /// # Errors
 /// [`BuildError::Io`]; an app without a `releases` directory has no releases.
-pub fn list_releases(places: &Places) -> Result<Vec<Found>, BuildError> {
+pub fn list_releases(places: &Places) -> Result<Vec<ReleaseDir>, BuildError> {
     let mut found = Vec::new();
     for name in names(places)? {
         let Some(release) = name.to_str().and_then(|name| name.parse::<ReleaseId>().ok()) else { continue };
         match standing(places, &release)? {
-            Standing::Absent => {}
-            standing => found.push(Found { seq: seq(&release), release, standing }),
+            Usability::Absent => {}
+            standing => found.push(ReleaseDir { seq: seq(&release), release, standing }),
         }
     }
     found.sort_by(|a, b| (a.seq, &a.release).cmp(&(b.seq, &b.release)));
@@ -225,13 +225,13 @@ mod tests {
     fn b10_a_release_without_its_marker_is_half_made() {
         let fixture = Fixture::new();
         let places = &fixture.context.places;
-        assert_eq!(standing(places, &fixture.previous).unwrap(), Standing::HalfMade);
+        assert_eq!(standing(places, &fixture.previous).unwrap(), Usability::HalfMade);
         mark_complete(places, &fixture.previous, &commit()).unwrap();
-        assert_eq!(standing(places, &fixture.previous).unwrap(), Standing::Complete(commit()));
-        assert_eq!(standing(places, &release(9)).unwrap(), Standing::Absent);
+        assert_eq!(standing(places, &fixture.previous).unwrap(), Usability::Complete(commit()));
+        assert_eq!(standing(places, &release(9)).unwrap(), Usability::Absent);
         assert!(mark_complete(places, &release(9), &commit()).is_err());
         fs::write(places.releases().join(marker(&release(2))), "torn").unwrap();
-        assert_eq!(standing(places, &release(2)).unwrap(), Standing::HalfMade);
+        assert_eq!(standing(places, &release(2)).unwrap(), Usability::HalfMade);
     }
 
     #[test]
@@ -245,7 +245,7 @@ mod tests {
         mark_complete(places, &newer, &commit()).unwrap();
         let found = list_releases(places).unwrap();
         assert_eq!(found.iter().map(|found| found.seq).collect::<Vec<_>>(), [1, 2, 10]);
-        assert_eq!(found[2].standing, Standing::Complete(commit()));
+        assert_eq!(found[2].standing, Usability::Complete(commit()));
         let nothing = crate::command::Places::new(Path::new("/does/not/exist"), &fixture.app.name);
         assert_eq!(list_releases(&nothing).unwrap(), []);
     }
@@ -388,7 +388,7 @@ mod tests {
             let error = remove_release(places, &fixture.previous).unwrap_err();
             let said = format!("sh (pid {}, {holds})", running.0.id());
             assert!(error.to_string().ends_with(&said), "{error}");
-            assert_eq!(standing(places, &fixture.previous).unwrap(), Standing::Complete(commit()));
+            assert_eq!(standing(places, &fixture.previous).unwrap(), Usability::Complete(commit()));
         }
         fs::copy("/bin/sh", dir.join("own")).unwrap();
         let mut own = Command::new(dir.join("own")).stdin(Stdio::piped()).current_dir("/").spawn().unwrap();

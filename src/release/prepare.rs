@@ -7,14 +7,14 @@ use std::{
 };
 
 use crate::{
-    command::{Context, Owner, closed_way, lookup},
+    command::{Owner, ReleaseContext, closed_way, lookup},
     config::settings::AppSettings,
     os::privilege::Account,
     release::{
         BuildError,
         cache::{self, Cached},
         error::failed,
-        moved::Moved,
+        moved::PathRewriter,
         rewrite,
         shared::{self, Closed},
         tree::Dir,
@@ -56,7 +56,7 @@ pub struct Skipped {
 /// lead out of the release, and system errors. The release is then half made and not to be used.
 pub fn prepare(
     app: &AppSettings,
-    context: &Context,
+    context: &ReleaseContext,
     previous: Option<&ReleaseId>,
     cancel: &AtomicBool,
 ) -> Result<Prepared, BuildError> {
@@ -78,7 +78,7 @@ pub fn prepare(
     };
     let cached = match &previous {
         Some(previous) => {
-            let moved = Moved::to(&context.places, &context.values.release);
+            let moved = PathRewriter::to(&context.places, &context.values.release);
             cache::fill(&app.cache, previous, &release, (owner, moved, cancel))?
         }
         None => Cached::default(),
@@ -100,7 +100,7 @@ pub fn prepare(
 }
 
 /// Refuses a release that the app's user can't reach: the error of a build there would name another cause.
-fn refuse_closed_way(app: &AppSettings, context: &Context) -> Result<(), BuildError> {
+fn refuse_closed_way(app: &AppSettings, context: &ReleaseContext) -> Result<(), BuildError> {
     let Some(user) = app.user.as_deref() else { return Ok(()) };
     let Some(account) = Account::find(user).map_err(lookup(user))? else { return Ok(()) };
     match closed_way(&account, &context.release_dir()) {

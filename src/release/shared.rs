@@ -22,7 +22,7 @@ use crate::{
     os::privilege::Account,
     release::{
         BuildError,
-        copy::{Copier, Tally},
+        copy::{Copier, CopyTally},
         error::failed,
         tree::{Dir, split},
     },
@@ -161,7 +161,7 @@ impl Linking<'_> {
         growing.push(name);
         stored.remove(&growing)?;
         let mut copier =
-            Copier { owner: self.owner, cancel: self.cancel, tally: Tally::default(), moved: None };
+            Copier { owner: self.owner, cancel: self.cancel, tally: CopyTally::default(), moved: None };
         copier.copy((inside, name), (stored, &growing))?;
         fs::rename(stored.at(&growing), stored.at(name)).map_err(failed("move to", &stored.shown(name)))
     }

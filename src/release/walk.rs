@@ -9,11 +9,11 @@ use crate::release::{BuildError, error::failed, tree::Dir};
 /// An open directory in a tree, and the way back to the top.
 pub(super) struct Walk {
     here: Dir,
-    above: Vec<Level>,
+    above: Vec<WalkedDir>,
 }
 
 /// A directory that was passed on the way down.
-struct Level {
+struct WalkedDir {
     device: u64,
     inode: u64,
     /// The shown path is cut back to this length on the way up: one for each level would need the square of the depth.
@@ -36,7 +36,7 @@ impl Walk {
         let meta = self.here.file().metadata().map_err(failed("inspect", self.here.path()))?;
         let below = self.here.child(name)?;
         let shown = self.here.path().as_os_str().len();
-        self.above.push(Level { device: meta.dev(), inode: meta.ino(), shown });
+        self.above.push(WalkedDir { device: meta.dev(), inode: meta.ino(), shown });
         self.here = below;
         Ok(())
     }

@@ -18,7 +18,7 @@ use super::{
 pub use super::{
     beside::{Announcing, Placing, Rerouting, StandingIn, Telling},
     deploy::{Deploy, End, Kind, Progress, Queued, Release},
-    stage::{DownStage, Group, Pipeline, Stage, Work},
+    stage::{DownStage, Pipeline, Stage, StageGroup, Work},
 };
 
 /// Everything the machine knows of one app.

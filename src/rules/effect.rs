@@ -87,7 +87,7 @@ pub enum Action {
         to: Option<Backend>,
         /// What receives a share of the traffic beside it.
         #[serde(default)]
-        canary: Option<Canary>,
+        canary: Option<CanaryShare>,
         /// What takes requests that `to` refuses.
         #[serde(default)]
         backup: Option<Backend>,
@@ -171,7 +171,7 @@ pub struct Backend {
 
 /// A color that receives a share of the traffic beside the live one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Canary {
+pub struct CanaryShare {
     /// The color, and the release that runs there.
     pub backend: Backend,
     /// Its share of the traffic.

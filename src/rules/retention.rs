@@ -31,7 +31,7 @@ impl From<Fate> for Worth {
 
 /// A release on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
+pub struct KeptRelease {
     pub release: ReleaseId,
     /// The number of its deploy; a higher one is newer.
     pub seq: u64,
@@ -62,8 +62,8 @@ pub struct Guarded {
 
 /// The releases to delete, oldest first; never a guarded one. Guarded good releases count towards the number that is
 /// kept, failed ones never do, and abandoned ones never stay.
-pub fn to_delete(releases: &[Kept], thrift: Thrift, guarded: &Guarded) -> Vec<ReleaseId> {
-    let mut newest_first: Vec<&Kept> = releases.iter().collect();
+pub fn to_delete(releases: &[KeptRelease], thrift: Thrift, guarded: &Guarded) -> Vec<ReleaseId> {
+    let mut newest_first: Vec<&KeptRelease> = releases.iter().collect();
     newest_first.sort_by_key(|kept| Reverse((kept.seq, &kept.release)));
     let newest = |worth: Worth, count: usize| {
         newest_first.iter().filter(move |kept| kept.worth == worth).take(count).map(|kept| &kept.release)
@@ -77,7 +77,7 @@ pub fn to_delete(releases: &[Kept], thrift: Thrift, guarded: &Guarded) -> Vec<Re
     if matches!(thrift, Thrift::None(_)) && spared.len() <= good {
         spared.extend(newest(Worth::Failed, 1));
     }
-    let old = |kept: &&&Kept| guarded.since.is_none_or(|since| kept.seq < since.0);
+    let old = |kept: &&&KeptRelease| guarded.since.is_none_or(|since| kept.seq < since.0);
     let old = newest_first.iter().rev().filter(old).map(|kept| &kept.release);
     old.filter(|id| !spared.contains(id)).cloned().collect()
 }
@@ -101,9 +101,9 @@ mod tests {
     fn deleted_by(worths: &[Worth], thrift: Thrift, guarded: &Guarded) -> Vec<u64> {
         let kept = |(at, worth): (usize, &Worth)| {
             let seq = at as u64 + 1;
-            Kept { release: id(seq), seq, worth: *worth }
+            KeptRelease { release: id(seq), seq, worth: *worth }
         };
-        let releases: Vec<Kept> = worths.iter().enumerate().map(kept).collect();
+        let releases: Vec<KeptRelease> = worths.iter().enumerate().map(kept).collect();
         let gone = to_delete(&releases, thrift, guarded);
         gone.iter().map(|gone| releases.iter().find(|kept| &kept.release == gone).unwrap().seq).collect()
     }

@@ -127,7 +127,7 @@ pub enum Stage {
 
 /// The groups of stages, by what a reader of the state must know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Group {
+pub enum StageGroup {
     /// It never had traffic: it can be given up without a trace.
     BeforePivot,
     /// It has a share of the traffic, or bgd has asked the front for one.
@@ -153,12 +153,12 @@ pub enum DownStage {
 
 impl Pipeline {
     /// The group of the deploy under way; `None` when none is.
-    pub fn group(&self) -> Option<Group> {
+    pub fn group(&self) -> Option<StageGroup> {
         match self {
             Self::Resting | Self::TakingDown { .. } => None,
-            Self::Fetching { .. } => Some(Group::BeforePivot),
+            Self::Fetching { .. } => Some(StageGroup::BeforePivot),
             Self::Deploying(work) => Some(work.stage.group()),
-            Self::Discarding { .. } => Some(Group::Ending),
+            Self::Discarding { .. } => Some(StageGroup::Ending),
         }
     }
 
@@ -233,7 +233,7 @@ impl Pipeline {
 }
 
 impl Stage {
-    pub fn group(&self) -> Group {
+    pub fn group(&self) -> StageGroup {
         match self {
             Self::CheckingOut(_)
             | Self::Building(_)
@@ -242,11 +242,11 @@ impl Stage {
             | Self::Tasking { .. }
             | Self::Starting(_)
             | Self::Probing(_)
-            | Self::Warming(_) => Group::BeforePivot,
-            Self::Sharing(_) | Self::Canary(_) => Group::Sharing,
-            Self::Switching(_) | Self::Reverting { .. } | Self::Replacing { .. } => Group::Pivot,
-            Self::Watching { .. } => Group::Live,
-            Self::Retiring { .. } => Group::Ending,
+            | Self::Warming(_) => StageGroup::BeforePivot,
+            Self::Sharing(_) | Self::Canary(_) => StageGroup::Sharing,
+            Self::Switching(_) | Self::Reverting { .. } | Self::Replacing { .. } => StageGroup::Pivot,
+            Self::Watching { .. } => StageGroup::Live,
+            Self::Retiring { .. } => StageGroup::Ending,
         }
     }
 

@@ -23,10 +23,10 @@ pub mod wire;
 
 pub use child_side::main;
 pub use daemon_side::{
-    Bystanders, Handle, Listening, Look, Main, Overseer, Places, ShimError, Shims, StartError, Status,
-    Stopped,
+    Bystanders, ExpectedAddresses, Handle, Listening, ListeningLook, Main, Overseer, ShimError, ShimStatus,
+    Shims, StartError, Stopped,
 };
 pub use limits::Limiter;
 pub(crate) use record::DUE_AT;
-pub use record::{Exit, How, Record};
+pub use record::{CommandExit, ExitKind, Record};
 pub use spec::{LogSpec, Priority, Role, Slot, Spec, StopRequest, StopSpec};

@@ -39,9 +39,9 @@ pub(crate) const DUE_AT: &str = "BGD_DUE_AT";
 
 /// How a main command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exit {
+pub struct CommandExit {
     /// Exit code or signal.
-    pub how: How,
+    pub how: ExitKind,
     /// Whether bgd killed it at its time limit.
     pub timed_out: bool,
     /// Whether the kernel killed a process of the tree because the tree exceeded its memory limit.
@@ -49,13 +49,13 @@ pub struct Exit {
     pub out_of_memory: bool,
 }
 
-impl Exit {
+impl CommandExit {
     /// The exit of a command whose shim was killed before it could see it.
-    pub(crate) const UNKNOWN: Self = Self { how: How::Unknown, timed_out: false, out_of_memory: false };
+    pub(crate) const UNKNOWN: Self = Self { how: ExitKind::Unknown, timed_out: false, out_of_memory: false };
 
     /// Whether it exited with code 0, in time.
     pub fn success(self) -> bool {
-        self.how == How::Code(0) && !self.timed_out
+        self.how == ExitKind::Code(0) && !self.timed_out
     }
 
     /// Whether the end has a cause outside of the command: the host went down, memory ran out, a user killed it. A
@@ -65,14 +65,14 @@ impl Exit {
         !self.timed_out
             && !self.out_of_memory
             && match self.how {
-                How::Unknown => true,
-                How::Signal(signal) => ends(signal),
-                How::Code(code) => code > 128 && ends(code - 128),
+                ExitKind::Unknown => true,
+                ExitKind::Signal(signal) => ends(signal),
+                ExitKind::Code(code) => code > 128 && ends(code - 128),
             }
     }
 }
 
-impl std::fmt::Display for Exit {
+impl std::fmt::Display for CommandExit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.out_of_memory {
             let killed = Self { out_of_memory: false, ..*self };
@@ -80,12 +80,12 @@ impl std::fmt::Display for Exit {
         }
         match (self.timed_out, self.how) {
             (true, _) => f.write_str("killed at its time limit"),
-            (false, How::Code(code)) => write!(f, "exit code {code}"),
-            (false, How::Signal(signal)) => match nix::sys::signal::Signal::try_from(signal) {
+            (false, ExitKind::Code(code)) => write!(f, "exit code {code}"),
+            (false, ExitKind::Signal(signal)) => match nix::sys::signal::Signal::try_from(signal) {
                 Ok(name) => write!(f, "signal {signal} ({name})"),
                 Err(_) => write!(f, "signal {signal}"),
             },
-            (false, How::Unknown) => f.write_str("unknown exit: its shim was killed"),
+            (false, ExitKind::Unknown) => f.write_str("unknown exit: its shim was killed"),
         }
     }
 }
@@ -93,7 +93,7 @@ impl std::fmt::Display for Exit {
 /// Exit code or signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum How {
+pub enum ExitKind {
     /// Exited with this code.
     Code(i32),
     /// Died of this signal.
@@ -131,7 +131,7 @@ pub struct Record {
     /// When the command was started, in milliseconds since the epoch.
     pub started_ms: u64,
     /// How the command ended; missing while it runs.
-    pub exit: Option<Exit>,
+    pub exit: Option<CommandExit>,
     /// When the last descendant was gone, in milliseconds since the epoch.
     pub ended_ms: Option<u64>,
     /// Whether KILL was needed to end it.
@@ -233,13 +233,25 @@ pub(crate) mod tests {
 
     #[test]
     fn a10_only_what_ends_from_outside_is_not_the_commands_own_doing() {
-        let exit = |how| Exit { how, timed_out: false, out_of_memory: false };
-        for how in [How::Unknown, How::Signal(9), How::Signal(15), How::Code(137), How::Code(143)] {
+        let exit = |how| CommandExit { how, timed_out: false, out_of_memory: false };
+        for how in [
+            ExitKind::Unknown,
+            ExitKind::Signal(9),
+            ExitKind::Signal(15),
+            ExitKind::Code(137),
+            ExitKind::Code(143),
+        ] {
             assert!(exit(how).is_from_outside(), "{how:?}");
-            assert!(!Exit { timed_out: true, ..exit(how) }.is_from_outside(), "{how:?}");
-            assert!(!Exit { out_of_memory: true, ..exit(how) }.is_from_outside(), "{how:?}");
+            assert!(!CommandExit { timed_out: true, ..exit(how) }.is_from_outside(), "{how:?}");
+            assert!(!CommandExit { out_of_memory: true, ..exit(how) }.is_from_outside(), "{how:?}");
         }
-        for how in [How::Code(0), How::Code(1), How::Code(128), How::Signal(11), How::Code(139)] {
+        for how in [
+            ExitKind::Code(0),
+            ExitKind::Code(1),
+            ExitKind::Code(128),
+            ExitKind::Signal(11),
+            ExitKind::Code(139),
+        ] {
             assert!(!exit(how).is_from_outside(), "{how:?}");
         }
     }
@@ -258,7 +270,7 @@ pub(crate) mod tests {
             shim: Process { pid: 2, start: 3 },
             main: None,
             started_ms: 4,
-            exit: Some(Exit { how: How::Signal(9), timed_out: true, out_of_memory: false }),
+            exit: Some(CommandExit { how: ExitKind::Signal(9), timed_out: true, out_of_memory: false }),
             ended_ms: None,
             killed: false,
             ending: false,

@@ -110,7 +110,7 @@ fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<()> {
         signal(SignalKind::user_defined1())?
     };
     let (doors, shared) = doors(&listen, shim)?;
-    let doors: Vec<Arc<Door>> = doors.into_iter().map(Arc::new).collect();
+    let doors: Vec<Arc<RelaySocket>> = doors.into_iter().map(Arc::new).collect();
     for door in &doors {
         begin(door.clone(), if shared { ACCEPTORS } else { 1 }, &sender)?;
     }
@@ -124,7 +124,7 @@ fn run(mut args: impl Iterator<Item = OsString>) -> io::Result<()> {
 
 /// Starts the threads that accept. The kernel gives a connection to the longest waiter: many waiting threads leave the
 /// instance beside them few.
-fn begin(door: Arc<Door>, threads: usize, to: &UnboundedSender<Client>) -> io::Result<()> {
+fn begin(door: Arc<RelaySocket>, threads: usize, to: &UnboundedSender<RelayClient>) -> io::Result<()> {
     (0..threads).try_for_each(|_| {
         let (door, to) = (door.clone(), to.clone());
         thread::Builder::new().name("accept".to_owned()).spawn(move || door.accept(&to)).map(drop)
@@ -132,7 +132,7 @@ fn begin(door: Arc<Door>, threads: usize, to: &UnboundedSender<Client>) -> io::R
 }
 
 /// On USR1, replaces the shared sockets by one of its own.
-async fn until_alone(mut told: Signal, mut shared: Vec<Arc<Door>>, to: UnboundedSender<Client>) {
+async fn until_alone(mut told: Signal, mut shared: Vec<Arc<RelaySocket>>, to: UnboundedSender<RelayClient>) {
     while told.recv().await.is_some() {
         let sockets = std::mem::take(&mut shared);
         let to = to.clone();
@@ -149,25 +149,25 @@ fn address(text: &str) -> Address {
 }
 
 /// A client of the relay.
-enum Client {
+enum RelayClient {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 /// A listening socket.
-enum Door {
+enum RelaySocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-impl Door {
+impl RelaySocket {
     /// Accepts until the socket is shut down. The other process may be faster at a shared socket; if that is
     /// non-blocking, waits in poll.
-    fn accept(&self, to: &UnboundedSender<Client>) {
+    fn accept(&self, to: &UnboundedSender<RelayClient>) {
         loop {
             let accepted = match self {
-                Self::Tcp(listener) => listener.accept().map(|(stream, _)| Client::Tcp(stream)),
-                Self::Unix(listener) => listener.accept().map(|(stream, _)| Client::Unix(stream)),
+                Self::Tcp(listener) => listener.accept().map(|(stream, _)| RelayClient::Tcp(stream)),
+                Self::Unix(listener) => listener.accept().map(|(stream, _)| RelayClient::Unix(stream)),
             };
             match accepted {
                 Ok(client) => {
@@ -187,7 +187,7 @@ impl Door {
     }
 }
 
-impl Door {
+impl RelaySocket {
     fn wait(&self) {
         // A failed wait is tried again by the accept that follows.
         let _waited = self.is_waited_at(PollTimeout::NONE);
@@ -199,7 +199,7 @@ impl Door {
     }
 }
 
-impl AsFd for Door {
+impl AsFd for RelaySocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(listener) => listener.as_fd(),
@@ -210,10 +210,10 @@ impl AsFd for Door {
 
 /// Replaces the shared sockets. If the kernel lets no other socket listen beside them, the port is closed for an
 /// instant.
-fn part(shared: &[Arc<Door>], to: &UnboundedSender<Client>) -> io::Result<()> {
-    let tcp = |door: &Arc<Door>| match &**door {
-        Door::Tcp(listener) => listener.local_addr().ok(),
-        Door::Unix(_) => None,
+fn part(shared: &[Arc<RelaySocket>], to: &UnboundedSender<RelayClient>) -> io::Result<()> {
+    let tcp = |door: &Arc<RelaySocket>| match &**door {
+        RelaySocket::Tcp(listener) => listener.local_addr().ok(),
+        RelaySocket::Unix(_) => None,
     };
     let addresses: Vec<SocketAddr> = shared.iter().filter_map(tcp).collect();
     let Some(port) = addresses.first().map(SocketAddr::port) else { return Ok(()) };
@@ -222,7 +222,7 @@ fn part(shared: &[Arc<Door>], to: &UnboundedSender<Client>) -> io::Result<()> {
         // The kernel prefers the exact address to a wildcard. Among sockets of one address it takes the one at this
         // index, and the newest is the last.
         prefer(&listener, addresses.iter().filter(|it| **it == SocketAddr::V4(own)).count())?;
-        begin(Arc::new(Door::Tcp(listener)), 1, to)
+        begin(Arc::new(RelaySocket::Tcp(listener)), 1, to)
     });
     match &beside {
         Ok(()) => until_accepted(shared),
@@ -233,13 +233,13 @@ fn part(shared: &[Arc<Door>], to: &UnboundedSender<Client>) -> io::Result<()> {
     }
     match beside {
         Ok(()) => Ok(()),
-        Err(_) => begin(Arc::new(Door::Tcp(bound(own)?)), 1, to),
+        Err(_) => begin(Arc::new(RelaySocket::Tcp(bound(own)?)), 1, to),
     }
 }
 
 /// Waits until no connection has come to the sockets for a while: a handshake that began before the other socket was
 /// there ends at these.
-fn until_accepted(shared: &[Arc<Door>]) {
+fn until_accepted(shared: &[Arc<RelaySocket>]) {
     let begun = Instant::now();
     let mut quiet = Instant::now();
     while quiet.elapsed() < SETTLED && begun.elapsed() < BACKLOGGED {
@@ -252,7 +252,7 @@ fn until_accepted(shared: &[Arc<Door>]) {
 
 /// A socket that listens at an address at which the shared ones listen too. The kernel allows that to sockets of one
 /// user.
-fn beside(shared: &[Arc<Door>], at: SocketAddrV4) -> io::Result<TcpListener> {
+fn beside(shared: &[Arc<RelaySocket>], at: SocketAddrV4) -> io::Result<TcpListener> {
     let Some(first) = shared.first() else { return Err(io::ErrorKind::NotFound.into()) };
     let user = Uid::from_raw(fstat(first.as_fd())?.st_uid);
     for door in shared {
@@ -301,15 +301,15 @@ fn bound(at: SocketAddrV4) -> io::Result<TcpListener> {
 
 /// The sockets to listen with, and whether they are copies of the instance's; where the kernel allows no copies, one of
 /// its own.
-fn doors(listen: &Address, shim: Option<i32>) -> io::Result<(Vec<Door>, bool)> {
+fn doors(listen: &Address, shim: Option<i32>) -> io::Result<(Vec<RelaySocket>, bool)> {
     let port = match listen {
         Address::Port(port) => *port,
-        Address::Socket(path) => return Ok((vec![Door::Unix(in_place_of(path)?)], false)),
+        Address::Socket(path) => return Ok((vec![RelaySocket::Unix(in_place_of(path)?)], false)),
     };
     let copies = shim.map(|shim| copies(listen, shim)).transpose()?.unwrap_or_default();
     match copies.is_empty() {
-        false => Ok((copies.into_iter().map(|fd| Door::Tcp(fd.into())).collect(), true)),
-        true => Ok((vec![Door::Tcp(bound(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?)], false)),
+        false => Ok((copies.into_iter().map(|fd| RelaySocket::Tcp(fd.into())).collect(), true)),
+        true => Ok((vec![RelaySocket::Tcp(bound(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?)], false)),
     }
 }
 
@@ -354,7 +354,7 @@ fn copy(of: Process, fd: i32) -> io::Result<OwnedFd> {
 }
 
 /// Runs one task per connection. A connection that can't be passed on is closed, as a dead instance would do.
-async fn pass_on(mut accepted: UnboundedReceiver<Client>, to: Address) {
+async fn pass_on(mut accepted: UnboundedReceiver<RelayClient>, to: Address) {
     while let Some(client) = accepted.recv().await {
         let to = to.clone();
         tokio::spawn(async move {
@@ -364,14 +364,14 @@ async fn pass_on(mut accepted: UnboundedReceiver<Client>, to: Address) {
     }
 }
 
-async fn relay(client: Client, to: &Address) -> io::Result<()> {
+async fn relay(client: RelayClient, to: &Address) -> io::Result<()> {
     match client {
-        Client::Tcp(stream) => {
+        RelayClient::Tcp(stream) => {
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
             join(tokio::net::TcpStream::from_std(stream)?, to).await
         }
-        Client::Unix(stream) => {
+        RelayClient::Unix(stream) => {
             stream.set_nonblocking(true)?;
             join(tokio::net::UnixStream::from_std(stream)?, to).await
         }

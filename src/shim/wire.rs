@@ -19,7 +19,7 @@ pub const MAX_TREE: usize = 10_000;
 
 /// The order to a new shim, on its stdin.
 #[derive(Serialize, Deserialize)]
-pub struct Order {
+pub struct StartOrder {
     /// The id in the names of the record and the socket.
     pub id: String,
     /// The state file to write.
@@ -37,14 +37,14 @@ pub enum Started {
     /// The command was exec'd.
     Running(Box<Record>),
     /// The command was not exec'd, and nothing is left of the attempt.
-    Failed(Fault),
+    Failed(StartFault),
 }
 
 /// Why a command was not started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fault {
+pub struct StartFault {
     /// The step that failed.
-    pub stage: Stage,
+    pub stage: StartStep,
     /// The kernel's error number; 0 without one.
     pub errno: i32,
 }
@@ -53,7 +53,7 @@ pub struct Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say what was attempted")]
-pub enum Stage {
+pub enum StartStep {
     Socket,
     Record,
     Fork,
@@ -68,7 +68,7 @@ pub enum Stage {
     Claim,
 }
 
-impl Stage {
+impl StartStep {
     const ALL: [Self; 12] = [
         Self::Socket,
         Self::Record,
@@ -85,17 +85,17 @@ impl Stage {
     ];
 }
 
-impl Fault {
+impl StartFault {
     /// Encodes the fault for the pipe from the forked child: stage, then errno.
     pub fn to_bytes(&self) -> [u8; 5] {
         let [a, b, c, d] = self.errno.to_le_bytes();
         [self.stage as u8, a, b, c, d]
     }
 
-    /// Decodes [`Fault::to_bytes`]; `None` for any other bytes.
+    /// Decodes [`StartFault::to_bytes`]; `None` for any other bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (&stage, errno) = bytes.split_first()?;
-        let stage = Stage::ALL.into_iter().find(|one| *one as u8 == stage)?;
+        let stage = StartStep::ALL.into_iter().find(|one| *one as u8 == stage)?;
         Some(Self { stage, errno: i32::from_le_bytes(errno.try_into().ok()?) })
     }
 }
@@ -103,7 +103,7 @@ impl Fault {
 /// The request of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Request {
+pub enum ShimRequest {
     /// Answered at once.
     Status,
     /// Answered when the main command has exited.
@@ -120,7 +120,7 @@ pub enum Request {
     Forget,
 }
 
-impl Request {
+impl ShimRequest {
     /// Parses one line, without its line feed.
     pub fn parse(line: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(line)
@@ -134,12 +134,12 @@ pub struct Inbox(Vec<u8>);
 impl Inbox {
     /// Takes the next bytes. `None` while the line has no end. Drops everything after the first line, since a
     /// connection sends one request. The sizes of the pieces make no difference.
-    pub fn take(&mut self, bytes: &[u8]) -> Option<Result<Request, BadRequest>> {
+    pub fn take(&mut self, bytes: &[u8]) -> Option<Result<ShimRequest, BadRequest>> {
         self.0.extend_from_slice(bytes);
         match self.0.iter().position(|c| *c == b'\n') {
             Some(end) if end <= MAX_REQUEST => {
                 let line = self.0.get(..end).unwrap_or_default();
-                Some(Request::parse(line).map_err(BadRequest::Malformed))
+                Some(ShimRequest::parse(line).map_err(BadRequest::Malformed))
             }
             None if self.0.len() <= MAX_REQUEST => None,
             Some(_) | None => Some(Err(BadRequest::TooLong)),
@@ -161,16 +161,16 @@ pub enum BadRequest {
 /// The answer to every request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reply {
+pub enum ShimReply {
     /// The present state.
-    Report(Box<Report>),
+    Report(Box<ShimReport>),
     /// The request was not understood, for example by an older shim.
     Refused(String),
 }
 
 /// The state of a shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
+pub struct ShimReport {
     /// The record, as in its state file.
     pub record: Record,
     /// Living descendants.
@@ -188,23 +188,23 @@ mod tests {
 
     #[test]
     fn every_request_and_fault_comes_back_as_it_was_sent() {
-        use Request::*;
+        use ShimRequest::*;
         for request in [Status, WaitExit, WaitEnd, Stop, Kill, Quiet, Forget] {
             let line = line(&request).unwrap();
             assert!(line.len() <= MAX_REQUEST);
-            assert_eq!(Request::parse(line.trim_ascii_end()).unwrap(), request);
+            assert_eq!(ShimRequest::parse(line.trim_ascii_end()).unwrap(), request);
         }
-        for stage in Stage::ALL {
-            let fault = Fault { stage, errno: -2 };
-            assert_eq!(Fault::from_bytes(&fault.to_bytes()), Some(fault));
+        for stage in StartStep::ALL {
+            let fault = StartFault { stage, errno: -2 };
+            assert_eq!(StartFault::from_bytes(&fault.to_bytes()), Some(fault));
         }
     }
 
     #[test]
     fn a_request_is_the_same_in_one_piece_and_in_many() {
         for (sent, want) in [
-            (&b"\"status\"\n"[..], Some(Request::Status)),
-            (b"\"stop\"\nwhat follows", Some(Request::Stop)),
+            (&b"\"status\"\n"[..], Some(ShimRequest::Status)),
+            (b"\"stop\"\nwhat follows", Some(ShimRequest::Stop)),
             (b"\"stop\"", None),
         ] {
             assert_eq!(Inbox::default().take(sent).map(Result::unwrap), want);
@@ -221,9 +221,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_parsed_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Request::parse(&bytes);
-            let _ = Fault::from_bytes(&bytes);
-            let _ = serde_json::from_slice::<Reply>(&bytes);
+            let _ = ShimRequest::parse(&bytes);
+            let _ = StartFault::from_bytes(&bytes);
+            let _ = serde_json::from_slice::<ShimReply>(&bytes);
         }
     }
 }

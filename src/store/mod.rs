@@ -34,7 +34,7 @@ pub use journal::{Act, Commit};
 use rusqlite::{Connection, OpenFlags};
 pub use task::{HookRun, RunOf};
 
-use self::standing::Kept;
+use self::standing::WriterState;
 use crate::rules::time::Time;
 
 /// Why the record can't be read or written.
@@ -107,7 +107,7 @@ pub struct Store {
 #[derive(Debug)]
 struct Writer {
     connection: Connection,
-    kept: Kept,
+    kept: WriterState,
 }
 
 /// Whether the existing file could be used.
@@ -151,8 +151,11 @@ impl Store {
         };
         let open = |source| StoreError::Open { path: path.clone(), source };
         let reader = Self::connect_reader(&path).map_err(open)?;
-        let mut kept =
-            Kept { states: standing::read_states(&reader).map_err(open)?, latest: now, ..Kept::default() };
+        let mut kept = WriterState {
+            states: standing::read_states(&reader).map_err(open)?,
+            latest: now,
+            ..WriterState::default()
+        };
         kept.marks.renew(&path);
         let store = Self::on(Writer { connection, kept }, reader, state_dir);
         store.refill_reserve();
@@ -192,7 +195,7 @@ impl Store {
                 return Ok(None);
             }
             // This store only reads: SQLite refuses a write through a read-only connection.
-            let writer = Writer { connection: Self::connect_reader(&path)?, kept: Kept::default() };
+            let writer = Writer { connection: Self::connect_reader(&path)?, kept: WriterState::default() };
             Ok(Some(Self::on(writer, reader, state_dir)))
         };
         open().map_err(|source| StoreError::Open { path: path.clone(), source })

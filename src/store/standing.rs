@@ -23,7 +23,7 @@ pub(super) const LOGS: [&str; 2] = ["-wal", "-shm"];
 
 /// A file's identity (device, inode) and content (size, mtime with nanoseconds), which a foreign write changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Mark {
+struct FileMark {
     file: (u64, u64),
     content: (u64, i64, i64),
 }
@@ -31,13 +31,13 @@ struct Mark {
 /// Marks of the files after our last write; `None` where a file was missing.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    database: Option<Mark>,
-    logs: [Option<Mark>; 2],
+    database: Option<FileMark>,
+    logs: [Option<FileMark>; 2],
 }
 
 /// How the files at the path differ from the open ones. The open database is whole in all cases but the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum How {
+enum FileChange {
     Deleted,
     Replaced,
     /// The database is in place, but the open log is not.
@@ -48,7 +48,7 @@ enum How {
 
 /// The writer's state besides its connection.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct WriterState {
     pub marks: Marks,
     /// The last recorded state (JSON) of each app, with its time in milliseconds.
     pub states: BTreeMap<String, (String, u64)>,
@@ -56,7 +56,7 @@ pub(super) struct Kept {
     pub latest: Time,
 }
 
-impl fmt::Display for How {
+impl fmt::Display for FileChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Deleted => "deleted",
@@ -67,7 +67,7 @@ impl fmt::Display for How {
     }
 }
 
-impl Mark {
+impl FileMark {
     fn of(path: &Path) -> Option<Self> {
         let found = fs::symlink_metadata(path).ok()?;
         Some(Self {
@@ -80,24 +80,24 @@ impl Mark {
 impl Marks {
     /// Takes new marks after a write. The caller holds the writer's lock.
     pub fn renew(&mut self, path: &Path) {
-        self.database = Mark::of(path);
+        self.database = FileMark::of(path);
         for (mark, log) in self.logs.iter_mut().zip(LOGS) {
-            *mark = Mark::of(&aside(path, log));
+            *mark = FileMark::of(&aside(path, log));
         }
     }
 
-    fn compare(&self, path: &Path) -> Option<How> {
-        let now = Mark::of(path);
-        let same = |before: Option<Mark>, now: Option<Mark>| match (before, now) {
+    fn compare(&self, path: &Path) -> Option<FileChange> {
+        let now = FileMark::of(path);
+        let same = |before: Option<FileMark>, now: Option<FileMark>| match (before, now) {
             (None, _) => true,
             (Some(before), now) => now.is_some_and(|now| now.file == before.file),
         };
-        let logs = self.logs.iter().zip(LOGS).all(|(mark, log)| same(*mark, Mark::of(&aside(path, log))));
+        let logs = self.logs.iter().zip(LOGS).all(|(mark, log)| same(*mark, FileMark::of(&aside(path, log))));
         match (same(self.database, now), logs) {
-            (false, _) if now.is_none() => Some(How::Deleted),
-            (false, _) => Some(How::Replaced),
-            (true, false) => Some(How::Parted),
-            (true, true) if self.database.is_some() && self.database != now => Some(How::Overwritten),
+            (false, _) if now.is_none() => Some(FileChange::Deleted),
+            (false, _) => Some(FileChange::Replaced),
+            (true, false) => Some(FileChange::Parted),
+            (true, true) if self.database.is_some() && self.database != now => Some(FileChange::Overwritten),
             (true, true) => None,
         }
     }
@@ -135,7 +135,7 @@ impl Store {
     pub(super) fn stand(&self, writer: &mut Writer) -> Result<(), StoreError> {
         let now = writer.kept.latest;
         let Some(how) = writer.kept.marks.compare(&self.path) else { return Ok(()) };
-        if how == How::Overwritten && self.is_as_known(writer) {
+        if how == FileChange::Overwritten && self.is_as_known(writer) {
             // Somebody else only checkpointed the log into the database.
             writer.kept.marks.renew(&self.path);
             return Ok(());
@@ -159,13 +159,13 @@ impl Store {
         states().is_ok_and(|states| states == writer.kept.states)
     }
 
-    fn write_anew(&self, writer: &mut Writer, how: How) -> io::Result<()> {
+    fn write_anew(&self, writer: &mut Writer, how: FileChange) -> io::Result<()> {
         let copy = aside(&self.path, ".anew");
         let copied = copy_whole(&writer.connection, &copy).unwrap_or_else(|err| {
             tracing::error!(%err, "the record that is open can't be copied; its history is lost");
             false
         });
-        if how != How::Parted && self.path.symlink_metadata().is_ok() {
+        if how != FileChange::Parted && self.path.symlink_metadata().is_ok() {
             move_aside(&self.path, writer.kept.latest).map_err(io::Error::other)?;
         }
         if copied {
@@ -184,7 +184,7 @@ impl Store {
         let opened = Self::connect(&self.path).map_err(Unusable::into_source).map_err(io::Error::other)?;
         *reader = Self::connect_reader(&self.path).map_err(io::Error::other)?;
         writer.connection = opened;
-        if how == How::Overwritten || !copied {
+        if how == FileChange::Overwritten || !copied {
             write_states(&writer.connection, &writer.kept.states).map_err(io::Error::other)?;
         }
         fs::File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()

@@ -9,7 +9,7 @@ use crate::rules::{
     effect::Note,
     event::{Ask, Event, Want},
     ids::{AppName, CommitId, DeployId},
-    step::{Answer, Context, Noted, Policy, step},
+    step::{AskReply, Context, Noted, Policy, step},
     words::{EventKind, Phase},
 };
 
@@ -32,7 +32,7 @@ fn commit_one_step(store: &Store, app: &AppName) -> App {
         uid: Some(7),
         ..EventRecord::new(EventKind::Asked, Time(1_000), "deploy")
     };
-    let act = Act { event: asked, began: made.answer.as_ref().and_then(Answer::begun) };
+    let act = Act { event: asked, began: made.answer.as_ref().and_then(AskReply::begun) };
     let commit = Commit {
         app,
         now: Time(1_000),

@@ -13,7 +13,7 @@ use crate::{
         words::{EventKind, Failure},
         workers::{Duty, FoundWorker, WorkerSlot},
     },
-    shim::{Exit, Handle, Status},
+    shim::{CommandExit, Handle, ShimStatus},
 };
 
 /// A worker that ends after each job is started again at most this often.
@@ -34,7 +34,7 @@ pub(super) struct Found {
 
 impl Found {
     /// `status` is `None` when it can't be asked: it counts as working.
-    pub fn new(handle: Handle, slot: WorkerSlot, status: Option<&Status>) -> Self {
+    pub fn new(handle: Handle, slot: WorkerSlot, status: Option<&ShimStatus>) -> Self {
         let ends_by_ms = status.and_then(|status| status.ends_by_ms);
         let is_rest = ends_by_ms.is_none() && status.is_some_and(|status| status.ending);
         let duty = match status {
@@ -91,7 +91,7 @@ impl Workers {
         }
     }
 
-    fn has_ended(&self, handle: &Handle, slot: &WorkerSlot, status: &Status) {
+    fn has_ended(&self, handle: &Handle, slot: &WorkerSlot, status: &ShimStatus) {
         let release = handle.release();
         let killed = self.book().killed.remove(handle.id());
         // The host went down: nobody ended it.
@@ -108,7 +108,7 @@ impl Workers {
             Some(at) => Duration::from_millis(at.saturating_sub(handle.started_ms())),
             None => handle.started_at().elapsed().unwrap_or_default(),
         };
-        let exit = status.main.exit().unwrap_or(Exit::UNKNOWN);
+        let exit = status.main.exit().unwrap_or(CommandExit::UNKNOWN);
         if exit.success() {
             self.is_done(slot, release, uptime);
         } else {
@@ -116,7 +116,7 @@ impl Workers {
         }
     }
 
-    fn has_left(&self, handle: &Handle, slot: &WorkerSlot, (status, killed): (&Status, bool)) {
+    fn has_left(&self, handle: &Handle, slot: &WorkerSlot, (status, killed): (&ShimStatus, bool)) {
         let (release, of) = (handle.release(), short(handle.release()));
         if killed {
             let grace = handle.grace().as_secs_f64();
@@ -125,7 +125,7 @@ impl Workers {
             );
             self.note(EventKind::WorkerKilled, release, text);
         } else {
-            let how = status.main.exit().unwrap_or(Exit::UNKNOWN);
+            let how = status.main.exit().unwrap_or(CommandExit::UNKNOWN);
             self.note(EventKind::WorkerEnded, release, format!("worker {slot} of {of} has left: {how}"));
         }
         self.book().news.push(WorkerNews::Left(release.clone()));

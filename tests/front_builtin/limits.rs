@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bgd::{
-    front::builtin::{Builtin, Limits},
+    front::builtin::{Builtin, ExchangeLimits},
     rules::ids::Color,
 };
 use tokio::{
@@ -21,7 +21,7 @@ const SHORT: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_falls_silent_in_its_request_is_a_408_and_the_app_is_free_again() {
-    let front = TestFront::limited(Limits::new(SHORT, LONG)).await;
+    let front = TestFront::limited(ExchangeLimits::new(SHORT, LONG)).await;
     let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
     front.route(1, Color::Blue, app.local_addr().unwrap().port()).await;
     let before = front.front.figures().await.unwrap().blue;
@@ -44,7 +44,7 @@ async fn a_client_that_falls_silent_in_its_request_is_a_408_and_the_app_is_free_
 async fn a_client_that_sends_a_little_now_and_then_is_waited_for() {
     let pieces = 5;
     // An app that has not got the whole request owes no answer.
-    let front = TestFront::limited(Limits::new(SHORT * 2, SHORT * 2)).await;
+    let front = TestFront::limited(ExchangeLimits::new(SHORT * 2, SHORT * 2)).await;
     let backend = Backend::start("blue").await;
     front.route(1, Color::Blue, backend.port).await;
     let mut client = Client::connect(front.address).await;
@@ -60,7 +60,7 @@ async fn a_client_that_sends_a_little_now_and_then_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_app_that_does_not_answer_is_a_504_and_streams_and_websockets_have_no_limit() {
-    let front = TestFront::limited(Limits::new(LONG, SHORT)).await;
+    let front = TestFront::limited(ExchangeLimits::new(LONG, SHORT)).await;
     let backend = Backend::start("blue").await;
     front.route(1, Color::Blue, backend.port).await;
     let mut events = Client::connect(front.address).await;
@@ -85,7 +85,7 @@ async fn an_app_that_does_not_answer_is_a_504_and_streams_and_websockets_have_no
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upgrade_and_an_app_that_takes_no_more_of_a_body_have_the_limit_too() {
-    let front = TestFront::limited(Limits::new(LONG, SHORT)).await;
+    let front = TestFront::limited(ExchangeLimits::new(LONG, SHORT)).await;
     // Accepted by the kernel alone: nobody reads.
     let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
     front.route(1, Color::Blue, deaf.local_addr().unwrap().port()).await;
@@ -118,8 +118,8 @@ async fn other_limits_are_in_force_at_once_and_the_front_stays() {
     let backend = Backend::start("blue").await;
     front.route(1, Color::Blue, backend.port).await;
     let before = front.front.hello().await.unwrap().unwrap();
-    assert_eq!(before.limits, Some(Limits::new(LONG, LONG)));
-    let limits = Limits::new(LONG, SHORT);
+    assert_eq!(before.limits, Some(ExchangeLimits::new(LONG, LONG)));
+    let limits = ExchangeLimits::new(LONG, SHORT);
     let other = Builtin::new(support::exe(), front.front.place().clone()).limited(limits);
     let hello = other.ensure_running().await.unwrap();
     assert_eq!(hello.pid, before.pid);

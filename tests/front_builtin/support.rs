@@ -14,7 +14,7 @@ use std::{
 };
 
 use bgd::{
-    front::builtin::{Builtin, FrontPlace, Limits},
+    front::builtin::{Builtin, ExchangeLimits, FrontPlace},
     rules::{
         address::Address,
         ids::{Color, Generation},
@@ -93,11 +93,11 @@ pub struct TestFront {
 
 impl TestFront {
     pub async fn start() -> Self {
-        Self::limited(Limits::default()).await
+        Self::limited(ExchangeLimits::default()).await
     }
 
     /// One that lets clients and apps take this long.
-    pub async fn limited(limits: Limits) -> Self {
+    pub async fn limited(limits: ExchangeLimits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let front = front_at(dir.path(), "127.0.0.1:0".parse().unwrap()).limited(limits);
         let address = front.ensure_running().await.unwrap().bound;

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, task::Poll, time::Duration};
 
 use bgd::{
     config::settings::{Addresses, HaproxyServers, HaproxySettings, Sticky},
-    front::haproxy::{Haproxy, HaproxyError, Life, Limits, report},
+    front::haproxy::{CutoverLimits, Haproxy, HaproxyError, Life, report},
     rules::{
         address::Address,
         ids::{
@@ -31,9 +31,9 @@ macro_rules! stage {
 }
 
 /// Nothing here fails for want of time.
-fn limits() -> Limits {
+fn limits() -> CutoverLimits {
     let long = Duration::from_secs(30);
-    Limits { check: long, verdict: long, proof: long }
+    CutoverLimits { check: long, verdict: long, proof: long }
 }
 
 async fn route(stage: &Stage, to: &Route) {
@@ -209,7 +209,7 @@ async fn r0_a_bgd_killed_at_any_point_of_a_change_leaves_somebody_serving_and_th
     let ways =
         [(Blue, None), (Blue, Some(5)), (Blue, Some(50)), (Green, None), (Green, Some(25)), (Blue, None)];
     // Waiting for checks has no point at which more could go wrong.
-    let limits = Limits { check: Duration::ZERO, ..limits() };
+    let limits = CutoverLimits { check: Duration::ZERO, ..limits() };
     let mut ended = 0;
     for polls in 1..500 {
         for (live, share) in ways {
@@ -477,7 +477,7 @@ async fn f2_a_color_that_fails_haproxys_own_check_gets_nothing_and_the_old_one_n
     let Some(stage) = Stage::with(&with_check) else { return };
     route(&stage, &stage.to(Blue, None)).await;
     stage.green.fail_checks();
-    let soon = Limits { verdict: Duration::ZERO, ..limits() };
+    let soon = CutoverLimits { verdict: Duration::ZERO, ..limits() };
     let err = stage.haproxy.route(&stage.to(Green, None), soon).await.unwrap_err();
     assert_eq!(err.to_string(), "haproxy's own check of shop/green fails: L7STS 500");
     let standing = stage.haproxy.routed().await.unwrap().0;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bgd::{
     config::settings::Sticky,
-    front::haproxy::{HaproxyError, Limits},
+    front::haproxy::{CutoverLimits, HaproxyError},
     rules::{
         ids::{
             Color::{Blue, Green},
@@ -40,7 +40,7 @@ async fn n6_where_nobody_serves_what_never_passes_haproxys_check_is_no_flip_and_
     route(&stage, &Route::nowhere(Generation(1))).await;
     let before = states(&stage);
     stage.blue.fail_checks();
-    let soon = Limits { verdict: Duration::ZERO, ..limits() };
+    let soon = CutoverLimits { verdict: Duration::ZERO, ..limits() };
     let err = stage.haproxy.route(&stage.to(Blue, None), soon).await.unwrap_err();
     assert_eq!(err.to_string(), "haproxy's own check of shop/blue fails: L7STS 500");
     assert!(err.hint().unwrap().contains("httpchk"));
@@ -58,7 +58,7 @@ async fn n6_where_nobody_serves_what_never_passes_haproxys_check_is_no_flip_and_
     route(&stage, &stage.to(Blue, None)).await;
     // Where what is live is down, the way over to what is not passes at once and has to pass HAProxy's check then.
     stage.green.fail_checks();
-    let soon = Limits { verdict: Duration::ZERO, ..limits() };
+    let soon = CutoverLimits { verdict: Duration::ZERO, ..limits() };
     let err = stage.haproxy.route(&stage.to(Green, None), soon).await.unwrap_err();
     assert!(matches!(err, HaproxyError::CheckFails { .. }), "{err:?}");
     assert_eq!(stage.haproxy.routed().await.unwrap().0.live, Some(Blue));

@@ -97,7 +97,7 @@ async fn f2_one_of_several_that_fails_haproxys_own_check_keeps_all_of_its_color_
     let Some(stage) = three(&with_check) else { return };
     route(&stage, &stage.to(Blue, None)).await;
     stage.others[&Green][0].fail_checks();
-    let soon = Limits { verdict: Duration::ZERO, ..limits() };
+    let soon = CutoverLimits { verdict: Duration::ZERO, ..limits() };
     let err = stage.haproxy.route(&stage.to(Green, None), soon).await.unwrap_err();
     assert_eq!(err.to_string(), "haproxy's own check of shop/green-2 fails: L7STS 500");
     assert_eq!(stage.haproxy.trouble().await.unwrap(), None);

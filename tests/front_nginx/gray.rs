@@ -317,7 +317,7 @@ async fn f8_a_change_of_the_share_is_one_reload_and_the_same_share_is_none() {
         stage.nginx.route(&route, limits()).await.unwrap();
         let workers = stage.workers();
         let again = stage.nginx.route(&route, limits()).await.unwrap();
-        assert_eq!((again.how, stage.workers()), (bgd::front::nginx::How::AlreadyInForce, workers));
+        assert_eq!((again.how, stage.workers()), (bgd::front::nginx::SwitchedBy::AlreadyInForce, workers));
     }
 }
 

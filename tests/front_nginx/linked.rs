@@ -7,7 +7,7 @@ use std::{
 
 use bgd::{
     config::settings::{Addresses, NginxSettings},
-    front::nginx::{Contradiction, How, Nginx, NginxError, RouteError},
+    front::nginx::{Contradiction, Nginx, NginxError, RouteError, SwitchedBy},
     rules::{
         address::Address,
         canary::Share,
@@ -81,7 +81,7 @@ async fn serving_blue(stage: &mut Stage) -> (Nginx, App) {
     stage.start_nginx(same_user()).await;
     let blue = app(stage, Blue);
     let proof = nginx.route(&route(stage, 1, Blue), limits()).await.unwrap();
-    assert_eq!(proof.how, How::Reloaded);
+    assert_eq!(proof.how, SwitchedBy::Reloaded);
     eventually("the first workers are gone", || stage.workers().len() == 2).await;
     assert_eq!(stage.get("/").await.unwrap(), "blue");
     (nginx, blue)
@@ -97,9 +97,9 @@ async fn f8_a_flip_between_sockets_is_one_rename_that_loses_nothing_and_leaves_t
         let color = live.color.other();
         let next = app(&stage, color);
         let wanted = route(&stage, generation, color);
-        assert_eq!(nginx.route(&wanted, limits()).await.unwrap().how, How::Linked);
+        assert_eq!(nginx.route(&wanted, limits()).await.unwrap().how, SwitchedBy::Linked);
         let again = nginx.route(&wanted, limits()).await.unwrap();
-        assert_eq!(again.how, How::AlreadyInForce);
+        assert_eq!(again.how, SwitchedBy::AlreadyInForce);
         let drained = nginx.drained(&again.former, soon()).await;
         assert!(drained.is_complete() && drained.connections == Some(0), "{drained:?}");
         std::mem::replace(&mut live, next).kill().await;
@@ -122,7 +122,7 @@ async fn g1_a_long_request_on_the_former_socket_is_waited_for_and_counted() {
     let slow = tokio::spawn(async move { stage::get(public, "/slow?ms=1500").await });
     eventually("the slow request reaches blue", || blue.in_flight() == 1).await;
     let proof = nginx.route(&route(&stage, 2, Green), limits()).await.unwrap();
-    assert_eq!((proof.how, stage.get("/").await.unwrap().as_str()), (How::Linked, "green"));
+    assert_eq!((proof.how, stage.get("/").await.unwrap().as_str()), (SwitchedBy::Linked, "green"));
     let early = nginx.drained(&proof.former, Instant::now()).await;
     assert_eq!(early.connections, Some(1), "{early:?}");
     assert!(nginx.drained(&proof.former, soon()).await.connections == Some(0));
@@ -140,13 +140,16 @@ async fn a_canary_on_sockets_is_told_by_reloads_and_the_flips_after_it_by_rename
     let half = Share::percent(50).unwrap();
     let both = Route::to(Generation(2), side(&stage, Blue, 1)).beside(side(&stage, Green, 2), half);
     let mixed = nginx.route(&both, limits()).await.unwrap();
-    assert_eq!(mixed.how, How::Reloaded);
+    assert_eq!(mixed.how, SwitchedBy::Reloaded);
     let routed = nginx.routed().await.unwrap().unwrap();
     assert_eq!((routed.color, routed.canary), (Some(Blue), Some((Green, 50))));
     let whole = nginx.route(&route(&stage, 3, Green), limits()).await.unwrap();
-    assert_eq!((whole.how, nginx.routed().await.unwrap().unwrap().color), (How::Reloaded, Some(Green)));
+    assert_eq!(
+        (whole.how, nginx.routed().await.unwrap().unwrap().color),
+        (SwitchedBy::Reloaded, Some(Green))
+    );
     assert!(nginx.drained(&whole.former, soon()).await.is_complete());
-    assert_eq!(nginx.route(&route(&stage, 4, Blue), limits()).await.unwrap().how, How::Linked);
+    assert_eq!(nginx.route(&route(&stage, 4, Blue), limits()).await.unwrap().how, SwitchedBy::Linked);
     let empty = Route::nowhere(Generation(5));
     assert_eq!(end(load).await.lost.len(), 0);
     nginx.route(&empty, limits()).await.unwrap();
@@ -167,12 +170,12 @@ async fn several_instances_are_moved_by_one_rename_and_only_another_number_of_th
     let mut live = vec![blue];
     let mut workers = Vec::new();
     for (generation, to, how) in [
-        (2, (Green, 3), How::Reloaded),
-        (3, (Blue, 3), How::Linked),
-        (4, (Green, 3), How::Linked),
-        (5, (Blue, 2), How::Reloaded),
-        (6, (Green, 2), How::Linked),
-        (7, (Blue, 1), How::Reloaded),
+        (2, (Green, 3), SwitchedBy::Reloaded),
+        (3, (Blue, 3), SwitchedBy::Linked),
+        (4, (Green, 3), SwitchedBy::Linked),
+        (5, (Blue, 2), SwitchedBy::Reloaded),
+        (6, (Green, 2), SwitchedBy::Linked),
+        (7, (Blue, 1), SwitchedBy::Reloaded),
     ] {
         let next = apps(&stage, to.0, to.1);
         let wanted = to_several(&stage, generation, to);
@@ -180,7 +183,7 @@ async fn several_instances_are_moved_by_one_rename_and_only_another_number_of_th
         assert_eq!(proof.how, how, "{to:?}");
         assert!(nginx.drained(&proof.former, soon()).await.is_complete());
         let again = nginx.route(&wanted, limits()).await.unwrap();
-        assert_eq!(again.how, How::AlreadyInForce, "{to:?}");
+        assert_eq!(again.how, SwitchedBy::AlreadyInForce, "{to:?}");
         for app in std::mem::replace(&mut live, next) {
             app.kill().await;
         }
@@ -194,7 +197,7 @@ async fn several_instances_are_moved_by_one_rename_and_only_another_number_of_th
         })
         .await;
         let now = stage.workers();
-        assert_eq!(std::mem::replace(&mut workers, now.clone()) == now, how == How::Linked, "{to:?}");
+        assert_eq!(std::mem::replace(&mut workers, now.clone()) == now, how == SwitchedBy::Linked, "{to:?}");
     }
     let counts = end(load).await;
     assert!(counts.lost.is_empty(), "of {}: {:#?}", counts.total(), counts.lost);
@@ -217,7 +220,7 @@ async fn what_nginx_tells_of_a_request_behind_the_link_is_told_of_the_color_that
     let public = stage.public;
     let slow = tokio::spawn(async move { stage::get(public, "/slow?ms=1500").await });
     eventually("the slow request reaches blue", || blue.in_flight() == 1).await;
-    assert_eq!(nginx.route(&route(&stage, 2, Green), limits()).await.unwrap().how, How::Linked);
+    assert_eq!(nginx.route(&route(&stage, 2, Green), limits()).await.unwrap().how, SwitchedBy::Linked);
     assert_eq!(slow.await.unwrap().unwrap(), "blue");
     assert_eq!(next(&nginx, &listening).await, Some(Blue), "it began before the link was moved");
     stage.get("/").await.unwrap();
@@ -247,7 +250,7 @@ async fn f3_a_link_that_a_hand_moved_or_removed_is_told_and_set_again() {
         (routed.color, routed.contradiction),
         (Some(Green), Some(Contradiction::Edited { addresses }))
     );
-    assert_eq!(nginx.route(&route(&stage, 1, Blue), limits()).await.unwrap().how, How::Linked);
+    assert_eq!(nginx.route(&route(&stage, 1, Blue), limits()).await.unwrap().how, SwitchedBy::Linked);
     assert_eq!(nginx.routed().await.unwrap().unwrap().contradiction, None);
     assert_eq!(stage.get("/").await.unwrap(), "blue");
     // nginx down: the link says what it would serve.

@@ -7,8 +7,8 @@ use std::{fs, os::unix::fs::symlink, time::Duration};
 
 use bgd::{
     front::nginx::{
-        Aftermath, Contradiction, How, Inclusion, NginxError, Permission, PlaceError, Proof, RouteError,
-        Source,
+        Aftermath, Contradiction, Inclusion, NginxError, Permission, PlaceError, Proof, RouteError,
+        RouteSource, SwitchedBy,
     },
     rules::{
         address::Address,
@@ -48,10 +48,10 @@ async fn the_first_deploy_needs_no_file_and_writes_it() {
 
     let _blue = App::start(Blue, stage.ports.blue).await;
     let proof = stage.nginx.route(&stage.route(1, Blue), limits()).await.unwrap();
-    assert_eq!((proof.color, proof.generation, proof.how), (Some(Blue), Generation(1), How::Reloaded));
+    assert_eq!((proof.color, proof.generation, proof.how), (Some(Blue), Generation(1), SwitchedBy::Reloaded));
     assert_eq!(stage.get("/").await.unwrap(), "blue");
     let routed = stage.nginx.routed().await.unwrap().unwrap();
-    assert_eq!((routed.color, routed.source, routed.contradiction), (Some(Blue), Source::Effect, None));
+    assert_eq!((routed.color, routed.source, routed.contradiction), (Some(Blue), RouteSource::Effect, None));
     assert_eq!(routed.release, Some(stage.release()));
     assert_eq!(stage.nginx.inclusion().await, Inclusion::Included);
     stage.nginx.preflight().await.unwrap();
@@ -149,7 +149,7 @@ async fn f2_a_first_route_that_nginx_does_not_take_leaves_an_include_with_which_
     let err = stage.nginx.route(&stage.route(1, Blue), limits()).await.unwrap_err();
     assert!(matches!(err, RouteError::NotInEffect { aftermath: Aftermath::NeverLeft, .. }), "{err:?}");
     let routed = stage.nginx.routed().await.unwrap().unwrap();
-    assert_eq!((routed.color, routed.source), (None, Source::File));
+    assert_eq!((routed.color, routed.source), (None, RouteSource::File));
     assert!(matches!(routed.contradiction, Some(Contradiction::NotLoaded(_))), "{routed:?}");
     drop(held);
     stage.nginx.route(&stage.route(2, Blue), limits()).await.unwrap();
@@ -212,7 +212,7 @@ async fn f7_nginx_down_or_its_pid_file_lost_is_said_before_anything_is_touched()
     assert!(matches!(stage.nginx.preflight().await, Err(NginxError::PidFile { .. })));
     let err = stage.nginx.route(&stage.route(2, Green), limits()).await.unwrap_err();
     assert!(matches!(err, RouteError::Untouched(NginxError::PidFile { .. })), "{err:?}");
-    assert_eq!(stage.nginx.routed().await.unwrap().unwrap().source, Source::Effect);
+    assert_eq!(stage.nginx.routed().await.unwrap().unwrap().source, RouteSource::Effect);
     fs::write(&stage.settings.pid_file, pid).unwrap();
     stage.nginx.preflight().await.unwrap();
     assert_eq!(stage.include(), before);
@@ -224,7 +224,7 @@ async fn k5_with_nginx_stopped_the_file_says_what_it_would_serve() {
     stage.serve(Green).await;
     stage.stop_nginx().await;
     let routed = stage.nginx.routed().await.unwrap().unwrap();
-    assert_eq!((routed.color, routed.source, routed.contradiction), (Some(Green), Source::File, None));
+    assert_eq!((routed.color, routed.source, routed.contradiction), (Some(Green), RouteSource::File, None));
     assert!(stage.nginx.preflight().await.is_err());
 }
 
@@ -234,7 +234,7 @@ async fn f8_the_same_route_again_reloads_nothing() {
     stage.serve(Blue).await;
     let workers = stage.workers();
     let proof = stage.nginx.route(&stage.route(1, Blue), limits()).await.unwrap();
-    assert_eq!(proof.how, How::AlreadyInForce);
+    assert_eq!(proof.how, SwitchedBy::AlreadyInForce);
     assert_eq!(stage.workers(), workers);
 }
 
@@ -447,7 +447,7 @@ async fn k7_two_apps_flip_at_once_on_one_nginx() {
         );
         assert_eq!(a.unwrap().color, Some(color));
         assert_eq!(b.unwrap().color, Some(color.other()));
-        assert_eq!(c.unwrap().how, How::AlreadyInForce);
+        assert_eq!(c.unwrap().how, SwitchedBy::AlreadyInForce);
     }
     assert_eq!(stage.nginx.routed().await.unwrap().unwrap().color, Some(Green));
     assert_eq!(other.nginx.routed().await.unwrap().unwrap().color, Some(Blue));
@@ -470,7 +470,7 @@ async fn a_restarted_nginx_counts_when_it_has_the_route_in_force() {
     stage.stop_nginx().await;
     stage.start_nginx("").await;
     let proof = stage.nginx.route(&stage.route(2, Green), limits()).await.unwrap();
-    assert_eq!(proof.how, How::AlreadyInForce);
+    assert_eq!(proof.how, SwitchedBy::AlreadyInForce);
 }
 
 #[tokio::test]

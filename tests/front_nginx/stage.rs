@@ -16,7 +16,7 @@ use std::{
 
 use bgd::{
     config::settings::{NginxSettings, Ports},
-    front::nginx::{Limits, Nginx},
+    front::nginx::{Nginx, ReloadLimits},
     rules::{
         address::Address,
         canary::Share,
@@ -44,8 +44,8 @@ use crate::stage::{
     processes,
 };
 
-pub fn limits() -> Limits {
-    Limits { command: GENEROUS, proof: GENEROUS }
+pub fn limits() -> ReloadLimits {
+    ReloadLimits { command: GENEROUS, proof: GENEROUS }
 }
 
 pub fn soon() -> Instant {

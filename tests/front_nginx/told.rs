@@ -7,8 +7,8 @@ use std::{
 
 use bgd::{
     front::{
-        nginx::{Hidden, How, Inclusion, report},
-        traffic::Sample,
+        nginx::{Hidden, Inclusion, SwitchedBy, report},
+        traffic::RequestSample,
     },
     rules::{
         ids::Color::{Blue, Green},
@@ -35,14 +35,14 @@ fn bind(path: &Path) -> UnixDatagram {
 }
 
 /// What is told of the next request, of blue before of green.
-async fn tries(stage: &Stage, socket: &UnixDatagram) -> Vec<Sample> {
+async fn tries(stage: &Stage, socket: &UnixDatagram) -> Vec<RequestSample> {
     let mut text = [0; 4096];
     let read = timeout(limits().proof, socket.recv(&mut text)).await.expect("nginx tells").unwrap();
     report::parse(&text[..read], &stage.ports.into())
 }
 
 /// The same of a request that was tried once.
-async fn next(stage: &Stage, socket: &UnixDatagram) -> Sample {
+async fn next(stage: &Stage, socket: &UnixDatagram) -> RequestSample {
     let told = tries(stage, socket).await;
     assert_eq!(told.len(), 1, "{told:?}");
     told[0]
@@ -168,7 +168,7 @@ async fn a_site_with_a_log_of_its_own_tells_with_one_line_that_is_always_valid()
     stage.get("/").await.unwrap();
     let nginx = stage.telling(&path);
     let proof = nginx.route(&stage.route(1, Blue), limits()).await.unwrap();
-    assert_eq!(proof.how, How::Reloaded, "to tell is another text");
+    assert_eq!(proof.how, SwitchedBy::Reloaded, "to tell is another text");
     stage.get("/").await.unwrap();
     assert_eq!(next(&stage, &listening).await.color, Blue);
     assert_eq!(listening.try_recv(&mut [0; 9]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);

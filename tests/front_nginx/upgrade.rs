@@ -3,7 +3,7 @@
 use std::fs;
 
 use bgd::{
-    front::nginx::{How, NginxError, RouteError},
+    front::nginx::{NginxError, RouteError, SwitchedBy},
     rules::ids::Color::{Blue, Green},
 };
 use nix::sys::signal::Signal;
@@ -44,7 +44,7 @@ async fn f3_while_two_masters_serve_nothing_is_reloaded_or_lost_and_the_flip_com
     );
     assert_eq!((stage.include(), stage.workers(), workers_of(new)), before, "touched");
     let again = stage.nginx.route(&stage.route(1, Blue), limits()).await.unwrap();
-    assert_eq!(again.how, How::AlreadyInForce);
+    assert_eq!(again.how, SwitchedBy::AlreadyInForce);
 
     // Without workers the older master is a way back for the operator, who would get the old route.
     send(stage.master(), Signal::SIGWINCH);

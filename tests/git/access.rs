@@ -14,7 +14,7 @@ use std::{
     thread,
 };
 
-use bgd::release::git::{CertificateFault, GitError, Kind, Want};
+use bgd::release::git::{CertificateFault, GitError, Reaction, WantedRevision};
 
 use super::{
     certificates::{Certificate, FOR_LONG, Wish},
@@ -43,7 +43,7 @@ async fn a6_a_token_goes_with_the_user_name_of_the_url() {
         fs::write(bench.dir("token"), token).unwrap();
         let worker = bench.worker_of(source.clone());
         if good {
-            assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, commit, "{user}");
+            assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, commit, "{user}");
         } else {
             let refused = worker.head().await.unwrap_err();
             let hint = refused.hint().unwrap();
@@ -137,7 +137,7 @@ async fn a6_a_key_that_a_daemon_cannot_use_is_called_by_its_name() {
         source.auth.ssh_key = Some(file(name));
         let err = bench.worker_of(source.clone()).head().await.unwrap_err();
         let said = as_error(&err);
-        assert_eq!(err.kind(), Kind::Auth, "{said}");
+        assert_eq!(err.kind(), Reaction::Auth, "{said}");
         assert!(said.contains(what) && said.contains(file(name).to_str().unwrap()), "{name}: {said}");
         assert!(err.hint().unwrap().contains(hint), "{name}: {:?}", err.hint());
     }
@@ -163,7 +163,7 @@ async fn a8_an_authority_of_the_settings_is_trusted_and_any_other_fault_of_a_cer
 
     source.auth.ca_file = Some(authority.write(&bench, "ca.pem"));
     let worker = bench.worker_of(source.clone());
-    assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, commit);
+    assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, commit);
     drop(worker);
 
     let other = Certificate::server(Some(&authority), &Wish { host: "git.other", until: FOR_LONG });
@@ -280,8 +280,10 @@ async fn a6_the_proxy_of_the_settings_is_the_way_out() {
         source.auth.token_file = Some(bench.dir("token"));
         source.auth.ca_file = (scheme == "https").then(|| certificate.write(&bench, "ca.pem"));
         let worker = bench.worker_of(source.clone());
-        let fetched =
-            worker.fetch(Want::Branch).await.unwrap_or_else(|err| panic!("{scheme}: {}", as_error(&err)));
+        let fetched = worker
+            .fetch(WantedRevision::Branch)
+            .await
+            .unwrap_or_else(|err| panic!("{scheme}: {}", as_error(&err)));
         assert_eq!(fetched.commit, commit);
         let out = bench.dir(scheme);
         worker.checkout(&commit, &out).await.unwrap();
@@ -294,7 +296,7 @@ async fn a6_the_proxy_of_the_settings_is_the_way_out() {
     source.auth.ca_file = None;
     fs::write(bench.dir("token"), "wrong-token\n").unwrap();
     let err = bench.worker_of(source.clone()).head().await.unwrap_err();
-    assert_eq!(err.kind(), Kind::Auth, "{}", as_error(&err));
+    assert_eq!(err.kind(), Reaction::Auth, "{}", as_error(&err));
     fs::write(bench.dir("token"), "right-token\n").unwrap();
     source.remote = "http://git.corp.invalid/absent.git".into();
     let err = bench.worker_of(source.clone()).head().await.unwrap_err();

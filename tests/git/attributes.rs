@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use bgd::release::git::{AttributeFault, GitError, Kind, Want};
+use bgd::release::git::{AttributeFault, GitError, Reaction, WantedRevision};
 
 use super::repo::{Bench, as_error};
 use crate::stage::git;
@@ -77,7 +77,7 @@ async fn line_ends_ids_and_encodings_are_written_as_git_writes_them() {
     let mut clone = git::command(bench.root());
     assert!(clone.args(["clone", "-q", "remote.git", "clone"]).status().unwrap().success());
     let worker = bench.worker();
-    worker.fetch(Want::Branch).await.unwrap();
+    worker.fetch(WantedRevision::Branch).await.unwrap();
     let out = bench.dir("out");
     let written = worker.checkout(&commit, &out).await.unwrap();
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -113,10 +113,10 @@ async fn b7_a_file_behind_a_filter_that_bgd_does_not_run_is_refused_by_the_name_
         bench.git(&["commit", "-qm", "x"]);
         bench.git(&["push", "-q", "origin", "HEAD:main"]);
         let worker = bench.worker();
-        let commit = worker.fetch(Want::Branch).await.unwrap().commit;
+        let commit = worker.fetch(WantedRevision::Branch).await.unwrap().commit;
         let err = worker.checkout(&commit, &bench.dir("out")).await.unwrap_err();
         assert_eq!(err, GitError::Attribute { path: path.into(), fault }, "{}", as_error(&err));
-        assert_eq!(err.kind(), Kind::Refused);
+        assert_eq!(err.kind(), Reaction::Refused);
         assert!(err.hint().unwrap().contains("bgd deploy"));
     }
 }
@@ -134,7 +134,7 @@ async fn a_filter_without_files_and_one_that_only_cleans_are_no_obstacle() {
     bench.git(&["commit", "-qm", "x"]);
     bench.git(&["push", "-q", "origin", "HEAD:main"]);
     let worker = bench.worker();
-    let commit = worker.fetch(Want::Branch).await.unwrap().commit;
+    let commit = worker.fetch(WantedRevision::Branch).await.unwrap().commit;
     let out = bench.dir("out");
     worker.checkout(&commit, &out).await.unwrap();
     assert_eq!(fs::read_to_string(out.join("book.ipynb")).unwrap(), "{}\n");
@@ -149,7 +149,7 @@ async fn b6_a_repository_added_as_a_directory_is_refused_with_the_way_out() {
     bench.git(&["commit", "-qm", "oops"]);
     bench.git(&["push", "-q", "origin", "HEAD:main"]);
     let worker = bench.worker();
-    let commit = worker.fetch(Want::Branch).await.unwrap().commit;
+    let commit = worker.fetch(WantedRevision::Branch).await.unwrap().commit;
     let err = worker.checkout(&commit, &bench.dir("out")).await.unwrap_err();
     let hint = err.hint().unwrap();
     assert!(hint.contains("`git rm --cached nested`") && hint.contains("git submodule add"), "{hint}");
@@ -160,7 +160,7 @@ async fn b3_a_commit_that_cannot_be_parsed_is_its_own_fault_and_not_the_mirrors(
     let bench = Bench::new();
     let good = bench.commit_and_push("x");
     let worker = bench.worker();
-    worker.fetch(Want::Branch).await.unwrap();
+    worker.fetch(WantedRevision::Branch).await.unwrap();
     let tree = bench.git(&["rev-parse", "HEAD^{tree}"]);
     let twice = format!(
         "tree {tree}\ntree {tree}\nparent {good}\nauthor a <a@x> 1 +0000\ncommitter a <a@x> 1 +0000\n\nx\n"
@@ -168,8 +168,8 @@ async fn b3_a_commit_that_cannot_be_parsed_is_its_own_fault_and_not_the_mirrors(
     let odd = bench.raw_object("commit", twice.as_bytes());
     bench.git(&["push", "-q", "-f", "origin", &format!("{odd}:refs/heads/main")]);
     for _ in 0..2 {
-        let err = worker.fetch(Want::Branch).await.unwrap_err();
-        assert_eq!(err.kind(), Kind::Refused, "{}", as_error(&err));
+        let err = worker.fetch(WantedRevision::Branch).await.unwrap_err();
+        assert_eq!(err.kind(), Reaction::Refused, "{}", as_error(&err));
         assert!(as_error(&err).contains(odd.as_str()), "{}", as_error(&err));
     }
     assert_eq!(worker.describe(&good).await.unwrap().subject, "x", "the mirror is as it was");

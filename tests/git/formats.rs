@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use bgd::release::git::{Format, GitError, LocalWatch, Want, WatchMode, local_head};
+use bgd::release::git::{Format, GitError, LocalWatch, WantedRevision, WatchMode, local_head};
 
 use super::repo::{Bench, as_error};
 use crate::stage::{git, servers::Http};
@@ -28,13 +28,13 @@ async fn a_repository_with_reftable_is_deployed_from_like_any_other() {
     let worker = bench.worker();
     assert!(!matches!(local_head(&bench.bare(), "main"), Ok(Some(_))), "only git reads it");
     assert_eq!(worker.head().await.unwrap().commit, first);
-    assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, first);
+    assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, first);
     let watch = LocalWatch::start(bench.bare());
     assert_eq!(watch.mode(), WatchMode::Watching);
     let second = bench.commit_and_push("second");
     tokio::time::timeout(std::time::Duration::from_secs(10), watch.changed()).await.unwrap();
-    assert_eq!(worker.fetch(Want::Seen(second.clone())).await.unwrap().commit, second);
-    assert_eq!(worker.fetch(Want::Rev(first.as_str()[..9].into())).await.unwrap().commit, first);
+    assert_eq!(worker.fetch(WantedRevision::Seen(second.clone())).await.unwrap().commit, second);
+    assert_eq!(worker.fetch(WantedRevision::Rev(first.as_str()[..9].into())).await.unwrap().commit, first);
     let out = bench.dir("out");
     worker.checkout(&second, &out).await.unwrap();
     assert!(out.join("a").is_file());
@@ -48,10 +48,10 @@ async fn an_extension_that_came_after_bgd_is_left_to_git() {
     let before = fs::read_to_string(&config).unwrap();
     let after = before.replace("repositoryformatversion = 0", "repositoryformatversion = 1");
     fs::write(&config, after + "[extensions]\n\tfromTheFuture = true\n").unwrap();
-    let err = bench.worker().fetch(Want::Branch).await.unwrap_err();
+    let err = bench.worker().fetch(WantedRevision::Branch).await.unwrap_err();
     assert!(as_error(&err).contains("fromthefuture"), "git does not know it either: {}", as_error(&err));
     fs::write(&config, before).unwrap();
-    assert_eq!(bench.worker().fetch(Want::Branch).await.unwrap().commit, commit);
+    assert_eq!(bench.worker().fetch(WantedRevision::Branch).await.unwrap().commit, commit);
 }
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn a_sha256_repository_and_a_partial_clone_are_called_by_their_names_and_a
         };
         command.args(args);
         assert!(command.status().unwrap().success());
-        let fetched = bench.worker_of(source).fetch(Want::Branch).await;
+        let fetched = bench.worker_of(source).fetch(WantedRevision::Branch).await;
         let Some(want) = want else {
             assert_eq!(fetched.unwrap().subject, "two");
             continue;

@@ -18,7 +18,10 @@ use std::{
 
 use bgd::{
     config::settings::CheckoutLimit,
-    release::git::{GitError, Kind, Limits, LocalWatch, Source, Want, WatchMode, Worker, local_head},
+    release::git::{
+        GitError, GitLimits, GitSource, GitWorker, LocalWatch, Reaction, WantedRevision, WatchMode,
+        local_head,
+    },
     rules::ids::CommitId,
 };
 use repo::{Bench, as_error};
@@ -38,7 +41,7 @@ async fn a12_a_pushed_commit_is_seen_fetched_and_checked_out_by_its_id() {
     let first = bench.commit_and_push("first\n\nbody");
     let worker = bench.worker();
     assert_eq!(worker.head().await.unwrap().commit, first);
-    let fetched = worker.fetch(Want::Branch).await.unwrap();
+    let fetched = worker.fetch(WantedRevision::Branch).await.unwrap();
     assert_eq!((&fetched.commit, fetched.subject.as_str(), fetched.rewound), (&first, "first", false));
     assert_eq!((fetched.author.as_str(), fetched.committed_at), ("Ann Author", 1_700_000_000));
 
@@ -54,7 +57,7 @@ async fn a12_a_pushed_commit_is_seen_fetched_and_checked_out_by_its_id() {
     assert!(!out.join(".git").exists());
 
     assert_eq!(worker.head().await.unwrap().commit, second);
-    assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, second);
+    assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, second);
     assert_eq!(worker.describe(&second).await.unwrap().subject, "second");
     let out = bench.dir("release-2");
     worker.checkout(&second, &out).await.unwrap();
@@ -66,7 +69,7 @@ async fn a_checkout_never_writes_into_a_directory_that_is_there() {
     let bench = Bench::new();
     let commit = bench.commit_and_push("x");
     let worker = bench.worker();
-    worker.fetch(Want::Branch).await.unwrap();
+    worker.fetch(WantedRevision::Branch).await.unwrap();
     let err = worker.checkout(&commit, bench.root()).await.unwrap_err();
     assert!(matches!(err, GitError::Checkout { .. }), "{err:?}");
 }
@@ -77,8 +80,8 @@ async fn a3_an_empty_remote_and_a_missing_branch_are_errors_of_their_own_and_hea
     let worker = bench.worker();
     let empty = worker.head().await.unwrap_err();
     assert_eq!(
-        (empty.kind(), worker.fetch(Want::Branch).await.unwrap_err().kind()),
-        (Kind::Empty, Kind::Empty)
+        (empty.kind(), worker.fetch(WantedRevision::Branch).await.unwrap_err().kind()),
+        (Reaction::Empty, Reaction::Empty)
     );
     assert!(empty.to_string().contains("nothing was pushed yet"), "{empty}");
     let first = bench.commit_and_push("x");
@@ -86,11 +89,11 @@ async fn a3_an_empty_remote_and_a_missing_branch_are_errors_of_their_own_and_hea
 
     bench.git_bare(&["branch", "-m", "main", "trunk"]);
     let missing = worker.head().await.unwrap_err();
-    assert_eq!(missing.kind(), Kind::BranchMissing);
+    assert_eq!(missing.kind(), Reaction::BranchMissing);
     assert!(missing.to_string().contains("no branch \"main\""), "{missing}");
-    assert_eq!(worker.fetch(Want::Branch).await.unwrap_err().kind(), Kind::BranchMissing);
+    assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap_err().kind(), Reaction::BranchMissing);
     bench.git_bare(&["branch", "-m", "trunk", "main"]);
-    assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, first);
+    assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, first);
 }
 
 #[tokio::test]
@@ -111,16 +114,16 @@ async fn a4_a_branch_replaced_by_one_below_its_name_is_fetched() {
         bench.git(&["push", "-q", "origin", "HEAD:rel"]);
         let mut source = bench.source_at(&server);
         source.branch = "rel".into();
-        bench.worker_of(source.clone()).fetch(Want::Branch).await.unwrap();
+        bench.worker_of(source.clone()).fetch(WantedRevision::Branch).await.unwrap();
         bench.git_bare(&["branch", "-D", "rel"]);
         let two = bench.commit("two");
         bench.git(&["push", "-q", "origin", "HEAD:rel/x"]);
-        let gone = bench.worker_of(source.clone()).fetch(Want::Branch).await.unwrap_err();
-        assert_eq!(gone.kind(), Kind::BranchMissing);
+        let gone = bench.worker_of(source.clone()).fetch(WantedRevision::Branch).await.unwrap_err();
+        assert_eq!(gone.kind(), Reaction::BranchMissing);
         source.branch = "rel/x".into();
         let worker = bench.worker_of(source);
         assert_eq!(worker.head().await.unwrap().commit, two);
-        let fetched = worker.fetch(Want::Branch).await.unwrap();
+        let fetched = worker.fetch(WantedRevision::Branch).await.unwrap();
         assert_eq!((fetched.commit, fetched.rewound), (two, false), "another branch is not compared with");
     }
 }
@@ -133,20 +136,20 @@ async fn a5_force_pushes_and_unrelated_histories_give_the_tip_and_are_reported()
         bench.commit_and_push("one");
         bench.commit_and_push("two");
         let worker = bench.worker_of(bench.source_at(&server));
-        worker.fetch(Want::Branch).await.unwrap();
+        worker.fetch(WantedRevision::Branch).await.unwrap();
 
         bench.git(&["commit", "-q", "--amend", "--allow-empty", "-m", "two again"]);
         let amended = bench.force_push();
-        let fetched = worker.fetch(Want::Branch).await.unwrap();
+        let fetched = worker.fetch(WantedRevision::Branch).await.unwrap();
         assert_eq!((fetched.commit, fetched.rewound), (amended, true));
 
         bench.git(&["checkout", "-q", "--orphan", "fresh"]);
         bench.write("only", "here");
         bench.commit("unrelated");
         let unrelated = bench.force_push();
-        let fetched = worker.fetch(Want::Branch).await.unwrap();
+        let fetched = worker.fetch(WantedRevision::Branch).await.unwrap();
         assert_eq!((&fetched.commit, fetched.rewound), (&unrelated, true));
-        let again = worker.fetch(Want::Branch).await.unwrap();
+        let again = worker.fetch(WantedRevision::Branch).await.unwrap();
         assert!(!again.rewound, "reported once");
         worker.checkout(&unrelated, &bench.dir("out")).await.unwrap();
     }
@@ -159,19 +162,23 @@ async fn a5_fast_forward_only_refuses_a_rewound_branch_until_it_is_put_right() {
     let mut source = bench.source();
     source.fast_forward_only = true;
     let worker = bench.worker_of(source);
-    worker.fetch(Want::Branch).await.unwrap();
+    worker.fetch(WantedRevision::Branch).await.unwrap();
     bench.git(&["commit", "-q", "--amend", "-m", "other"]);
     let other = bench.force_push();
     for _ in 0..2 {
-        let err = worker.fetch(Want::Branch).await.unwrap_err();
-        assert_eq!(err.kind(), Kind::Refused);
+        let err = worker.fetch(WantedRevision::Branch).await.unwrap_err();
+        assert_eq!(err.kind(), Reaction::Refused);
         assert!(err.to_string().contains(one.as_str()) && err.to_string().contains(other.as_str()), "{err}");
     }
-    assert_eq!(worker.fetch(Want::Rev(other.to_string())).await.unwrap().commit, other, "asked for by name");
+    assert_eq!(
+        worker.fetch(WantedRevision::Rev(other.to_string())).await.unwrap().commit,
+        other,
+        "asked for by name"
+    );
     bench.git(&["reset", "-q", "--hard", one.as_str()]);
     let two = bench.commit("two");
     bench.force_push();
-    assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, two);
+    assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, two);
 }
 
 #[tokio::test]
@@ -180,19 +187,19 @@ async fn a5_the_tip_that_the_record_accepted_counts_where_the_mirror_is_new_or_r
         let bench = Bench::new();
         let Some(server) = remote.serve(&bench) else { continue };
         let one = bench.commit_and_push("one");
-        let source = Source { fast_forward_only: true, ..bench.source_at(&server) };
+        let source = GitSource { fast_forward_only: true, ..bench.source_at(&server) };
         let worker = bench.worker_of(source);
-        worker.fetch(Want::Branch).await.unwrap();
+        worker.fetch(WantedRevision::Branch).await.unwrap();
         let two = bench.commit_and_push("two");
         // Accepted while the rule was off: by its name, which the mirror does not remember.
-        worker.fetch(Want::Rev(two.to_string())).await.unwrap();
+        worker.fetch(WantedRevision::Rev(two.to_string())).await.unwrap();
         bench.git(&["commit", "-q", "--amend", "--allow-empty", "-m", "two again"]);
         let forced = bench.force_push();
         // Nothing holds it any more but the record.
         bench.git_bare(&["reflog", "expire", "--expire=now", "--all"]);
         bench.git_bare(&["gc", "-q", "--prune=now"]);
         for mirror in ["remembers the one before", "is new"] {
-            for want in [Want::Seen(forced.clone()), Want::Branch] {
+            for want in [WantedRevision::Seen(forced.clone()), WantedRevision::Branch] {
                 let err = worker.fetch_after(Some(two.clone()), want).await.unwrap_err();
                 assert!(
                     matches!(&err, GitError::Rewound { from, .. } if from == two.as_str()),
@@ -203,7 +210,7 @@ async fn a5_the_tip_that_the_record_accepted_counts_where_the_mirror_is_new_or_r
             fs::remove_dir_all(bench.mirror()).unwrap();
         }
         // Without the record a new mirror takes what it finds; with it, what goes on from there.
-        let found = worker.fetch_after(Some(one), Want::Branch).await.unwrap();
+        let found = worker.fetch_after(Some(one), WantedRevision::Branch).await.unwrap();
         assert!(found.accepted && !found.rewound && found.commit == forced, "{found:?}");
     }
 }
@@ -227,10 +234,14 @@ async fn a_revision_is_found_by_full_and_short_id_tag_and_branch() {
             (&two.as_str()[..9], &two),
             (side.short(), &side),
         ] {
-            assert_eq!(&worker.fetch(Want::Rev(rev.to_owned())).await.unwrap().commit, want, "{rev}");
+            assert_eq!(
+                &worker.fetch(WantedRevision::Rev(rev.to_owned())).await.unwrap().commit,
+                want,
+                "{rev}"
+            );
         }
         for rev in ["nope", "0123456789012345678901234567890123456789", "0000000", "--all", ""] {
-            let err = worker.fetch(Want::Rev(rev.to_owned())).await.unwrap_err();
+            let err = worker.fetch(WantedRevision::Rev(rev.to_owned())).await.unwrap_err();
             assert!(matches!(err, GitError::RevMissing { .. }), "{rev}: {err:?}");
         }
     }
@@ -240,12 +251,12 @@ async fn a_revision_is_found_by_full_and_short_id_tag_and_branch() {
 async fn b2_locks_left_by_a_killed_git_do_not_stop_the_next_fetch() {
     let bench = Bench::new();
     bench.commit_and_push("one");
-    bench.worker().fetch(Want::Branch).await.unwrap();
+    bench.worker().fetch(WantedRevision::Branch).await.unwrap();
     for name in ["refs/bgd/head.lock", "packed-refs.lock", "HEAD.lock", "config.lock"] {
         fs::write(bench.mirror().join(name), "").unwrap();
     }
     let two = bench.commit_and_push("two");
-    assert_eq!(bench.worker().fetch(Want::Branch).await.unwrap().commit, two);
+    assert_eq!(bench.worker().fetch(WantedRevision::Branch).await.unwrap().commit, two);
 }
 
 #[tokio::test]
@@ -258,7 +269,7 @@ async fn b3_a_damaged_mirror_is_replaced_whenever_it_is_noticed() {
             let one = bench.commit_and_push("one");
             bench.git_bare(&["gc", "-q"]);
             let source = bench.source_at(&server);
-            bench.worker_of(source.clone()).fetch(Want::Branch).await.unwrap();
+            bench.worker_of(source.clone()).fetch(WantedRevision::Branch).await.unwrap();
             damage(&bench.mirror());
             let worker = bench.worker_of(source.clone());
             worker.checkout(&one, &bench.dir("out-1")).await.unwrap();
@@ -266,7 +277,7 @@ async fn b3_a_damaged_mirror_is_replaced_whenever_it_is_noticed() {
             damage(&bench.mirror());
             let two = bench.commit_and_push("two");
             let worker = bench.worker_of(source);
-            let fetched = worker.fetch(Want::Branch).await.unwrap();
+            let fetched = worker.fetch(WantedRevision::Branch).await.unwrap();
             assert_eq!((&fetched.commit, fetched.rewound), (&two, false));
             worker.checkout(&two, &bench.dir("out-2")).await.unwrap();
             assert_eq!(fs::read(bench.dir("out-2").join("data")).unwrap().len(), 50_000);
@@ -282,7 +293,7 @@ async fn b6_submodules_are_checked_out_at_the_recorded_commit() {
     let commit = bench.commit_and_push("with a submodule");
     bench.advance(&lib, "lib.txt", "new");
     let worker = bench.worker();
-    worker.fetch(Want::Branch).await.unwrap();
+    worker.fetch(WantedRevision::Branch).await.unwrap();
     let out = bench.dir("out");
     worker.checkout(&commit, &out).await.unwrap();
     assert_eq!(fs::read_to_string(out.join("vendor/lib/lib.txt")).unwrap(), "old");
@@ -297,7 +308,7 @@ async fn b6_a_submodule_that_cannot_be_had_is_refused_with_the_reason() {
     let commit = bench.commit_and_push("with a submodule");
     fs::remove_dir_all(lib).unwrap();
     let worker = bench.worker();
-    worker.fetch(Want::Branch).await.unwrap();
+    worker.fetch(WantedRevision::Branch).await.unwrap();
     let err = worker.checkout(&commit, &bench.dir("out")).await.unwrap_err();
     assert!(matches!(&err, GitError::Submodule { path, .. } if path == "lib"), "{err:?}");
     assert!(
@@ -317,14 +328,14 @@ async fn b7_an_lfs_pointer_is_content_only_where_nothing_is_handed_to_lfs() {
     bench.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
     let lfs = bench.commit_and_push("is a pointer");
     let worker = bench.worker();
-    worker.fetch(Want::Branch).await.unwrap();
+    worker.fetch(WantedRevision::Branch).await.unwrap();
     worker.checkout(&plain, &bench.dir("plain")).await.unwrap();
     let err = match worker.checkout(&lfs, &bench.dir("lfs")).await {
         Err(err) => err,
         Ok(done) => panic!("a pointer was shipped: {done:?}"),
     };
     assert!(matches!(&err, GitError::Lfs { path, .. } if path == "big.bin"), "{err:?}");
-    assert_eq!(err.kind(), Kind::Refused);
+    assert_eq!(err.kind(), Reaction::Refused);
 }
 
 #[tokio::test]
@@ -344,7 +355,7 @@ async fn a13_any_bytes_in_author_message_branch_and_file_names_stay_one_line() {
         let Some(server) = remote.serve(&bench) else { continue };
         let worker = bench.worker_of(bench.source_at(&server));
         assert_eq!(worker.head().await.unwrap().commit, commit);
-        let fetched = worker.fetch(Want::Branch).await.unwrap();
+        let fetched = worker.fetch(WantedRevision::Branch).await.unwrap();
         assert_eq!(
             (fetched.subject.as_str(), fetched.author.as_str()),
             ("sub\u{fffd}ject bell x", "A\u{fffd} [2J B")
@@ -359,21 +370,21 @@ async fn a13_any_bytes_in_author_message_branch_and_file_names_stay_one_line() {
 async fn a1_a_silent_remote_costs_one_call_and_the_next_one_works() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
-    let limits = Limits {
+    let limits = GitLimits {
         ask: Duration::from_secs(2),
         stall: Duration::from_secs(1),
         total: Duration::from_secs(3),
-        ..Limits::default()
+        ..GitLimits::default()
     };
     for scheme in ["http", "git"] {
         let bench = Bench::new();
         bench.commit_and_push("x");
         let mut source = bench.source();
         source.remote = format!("{scheme}://me:s3cret@{address}/x.git");
-        let worker = Worker::new(repo::exe(), source, limits);
-        for outcome in [worker.head().await.err(), worker.fetch(Want::Branch).await.err()] {
+        let worker = GitWorker::new(repo::exe(), source, limits);
+        for outcome in [worker.head().await.err(), worker.fetch(WantedRevision::Branch).await.err()] {
             let err = outcome.expect("a silent remote has no head");
-            assert_eq!(err.kind(), Kind::Stalled, "{err:?}");
+            assert_eq!(err.kind(), Reaction::Stalled, "{err:?}");
             assert!(!as_error(&err).contains("s3cret"), "{err}");
         }
     }
@@ -384,22 +395,22 @@ async fn a1_a_remote_that_drips_a_byte_now_and_then_is_killed_and_the_worker_rep
     let drip = Drip::start();
     let bench = Bench::new();
     let commit = bench.commit_and_push("x");
-    let limits = Limits {
+    let limits = GitLimits {
         ask: Duration::from_secs(30),
         stall: Duration::from_secs(1),
         total: Duration::from_secs(30),
-        ..Limits::default()
+        ..GitLimits::default()
     };
     let mut source = bench.source();
     source.remote = format!("http://{}/x.git", drip.address());
-    let worker = Worker::new(repo::exe(), source.clone(), limits);
+    let worker = GitWorker::new(repo::exe(), source.clone(), limits);
     let began = Instant::now();
     let err = worker.head().await.unwrap_err();
     assert!(matches!(err, GitError::Stalled { .. }), "{err:?}");
     assert!(began.elapsed() < limits.total, "{:?}", began.elapsed());
     assert_eq!(worker.pid().await, None, "the stalled worker is gone");
     source.remote = bench.bare().display().to_string();
-    assert_eq!(Worker::new(repo::exe(), source, limits).head().await.unwrap().commit, commit);
+    assert_eq!(GitWorker::new(repo::exe(), source, limits).head().await.unwrap().commit, commit);
 }
 
 #[tokio::test]
@@ -409,7 +420,7 @@ async fn a_worker_serves_many_requests_and_is_replaced_when_it_was_killed() {
     let worker = bench.worker();
     worker.head().await.unwrap();
     let pid = worker.pid().await.unwrap();
-    worker.fetch(Want::Branch).await.unwrap();
+    worker.fetch(WantedRevision::Branch).await.unwrap();
     assert_eq!(worker.pid().await, Some(pid));
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL)
         .unwrap();
@@ -463,8 +474,8 @@ async fn b7_with_git_lfs_installed_the_content_is_shipped_or_the_reason_told() {
         ("passes the pointer on", "cat", false),
         ("fails", "cat >/dev/null; exit 2", false),
     ] {
-        let worker = Worker::new(bench.exe_with_lfs(script), bench.source(), Limits::default());
-        worker.fetch(Want::Branch).await.unwrap();
+        let worker = GitWorker::new(bench.exe_with_lfs(script), bench.source(), GitLimits::default());
+        worker.fetch(WantedRevision::Branch).await.unwrap();
         let out = bench.dir(name);
         let outcome = worker.checkout(&commit, &out).await;
         if good {
@@ -489,10 +500,10 @@ async fn l3_the_worker_runs_as_the_user_of_the_app() {
     repo::open_to_all(bench.root());
     let mut source = bench.source();
     // A mirror of another owner is made anew, B1.
-    bench.worker_of(source.clone()).fetch(Want::Branch).await.unwrap();
+    bench.worker_of(source.clone()).fetch(WantedRevision::Branch).await.unwrap();
     source.user = Some("nobody".into());
     let worker = bench.worker_of(source.clone());
-    worker.fetch(Want::Branch).await.unwrap();
+    worker.fetch(WantedRevision::Branch).await.unwrap();
     let status = fs::read_to_string(format!("/proc/{}/status", worker.pid().await.unwrap())).unwrap();
     let ids = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim().to_owned();
     let uid = user.uid.to_string();
@@ -507,7 +518,7 @@ async fn l3_the_worker_runs_as_the_user_of_the_app() {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(source.mirror.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::remove_dir_all(&source.mirror).unwrap();
-    assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, commit);
+    assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, commit);
     assert_eq!(fs::metadata(&source.mirror).unwrap().uid(), user.uid.as_raw());
 
     source.user = Some("no-such-user".into());
@@ -526,7 +537,7 @@ async fn b1_a_remote_owned_by_another_user_is_read() {
     let (uid, gid) = (nix::unistd::Uid::from_raw(65534), nix::unistd::Gid::from_raw(65534));
     nix::unistd::chown(&bench.bare(), Some(uid), Some(gid)).unwrap();
     nix::unistd::chown(&bench.bare().join("HEAD"), Some(uid), Some(gid)).unwrap();
-    assert_eq!(bench.worker().fetch(Want::Branch).await.unwrap().commit, commit);
+    assert_eq!(bench.worker().fetch(WantedRevision::Branch).await.unwrap().commit, commit);
 }
 
 #[tokio::test]
@@ -614,11 +625,11 @@ async fn h4_many_small_fetches_leave_few_packs_and_a_worker_that_holds_none_that
     let bench = Bench::new();
     bench.commit_and_push("first");
     let worker = bench.worker();
-    worker.fetch(Want::Branch).await.unwrap();
+    worker.fetch(WantedRevision::Branch).await.unwrap();
     let commits = bench.fast_commits(130);
     let mut most = 0;
     for commit in &commits {
-        worker.fetch(Want::Rev(commit.to_string())).await.unwrap();
+        worker.fetch(WantedRevision::Rev(commit.to_string())).await.unwrap();
         let pid = worker.pid().await.unwrap();
         most = most.max(fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count());
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
@@ -638,7 +649,7 @@ async fn h4_a_worker_that_has_answered_often_is_replaced_between_two_requests() 
     let bench = Bench::new();
     let commit = bench.commit_and_push("first");
     let worker = bench.worker();
-    worker.fetch(Want::Branch).await.unwrap();
+    worker.fetch(WantedRevision::Branch).await.unwrap();
     let first = worker.pid().await.unwrap();
     let mut asked = 0;
     while worker.pid().await == Some(first) {
@@ -654,8 +665,8 @@ async fn h4_a_worker_that_has_answered_often_is_replaced_between_two_requests() 
 async fn h4_a_worker_without_work_ends_after_its_rest_and_the_next_request_starts_another() {
     let bench = Bench::new();
     let commit = bench.commit_and_push("x");
-    let limits = Limits { rest: Duration::from_millis(300), ..Limits::default() };
-    let worker = Worker::new(repo::exe(), bench.source(), limits);
+    let limits = GitLimits { rest: Duration::from_millis(300), ..GitLimits::default() };
+    let worker = GitWorker::new(repo::exe(), bench.source(), limits);
     for _ in 0..2 {
         assert_eq!(worker.head().await.unwrap().commit, commit);
         // On a slow machine it may have ended before anyone could ask.
@@ -689,19 +700,19 @@ async fn a6_an_http_token_is_sent_once_and_never_shown() {
     let mut source = bench.source();
     source.remote = server.url("");
     let none = bench.worker_of(source.clone()).head().await.unwrap_err();
-    assert_eq!((none.kind(), server.refused()), (Kind::Auth, 0), "{none:?}");
+    assert_eq!((none.kind(), server.refused()), (Reaction::Auth, 0), "{none:?}");
 
     let token = bench.dir("token");
     fs::write(&token, "wrong-token\n").unwrap();
     source.auth.token_file = Some(token.clone());
     let wrong = bench.worker_of(source.clone()).head().await.unwrap_err();
-    assert_eq!((wrong.kind(), server.refused()), (Kind::Auth, 1), "one try: {wrong:?}");
+    assert_eq!((wrong.kind(), server.refused()), (Reaction::Auth, 1), "one try: {wrong:?}");
     assert!(!as_error(&wrong).contains("wrong-token"), "{wrong:?}");
 
     fs::write(&token, "right-token\n").unwrap();
     let worker = bench.worker_of(source.clone());
     assert_eq!(worker.head().await.unwrap().commit, commit);
-    worker.fetch(Want::Branch).await.unwrap();
+    worker.fetch(WantedRevision::Branch).await.unwrap();
     let out = bench.dir("out");
     worker.checkout(&commit, &out).await.unwrap();
     assert_eq!(fs::read_to_string(out.join("a")).unwrap(), "a");
@@ -722,14 +733,14 @@ async fn l1_user_info_in_the_remote_works_and_is_never_shown() {
     let mut source = bench.source();
     source.remote = server.url("me:s3cret-word@");
     let worker = bench.worker_of(source.clone());
-    assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, commit);
+    assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, commit);
     source.branch = "gone".into();
     assert!(!format!("{source:?}").contains("s3cret"));
     drop(worker);
     let gone = bench.worker_of(source.clone()).head().await.unwrap_err();
     source.remote = server.url("me:s3cret-wrong@");
     let refused = bench.worker_of(source.clone()).head().await.unwrap_err();
-    assert_eq!(refused.kind(), Kind::Auth);
+    assert_eq!(refused.kind(), Reaction::Auth);
     source.remote = server.url("me:s3cret-word@").replace("remote.git", "absent.git");
     let absent = bench.worker_of(source).head().await.unwrap_err();
     assert!(matches!(absent, GitError::NoRepository { .. }), "{absent:?}");
@@ -751,7 +762,7 @@ async fn a8_ssh_host_keys_are_known_or_the_remote_is_refused() {
     let empty = server.path("known-none");
     source.auth.known_hosts = Some(empty.clone());
     let unknown = bench.worker_of(source.clone()).head().await.unwrap_err();
-    assert_eq!(unknown.kind(), Kind::HostKey);
+    assert_eq!(unknown.kind(), Reaction::HostKey);
     let text = format!("{unknown} {}", unknown.hint().unwrap());
     for part in ["127.0.0.1", &server.fingerprint(), empty.to_str().unwrap(), "ssh-keyscan -p"] {
         assert!(text.contains(part), "{part} in {text}");
@@ -773,17 +784,17 @@ async fn a8_ssh_host_keys_are_known_or_the_remote_is_refused() {
         source.auth.known_hosts = Some(right);
         let worker = bench.worker_of(source.clone());
         assert_eq!(worker.head().await.unwrap().commit, commit);
-        assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, commit);
+        assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, commit);
     }
 
     source.auth.ssh_key = Some(server.path("stranger"));
     let before = server.log().matches("Connection closed by authenticating user").count();
     let refused = bench.worker_of(source.clone()).head().await.unwrap_err();
-    assert_eq!(refused.kind(), Kind::Auth, "{refused:?}");
+    assert_eq!(refused.kind(), Reaction::Auth, "{refused:?}");
     assert!(server.log().matches("Connection closed by authenticating user").count() <= before + 1);
     source.auth.ssh_key = Some(server.path("config"));
     let no_key = bench.worker_of(source).head().await.unwrap_err();
-    assert_eq!(no_key.kind(), Kind::Auth, "{no_key:?}");
+    assert_eq!(no_key.kind(), Reaction::Auth, "{no_key:?}");
 }
 
 #[tokio::test]
@@ -793,14 +804,14 @@ async fn j1_a_full_disk_fails_that_fetch_and_loses_nothing() {
         let Some(server) = remote.serve(&bench) else { continue };
         let Some(exe) = bench.exe_with_little_room() else { return };
         let small = bench.commit_and_push("small");
-        let worker = Worker::new(exe, bench.source_at(&server), Limits::default());
-        worker.fetch(Want::Branch).await.unwrap();
+        let worker = GitWorker::new(exe, bench.source_at(&server), GitLimits::default());
+        worker.fetch(WantedRevision::Branch).await.unwrap();
         let pid = worker.pid().await;
         bench.write_noise("big", 6 << 20);
         bench.commit_and_push("big");
         for _ in 0..2 {
-            let err = worker.fetch(Want::Branch).await.unwrap_err();
-            assert_eq!(err.kind(), Kind::Transient, "{err:?}");
+            let err = worker.fetch(WantedRevision::Branch).await.unwrap_err();
+            assert_eq!(err.kind(), Reaction::Transient, "{err:?}");
             assert!(as_error(&err).contains("No space left"), "{}", as_error(&err));
             assert!(!as_error(&err).contains("can't be reached"), "{}", as_error(&err));
         }
@@ -810,7 +821,11 @@ async fn j1_a_full_disk_fails_that_fetch_and_loses_nothing() {
         bench.git(&["reset", "-q", "--hard", small.as_str()]);
         let next = bench.commit("small again");
         bench.force_push();
-        assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, next, "as soon as there is room");
+        assert_eq!(
+            worker.fetch(WantedRevision::Branch).await.unwrap().commit,
+            next,
+            "as soon as there is room"
+        );
     }
 }
 
@@ -836,13 +851,13 @@ async fn n1_a_path_that_no_program_can_open_is_refused_before_anything_is_writte
     let worker = bench.worker();
     for (levels, fits) in [(1_000, true), (3_000, false)] {
         let commit = bench.deep_commit(levels);
-        worker.fetch(Want::Branch).await.unwrap();
+        worker.fetch(WantedRevision::Branch).await.unwrap();
         let dir = bench.dir(&format!("release-{levels}"));
         let done = worker.checkout(&commit, &dir).await;
         assert_eq!(done.is_ok(), fits, "{done:?}");
         assert_eq!(fs::read_dir(&dir).unwrap().count() > 0, fits);
         let refused = done.err().map(|refused| refused.kind());
-        assert_eq!(refused, (!fits).then_some(Kind::Refused));
+        assert_eq!(refused, (!fits).then_some(Reaction::Refused));
     }
 }
 
@@ -852,10 +867,10 @@ async fn n1_a_commit_that_names_more_files_than_it_may_bring_is_refused_before_a
     let bomb = bench.bomb(8);
     bench.git(&["push", "-q", "-f", "origin", &format!("{bomb}:refs/heads/main")]);
     let worker = bench.worker();
-    worker.fetch(Want::Branch).await.unwrap();
+    worker.fetch(WantedRevision::Branch).await.unwrap();
     let dir = bench.dir("release");
     let refused = worker.checkout(&bomb, &dir).await.unwrap_err();
-    assert_eq!((refused.kind(), refused.hint().is_some()), (Kind::Refused, true));
+    assert_eq!((refused.kind(), refused.hint().is_some()), (Reaction::Refused, true));
     assert!(
         refused.to_string().ends_with("brings more than 100000 files, which checkout_limit does not allow")
     );
@@ -871,8 +886,8 @@ async fn n1_a_commit_that_names_more_files_than_it_may_bring_is_refused_before_a
     let all = bench.git(&["ls-tree", "-r", "-t", "HEAD"]).lines().count() as u64;
     for (limit, fits) in [((all, 3 << 20), false), ((all - 1, 4 << 20), false), ((all, 4 << 20), true)] {
         let checkout_limit = CheckoutLimit { files: limit.0, bytes: limit.1 };
-        let worker = bench.worker_of(Source { checkout_limit, ..bench.source() });
-        worker.fetch(Want::Branch).await.unwrap();
+        let worker = bench.worker_of(GitSource { checkout_limit, ..bench.source() });
+        worker.fetch(WantedRevision::Branch).await.unwrap();
         let dir = bench.dir(&format!("release-{limit:?}"));
         let done = worker.checkout(&large, &dir).await;
         assert_eq!(done.is_ok(), fits, "{limit:?}: {done:?}");

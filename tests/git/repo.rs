@@ -11,7 +11,7 @@ use std::{
 
 use bgd::{
     config::settings::{Auth, CheckoutLimit},
-    release::git::{Limits, Source, Worker},
+    release::git::{GitLimits, GitSource, GitWorker},
     rules::ids::CommitId,
 };
 
@@ -183,12 +183,12 @@ impl Bench {
         run(&copy, &["push", "-q", "origin", "HEAD:main"]);
     }
 
-    pub fn source(&self) -> Source {
+    pub fn source(&self) -> GitSource {
         self.source_at(&Server::path(&self.bare()))
     }
 
-    pub fn source_at(&self, server: &Server) -> Source {
-        Source {
+    pub fn source_at(&self, server: &Server) -> GitSource {
+        GitSource {
             mirror: self.mirror(),
             remote: server.url().to_owned(),
             branch: "main".into(),
@@ -200,12 +200,12 @@ impl Bench {
         }
     }
 
-    pub fn worker(&self) -> Worker {
+    pub fn worker(&self) -> GitWorker {
         self.worker_of(self.source())
     }
 
-    pub fn worker_of(&self, source: Source) -> Worker {
-        Worker::new(exe(), source, Limits::default())
+    pub fn worker_of(&self, source: GitSource) -> GitWorker {
+        GitWorker::new(exe(), source, GitLimits::default())
     }
 
     /// bgd with a git-lfs first on its PATH that runs `script`.
@@ -249,7 +249,7 @@ impl Bench {
 }
 
 /// A worker without a daemon, asked for the head already.
-pub fn raw_worker(source: &Source) -> Child {
+pub fn raw_worker(source: &GitSource) -> Child {
     let opening = format!(
         "{{\"mirror\":{:?},\"remote\":{:?},\"branch\":\"main\",\"fast_forward_only\":null,\"home\":\"/\",\
          \"read_timeout_ms\":600000}}\n",

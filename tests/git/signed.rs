@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, process::Command};
 
 use bgd::{
     config::settings::{Verify, VerifyRange},
-    release::git::{GitError, Kind, Source, Want, Worker},
+    release::git::{GitError, GitSource, GitWorker, Reaction, WantedRevision},
     rules::ids::CommitId,
 };
 
@@ -37,16 +37,16 @@ impl Signing {
         self.bench.root().join("allowed_signers")
     }
 
-    fn source(&self, range: VerifyRange) -> Source {
+    fn source(&self, range: VerifyRange) -> GitSource {
         let verify = Verify { signers: Some(self.list_file()), keyring: None, range };
-        Source { verify: Some(verify), ..self.bench.source() }
+        GitSource { verify: Some(verify), ..self.bench.source() }
     }
 
-    fn worker(&self) -> Worker {
+    fn worker(&self) -> GitWorker {
         self.bench.worker_of(self.source(VerifyRange::Tip))
     }
 
-    fn worker_of_all(&self) -> Worker {
+    fn worker_of_all(&self) -> GitWorker {
         self.bench.worker_of(self.source(VerifyRange::All))
     }
 
@@ -81,9 +81,9 @@ impl Signing {
     }
 }
 
-async fn refused(worker: &Worker, commit: &CommitId) -> String {
-    let err = worker.fetch(Want::Branch).await.unwrap_err();
-    assert_eq!(err.kind(), Kind::Refused, "{err:?}");
+async fn refused(worker: &GitWorker, commit: &CommitId) -> String {
+    let err = worker.fetch(WantedRevision::Branch).await.unwrap_err();
+    assert_eq!(err.kind(), Reaction::Refused, "{err:?}");
     assert!(
         matches!(&err, GitError::Unverified { commit: refused, .. } if refused == commit.as_str()),
         "{err:?}"
@@ -96,12 +96,12 @@ async fn a_commit_signed_by_a_listed_key_is_fetched_and_an_unsigned_one_is_refus
     let signing = Signing::new();
     let worker = signing.worker();
     let one = signing.push(&signing.ann, "one");
-    let fetched = worker.fetch(Want::Branch).await.unwrap();
+    let fetched = worker.fetch(WantedRevision::Branch).await.unwrap();
     let by = format!("ann@example.com with ED25519 key {}", signing.ann.fingerprint());
     assert_eq!((&fetched.commit, fetched.signer), (&one, Some(by)));
     let two = signing.bench.commit_and_push("two");
-    let err = worker.fetch(Want::Branch).await.unwrap_err();
-    assert_eq!(err.kind(), Kind::Refused);
+    let err = worker.fetch(WantedRevision::Branch).await.unwrap_err();
+    assert_eq!(err.kind(), Reaction::Refused);
     assert_eq!(as_error(&err), format!("the commit {two} is not trusted: it is not signed"));
     let hint = err.hint().unwrap();
     assert!(
@@ -111,9 +111,9 @@ async fn a_commit_signed_by_a_listed_key_is_fetched_and_an_unsigned_one_is_refus
     // What was refused is nothing that its mended version has to follow.
     let mended = signing.sign(&signing.ann, &["commit", "-q", "--amend", "-S", "--no-edit"]);
     assert_ne!(mended, two);
-    assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, mended);
-    assert!(worker.fetch(Want::Rev(two.to_string())).await.is_err(), "by its name neither");
-    assert_eq!(worker.fetch(Want::Rev(one.to_string())).await.unwrap().commit, one);
+    assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, mended);
+    assert!(worker.fetch(WantedRevision::Rev(two.to_string())).await.is_err(), "by its name neither");
+    assert_eq!(worker.fetch(WantedRevision::Rev(one.to_string())).await.unwrap().commit, one);
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn a_commit_signed_by_a_stranger_is_refused_with_the_strangers_key() {
     assert!(text.contains(signing.list_file().to_str().unwrap()), "{text}");
     // The list is read for each fetch.
     signing.list(&format!("eve {}\n", eve.public));
-    assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, commit);
+    assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, commit);
 }
 
 #[tokio::test]
@@ -162,7 +162,7 @@ async fn a_signature_counts_for_the_very_bytes_that_were_signed() {
     let commit = signing.push_raw(moved.as_bytes());
     assert!(refused(&worker, &commit).await.ends_with("it is not signed"));
     assert_eq!(signing.push_raw(object.as_bytes()), one);
-    assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, one);
+    assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, one);
 }
 
 #[tokio::test]
@@ -187,7 +187,7 @@ async fn a_signature_for_another_purpose_proves_nothing() {
     keygen(&["-Y", "sign", "-q", "-n", "git", "-f", key, file.to_str().unwrap()]);
     let signature = fs::read_to_string(file.with_extension("sig")).unwrap();
     let commit = signing.push_raw(&with_signature(&unsigned, &signature));
-    assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, commit);
+    assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, commit);
 }
 
 #[tokio::test]
@@ -204,7 +204,9 @@ async fn a_key_counts_while_it_is_valid_at_the_time_of_the_commit() {
     ] {
         signing.list(&format!("ann@example.com {options} {}\n", signing.ann.public));
         match counts {
-            true => assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, commit, "{options}"),
+            true => {
+                assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, commit, "{options}")
+            }
             false => {
                 let text = refused(&worker, &commit).await;
                 assert!(text.contains("allowed_signers:1: key "), "{text}");
@@ -228,7 +230,7 @@ async fn a_certificate_counts_by_its_authority_and_its_principal() {
     signing.list(&format!("*@example.com {}\n", authority.public));
     refused(&worker, &commit).await;
     signing.list(&format!("*@example.com cert-authority {}\n", authority.public));
-    assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, commit);
+    assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, commit);
 }
 
 #[tokio::test]
@@ -241,7 +243,7 @@ async fn one_line_may_list_several_principals_and_comments_stand_between() {
         eve.public
     ));
     let commit = signing.push(&signing.ann, "one");
-    assert_eq!(signing.worker().fetch(Want::Branch).await.unwrap().commit, commit);
+    assert_eq!(signing.worker().fetch(WantedRevision::Branch).await.unwrap().commit, commit);
 }
 
 #[tokio::test]
@@ -251,16 +253,16 @@ async fn range_all_refuses_an_unsigned_commit_in_the_middle_and_range_tip_lets_t
     // Of the first deploy only the tip is looked at.
     signing.bench.commit_and_push("unsigned before everything");
     let first = signing.push(&signing.ann, "first");
-    assert_eq!(all.fetch(Want::Branch).await.unwrap().commit, first);
+    assert_eq!(all.fetch(WantedRevision::Branch).await.unwrap().commit, first);
     drop(all);
     let middle = signing.bench.commit_and_push("unsigned");
     let last = signing.push(&signing.ann, "last");
     let all = signing.worker_of_all();
     assert!(refused(&all, &middle).await.ends_with("it is not signed"));
-    let by_name = all.fetch(Want::Rev(last.to_string())).await.unwrap_err();
+    let by_name = all.fetch(WantedRevision::Rev(last.to_string())).await.unwrap_err();
     assert!(matches!(by_name, GitError::Unverified { .. }), "{by_name:?}");
     drop(all);
-    assert_eq!(tip.fetch(Want::Branch).await.unwrap().commit, last);
+    assert_eq!(tip.fetch(WantedRevision::Branch).await.unwrap().commit, last);
 }
 
 #[tokio::test]
@@ -268,7 +270,7 @@ async fn range_all_looks_at_merged_branches_too() {
     let signing = Signing::new();
     let worker = signing.worker_of_all();
     let first = signing.push(&signing.ann, "first");
-    assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, first);
+    assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, first);
     for (branch, signed) in [("good", true), ("bad", false)] {
         signing.bench.git(&["checkout", "-q", "-b", branch, first.as_str()]);
         let settings = signing.ann.git_settings();
@@ -280,7 +282,7 @@ async fn range_all_looks_at_merged_branches_too() {
         signing.bench.git(&["checkout", "-q", "main"]);
         let merged = signing.sign(&signing.ann, &["merge", "-q", "--no-ff", "-S", "-m", "merge", branch]);
         match signed {
-            true => assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, merged),
+            true => assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, merged),
             false => assert!(refused(&worker, &side).await.ends_with("it is not signed")),
         }
     }
@@ -291,12 +293,12 @@ async fn an_older_signed_commit_does_not_come_back_by_a_forced_push_unless_the_o
     let signing = Signing::new();
     let worker = signing.worker();
     let one = signing.push(&signing.ann, "one");
-    worker.fetch(Want::Branch).await.unwrap();
+    worker.fetch(WantedRevision::Branch).await.unwrap();
     let two = signing.push(&signing.ann, "two");
-    worker.fetch(Want::Branch).await.unwrap();
+    worker.fetch(WantedRevision::Branch).await.unwrap();
     signing.bench.git(&["reset", "-q", "--hard", one.as_str()]);
     signing.bench.force_push();
-    for want in [Want::Branch, Want::Seen(one.clone())] {
+    for want in [WantedRevision::Branch, WantedRevision::Seen(one.clone())] {
         let err = worker.fetch(want).await.unwrap_err();
         assert!(matches!(&err, GitError::Rewound { rule, .. } if rule == "verify"), "{err:?}");
         assert!(err.hint().unwrap().contains(&format!("bgd deploy --rev {}", one.short())), "{err:?}");
@@ -304,20 +306,20 @@ async fn an_older_signed_commit_does_not_come_back_by_a_forced_push_unless_the_o
     // Seen at the tip for a moment, and gone from there when it is fetched.
     signing.bench.git(&["reset", "-q", "--hard", two.as_str()]);
     signing.bench.force_push();
-    let err = worker.fetch(Want::Seen(one.clone())).await.unwrap_err();
+    let err = worker.fetch(WantedRevision::Seen(one.clone())).await.unwrap_err();
     assert!(matches!(err, GitError::Rewound { .. }), "{err:?}");
     let aside = signing.push(&signing.ann, "aside");
     signing.bench.git(&["reset", "-q", "--hard", two.as_str()]);
     signing.bench.force_push();
-    let err = worker.fetch(Want::Seen(aside)).await.unwrap_err();
+    let err = worker.fetch(WantedRevision::Seen(aside)).await.unwrap_err();
     assert!(matches!(err, GitError::Rewound { .. }), "{err:?}");
     // By name, and then the branch is followed from there.
     signing.bench.git(&["reset", "-q", "--hard", one.as_str()]);
     signing.bench.force_push();
-    assert_eq!(worker.fetch(Want::Rev(one.to_string())).await.unwrap().commit, one);
-    assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, one);
+    assert_eq!(worker.fetch(WantedRevision::Rev(one.to_string())).await.unwrap().commit, one);
+    assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, one);
     let other = signing.push(&signing.ann, "other");
-    assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, other);
+    assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, other);
 }
 
 #[tokio::test]
@@ -326,14 +328,14 @@ async fn a_commit_that_was_the_tip_when_it_was_seen_is_fetched_though_the_branch
         let signing = Signing::new();
         let Some(server) = remote.serve(&signing.bench) else { continue };
         let verify = signing.source(VerifyRange::All).verify;
-        let worker = signing.bench.worker_of(Source { verify, ..signing.bench.source_at(&server) });
+        let worker = signing.bench.worker_of(GitSource { verify, ..signing.bench.source_at(&server) });
         signing.push(&signing.ann, "one");
-        worker.fetch(Want::Branch).await.unwrap();
+        worker.fetch(WantedRevision::Branch).await.unwrap();
         let two = signing.push(&signing.ann, "two");
         let three = signing.push(&signing.ann, "three");
-        assert_eq!(worker.fetch(Want::Seen(two.clone())).await.unwrap().commit, two);
-        assert_eq!(worker.fetch(Want::Seen(three.clone())).await.unwrap().commit, three);
-        let err = worker.fetch(Want::Seen(two)).await.unwrap_err();
+        assert_eq!(worker.fetch(WantedRevision::Seen(two.clone())).await.unwrap().commit, two);
+        assert_eq!(worker.fetch(WantedRevision::Seen(three.clone())).await.unwrap().commit, three);
+        let err = worker.fetch(WantedRevision::Seen(two)).await.unwrap_err();
         assert!(matches!(err, GitError::Rewound { .. }), "{err:?}");
     }
 }
@@ -345,8 +347,9 @@ async fn a_verifier_that_hangs_ends_with_the_request_that_is_given_up() {
     let mark = signing.bench.root().join("pid");
     let script = format!("echo $$ >{0}.new; mv {0}.new {0}; exec sleep 1000", mark.display());
     let exe = signing.bench.exe_with_program("ssh-keygen", &script);
-    let worker = Worker::new(exe, signing.source(VerifyRange::Tip), bgd::release::git::Limits::default());
-    let fetch = tokio::spawn(async move { worker.fetch(Want::Branch).await });
+    let worker =
+        GitWorker::new(exe, signing.source(VerifyRange::Tip), bgd::release::git::GitLimits::default());
+    let fetch = tokio::spawn(async move { worker.fetch(WantedRevision::Branch).await });
     stage::until("the verifier runs", || mark.exists());
     let pid: u32 = fs::read_to_string(&mark).unwrap().trim().parse().unwrap();
     fetch.abort();
@@ -360,17 +363,17 @@ async fn without_a_list_nothing_is_deployed_and_the_error_names_it() {
     let one = signing.push(&signing.ann, "one");
     let list = fs::read_to_string(signing.list_file()).unwrap();
     fs::remove_file(signing.list_file()).unwrap();
-    let err = worker.fetch(Want::Branch).await.unwrap_err();
+    let err = worker.fetch(WantedRevision::Branch).await.unwrap_err();
     assert!(matches!(err, GitError::Signers { .. }), "{err:?}");
-    assert_eq!(err.kind(), Kind::Permanent);
+    assert_eq!(err.kind(), Reaction::Permanent);
     assert!(as_error(&err).contains(signing.list_file().to_str().unwrap()));
     signing.list("# nobody yet\n");
-    let err = worker.fetch(Want::Branch).await.unwrap_err();
+    let err = worker.fetch(WantedRevision::Branch).await.unwrap_err();
     assert!(as_error(&err).ends_with("no key is in it"), "{err:?}");
     signing.list("this is no list of keys\n");
     assert!(refused(&worker, &one).await.contains("allowed_signers:1: "), "its flaw is told");
     signing.list(&list);
-    assert_eq!(worker.fetch(Want::Branch).await.unwrap().commit, one);
+    assert_eq!(worker.fetch(WantedRevision::Branch).await.unwrap().commit, one);
 }
 
 #[tokio::test]
@@ -387,14 +390,14 @@ async fn a_list_that_only_bgd_may_read_serves_an_app_of_another_user() {
     if is_root {
         mode(0o600);
         repo::open_to_all(signing.bench.root());
-        let source = Source { user: Some("nobody".into()), ..signing.source(VerifyRange::Tip) };
-        assert_eq!(signing.bench.worker_of(source).fetch(Want::Branch).await.unwrap().commit, one);
+        let source = GitSource { user: Some("nobody".into()), ..signing.source(VerifyRange::Tip) };
+        assert_eq!(signing.bench.worker_of(source).fetch(WantedRevision::Branch).await.unwrap().commit, one);
     } else {
         mode(0o000);
-        let err = signing.worker().fetch(Want::Branch).await.unwrap_err();
+        let err = signing.worker().fetch(WantedRevision::Branch).await.unwrap_err();
         assert!(matches!(err, GitError::Signers { .. }), "{err:?}");
         mode(0o600);
-        assert_eq!(signing.worker().fetch(Want::Branch).await.unwrap().commit, one);
+        assert_eq!(signing.worker().fetch(WantedRevision::Branch).await.unwrap().commit, one);
     }
 }
 
@@ -425,10 +428,11 @@ async fn without_ssh_keygen_nothing_is_deployed_and_the_error_names_it() {
     let signing = Signing::new();
     signing.push(&signing.ann, "one");
     let exe = signing.bench.exe_without_programs();
-    let worker = Worker::new(exe, signing.source(VerifyRange::Tip), bgd::release::git::Limits::default());
-    let err = worker.fetch(Want::Branch).await.unwrap_err();
+    let worker =
+        GitWorker::new(exe, signing.source(VerifyRange::Tip), bgd::release::git::GitLimits::default());
+    let err = worker.fetch(WantedRevision::Branch).await.unwrap_err();
     assert!(matches!(&err, GitError::Verifier { program, .. } if program == "ssh-keygen"), "{err:?}");
-    assert_eq!(err.kind(), Kind::Permanent);
+    assert_eq!(err.kind(), Reaction::Permanent);
     assert!(err.hint().unwrap().contains("openssh-client"));
 }
 
@@ -438,7 +442,7 @@ async fn gpg_signatures_count_by_the_keys_of_the_keyring_alone() {
     let bench = Bench::new();
     let keyring = bench.root().join("keyring.gpg");
     let verify = Verify { signers: None, keyring: Some(keyring.clone()), range: VerifyRange::Tip };
-    let source = Source { verify: Some(verify), ..bench.source() };
+    let source = GitSource { verify: Some(verify), ..bench.source() };
     let worker = bench.worker_of(source);
     let ann = Key::new(bench.root(), "ann");
     let signing = Signing { bench, ann };
@@ -464,7 +468,7 @@ async fn gpg_signatures_count_by_the_keys_of_the_keyring_alone() {
     assert!(refused(&worker, &commit).await.contains("signature is bad"));
 
     let commit = signing.push_raw(&with_signature(&unsigned, &signature));
-    let fetched = worker.fetch(Want::Branch).await.unwrap();
+    let fetched = worker.fetch(WantedRevision::Branch).await.unwrap();
     assert_eq!(fetched.commit, commit);
     assert!(fetched.signer.unwrap().contains("Ann <ann@example.com>"));
     signing.bench.git(&["reset", "-q", "--hard", commit.as_str()]);
@@ -483,7 +487,7 @@ async fn a_gpg_key_that_has_expired_does_not_count() {
     let ann = Key::new(bench.root(), "ann");
     let signing = Signing { bench, ann };
     let verify = Verify { signers: None, keyring: Some(keyring), range: VerifyRange::Tip };
-    let worker = signing.bench.worker_of(Source { verify: Some(verify), ..signing.bench.source() });
+    let worker = signing.bench.worker_of(GitSource { verify: Some(verify), ..signing.bench.source() });
     let unsigned = signing.raw(&signing.bench.commit("x"));
     let commit = signing.push_raw(&with_signature(&unsigned, &gpg.sign(&key, &then, &unsigned)));
     let text = refused(&worker, &commit).await;

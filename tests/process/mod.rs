@@ -19,8 +19,8 @@ use bgd::{
     os::{privilege::NewPrivileges, process::Process},
     rules::{address::Address, ids::Color},
     shim::{
-        Bystanders, Exit, Handle, How, Limiter, Listening, LogSpec, Main, Overseer, Places, Priority, Role,
-        ShimError, Shims, Slot, Spec, StartError, StopRequest, StopSpec,
+        Bystanders, CommandExit, ExitKind, ExpectedAddresses, Handle, Limiter, Listening, LogSpec, Main,
+        Overseer, Priority, Role, ShimError, Shims, Slot, Spec, StartError, StopRequest, StopSpec,
         logs::{Follow, tail},
     },
 };
@@ -83,7 +83,7 @@ impl House {
     }
 
     /// Runs to its end and returns what was written.
-    async fn run(&self, spec: &Spec) -> (Exit, String) {
+    async fn run(&self, spec: &Spec) -> (CommandExit, String) {
         let handle = self.start(spec).await;
         let exit = soon(handle.ended()).await;
         soon(handle.forget()).await.unwrap();
@@ -146,12 +146,12 @@ fn kill(pid: i32, signal: i32) {
     assert!(Process::of(pid).unwrap().signal(signal).unwrap());
 }
 
-fn code(code: i32) -> Exit {
-    Exit { how: How::Code(code), timed_out: false, out_of_memory: false }
+fn code(code: i32) -> CommandExit {
+    CommandExit { how: ExitKind::Code(code), timed_out: false, out_of_memory: false }
 }
 
-fn signalled(signal: i32) -> Exit {
-    Exit { how: How::Signal(signal), timed_out: false, out_of_memory: false }
+fn signalled(signal: i32) -> CommandExit {
+    CommandExit { how: ExitKind::Signal(signal), timed_out: false, out_of_memory: false }
 }
 
 #[tokio::test]
@@ -388,7 +388,7 @@ async fn what_a_main_process_left_unseen_by_its_killed_shim_is_no_instance() {
     assert!(soon(handle.status()).await.unwrap().runs());
     assert_eq!(handle.main_pid(), Some(main));
     kill(main, libc::SIGKILL);
-    assert_eq!(soon(handle.exited()).await.how, How::Unknown);
+    assert_eq!(soon(handle.exited()).await.how, ExitKind::Unknown);
     let status = soon(handle.status()).await.unwrap();
     assert!(!status.runs() && status.tree.contains(&helper), "{status:?}");
     assert_eq!(handle.main_pid(), None);
@@ -473,11 +473,11 @@ async fn d2_an_instance_that_shares_a_port_with_another_process_is_seen_on_it() 
     let second = house.start(&second).await;
     until("the second one listens too", || listens(&second)).await;
     // Each has a socket of its own there: neither has the port for itself.
-    let places = Places { own: Address::Port(port), foreign: Vec::new() };
+    let places = ExpectedAddresses { own: Address::Port(port), foreign: Vec::new() };
     for one in [&live, &second] {
         assert_eq!(one.look(&places, &BTreeSet::new()).unwrap().own, Listening::Stranger);
     }
-    let elsewhere = Places { own: Address::Port(1), foreign: vec![Address::Port(port)] };
+    let elsewhere = ExpectedAddresses { own: Address::Port(1), foreign: vec![Address::Port(port)] };
     let seen = second.look(&elsewhere, &BTreeSet::new()).unwrap();
     assert_eq!(seen.elsewhere, Some(Address::Port(port)));
     assert_eq!(alone.look(&elsewhere, &BTreeSet::new()).unwrap().elsewhere, None);
@@ -531,7 +531,7 @@ async fn d1_a_listener_that_a_stranger_has_open_too_is_found_however_many_descri
         // Behind a shell: the main process is not the one that listens.
         let handle = house.start(&house.spec("python3 passes.py; exit 0")).await;
         let port: u16 = until("the app listens", || house.log().trim().parse().ok()).await;
-        let places = Places { own: Address::Port(port), foreign: vec![Address::Port(1)] };
+        let places = ExpectedAddresses { own: Address::Port(port), foreign: vec![Address::Port(1)] };
         let alone = handle.look(&places, &BTreeSet::new()).unwrap();
         let Listening::Instance { pid, sockets } = alone.own else { panic!("{alone:?}") };
         assert!(handle.owns(pid) && handle.main_pid() != Some(pid));
@@ -602,9 +602,9 @@ async fn k3_orphans_of_a_killed_shim_are_found_and_ended() {
     assert!(matches!(soon(found[0].forget()).await, Err(ShimError::StillRunning { .. })));
     let (stopped, exit) = tokio::join!(soon(found[0].stop()), soon(handle.exited()));
     assert!(!stopped.unwrap().killed);
-    assert_eq!(exit.how, How::Unknown);
+    assert_eq!(exit.how, ExitKind::Unknown);
     assert!(pids.iter().all(|pid| !alive(*pid)));
-    assert_eq!(soon(handle.ended()).await.how, How::Unknown);
+    assert_eq!(soon(handle.ended()).await.how, ExitKind::Unknown);
     soon(handle.forget()).await.unwrap();
     assert!(!neighbours.is_empty() && neighbours.iter().all(|pid| alive(*pid)));
     soon(other.stop()).await.unwrap();
@@ -645,7 +645,7 @@ async fn c1_at_the_time_limit_the_whole_tree_goes() {
     let handle = house.start(&spec).await;
     let hidden = house.pid("hidden").await;
     let exit = soon(handle.ended()).await;
-    assert_eq!(exit, Exit { timed_out: true, ..signalled(9) });
+    assert_eq!(exit, CommandExit { timed_out: true, ..signalled(9) });
     assert_eq!(exit.to_string(), "killed at its time limit");
     assert!(!alive(hidden));
 }
@@ -860,7 +860,7 @@ async fn k5_after_a_reboot_nothing_of_a_record_is_taken_for_running() {
     let old = found.iter().find(|one| one.id() == "0123456789ab").unwrap();
     let status = soon(old.status()).await.unwrap();
     assert_eq!((status.overseer, status.tree.len()), (Overseer::Ended, 0));
-    assert_eq!(soon(old.exited()).await.how, How::Unknown);
+    assert_eq!(soon(old.exited()).await.how, ExitKind::Unknown);
     assert!(!old.owns(handle.main_pid().unwrap()));
     soon(old.stop()).await.unwrap();
     assert!(alive(handle.main_pid().unwrap()) && alive(handle.shim_pid()));

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use bgd::release::git::Limits;
+use bgd::release::git::GitLimits;
 
 use crate::{
     shop::host::SilentRemote,
@@ -95,7 +95,7 @@ fn i6_a_flip_ends_a_hung_daemon_in_every_phase_of_a_deploy() {
 #[test]
 fn a1_status_and_flip_never_wait_for_a_silent_remote() {
     // Whoever waits for the remote waits for as long.
-    let patience = Limits::default().ask;
+    let patience = GitLimits::default().ask;
     for kind in BOTH {
         let Some(mut stage) = Stage::set(Plan::of(kind)) else { continue };
         let one = stage.push_live("one");

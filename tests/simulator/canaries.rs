@@ -1,9 +1,9 @@
 //! Machines with a defect each that shows only in a canary; see `defects`.
 
 use bgd::rules::{
-    app::{App, Group, Idle, Stage, Work},
+    app::{App, Idle, Stage, StageGroup, Work},
     canary::Share,
-    effect::{Action, Backend, Canary, Effect},
+    effect::{Action, Backend, CanaryShare, Effect},
     event::{Ask, Done, Event, Facts},
     step::{Context, Step, step},
     words::{Failure, Nature},
@@ -11,15 +11,15 @@ use bgd::rules::{
 
 /// The deploy that has a share, or is being given one.
 fn shares(app: &App) -> Option<&Work> {
-    app.pipeline.work().filter(|work| work.stage.group() == Group::Sharing)
+    app.pipeline.work().filter(|work| work.stage.group() == StageGroup::Sharing)
 }
 
 /// What the front has beside what is live, in the words of a route.
-fn share_of(app: &App) -> Option<Canary> {
+fn share_of(app: &App) -> Option<CanaryShare> {
     let work = shares(app)?;
     let backend =
         Backend { color: work.color, release: work.release.id.clone(), commit: work.release.commit.clone() };
-    Some(Canary { backend, share: app.canary.as_ref()?.share })
+    Some(CanaryShare { backend, share: app.canary.as_ref()?.share })
 }
 
 fn is_asked(event: &Event, what: &Ask) -> bool {

@@ -6,7 +6,7 @@ use bgd::rules::{
     effect::{Action, Effect},
     event::{Done, Event},
     ids::{Color, EffectId, Generation, ReleaseId},
-    retention::{self, Guarded, Kept},
+    retention::{self, Guarded, KeptRelease},
     time::Time,
     words::{Failure, Nature, Phase},
 };
@@ -34,7 +34,7 @@ enum Half {
     /// Of a route: the file is written.
     Written(Former),
     /// Of a prune: what it found on the disk.
-    Found(Vec<Kept>),
+    Found(Vec<KeptRelease>),
 }
 
 impl Task {
@@ -277,7 +277,7 @@ impl Daemon {
         Ok(Done::Ensured)
     }
 
-    fn prune(&mut self, mut found: Vec<Kept>, guarded: &Guarded) -> Result<(), String> {
+    fn prune(&mut self, mut found: Vec<KeptRelease>, guarded: &Guarded) -> Result<(), String> {
         if self.world.disk_full {
             return Ok(());
         }

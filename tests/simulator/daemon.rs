@@ -5,9 +5,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bgd::{
-    engine::ledger::{Due, Entry, Ledger, Offer, Refusal},
+    engine::ledger::{Due, Entry, Ledger, Offer, Unrecorded},
     rules::{
-        app::{App, Group, Idle, Instance, Pipeline, Stage, Telling},
+        app::{App, Idle, Instance, Pipeline, Stage, StageGroup, Telling},
         barrier::OnFailure,
         canary::{CanaryStep, Share},
         effect::{Action, Effect, Note},
@@ -296,8 +296,8 @@ impl Daemon {
         let refusal = self.ledger.refused(entry);
         self.shown.unrecorded = self.habit != Habit::HidesWhatIsUnrecorded;
         let mut due = match refusal {
-            Refusal::Act(due) => due,
-            Refusal::Wait(entry) => {
+            Unrecorded::Act(due) => due,
+            Unrecorded::Wait(entry) => {
                 self.stuck = Some(entry);
                 return Ok(None);
             }
@@ -545,7 +545,7 @@ impl Daemon {
         // In the middle of a switch whoever does it goes by the file alone.
         let moving = matches!(self.app().pipeline, Pipeline::TakingDown { .. })
             || matches!(self.app().pipeline.stage(), Some(Stage::Sharing(_)))
-            || self.app().pipeline.group() == Some(Group::Pivot);
+            || self.app().pipeline.group() == Some(StageGroup::Pivot);
         let live = self.app().live().filter(|_| !moving || self.app().rerouting.is_some());
         let right = live.map(|live| Route {
             to: Some((live.color, live.release.id.clone())),

@@ -2,7 +2,7 @@
 //! schedules of an ordinary run, give or take a few.
 
 use bgd::rules::{
-    app::{App, Group, Idle, Instance, Pipeline, Stage, Verdict},
+    app::{App, Idle, Instance, Pipeline, Stage, StageGroup, Verdict},
     effect::{Action, Effect, Hook, Note},
     event::{Done, Event, Facts, Routed},
     ids::Generation,
@@ -339,7 +339,7 @@ fn retires_while_watched(app: &App, event: &Event, context: &Context) -> Step {
     let made = step(app, event, context);
     let color = made.next.idle_color();
     match (made.next.pipeline.group(), made.next.idle.clone()) {
-        (Some(Group::Live), Idle::Warm { release, .. }) if is_switching(app) => {
+        (Some(StageGroup::Live), Idle::Warm { release, .. }) if is_switching(app) => {
             also(made, Action::Stop { color, release: release.id })
         }
         _ => made,

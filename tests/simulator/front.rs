@@ -3,7 +3,7 @@
 
 use bgd::rules::{
     canary::Share,
-    effect::{Backend, Canary},
+    effect::{Backend, CanaryShare},
     ids::{Color, Generation, ReleaseId},
     words::{Failure, Nature, Phase},
 };
@@ -60,7 +60,7 @@ impl Route {
 }
 
 /// What the machine asks for: where to, what beside it, and what behind it.
-pub type Wanted<'a> = (Option<&'a Backend>, Option<&'a Canary>, Option<&'a Backend>);
+pub type Wanted<'a> = (Option<&'a Backend>, Option<&'a CanaryShare>, Option<&'a Backend>);
 
 /// Where requests go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

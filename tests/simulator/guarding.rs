@@ -9,7 +9,7 @@ use bgd::rules::{
     effect::Note,
     event::{Ask, Event, Want},
     ids::CommitId,
-    step::{Answer, Context, DenialKind, Policy, Step, step},
+    step::{AskReply, Context, DenialKind, Policy, Step, step},
     words::Outcome,
 };
 
@@ -115,7 +115,7 @@ fn reverts<'a>(before: &App, next: &'a App) -> Option<&'a Release> {
 }
 
 fn judge_denial(before: &App, step: &Step, world: &World) -> Result<(), String> {
-    let barred = matches!(&step.answer, Some(Answer::Denied(denial)) if denial.kind == DenialKind::Barred);
+    let barred = matches!(&step.answer, Some(AskReply::Denied(denial)) if denial.kind == DenialKind::Barred);
     match before.flips_to().filter(|_| barred) {
         Some(to) if !world.schema.may_leave(&to.commit) => {
             Err(format!("a flip to {} is refused, and no contract is in its way", to.commit.short()))

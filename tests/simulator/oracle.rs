@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bgd::rules::{
-    app::{App, DownStage, End, Group, Idle, Instance, Kind, Live, Pipeline, Serving, Stage, Until},
+    app::{App, DownStage, End, Idle, Instance, Kind, Live, Pipeline, Serving, Stage, StageGroup, Until},
     effect::{Action, Effect, Hook, Note},
     event::{Ask, Event, Routed, Want},
     ids::{Color, CommitId, DeployId, EffectId, ReleaseId},
-    step::{Answer, Blocked, Noted, Policy, Step, wanted},
+    step::{AskReply, Blocked, Noted, Policy, Step, wanted},
     time::Time,
     words::Outcome,
 };
@@ -79,7 +79,7 @@ impl Oracle {
         let Moment { before, event, step, world, .. } = *moment;
         self.judge_numbers(step)?;
         if let Event::Asked { ask: Ask::Down, .. } = event
-            && step.answer == Some(Answer::TakingDown)
+            && step.answer == Some(AskReply::TakingDown)
         {
             self.down = true;
         }
@@ -160,7 +160,7 @@ impl Oracle {
         if !matches!(event, Event::Asked { ask, .. } if ask.is_flip()) {
             return Ok(());
         }
-        let (Some(live), Some(Answer::RollingBack(id))) = (before.live(), &step.answer) else {
+        let (Some(live), Some(AskReply::RollingBack(id))) = (before.live(), &step.answer) else {
             return Ok(());
         };
         let begun = before.pipeline.deploy().is_none_or(|deploy| deploy.id != *id);
@@ -420,7 +420,7 @@ impl Oracle {
         if !runs && !waits && !left_dead {
             return fail(format!("{} is dead and nobody starts it: {:?}", live.release.id, live.instance));
         }
-        if let (Some(Group::Live), Idle::Warm { healthy: true, release, .. }) =
+        if let (Some(StageGroup::Live), Idle::Warm { healthy: true, release, .. }) =
             (app.pipeline.group(), &app.idle)
             && !runs
             && !guarding::keeps_from(app, release, policy)

@@ -10,7 +10,7 @@ use bgd::{
         app::{App, Release},
         effect::Note,
         ids::{AppName, DeployId, EffectId, ReleaseId},
-        retention::{Kept, Worth},
+        retention::{KeptRelease, Worth},
         step::{Noted, Step},
         time::Time,
         words::{Fate, Outcome},
@@ -196,10 +196,10 @@ impl Record {
     }
 
     /// For retention: releases and how they ended up.
-    pub fn kept<'a>(&self, on_disk: impl Iterator<Item = &'a ReleaseId>) -> Vec<Kept> {
+    pub fn kept<'a>(&self, on_disk: impl Iterator<Item = &'a ReleaseId>) -> Vec<KeptRelease> {
         let fate = |id: &ReleaseId| self.model.releases.get(id).map(|(_, fate)| *fate);
         let worth = |id: &ReleaseId| fate(id).map_or(Worth::Abandoned, Worth::from);
-        on_disk.map(|id| Kept { release: id.clone(), seq: id.deploy().0, worth: worth(id) }).collect()
+        on_disk.map(|id| KeptRelease { release: id.clone(), seq: id.deploy().0, worth: worth(id) }).collect()
     }
 
     pub fn forget_release(&mut self, id: &ReleaseId) -> Result<(), String> {

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 
 use bgd::rules::{
-    app::{App, Group, Idle, Instance, Live, Placing, Release, Stage, Telling, Work},
+    app::{App, Idle, Instance, Live, Placing, Release, Stage, StageGroup, Telling, Work},
     canary::Share,
-    effect::{Action, Backend, Canary, Effect},
+    effect::{Action, Backend, CanaryShare, Effect},
     event::{Ask, Done, Event, Facts, Routed},
     ids::{Color, CommitId, DeployId},
-    step::{Answer, Step},
+    step::{AskReply, Step},
     words::Nature,
 };
 
@@ -22,7 +22,7 @@ pub fn in_force(app: &App) -> Option<(Color, Share)> {
 }
 
 fn sharing(app: &App) -> Option<&Work> {
-    app.pipeline.work().filter(|work| work.stage.group() == Group::Sharing)
+    app.pipeline.work().filter(|work| work.stage.group() == StageGroup::Sharing)
 }
 
 fn in_canary(app: &App) -> Option<&Work> {
@@ -67,7 +67,7 @@ impl Shares {
     fn note_operator(&mut self, event: &Event, step: &Step) {
         let Event::Asked { ask, .. } = event else { return };
         match (ask, sharing(&step.next)) {
-            (Ask::SetShare(share), Some(work)) if matches!(step.answer, Some(Answer::Said(_))) => {
+            (Ask::SetShare(share), Some(work)) if matches!(step.answer, Some(AskReply::Said(_))) => {
                 self.pinned = Some((work.deploy.id, *share));
             }
             (Ask::ResumeSteps | Ask::Promote | Ask::NextStep | Ask::SetShare(Share::ALL), _) => {
@@ -93,7 +93,7 @@ impl Shares {
     /// It grows, save by an operator; and no commit gets one by itself that is known to be bad.
     fn judge_share(
         &mut self,
-        canary: &Canary,
+        canary: &CanaryShare,
         moment: &Moment<'_>,
         bad: &BTreeSet<CommitId>,
     ) -> Result<(), String> {
@@ -159,7 +159,7 @@ impl Shares {
 }
 
 /// Beside what is live, on the other color, and proven; the death of one that was may not have been heard of yet.
-fn judge_pair(to: Option<&Backend>, canary: &Canary, world: &World) -> Result<(), String> {
+fn judge_pair(to: Option<&Backend>, canary: &CanaryShare, world: &World) -> Result<(), String> {
     let it = &canary.backend;
     if to.is_none_or(|live| live.color == it.color || live.release == it.release) {
         return Err(format!("{canary:?} beside {to:?}"));

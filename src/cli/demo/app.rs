@@ -34,13 +34,13 @@ const FINISH: Duration = Duration::from_secs(4);
 
 /// What the files of a release say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
+pub struct DemoPage {
     version: String,
     text: String,
     healthy: bool,
 }
 
-impl Page {
+impl DemoPage {
     /// Reads `app.conf` (`key = value` lines) of the release.
     pub fn read(release: &Path) -> std::io::Result<Self> {
         let text = std::fs::read_to_string(release.join("app.conf"))?;
@@ -57,7 +57,7 @@ impl Page {
 }
 
 /// Serves until TERM.
-pub async fn serve(page: Page, address: &Address) -> std::io::Result<()> {
+pub async fn serve(page: DemoPage, address: &Address) -> std::io::Result<()> {
     let listener = match address {
         Address::Port(port) => {
             Listener::Port(TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).await?)
@@ -93,7 +93,7 @@ enum Listener {
 }
 
 impl Listener {
-    async fn accept(&self) -> std::io::Result<Box<dyn Stream>> {
+    async fn accept(&self) -> std::io::Result<Box<dyn DemoStream>> {
         Ok(match self {
             Self::Port(listener) => Box::new(listener.accept().await?.0),
             Self::Socket(listener) => Box::new(listener.accept().await?.0),
@@ -101,16 +101,16 @@ impl Listener {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+trait DemoStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> DemoStream for T {}
 
 /// Writes a line of the app's log; its reader may be gone.
 fn say(text: &str) {
     drop(terminal::data(text));
 }
 
-async fn connection(stream: Box<dyn Stream>, page: Arc<Page>, mut left: watch::Receiver<bool>) {
+async fn connection(stream: Box<dyn DemoStream>, page: Arc<DemoPage>, mut left: watch::Receiver<bool>) {
     let service = service_fn(|request| answer(request, Arc::clone(&page)));
     let mut served = std::pin::pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     tokio::select! {
@@ -121,7 +121,10 @@ async fn connection(stream: Box<dyn Stream>, page: Arc<Page>, mut left: watch::R
     let _ = served.await;
 }
 
-async fn answer(request: Request<Incoming>, page: Arc<Page>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+    page: Arc<DemoPage>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, text) = match request.uri().path() {
         "/up" if page.healthy => (StatusCode::OK, "ok".to_owned()),
         "/up" => (StatusCode::INTERNAL_SERVER_ERROR, "no connection to the database".to_owned()),
@@ -149,7 +152,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = "# shop\nversion = 3\npage = Total: 12.00\ndatabase = reachable\n";
         std::fs::write(dir.path().join("app.conf"), text).unwrap();
-        let page = Page::read(dir.path()).unwrap();
-        assert_eq!(page, Page { version: "3".into(), text: "Total: 12.00".into(), healthy: true });
+        let page = DemoPage::read(dir.path()).unwrap();
+        assert_eq!(page, DemoPage { version: "3".into(), text: "Total: 12.00".into(), healthy: true });
     }
 }

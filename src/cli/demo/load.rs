@@ -35,11 +35,11 @@ const SLOW_EACH: u64 = 30;
 /// A request without an answer for this long is lost: twenty times what a slow one takes.
 const LOST_AFTER: Duration = Duration::from_secs(14);
 
-type Tally = Arc<Mutex<Counts>>;
+type Tally = Arc<Mutex<LoadCounts>>;
 
 /// The results of the requests.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Counts {
+pub struct LoadCounts {
     pub sent: u64,
     /// Answered with 200, by version.
     pub answered: BTreeMap<String, u64>,
@@ -54,7 +54,7 @@ pub struct Counts {
     ended: bool,
 }
 
-impl Counts {
+impl LoadCounts {
     /// Number of answered requests.
     pub fn total(&self) -> u64 {
         self.answered.values().sum()
@@ -102,12 +102,12 @@ impl Load {
     }
 
     /// The results so far.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> LoadCounts {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Stops sending, waits for requests in flight, and returns the result.
-    pub fn finish(mut self) -> Counts {
+    pub fn finish(mut self) -> LoadCounts {
         if let Some(stop) = self.stop.take() {
             // An error only says that the thread has ended already.
             let _ = stop.send(());
@@ -162,7 +162,7 @@ async fn send_all(front: SocketAddr, tally: Tally, mut stopped: oneshot::Receive
     while errands.join_next().await.is_some() {}
 }
 
-fn with(tally: &Tally, change: impl FnOnce(&mut Counts)) {
+fn with(tally: &Tally, change: impl FnOnce(&mut LoadCounts)) {
     change(&mut tally.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn answers_are_counted_by_version_and_a_gap_is_noticed() {
-        let mut counts = Counts::default();
+        let mut counts = LoadCounts::default();
         let now = Instant::now();
         counts.record(Ok("1".to_owned()), now, false);
         counts.last = Some(now - Duration::from_secs(3));

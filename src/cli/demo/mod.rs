@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::{scene::Scene, story::Story};
 use crate::{
     api::wire::Exit,
-    cli::{Context, problem::Problem, terminal},
+    cli::{CliContext, problem::CliProblem, terminal},
     rules::address::Address,
 };
 
@@ -26,24 +26,24 @@ pub const APP_ROLE: &str = "demo-app";
 const LOG_TAIL: usize = 25;
 
 /// How it ended, when nothing went wrong.
-enum Ending {
+enum DemoEnd {
     Told,
     Interrupted,
 }
 
 /// Runs the command. Success means: it went as told, and nothing was lost.
-pub fn run(context: &Context) -> Result<Exit, Problem> {
+pub fn run(context: &CliContext) -> Result<Exit, CliProblem> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(perform(context)) {
-        Ok(Ending::Told) => {
+        Ok(DemoEnd::Told) => {
             terminal::data("  left      nothing: all processes are ended, the directory is removed")?;
             Ok(Exit::Done)
         }
-        Ok(Ending::Interrupted) => {
+        Ok(DemoEnd::Interrupted) => {
             terminal::chatter("interrupted; all processes are ended, the directory is removed");
             Ok(Exit::Failed)
         }
-        Err(error) => Err(Problem::refused(
+        Err(error) => Err(CliProblem::refused(
             Exit::Failed,
             format!("the demo did not go as told: {error:#}"),
             "this is a bug of bgd, or of this machine; please report it with the output above",
@@ -51,13 +51,13 @@ pub fn run(context: &Context) -> Result<Exit, Problem> {
     }
 }
 
-async fn perform(context: &Context) -> anyhow::Result<Ending> {
+async fn perform(context: &CliContext) -> anyhow::Result<DemoEnd> {
     let mut scene = Scene::set()?;
     let told = match Story::new(&mut scene, context.stdout) {
         Ok(story) => tokio::select! {
             // Whichever ends first, the other is dropped, and the scene is cleared below.
-            told = story.tell() => told.map(|()| Ending::Told),
-            interrupted = interruption() => interrupted.map(|()| Ending::Interrupted).map_err(Into::into),
+            told = story.tell() => told.map(|()| DemoEnd::Told),
+            interrupted = interruption() => interrupted.map(|()| DemoEnd::Interrupted).map_err(Into::into),
         },
         Err(error) => Err(error),
     };
@@ -102,7 +102,7 @@ fn serve() -> anyhow::Result<()> {
         Some(path) => Address::Socket(path.into()),
         None => Address::Port(std::env::var("PORT").context("PORT")?.parse().context("PORT")?),
     };
-    let page = app::Page::read(&std::env::current_dir()?).context("app.conf")?;
+    let page = app::DemoPage::read(&std::env::current_dir()?).context("app.conf")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(app::serve(page, &address)).with_context(|| format!("serve on {}", address.named()))
 }

@@ -36,11 +36,11 @@ pub enum Database {
 }
 
 /// The working copy and, beside it, the bare remote.
-pub struct Remote {
+pub struct DemoRemote {
     work: Repository,
 }
 
-impl Remote {
+impl DemoRemote {
     /// Makes both, empty.
     pub fn create(bare: &Path, work: &Path) -> Result<Self, git2::Error> {
         let options = || {
@@ -104,7 +104,7 @@ mod tests {
     fn each_push_moves_the_branch_of_the_bare_remote() {
         let dir = tempfile::tempdir().unwrap();
         let (bare, work) = (dir.path().join("shop.git"), dir.path().join("work"));
-        let remote = Remote::create(&bare, &work).unwrap();
+        let remote = DemoRemote::create(&bare, &work).unwrap();
         let mut version = Version {
             number: 1,
             subject: "Open the shop",

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 
 use super::{
-    load::{Counts, Load, RATE},
-    remote::{Database, Remote, Version},
+    load::{Load, LoadCounts, RATE},
+    remote::{Database, DemoRemote, Version},
     scene::{APP, Ran, Scene},
 };
 use crate::{
     cli::{
-        terminal::{self, Look, Tone},
+        terminal::{self, StreamStyle, Tone},
         wording,
     },
     rules::ids::CommitId,
@@ -48,16 +48,16 @@ const SLOW: Version = Version {
 /// The story while it is told.
 pub struct Story<'s> {
     scene: &'s mut Scene,
-    remote: Remote,
-    look: Look,
+    remote: DemoRemote,
+    look: StreamStyle,
     begun: Instant,
     load: Option<Load>,
 }
 
 impl<'s> Story<'s> {
     /// A story that has not begun.
-    pub fn new(scene: &'s mut Scene, look: Look) -> anyhow::Result<Self> {
-        let remote = Remote::create(&scene.remote(), &scene.work()).context("make the repositories")?;
+    pub fn new(scene: &'s mut Scene, look: StreamStyle) -> anyhow::Result<Self> {
+        let remote = DemoRemote::create(&scene.remote(), &scene.work()).context("make the repositories")?;
         Ok(Self { scene, remote, look, begun: Instant::now(), load: None })
     }
 
@@ -216,14 +216,14 @@ impl<'s> Story<'s> {
         Ok(())
     }
 
-    fn nothing_lost_since(&self, before: &Counts) -> anyhow::Result<()> {
+    fn nothing_lost_since(&self, before: &LoadCounts) -> anyhow::Result<()> {
         let now = self.counts();
         let lost = now.lost.len() - before.lost.len();
         ensure!(lost == 0, "{lost} requests were lost");
         self.say(&format!("{} requests were answered meanwhile, none lost", now.total() - before.total()))
     }
 
-    fn counts(&self) -> Counts {
+    fn counts(&self) -> LoadCounts {
         self.load.as_ref().map(Load::counts).unwrap_or_default()
     }
 
@@ -238,7 +238,7 @@ impl<'s> Story<'s> {
         Ok(())
     }
 
-    fn sum_up(&self, counts: &Counts) -> anyhow::Result<()> {
+    fn sum_up(&self, counts: &LoadCounts) -> anyhow::Result<()> {
         self.title("What the visitors saw")?;
         terminal::data(&summary(counts, self.look))?;
         Ok(())
@@ -250,7 +250,7 @@ fn short(commit: &str) -> &str {
 }
 
 /// The result in a few lines.
-fn summary(counts: &Counts, look: Look) -> String {
+fn summary(counts: &LoadCounts, look: StreamStyle) -> String {
     let by: Vec<_> = counts.answered.iter().map(|(name, n)| format!("version {name}: {n}")).collect();
     let lost = match counts.lost.len() {
         0 => look.paint(Tone::Good, "0 LOST"),
@@ -276,13 +276,13 @@ mod tests {
 
     #[test]
     fn the_summary_names_what_was_lost() {
-        let mut counts = Counts::default();
+        let mut counts = LoadCounts::default();
         counts.sent = 31;
         counts.answered = [("1".to_owned(), 10), ("2".to_owned(), 20)].into();
         counts.longest_gap = Duration::from_millis(14);
         counts.lost = vec![(Duration::from_millis(2_500), "answered 502 Bad Gateway".to_owned())];
         assert_eq!(
-            summary(&counts, Look::PLAIN),
+            summary(&counts, StreamStyle::PLAIN),
             "  requests  31 sent, 30 answered, 1 LOST
   answers   version 1: 10, version 2: 20
   gap       the longest time without an answer was 14 ms

@@ -1,10 +1,10 @@
 //! One line of `bgd doctor`.
 
-use crate::cli::terminal::{Look, Tone, one_line};
+use crate::cli::terminal::{StreamStyle, Tone, one_line};
 pub use crate::rules::finding::{Finding, Level};
 
 /// `warn  disk: 1.2 GiB left at /var/lib/bgd  → make room`.
-pub fn line(finding: &Finding, look: Look) -> String {
+pub fn line(finding: &Finding, look: StreamStyle) -> String {
     let (word, tone) = match finding.level {
         Level::Ok => ("ok  ", Tone::Good),
         Level::Warn => ("warn", Tone::Notice),
@@ -20,10 +20,10 @@ mod tests {
 
     #[test]
     fn a_finding_is_one_line_with_what_to_do() {
-        assert_eq!(line(&Finding::ok("user: alice"), Look::PLAIN), "ok    user: alice");
+        assert_eq!(line(&Finding::ok("user: alice"), StreamStyle::PLAIN), "ok    user: alice");
         let finding = Finding::fail("shop: port 9501 is held by pid 7 (nc)", "end it\nor take another port");
         assert_eq!(
-            line(&finding, Look::PLAIN),
+            line(&finding, StreamStyle::PLAIN),
             "fail  shop: port 9501 is held by pid 7 (nc)  → end it or take another port"
         );
     }

@@ -22,11 +22,11 @@ use crate::{
         wire::{Answer, Exit, Request, UnconfiguredReport},
     },
     cli::{
-        Context,
+        CliContext,
         args::AppArg,
         installation::Installation,
-        problem::Problem,
-        terminal::{self, Look},
+        problem::CliProblem,
+        terminal::{self, StreamStyle},
     },
     command::Places,
     config::settings::{AppSettings, Settings},
@@ -34,13 +34,13 @@ use crate::{
     os::confinement::Confinement,
 };
 
-pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
+pub async fn run(context: &CliContext, args: AppArg) -> Result<Exit, CliProblem> {
     let installation = context.installation()?;
     let settings = installation.settings()?;
     if let Some(app) = &args.app {
         installation.app(Some(app))?;
     }
-    let mut report = Report { look: context.stdout, worst: Level::Ok };
+    let mut report = FindingPrinter { look: context.stdout, worst: Level::Ok };
     let (daemon, pid) = daemon(&installation).await;
     let acting = Acting::of(pid);
     report.add(vec![daemon])?;
@@ -70,13 +70,13 @@ pub async fn run(context: &Context, args: AppArg) -> Result<Exit, Problem> {
 }
 
 /// Prints findings as they come: some checks take seconds.
-struct Report {
-    look: Look,
+struct FindingPrinter {
+    look: StreamStyle,
     worst: Level,
 }
 
-impl Report {
-    fn add(&mut self, findings: Vec<Finding>) -> Result<(), Problem> {
+impl FindingPrinter {
+    fn add(&mut self, findings: Vec<Finding>) -> Result<(), CliProblem> {
         for finding in findings {
             terminal::data(&finding::line(&finding, self.look))?;
             self.worst = self.worst.max(finding.level);

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
     use crate::{
         cli::doctor::finding::Level,
-        config::{fixture, settings::Preview},
+        config::{fixture, settings::PreviewSettings},
     };
 
     #[test]
@@ -44,7 +44,7 @@ mod tests {
         let (_, plain) = fixture::settings(Path::new("/var/lib/bgd"));
         assert_eq!(check(&plain), None);
         let secret_file = dir.path().join("preview");
-        let preview = Preview {
+        let preview = PreviewSettings {
             header: "X-Look".to_owned(),
             cookie: "look".to_owned(),
             secret_file: secret_file.clone(),

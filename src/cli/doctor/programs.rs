@@ -7,7 +7,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::{acting::Acting, finding::Finding};
 use crate::config::{
-    commands::{Call, calls},
+    commands::{ProgramCall, calls},
     env_file,
     settings::{AppSettings, Start},
 };
@@ -26,7 +26,7 @@ pub fn check(app: &AppSettings, acting: &Acting) -> Vec<Finding> {
     let brought = !app.build.is_empty();
     let start = match &app.start {
         Start::Shell(line) => calls(line),
-        Start::Argv(argv) => vec![Call::of_argv(argv)],
+        Start::Argv(argv) => vec![ProgramCall::of_argv(argv)],
     };
     let mut found: Vec<Finding> =
         missing(&start, &path).into_iter().map(|name| of_start(app, &name, (&path, brought))).collect();
@@ -64,13 +64,13 @@ fn path_of(app: &AppSettings, acting: &Acting) -> String {
 }
 
 /// The programs that are not found, as written. Shell functions defined in the line are named too, being rare.
-fn missing(all: &[Call], path: &str) -> Vec<String> {
+fn missing(all: &[ProgramCall], path: &str) -> Vec<String> {
     let mut names: Vec<String> = all.iter().filter_map(|call| program(call, path)).collect();
     names.dedup();
     names
 }
 
-fn program(call: &Call, path: &str) -> Option<String> {
+fn program(call: &ProgramCall, path: &str) -> Option<String> {
     let word = call.program_as_written()?;
     let strange = |c: char| "$`{}()<>*?[]\"'~=".contains(c) || c.is_whitespace();
     // A relative path is below the release.

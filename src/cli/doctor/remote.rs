@@ -16,7 +16,7 @@ use crate::{
     },
     config::settings::AppSettings,
     os::errors::chain,
-    release::git::{GitError, Kind, Limits, Source, Worker, redact},
+    release::git::{GitError, GitLimits, GitSource, GitWorker, Reaction, redact},
 };
 
 /// A person waits for this; the daemon itself is more patient.
@@ -61,9 +61,9 @@ pub async fn wake(client: &Client, app: &AppSettings) -> Option<Finding> {
 }
 
 async fn ask(app: &AppSettings, exe: PathBuf, mirror: PathBuf) -> Finding {
-    let limits = Limits { ask: LIMIT, stall: LIMIT, total: LIMIT, rest: LIMIT };
+    let limits = GitLimits { ask: LIMIT, stall: LIMIT, total: LIMIT, rest: LIMIT };
     let (name, branch, remote) = (&app.name, &app.branch, redact(&app.remote));
-    match Worker::new(exe, Source::of(app, mirror), limits).head().await {
+    match GitWorker::new(exe, GitSource::of(app, mirror), limits).head().await {
         Ok(head) => Finding::ok(format!("{name}: {remote} answers, {branch} is at {}", head.commit.short())),
         Err(error) => judge(app, &error),
     }
@@ -79,7 +79,7 @@ fn judge(app: &AppSettings, error: &GitError) -> Finding {
     });
     match error.kind() {
         // The first push makes the branch.
-        Kind::Empty => Finding::warn(what, hint),
+        Reaction::Empty => Finding::warn(what, hint),
         _ => Finding::fail(what, hint),
     }
 }

@@ -206,7 +206,7 @@ mod tests {
         api::wire::{InstanceReport, RollbackReport},
         cli::{
             status::{fixture, summary},
-            terminal::Look,
+            terminal::StreamStyle,
         },
         rules::time::Stamp,
     };
@@ -234,7 +234,7 @@ mod tests {
     }
 
     fn text(app: AppReport) -> String {
-        summary::render(&fixture::status(vec![app]), fixture::NOW, Look::PLAIN)
+        summary::render(&fixture::status(vec![app]), fixture::NOW, StreamStyle::PLAIN)
     }
 
     #[test]

@@ -5,13 +5,13 @@ use crate::{
     api::wire::AppReport,
     cli::{
         status::summary,
-        terminal::{Look, Tone, one_line},
+        terminal::{StreamStyle, Tone, one_line},
         wording,
     },
     rules::words::Outcome,
 };
 
-pub fn line(app: &AppReport, look: Look) -> String {
+pub fn line(app: &AppReport, look: StreamStyle) -> String {
     let mut parts = vec![summary::headline(app)];
     if let Some(live) = &app.live {
         let subject = live.subject.as_deref().map(|subject| format!(" {:?}", one_line(subject)));
@@ -48,17 +48,17 @@ mod tests {
     #[test]
     fn one_line_says_all_that_matters() {
         assert_eq!(
-            line(&fixture::live(), Look::PLAIN),
+            line(&fixture::live(), StreamStyle::PLAIN),
             "shop: live, healthy | a1a1a1a \"Fix the cart total\" on blue since 2026-11-21 07:39:12Z"
         );
         assert_eq!(
-            line(&fixture::failed(), Look::PLAIN),
+            line(&fixture::failed(), StreamStyle::PLAIN),
             "shop: live, healthy | a1a1a1a \"Fix the cart total\" on blue since 2026-11-21 07:39:12Z \
              | last deploy #7 of c3c3c3c failed"
         );
         let mut app = fixture::live();
         app.live.iter_mut().for_each(|live| live.restarts = 4);
-        assert!(line(&app, Look::PLAIN).ends_with("Z | restart 4 in a row"));
-        assert_eq!(line(&fixture::empty(), Look::PLAIN), "shop: nothing deployed yet");
+        assert!(line(&app, StreamStyle::PLAIN).ends_with("Z | restart 4 in a row"));
+        assert_eq!(line(&fixture::empty(), StreamStyle::PLAIN), "shop: nothing deployed yet");
     }
 }

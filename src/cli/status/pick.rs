@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     api::wire::{AppReport, Status},
-    cli::problem::Problem,
+    cli::problem::CliProblem,
 };
 
 /// The keys of an app, as in `bgd status --json`; a test holds them against the real thing.
@@ -129,11 +129,11 @@ const DAEMON_KEYS: &[&str] = &[
 ];
 
 /// Refuses a key that no status has; done before the daemon is asked.
-pub fn check(key: &str) -> Result<(), Problem> {
+pub fn check(key: &str) -> Result<(), CliProblem> {
     if KEYS.contains(&key) || DAEMON_KEYS.contains(&key) {
         return Ok(());
     }
-    Err(Problem::usage(format!("no such key: {key:?}"), format!("one of {}", near(key).join(", "))))
+    Err(CliProblem::usage(format!("no such key: {key:?}"), format!("one of {}", near(key).join(", "))))
 }
 
 /// The known keys with the same first part; without any, the keys of one part.
@@ -145,7 +145,7 @@ fn near(key: &str) -> Vec<&'static str> {
 }
 
 /// The value as text; empty for `null`, JSON for an object or an array.
-pub fn value(status: &Status, key: &str) -> Result<String, Problem> {
+pub fn value(status: &Status, key: &str) -> Result<String, CliProblem> {
     check(key)?;
     let whole = |value: Result<Value, serde_json::Error>| value.expect("a status is plain data");
     let root = match DAEMON_KEYS.contains(&key) {
@@ -160,13 +160,13 @@ pub fn value(status: &Status, key: &str) -> Result<String, Problem> {
     })
 }
 
-fn only(status: &Status) -> Result<&AppReport, Problem> {
+fn only(status: &Status) -> Result<&AppReport, CliProblem> {
     match status.apps.as_slice() {
         [app] => Ok(app),
         apps => {
             let names: Vec<_> = apps.iter().map(|app| app.name.as_str()).collect();
             let count = names.len();
-            Err(Problem::usage(
+            Err(CliProblem::usage(
                 format!("`-o` prints a value of one app, and there are {count}"),
                 format!("name one of {}", names.join(", ")),
             ))

@@ -10,7 +10,7 @@ use crate::{
     },
     cli::{
         status::{next, workers},
-        terminal::{Look, Tone, one_line},
+        terminal::{StreamStyle, Tone, one_line},
         wording,
     },
     rules::{
@@ -27,7 +27,7 @@ const LABEL: usize = 10;
 const UNSUPERVISED: &str = "nothing until the daemon runs again: `systemctl start bgd`, or `bgd daemon`";
 
 /// All apps, a block each.
-pub fn render(status: &Status, now: Time, look: Look) -> String {
+pub fn render(status: &Status, now: Time, look: StreamStyle) -> String {
     let mut blocks: Vec<_> = config_refused(status, look).into_iter().collect();
     if status.apps.is_empty() {
         blocks.push("no apps are configured".to_owned());
@@ -38,7 +38,7 @@ pub fn render(status: &Status, now: Time, look: Look) -> String {
 }
 
 /// Running instances of apps that no file names: bgd does not restart them, and only this line mentions them.
-fn unconfigured(status: &Status, now: Time, look: Look) -> Option<String> {
+fn unconfigured(status: &Status, now: Time, look: StreamStyle) -> Option<String> {
     let line = |one: &UnconfiguredReport| {
         let place = one.port.map(|port| format!("port {port}, ")).unwrap_or_default();
         let pid = one.pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string());
@@ -54,7 +54,7 @@ fn unconfigured(status: &Status, now: Time, look: Look) -> Option<String> {
 }
 
 /// Says that the daemon goes on with an older configuration, and what to do.
-fn config_refused(status: &Status, look: Look) -> Option<String> {
+fn config_refused(status: &Status, look: StreamStyle) -> Option<String> {
     let hint = match one_line(status.daemon.config_refused.as_deref()?) {
         command if command.starts_with("bgd ") => format!("`{command}`"),
         words => words,
@@ -107,7 +107,7 @@ fn tone(app: &AppReport) -> Tone {
     }
 }
 
-fn block(app: &AppReport, (now, supervised): (Time, bool), look: Look) -> String {
+fn block(app: &AppReport, (now, supervised): (Time, bool), look: StreamStyle) -> String {
     let name = look.paint(Tone::Strong, app.name.as_str());
     let mut lines = vec![format!("{name}  {}", look.paint(tone(app), &headline(app)))];
     let mut row = |label: &str, texts: Vec<String>| {
@@ -133,7 +133,7 @@ fn block(app: &AppReport, (now, supervised): (Time, bool), look: Look) -> String
 }
 
 /// The tasks that did not work when they ran last, after the traffic had moved: no deploy failed for them.
-fn tasks(app: &AppReport, now: Time, look: Look) -> Vec<String> {
+fn tasks(app: &AppReport, now: Time, look: StreamStyle) -> Vec<String> {
     let bad = |task: &&TaskReport| {
         !task.when.is_before_pivot()
             && task.last.as_ref().is_some_and(|last| last.outcome != TaskOutcome::Done)
@@ -297,7 +297,7 @@ fn hold(app: &AppReport, now: Time) -> Vec<String> {
     app.hold.iter().map(text).collect()
 }
 
-fn remote(app: &AppReport, now: Time, look: Look) -> Vec<String> {
+fn remote(app: &AppReport, now: Time, look: StreamStyle) -> Vec<String> {
     let remote = &app.remote;
     let head = match &remote.head {
         Some(head) => format!("{} at {}", remote.branch, head.short()),
@@ -321,7 +321,7 @@ fn remote(app: &AppReport, now: Time, look: Look) -> Vec<String> {
     lines
 }
 
-fn last(last: &LastReport, now: Time, look: Look) -> Vec<String> {
+fn last(last: &LastReport, now: Time, look: StreamStyle) -> Vec<String> {
     let commit = wording::short(last.commit.as_ref());
     let when = wording::ago(last.finished_at, now);
     let how = match last.outcome {
@@ -362,7 +362,7 @@ mod tests {
     use crate::rules::words::WhyCode;
 
     fn text(app: AppReport) -> String {
-        render(&fixture::status(vec![app]), fixture::NOW, Look::PLAIN)
+        render(&fixture::status(vec![app]), fixture::NOW, StreamStyle::PLAIN)
     }
 
     #[test]
@@ -441,7 +441,7 @@ shop  live, healthy
     fn without_a_daemon_nothing_is_promised() {
         let mut status = fixture::status(vec![fixture::failed()]);
         status.daemon.running = false;
-        let text = render(&status, fixture::NOW, Look::PLAIN);
+        let text = render(&status, fixture::NOW, StreamStyle::PLAIN);
         assert!(text.contains("\n  next      nothing until the daemon runs again: "), "{text}");
     }
 
@@ -545,7 +545,7 @@ shop  nothing deployed yet
     fn a_configuration_that_was_refused_is_told_of_before_the_apps() {
         let mut status = fixture::status(vec![fixture::live()]);
         status.daemon.config_refused = Some("bgd check".to_owned());
-        let text = render(&status, fixture::NOW, Look::PLAIN);
+        let text = render(&status, fixture::NOW, StreamStyle::PLAIN);
         let head = "the configuration on disk is not in force: `bgd check`\n\nshop  live, healthy\n";
         assert!(text.starts_with(head), "{text}");
     }

@@ -2,7 +2,7 @@
 //! `$PATH` in a value of `env`. Called by `app` and `front`; only warns, because a program may replace them itself.
 
 use crate::config::{
-    commands::{Call, goes_by},
+    commands::{ProgramCall, goes_by},
     judge::Judge,
     read::Written,
     tables::{app::RawApp, start::RawStart},
@@ -50,7 +50,7 @@ impl Judge<'_> {
             self.notes.warn(&first.at, what, hint);
             return;
         }
-        let program = Call::of_argv(&words.iter().map(|word| word.value.clone()).collect::<Vec<_>>());
+        let program = ProgramCall::of_argv(&words.iter().map(|word| word.value.clone()).collect::<Vec<_>>());
         if INTERPRETERS.contains(&program.program()) && reads_code(words) {
             return;
         }

@@ -3,7 +3,7 @@
 //! app; only warns, since another program may have the same name.
 
 use crate::config::{
-    commands::{Call, FOREGROUND, calls, goes_by, manager},
+    commands::{FOREGROUND, ProgramCall, calls, goes_by, manager},
     judge::Judge,
     read::Written,
     span::Span,
@@ -81,7 +81,9 @@ impl Judge<'_> {
             let (all, is_shell) = match value {
                 RawStart::Shell(line) => (calls(line), true),
                 RawStart::Argv(words) => (
-                    vec![Call::of_argv(&words.iter().map(|word| word.value.clone()).collect::<Vec<_>>())],
+                    vec![ProgramCall::of_argv(
+                        &words.iter().map(|word| word.value.clone()).collect::<Vec<_>>(),
+                    )],
                     false,
                 ),
             };
@@ -113,7 +115,7 @@ impl Judge<'_> {
         self.no_repository(raw);
     }
 
-    fn start_runs(&mut self, all: &[Call], at: &Span) {
+    fn start_runs(&mut self, all: &[ProgramCall], at: &Span) {
         if let Some(name) = all.iter().find_map(manager) {
             let what = format!("{name} runs the app somewhere else, where bgd can't watch or stop it");
             self.notes.warn(at, what, FOREGROUND);
@@ -133,7 +135,7 @@ impl Judge<'_> {
         }
     }
 
-    fn not_of_sh(&mut self, all: &[Call], at: &Span) {
+    fn not_of_sh(&mut self, all: &[ProgramCall], at: &Span) {
         let first = all.iter().find_map(|call| BASH_ONLY.into_iter().find(|word| call.program() == *word));
         if let Some(word) = first {
             let what = format!("`{word}` is of bash, and start is run by /bin/sh");
@@ -145,9 +147,10 @@ impl Judge<'_> {
         }
     }
 
-    fn fixed_port(&mut self, all: &[Call], at: &Span) {
-        let goes_by_it =
-            |call: &Call| call.words.iter().any(|word| word.contains("$PORT") || word.contains("${PORT"));
+    fn fixed_port(&mut self, all: &[ProgramCall], at: &Span) {
+        let goes_by_it = |call: &ProgramCall| {
+            call.words.iter().any(|word| word.contains("$PORT") || word.contains("${PORT"))
+        };
         if let Some(port) = all.iter().filter(|call| !goes_by_it(call)).find_map(port_of) {
             let what = format!("has the port {port}, and blue and green need one each");
             self.notes.warn(at, what, "write $PORT, or {port} in a list, in its place");
@@ -240,7 +243,7 @@ impl Judge<'_> {
     /// Warns of git commands that need a clone: a release has no `.git`.
     fn no_repository(&mut self, raw: &RawApp) {
         for step in raw.build.value().map_or(&[][..], |build| &build.value.0) {
-            let asks = |call: &Call| {
+            let asks = |call: &ProgramCall| {
                 call.program() == "git"
                     && call.arguments().first().is_some_and(|verb| OF_A_CLONE.contains(&&**verb))
             };
@@ -253,7 +256,7 @@ impl Judge<'_> {
     }
 }
 
-fn goes_to_background(call: &Call) -> bool {
+fn goes_to_background(call: &ProgramCall) -> bool {
     let by_option = |(program, options): &(&str, &[&str])| {
         let given =
             call.arguments().iter().any(|word| options.contains(&word.split('=').next().unwrap_or_default()));
@@ -263,7 +266,7 @@ fn goes_to_background(call: &Call) -> bool {
 }
 
 /// A development server, and the argument that makes it one; the argument is empty if it always is.
-fn develops(call: &Call) -> Option<(String, String)> {
+fn develops(call: &ProgramCall) -> Option<(String, String)> {
     let (program, arguments) = (call.program(), call.arguments());
     let joined = arguments.join(" ");
     if let Some(script) = call.words.iter().position(|word| word.ends_with("manage.py")) {
@@ -283,7 +286,7 @@ fn develops(call: &Call) -> Option<(String, String)> {
 }
 
 /// A literal port: the value of an option, or of `PORT`.
-fn port_of(call: &Call) -> Option<u16> {
+fn port_of(call: &ProgramCall) -> Option<u16> {
     let after = |word: &String, next: Option<&String>| {
         if let Some(value) = word.strip_prefix("PORT=") {
             return port_at_end(value);

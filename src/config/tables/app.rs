@@ -8,7 +8,7 @@ use super::{
     Table as _,
     assets::{Assets, RawAssets},
     auth::{Auth, RawAuth},
-    canary::{Canary, RawCanary},
+    canary::{CanarySettings, RawCanary},
     checkout_limit::RawCheckoutLimit,
     cron::{CronSettings, RawCrons},
     env::RawEnv,
@@ -22,7 +22,7 @@ use super::{
     listen::Listen,
     migration::{MigrationRules, RawMigration},
     ports::Ports,
-    preview::{Preview, RawPreview},
+    preview::{PreviewSettings, RawPreview},
     protocol::Protocol,
     public::PublicAddress,
     remote::{BRANCH, Transport},
@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     config::{
-        commands::Call,
+        commands::ProgramCall,
         duration::exact,
         judge::{Holds, Judge},
         read::{FromToml, Given, Item, Reader, Written},
@@ -198,9 +198,9 @@ pub struct AppSettings {
     /// Requests to a new instance before it gets traffic.
     pub warmup: Option<Warmup>,
     /// The gradual move of traffic to a new release.
-    pub canary: Canary,
+    pub canary: CanarySettings,
     /// How a request selects the color that is not live; `None`: it can't.
-    pub preview: Option<Preview>,
+    pub preview: Option<PreviewSettings>,
     /// What happens after a flip.
     pub watch: Watch,
     /// Which releases change the database; `None`: nobody looks.
@@ -305,7 +305,7 @@ impl RawApp {
     }
 
     /// The programs that each worker's `start` calls, whether a shell reads it, and its place.
-    pub fn worker_starts(&self) -> Vec<(Vec<Call>, bool, &Span)> {
+    pub fn worker_starts(&self) -> Vec<(Vec<ProgramCall>, bool, &Span)> {
         let workers = self.worker.value().map_or(&[][..], |all| &all.value.0);
         workers.iter().filter_map(|(_, worker)| worker.calls()).collect()
     }

@@ -31,7 +31,7 @@ table! {
 
 /// The gradual move of traffic to a new release.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Canary {
+pub struct CanarySettings {
     /// Shares before all of the traffic, strictly increasing and less than 100%; empty: all at once.
     pub steps: Vec<CanaryStep>,
     /// How a client is kept on one color.
@@ -55,15 +55,15 @@ const STEP: &str =
 
 impl Judge<'_> {
     /// Judges the canary of the app `name`.
-    pub(super) fn canary(&mut self, given: &Given<RawCanary>, name: &AppName) -> Canary {
-        let Some(Written { value: raw, .. }) = given.value() else { return Canary::default() };
+    pub(super) fn canary(&mut self, given: &Given<RawCanary>, name: &AppName) -> CanarySettings {
+        let Some(Written { value: raw, .. }) = given.value() else { return CanarySettings::default() };
         if let Some(written) = raw.approvers.value().filter(|written| written.value.is_empty()) {
             self.notes.error(&written.at, "is empty", "leave it out: then every operator may promote");
         }
         if let Some(written) = raw.deadline.value().filter(|written| written.value.is_zero()) {
             self.notes.error(&written.at, "must be longer than zero", "leave it out for no limit");
         }
-        Canary {
+        CanarySettings {
             steps: self.steps(raw),
             sticky: self.sticky(raw, name),
             approvers: principals(self, &raw.approvers),

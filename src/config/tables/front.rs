@@ -26,7 +26,7 @@ table! {
 }
 
 /// The keys and rules of one kind of front.
-pub(super) struct Kind {
+pub(super) struct FrontKind {
     /// The value of `type`.
     pub name: &'static str,
     /// The keys of this kind that are written.
@@ -38,7 +38,7 @@ pub(super) struct Kind {
 }
 
 /// The fronts; the first one is the default.
-static KINDS: [Kind; 3] = [front_builtin::KIND, front_nginx::KIND, front_haproxy::KIND];
+static KINDS: [FrontKind; 3] = [front_builtin::KIND, front_nginx::KIND, front_haproxy::KIND];
 
 /// The settings of the front, which routes the public traffic.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Table as _,
-    front::{FrontSettings, Kind, RawFront},
+    front::{FrontKind, FrontSettings, RawFront},
 };
 use crate::config::{
     judge::{Judge, PortClaim},
@@ -19,7 +19,7 @@ table! {
     RawBuiltin { listen: String, request_timeout: Duration, response_timeout: Duration }
 }
 
-pub(super) const KIND: Kind = Kind {
+pub(super) const KIND: FrontKind = FrontKind {
     name: "builtin",
     written: |raw| raw.builtin.written(),
     own_way: |_| None,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     Table as _,
-    front::{FrontSettings, Kind, RawFront},
+    front::{FrontKind, FrontSettings, RawFront},
 };
 use crate::{
     config::{
@@ -22,7 +22,7 @@ table! {
     RawHaproxy { socket: String, backend: String, servers: Vec<Written<String>>, state_file: String }
 }
 
-pub(super) const KIND: Kind = Kind {
+pub(super) const KIND: FrontKind = FrontKind {
     name: "haproxy",
     written: |raw| raw.haproxy.written(),
     own_way: |key| match key {

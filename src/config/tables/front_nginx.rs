@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     Table as _,
-    front::{FrontSettings, Kind, RawFront},
+    front::{FrontKind, FrontSettings, RawFront},
     protocol::Protocol,
 };
 use crate::{
@@ -27,7 +27,7 @@ table! {
     }
 }
 
-pub(super) const KIND: Kind = Kind {
+pub(super) const KIND: FrontKind = FrontKind {
     name: "nginx",
     written: |raw| raw.nginx.written(),
     own_way: |key| match key {

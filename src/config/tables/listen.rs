@@ -20,17 +20,17 @@ pub enum Listen {
     /// On the app's ports.
     Ports,
     /// On unix sockets.
-    Sockets(Sockets),
+    Sockets(AppSockets),
 }
 
 /// The unix sockets of an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sockets {
+pub struct AppSockets {
     /// Their directory, absolute; for this app only.
     pub directory: PathBuf,
 }
 
-impl Sockets {
+impl AppSockets {
     /// The socket of a color.
     pub fn of(&self, color: Color) -> PathBuf {
         self.directory.join(format!("{color}.sock"))
@@ -42,8 +42,8 @@ impl Sockets {
     }
 }
 
-impl From<&Sockets> for Addresses {
-    fn from(sockets: &Sockets) -> Self {
+impl From<&AppSockets> for Addresses {
+    fn from(sockets: &AppSockets) -> Self {
         let of = |color| Address::Socket(sockets.of(color));
         Self { blue: of(Color::Blue), green: of(Color::Green), each: 1 }
     }
@@ -88,7 +88,7 @@ impl Judge<'_> {
         }
         let hint = "leave `ports` out: the app listens on a unix socket";
         self.refuse([raw.ports.span()], "has no effect with listen = \"unix\"", hint);
-        let sockets = Sockets { directory: self.runtime_dir.join(SOCKETS_OF_APPS).join(name.as_str()) };
+        let sockets = AppSockets { directory: self.runtime_dir.join(SOCKETS_OF_APPS).join(name.as_str()) };
         Listen::Sockets(sockets)
     }
 
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn an_app_on_sockets_has_one_for_each_color_below_the_runtime_directory() {
         let app = shop(&with("listen = \"unix\"\nbuild = [\"make {socket}\"]\nenv.SOCKET = \"{socket}\""));
-        assert_eq!(app.listen, Listen::Sockets(Sockets { directory: "/run/bgd/a/shop".into() }));
+        assert_eq!(app.listen, Listen::Sockets(AppSockets { directory: "/run/bgd/a/shop".into() }));
         assert_eq!(app.address_at(Color::Green, 0), Address::Socket("/run/bgd/a/shop/green.sock".into()));
         let tcp = shop(&with("listen = \"tcp\"\nports = [9601, 9602]"));
         assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::canary::{Canary, RawCanary, shorten};
+use super::canary::{CanarySettings, RawCanary, shorten};
 use crate::{
     config::{
         judge::{Holds, Judge},
@@ -18,7 +18,7 @@ table! {
 
 /// How a request selects the color that is not live: by header or cookie; either is enough.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Preview {
+pub struct PreviewSettings {
     /// A header with this name: letters, digits and `-`.
     pub header: String,
     /// A cookie with this name: letters, digits and `_`; not the name of [`Sticky::Cookie`].
@@ -54,8 +54,8 @@ impl Judge<'_> {
         &mut self,
         given: Given<RawPreview>,
         canary: &Given<RawCanary>,
-        judged: &Canary,
-    ) -> Option<Preview> {
+        judged: &CanarySettings,
+    ) -> Option<PreviewSettings> {
         let none = Given::Absent;
         let steps = canary.value().map_or(&none, |written| &written.value.steps);
         if given.span().is_none() {
@@ -80,10 +80,10 @@ impl Judge<'_> {
             self.notes.error(&at, what, "give one of them another name");
         }
         let secret_file = self.host_file(&raw.secret_file, Holds::Secret)?;
-        Some(Preview { header, cookie, secret_file })
+        Some(PreviewSettings { header, cookie, secret_file })
     }
 
-    fn nobody_can_look(&mut self, steps: &Given<Vec<Written<String>>>, judged: &Canary) {
+    fn nobody_can_look(&mut self, steps: &Given<Vec<Written<String>>>, judged: &CanarySettings) {
         let first = steps.value().and_then(|list| list.value.first());
         if let Some(first) = first
             && judged.steps.first().is_some_and(|step| step.share == Share::NONE)

@@ -4,7 +4,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use super::{
-    canary::Canary,
+    canary::CanarySettings,
     front::FrontSettings,
     health::{Health, Probe},
 };
@@ -61,7 +61,7 @@ const MOST_SLOWER: u32 = 10_000;
 
 impl Judge<'_> {
     /// Checks the watch of an app with this health check and canary.
-    pub(super) fn watch(&mut self, raw: &RawWatch, health: &Health, canary: &Canary) -> Watch {
+    pub(super) fn watch(&mut self, raw: &RawWatch, health: &Health, canary: &CanarySettings) -> Watch {
         let period = raw.period.value().map_or(PERIOD, |written| written.value);
         let limits = [raw.max_error_rate.span(), raw.max_p95.span()];
         if let Some(at) = raw.period.span().filter(|_| period.is_zero()) {

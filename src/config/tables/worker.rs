@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::{
-        commands::{Call, calls},
+        commands::{ProgramCall, calls},
         judge::Judge,
         read::{FromToml, Given, Item, Reader},
         signal,
@@ -162,13 +162,13 @@ impl Judge<'_> {
 
 impl RawWorker {
     /// The programs that `start` calls, whether a shell reads it, and its place.
-    pub(super) fn calls(&self) -> Option<(Vec<Call>, bool, &Span)> {
+    pub(super) fn calls(&self) -> Option<(Vec<ProgramCall>, bool, &Span)> {
         let written = self.start.value()?;
         let (all, is_shell) = match &written.value {
             RawStart::Shell(line) => (calls(line), true),
             RawStart::Argv(words) => {
                 let words: Vec<String> = words.iter().map(|word| word.value.clone()).collect();
-                (vec![Call::of_argv(&words)], false)
+                (vec![ProgramCall::of_argv(&words)], false)
             }
         };
         Some((all, is_shell, &written.at))

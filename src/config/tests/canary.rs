@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    config::settings::{Canary, Inconclusive, Preview, Sticky, Warmup},
+    config::settings::{CanarySettings, Inconclusive, PreviewSettings, Sticky, Warmup},
     rules::{
         canary::{CanaryStep, Share},
         traffic::{Rate, TrafficLimits},
@@ -20,7 +20,7 @@ pub(in crate::config) fn step(percent: u8, hold: Option<Duration>) -> CanaryStep
 #[test]
 fn nothing_of_it_is_there_unless_it_is_written() {
     let app = shop(&with(""));
-    assert_eq!((app.canary, app.preview, app.warmup), (Canary::default(), None, None));
+    assert_eq!((app.canary, app.preview, app.warmup), (CanarySettings::default(), None, None));
     assert_eq!((app.watch.traffic, app.watch.inconclusive), (TrafficLimits::IGNORED, Inconclusive::GoOn));
 }
 
@@ -51,8 +51,11 @@ inconclusive   = "hold"
     let app = shop(&with(lines));
     let steps =
         vec![step(0, Some(SECS(10))), step(5, Some(SECS(120))), step(25, Some(SECS(5400))), step(50, None)];
-    assert_eq!(app.canary, Canary { steps, sticky: Sticky::Cookie("side".to_owned()), ..Canary::default() });
-    let preview = Preview {
+    assert_eq!(
+        app.canary,
+        CanarySettings { steps, sticky: Sticky::Cookie("side".to_owned()), ..CanarySettings::default() }
+    );
+    let preview = PreviewSettings {
         header: "X-Look".to_owned(),
         cookie: "look".to_owned(),
         secret_file: "/etc/bgd/preview".into(),
@@ -78,7 +81,10 @@ fn what_is_left_out_has_its_default() {
     let app = shop(&with(
         "canary.steps = [\"0%\"]\npreview.secret_file = \"/s\"\nwarmup.paths = [\"/\"]\nwatch.max_p95 = \"+0%\"",
     ));
-    assert_eq!(app.canary, Canary { steps: vec![step(0, None)], sticky: Sticky::None, ..Canary::default() });
+    assert_eq!(
+        app.canary,
+        CanarySettings { steps: vec![step(0, None)], sticky: Sticky::None, ..CanarySettings::default() }
+    );
     let preview = app.preview.unwrap();
     assert_eq!((preview.header.as_str(), preview.cookie.as_str()), ("X-Bgd-Preview", "bgd_preview"));
     let warmup = app.warmup.unwrap();

@@ -10,7 +10,7 @@ mod keys;
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    parse::{Loaded, Source, Surroundings, parse},
+    parse::{Loaded, SourceFile, Surroundings, parse},
     problem::Problems,
     settings::AppSettings,
 };
@@ -26,8 +26,8 @@ pub(in crate::config) fn surroundings() -> Surroundings {
     }
 }
 
-pub(in crate::config) fn source(file: &str, text: &str) -> Source {
-    Source { file: PathBuf::from(file), text: text.to_owned() }
+pub(in crate::config) fn source(file: &str, text: &str) -> SourceFile {
+    SourceFile { file: PathBuf::from(file), text: text.to_owned() }
 }
 
 pub(in crate::config) fn load(text: &str) -> Result<Loaded, Problems> {

@@ -9,9 +9,9 @@ use tokio::{
 };
 
 use super::{
-    control::{self, Answer, LONGEST, Request},
+    control::{self, ControlAnswer, ControlRequest, LONGEST},
     handover,
-    stage::{Phase, Stage},
+    stage::{FrontProcess, Phase},
 };
 use crate::os::{
     door::{Door, Name},
@@ -38,7 +38,7 @@ impl Desk {
     }
 
     /// Answers until the process leaves or stops; then removes the socket's file, unless it is a successor's.
-    pub(super) async fn attend(mut self, stage: Arc<Stage>) {
+    pub(super) async fn attend(mut self, stage: Arc<FrontProcess>) {
         let mut look = tokio::time::interval(LOOK);
         loop {
             // Cancel-safe: all three arms may be dropped and awaited again without loss.
@@ -61,7 +61,7 @@ impl Desk {
     }
 
     /// Listens again when the file is gone, unless another process listens there.
-    fn come_back(&mut self, stage: &Stage) {
+    fn come_back(&mut self, stage: &FrontProcess) {
         if self.door.is_missing()
             && let Ok(again) = Self::open(&stage.control)
         {
@@ -73,7 +73,7 @@ impl Desk {
 
 /// Answers the requests of one connection. When the process leaves, only the connection of the successor stays; when
 /// that one ends too, the process stops.
-async fn serve(stream: UnixStream, stage: Arc<Stage>) {
+async fn serve(stream: UnixStream, stage: Arc<FrontProcess>) {
     let mut stream = BufReader::new(stream);
     let mut is_successor = false;
     loop {
@@ -84,13 +84,15 @@ async fn serve(stream: UnixStream, stage: Arc<Stage>) {
         };
         let Some(line) = line.ok().filter(|line| line.ends_with(b"\n")) else { break };
         let answered = match control::parse(&line) {
-            Ok(Request::Handover) => give(&stream, &stage).await,
+            Ok(ControlRequest::Handover) => give(&stream, &stage).await,
             Ok(request) => {
-                is_successor |= request == Request::Leave;
+                is_successor |= request == ControlRequest::Leave;
                 let answer = stage.answer(request).await;
                 stream.get_mut().write_all(&control::line(&answer)).await
             }
-            Err(bad) => stream.get_mut().write_all(&control::line(&Answer::Refused(bad.to_string()))).await,
+            Err(bad) => {
+                stream.get_mut().write_all(&control::line(&ControlAnswer::Refused(bad.to_string()))).await
+            }
         };
         if answered.is_err() {
             break;
@@ -101,16 +103,16 @@ async fn serve(stream: UnixStream, stage: Arc<Stage>) {
     }
 }
 
-async fn give(stream: &BufReader<UnixStream>, stage: &Stage) -> io::Result<()> {
+async fn give(stream: &BufReader<UnixStream>, stage: &FrontProcess) -> io::Result<()> {
     let listener = stage.listener().as_ref().map(|socket| socket.as_fd().try_clone_to_owned()).transpose()?;
     let stream = stream.get_ref();
     match listener {
         Some(socket) => {
-            let line = control::line(&Answer::Heritage(stage.switch.route().map(Box::new)));
+            let line = control::line(&ControlAnswer::Heritage(stage.switch.route().map(Box::new)));
             handover::give(stream, &line, socket.as_fd()).await
         }
         None => {
-            let line = control::line(&Answer::Refused("already handed over".to_owned()));
+            let line = control::line(&ControlAnswer::Refused("already handed over".to_owned()));
             stream.writable().await?;
             stream.try_write(&line).map(drop)
         }

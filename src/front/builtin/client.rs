@@ -11,11 +11,11 @@ use tokio::{
 
 use super::{
     BuiltinError,
-    control::{Answer, Counters, Hello, PerColor, Request},
-    limits::Limits,
-    link::Link,
+    control::{ControlAnswer, ControlRequest, FrontCounters, Hello, PerColor},
+    limits::ExchangeLimits,
+    link::ControlLink,
     spare::Spare,
-    spawn::{self, Entrance, build_of},
+    spawn::{self, PassedSocket, build_of},
 };
 use crate::{
     front::live_link::LiveLink,
@@ -56,16 +56,16 @@ pub struct FrontPlace {
 pub struct Builtin {
     exe: PathBuf,
     place: FrontPlace,
-    limits: Limits,
+    limits: ExchangeLimits,
     /// Tells what a static site serves; `None` where nobody asks.
     pub(super) live: Option<LiveLink>,
-    kept: Mutex<Kept>,
+    kept: Mutex<KeptRoute>,
 }
 
 /// Under one lock, so that the front's route and the route that its heir would get never differ.
 #[derive(Default)]
-struct Kept {
-    link: Option<Link>,
+struct KeptRoute {
+    link: Option<ControlLink>,
     spare: Option<Spare>,
 }
 
@@ -78,11 +78,11 @@ impl std::fmt::Debug for Builtin {
 impl Builtin {
     /// The front at `place`, run by the program `exe` (bgd itself). Nothing is started yet.
     pub fn new(exe: PathBuf, place: FrontPlace) -> Self {
-        Self { exe, place, limits: Limits::default(), live: None, kept: Mutex::default() }
+        Self { exe, place, limits: ExchangeLimits::default(), live: None, kept: Mutex::default() }
     }
 
     /// Sets the time limits for clients and apps.
-    pub fn limited(self, limits: Limits) -> Self {
+    pub fn limited(self, limits: ExchangeLimits) -> Self {
         Self { limits, ..self }
     }
 
@@ -102,13 +102,16 @@ impl Builtin {
         let mut kept = self.kept.lock().await;
         let hello = self.ensure_one_runs(&mut kept).await?;
         if hello.limits != Some(self.limits) {
-            self.ask_over(&mut kept.link, &Request::Limits { limits: self.limits }).await?;
+            self.ask_over(&mut kept.link, &ControlRequest::Limits { limits: self.limits }).await?;
         }
         self.keep_spare(&mut kept.spare, hello.pid).await;
         Ok(hello)
     }
 
-    async fn ensure_one_runs(&self, Kept { link, spare }: &mut Kept) -> Result<Hello, BuiltinError> {
+    async fn ensure_one_runs(
+        &self,
+        KeptRoute { link, spare }: &mut KeptRoute,
+    ) -> Result<Hello, BuiltinError> {
         let exe = &self.exe;
         let build = build_of(exe).map_err(|source| BuiltinError::Spawn { exe: exe.clone(), source })?;
         let wanted = |hello: &Hello| {
@@ -118,10 +121,10 @@ impl Builtin {
         };
         let entrance = match self.greet(link).await? {
             Some(hello) if wanted(&hello) => return Ok(hello),
-            Some(_) => Entrance::Takeover,
+            Some(_) => PassedSocket::Takeover,
             None => match spare.as_ref() {
-                Some(spare) if spare.is_orphaned() => Entrance::Heir(spare),
-                Some(_) | None => Entrance::Fresh,
+                Some(spare) if spare.is_orphaned() => PassedSocket::Heir(spare),
+                Some(_) | None => PassedSocket::Fresh,
             },
         };
         self.make_control_directory()?;
@@ -129,7 +132,7 @@ impl Builtin {
             // Perhaps our own front has the address, and its control socket was deleted: it makes it again soon.
             Err(taken @ BuiltinError::AddressTaken { .. }) => match self.socket_back(link).await? {
                 Some(hello) if wanted(&hello) => return Ok(hello),
-                Some(_) => spawn::start(exe, &self.place, Entrance::Takeover).await?,
+                Some(_) => spawn::start(exe, &self.place, PassedSocket::Takeover).await?,
                 None => return Err(taken),
             },
             other => other?,
@@ -192,9 +195,9 @@ impl Builtin {
     pub async fn route(&self, route: &Route) -> Result<(), BuiltinError> {
         let mut kept = self.kept.lock().await;
         let answer =
-            self.ask_over(&mut kept.link, &Request::Route { route: Box::new(route.clone()) }).await?;
+            self.ask_over(&mut kept.link, &ControlRequest::Route { route: Box::new(route.clone()) }).await?;
         match answer.ok_or_else(|| self.not_running())? {
-            Answer::Applied(_) => {
+            ControlAnswer::Applied(_) => {
                 kept.spare.iter_mut().for_each(|spare| spare.routed(route));
                 Ok(())
             }
@@ -209,19 +212,19 @@ impl Builtin {
 
     /// Waits until nothing is in flight on a color, at most `deadline`; returns the number of requests left.
     pub async fn drained(&self, color: Color, deadline: Duration) -> Result<u64, BuiltinError> {
-        let mut link = Link::connect(&self.place.control).await?.ok_or_else(|| self.not_running())?;
+        let mut link = ControlLink::connect(&self.place.control).await?.ok_or_else(|| self.not_running())?;
         let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
         let within = deadline.saturating_add(ANSWER_WITHIN);
-        match link.ask(&Request::Drained { color, deadline_ms }, within).await? {
-            Answer::Left(left) => Ok(left),
+        match link.ask(&ControlRequest::Drained { color, deadline_ms }, within).await? {
+            ControlAnswer::Left(left) => Ok(left),
             other => Err(unexpected(&other)),
         }
     }
 
     /// Closes the open connections of a color: websockets, streams, slow requests. Returns how many those were.
     pub async fn cut(&self, color: Color) -> Result<u64, BuiltinError> {
-        match self.ask(&Request::Cut { color }).await? {
-            Answer::Closed(closed) => Ok(closed),
+        match self.ask(&ControlRequest::Cut { color }).await? {
+            ControlAnswer::Closed(closed) => Ok(closed),
             other => Err(unexpected(&other)),
         }
     }
@@ -230,24 +233,24 @@ impl Builtin {
     /// color are passed over, they serve all the same.
     pub async fn pass_over(&self, addresses: Vec<Address>, within: Duration) -> Result<(), BuiltinError> {
         let for_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-        match self.ask(&Request::PassOver { addresses, for_ms }).await? {
-            Answer::PassedOver => Ok(()),
+        match self.ask(&ControlRequest::PassOver { addresses, for_ms }).await? {
+            ControlAnswer::PassedOver => Ok(()),
             other => Err(unexpected(&other)),
         }
     }
 
     /// Requests in flight on a color, upgraded connections included.
     pub async fn inflight(&self, color: Color) -> Result<u64, BuiltinError> {
-        match self.ask(&Request::Inflight).await? {
-            Answer::Inflight(counts) => Ok(*counts.of(color)),
+        match self.ask(&ControlRequest::Inflight).await? {
+            ControlAnswer::Inflight(counts) => Ok(*counts.of(color)),
             other => Err(unexpected(&other)),
         }
     }
 
     /// The plain counters since the front's process began. They fall when the process is replaced.
-    pub async fn counters(&self) -> Result<PerColor<Counters>, BuiltinError> {
-        match self.ask(&Request::Counters).await? {
-            Answer::Counters(counters) => Ok(counters),
+    pub async fn counters(&self) -> Result<PerColor<FrontCounters>, BuiltinError> {
+        match self.ask(&ControlRequest::Counters).await? {
+            ControlAnswer::Counters(counters) => Ok(counters),
             other => Err(unexpected(&other)),
         }
     }
@@ -256,8 +259,8 @@ impl Builtin {
     /// counted after it was last asked. After a front was killed they begin at 0. Compare them with earlier ones
     /// ([`Figures::since`]). A front of a build without figures refuses.
     pub async fn figures(&self) -> Result<PerColor<Figures>, BuiltinError> {
-        match self.ask(&Request::Figures).await? {
-            Answer::Figures(figures) => Ok(figures),
+        match self.ask(&ControlRequest::Figures).await? {
+            ControlAnswer::Figures(figures) => Ok(figures),
             other => Err(unexpected(&other)),
         }
     }
@@ -276,7 +279,7 @@ impl Builtin {
             _ => return Ok(()),
         }
         // Drops the second handle on the socket too, so that new clients are refused and do not wait in vain.
-        *kept = Kept::default();
+        *kept = KeptRoute::default();
         process.signal(libc::SIGTERM).map_err(failed)?;
         let ends = process.try_clone().map_err(failed)?;
         if let Ok(Ok(())) = timeout(STOP_WITHIN, ended(ends)).await {
@@ -289,14 +292,14 @@ impl Builtin {
 
     /// Asks over the kept connection. Every request may be sent twice, so a connection that turns out to be closed (the
     /// front was replaced) is opened again.
-    async fn ask(&self, request: &Request) -> Result<Answer, BuiltinError> {
+    async fn ask(&self, request: &ControlRequest) -> Result<ControlAnswer, BuiltinError> {
         let mut kept = self.kept.lock().await;
         self.ask_over(&mut kept.link, request).await?.ok_or_else(|| self.not_running())
     }
 
-    async fn greet(&self, link: &mut Option<Link>) -> Result<Option<Hello>, BuiltinError> {
-        match self.ask_over(link, &Request::Hello).await? {
-            Some(Answer::Hello(hello)) => Ok(Some(*hello)),
+    async fn greet(&self, link: &mut Option<ControlLink>) -> Result<Option<Hello>, BuiltinError> {
+        match self.ask_over(link, &ControlRequest::Hello).await? {
+            Some(ControlAnswer::Hello(hello)) => Ok(Some(*hello)),
             Some(other) => Err(unexpected(&other)),
             None => Ok(None),
         }
@@ -306,33 +309,33 @@ impl Builtin {
     /// middle of an exchange would give the next question the answer to this one.
     async fn ask_over(
         &self,
-        kept: &mut Option<Link>,
-        request: &Request,
-    ) -> Result<Option<Answer>, BuiltinError> {
+        kept: &mut Option<ControlLink>,
+        request: &ControlRequest,
+    ) -> Result<Option<ControlAnswer>, BuiltinError> {
         if let Some(mut link) = kept.take().filter(|link| !link.is_stale()) {
             match link.ask(request, ANSWER_WITHIN).await {
                 Err(BuiltinError::Control { .. }) => {}
                 answer => return self.keep(kept, link, answer).map(Some),
             }
         }
-        let Some(mut link) = Link::connect(&self.place.control).await? else { return Ok(None) };
+        let Some(mut link) = ControlLink::connect(&self.place.control).await? else { return Ok(None) };
         let answer = link.ask(request, ANSWER_WITHIN).await;
         self.keep(kept, link, answer).map(Some)
     }
 
     fn keep(
         &self,
-        kept: &mut Option<Link>,
-        link: Link,
-        answer: Result<Answer, BuiltinError>,
-    ) -> Result<Answer, BuiltinError> {
+        kept: &mut Option<ControlLink>,
+        link: ControlLink,
+        answer: Result<ControlAnswer, BuiltinError>,
+    ) -> Result<ControlAnswer, BuiltinError> {
         if matches!(answer, Ok(_) | Err(BuiltinError::Refused { .. })) {
             *kept = Some(link);
         }
         answer
     }
 
-    async fn socket_back(&self, link: &mut Option<Link>) -> Result<Option<Hello>, BuiltinError> {
+    async fn socket_back(&self, link: &mut Option<ControlLink>) -> Result<Option<Hello>, BuiltinError> {
         let until = Instant::now() + SOCKET_BACK_WITHIN;
         loop {
             match self.greet(link).await? {
@@ -347,6 +350,6 @@ impl Builtin {
     }
 }
 
-fn unexpected(answer: &Answer) -> BuiltinError {
+fn unexpected(answer: &ControlAnswer) -> BuiltinError {
     BuiltinError::Unexpected { answer: format!("{answer:?}") }
 }

@@ -1,9 +1,9 @@
 //! The protocol of the control socket: one JSON line per request, one per answer. Pure; parsing fails only with a
-//! [`BadLine`]. Spoken by `answer` on one side, `client` and `link` on the other.
+//! [`BadControlLine`]. Spoken by `answer` on one side, `client` and `link` on the other.
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::Limits;
+use super::limits::ExchangeLimits;
 use crate::{
     os::lines,
     rules::{
@@ -20,7 +20,7 @@ pub const LONGEST: usize = 64 * 1024;
 /// A request to a front.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Request {
+pub enum ControlRequest {
     /// Who are you?
     Hello,
     /// Put this route in force.
@@ -31,7 +31,7 @@ pub enum Request {
     /// Use these time limits for clients and apps from now on.
     Limits {
         /// Both limits, in milliseconds.
-        limits: Limits,
+        limits: ExchangeLimits,
     },
     /// How many requests are in flight, per color?
     Inflight,
@@ -67,28 +67,28 @@ pub enum Request {
 /// An answer of a front.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Answer {
-    /// To [`Request::Hello`].
+pub enum ControlAnswer {
+    /// To [`ControlRequest::Hello`].
     Hello(Box<Hello>),
-    /// To [`Request::Route`]: in force.
+    /// To [`ControlRequest::Route`]: in force.
     Applied(Generation),
-    /// To [`Request::Limits`]: in force.
+    /// To [`ControlRequest::Limits`]: in force.
     Limited,
-    /// To [`Request::Inflight`].
+    /// To [`ControlRequest::Inflight`].
     Inflight(PerColor<u64>),
-    /// To [`Request::Drained`]: what is still in flight.
+    /// To [`ControlRequest::Drained`]: what is still in flight.
     Left(u64),
-    /// To [`Request::Cut`]: how many connections were closed.
+    /// To [`ControlRequest::Cut`]: how many connections were closed.
     Closed(u64),
-    /// To [`Request::PassOver`].
+    /// To [`ControlRequest::PassOver`].
     PassedOver,
-    /// To [`Request::Counters`].
-    Counters(PerColor<Counters>),
-    /// To [`Request::Figures`].
+    /// To [`ControlRequest::Counters`].
+    Counters(PerColor<FrontCounters>),
+    /// To [`ControlRequest::Figures`].
     Figures(PerColor<Figures>),
-    /// To [`Request::Handover`]: the route to go on with.
+    /// To [`ControlRequest::Handover`]: the route to go on with.
     Heritage(Option<Box<Route>>),
-    /// To [`Request::Leave`].
+    /// To [`ControlRequest::Leave`].
     Leaving,
     /// The request could not be fulfilled, and why.
     Refused(String),
@@ -114,7 +114,7 @@ pub struct Hello {
     pub inflight: PerColor<u64>,
     /// How long clients and apps may take; `None`: a former build, which has no limits.
     #[serde(default)]
-    pub limits: Option<Limits>,
+    pub limits: Option<ExchangeLimits>,
     /// What the front can't do well at this time, for the operator; `None` when all is well.
     #[serde(default)]
     pub trouble: Option<String>,
@@ -122,7 +122,7 @@ pub struct Hello {
 
 /// Plain numbers since the start of the front's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Counters {
+pub struct FrontCounters {
     /// Requests answered, by the backend or for it.
     pub requests: u64,
     /// Of these, answers of 500 and above.
@@ -131,7 +131,7 @@ pub struct Counters {
     pub connect_failures: u64,
 }
 
-impl Counters {
+impl FrontCounters {
     /// The sum of both.
     pub fn plus(&self, other: &Self) -> Self {
         Self {
@@ -175,7 +175,7 @@ impl<T> PerColor<T> {
 /// A line that is not a request or an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("not a line of the front's protocol: {line:?}")]
-pub struct BadLine {
+pub struct BadControlLine {
     /// The first 80 bytes of the line, at most.
     pub line: String,
     #[source]
@@ -183,8 +183,8 @@ pub struct BadLine {
 }
 
 /// Reads a request or an answer from one line.
-pub fn parse<'line, T: Deserialize<'line>>(line: &'line [u8]) -> Result<T, BadLine> {
-    serde_json::from_slice(line).map_err(|cause| BadLine {
+pub fn parse<'line, T: Deserialize<'line>>(line: &'line [u8]) -> Result<T, BadControlLine> {
+    serde_json::from_slice(line).map_err(|cause| BadControlLine {
         line: String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned(),
         cause,
     })
@@ -212,33 +212,38 @@ mod tests {
         };
         let route = Route::to(Generation(3), live);
         let requests = [
-            Request::Hello,
-            Request::Route { route: Box::new(route.clone()) },
-            Request::Limits { limits: Limits::default() },
-            Request::Inflight,
-            Request::Drained { color: Color::Blue, deadline_ms: 5 },
-            Request::Cut { color: Color::Green },
-            Request::PassOver { addresses: vec![Address::Port(9502)], for_ms: 5 },
-            Request::Counters,
-            Request::Figures,
-            Request::Handover,
-            Request::Leave,
+            ControlRequest::Hello,
+            ControlRequest::Route { route: Box::new(route.clone()) },
+            ControlRequest::Limits { limits: ExchangeLimits::default() },
+            ControlRequest::Inflight,
+            ControlRequest::Drained { color: Color::Blue, deadline_ms: 5 },
+            ControlRequest::Cut { color: Color::Green },
+            ControlRequest::PassOver { addresses: vec![Address::Port(9502)], for_ms: 5 },
+            ControlRequest::Counters,
+            ControlRequest::Figures,
+            ControlRequest::Handover,
+            ControlRequest::Leave,
         ];
         for request in requests {
             let text = line(&request);
-            assert_eq!(parse::<Request>(&text).unwrap(), request, "{}", String::from_utf8_lossy(&text));
+            assert_eq!(
+                parse::<ControlRequest>(&text).unwrap(),
+                request,
+                "{}",
+                String::from_utf8_lossy(&text)
+            );
         }
-        let answer = Answer::Heritage(Some(Box::new(route)));
-        assert_eq!(parse::<Answer>(&line(&answer)).unwrap(), answer);
-        assert_eq!(line(&Request::Hello), b"{\"do\":\"hello\"}\n");
-        assert!(parse::<Request>(b"{\"do\":\"cut\",\"color\":\"red\"}").is_err());
+        let answer = ControlAnswer::Heritage(Some(Box::new(route)));
+        assert_eq!(parse::<ControlAnswer>(&line(&answer)).unwrap(), answer);
+        assert_eq!(line(&ControlRequest::Hello), b"{\"do\":\"hello\"}\n");
+        assert!(parse::<ControlRequest>(b"{\"do\":\"cut\",\"color\":\"red\"}").is_err());
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_a_request_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _either = parse::<Request>(&bytes);
-            let _either = parse::<Answer>(&bytes);
+            let _either = parse::<ControlRequest>(&bytes);
+            let _either = parse::<ControlAnswer>(&bytes);
         }
     }
 }

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use super::{Builtin, BuiltinError, FrontPlace, supervise};
 use crate::{
     config::settings::AppSettings,
-    front::{Attempt, Daemon, Front, FrontError, Ground, live_link::LiveLink},
+    front::{Attempt, Front, FrontDaemon, FrontError, Ground, live_link::LiveLink},
     os::errors::chain,
     rules::{
         address::Address,
@@ -102,7 +102,7 @@ impl Front for Builtin {
         Box::pin(async { Ok(self.stop().await?) })
     }
 
-    fn supervise<'a>(&'a self, daemon: &'a dyn Daemon) -> BoxFuture<'a, ()> {
+    fn supervise<'a>(&'a self, daemon: &'a dyn FrontDaemon) -> BoxFuture<'a, ()> {
         Box::pin(supervise::supervise(self, daemon))
     }
 

@@ -20,18 +20,18 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 
 use super::{
-    reply::Reply,
-    sockets::{Slot, Wire},
+    reply::ReplyBody,
+    sockets::{SocketState, Wire},
     upstream::BUFFER,
 };
 
 /// One client connection.
-pub(super) struct Guest<S: Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible>> {
-    state: State<S>,
-    slot: Arc<Slot>,
+pub(super) struct Guest<S: Service<Request<Incoming>, Response = Response<ReplyBody>, Error = Infallible>> {
+    state: GuestState<S>,
+    slot: Arc<SocketState>,
 }
 
-enum State<S: Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible>> {
+enum GuestState<S: Service<Request<Incoming>, Response = Response<ReplyBody>, Error = Infallible>> {
     Parked(Wire, S),
     Serving(Box<UpgradeableConnection<TokioIo<Wire>, S>>),
     Gone,
@@ -39,18 +39,18 @@ enum State<S: Service<Request<Incoming>, Response = Response<Reply>, Error = Inf
 
 impl<S> Guest<S>
 where
-    S: Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible>,
+    S: Service<Request<Incoming>, Response = Response<ReplyBody>, Error = Infallible>,
 {
     /// A connection that begins parked.
     pub(super) fn new(wire: Wire, service: S) -> Self {
         let slot = Arc::clone(wire.slot());
-        Self { state: State::Parked(wire, service), slot }
+        Self { state: GuestState::Parked(wire, service), slot }
     }
 }
 
 impl<S> Future for Guest<S>
 where
-    S: Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible> + Unpin,
+    S: Service<Request<Incoming>, Response = Response<ReplyBody>, Error = Infallible> + Unpin,
     S::Future: Send,
 {
     type Output = ();
@@ -58,10 +58,10 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.slot.remember(cx.waker());
         loop {
-            let (next, polled) = match mem::replace(&mut self.state, State::Gone) {
-                State::Parked(wire, service) => wait(wire, service, cx),
-                State::Serving(connection) => serve(connection, &self.slot, cx),
-                State::Gone => return Poll::Ready(()),
+            let (next, polled) = match mem::replace(&mut self.state, GuestState::Gone) {
+                GuestState::Parked(wire, service) => wait(wire, service, cx),
+                GuestState::Serving(connection) => serve(connection, &self.slot, cx),
+                GuestState::Gone => return Poll::Ready(()),
             };
             self.state = next;
             if polled.is_pending() {
@@ -71,41 +71,42 @@ where
     }
 }
 
-fn wait<S>(wire: Wire, service: S, cx: &mut Context<'_>) -> (State<S>, Poll<()>)
+fn wait<S>(wire: Wire, service: S, cx: &mut Context<'_>) -> (GuestState<S>, Poll<()>)
 where
-    S: Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible>,
+    S: Service<Request<Incoming>, Response = Response<ReplyBody>, Error = Infallible>,
 {
     if wire.poll_readable(cx).is_pending() {
-        return (State::Parked(wire, service), Poll::Pending);
+        return (GuestState::Parked(wire, service), Poll::Pending);
     }
     wire.slot().unpark();
     let mut builder = Builder::new();
     // The sweep closes idle and slow clients, so hyper needs no timeout.
     builder.header_read_timeout(None).max_buf_size(BUFFER).max_header_size(BUFFER);
     let connection = builder.serve_connection(TokioIo::new(wire), service).with_upgrades();
-    (State::Serving(Box::new(connection)), Poll::Ready(()))
+    (GuestState::Serving(Box::new(connection)), Poll::Ready(()))
 }
 
 fn serve<S>(
     mut connection: Box<UpgradeableConnection<TokioIo<Wire>, S>>,
-    slot: &Slot,
+    slot: &SocketState,
     cx: &mut Context<'_>,
-) -> (State<S>, Poll<()>)
+) -> (GuestState<S>, Poll<()>)
 where
-    S: Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible> + Unpin,
+    S: Service<Request<Incoming>, Response = Response<ReplyBody>, Error = Infallible> + Unpin,
 {
     if Pin::new(&mut *connection).poll(cx).is_ready() {
         // An error means that the client went away or did not send HTTP: not worth a log line.
-        return (State::Gone, Poll::Ready(()));
+        return (GuestState::Gone, Poll::Ready(()));
     }
     if !slot.may_park() {
-        return (State::Serving(connection), Poll::Pending);
+        return (GuestState::Serving(connection), Poll::Pending);
     }
     match connection.into_parts() {
-        Some(parts) => {
-            (State::Parked(parts.io.into_inner().unread(&parts.read_buf), parts.service), Poll::Ready(()))
-        }
-        None => (State::Gone, Poll::Ready(())),
+        Some(parts) => (
+            GuestState::Parked(parts.io.into_inner().unread(&parts.read_buf), parts.service),
+            Poll::Ready(()),
+        ),
+        None => (GuestState::Gone, Poll::Ready(())),
     }
 }
 
@@ -121,7 +122,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::front::builtin::sockets::{Doing, KEEP_BUFFERS, Sockets};
+    use crate::front::builtin::sockets::{Doing, KEEP_BUFFERS, OpenSockets};
 
     async fn until(mut holds: impl FnMut() -> bool) {
         let waiting = async {
@@ -132,11 +133,11 @@ mod tests {
         timeout(Duration::from_secs(20), waiting).await.unwrap();
     }
 
-    async fn guest() -> (TcpStream, Arc<Sockets>, Arc<Slot>) {
+    async fn guest() -> (TcpStream, Arc<OpenSockets>, Arc<SocketState>) {
         guest_of(Arc::default()).await
     }
 
-    async fn guest_of(sockets: Arc<Sockets>) -> (TcpStream, Arc<Sockets>, Arc<Slot>) {
+    async fn guest_of(sockets: Arc<OpenSockets>) -> (TcpStream, Arc<OpenSockets>, Arc<SocketState>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let wire = sockets.admit(listener.accept().await.unwrap().0);
@@ -145,7 +146,7 @@ mod tests {
         let service = service_fn(move |_request| {
             let slot = Arc::clone(&answering);
             slot.set(Doing::Answering);
-            async move { Ok::<_, Infallible>(Response::new(Reply::text("hi", slot))) }
+            async move { Ok::<_, Infallible>(Response::new(ReplyBody::text("hi", slot))) }
         });
         tokio::spawn(Guest::new(wire, service));
         (client, sockets, slot)
@@ -179,7 +180,7 @@ mod tests {
     #[tokio::test]
     async fn one_of_many_is_parked_after_its_answer() {
         let others = Arc::new(AtomicUsize::new(KEEP_BUFFERS));
-        let (mut client, sockets, slot) = guest_of(Arc::new(Sockets::counted(others))).await;
+        let (mut client, sockets, slot) = guest_of(Arc::new(OpenSockets::counted(others))).await;
         for _ in 0..3 {
             exchange(&mut client).await;
             until(|| slot.is_parked()).await;

@@ -19,7 +19,7 @@ use tokio::io::Interest;
 
 use super::{
     BuiltinError,
-    control::{self, Answer, LONGEST, Request},
+    control::{self, ControlAnswer, ControlRequest, LONGEST},
 };
 use crate::rules::route::Route;
 
@@ -44,7 +44,7 @@ impl Heritage {
         stream.set_read_timeout(Some(ANSWER_WITHIN))?;
         let (line, fd) = receive(&stream)?;
         match (control::parse(&line), fd) {
-            (Ok(Answer::Heritage(route)), Some(fd)) => {
+            (Ok(ControlAnswer::Heritage(route)), Some(fd)) => {
                 Self::without_predecessor(fd, route.map(|route| *route))
             }
             _ => Err(io::ErrorKind::InvalidData.into()),
@@ -71,7 +71,7 @@ pub(super) fn bequeath(listener: BorrowedFd<'_>, route: Option<&Route>) -> io::R
     let (ours, theirs) = UnixStream::pair()?;
     // An error rather than a wait, if the line should not fit: nobody reads yet.
     ours.set_nonblocking(true)?;
-    let line = control::line(&Answer::Heritage(route.cloned().map(Box::new)));
+    let line = control::line(&ControlAnswer::Heritage(route.cloned().map(Box::new)));
     let fds = [listener.as_raw_fd()];
     let message = [ControlMessage::ScmRights(&fds)];
     let sent =
@@ -98,15 +98,15 @@ pub(super) async fn give(
     }
 }
 
-/// Asks the running front at `control` for its socket and route. That front serves until it gets [`Request::Leave`].
+/// Asks the running front at `control` for its socket and route. That front serves until it gets [`ControlRequest::Leave`].
 pub(super) fn take(control: &Path) -> Result<Heritage, BuiltinError> {
     let failed = |source| BuiltinError::Control { path: control.to_owned(), source };
     let mut stream = UnixStream::connect(control).map_err(failed)?;
     stream.set_read_timeout(Some(ANSWER_WITHIN)).map_err(failed)?;
-    io::Write::write_all(&mut stream, &control::line(&Request::Handover)).map_err(failed)?;
+    io::Write::write_all(&mut stream, &control::line(&ControlRequest::Handover)).map_err(failed)?;
     let (line, fd) = receive(&stream).map_err(failed)?;
     match (control::parse(&line)?, fd) {
-        (Answer::Heritage(route), Some(fd)) => {
+        (ControlAnswer::Heritage(route), Some(fd)) => {
             stream.set_read_timeout(None).map_err(failed)?;
             Ok(Heritage {
                 listener: TcpListener::from(fd),
@@ -114,7 +114,7 @@ pub(super) fn take(control: &Path) -> Result<Heritage, BuiltinError> {
                 stream: Some(stream),
             })
         }
-        (Answer::Refused(reason), _) => Err(BuiltinError::Refused { reason }),
+        (ControlAnswer::Refused(reason), _) => Err(BuiltinError::Refused { reason }),
         (other, _) => Err(BuiltinError::Unexpected { answer: format!("{other:?}") }),
     }
 }

@@ -34,7 +34,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// A client's address, and whether we trust what it forwards.
 #[derive(Debug, Clone)]
-pub(super) struct Client {
+pub(super) struct ClientAddress {
     /// Its address, as `X-Forwarded-For` names it.
     pub(super) address: HeaderValue,
     /// Whether it may say which scheme and host its own client used.
@@ -43,7 +43,7 @@ pub(super) struct Client {
     pub(super) ip: IpAddr,
 }
 
-impl Client {
+impl ClientAddress {
     /// The client that connected from this address.
     pub(super) fn of(ip: IpAddr) -> Self {
         let ip = ip.to_canonical();
@@ -63,28 +63,28 @@ pub(super) fn wants_upgrade(parts: &request::Parts) -> bool {
 
 /// Why a request is not passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct RequestRefusal {
     pub(super) status: StatusCode,
     pub(super) reason: &'static str,
 }
 
-impl Refusal {
+impl RequestRefusal {
     const fn bad(reason: &'static str) -> Self {
         Self { status: StatusCode::BAD_REQUEST, reason }
     }
 }
 
 /// Turns a client's head into the one for the backend.
-pub(super) fn request(parts: &mut request::Parts, client: &Client) -> Result<(), Refusal> {
+pub(super) fn request(parts: &mut request::Parts, client: &ClientAddress) -> Result<(), RequestRefusal> {
     let upgrade = wants_upgrade(parts).then(|| parts.headers.get(UPGRADE).cloned()).flatten();
     let trailers = has_token(&parts.headers, &TE, b"trailers");
     let coding = Coding::of(&parts.headers);
     match coding {
         Coding::None | Coding::Chunked => {}
-        Coding::Twice => return Err(Refusal::bad("the body is chunked more than once\n")),
+        Coding::Twice => return Err(RequestRefusal::bad("the body is chunked more than once\n")),
         Coding::Other => {
             let reason = "chunked is the only transfer coding that is possible here\n";
-            return Err(Refusal { status: StatusCode::NOT_IMPLEMENTED, reason });
+            return Err(RequestRefusal { status: StatusCode::NOT_IMPLEMENTED, reason });
         }
     }
     host(parts)?;
@@ -172,11 +172,11 @@ pub(super) fn is_events(parts: &response::Parts) -> bool {
 }
 
 /// Exactly one Host, and a target in origin form, whatever form the client used.
-fn host(parts: &mut request::Parts) -> Result<(), Refusal> {
-    const BAD_HOST: Refusal = Refusal::bad("the Host header is not a host\n");
+fn host(parts: &mut request::Parts) -> Result<(), RequestRefusal> {
+    const BAD_HOST: RequestRefusal = RequestRefusal::bad("the Host header is not a host\n");
     if let Some(authority) = parts.uri.authority() {
         if parts.uri.scheme().is_none() {
-            return Err(Refusal::bad("the target of the request is not a path\n"));
+            return Err(RequestRefusal::bad("the target of the request is not a path\n"));
         }
         let name = authority.as_str();
         let name = name.rsplit_once('@').map_or(name, |(_, host)| host);
@@ -191,8 +191,8 @@ fn host(parts: &mut request::Parts) -> Result<(), Refusal> {
     match (hosts.next(), hosts.next()) {
         (Some(host), None) if is_host(host) => Ok(()),
         (Some(_), None) => Err(BAD_HOST),
-        (Some(_), Some(_)) => Err(Refusal::bad("more than one Host header\n")),
-        (None, _) if parts.version == Version::HTTP_11 => Err(Refusal::bad("no Host header\n")),
+        (Some(_), Some(_)) => Err(RequestRefusal::bad("more than one Host header\n")),
+        (None, _) if parts.version == Version::HTTP_11 => Err(RequestRefusal::bad("no Host header\n")),
         (None, _) => {
             parts.headers.insert(HOST, HeaderValue::from_static("localhost"));
             Ok(())
@@ -246,7 +246,7 @@ fn is_kept_from_clients(name: &HeaderName) -> bool {
         || name.as_str().starts_with(FORWARDED_BY_PROXY)
 }
 
-fn forwarded(headers: &mut HeaderMap, client: &Client) {
+fn forwarded(headers: &mut HeaderMap, client: &ClientAddress) {
     let before: Vec<&[u8]> =
         headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).filter(|v| !v.is_empty()).collect();
     let chain = if before.is_empty() {
@@ -263,7 +263,7 @@ fn forwarded(headers: &mut HeaderMap, client: &Client) {
     }
 }
 
-fn say(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue, client: &Client) {
+fn say(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue, client: &ClientAddress) {
     match headers.entry(name) {
         Entry::Occupied(_) if client.trusted => {}
         Entry::Occupied(mut said) => {
@@ -293,8 +293,8 @@ mod tests {
 
     use super::*;
 
-    fn client(trusted: bool) -> Client {
-        Client { trusted, ..Client::of("192.0.2.7".parse().unwrap()) }
+    fn client(trusted: bool) -> ClientAddress {
+        ClientAddress { trusted, ..ClientAddress::of("192.0.2.7".parse().unwrap()) }
     }
 
     fn parts(uri: &str, headers: &[(&'static str, &str)]) -> request::Parts {

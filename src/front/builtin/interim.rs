@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use hyper::{HeaderMap, Request, StatusCode};
 
-use super::{headers, sockets::Slot, upload::Upload};
+use super::{headers, sockets::SocketState, upload::Upload};
 
 /// Passes the backend's interim answers on to the client; each one restarts the wait for the answer, of `ticks`.
-pub(super) fn pass_on(request: &mut Request<Upload>, client: &Arc<Slot>, ticks: u32) {
+pub(super) fn pass_on(request: &mut Request<Upload>, client: &Arc<SocketState>, ticks: u32) {
     let client = Arc::clone(client);
     hyper::ext::on_informational(request, move |interim| {
         if interim.status() != StatusCode::CONTINUE {

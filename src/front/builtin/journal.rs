@@ -22,17 +22,17 @@ const LARGEST: u64 = 1024 * 1024;
 /// The front's log file.
 pub(super) struct Journal {
     path: PathBuf,
-    rate: Mutex<Rate>,
+    rate: Mutex<LogRate>,
 }
 
-struct Rate {
+struct LogRate {
     since: Instant,
     written: u32,
     suppressed: u64,
     file: Option<File>,
 }
 
-impl Rate {
+impl LogRate {
     fn new(file: Option<File>) -> Self {
         Self { since: Instant::now(), written: 0, suppressed: 0, file }
     }
@@ -42,7 +42,7 @@ impl Journal {
     /// A journal that appends to `path`.
     pub(super) fn new(path: PathBuf) -> Self {
         let file = open(&path).ok();
-        Self { path, rate: Mutex::new(Rate::new(file)) }
+        Self { path, rate: Mutex::new(LogRate::new(file)) }
     }
 
     /// Logs a fault that healed or will heal by itself.
@@ -59,7 +59,7 @@ impl Journal {
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
         if rate.since.elapsed() >= WINDOW {
             let suppressed = rate.suppressed;
-            *rate = Rate::new(rate.file.take());
+            *rate = LogRate::new(rate.file.take());
             if suppressed > 0 {
                 let lines = if suppressed == 1 { "line" } else { "lines" };
                 self.write(&mut rate.file, "WARN", format_args!("{suppressed} {lines} left out"));

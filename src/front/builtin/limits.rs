@@ -12,14 +12,14 @@ use super::worker::TICK;
 
 /// Time limits for the two sides of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
+pub struct ExchangeLimits {
     /// Longest time between two pieces of a request's body from a client, in milliseconds.
     pub request_ms: u64,
     /// Longest time until the head of an app's answer, in milliseconds.
     pub response_ms: u64,
 }
 
-impl Limits {
+impl ExchangeLimits {
     /// The configured limits, at least 1 ms each.
     pub fn new(request: Duration, response: Duration) -> Self {
         let ms = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -27,7 +27,7 @@ impl Limits {
     }
 }
 
-impl Default for Limits {
+impl Default for ExchangeLimits {
     /// 60 s each, nginx's defaults.
     fn default() -> Self {
         Self { request_ms: 60_000, response_ms: 60_000 }
@@ -43,21 +43,24 @@ pub(super) struct InForce {
 
 impl Default for InForce {
     fn default() -> Self {
-        let Limits { request_ms, response_ms } = Limits::default();
+        let ExchangeLimits { request_ms, response_ms } = ExchangeLimits::default();
         Self { request_ms: request_ms.into(), response_ms: response_ms.into() }
     }
 }
 
 impl InForce {
     /// Puts these limits in force.
-    pub(super) fn set(&self, limits: Limits) {
+    pub(super) fn set(&self, limits: ExchangeLimits) {
         self.request_ms.store(limits.request_ms, Relaxed);
         self.response_ms.store(limits.response_ms, Relaxed);
     }
 
     /// The limits in force.
-    pub(super) fn get(&self) -> Limits {
-        Limits { request_ms: self.request_ms.load(Relaxed), response_ms: self.response_ms.load(Relaxed) }
+    pub(super) fn get(&self) -> ExchangeLimits {
+        ExchangeLimits {
+            request_ms: self.request_ms.load(Relaxed),
+            response_ms: self.response_ms.load(Relaxed),
+        }
     }
 
     /// The limit on a client, between two pieces of a body.

@@ -15,17 +15,17 @@ use tokio::{
 
 use super::{
     BuiltinError,
-    control::{self, Answer, LONGEST, Request},
+    control::{self, ControlAnswer, ControlRequest, LONGEST},
 };
 use crate::os::lines::read_line;
 
 /// One connection to a front's control socket.
-pub(super) struct Link {
+pub(super) struct ControlLink {
     stream: BufReader<UnixStream>,
     path: PathBuf,
 }
 
-impl Link {
+impl ControlLink {
     /// Connects; `None` when no front listens there.
     pub(super) async fn connect(path: &Path) -> Result<Option<Self>, BuiltinError> {
         match UnixStream::connect(path).await {
@@ -51,13 +51,17 @@ impl Link {
     }
 
     /// Asks, and waits at most `within` for the answer. After an error the link can't be used any more.
-    pub(super) async fn ask(&mut self, request: &Request, within: Duration) -> Result<Answer, BuiltinError> {
+    pub(super) async fn ask(
+        &mut self,
+        request: &ControlRequest,
+        within: Duration,
+    ) -> Result<ControlAnswer, BuiltinError> {
         let line = timeout(within, self.exchange(&control::line(request)))
             .await
             .map_err(|_| BuiltinError::Silent { path: self.path.clone(), waited: within })?
             .map_err(|source| BuiltinError::Control { path: self.path.clone(), source })?;
         match control::parse(&line)? {
-            Answer::Refused(reason) => Err(BuiltinError::Refused { reason }),
+            ControlAnswer::Refused(reason) => Err(BuiltinError::Refused { reason }),
             answer => Ok(answer),
         }
     }

@@ -17,7 +17,7 @@
 //!
 //! The front passes HTTP/1.1 and 1.0, streamed both ways, and upgrades; `headers` says what changes in heads, `proxy`
 //! what is sent again. Limits on clients: 64 KiB and 100 fields of head within 20 s, 75 s idle, 60 s without taking
-//! anything of an answer, and [`Limits`] between two pieces of a body. Limits on apps: [`Limits`] until the head of an
+//! anything of an answer, and [`ExchangeLimits`] between two pieces of a body. Limits on apps: [`ExchangeLimits`] until the head of an
 //! answer, then only the drain's.
 //!
 //! A static site has no app behind it: `files` answers from the directory that is routed. Files of former releases are
@@ -62,7 +62,7 @@ mod worker;
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use client::{Builtin, FrontPlace};
-pub use limits::Limits;
+pub use limits::ExchangeLimits;
 pub use role::run;
 
 /// A failure between the daemon and its front.
@@ -144,7 +144,7 @@ pub enum BuiltinError {
     },
     /// The answer was not a line of the protocol.
     #[error(transparent)]
-    BadLine(#[from] control::BadLine),
+    BadLine(#[from] control::BadControlLine),
     /// The front did not end.
     #[error("the front did not end: pid {pid}")]
     Unstoppable {

@@ -23,16 +23,16 @@ use tokio::time::{Instant, sleep};
 use super::{
     crowd::is_shortage,
     files,
-    headers::{self, Client},
+    headers::{self, ClientAddress},
     interim,
-    reply::Reply,
-    sockets::Slot,
+    reply::ReplyBody,
+    sockets::SocketState,
     target::Lease,
-    tunnel::{self, Broken},
-    upload::{Progress, Upload},
-    upstream::{Failed, Fault, Upstream, Wait},
+    tunnel::{self, UpgradeFailure},
+    upload::{Upload, UploadProgress},
+    upstream::{AnswerWait, FailedExchange, Upstream, UpstreamFault},
     wish::Wish,
-    worker::Worker,
+    worker::FrontWorker,
 };
 use crate::front::traffic::OWN;
 
@@ -49,10 +49,10 @@ const KEPT_IF_ONCE: Duration = Duration::from_millis(250);
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// A client's connection, as its requests see it.
-pub(super) struct Session {
-    pub(super) worker: Arc<Worker>,
-    pub(super) client: Client,
-    pub(super) slot: Arc<Slot>,
+pub(super) struct ClientSession {
+    pub(super) worker: Arc<FrontWorker>,
+    pub(super) client: ClientAddress,
+    pub(super) slot: Arc<SocketState>,
 }
 
 /// The attempts to send one request.
@@ -68,9 +68,9 @@ struct Attempts {
     hears_interim: bool,
 }
 
-impl Session {
+impl ClientSession {
     /// Answers one request; every error becomes an answer too.
-    pub(super) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Reply> {
+    pub(super) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<ReplyBody> {
         self.slot.set(super::sockets::Doing::Answering);
         let is_old = request.version() == Version::HTTP_10;
         let is_head = request.method() == Method::HEAD;
@@ -90,7 +90,7 @@ impl Session {
         answer
     }
 
-    async fn reply(&self, mut request: Request<Incoming>) -> Response<Reply> {
+    async fn reply(&self, mut request: Request<Incoming>) -> Response<ReplyBody> {
         let upgrade = request.extensions_mut().remove();
         let (mut parts, body) = request.into_parts();
         let hears_interim = parts.version == Version::HTTP_11;
@@ -125,23 +125,23 @@ impl Session {
         answer: impl Future<Output = files::Answer>,
         mut lease: Lease,
         attempts: &Attempts,
-    ) -> Response<Reply> {
+    ) -> Response<ReplyBody> {
         lease.sent();
         let (mut parts, content) = answer.await.into_parts();
         lease.answered(parts.status.as_u16());
         attempts.greet(&mut parts);
-        Response::from_parts(parts, Reply::file(content, Some(lease), Arc::clone(&self.slot)))
+        Response::from_parts(parts, ReplyBody::file(content, Some(lease), Arc::clone(&self.slot)))
     }
 
     /// The file of a former release in place of the app's 404, or that answer, not to be stored.
-    async fn instead(&self, answer: Response<Reply>, former: files::Former) -> Response<Reply> {
+    async fn instead(&self, answer: Response<ReplyBody>, former: files::Former) -> Response<ReplyBody> {
         match files::of_former(former).await {
             Some(found) => {
                 let (parts, content) = found.into_parts();
                 drop(answer);
                 // The dropped answer has ended the slot's request.
                 self.slot.set(super::sockets::Doing::Answering);
-                Response::from_parts(parts, Reply::file(content, None, Arc::clone(&self.slot)))
+                Response::from_parts(parts, ReplyBody::file(content, None, Arc::clone(&self.slot)))
             }
             None => files::not_stored(answer),
         }
@@ -153,7 +153,7 @@ impl Session {
         (parts, body): (Parts, Incoming),
         attempts: Attempts,
         upgrade: Option<hyper::upgrade::OnUpgrade>,
-    ) -> Response<Reply> {
+    ) -> Response<ReplyBody> {
         match upgrade {
             Some(client) => {
                 self.upgrade(Request::from_parts(parts, self.upload(body)), client, attempts).await
@@ -175,12 +175,12 @@ impl Session {
         }
     }
 
-    fn wait<'a>(&'a self, progress: &'a Progress) -> Wait<'a> {
-        Wait { slot: &self.slot, ticks: self.worker.house.limits.response_ticks(), progress }
+    fn wait<'a>(&'a self, progress: &'a UploadProgress) -> AnswerWait<'a> {
+        AnswerWait { slot: &self.slot, ticks: self.worker.house.limits.response_ticks(), progress }
     }
 
     /// A request that may be sent twice: no body, and idempotent.
-    async fn repeatable(&self, parts: Parts, mut attempts: Attempts) -> Response<Reply> {
+    async fn repeatable(&self, parts: Parts, mut attempts: Attempts) -> Response<ReplyBody> {
         loop {
             let Some(mut lease) = self.lease(&attempts) else { return self.nothing_live() };
             let kept = attempts.kept(&lease, KEPT_IF_REPEATABLE);
@@ -208,7 +208,7 @@ impl Session {
     }
 
     /// A request that must reach the backend at most once.
-    async fn once(&self, mut request: Request<Upload>, mut attempts: Attempts) -> Response<Reply> {
+    async fn once(&self, mut request: Request<Upload>, mut attempts: Attempts) -> Response<ReplyBody> {
         self.hear_interim(&mut request, &attempts);
         let progress = request.body().progress();
         loop {
@@ -230,7 +230,7 @@ impl Session {
                     }
                     return self.pass(answer, Some(upstream), lease, &attempts);
                 }
-                Err(Failed { unsent: Some(unsent), .. }) if was_kept => {
+                Err(FailedExchange { unsent: Some(unsent), .. }) if was_kept => {
                     request = unsent;
                     lease.unsent();
                     attempts.kept_allowed = false;
@@ -250,7 +250,7 @@ impl Session {
         mut request: Request<Upload>,
         client: hyper::upgrade::OnUpgrade,
         mut attempts: Attempts,
-    ) -> Response<Reply> {
+    ) -> Response<ReplyBody> {
         self.hear_interim(&mut request, &attempts);
         let progress = request.body().progress();
         let within = self.worker.house.limits.response();
@@ -266,14 +266,14 @@ impl Session {
                     let (mut parts, _) = answer.into_parts();
                     headers::response(&mut parts);
                     attempts.greet(&mut parts);
-                    return Response::from_parts(parts, Reply::text("", Arc::clone(&self.slot)));
+                    return Response::from_parts(parts, ReplyBody::text("", Arc::clone(&self.slot)));
                 }
                 Ok(answer) => return self.pass(answer, None, lease, &attempts),
-                Err(Broken::Exchange(_)) if progress.is(Upload::LATE) => {
+                Err(UpgradeFailure::Exchange(_)) if progress.is(Upload::LATE) => {
                     return self.client_late(&mut lease);
                 }
-                Err(Broken::Exchange(fault)) => return self.broken(&mut lease, &fault),
-                Err(Broken::Connect(error, unsent)) => {
+                Err(UpgradeFailure::Exchange(fault)) => return self.broken(&mut lease, &fault),
+                Err(UpgradeFailure::Connect(error, unsent)) => {
                     request = *unsent;
                     lease.unsent();
                     if let Err(answer) = self.refused(&mut attempts, lease, error).await {
@@ -296,7 +296,7 @@ impl Session {
         attempts: &mut Attempts,
         mut lease: Lease,
         error: io::Error,
-    ) -> Result<(), Response<Reply>> {
+    ) -> Result<(), Response<ReplyBody>> {
         if is_shortage(&error) {
             return self.out_of_descriptors(attempts, lease, &error).await;
         }
@@ -325,7 +325,7 @@ impl Session {
         attempts: &mut Attempts,
         mut lease: Lease,
         error: &io::Error,
-    ) -> Result<(), Response<Reply>> {
+    ) -> Result<(), Response<ReplyBody>> {
         lease.unsent();
         drop(lease);
         self.worker.relieve(Some(error));
@@ -383,7 +383,7 @@ impl Session {
         upstream: Option<Upstream>,
         mut lease: Lease,
         attempts: &Attempts,
-    ) -> Response<Reply> {
+    ) -> Response<ReplyBody> {
         let (mut parts, body) = answer.into_parts();
         if let Some(text) = unfit(&parts) {
             let target = &lease.target().identity;
@@ -398,31 +398,31 @@ impl Session {
         }
         headers::response(&mut parts);
         attempts.greet(&mut parts);
-        Response::from_parts(parts, Reply::stream(body, upstream, lease, Arc::clone(&self.slot)))
+        Response::from_parts(parts, ReplyBody::stream(body, upstream, lease, Arc::clone(&self.slot)))
     }
 
-    fn nothing_live(&self) -> Response<Reply> {
+    fn nothing_live(&self) -> Response<ReplyBody> {
         self.come_back("nothing is live\n")
     }
 
-    fn come_back(&self, text: &'static str) -> Response<Reply> {
+    fn come_back(&self, text: &'static str) -> Response<ReplyBody> {
         let mut answer = self.own(StatusCode::SERVICE_UNAVAILABLE, text);
         answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         answer
     }
 
-    fn unreachable(&self, lease: &Lease, error: &io::Error) -> Response<Reply> {
+    fn unreachable(&self, lease: &Lease, error: &io::Error) -> Response<ReplyBody> {
         let target = &lease.target().identity;
         let place = target.origin.named();
         self.worker.journal.warn(format_args!("can't connect to {} on {place}: {error}", target.color));
         self.bad_gateway(lease, "the app can't be reached\n")
     }
 
-    fn broken(&self, lease: &mut Lease, fault: &Fault) -> Response<Reply> {
+    fn broken(&self, lease: &mut Lease, fault: &UpstreamFault) -> Response<ReplyBody> {
         let within = self.worker.house.limits.response();
         let (status, text, cause) = match fault {
-            Fault::Broken(cause) => (StatusCode::BAD_GATEWAY, reason(cause), cause.to_string()),
-            Fault::Late => {
+            UpstreamFault::Broken(cause) => (StatusCode::BAD_GATEWAY, reason(cause), cause.to_string()),
+            UpstreamFault::Late => {
                 let text = "the app did not answer in time\n";
                 (StatusCode::GATEWAY_TIMEOUT, text, format!("none within {within:?}"))
             }
@@ -435,36 +435,36 @@ impl Session {
     }
 
     /// A 408. The app is not to blame, so the request does not count.
-    fn client_late(&self, lease: &mut Lease) -> Response<Reply> {
+    fn client_late(&self, lease: &mut Lease) -> Response<ReplyBody> {
         lease.unsent();
         self.refuse(StatusCode::REQUEST_TIMEOUT, "the rest of the request did not come in time\n")
     }
 
-    fn bad_gateway(&self, lease: &Lease, text: &'static str) -> Response<Reply> {
+    fn bad_gateway(&self, lease: &Lease, text: &'static str) -> Response<ReplyBody> {
         self.in_place_of(lease, StatusCode::BAD_GATEWAY, text)
     }
 
     /// An answer of the front that counts as the app's.
-    fn in_place_of(&self, lease: &Lease, status: StatusCode, text: &'static str) -> Response<Reply> {
+    fn in_place_of(&self, lease: &Lease, status: StatusCode, text: &'static str) -> Response<ReplyBody> {
         lease.answered_for(status.as_u16());
         self.own(status, text)
     }
 
-    fn no_connect(&self) -> Response<Reply> {
+    fn no_connect(&self) -> Response<ReplyBody> {
         let mut answer = self.own(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not possible here\n");
         answer.headers_mut().insert(ALLOW, HeaderValue::from_static(METHODS));
         answer
     }
 
     /// An answer that closes the connection: the bytes that follow on it may not be a request.
-    fn refuse(&self, status: StatusCode, text: &'static str) -> Response<Reply> {
+    fn refuse(&self, status: StatusCode, text: &'static str) -> Response<ReplyBody> {
         let mut answer = self.own(status, text);
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         answer
     }
 
-    fn own(&self, status: StatusCode, text: &'static str) -> Response<Reply> {
-        let mut answer = Response::new(Reply::text(text, Arc::clone(&self.slot)));
+    fn own(&self, status: StatusCode, text: &'static str) -> Response<ReplyBody> {
+        let mut answer = Response::new(ReplyBody::text(text, Arc::clone(&self.slot)));
         *answer.status_mut() = status;
         answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         answer

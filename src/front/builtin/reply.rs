@@ -15,22 +15,22 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 
 use super::{
     files::Content,
-    sockets::{Doing, Slot},
+    sockets::{Doing, SocketState},
     target::Lease,
     upstream::Upstream,
 };
 
 /// The body of an answer.
-pub(super) struct Reply {
-    source: Source,
-    client: Arc<Slot>,
+pub(super) struct ReplyBody {
+    source: BodySource,
+    client: Arc<SocketState>,
 }
 
-enum Source {
+enum BodySource {
     /// A text of the front itself.
     Text(Option<Bytes>),
     /// The backend's body.
-    Stream(Box<Stream>),
+    Stream(Box<BodyStream>),
     /// A file of this host.
     File(Box<OnDisk>),
 }
@@ -41,19 +41,19 @@ struct OnDisk {
     lease: Option<Lease>,
 }
 
-struct Stream {
+struct BodyStream {
     body: Incoming,
     /// `None` once it went back to the pool, or broke off.
     upstream: Option<Upstream>,
     lease: Lease,
     /// The error that broke it off, until the client has what came before.
     cut: Option<hyper::Error>,
-    end: End,
+    end: BodyEnd,
 }
 
 /// How the client knows that the body is whole.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+enum BodyEnd {
     /// By its length, or its last chunk.
     Framed,
     /// By the end of the connection. A body that broke off ends in a reset; `looks` is how many more ticks the client
@@ -64,20 +64,20 @@ enum End {
 /// Checks, one a tick, whether a client has acknowledged what came, before its connection is reset.
 const LOOKS: u8 = 20;
 
-impl Reply {
+impl ReplyBody {
     /// A text of the front itself.
-    pub(super) fn text(text: &'static str, client: Arc<Slot>) -> Self {
+    pub(super) fn text(text: &'static str, client: Arc<SocketState>) -> Self {
         let text = (!text.is_empty()).then(|| Bytes::from_static(text.as_bytes()));
-        Self { source: Source::Text(text), client }
+        Self { source: BodySource::Text(text), client }
     }
 
     /// A file of this host; an answer without a body has no content.
-    pub(super) fn file(content: Option<Content>, lease: Option<Lease>, client: Arc<Slot>) -> Self {
+    pub(super) fn file(content: Option<Content>, lease: Option<Lease>, client: Arc<SocketState>) -> Self {
         let mut file = OnDisk { content, lease };
         if file.content.is_none() {
             file.finish();
         }
-        Self { source: Source::File(Box::new(file)), client }
+        Self { source: BodySource::File(Box::new(file)), client }
     }
 
     /// The backend's body; `upstream` drives the connection, unless a task of its own does.
@@ -85,27 +85,27 @@ impl Reply {
         body: Incoming,
         upstream: Option<Upstream>,
         lease: Lease,
-        client: Arc<Slot>,
+        client: Arc<SocketState>,
     ) -> Self {
-        let mut stream = Stream { body, upstream, lease, cut: None, end: End::Framed };
+        let mut stream = BodyStream { body, upstream, lease, cut: None, end: BodyEnd::Framed };
         if stream.body.is_end_stream() {
             stream.finish();
         }
-        Self { source: Source::Stream(Box::new(stream)), client }
+        Self { source: BodySource::Stream(Box::new(stream)), client }
     }
 
     /// Marks the body as one that ends with the connection.
     pub(super) fn ends_with_the_connection(&mut self) {
-        if let Source::Stream(stream) = &mut self.source {
-            stream.end = End::Connection { looks: LOOKS };
+        if let BodySource::Stream(stream) = &mut self.source {
+            stream.end = BodyEnd::Connection { looks: LOOKS };
         }
     }
 }
 
-impl Stream {
+impl BodyStream {
     fn poll(
         &mut self,
-        client: &Slot,
+        client: &SocketState,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if self.cut.is_some() {
@@ -128,18 +128,18 @@ impl Stream {
     }
 
     /// The error, once the client has what came before it.
-    fn poll_cut(&mut self, client: &Slot) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_cut(&mut self, client: &SocketState) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if !client.is_flushed() {
             return Poll::Pending;
         }
         match &mut self.end {
-            End::Framed => {}
-            End::Connection { looks: left @ 1.. } if !client.has_taken_all() => {
+            BodyEnd::Framed => {}
+            BodyEnd::Connection { looks: left @ 1.. } if !client.has_taken_all() => {
                 *left -= 1;
                 client.wait(1);
                 return Poll::Pending;
             }
-            End::Connection { .. } => client.reset_when_closed(),
+            BodyEnd::Connection { .. } => client.reset_when_closed(),
         }
         client.wait_no_more();
         Poll::Ready(self.cut.take().map(Err))
@@ -195,7 +195,7 @@ impl OnDisk {
 /// An error of a backend's connection, or of the disk.
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-impl Body for Reply {
+impl Body for ReplyBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -205,32 +205,32 @@ impl Body for Reply {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Self { source, client } = &mut *self;
         match source {
-            Source::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Source::Stream(stream) => {
+            BodySource::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            BodySource::Stream(stream) => {
                 stream.poll(client, cx).map(|polled| polled.map(|frame| frame.map_err(Into::into)))
             }
-            Source::File(file) => file.poll(cx),
+            BodySource::File(file) => file.poll(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Text(text) => text.is_none(),
-            Source::Stream(stream) => stream.body.is_end_stream(),
-            Source::File(file) => file.content.is_none(),
+            BodySource::Text(text) => text.is_none(),
+            BodySource::Stream(stream) => stream.body.is_end_stream(),
+            BodySource::File(file) => file.content.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-            Source::Stream(stream) => stream.body.size_hint(),
-            Source::File(file) => SizeHint::with_exact(file.content.as_ref().map_or(0, Content::left)),
+            BodySource::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            BodySource::Stream(stream) => stream.body.size_hint(),
+            BodySource::File(file) => SizeHint::with_exact(file.content.as_ref().map_or(0, Content::left)),
         }
     }
 }
 
-impl Drop for Reply {
+impl Drop for ReplyBody {
     fn drop(&mut self) {
         // An upgraded connection has its own state already.
         if self.client.is(Doing::Answering) {

@@ -23,16 +23,16 @@ use tokio::{
 use super::{
     BuiltinError,
     answer::Desk,
-    control::{Answer, PerColor, Request},
+    control::{ControlAnswer, ControlRequest, PerColor},
     handover::{self, Heritage},
     journal::Journal,
-    link::Link,
+    link::ControlLink,
     listen,
-    sockets::Sockets,
+    sockets::OpenSockets,
     spawn::build_of,
-    stage::{Phase, Stage},
+    stage::{FrontProcess, Phase},
     switch::Switch,
-    worker::{House, Worker},
+    worker::{FrontWorker, House},
 };
 use crate::rules::{route::Route, traffic::Figures};
 
@@ -50,7 +50,7 @@ const MOST_WORKERS: usize = 16;
 /// How the start went: the one line on stdout.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Report {
+pub(super) enum StartReport {
     /// The public address is served.
     Ready,
     /// Another process has the address: `pid 4242 (nginx)`, or `another process` when unknown.
@@ -116,7 +116,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     });
     match started {
         Ok((arguments, runtime)) => runtime.block_on(live(arguments)),
-        Err(reason) => fail(&Report::Failed(reason)),
+        Err(reason) => fail(&StartReport::Failed(reason)),
     }
 }
 
@@ -127,7 +127,7 @@ async fn live(arguments: Arguments) -> ExitCode {
         Err(report) => return fail(&report),
     };
     let attending = tokio::spawn(desk.attend(Arc::clone(&stage)));
-    report(&Report::Ready);
+    report(&StartReport::Ready);
     journal.info(format_args!("serving {} as pid {}", stage.bound, std::process::id()));
     end(&stage, &clients).await;
     // The socket's file goes before the process does.
@@ -139,15 +139,15 @@ async fn live(arguments: Arguments) -> ExitCode {
 }
 
 /// The socket and route of the former front; `None` for a fresh start.
-fn heritage(entrance: &Entrance, control: &Path) -> Result<Option<Heritage>, Report> {
+fn heritage(entrance: &Entrance, control: &Path) -> Result<Option<Heritage>, StartReport> {
     match entrance {
         Entrance::Fresh => Ok(None),
         Entrance::Takeover => {
-            handover::take(control).map(Some).map_err(|error| Report::Failed(chain(&error)))
+            handover::take(control).map(Some).map_err(|error| StartReport::Failed(chain(&error)))
         }
         Entrance::Bequeathed => Heritage::of_the_dead()
             .map(Some)
-            .map_err(|error| Report::Failed(format!("the socket handed down: {error}"))),
+            .map_err(|error| StartReport::Failed(format!("the socket handed down: {error}"))),
     }
 }
 
@@ -155,8 +155,8 @@ fn heritage(entrance: &Entrance, control: &Path) -> Result<Option<Heritage>, Rep
 async fn begin(
     arguments: &Arguments,
     journal: &Arc<Journal>,
-) -> Result<(Arc<Stage>, Vec<Arc<Sockets>>, Desk), Report> {
-    let failed = |what: &str, error: &dyn std::fmt::Display| Report::Failed(format!("{what}: {error}"));
+) -> Result<(Arc<FrontProcess>, Vec<Arc<OpenSockets>>, Desk), StartReport> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| StartReport::Failed(format!("{what}: {error}"));
     raise_descriptor_limit(journal);
     let heritage = heritage(&arguments.entrance, &arguments.control)?;
     let (listener, route, predecessor) = public_socket(arguments.listen, heritage)?;
@@ -174,7 +174,7 @@ async fn begin(
         .map_err(|error| failed(&format!("control socket {}", control.display()), &error))?;
     let (predecessor, former) =
         dismiss(predecessor, control).await.map_err(|error| failed("predecessor", &error))?;
-    let stage = Stage {
+    let stage = FrontProcess {
         listen: arguments.listen,
         bound,
         control: control.clone(),
@@ -195,10 +195,10 @@ fn start_workers(
     count: usize,
     listener: &TcpListener,
     (switch, journal, house): (Arc<Switch>, Arc<Journal>, Arc<House>),
-) -> io::Result<Vec<Arc<Sockets>>> {
+) -> io::Result<Vec<Arc<OpenSockets>>> {
     let start = |id| {
-        let clients = Arc::new(Sockets::counted(house.crowd.clients()));
-        let worker = Worker {
+        let clients = Arc::new(OpenSockets::counted(house.crowd.clients()));
+        let worker = FrontWorker {
             id,
             switch: Arc::clone(&switch),
             journal: Arc::clone(&journal),
@@ -216,7 +216,7 @@ type Public = (TcpListener, Option<Route>, Option<std::os::unix::net::UnixStream
 
 /// The inherited socket if it has the wanted address, else a newly bound one; with the inherited route and the control
 /// connection to the predecessor.
-fn public_socket(listen: SocketAddr, heritage: Option<Heritage>) -> Result<Public, Report> {
+fn public_socket(listen: SocketAddr, heritage: Option<Heritage>) -> Result<Public, StartReport> {
     let fits = |socket: &TcpListener| {
         socket.local_addr().is_ok_and(|at| at.ip() == listen.ip() && [0, at.port()].contains(&listen.port()))
     };
@@ -228,9 +228,9 @@ fn public_socket(listen: SocketAddr, heritage: Option<Heritage>) -> Result<Publi
         Some(socket) => socket,
         None => listen::bound(listen).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => {
-                Report::Taken(listen::holder(listen).unwrap_or_else(|| "another process".to_owned()))
+                StartReport::Taken(listen::holder(listen).unwrap_or_else(|| "another process".to_owned()))
             }
-            _ => Report::Failed(format!("can't listen: {error}")),
+            _ => StartReport::Failed(format!("can't listen: {error}")),
         })?,
     };
     Ok((socket, route, stream))
@@ -240,24 +240,24 @@ fn public_socket(listen: SocketAddr, heritage: Option<Heritage>) -> Result<Publi
 async fn dismiss(
     predecessor: Option<std::os::unix::net::UnixStream>,
     path: &Path,
-) -> Result<(Option<Link>, PerColor<Figures>), BuiltinError> {
+) -> Result<(Option<ControlLink>, PerColor<Figures>), BuiltinError> {
     let Some(stream) = predecessor else { return Ok(Default::default()) };
     let failed = |source| BuiltinError::Control { path: path.to_owned(), source };
     stream.set_nonblocking(true).map_err(failed)?;
-    let mut link = Link::over(tokio::net::UnixStream::from_std(stream).map_err(failed)?, path);
-    let figures = match link.ask(&Request::Figures, LEAVE_WITHIN).await {
-        Ok(Answer::Figures(figures)) => figures,
+    let mut link = ControlLink::over(tokio::net::UnixStream::from_std(stream).map_err(failed)?, path);
+    let figures = match link.ask(&ControlRequest::Figures, LEAVE_WITHIN).await {
+        Ok(ControlAnswer::Figures(figures)) => figures,
         Ok(_) => PerColor::default(),
         Err(error) => return Err(error),
     };
-    link.ask(&Request::Leave, LEAVE_WITHIN).await?;
+    link.ask(&ControlRequest::Leave, LEAVE_WITHIN).await?;
     Ok((Some(link), figures))
 }
 
 /// Serves until a signal or a successor ends it, then until open connections have ended, within limits.
-async fn end(stage: &Stage, clients: &[Arc<Sockets>]) {
+async fn end(stage: &FrontProcess, clients: &[Arc<OpenSockets>]) {
     let phase = stage.phase.subscribe();
-    let is_empty = |of: &dyn Fn(&Sockets) -> usize| {
+    let is_empty = |of: &dyn Fn(&OpenSockets) -> usize| {
         stage.house.accepting.load(Ordering::SeqCst) == 0 && clients.iter().all(|sockets| of(sockets) == 0)
     };
     // A single future for both waits, so that no signal is lost between them; not polled again after it completes.
@@ -272,7 +272,7 @@ async fn end(stage: &Stage, clients: &[Arc<Sockets>]) {
     // We forward a successor's requests to our own predecessor, so we stay until that one is done.
     while *phase.borrow() == Phase::Leaving
         && Instant::now() < until
-        && !(is_empty(&Sockets::len) && stage.leads_nobody().await)
+        && !(is_empty(&OpenSockets::len) && stage.leads_nobody().await)
     {
         // Cancel-safe, as above.
         tokio::select! {
@@ -282,7 +282,7 @@ async fn end(stage: &Stage, clients: &[Arc<Sockets>]) {
     }
     stage.close(Phase::Stopping);
     let until = Instant::now() + STOP_WITHIN;
-    while Instant::now() < until && !is_empty(&Sockets::plain) {
+    while Instant::now() < until && !is_empty(&OpenSockets::plain) {
         sleep(LOOK).await;
     }
 }
@@ -310,13 +310,13 @@ fn raise_descriptor_limit(journal: &Journal) {
     }
 }
 
-fn fail(report_of_failure: &Report) -> ExitCode {
+fn fail(report_of_failure: &StartReport) -> ExitCode {
     report(report_of_failure);
     ExitCode::FAILURE
 }
 
 /// Writes the one line and closes stdout, so that the spawner's pipe ends here.
-fn report(report: &Report) {
+fn report(report: &StartReport) {
     let line = super::control::line(report);
     // The spawner may have gone; the front serves all the same.
     let _unread = io::stdout().write_all(&line).and_then(|()| io::stdout().flush());

@@ -9,7 +9,7 @@ use super::Builtin;
 use crate::{
     os::{
         process::Process,
-        vitals::{Cause, Patient, Verdict},
+        vitals::{HangCause, Patient, ProcessCondition},
     },
     rules::ids::AppName,
 };
@@ -34,7 +34,7 @@ impl Silence {
 
     /// Notes that one more question was not answered in time. Ends the front when its activity since the first one
     /// shows that it will never answer, and returns the cause.
-    pub(super) async fn goes_on(&mut self, app: &AppName, front: &Builtin) -> Option<Cause> {
+    pub(super) async fn goes_on(&mut self, app: &AppName, front: &Builtin) -> Option<HangCause> {
         let Some(process) = process(front).await else {
             self.broken();
             return None;
@@ -45,15 +45,15 @@ impl Silence {
             return None;
         };
         match patient.examine().await {
-            Verdict::Gone => {
+            ProcessCondition::Gone => {
                 self.broken();
                 None
             }
-            Verdict::Lives(delay) => {
+            ProcessCondition::Lives(delay) => {
                 tracing::warn!(%app, pid = process.pid, %delay, "the front does not answer and is waited for");
                 None
             }
-            Verdict::Hangs(cause) => {
+            ProcessCondition::Hangs(cause) => {
                 tracing::error!(%app, pid = process.pid, %cause, "the front hangs and is ended");
                 if let Err(err) = process.signal(libc::SIGKILL) {
                     tracing::error!(%app, pid = process.pid, %err, "the front could not be ended");

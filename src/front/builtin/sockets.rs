@@ -38,11 +38,11 @@ pub(super) enum Doing {
 
 /// One socket's state, shared by its owner and the registry.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(super) struct SocketState {
     fd: RawFd,
     /// Its number among those admitted.
     number: u64,
-    /// Shut down by [`Sockets::close_longest`], and soon gone.
+    /// Shut down by [`OpenSockets::close_longest`], and soon gone.
     closing: AtomicBool,
     doing: AtomicU8,
     since: AtomicU32,
@@ -63,7 +63,7 @@ pub(super) struct Slot {
     /// The waker of the task that serves a client.
     waker: OnceLock<Waker>,
     ticks: Arc<AtomicU32>,
-    /// Shared with [`Sockets::total`].
+    /// Shared with [`OpenSockets::total`].
     total: Arc<AtomicUsize>,
 }
 
@@ -71,16 +71,16 @@ pub(super) struct Slot {
 /// connection, so 128 of them take 2 MiB. Allocating them again is two allocations a request.
 pub(super) const KEEP_BUFFERS: usize = 128;
 
-/// [`Slot::due`]: the task does not wait.
+/// [`SocketState::due`]: the task does not wait.
 const NEVER: u32 = u32::MAX;
-/// [`Slot::parking`]: in use.
+/// [`SocketState::parking`]: in use.
 const USED: u8 = 0;
-/// [`Slot::parking`]: the task was asked to park.
+/// [`SocketState::parking`]: the task was asked to park.
 const ASKED: u8 = 1;
-/// [`Slot::parking`]: parked.
+/// [`SocketState::parking`]: parked.
 const PARKED: u8 = 2;
 
-impl Slot {
+impl SocketState {
     /// Records what the connection does from now on.
     pub(super) fn set(&self, doing: Doing) {
         self.since.store(self.ticks.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -136,12 +136,12 @@ impl Slot {
         self.due.load(Ordering::Relaxed) <= self.ticks.load(Ordering::Relaxed)
     }
 
-    /// Has the task woken when all that was written until now is with the kernel; [`Slot::is_flushed`] is true then.
+    /// Has the task woken when all that was written until now is with the kernel; [`SocketState::is_flushed`] is true then.
     pub(super) fn ask_for_flush(&self) {
         self.flush_asked.store(true, Ordering::Relaxed);
     }
 
-    /// Whether all that was written before [`Slot::ask_for_flush`] is with the kernel.
+    /// Whether all that was written before [`SocketState::ask_for_flush`] is with the kernel.
     pub(super) fn is_flushed(&self) -> bool {
         !self.flush_asked.load(Ordering::Relaxed)
     }
@@ -177,7 +177,7 @@ impl Slot {
         self.interim.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ticks since [`Slot::set`].
+    /// Ticks since [`SocketState::set`].
     fn age(&self) -> u32 {
         self.ticks.load(Ordering::Relaxed).wrapping_sub(self.since.load(Ordering::Relaxed))
     }
@@ -207,15 +207,15 @@ impl Slot {
 
 /// All open sockets of one worker (clients), or of one worker at one target (backends).
 #[derive(Debug, Default)]
-pub(super) struct Sockets {
-    open: Mutex<HashMap<RawFd, Arc<Slot>>>,
+pub(super) struct OpenSockets {
+    open: Mutex<HashMap<RawFd, Arc<SocketState>>>,
     ticks: Arc<AtomicU32>,
     admitted: AtomicU64,
     /// How many sockets are open here and in the registries that share this count.
     total: Arc<AtomicUsize>,
 }
 
-impl Sockets {
+impl OpenSockets {
     /// A registry that shares its count with others.
     pub(super) fn counted(total: Arc<AtomicUsize>) -> Self {
         Self { total, ..Self::default() }
@@ -225,7 +225,7 @@ impl Sockets {
     pub(super) fn admit(self: &Arc<Self>, stream: impl Into<Flow>) -> Wire {
         let stream = stream.into();
         let fd = stream.as_raw_fd();
-        let slot = Arc::new(Slot {
+        let slot = Arc::new(SocketState {
             fd,
             number: self.admitted.fetch_add(1, Ordering::Relaxed),
             closing: AtomicBool::new(false),
@@ -248,7 +248,7 @@ impl Sockets {
         Wire { stream, unread: Bytes::new(), slot, sockets: Arc::clone(self) }
     }
 
-    /// One tick of the clock that [`Sockets::close`] measures ages with.
+    /// One tick of the clock that [`OpenSockets::close`] measures ages with.
     pub(super) fn tick(&self) {
         self.ticks.fetch_add(1, Ordering::Relaxed);
     }
@@ -264,10 +264,10 @@ impl Sockets {
     }
 
     /// Shuts down `count` of those that have been `doing` this for longest, at least for `ticks`; returns how many
-    /// those were. Call it on the thread that serves these sockets, like [`Sockets::close`].
+    /// those were. Call it on the thread that serves these sockets, like [`OpenSockets::close`].
     pub(super) fn close_longest(&self, doing: Doing, ticks: u32, count: usize) -> usize {
         let open = self.lock();
-        let may_go = |slot: &&Arc<Slot>| {
+        let may_go = |slot: &&Arc<SocketState>| {
             slot.is(doing)
                 && slot.age() >= ticks
                 && !slot.clogged.load(Ordering::Relaxed)
@@ -331,7 +331,7 @@ impl Sockets {
         self.lock().len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<RawFd, Arc<Slot>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RawFd, Arc<SocketState>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -356,13 +356,13 @@ pub(super) struct Wire {
     stream: Flow,
     /// Bytes that were read too far, for the next reader.
     unread: Bytes,
-    slot: Arc<Slot>,
-    sockets: Arc<Sockets>,
+    slot: Arc<SocketState>,
+    sockets: Arc<OpenSockets>,
 }
 
 impl Wire {
     /// The state of this socket.
-    pub(super) fn slot(&self) -> &Arc<Slot> {
+    pub(super) fn slot(&self) -> &Arc<SocketState> {
         &self.slot
     }
 
@@ -387,7 +387,7 @@ impl Wire {
 
 /// Whether an idle connection can still be written to: nothing to read, not even an end. The caller owns
 /// the [`Wire`] of this slot, so the descriptor is open.
-pub(super) fn is_silent_and_open(slot: &Slot) -> bool {
+pub(super) fn is_silent_and_open(slot: &SocketState) -> bool {
     let mut byte = [0];
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     matches!(recv(slot.fd, &mut byte, flags), Err(nix::errno::Errno::EAGAIN))
@@ -500,7 +500,7 @@ mod tests {
     async fn those_that_are_idle_for_longest_go_first() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let total = Arc::<AtomicUsize>::default();
-        let sockets = Arc::new(Sockets::counted(Arc::clone(&total)));
+        let sockets = Arc::new(OpenSockets::counted(Arc::clone(&total)));
         let mut wires = Vec::new();
         let mut peers = Vec::new();
         for _ in 0..6 {
@@ -528,7 +528,7 @@ mod tests {
     async fn a_peer_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let sockets = Arc::<Sockets>::default();
+        let sockets = Arc::<OpenSockets>::default();
         let mut wire = sockets.admit(listener.accept().await.unwrap().0);
         let slot = Arc::clone(wire.slot());
         slot.set(Doing::Answering);

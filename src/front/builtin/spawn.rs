@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{BuiltinError, FrontPlace, control, role::Report, spare::Spare};
+use super::{BuiltinError, FrontPlace, control, role::StartReport, spare::Spare};
 
 /// How long a front may take until it serves; a predecessor may have to answer meanwhile.
 const READY_WITHIN: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ pub(super) fn build_of(exe: &Path) -> io::Result<String> {
 }
 
 /// How a new front gets its listening socket.
-pub(super) enum Entrance<'a> {
+pub(super) enum PassedSocket<'a> {
     /// No front serves: it binds the address.
     Fresh,
     /// It takes the socket over from the running front.
@@ -41,7 +41,7 @@ pub(super) enum Entrance<'a> {
 pub(super) async fn start(
     exe: &Path,
     place: &FrontPlace,
-    entrance: Entrance<'_>,
+    entrance: PassedSocket<'_>,
 ) -> Result<(), BuiltinError> {
     let mut child = spawn(exe, place, entrance)?;
     let report = timeout(READY_WITHIN, first_line(&mut child)).await;
@@ -49,7 +49,7 @@ pub(super) async fn start(
     let reap = |mut child: Child| tokio::spawn(async move { child.wait().await.ok() });
     let listen = place.listen;
     let report = match report {
-        Ok(line) => control::parse::<Report>(line.unwrap_or_default().as_bytes()),
+        Ok(line) => control::parse::<StartReport>(line.unwrap_or_default().as_bytes()),
         Err(_) => {
             // It never served: a successor that is stuck has not got the traffic yet.
             let _ended_already = child.start_kill();
@@ -59,9 +59,9 @@ pub(super) async fn start(
     };
     reap(child);
     match report {
-        Ok(Report::Ready) => Ok(()),
-        Ok(Report::Taken(holder)) => Err(BuiltinError::AddressTaken { listen, holder }),
-        Ok(Report::Failed(reason)) => Err(BuiltinError::Start { listen, reason }),
+        Ok(StartReport::Ready) => Ok(()),
+        Ok(StartReport::Taken(holder)) => Err(BuiltinError::AddressTaken { listen, holder }),
+        Ok(StartReport::Failed(reason)) => Err(BuiltinError::Start { listen, reason }),
         Err(_) => {
             let reason = format!("it ended at once, see {}", place.log.display());
             Err(BuiltinError::Start { listen, reason })
@@ -77,7 +77,7 @@ async fn first_line(child: &mut Child) -> io::Result<String> {
     Ok(line)
 }
 
-fn spawn(exe: &Path, place: &FrontPlace, entrance: Entrance<'_>) -> Result<Child, BuiltinError> {
+fn spawn(exe: &Path, place: &FrontPlace, entrance: PassedSocket<'_>) -> Result<Child, BuiltinError> {
     let failed = |source| BuiltinError::Spawn { exe: exe.to_owned(), source };
     let log = OpenOptions::new().create(true).append(true).mode(0o640).open(&place.log);
     let log = log.map_err(|source| BuiltinError::Place { path: place.log.clone(), source })?;
@@ -87,9 +87,9 @@ fn spawn(exe: &Path, place: &FrontPlace, entrance: Entrance<'_>) -> Result<Child
     command.env_clear().current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     match entrance {
-        Entrance::Fresh => {}
-        Entrance::Takeover => drop(command.arg("--takeover")),
-        Entrance::Heir(spare) => {
+        PassedSocket::Fresh => {}
+        PassedSocket::Takeover => drop(command.arg("--takeover")),
+        PassedSocket::Heir(spare) => {
             // The bequest includes the route: the front must not serve clients before it has one.
             command.arg("--bequeathed").stdin(Stdio::from(spare.bequest().map_err(failed)?));
         }

@@ -12,9 +12,9 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    control::{Answer, Counters, Hello, PerColor, Request},
+    control::{ControlAnswer, ControlRequest, FrontCounters, Hello, PerColor},
     journal::Journal,
-    link::Link,
+    link::ControlLink,
     switch::Switch,
     worker::House,
 };
@@ -37,7 +37,7 @@ pub(super) enum Phase {
 }
 
 /// The state of the front's process.
-pub(super) struct Stage {
+pub(super) struct FrontProcess {
     pub(super) listen: SocketAddr,
     pub(super) bound: SocketAddr,
     pub(super) control: PathBuf,
@@ -49,50 +49,50 @@ pub(super) struct Stage {
     pub(super) phase: watch::Sender<Phase>,
     /// The public socket, kept for a successor; `None` once this process accepts no more.
     pub(super) listener: Mutex<Option<TcpListener>>,
-    pub(super) predecessor: tokio::sync::Mutex<Option<Link>>,
+    pub(super) predecessor: tokio::sync::Mutex<Option<ControlLink>>,
     /// The predecessor's figures, as it last reported them.
     pub(super) former: Mutex<PerColor<Figures>>,
 }
 
-impl Stage {
+impl FrontProcess {
     /// Answers everything but a handover, which needs the connection itself.
-    pub(super) async fn answer(&self, request: Request) -> Answer {
+    pub(super) async fn answer(&self, request: ControlRequest) -> ControlAnswer {
         match request {
-            Request::Hello => Answer::Hello(Box::new(self.hello().await)),
-            Request::Route { ref route } => match self.switch.apply(route) {
+            ControlRequest::Hello => ControlAnswer::Hello(Box::new(self.hello().await)),
+            ControlRequest::Route { ref route } => match self.switch.apply(route) {
                 Ok(()) => {
                     let generation = route.generation;
                     self.lead(&request).await;
-                    Answer::Applied(generation)
+                    ControlAnswer::Applied(generation)
                 }
-                Err(outdated) => Answer::Refused(outdated.to_string()),
+                Err(outdated) => ControlAnswer::Refused(outdated.to_string()),
             },
-            Request::Limits { limits } => {
+            ControlRequest::Limits { limits } => {
                 self.house.limits.set(limits);
-                Answer::Limited
+                ControlAnswer::Limited
             }
-            Request::Inflight => Answer::Inflight(self.in_flight().await),
-            Request::Drained { color, deadline_ms } => {
-                Answer::Left(self.drained(color, Duration::from_millis(deadline_ms)).await)
+            ControlRequest::Inflight => ControlAnswer::Inflight(self.in_flight().await),
+            ControlRequest::Drained { color, deadline_ms } => {
+                ControlAnswer::Left(self.drained(color, Duration::from_millis(deadline_ms)).await)
             }
-            Request::Cut { color } => {
+            ControlRequest::Cut { color } => {
                 let own = self.switch.cut(color) as u64;
                 match self.lead(&request).await {
-                    Some(Answer::Closed(led)) => Answer::Closed(own + led),
-                    _ => Answer::Closed(own),
+                    Some(ControlAnswer::Closed(led)) => ControlAnswer::Closed(own + led),
+                    _ => ControlAnswer::Closed(own),
                 }
             }
-            Request::PassOver { ref addresses, for_ms } => {
+            ControlRequest::PassOver { ref addresses, for_ms } => {
                 self.switch.pass_over(addresses, Duration::from_millis(for_ms));
                 self.lead(&request).await;
-                Answer::PassedOver
+                ControlAnswer::PassedOver
             }
-            Request::Counters => Answer::Counters(self.counters().await),
-            Request::Figures => Answer::Figures(self.figures().await),
-            Request::Handover => Answer::Refused("already handed over".to_owned()),
-            Request::Leave => {
+            ControlRequest::Counters => ControlAnswer::Counters(self.counters().await),
+            ControlRequest::Figures => ControlAnswer::Figures(self.figures().await),
+            ControlRequest::Handover => ControlAnswer::Refused("already handed over".to_owned()),
+            ControlRequest::Leave => {
                 self.close(Phase::Leaving);
-                Answer::Leaving
+                ControlAnswer::Leaving
             }
         }
     }
@@ -137,26 +137,28 @@ impl Stage {
 
     async fn in_flight(&self) -> PerColor<u64> {
         let own = self.switch.in_flight();
-        match self.lead(&Request::Inflight).await {
-            Some(Answer::Inflight(led)) => PerColor::from_fn(|color| own.of(color) + led.of(color)),
+        match self.lead(&ControlRequest::Inflight).await {
+            Some(ControlAnswer::Inflight(led)) => PerColor::from_fn(|color| own.of(color) + led.of(color)),
             _ => own,
         }
     }
 
-    async fn counters(&self) -> PerColor<Counters> {
+    async fn counters(&self) -> PerColor<FrontCounters> {
         let own = self.switch.counters();
-        match self.lead(&Request::Counters).await {
-            Some(Answer::Counters(led)) => PerColor::from_fn(|color| own.of(color).plus(led.of(color))),
+        match self.lead(&ControlRequest::Counters).await {
+            Some(ControlAnswer::Counters(led)) => {
+                PerColor::from_fn(|color| own.of(color).plus(led.of(color)))
+            }
             _ => own,
         }
     }
 
     /// Our figures plus the predecessor's, which are kept when it has gone so that the numbers don't fall.
     async fn figures(&self) -> PerColor<Figures> {
-        let led = self.lead(&Request::Figures).await;
+        let led = self.lead(&ControlRequest::Figures).await;
         let own = self.switch.figures();
         let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Answer::Figures(led)) = led {
+        if let Some(ControlAnswer::Figures(led)) = led {
             *former = led;
         }
         PerColor::from_fn(|color| own.of(color).plus(former.of(color)))
@@ -166,8 +168,8 @@ impl Stage {
         let deadline = Instant::now() + within.min(Duration::from_secs(24 * 3600));
         loop {
             let own = self.switch.drained(color, deadline).await;
-            let left = match self.lead(&Request::Inflight).await {
-                Some(Answer::Inflight(led)) => own + led.of(color),
+            let left = match self.lead(&ControlRequest::Inflight).await {
+                Some(ControlAnswer::Inflight(led)) => own + led.of(color),
                 _ => own,
             };
             if left == 0 || Instant::now() >= deadline {
@@ -186,7 +188,7 @@ impl Stage {
 
     /// Sends a request to the predecessor, if there is one, and returns its answer. A predecessor that does not answer
     /// is dropped: it sees the end of the link and finishes on its own.
-    async fn lead(&self, request: &Request) -> Option<Answer> {
+    async fn lead(&self, request: &ControlRequest) -> Option<ControlAnswer> {
         let mut predecessor = self.predecessor.lock().await;
         let link = predecessor.as_mut()?;
         match link.ask(request, LED_WITHIN).await {

@@ -5,14 +5,14 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{Builtin, BuiltinError, silence::Silence};
-use crate::{front::Daemon, os::errors::chain};
+use crate::{front::FrontDaemon, os::errors::chain};
 
 /// Pause between two attempts to reach or start a front.
 const SOON: Duration = Duration::from_millis(250);
 /// Time between two health checks; the end of the process is noticed at once.
 const GREETING: Duration = Duration::from_secs(3);
 
-pub(super) async fn supervise(front: &Builtin, daemon: &dyn Daemon) {
+pub(super) async fn supervise(front: &Builtin, daemon: &dyn FrontDaemon) {
     let app = daemon.app();
     let mut known = None;
     let mut silence = Silence::default();

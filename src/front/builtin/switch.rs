@@ -18,11 +18,11 @@ use hyper::HeaderMap;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    control::{Counters, PerColor},
-    headers::Client,
-    table::Table,
-    tally::Tally,
-    target::{Identity, Lease, Target},
+    control::{FrontCounters, PerColor},
+    headers::ClientAddress,
+    table::RouteTable,
+    tally::WorkerTally,
+    target::{Identity, Lease, ProxyTarget},
     wish::Wish,
 };
 use crate::rules::{
@@ -42,19 +42,19 @@ pub(super) struct Outdated {
 
 /// Which targets receive traffic.
 pub(super) struct Switch {
-    table: ArcSwap<Table>,
+    table: ArcSwap<RouteTable>,
     epoch: AtomicU64,
-    known: Mutex<Known>,
+    known: Mutex<KnownFront>,
     empty: Arc<Notify>,
-    tallies: Arc<[Tally]>,
+    tallies: Arc<[WorkerTally]>,
     turn: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
-struct Known {
+struct KnownFront {
     route: Option<Route>,
     /// The routed targets, and retired ones that still have requests in flight.
-    targets: Vec<Arc<Target>>,
+    targets: Vec<Arc<ProxyTarget>>,
 }
 
 impl Switch {
@@ -66,12 +66,12 @@ impl Switch {
             known: Mutex::default(),
             empty: Arc::default(),
             turn: Arc::default(),
-            tallies: (0..workers).map(|_| Tally::default()).collect(),
+            tallies: (0..workers).map(|_| WorkerTally::default()).collect(),
         }
     }
 
     /// Reads where a request should go. Call it once for each request: it takes a turn.
-    pub(super) fn wish(&self, headers: &HeaderMap, client: &Client) -> Wish {
+    pub(super) fn wish(&self, headers: &HeaderMap, client: &ClientAddress) -> Wish {
         self.table.load().wish(headers, client)
     }
 
@@ -117,11 +117,11 @@ impl Switch {
         }
         let listed = self.table.load();
         let targets = |side: &Side| Identity::all(side).map(|it| self.target(&listed, it)).collect();
-        let table = Table::new(route, targets, Arc::clone(&self.turn));
+        let table = RouteTable::new(route, targets, Arc::clone(&self.turn));
         let current: Vec<_> = table.targets().map(Arc::clone).collect();
         let former = self.table.swap(Arc::new(table));
         self.epoch.fetch_add(1, Ordering::SeqCst);
-        let stays = |target: &Arc<Target>| current.iter().any(|kept| Arc::ptr_eq(kept, target));
+        let stays = |target: &Arc<ProxyTarget>| current.iter().any(|kept| Arc::ptr_eq(kept, target));
         for target in former.targets() {
             if !stays(target) {
                 target.retire();
@@ -138,10 +138,10 @@ impl Switch {
     }
 
     /// The listed target of this identity, with its connections and counts; else a new one.
-    fn target(&self, listed: &Table, identity: Identity) -> Arc<Target> {
+    fn target(&self, listed: &RouteTable, identity: Identity) -> Arc<ProxyTarget> {
         let same = listed.targets().find(|target| target.identity == identity);
         same.map_or_else(
-            || Arc::new(Target::new(identity, Arc::clone(&self.tallies), Arc::clone(&self.empty))),
+            || Arc::new(ProxyTarget::new(identity, Arc::clone(&self.tallies), Arc::clone(&self.empty))),
             Arc::clone,
         )
     }
@@ -200,9 +200,9 @@ impl Switch {
     }
 
     /// The plain counters since the start, summed over the workers.
-    pub(super) fn counters(&self) -> PerColor<Counters> {
+    pub(super) fn counters(&self) -> PerColor<FrontCounters> {
         let sum = |color| {
-            self.tallies.iter().fold(Counters::default(), |sum, tally| sum.plus(&tally.counters(color)))
+            self.tallies.iter().fold(FrontCounters::default(), |sum, tally| sum.plus(&tally.counters(color)))
         };
         PerColor::from_fn(sum)
     }
@@ -225,7 +225,7 @@ impl Switch {
         PerColor::from_fn(sum)
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, KnownFront> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -249,7 +249,7 @@ mod tests {
     fn a_route_put_in_force_again_and_again_gives_the_canary_its_share() {
         let switch = Switch::new(1);
         let route = route(1, &[(Color::Blue, 95), (Color::Green, 5)]);
-        let client = Client::of(std::net::Ipv4Addr::LOCALHOST.into());
+        let client = ClientAddress::of(std::net::Ipv4Addr::LOCALHOST.into());
         let color = |number| {
             if number % 10 == 0 {
                 switch.apply(&route).unwrap();

@@ -16,9 +16,9 @@ use std::sync::{
 use hyper::HeaderMap;
 
 use super::{
-    headers::Client,
-    target::Target,
-    wish::{self, Password, Place, Wish},
+    headers::ClientAddress,
+    target::ProxyTarget,
+    wish::{self, Password, SharePlace, Wish},
 };
 use crate::{
     os::hash::mixed,
@@ -34,8 +34,8 @@ const DEALT_AT_MOST: usize = 2000;
 
 /// One state of the route.
 #[derive(Default)]
-pub(super) struct Table {
-    sides: Vec<Side>,
+pub(super) struct RouteTable {
+    sides: Vec<RouteSide>,
     /// The color that takes requests when the live color refuses connections; its side has no weight.
     backup: Option<Color>,
     total: u64,
@@ -52,16 +52,16 @@ pub(super) struct Table {
 }
 
 /// One color of the route.
-struct Side {
+struct RouteSide {
     color: Color,
     weight: u64,
-    targets: Vec<Arc<Target>>,
+    targets: Vec<Arc<ProxyTarget>>,
     next: AtomicUsize,
 }
 
-impl Side {
+impl RouteSide {
     /// The target for the next request; of several, one that does not refuse connections, if there is one.
-    fn pick(&self, wish: &Wish) -> Option<&Arc<Target>> {
+    fn pick(&self, wish: &Wish) -> Option<&Arc<ProxyTarget>> {
         if let [only] = self.targets.as_slice() {
             return Some(only);
         }
@@ -76,22 +76,22 @@ impl Side {
     }
 }
 
-impl Table {
+impl RouteTable {
     /// The table of a route. `targets` makes the targets of one of its sides; `turn` counts the turns taken so far.
     pub(super) fn new(
         route: &Route,
-        targets: impl Fn(&route::Side) -> Vec<Arc<Target>>,
+        targets: impl Fn(&route::Side) -> Vec<Arc<ProxyTarget>>,
         turn: Arc<AtomicU64>,
     ) -> Self {
         // A backup has no share of its own.
         let backup = route.backup.iter().map(|backup| (backup, 0));
-        let side = |(side, percent): (&route::Side, u8)| Side {
+        let side = |(side, percent): (&route::Side, u8)| RouteSide {
             color: side.color,
             weight: percent.into(),
             targets: targets(side),
             next: AtomicUsize::new(0),
         };
-        let sides: Vec<Side> = route.sides().chain(backup).map(side).collect();
+        let sides: Vec<RouteSide> = route.sides().chain(backup).map(side).collect();
         let total = sides.iter().map(|side| side.weight).sum();
         Self {
             sides,
@@ -121,52 +121,52 @@ impl Table {
     }
 
     /// All targets, those for previews alone included.
-    pub(super) fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Arc<ProxyTarget>> {
         self.sides.iter().flat_map(|side| &side.targets)
     }
 
     /// Reads where a request should go. Call it once for each request: it takes a turn.
-    pub(super) fn wish(&self, headers: &HeaderMap, client: &Client) -> Wish {
+    pub(super) fn wish(&self, headers: &HeaderMap, client: &ClientAddress) -> Wish {
         if self.sides.len() < 2 {
             return Wish::default();
         }
         if self.password.as_ref().is_some_and(|password| password.is_in(headers)) {
-            return Wish::new(Place::Canary);
+            return Wish::new(SharePlace::Canary);
         }
         if self.routed().nth(1).is_none() {
             return Wish::default();
         }
         match &self.sticky {
-            Sticky::None => Wish::new(Place::Turn(self.next_turn())),
-            Sticky::Ip => Wish::new(Place::Key(wish::address_key(headers, client))),
+            Sticky::None => Wish::new(SharePlace::Turn(self.next_turn())),
+            Sticky::Ip => Wish::new(SharePlace::Key(wish::address_key(headers, client))),
             Sticky::Cookie(name) => match wish::ticket_key(headers, name) {
-                Some(key) => Wish::new(Place::Key(key)),
+                Some(key) => Wish::new(SharePlace::Key(key)),
                 None => {
                     let key = self.deal();
                     let ticket = wish::ticket(name, key, headers, client);
-                    Wish::new(Place::Key(key)).with_ticket(ticket)
+                    Wish::new(SharePlace::Key(key)).with_ticket(ticket)
                 }
             },
         }
     }
 
     /// The target for a wish; `None` when nothing is live.
-    pub(super) fn choose(&self, wish: &Wish) -> Option<&Arc<Target>> {
+    pub(super) fn choose(&self, wish: &Wish) -> Option<&Arc<ProxyTarget>> {
         let live = self.routed().next()?;
         let canary = || self.sides.iter().find(|side| side.color != live.color);
         let wanted = match wish.place {
-            Place::Live => live,
-            Place::Canary => return canary().unwrap_or(live).pick(wish),
-            Place::Turn(turn) => self.at(self.slot_of_turn(turn))?,
-            Place::Key(key) => self.at(self.slot_of_key(key))?,
+            SharePlace::Live => live,
+            SharePlace::Canary => return canary().unwrap_or(live).pick(wish),
+            SharePlace::Turn(turn) => self.at(self.slot_of_turn(turn))?,
+            SharePlace::Key(key) => self.at(self.slot_of_key(key))?,
         };
-        let is_open = |side: &&Side| !wish.is_refused(side.color);
+        let is_open = |side: &&RouteSide| !wish.is_refused(side.color);
         let side = if is_open(&wanted) { wanted } else { self.open().find(is_open).unwrap_or(wanted) };
         side.pick(wish)
     }
 
     /// The sides that the public's requests may go to, the backup last.
-    fn open(&self) -> impl Iterator<Item = &Side> {
+    fn open(&self) -> impl Iterator<Item = &RouteSide> {
         let backup = self.sides.iter().filter(|side| side.weight == 0 && Some(side.color) == self.backup);
         self.routed().chain(backup)
     }
@@ -182,11 +182,11 @@ impl Table {
         of_color.into_iter().any(|target| !wish.is_passed_over(target.number))
     }
 
-    fn routed(&self) -> impl Iterator<Item = &Side> {
+    fn routed(&self) -> impl Iterator<Item = &RouteSide> {
         self.sides.iter().filter(|side| side.weight > 0)
     }
 
-    fn at(&self, mut slot: u64) -> Option<&Side> {
+    fn at(&self, mut slot: u64) -> Option<&RouteSide> {
         self.sides.iter().find(|side| {
             let here = slot < side.weight;
             slot = slot.saturating_sub(side.weight);
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
     use crate::{
         front::builtin::{
-            tally::Tally,
+            tally::WorkerTally,
             target::{Identity, Lease},
         },
         rules::{address::Address, canary::Share, ids::Generation, route::Preview},
@@ -254,13 +254,14 @@ mod tests {
         }
     }
 
-    fn of(route: &Route) -> Table {
-        let target =
-            |identity| Arc::new(Target::new(identity, [Tally::default()].into(), Arc::<Notify>::default()));
-        Table::new(route, |side| Identity::all(side).map(target).collect(), Arc::default())
+    fn of(route: &Route) -> RouteTable {
+        let target = |identity| {
+            Arc::new(ProxyTarget::new(identity, [WorkerTally::default()].into(), Arc::<Notify>::default()))
+        };
+        RouteTable::new(route, |side| Identity::all(side).map(target).collect(), Arc::default())
     }
 
-    fn table(canary: u8, sticky: Sticky, number: u64) -> Table {
+    fn table(canary: u8, sticky: Sticky, number: u64) -> RouteTable {
         let [live, beside] = Color::ALL.map(|color| side(color, (9501, 1), number));
         let share = Share::percent(canary).unwrap();
         let mut route = Route::to(Generation(1), live).beside(beside, share);
@@ -286,19 +287,19 @@ mod tests {
         assert!(!table.has_other_than(Color::Green));
     }
 
-    fn client(number: u32) -> Client {
-        Client::of(std::net::Ipv4Addr::from(0x0a00_0000 + number).into())
+    fn client(number: u32) -> ClientAddress {
+        ClientAddress::of(std::net::Ipv4Addr::from(0x0a00_0000 + number).into())
     }
 
     fn headers(name: hyper::header::HeaderName, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(name, value.parse().unwrap())])
     }
 
-    fn color(table: &Table, wish: &Wish) -> Color {
+    fn color(table: &RouteTable, wish: &Wish) -> Color {
         table.choose(wish).unwrap().identity.color
     }
 
-    fn goes(table: &Table, headers: &HeaderMap, number: u32) -> Color {
+    fn goes(table: &RouteTable, headers: &HeaderMap, number: u32) -> Color {
         color(table, &table.wish(headers, &client(number)))
     }
 
@@ -364,13 +365,13 @@ mod tests {
     }
 
     /// Three instances of blue and two of green.
-    fn several(canary: u8) -> Table {
+    fn several(canary: u8) -> RouteTable {
         let share = Share::percent(canary).unwrap();
         let blue = side(Color::Blue, (1, 3), 1);
         of(&Route::to(Generation(1), blue).beside(side(Color::Green, (4, 2), 1), share))
     }
 
-    fn port(table: &Table, wish: &Wish) -> u16 {
+    fn port(table: &RouteTable, wish: &Wish) -> u16 {
         table.choose(wish).unwrap().identity.origin.address().unwrap().port().unwrap()
     }
 
@@ -397,7 +398,7 @@ mod tests {
     #[test]
     fn an_instance_that_refuses_is_passed_over_and_so_is_its_color_once_all_do() {
         let table = several(50);
-        let mut wish = Wish::new(Place::Live);
+        let mut wish = Wish::new(SharePlace::Live);
         let mut asked = Vec::new();
         for left in (0..3).rev() {
             let target = table.choose(&wish).unwrap();

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::control::{Counters, PerColor};
+use super::control::{FrontCounters, PerColor};
 use crate::rules::{
     ids::Color,
     traffic::{Figures, Histogram},
@@ -15,9 +15,9 @@ use crate::rules::{
 /// One worker's counts.
 #[repr(align(128))]
 #[derive(Default)]
-pub(super) struct Tally(PerColor<Counts>);
+pub(super) struct WorkerTally(PerColor<ColorTally>);
 
-struct Counts {
+struct ColorTally {
     answered: AtomicU64,
     server_errors: AtomicU64,
     connect_failures: AtomicU64,
@@ -26,7 +26,7 @@ struct Counts {
     took: [AtomicU64; Histogram::BUCKETS],
 }
 
-impl Default for Counts {
+impl Default for ColorTally {
     fn default() -> Self {
         Self {
             answered: AtomicU64::new(0),
@@ -44,7 +44,7 @@ pub(super) fn is_error(status: u16) -> bool {
     status >= 500
 }
 
-impl Tally {
+impl WorkerTally {
     /// Counts a request that was answered, by the color or for it.
     pub(super) fn answered(&self, color: Color, status: u16) {
         let counts = self.0.of(color);
@@ -73,9 +73,9 @@ impl Tally {
     }
 
     /// The plain counters of a color.
-    pub(super) fn counters(&self, color: Color) -> Counters {
+    pub(super) fn counters(&self, color: Color) -> FrontCounters {
         let counts = self.0.of(color);
-        Counters {
+        FrontCounters {
             requests: counts.answered.load(Relaxed),
             server_errors: counts.server_errors.load(Relaxed),
             connect_failures: counts.connect_failures.load(Relaxed),

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{sockets::Sockets, tally::Tally, upstream::Upstream};
+use super::{sockets::OpenSockets, tally::WorkerTally, upstream::Upstream};
 use crate::rules::{
     address::Address,
     ids::{Color, ReleaseId},
@@ -86,29 +86,29 @@ impl Identity {
 #[derive(Default)]
 struct Lane {
     in_flight: AtomicU64,
-    idle: Mutex<Vec<Idle>>,
-    sockets: Arc<Sockets>,
+    idle: Mutex<Vec<IdleConnection>>,
+    sockets: Arc<OpenSockets>,
 }
 
-struct Idle {
+struct IdleConnection {
     upstream: Upstream,
     since: Instant,
 }
 
-/// The time that `Target::rests_until` is counted from.
+/// The time that `ProxyTarget::rests_until` is counted from.
 static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// The number of the next target.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// One backend as the proxy sees it.
-pub(super) struct Target {
+pub(super) struct ProxyTarget {
     pub(super) identity: Identity,
     /// Unique among the targets of this process.
     pub(super) number: u64,
     /// Until when it is passed over, in milliseconds since [`BEGUN`]; 0: not at all.
     rests_until: AtomicU64,
     lanes: Box<[Lane]>,
-    tallies: Arc<[Tally]>,
+    tallies: Arc<[WorkerTally]>,
     retired: AtomicBool,
     /// Notified when the last request in flight of a retired target ends.
     empty: Arc<Notify>,
@@ -116,9 +116,9 @@ pub(super) struct Target {
     pub(super) cut: Notify,
 }
 
-impl Target {
+impl ProxyTarget {
     /// A target with one lane for each tally, that is, for each worker.
-    pub(super) fn new(identity: Identity, tallies: Arc<[Tally]>, empty: Arc<Notify>) -> Self {
+    pub(super) fn new(identity: Identity, tallies: Arc<[WorkerTally]>, empty: Arc<Notify>) -> Self {
         Self {
             identity,
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
@@ -171,7 +171,7 @@ impl Target {
     }
 
     /// The registry for sockets that `worker` opens.
-    pub(super) fn sockets(&self, worker: usize) -> &Arc<Sockets> {
+    pub(super) fn sockets(&self, worker: usize) -> &Arc<OpenSockets> {
         &self.lanes[worker].sockets
     }
 
@@ -187,7 +187,7 @@ impl Target {
         let mut idle = self.idle(&self.lanes[worker]);
         // Read under the lock that `retire` takes after setting it: nothing slips in behind it.
         if !self.retired.load(Ordering::SeqCst) && idle.len() < IDLE_MOST {
-            idle.push(Idle { upstream, since: Instant::now() });
+            idle.push(IdleConnection { upstream, since: Instant::now() });
         }
     }
 
@@ -203,14 +203,14 @@ impl Target {
         self.idle(&self.lanes[worker]).clear();
     }
 
-    fn idle<'lane>(&self, lane: &'lane Lane) -> MutexGuard<'lane, Vec<Idle>> {
+    fn idle<'lane>(&self, lane: &'lane Lane) -> MutexGuard<'lane, Vec<IdleConnection>> {
         lane.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One request's claim on a target: in flight until dropped. It also counts what became of the request.
 pub(super) struct Lease {
-    target: Arc<Target>,
+    target: Arc<ProxyTarget>,
     worker: usize,
     course: Course,
     /// Whether it counts as real traffic.
@@ -229,7 +229,7 @@ enum Course {
 }
 
 impl Lease {
-    pub(super) fn new(target: Arc<Target>, worker: usize) -> Self {
+    pub(super) fn new(target: Arc<ProxyTarget>, worker: usize) -> Self {
         target.lanes[worker].in_flight.fetch_add(1, Ordering::SeqCst);
         Self { target, worker, course: Course::Quiet, measured: true }
     }
@@ -240,7 +240,7 @@ impl Lease {
         self
     }
 
-    pub(super) fn target(&self) -> &Target {
+    pub(super) fn target(&self) -> &ProxyTarget {
         &self.target
     }
 
@@ -304,7 +304,7 @@ impl Lease {
         self.tally().answered(self.color(), status);
     }
 
-    fn tally(&self) -> &Tally {
+    fn tally(&self) -> &WorkerTally {
         &self.target.tallies[self.worker]
     }
 

@@ -8,10 +8,10 @@ use hyper_util::rt::TokioIo;
 use tokio::{io::copy_bidirectional_with_sizes, time::timeout};
 
 use super::{
-    sockets::{Doing, Slot},
+    sockets::{Doing, SocketState},
     target::Lease,
     upload::Upload,
-    upstream::{Fault, builder, connect},
+    upstream::{UpstreamFault, builder, connect},
 };
 
 /// Buffer size in bytes for each direction of an upgraded connection: small, since there may be thousands, mostly
@@ -19,11 +19,11 @@ use super::{
 const BUFFER: usize = 4096;
 
 /// Why an upgrade did not get an answer.
-pub(super) enum Broken {
+pub(super) enum UpgradeFailure {
     /// The connect failed; the request was not sent, and is returned.
     Connect(io::Error, Box<Request<Upload>>),
     /// The backend failed to answer.
-    Exchange(Fault),
+    Exchange(UpstreamFault),
 }
 
 /// Sends an upgrade request on a connection of its own and waits for the head of the answer. A task of its own drives
@@ -32,11 +32,11 @@ pub(super) async fn ask(
     lease: &Lease,
     request: Request<Upload>,
     within: Duration,
-) -> Result<Response<Incoming>, Broken> {
-    let broken = |error| Broken::Exchange(Fault::Broken(error));
+) -> Result<Response<Incoming>, UpgradeFailure> {
+    let broken = |error| UpgradeFailure::Exchange(UpstreamFault::Broken(error));
     let wire = match connect(lease).await {
         Ok(wire) => wire,
-        Err(error) => return Err(Broken::Connect(error, Box::new(request))),
+        Err(error) => return Err(UpgradeFailure::Connect(error, Box::new(request))),
     };
     // In this state each direction can be shut down by itself.
     wire.slot().set(Doing::Tunnel);
@@ -47,13 +47,13 @@ pub(super) async fn ask(
         Ok(answer) => answer.map_err(broken),
         Err(_elapsed) => {
             driving.abort();
-            Err(Broken::Exchange(Fault::Late))
+            Err(UpgradeFailure::Exchange(UpstreamFault::Late))
         }
     }
 }
 
 /// After a 101: copies until both sides are done or the target is cut.
-pub(super) fn join(lease: Lease, slot: Arc<Slot>, client: OnUpgrade, answer: &mut Response<Incoming>) {
+pub(super) fn join(lease: Lease, slot: Arc<SocketState>, client: OnUpgrade, answer: &mut Response<Incoming>) {
     debug_assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
     let backend = hyper::upgrade::on(answer);
     slot.set(Doing::Tunnel);

@@ -18,13 +18,13 @@ use tokio::time::{Instant, Sleep, sleep};
 
 /// The state of an upload.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct UploadProgress {
     state: AtomicU8,
     /// How many times the backend was ready for more.
     asked: AtomicU32,
 }
 
-impl Progress {
+impl UploadProgress {
     /// Whether the upload is in this state, one of the constants of [`Upload`].
     pub(super) fn is(&self, state: u8) -> bool {
         self.state.load(Ordering::Relaxed) == state
@@ -59,7 +59,7 @@ pub(super) enum Cut {
 /// The body of a request.
 pub(super) struct Upload {
     body: Option<Incoming>,
-    progress: Arc<Progress>,
+    progress: Arc<UploadProgress>,
     /// The longest time between two pieces.
     limit: Duration,
     /// Runs since the last piece; made when the upload first waits for one.
@@ -80,20 +80,20 @@ impl Upload {
 
     /// The client's body, with the longest time between two of its pieces.
     pub(super) fn new(body: Incoming, limit: Duration) -> Self {
-        let progress = Progress::default();
+        let progress = UploadProgress::default();
         progress.set(if body.is_end_stream() { Self::WHOLE } else { Self::GOING });
         Self { body: Some(body), progress: Arc::new(progress), limit, timer: None }
     }
 
     /// An empty body.
     pub(super) fn empty() -> Self {
-        let progress = Progress::default();
+        let progress = UploadProgress::default();
         progress.set(Self::WHOLE);
         Self { body: None, progress: Arc::new(progress), limit: Duration::MAX, timer: None }
     }
 
     /// The upload's state, which can be read after the body was given away.
-    pub(super) fn progress(&self) -> Arc<Progress> {
+    pub(super) fn progress(&self) -> Arc<UploadProgress> {
         Arc::clone(&self.progress)
     }
 

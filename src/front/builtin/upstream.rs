@@ -24,9 +24,9 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::{
     flow::Flow,
-    sockets::{Doing, Slot, Wire, is_silent_and_open},
+    sockets::{Doing, SocketState, Wire, is_silent_and_open},
     target::Lease,
-    upload::{Progress, Upload},
+    upload::{Upload, UploadProgress},
 };
 use crate::rules::address::Address;
 
@@ -38,16 +38,16 @@ pub(super) const BUFFER: usize = 64 * 1024;
 const FIRST_EPHEMERAL: u16 = 1024;
 
 /// How long an answer may take, and the task to wake when it took too long.
-pub(super) struct Wait<'a> {
+pub(super) struct AnswerWait<'a> {
     /// The slot of the client that waits for the answer.
-    pub(super) slot: &'a Slot,
+    pub(super) slot: &'a SocketState,
     /// Ticks until the head of the answer; they do not run while the client owes a piece of the request.
     pub(super) ticks: u32,
     /// The state of the client's upload.
-    pub(super) progress: &'a Progress,
+    pub(super) progress: &'a UploadProgress,
 }
 
-impl Wait<'_> {
+impl AnswerWait<'_> {
     /// Whether the time is over. It begins anew whenever the backend took another piece of the request, and does not
     /// run while the client owes one.
     fn is_over(&self, asked: &mut Option<u32>) -> bool {
@@ -62,7 +62,7 @@ impl Wait<'_> {
 }
 
 /// Why the backend did not answer.
-pub(super) enum Fault {
+pub(super) enum UpstreamFault {
     /// The answer took too long.
     Late,
     /// hyper's error.
@@ -70,8 +70,8 @@ pub(super) enum Fault {
 }
 
 /// A failed exchange.
-pub(super) struct Failed {
-    pub(super) fault: Fault,
+pub(super) struct FailedExchange {
+    pub(super) fault: UpstreamFault,
     /// The request, when not a byte of it was sent.
     pub(super) unsent: Option<Request<Upload>>,
     /// Whether not a byte of an answer came.
@@ -83,7 +83,7 @@ pub(super) struct Upstream {
     sender: SendRequest<Upload>,
     /// `None` once it has ended, or is driven elsewhere.
     driver: Option<Connection<TokioIo<Wire>, Upload>>,
-    slot: Arc<Slot>,
+    slot: Arc<SocketState>,
 }
 
 /// Opens a socket to the backend of a lease.
@@ -136,8 +136,8 @@ impl Upstream {
     pub(super) async fn exchange(
         &mut self,
         request: Request<Upload>,
-        wait: Wait<'_>,
-    ) -> Result<Response<Incoming>, Failed> {
+        wait: AnswerWait<'_>,
+    ) -> Result<Response<Incoming>, FailedExchange> {
         self.slot.set(Doing::Quiet);
         let answer = self.sender.try_send_request(request);
         let driver = &mut self.driver;
@@ -156,13 +156,17 @@ impl Upstream {
         wait.slot.wait_no_more();
         match result {
             Some(answer) => answer.map_err(|failed| self.failed(failed)),
-            None => Err(Failed { fault: Fault::Late, unsent: None, silent: false }),
+            None => Err(FailedExchange { fault: UpstreamFault::Late, unsent: None, silent: false }),
         }
     }
 
-    fn failed(&self, mut failed: TrySendError<Request<Upload>>) -> Failed {
+    fn failed(&self, mut failed: TrySendError<Request<Upload>>) -> FailedExchange {
         let unsent = failed.take_message();
-        Failed { fault: Fault::Broken(failed.into_error()), unsent, silent: self.slot.is(Doing::Quiet) }
+        FailedExchange {
+            fault: UpstreamFault::Broken(failed.into_error()),
+            unsent,
+            silent: self.slot.is(Doing::Quiet),
+        }
     }
 
     /// Moves bytes both ways, as many as pass without waiting.

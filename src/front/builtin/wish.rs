@@ -19,7 +19,7 @@ use hyper::{
     header::{COOKIE, HeaderName, HeaderValue},
 };
 
-use super::{control::PerColor, headers::Client};
+use super::{control::PerColor, headers::ClientAddress};
 use crate::{
     os::hash::mixed,
     rules::{ids::Color, route::Preview},
@@ -28,7 +28,7 @@ use crate::{
 /// Where a request should go, and which targets could not be connected so far.
 #[derive(Default)]
 pub(super) struct Wish {
-    pub(super) place: Place,
+    pub(super) place: SharePlace,
     /// The cookie for a client that has none yet.
     ticket: Option<HeaderValue>,
     refused: PerColor<bool>,
@@ -39,7 +39,7 @@ pub(super) struct Wish {
 
 /// A request's place among the shares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Place {
+pub(super) enum SharePlace {
     /// The live color.
     #[default]
     Live,
@@ -53,7 +53,7 @@ pub(super) enum Place {
 
 impl Wish {
     /// A wish for this place, which nothing has refused yet.
-    pub(super) fn new(place: Place) -> Self {
+    pub(super) fn new(place: SharePlace) -> Self {
         Self { place, ..Self::default() }
     }
 
@@ -91,7 +91,7 @@ impl Wish {
 
     /// Whether the request asks for a preview of the canary.
     pub(super) fn is_preview(&self) -> bool {
-        self.place == Place::Canary
+        self.place == SharePlace::Canary
     }
 
     /// The cookie for a client without one; `None` when the answer may come from another color than the ticket's.
@@ -141,7 +141,7 @@ fn cookies<'head>(headers: &'head HeaderMap, name: &'head str) -> impl Iterator<
 }
 
 /// A client's address as a number: a hash.
-pub(super) fn address_key(headers: &HeaderMap, client: &Client) -> u64 {
+pub(super) fn address_key(headers: &HeaderMap, client: &ClientAddress) -> u64 {
     let told = client.trusted.then(|| headers.get_all("x-forwarded-for").into_iter().next_back()).flatten();
     let last = told.and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse::<IpAddr>().ok());
     match last.map_or(client.ip, |address| address.to_canonical()) {
@@ -159,7 +159,12 @@ pub(super) fn ticket_key(headers: &HeaderMap, name: &str) -> Option<u64> {
 }
 
 /// A session cookie with this number; `None` when the name can't be part of a header.
-pub(super) fn ticket(name: &str, key: u64, headers: &HeaderMap, client: &Client) -> Option<HeaderValue> {
+pub(super) fn ticket(
+    name: &str,
+    key: u64,
+    headers: &HeaderMap,
+    client: &ClientAddress,
+) -> Option<HeaderValue> {
     let is_https = client.trusted && headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
     let secure = if is_https { "; Secure" } else { "" };
     HeaderValue::try_from(format!("{name}={key:016x}; Path=/; HttpOnly; SameSite=Lax{secure}")).ok()
@@ -185,8 +190,8 @@ mod tests {
         all.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
     }
 
-    fn client(ip: &str) -> Client {
-        Client::of(ip.parse().unwrap())
+    fn client(ip: &str) -> ClientAddress {
+        ClientAddress::of(ip.parse().unwrap())
     }
 
     #[test]

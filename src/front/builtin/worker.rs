@@ -19,11 +19,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     crowd::{Crowd, is_shortage},
     guest::Guest,
-    headers::Client,
+    headers::ClientAddress,
     journal::Journal,
     limits::InForce,
-    proxy::Session,
-    sockets::{Doing, Sockets},
+    proxy::ClientSession,
+    sockets::{Doing, OpenSockets},
     switch::Switch,
 };
 
@@ -54,11 +54,11 @@ const CLOSE_PAUSE: Duration = Duration::from_millis(2);
 const GRACE_TICKS: u32 = 2;
 
 /// What one worker's connections share.
-pub(super) struct Worker {
+pub(super) struct FrontWorker {
     pub(super) id: usize,
     pub(super) switch: Arc<Switch>,
     pub(super) journal: Arc<Journal>,
-    pub(super) clients: Arc<Sockets>,
+    pub(super) clients: Arc<OpenSockets>,
     pub(super) house: Arc<House>,
     /// Notified of each accepted connection.
     pub(super) arrival: Notify,
@@ -94,7 +94,7 @@ impl House {
     }
 }
 
-impl Worker {
+impl FrontWorker {
     /// Whether connections are to be closed after their next answer.
     pub(super) fn is_leaving(&self) -> bool {
         self.house.leaving.load(Ordering::Relaxed)
@@ -176,9 +176,9 @@ impl Worker {
     fn serve(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         let wire = self.clients.admit(stream);
         self.arrival.notify_one();
-        let session = Arc::new(Session {
+        let session = Arc::new(ClientSession {
             worker: Arc::clone(self),
-            client: Client::of(peer.ip()),
+            client: ClientAddress::of(peer.ip()),
             slot: Arc::clone(wire.slot()),
         });
         let service = service_fn(move |request| {

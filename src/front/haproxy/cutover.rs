@@ -17,10 +17,10 @@ use tokio::{
 };
 
 use super::{
-    Haproxy, HaproxyError, Limits, Sides, Told, Want,
+    CutoverLimits, Haproxy, HaproxyError, LastSet, ServerGoal, ServerSides,
     figures::{LATER, SOON},
     roles,
-    servers::{Server, Standing},
+    servers::{Availability, Server},
 };
 use crate::{
     os::errors::chain,
@@ -46,7 +46,7 @@ struct Trial {
 }
 
 impl Trial {
-    fn is_passed(&self, now: &Server, first: &Server, limits: Limits) -> bool {
+    fn is_passed(&self, now: &Server, first: &Server, limits: CutoverLimits) -> bool {
         let waited = self.began.elapsed();
         let heard = match (now.is_checked(), now.has_agent()) {
             (true, _) => now.check_health > first.check_health || !self.rested && now.passed(),
@@ -71,11 +71,11 @@ pub enum Life {
 
 impl Haproxy {
     /// Puts a route in force and reads it back from HAProxy; on failure, restores the old one as far as possible.
-    pub async fn route(&self, route: &Route, limits: Limits) -> Result<(), HaproxyError> {
+    pub async fn route(&self, route: &Route, limits: CutoverLimits) -> Result<(), HaproxyError> {
         let process = self.process().await?;
         let sides = self.sides().await?;
         let [blue, green] = Color::ALL.map(|color| roles::wanted(route, color, &sides));
-        let told = Told { process, blue, green, generation: route.generation };
+        let told = LastSet { process, blue, green, generation: route.generation };
         let put = self.put_proven(&told, &sides, limits).await;
         if put.is_err() {
             self.undo(&sides).await;
@@ -85,7 +85,12 @@ impl Haproxy {
 
     /// A color that begins to receive traffic has to pass HAProxy's own check: before the switch when the other color
     /// serves, else after it, because there is nothing to lose.
-    async fn put_proven(&self, told: &Told, sides: &Sides, limits: Limits) -> Result<(), HaproxyError> {
+    async fn put_proven(
+        &self,
+        told: &LastSet,
+        sides: &ServerSides,
+        limits: CutoverLimits,
+    ) -> Result<(), HaproxyError> {
         let mut open = Vec::new();
         for color in Color::ALL.into_iter().filter(|color| told.is_ready(*color)) {
             if self.is_known(color, sides) {
@@ -107,7 +112,7 @@ impl Haproxy {
     }
 
     /// After a restart or reload, HAProxy has the states of its configuration: sets the last route again.
-    pub async fn put_back(&self, limits: Limits) -> Result<Life, HaproxyError> {
+    pub async fn put_back(&self, limits: CutoverLimits) -> Result<Life, HaproxyError> {
         let process = self.process().await?;
         let Some(last) = self.told() else { return Ok(Life::Unknown) };
         if last.process == process {
@@ -122,21 +127,21 @@ impl Haproxy {
 
     /// Sets the last route; returns whether the new process has it. The commands may have reached the former process,
     /// which still answers while it is replaced.
-    async fn told_anew(&self, last: &Told, limits: Limits) -> Result<bool, HaproxyError> {
+    async fn told_anew(&self, last: &LastSet, limits: CutoverLimits) -> Result<bool, HaproxyError> {
         let (process, sides) = self.look().await?;
         if process == last.process {
             return Ok(false);
         }
         let [blue, green] = Color::ALL.map(|color| {
             let alone = !last.is_ready(color.other());
-            let want = |(server, want): (&Server, Want)| match want {
+            let want = |(server, want): (&Server, ServerGoal)| match want {
                 // The weight of the new configuration, not of the earlier one.
-                Want::Ready(_) if alone => roles::alone(server),
+                ServerGoal::Ready(_) if alone => roles::alone(server),
                 want => want,
             };
             last.paired(&sides, color).map(want).collect()
         });
-        let told = Told { process, blue, green, generation: last.generation };
+        let told = LastSet { process, blue, green, generation: last.generation };
         self.put(&told, &sides, limits).await?;
         self.remember(told.clone());
         self.keep().await;
@@ -144,7 +149,12 @@ impl Haproxy {
         Ok(after == process && told.is_met(&now))
     }
 
-    async fn put(&self, told: &Told, sides: &Sides, limits: Limits) -> Result<(), HaproxyError> {
+    async fn put(
+        &self,
+        told: &LastSet,
+        sides: &ServerSides,
+        limits: CutoverLimits,
+    ) -> Result<(), HaproxyError> {
         let [ahead, moving] = self.commands(told, sides);
         // A `balance` with fixed weights refuses here, where nothing has changed yet.
         for commands in [ahead, moving].iter().filter(|commands| !commands.is_empty()) {
@@ -155,11 +165,12 @@ impl Haproxy {
 
     /// Restores the servers' former states. Best effort: the cause that stopped the route may stop the restoration too;
     /// then the next look reports the actual state.
-    async fn undo(&self, before: &Sides) {
+    async fn undo(&self, before: &ServerSides) {
         let undone = async {
             let now = self.sides().await?;
-            let [blue, green] = before.map(Want::as_it_is);
-            let was = Told { process: self.process().await?, blue, green, generation: Generation::default() };
+            let [blue, green] = before.map(ServerGoal::as_it_is);
+            let was =
+                LastSet { process: self.process().await?, blue, green, generation: Generation::default() };
             for commands in self.commands(&was, &now).iter().filter(|commands| !commands.is_empty()) {
                 self.socket.tell(commands).await?;
             }
@@ -171,12 +182,12 @@ impl Haproxy {
     }
 
     /// Whether the color already receives traffic, as bgd set it.
-    fn is_known(&self, color: Color, sides: &Sides) -> bool {
+    fn is_known(&self, color: Color, sides: &ServerSides) -> bool {
         self.told().is_some_and(|told| told.is_ready(color)) && sides.of(color).iter().any(Server::is_ready)
     }
 
     /// Whether the other color serves, in a HAProxy process that did not restart since bgd's last route.
-    fn serves_beside(&self, color: Color, sides: &Sides, process: super::Process) -> bool {
+    fn serves_beside(&self, color: Color, sides: &ServerSides, process: super::HaproxyProcess) -> bool {
         let undisturbed = self.told().is_none_or(|told| told.process == process);
         let serves = |server: &Server| server.is_ready() && server.weight > 0 && server.is_up();
         undisturbed && sides.of(color.other()).iter().any(serves)
@@ -184,7 +195,7 @@ impl Haproxy {
 
     /// Lets HAProxy check a color that is in maintenance, by draining it: a draining server is checked and receives
     /// nothing new.
-    async fn begin_trial(&self, color: Color, told: &Told) -> Result<Trial, HaproxyError> {
+    async fn begin_trial(&self, color: Color, told: &LastSet) -> Result<Trial, HaproxyError> {
         let wanted = told.wanted(&self.sides().await?, color);
         for server in &wanted {
             self.reach(server).await?;
@@ -200,7 +211,12 @@ impl Haproxy {
     }
 
     /// Waits until every server of the color that shall receive traffic has passed.
-    async fn end_trial(&self, trial: &Trial, told: &Told, limits: Limits) -> Result<(), HaproxyError> {
+    async fn end_trial(
+        &self,
+        trial: &Trial,
+        told: &LastSet,
+        limits: CutoverLimits,
+    ) -> Result<(), HaproxyError> {
         let down = loop {
             let now = told.wanted(&self.sides().await?, trial.color);
             let waited = trial.began.elapsed();
@@ -235,31 +251,31 @@ impl Haproxy {
     /// The commands that reach the target. The first list sets weights of servers that receive nothing yet, which moves
     /// no client. The second raises servers, then takes servers out, then lowers weights: lowering a weight before the
     /// other server is out would move clients to that server for an instant.
-    fn commands(&self, told: &Told, sides: &Sides) -> [Vec<String>; 2] {
+    fn commands(&self, told: &LastSet, sides: &ServerSides) -> [Vec<String>; 2] {
         let [mut ahead, mut raised, mut lowered, mut left] = [const { Vec::new() }; 4];
         for (now, want) in Color::ALL.into_iter().flat_map(|color| told.paired(sides, color)) {
             let server = self.path(&now.name);
             match want {
                 want if want.is_met(now) => {}
-                Want::Ready(weight) if now.standing() == Standing::Ready && weight < now.weight => {
+                ServerGoal::Ready(weight) if now.standing() == Availability::Ready && weight < now.weight => {
                     lowered.push(format!("set server {server} weight {weight}"));
                 }
-                Want::Ready(weight) if now.standing() == Standing::Ready => {
+                ServerGoal::Ready(weight) if now.standing() == Availability::Ready => {
                     raised.push(format!("set server {server} weight {weight}"));
                 }
-                Want::Ready(weight) => {
+                ServerGoal::Ready(weight) => {
                     if now.weight != weight {
                         ahead.push(format!("set server {server} weight {weight}"));
                     }
                     raised.push(format!("set server {server} state ready"));
                 }
-                Want::Maint => left.push(format!("set server {server} state maint")),
+                ServerGoal::Maint => left.push(format!("set server {server} state maint")),
             }
         }
         [ahead, raised.into_iter().chain(left).chain(lowered).collect()]
     }
 
-    async fn prove(&self, told: &Told, limits: Limits) -> Result<(), HaproxyError> {
+    async fn prove(&self, told: &LastSet, limits: CutoverLimits) -> Result<(), HaproxyError> {
         let begun = Instant::now();
         let mut pause = SOON;
         loop {
@@ -282,15 +298,15 @@ mod tests {
     use super::{super::servers::tests::*, *};
     use crate::{
         config::settings::{HaproxyServers, HaproxySettings, Ports},
-        front::haproxy::Process,
+        front::haproxy::HaproxyProcess,
         rules::ids::Generation,
     };
 
-    fn commands([told_blue, told_green]: [Want; 2], [blue, green]: [Server; 2]) -> Vec<String> {
+    fn commands([told_blue, told_green]: [ServerGoal; 2], [blue, green]: [Server; 2]) -> Vec<String> {
         each([vec![told_blue], vec![told_green]], [vec![blue], vec![green]])
     }
 
-    fn each([told_blue, told_green]: [Vec<Want>; 2], [blue, green]: [Vec<Server>; 2]) -> Vec<String> {
+    fn each([told_blue, told_green]: [Vec<ServerGoal>; 2], [blue, green]: [Vec<Server>; 2]) -> Vec<String> {
         let haproxy = Haproxy::new(
             HaproxySettings {
                 socket: "/nowhere".into(),
@@ -300,15 +316,15 @@ mod tests {
             },
             Ports { blue: 1, green: 2 },
         );
-        let process = Process { pid: 1, started: 1 };
-        let told = Told { process, blue: told_blue, green: told_green, generation: Generation(1) };
-        haproxy.commands(&told, &Sides { blue, green }).concat()
+        let process = HaproxyProcess { pid: 1, started: 1 };
+        let told = LastSet { process, blue: told_blue, green: told_green, generation: Generation(1) };
+        haproxy.commands(&told, &ServerSides { blue, green }).concat()
     }
 
     #[test]
     fn all_instances_of_the_new_color_are_ready_before_any_of_the_old_one_leaves() {
         let said = each(
-            [vec![Want::Maint; 2], vec![Want::Ready(1); 2]],
+            [vec![ServerGoal::Maint; 2], vec![ServerGoal::Ready(1); 2]],
             [
                 vec![ready("blue", 1), ready("blue-2", 1)],
                 vec![maint("green", 1), maint("green-2", 1), ready("green-3", 1)],
@@ -326,9 +342,11 @@ mod tests {
 
     #[test]
     fn the_new_color_is_ready_before_the_old_one_leaves() {
-        let said = commands([Want::Maint, Want::Ready(50)], [ready("blue", 100), maint("green", 50)]);
+        let said =
+            commands([ServerGoal::Maint, ServerGoal::Ready(50)], [ready("blue", 100), maint("green", 50)]);
         assert_eq!(said, ["set server shop/green state ready", "set server shop/blue state maint"]);
-        let said = commands([Want::Ready(9), Want::Maint], [maint("blue", 1), ready("green", 50)]);
+        let said =
+            commands([ServerGoal::Ready(9), ServerGoal::Maint], [maint("blue", 1), ready("green", 50)]);
         let expected = [
             "set server shop/blue weight 9",
             "set server shop/blue state ready",
@@ -339,7 +357,10 @@ mod tests {
 
     #[test]
     fn a_canary_is_raised_before_the_live_color_is_lowered() {
-        let said = commands([Want::Ready(151), Want::Ready(50)], [ready("blue", 191), ready("green", 10)]);
+        let said = commands(
+            [ServerGoal::Ready(151), ServerGoal::Ready(50)],
+            [ready("blue", 191), ready("green", 10)],
+        );
         let expected = ["set server shop/green weight 50", "set server shop/blue weight 151"];
         assert_eq!(said, expected);
     }
@@ -347,22 +368,26 @@ mod tests {
     #[test]
     fn who_stays_with_less_weight_gets_it_after_the_other_has_left() {
         // In the other order, nearly all of the traffic would go to the leaving server for an instant.
-        let said = commands([Want::Maint, Want::Ready(1)], [ready("blue", 101), ready("green", 100)]);
+        let said =
+            commands([ServerGoal::Maint, ServerGoal::Ready(1)], [ready("blue", 101), ready("green", 100)]);
         assert_eq!(said, ["set server shop/blue state maint", "set server shop/green weight 1"]);
-        let said = commands([Want::Ready(1), Want::Maint], [ready("blue", 151), ready("green", 50)]);
+        let said =
+            commands([ServerGoal::Ready(1), ServerGoal::Maint], [ready("blue", 151), ready("green", 50)]);
         assert_eq!(said, ["set server shop/green state maint", "set server shop/blue weight 1"]);
     }
 
     #[test]
     fn a_live_color_gets_its_weight_back_before_the_abandoned_canary_leaves() {
-        let said = commands([Want::Ready(220), Want::Maint], [ready("blue", 101), ready("green", 100)]);
+        let said =
+            commands([ServerGoal::Ready(220), ServerGoal::Maint], [ready("blue", 101), ready("green", 100)]);
         let expected = ["set server shop/blue weight 220", "set server shop/green state maint"];
         assert_eq!(said, expected);
     }
 
     #[test]
     fn what_is_so_already_is_not_told() {
-        let said = commands([Want::Ready(100), Want::Maint], [ready("blue", 100), maint("green", 3)]);
+        let said =
+            commands([ServerGoal::Ready(100), ServerGoal::Maint], [ready("blue", 100), maint("green", 3)]);
         assert!(said.is_empty(), "{said:?}");
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Counters, Haproxy, HaproxyError,
-    figures::{LATER, SOON, Stat},
+    Haproxy, HaproxyError, ServerCounters,
+    figures::{LATER, SOON, StatTable},
     former,
     servers::Server,
 };
@@ -55,24 +55,24 @@ impl Haproxy {
     }
 
     /// HAProxy's counters of the color's servers, added up.
-    pub async fn counters(&self, color: Color) -> Result<Counters, HaproxyError> {
+    pub async fn counters(&self, color: Color) -> Result<ServerCounters, HaproxyError> {
         let sides = self.sides().await?;
         self.count(sides.of(color)).await
     }
 
     /// HAProxy's counters of one server.
-    pub(super) async fn counters_of(&self, server: &Server) -> Result<Counters, HaproxyError> {
+    pub(super) async fn counters_of(&self, server: &Server) -> Result<ServerCounters, HaproxyError> {
         self.count(std::slice::from_ref(server)).await
     }
 
-    async fn count(&self, servers: &[Server]) -> Result<Counters, HaproxyError> {
+    async fn count(&self, servers: &[Server]) -> Result<ServerCounters, HaproxyError> {
         let backend = &self.settings.backend;
         let command = format!("show stat {backend} 4 -1");
         let text = self.socket.ask(&command).await?;
-        let stat = Stat::parse(&text).ok_or_else(|| self.garbled(&command, "it has no header"))?;
+        let stat = StatTable::parse(&text).ok_or_else(|| self.garbled(&command, "it has no header"))?;
         let each = servers.iter().map(|server| stat.server(backend, &server.name));
-        let all: Option<Vec<Counters>> = each.collect();
+        let all: Option<Vec<ServerCounters>> = each.collect();
         let all = all.ok_or_else(|| self.garbled(&command, "the server is not in it"))?;
-        Ok(all.into_iter().reduce(Counters::and).unwrap_or_default())
+        Ok(all.into_iter().reduce(ServerCounters::and).unwrap_or_default())
     }
 }

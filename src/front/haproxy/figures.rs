@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Identity of a HAProxy worker process: a reload and a restart make a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Process {
+pub struct HaproxyProcess {
     /// The worker's pid, in its own namespace.
     pub pid: u32,
     /// Start time, as HAProxy's `Start_time_sec`; 0 when this version of HAProxy does not report it.
@@ -14,7 +14,7 @@ pub struct Process {
 
 /// HAProxy's counters of one server, or of a color's servers together, since it started.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Counters {
+pub struct ServerCounters {
     /// Requests open now: in flight, or a tunnel.
     pub open: u64,
     /// Requests waiting for a free connection to the server.
@@ -32,12 +32,12 @@ pub struct Counters {
 }
 
 /// One `show stat` answer, a table whose columns have names.
-pub(super) struct Stat<'a> {
+pub(super) struct StatTable<'a> {
     columns: Vec<&'a str>,
     lines: Vec<Vec<&'a str>>,
 }
 
-impl<'a> Stat<'a> {
+impl<'a> StatTable<'a> {
     /// `None` when the answer does not begin with a header.
     pub(super) fn parse(text: &'a str) -> Option<Self> {
         let mut lines = text.lines();
@@ -47,10 +47,10 @@ impl<'a> Stat<'a> {
     }
 
     /// The counters of a server of a backend; `None` when the answer does not have that server.
-    pub(super) fn server(&self, backend: &str, name: &str) -> Option<Counters> {
+    pub(super) fn server(&self, backend: &str, name: &str) -> Option<ServerCounters> {
         let line = self.line(backend, name)?;
         let count = |column| self.value(line, column).parse().unwrap_or(0);
-        Some(Counters {
+        Some(ServerCounters {
             open: count("scur"),
             queued: count("qcur"),
             requests: count("stot"),
@@ -95,16 +95,16 @@ impl<'a> Stat<'a> {
 }
 
 /// The process that gave this `show info` answer; `None` when it names no pid.
-pub(super) fn process(text: &str) -> Option<Process> {
+pub(super) fn process(text: &str) -> Option<HaproxyProcess> {
     let value = |key: &str| {
         let mut lines = text.lines().filter_map(|line| line.split_once(':'));
         lines.find(|(name, _)| *name == key).map(|(_, value)| value.trim())
     };
     let started = value("Start_time_sec").and_then(|text| text.parse().ok()).unwrap_or(0);
-    Some(Process { pid: value("Pid")?.parse().ok()?, started })
+    Some(HaproxyProcess { pid: value("Pid")?.parse().ok()?, started })
 }
 
-impl Counters {
+impl ServerCounters {
     /// Requests that would be cut by stopping the server now.
     pub fn in_flight(&self) -> u64 {
         self.open.saturating_add(self.queued)
@@ -155,27 +155,27 @@ mod tests {
 
     #[test]
     fn the_figures_of_a_server_are_read_by_the_names_of_their_columns() {
-        let stat = Stat::parse(ANSWER).unwrap();
+        let stat = StatTable::parse(ANSWER).unwrap();
         let blue = stat.server("shop", "blue").unwrap();
         assert_eq!((blue.open, blue.queued, blue.in_flight()), (2, 1, 3));
         assert_eq!((blue.requests, blue.errors()), (900, 12));
         assert_eq!(blue.check, "L7STS 503");
         assert_eq!(stat.balance("shop"), Some("source"));
         assert!(stat.server("shop", "green").is_none() && stat.server("other", "blue").is_none());
-        assert!(Stat::parse("Permission denied\n").is_none());
+        assert!(StatTable::parse("Permission denied\n").is_none());
     }
 
     #[test]
     fn what_came_to_frontends_is_told_from_what_came_to_a_backend() {
         let text = ANSWER.replace("shop,BACKEND,0,0,0", "web,FRONTEND,,1,70,,,,,,,,\nshop,BACKEND,0,0,30");
-        assert_eq!(Stat::parse(&text).unwrap().arrivals("shop"), Some((70, 30)));
-        assert_eq!(Stat::parse(&text).unwrap().arrivals("other"), None);
+        assert_eq!(StatTable::parse(&text).unwrap().arrivals("shop"), Some((70, 30)));
+        assert_eq!(StatTable::parse(&text).unwrap().arrivals("other"), None);
     }
 
     #[test]
     fn what_was_counted_since_is_the_difference() {
-        let blue = Stat::parse(ANSWER).unwrap().server("shop", "blue").unwrap();
-        let earlier = Counters { requests: 800, answers_5xx: 5, ..blue.clone() };
+        let blue = StatTable::parse(ANSWER).unwrap().server("shop", "blue").unwrap();
+        let earlier = ServerCounters { requests: 800, answers_5xx: 5, ..blue.clone() };
         let since = blue.since(&earlier);
         assert_eq!((since.requests, since.answers_5xx, since.errors()), (100, 0, 0));
     }
@@ -183,8 +183,8 @@ mod tests {
     #[test]
     fn the_process_is_told_by_pid_and_start() {
         let info = "Name: HAProxy\nPid: 29085\nUptime: 0d 0h00m01s\nStart_time_sec: 1795271810\n";
-        assert_eq!(process(info), Some(Process { pid: 29085, started: 1795271810 }));
-        assert_eq!(process("Pid: 7\n"), Some(Process { pid: 7, started: 0 }));
+        assert_eq!(process(info), Some(HaproxyProcess { pid: 29085, started: 1795271810 }));
+        assert_eq!(process("Pid: 7\n"), Some(HaproxyProcess { pid: 7, started: 0 }));
         assert_eq!(process("Permission denied\n"), None);
     }
 }

@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, fs, time::Duration};
 
 use futures_util::future::BoxFuture;
 
-use super::{Haproxy, HaproxyError, Limits, doctor, report, supervise};
+use super::{CutoverLimits, Haproxy, HaproxyError, doctor, report, supervise};
 use crate::{
     config::settings::AppSettings,
-    front::{Attempt, Confined, Daemon, Front, FrontError, traffic::Sample},
+    front::{Attempt, Confined, Front, FrontDaemon, FrontError, traffic::RequestSample},
     os::errors::chain,
     rules::{
         canary::Share,
@@ -28,7 +28,7 @@ impl Front for Haproxy {
     }
 
     fn route(&self, route: Route) -> Attempt<'_, ()> {
-        Box::pin(async move { Ok(Self::route(self, &route, Limits::default()).await?) })
+        Box::pin(async move { Ok(Self::route(self, &route, CutoverLimits::default()).await?) })
     }
 
     fn standing(&self) -> Attempt<'_, Option<Standing>> {
@@ -43,7 +43,7 @@ impl Front for Haproxy {
         Box::pin(async move { Ok(Self::drained(self, color, limit).await?) })
     }
 
-    fn supervise<'a>(&'a self, daemon: &'a dyn Daemon) -> BoxFuture<'a, ()> {
+    fn supervise<'a>(&'a self, daemon: &'a dyn FrontDaemon) -> BoxFuture<'a, ()> {
         Box::pin(supervise::supervise(self, daemon))
     }
 
@@ -51,7 +51,7 @@ impl Front for Haproxy {
         Box::pin(doctor::advice(self, app))
     }
 
-    fn samples(&self, datagram: &[u8]) -> Vec<Sample> {
+    fn samples(&self, datagram: &[u8]) -> Vec<RequestSample> {
         report::parse(&self.settings, datagram).into_iter().collect()
     }
 

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{Haproxy, HaproxyError, figures::Stat, servers::Server};
+use super::{Haproxy, HaproxyError, figures::StatTable, servers::Server};
 use crate::config::settings::Sticky;
 
 /// Connections to HAProxy after which a backend without a request counts as unused.
@@ -11,7 +11,7 @@ const ENOUGH: u64 = 10;
 
 /// A defect of the configuration, and what to write into haproxy.cfg.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Advice {
+pub struct ConfigDefect {
     /// The defect, as a message.
     pub said: String,
     pub hint: &'static str,
@@ -36,25 +36,26 @@ impl Haproxy {
     pub async fn balance(&self) -> Result<Balance, HaproxyError> {
         let command = format!("show stat {} 2 -1", self.settings.backend);
         let text = self.socket.ask(&command).await?;
-        let stat = Stat::parse(&text).ok_or_else(|| self.garbled(&command, "it has no header"))?;
+        let stat = StatTable::parse(&text).ok_or_else(|| self.garbled(&command, "it has no header"))?;
         let balance = stat.balance(&self.settings.backend);
         Ok(Balance(balance.ok_or_else(|| self.garbled(&command, "the backend is not in it"))?.to_owned()))
     }
 
     /// Advice when the backend got no request while the frontends had many connections.
-    async fn unused(&self) -> Result<Option<Advice>, HaproxyError> {
+    async fn unused(&self) -> Result<Option<ConfigDefect>, HaproxyError> {
         let stat = self.socket.ask("show stat").await?;
-        let stat = Stat::parse(&stat).ok_or_else(|| self.garbled("show stat", "it has no header"))?;
+        let stat = StatTable::parse(&stat).ok_or_else(|| self.garbled("show stat", "it has no header"))?;
         let backend = &self.settings.backend;
         let Some((taken @ ENOUGH.., 0)) = stat.arrivals(backend) else { return Ok(None) };
         let said = format!("none of {taken} connections to haproxy came to its backend {backend}");
-        Ok(Some(Advice {
-            said, hint: "name it in a frontend: `default_backend`, or `use_backend … if …`"
+        Ok(Some(ConfigDefect {
+            said,
+            hint: "name it in a frontend: `default_backend`, or `use_backend … if …`",
         }))
     }
 
     /// Advice about a HAProxy that works, and would work better with another haproxy.cfg.
-    pub async fn advice(&self, sticky: &Sticky) -> Result<Vec<Advice>, HaproxyError> {
+    pub async fn advice(&self, sticky: &Sticky) -> Result<Vec<ConfigDefect>, HaproxyError> {
         let sides = self.sides().await?;
         let mut found = Vec::new();
         for server in sides.all() {
@@ -65,18 +66,18 @@ impl Haproxy {
                     server.address,
                     server.port
                 );
-                found.push(Advice { said, hint: "bgd starts the app on 127.0.0.1" });
+                found.push(ConfigDefect { said, hint: "bgd starts the app on 127.0.0.1" });
             }
             if server.was_refused() {
                 let check = self.counters_of(server).await?.check;
                 let said = format!("haproxy's last check of {} failed: {check}", self.path(&server.name));
                 let said = said.trim_end_matches([':', ' ']).to_owned();
-                found.push(Advice { said, hint: super::error::CHECK });
+                found.push(ConfigDefect { said, hint: super::error::CHECK });
             }
         }
         if self.settings.state_file.is_none() && !sides.all().all(Server::has_check) {
             let said = "a restarted haproxy sends requests to the color on which nothing runs, until bgd has told it";
-            found.push(Advice {
+            found.push(ConfigDefect {
                 said: said.to_owned(),
                 hint: "write `check` behind each server, or use `state_file`",
             });
@@ -96,16 +97,16 @@ impl Haproxy {
             };
             let said =
                 format!("clients do not stay on their side by {what}: the backend balances by {}", balance.0);
-            found.push(Advice { said, hint });
+            found.push(ConfigDefect { said, hint });
         }
         Ok(found)
     }
 }
 
-fn no_directory(file: &Path) -> Option<Advice> {
+fn no_directory(file: &Path) -> Option<ConfigDefect> {
     let dir = file.parent().filter(|dir| !dir.is_dir())?;
     let said = format!("haproxy's state file can't be written: no directory {}", dir.display());
-    Some(Advice { said, hint: "make it, or give `state_file` another place" })
+    Some(ConfigDefect { said, hint: "make it, or give `state_file` another place" })
 }
 
 #[cfg(test)]

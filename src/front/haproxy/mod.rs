@@ -40,22 +40,22 @@ use std::{
 
 pub use cutover::Life;
 pub use error::HaproxyError;
-pub use figures::{Counters, Process};
-pub use inspect::{Advice, Balance};
-pub use roles::Standing;
+pub use figures::{HaproxyProcess, ServerCounters};
+pub use inspect::{Balance, ConfigDefect};
+pub use roles::RouteInForce;
 pub use standing::Discord;
 
 use crate::{
     config::settings::{Addresses, HaproxySettings, MOST_INSTANCES},
     rules::ids::{Color, Generation},
 };
-use roles::Want;
+use roles::ServerGoal;
 use servers::Server;
-use socket::Socket;
+use socket::AdminSocket;
 
 /// How long the steps of a cutover may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct CutoverLimits {
     /// For the first result of HAProxy's own check of a server that is about to receive traffic.
     pub check: Duration,
     /// For that check to pass, when it failed at first.
@@ -64,7 +64,7 @@ pub struct Limits {
     pub proof: Duration,
 }
 
-impl Default for Limits {
+impl Default for CutoverLimits {
     /// 15 s for a check: HAProxy's default is one every 2 s, and a longer interval still gets one. To be up again after
     /// a failed check takes two that pass; 8 s leave time for one more. 5 s for the proof: HAProxy acts on a command
     /// before it answers, so only an overloaded machine takes any time.
@@ -79,23 +79,23 @@ impl Default for Limits {
 pub struct Haproxy {
     settings: HaproxySettings,
     addresses: Addresses,
-    socket: Socket,
+    socket: AdminSocket,
     /// The states that this bgd process last set, and the HAProxy process that got them; `None` before the first look
     /// or route.
-    told: Arc<Mutex<Option<Told>>>,
+    told: Arc<Mutex<Option<LastSet>>>,
 }
 
 /// The state that bgd last set in a HAProxy process: for each color, the target of each server, in server order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Told {
-    process: Process,
-    blue: Vec<Want>,
-    green: Vec<Want>,
+struct LastSet {
+    process: HaproxyProcess,
+    blue: Vec<ServerGoal>,
+    green: Vec<ServerGoal>,
     generation: Generation,
 }
 
-impl Told {
-    fn of(&self, color: Color) -> &[Want] {
+impl LastSet {
+    fn of(&self, color: Color) -> &[ServerGoal] {
         match color {
             Color::Blue => &self.blue,
             Color::Green => &self.green,
@@ -108,18 +108,22 @@ impl Told {
     }
 
     /// Each server with its target; maintenance for a server that was added later.
-    fn paired<'a>(&'a self, sides: &'a Sides, color: Color) -> impl Iterator<Item = (&'a Server, Want)> {
-        let wants = self.of(color).iter().copied().chain(std::iter::repeat(Want::Maint));
+    fn paired<'a>(
+        &'a self,
+        sides: &'a ServerSides,
+        color: Color,
+    ) -> impl Iterator<Item = (&'a Server, ServerGoal)> {
+        let wants = self.of(color).iter().copied().chain(std::iter::repeat(ServerGoal::Maint));
         sides.of(color).iter().zip(wants)
     }
 
     /// The servers of the color that shall receive traffic.
-    fn wanted(&self, sides: &Sides, color: Color) -> Vec<Server> {
+    fn wanted(&self, sides: &ServerSides, color: Color) -> Vec<Server> {
         let ready = self.paired(sides, color).filter(|(_, want)| want.is_ready());
         ready.map(|(server, _)| server.clone()).collect()
     }
 
-    fn is_met(&self, sides: &Sides) -> bool {
+    fn is_met(&self, sides: &ServerSides) -> bool {
         Color::ALL
             .into_iter()
             .all(|color| self.paired(sides, color).all(|(server, want)| want.is_met(server)))
@@ -128,12 +132,12 @@ impl Told {
 
 /// The servers of an app at one moment: for each color one per instance, in order of instances, at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Sides {
+struct ServerSides {
     blue: Vec<Server>,
     green: Vec<Server>,
 }
 
-impl Sides {
+impl ServerSides {
     fn of(&self, color: Color) -> &[Server] {
         match color {
             Color::Blue => &self.blue,
@@ -159,7 +163,7 @@ impl Sides {
 impl Haproxy {
     /// Makes the front of one app; does not connect to HAProxy.
     pub fn new(settings: HaproxySettings, addresses: impl Into<Addresses>) -> Self {
-        let socket = Socket::new(settings.socket.clone());
+        let socket = AdminSocket::new(settings.socket.clone());
         Self { settings, addresses: addresses.into(), socket, told: Arc::default() }
     }
 
@@ -179,7 +183,7 @@ impl Haproxy {
     }
 
     /// The HAProxy process that answers, by which bgd detects a restart.
-    pub async fn process(&self) -> Result<Process, HaproxyError> {
+    pub async fn process(&self) -> Result<HaproxyProcess, HaproxyError> {
         figures::process(&self.socket.ask("show info").await?)
             .ok_or_else(|| self.garbled("show info", "neither Pid nor start"))
     }
@@ -192,7 +196,7 @@ impl Haproxy {
     }
 
     /// Reads the app's servers; fails when they are missing or at other addresses than the app's.
-    async fn sides(&self) -> Result<Sides, HaproxyError> {
+    async fn sides(&self) -> Result<ServerSides, HaproxyError> {
         let command = self.states();
         let text = self.socket.ask(&command).await?;
         self.read_sides(&command, &text)
@@ -205,7 +209,7 @@ impl Haproxy {
 
     /// Reads the servers and the process on one connection: during a reload, one connection reaches the former worker
     /// and the next one the new worker.
-    async fn look(&self) -> Result<(Process, Sides), HaproxyError> {
+    async fn look(&self) -> Result<(HaproxyProcess, ServerSides), HaproxyError> {
         let command = format!("show info; {}", self.states());
         let text = self.socket.ask(&command).await?;
         let garbled = || self.garbled(&command, "not the two answers");
@@ -213,7 +217,7 @@ impl Haproxy {
         Ok((figures::process(info).ok_or_else(garbled)?, self.read_sides(&command, states)?))
     }
 
-    fn read_sides(&self, command: &str, text: &str) -> Result<Sides, HaproxyError> {
+    fn read_sides(&self, command: &str, text: &str) -> Result<ServerSides, HaproxyError> {
         if text.contains("Can't find backend") {
             return Err(HaproxyError::NoBackend {
                 path: self.settings.socket.clone(),
@@ -221,7 +225,7 @@ impl Haproxy {
             });
         }
         let servers = servers::parse(text).map_err(|what| self.garbled(command, &what))?;
-        Ok(Sides { blue: self.side(Color::Blue, &servers)?, green: self.side(Color::Green, &servers)? })
+        Ok(ServerSides { blue: self.side(Color::Blue, &servers)?, green: self.side(Color::Green, &servers)? })
     }
 
     /// The color's servers: the first, and those that follow it as long as they are at the app's addresses. There are
@@ -263,11 +267,11 @@ impl Haproxy {
         }
     }
 
-    fn told(&self) -> Option<Told> {
+    fn told(&self) -> Option<LastSet> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn remember(&self, told: Told) {
+    fn remember(&self, told: LastSet) {
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
     }
 }

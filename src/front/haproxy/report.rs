@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::{config::settings::HaproxySettings, front::traffic::Sample};
+use crate::{config::settings::HaproxySettings, front::traffic::RequestSample};
 
 /// The `log-format` that haproxy.cfg needs.
 pub const LOG_FORMAT: &str =
@@ -17,7 +17,7 @@ pub const LOG_FORMAT: &str =
 
 /// One line of the log. HAProxy writes -1 for a phase that the request did not reach.
 #[derive(Deserialize)]
-struct Line {
+struct LogLine {
     backend: String,
     server: String,
     status: i32,
@@ -31,9 +31,9 @@ struct Line {
 
 /// The request in a datagram, with or without a syslog header. `None` when it is not such a line, when the request was
 /// for another backend, or when the client went away before the server answered.
-pub fn parse(settings: &HaproxySettings, datagram: &[u8]) -> Option<Sample> {
+pub fn parse(settings: &HaproxySettings, datagram: &[u8]) -> Option<RequestSample> {
     let begin = datagram.iter().position(|byte| *byte == b'{')?;
-    let mut lines = serde_json::Deserializer::from_slice(&datagram[begin..]).into_iter::<Line>();
+    let mut lines = serde_json::Deserializer::from_slice(&datagram[begin..]).into_iter::<LogLine>();
     let line = lines.next()?.ok()?;
     let color = settings.servers.color(&line.server)?;
     if line.backend != settings.backend {
@@ -46,7 +46,7 @@ pub fn parse(settings: &HaproxySettings, datagram: &[u8]) -> Option<Sample> {
     }
     let millis = line.connect.max(0).saturating_add(line.answer.max(0));
     let took = Duration::from_millis(u64::try_from(millis).ok()?);
-    Some(Sample { color, status: if answered { u16::try_from(line.status).ok() } else { None }, took })
+    Some(RequestSample { color, status: if answered { u16::try_from(line.status).ok() } else { None }, took })
 }
 
 #[cfg(test)]
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
     use crate::{config::settings::HaproxyServers, rules::ids::Color};
 
-    fn read(text: &str) -> Option<Sample> {
+    fn read(text: &str) -> Option<RequestSample> {
         let servers = HaproxyServers { blue: "blue".to_owned(), green: "green".to_owned() };
         let settings = HaproxySettings {
             socket: "/nowhere".into(),

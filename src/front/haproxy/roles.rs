@@ -3,7 +3,7 @@
 //! instance a color the sum is 201, so a share is exact to half a percent, and a canary's weight only grows with its
 //! share: a consistent hash then takes no client away from it. Pure.
 
-use super::{Sides, servers, servers::Server};
+use super::{ServerSides, servers, servers::Server};
 use crate::rules::{ids::Color, route::Route};
 
 /// Sum of the weights of both colors with one instance each: odd, and in half percents.
@@ -15,19 +15,19 @@ const WHOLE: u16 = 100;
 
 /// The target state of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Want {
+pub(super) enum ServerGoal {
     /// Receive traffic with this weight.
     Ready(u16),
     /// Receive nothing: maintenance.
     Maint,
 }
 
-impl Want {
+impl ServerGoal {
     /// Whether the server is in this state.
     pub(super) fn is_met(self, server: &Server) -> bool {
         match (self, server.standing()) {
-            (Self::Ready(weight), servers::Standing::Ready) => server.weight == weight,
-            (Self::Maint, servers::Standing::Maint) => true,
+            (Self::Ready(weight), servers::Availability::Ready) => server.weight == weight,
+            (Self::Maint, servers::Availability::Maint) => true,
             (Self::Ready(_) | Self::Maint, _) => false,
         }
     }
@@ -35,8 +35,8 @@ impl Want {
     /// The server's present state as a target; a server that drains counts as in maintenance.
     pub(super) fn as_it_is(server: &Server) -> Self {
         match server.standing() {
-            servers::Standing::Ready => Self::Ready(server.weight),
-            servers::Standing::Drain | servers::Standing::Maint => Self::Maint,
+            servers::Availability::Ready => Self::Ready(server.weight),
+            servers::Availability::Drain | servers::Availability::Maint => Self::Maint,
         }
     }
 
@@ -47,7 +47,7 @@ impl Want {
 
 /// The target of each of a color's servers under the route; servers without an instance stay in maintenance. A color
 /// that has all traffic has the weights of the configuration, which every `balance` accepts.
-pub(super) fn wanted(route: &Route, color: Color, sides: &Sides) -> Vec<Want> {
+pub(super) fn wanted(route: &Route, color: Color, sides: &ServerSides) -> Vec<ServerGoal> {
     let instances = |color: Color| route.of(color).map_or(0, |side| side.addresses.len());
     let number = |color: Color| instances(color).min(sides.of(color).len());
     let live = route.color();
@@ -55,11 +55,11 @@ pub(super) fn wanted(route: &Route, color: Color, sides: &Sides) -> Vec<Want> {
     let shared =
         both.map(|(live, (canary, share))| Weights::of(share.get(), [live, canary.color].map(number)));
     let role = |(index, server): (usize, &Server)| match shared {
-        _ if index >= number(color) => Want::Maint,
-        Some(weights) if live == Some(color) => Want::Ready(weights.live),
-        Some(weights) => Want::Ready(weights.of_canary(index)),
+        _ if index >= number(color) => ServerGoal::Maint,
+        Some(weights) if live == Some(color) => ServerGoal::Ready(weights.live),
+        Some(weights) => ServerGoal::Ready(weights.of_canary(index)),
         None if live == Some(color) => alone(server),
-        None => Want::Maint,
+        None => ServerGoal::Maint,
     };
     sides.of(color).iter().enumerate().map(role).collect()
 }
@@ -94,13 +94,13 @@ impl Weights {
 }
 
 /// The target of a server of the only color with traffic.
-pub(super) fn alone(server: &Server) -> Want {
-    Want::Ready(if server.initial_weight == 0 { WHOLE } else { server.initial_weight })
+pub(super) fn alone(server: &Server) -> ServerGoal {
+    ServerGoal::Ready(if server.initial_weight == 0 { WHOLE } else { server.initial_weight })
 }
 
 /// The route that HAProxy has in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct RouteInForce {
     /// The live color; `None` when nothing receives traffic.
     pub live: Option<Color>,
     /// The canary's color, and its share in percent.
@@ -108,27 +108,29 @@ pub struct Standing {
 }
 
 /// Reads the route from the servers' states and weights.
-pub(super) fn standing(sides: &Sides) -> Standing {
-    let mut ready = Color::ALL.into_iter().filter(|color| Load::of(sides, *color).is_ready());
+pub(super) fn standing(sides: &ServerSides) -> RouteInForce {
+    let mut ready = Color::ALL.into_iter().filter(|color| ReadyServers::of(sides, *color).is_ready());
     match (ready.next(), ready.next()) {
         (Some(one), Some(_)) => {
             let live = live_of_two(sides, one);
             match share(sides, live.other()) {
-                Some(share) => Standing { live: Some(live), canary: Some((live.other(), share)) },
-                None => Standing { live: None, canary: None },
+                Some(share) => RouteInForce { live: Some(live), canary: Some((live.other(), share)) },
+                None => RouteInForce { live: None, canary: None },
             }
         }
-        (Some(one), None) if Load::of(sides, one).weight() > 0 => Standing { live: Some(one), canary: None },
-        (_, _) => Standing { live: None, canary: None },
+        (Some(one), None) if ReadyServers::of(sides, one).weight() > 0 => {
+            RouteInForce { live: Some(one), canary: None }
+        }
+        (_, _) => RouteInForce { live: None, canary: None },
     }
 }
 
 /// The servers of a color that are in state ready.
-struct Load<'s>(Vec<&'s Server>);
+struct ReadyServers<'s>(Vec<&'s Server>);
 
-impl<'s> Load<'s> {
-    fn of(sides: &'s Sides, color: Color) -> Self {
-        Self(sides.of(color).iter().filter(|it| it.standing() == servers::Standing::Ready).collect())
+impl<'s> ReadyServers<'s> {
+    fn of(sides: &'s ServerSides, color: Color) -> Self {
+        Self(sides.of(color).iter().filter(|it| it.standing() == servers::Availability::Ready).collect())
     }
 
     fn is_ready(&self) -> bool {
@@ -151,28 +153,29 @@ impl<'s> Load<'s> {
 }
 
 /// A color's part of all weights in percent, rounded; `None` when the sum of all weights is 0.
-fn share(sides: &Sides, color: Color) -> Option<u16> {
-    let weight = |color: Color| Load::of(sides, color).weight();
+fn share(sides: &ServerSides, color: Color) -> Option<u16> {
+    let weight = |color: Color| ReadyServers::of(sides, color).weight();
     let both = weight(color) + weight(color.other());
     (weight(color) * 100 + both / 2).checked_div(both).and_then(|share| u16::try_from(share).ok())
 }
 
 /// The route when both colors receive traffic by weights that bgd did not set, but the configuration or an operator:
 /// then neither color is marked as live. `None` otherwise.
-pub(super) fn undecided(sides: &Sides) -> Option<Standing> {
-    let [blue, green] = Color::ALL.map(|color| Load::of(sides, color));
-    let receives = |load: &Load<'_>| load.weight() > 0 && load.is_up();
+pub(super) fn undecided(sides: &ServerSides) -> Option<RouteInForce> {
+    let [blue, green] = Color::ALL.map(|color| ReadyServers::of(sides, color));
+    let receives = |load: &ReadyServers<'_>| load.weight() > 0 && load.is_up();
     let open = blue.is_odd() == green.is_odd() && receives(&blue) && receives(&green);
     let canary = share(sides, Color::Green).filter(|_| open)?;
-    Some(Standing { live: None, canary: Some((Color::Green, canary)) })
+    Some(RouteInForce { live: None, canary: Some((Color::Green, canary)) })
 }
 
 /// The live color of two that receive traffic: the one with odd weights. Where bgd did not set the weights: the one
 /// that is up, then the heavier one, then `one`.
-fn live_of_two(sides: &Sides, one: Color) -> Color {
-    let [this, that] = [one, one.other()].map(|color| Load::of(sides, color));
-    let rank =
-        |load: &Load<'_>, other: &Load<'_>| (load.is_odd() && !other.is_odd(), load.is_up(), load.weight());
+fn live_of_two(sides: &ServerSides, one: Color) -> Color {
+    let [this, that] = [one, one.other()].map(|color| ReadyServers::of(sides, color));
+    let rank = |load: &ReadyServers<'_>, other: &ReadyServers<'_>| {
+        (load.is_odd() && !other.is_odd(), load.is_up(), load.weight())
+    };
     if rank(&that, &this) > rank(&this, &that) { one.other() } else { one }
 }
 
@@ -203,28 +206,28 @@ mod tests {
         }
     }
 
-    fn pair(blue: Server, green: Server) -> Sides {
-        Sides { blue: vec![blue], green: vec![green] }
+    fn pair(blue: Server, green: Server) -> ServerSides {
+        ServerSides { blue: vec![blue], green: vec![green] }
     }
 
     /// The servers after HAProxy reached the target; each color has one server more than the greatest number of
     /// instances.
-    fn told(route: &Route) -> Sides {
+    fn told(route: &Route) -> ServerSides {
         let [blue, green] = Color::ALL.map(|color| {
             vec![ready(color.as_str(), 1); 1 + route.of(color).map_or(0, |side| side.addresses.len())]
         });
-        let before = Sides { blue, green };
+        let before = ServerSides { blue, green };
         let [blue, green] = Color::ALL.map(|color| {
             let each = wanted(route, color, &before).into_iter().map(|want| match want {
-                Want::Ready(weight) => ready(color.as_str(), weight),
-                Want::Maint => maint(color.as_str(), 7),
+                ServerGoal::Ready(weight) => ready(color.as_str(), weight),
+                ServerGoal::Maint => maint(color.as_str(), 7),
             });
             each.collect()
         });
-        Sides { blue, green }
+        ServerSides { blue, green }
     }
 
-    fn wants(route: &Route, color: Color) -> Vec<Want> {
+    fn wants(route: &Route, color: Color) -> Vec<ServerGoal> {
         wanted(route, color, &pair(ready("blue", 1), ready("green", 1)))
     }
 
@@ -232,13 +235,13 @@ mod tests {
     fn every_share_is_read_back_as_it_was_told_whichever_color_is_live() {
         for live in Color::ALL {
             for share in 0..100 {
-                let expected = Standing { live: Some(live), canary: Some((live.other(), share)) };
+                let expected = RouteInForce { live: Some(live), canary: Some((live.other(), share)) };
                 assert_eq!(standing(&told(&route(live, Some(share)))), expected);
             }
-            assert_eq!(standing(&told(&route(live, None))), Standing { live: Some(live), canary: None });
+            assert_eq!(standing(&told(&route(live, None))), RouteInForce { live: Some(live), canary: None });
         }
         let none = Route::nowhere(Generation(1));
-        assert_eq!(standing(&told(&none)), Standing { live: None, canary: None });
+        assert_eq!(standing(&told(&none)), RouteInForce { live: None, canary: None });
     }
 
     #[test]
@@ -250,7 +253,7 @@ mod tests {
             assert_eq!(same.blue[..3], [one.blue[0].clone(), one.blue[0].clone(), one.blue[0].clone()]);
             for numbers in [[3, 2], [2, 3], [1, 3], [3, 1], [64, 63], [63, 64], [8, 1], [1, 64]] {
                 let found = told(&several(numbers, Color::Blue, Some(share)));
-                let Standing { live, canary: Some((Color::Green, read)) } = standing(&found) else {
+                let RouteInForce { live, canary: Some((Color::Green, read)) } = standing(&found) else {
                     panic!("{numbers:?} {share}: {found:?}");
                 };
                 // Each weight is from 1 to 256.
@@ -265,18 +268,18 @@ mod tests {
                     "{numbers:?}"
                 );
                 let idle = [found.blue.last().unwrap(), found.green.last().unwrap()];
-                assert!(idle.into_iter().all(|it| it.standing() == servers::Standing::Maint));
+                assert!(idle.into_iter().all(|it| it.standing() == servers::Availability::Maint));
             }
         }
         let alone = told(&several([3, 2], Color::Green, None));
-        assert_eq!(standing(&alone), Standing { live: Some(Color::Green), canary: None });
+        assert_eq!(standing(&alone), RouteInForce { live: Some(Color::Green), canary: None });
     }
 
     #[test]
     fn a_share_is_exact_to_half_a_percent() {
         for share in 0..100 {
             let weights = Color::ALL.map(|color| match wants(&route(Color::Blue, Some(share)), color)[..] {
-                [Want::Ready(weight)] => f64::from(weight),
+                [ServerGoal::Ready(weight)] => f64::from(weight),
                 _ => panic!("both receive"),
             });
             let real = weights[1] * 100.0 / (weights[0] + weights[1]);
@@ -291,8 +294,8 @@ mod tests {
             let blue = Server { initial_weight, ..ready("blue", 9) };
             wanted(&route(Color::Blue, None), Color::Blue, &pair(blue, maint("green", 1)))
         };
-        assert_eq!(alone(30), [Want::Ready(30)]);
-        assert_eq!(alone(0), [Want::Ready(100)]);
+        assert_eq!(alone(30), [ServerGoal::Ready(30)]);
+        assert_eq!(alone(0), [ServerGoal::Ready(100)]);
     }
 
     #[test]
@@ -310,7 +313,7 @@ mod tests {
     #[test]
     fn two_servers_of_a_configuration_that_both_serve_leave_open_who_is_live() {
         let open = |blue, green| undecided(&pair(blue, green));
-        let half = Standing { live: None, canary: Some((Color::Green, 50)) };
+        let half = RouteInForce { live: None, canary: Some((Color::Green, 50)) };
         assert_eq!(open(ready("blue", 1), ready("green", 1)), Some(half));
         assert_eq!(open(ready("blue", 1), down(ready("green", 1))), None);
         assert_eq!(open(ready("blue", 1), maint("green", 1)), None);
@@ -329,10 +332,10 @@ mod tests {
 
     #[test]
     fn a_want_is_met_by_state_and_weight() {
-        assert!(Want::Ready(10).is_met(&ready("blue", 10)));
-        assert!(!Want::Ready(10).is_met(&ready("blue", 11)));
-        assert!(!Want::Ready(10).is_met(&maint("blue", 10)));
-        assert!(Want::Maint.is_met(&maint("blue", 10)));
-        assert!(!Want::Maint.is_met(&ready("blue", 0)));
+        assert!(ServerGoal::Ready(10).is_met(&ready("blue", 10)));
+        assert!(!ServerGoal::Ready(10).is_met(&ready("blue", 11)));
+        assert!(!ServerGoal::Ready(10).is_met(&maint("blue", 10)));
+        assert!(ServerGoal::Maint.is_met(&maint("blue", 10)));
+        assert!(!ServerGoal::Maint.is_met(&ready("blue", 0)));
     }
 }

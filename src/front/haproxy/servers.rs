@@ -46,7 +46,7 @@ pub(super) struct Server {
 
 /// What a server may receive by its administrative state, whether it is up or down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Standing {
+pub(super) enum Availability {
     /// Nothing.
     Maint,
     /// Only clients that a persistence cookie binds to it.
@@ -56,16 +56,16 @@ pub(super) enum Standing {
 }
 
 impl Server {
-    pub(super) fn standing(&self) -> Standing {
+    pub(super) fn standing(&self) -> Availability {
         match (self.admin & MAINT, self.admin & DRAIN) {
-            (0, 0) => Standing::Ready,
-            (0, _) => Standing::Drain,
-            _ => Standing::Maint,
+            (0, 0) => Availability::Ready,
+            (0, _) => Availability::Drain,
+            _ => Availability::Maint,
         }
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        self.standing() == Standing::Ready
+        self.standing() == Availability::Ready
     }
 
     /// The server's address when it is not 127.0.0.1, where bgd's probes reached the app; `None` for a unix socket.
@@ -133,9 +133,9 @@ impl Server {
     /// The server's name and state, as text for messages: `blue is ready with weight 100`.
     pub(super) fn said(&self) -> String {
         match self.standing() {
-            Standing::Maint => format!("{} is in maintenance", self.name),
-            Standing::Drain => format!("{} is draining", self.name),
-            Standing::Ready => format!("{} is ready with weight {}", self.name, self.weight),
+            Availability::Maint => format!("{} is in maintenance", self.name),
+            Availability::Drain => format!("{} is draining", self.name),
+            Availability::Ready => format!("{} is ready with weight {}", self.name, self.weight),
         }
     }
 }
@@ -215,21 +215,21 @@ pub(super) mod tests {
         let servers = parse(ANSWER).unwrap();
         let [blue, green] = &servers[..] else { panic!("{servers:?}") };
         assert_eq!((blue.name.as_str(), blue.address.as_str(), blue.port), ("blue", "127.0.0.1", 9501));
-        assert_eq!((blue.standing(), blue.weight, blue.is_up()), (Standing::Ready, 1, true));
+        assert_eq!((blue.standing(), blue.weight, blue.is_up()), (Availability::Ready, 1, true));
         assert_eq!((green.port, green.weight, green.initial_weight), (9502, 50, 50));
-        assert_eq!((green.standing(), green.is_up()), (Standing::Maint, false));
+        assert_eq!((green.standing(), green.is_up()), (Availability::Maint, false));
         assert!(blue.is_checked() && !green.is_checked() && blue.is_local());
     }
 
     #[test]
     fn a_server_that_was_disabled_in_the_configuration_and_enabled_since_is_ready() {
         let of = |admin| Server { admin, ..ready("blue", 1) }.standing();
-        assert_eq!(of(0x04), Standing::Ready);
-        assert_eq!(of(0x08), Standing::Drain);
-        assert_eq!(of(0x0c), Standing::Drain);
-        assert_eq!(of(0x09), Standing::Maint);
-        assert_eq!(of(0x02), Standing::Maint);
-        assert_eq!(of(0x20), Standing::Maint);
+        assert_eq!(of(0x04), Availability::Ready);
+        assert_eq!(of(0x08), Availability::Drain);
+        assert_eq!(of(0x0c), Availability::Drain);
+        assert_eq!(of(0x09), Availability::Maint);
+        assert_eq!(of(0x02), Availability::Maint);
+        assert_eq!(of(0x20), Availability::Maint);
     }
 
     proptest! {

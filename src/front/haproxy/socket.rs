@@ -19,11 +19,11 @@ const LONGEST: u64 = 16 << 20;
 
 /// The path of HAProxy's socket.
 #[derive(Debug, Clone)]
-pub(super) struct Socket {
+pub(super) struct AdminSocket {
     path: PathBuf,
 }
 
-impl Socket {
+impl AdminSocket {
     pub(super) fn new(path: PathBuf) -> Self {
         Self { path }
     }
@@ -146,7 +146,7 @@ mod tests {
         before.iter().for_each(|one| connect(one.as_raw_fd(), &address).unwrap());
         assert!(connect(a_socket().as_raw_fd(), &address).is_err(), "nobody else is let in");
 
-        let socket = Socket::new(path);
+        let socket = AdminSocket::new(path);
         let mut asked = std::pin::pin!(socket.ask("show info"));
         let waits = timeout(SOON, &mut asked).await;
         assert!(waits.is_err(), "{waits:?}");

@@ -1,7 +1,10 @@
 //! Reads the route that HAProxy has in force, and compares it with bgd's last one. Differences are reported, never
 //! resolved here: the engine decides, and the next `route()` makes them agree.
 
-use super::{Haproxy, HaproxyError, Process, Sides, Standing, Told, Want, roles, servers::Server};
+use super::{
+    Haproxy, HaproxyError, HaproxyProcess, LastSet, RouteInForce, ServerGoal, ServerSides, roles,
+    servers::Server,
+};
 use crate::rules::ids::{Color, Generation};
 
 /// A difference between HAProxy's state and the one that bgd set.
@@ -16,7 +19,7 @@ pub struct Discord {
 impl Haproxy {
     /// The route that HAProxy has in force now, and its generation: 0 after a restart of bgd, because HAProxy does not
     /// store one.
-    pub async fn routed(&self) -> Result<(Standing, Generation), HaproxyError> {
+    pub async fn routed(&self) -> Result<(RouteInForce, Generation), HaproxyError> {
         let process = self.process().await?;
         let sides = self.sides().await?;
         // Only a bgd that just started gets the undecided route: it then decides by its own record.
@@ -42,8 +45,8 @@ impl Haproxy {
     }
 
     /// Reports a server that shall receive traffic and does not pass HAProxy's own check.
-    async fn down(&self, sides: &Sides) -> Option<Discord> {
-        let receives = |server: &&Server| Want::as_it_is(server).is_ready();
+    async fn down(&self, sides: &ServerSides) -> Option<Discord> {
+        let receives = |server: &&Server| ServerGoal::as_it_is(server).is_ready();
         let down = sides.all().filter(receives).find(|server| !server.is_up())?;
         let check = self.counters_of(down).await.map(|counters| counters.check).unwrap_or_default();
         let said = format!("haproxy's own check of {} fails: {check}", self.path(&down.name));
@@ -52,10 +55,10 @@ impl Haproxy {
 
     /// The state that bgd last set. Without one (bgd was restarted, or has set no route yet), the state found now is
     /// adopted.
-    fn told_or_adopted(&self, process: Process, sides: &Sides) -> Told {
+    fn told_or_adopted(&self, process: HaproxyProcess, sides: &ServerSides) -> LastSet {
         self.told().unwrap_or_else(|| {
-            let [blue, green] = sides.map(Want::as_it_is);
-            let adopted = Told { process, blue, green, generation: Generation::default() };
+            let [blue, green] = sides.map(ServerGoal::as_it_is);
+            let adopted = LastSet { process, blue, green, generation: Generation::default() };
             self.remember(adopted.clone());
             adopted
         })

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Discord, Haproxy, HaproxyError, Life, Limits};
+use super::{CutoverLimits, Discord, Haproxy, HaproxyError, Life};
 use crate::{
-    front::Daemon,
+    front::FrontDaemon,
     os::errors::chain,
     rules::{
         ids::{Color, Generation},
@@ -19,7 +19,7 @@ use crate::{
 /// Pause between two looks, which are the only way to notice a restart.
 const LOOK: Duration = Duration::from_millis(250);
 
-pub(super) async fn supervise(haproxy: &Haproxy, daemon: &dyn Daemon) {
+pub(super) async fn supervise(haproxy: &Haproxy, daemon: &dyn FrontDaemon) {
     let app = daemon.app();
     loop {
         let (life, trouble) = {
@@ -43,8 +43,8 @@ pub(super) async fn supervise(haproxy: &Haproxy, daemon: &dyn Daemon) {
     }
 }
 
-async fn put_back(haproxy: &Haproxy, daemon: &dyn Daemon) -> Result<Life, HaproxyError> {
-    let limits = Limits::default();
+async fn put_back(haproxy: &Haproxy, daemon: &dyn FrontDaemon) -> Result<Life, HaproxyError> {
+    let limits = CutoverLimits::default();
     let life = haproxy.put_back(limits).await;
     if matches!(life, Ok(Life::Unknown)) && !Color::ALL.into_iter().any(|color| daemon.runs(color)) {
         // Nothing is live, or the daemon routes next: no request shall reach a release before it is proven.

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Nginx, NginxError,
-    master::{self, Standing},
+    master::{self, Accepting},
 };
 use crate::os::{
     blocking::blocking,
@@ -76,6 +76,6 @@ fn stranger(master: Process) -> Option<Process> {
         .ok()?
         .filter(|pid| name_of(*pid).as_ref() == Some(&program))
         .filter_map(|pid| master::strange_worker(master, pid))
-        .filter(|worker| master::standing(*worker) == Some(Standing::Serving));
+        .filter(|worker| master::standing(*worker) == Some(Accepting::Serving));
     workers.find(|worker| !held_by(worker.pid, &own).is_empty())
 }

@@ -17,8 +17,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::error::{Fault, NginxError};
-use crate::os::{group::Group, privilege};
+use super::error::{ConfigFault, NginxError};
+use crate::os::{group::ProcessGroup, privilege};
 
 /// Bytes kept of each output, enough for any error message; the rest is read and dropped.
 const OUTPUT_CAP: usize = 64 * 1024;
@@ -27,13 +27,13 @@ const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 
 /// A command's exit status and output.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(super) struct CommandOutput {
     pub(super) status: ExitStatus,
     pub(super) stdout: String,
     pub(super) stderr: String,
 }
 
-impl Ended {
+impl CommandOutput {
     /// The last line of stderr that is not blank, or else of stdout.
     pub(super) fn last_words(&self) -> String {
         let said = |text: &str| text.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned);
@@ -42,12 +42,16 @@ impl Ended {
 }
 
 /// Runs a command to its end or its limit. Dropping the future ends the command.
-pub(super) async fn run(argv: &[String], limit: Duration) -> Result<Ended, NginxError> {
+pub(super) async fn run(argv: &[String], limit: Duration) -> Result<CommandOutput, NginxError> {
     run_keeping(argv, limit, OUTPUT_CAP).await
 }
 
 /// Runs a command like [`run`], and keeps up to `cap` bytes of each output.
-pub(super) async fn run_keeping(argv: &[String], limit: Duration, cap: usize) -> Result<Ended, NginxError> {
+pub(super) async fn run_keeping(
+    argv: &[String],
+    limit: Duration,
+    cap: usize,
+) -> Result<CommandOutput, NginxError> {
     let command = argv.join(" ");
     let spawned = |source| NginxError::Spawn { command: command.clone(), source };
     let [program, arguments @ ..] = argv else {
@@ -63,7 +67,7 @@ pub(super) async fn run_keeping(argv: &[String], limit: Duration, cap: usize) ->
     // SAFETY: between fork and exec; system calls only.
     unsafe { started.pre_exec(privilege::restore_descriptor_limit) };
     let mut child = started.spawn().map_err(spawned)?;
-    let group = Group::of(&child);
+    let group = ProcessGroup::of(&child);
     let stdout = Capture::start(child.stdout.take(), cap);
     let stderr = Capture::start(child.stderr.take(), cap);
     let Ok(status) = timeout(limit, child.wait()).await else {
@@ -75,7 +79,7 @@ pub(super) async fn run_keeping(argv: &[String], limit: Duration, cap: usize) ->
     let status = status.map_err(|source| NginxError::Spawn { command, source })?;
     // A process that the command started to stay (an nginx from a wrapper) lives on.
     group.release();
-    Ok(Ended { status, stdout: stdout.text().await, stderr: stderr.text().await })
+    Ok(CommandOutput { status, stdout: stdout.text().await, stderr: stderr.text().await })
 }
 
 /// Reads one output to its end, even after the command's exit, and keeps it up to a cap.
@@ -119,7 +123,7 @@ async fn drain(pipe: Option<impl AsyncRead + Unpin>, kept: Arc<Mutex<Vec<u8>>>, 
 }
 
 /// Finds the file, line and message that nginx blames, in the output of `nginx -t`.
-pub(super) fn fault(ended: &Ended) -> Fault {
+pub(super) fn fault(ended: &CommandOutput) -> ConfigFault {
     let levels = ["[emerg]", "[alert]", "[crit]"];
     let line = levels.iter().find_map(|level| ended.stderr.lines().find(|line| line.contains(level)));
     let quote = match (line, ended.last_words()) {
@@ -128,7 +132,7 @@ pub(super) fn fault(ended: &Ended) -> Fault {
         (None, words) => words,
     };
     let (file, number) = blamed(&quote).unzip();
-    Fault { file, line: number, quote }
+    ConfigFault { file, line: number, quote }
 }
 
 fn silent(status: ExitStatus) -> String {
@@ -153,8 +157,8 @@ mod tests {
         ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
     }
 
-    fn ended(stderr: &str) -> Ended {
-        Ended { status: ExitStatus::from_raw(256), stdout: String::new(), stderr: stderr.into() }
+    fn ended(stderr: &str) -> CommandOutput {
+        CommandOutput { status: ExitStatus::from_raw(256), stdout: String::new(), stderr: stderr.into() }
     }
 
     #[test]

@@ -17,14 +17,14 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Aftermath, Former, Include, Lead, Limits, Link, Nginx, NginxError, PlaceError, Present, Refusal,
-    RouteError, command, effect,
-    effect::Effect,
-    errorlog::Mark,
-    link::Moved,
+    Aftermath, Former, Include, Lead, Nginx, NginxError, PlaceError, PresentInclude, ReloadLimits,
+    RouteError, SocketLink, TestFailure, command, effect,
+    effect::ProofAnswer,
+    errorlog::LogPosition,
+    link::MovedLink,
     master,
-    master::{Standing, Worker},
-    place::Kept,
+    master::{Accepting, NginxWorker},
+    place::FormerFile,
     placed::Placed,
     report,
 };
@@ -49,7 +49,7 @@ pub struct Proof {
     /// The workers to wait for.
     pub former: Former,
     /// How the route came into force.
-    pub how: How,
+    pub how: SwitchedBy,
     /// From the call to the proof, without the wait for another flip on the same nginx.
     pub elapsed: Duration,
 }
@@ -57,7 +57,7 @@ pub struct Proof {
 /// How a route came to be in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum How {
+pub enum SwitchedBy {
     /// By one reload.
     Reloaded,
     /// By one rename of the link to the live socket.
@@ -76,11 +76,11 @@ const SETTLE: Duration = Duration::from_millis(300);
 
 impl Nginx {
     /// Puts a route in force, proven by effect, with at most one reload; or leaves the old one untouched.
-    pub async fn route(&self, route: &Route, limits: Limits) -> Result<Proof, RouteError> {
+    pub async fn route(&self, route: &Route, limits: ReloadLimits) -> Result<Proof, RouteError> {
         let turn = self.turn.clone().lock_owned().await;
         let started = Instant::now();
         let mut plan = self.plan(route).await;
-        if !plan.as_ref().is_ok_and(Plan::is_in_force) && self.upgrade().is_err() {
+        if !plan.as_ref().is_ok_and(CutoverPlan::is_in_force) && self.upgrade().is_err() {
             self.upgraded().await.map_err(RouteError::Untouched)?;
             plan = self.plan(route).await;
         }
@@ -95,10 +95,10 @@ impl Nginx {
         };
         if plan.is_in_force() {
             let moved = self.lead(&plan, route).map_err(untouched)?;
-            let how = if moved.is_some() { How::Linked } else { How::AlreadyInForce };
-            moved.iter().for_each(Moved::settle);
+            let how = if moved.is_some() { SwitchedBy::Linked } else { SwitchedBy::AlreadyInForce };
+            moved.iter().for_each(MovedLink::settle);
             let leaving = master::workers(plan.master).map_err(RouteError::Untouched)?;
-            let leaving = leaving.iter().filter(|worker| worker.standing == Standing::Leaving);
+            let leaving = leaving.iter().filter(|worker| worker.standing == Accepting::Leaving);
             let former = leaving.map(|worker| worker.process).collect();
             return Ok(answer(self.former(former, route), how));
         }
@@ -112,14 +112,14 @@ impl Nginx {
         self.agree(&mut placed, &plan, limits).await?;
         let workers = self.cut(&mut placed, &plan, limits).await?;
         placed.settle();
-        self.lead(&plan, route).map_err(untouched)?.iter().for_each(Moved::settle);
-        Ok(answer(self.former(workers, route), How::Reloaded))
+        self.lead(&plan, route).map_err(untouched)?.iter().for_each(MovedLink::settle);
+        Ok(answer(self.former(workers, route), SwitchedBy::Reloaded))
     }
 
     /// Points the link, where the route has one, to the live instances; `None` when it already leads there.
-    fn lead(&self, plan: &Plan, route: &Route) -> Result<Option<Moved>, PlaceError> {
+    fn lead(&self, plan: &CutoverPlan, route: &Route) -> Result<Option<MovedLink>, PlaceError> {
         let (Some(_), Some(live)) = (&plan.wanted.link, &route.live) else { return Ok(None) };
-        let link = Link::of(&plan.present.place, live.addresses.len());
+        let link = SocketLink::of(&plan.present.place, live.addresses.len());
         let (color, generation, release) = (live.color, route.generation, live.release.clone());
         let wanted = Lead::Told { color, generation, release };
         let is = || link.read(&self.addresses).is_ok_and(|lead| lead == wanted);
@@ -141,7 +141,7 @@ impl Nginx {
     }
 
     /// Reads everything that the flip needs to know; changes nothing.
-    async fn plan(&self, route: &Route) -> Result<Plan, NginxError> {
+    async fn plan(&self, route: &Route) -> Result<CutoverPlan, NginxError> {
         let master = master::master(&self.settings.pid_file)?;
         let present = self.present()?;
         present.place.check()?;
@@ -165,18 +165,18 @@ impl Nginx {
                 wanted = same;
             }
         }
-        Ok(Plan { master, wanted, parked: self.parked(proof), before, old, present })
+        Ok(CutoverPlan { master, wanted, parked: self.parked(proof), before, old, present })
     }
 
     /// The include for a route: with a link where the sockets of one color receive all requests, else with the
     /// addresses themselves.
-    fn wanted(&self, route: &Route, proof: SocketAddrV4, present: &Present) -> Include {
+    fn wanted(&self, route: &Route, proof: SocketAddrV4, present: &PresentInclude) -> Include {
         let Some(live) = route.live.as_ref().filter(|_| route.backup.is_none()) else {
             return self.include(route, proof);
         };
         let on_sockets = || live.addresses.iter().all(|address| address.socket().is_some());
         if reached(route).all(|side| side.color == live.color) && on_sockets() {
-            let link = Link::of(&present.place, live.addresses.len());
+            let link = SocketLink::of(&present.place, live.addresses.len());
             return self.linked(&link, (route.generation, proof));
         }
         self.include(route, proof)
@@ -193,7 +193,12 @@ impl Nginx {
     }
 
     /// Tests the new file with nginx, before the reload: on a refusal the old text goes back, and nginx never left it.
-    async fn agree(&self, placed: &mut Placed, plan: &Plan, limits: Limits) -> Result<(), RouteError> {
+    async fn agree(
+        &self,
+        placed: &mut Placed,
+        plan: &CutoverPlan,
+        limits: ReloadLimits,
+    ) -> Result<(), RouteError> {
         let (tested, alone) = tokio::join!(self.test(&plan.present, limits.command), self.alone(plan.master));
         let refusal = match (tested, alone) {
             (Ok(()), Ok(())) => return Ok(()),
@@ -202,10 +207,10 @@ impl Nginx {
         };
         let taken_back = placed.take_back().await;
         let cause = match refusal {
-            Refusal::Foreign(fault) if self.is_to_blame(&plan.present, &fault).await => {
+            TestFailure::Foreign(fault) if self.is_to_blame(&plan.present, &fault).await => {
                 RouteError::TakenBack(NginxError::OwnConfig(fault))
             }
-            Refusal::Foreign(fault) => RouteError::ForeignConfig(fault),
+            TestFailure::Foreign(fault) => RouteError::ForeignConfig(fault),
             other => RouteError::TakenBack(self.judge(other)),
         };
         Err(match taken_back {
@@ -218,14 +223,14 @@ impl Nginx {
     async fn cut(
         &self,
         placed: &mut Placed,
-        plan: &Plan,
-        limits: Limits,
+        plan: &CutoverPlan,
+        limits: ReloadLimits,
     ) -> Result<Vec<Process>, RouteError> {
         let former = match processes(plan.master) {
             Ok(former) => former,
             Err(err) => return Err(placed.put_back(RouteError::TakenBack(err)).await),
         };
-        let log = Mark::now(plan.master);
+        let log = LogPosition::now(plan.master);
         let witness = Witness { address: plan.wanted.proof, sum: plan.wanted.sum(), former, log };
         let asked = Instant::now();
         placed.asked();
@@ -253,7 +258,7 @@ impl Nginx {
         let not_in_effect = |aftermath| RouteError::NotInEffect {
             waited: asked.elapsed(),
             seen: unproven.seen,
-            log: witness.log.as_ref().map(Mark::complaints).unwrap_or_default(),
+            log: witness.log.as_ref().map(LogPosition::complaints).unwrap_or_default(),
             aftermath,
         };
         Err(match (aftermath, refused) {
@@ -281,7 +286,7 @@ impl Nginx {
         let deadline = start + limit;
         loop {
             // Read before the look: an answer or change after a final refusal does not come from this reload.
-            let rejected = witness.log.as_ref().is_some_and(Mark::is_rejected);
+            let rejected = witness.log.as_ref().is_some_and(LogPosition::is_rejected);
             let seen = match self.testify(witness).await {
                 Ok(workers) => return Ok(workers),
                 Err(seen) => seen,
@@ -310,16 +315,16 @@ impl Nginx {
         let workers = master::workers(master).map_err(|err| err.to_string())?;
         // Under any master: one that was replaced or upgraded leaves its workers behind.
         let old =
-            former.iter().filter(|worker| master::standing(**worker) == Some(Standing::Serving)).count();
+            former.iter().filter(|worker| master::standing(**worker) == Some(Accepting::Serving)).count();
         if old > 0 {
             return Err(format!("{old} of its workers still accept with the old configuration"));
         }
         let is_new =
-            |worker: &Worker| worker.standing == Standing::Serving && !former.contains(&worker.process);
+            |worker: &NginxWorker| worker.standing == Accepting::Serving && !former.contains(&worker.process);
         if !workers.iter().any(is_new) {
             return Err("nginx has started no new worker".to_owned());
         }
-        let leaving = workers.iter().filter(|worker| worker.standing == Standing::Leaving);
+        let leaving = workers.iter().filter(|worker| worker.standing == Accepting::Leaving);
         let mut all: Vec<Process> = former.iter().copied().filter(|worker| worker.is_alive()).collect();
         all.extend(leaving.map(|worker| worker.process).filter(|worker| !former.contains(worker)));
         Ok(all)
@@ -331,9 +336,9 @@ impl Nginx {
     async fn bring_back(
         &self,
         placed: &mut Placed,
-        plan: &Plan,
+        plan: &CutoverPlan,
         unproven: &Unproven,
-        limits: Limits,
+        limits: ReloadLimits,
     ) -> Result<Aftermath, PlaceError> {
         let text = plan.old.clone().unwrap_or_else(|| plan.parked.render());
         placed.write_back(Some(text)).await?;
@@ -350,7 +355,7 @@ impl Nginx {
             (None, Some(_)) => plan.present.found.as_ref().map_or_else(String::new, |f| f.sum.clone()),
             (None, None) => plan.parked.sum(),
         };
-        let log = Mark::now(plan.master);
+        let log = LogPosition::now(plan.master);
         let witness = Witness { address: plan.wanted.proof, sum, former, log };
         if let Err(err) = self.reload(limits.command).await {
             tracing::warn!(app = %self.app, err = %err, "reload with the old text failed");
@@ -367,8 +372,8 @@ impl Nginx {
     async fn leave_nothing(
         &self,
         placed: &mut Placed,
-        plan: &Plan,
-        limits: Limits,
+        plan: &CutoverPlan,
+        limits: ReloadLimits,
     ) -> Result<(), PlaceError> {
         placed.write_back(None).await?;
         match self.test(&plan.present, limits.command).await {
@@ -409,7 +414,7 @@ fn untouched(err: PlaceError) -> RouteError {
 
 /// The text to go back to: the one that nginx has in force. After an interrupted flip it is the one kept beside the
 /// file.
-fn old_text(present: &Present, before: Option<&Effect>) -> Option<String> {
+fn old_text(present: &PresentInclude, before: Option<&ProofAnswer>) -> Option<String> {
     let in_force = |text: &String| {
         let found = super::parse(text);
         before.zip(found.ok()).is_some_and(|(effect, found)| found.sum == effect.sum)
@@ -419,24 +424,24 @@ fn old_text(present: &Present, before: Option<&Effect>) -> Option<String> {
         return file;
     }
     match present.place.kept() {
-        Some(Kept::Nothing) if before.is_none() => None,
-        Some(Kept::Text(text)) if in_force(&text) => Some(text),
+        Some(FormerFile::Nothing) if before.is_none() => None,
+        Some(FormerFile::Text(text)) if in_force(&text) => Some(text),
         _ => file,
     }
 }
 
-struct Plan {
+struct CutoverPlan {
     master: Process,
     wanted: Include,
     parked: Include,
     /// nginx's answer before the flip; `None` when it did not answer for this app.
-    before: Option<Effect>,
+    before: Option<ProofAnswer>,
     /// The text to go back to.
     old: Option<String>,
-    present: Present,
+    present: PresentInclude,
 }
 
-impl Plan {
+impl CutoverPlan {
     /// Whether nginx follows the wanted link already.
     fn is_followed(&self) -> bool {
         let old = self.old.as_deref().and_then(|text| super::parse(text).ok());
@@ -458,7 +463,7 @@ struct Witness {
     address: SocketAddrV4,
     sum: String,
     former: Vec<Process>,
-    log: Option<Mark>,
+    log: Option<LogPosition>,
 }
 
 struct Unproven {

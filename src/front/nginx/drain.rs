@@ -7,7 +7,7 @@ use std::{collections::HashSet, time::Duration};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::{Nginx, NginxError, master, master::Standing};
+use super::{Nginx, NginxError, master, master::Accepting};
 use crate::{
     os::{
         holders::sockets_of,
@@ -81,7 +81,7 @@ impl Nginx {
     /// the last cutover is lost.
     pub fn leaving(&self, color: Color) -> Result<Former, NginxError> {
         let workers = master::workers(master::master(&self.settings.pid_file)?)?;
-        let leaving = workers.into_iter().filter(|worker| worker.standing == Standing::Leaving);
+        let leaving = workers.into_iter().filter(|worker| worker.standing == Accepting::Leaving);
         Ok(Former::new(leaving.map(|worker| worker.process).collect(), self.addresses.all(color).collect()))
     }
 

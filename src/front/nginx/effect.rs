@@ -39,7 +39,7 @@ const LAST: u16 = 32_767;
 
 /// nginx's answer on the proof address.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct Effect {
+pub(super) struct ProofAnswer {
     pub(super) app: AppName,
     pub(super) color: Option<Color>,
     #[serde(default)]
@@ -73,7 +73,7 @@ pub(super) enum AskError {
 }
 
 /// Asks once, on a new connection.
-pub(super) async fn ask(address: SocketAddrV4) -> Result<Effect, AskError> {
+pub(super) async fn ask(address: SocketAddrV4) -> Result<ProofAnswer, AskError> {
     let answer = timeout(LIMIT, exchange(address)).await.map_err(|_| AskError::Slow { address })?;
     let answer = answer.map_err(|source| AskError::Silent { address, source })?;
     let text = String::from_utf8_lossy(&answer);
@@ -92,7 +92,7 @@ async fn exchange(address: SocketAddrV4) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-fn read(answer: &str) -> Option<Effect> {
+fn read(answer: &str) -> Option<ProofAnswer> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let ok = head.starts_with("HTTP/1.") && head.split(' ').nth(1) == Some("200");
     ok.then(|| serde_json::from_str(body).ok()).flatten()

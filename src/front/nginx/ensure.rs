@@ -3,9 +3,9 @@
 //! again without bgd.
 
 use super::{
-    Fault, Limits, Link, Nginx, NginxError, Present, Refusal, effect,
-    link::Moved,
-    place::{Audience, Kept},
+    ConfigFault, Nginx, NginxError, PresentInclude, ReloadLimits, SocketLink, TestFailure, effect,
+    link::MovedLink,
+    place::{Audience, FormerFile},
     placed::Placed,
 };
 
@@ -33,32 +33,32 @@ impl Nginx {
 
     /// Whether the file has a text of an interrupted flip, or one from before the first route, that nginx does not have
     /// in force.
-    async fn is_unproven(&self, present: &Present) -> bool {
+    async fn is_unproven(&self, present: &PresentInclude) -> bool {
         let Some(found) = &present.found else { return false };
         (found.include.is_parked() || present.place.kept().is_some())
             && !effect::ask(found.include.proof).await.is_ok_and(|effect| effect.sum == found.sum)
     }
 
     /// The text before an unproven one, and the link that was set for the unproven one.
-    fn before(&self, present: &Present) -> (Option<String>, Option<Moved>) {
+    fn before(&self, present: &PresentInclude) -> (Option<String>, Option<MovedLink>) {
         let old = match present.place.kept() {
-            Some(Kept::Text(text)) => Some(text),
-            Some(Kept::Nothing) | None => None,
+            Some(FormerFile::Text(text)) => Some(text),
+            Some(FormerFile::Nothing) | None => None,
         };
         let named = |text: &str| super::parse(text).ok().and_then(|found| found.include.link);
         let link = present.found.as_ref().and_then(|found| found.include.link.clone());
         let own = link.filter(|link| old.as_deref().and_then(named).as_ref() != Some(link));
-        let link = own.and_then(|link| Link::on_the_way(&present.place, link.socket()?));
-        (old, link.and_then(Moved::leftover))
+        let link = own.and_then(|link| SocketLink::on_the_way(&present.place, link.socket()?));
+        (old, link.and_then(MovedLink::leftover))
     }
 
     /// Tests an unproven text and leaves it if nginx accepts it, else restores the state before it. If another file is
     /// to blame for the refusal, a file that routes nowhere is left where there is none, because the sites may need it.
-    async fn judge_unproven(&self, placed: &mut Placed, present: &Present) -> Result<(), NginxError> {
-        let fault = match self.test(present, Limits::default().command).await {
+    async fn judge_unproven(&self, placed: &mut Placed, present: &PresentInclude) -> Result<(), NginxError> {
+        let fault = match self.test(present, ReloadLimits::default().command).await {
             // Accepted, or not read by nginx: the text is not refused.
-            Ok(()) | Err(Refusal::NotRun(_) | Refusal::Unknown(_)) => return Ok(()),
-            Err(Refusal::Own(fault) | Refusal::Foreign(fault)) => fault,
+            Ok(()) | Err(TestFailure::NotRun(_) | TestFailure::Unknown(_)) => return Ok(()),
+            Err(TestFailure::Own(fault) | TestFailure::Foreign(fault)) => fault,
         };
         placed.take_back().await?;
         if self.is_to_blame(present, &fault).await {
@@ -68,8 +68,8 @@ impl Nginx {
     }
 
     /// Whether bgd's text was the reason for nginx's refusal; called after the text was taken back.
-    pub(super) async fn is_to_blame(&self, present: &Present, fault: &Fault) -> bool {
-        if self.test(present, Limits::default().command).await.is_ok() {
+    pub(super) async fn is_to_blame(&self, present: &PresentInclude, fault: &ConfigFault) -> bool {
+        if self.test(present, ReloadLimits::default().command).await.is_ok() {
             return true;
         }
         let duplicate = format!("duplicate upstream \"{}\"", self.settings.upstream);
@@ -79,7 +79,7 @@ impl Nginx {
     }
 
     /// Writes a file that routes nowhere, where there is none.
-    pub(super) fn park(&self, present: &Present) -> Result<(), NginxError> {
+    pub(super) fn park(&self, present: &PresentInclude) -> Result<(), NginxError> {
         if is_blank(present.place.read()?.as_deref()) {
             present.place.replace(&self.unrouted(present)?, Audience::Everybody)?;
         }
@@ -87,7 +87,7 @@ impl Nginx {
     }
 
     /// A text that routes nowhere: the present one if it does.
-    fn unrouted(&self, present: &Present) -> Result<String, NginxError> {
+    fn unrouted(&self, present: &PresentInclude) -> Result<String, NginxError> {
         let proof = match (&present.found, &present.text) {
             (Some(found), Some(text)) if found.include.is_parked() => return Ok(text.clone()),
             (Some(found), _) => found.include.proof,

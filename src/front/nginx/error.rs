@@ -11,7 +11,7 @@ const FOREIGN: &str =
 
 /// nginx's reason for refusing a configuration, parsed from its output.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct ConfigFault {
     /// The file that nginx blames.
     pub file: Option<PathBuf>,
     /// The line in it, from 1.
@@ -20,7 +20,7 @@ pub struct Fault {
     pub quote: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ConfigFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.quote)
     }
@@ -111,14 +111,14 @@ pub enum NginxError {
     NotIncluded {
         path: PathBuf,
         /// nginx's error message.
-        fault: Fault,
+        fault: ConfigFault,
     },
     /// A file that is not bgd's breaks the configuration.
     #[error("nginx refuses its configuration because of something that is not bgd's: {0}")]
-    ForeignConfig(Fault),
+    ForeignConfig(ConfigFault),
     /// bgd's own file breaks the configuration.
     #[error("nginx refuses bgd's file: {0}")]
-    OwnConfig(Fault),
+    OwnConfig(ConfigFault),
     /// A configured command could not be started.
     #[error("can't run `{command}`")]
     Spawn {
@@ -173,7 +173,7 @@ pub enum RouteError {
     /// A file that is not bgd's breaks `nginx -t`; bgd's file is as it was and nothing was reloaded. The caller
     /// may fall back to starting the wanted release on the port that nginx already uses.
     #[error("nginx refuses its configuration because of something that is not bgd's: {0}")]
-    ForeignConfig(Fault),
+    ForeignConfig(ConfigFault),
     /// nginx was not asked to reload, or refused; bgd's file is as it was.
     #[error("the flip was taken back before nginx took it")]
     TakenBack(#[source] NginxError),

@@ -16,13 +16,13 @@ const MOST_LINES: usize = 20;
 
 /// A position in the master's log.
 #[derive(Debug)]
-pub(super) struct Mark {
+pub(super) struct LogPosition {
     path: PathBuf,
     offset: u64,
     master: Process,
 }
 
-impl Mark {
+impl LogPosition {
     /// The present end of the log; `None` if there is no log file that bgd may read.
     pub(super) fn now(master: Process) -> Option<Self> {
         let path = std::fs::read_link(format!("/proc/{}/fd/2", master.pid)).ok()?;

@@ -6,12 +6,12 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::{
-    Contradiction, Limits, Nginx, NginxError, RouteError, Routed, doctor, master, standing::canary_of,
-    supervise,
+    Contradiction, Nginx, NginxError, NginxRoute, ReloadLimits, RouteError, doctor, master,
+    standing::canary_of, supervise,
 };
 use crate::{
     config::settings::AppSettings,
-    front::{Attempt, Confined, Daemon, Front, FrontError, traffic::Sample},
+    front::{Attempt, Confined, Front, FrontDaemon, FrontError, traffic::RequestSample},
     os::errors::chain,
     rules::{
         canary::Share,
@@ -40,7 +40,7 @@ impl Front for Nginx {
     fn route(&self, route: Route) -> Attempt<'_, ()> {
         Box::pin(async move {
             let (generation, stands) = number(self, &route).await?;
-            match Self::route(self, &Route { generation, ..route }, Limits::default()).await {
+            match Self::route(self, &Route { generation, ..route }, ReloadLimits::default()).await {
                 Ok(proof) => *self.former.lock().await = Some(proof.former),
                 // The route is already in the file, and nginx is down: it starts with that route.
                 Err(RouteError::Untouched(err)) if stands && err.is_down() => {
@@ -69,7 +69,7 @@ impl Front for Nginx {
         })
     }
 
-    fn supervise<'a>(&'a self, daemon: &'a dyn Daemon) -> BoxFuture<'a, ()> {
+    fn supervise<'a>(&'a self, daemon: &'a dyn FrontDaemon) -> BoxFuture<'a, ()> {
         Box::pin(supervise::supervise(self, daemon))
     }
 
@@ -77,7 +77,7 @@ impl Front for Nginx {
         Box::pin(doctor::advice(self, app))
     }
 
-    fn samples(&self, datagram: &[u8]) -> Vec<Sample> {
+    fn samples(&self, datagram: &[u8]) -> Vec<RequestSample> {
         Self::samples(self, datagram)
     }
 
@@ -108,8 +108,8 @@ async fn number(nginx: &Nginx, wanted: &Route) -> Result<(Generation, bool), Ngi
     Ok(if same { (routed.generation, true) } else { (wanted.generation.max(next), false) })
 }
 
-impl From<&Routed> for Standing {
-    fn from(routed: &Routed) -> Self {
+impl From<&NginxRoute> for Standing {
+    fn from(routed: &NginxRoute) -> Self {
         let half_told = routed.contradiction.as_ref().is_some_and(Contradiction::is_half_told);
         Self {
             live: routed.color,

@@ -65,7 +65,7 @@ pub struct Include {
 
 /// A parsed file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct ParsedInclude {
     /// The content by the file's header.
     pub include: Include,
     /// Whether the rest of the file agrees with the header.
@@ -104,7 +104,7 @@ pub enum IncludeError {
 }
 
 #[derive(Serialize, Deserialize)]
-struct State {
+struct IncludeState {
     app: AppName,
     upstream: String,
     generation: Generation,
@@ -199,7 +199,7 @@ impl Include {
     }
 
     fn state(&self, flat: FlatRoute) -> String {
-        let state = State {
+        let state = IncludeState {
             app: self.app.clone(),
             upstream: self.upstream.clone(),
             generation: flat.generation,
@@ -283,14 +283,14 @@ impl Include {
 }
 
 /// Parses the text of a file.
-pub fn parse(text: &str) -> Result<Found, IncludeError> {
+pub fn parse(text: &str) -> Result<ParsedInclude, IncludeError> {
     if !text.lines().any(|line| line.starts_with(MARK)) {
         return Err(IncludeError::NotOurs);
     }
     let said = after(text, SUM_LINE)?.trim();
     after(text, STATE_LINE)?;
     let state: String = text.lines().filter_map(|line| line.strip_prefix(STATE_LINE)).collect();
-    let state: State = serde_json::from_str(&state).map_err(IncludeError::State)?;
+    let state: IncludeState = serde_json::from_str(&state).map_err(IncludeError::State)?;
     let include = Include {
         app: state.app,
         upstream: state.upstream,
@@ -314,7 +314,7 @@ pub fn parse(text: &str) -> Result<Found, IncludeError> {
     } else {
         Integrity::Edited { addresses: addresses(text, &include.upstream) }
     };
-    Ok(Found { include, integrity, sum: said.to_owned() })
+    Ok(ParsedInclude { include, integrity, sum: said.to_owned() })
 }
 
 /// Who may read a text: only the owner where it has a preview's secret.
@@ -409,7 +409,7 @@ mod tests {
     fn is_read_back(include: Include) {
         let sum = include.sum();
         let found = parse(&include.render()).unwrap();
-        assert_eq!(found, Found { include, integrity: Integrity::Intact, sum });
+        assert_eq!(found, ParsedInclude { include, integrity: Integrity::Intact, sum });
     }
 
     #[test]

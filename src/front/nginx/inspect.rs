@@ -9,8 +9,8 @@ use std::{
 use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 
 use super::{
-    Hidden, Limits, Nginx, NginxError, command, master,
-    place::Place,
+    Hidden, Nginx, NginxError, ReloadLimits, command, master,
+    place::IncludeFile,
     sides::{self, Names},
     sites, syntax,
 };
@@ -51,7 +51,7 @@ const DUMP_CAP: usize = 64 * 1024 * 1024;
 impl Nginx {
     /// Whether nginx reads bgd's file, by its own dump of the configuration (`-T`).
     pub async fn inclusion(&self) -> Inclusion {
-        let place = match Place::find(&self.settings.file) {
+        let place = match IncludeFile::find(&self.settings.file) {
             Ok(place) if !place.path().exists() => return Inclusion::NotThereYet,
             Ok(place) => place,
             Err(err) => return Inclusion::Unknown(err.to_string()),
@@ -68,7 +68,7 @@ impl Nginx {
     /// Other files that define the app's upstream, because of which nginx refuses bgd's file. Empty where there is no
     /// dump (then [`Nginx::inclusion`] says why).
     pub async fn rivals(&self) -> Vec<PathBuf> {
-        let (Ok(place), Ok(dump)) = (Place::find(&self.settings.file), self.dump().await) else {
+        let (Ok(place), Ok(dump)) = (IncludeFile::find(&self.settings.file), self.dump().await) else {
             return Vec::new();
         };
         let defining = sites::defining(&dump, &self.settings.upstream).into_iter().map(Path::new);
@@ -119,7 +119,7 @@ impl Nginx {
             return Err(format!("`{}` has no -t to make -T of", self.settings.test.join(" ")));
         };
         *flag = "-T".to_owned();
-        let limit = Limits::default().command;
+        let limit = ReloadLimits::default().command;
         let ended = command::run_keeping(&argv, limit, DUMP_CAP).await.map_err(|err| err.to_string())?;
         if ended.status.success() { Ok(ended.stdout) } else { Err(command::fault(&ended).quote) }
     }

@@ -18,7 +18,7 @@ use std::{
     time::SystemTime,
 };
 
-use super::place::{Place, PlaceError, at};
+use super::place::{IncludeFile, PlaceError, at};
 use crate::{
     config::settings::{Addresses, MOST_INSTANCES},
     os::own_file::forgive_missing,
@@ -34,21 +34,21 @@ const LOOKS: usize = 5;
 
 /// The link of one app.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Link {
+pub(super) struct SocketLink {
     path: PathBuf,
 }
 
 /// A link that was set, its new target and its former one; `from` is `None` where there was no link.
 #[derive(Debug)]
-pub(super) struct Moved {
-    link: Link,
+pub(super) struct MovedLink {
+    link: SocketLink,
     from: Option<PathBuf>,
     to: PathBuf,
 }
 
-impl Moved {
+impl MovedLink {
     /// A link from an interrupted flip, for [`Self::undo`] to remove.
-    pub(super) fn leftover(link: Link) -> Option<Self> {
+    pub(super) fn leftover(link: SocketLink) -> Option<Self> {
         let to = fs::read_link(&link.path).ok()?;
         Some(Self { link, from: None, to })
     }
@@ -88,15 +88,15 @@ pub(super) enum Lead {
     Nowhere,
 }
 
-impl Link {
+impl SocketLink {
     /// The link beside an include for this number of sockets.
-    pub(super) fn of(place: &Place, sockets: usize) -> Self {
+    pub(super) fn of(place: &IncludeFile, sockets: usize) -> Self {
         let number = if sockets == 1 { String::new() } else { format!("-{sockets}") };
         Self { path: place.beside(&format!("live{number}")) }
     }
 
     /// The link beside an include of which this path is a part: the link itself, or a path below it.
-    pub(super) fn on_the_way(place: &Place, path: &Path) -> Option<Self> {
+    pub(super) fn on_the_way(place: &IncludeFile, path: &Path) -> Option<Self> {
         let candidates = [Some(path), path.parent()].into_iter().flatten();
         let mut links = candidates.map(|path| Self { path: path.to_owned() });
         links.find(|link| *link == Self::of(place, number(&link.path)))
@@ -144,7 +144,7 @@ impl Link {
 
     /// Points the link to the instances of this side: each connection after the rename reaches one of them. `None` when
     /// the side has no sockets.
-    pub(super) fn point(&self, to: &Side, generation: Generation) -> Result<Option<Moved>, PlaceError> {
+    pub(super) fn point(&self, to: &Side, generation: Generation) -> Result<Option<MovedLink>, PlaceError> {
         let sockets: Vec<&Path> = to.addresses.iter().filter_map(Address::socket).collect();
         let middle = PathBuf::from(format!("{}.{generation}.{}", self.name(), to.release));
         let path = self.path.with_file_name(&middle);
@@ -155,7 +155,7 @@ impl Link {
         }
         let from = fs::read_link(&self.path).ok();
         self.set(&middle)?;
-        Ok(Some(Moved { link: self.clone(), from, to: middle }))
+        Ok(Some(MovedLink { link: self.clone(), from, to: middle }))
     }
 
     /// Points the link to this middle by one rename, and syncs the directory.
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn a_link_tells_color_generation_and_release_and_leaves_nothing_of_former_routes() {
         let dir = tempfile::tempdir().unwrap();
-        let link = Link::of(&Place::find(&dir.path().join("bgd-shop.conf")).unwrap(), 1);
+        let link = SocketLink::of(&IncludeFile::find(&dir.path().join("bgd-shop.conf")).unwrap(), 1);
         assert_eq!(link.read(&addresses()).unwrap(), Lead::Nowhere);
         // Left by a power cut between the two steps of a flip.
         symlink("elsewhere", dir.path().join(".bgd-shop.conf.live.new")).unwrap();
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn n3_a_link_that_is_undone_leads_where_it_led_or_is_gone() {
         let dir = tempfile::tempdir().unwrap();
-        let link = Link::of(&Place::find(&dir.path().join("a.conf")).unwrap(), 1);
+        let link = SocketLink::of(&IncludeFile::find(&dir.path().join("a.conf")).unwrap(), 1);
         let point = |color, release: &str, generation| {
             link.point(&side(color, release), Generation(generation)).unwrap().unwrap()
         };
@@ -294,8 +294,8 @@ mod tests {
     #[test]
     fn of_several_instances_all_are_behind_one_link_that_moves_them_together() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place::find(&dir.path().join("bgd-shop.conf")).unwrap();
-        let link = Link::of(&place, 3);
+        let place = IncludeFile::find(&dir.path().join("bgd-shop.conf")).unwrap();
+        let link = SocketLink::of(&place, 3);
         let all = Addresses { each: 3, ..addresses() };
         for (generation, color) in [(7, Color::Blue), (8, Color::Green), (8, Color::Green)] {
             let three =
@@ -317,17 +317,17 @@ mod tests {
             (link.path().to_owned(), Some(&link)),
             (dir.path().join("x"), None),
         ] {
-            assert_eq!(Link::on_the_way(&place, &path).as_ref(), found, "{path:?}");
+            assert_eq!(SocketLink::on_the_way(&place, &path).as_ref(), found, "{path:?}");
         }
-        let single = Link::of(&place, 1);
-        assert_eq!(Link::on_the_way(&place, single.path()), Some(single.clone()));
+        let single = SocketLink::of(&place, 1);
+        assert_eq!(SocketLink::on_the_way(&place, single.path()), Some(single.clone()));
         assert_eq!(ways(single.path()), [single.path()]);
     }
 
     #[test]
     fn f3_what_a_hand_did_to_a_link_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        let link = Link::of(&Place::find(&dir.path().join("a.conf")).unwrap(), 1);
+        let link = SocketLink::of(&IncludeFile::find(&dir.path().join("a.conf")).unwrap(), 1);
         symlink("/run/a/shop/green.sock", link.path()).unwrap();
         assert_eq!(link.read(&addresses()).unwrap(), Lead::ByHand("/run/a/shop/green.sock".into()));
         link.point(&side(Color::Blue, "20261121T101112Z-1-0123456"), Generation(1)).unwrap();

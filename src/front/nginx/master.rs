@@ -11,12 +11,12 @@ use crate::os::{
 
 /// One worker of a master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Worker {
+pub(super) struct NginxWorker {
     pub(super) process: Process,
-    pub(super) standing: Standing,
+    pub(super) standing: Accepting,
 }
 
-impl Worker {
+impl NginxWorker {
     /// The user id that it runs as; `None` once it is gone.
     pub(super) fn uid(&self) -> Option<u32> {
         let uid = user_of(self.process.pid);
@@ -27,7 +27,7 @@ impl Worker {
 
 /// Whether a worker takes new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum Accepting {
     Serving,
     /// Takes no new connections, and finishes those that it has.
     Leaving,
@@ -73,27 +73,27 @@ pub(super) fn strange_worker(master: Process, pid: i32) -> Option<Process> {
 }
 
 /// The workers of a master, without cache managers and loaders.
-pub(super) fn workers(master: Process) -> Result<Vec<Worker>, NginxError> {
+pub(super) fn workers(master: Process) -> Result<Vec<NginxWorker>, NginxError> {
     let children = tree::children(master.pid);
     let children = children.map_err(|source| NginxError::Workers { pid: master.pid, source })?;
     Ok(children.iter().filter(|child| child.alive()).filter_map(worker).collect())
 }
 
 /// Whether a worker of any master takes new connections; `None` once it is gone.
-pub(super) fn standing(worker: Process) -> Option<Standing> {
+pub(super) fn standing(worker: Process) -> Option<Accepting> {
     let cmdline = command_line(worker.pid);
     // Checked after the read, in case another process has the pid by now.
     worker.is_alive().then(|| read_standing(&cmdline))
 }
 
-fn read_standing(cmdline: &str) -> Standing {
-    if cmdline.starts_with(LEAVING) { Standing::Leaving } else { Standing::Serving }
+fn read_standing(cmdline: &str) -> Accepting {
+    if cmdline.starts_with(LEAVING) { Accepting::Leaving } else { Accepting::Serving }
 }
 
-fn worker(child: &Stat) -> Option<Worker> {
+fn worker(child: &Stat) -> Option<NginxWorker> {
     let cmdline = command_line(child.pid);
     let standing = read_standing(&cmdline);
-    cmdline.starts_with(WORKER).then(|| Worker { process: child.process(), standing })
+    cmdline.starts_with(WORKER).then(|| NginxWorker { process: child.process(), standing })
 }
 
 #[cfg(test)]

@@ -49,37 +49,37 @@ use std::{
     time::Duration,
 };
 
-pub use cutover::{How, Proof};
+pub use cutover::{Proof, SwitchedBy};
 pub use drain::{Drained, Former};
-pub use error::{Aftermath, Fault, NginxError, RouteError};
-pub use include::{Found, Include, IncludeError, Integrity, parse};
+pub use error::{Aftermath, ConfigFault, NginxError, RouteError};
+pub use include::{Include, IncludeError, Integrity, ParsedInclude, parse};
 pub use inspect::{Inclusion, Permission};
 pub use place::PlaceError;
 pub use sites::Hidden;
-pub use standing::{Contradiction, Routed, Source};
+pub use standing::{Contradiction, NginxRoute, RouteSource};
 
 use crate::{
     config::settings::{Addresses, NginxSettings},
-    front::traffic::Sample,
+    front::traffic::RequestSample,
     rules::{
         address::Address,
         ids::{AppName, Color, Generation},
         route::Route,
     },
 };
-use link::{Lead, Link};
-use place::Place;
+use link::{Lead, SocketLink};
+use place::IncludeFile;
 
 /// How long the steps of a cutover may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct ReloadLimits {
     /// Limit of one run of the test or reload command.
     pub command: Duration,
     /// From the reload to the proof.
     pub proof: Duration,
 }
 
-impl Default for Limits {
+impl Default for ReloadLimits {
     /// 30 s for a command: many hundred virtual hosts with certificates take several. 15 s for the proof:
     /// nginx itself tries a failing bind again for 2.5 s.
     fn default() -> Self {
@@ -107,11 +107,11 @@ type Turns = std::sync::Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>;
 static TURNS: LazyLock<Turns> = LazyLock::new(Turns::default);
 
 /// The include file as it is on disk.
-struct Present {
-    place: Place,
+struct PresentInclude {
+    place: IncludeFile,
     text: Option<String>,
     /// The parsed file; `None` when there is no file, when it is empty, or when it is bgd's and damaged.
-    found: Option<Found>,
+    found: Option<ParsedInclude>,
 }
 
 impl Nginx {
@@ -129,7 +129,7 @@ impl Nginx {
     }
 
     /// Parses a datagram about one request: a sample for each color that the request was tried on.
-    pub fn samples(&self, datagram: &[u8]) -> Vec<Sample> {
+    pub fn samples(&self, datagram: &[u8]) -> Vec<RequestSample> {
         report::parse_by(datagram, |to, took| self.color_at(to, took))
     }
 
@@ -139,8 +139,10 @@ impl Nginx {
         if let Some(color) = report::color(&self.addresses, to) {
             return Some(color);
         }
-        let link =
-            Link::on_the_way(&Place::find(&self.settings.file).ok()?, Path::new(to.strip_prefix("unix:")?))?;
+        let link = SocketLink::on_the_way(
+            &IncludeFile::find(&self.settings.file).ok()?,
+            Path::new(to.strip_prefix("unix:")?),
+        )?;
         let Lead::Told { color, .. } = link.read(&self.addresses).ok()? else { return None };
         let since = link.moved()?.elapsed().unwrap_or_default();
         Some(if took? > since { color.other() } else { color })
@@ -154,9 +156,9 @@ impl Nginx {
         let present = self.present()?;
         present.place.check()?;
         self.within_reach(master, &present.place)?;
-        match self.test(&present, Limits::default().command).await {
+        match self.test(&present, ReloadLimits::default().command).await {
             // Before the first deploy the site names an upstream that only bgd's file will define.
-            Err(Refusal::Unknown(_)) if present.text.is_none() => Ok(()),
+            Err(TestFailure::Unknown(_)) if present.text.is_none() => Ok(()),
             Err(refusal) => Err(self.judge(refusal)),
             Ok(()) => Ok(()),
         }
@@ -176,7 +178,7 @@ impl Nginx {
     }
 
     /// The include whose upstream names the link, which leads to the live sockets.
-    fn linked(&self, link: &Link, (number, proof): (Generation, SocketAddrV4)) -> Include {
+    fn linked(&self, link: &SocketLink, (number, proof): (Generation, SocketAddrV4)) -> Include {
         let link = Some(Address::Socket(link.path().to_owned()));
         Include { link, ..self.include(&Route::nowhere(number), proof) }
     }
@@ -187,8 +189,8 @@ impl Nginx {
     }
 
     /// Reads the include file; refuses one that is not this app's.
-    fn present(&self) -> Result<Present, NginxError> {
-        let place = Place::find(&self.settings.file)?;
+    fn present(&self) -> Result<PresentInclude, NginxError> {
+        let place = IncludeFile::find(&self.settings.file)?;
         let text = place.read()?;
         let path = || self.settings.file.clone();
         let found = match text.as_deref().filter(|text| !text.trim().is_empty()).map(parse) {
@@ -202,11 +204,11 @@ impl Nginx {
             Some(Ok(found)) => Some(found),
             Some(Err(IncludeError::LineMissing { .. } | IncludeError::State(_))) | None => None,
         };
-        Ok(Present { place, text, found })
+        Ok(PresentInclude { place, text, found })
     }
 
-    async fn test(&self, present: &Present, limit: Duration) -> Result<(), Refusal> {
-        let ended = command::run(&self.settings.test, limit).await.map_err(Refusal::NotRun)?;
+    async fn test(&self, present: &PresentInclude, limit: Duration) -> Result<(), TestFailure> {
+        let ended = command::run(&self.settings.test, limit).await.map_err(TestFailure::NotRun)?;
         if ended.status.success() {
             return Ok(());
         }
@@ -214,36 +216,38 @@ impl Nginx {
         let unknown = format!("host not found in upstream \"{}\"", self.settings.upstream);
         let absent = format!("open() \"{}\" failed (2:", self.settings.file.display());
         Err(if fault.quote.contains(&unknown) || fault.quote.contains(&absent) {
-            Refusal::Unknown(fault)
+            TestFailure::Unknown(fault)
         } else if fault.file.as_ref().is_some_and(|file| self.is_own(&present.place, file)) {
-            Refusal::Own(fault)
+            TestFailure::Own(fault)
         } else {
-            Refusal::Foreign(fault)
+            TestFailure::Foreign(fault)
         })
     }
 
-    fn is_own(&self, place: &Place, file: &Path) -> bool {
+    fn is_own(&self, place: &IncludeFile, file: &Path) -> bool {
         *file == self.settings.file || std::fs::canonicalize(file).is_ok_and(|file| file == place.path())
     }
 
-    fn judge(&self, refusal: Refusal) -> NginxError {
+    fn judge(&self, refusal: TestFailure) -> NginxError {
         match refusal {
-            Refusal::NotRun(err) => err,
-            Refusal::Own(fault) => NginxError::OwnConfig(fault),
-            Refusal::Unknown(fault) => NginxError::NotIncluded { path: self.settings.file.clone(), fault },
-            Refusal::Foreign(fault) => NginxError::ForeignConfig(fault),
+            TestFailure::NotRun(err) => err,
+            TestFailure::Own(fault) => NginxError::OwnConfig(fault),
+            TestFailure::Unknown(fault) => {
+                NginxError::NotIncluded { path: self.settings.file.clone(), fault }
+            }
+            TestFailure::Foreign(fault) => NginxError::ForeignConfig(fault),
         }
     }
 }
 
 /// Why nginx's test of the configuration did not pass.
-enum Refusal {
+enum TestFailure {
     /// The test could not be run to its end.
     NotRun(NginxError),
     /// nginx blames bgd's file.
-    Own(Fault),
+    Own(ConfigFault),
     /// nginx does not know the upstream, so it does not see bgd's file.
-    Unknown(Fault),
+    Unknown(ConfigFault),
     /// nginx blames another file, or names no file.
-    Foreign(Fault),
+    Foreign(ConfigFault),
 }

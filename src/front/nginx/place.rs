@@ -75,7 +75,7 @@ const NOTHING: &str = "# bgd: there was no file\n";
 
 /// The state of the file before a flip.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Kept {
+pub(super) enum FormerFile {
     /// No file.
     Nothing,
     /// A file with this text.
@@ -103,12 +103,12 @@ impl Audience {
 
 /// The file's path with symlinks followed, which is read, and replaced by a rename.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct IncludeFile {
     path: PathBuf,
     directory: PathBuf,
 }
 
-impl Place {
+impl IncludeFile {
     /// Resolves symlinks, including one whose target does not exist yet.
     pub(super) fn find(configured: &Path) -> Result<Self, PlaceError> {
         let lost = |source| PlaceError::NoDirectory { path: configured.to_owned(), source };
@@ -131,7 +131,7 @@ impl Place {
         &self.path
     }
 
-    /// Whether [`Place::replace`] can work, without touching anything.
+    /// Whether [`IncludeFile::replace`] can work, without touching anything.
     pub(super) fn check(&self) -> Result<(), PlaceError> {
         match fs::symlink_metadata(&self.path) {
             Ok(meta) if !meta.is_file() => return Err(PlaceError::NotAFile { path: self.path.clone() }),
@@ -201,8 +201,9 @@ impl Place {
     }
 
     /// The state that was kept last; `None` when there is none.
-    pub(super) fn kept(&self) -> Option<Kept> {
-        self.kept_text().map(|text| if text == NOTHING { Kept::Nothing } else { Kept::Text(text) })
+    pub(super) fn kept(&self) -> Option<FormerFile> {
+        self.kept_text()
+            .map(|text| if text == NOTHING { FormerFile::Nothing } else { FormerFile::Text(text) })
     }
 
     fn kept_text(&self) -> Option<String> {
@@ -306,7 +307,7 @@ mod tests {
     fn f5_a_file_is_replaced_whole_with_its_mode_and_nothing_left_beside_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bgd-shop.conf");
-        let place = Place::find(&path).unwrap();
+        let place = IncludeFile::find(&path).unwrap();
         assert_eq!(place.read().unwrap(), None);
         place.replace("one", Audience::Everybody).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
@@ -324,7 +325,7 @@ mod tests {
     fn a_file_with_a_secret_is_its_owner_s_alone_and_stays_so() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bgd-shop.conf");
-        let place = Place::find(&path).unwrap();
+        let place = IncludeFile::find(&path).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         place.replace("secret", Audience::Owner).unwrap();
         assert_eq!(mode(&path), 0o600);
@@ -342,7 +343,8 @@ mod tests {
 
     #[test]
     fn f5_the_temporary_name_matches_no_include_glob() {
-        let place = Place { path: "/etc/nginx/conf.d/a.conf".into(), directory: "/etc/nginx/conf.d".into() };
+        let place =
+            IncludeFile { path: "/etc/nginx/conf.d/a.conf".into(), directory: "/etc/nginx/conf.d".into() };
         let temp = place.beside("new");
         assert!(temp.file_name().unwrap().to_string_lossy().starts_with('.'), "{}", temp.display());
         assert_eq!(temp.parent(), Some(Path::new("/etc/nginx/conf.d")));
@@ -355,12 +357,12 @@ mod tests {
         fs::create_dir(&real).unwrap();
         symlink("real/a.conf", &link).unwrap();
         for text in ["one", "two"] {
-            Place::find(&link).unwrap().replace(text, Audience::Everybody).unwrap();
+            IncludeFile::find(&link).unwrap().replace(text, Audience::Everybody).unwrap();
             assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
             assert_eq!(fs::read_to_string(real.join("a.conf")).unwrap(), text);
         }
         symlink("loop", dir.path().join("loop")).unwrap();
-        assert!(matches!(Place::find(&dir.path().join("loop")), Err(PlaceError::NoDirectory { .. })));
+        assert!(matches!(IncludeFile::find(&dir.path().join("loop")), Err(PlaceError::NoDirectory { .. })));
     }
 
     #[test]
@@ -375,9 +377,9 @@ mod tests {
     fn a_directory_in_its_place_or_no_directory_at_all_is_said() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("d")).unwrap();
-        let place = Place::find(&dir.path().join("d")).unwrap();
+        let place = IncludeFile::find(&dir.path().join("d")).unwrap();
         assert!(matches!(place.check(), Err(PlaceError::NotAFile { .. })));
-        let missing = Place::find(&dir.path().join("none/a.conf"));
+        let missing = IncludeFile::find(&dir.path().join("none/a.conf"));
         assert!(matches!(missing, Err(PlaceError::NoDirectory { .. })));
     }
 }

@@ -8,25 +8,25 @@ use tokio::sync::OwnedMutexGuard;
 use super::{
     PlaceError, RouteError,
     include::audience,
-    link::Moved,
-    place::{Audience, Place},
+    link::MovedLink,
+    place::{Audience, IncludeFile},
 };
 use crate::os::blocking::blocking;
 
 /// A written and unproven text. Holds the lock on nginx, so that no other flip runs while the text goes back.
 pub(super) struct Placed {
-    place: Place,
+    place: IncludeFile,
     /// The text before; `None` where there was no file.
     old: Option<String>,
     /// The link that was set for the new text, which nginx does not follow before the reload.
-    moved: Option<Moved>,
-    state: State,
+    moved: Option<MovedLink>,
+    state: PlacedState,
     /// The lock on nginx, shared with a running write, so that no other flip begins before that write has ended.
     turn: Arc<OwnedMutexGuard<()>>,
 }
 
 #[derive(PartialEq, Eq)]
-enum State {
+enum PlacedState {
     /// nginx was not asked to reload: a drop puts the old text back.
     Written,
     /// nginx may have been asked to reload, or the old text is back: a drop does nothing.
@@ -36,15 +36,15 @@ enum State {
 impl Placed {
     /// Keeps the old text beside the file, then writes the new text.
     pub(super) async fn write(
-        place: Place,
+        place: IncludeFile,
         old: Option<String>,
-        (new, moved): (String, Option<Moved>),
+        (new, moved): (String, Option<MovedLink>),
         turn: OwnedMutexGuard<()>,
     ) -> Result<Self, PlaceError> {
         blocking(move || {
             // Kept before the new text is written, so that going back is possible at every instant.
             place.keep(old.as_deref(), old.as_deref().map_or(Audience::Everybody, audience));
-            let placed = Self { place, old, moved, state: State::Written, turn: Arc::new(turn) };
+            let placed = Self { place, old, moved, state: PlacedState::Written, turn: Arc::new(turn) };
             placed.place.replace(&new, audience(&new))?;
             Ok(placed)
         })
@@ -53,22 +53,22 @@ impl Placed {
 
     /// Takes over a text that an interrupted flip wrote and did not prove.
     pub(super) fn found(
-        place: Place,
+        place: IncludeFile,
         old: Option<String>,
-        moved: Option<Moved>,
+        moved: Option<MovedLink>,
         turn: OwnedMutexGuard<()>,
     ) -> Self {
-        Self { place, old, moved, state: State::Told, turn: Arc::new(turn) }
+        Self { place, old, moved, state: PlacedState::Told, turn: Arc::new(turn) }
     }
 
     /// Call before the reload: from now on the new text stays when this is dropped.
     pub(super) fn asked(&mut self) {
-        self.state = State::Told;
+        self.state = PlacedState::Told;
     }
 
     /// Call after the proof: removes what was kept for going back.
     pub(super) fn settle(&mut self) {
-        self.state = State::Told;
+        self.state = PlacedState::Told;
         self.place.forget();
         if let Some(moved) = &self.moved {
             moved.settle();
@@ -103,14 +103,14 @@ impl Placed {
             restore(&place, text.as_deref())
         })
         .await;
-        self.state = State::Told;
+        self.state = PlacedState::Told;
         result
     }
 }
 
 impl Drop for Placed {
     fn drop(&mut self) {
-        if self.state == State::Written
+        if self.state == PlacedState::Written
             && let Err(err) = restore(&self.place, self.old.as_deref()).and_then(|()| self.lead_back())
         {
             tracing::error!(path = %self.place.path().display(), err = %err, "old text not put back");
@@ -118,7 +118,7 @@ impl Drop for Placed {
     }
 }
 
-fn restore(place: &Place, text: Option<&str>) -> Result<(), PlaceError> {
+fn restore(place: &IncludeFile, text: Option<&str>) -> Result<(), PlaceError> {
     match text {
         // The file was never replaced, for example because the disk is full.
         Some(text) if place.read()?.as_deref() == Some(text) => {}

@@ -9,15 +9,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Nginx, NginxError, link::Link, master, place::Place};
+use super::{Nginx, NginxError, link::SocketLink, master, place::IncludeFile};
 use crate::os::process::Process;
 use crate::rules::ids::Color;
 
 impl Nginx {
     /// Fails when a worker can't reach the app's sockets or the link to them; an app on ports always passes.
-    pub(super) fn within_reach(&self, master: Process, place: &Place) -> Result<(), NginxError> {
+    pub(super) fn within_reach(&self, master: Process, place: &IncludeFile) -> Result<(), NginxError> {
         // The link's directory is the same for each number of instances.
-        let link = Link::of(place, 1);
+        let link = SocketLink::of(place, 1);
         let sockets = Color::ALL.into_iter().filter_map(|color| self.addresses.of(color).socket());
         let ways: Vec<&Path> = sockets.filter_map(Path::parent).collect();
         if ways.is_empty() {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::sides::{Names, of_the_app};
 use crate::{
     config::settings::Addresses,
-    front::traffic::{OWN, Sample},
+    front::traffic::{OWN, RequestSample},
     os::unix::{LONGEST_PATH, is_plain},
     rules::{address::Address, ids::Color},
 };
@@ -60,7 +60,7 @@ fn access_log(names: &Names, socket: &Path) -> String {
 
 /// A report, with the fields of the log format. All but `status` are lists with one entry for each try.
 #[derive(Deserialize)]
-struct Line {
+struct RequestReport {
     status: String,
     to: String,
     answered: String,
@@ -71,7 +71,7 @@ struct Line {
 /// Parses nginx's report of one request: a sample for each color that the request was tried on, of the last try. Empty
 /// when the datagram does not have the format, or when no address is the app's. A client that went away before the
 /// answer does not count as an error of the color, but its waiting time counts.
-pub fn parse(datagram: &[u8], addresses: &Addresses) -> Vec<Sample> {
+pub fn parse(datagram: &[u8], addresses: &Addresses) -> Vec<RequestSample> {
     parse_by(datagram, |to, _| color(addresses, to))
 }
 
@@ -88,9 +88,9 @@ pub(super) fn color(addresses: &Addresses, to: &str) -> Option<Color> {
 pub(super) fn parse_by(
     datagram: &[u8],
     color: impl Fn(&str, Option<Duration>) -> Option<Color>,
-) -> Vec<Sample> {
+) -> Vec<RequestSample> {
     let text = std::str::from_utf8(datagram).unwrap_or_default();
-    let line = text.find('{').and_then(|at| serde_json::from_str::<Line>(&text[at..]).ok());
+    let line = text.find('{').and_then(|at| serde_json::from_str::<RequestReport>(&text[at..]).ok());
     let Some(line) = line else { return Vec::new() };
     let took = |at: usize| tries(&line.took).nth(at).and_then(seconds);
     let colors = tries(&line.to).enumerate().map(|(at, to)| (color(to, took(at)), at));
@@ -100,14 +100,14 @@ pub(super) fn parse_by(
     samples.flatten().collect()
 }
 
-impl Line {
+impl RequestReport {
     /// The sample of one try; only during the last try can the client have gone away.
-    fn sample(&self, color: Color, at: usize, is_last: bool) -> Option<Sample> {
+    fn sample(&self, color: Color, at: usize, is_last: bool) -> Option<RequestSample> {
         let answered = tries(&self.answered).nth(at).and_then(status);
         let gone = status(&self.status).filter(|status| *status == CLIENT_GONE && is_last);
         let took = if answered == Some(SWITCHING) { &self.began } else { &self.took };
         let took = tries(took).nth(at).and_then(seconds)?;
-        Some(Sample { color, status: gone.or(answered), took })
+        Some(RequestSample { color, status: gone.or(answered), took })
     }
 }
 
@@ -140,7 +140,7 @@ mod tests {
 
     const PORTS: Ports = Ports { blue: 9501, green: 9502 };
 
-    fn told(status: &str, to: &str, answered: &str, took: &str) -> Vec<Sample> {
+    fn told(status: &str, to: &str, answered: &str, took: &str) -> Vec<RequestSample> {
         let line = format!(
             "<190>Nov 21 14:00:00 bgd: {{\"status\":\"{status}\",\"to\":\"{to}\",\"answered\":\"{answered}\",\
              \"began\":\"0.001\",\"took\":\"{took}\"}}"
@@ -148,8 +148,8 @@ mod tests {
         parse(line.as_bytes(), &PORTS.into())
     }
 
-    fn sample(color: Color, status: Option<u16>, ms: u64) -> Sample {
-        Sample { color, status, took: Duration::from_millis(ms) }
+    fn sample(color: Color, status: Option<u16>, ms: u64) -> RequestSample {
+        RequestSample { color, status, took: Duration::from_millis(ms) }
     }
 
     #[test]
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!((gone.is_error(), gone.took), (false, Duration::from_secs(2)));
         assert!(told("502", "127.0.0.1:9502", "-", "0.000")[0].is_error());
         let both = told("499", "127.0.0.1:9502, 127.0.0.1:9501", "502, -", "0.001, 2.000");
-        assert_eq!(both.iter().map(Sample::is_error).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(both.iter().map(RequestSample::is_error).collect::<Vec<_>>(), [false, true]);
     }
 
     #[test]

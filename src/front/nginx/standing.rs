@@ -1,12 +1,12 @@
 //! Reads the route that nginx serves now. nginx's own answer on the proof address comes first; the file counts only
-//! when nginx does not answer, and [`Source`] says so. Every disagreement between the two is reported, never resolved
+//! when nginx does not answer, and [`RouteSource`] says so. Every disagreement between the two is reported, never resolved
 //! here: the engine decides, and the next `route()` makes them agree.
 
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    Found, Include, Integrity, Lead, Link, Nginx, NginxError, Present, effect, effect::Effect, master,
-    master::Standing, place::Place,
+    Include, Integrity, Lead, Nginx, NginxError, ParsedInclude, PresentInclude, SocketLink, effect,
+    effect::ProofAnswer, master, master::Accepting, place::IncludeFile,
 };
 use crate::rules::{
     address::Address,
@@ -19,7 +19,7 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// The route that nginx serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Routed {
+pub struct NginxRoute {
     /// The live color; `None` when nothing receives traffic.
     pub color: Option<Color>,
     /// The canary's color, and its share in percent.
@@ -31,14 +31,14 @@ pub struct Routed {
     /// The live color's release.
     pub release: Option<ReleaseId>,
     /// Where this was read.
-    pub source: Source,
+    pub source: RouteSource,
     /// A disagreement between the file and nginx.
     pub contradiction: Option<Contradiction>,
 }
 
 /// Where a route was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum RouteSource {
     /// nginx itself answered: the route is in force.
     Effect,
     /// nginx did not answer; the route is the file's, which nginx would serve.
@@ -87,7 +87,7 @@ impl Contradiction {
 impl Nginx {
     /// Reads the route that nginx serves now; `None` when neither nginx nor a file knows this app. During a flip the
     /// file may be ahead of nginx.
-    pub async fn routed(&self) -> Result<Option<Routed>, NginxError> {
+    pub async fn routed(&self) -> Result<Option<NginxRoute>, NginxError> {
         let present = self.present()?;
         let address =
             present.found.as_ref().map_or(effect::usual(&self.addresses), |found| found.include.proof);
@@ -128,30 +128,30 @@ impl Nginx {
     }
 
     /// The link that the file names, or else the one that a file with a link would name.
-    fn link(&self, present: &Present) -> Link {
+    fn link(&self, present: &PresentInclude) -> SocketLink {
         let named = present.found.as_ref().and_then(|found| found.include.link.as_ref()?.socket());
-        let named = named.and_then(|path| Link::on_the_way(&present.place, path));
-        named.unwrap_or_else(|| Link::of(&present.place, self.addresses.each.into()))
+        let named = named.and_then(|path| SocketLink::on_the_way(&present.place, path));
+        named.unwrap_or_else(|| SocketLink::of(&present.place, self.addresses.each.into()))
     }
 
     /// Adds the link's live color to a route; leaves the route of a file that was changed by hand.
-    fn behind_link(&self, link: &Link, routed: Routed) -> Routed {
+    fn behind_link(&self, link: &SocketLink, routed: NginxRoute) -> NginxRoute {
         if matches!(routed.contradiction, Some(Contradiction::Edited { .. })) {
             return routed;
         }
         match link.read(&self.addresses) {
             Ok(Lead::Told { color, generation, release }) => {
-                Routed { color: Some(color), generation, release: Some(release), ..routed }
+                NginxRoute { color: Some(color), generation, release: Some(release), ..routed }
             }
             Ok(Lead::ByHand(path)) => {
                 let address = Address::Socket(path);
                 let color = self.addresses.color(&address);
                 let contradiction = Some(Contradiction::Edited { addresses: vec![address] });
-                Routed { color, contradiction, ..routed }
+                NginxRoute { color, contradiction, ..routed }
             }
             Ok(Lead::Nowhere) | Err(_) => {
                 let contradiction = Some(Contradiction::LinkLost { path: link.path().to_owned() });
-                Routed { contradiction, ..routed }
+                NginxRoute { contradiction, ..routed }
             }
         }
     }
@@ -159,11 +159,11 @@ impl Nginx {
     /// The color that a manually edited file routes to, once nginx has it in force; `None` before. An edit does not
     /// change the proof address's answer, so bgd compares times: nginx has the edit in force when all its workers are
     /// younger than the change (a single one may have been replaced after a crash).
-    fn color_by_hand(&self, place: &Place, integrity: &Integrity) -> Option<Color> {
+    fn color_by_hand(&self, place: &IncludeFile, integrity: &Integrity) -> Option<Color> {
         let Integrity::Edited { addresses } = integrity else { return None };
         let changed = place.changed()?;
         let workers = master::workers(master::master(&self.settings.pid_file).ok()?).ok()?;
-        let serving = workers.iter().filter(|worker| worker.standing == Standing::Serving);
+        let serving = workers.iter().filter(|worker| worker.standing == Accepting::Serving);
         let oldest = serving.filter_map(|worker| worker.process.started()).min()?;
         if oldest + TICK > changed { self.one_color(addresses) } else { None }
     }
@@ -181,7 +181,7 @@ fn listed(addresses: &[Address]) -> String {
     if named.is_empty() { "nothing of this machine".to_owned() } else { named.join(" and ") }
 }
 
-impl Routed {
+impl NginxRoute {
     /// Changes the route to one color, where a manual edit sends all traffic to it.
     fn moved(self, to: Option<Color>) -> Self {
         match to {
@@ -191,10 +191,10 @@ impl Routed {
     }
 }
 
-fn in_force(effect: Effect, contradiction: Option<Contradiction>) -> Routed {
-    let Effect { color, canary, share, backup, generation, release, .. } = effect;
+fn in_force(effect: ProofAnswer, contradiction: Option<Contradiction>) -> NginxRoute {
+    let ProofAnswer { color, canary, share, backup, generation, release, .. } = effect;
     let canary = canary.map(|canary| (canary, share));
-    Routed { color, canary, backup, generation, release, source: Source::Effect, contradiction }
+    NginxRoute { color, canary, backup, generation, release, source: RouteSource::Effect, contradiction }
 }
 
 /// A route's canary and its share in percent.
@@ -202,14 +202,14 @@ pub(super) fn canary_of(route: &Route) -> Option<(Color, u16)> {
     route.canary.as_ref().map(|(canary, share)| (canary.color, share.get().into()))
 }
 
-fn on_file(include: &Include, contradiction: Option<Contradiction>) -> Routed {
-    Routed {
+fn on_file(include: &Include, contradiction: Option<Contradiction>) -> NginxRoute {
+    NginxRoute {
         color: include.route.color(),
         canary: canary_of(&include.route),
         backup: include.route.backup.as_ref().map(|backup| backup.color),
         generation: include.route.generation,
         release: include.route.live.as_ref().map(|live| live.release.clone()),
-        source: Source::File,
+        source: RouteSource::File,
         contradiction,
     }
 }
@@ -223,7 +223,7 @@ fn edited(integrity: Integrity) -> Option<Contradiction> {
 
 /// Compares nginx with the file, by the sum in the file: a text by an older bgd may differ from the text that this bgd
 /// would write.
-fn differs(effect: &Effect, found: Found) -> Option<Contradiction> {
+fn differs(effect: &ProofAnswer, found: ParsedInclude) -> Option<Contradiction> {
     let (color, generation) = (found.include.route.color(), found.include.route.generation);
     let differs = || (effect.sum != found.sum).then_some(Contradiction::FileDiffers { color, generation });
     edited(found.integrity).or_else(differs)

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Contradiction, Nginx, NginxError, Routed, Source};
-use crate::{front::Daemon, os::errors::chain, rules::ids::Color};
+use super::{Contradiction, Nginx, NginxError, NginxRoute, RouteSource};
+use crate::{front::FrontDaemon, os::errors::chain, rules::ids::Color};
 
 /// Pause between two looks while nothing is wrong.
 const CALM: Duration = Duration::from_secs(2);
@@ -29,7 +29,7 @@ impl Trouble {
     }
 }
 
-pub(super) async fn supervise(nginx: &Nginx, daemon: &dyn Daemon) {
+pub(super) async fn supervise(nginx: &Nginx, daemon: &dyn FrontDaemon) {
     loop {
         let trouble = {
             // Waits for the end of a flip, during which file and nginx differ.
@@ -64,11 +64,13 @@ async fn trouble(nginx: &Nginx) -> Option<Trouble> {
     match nginx.routed().await {
         Err(err) => Some(Trouble::new(chain(&err))),
         Ok(None) => Some(Trouble::new("bgd's nginx file is gone".to_owned())),
-        Ok(Some(Routed { contradiction: Some(found), color, .. })) => {
+        Ok(Some(NginxRoute { contradiction: Some(found), color, .. })) => {
             let edited_to = color.filter(|_| matches!(found, Contradiction::Edited { .. }));
             Some(Trouble { said: found.to_string(), edited_to, half_told: found.is_half_told() })
         }
-        Ok(Some(Routed { source: Source::File, .. })) => Some(Trouble::new("nginx does not run".to_owned())),
+        Ok(Some(NginxRoute { source: RouteSource::File, .. })) => {
+            Some(Trouble::new("nginx does not run".to_owned()))
+        }
         Ok(Some(_)) => None,
     }
 }

@@ -15,7 +15,7 @@ const OF_100: usize = 95;
 
 /// The results of the requests so far.
 #[derive(Debug)]
-pub(crate) struct Figures {
+pub(crate) struct WarmupFigures {
     limit: Option<Duration>,
     made: u32,
     answered: u32,
@@ -32,7 +32,7 @@ struct Made {
     answered: bool,
 }
 
-impl Figures {
+impl WarmupFigures {
     /// The figures of a warm-up that has not begun.
     pub fn of(warmup: &Warmup) -> Self {
         Self { limit: warmup.until_p95, made: 0, answered: 0, last: VecDeque::new(), trouble: None }
@@ -129,7 +129,7 @@ impl Figures {
     }
 }
 
-impl fmt::Display for Figures {
+impl fmt::Display for WarmupFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let last = if self.made as usize > self.last.len() { " of the last 100" } else { "" };
         write!(f, "{} requests, {}{last}{}", self.made, self.percentiles(), self.trouble())
@@ -143,10 +143,10 @@ mod tests {
     use super::*;
     use crate::{probe::Reason, rules::address::Address};
 
-    fn figures(until_p95: Option<u64>) -> Figures {
+    fn figures(until_p95: Option<u64>) -> WarmupFigures {
         let requests = NonZeroU32::new(100).unwrap();
         let until_p95 = until_p95.map(Duration::from_millis);
-        Figures::of(&Warmup { paths: vec!["/".to_owned()], requests, until_p95 })
+        WarmupFigures::of(&Warmup { paths: vec!["/".to_owned()], requests, until_p95 })
     }
 
     fn took(millis: u64) -> Visit {

@@ -49,7 +49,7 @@ impl Server {
         heads.iter().map(|head| head.split(' ').nth(1).unwrap().to_owned()).collect()
     }
 
-    async fn warm_up(&self, warmup: &Warmup, timeout: Duration) -> (End, Figures) {
+    async fn warm_up(&self, warmup: &Warmup, timeout: Duration) -> (WarmupEnd, WarmupFigures) {
         warm_up(self.port, warmup, (timeout, GENEROUS)).await
     }
 }
@@ -75,7 +75,11 @@ fn say_nothing(stream: &mut TcpStream) {
     let _ = stream.read_to_end(&mut Vec::new());
 }
 
-async fn warm_up(port: u16, warmup: &Warmup, (timeout, limit): (Duration, Duration)) -> (End, Figures) {
+async fn warm_up(
+    port: u16,
+    warmup: &Warmup,
+    (timeout, limit): (Duration, Duration),
+) -> (WarmupEnd, WarmupFigures) {
     let visitor = Visitor::new(Address::Port(port), Some("shop.example.com"), timeout).unwrap();
     ask(&visitor, warmup, Instant::now() + limit).await
 }
@@ -85,7 +89,7 @@ fn warmup(paths: &[&str], requests: u32, until_p95: Option<Duration>) -> Warmup 
     Warmup { paths, requests: NonZeroU32::new(requests).unwrap(), until_p95 }
 }
 
-fn judged(warmup: &Warmup, (end, figures): &(End, Figures)) -> Result<(), (Nature, String)> {
+fn judged(warmup: &Warmup, (end, figures): &(WarmupEnd, WarmupFigures)) -> Result<(), (Nature, String)> {
     verdict(warmup, (*end, Duration::from_secs(600)), figures)
 }
 
@@ -94,7 +98,7 @@ async fn the_paths_are_asked_in_turn_as_often_as_configured_with_the_host_of_the
     let server = Server::start(|stream, _| say(stream, "200"));
     let warmup = warmup(&["/", "/search?q=x", "/cart"], 11, None);
     let found = server.warm_up(&warmup, GENEROUS).await;
-    assert_eq!((found.0, found.1.made(), found.1.answered()), (End::AllMade, 11, 11));
+    assert_eq!((found.0, found.1.made(), found.1.answered()), (WarmupEnd::AllMade, 11, 11));
     assert_eq!(judged(&warmup, &found), Ok(()));
     let paths = server.paths();
     let asked = |path: &str| paths.iter().filter(|asked| *asked == path).count();
@@ -139,7 +143,7 @@ async fn it_ends_as_soon_as_95_of_the_last_100_were_fast_enough() {
     let server = Server::start(|stream, at| say(stream, if at < 40 { "500" } else { "200" }));
     let warmup = warmup(&["/"], 100_000, Some(GENEROUS));
     let found = server.warm_up(&warmup, GENEROUS).await;
-    assert_eq!(found.0, End::Warm);
+    assert_eq!(found.0, WarmupEnd::Warm);
     assert_eq!(judged(&warmup, &found), Ok(()));
     // 40 bad ones, of which the last 100 may hold 5, and what was under way.
     assert!((135..=135 + 2 * AT_ONCE).contains(&(found.1.made() as usize)), "{:?}", found.1);
@@ -151,7 +155,7 @@ async fn a_release_that_does_not_become_fast_fails_with_what_was_measured_and_ma
     let server = Server::start(|stream, at| say(stream, if at % 10 == 0 { "503" } else { "200" }));
     let warmup = warmup(&["/"], 60, Some(GENEROUS));
     let found = server.warm_up(&warmup, GENEROUS).await;
-    assert_eq!((found.0, found.1.made()), (End::AllMade, 60));
+    assert_eq!((found.0, found.1.made()), (WarmupEnd::AllMade, 60));
     let (nature, cause) = judged(&warmup, &found).unwrap_err();
     assert_eq!(nature, Nature::Transient);
     assert!(cause.starts_with("not warm: of the last 60 requests 54 were answered within 2m"), "{cause}");
@@ -181,7 +185,7 @@ async fn redirects_logins_and_missing_pages_are_answers_and_nothing_is_followed(
     let found = server.warm_up(&warmup, GENEROUS).await;
     assert_eq!(
         (found.0, found.1.answered(), found.1.made()),
-        (End::Warm, found.1.made(), found.1.answered())
+        (WarmupEnd::Warm, found.1.made(), found.1.answered())
     );
     assert!(server.paths().iter().all(|path| path == "/"), "{:?}", server.paths());
 }
@@ -218,7 +222,7 @@ async fn an_instance_that_is_not_there_or_says_nothing_or_never_ends_is_not_wait
     ] {
         let warmup = warmup(&["/"], 5, None);
         let found = warm_up(port, &warmup, (short, GENEROUS)).await;
-        assert_eq!((found.0, found.1.made(), found.1.answered()), (End::AllMade, 5, 0));
+        assert_eq!((found.0, found.1.made(), found.1.answered()), (WarmupEnd::AllMade, 5, 0));
         let (_, cause) = judged(&warmup, &found).unwrap_err();
         assert!(cause.contains(why), "{cause}");
     }
@@ -229,7 +233,7 @@ async fn the_whole_warm_up_has_an_end_of_its_own() {
     let silent = Server::start(|stream, _| say_nothing(stream));
     let all = warmup(&["/"], 100_000, None);
     let found = warm_up(silent.port, &all, (GENEROUS, Duration::from_millis(30))).await;
-    assert_eq!((found.0, found.1.made()), (End::TimeUp, 0));
+    assert_eq!((found.0, found.1.made()), (WarmupEnd::TimeUp, 0));
     let (nature, cause) = judged(&all, &found).unwrap_err();
     assert_eq!(
         (nature, cause.as_str()),
@@ -241,9 +245,9 @@ async fn the_whole_warm_up_has_an_end_of_its_own() {
 fn what_was_answered_until_the_end_of_the_time_is_enough_unless_it_had_to_be_fast() {
     let without = warmup(&["/"], 100_000, None);
     let with = Warmup { until_p95: Some(GENEROUS), ..without.clone() };
-    let mut figures = Figures::of(&with);
+    let mut figures = WarmupFigures::of(&with);
     figures.note("/", &Visit { took: Duration::from_millis(5), status: Ok(200) });
-    let found = (End::TimeUp, figures);
+    let found = (WarmupEnd::TimeUp, figures);
     assert_eq!(judged(&without, &found), Ok(()));
     let (nature, cause) = judged(&with, &found).unwrap_err();
     assert_eq!(nature, Nature::Transient);

@@ -79,14 +79,14 @@ fn fastcgi(page: HttpProbe) -> Probe {
 }
 
 /// One FastCGI probe of a server with this answer.
-async fn ask_fastcgi(page: HttpProbe, answer: Say) -> Answer {
+async fn ask_fastcgi(page: HttpProbe, answer: Say) -> ProbeResult {
     let (port, served) = serve_bytes(is_whole_fastcgi, vec![answer]);
     let answer = within(fastcgi(page), port, Duration::from_secs(20)).await;
     asked(served).await;
     answer
 }
 
-async fn ask_uwsgi(page: HttpProbe, answer: Say) -> Answer {
+async fn ask_uwsgi(page: HttpProbe, answer: Say) -> ProbeResult {
     let (port, served) = serve_bytes(is_whole_uwsgi, vec![answer]);
     let answer = within(Probe::Uwsgi(page), port, Duration::from_secs(20)).await;
     asked(served).await;
@@ -128,7 +128,7 @@ async fn php_is_asked_for_the_script_and_told_the_path() {
     let (port, served) = serve_bytes(is_whole_fastcgi, vec![gives(php("Content-type: x/y\r\n\r\nfine"))]);
     let long = format!("/up%20there?{}", "q".repeat(200));
     let answer = within(fastcgi(HttpProbe { path: long.clone(), ..http() }), port, LONG).await;
-    assert_eq!((answer.verdict, answer.excerpt.as_str()), (Verdict::Healthy, "fine"));
+    assert_eq!((answer.verdict, answer.excerpt.as_str()), (ProbeVerdict::Healthy, "fine"));
     let asked = asked(served).await.remove(0);
     assert!(asked.starts_with(b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x00"), "a responder, not kept");
     let params = params(&asked);
@@ -164,7 +164,7 @@ async fn uwsgi_is_asked_for_the_path() {
     let (port, served) = serve_bytes(is_whole_uwsgi, vec![gives(page)]);
     let probe = Probe::Uwsgi(HttpProbe { path: "/up%20now?deep".into(), ..http() });
     let answer = within(probe, port, LONG).await;
-    assert_eq!((answer.verdict, answer.excerpt.as_str()), (Verdict::Healthy, "fine"));
+    assert_eq!((answer.verdict, answer.excerpt.as_str()), (ProbeVerdict::Healthy, "fine"));
     let asked = asked(served).await.remove(0);
     assert_eq!((asked[0], asked[3]), (0, 0));
     let says = |part: &[u8]| asked.windows(part.len()).any(|window| window == part);
@@ -233,9 +233,9 @@ fn endless(first: Vec<u8>, then: Vec<u8>) -> Say {
 async fn e6_an_answer_without_end_is_read_only_so_far() {
     let body = record(STDOUT, &[b'x'; 8192]);
     let answer = ask_fastcgi(http(), endless(record(STDOUT, b"a: b\r\n\r\n"), body)).await;
-    assert_eq!((answer.verdict, answer.excerpt.len()), (Verdict::Healthy, 200));
+    assert_eq!((answer.verdict, answer.excerpt.len()), (ProbeVerdict::Healthy, 200));
     let answer = ask_uwsgi(http(), endless(b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), vec![b'x'; 8192])).await;
-    assert_eq!((answer.verdict, answer.excerpt.len()), (Verdict::Healthy, 200));
+    assert_eq!((answer.verdict, answer.excerpt.len()), (ProbeVerdict::Healthy, 200));
     let answer = ask_fastcgi(http(), endless(Vec::new(), record(STDERR, &[b'e'; 8192]))).await;
     assert!(why(&answer).ends_with("its answer is longer than 262144 bytes"), "{answer:?}");
     let answer = ask_uwsgi(http(), endless(Vec::new(), b"a: b\r\n".to_vec())).await;

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use git2::{ObjectType, Oid, Repository, Sort, Tree, TreeEntry};
 
 use super::{
-    error::{Cause, GitError, Stage},
+    error::{ErrorCause, GitError, GitStep},
     fetch,
-    mirror::{Failed, Mirror},
-    transfer::Context,
+    mirror::{FetchFailure, Mirror},
+    transfer::TransferContext,
     wire::{Between, Compared, Passed, Touched},
 };
 use crate::config::patterns::{Matcher, Patterns};
@@ -24,7 +24,11 @@ const MESSAGE_BYTES: usize = 4 << 10;
 
 /// Fetches both commits and compares them. A `from` that neither the mirror nor the remote has compares as an empty
 /// tree.
-pub fn compare(context: &Context, mirror: &Mirror, between: &Between) -> Result<Compared, Failed> {
+pub fn compare(
+    context: &TransferContext,
+    mirror: &Mirror,
+    between: &Between,
+) -> Result<Compared, FetchFailure> {
     let url = &context.opening.remote;
     let to = fetch::rev(context, mirror, url, between.to.as_str())?;
     let from = match &between.from {
@@ -38,7 +42,11 @@ pub fn compare(context: &Context, mirror: &Mirror, between: &Between) -> Result<
 }
 
 /// The commit, if the mirror has it or can get it.
-pub(super) fn known(context: &Context, mirror: &Mirror, commit: &str) -> Result<Option<Oid>, Failed> {
+pub(super) fn known(
+    context: &TransferContext,
+    mirror: &Mirror,
+    commit: &str,
+) -> Result<Option<Oid>, FetchFailure> {
     let repo = mirror.repo();
     let oid = Oid::from_str(commit).map_err(|err| unreadable(commit, &err))?;
     if repo.find_commit(oid).is_ok() {
@@ -60,7 +68,7 @@ fn touched(
 ) -> Result<Vec<Touched>, GitError> {
     let matchers: Result<Vec<Matcher>, _> = lists.iter().map(Patterns::matcher).collect();
     let matchers =
-        matchers.map_err(|err| GitError::Worker { stage: Stage::Opening, cause: Cause::new(err) })?;
+        matchers.map_err(|err| GitError::Worker { stage: GitStep::Opening, cause: ErrorCause::new(err) })?;
     let mut found = vec![Touched::default(); matchers.len()];
     if !matchers.is_empty() {
         differing(repo, (from, to), &mut |path, _| note(path, &matchers, &mut found))?;
@@ -97,7 +105,7 @@ pub(super) fn tree_of(repo: &Repository, commit: Oid) -> Result<Tree<'_>, GitErr
 }
 
 pub(super) fn unreadable(commit: impl std::fmt::Display, err: &git2::Error) -> GitError {
-    GitError::Commit { commit: commit.to_string(), cause: Cause::new(err.message()) }
+    GitError::Commit { commit: commit.to_string(), cause: ErrorCause::new(err.message()) }
 }
 
 struct Walk<'a> {
@@ -193,7 +201,7 @@ fn since(repo: &Repository, from: Option<Oid>, to: Oid) -> Result<(Vec<Passed>, 
             commit: oid
                 .to_string()
                 .parse()
-                .map_err(|err| GitError::Worker { stage: Stage::Opening, cause: Cause::new(err) })?,
+                .map_err(|err| GitError::Worker { stage: GitStep::Opening, cause: ErrorCause::new(err) })?,
             message,
             on_main_line,
         });

@@ -24,12 +24,12 @@ use git2::{Odb, Oid, Repository};
 
 use super::{
     attributes::{self, AttributeFault, Attributes, Treatment},
-    error::{Cause, GitError, Stage},
-    lfs::{self, Pointer, Store},
+    error::{ErrorCause, GitError, GitStep},
+    lfs::{self, LfsStore, Pointer},
     mirror::Mirror,
     submodule,
-    transfer::Context,
-    wire::{CheckedOut, Progress},
+    transfer::TransferContext,
+    wire::{CheckedOut, GitProgress},
 };
 use crate::config::settings::CheckoutLimit;
 
@@ -47,7 +47,7 @@ const REPORT: Duration = Duration::from_millis(100);
 /// One commit to write.
 #[derive(Clone, Copy)]
 pub struct Job<'a> {
-    pub context: &'a Context,
+    pub context: &'a TransferContext,
     /// The mirror that has the commit.
     pub mirror: &'a Mirror,
     /// URLs of the repositories this one is a submodule of, outermost first, its own last.
@@ -82,7 +82,7 @@ impl Budget {
 
 /// Writes one commit and its submodules.
 pub fn write(job: &Job<'_>) -> Result<CheckedOut, GitError> {
-    job.context.reporter.stage(Stage::Writing);
+    job.context.reporter.stage(GitStep::Writing);
     let mut plan = job.plan()?;
     for path in &plan.dirs {
         fs::create_dir(job.dir.join(path)).map_err(|err| job.failed(path, &err))?;
@@ -107,7 +107,7 @@ pub fn write(job: &Job<'_>) -> Result<CheckedOut, GitError> {
 
 /// The contents of a commit. Making the plan counts them, so that nothing is written if they exceed the limit.
 #[derive(Default)]
-struct Plan {
+struct CheckoutPlan {
     /// Parents before their children.
     dirs: Vec<PathBuf>,
     files: Vec<Planned>,
@@ -127,19 +127,19 @@ struct Planned {
 }
 
 /// An LFS pointer that was written unchanged.
-struct Found {
+struct UnchangedPointer {
     path: PathBuf,
     content: Vec<u8>,
 }
 
 impl Job<'_> {
     fn failed(&self, path: &Path, err: &io::Error) -> GitError {
-        let cause = Cause::new(format!("{}: {err}", path.display()));
+        let cause = ErrorCause::new(format!("{}: {err}", path.display()));
         GitError::Checkout { dir: self.dir.to_owned(), cause }
     }
 
     fn unreadable(&self, err: &git2::Error) -> GitError {
-        GitError::Commit { commit: self.commit.to_string(), cause: Cause::new(err.message()) }
+        GitError::Commit { commit: self.commit.to_string(), cause: ErrorCause::new(err.message()) }
     }
 
     /// Refuses a path that no program could open. It also bounds memory, which would grow with the square of the depth.
@@ -162,11 +162,11 @@ impl Job<'_> {
         Ok(blob.content().to_owned())
     }
 
-    fn plan(&self) -> Result<Plan, GitError> {
+    fn plan(&self) -> Result<CheckoutPlan, GitError> {
         let repo = self.mirror.repo();
         let odb = repo.odb().map_err(|err| self.unreadable(&err))?;
         let commit = repo.find_commit(self.commit).map_err(|err| self.unreadable(&err))?;
-        let mut plan = Plan::default();
+        let mut plan = CheckoutPlan::default();
         let mut left = vec![(commit.tree_id(), PathBuf::new())];
         while let Some((tree, at)) = left.pop() {
             let tree = repo.find_tree(tree).map_err(|err| self.unreadable(&err))?;
@@ -192,7 +192,12 @@ impl Job<'_> {
         Ok(plan)
     }
 
-    fn plan_file(&self, plan: &mut Plan, path: PathBuf, entry: &git2::TreeEntry<'_>) -> Result<(), GitError> {
+    fn plan_file(
+        &self,
+        plan: &mut CheckoutPlan,
+        path: PathBuf,
+        entry: &git2::TreeEntry<'_>,
+    ) -> Result<(), GitError> {
         match path.file_name().map(OsStr::as_bytes) {
             Some(b".gitattributes") => {
                 let content = self.blob(entry.id())?;
@@ -209,7 +214,7 @@ impl Job<'_> {
     }
 
     /// Writes the attributes files, and looks up the treatment of all other files in them.
-    fn write_attributes_files(&self, plan: &mut Plan) -> Result<CheckedOut, GitError> {
+    fn write_attributes_files(&self, plan: &mut CheckoutPlan) -> Result<CheckedOut, GitError> {
         let mut written = CheckedOut::default();
         for (path, content) in &plan.attributes {
             new_file(&self.dir.join(path), 0o666, content).map_err(|err| self.failed(path, &err))?;
@@ -228,7 +233,7 @@ impl Job<'_> {
     }
 
     /// Writes all files on a few threads while this one reports.
-    fn write_files(&self, plan: &Plan) -> Result<(CheckedOut, Vec<Found>), GitError> {
+    fn write_files(&self, plan: &CheckoutPlan) -> Result<(CheckedOut, Vec<UnchangedPointer>), GitError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = cores.min(MOST_THREADS).min(plan.files.len() / FILES_PER_THREAD + 1);
         let shared = Writing::new(self.dir, plan);
@@ -253,21 +258,21 @@ impl Job<'_> {
 
     fn watch(
         &self,
-        ended: &mpsc::Receiver<Result<Vec<Found>, Broken>>,
+        ended: &mpsc::Receiver<Result<Vec<UnchangedPointer>, CheckoutStop>>,
         shared: &Writing<'_>,
-        found: &mut Vec<Found>,
+        found: &mut Vec<UnchangedPointer>,
     ) -> Result<(), GitError> {
         loop {
             match ended.recv_timeout(REPORT) {
                 Ok(Ok(pointers)) => found.extend(pointers),
-                Ok(Err(Broken::Object(err))) => return Err(self.unreadable(&err)),
-                Ok(Err(Broken::File(path, err))) => return Err(self.failed(&path, &err)),
-                Ok(Err(Broken::Attribute(path, fault))) => return Err(refused(&path, fault)),
+                Ok(Err(CheckoutStop::Object(err))) => return Err(self.unreadable(&err)),
+                Ok(Err(CheckoutStop::File(path, err))) => return Err(self.failed(&path, &err)),
+                Ok(Err(CheckoutStop::Attribute(path, fault))) => return Err(refused(&path, fault)),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
             }
-            self.context.reporter.progress(Progress {
-                stage: Stage::Writing,
+            self.context.reporter.progress(GitProgress {
+                stage: GitStep::Writing,
                 done: shared.done.load(Ordering::Relaxed),
                 bytes: shared.bytes.load(Ordering::Relaxed),
             });
@@ -275,9 +280,9 @@ impl Job<'_> {
     }
 
     /// Replaces pointers by their content; returns the bytes added.
-    fn fill_pointers(&self, pointers: &[Found]) -> Result<u64, GitError> {
+    fn fill_pointers(&self, pointers: &[UnchangedPointer]) -> Result<u64, GitError> {
         let Some(remote) = self.urls.last() else { return Ok(0) };
-        let store = Store { context: self.context, mirror: self.mirror.path(), remote };
+        let store = LfsStore { context: self.context, mirror: self.mirror.path(), remote };
         let mut more = 0;
         for found in pointers {
             self.spend(0, lfs::pointed_size(&found.content).unwrap_or_default())?;
@@ -290,7 +295,7 @@ impl Job<'_> {
 }
 
 /// Why a thread stopped.
-enum Broken {
+enum CheckoutStop {
     Object(git2::Error),
     File(PathBuf, io::Error),
     Attribute(PathBuf, AttributeFault),
@@ -307,7 +312,7 @@ fn new_file(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
 /// State shared by the writing threads.
 struct Writing<'a> {
     job_dir: &'a Path,
-    plan: &'a Plan,
+    plan: &'a CheckoutPlan,
     next: AtomicUsize,
     done: AtomicU64,
     bytes: AtomicU64,
@@ -315,15 +320,15 @@ struct Writing<'a> {
 }
 
 impl<'a> Writing<'a> {
-    fn new(job_dir: &'a Path, plan: &'a Plan) -> Self {
+    fn new(job_dir: &'a Path, plan: &'a CheckoutPlan) -> Self {
         let (done, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
         Self { job_dir, plan, next: AtomicUsize::new(0), done, bytes, stop: AtomicBool::new(false) }
     }
 
     /// Body of one thread: opens the mirror by itself, and writes files until none is left.
-    fn work(&self, mirror: &Path) -> Result<Vec<Found>, Broken> {
-        let repo = Repository::open_bare(mirror).map_err(Broken::Object)?;
-        let odb = repo.odb().map_err(Broken::Object)?;
+    fn work(&self, mirror: &Path) -> Result<Vec<UnchangedPointer>, CheckoutStop> {
+        let repo = Repository::open_bare(mirror).map_err(CheckoutStop::Object)?;
+        let odb = repo.odb().map_err(CheckoutStop::Object)?;
         let mut pointers = Vec::new();
         while !self.stop.load(Ordering::Relaxed) {
             let Some(file) = self.plan.files.get(self.next.fetch_add(1, Ordering::Relaxed)) else { break };
@@ -332,17 +337,17 @@ impl<'a> Writing<'a> {
         Ok(pointers)
     }
 
-    fn write(&self, odb: &Odb<'_>, file: &Planned) -> Result<Option<Found>, Broken> {
-        let object = odb.read(file.oid).map_err(Broken::Object)?;
+    fn write(&self, odb: &Odb<'_>, file: &Planned) -> Result<Option<UnchangedPointer>, CheckoutStop> {
+        let object = odb.read(file.oid).map_err(CheckoutStop::Object)?;
         let changed = file.treatment.applied(object.data(), file.oid);
-        let changed = changed.map_err(|fault| Broken::Attribute(file.path.clone(), fault))?;
+        let changed = changed.map_err(|fault| CheckoutStop::Attribute(file.path.clone(), fault))?;
         let content = changed.as_deref().unwrap_or_else(|| object.data());
         new_file(&self.job_dir.join(&file.path), file.mode, content)
-            .map_err(|err| Broken::File(file.path.clone(), err))?;
+            .map_err(|err| CheckoutStop::File(file.path.clone(), err))?;
         self.done.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(content.len() as u64, Ordering::Relaxed);
         let pointer = self.plan.uses_lfs && lfs::pointed_size(content).is_some();
-        Ok(pointer.then(|| Found { path: file.path.clone(), content: content.to_owned() }))
+        Ok(pointer.then(|| UnchangedPointer { path: file.path.clone(), content: content.to_owned() }))
     }
 }
 

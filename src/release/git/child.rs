@@ -25,17 +25,20 @@ use super::{
     changes,
     checkout::{self, Budget, Job},
     credentials::Secrets,
-    error::{Cause, GitError, Stage},
+    error::{ErrorCause, GitError, GitStep},
     fetch::{self, Terms, Tip},
-    mirror::{Failed, HOME, Mirror},
+    mirror::{FetchFailure, HOME, Mirror},
     program::Programs,
     proxied::Proxied,
     report::Reporter,
     schema,
     ssh_config::Routes,
     text::one_line,
-    transfer::Context,
-    wire::{self, Answer, CheckedOut, Described, Fetched, Head, Line, Opening, Request, Want},
+    transfer::TransferContext,
+    wire::{
+        self, CheckedOut, Described, Fetched, Opening, RemoteHead, WantedRevision, WorkerAnswer, WorkerLine,
+        WorkerRequest,
+    },
 };
 use crate::{
     config::settings::CheckoutLimit,
@@ -68,30 +71,30 @@ pub fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let opened = match wire::parse::<Opening>(&first) {
-        Ok(opening) => Session::open(opening, reporter),
-        Err(err) => Err((worker_error(Stage::Opening, &err), reporter)),
+        Ok(opening) => GitSession::open(opening, reporter),
+        Err(err) => Err((worker_error(GitStep::Opening, &err), reporter)),
     };
     match opened {
         Ok(session) => session.serve(),
         Err((err, reporter)) => {
-            reporter.line(&Line::Failed(err));
+            reporter.line(&WorkerLine::Failed(err));
             ExitCode::FAILURE
         }
     }
 }
 
-fn worker_error(stage: Stage, err: &dyn std::fmt::Display) -> GitError {
-    GitError::Worker { stage, cause: Cause::new(err) }
+fn worker_error(stage: GitStep, err: &dyn std::fmt::Display) -> GitError {
+    GitError::Worker { stage, cause: ErrorCause::new(err) }
 }
 
-struct Session {
-    context: Context,
+struct GitSession {
+    context: TransferContext,
     mirror: Mirror,
     /// The mirror was already replaced once. If the error remains, the mirror was not its cause.
     rebuilt: bool,
 }
 
-impl Session {
+impl GitSession {
     fn open(opening: Opening, reporter: Reporter) -> Result<Self, (GitError, Reporter)> {
         let (programs, proxied) = (Programs::default(), Proxied::default());
         let prepared = Secrets::read(&opening).and_then(|secrets| {
@@ -101,14 +104,14 @@ impl Session {
             programs
                 .register()
                 .and_then(|()| proxied.register())
-                .map_err(|err| worker_error(Stage::Opening, &err.message()))?;
+                .map_err(|err| worker_error(GitStep::Opening, &err.message()))?;
             let mirror = Mirror::open(&opening.mirror)?;
             Ok((secrets, mirror))
         });
         match prepared {
             Ok((secrets, mirror)) => {
                 let home = opening.home.clone();
-                let context = Context {
+                let context = TransferContext {
                     opening,
                     secrets,
                     home,
@@ -124,53 +127,53 @@ impl Session {
     }
 
     fn serve(mut self) -> ExitCode {
-        self.context.reporter.line(&Line::Done(Answer::Ready));
+        self.context.reporter.line(&WorkerLine::Done(WorkerAnswer::Ready));
         for line in requests() {
-            let line = match wire::parse::<Request>(&line) {
+            let line = match wire::parse::<WorkerRequest>(&line) {
                 Ok(request) => self.reply(request),
-                Err(err) => Line::Failed(worker_error(Stage::Opening, &err)),
+                Err(err) => WorkerLine::Failed(worker_error(GitStep::Opening, &err)),
             };
             self.context.reporter.line(&line);
         }
         ExitCode::SUCCESS
     }
 
-    fn reply(&mut self, request: Request) -> Line {
+    fn reply(&mut self, request: WorkerRequest) -> WorkerLine {
         match catch_unwind(AssertUnwindSafe(|| self.answer(request))) {
-            Ok(Ok(answer)) => Line::Done(answer),
-            Ok(Err(err)) => Line::Failed(err),
+            Ok(Ok(answer)) => WorkerLine::Done(answer),
+            Ok(Err(err)) => WorkerLine::Failed(err),
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
                 let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
-                Line::Failed(worker_error(Stage::Opening, &format!("panic: {text}")))
+                WorkerLine::Failed(worker_error(GitStep::Opening, &format!("panic: {text}")))
             }
         }
     }
 
-    fn answer(&mut self, request: Request) -> Result<Answer, GitError> {
+    fn answer(&mut self, request: WorkerRequest) -> Result<WorkerAnswer, GitError> {
         match request {
-            Request::Head => {
+            WorkerRequest::Head => {
                 let (tip, refs) = fetch::head(&self.context)?;
-                Ok(Answer::Head(Head { commit: id(tip)?, refs }))
+                Ok(WorkerAnswer::Head(RemoteHead { commit: id(tip)?, refs }))
             }
-            Request::Fetch { want, trust, accepted } => {
+            WorkerRequest::Fetch { want, trust, accepted } => {
                 let recorded = accepted.as_ref().map(oid).transpose()?;
-                self.fetch(&want, Terms { trust: trust.as_ref(), recorded }).map(Answer::Fetched)
+                self.fetch(&want, Terms { trust: trust.as_ref(), recorded }).map(WorkerAnswer::Fetched)
             }
-            Request::Checkout { commit, dir, limit } => {
-                self.check_out(&commit, (&dir, limit)).map(Answer::CheckedOut)
+            WorkerRequest::Checkout { commit, dir, limit } => {
+                self.check_out(&commit, (&dir, limit)).map(WorkerAnswer::CheckedOut)
             }
-            Request::Describe { commit } => self.describe(oid(&commit)?).map(Answer::Described),
-            Request::Compare(between) => self
+            WorkerRequest::Describe { commit } => self.describe(oid(&commit)?).map(WorkerAnswer::Described),
+            WorkerRequest::Compare(between) => self
                 .repaired(|session| changes::compare(&session.context, &session.mirror, &between))
-                .map(Answer::Compared),
-            Request::SchemaNews(question) => self
+                .map(WorkerAnswer::Compared),
+            WorkerRequest::SchemaNews(question) => self
                 .repaired(|session| schema::news(&session.context, &session.mirror, &question))
-                .map(Answer::SchemaNews),
+                .map(WorkerAnswer::SchemaNews),
         }
     }
 
-    fn fetch(&mut self, want: &Want, terms: Terms<'_>) -> Result<Fetched, GitError> {
+    fn fetch(&mut self, want: &WantedRevision, terms: Terms<'_>) -> Result<Fetched, GitError> {
         let fetched = self.repaired(|session| session.fetch_once(want, terms))?;
         // Joining packs is housekeeping: the fetch succeeded anyway, and the next fetch tries again.
         if let Err(err) = self.mirror.tidy() {
@@ -179,24 +182,24 @@ impl Session {
         Ok(fetched)
     }
 
-    fn fetch_once(&self, want: &Want, terms: Terms<'_>) -> Result<Fetched, Failed> {
+    fn fetch_once(&self, want: &WantedRevision, terms: Terms<'_>) -> Result<Fetched, FetchFailure> {
         let (context, mirror) = (&self.context, &self.mirror);
         let branch = |seen| fetch::branch(context, mirror, seen, terms);
         let Tip { oid, rewound, signer, accepted } = match want {
-            Want::Branch => branch(None)?,
-            Want::Seen(commit) => branch(Some(oid(commit)?))?,
-            Want::Rev(rev) => fetch::chosen(context, mirror, rev, terms)?,
+            WantedRevision::Branch => branch(None)?,
+            WantedRevision::Seen(commit) => branch(Some(oid(commit)?))?,
+            WantedRevision::Rev(rev) => fetch::chosen(context, mirror, rev, terms)?,
         };
         // A commit that was just fetched and can't be read is damage.
-        let described = self.describe(oid).map_err(|error| Failed { error, damage: true })?;
+        let described = self.describe(oid).map_err(|error| FetchFailure { error, damage: true })?;
         let Described { subject, author, committed_at } = described;
         Ok(Fetched { commit: id(oid)?, subject, author, committed_at, rewound, signer, accepted })
     }
 
     /// Runs a fetch, and again on an empty mirror if damage of the mirror made it fail.
-    fn repaired<T>(&mut self, fetch: impl Fn(&Self) -> Result<T, Failed>) -> Result<T, GitError> {
+    fn repaired<T>(&mut self, fetch: impl Fn(&Self) -> Result<T, FetchFailure>) -> Result<T, GitError> {
         let outcome = match fetch(self) {
-            Err(Failed { damage: true, .. }) if !self.rebuilt => {
+            Err(FetchFailure { damage: true, .. }) if !self.rebuilt => {
                 self.rebuild()?;
                 fetch(self)
             }
@@ -226,7 +229,7 @@ impl Session {
                     self.rebuild()?;
                 }
                 // No trust: its signature was verified before the daemon made a release of it.
-                self.fetch(&Want::Rev(commit.to_string()), Terms { trust: None, recorded: None })?;
+                self.fetch(&WantedRevision::Rev(commit.to_string()), Terms { trust: None, recorded: None })?;
                 self.write(commit, (dir, limit))
             }
             other => other,
@@ -241,8 +244,10 @@ impl Session {
     }
 
     fn describe(&self, oid: Oid) -> Result<Described, GitError> {
-        let unreadable =
-            |err: git2::Error| GitError::Commit { commit: oid.to_string(), cause: Cause::new(err.message()) };
+        let unreadable = |err: git2::Error| GitError::Commit {
+            commit: oid.to_string(),
+            cause: ErrorCause::new(err.message()),
+        };
         let commit = self.mirror.repo().find_commit(oid).map_err(unreadable)?;
         let author = commit.author();
         let name = one_line(author.name_bytes());
@@ -275,7 +280,7 @@ fn requests() -> mpsc::Receiver<String> {
 }
 
 fn empty(dir: &Path) -> Result<(), GitError> {
-    let failed = |err: io::Error| GitError::Checkout { dir: dir.to_owned(), cause: Cause::new(err) };
+    let failed = |err: io::Error| GitError::Checkout { dir: dir.to_owned(), cause: ErrorCause::new(err) };
     for entry in fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let is_dir = entry.file_type().map_err(failed)?.is_dir();
@@ -286,19 +291,21 @@ fn empty(dir: &Path) -> Result<(), GitError> {
 }
 
 fn oid(commit: &CommitId) -> Result<Oid, GitError> {
-    Oid::from_str(commit.as_str()).map_err(|err| worker_error(Stage::Opening, &err.message()))
+    Oid::from_str(commit.as_str()).map_err(|err| worker_error(GitStep::Opening, &err.message()))
 }
 
 fn id(oid: Oid) -> Result<CommitId, GitError> {
-    oid.to_string().parse().map_err(|err| worker_error(Stage::Opening, &err))
+    oid.to_string().parse().map_err(|err| worker_error(GitStep::Opening, &err))
 }
 
 /// Gives up root for good. Before that it gives the mirror to the user; a mirror of another user is created again,
 /// because changing owners as root in another user's tree is not safe.
 fn become_user(opening: &Opening) -> Result<(), GitError> {
     let name = opening.user.as_deref().unwrap_or("bgd's own");
-    let failed =
-        |cause: &dyn std::fmt::Display| GitError::User { user: name.to_owned(), cause: Cause::new(cause) };
+    let failed = |cause: &dyn std::fmt::Display| GitError::User {
+        user: name.to_owned(),
+        cause: ErrorCause::new(cause),
+    };
     let account = match &opening.user {
         Some(name) => {
             Some(Account::find(name).map_err(|err| failed(&err))?.ok_or_else(|| failed(&"no such user"))?)
@@ -343,12 +350,12 @@ fn trust_authorities(opening: &Opening) -> Result<(), GitError> {
     loaded.map_err(|err| GitError::Credentials {
         path: file.clone(),
         hint: "write certificates in PEM form into it".to_owned(),
-        cause: Cause::new(err.message()),
+        cause: ErrorCause::new(err.message()),
     })
 }
 
 fn configure_libgit2(opening: &Opening) -> Result<(), GitError> {
-    let failed = |err: git2::Error| worker_error(Stage::Opening, &err.message());
+    let failed = |err: git2::Error| worker_error(GitStep::Opening, &err.message());
     let levels = [ConfigLevel::System, ConfigLevel::XDG, ConfigLevel::Global, ConfigLevel::ProgramData];
     // SAFETY: these change libgit2's globals, and this is its first use, in a process with one thread.
     unsafe {
@@ -367,5 +374,5 @@ fn configure_libgit2(opening: &Opening) -> Result<(), GitError> {
     }
     let home = opening.mirror.join(HOME);
     fs::create_dir_all(&home)
-        .map_err(|err| GitError::Mirror { mirror: opening.mirror.clone(), cause: Cause::new(err) })
+        .map_err(|err| GitError::Mirror { mirror: opening.mirror.clone(), cause: ErrorCause::new(err) })
 }

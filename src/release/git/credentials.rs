@@ -10,7 +10,7 @@ use std::{
 use git2::{Cred, CredentialType, Error, ErrorClass, ErrorCode};
 
 use super::{
-    error::{Advice, Cause, GitError},
+    error::{AuthAdvice, ErrorCause, GitError},
     remote::{Location, location, same_server, user_of},
     wire::Opening,
 };
@@ -67,7 +67,7 @@ fn read_file<T>(path: &Path, judge: fn(&[u8]) -> Result<T, FileFault>) -> Result
     let failed = |cause: &dyn std::fmt::Display, hint: &str| GitError::Credentials {
         path: path.to_owned(),
         hint: hint.to_owned(),
-        cause: Cause::new(cause),
+        cause: ErrorCause::new(cause),
     };
     let bytes = auth_file::read(path).map_err(|err| match err.kind() {
         io::ErrorKind::NotFound => failed(&err, "create it, or correct the path"),
@@ -82,14 +82,14 @@ fn read_file<T>(path: &Path, judge: fn(&[u8]) -> Result<T, FileFault>) -> Result
 
 /// One credential that was not tried yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Offer {
+enum UntriedCredential {
     Token,
     ConfiguredKey,
     Agent,
     OwnKey(PathBuf),
 }
 
-impl Offer {
+impl UntriedCredential {
     fn fits(&self, allowed: CredentialType) -> bool {
         match self {
             Self::Token => allowed.contains(CredentialType::USER_PASS_PLAINTEXT),
@@ -112,7 +112,7 @@ impl Offer {
 pub struct Offers {
     secrets: Secrets,
     url: String,
-    left: Vec<Offer>,
+    left: Vec<UntriedCredential>,
     tried: Vec<String>,
 }
 
@@ -121,9 +121,11 @@ impl Offers {
     pub fn new(opening: &Opening, secrets: &Secrets, url: &str, home: &Path) -> Self {
         let ours = same_server(&opening.remote, url);
         let left = match location(url) {
-            Location::Ssh { .. } if ours && secrets.ssh_key.is_some() => vec![Offer::ConfiguredKey],
+            Location::Ssh { .. } if ours && secrets.ssh_key.is_some() => {
+                vec![UntriedCredential::ConfiguredKey]
+            }
             Location::Ssh { .. } => own_offers(home),
-            Location::Url { .. } if ours && secrets.token.is_some() => vec![Offer::Token],
+            Location::Url { .. } if ours && secrets.token.is_some() => vec![UntriedCredential::Token],
             Location::Url { .. } | Location::Local(_) => Vec::new(),
         };
         Self { secrets: secrets.clone(), url: url.to_owned(), left, tried: Vec::new() }
@@ -147,18 +149,18 @@ impl Offers {
         Err(Error::new(ErrorCode::Auth, ErrorClass::Callback, "no credential is left to try"))
     }
 
-    fn made(&self, offer: &Offer, user: &str) -> Result<Cred, String> {
+    fn made(&self, offer: &UntriedCredential, user: &str) -> Result<Cred, String> {
         let made = match offer {
-            Offer::Token => {
+            UntriedCredential::Token => {
                 let (user, token) = self.secrets.login(&self.url).ok_or("no token")?;
                 Cred::userpass_plaintext(&user, token)
             }
-            Offer::ConfiguredKey => {
+            UntriedCredential::ConfiguredKey => {
                 let key = self.secrets.ssh_key.as_deref().unwrap_or_default();
                 Cred::ssh_key_from_memory(user, None, key, None)
             }
-            Offer::Agent => Cred::ssh_key_from_agent(user),
-            Offer::OwnKey(path) => {
+            UntriedCredential::Agent => Cred::ssh_key_from_agent(user),
+            UntriedCredential::OwnKey(path) => {
                 let bytes = auth_file::read(path).map_err(|err| err.to_string())?;
                 let key = auth_file::private_key(&bytes).map_err(|fault| fault.to_string())?;
                 Cred::ssh_key_from_memory(user, None, &key, None)
@@ -169,7 +171,7 @@ impl Offers {
 
     /// The token with its user name, if it may be sent to this server. Marks it as tried.
     pub fn login(&mut self) -> Option<(String, String)> {
-        let at = self.left.iter().position(|offer| *offer == Offer::Token)?;
+        let at = self.left.iter().position(|offer| *offer == UntriedCredential::Token)?;
         self.tried.push(self.left.remove(at).name());
         self.secrets.login(&self.url).map(|(user, token)| (user, token.to_owned()))
     }
@@ -180,14 +182,14 @@ impl Offers {
     }
 
     /// Advice if the server refused all of them.
-    pub fn advice(&self) -> Advice {
+    pub fn advice(&self) -> AuthAdvice {
         let tried = |what: &str| self.tried.iter().any(|name| name == what);
         match location(&self.url) {
-            Location::Ssh { .. } if tried(CONFIGURED_KEY) => Advice::OtherKey,
-            Location::Ssh { .. } | Location::Local(_) => Advice::SetKey,
-            Location::Url { .. } if tried(TOKEN) => Advice::OtherToken,
-            Location::Url { .. } if user_of(&self.url).is_some() => Advice::OtherUserInfo,
-            Location::Url { .. } => Advice::SetToken,
+            Location::Ssh { .. } if tried(CONFIGURED_KEY) => AuthAdvice::OtherKey,
+            Location::Ssh { .. } | Location::Local(_) => AuthAdvice::SetKey,
+            Location::Url { .. } if tried(TOKEN) => AuthAdvice::OtherToken,
+            Location::Url { .. } if user_of(&self.url).is_some() => AuthAdvice::OtherUserInfo,
+            Location::Url { .. } => AuthAdvice::SetToken,
         }
     }
 }
@@ -199,10 +201,10 @@ fn own_name() -> String {
 }
 
 /// The agent, if `SSH_AUTH_SOCK` is set, then the default key files that exist.
-fn own_offers(home: &Path) -> Vec<Offer> {
-    let agent = std::env::var_os("SSH_AUTH_SOCK").map(|_| Offer::Agent);
+fn own_offers(home: &Path) -> Vec<UntriedCredential> {
+    let agent = std::env::var_os("SSH_AUTH_SOCK").map(|_| UntriedCredential::Agent);
     let keys = DEFAULT_KEYS.iter().map(|name| home.join(".ssh").join(name)).filter(|path| path.is_file());
-    agent.into_iter().chain(keys.map(Offer::OwnKey)).collect()
+    agent.into_iter().chain(keys.map(UntriedCredential::OwnKey)).collect()
 }
 
 #[cfg(test)]
@@ -226,6 +228,6 @@ mod tests {
     fn a6_a_configured_key_is_the_only_one_offered() {
         let secrets = Secrets { ssh_key: Some("key".into()), token: None };
         let offers = Offers::new(&opening("git@h:a.git"), &secrets, "git@h:a.git", Path::new("/nonexistent"));
-        assert_eq!(offers.left, [Offer::ConfiguredKey]);
+        assert_eq!(offers.left, [UntriedCredential::ConfiguredKey]);
     }
 }

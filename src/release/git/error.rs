@@ -1,4 +1,4 @@
-//! Errors of git operations, as the engine sees them: each variant names the failed operation, [`Kind`] tells the
+//! Errors of git operations, as the engine sees them: each variant names the failed operation, [`Reaction`] tells the
 //! engine how to react. The worker sends them to the daemon as JSON. Texts are one line, without user info.
 
 use std::{path::PathBuf, time::Duration};
@@ -10,9 +10,9 @@ use super::{attributes::AttributeFault, certificate::CertificateFault, format::F
 /// The cause of an error that came from another process or library, as one clean line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{0}")]
-pub struct Cause(String);
+pub struct ErrorCause(String);
 
-impl Cause {
+impl ErrorCause {
     /// The cause's text, cleaned for display.
     pub fn new(text: impl std::fmt::Display) -> Self {
         Self(one_line(super::text::redact(&text.to_string()).as_bytes()))
@@ -26,7 +26,7 @@ impl Cause {
 
 /// How the caller should react to an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Kind {
+pub enum Reaction {
     /// Network, disk or the worker itself: worth another try, with backoff.
     Transient,
     /// A retry fails until the repository or the configuration changes.
@@ -48,7 +48,7 @@ pub enum Kind {
 /// The worker's current work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stage {
+pub enum GitStep {
     /// Starting, and opening the mirror.
     Opening,
     /// Connecting, and listing the remote's refs.
@@ -65,7 +65,7 @@ pub enum Stage {
     Writing,
 }
 
-impl std::fmt::Display for Stage {
+impl std::fmt::Display for GitStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Opening => "opening the mirror",
@@ -82,7 +82,7 @@ impl std::fmt::Display for Stage {
 /// Advice for refused credentials; never advises a setting that is already made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Advice {
+pub enum AuthAdvice {
     /// No token is set for https.
     SetToken,
     /// The token was refused.
@@ -97,7 +97,7 @@ pub enum Advice {
     OtherConfig,
 }
 
-impl Advice {
+impl AuthAdvice {
     fn text(self) -> &'static str {
         match self {
             Self::SetToken => {
@@ -134,20 +134,20 @@ pub enum GitError {
     Unreachable {
         remote: String,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("the remote can't be reached, and the proxy of {variable} is not used: {remote}")]
     NoProxy {
         remote: String,
         variable: String,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("the remote can't be reached through the proxy: {remote}")]
     Proxy {
         remote: String,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("the certificate of the remote is not trusted: {remote}")]
     Certificate {
@@ -160,19 +160,19 @@ pub enum GitError {
     NotGit {
         remote: String,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("the remote has moved: {remote}")]
     Moved {
         remote: String,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("there is no repository at the remote: {remote}")]
     NoRepository {
         remote: String,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("the repository has a format that can't be read here: {remote}")]
     Format {
@@ -184,25 +184,25 @@ pub enum GitError {
     Auth {
         remote: String,
         tried: String,
-        advice: Advice,
+        advice: AuthAdvice,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("the file of `auth` can't be used: {}", path.display())]
     Credentials {
         path: PathBuf,
         hint: String,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("the ssh host key of {host} is unknown: {fingerprint} is not in {files}")]
     HostKeyUnknown { host: String, fingerprint: String, files: String },
     #[error("the ssh host key of {host} has changed: {fingerprint} is not the one in {file}")]
     HostKeyChanged { host: String, fingerprint: String, file: String },
     #[error("no progress for {} s while {stage}, the git worker was ended: {remote}", after.as_secs_f32())]
-    Stalled { remote: String, stage: Stage, after: Duration },
+    Stalled { remote: String, stage: GitStep, after: Duration },
     #[error("not done within {} s, the git worker was ended while {stage}: {remote}", after.as_secs_f32())]
-    TooSlow { remote: String, stage: Stage, after: Duration },
+    TooSlow { remote: String, stage: GitStep, after: Duration },
     #[error("the branch {branch:?} was rewound from {from} to {to}, which {rule} does not allow")]
     Rewound { branch: String, from: String, to: String, rule: String },
     #[error("the commit {commit} is not trusted")]
@@ -210,20 +210,20 @@ pub enum GitError {
         commit: String,
         lists: String,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("the keys to trust can't be read: {}", path.display())]
     Signers {
         path: PathBuf,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("{program:?} can't check signatures")]
     Verifier {
         program: String,
-        kind: Kind,
+        kind: Reaction,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("the remote has no revision {rev:?}: {remote}")]
     RevMissing { rev: String, remote: String },
@@ -233,31 +233,31 @@ pub enum GitError {
     Fetch {
         remote: String,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("the mirror can't be used: {}", mirror.display())]
     Mirror {
         mirror: PathBuf,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("the commit {commit} can't be read from the mirror")]
     Commit {
         commit: String,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("the commit {commit} is malformed")]
     BadCommit {
         commit: String,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("the checkout into {} is incomplete and has to be deleted", dir.display())]
     Checkout {
         dir: PathBuf,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("the commit {} brings more than {what}, which checkout_limit does not allow", commit.get(..7).unwrap_or(commit))]
     TooLarge { commit: String, what: String },
@@ -267,7 +267,7 @@ pub enum GitError {
     Lfs {
         path: String,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("{path:?} can't be written as .gitattributes asks")]
     Attribute {
@@ -278,49 +278,49 @@ pub enum GitError {
     #[error("the submodule {path:?} can't be checked out")]
     Submodule {
         path: String,
-        kind: Kind,
+        kind: Reaction,
         hint: Option<String>,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("the git worker can't run as user {user:?}")]
     User {
         user: String,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
     #[error("the git worker failed while {stage}")]
     Worker {
-        stage: Stage,
+        stage: GitStep,
         #[source]
-        cause: Cause,
+        cause: ErrorCause,
     },
 }
 
 impl GitError {
     /// How the caller should react to the error.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> Reaction {
         match self {
-            Self::BranchMissing { .. } => Kind::BranchMissing,
-            Self::Empty { .. } => Kind::Empty,
-            Self::Auth { .. } | Self::Credentials { .. } => Kind::Auth,
+            Self::BranchMissing { .. } => Reaction::BranchMissing,
+            Self::Empty { .. } => Reaction::Empty,
+            Self::Auth { .. } | Self::Credentials { .. } => Reaction::Auth,
             Self::HostKeyUnknown { .. } | Self::HostKeyChanged { .. } | Self::Certificate { .. } => {
-                Kind::HostKey
+                Reaction::HostKey
             }
-            Self::Stalled { .. } | Self::TooSlow { .. } => Kind::Stalled,
+            Self::Stalled { .. } | Self::TooSlow { .. } => Reaction::Stalled,
             Self::Rewound { .. }
             | Self::Unverified { .. }
             | Self::UnsafePath { .. }
             | Self::TooLarge { .. }
             | Self::BadCommit { .. }
             | Self::Attribute { .. }
-            | Self::Lfs { .. } => Kind::Refused,
+            | Self::Lfs { .. } => Reaction::Refused,
             Self::NoRepository { .. }
             | Self::Format { .. }
             | Self::RevMissing { .. }
             | Self::RevAmbiguous { .. }
             | Self::Signers { .. }
-            | Self::User { .. } => Kind::Permanent,
+            | Self::User { .. } => Reaction::Permanent,
             Self::Submodule { kind, .. } | Self::Verifier { kind, .. } => *kind,
             Self::Unreachable { .. }
             | Self::NoProxy { .. }
@@ -331,7 +331,7 @@ impl GitError {
             | Self::Mirror { .. }
             | Self::Commit { .. }
             | Self::Checkout { .. }
-            | Self::Worker { .. } => Kind::Transient,
+            | Self::Worker { .. } => Reaction::Transient,
         }
     }
 

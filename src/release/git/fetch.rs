@@ -4,12 +4,12 @@
 use git2::{ErrorCode, Oid, Repository};
 
 use super::{
-    error::{Cause, GitError},
+    error::{ErrorCause, GitError},
     local::{local_head, local_path},
     local_fetch::LocalRemote,
-    mirror::{Failed, Mirror, TIP, WANTED, malformed, means_damage},
+    mirror::{FetchFailure, Mirror, TIP, WANTED, malformed, means_damage},
     text::redact,
-    transfer::{Chosen, Context, Listed, Peer},
+    transfer::{Chosen, Listed, RemotePeer, TransferContext},
     verify::{self, Push, Trust},
     wire::line_of,
 };
@@ -18,7 +18,7 @@ use super::{
 const SHORTEST: usize = 4;
 
 /// The tip of the app's branch at the remote, and how many refs had to be listed for it.
-pub fn head(context: &Context) -> Result<(Oid, Option<u64>), GitError> {
+pub fn head(context: &TransferContext) -> Result<(Oid, Option<u64>), GitError> {
     let (remote, branch) = (&context.opening.remote, &context.opening.branch);
     if let Some(path) = local_path(remote)
         && let Ok(Some(commit)) = local_head(&path, branch)
@@ -27,9 +27,9 @@ pub fn head(context: &Context) -> Result<(Oid, Option<u64>), GitError> {
         return Ok((oid, None));
     }
     // The cause is a missing branch or repository, or something else: libgit2 reports which.
-    match Way::to(context, remote)? {
-        Way::Files(local) => Ok((local.branch(branch)?, None)),
-        Way::Connection(peer) => {
+    match FetchWay::to(context, remote)? {
+        FetchWay::Files(local) => Ok((local.branch(branch)?, None)),
+        FetchWay::Connection(peer) => {
             let listed = peer.list()?;
             Ok((branch_tip(&listed, remote, branch)?.oid, Some(listed.len() as u64)))
         }
@@ -37,19 +37,19 @@ pub fn head(context: &Context) -> Result<(Oid, Option<u64>), GitError> {
 }
 
 /// How a repository is reached.
-enum Way<'a> {
+enum FetchWay<'a> {
     /// libgit2 reads its files on this machine.
     Files(LocalRemote),
     /// A server, or a program on this machine, serves it.
-    Connection(Peer<'a>),
+    Connection(RemotePeer<'a>),
 }
 
-impl<'a> Way<'a> {
-    fn to(context: &'a Context, url: &'a str) -> Result<Self, GitError> {
-        let Some(path) = local_path(url) else { return Ok(Self::Connection(Peer::new(context, url))) };
+impl<'a> FetchWay<'a> {
+    fn to(context: &'a TransferContext, url: &'a str) -> Result<Self, GitError> {
+        let Some(path) = local_path(url) else { return Ok(Self::Connection(RemotePeer::new(context, url))) };
         match LocalRemote::open(&path, url) {
             Err(GitError::Format { remote, format }) => match format.served(&path) {
-                Some(invocation) => Ok(Self::Connection(Peer::served(context, url, invocation))),
+                Some(invocation) => Ok(Self::Connection(RemotePeer::served(context, url, invocation))),
                 None => Err(GitError::Format { remote, format }),
             },
             opened => opened.map(Self::Files),
@@ -80,7 +80,7 @@ pub struct Terms<'a> {
 
 impl Terms<'_> {
     /// The tip that a new one must descend from.
-    fn since(&self, context: &Context, mirror: &Mirror) -> Option<Oid> {
+    fn since(&self, context: &TransferContext, mirror: &Mirror) -> Option<Oid> {
         self.recorded.or_else(|| mirror.tip(&source(context)))
     }
 }
@@ -88,11 +88,11 @@ impl Terms<'_> {
 /// Fetches the tip of the app's branch, or `seen`, its tip of a moment ago, and accepts it. Refuses a forbidden rewind
 /// and a missing signature. A refused tip leaves no trace: later tips need not descend from it.
 pub fn branch(
-    context: &Context,
+    context: &TransferContext,
     mirror: &Mirror,
     seen: Option<Oid>,
     terms: Terms<'_>,
-) -> Result<Tip, Failed> {
+) -> Result<Tip, FetchFailure> {
     let (opening, repo) = (&context.opening, mirror.repo());
     let tip = bring_tip(context, repo)?;
     let refused = |from: Oid, to: Oid, rule: &str| GitError::Rewound {
@@ -122,7 +122,12 @@ pub fn branch(
 /// Fetches a revision that the operator chose: it may be older, but must be signed if a signature is required. With
 /// `verify`, if it is the branch's tip, it is accepted as such and the next push is compared with it. Otherwise only
 /// another forced push could ever be deployed again.
-pub fn chosen(context: &Context, mirror: &Mirror, wanted: &str, terms: Terms<'_>) -> Result<Tip, Failed> {
+pub fn chosen(
+    context: &TransferContext,
+    mirror: &Mirror,
+    wanted: &str,
+    terms: Terms<'_>,
+) -> Result<Tip, FetchFailure> {
     let oid = rev(context, mirror, &context.opening.remote, wanted)?;
     let signer = signed(context, mirror, oid, terms)?;
     let mut accepted = false;
@@ -140,27 +145,32 @@ pub fn chosen(context: &Context, mirror: &Mirror, wanted: &str, terms: Terms<'_>
     Ok(Tip { oid, rewound: false, signer, accepted })
 }
 
-fn signed(context: &Context, mirror: &Mirror, tip: Oid, terms: Terms<'_>) -> Result<Option<String>, Failed> {
+fn signed(
+    context: &TransferContext,
+    mirror: &Mirror,
+    tip: Oid,
+    terms: Terms<'_>,
+) -> Result<Option<String>, FetchFailure> {
     let Some(trust) = terms.trust else { return Ok(None) };
     let push = Push { repo: mirror.repo(), tip, since: terms.since(context, mirror) };
     verify::push(&push, trust, &context.reporter).map(Some)
 }
 
-fn source(context: &Context) -> String {
+fn source(context: &TransferContext) -> String {
     line_of(&context.opening.branch, &context.opening.remote)
 }
 
 /// Fetches the branch's tip into the mirror.
-fn bring_tip(context: &Context, repo: &Repository) -> Result<Oid, Failed> {
+fn bring_tip(context: &TransferContext, repo: &Repository) -> Result<Oid, FetchFailure> {
     let opening = &context.opening;
     let (remote, branch) = (opening.remote.as_str(), opening.branch.as_str());
-    match Way::to(context, remote)? {
-        Way::Files(local) => {
+    match FetchWay::to(context, remote)? {
+        FetchWay::Files(local) => {
             let tip = local.branch(branch)?;
             local.bring(repo, tip, &context.reporter)?;
             Ok(tip)
         }
-        Way::Connection(peer) => {
+        FetchWay::Connection(peer) => {
             let choose = |listed: Vec<Listed>| Ok(Chosen::listed(branch_tip(&listed, remote, branch)?));
             let chosen = peer.fetch(repo, choose)?;
             commit_of(repo, remote, chosen.oid.ok_or_else(|| missing(remote, branch))?)
@@ -169,7 +179,7 @@ fn bring_tip(context: &Context, repo: &Repository) -> Result<Oid, Failed> {
 }
 
 /// Whether a commit is in the history of `tip`; false if the mirror does not have it.
-fn is_below(repo: &Repository, remote: &str, oid: Oid, tip: Oid) -> Result<bool, Failed> {
+fn is_below(repo: &Repository, remote: &str, oid: Oid, tip: Oid) -> Result<bool, FetchFailure> {
     if is_missing(repo, oid) {
         return Ok(false);
     }
@@ -177,7 +187,7 @@ fn is_below(repo: &Repository, remote: &str, oid: Oid, tip: Oid) -> Result<bool,
 }
 
 /// Returns `before` if the new tip does not descend from it.
-fn left_behind(repo: &Repository, remote: &str, before: Oid, tip: Oid) -> Result<Option<Oid>, Failed> {
+fn left_behind(repo: &Repository, remote: &str, before: Oid, tip: Oid) -> Result<Option<Oid>, FetchFailure> {
     // Without an accepted ref the mirror is new, so a missing commit is not in the remote's history any more. With
     // one, the mirror had the commit, and a failure to read it is damage.
     if is_missing(repo, before) && repo.refname_to_id(TIP).is_err() {
@@ -192,22 +202,22 @@ fn is_missing(repo: &Repository, oid: Oid) -> bool {
     repo.find_commit(oid).is_err_and(|err| err.code() == ErrorCode::NotFound)
 }
 
-fn damaged(remote: &str, err: &git2::Error) -> Failed {
-    Failed { error: fetch_error(remote, err), damage: true }
+fn damaged(remote: &str, err: &git2::Error) -> FetchFailure {
+    FetchFailure { error: fetch_error(remote, err), damage: true }
 }
 
 /// Fetches a revision into the mirror. Needs no connection for a full id that is already there.
-pub fn rev(context: &Context, mirror: &Mirror, url: &str, rev: &str) -> Result<Oid, Failed> {
+pub fn rev(context: &TransferContext, mirror: &Mirror, url: &str, rev: &str) -> Result<Oid, FetchFailure> {
     let repo = mirror.repo();
     let oid = match present(repo, rev) {
         Some(oid) => oid,
-        None => match Way::to(context, url)? {
-            Way::Files(local) => {
+        None => match FetchWay::to(context, url)? {
+            FetchWay::Files(local) => {
                 let oid = local.rev(rev)?;
                 local.bring(repo, oid, &context.reporter)?;
                 oid
             }
-            Way::Connection(peer) => over_connection(context, repo, &peer, (url, rev))?,
+            FetchWay::Connection(peer) => over_connection(context, repo, &peer, (url, rev))?,
         },
     };
     mirror.point(WANTED, oid)?;
@@ -222,20 +232,20 @@ fn present(repo: &Repository, rev: &str) -> Option<Oid> {
 }
 
 fn over_connection(
-    context: &Context,
+    context: &TransferContext,
     repo: &Repository,
-    peer: &Peer<'_>,
+    peer: &RemotePeer<'_>,
     (url, rev): (&str, &str),
-) -> Result<Oid, Failed> {
+) -> Result<Oid, FetchFailure> {
     let first = peer.fetch(repo, |listed| named(&listed, url, rev));
     let chosen = match first {
         // Not all servers allow fetching an id directly; then fetch all refs.
-        Err(Failed { error: GitError::Fetch { .. } | GitError::Unreachable { .. }, damage: false })
+        Err(FetchFailure { error: GitError::Fetch { .. } | GitError::Unreachable { .. }, damage: false })
             if is_id(rev) =>
         {
-            match Way::to(context, url)? {
-                Way::Connection(again) => again.fetch(repo, |_| Ok(everything()))?,
-                Way::Files(_) => return Err(missing(url, rev).into()),
+            match FetchWay::to(context, url)? {
+                FetchWay::Connection(again) => again.fetch(repo, |_| Ok(everything()))?,
+                FetchWay::Files(_) => return Err(missing(url, rev).into()),
             }
         }
         other => other?,
@@ -267,7 +277,7 @@ fn everything() -> Chosen {
     Chosen { specs: vec![spec("heads"), spec("tags")], oid: None }
 }
 
-fn abbreviated(repo: &Repository, url: &str, rev: &str) -> Result<Oid, Failed> {
+fn abbreviated(repo: &Repository, url: &str, rev: &str) -> Result<Oid, FetchFailure> {
     match repo.revparse_single(rev).and_then(|object| object.peel_to_commit()) {
         Ok(commit) => Ok(commit.id()),
         Err(err) if err.code() == ErrorCode::Ambiguous => {
@@ -294,18 +304,18 @@ fn branch_tip<'a>(listed: &'a [Listed], remote: &str, branch: &str) -> Result<&'
     })
 }
 
-fn commit_of(repo: &Repository, url: &str, oid: Oid) -> Result<Oid, Failed> {
+fn commit_of(repo: &Repository, url: &str, oid: Oid) -> Result<Oid, FetchFailure> {
     if let Some(error) = malformed(repo, oid) {
         return Err(error.into());
     }
     let peeled = repo.find_object(oid, None).and_then(|object| object.peel_to_commit());
     peeled
         .map(|commit| commit.id())
-        .map_err(|err| Failed { damage: means_damage(&err), error: fetch_error(url, &err) })
+        .map_err(|err| FetchFailure { damage: means_damage(&err), error: fetch_error(url, &err) })
 }
 
 fn fetch_error(url: &str, err: &git2::Error) -> GitError {
-    GitError::Fetch { remote: redact(url), cause: Cause::new(err.message()) }
+    GitError::Fetch { remote: redact(url), cause: ErrorCause::new(err.message()) }
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub fn gather(files: &[PathBuf], token: &str, target: &Path) -> io::Result<()> {
 /// The lines about one host, with its plain name; hashed lines stay unchanged, and libssh2 compares them.
 pub fn relevant_lines(text: &str, token: &str) -> String {
     let revoked = revoked(text);
-    let lines = text.lines().filter_map(Entry::parse).filter(|entry| !revoked.contains(entry.key));
+    let lines = text.lines().filter_map(HostKeyLine::parse).filter(|entry| !revoked.contains(entry.key));
     let mut out = String::new();
     for entry in lines {
         if entry.hosts.starts_with("|1|") {
@@ -63,7 +63,7 @@ pub fn listed_in<'a>(files: &'a [PathBuf], token: &str) -> Option<&'a Path> {
     files.iter().map(PathBuf::as_path).find(|file| {
         let text =
             fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-        let plain = text.lines().filter_map(Entry::parse).any(|entry| entry.names(token));
+        let plain = text.lines().filter_map(HostKeyLine::parse).any(|entry| entry.names(token));
         plain || (text.contains("|1|") && listed_hashed(file, token))
     })
 }
@@ -76,13 +76,13 @@ fn listed_hashed(file: &Path, token: &str) -> bool {
 }
 
 /// One line `hosts kind key`, without marker and comment.
-struct Entry<'a> {
+struct HostKeyLine<'a> {
     hosts: &'a str,
     kind: &'a str,
     key: &'a str,
 }
 
-impl<'a> Entry<'a> {
+impl<'a> HostKeyLine<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         let mut words = line.split_whitespace();
         let (hosts, kind, key) = (words.next()?, words.next()?, words.next()?);

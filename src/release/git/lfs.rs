@@ -12,11 +12,11 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{
-    error::{Cause, GitError, Stage},
+    error::{ErrorCause, GitError, GitStep},
     remote::{Location, location, same_server},
     ssh_config::on_path,
-    transfer::Context,
-    wire::Progress,
+    transfer::TransferContext,
+    wire::GitProgress,
 };
 
 /// Bytes; by the specification a pointer is smaller.
@@ -58,20 +58,20 @@ pub struct Pointer<'a> {
 }
 
 /// Where the content comes from.
-pub struct Store<'a> {
-    pub context: &'a Context,
+pub struct LfsStore<'a> {
+    pub context: &'a TransferContext,
     /// The mirror that the commit is in.
     pub mirror: &'a Path,
     /// The remote that the commit came from.
     pub remote: &'a str,
 }
 
-impl Store<'_> {
+impl LfsStore<'_> {
     /// Replaces a pointer file by its content; returns the content's size in bytes.
     pub fn fill(&self, pointer: &Pointer<'_>) -> Result<u64, GitError> {
         let refused = |cause: &dyn std::fmt::Display| GitError::Lfs {
             path: pointer.name.to_owned(),
-            cause: Cause::new(super::text::scrub(&cause.to_string(), &self.context.secrets.texts())),
+            cause: ErrorCause::new(super::text::scrub(&cause.to_string(), &self.context.secrets.texts())),
         };
         let size = pointed_size(pointer.content).unwrap_or_default();
         let tool = on_path("git-lfs").ok_or_else(|| refused(&"git-lfs is not installed"))?;
@@ -99,7 +99,7 @@ impl Store<'_> {
                 return Ok(status);
             }
             let bytes = std::fs::metadata(file)?.len();
-            self.context.reporter.progress(Progress { stage: Stage::Writing, done: 0, bytes });
+            self.context.reporter.progress(GitProgress { stage: GitStep::Writing, done: 0, bytes });
             std::thread::sleep(LOOK);
         }
     }
@@ -142,7 +142,7 @@ impl Store<'_> {
     }
 }
 
-fn ssh_command(context: &Context) -> String {
+fn ssh_command(context: &TransferContext) -> String {
     let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
     let mut command = "ssh -o BatchMode=yes -o StrictHostKeyChecking=yes".to_owned();
     if let Some(key) = &context.opening.ssh_key {

@@ -10,12 +10,12 @@ use std::{
 use git2::{ErrorCode, Oid, Repository, RepositoryOpenFlags};
 
 use super::{
-    error::{Cause, GitError, Stage},
+    error::{ErrorCause, GitError, GitStep},
     format::Format,
-    mirror::{Failed, TIP, WANTED, malformed, means_damage},
+    mirror::{FetchFailure, TIP, WANTED, malformed, means_damage},
     report::Reporter,
     text::redact,
-    wire::Progress,
+    wire::GitProgress,
 };
 
 /// How often the list of packs is read again after a concurrent repack has removed one.
@@ -43,9 +43,9 @@ impl LocalRemote {
         match opened {
             Ok(repo) => Ok(Self { path: path.to_owned(), name, repo }),
             Err(err) if err.code() == ErrorCode::NotFound => {
-                Err(GitError::NoRepository { remote: name, cause: Cause::new(err.message()) })
+                Err(GitError::NoRepository { remote: name, cause: ErrorCause::new(err.message()) })
             }
-            Err(err) => Err(GitError::Unreachable { remote: name, cause: Cause::new(err.message()) }),
+            Err(err) => Err(GitError::Unreachable { remote: name, cause: ErrorCause::new(err.message()) }),
         }
     }
 
@@ -95,10 +95,10 @@ impl LocalRemote {
     }
 
     /// Copies a commit and all objects it needs into `mirror`.
-    pub fn bring(&self, mirror: &Repository, wanted: Oid, reporter: &Reporter) -> Result<(), Failed> {
+    pub fn bring(&self, mirror: &Repository, wanted: Oid, reporter: &Reporter) -> Result<(), FetchFailure> {
         let first = mirror.refname_to_id(TIP).is_err() && mirror.refname_to_id(WANTED).is_err();
         let copied = first && !self.git_dir().join("objects/info/alternates").exists();
-        reporter.stage(Stage::Preparing);
+        reporter.stage(GitStep::Preparing);
         if copied {
             self.copy_objects(mirror, reporter).map_err(|err| self.failed(&err))?;
             mirror.odb().and_then(|odb| odb.refresh()).map_err(|err| self.broken(&err))?;
@@ -138,7 +138,7 @@ impl LocalRemote {
         let mut failure = None;
         pack.foreach(|chunk| {
             bytes += chunk.len() as u64;
-            reporter.progress(Progress { stage: Stage::Receiving, done: 0, bytes });
+            reporter.progress(GitProgress { stage: GitStep::Receiving, done: 0, bytes });
             failure = io::Write::write_all(&mut writer, chunk).err();
             failure.is_none()
         })?;
@@ -176,15 +176,15 @@ impl LocalRemote {
     }
 
     fn unreadable(&self, err: &git2::Error) -> GitError {
-        GitError::Fetch { remote: self.name.clone(), cause: Cause::new(err.message()) }
+        GitError::Fetch { remote: self.name.clone(), cause: ErrorCause::new(err.message()) }
     }
 
-    fn broken(&self, err: &git2::Error) -> Failed {
-        Failed { error: self.unreadable(err), damage: means_damage(err) }
+    fn broken(&self, err: &git2::Error) -> FetchFailure {
+        FetchFailure { error: self.unreadable(err), damage: means_damage(err) }
     }
 
-    fn failed(&self, err: &io::Error) -> Failed {
-        let cause = Cause::new(format!("{}: {err}", self.path.display()));
+    fn failed(&self, err: &io::Error) -> FetchFailure {
+        let cause = ErrorCause::new(format!("{}: {err}", self.path.display()));
         GitError::Fetch { remote: self.name.clone(), cause }.into()
     }
 }
@@ -232,7 +232,7 @@ fn copy_reporting(from: &Path, to: &Path, copy: &mut Copy<'_>) -> io::Result<()>
     loop {
         let copied = io::copy(&mut io::Read::take(&source, PIECE), &mut target)?;
         copy.bytes += copied;
-        copy.reporter.progress(Progress { stage: Stage::Receiving, done: copy.done, bytes: copy.bytes });
+        copy.reporter.progress(GitProgress { stage: GitStep::Receiving, done: copy.done, bytes: copy.bytes });
         if copied < PIECE {
             copy.done += 1;
             return Ok(());

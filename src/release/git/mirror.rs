@@ -16,7 +16,7 @@ use nix::{
 };
 
 use super::{
-    error::{Cause, GitError},
+    error::{ErrorCause, GitError},
     repack::{self, RepackError},
 };
 
@@ -37,14 +37,14 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// The error of a fetch, and whether the mirror caused it.
 #[derive(Debug)]
-pub struct Failed {
+pub struct FetchFailure {
     /// The error for the daemon.
     pub error: GitError,
     /// The mirror's own data is bad.
     pub damage: bool,
 }
 
-impl From<GitError> for Failed {
+impl From<GitError> for FetchFailure {
     fn from(error: GitError) -> Self {
         Self { error, damage: false }
     }
@@ -115,7 +115,7 @@ impl Mirror {
     }
 
     /// Accepts a tip. Later fetches start from its ref, and are compared with its file.
-    pub fn accept(&self, source: &str, tip: Oid) -> Result<(), Failed> {
+    pub fn accept(&self, source: &str, tip: Oid) -> Result<(), FetchFailure> {
         self.point(TIP, tip)?;
         let temp = self.path.join("bgd-source.new");
         fs::write(&temp, format!("{tip}\n{source}"))
@@ -124,9 +124,9 @@ impl Mirror {
     }
 
     /// Points a private ref at an object.
-    pub fn point(&self, name: &str, oid: Oid) -> Result<(), Failed> {
+    pub fn point(&self, name: &str, oid: Oid) -> Result<(), FetchFailure> {
         let made = self.repo.reference(name, oid, true, "bgd");
-        made.map(drop).map_err(|err| Failed {
+        made.map(drop).map_err(|err| FetchFailure {
             damage: means_damage(&err),
             error: mirror_error(&self.path, &err.message()),
         })
@@ -134,7 +134,7 @@ impl Mirror {
 }
 
 fn mirror_error(path: &Path, cause: &dyn std::fmt::Display) -> GitError {
-    GitError::Mirror { mirror: path.to_owned(), cause: Cause::new(cause) }
+    GitError::Mirror { mirror: path.to_owned(), cause: ErrorCause::new(cause) }
 }
 
 fn lock(path: &Path) -> io::Result<Flock<File>> {
@@ -209,7 +209,7 @@ fn refs_are_whole(repo: &Repository) -> bool {
 pub fn malformed(repo: &Repository, oid: Oid) -> Option<GitError> {
     let object = repo.odb().and_then(|odb| odb.read(oid).map(|object| object.kind())).ok()?;
     let err = repo.find_commit(oid).err().filter(|_| object == ObjectType::Commit)?;
-    Some(GitError::BadCommit { commit: oid.to_string(), cause: Cause::new(err.message()) })
+    Some(GitError::BadCommit { commit: oid.to_string(), cause: ErrorCause::new(err.message()) })
 }
 
 /// Whether each pack ends with the checksum in its index. Finds truncated and half-flushed packs.

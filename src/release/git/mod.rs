@@ -1,4 +1,4 @@
-//! Git, in a child that can be killed. [`Worker`] lives in the daemon and talks JSON lines to a re-executed
+//! Git, in a child that can be killed. [`GitWorker`] lives in the daemon and talks JSON lines to a re-executed
 //! `bgd git-worker` ([`child::main`]), the only process that ever calls libgit2; [`local_head`] and
 //! [`LocalWatch`] look at a local bare repository without git. Called by the engine and by `bgd doctor`.
 //! Nothing here decides what is deployed, and nothing here builds, starts or routes anything.
@@ -37,11 +37,13 @@ mod worker;
 
 pub use attributes::AttributeFault;
 pub use certificate::CertificateFault;
-pub use error::{Cause, GitError, Kind, Stage};
+pub use error::{ErrorCause, GitError, GitStep, Reaction};
 pub use format::Format;
 pub use local::{LocalError, local_head, local_path};
 pub use text::{one_line, redact};
 pub use verify::Trust;
 pub use watch::{LocalWatch, WatchMode};
-pub use wire::{Between, CheckedOut, Compared, Described, Fetched, Head, Passed, Touched, Want};
-pub use worker::{Limits, Source, Worker};
+pub use wire::{
+    Between, CheckedOut, Compared, Described, Fetched, Passed, RemoteHead, Touched, WantedRevision,
+};
+pub use worker::{GitLimits, GitSource, GitWorker};

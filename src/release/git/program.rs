@@ -92,7 +92,7 @@ impl SmartSubtransport for Pipes {
         }
         let invocation = self.programs.shared().next.clone();
         let invocation = invocation.ok_or_else(|| Error::from_str("no program to run"))?;
-        let running = Running::start(&invocation, &self.programs);
+        let running = RunningProgram::start(&invocation, &self.programs);
         let shown = invocation.program.to_string_lossy();
         running
             .map(|running| Box::new(running) as _)
@@ -104,14 +104,14 @@ impl SmartSubtransport for Pipes {
     }
 }
 
-struct Running {
+struct RunningProgram {
     child: Child,
     input: ChildStdin,
     output: ChildStdout,
     listener: JoinHandle<()>,
 }
 
-impl Running {
+impl RunningProgram {
     fn start(invocation: &Invocation, programs: &Programs) -> io::Result<Self> {
         let mut command = Command::new(&invocation.program);
         command.args(&invocation.args).envs(invocation.env.iter().cloned());
@@ -130,7 +130,7 @@ impl Running {
     }
 }
 
-impl Read for Running {
+impl Read for RunningProgram {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let read = self.output.read(into)?;
         if read == 0 {
@@ -144,7 +144,7 @@ impl Read for Running {
     }
 }
 
-impl Write for Running {
+impl Write for RunningProgram {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.input.write(bytes)
     }
@@ -154,7 +154,7 @@ impl Write for Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningProgram {
     fn drop(&mut self) {
         // Both fail only when it has ended already.
         self.child.kill().ok();

@@ -19,7 +19,7 @@ const SCHEME: &str = "bgd-proxied";
 
 /// The remote and the proxy of one connection.
 #[derive(Clone)]
-pub struct Way {
+pub struct ProxiedRemote {
     /// The URL of the proxy.
     pub proxy: String,
     /// The remote, without user info.
@@ -30,10 +30,10 @@ pub struct Way {
     pub limit: Duration,
 }
 
-/// Passes a [`Way`] to the transport, which libgit2 constructs itself.
+/// Passes a [`ProxiedRemote`] to the transport, which libgit2 constructs itself.
 #[derive(Clone, Default)]
 pub struct Proxied {
-    next: Arc<Mutex<Option<Way>>>,
+    next: Arc<Mutex<Option<ProxiedRemote>>>,
 }
 
 impl Proxied {
@@ -45,26 +45,26 @@ impl Proxied {
             git2::transport::register(SCHEME, move |remote: &Remote<'_>| {
                 let way = proxied.next.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let way = way.ok_or_else(|| Error::from_str("no way through a proxy"))?;
-                Transport::smart(remote, true, Link::new(way)?)
+                Transport::smart(remote, true, ProxiedLink::new(way)?)
             })
         }
     }
 
     /// Sets the way of the next connection, and returns the URL for libgit2.
-    pub fn arm(&self, way: Way) -> String {
+    pub fn arm(&self, way: ProxiedRemote) -> String {
         *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(way);
         format!("{SCHEME}://remote")
     }
 }
 
-struct Link {
-    way: Arc<Way>,
+struct ProxiedLink {
+    way: Arc<ProxiedRemote>,
     client: Client,
     runtime: Arc<Runtime>,
 }
 
-impl Link {
-    fn new(way: Way) -> Result<Self, Error> {
+impl ProxiedLink {
+    fn new(way: ProxiedRemote) -> Result<Self, Error> {
         let failed = |err: &dyn std::fmt::Display| {
             Error::new(ErrorCode::GenericError, ErrorClass::Net, err.to_string())
         };
@@ -82,7 +82,7 @@ impl Link {
     }
 }
 
-impl SmartSubtransport for Link {
+impl SmartSubtransport for ProxiedLink {
     fn action(&self, _: &str, service: Service) -> Result<Box<dyn SmartSubtransportStream>, Error> {
         let (method, path) = match service {
             Service::UploadPackLs => (Method::GET, "/info/refs?service=git-upload-pack"),

@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    error::Stage,
-    wire::{self, Line, Progress},
+    error::GitStep,
+    wire::{self, GitProgress, WorkerLine},
 };
 
 /// Wait between two progress lines of one stage: short enough for every limit, long enough to cost little.
@@ -17,29 +17,29 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Sends progress and answers to the daemon.
 #[derive(Default)]
 pub struct Reporter {
-    last: Cell<Option<(Instant, Stage)>>,
+    last: Cell<Option<(Instant, GitStep)>>,
 }
 
 impl Reporter {
     /// Reports progress, unless the stage was reported within [`PAUSE`].
-    pub fn progress(&self, progress: Progress) {
+    pub fn progress(&self, progress: GitProgress) {
         let now = Instant::now();
         let fresh = |(at, stage)| stage == progress.stage && now.duration_since(at) < PAUSE;
         if self.last.get().is_some_and(fresh) {
             return;
         }
         self.last.set(Some((now, progress.stage)));
-        self.line(&Line::Progress(progress));
+        self.line(&WorkerLine::Progress(progress));
     }
 
     /// Reports the beginning of a stage.
-    pub fn stage(&self, stage: Stage) {
-        self.progress(Progress::at(stage));
+    pub fn stage(&self, stage: GitStep) {
+        self.progress(GitProgress::at(stage));
     }
 
     /// Writes one line to the daemon. Ends the worker if the daemon can't read it.
-    pub fn line(&self, line: &Line) {
-        self.last.set(self.last.get().filter(|_| matches!(line, Line::Progress(_))));
+    pub fn line(&self, line: &WorkerLine) {
+        self.last.set(self.last.get().filter(|_| matches!(line, WorkerLine::Progress(_))));
         let mut out = io::stdout().lock();
         let written = wire::print(line).map_err(io::Error::from).and_then(|text| {
             out.write_all(text.as_bytes())?;

@@ -8,10 +8,10 @@ use git2::{Commit, Oid, Repository};
 
 use super::{
     changes,
-    error::{Cause, GitError, Stage},
-    mirror::{Failed, Mirror},
+    error::{ErrorCause, GitError, GitStep},
+    mirror::{FetchFailure, Mirror},
     text::one_line,
-    transfer::Context,
+    transfer::TransferContext,
     wire::SchemaQuestion,
 };
 use crate::{
@@ -29,7 +29,11 @@ use crate::{
 const MOST_KEPT: usize = 100;
 
 /// Answers a question about a commit in the mirror.
-pub fn news(context: &Context, mirror: &Mirror, question: &SchemaQuestion) -> Result<SchemaNews, Failed> {
+pub fn news(
+    context: &TransferContext,
+    mirror: &Mirror,
+    question: &SchemaQuestion,
+) -> Result<SchemaNews, FetchFailure> {
     let repo = mirror.repo();
     let to = oid(&question.commit)?;
     let migration = match (&question.rules, &question.landmarks.live) {
@@ -206,7 +210,7 @@ fn id(oid: Oid) -> Result<CommitId, GitError> {
 }
 
 fn broken(cause: &dyn std::fmt::Display) -> GitError {
-    GitError::Worker { stage: Stage::Opening, cause: Cause::new(cause) }
+    GitError::Worker { stage: GitStep::Opening, cause: ErrorCause::new(cause) }
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ const KEYS: [&str; 4] = ["identityagent", "identitiesonly", "certificatefile", "
 
 /// How a host is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Route {
+pub enum SshRoute {
     /// By libssh2.
     Direct {
         /// Added to the error if the connection fails, such as that the configuration can't be read.
@@ -57,7 +57,7 @@ pub enum Route {
 
 /// The app's own ssh settings; they override OpenSSH's configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Given {
+pub struct SshSettings {
     /// The only key to offer.
     pub ssh_key: Option<PathBuf>,
     /// File of trusted host keys.
@@ -66,54 +66,59 @@ pub struct Given {
 
 /// Cache of the last route, so that a poll runs `ssh -G` only after a configuration file has changed.
 #[derive(Default)]
-pub struct Routes(RefCell<Option<Found>>);
+pub struct Routes(RefCell<Option<HostConfig>>);
 
-struct Found {
+struct HostConfig {
     address: SshAddress,
-    given: Given,
+    given: SshSettings,
     written: [Option<SystemTime>; 2],
-    route: Route,
+    route: SshRoute,
 }
 
 impl Routes {
     /// The route to a host for the user that the worker runs as, whose home is `home`.
-    pub fn to(&self, address: &SshAddress, given: &Given, home: &Path) -> Route {
+    pub fn to(&self, address: &SshAddress, given: &SshSettings, home: &Path) -> SshRoute {
         let files = [home.join(".ssh/config"), PathBuf::from("/etc/ssh/ssh_config")];
         let written = files.map(|file| std::fs::metadata(file).and_then(|meta| meta.modified()).ok());
         let mut found = self.0.borrow_mut();
-        let same =
-            |found: &&Found| found.address == *address && found.given == *given && found.written == written;
+        let same = |found: &&HostConfig| {
+            found.address == *address && found.given == *given && found.written == written
+        };
         if let Some(found) = found.as_ref().filter(same) {
             return found.route.clone();
         }
         let route = route(given, home, address);
-        *found =
-            Some(Found { address: address.clone(), given: given.clone(), written, route: route.clone() });
+        *found = Some(HostConfig {
+            address: address.clone(),
+            given: given.clone(),
+            written,
+            route: route.clone(),
+        });
         route
     }
 }
 
-fn route(given: &Given, home: &Path, address: &SshAddress) -> Route {
+fn route(given: &SshSettings, home: &Path, address: &SshAddress) -> SshRoute {
     let own = home.join(".ssh/config");
     let Some(ssh) = on_path("ssh") else {
         let note = own.exists().then(|| format!("{} is not read: ssh is not installed", own.display()));
-        return Route::Direct { note };
+        return SshRoute::Direct { note };
     };
     let base = own_config(home);
     let none = [vec!["-F".into(), "none".into()], destination(address)].concat();
     let with = [base.clone(), destination(address)].concat();
     let (with, without) = match (settings(&ssh, &with, home), settings(&ssh, &none, home)) {
         (Ok(with), Ok(without)) => (with, without),
-        (Err(why), _) | (_, Err(why)) => return Route::Direct { note: Some(why) },
+        (Err(why), _) | (_, Err(why)) => return SshRoute::Direct { note: Some(why) },
     };
     if leads_elsewhere(&with, &without, given) {
         let keys =
             values(&with, "identityfile").map(|value| expanded(value, home)).filter(|file| file.is_file());
         let keys = keys.collect();
-        return Route::Program { invocation: invocation(ssh, base, given, home, address), keys };
+        return SshRoute::Program { invocation: invocation(ssh, base, given, home, address), keys };
     }
     let alias = !address.host.contains(['.', ':']) && address.host != "localhost";
-    Route::Direct { note: alias.then(|| format!("no Host {} is in {}", address.host, own.display())) }
+    SshRoute::Direct { note: alias.then(|| format!("no Host {} is in {}", address.host, own.display())) }
 }
 
 /// Arguments that name the user's configuration. OpenSSH takes the home directory from the user database, not from
@@ -153,7 +158,7 @@ fn values<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
         .filter_map(move |line| line.split_once(' ').filter(|(key, _)| *key == name).map(|(_, value)| value))
 }
 
-fn leads_elsewhere(with: &str, without: &str, given: &Given) -> bool {
+fn leads_elsewhere(with: &str, without: &str, given: &SshSettings) -> bool {
     let overridden = |name: &&&str| given.ssh_key.is_some() && KEYS.contains(name);
     let knowing = KNOWING.iter().filter(|_| given.known_hosts.is_none());
     LEADING.iter().filter(|name| !overridden(name)).chain(knowing).any(|name| {
@@ -165,7 +170,7 @@ fn leads_elsewhere(with: &str, without: &str, given: &Given) -> bool {
 fn invocation(
     ssh: OsString,
     mut args: Vec<OsString>,
-    given: &Given,
+    given: &SshSettings,
     home: &Path,
     address: &SshAddress,
 ) -> Invocation {
@@ -216,7 +221,7 @@ mod tests {
     #[test]
     fn only_what_leads_elsewhere_has_ssh_run() {
         let without = "host h\nuser me\nhostname h\nport 22\nidentityfile ~/.ssh/id_rsa\nhashknownhosts no\n";
-        let given = Given::default();
+        let given = SshSettings::default();
         assert!(!leads_elsewhere(
             &without.replace("hashknownhosts no", "hashknownhosts yes"),
             without,
@@ -226,7 +231,7 @@ mod tests {
         assert!(leads_elsewhere(&format!("{without}proxyjump gate\n"), without, &given));
         let key = without.replace("id_rsa", "deploy");
         assert!(leads_elsewhere(&key, without, &given));
-        let named = Given { ssh_key: Some("/k".into()), ..given };
+        let named = SshSettings { ssh_key: Some("/k".into()), ..given };
         assert!(!leads_elsewhere(&key, without, &named), "auth.ssh_key counts");
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{error::Stage, wire::Progress};
+use super::{error::GitStep, wire::GitProgress};
 
 /// Fewer bytes than this within one window do not count as progress: a peer that sends one byte per second counts as
 /// silent (compare git's http.lowSpeedLimit).
@@ -14,17 +14,17 @@ const LEAST_BYTES: u64 = 1024;
 pub struct Stall {
     window: Duration,
     since: Instant,
-    seen: Progress,
+    seen: GitProgress,
 }
 
 impl Stall {
     /// Starts the clock; `window` is the longest time without progress.
     pub fn new(window: Duration, now: Instant) -> Self {
-        Self { window, since: now, seen: Progress::at(Stage::Opening) }
+        Self { window, since: now, seen: GitProgress::at(GitStep::Opening) }
     }
 
     /// Takes a report; a new stage, another object or another KiB restarts the clock.
-    pub fn note(&mut self, report: Progress, now: Instant) {
+    pub fn note(&mut self, report: GitProgress, now: Instant) {
         let moved = report.stage != self.seen.stage
             || report.done > self.seen.done
             || report.bytes >= self.seen.bytes.saturating_add(LEAST_BYTES);
@@ -40,7 +40,7 @@ impl Stall {
     }
 
     /// The worker's last stage.
-    pub fn stage(&self) -> Stage {
+    pub fn stage(&self) -> GitStep {
         self.seen.stage
     }
 }
@@ -49,8 +49,8 @@ impl Stall {
 mod tests {
     use super::*;
 
-    fn receiving(done: u64, bytes: u64) -> Progress {
-        Progress { stage: Stage::Receiving, done, bytes }
+    fn receiving(done: u64, bytes: u64) -> GitProgress {
+        GitProgress { stage: GitStep::Receiving, done, bytes }
     }
 
     #[test]

@@ -11,9 +11,9 @@ use git2::{Config, Oid};
 
 use super::{
     checkout::{Job, write},
-    error::{Cause, GitError, Kind},
+    error::{ErrorCause, GitError, Reaction},
     fetch,
-    mirror::{Failed, Mirror},
+    mirror::{FetchFailure, Mirror},
     remote::submodule_url,
     wire::CheckedOut,
 };
@@ -23,7 +23,7 @@ const DEEPEST: usize = 8;
 
 /// One submodule in `.gitmodules`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct Entry {
+struct SubmoduleEntry {
     path: Option<String>,
     url: Option<String>,
     update: Option<String>,
@@ -44,17 +44,17 @@ pub fn check_out(
         let shown = path.display().to_string();
         let entry = entries.iter().find(|entry| entry.path.as_deref().map(Path::new) == Some(path.as_path()));
         let dir = parent.dir.join(path);
-        fs::create_dir(&dir).map_err(|err| wrapped(&shown, Kind::Transient, &err, None))?;
+        fs::create_dir(&dir).map_err(|err| wrapped(&shown, Reaction::Transient, &err, None))?;
         if entry.is_some_and(|entry| entry.update.as_deref() == Some("none")) {
             continue;
         }
         let Some(url) = entry.and_then(|entry| entry.url.as_deref()) else {
             let hint = Some(no_url_hint(&shown, entry.is_some()));
-            return Err(wrapped(&shown, Kind::Refused, &".gitmodules names no url for it", hint));
+            return Err(wrapped(&shown, Reaction::Refused, &".gitmodules names no url for it", hint));
         };
         let url = url_of(parent, url).map_err(|why| {
             let hint = "put its url in .gitmodules right, `git submodule sync`, commit and push".to_owned();
-            wrapped(&shown, Kind::Refused, &why, Some(hint))
+            wrapped(&shown, Reaction::Refused, &why, Some(hint))
         })?;
         let inner = one(parent, &url, *commit, &dir)
             .map_err(|err| wrapped(&shown, err.kind(), &chain(&err), err.hint()))?;
@@ -64,8 +64,8 @@ pub fn check_out(
     Ok(written)
 }
 
-fn wrapped(path: &str, kind: Kind, cause: &dyn std::fmt::Display, hint: Option<String>) -> GitError {
-    GitError::Submodule { path: path.to_owned(), kind, hint, cause: Cause::new(cause) }
+fn wrapped(path: &str, kind: Reaction, cause: &dyn std::fmt::Display, hint: Option<String>) -> GitError {
+    GitError::Submodule { path: path.to_owned(), kind, hint, cause: ErrorCause::new(cause) }
 }
 
 /// The hint for a submodule without a URL: git records a nested repository that was added as a directory like this.
@@ -102,7 +102,7 @@ fn one(parent: &Job<'_>, url: &str, commit: Oid, dir: &Path) -> Result<CheckedOu
     let urls: Vec<String> = parent.urls.iter().cloned().chain([url.to_owned()]).collect();
     let rev = commit.to_string();
     match fetch::rev(parent.context, &mirror, url, &rev) {
-        Err(Failed { damage: true, .. }) => {
+        Err(FetchFailure { damage: true, .. }) => {
             mirror.rebuild()?;
             fetch::rev(parent.context, &mirror, url, &rev).map_err(|failed| failed.error)?;
         }
@@ -113,18 +113,18 @@ fn one(parent: &Job<'_>, url: &str, commit: Oid, dir: &Path) -> Result<CheckedOu
 }
 
 /// libgit2 reads `.gitmodules` only from a file, so it gets one beside the mirror.
-fn read_entries(parent: &Job<'_>, oid: Oid) -> Result<Vec<Entry>, GitError> {
+fn read_entries(parent: &Job<'_>, oid: Oid) -> Result<Vec<SubmoduleEntry>, GitError> {
     let odd = |err: &dyn std::fmt::Display| {
         let hint =
             "put .gitmodules right (`git config -f .gitmodules -l` reads it), commit and push".to_owned();
-        wrapped(".gitmodules", Kind::Refused, err, Some(hint))
+        wrapped(".gitmodules", Reaction::Refused, err, Some(hint))
     };
     let repo = parent.mirror.repo();
     let content = repo.find_blob(oid).map_err(|err| odd(&err.message()))?.content().to_owned();
     let file = parent.mirror.path().join("bgd-gitmodules");
-    fs::write(&file, content).map_err(|err| wrapped(".gitmodules", Kind::Transient, &err, None))?;
+    fs::write(&file, content).map_err(|err| wrapped(".gitmodules", Reaction::Transient, &err, None))?;
     let config = Config::open(&file).map_err(|err| odd(&err.message()))?;
-    let mut found: BTreeMap<String, Entry> = BTreeMap::new();
+    let mut found: BTreeMap<String, SubmoduleEntry> = BTreeMap::new();
     let entries = config.entries(Some("^submodule\\..*")).map_err(|err| odd(&err.message()))?;
     entries
         .for_each(|entry| {

@@ -16,17 +16,17 @@ use git2::{
 use super::{
     certificate::{self, CertificateFault},
     credentials::{Offers, Secrets},
-    error::{Advice, Cause, GitError, Stage},
+    error::{AuthAdvice, ErrorCause, GitError, GitStep},
     format::Format,
     known_hosts,
-    mirror::{self, Failed, HOME},
+    mirror::{self, FetchFailure, HOME},
     program::{Invocation, Programs},
-    proxied::{Proxied, Way},
+    proxied::{Proxied, ProxiedRemote},
     remote::{Location, https_address, location, plain_http, same_server, ssh_address},
     report::Reporter,
-    ssh_config::{Given, Route, Routes},
+    ssh_config::{Routes, SshRoute, SshSettings},
     text::{redact, scrub},
-    wire::{Opening, Progress},
+    wire::{GitProgress, Opening},
 };
 use crate::config::auth_file;
 
@@ -43,7 +43,7 @@ pub struct Listed {
 }
 
 /// What every connection of a worker shares.
-pub struct Context {
+pub struct TransferContext {
     /// The app's settings.
     pub opening: Opening,
     /// Credentials, read before the worker became the app's user.
@@ -61,15 +61,15 @@ pub struct Context {
 }
 
 /// One remote to talk to.
-pub struct Peer<'a> {
-    context: &'a Context,
+pub struct RemotePeer<'a> {
+    context: &'a TransferContext,
     url: &'a str,
-    route: Route,
-    seen: Rc<RefCell<Seen>>,
+    route: SshRoute,
+    seen: Rc<RefCell<TransferNotes>>,
 }
 
 /// What the callbacks of one connection saw.
-struct Seen {
+struct TransferNotes {
     offers: Offers,
     fingerprint: Option<String>,
     /// The certificate that the server showed, and the host that was meant.
@@ -93,35 +93,35 @@ impl Chosen {
     }
 }
 
-impl<'a> Peer<'a> {
+impl<'a> RemotePeer<'a> {
     /// A remote by its URL. Nothing is sent yet.
-    pub fn new(context: &'a Context, url: &'a str) -> Self {
+    pub fn new(context: &'a TransferContext, url: &'a str) -> Self {
         let opening = &context.opening;
         let route = ssh_address(url).map(|address| {
             let ours = same_server(&opening.remote, url);
             let ssh_key = opening.ssh_key.clone().filter(|_| ours);
-            let given = Given { ssh_key, known_hosts: opening.known_hosts.clone() };
+            let given = SshSettings { ssh_key, known_hosts: opening.known_hosts.clone() };
             context.routes.to(&address, &given, &context.home)
         });
-        Self::by(context, url, route.unwrap_or(Route::Direct { note: None }))
+        Self::by(context, url, route.unwrap_or(SshRoute::Direct { note: None }))
     }
 
     /// A repository on this machine, served by a program.
-    pub fn served(context: &'a Context, url: &'a str, invocation: Invocation) -> Self {
-        Self::by(context, url, Route::Program { invocation, keys: Vec::new() })
+    pub fn served(context: &'a TransferContext, url: &'a str, invocation: Invocation) -> Self {
+        Self::by(context, url, SshRoute::Program { invocation, keys: Vec::new() })
     }
 
-    fn by(context: &'a Context, url: &'a str, route: Route) -> Self {
+    fn by(context: &'a TransferContext, url: &'a str, route: SshRoute) -> Self {
         let offers = Offers::new(&context.opening, &context.secrets, url, &context.home);
-        let seen = Seen { offers, fingerprint: None, certificate: None, connected: false };
+        let seen = TransferNotes { offers, fingerprint: None, certificate: None, connected: false };
         Self { context, url, route, seen: Rc::new(RefCell::new(seen)) }
     }
 
     /// The URL for libgit2.
     fn target(&self) -> String {
         match &self.route {
-            Route::Direct { .. } => self.proxied().unwrap_or_else(|| self.url.to_owned()),
-            Route::Program { invocation, .. } => self.context.programs.arm(invocation),
+            SshRoute::Direct { .. } => self.proxied().unwrap_or_else(|| self.url.to_owned()),
+            SshRoute::Program { invocation, .. } => self.context.programs.arm(invocation),
         }
     }
 
@@ -137,23 +137,24 @@ impl<'a> Peer<'a> {
         &self,
         repo: &Repository,
         choose: impl FnOnce(Vec<Listed>) -> Result<Chosen, GitError>,
-    ) -> Result<Chosen, Failed> {
+    ) -> Result<Chosen, FetchFailure> {
         let mut remote = repo.remote_anonymous(&self.target()).map_err(|err| self.explain(&err))?;
         let mut options = FetchOptions::new();
         options.remote_callbacks(self.callbacks()).proxy_options(self.proxy());
         options.download_tags(AutotagOption::None).update_fetchhead(false);
         let mut connection = self.connect(&mut remote)?;
         let chosen = choose(self.listed(&connection)?)?;
-        self.context.reporter.stage(Stage::Preparing);
+        self.context.reporter.stage(GitStep::Preparing);
         let downloaded = connection.remote().download(&chosen.specs, Some(&mut options));
         // The transport keeps pointers to the callbacks in `options`: hang up while they are alive.
         drop(connection);
-        downloaded.map_err(|err| Failed { damage: mirror::means_damage(&err), error: self.explain(&err) })?;
+        downloaded
+            .map_err(|err| FetchFailure { damage: mirror::means_damage(&err), error: self.explain(&err) })?;
         Ok(chosen)
     }
 
     fn connect<'r, 'c>(&self, remote: &'c mut Remote<'r>) -> Result<RemoteConnection<'r, 'c, 'a>, GitError> {
-        self.context.reporter.stage(Stage::Asking);
+        self.context.reporter.stage(GitStep::Asking);
         self.prepare_known_hosts()?;
         let connection = remote
             .connect_auth(Direction::Fetch, Some(self.callbacks()), Some(self.proxy()))
@@ -190,8 +191,8 @@ impl<'a> Peer<'a> {
         });
         callbacks.transfer_progress(move |at| {
             let received = at.received_objects() < at.total_objects() || at.total_objects() == 0;
-            reporter.progress(Progress {
-                stage: if received { Stage::Receiving } else { Stage::Indexing },
+            reporter.progress(GitProgress {
+                stage: if received { GitStep::Receiving } else { GitStep::Indexing },
                 done: if received { at.received_objects() } else { at.indexed_deltas() } as u64,
                 bytes: at.received_bytes() as u64,
             });
@@ -200,7 +201,7 @@ impl<'a> Peer<'a> {
         let mut heard = 0;
         callbacks.sideband_progress(move |bytes| {
             heard += bytes.len() as u64;
-            reporter.progress(Progress { stage: Stage::Preparing, done: heard, bytes: 0 });
+            reporter.progress(GitProgress { stage: GitStep::Preparing, done: heard, bytes: 0 });
             true
         });
         callbacks
@@ -209,13 +210,13 @@ impl<'a> Peer<'a> {
     /// Writes the known hosts for libssh2, which reads only `$HOME/.ssh/known_hosts`; the worker has a private HOME.
     fn prepare_known_hosts(&self) -> Result<(), GitError> {
         let Location::Ssh { host, port } = location(self.url) else { return Ok(()) };
-        if matches!(self.route, Route::Program { .. }) {
+        if matches!(self.route, SshRoute::Program { .. }) {
             return Ok(());
         }
         let mirror = &self.context.opening.mirror;
         let target = mirror.join(HOME).join(".ssh/known_hosts");
         known_hosts::gather(&self.known_hosts(), &known_hosts::host_token(&host, port), &target)
-            .map_err(|err| GitError::Mirror { mirror: mirror.clone(), cause: Cause::new(err) })
+            .map_err(|err| GitError::Mirror { mirror: mirror.clone(), cause: ErrorCause::new(err) })
     }
 
     fn known_hosts(&self) -> Vec<std::path::PathBuf> {
@@ -229,7 +230,7 @@ impl<'a> Peer<'a> {
         let login = self.seen.borrow_mut().offers.login().or(user_info);
         let limit = u64::from(self.context.opening.read_timeout_ms.unsigned_abs());
         let limit = std::time::Duration::from_millis(limit);
-        Some(self.context.proxied.arm(Way { proxy, url, login, limit }))
+        Some(self.context.proxied.arm(ProxiedRemote { proxy, url, login, limit }))
     }
 
     /// Only the proxy in the settings: git's configuration and the environment are ignored.
@@ -245,8 +246,8 @@ impl<'a> Peer<'a> {
     fn explain(&self, err: &git2::Error) -> GitError {
         let scrubbed = scrub(err.message(), &self.context.secrets.texts());
         match &self.route {
-            Route::Direct { note } => self.explain_direct(err, &scrubbed, note.as_deref()),
-            Route::Program { keys, .. } => self.explain_program(err, &scrubbed, keys),
+            SshRoute::Direct { note } => self.explain_direct(err, &scrubbed, note.as_deref()),
+            SshRoute::Program { keys, .. } => self.explain_program(err, &scrubbed, keys),
         }
     }
 
@@ -254,7 +255,7 @@ impl<'a> Peer<'a> {
         let remote = redact(self.url);
         let seen = self.seen.borrow();
         let noted = note.map(|note| format!("{text} ({note})"));
-        let cause = Cause::new(noted.as_deref().unwrap_or(text));
+        let cause = ErrorCause::new(noted.as_deref().unwrap_or(text));
         if let Some(fault) = self.certificate_fault(err, &seen, text) {
             return GitError::Certificate {
                 remote,
@@ -290,16 +291,16 @@ impl<'a> Peer<'a> {
         let remote = redact(self.url);
         let said = self.context.programs.said();
         let last = said.lines().rev().find(|line| !line.trim().is_empty());
-        let cause = Cause::new(last.unwrap_or(text));
+        let cause = ErrorCause::new(last.unwrap_or(text));
         let seen = self.seen.borrow();
         match err.class() {
             _ if said.contains("Host key verification failed") => self.explain_ssh_host_key(&said),
             _ if said.contains("Permission denied (") => {
-                GitError::Auth { remote, tried: tried_keys(keys), advice: Advice::OtherConfig, cause }
+                GitError::Auth { remote, tried: tried_keys(keys), advice: AuthAdvice::OtherConfig, cause }
             }
             _ if is_absence(&said) => GitError::NoRepository { remote, cause },
             _ if mirror::means_no_room(text) => {
-                GitError::Mirror { mirror: self.context.opening.mirror.clone(), cause: Cause::new(text) }
+                GitError::Mirror { mirror: self.context.opening.mirror.clone(), cause: ErrorCause::new(text) }
             }
             _ if seen.connected => GitError::Fetch { remote, cause },
             _ => GitError::Unreachable { remote, cause },
@@ -310,12 +311,12 @@ impl<'a> Peer<'a> {
         let after = self.context.opening.read_timeout_ms.unsigned_abs().into();
         GitError::Stalled {
             remote: redact(self.url),
-            stage: if connected { Stage::Receiving } else { Stage::Asking },
+            stage: if connected { GitStep::Receiving } else { GitStep::Asking },
             after: std::time::Duration::from_millis(after),
         }
     }
 
-    fn unreachable(&self, cause: Cause) -> GitError {
+    fn unreachable(&self, cause: ErrorCause) -> GitError {
         let (remote, opening) = (redact(self.url), &self.context.opening);
         match (location(self.url), &opening.proxy, &opening.idle_proxy) {
             (Location::Url { scheme, .. }, Some(_), _) if scheme.starts_with("http") => {
@@ -330,7 +331,12 @@ impl<'a> Peer<'a> {
 
     /// The fault of the server's certificate, if that caused the error. libgit2's message is not reliable: closing the
     /// connection can fail as well, and its error replaces the first.
-    fn certificate_fault(&self, err: &git2::Error, seen: &Seen, text: &str) -> Option<CertificateFault> {
+    fn certificate_fault(
+        &self,
+        err: &git2::Error,
+        seen: &TransferNotes,
+        text: &str,
+    ) -> Option<CertificateFault> {
         if err.class() != ErrorClass::Ssl || seen.connected {
             return None;
         }
@@ -347,7 +353,7 @@ impl<'a> Peer<'a> {
         plain.or_else(|| is_distrust(text).then(distrusted))
     }
 
-    fn explain_host_key(&self, seen: &Seen) -> GitError {
+    fn explain_host_key(&self, seen: &TransferNotes) -> GitError {
         let host = match location(self.url) {
             Location::Ssh { host, port } => known_hosts::host_token(&host, port),
             Location::Url { .. } | Location::Local(_) => redact(self.url),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    error::{GitError, Stage},
+    error::{GitError, GitStep},
     text::redact,
     verify::Trust,
 };
@@ -55,12 +55,12 @@ pub struct Opening {
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
-pub enum Request {
+pub enum WorkerRequest {
     /// The tip of the branch at the remote.
     Head,
     /// Fetch a revision into the mirror.
     Fetch {
-        want: Want,
+        want: WantedRevision,
         /// The keys that may sign it; `None` means that no signature is required.
         trust: Option<Trust>,
         /// The branch's last accepted tip by the daemon's record; `None` means the one in the mirror.
@@ -108,7 +108,7 @@ pub struct Between {
 /// Which revision to fetch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Want {
+pub enum WantedRevision {
     /// The tip of the app's branch.
     Branch,
     /// The full id of a commit that was the branch's tip a moment ago. The rules for tips apply to it.
@@ -120,29 +120,29 @@ pub enum Want {
 /// One line from a worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Line {
+pub enum WorkerLine {
     /// The request made progress.
-    Progress(Progress),
+    Progress(GitProgress),
     /// The request is done.
-    Done(Answer),
+    Done(WorkerAnswer),
     /// The request failed.
     Failed(GitError),
 }
 
 /// A worker's progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
+pub struct GitProgress {
     /// The current stage.
-    pub stage: Stage,
+    pub stage: GitStep,
     /// Objects or files done in this stage.
     pub done: u64,
     /// Bytes done in this stage.
     pub bytes: u64,
 }
 
-impl Progress {
+impl GitProgress {
     /// The beginning of a stage.
-    pub fn at(stage: Stage) -> Self {
+    pub fn at(stage: GitStep) -> Self {
         Self { stage, done: 0, bytes: 0 }
     }
 }
@@ -150,11 +150,11 @@ impl Progress {
 /// The result of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Answer {
+pub enum WorkerAnswer {
     /// To the opening.
     Ready,
     /// To `Head`.
-    Head(Head),
+    Head(RemoteHead),
     /// To `Fetch`.
     Fetched(Fetched),
     /// To `Checkout`.
@@ -169,7 +169,7 @@ pub enum Answer {
 
 /// The tip of the branch at the remote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Head {
+pub struct RemoteHead {
     /// Its commit.
     pub commit: CommitId,
     /// How many refs the remote listed; `None` if bgd read the ref's file instead.
@@ -271,11 +271,15 @@ mod tests {
     fn messages_round_trip_on_one_line() {
         let commit: CommitId = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
         let requests = [
-            Request::Head,
-            Request::Fetch { want: Want::Branch, trust: None, accepted: Some(commit.clone()) },
-            Request::Fetch { want: Want::Seen(commit.clone()), trust: None, accepted: None },
-            Request::Fetch { want: Want::Rev("v1\n2".into()), trust: None, accepted: None },
-            Request::Checkout {
+            WorkerRequest::Head,
+            WorkerRequest::Fetch {
+                want: WantedRevision::Branch,
+                trust: None,
+                accepted: Some(commit.clone()),
+            },
+            WorkerRequest::Fetch { want: WantedRevision::Seen(commit.clone()), trust: None, accepted: None },
+            WorkerRequest::Fetch { want: WantedRevision::Rev("v1\n2".into()), trust: None, accepted: None },
+            WorkerRequest::Checkout {
                 commit: commit.clone(),
                 dir: "/x y/\"z\"\n".into(),
                 limit: CheckoutLimit { files: 1, bytes: 2 },
@@ -284,18 +288,18 @@ mod tests {
         for request in requests {
             let line = print(&request).unwrap();
             assert_eq!(line.find('\n'), Some(line.len() - 1), "{line}");
-            assert_eq!(parse::<Request>(&line).unwrap(), request);
+            assert_eq!(parse::<WorkerRequest>(&line).unwrap(), request);
         }
-        let failed = Line::Failed(GitError::Empty { remote: "x".into() });
-        assert_eq!(parse::<Line>(&print(&failed).unwrap()).unwrap(), failed);
-        let done = Line::Done(Answer::Head(Head { commit, refs: Some(3) }));
-        assert_eq!(parse::<Line>(&print(&done).unwrap()).unwrap(), done);
+        let failed = WorkerLine::Failed(GitError::Empty { remote: "x".into() });
+        assert_eq!(parse::<WorkerLine>(&print(&failed).unwrap()).unwrap(), failed);
+        let done = WorkerLine::Done(WorkerAnswer::Head(RemoteHead { commit, refs: Some(3) }));
+        assert_eq!(parse::<WorkerLine>(&print(&done).unwrap()).unwrap(), done);
     }
 
     #[test]
     fn a_strange_line_is_an_error_and_not_a_panic() {
         for line in ["", "{}", "null", "{\"done\":{\"head\":{\"commit\":\"../x\"}}}", "\u{0}"] {
-            assert!(parse::<Line>(line).is_err(), "{line}");
+            assert!(parse::<WorkerLine>(line).is_err(), "{line}");
         }
     }
 }

@@ -21,14 +21,14 @@ use tokio::{
 };
 
 use super::{
-    error::{Cause, GitError, Stage},
+    error::{ErrorCause, GitError, GitStep},
     mirror::HOME,
     stall::Stall,
     text::redact,
     verify::Trust,
     wire::{
-        self, Answer, Between, CheckedOut, Compared, Described, Fetched, Head, Line, Opening, Request,
-        SchemaQuestion, Want,
+        self, Between, CheckedOut, Compared, Described, Fetched, Opening, RemoteHead, SchemaQuestion,
+        WantedRevision, WorkerAnswer, WorkerLine, WorkerRequest,
     },
 };
 use crate::{
@@ -54,7 +54,7 @@ const PROXY_VARIABLES: [&str; 6] =
 
 /// The settings of an app's git work.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Source {
+pub struct GitSource {
     /// The bare repository that bgd keeps for the app; created if missing.
     pub mirror: PathBuf,
     /// The remote as configured: URL or path.
@@ -74,7 +74,7 @@ pub struct Source {
     pub checkout_limit: CheckoutLimit,
 }
 
-impl Source {
+impl GitSource {
     /// An app's source, with its mirror at `mirror`.
     pub fn of(app: &AppSettings, mirror: PathBuf) -> Self {
         Self {
@@ -100,7 +100,7 @@ impl Source {
     }
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for GitSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let remote = redact(&self.remote);
         f.debug_struct("Source")
@@ -112,7 +112,7 @@ impl fmt::Debug for Source {
 
 /// Limits of git work, and of the time that an idle worker is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct GitLimits {
     /// For a whole request for the head or for a description.
     pub ask: Duration,
     /// Without progress, during any request.
@@ -123,7 +123,7 @@ pub struct Limits {
     pub rest: Duration,
 }
 
-impl Default for Limits {
+impl Default for GitLimits {
     fn default() -> Self {
         Self {
             ask: Duration::from_secs(30),
@@ -136,24 +136,24 @@ impl Default for Limits {
 
 /// An app's git worker. Requests run one after the other; dropping a request kills the worker's process.
 #[derive(Debug)]
-pub struct Worker {
+pub struct GitWorker {
     exe: PathBuf,
-    source: Source,
-    limits: Limits,
-    idle: Arc<Mutex<Idle>>,
+    source: GitSource,
+    limits: GitLimits,
+    idle: Arc<Mutex<IdleWorker>>,
 }
 
 /// Slot for a worker process that waits for the next request.
 #[derive(Debug, Default)]
-struct Idle {
-    running: Option<Running>,
+struct IdleWorker {
+    running: Option<WorkerProcess>,
     /// When the last request ended.
     since: Option<Instant>,
     /// A [`guard`] task is watching the slot.
     guarded: bool,
 }
 
-impl Idle {
+impl IdleWorker {
     /// The remaining idle time; `None` when it is over.
     fn left(&self, rest: Duration) -> Option<Duration> {
         rest.checked_sub(self.since?.elapsed()).filter(|left| !left.is_zero())
@@ -162,7 +162,7 @@ impl Idle {
 
 /// Ends the worker process after it was idle for `rest`. Holds the slot weakly, so that dropping the [`Worker`] ends
 /// its process at once.
-async fn guard(place: Weak<Mutex<Idle>>, rest: Duration) {
+async fn guard(place: Weak<Mutex<IdleWorker>>, rest: Duration) {
     let mut wait = rest;
     loop {
         tokio::time::sleep(wait).await;
@@ -183,35 +183,39 @@ async fn guard(place: Weak<Mutex<Idle>>, rest: Duration) {
     }
 }
 
-impl Worker {
+impl GitWorker {
     /// A worker that runs `exe git-worker`. The process starts with the first request.
-    pub fn new(exe: PathBuf, source: Source, limits: Limits) -> Self {
+    pub fn new(exe: PathBuf, source: GitSource, limits: GitLimits) -> Self {
         Self { exe, source, limits, idle: Arc::default() }
     }
 
-    pub fn source(&self) -> &Source {
+    pub fn source(&self) -> &GitSource {
         &self.source
     }
 
     /// The tip of the branch at the remote.
-    pub async fn head(&self) -> Result<Head, GitError> {
-        match self.call(&Request::Head, self.limits.ask).await? {
-            Answer::Head(head) => Ok(head),
+    pub async fn head(&self) -> Result<RemoteHead, GitError> {
+        match self.call(&WorkerRequest::Head, self.limits.ask).await? {
+            WorkerAnswer::Head(head) => Ok(head),
             other => Err(unexpected(&other)),
         }
     }
 
     /// Fetches a revision into the mirror. Refuses it if a required signature is missing. A branch's tip is compared
     /// with the last one that the mirror accepted.
-    pub async fn fetch(&self, want: Want) -> Result<Fetched, GitError> {
+    pub async fn fetch(&self, want: WantedRevision) -> Result<Fetched, GitError> {
         self.fetch_after(None, want).await
     }
 
     /// Like [`Self::fetch`], but compares with `accepted`, if given, instead of the mirror's last accepted tip.
-    pub async fn fetch_after(&self, accepted: Option<CommitId>, want: Want) -> Result<Fetched, GitError> {
+    pub async fn fetch_after(
+        &self,
+        accepted: Option<CommitId>,
+        want: WantedRevision,
+    ) -> Result<Fetched, GitError> {
         let trust = self.trust().await?;
-        match self.call(&Request::Fetch { want, trust, accepted }, self.limits.total).await? {
-            Answer::Fetched(fetched) => Ok(fetched),
+        match self.call(&WorkerRequest::Fetch { want, trust, accepted }, self.limits.total).await? {
+            WorkerAnswer::Fetched(fetched) => Ok(fetched),
             other => Err(unexpected(&other)),
         }
     }
@@ -222,9 +226,9 @@ impl Worker {
         let Some(verify) = self.source.verify.clone() else { return Ok(None) };
         let reading = tokio::task::spawn_blocking(move || Trust::read(&verify));
         let read = tokio::time::timeout(self.limits.ask, reading).await;
-        let broken = |cause| GitError::Worker { stage: Stage::Verifying, cause };
-        read.map_err(|_| broken(Cause::new("the list of signers can't be read in time")))?
-            .map_err(|err| broken(Cause::new(err)))?
+        let broken = |cause| GitError::Worker { stage: GitStep::Verifying, cause };
+        read.map_err(|_| broken(ErrorCause::new("the list of signers can't be read in time")))?
+            .map_err(|err| broken(ErrorCause::new(err)))?
             .map(Some)
     }
 
@@ -232,22 +236,22 @@ impl Worker {
     /// disk. After an error the directory is incomplete, and the caller deletes it.
     pub async fn checkout(&self, commit: &CommitId, dir: &Path) -> Result<CheckedOut, GitError> {
         self.make_dir(dir)
-            .map_err(|err| GitError::Checkout { dir: dir.to_owned(), cause: Cause::new(err) })?;
-        let request = Request::Checkout {
+            .map_err(|err| GitError::Checkout { dir: dir.to_owned(), cause: ErrorCause::new(err) })?;
+        let request = WorkerRequest::Checkout {
             commit: commit.clone(),
             dir: dir.to_owned(),
             limit: self.source.checkout_limit,
         };
         match self.call(&request, self.limits.total).await? {
-            Answer::CheckedOut(checked_out) => Ok(checked_out),
+            WorkerAnswer::CheckedOut(checked_out) => Ok(checked_out),
             other => Err(unexpected(&other)),
         }
     }
 
     /// Subject, author and time of a commit in the mirror.
     pub async fn describe(&self, commit: &CommitId) -> Result<Described, GitError> {
-        match self.call(&Request::Describe { commit: commit.clone() }, self.limits.ask).await? {
-            Answer::Described(described) => Ok(described),
+        match self.call(&WorkerRequest::Describe { commit: commit.clone() }, self.limits.ask).await? {
+            WorkerAnswer::Described(described) => Ok(described),
             other => Err(unexpected(&other)),
         }
     }
@@ -255,8 +259,8 @@ impl Worker {
     /// Fetches two commits into the mirror, without accepting either as the branch's tip, and tells what lies between
     /// them.
     pub async fn compare(&self, between: Between) -> Result<Compared, GitError> {
-        match self.call(&Request::Compare(between), self.limits.total).await? {
-            Answer::Compared(compared) => Ok(compared),
+        match self.call(&WorkerRequest::Compare(between), self.limits.total).await? {
+            WorkerAnswer::Compared(compared) => Ok(compared),
             other => Err(unexpected(&other)),
         }
     }
@@ -271,8 +275,8 @@ impl Worker {
     ) -> Result<SchemaNews, GitError> {
         let (commit, landmarks) = (commit.clone(), landmarks.clone());
         let question = SchemaQuestion { commit, landmarks, rules: rules.cloned() };
-        match self.call(&Request::SchemaNews(question), self.limits.total).await? {
-            Answer::SchemaNews(news) => Ok(news),
+        match self.call(&WorkerRequest::SchemaNews(question), self.limits.total).await? {
+            WorkerAnswer::SchemaNews(news) => Ok(news),
             other => Err(unexpected(&other)),
         }
     }
@@ -294,11 +298,12 @@ impl Worker {
 
     /// Sends one request to the idle worker process, or to a new one. During the request the process is not in its
     /// slot: dropping this future drops and so kills the process with its unfinished request.
-    async fn call(&self, request: &Request, total: Duration) -> Result<Answer, GitError> {
+    async fn call(&self, request: &WorkerRequest, total: Duration) -> Result<WorkerAnswer, GitError> {
         let mut idle = self.idle.lock().await;
         let until = Instant::now() + total;
         // Only a new worker can recreate the mirror: it starts with bgd's rights, and gives them up.
-        let fit = idle.running.take().and_then(Running::still_alive).filter(|_| self.source.mirror.exists());
+        let fit =
+            idle.running.take().and_then(WorkerProcess::still_alive).filter(|_| self.source.mirror.exists());
         let mut running = match fit {
             Some(running) => running,
             None => self.start(until).await?,
@@ -321,7 +326,7 @@ impl Worker {
         outcome
     }
 
-    fn rest(&self, idle: &mut Idle, running: Running) {
+    fn rest(&self, idle: &mut IdleWorker, running: WorkerProcess) {
         idle.running = Some(running);
         idle.since = Some(Instant::now());
         if !std::mem::replace(&mut idle.guarded, true) {
@@ -329,11 +334,12 @@ impl Worker {
         }
     }
 
-    async fn start(&self, until: Instant) -> Result<Running, GitError> {
-        let mut running = self.spawn().map_err(|cause| GitError::Worker { stage: Stage::Opening, cause })?;
+    async fn start(&self, until: Instant) -> Result<WorkerProcess, GitError> {
+        let mut running =
+            self.spawn().map_err(|cause| GitError::Worker { stage: GitStep::Opening, cause })?;
         let clock = self.clock(until, self.limits.total);
         match running.exchange(&self.opening(), clock).await {
-            Ok(Ok(Answer::Ready)) => Ok(running),
+            Ok(Ok(WorkerAnswer::Ready)) => Ok(running),
             Ok(Ok(other)) => Err(unexpected(&other)),
             Ok(Err(err)) | Err(err) => {
                 running.kill().await;
@@ -346,7 +352,7 @@ impl Worker {
         Clock { remote: &self.source.remote, until, total, stall: self.limits.stall }
     }
 
-    fn spawn(&self) -> Result<Running, Cause> {
+    fn spawn(&self) -> Result<WorkerProcess, ErrorCause> {
         let mut command = Command::new(&self.exe);
         command.arg("git-worker").env_clear().current_dir("/");
         let inherited = INHERITED.iter().filter(|name| !(self.changes_user() && **name == "SSH_AUTH_SOCK"));
@@ -357,10 +363,10 @@ impl Worker {
         // SAFETY: between fork and exec; system calls only.
         unsafe { command.pre_exec(privilege::restore_descriptor_limit) };
         let mut child =
-            command.spawn().map_err(|err| Cause::new(format!("{}: {err}", self.exe.display())))?;
+            command.spawn().map_err(|err| ErrorCause::new(format!("{}: {err}", self.exe.display())))?;
         let pipes = child.stdin.take().zip(child.stdout.take());
-        let (input, output) = pipes.ok_or_else(|| Cause::new("no pipe to the worker"))?;
-        Ok(Running { child, input, output: BufReader::new(output).lines(), answers: 0 })
+        let (input, output) = pipes.ok_or_else(|| ErrorCause::new("no pipe to the worker"))?;
+        Ok(WorkerProcess { child, input, output: BufReader::new(output).lines(), answers: 0 })
     }
 
     fn changes_user(&self) -> bool {
@@ -369,7 +375,7 @@ impl Worker {
     }
 
     fn opening(&self) -> Opening {
-        let Source { mirror, remote, branch, auth, user, fast_forward_only, verify, checkout_limit: _ } =
+        let GitSource { mirror, remote, branch, auth, user, fast_forward_only, verify, checkout_limit: _ } =
             self.source.clone();
         let rules = [("verify", verify.is_some()), ("fast_forward_only", fast_forward_only)];
         let rule = rules.iter().find(|(_, set)| *set).map(|(name, _)| (*name).to_owned());
@@ -402,9 +408,9 @@ impl Worker {
     }
 }
 
-fn unexpected(answer: &Answer) -> GitError {
-    let cause = Cause::new(format!("an answer to another request: {answer:?}"));
-    GitError::Worker { stage: Stage::Opening, cause }
+fn unexpected(answer: &WorkerAnswer) -> GitError {
+    let cause = ErrorCause::new(format!("an answer to another request: {answer:?}"));
+    GitError::Worker { stage: GitStep::Opening, cause }
 }
 
 /// The limits of one exchange.
@@ -417,7 +423,7 @@ struct Clock<'a> {
 
 /// A worker process between or during requests.
 #[derive(Debug)]
-struct Running {
+struct WorkerProcess {
     child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
@@ -425,7 +431,7 @@ struct Running {
     answers: u32,
 }
 
-impl Running {
+impl WorkerProcess {
     fn still_alive(mut self) -> Option<Self> {
         matches!(self.child.try_wait(), Ok(None)).then_some(self)
     }
@@ -435,10 +441,10 @@ impl Running {
         &mut self,
         message: &T,
         clock: Clock<'_>,
-    ) -> Result<Result<Answer, GitError>, GitError> {
+    ) -> Result<Result<WorkerAnswer, GitError>, GitError> {
         let mut stall = Stall::new(clock.stall, Instant::now());
-        let broken = |stage, err: &dyn fmt::Display| GitError::Worker { stage, cause: Cause::new(err) };
-        let line = wire::print(message).map_err(|err| broken(Stage::Opening, &err))?;
+        let broken = |stage, err: &dyn fmt::Display| GitError::Worker { stage, cause: ErrorCause::new(err) };
+        let line = wire::print(message).map_err(|err| broken(GitStep::Opening, &err))?;
         let sent = timeout_at(clock.until.into(), self.input.write_all(line.as_bytes())).await;
         match sent {
             Ok(Ok(())) => {}
@@ -452,9 +458,9 @@ impl Running {
                 Ok(Err(err)) => return Err(broken(stall.stage(), &err)),
                 Ok(Ok(None)) => return Err(broken(stall.stage(), &self.ended().await)),
                 Ok(Ok(Some(line))) => match wire::parse(&line) {
-                    Ok(Line::Progress(progress)) => stall.note(progress, Instant::now()),
-                    Ok(Line::Done(answer)) => return Ok(Ok(answer)),
-                    Ok(Line::Failed(err)) => return Ok(Err(err)),
+                    Ok(WorkerLine::Progress(progress)) => stall.note(progress, Instant::now()),
+                    Ok(WorkerLine::Done(answer)) => return Ok(Ok(answer)),
+                    Ok(WorkerLine::Failed(err)) => return Ok(Err(err)),
                     Err(err) => return Err(broken(stall.stage(), &err)),
                 },
             }
@@ -494,7 +500,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for WorkerProcess {
     fn drop(&mut self) {
         self.signal();
     }

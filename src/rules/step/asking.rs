@@ -1,11 +1,11 @@
 //! Requests of operators: carried out, joined to what is under way, queued, or denied with a reason. The way back,
 //! `flip`, pre-empts a deploy in any phase (promise I3).
 
-use super::{Answer, Blocked, Denial, DenialKind, Turn, flip_refusal, wanted};
+use super::{AskReply, Blocked, Denial, DenialKind, Turn, flip_refusal, wanted};
 use crate::rules::{
     advice::{Advice, Verb},
     app::{
-        Deploy, End, Group, Hold, Idle, Kind, Live, Pipeline, Queued, Release, Serving, Stage, Until,
+        Deploy, End, Hold, Idle, Kind, Live, Pipeline, Queued, Release, Serving, Stage, StageGroup, Until,
         Verdict, Work,
     },
     effect::{Action, Note},
@@ -19,11 +19,11 @@ impl Turn<'_> {
         let answer = match ask {
             Ask::Deploy(want) => self.asked_deploy(by, want, false),
             Ask::ForceDeploy(want) => self.asked_deploy(by, want, true),
-            Ask::Flip => flip_refusal(&self.app).map_or_else(|| self.flip(by), Answer::Denied),
+            Ask::Flip => flip_refusal(&self.app).map_or_else(|| self.flip(by), AskReply::Denied),
             Ask::ForceFlip => self.asked_flip_by_force(by),
             Ask::Hold { reason } => {
                 self.place_hold(by.to_owned(), reason.clone(), Until::Resumed);
-                Answer::Said("automatic deploys are off; `bgd resume` turns them on again".to_owned())
+                AskReply::Said("automatic deploys are off; `bgd resume` turns them on again".to_owned())
             }
             Ask::Resume => self.asked_resume(by),
             Ask::SetShare(share) => self.asked_share(*share),
@@ -36,7 +36,7 @@ impl Turn<'_> {
         self.answer = Some(answer);
     }
 
-    fn asked_deploy(&mut self, by: &str, want: &Want, forced: bool) -> Answer {
+    fn asked_deploy(&mut self, by: &str, want: &Want, forced: bool) -> AskReply {
         if self.app.down_wanted || matches!(self.app.serving, Serving::OutOfService(_)) {
             return denied(DenialKind::Held, "the app was taken out of service by `bgd down`", Verb::Up);
         }
@@ -57,20 +57,20 @@ impl Turn<'_> {
             }
             self.note(Note::Queued(queued));
         }
-        Answer::Deploying(id)
+        AskReply::Deploying(id)
     }
 
     fn live_id(&self) -> Option<ReleaseId> {
         self.app.live().map(|live| live.release.id.clone())
     }
 
-    fn asked_resume(&mut self, by: &str) -> Answer {
+    fn asked_resume(&mut self, by: &str) -> AskReply {
         if self.app.hold.take().is_none() {
-            return Answer::Said("there was no hold; automatic deploys are on".to_owned());
+            return AskReply::Said("there was no hold; automatic deploys are on".to_owned());
         }
         self.note(Note::HoldReleased { why: format!("resumed by {by}") });
         let bad = matches!(wanted(&self.app, self.now()), Err(Blocked::BadCommit));
-        Answer::Said(match self.app.head.as_ref().filter(|_| bad) {
+        AskReply::Said(match self.app.head.as_ref().filter(|_| bad) {
             Some(head) => format!(
                 "automatic deploys are on again, but not of {head}, which is marked bad: push a newer commit, or \
                  `bgd deploy` to try it again",
@@ -81,7 +81,7 @@ impl Turn<'_> {
     }
 
     /// Goes back, or cancels the deploy under way.
-    pub(super) fn flip(&mut self, by: &str) -> Answer {
+    pub(super) fn flip(&mut self, by: &str) -> AskReply {
         self.drop_queue();
         match self.app.pipeline.clone() {
             Pipeline::Resting if self.app.down_wanted => being_taken_down(),
@@ -94,28 +94,30 @@ impl Turn<'_> {
         }
     }
 
-    fn flip_at(&mut self, by: &str, work: Work) -> Answer {
+    fn flip_at(&mut self, by: &str, work: Work) -> AskReply {
         match (work.stage.clone(), work.stage.group()) {
             (Stage::Switching(effect), _) => self.cancel_switch(by, work, effect),
             (Stage::Watching { effect, former, .. }, _) => self.cancel_watch(by, work, (effect, former)),
             // The deploy is itself the way back, so the flip joins it.
             (Stage::Replacing { .. }, _) if work.deploy.kind == Kind::Rollback => {
-                Answer::RollingBack(work.deploy.id)
+                AskReply::RollingBack(work.deploy.id)
             }
             (Stage::Retiring { .. }, _) if self.app.down_wanted => being_taken_down(),
             (Stage::Retiring { end }, _) if end.outcome == Outcome::Live => {
                 self.end_deploy(end);
                 self.roll_back(by)
             }
-            (_, Group::BeforePivot | Group::Sharing) => self.cancel_before_pivot(by, &work.deploy),
-            (_, Group::Pivot | Group::Live | Group::Ending) => self.goes_already(by, &work.deploy),
+            (_, StageGroup::BeforePivot | StageGroup::Sharing) => self.cancel_before_pivot(by, &work.deploy),
+            (_, StageGroup::Pivot | StageGroup::Live | StageGroup::Ending) => {
+                self.goes_already(by, &work.deploy)
+            }
         }
     }
 
     /// The traffic is back already, or on its way; what remains is to mark the commit bad and to place the hold.
-    fn goes_already(&mut self, by: &str, deploy: &Deploy) -> Answer {
+    fn goes_already(&mut self, by: &str, deploy: &Deploy) -> AskReply {
         self.condemn(by);
-        Answer::Cancelling(deploy.id)
+        AskReply::Cancelling(deploy.id)
     }
 
     /// Drops the queued deploy: a flip or a `down` is newer than it.
@@ -126,26 +128,26 @@ impl Turn<'_> {
     }
 
     /// A second flip joins the first: cancelling a rollback would keep the bad release live.
-    fn cancel_before_pivot(&mut self, by: &str, deploy: &Deploy) -> Answer {
+    fn cancel_before_pivot(&mut self, by: &str, deploy: &Deploy) -> AskReply {
         match deploy.kind {
-            Kind::Rollback => Answer::RollingBack(deploy.id),
+            Kind::Rollback => AskReply::RollingBack(deploy.id),
             Kind::Push | Kind::Manual { .. } | Kind::Up => {
                 self.condemn(by);
                 self.abandon(Outcome::Cancelled);
-                Answer::Cancelling(deploy.id)
+                AskReply::Cancelling(deploy.id)
             }
         }
     }
 
-    fn cancel_switch(&mut self, by: &str, work: Work, switch: EffectId) -> Answer {
+    fn cancel_switch(&mut self, by: &str, work: Work, switch: EffectId) -> AskReply {
         let id = work.deploy.id;
         if work.deploy.kind == Kind::Rollback {
-            return Answer::RollingBack(id);
+            return AskReply::RollingBack(id);
         }
         self.condemn(by);
         self.act(Action::Cancel(switch));
         self.revert(work, cancelled());
-        Answer::Cancelling(id)
+        AskReply::Cancelling(id)
     }
 
     fn cancel_watch(
@@ -153,7 +155,7 @@ impl Turn<'_> {
         by: &str,
         mut work: Work,
         (watch, former): (EffectId, Option<Release>),
-    ) -> Answer {
+    ) -> AskReply {
         if !self.way_back_is_warm() {
             if former.is_none() && self.app.previous.is_none() {
                 return no_way_back(&work.release);
@@ -172,7 +174,7 @@ impl Turn<'_> {
         // The operator who flipped owns what follows.
         by.clone_into(&mut work.deploy.by);
         self.revert(work, cancelled());
-        Answer::Cancelling(id)
+        AskReply::Cancelling(id)
     }
 
     /// Marks the commit of the deploy under way bad, and places a hold until a newer commit.
@@ -216,7 +218,7 @@ impl Turn<'_> {
     }
 
     /// Moves the traffic to the release that was live before: a deploy of an older release.
-    fn roll_back(&mut self, by: &str) -> Answer {
+    fn roll_back(&mut self, by: &str) -> AskReply {
         let live = match &self.app.serving {
             Serving::Live(live) => live.clone(),
             Serving::OutOfService(_) => {
@@ -239,7 +241,7 @@ impl Turn<'_> {
         let id = self.fresh();
         let deploy = self.new_deploy(id, Kind::Rollback, by.to_owned());
         self.roll_back_to(deploy, to);
-        Answer::RollingBack(id)
+        AskReply::RollingBack(id)
     }
 
     fn abandon_live(&mut self, by: &str, live: &Live, to: &Release) {
@@ -278,11 +280,13 @@ impl Turn<'_> {
         }
     }
 
-    fn asked_down(&mut self) -> Answer {
+    fn asked_down(&mut self) -> AskReply {
         match &self.app.serving {
             // `bgd up` under way is called off.
             Serving::OutOfService(_) if self.app.pipeline.deploy().is_some() => {}
-            Serving::OutOfService(_) => return Answer::Said("the app is out of service already".to_owned()),
+            Serving::OutOfService(_) => {
+                return AskReply::Said("the app is out of service already".to_owned());
+            }
             Serving::Nothing => {
                 let hint = "bgd hold -m TEXT stops deploys; bgd flip cancels the one under way";
                 return denied(DenialKind::NothingLive, "nothing to take down: nothing is live yet", hint);
@@ -292,11 +296,11 @@ impl Turn<'_> {
         self.app.down_wanted = true;
         self.drop_queue();
         match (self.app.pipeline.group(), self.app.pipeline.work().cloned()) {
-            (Some(Group::BeforePivot | Group::Sharing), _) => self.abandon(Outcome::Cancelled),
-            (Some(Group::Live), Some(work)) => self.end_watch(work),
-            (None | Some(Group::Live | Group::Pivot | Group::Ending), _) => {}
+            (Some(StageGroup::BeforePivot | StageGroup::Sharing), _) => self.abandon(Outcome::Cancelled),
+            (Some(StageGroup::Live), Some(work)) => self.end_watch(work),
+            (None | Some(StageGroup::Live | StageGroup::Pivot | StageGroup::Ending), _) => {}
         }
-        Answer::TakingDown
+        AskReply::TakingDown
     }
 
     /// Ends the watch well, so that `bgd down` can take the release down.
@@ -307,15 +311,15 @@ impl Turn<'_> {
         self.retire(work, End::live());
     }
 
-    fn asked_up(&mut self, by: &str) -> Answer {
+    fn asked_up(&mut self, by: &str) -> AskReply {
         let Serving::OutOfService(live) = &self.app.serving else {
             if self.app.down_wanted {
                 return denied(DenialKind::Held, "the app is still being taken out of service", Verb::Status);
             }
-            return Answer::Said("the app is in service".to_owned());
+            return AskReply::Said("the app is in service".to_owned());
         };
         if let Some(deploy) = self.app.pipeline.deploy() {
-            return Answer::Deploying(deploy.id);
+            return AskReply::Deploying(deploy.id);
         }
         let release = live.release.clone();
         let id = self.fresh();
@@ -324,16 +328,16 @@ impl Turn<'_> {
         self.app.pipeline = Pipeline::Deploying(work.clone());
         self.note(Note::DeployStarted);
         self.clear_then_start(work);
-        Answer::Deploying(id)
+        AskReply::Deploying(id)
     }
 }
 
-fn being_taken_down() -> Answer {
+fn being_taken_down() -> AskReply {
     denied(DenialKind::Held, "the app is being taken out of service by `bgd down`", Verb::Up)
 }
 
 /// The front can't be moved: a flip would wait for it and then bring the abandoned release back.
-fn moved_already(live: Option<&Live>) -> Answer {
+fn moved_already(live: Option<&Live>) -> AskReply {
     let live = live.map_or("the live release", |live| live.release.commit.short());
     let message = format!("the front can't be moved yet; {live} gets all of the traffic past it already");
     denied(
@@ -343,7 +347,7 @@ fn moved_already(live: Option<&Live>) -> Answer {
     )
 }
 
-fn no_way_back(live: &Release) -> Answer {
+fn no_way_back(live: &Release) -> AskReply {
     let message =
         format!("there is no way back: no release was live before {}, which serves on", live.commit.short());
     denied(DenialKind::NoWayBack, &message, "`bgd deploy --rev REV` goes to any commit of the remote")
@@ -353,6 +357,6 @@ fn cancelled() -> End {
     End { outcome: Outcome::Cancelled, failure: None }
 }
 
-pub(super) fn denied(kind: DenialKind, message: &str, advice: impl Into<Advice>) -> Answer {
-    Answer::Denied(Denial { kind, message: message.to_owned(), advice: advice.into() })
+pub(super) fn denied(kind: DenialKind, message: &str, advice: impl Into<Advice>) -> AskReply {
+    AskReply::Denied(Denial { kind, message: message.to_owned(), advice: advice.into() })
 }

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use super::{Answer, DenialKind, Turn, asking::denied, deploying::backend, recovering::gone_while};
+use super::{AskReply, DenialKind, Turn, asking::denied, deploying::backend, recovering::gone_while};
 use crate::rules::{
     advice::Verb,
-    app::{End, Group, Idle, Instance, Kind, Release, Stage, Work},
+    app::{End, Idle, Instance, Kind, Release, Stage, StageGroup, Work},
     canary::{Canary, Place, Share},
     effect::{self, Action, Note},
     event::{Done, Facts, Routed},
@@ -18,7 +18,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// What the record says of the front after a restart in the middle of a canary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum CanaryRecord {
     /// bgd had asked the front for a share, without proof yet.
     HalfWay,
     /// The front had proven the share.
@@ -50,7 +50,7 @@ impl Turn<'_> {
     }
 
     /// The canary that the front should have beside the live release.
-    pub(super) fn sharing(&self) -> Option<effect::Canary> {
+    pub(super) fn sharing(&self) -> Option<effect::CanaryShare> {
         let canary = self.app.canary.as_ref()?;
         let work = self.app.pipeline.work()?;
         let share = match work.stage {
@@ -222,7 +222,7 @@ impl Turn<'_> {
     }
 
     /// Leaves a share alone that is in force as recorded: its time goes on.
-    pub(super) fn recover_canary(&mut self, work: Work, (told, facts): (Told, &Facts)) {
+    pub(super) fn recover_canary(&mut self, work: Work, (told, facts): (CanaryRecord, &Facts)) {
         let runs = |color, release| facts.running.get(&color) == Some(release);
         if !runs(work.color, &work.release.id) {
             if self.app.live().is_some_and(|live| !runs(live.color, &live.release.id)) {
@@ -244,8 +244,8 @@ impl Turn<'_> {
         let proven = self.app.canary.as_ref().and_then(|canary| canary.proven);
         self.app.front_unsure |= proven.map(|place| (work.color, place.share)) != facts.canary;
         match told {
-            Told::Proven if in_force => self.watch_step(work),
-            Told::Proven | Told::HalfWay => self.share(work),
+            CanaryRecord::Proven if in_force => self.watch_step(work),
+            CanaryRecord::Proven | CanaryRecord::HalfWay => self.share(work),
         }
     }
 
@@ -258,10 +258,10 @@ impl Turn<'_> {
 
     /// The deploy whose release has a share of the traffic, or is about to have one.
     pub(super) fn sharing_work(&self) -> Option<Work> {
-        self.app.pipeline.work().filter(|work| work.stage.group() == Group::Sharing).cloned()
+        self.app.pipeline.work().filter(|work| work.stage.group() == StageGroup::Sharing).cloned()
     }
 
-    pub(super) fn asked_share(&mut self, share: Share) -> Answer {
+    pub(super) fn asked_share(&mut self, share: Share) -> AskReply {
         let Some(work) = self.sharing_work() else { return no_canary() };
         if share == Share::ALL {
             return self.asked_promote();
@@ -271,38 +271,38 @@ impl Turn<'_> {
         self.app.canary = Some(canary.at(Place { step, share, by_hand: true }));
         self.stop_waiting(&work);
         self.share(work);
-        Answer::Said(format!(
+        AskReply::Said(format!(
             "{share} of the traffic for now; `bgd canary resume`, `bgd promote` or `bgd flip`"
         ))
     }
 
     /// Goes on with the steps, at the first one above the share in force.
-    pub(super) fn asked_resume_steps(&mut self) -> Answer {
+    pub(super) fn asked_resume_steps(&mut self) -> AskReply {
         let Some(work) = self.sharing_work() else { return no_canary() };
         let Some(canary) = self.app.canary.clone() else { return no_canary() };
         if !canary.by_hand && canary.share != Share::ALL {
-            return Answer::Said("the canary goes through its steps already".to_owned());
+            return AskReply::Said("the canary goes through its steps already".to_owned());
         }
         let place = canary.resumed();
         let share = place.share;
         self.app.canary = Some(canary.at(place));
         self.stop_waiting(&work);
         self.share(work);
-        Answer::Said(format!("the canary goes on through its steps, with {share} of the traffic"))
+        AskReply::Said(format!("the canary goes on through its steps, with {share} of the traffic"))
     }
 
     /// Goes on to the next step only; after the last step, and in a watch, does what `promote` does.
-    pub(super) fn asked_next_step(&mut self) -> Answer {
+    pub(super) fn asked_next_step(&mut self) -> AskReply {
         let Some(work) = self.sharing_work() else { return self.asked_promote() };
         let Some(canary) = self.app.canary.clone() else { return self.asked_promote() };
         let Some(place) = canary.following() else { return self.asked_promote() };
         let (step, steps, share) = (place.step + 1, canary.plan.len(), place.share);
         self.stop_waiting(&work);
         self.go_on(work, canary);
-        Answer::Said(format!("step {step} of {steps}: {share} of the traffic"))
+        AskReply::Said(format!("step {step} of {steps}: {share} of the traffic"))
     }
 
-    pub(super) fn asked_promote(&mut self) -> Answer {
+    pub(super) fn asked_promote(&mut self) -> AskReply {
         let Some(work) = self.app.pipeline.work().cloned() else { return no_canary() };
         let id = work.deploy.id;
         match (work.stage.clone(), work.stage.group()) {
@@ -311,26 +311,26 @@ impl Turn<'_> {
                 self.watch_passed(work, former);
             }
             (Stage::Switching(_), _) => {}
-            (_, Group::Sharing) => {
+            (_, StageGroup::Sharing) => {
                 self.stop_waiting(&work);
                 if let Some(canary) = &mut self.app.canary {
                     canary.refused = 0;
                 }
                 self.give_all(work);
             }
-            (_, Group::BeforePivot | Group::Pivot | Group::Live | Group::Ending) => {
+            (_, StageGroup::BeforePivot | StageGroup::Pivot | StageGroup::Live | StageGroup::Ending) => {
                 return no_canary();
             }
         }
-        Answer::Promoting(id)
+        AskReply::Promoting(id)
     }
 }
 
-fn its_share(work: &Work, share: Share) -> effect::Canary {
-    effect::Canary { backend: backend(&work.release, work.color), share }
+fn its_share(work: &Work, share: Share) -> effect::CanaryShare {
+    effect::CanaryShare { backend: backend(&work.release, work.color), share }
 }
 
-fn no_canary() -> Answer {
+fn no_canary() -> AskReply {
     denied(
         DenialKind::NoCanary,
         "no release has a share of the traffic, and none is being watched",

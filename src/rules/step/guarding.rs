@@ -1,7 +1,7 @@
 //! The guard on the way back over a contract migration: when its barrier goes up, and what the barrier refuses: flips,
 //! deploys of older commits, and the automatic way back.
 
-use super::{Answer, Denial, DenialKind, Turn};
+use super::{AskReply, Denial, DenialKind, Turn};
 use crate::rules::{
     app::{App, Deploy, End, Kind, Release, Work},
     barrier::{Barrier, OnFailure, SchemaNews, Stranded},
@@ -46,11 +46,11 @@ impl Turn<'_> {
     }
 
     /// A flip by force: the same as without, and a note of the barrier that it passes.
-    pub(super) fn asked_flip_by_force(&mut self, by: &str) -> Answer {
+    pub(super) fn asked_flip_by_force(&mut self, by: &str) -> AskReply {
         let to = self.app.flips_to().map(|release| release.commit.clone());
         let passed = to.and_then(|to| Some((self.app.barrier_after(&to).cloned()?, to)));
         let answer = self.flip(by);
-        if let (Some((barrier, to)), false) = (passed, matches!(answer, Answer::Denied(_))) {
+        if let (Some((barrier, to)), false) = (passed, matches!(answer, AskReply::Denied(_))) {
             self.pass(to, barrier);
         }
         answer

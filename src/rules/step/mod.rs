@@ -30,7 +30,7 @@ pub use guarding::{deploy_refusal, flip_refusal};
 
 use super::{
     advice::Advice,
-    app::{App, Deploy, Group, Idle, Kind, Pipeline, Release, Stage, Until, Verdict, Work},
+    app::{App, Deploy, Idle, Kind, Pipeline, Release, Stage, StageGroup, Until, Verdict, Work},
     barrier::OnFailure,
     canary::CanaryStep,
     effect::{Action, Effect, Note},
@@ -126,7 +126,7 @@ pub struct Step {
     /// The notes to record, in order.
     pub notes: Vec<Noted>,
     /// The reply to the operator, if one asked.
-    pub answer: Option<Answer>,
+    pub answer: Option<AskReply>,
 }
 
 /// A note and the deploy it is about.
@@ -141,7 +141,7 @@ pub struct Noted {
 
 /// The immediate reply to an operator's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum AskReply {
     /// A deploy began, or waits for its turn, under this number.
     Deploying(DeployId),
     /// The deploy is cancelled; the traffic stays, or is brought back.
@@ -158,7 +158,7 @@ pub enum Answer {
     Denied(Denial),
 }
 
-impl Answer {
+impl AskReply {
     /// The deploy that the reply is about.
     pub fn deploy(&self) -> Option<DeployId> {
         match self {
@@ -302,7 +302,7 @@ struct Turn<'a> {
     context: &'a Context,
     effects: Vec<Effect>,
     notes: Vec<Noted>,
-    answer: Option<Answer>,
+    answer: Option<AskReply>,
     fresh_used: bool,
 }
 
@@ -352,9 +352,9 @@ impl Turn<'_> {
             let moved = match (&self.app.pipeline, self.app.pipeline.group()) {
                 (Pipeline::Resting, _) => self.settle_resting(),
                 (Pipeline::Deploying(Work { stage: Stage::Clearing, .. }), _) => self.settle_clearing(),
-                (_, Some(Group::BeforePivot | Group::Sharing)) => self.settle_before_pivot(),
-                (_, Some(Group::Ending)) => self.settle_retiring(),
-                (_, None | Some(Group::Pivot | Group::Live)) => false,
+                (_, Some(StageGroup::BeforePivot | StageGroup::Sharing)) => self.settle_before_pivot(),
+                (_, Some(StageGroup::Ending)) => self.settle_retiring(),
+                (_, None | Some(StageGroup::Pivot | StageGroup::Live)) => false,
             };
             if !moved {
                 return self.settle_errands();

@@ -2,11 +2,11 @@
 //! routes decides what is live; the record explains it, and gives way to it. Every effect that was under way is asked
 //! for again under a new number.
 
-use super::{Turn, canary::Told};
+use super::{Turn, canary::CanaryRecord};
 use crate::rules::{
     app::{
-        Backup, DownStage, End, Group, Idle, Instance, Kind, Live, Pipeline, Release, Serving, Stage, Until,
-        Work,
+        Backup, DownStage, End, Idle, Instance, Kind, Live, Pipeline, Release, Serving, Stage, StageGroup,
+        Until, Work,
     },
     effect::{Action, Note},
     event::{Facts, Routed, Want},
@@ -64,7 +64,7 @@ impl Turn<'_> {
         let runs = facts.running.get(&routed);
         let on_its_color = recorded.as_ref().filter(|live| live.color == routed);
         let replaced = on_its_color.filter(|live| runs.is_some_and(|release| *release != live.release.id));
-        let work = self.app.pipeline.work().filter(|work| work.stage.group() == Group::Pivot);
+        let work = self.app.pipeline.work().filter(|work| work.stage.group() == StageGroup::Pivot);
         let replacing = work.is_some_and(|work| matches!(work.stage, Stage::Replacing { .. }));
         let switching = work.is_some_and(|work| self.app.live().is_some() || work.color == routed);
         let explained = replacing || replaced.is_none() && (switching || on_its_color.is_some());
@@ -141,16 +141,20 @@ impl Turn<'_> {
             Pipeline::Resting | Pipeline::Fetching { .. } => {}
             Pipeline::TakingDown { .. } => self.app.pipeline = Pipeline::Resting,
             Pipeline::Deploying(work) => match work.stage.group() {
-                Group::BeforePivot if !is_it || work.stage == Stage::Clearing => {
+                StageGroup::BeforePivot if !is_it || work.stage == Stage::Clearing => {
                     self.leave_task();
                     self.discard(work.deploy, Some(work.release), end);
                 }
-                Group::Sharing if !is_it => {
+                StageGroup::Sharing if !is_it => {
                     // It answers the requests it has, once the front sends it no more.
                     self.app.idle = Idle::Warm { release: work.release, timer: None, healthy: false };
                     self.end_deploy(end);
                 }
-                Group::BeforePivot | Group::Sharing | Group::Pivot | Group::Live | Group::Ending => {
+                StageGroup::BeforePivot
+                | StageGroup::Sharing
+                | StageGroup::Pivot
+                | StageGroup::Live
+                | StageGroup::Ending => {
                     self.end_deploy(end);
                 }
             },
@@ -269,7 +273,7 @@ impl Turn<'_> {
     /// Retires a warm color without a timer, unless a switch or a watch needs it.
     pub(super) fn retire_leftover(&mut self) {
         let endless = matches!(self.app.idle, Idle::Warm { timer: None, .. });
-        let kept = matches!(self.app.pipeline.group(), Some(Group::Pivot | Group::Live));
+        let kept = matches!(self.app.pipeline.group(), Some(StageGroup::Pivot | StageGroup::Live));
         if endless && !kept {
             self.retire_warm();
         }
@@ -371,8 +375,8 @@ impl Turn<'_> {
             Stage::Probing(_) if runs => self.probe_again(work),
             Stage::Warming(_) if runs => self.warm_up(work),
             Stage::Starting(_) | Stage::Probing(_) | Stage::Warming(_) => self.start_instance(work),
-            Stage::Sharing(_) => self.recover_canary(work, (Told::HalfWay, facts)),
-            Stage::Canary(_) => self.recover_canary(work, (Told::Proven, facts)),
+            Stage::Sharing(_) => self.recover_canary(work, (CanaryRecord::HalfWay, facts)),
+            Stage::Canary(_) => self.recover_canary(work, (CanaryRecord::Proven, facts)),
             Stage::Switching(_) => self.recover_switching(work, facts),
             Stage::Watching { former, .. } => self.recover_watching(work, former, facts),
             Stage::Reverting { end, .. } => self.recover_reverting(work, end, facts),

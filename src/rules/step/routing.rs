@@ -5,11 +5,11 @@
 use super::{Turn, deploying::backend};
 use crate::rules::{
     app::{
-        Backup, Deploy, DownStage, End, Group, Idle, Instance, Kind, Live, Pipeline, Release, Rerouting,
-        Serving, Stage, Telling, Work,
+        Backup, Deploy, DownStage, End, Idle, Instance, Kind, Live, Pipeline, Release, Rerouting, Serving,
+        Stage, StageGroup, Telling, Work,
     },
     backoff,
-    effect::{Action, Backend, Canary, Note},
+    effect::{Action, Backend, CanaryShare, Note},
     event::Done,
     ids::{Color, EffectId},
     words::{Failure, Outcome, Phase},
@@ -47,7 +47,7 @@ impl Turn<'_> {
     }
 
     /// Sends the front the route to the live release, with the share that a canary is to have.
-    pub(super) fn route_shared(&mut self, canary: Option<Canary>) -> EffectId {
+    pub(super) fn route_shared(&mut self, canary: Option<CanaryShare>) -> EffectId {
         self.tell(self.live_backend(), canary, None)
     }
 
@@ -57,7 +57,7 @@ impl Turn<'_> {
 
     /// The backup: the former release, while the live one is watched.
     fn warm_backup(&self) -> Option<Backend> {
-        let watching = self.app.pipeline.group() == Some(Group::Live);
+        let watching = self.app.pipeline.group() == Some(StageGroup::Live);
         match &self.app.idle {
             Idle::Warm { release, .. } if watching && self.context.policy.backup => {
                 Some(backend(release, self.app.idle_color()))
@@ -70,7 +70,12 @@ impl Turn<'_> {
         }
     }
 
-    fn tell(&mut self, to: Option<Backend>, canary: Option<Canary>, backup: Option<Backend>) -> EffectId {
+    fn tell(
+        &mut self,
+        to: Option<Backend>,
+        canary: Option<CanaryShare>,
+        backup: Option<Backend>,
+    ) -> EffectId {
         if let Some(older) = self.app.rerouting.take() {
             self.act(Action::Cancel(older.effect));
         }
@@ -116,7 +121,14 @@ impl Turn<'_> {
                 self.call_off(effect);
                 self.revert(work, end);
             }
-            (_, Group::BeforePivot | Group::Sharing | Group::Pivot | Group::Live | Group::Ending) => {
+            (
+                _,
+                StageGroup::BeforePivot
+                | StageGroup::Sharing
+                | StageGroup::Pivot
+                | StageGroup::Live
+                | StageGroup::Ending,
+            ) => {
                 self.reroute_live();
             }
         }
@@ -148,7 +160,7 @@ impl Turn<'_> {
 
     /// A backup is for the watch alone: after it bgd sends a route without one, before it stops the backup's color.
     pub(super) fn settle_backup(&mut self) {
-        let belongs = self.app.pipeline.group() == Some(Group::Live) || self.is_telling();
+        let belongs = self.app.pipeline.group() == Some(StageGroup::Live) || self.is_telling();
         if self.app.backup != Backup::Absent && !belongs && self.app.rerouting.is_none() {
             self.reroute();
         }
@@ -164,7 +176,7 @@ impl Turn<'_> {
     pub(super) fn is_telling(&self) -> bool {
         match &self.app.pipeline {
             Pipeline::Deploying(work) => {
-                work.stage.group() == Group::Pivot || matches!(work.stage, Stage::Sharing(_))
+                work.stage.group() == StageGroup::Pivot || matches!(work.stage, Stage::Sharing(_))
             }
             Pipeline::TakingDown { .. } => true,
             Pipeline::Resting | Pipeline::Fetching { .. } | Pipeline::Discarding { .. } => false,

@@ -3,7 +3,7 @@
 
 use super::Turn;
 use crate::rules::{
-    app::{DownStage, Group, Idle, Kind, Pipeline, Serving, Stage, Telling},
+    app::{DownStage, Idle, Kind, Pipeline, Serving, Stage, StageGroup, Telling},
     effect::Action,
     event::Event,
     ids::ReleaseId,
@@ -57,7 +57,7 @@ impl Turn<'_> {
         // After a failed watch the former release is started again, and proven first.
         let rolls_back = work.deploy.kind == Kind::Rollback && !switched;
         let leaves = switched && work.stage.end().is_some_and(|end| end.outcome != Outcome::Live);
-        self.app.down_wanted || rolls_back || leaves || work.stage.group() == Group::Live
+        self.app.down_wanted || rolls_back || leaves || work.stage.group() == StageGroup::Live
     }
 
     /// Whether the front is just asked to move the traffic away from the live release.

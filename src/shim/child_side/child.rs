@@ -20,7 +20,7 @@ use nix::{
 
 use super::{
     spec::{Priority, Spec},
-    wire::{Fault, Stage},
+    wire::{StartFault, StartStep},
 };
 use crate::os::{
     privilege::{self, Account, NewPrivileges, Rights},
@@ -52,10 +52,10 @@ pub(super) struct Launch {
 
 impl Launch {
     /// The command of an order; `argv` may differ from the spec's own (a stop command).
-    pub fn new(spec: &Spec, argv: &[String]) -> Result<Self, Fault> {
+    pub fn new(spec: &Spec, argv: &[String]) -> Result<Self, StartFault> {
         let words = argv.iter().map(|word| c_string(word)).collect::<Result<Vec<_>, _>>()?;
         let program =
-            argv.first().filter(|name| !name.is_empty()).ok_or(fault(Stage::Program, Errno::ENOENT))?;
+            argv.first().filter(|name| !name.is_empty()).ok_or(fault(StartStep::Program, Errno::ENOENT))?;
         let pairs = spec.env.iter().map(|(name, value)| c_string(&format!("{name}={value}")));
         Ok(Self {
             candidates: candidates(program, &spec.env)?,
@@ -69,19 +69,19 @@ impl Launch {
     }
 
     /// Forks and waits until the program was exec'd. The shim's only thread must be the caller.
-    pub fn start(&self, output: BorrowedFd<'_>) -> Result<Process, Fault> {
-        let (problem, sender) = unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| fault(Stage::Fork, e))?;
+    pub fn start(&self, output: BorrowedFd<'_>) -> Result<Process, StartFault> {
+        let (problem, sender) = unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| fault(StartStep::Fork, e))?;
         // SAFETY: the shim has one thread, so the child may do whatever its parent may.
-        match unsafe { unistd::fork() }.map_err(|e| fault(Stage::Fork, e))? {
+        match unsafe { unistd::fork() }.map_err(|e| fault(StartStep::Fork, e))? {
             ForkResult::Child => self.become_command(output, sender),
             ForkResult::Parent { child } => {
                 drop(sender);
                 let process = Process::of(child.as_raw());
                 let Some(problem) = read_fault(problem) else {
                     // Only the shim reaps an exec'd child, so it must be in /proc.
-                    return process.ok_or(fault(Stage::Fork, Errno::ESRCH));
+                    return process.ok_or(fault(StartStep::Fork, Errno::ESRCH));
                 };
-                nix::sys::wait::waitpid(child, None).map_err(|e| fault(Stage::Fork, e))?;
+                nix::sys::wait::waitpid(child, None).map_err(|e| fault(StartStep::Fork, e))?;
                 Err(problem)
             }
         }
@@ -98,26 +98,26 @@ impl Launch {
         unsafe { libc::_exit(127) }
     }
 
-    fn prepare(&self, output: BorrowedFd<'_>) -> Result<(), Fault> {
-        unistd::setsid().map_err(|e| fault(Stage::Session, e))?;
-        connect(output).map_err(|e| fault(Stage::Session, e))?;
-        privilege::reset_signals().map_err(|e| fault(Stage::Session, e))?;
-        privilege::shed_daemon().map_err(|e| io_fault(Stage::Priority, &e))?;
+    fn prepare(&self, output: BorrowedFd<'_>) -> Result<(), StartFault> {
+        unistd::setsid().map_err(|e| fault(StartStep::Session, e))?;
+        connect(output).map_err(|e| fault(StartStep::Session, e))?;
+        privilege::reset_signals().map_err(|e| fault(StartStep::Session, e))?;
+        privilege::shed_daemon().map_err(|e| io_fault(StartStep::Priority, &e))?;
         if self.priority == Priority::Background {
-            step_back().map_err(|e| io_fault(Stage::Priority, &e))?;
+            step_back().map_err(|e| io_fault(StartStep::Priority, &e))?;
         }
         self.take_on_rights()?;
         // After the change of user, since the user's right to enter counts.
-        unistd::chdir(self.cwd.as_path()).map_err(|e| fault(Stage::Directory, e))
+        unistd::chdir(self.cwd.as_path()).map_err(|e| fault(StartStep::Directory, e))
     }
 
     /// The user is looked up here and not in the shim, whose memory would otherwise keep the name service libraries.
-    fn take_on_rights(&self) -> Result<(), Fault> {
-        let stage = if self.user.is_some() { Stage::User } else { Stage::Rights };
+    fn take_on_rights(&self) -> Result<(), StartFault> {
+        let stage = if self.user.is_some() { StartStep::User } else { StartStep::Rights };
         let account = match self.user.as_deref().map(Account::find).transpose() {
-            Ok(Some(None)) => return Err(Fault { stage: Stage::UnknownUser, errno: 0 }),
+            Ok(Some(None)) => return Err(StartFault { stage: StartStep::UnknownUser, errno: 0 }),
             Ok(found) => found.flatten(),
-            Err(errno) => return Err(fault(Stage::UnknownUser, errno)),
+            Err(errno) => return Err(fault(StartStep::UnknownUser, errno)),
         };
         if let Some(account) = account.as_ref().filter(|account| !account.is_own()) {
             // Lets the app open /dev/stdout again by name.
@@ -128,18 +128,18 @@ impl Launch {
     }
 
     /// Does what execvp does, but with the PATH of the command's own environment. Returns only on failure.
-    fn exec(&self) -> Fault {
-        let mut worst = fault(Stage::Program, Errno::ENOENT);
+    fn exec(&self) -> StartFault {
+        let mut worst = fault(StartStep::Program, Errno::ENOENT);
         for path in &self.candidates {
             let errno = match unistd::execve(path, &self.argv, &self.env) {
                 Err(Errno::ENOEXEC) => self.exec_by_shell(path),
                 Err(errno) => errno,
             };
             match errno {
-                Errno::ENOENT if as_path(path).exists() => return fault(Stage::Interpreter, errno),
+                Errno::ENOENT if as_path(path).exists() => return fault(StartStep::Interpreter, errno),
                 Errno::ENOENT | Errno::ENOTDIR => {}
-                Errno::EACCES => worst = fault(Stage::Program, errno),
-                errno => return fault(Stage::Program, errno),
+                Errno::EACCES => worst = fault(StartStep::Program, errno),
+                errno => return fault(StartStep::Program, errno),
             }
         }
         worst
@@ -160,19 +160,19 @@ fn as_path(path: &CStr) -> &Path {
     Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()))
 }
 
-fn fault(stage: Stage, errno: Errno) -> Fault {
-    Fault { stage, errno: errno as i32 }
+fn fault(stage: StartStep, errno: Errno) -> StartFault {
+    StartFault { stage, errno: errno as i32 }
 }
 
-fn io_fault(stage: Stage, error: &io::Error) -> Fault {
-    Fault { stage, errno: error.raw_os_error().unwrap_or(0) }
+fn io_fault(stage: StartStep, error: &io::Error) -> StartFault {
+    StartFault { stage, errno: error.raw_os_error().unwrap_or(0) }
 }
 
-fn c_string(text: &str) -> Result<CString, Fault> {
-    CString::new(text).map_err(|_| fault(Stage::Program, Errno::EINVAL))
+fn c_string(text: &str) -> Result<CString, StartFault> {
+    CString::new(text).map_err(|_| fault(StartStep::Program, Errno::EINVAL))
 }
 
-fn candidates(program: &str, env: &BTreeMap<String, String>) -> Result<Vec<CString>, Fault> {
+fn candidates(program: &str, env: &BTreeMap<String, String>) -> Result<Vec<CString>, StartFault> {
     if program.contains('/') {
         return Ok(vec![c_string(program)?]);
     }
@@ -182,12 +182,12 @@ fn candidates(program: &str, env: &BTreeMap<String, String>) -> Result<Vec<CStri
 }
 
 /// The fault that the child reported before it gave up; `None` once it was exec'd, which closes the pipe.
-fn read_fault(problem: OwnedFd) -> Option<Fault> {
+fn read_fault(problem: OwnedFd) -> Option<StartFault> {
     let mut said = Vec::new();
     match File::from(problem).read_to_end(&mut said) {
         Ok(0) => None,
-        Ok(_) => Some(Fault::from_bytes(&said).unwrap_or(fault(Stage::Fork, Errno::EPROTO))),
-        Err(error) => Some(io_fault(Stage::Fork, &error)),
+        Ok(_) => Some(StartFault::from_bytes(&said).unwrap_or(fault(StartStep::Fork, Errno::EPROTO))),
+        Err(error) => Some(io_fault(StartStep::Fork, &error)),
     }
 }
 

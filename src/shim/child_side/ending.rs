@@ -28,11 +28,11 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct Ending {
     root: i32,
     signal: i32,
-    stage: Stage,
+    stage: EndStage,
     killed: bool,
 }
 
-enum Stage {
+enum EndStage {
     Idle,
     Polite { until: Instant, main_asked: bool, asked: BTreeSet<Process>, command: Option<Process> },
     Killing { since: Instant, next: Instant },
@@ -41,12 +41,12 @@ enum Stage {
 impl Ending {
     /// The end of the tree below `root`; `signal` is the polite one.
     pub fn new(root: i32, signal: i32) -> Self {
-        Self { root, signal, stage: Stage::Idle, killed: false }
+        Self { root, signal, stage: EndStage::Idle, killed: false }
     }
 
     /// Whether nothing was requested yet.
     pub fn is_idle(&self) -> bool {
-        matches!(self.stage, Stage::Idle)
+        matches!(self.stage, EndStage::Idle)
     }
 
     /// Whether KILL was sent to a living process.
@@ -56,29 +56,29 @@ impl Ending {
 
     /// Whether KILL has been tried for so long that a waiting client must get an answer.
     pub fn has_failed(&self, now: Instant) -> bool {
-        matches!(self.stage, Stage::Killing { since, .. } if now >= since + KILL_LIMIT)
+        matches!(self.stage, EndStage::Killing { since, .. } if now >= since + KILL_LIMIT)
     }
 
     /// Begins politely; a repeated request changes nothing. With a stop command running, signals wait.
     pub fn ask(&mut self, grace: Duration, command: Option<Process>) {
         if self.is_idle() {
             let until = Instant::now() + grace;
-            self.stage = Stage::Polite { until, main_asked: false, asked: BTreeSet::new(), command };
+            self.stage = EndStage::Polite { until, main_asked: false, asked: BTreeSet::new(), command };
         }
     }
 
     /// Begins to KILL; changes nothing when it has begun already.
     pub fn kill(&mut self) {
-        if !matches!(self.stage, Stage::Killing { .. }) {
+        if !matches!(self.stage, EndStage::Killing { .. }) {
             let now = Instant::now();
-            self.stage = Stage::Killing { since: now, next: now };
+            self.stage = EndStage::Killing { since: now, next: now };
         }
     }
 
     /// A child of the shim was reaped; `worked` says whether it exited with 0. A stop command that failed is
     /// replaced by the signal; one that worked leaves the rest to the app.
     pub fn reaped(&mut self, pid: i32, worked: Outcome) {
-        if let Stage::Polite { command, main_asked, .. } = &mut self.stage
+        if let EndStage::Polite { command, main_asked, .. } = &mut self.stage
             && command.is_some_and(|one| one.pid == pid)
         {
             *command = None;
@@ -88,12 +88,12 @@ impl Ending {
 
     /// Does what is due now. `main` is the main process while it lives.
     pub fn advance(&mut self, main: Option<Process>) -> io::Result<()> {
-        if matches!(self.stage, Stage::Polite { until, .. } if Instant::now() >= until) {
+        if matches!(self.stage, EndStage::Polite { until, .. } if Instant::now() >= until) {
             self.kill();
         }
         match &mut self.stage {
-            Stage::Idle | Stage::Polite { command: Some(_), .. } => Ok(()),
-            Stage::Polite { main_asked, asked, .. } => match main {
+            EndStage::Idle | EndStage::Polite { command: Some(_), .. } => Ok(()),
+            EndStage::Polite { main_asked, asked, .. } => match main {
                 Some(_) if *main_asked => Ok(()),
                 Some(main) => {
                     *main_asked = true;
@@ -108,7 +108,7 @@ impl Ending {
                     new.into_iter().try_for_each(|one| polite(self.root, one, self.signal))
                 }
             },
-            Stage::Killing { since, next } => {
+            EndStage::Killing { since, next } => {
                 let now = Instant::now();
                 if now >= *next {
                     *next = now + if now < *since + KILL_LIMIT { KILL_AGAIN } else { KILL_SLOWLY };
@@ -123,9 +123,9 @@ impl Ending {
     /// When [`Ending::advance`] has to be called next without another event.
     pub fn next(&self) -> Option<Instant> {
         match &self.stage {
-            Stage::Idle => None,
-            Stage::Polite { until, .. } => Some(*until),
-            Stage::Killing { next, .. } => Some(*next),
+            EndStage::Idle => None,
+            EndStage::Polite { until, .. } => Some(*until),
+            EndStage::Killing { next, .. } => Some(*next),
         }
     }
 }

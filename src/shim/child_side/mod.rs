@@ -29,8 +29,8 @@ use nix::{
 
 use super::{limits, logs, record, spec, wire};
 use crate::os::lines::line;
-use run::Shim;
-use wire::{Order, Started};
+use run::RunningShim;
+use wire::{StartOrder, Started};
 
 /// Largest order in bytes: an environment can't be larger than what the kernel takes at an exec.
 const MAX_ORDER: u64 = 16 << 20;
@@ -50,7 +50,7 @@ pub fn main() -> ExitCode {
 fn oversee() -> io::Result<ExitCode> {
     let order = read_order()?;
     let signals = detach()?;
-    match Shim::begin(order, signals) {
+    match RunningShim::begin(order, signals) {
         Ok(shim) => {
             answer(&Started::Running(Box::new(shim.record().clone())));
             silence()?;
@@ -64,7 +64,7 @@ fn oversee() -> io::Result<ExitCode> {
     }
 }
 
-fn read_order() -> io::Result<Order> {
+fn read_order() -> io::Result<StartOrder> {
     let mut text = Vec::new();
     io::stdin().lock().take(MAX_ORDER).read_to_end(&mut text)?;
     Ok(serde_json::from_slice(&text)?)

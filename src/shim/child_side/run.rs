@@ -22,10 +22,10 @@ use super::{
     ending::{Ending, Outcome},
     limits,
     log::Log,
-    record::{Exit, How, MARKS, Record, is_disk_full, now_ms},
-    socket::Socket,
+    record::{CommandExit, ExitKind, MARKS, Record, is_disk_full, now_ms},
+    socket::ShimSocket,
     spec::{Role, Spec, StopRequest},
-    wire::{Fault, MAX_TREE, Order, Reply, Report, Request, Stage},
+    wire::{MAX_TREE, ShimReply, ShimReport, ShimRequest, StartFault, StartOrder, StartStep},
 };
 
 use crate::{
@@ -50,7 +50,7 @@ const SAVE_AGAIN: Duration = Duration::from_secs(5);
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// A running shim.
-pub(super) struct Shim {
+pub(super) struct RunningShim {
     record: Record,
     path: PathBuf,
     saving: Saving,
@@ -60,7 +60,7 @@ pub(super) struct Shim {
     input: OwnedFd,
     buffer: Box<[u8]>,
     log: Log,
-    socket: Socket,
+    socket: ShimSocket,
     ending: Ending,
     /// The process that replaces the main process of an instance whose command went into the background.
     heir: Option<Process>,
@@ -79,19 +79,19 @@ enum Saving {
     Due(Instant),
 }
 
-impl Shim {
+impl RunningShim {
     /// Binds, records, starts the command. On failure nothing is left behind.
-    pub fn begin(order: Order, signals: SignalFd) -> Result<Self, Fault> {
-        let Order { id, record: path, socket, spec } = order;
+    pub fn begin(order: StartOrder, signals: SignalFd) -> Result<Self, StartFault> {
+        let StartOrder { id, record: path, socket, spec } = order;
         let launch = Launch::new(&spec, &spec.argv)?;
         let stop_command = match &spec.stop.how {
             StopRequest::Signal(_) => None,
             StopRequest::Command(argv) => Some(Launch::new(&spec, argv)?),
         };
-        let (output, input) = pipe().map_err(|e| fault(Stage::Fork, &e))?;
+        let (output, input) = pipe().map_err(|e| fault(StartStep::Fork, &e))?;
         let socket_path = socket.clone();
-        let socket = Socket::bind(socket).map_err(|e| fault(Stage::Socket, &e))?;
-        let record = new_record(id, socket_path, &spec).map_err(|e| fault(Stage::Record, &e))?;
+        let socket = ShimSocket::bind(socket).map_err(|e| fault(StartStep::Socket, &e))?;
+        let record = new_record(id, socket_path, &spec).map_err(|e| fault(StartStep::Record, &e))?;
         let mut shim = Self {
             ending: Ending::new(record.shim.pid, record.stop_signal),
             saving: Saving::Done,
@@ -127,11 +127,11 @@ impl Shim {
     }
 
     /// Saves the record before and after the start: a shim that is killed in between can still be found.
-    fn start(&mut self, launch: &Launch) -> Result<(), Fault> {
-        self.save_or_retry().map_err(|e| fault(Stage::Record, &e))?;
+    fn start(&mut self, launch: &Launch) -> Result<(), StartFault> {
+        self.save_or_retry().map_err(|e| fault(StartStep::Record, &e))?;
         // After the record: who finds the claim finds the shim too, unless a power cut came between.
         if let Some(claim) = &self.claim {
-            own_file::make_claim(claim).map_err(|e| fault(Stage::Claim, &e))?;
+            own_file::make_claim(claim).map_err(|e| fault(StartStep::Claim, &e))?;
         }
         if !matches!(self.record.role, Role::Build) {
             // The log of a build belongs to one release alone.
@@ -249,11 +249,11 @@ impl Shim {
                 Ok(0) if news => return self.look_after_the_rest(),
                 Ok(0) => return Ok(()),
                 Ok(pid) if libc::WIFSIGNALED(status) => {
-                    self.child_gone(pid, How::Signal(libc::WTERMSIG(status)));
+                    self.child_gone(pid, ExitKind::Signal(libc::WTERMSIG(status)));
                     news = true;
                 }
                 Ok(pid) => {
-                    self.child_gone(pid, How::Code(libc::WEXITSTATUS(status)));
+                    self.child_gone(pid, ExitKind::Code(libc::WEXITSTATUS(status)));
                     news = true;
                 }
                 Err(Errno::EINTR) => {}
@@ -266,8 +266,8 @@ impl Shim {
         }
     }
 
-    fn child_gone(&mut self, pid: i32, how: How) {
-        let outcome = if how == How::Code(0) { Outcome::Worked } else { Outcome::Failed };
+    fn child_gone(&mut self, pid: i32, how: ExitKind) {
+        let outcome = if how == ExitKind::Code(0) { Outcome::Worked } else { Outcome::Failed };
         self.ending.reaped(pid, outcome);
         if self.record.main.is_some_and(|main| main.pid == pid) && self.record.exit.is_none() {
             self.main_gone(how, outcome);
@@ -284,12 +284,12 @@ impl Shim {
         }
     }
 
-    fn main_gone(&mut self, how: How, outcome: Outcome) {
+    fn main_gone(&mut self, how: ExitKind, outcome: Outcome) {
         // A client that learns of the exit must find the last output in the log.
         self.copy_output();
         let failed = outcome == Outcome::Failed && self.limits.memory.is_some();
         let out_of_memory = failed && limits::has_run_out_of_memory();
-        self.record.exit = Some(Exit { how, timed_out: self.timed_out, out_of_memory });
+        self.record.exit = Some(CommandExit { how, timed_out: self.timed_out, out_of_memory });
         self.saving = Saving::Due(Instant::now());
     }
 
@@ -313,7 +313,7 @@ impl Shim {
     fn all_gone(&mut self) {
         if self.record.ended_ms.is_none() {
             self.copy_output();
-            self.record.exit.get_or_insert(Exit::UNKNOWN);
+            self.record.exit.get_or_insert(CommandExit::UNKNOWN);
             self.record.killed = self.ending.killed();
             self.record.ended_ms = Some(now_ms());
             self.saving = Saving::Due(Instant::now());
@@ -404,46 +404,49 @@ impl Shim {
         let asked = self.socket.serve();
         for request in &asked {
             match request {
-                Request::Stop => {
+                ShimRequest::Stop => {
                     self.note_told();
                     self.ask_to_stop();
                 }
-                Request::Quiet => self.quiet()?,
-                Request::Kill => self.ending.kill(),
-                Request::Forget if self.record.ended_ms.is_some() => self.saving = Saving::Done,
+                ShimRequest::Quiet => self.quiet()?,
+                ShimRequest::Kill => self.ending.kill(),
+                ShimRequest::Forget if self.record.ended_ms.is_some() => self.saving = Saving::Done,
                 _ => {}
             }
         }
-        if asked.iter().any(|request| matches!(request, Request::Stop | Request::Kill | Request::Quiet)) {
+        if asked
+            .iter()
+            .any(|request| matches!(request, ShimRequest::Stop | ShimRequest::Kill | ShimRequest::Quiet))
+        {
             self.keep_time()?;
         }
-        let due: Vec<Request> = asked.into_iter().filter(|request| self.is_due(*request)).collect();
+        let due: Vec<ShimRequest> = asked.into_iter().filter(|request| self.is_due(*request)).collect();
         if !due.is_empty() {
-            let reply = Reply::Report(Box::new(self.report()?));
+            let reply = ShimReply::Report(Box::new(self.report()?));
             self.socket.answer(&due, &reply);
         }
         Ok(())
     }
 
-    fn is_due(&self, request: Request) -> bool {
+    fn is_due(&self, request: ShimRequest) -> bool {
         let ended = self.record.ended_ms.is_some();
         match request {
-            Request::Status | Request::Quiet | Request::Forget => true,
-            Request::WaitExit => self.record.exit.is_some(),
-            Request::WaitEnd => ended,
-            Request::Stop | Request::Kill => ended || self.ending.has_failed(Instant::now()),
+            ShimRequest::Status | ShimRequest::Quiet | ShimRequest::Forget => true,
+            ShimRequest::WaitExit => self.record.exit.is_some(),
+            ShimRequest::WaitEnd => ended,
+            ShimRequest::Stop | ShimRequest::Kill => ended || self.ending.has_failed(Instant::now()),
         }
     }
 
-    fn report(&self) -> io::Result<Report> {
+    fn report(&self) -> io::Result<ShimReport> {
         let tree = tree::descendants(self.record.shim.pid)?.into_iter().map(|one| one.pid);
         let tree = tree.take(MAX_TREE).collect();
-        Ok(Report { record: self.record.clone(), tree, dropped: self.log.dropped() })
+        Ok(ShimReport { record: self.record.clone(), tree, dropped: self.log.dropped() })
     }
 }
 
-fn fault(stage: Stage, error: &io::Error) -> Fault {
-    Fault { stage, errno: error.raw_os_error().unwrap_or(0) }
+fn fault(stage: StartStep, error: &io::Error) -> StartFault {
+    StartFault { stage, errno: error.raw_os_error().unwrap_or(0) }
 }
 
 /// Only our end is non-blocking; the app's must behave as it expects.

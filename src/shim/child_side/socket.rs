@@ -15,7 +15,7 @@ use nix::{
     unistd::Uid,
 };
 
-use super::wire::{Inbox, MAX_REQUEST, Reply, Request};
+use super::wire::{Inbox, MAX_REQUEST, ShimReply, ShimRequest};
 use crate::os::{
     door::{Door, Name},
     lines::line,
@@ -25,23 +25,23 @@ use crate::os::{
 const MAX_CONNECTIONS: usize = 64;
 
 /// The listening socket with its connections.
-pub(super) struct Socket {
+pub(super) struct ShimSocket {
     path: PathBuf,
     listener: UnixListener,
     door: Door,
-    connections: Vec<Connection>,
+    connections: Vec<ShimConnection>,
 }
 
 /// One client.
-struct Connection {
+struct ShimConnection {
     stream: UnixStream,
     read: Inbox,
     /// The request, once it has arrived.
-    asked: Option<Request>,
+    asked: Option<ShimRequest>,
     gone: bool,
 }
 
-impl Socket {
+impl ShimSocket {
     /// Binds, and replaces the socket of a former shim.
     pub fn bind(path: PathBuf) -> io::Result<Self> {
         let (door, listener) = name(&path).listen()?;
@@ -68,16 +68,16 @@ impl Socket {
     }
 
     /// Accepts clients and reads their bytes. Returns the requests whose answer is still due.
-    pub fn serve(&mut self) -> Vec<Request> {
+    pub fn serve(&mut self) -> Vec<ShimRequest> {
         self.accept();
-        self.connections.iter_mut().for_each(Connection::advance);
+        self.connections.iter_mut().for_each(ShimConnection::advance);
         self.connections.retain(|one| !one.gone);
         self.connections.iter().filter_map(|one| one.asked).collect()
     }
 
     /// Sends the answer to all clients with one of these requests, and closes their connections.
-    pub fn answer(&mut self, due: &[Request], reply: &Reply) {
-        let asked = |one: &Connection| one.asked.is_some_and(|request| due.contains(&request));
+    pub fn answer(&mut self, due: &[ShimRequest], reply: &ShimReply) {
+        let asked = |one: &ShimConnection| one.asked.is_some_and(|request| due.contains(&request));
         self.connections.iter_mut().filter(|one| asked(one)).for_each(|one| one.answer(reply));
         self.connections.retain(|one| !one.gone);
     }
@@ -87,7 +87,7 @@ impl Socket {
         while self.connections.len() < MAX_CONNECTIONS {
             let Ok((stream, _)) = self.listener.accept() else { return };
             if is_allowed(&stream) && stream.set_nonblocking(true).is_ok() {
-                self.connections.push(Connection {
+                self.connections.push(ShimConnection {
                     stream,
                     read: Inbox::default(),
                     asked: None,
@@ -98,9 +98,9 @@ impl Socket {
     }
 }
 
-impl Connection {
+impl ShimConnection {
     /// Sends the answer and closes. It fits the empty socket buffer; a client that does not read loses the rest.
-    fn answer(&mut self, reply: &Reply) {
+    fn answer(&mut self, reply: &ShimReply) {
         if let Ok(line) = line(reply) {
             // A client that went away in the meantime has no use for it.
             let _unread = self.stream.write_all(&line);
@@ -125,7 +125,7 @@ impl Connection {
         match self.read.take(bytes) {
             None => {}
             Some(Ok(request)) => self.asked = Some(request),
-            Some(Err(bad)) => self.answer(&Reply::Refused(bad.to_string())),
+            Some(Err(bad)) => self.answer(&ShimReply::Refused(bad.to_string())),
         }
     }
 }

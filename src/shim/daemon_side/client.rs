@@ -11,7 +11,7 @@ use tokio::{
 use crate::os::lines::line;
 use crate::shim::{
     record::Record,
-    wire::{MAX_REPLY, Reply, Report, Request},
+    wire::{MAX_REPLY, ShimReply, ShimReport, ShimRequest},
 };
 
 /// Time limit for connecting, and for answers that are given at once: a shim needs well under a millisecond.
@@ -19,24 +19,28 @@ pub(super) const PROMPT: Duration = Duration::from_secs(1);
 
 /// Asks the shim of this record. Waits without a limit if the request is one that waits. Cancel-safe: dropping the
 /// future closes the connection, and a requested stop goes on.
-pub(super) async fn ask(record: &Record, request: Request) -> io::Result<Report> {
+pub(super) async fn ask(record: &Record, request: ShimRequest) -> io::Result<ShimReport> {
     match request {
-        Request::Status | Request::Quiet | Request::Forget => within(PROMPT, talk(record, request)).await,
-        Request::WaitExit | Request::WaitEnd | Request::Stop | Request::Kill => talk(record, request).await,
+        ShimRequest::Status | ShimRequest::Quiet | ShimRequest::Forget => {
+            within(PROMPT, talk(record, request)).await
+        }
+        ShimRequest::WaitExit | ShimRequest::WaitEnd | ShimRequest::Stop | ShimRequest::Kill => {
+            talk(record, request).await
+        }
     }
 }
 
 /// Asks the shim that listens at a socket for its record.
-pub(super) async fn introduce(socket: &Path) -> io::Result<Report> {
+pub(super) async fn introduce(socket: &Path) -> io::Result<ShimReport> {
     within(PROMPT, async {
         let (mut stream, pid) = connect(socket).await?;
-        let report = exchange(&mut stream, Request::Status).await?;
+        let report = exchange(&mut stream, ShimRequest::Status).await?;
         if report.record.shim.pid == pid { Ok(report) } else { Err(stranger(pid)) }
     })
     .await
 }
 
-async fn talk(record: &Record, request: Request) -> io::Result<Report> {
+async fn talk(record: &Record, request: ShimRequest) -> io::Result<ShimReport> {
     let (mut stream, pid) = within(PROMPT, connect(&record.socket)).await?;
     if pid != record.shim.pid {
         return Err(stranger(pid));
@@ -52,13 +56,13 @@ async fn connect(socket: &Path) -> io::Result<(UnixStream, i32)> {
 }
 
 /// The write side stays open: the shim takes a closed one for a client that no longer wants its answer.
-async fn exchange(stream: &mut UnixStream, request: Request) -> io::Result<Report> {
+async fn exchange(stream: &mut UnixStream, request: ShimRequest) -> io::Result<ShimReport> {
     stream.write_all(&line(&request)?).await?;
     let mut answer = Vec::new();
     stream.take(MAX_REPLY).read_to_end(&mut answer).await?;
     match serde_json::from_slice(&answer)? {
-        Reply::Report(report) => Ok(*report),
-        Reply::Refused(reason) => Err(io::Error::other(format!("the shim refused: {reason}"))),
+        ShimReply::Report(report) => Ok(*report),
+        ShimReply::Refused(reason) => Err(io::Error::other(format!("the shim refused: {reason}"))),
     }
 }
 

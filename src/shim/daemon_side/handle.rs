@@ -13,7 +13,7 @@ use std::{
 use super::{
     client,
     orphans::{self, Manner},
-    status::{Main, Overseer, ShimError, Status, Stopped},
+    status::{Main, Overseer, ShimError, ShimStatus, Stopped},
 };
 use crate::{
     os::{holders::held_by, process::Process, tcp, tree},
@@ -24,10 +24,10 @@ use crate::{
         time::{Stamp, Time},
     },
     shim::{
-        record::{DUE_AT, Exit, Record, now_ms},
+        record::{CommandExit, DUE_AT, Record, now_ms},
         relay::STANDS_IN,
         spec::Role,
-        wire::{Report, Request},
+        wire::{ShimReport, ShimRequest},
     },
 };
 
@@ -45,10 +45,10 @@ const WAIT_AGAIN: Duration = Duration::from_secs(1);
 
 /// One shim and its command.
 #[derive(Debug, Clone)]
-pub struct Handle(Arc<Shim>);
+pub struct Handle(Arc<HandleInner>);
 
 #[derive(Debug)]
-struct Shim {
+struct HandleInner {
     /// The record when the handle was made; only its constant fields are used.
     record: Record,
     path: PathBuf,
@@ -56,14 +56,14 @@ struct Shim {
 
 /// The result of contacting a shim.
 enum Contact {
-    Answer(Report),
+    Answer(ShimReport),
     Ended(Record),
     Orphaned(Record),
 }
 
 impl Handle {
     pub(super) fn new(record: Record, path: PathBuf) -> Self {
-        Self(Arc::new(Shim { record, path }))
+        Self(Arc::new(HandleInner { record, path }))
     }
 
     /// The app it belongs to.
@@ -202,18 +202,18 @@ impl Handle {
     }
 
     /// The present status; returns within seconds, whatever the app does.
-    pub async fn status(&self) -> Result<Status, ShimError> {
-        match self.reach(Request::Status).await? {
-            Contact::Answer(report) => Ok(Status::of(report)),
-            Contact::Ended(record) => Ok(Status::ended(&record)),
+    pub async fn status(&self) -> Result<ShimStatus, ShimError> {
+        match self.reach(ShimRequest::Status).await? {
+            Contact::Answer(report) => Ok(ShimStatus::of(report)),
+            Contact::Ended(record) => Ok(ShimStatus::ended(&record)),
             Contact::Orphaned(record) => {
                 let living = orphans::living(&record).await.map_err(|e| self.trouble(e))?;
                 if living.is_empty() {
-                    return Ok(Status::ended(&record));
+                    return Ok(ShimStatus::ended(&record));
                 }
                 let runs = record.exit.is_none() && record.main.is_none_or(|main| main.is_alive());
-                let exited = Main::Exited(record.exit.unwrap_or(Exit::UNKNOWN));
-                Ok(Status {
+                let exited = Main::Exited(record.exit.unwrap_or(CommandExit::UNKNOWN));
+                Ok(ShimStatus {
                     main: if runs { Main::Running } else { exited },
                     tree: living.into_iter().map(|one| one.pid).collect(),
                     // The exit of the main process is unknown. It hardly went into the background, so its rest counts
@@ -230,24 +230,24 @@ impl Handle {
 
     /// Resolves when the main command has exited; its last output is in the log by then. Several may wait.
     /// Cancel-safe: nothing is consumed.
-    pub async fn exited(&self) -> Exit {
-        self.wait(Request::WaitExit).await
+    pub async fn exited(&self) -> CommandExit {
+        self.wait(ShimRequest::WaitExit).await
     }
 
     /// Resolves when no descendant is left, with the exit of the main command. Cancel-safe.
-    pub async fn ended(&self) -> Exit {
-        self.wait(Request::WaitEnd).await
+    pub async fn ended(&self) -> CommandExit {
+        self.wait(ShimRequest::WaitEnd).await
     }
 
-    async fn wait(&self, request: Request) -> Exit {
+    async fn wait(&self, request: ShimRequest) -> CommandExit {
         loop {
             let record = match self.reach(request).await {
                 Ok(Contact::Answer(report)) => Some(report.record),
                 Ok(Contact::Ended(record)) => Some(record),
                 Ok(Contact::Orphaned(record)) => {
                     let gone = match request {
-                        Request::WaitExit if record.exit.is_some() => Ok(()),
-                        Request::WaitExit => orphans::main_gone(&record).await,
+                        ShimRequest::WaitExit if record.exit.is_some() => Ok(()),
+                        ShimRequest::WaitExit => orphans::main_gone(&record).await,
                         _ => orphans::all_gone(&record).await,
                     };
                     gone.is_ok().then_some(record)
@@ -255,7 +255,7 @@ impl Handle {
                 Err(_) => None,
             };
             match record {
-                Some(record) => return record.exit.unwrap_or(Exit::UNKNOWN),
+                Some(record) => return record.exit.unwrap_or(CommandExit::UNKNOWN),
                 // The shim lives and can't be asked: its command is not over, so waiting is right.
                 None => tokio::time::sleep(WAIT_AGAIN).await,
             }
@@ -271,7 +271,7 @@ impl Handle {
     /// Tells a worker once to take no new work. A worker whose shim was killed is not told: the signal is known to the
     /// shim alone. Returns whether it was told.
     pub async fn quiet(&self) -> Result<bool, ShimError> {
-        Ok(match self.reach(Request::Quiet).await? {
+        Ok(match self.reach(ShimRequest::Quiet).await? {
             Contact::Answer(report) => report.record.quieted,
             Contact::Ended(_) | Contact::Orphaned(_) => false,
         })
@@ -298,7 +298,7 @@ impl Handle {
     }
 
     async fn end(&self, manner: Manner) -> Result<Stopped, ShimError> {
-        match self.reach(Request::Status).await {
+        match self.reach(ShimRequest::Status).await {
             Ok(Contact::Ended(record)) => return Ok(Stopped::of(&record)),
             Ok(Contact::Orphaned(record)) => return self.end_orphans(record, manner).await,
             Ok(Contact::Answer(_)) => {}
@@ -306,8 +306,8 @@ impl Handle {
             Err(_) => return self.end_without_shim(manner).await,
         }
         let (request, grace) = match manner {
-            Manner::Polite => (Request::Stop, Duration::from_millis(self.0.record.grace_ms)),
-            Manner::Now => (Request::Kill, Duration::ZERO),
+            Manner::Polite => (ShimRequest::Stop, Duration::from_millis(self.0.record.grace_ms)),
+            Manner::Now => (ShimRequest::Kill, Duration::ZERO),
         };
         match tokio::time::timeout(grace + STOP_ALLOWANCE, self.reach(request)).await {
             Ok(Ok(Contact::Answer(report))) if report.record.ended_ms.is_some() => {
@@ -351,7 +351,7 @@ impl Handle {
         }
     }
 
-    fn outcome(&self, record: &Record, ended: orphans::Ended) -> Result<Stopped, ShimError> {
+    fn outcome(&self, record: &Record, ended: orphans::EndedOrphans) -> Result<Stopped, ShimError> {
         if ended.left.is_empty() {
             Ok(Stopped { killed: ended.killed, ..Stopped::of(record) })
         } else {
@@ -361,11 +361,11 @@ impl Handle {
 
     /// Removes the state file and socket of a shim that has ended.
     pub async fn forget(&self) -> Result<(), ShimError> {
-        match self.reach(Request::Status).await? {
+        match self.reach(ShimRequest::Status).await? {
             Contact::Answer(report) if report.record.ended_ms.is_none() => {
                 return Err(self.still_running(self.shim_pid()));
             }
-            Contact::Answer(_) => drop(self.reach(Request::Forget).await?),
+            Contact::Answer(_) => drop(self.reach(ShimRequest::Forget).await?),
             Contact::Ended(_) => {}
             Contact::Orphaned(record) => {
                 if let Some(one) = orphans::living(&record).await.map_err(|e| self.trouble(e))?.first() {
@@ -379,7 +379,7 @@ impl Handle {
 
     /// Asks the shim, or finds out why it can't be asked. USR1 makes a living shim bind a missing socket again; CONT
     /// wakes a shim that was stopped.
-    async fn reach(&self, request: Request) -> Result<Contact, ShimError> {
+    async fn reach(&self, request: ShimRequest) -> Result<Contact, ShimError> {
         let mut pause = FIRST_PAUSE;
         let mut attempt = 0;
         loop {

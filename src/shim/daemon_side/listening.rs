@@ -39,7 +39,7 @@ pub enum Listening {
 
 /// The addresses to check for an instance.
 #[derive(Debug, Clone)]
-pub struct Places {
+pub struct ExpectedAddresses {
     /// The instance's own address.
     pub own: Address,
     /// Addresses where it must not listen.
@@ -48,7 +48,7 @@ pub struct Places {
 
 /// The result of a look at the addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
+pub struct ListeningLook {
     /// The listener at the instance's own address.
     pub own: Listening,
     /// The first foreign address where the instance listens, perhaps beside another process.
@@ -60,7 +60,7 @@ pub struct Look {
 impl Handle {
     /// Looks at the addresses once. `passed` are sockets at foreign addresses that a former look found not to be the
     /// instance's; only the others are checked. Reads /proc and does not wait for the shim.
-    pub fn look(&self, places: &Places, passed: &BTreeSet<u64>) -> io::Result<Look> {
+    pub fn look(&self, places: &ExpectedAddresses, passed: &BTreeSet<u64>) -> io::Result<ListeningLook> {
         let mut all = places.foreign.clone();
         all.push(places.own.clone());
         let (own, foreign): (Vec<_>, Vec<_>) =
@@ -69,7 +69,7 @@ impl Handle {
             foreign.iter().map(|(_, socket)| *socket).filter(|it| !passed.contains(it)).collect();
         let held = if new.is_empty() { BTreeMap::new() } else { self.sockets_of_tree(&new)? };
         let elsewhere = foreign.iter().find(|(_, socket)| held.contains_key(socket));
-        Ok(Look {
+        Ok(ListeningLook {
             own: self.listening(own.into_iter().map(|(_, socket)| socket).collect())?,
             elsewhere: elsewhere.map(|(place, _)| place.clone()),
             foreign: foreign.into_iter().map(|(_, socket)| socket).collect(),

@@ -10,6 +10,6 @@ mod status;
 
 pub use bystanders::Bystanders;
 pub use handle::Handle;
-pub use listening::{Listening, Look, Places};
+pub use listening::{ExpectedAddresses, Listening, ListeningLook};
 pub use shims::{Shims, StartError};
-pub use status::{Main, Overseer, ShimError, Status, Stopped};
+pub use status::{Main, Overseer, ShimError, ShimStatus, Stopped};

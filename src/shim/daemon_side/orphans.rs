@@ -32,7 +32,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 const DEPTH: usize = 4096;
 
 /// The result of ending orphans.
-pub(super) struct Ended {
+pub(super) struct EndedOrphans {
     pub killed: bool,
     /// Processes that KILL did not end.
     pub left: Vec<Process>,
@@ -136,7 +136,7 @@ pub(super) async fn all_gone(record: &Record) -> io::Result<()> {
 }
 
 /// Ends them all. `known` are further processes that were seen below the shim while it lived.
-pub(super) async fn end(record: &Record, known: &[Process], manner: Manner) -> io::Result<Ended> {
+pub(super) async fn end(record: &Record, known: &[Process], manner: Manner) -> io::Result<EndedOrphans> {
     let begun = Instant::now();
     let grace = Duration::from_millis(match manner {
         Manner::Polite => {
@@ -154,7 +154,7 @@ pub(super) async fn end(record: &Record, known: &[Process], manner: Manner) -> i
         let left = look(record, &mut seen).await?;
         let spent = begun.elapsed();
         if left.is_empty() || spent >= grace + KILL_LIMIT {
-            return Ok(Ended { killed, left });
+            return Ok(EndedOrphans { killed, left });
         }
         if spent >= grace {
             killed = true;

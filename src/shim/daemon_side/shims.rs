@@ -25,7 +25,7 @@ use crate::{
         limits::Limiter,
         record::{self, Record, now_ms},
         spec::{Role, Spec},
-        wire::{Fault, MAX_REPLY, Order, Stage, Started},
+        wire::{MAX_REPLY, StartFault, StartOrder, StartStep, Started},
     },
 };
 
@@ -175,18 +175,18 @@ impl Shims {
         }
     }
 
-    fn order(&self, spec: &Spec) -> Result<Order, StartError> {
+    fn order(&self, spec: &Spec) -> Result<StartOrder, StartError> {
         let id = new_id();
         let socket = self.sockets.join(format!("{id}.sock"));
         if socket.as_os_str().as_bytes().len() > LONGEST_PATH {
             return Err(StartError::LongPath { path: socket });
         }
         let record = record::folder(&self.state_dir, &spec.app).join(format!("{id}.json"));
-        Ok(Order { id, record, socket, spec: spec.clone() })
+        Ok(StartOrder { id, record, socket, spec: spec.clone() })
     }
 
     /// The order goes through a pipe: neither command line nor disk may hold the environment.
-    async fn launch(&self, order: &Order) -> Result<Started, StartError> {
+    async fn launch(&self, order: &StartOrder) -> Result<Started, StartError> {
         let role = || order.spec.role.clone();
         let failed = |source| StartError::Shim { exe: self.exe.clone(), role: role(), source };
         let text = serde_json::to_vec(order).map_err(|e| failed(e.into()))?;
@@ -309,27 +309,27 @@ async fn converse(child: &mut Child, order: &[u8]) -> io::Result<(Vec<u8>, Vec<u
     Ok((answer, said))
 }
 
-fn explain(fault: &Fault, order: Order) -> StartError {
+fn explain(fault: &StartFault, order: StartOrder) -> StartError {
     let source = io::Error::from_raw_os_error(fault.errno);
-    let Order { record, socket, spec, .. } = order;
+    let StartOrder { record, socket, spec, .. } = order;
     let Spec { role, cwd, .. } = spec;
     let program = spec.argv.into_iter().next().unwrap_or_default();
     let user = spec.user.unwrap_or_default();
     let prepare = |what, role, source| StartError::Prepare { what, role, source };
     match fault.stage {
-        Stage::Socket => StartError::File { path: socket, source },
-        Stage::Record => StartError::File { path: record, source },
-        Stage::Fork => prepare("process", role, source),
-        Stage::Session => prepare("session", role, source),
-        Stage::Priority => prepare("priority", role, source),
-        Stage::UnknownUser => StartError::UnknownUser { user },
-        Stage::User => StartError::User { user, source },
-        Stage::Directory => StartError::Directory { path: cwd, role, source },
-        Stage::Program => StartError::Program { program, source },
-        Stage::Interpreter => StartError::Interpreter { program },
-        Stage::Rights => prepare("rights", role, source),
-        Stage::Claim if fault.errno == libc::EEXIST => StartError::Taken { role },
-        Stage::Claim => StartError::File { path: spec.claim.unwrap_or(record), source },
+        StartStep::Socket => StartError::File { path: socket, source },
+        StartStep::Record => StartError::File { path: record, source },
+        StartStep::Fork => prepare("process", role, source),
+        StartStep::Session => prepare("session", role, source),
+        StartStep::Priority => prepare("priority", role, source),
+        StartStep::UnknownUser => StartError::UnknownUser { user },
+        StartStep::User => StartError::User { user, source },
+        StartStep::Directory => StartError::Directory { path: cwd, role, source },
+        StartStep::Program => StartError::Program { program, source },
+        StartStep::Interpreter => StartError::Interpreter { program },
+        StartStep::Rights => prepare("rights", role, source),
+        StartStep::Claim if fault.errno == libc::EEXIST => StartError::Taken { role },
+        StartStep::Claim => StartError::File { path: spec.claim.unwrap_or(record), source },
     }
 }
 

@@ -5,9 +5,9 @@ use std::{io, path::PathBuf};
 use crate::{
     rules::ids::AppName,
     shim::{
-        record::{Exit, Record},
+        record::{CommandExit, Record},
         spec::Role,
-        wire::Report,
+        wire::ShimReport,
     },
 };
 
@@ -66,7 +66,7 @@ pub enum ShimError {
 
 /// The present state of a shim's command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
+pub struct ShimStatus {
     /// The main process.
     pub main: Main,
     /// Living processes of the tree; empty means ended.
@@ -88,12 +88,12 @@ pub struct Status {
 pub enum Main {
     Running,
     /// It ended; other processes of the tree may live.
-    Exited(Exit),
+    Exited(CommandExit),
 }
 
 impl Main {
     /// How it ended; `None` while it runs.
-    pub fn exit(self) -> Option<Exit> {
+    pub fn exit(self) -> Option<CommandExit> {
         match self {
             Self::Running => None,
             Self::Exited(exit) => Some(exit),
@@ -118,16 +118,16 @@ pub struct Stopped {
     /// Whether KILL was needed.
     pub killed: bool,
     /// How the main command ended.
-    pub exit: Exit,
+    pub exit: CommandExit,
 }
 
-impl Status {
+impl ShimStatus {
     /// Whether the command runs and is there to stay: an ending one counts as gone, though it may still answer.
     pub fn runs(&self) -> bool {
         !self.tree.is_empty() && !self.ending
     }
 
-    pub(super) fn of(report: Report) -> Self {
+    pub(super) fn of(report: ShimReport) -> Self {
         let over = report.record.ended_ms.is_some();
         Self {
             main: report.record.exit.map_or(Main::Running, Main::Exited),
@@ -142,7 +142,7 @@ impl Status {
 
     pub(super) fn ended(record: &Record) -> Self {
         Self {
-            main: Main::Exited(record.exit.unwrap_or(Exit::UNKNOWN)),
+            main: Main::Exited(record.exit.unwrap_or(CommandExit::UNKNOWN)),
             tree: Vec::new(),
             ending: record.ending,
             ends_by_ms: record.ends_by_ms,
@@ -155,6 +155,6 @@ impl Status {
 
 impl Stopped {
     pub(super) fn of(record: &Record) -> Self {
-        Self { killed: record.killed, exit: record.exit.unwrap_or(Exit::UNKNOWN) }
+        Self { killed: record.killed, exit: record.exit.unwrap_or(CommandExit::UNKNOWN) }
     }
 }

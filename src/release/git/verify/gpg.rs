@@ -3,7 +3,7 @@
 //! alone is not enough.
 
 use super::{
-    Refusal,
+    SignatureRefusal,
     sealed::Sealed,
     signature::Signed,
     tool::{no_memory, run},
@@ -15,7 +15,7 @@ const PROGRAM: &str = "gpgv";
 const STATUS: &str = "[GNUPG:] ";
 
 /// Verifies one signature; returns the signer.
-pub fn verify(signed: &Signed, keyring: &TrustFile) -> Result<String, Refusal> {
+pub fn verify(signed: &Signed, keyring: &TrustFile) -> Result<String, SignatureRefusal> {
     let sealed = |bytes: &[u8]| Sealed::of(bytes).map_err(no_memory(PROGRAM));
     let (ring, signature) = (sealed(&keyring.bytes)?, sealed(&signed.signature)?);
     let payload = sealed(&signed.payload)?;
@@ -36,21 +36,23 @@ pub fn verify(signed: &Signed, keyring: &TrustFile) -> Result<String, Refusal> {
     ];
     let said = run(PROGRAM, &args, &payload)?;
     match verdict(&said.out) {
-        Verdict::Good(signer) if said.good => Ok(signer),
-        Verdict::Good(_) | Verdict::Unclear => {
+        GpgVerdict::Good(signer) if said.good => Ok(signer),
+        GpgVerdict::Good(_) | GpgVerdict::Unclear => {
             let complaint = said.complaint(&keyring.path.display().to_string(), &ring);
-            Err(Refusal::Untrusted(format!("its signature is bad: {complaint}")))
+            Err(SignatureRefusal::Untrusted(format!("its signature is bad: {complaint}")))
         }
-        Verdict::Stranger(key) => {
+        GpgVerdict::Stranger(key) => {
             let list = keyring.path.display();
-            Err(Refusal::Untrusted(format!("it is signed by the GPG key {key}, which is not in {list}")))
+            Err(SignatureRefusal::Untrusted(format!(
+                "it is signed by the GPG key {key}, which is not in {list}"
+            )))
         }
-        Verdict::Bad(why) => Err(Refusal::Untrusted(why)),
+        GpgVerdict::Bad(why) => Err(SignatureRefusal::Untrusted(why)),
     }
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+enum GpgVerdict {
     Good(String),
     Stranger(String),
     Bad(String),
@@ -58,7 +60,7 @@ enum Verdict {
 }
 
 /// Reads the status lines. A signature is good only if they say so without doubt.
-fn verdict(out: &str) -> Verdict {
+fn verdict(out: &str) -> GpgVerdict {
     let lines: Vec<(&str, &str)> = out
         .lines()
         .filter_map(|line| line.strip_prefix(STATUS))
@@ -68,7 +70,7 @@ fn verdict(out: &str) -> Verdict {
         |word: &str| lines.iter().find(|(name, _)| *name == word).map(|(_, rest)| one_line(rest.as_bytes()));
     let count = |word: &str| lines.iter().filter(|(name, _)| *name == word).count();
     if count("NEWSIG") > 1 {
-        return Verdict::Bad("it has more than one signature".to_owned());
+        return GpgVerdict::Bad("it has more than one signature".to_owned());
     }
     for (word, what) in [
         ("BADSIG", "does not fit the commit"),
@@ -77,15 +79,15 @@ fn verdict(out: &str) -> Verdict {
         ("EXPSIG", "has expired"),
     ] {
         if let Some(who) = of(word) {
-            return Verdict::Bad(format!("its signature {what}: {who}"));
+            return GpgVerdict::Bad(format!("its signature {what}: {who}"));
         }
     }
     if let Some(key) = of("NO_PUBKEY") {
-        return Verdict::Stranger(key);
+        return GpgVerdict::Stranger(key);
     }
     let alone =
         count("GOODSIG") == 1 && count("VALIDSIG") == 1 && count("ERRSIG") == 0 && count("NODATA") == 0;
-    of("GOODSIG").filter(|_| alone).map_or(Verdict::Unclear, Verdict::Good)
+    of("GOODSIG").filter(|_| alone).map_or(GpgVerdict::Unclear, GpgVerdict::Good)
 }
 
 #[cfg(test)]
@@ -96,12 +98,12 @@ mod tests {
 
     #[test]
     fn one_good_signature_and_nothing_else_is_good() {
-        assert_eq!(verdict(GOOD), Verdict::Good("3C Ann <a@x>".to_owned()));
-        assert_eq!(verdict(""), Verdict::Unclear);
-        assert_eq!(verdict(&GOOD.replace("VALIDSIG", "X")), Verdict::Unclear);
-        assert_eq!(verdict(&GOOD.replace("[GNUPG:] ", "")), Verdict::Unclear);
-        assert_eq!(verdict(&format!("{GOOD}[GNUPG:] ERRSIG 3C 22 8 00 1 9\n")), Verdict::Unclear);
-        assert!(matches!(verdict(&GOOD.repeat(2)), Verdict::Bad(_)));
+        assert_eq!(verdict(GOOD), GpgVerdict::Good("3C Ann <a@x>".to_owned()));
+        assert_eq!(verdict(""), GpgVerdict::Unclear);
+        assert_eq!(verdict(&GOOD.replace("VALIDSIG", "X")), GpgVerdict::Unclear);
+        assert_eq!(verdict(&GOOD.replace("[GNUPG:] ", "")), GpgVerdict::Unclear);
+        assert_eq!(verdict(&format!("{GOOD}[GNUPG:] ERRSIG 3C 22 8 00 1 9\n")), GpgVerdict::Unclear);
+        assert!(matches!(verdict(&GOOD.repeat(2)), GpgVerdict::Bad(_)));
     }
 
     #[test]
@@ -109,10 +111,10 @@ mod tests {
         for (word, what) in
             [("BADSIG", "does not fit"), ("REVKEYSIG", "revoked"), ("EXPKEYSIG", "expired key")]
         {
-            let Verdict::Bad(why) = verdict(&GOOD.replace("GOODSIG", word)) else { panic!("{word}") };
+            let GpgVerdict::Bad(why) = verdict(&GOOD.replace("GOODSIG", word)) else { panic!("{word}") };
             assert!(why.contains(what) && why.contains("Ann <a@x>"), "{why}");
         }
         let stranger = "[GNUPG:] NEWSIG\n[GNUPG:] ERRSIG 3C 22 8 00 1 9 77\n[GNUPG:] NO_PUBKEY 3C\n";
-        assert_eq!(verdict(stranger), Verdict::Stranger("3C".to_owned()));
+        assert_eq!(verdict(stranger), GpgVerdict::Stranger("3C".to_owned()));
     }
 }

@@ -12,13 +12,13 @@ mod trust;
 
 use git2::{Oid, Repository};
 
-use self::signature::{Kind, Signed};
+use self::signature::{KeyKind, Signed};
 pub use self::trust::Trust;
 use super::{
-    error::{Cause, GitError, Stage},
-    mirror::{Failed, means_damage},
+    error::{ErrorCause, GitError, GitStep},
+    mirror::{FetchFailure, means_damage},
     report::Reporter,
-    wire::Progress,
+    wire::GitProgress,
 };
 use crate::config::settings::VerifyRange;
 
@@ -39,10 +39,10 @@ pub struct Push<'a> {
 ///
 /// # Errors
 /// [`GitError::Unverified`] for the first untrusted commit, the tip first; other errors if a tool or the mirror fails.
-pub fn push(push: &Push<'_>, trust: &Trust, reporter: &Reporter) -> Result<String, Failed> {
+pub fn push(push: &Push<'_>, trust: &Trust, reporter: &Reporter) -> Result<String, FetchFailure> {
     let mut done = 0;
     let mut judge = |oid| {
-        reporter.progress(Progress { stage: Stage::Verifying, done, bytes: 0 });
+        reporter.progress(GitProgress { stage: GitStep::Verifying, done, bytes: 0 });
         done += 1;
         commit(push.repo, oid, trust)
     };
@@ -71,7 +71,7 @@ fn newcomers<'a>(
 }
 
 /// Verifies one commit: a listed key must have signed exactly these bytes. Returns the signer.
-fn commit(repo: &Repository, oid: Oid, trust: &Trust) -> Result<String, Failed> {
+fn commit(repo: &Repository, oid: Oid, trust: &Trust) -> Result<String, FetchFailure> {
     let odb = repo.odb().map_err(|err| unreadable(oid, &err))?;
     let object = odb.read(oid).map_err(|err| unreadable(oid, &err))?;
     // At the committer's time, as git does: a key that expired since then stays valid for older commits.
@@ -79,7 +79,7 @@ fn commit(repo: &Repository, oid: Oid, trust: &Trust) -> Result<String, Failed> 
     let refused = |cause: String| GitError::Unverified {
         commit: oid.to_string(),
         lists: trust.lists(),
-        cause: Cause::new(cause),
+        cause: ErrorCause::new(cause),
     };
     let signed = signature::split(object.data()).map_err(|bad| refused(bad.to_string()))?;
     let Some(signed) = signed else {
@@ -87,40 +87,40 @@ fn commit(repo: &Repository, oid: Oid, trust: &Trust) -> Result<String, Failed> 
     };
     match judged(&signed, at, trust) {
         Ok(signer) => Ok(signer),
-        Err(Refusal::Untrusted(cause)) => Err(refused(cause).into()),
-        Err(Refusal::Trouble(err)) => Err(err.into()),
+        Err(SignatureRefusal::Untrusted(cause)) => Err(refused(cause).into()),
+        Err(SignatureRefusal::Trouble(err)) => Err(err.into()),
     }
 }
 
-fn judged(signed: &Signed, at: i64, trust: &Trust) -> Result<String, Refusal> {
+fn judged(signed: &Signed, at: i64, trust: &Trust) -> Result<String, SignatureRefusal> {
     match (signed.kind, &trust.signers, &trust.keyring) {
-        (Kind::Ssh, Some(signers), _) => ssh::verify(signed, at, signers),
-        (Kind::Gpg, _, Some(keyring)) => gpg::verify(signed, keyring),
-        (Kind::Ssh, None, _) => {
-            Err(Refusal::untrusted("it is signed with an ssh key, and verify.signers is not set"))
+        (KeyKind::Ssh, Some(signers), _) => ssh::verify(signed, at, signers),
+        (KeyKind::Gpg, _, Some(keyring)) => gpg::verify(signed, keyring),
+        (KeyKind::Ssh, None, _) => {
+            Err(SignatureRefusal::untrusted("it is signed with an ssh key, and verify.signers is not set"))
         }
-        (Kind::Gpg, _, None) => {
-            Err(Refusal::untrusted("it is signed with GPG, and verify.keyring is not set"))
+        (KeyKind::Gpg, _, None) => {
+            Err(SignatureRefusal::untrusted("it is signed with GPG, and verify.keyring is not set"))
         }
     }
 }
 
 /// Why one signature does not count.
 #[derive(Debug)]
-enum Refusal {
+enum SignatureRefusal {
     /// The commit's fault, as text: its signer, and the reason.
     Untrusted(String),
     /// The check itself failed; nothing is known about the commit.
     Trouble(GitError),
 }
 
-impl Refusal {
+impl SignatureRefusal {
     fn untrusted(text: impl Into<String>) -> Self {
         Self::Untrusted(text.into())
     }
 }
 
-fn unreadable(oid: Oid, err: &git2::Error) -> Failed {
-    let error = GitError::Commit { commit: oid.to_string(), cause: Cause::new(err.message()) };
-    Failed { damage: means_damage(err), error }
+fn unreadable(oid: Oid, err: &git2::Error) -> FetchFailure {
+    let error = GitError::Commit { commit: oid.to_string(), cause: ErrorCause::new(err.message()) };
+    FetchFailure { damage: means_damage(err), error }
 }

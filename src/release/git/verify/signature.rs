@@ -10,7 +10,7 @@ const HEADER_SHA256: &[u8] = b"gpgsig-sha256";
 
 /// The kind of key that signed a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum KeyKind {
     /// SSH key (`gpg.format = ssh`).
     Ssh,
     /// GPG key (`gpg.format = openpgp`).
@@ -21,7 +21,7 @@ pub enum Kind {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Signed {
     /// By what.
-    pub kind: Kind,
+    pub kind: KeyKind,
     /// The armored signature, without the indentation that git adds to its lines.
     pub signature: Vec<u8>,
     /// The object without the signature.
@@ -48,7 +48,7 @@ pub fn split(object: &[u8]) -> Result<Option<Signed>, Malformed> {
     let end = headers_end(object)?;
     let mut payload = Vec::with_capacity(object.len());
     let mut signature: Option<Vec<u8>> = None;
-    let mut order = Order::default();
+    let mut order = HeaderOrder::default();
     for header in headers(&object[..end]) {
         let name = header.split(|c| matches!(c, b' ' | b'\n')).next().unwrap_or_default();
         order.note(name)?;
@@ -90,10 +90,10 @@ fn unfolded(value: &[u8]) -> Vec<u8> {
     lines.flat_map(|line| line.strip_prefix(b" ").unwrap_or(line)).copied().collect()
 }
 
-fn kind(signature: &[u8]) -> Result<Kind, Malformed> {
+fn kind(signature: &[u8]) -> Result<KeyKind, Malformed> {
     match signature {
-        _ if signature.starts_with(b"-----BEGIN SSH SIGNATURE-----\n") => Ok(Kind::Ssh),
-        _ if signature.starts_with(b"-----BEGIN PGP SIGNATURE-----\n") => Ok(Kind::Gpg),
+        _ if signature.starts_with(b"-----BEGIN SSH SIGNATURE-----\n") => Ok(KeyKind::Ssh),
+        _ if signature.starts_with(b"-----BEGIN PGP SIGNATURE-----\n") => Ok(KeyKind::Gpg),
         _ if signature.starts_with(b"-----BEGIN SIGNED MESSAGE-----\n") => Err(Malformed::X509),
         _ => Err(Malformed::Unknown),
     }
@@ -102,13 +102,13 @@ fn kind(signature: &[u8]) -> Result<Kind, Malformed> {
 /// Checks the order of headers: `tree`, any number of `parent`, `author`, `committer`, then only others. Then all
 /// readers of the object agree on the tree and the parents that were signed.
 #[derive(Default)]
-struct Order {
+struct HeaderOrder {
     reached: usize,
 }
 
 const FIXED: [&[u8]; 4] = [b"tree", b"parent", b"author", b"committer"];
 
-impl Order {
+impl HeaderOrder {
     fn note(&mut self, name: &[u8]) -> Result<(), Malformed> {
         let rank = FIXED.iter().position(|fixed| *fixed == name);
         let fits = match rank {
@@ -143,7 +143,7 @@ mod tests {
     fn what_is_signed_is_the_object_without_the_signature() {
         let text = format!("{HEAD}encoding x\n{SIG}other y\n\nsubject\n\nbody\0 after a NUL\n");
         let signed = of(&text).unwrap().unwrap();
-        assert_eq!(signed.kind, Kind::Ssh);
+        assert_eq!(signed.kind, KeyKind::Ssh);
         assert_eq!(signed.signature, b"-----BEGIN SSH SIGNATURE-----\nAAAA\n-----END SSH SIGNATURE-----\n");
         assert_eq!(signed.payload, *text.replace(SIG, "").as_bytes());
     }

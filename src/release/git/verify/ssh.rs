@@ -3,7 +3,7 @@
 //! Validity is checked at the committer's time; to distrust a key completely the operator deletes its line.
 
 use super::{
-    Refusal,
+    SignatureRefusal,
     sealed::Sealed,
     signature::Signed,
     tool::{Said, no_memory, run},
@@ -16,9 +16,9 @@ const PROGRAM: &str = "ssh-keygen";
 const NAMESPACE: &str = "git";
 
 /// Verifies one signature at the committer's time `at`, in seconds since 1970; returns the signer.
-pub fn verify(signed: &Signed, at: i64, signers: &TrustFile) -> Result<String, Refusal> {
+pub fn verify(signed: &Signed, at: i64, signers: &TrustFile) -> Result<String, SignatureRefusal> {
     let sealed = |bytes: &[u8]| Sealed::of(bytes).map_err(no_memory(PROGRAM));
-    let question = Question {
+    let question = SshCheck {
         signers: sealed(&signers.bytes)?,
         signature: sealed(&signed.signature)?,
         payload: sealed(&signed.payload)?,
@@ -35,29 +35,29 @@ pub fn verify(signed: &Signed, at: i64, signers: &TrustFile) -> Result<String, R
         complaint = said.complaint(&shown, &question.signers);
     }
     let signature = question.signature_alone()?;
-    Err(Refusal::Untrusted(if signature.good {
+    Err(SignatureRefusal::Untrusted(if signature.good {
         format!("it is signed by {}, which {shown} does not accept: {complaint}", key_of(&signature.out))
     } else {
         format!("its signature is bad: {}", signature.complaint(&shown, &question.signers))
     }))
 }
 
-struct Question {
+struct SshCheck {
     signers: Sealed,
     signature: Sealed,
     payload: Sealed,
     time: String,
 }
 
-impl Question {
+impl SshCheck {
     /// The principals of the signing key by the allowed_signers file, one per line.
-    fn principals(&self) -> Result<Said, Refusal> {
+    fn principals(&self) -> Result<Said, SignatureRefusal> {
         let (signers, signature) = (self.signers.path(), self.signature.path());
         let args = ["-Y", "find-principals", "-f", &signers, "-s", &signature, &self.time];
         run(PROGRAM, &args, &self.payload)
     }
 
-    fn verified(&self, principal: &str) -> Result<Said, Refusal> {
+    fn verified(&self, principal: &str) -> Result<Said, SignatureRefusal> {
         let (signers, signature) = (self.signers.path(), self.signature.path());
         let args =
             ["-Y", "verify", "-n", NAMESPACE, "-f", &signers, "-I", principal, "-s", &signature, &self.time];
@@ -65,7 +65,7 @@ impl Question {
     }
 
     /// Whether the signature fits the commit, by any key; only for the message.
-    fn signature_alone(&self) -> Result<Said, Refusal> {
+    fn signature_alone(&self) -> Result<Said, SignatureRefusal> {
         let signature = self.signature.path();
         run(PROGRAM, &["-Y", "check-novalidate", "-n", NAMESPACE, "-s", &signature], &self.payload)
     }

@@ -3,9 +3,9 @@
 
 use std::process::{Command, Stdio};
 
-use super::{Refusal, sealed::Sealed};
+use super::{SignatureRefusal, sealed::Sealed};
 use crate::release::git::{
-    error::{Cause, GitError, Kind},
+    error::{ErrorCause, GitError, Reaction},
     text::one_line,
 };
 
@@ -30,33 +30,37 @@ impl Said {
 }
 
 /// Runs `program` to its end.
-pub fn run(program: &'static str, args: &[&str], input: &Sealed) -> Result<Said, Refusal> {
+pub fn run(program: &'static str, args: &[&str], input: &Sealed) -> Result<Said, SignatureRefusal> {
     let trouble = |kind, cause: &dyn std::fmt::Display| {
-        Refusal::Trouble(GitError::Verifier { program: program.to_owned(), kind, cause: Cause::new(cause) })
+        SignatureRefusal::Trouble(GitError::Verifier {
+            program: program.to_owned(),
+            kind,
+            cause: ErrorCause::new(cause),
+        })
     };
-    let stdin = input.reader().map_err(|err| trouble(Kind::Transient, &err))?;
+    let stdin = input.reader().map_err(|err| trouble(Reaction::Transient, &err))?;
     let mut command = Command::new(program);
     command.args(args).env_clear().env("LC_ALL", "C").env("HOME", "/").current_dir("/");
     command.envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command.stdin(Stdio::from(stdin));
     let output = command.output().map_err(|err| {
         let missing = err.kind() == std::io::ErrorKind::NotFound;
-        trouble(if missing { Kind::Permanent } else { Kind::Transient }, &err)
+        trouble(if missing { Reaction::Permanent } else { Reaction::Transient }, &err)
     })?;
     if output.status.code().is_none() {
-        return Err(trouble(Kind::Transient, &output.status));
+        return Err(trouble(Reaction::Transient, &output.status));
     }
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ok(Said { good: output.status.success(), out: text(&output.stdout), err: text(&output.stderr) })
 }
 
 /// Makes the error of a memory file that can't be created or read.
-pub fn no_memory(program: &'static str) -> impl Fn(std::io::Error) -> Refusal {
+pub fn no_memory(program: &'static str) -> impl Fn(std::io::Error) -> SignatureRefusal {
     move |err| {
-        Refusal::Trouble(GitError::Verifier {
+        SignatureRefusal::Trouble(GitError::Verifier {
             program: program.to_owned(),
-            kind: Kind::Transient,
-            cause: Cause::new(err),
+            kind: Reaction::Transient,
+            cause: ErrorCause::new(err),
         })
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::settings::{Verify, VerifyRange},
-    release::git::error::{Cause, GitError},
+    release::git::error::{ErrorCause, GitError},
 };
 
 /// Bytes: room for thousands of keys. A longer file can't be a list of keys.
@@ -59,7 +59,7 @@ impl TrustFile {
     fn read(path: &Path, flaw: fn(&[u8]) -> Option<&'static str>) -> Result<Self, GitError> {
         let failed = |cause: &dyn std::fmt::Display| GitError::Signers {
             path: path.to_owned(),
-            cause: Cause::new(cause),
+            cause: ErrorCause::new(cause),
         };
         let bytes = content(path).map_err(|err| failed(&err))?;
         match flaw(&bytes) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    super::{Answer, Blocked, DenialKind, wanted},
+    super::{AskReply, Blocked, DenialKind, wanted},
     bench::{Bench, commit},
 };
 use crate::rules::{
@@ -13,9 +13,9 @@ use crate::rules::{
     words::{Nature, Outcome},
 };
 
-fn denied(answer: &Answer) -> Option<DenialKind> {
+fn denied(answer: &AskReply) -> Option<DenialKind> {
     match answer {
-        Answer::Denied(denial) => Some(denial.kind),
+        AskReply::Denied(denial) => Some(denial.kind),
         _ => None,
     }
 }
@@ -33,7 +33,7 @@ fn i3_a_flip_cancels_a_deploy_in_every_phase_marks_the_commit_and_holds() {
             bench.push(2);
             bench.run_to(phase);
             for _ in 0..times {
-                assert!(matches!(bench.flip(), Answer::Cancelling(_)), "{phase}");
+                assert!(matches!(bench.flip(), AskReply::Cancelling(_)), "{phase}");
             }
             bench.run_to("Resting");
             assert_eq!((bench.live(), bench.routed()), (Some((Blue, 1)), Some((Blue, 1))), "{phase}");
@@ -67,12 +67,12 @@ fn a_flip_while_the_idle_color_is_cleared_cancels_too() {
 #[test]
 fn a_flip_after_a_deploy_goes_back_and_a_second_one_forth_again() {
     let mut bench = Bench::with_two_live();
-    assert!(matches!(bench.flip(), Answer::RollingBack(_)));
-    assert!(matches!(bench.flip(), Answer::RollingBack(_)), "an impatient second one joins");
+    assert!(matches!(bench.flip(), AskReply::RollingBack(_)));
+    assert!(matches!(bench.flip(), AskReply::RollingBack(_)), "an impatient second one joins");
     bench.run_to("Probing");
-    assert!(matches!(bench.flip(), Answer::RollingBack(_)));
+    assert!(matches!(bench.flip(), AskReply::RollingBack(_)));
     bench.run_to("Switching");
-    assert!(matches!(bench.flip(), Answer::RollingBack(_)));
+    assert!(matches!(bench.flip(), AskReply::RollingBack(_)));
     bench.run_to("Resting");
     assert_eq!(bench.live(), Some((Blue, 1)));
     assert!(matches!(bench.app.verdicts[&commit(2)], Verdict::Bad { .. }));
@@ -129,7 +129,7 @@ fn a_flip_while_the_former_color_drains_takes_it_back() {
     let mut bench = Bench::with_one_live();
     bench.push(2);
     bench.run_to("Retiring");
-    assert!(matches!(bench.flip(), Answer::RollingBack(_)));
+    assert!(matches!(bench.flip(), AskReply::RollingBack(_)));
     assert_eq!(bench.state(), "Probing");
     bench.run_to("Resting");
     assert_eq!(bench.live(), Some((Blue, 1)));
@@ -267,7 +267,7 @@ fn a_hold_by_hand_is_stronger_than_that_of_a_flip() {
 #[test]
 fn down_turns_the_traffic_away_then_stops_and_up_brings_it_back() {
     let mut bench = Bench::with_two_live();
-    assert_eq!(bench.ask(Ask::Down), Answer::TakingDown);
+    assert_eq!(bench.ask(Ask::Down), AskReply::TakingDown);
     assert_eq!((bench.state(), bench.routed()), ("TakingDown", None));
     bench.run_to("Resting");
     assert!(bench.is_out_of_service());
@@ -342,7 +342,7 @@ fn down_calls_off_an_up_under_way() {
         bench.run_to("Resting");
         bench.ask(Ask::Up);
         bench.run_to(phase);
-        assert_eq!(bench.ask(Ask::Down), Answer::TakingDown, "{phase}");
+        assert_eq!(bench.ask(Ask::Down), AskReply::TakingDown, "{phase}");
         bench.run_to("Resting");
         assert!(bench.is_out_of_service(), "{phase}");
     }

@@ -1,6 +1,6 @@
 //! A bench for the machine: keeps state, time and numbers, and answers each effect by its kind.
 
-use super::super::{Answer, Context, Policy, Step, step};
+use super::super::{AskReply, Context, Policy, Step, step};
 use crate::rules::{
     app::{App, Idle, Instance, Pipeline, Serving, Stage},
     barrier::SchemaNews,
@@ -84,12 +84,12 @@ impl Bench {
         self.tell(&Event::HeadSeen(commit(number)))
     }
 
-    pub fn ask(&mut self, ask: Ask) -> Answer {
+    pub fn ask(&mut self, ask: Ask) -> AskReply {
         let event = Event::Asked { by: "ann".to_owned(), ask };
         self.tell(&event).answer.expect("an operator is always answered")
     }
 
-    pub fn flip(&mut self) -> Answer {
+    pub fn flip(&mut self) -> AskReply {
         self.ask(Ask::Flip)
     }
 
@@ -245,7 +245,7 @@ impl Bench {
         self.tell(&Event::Recovered(facts))
     }
 
-    pub fn deploy_rev(&mut self, number: u32) -> Answer {
+    pub fn deploy_rev(&mut self, number: u32) -> AskReply {
         self.ask(Ask::Deploy(Want::Commit(commit(number))))
     }
 

@@ -9,7 +9,7 @@ use crate::rules::{
     effect::{Action, Note},
     event::{Ask, Done, Event, Routed},
     ids::Color::{Blue, Green},
-    step::{Answer, DenialKind},
+    step::{AskReply, DenialKind},
     words::{Nature, Outcome},
 };
 
@@ -46,7 +46,7 @@ fn a_release_gets_its_shares_one_after_the_other_and_then_all() {
     let watch = bench.acts.last().unwrap();
     assert!(matches!(watch, Action::Watch { period: None, .. }), "until told otherwise: {watch:?}");
     assert_eq!(bench.live(), Some((Blue, 1)), "what was live is live");
-    assert!(matches!(bench.ask(Ask::Promote), Answer::Promoting(_)));
+    assert!(matches!(bench.ask(Ask::Promote), AskReply::Promoting(_)));
     assert_eq!((bench.state(), bench.routed(), bench.shared()), ("Switching", Some((Green, 2)), None));
     bench.run_to("Resting");
     assert_eq!((bench.live(), bench.app.canary.is_none()), (Some((Green, 2)), true));
@@ -103,7 +103,7 @@ fn a_flip_takes_the_share_back_lets_it_answer_and_pins_the_commit() {
             bench.succeed();
         }
         assert_eq!(bench.state(), from);
-        assert!(matches!(bench.flip(), Answer::Cancelling(_)));
+        assert!(matches!(bench.flip(), AskReply::Cancelling(_)));
         assert_eq!((bench.state(), bench.routed(), bench.shared()), ("Reverting", Some((Blue, 1)), None));
         let step = bench.succeed();
         assert!(step.effects.iter().any(|it| is_drain_of(&it.action, Green)), "{:?}", step.effects);
@@ -257,14 +257,14 @@ fn one_word_goes_on_to_the_next_step_and_from_the_last_one_to_all() {
     bench.run_to("Canary");
     assert_eq!(bench.shared(), Some((Green, 0)));
     for share in [10, 50] {
-        assert!(matches!(bench.ask(Ask::NextStep), Answer::Said(_)));
+        assert!(matches!(bench.ask(Ask::NextStep), AskReply::Said(_)));
         assert_eq!((bench.state(), bench.shared()), ("Sharing", Some((Green, share))));
         bench.succeed();
     }
-    assert!(matches!(bench.ask(Ask::NextStep), Answer::Promoting(_)));
+    assert!(matches!(bench.ask(Ask::NextStep), AskReply::Promoting(_)));
     assert_eq!((bench.state(), bench.routed(), bench.shared()), ("Switching", Some((Green, 2)), None));
     bench.run_to("Watching");
-    assert!(matches!(bench.ask(Ask::NextStep), Answer::Promoting(_)), "as promote in a watch");
+    assert!(matches!(bench.ask(Ask::NextStep), AskReply::Promoting(_)), "as promote in a watch");
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn a_newer_commit_takes_the_place_of_a_canary() {
 #[test]
 fn an_operator_sets_the_share_and_hands_the_steps_back() {
     let mut bench = with_a_canary();
-    assert!(matches!(bench.ask(Ask::SetShare(percent(20))), Answer::Said(_)));
+    assert!(matches!(bench.ask(Ask::SetShare(percent(20))), AskReply::Said(_)));
     assert_eq!((bench.state(), bench.shared()), ("Sharing", Some((Green, 20))));
     bench.succeed();
     assert!(matches!(bench.acts.last(), Some(Action::Watch { period: None, .. })), "it stays there");
@@ -309,7 +309,7 @@ fn an_operator_sets_the_share_and_hands_the_steps_back() {
         assert!(matches!(bench.acts.last(), Some(Action::Watch { period, .. }) if *period == whole));
     }
     for ask in [Ask::SetShare(percent(20)), Ask::ResumeSteps, Ask::Promote] {
-        let Answer::Denied(denial) = Bench::with_one_live().ask(ask) else { panic!("nothing is shared") };
+        let AskReply::Denied(denial) = Bench::with_one_live().ask(ask) else { panic!("nothing is shared") };
         assert_eq!(denial.kind, DenialKind::NoCanary);
     }
 }
@@ -319,7 +319,7 @@ fn promote_ends_a_watch_early_and_well() {
     let mut bench = Bench::with_one_live();
     bench.push(2);
     bench.run_to("Watching");
-    assert!(matches!(bench.ask(Ask::Promote), Answer::Promoting(_)));
+    assert!(matches!(bench.ask(Ask::Promote), AskReply::Promoting(_)));
     bench.run_to("Resting");
     assert_eq!((bench.live(), bench.outcomes().last()), (Some((Green, 2)), Some(&Outcome::Live)));
 }
@@ -474,7 +474,7 @@ fn f6_a_canary_beside_what_a_hand_put_in_the_place_of_the_live_release_goes_in_p
 #[test]
 fn the_whole_of_the_traffic_is_no_share() {
     let mut bench = with_a_canary();
-    assert!(matches!(bench.ask(Ask::SetShare(percent(100))), Answer::Promoting(_)));
+    assert!(matches!(bench.ask(Ask::SetShare(percent(100))), AskReply::Promoting(_)));
     assert_eq!((bench.state(), bench.routed(), bench.shared()), ("Switching", Some((Green, 2)), None));
 }
 

@@ -1,6 +1,6 @@
 //! The guard on the way back over a contract migration.
 
-use super::super::{Answer, DenialKind, deploy_refusal};
+use super::super::{AskReply, DenialKind, deploy_refusal};
 use super::bench::{Bench, commit};
 use crate::rules::{
     app::Instance,
@@ -47,8 +47,8 @@ fn objection() -> String {
     format!("going back to 0000001 would run it on the schema of 0000002 ({TEXT})")
 }
 
-fn assert_barred(answer: &Answer) {
-    let Answer::Denied(denial) = answer else { panic!("not denied: {answer:?}") };
+fn assert_barred(answer: &AskReply) {
+    let AskReply::Denied(denial) = answer else { panic!("not denied: {answer:?}") };
     assert_eq!((denial.kind, &denial.message), (DenialKind::Barred, &objection()));
     assert_eq!(denial.advice.text(None), "`bgd flip --force` does it all the same");
 }
@@ -61,7 +61,7 @@ fn a_flip_over_a_contract_is_refused_and_changes_nothing_but_by_force() {
         assert_barred(&bench.flip());
         assert_eq!(bench.app, before, "{state}");
         let answer = bench.ask(Ask::ForceFlip);
-        assert!(matches!(answer, Answer::RollingBack(_) | Answer::Cancelling(_)), "{state}: {answer:?}");
+        assert!(matches!(answer, AskReply::RollingBack(_) | AskReply::Cancelling(_)), "{state}: {answer:?}");
         let passed = |note: &Note| matches!(note, Note::BarrierPassed { to, .. } if *to == commit(1));
         assert!(bench.notes.iter().any(passed), "{state}: the record says so");
         bench.run_to("Resting");
@@ -69,7 +69,7 @@ fn a_flip_over_a_contract_is_refused_and_changes_nothing_but_by_force() {
         assert!(bench.app.schema_ahead().is_some(), "{state}");
         // Forward again, which is behind the barrier.
         if state == "Resting" {
-            assert!(matches!(bench.flip(), Answer::RollingBack(_)));
+            assert!(matches!(bench.flip(), AskReply::RollingBack(_)));
         }
     }
 }
@@ -88,7 +88,7 @@ fn a_deploy_is_cancelled_without_force_and_its_barrier_stands_once_its_commands_
         [("Fetching", false), ("Building", false), ("Hooking", true), ("Starting", true), ("Probing", true)]
     {
         let mut bench = contracting(state);
-        assert!(matches!(bench.flip(), Answer::Cancelling(_)), "{state}");
+        assert!(matches!(bench.flip(), AskReply::Cancelling(_)), "{state}");
         bench.run_to("Resting");
         assert_eq!((bench.live(), bench.app.schema_ahead().is_some()), (Some((Blue, 1)), raised), "{state}");
     }
@@ -142,17 +142,17 @@ fn an_expand_and_releases_behind_the_barrier_are_flipped_freely() {
     bench.push(2);
     bench.run_to("Resting");
     assert!(bench.app.barrier.is_none());
-    assert!(matches!(bench.flip(), Answer::RollingBack(_)));
+    assert!(matches!(bench.flip(), AskReply::RollingBack(_)));
 
     let mut bench = contracting("Resting");
     bench.news = contained();
     bench.push(3);
     bench.run_to("Resting");
     assert_eq!(bench.live(), Some((Blue, 3)));
-    assert!(matches!(bench.flip(), Answer::RollingBack(_)));
+    assert!(matches!(bench.flip(), AskReply::RollingBack(_)));
     bench.run_to("Resting");
     assert_eq!(bench.live(), Some((Green, 2)));
-    assert!(matches!(bench.flip(), Answer::RollingBack(_)));
+    assert!(matches!(bench.flip(), AskReply::RollingBack(_)));
 }
 
 #[test]

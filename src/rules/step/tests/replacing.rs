@@ -7,7 +7,7 @@ use crate::rules::{
     effect::{Action, Note},
     event::{Done, Event, Facts, Routed},
     ids::Color::{Blue, Green},
-    step::Answer,
+    step::AskReply,
     words::{Nature, Outcome},
 };
 
@@ -15,7 +15,7 @@ use crate::rules::{
 fn f4_a_flip_that_the_front_refuses_puts_the_wanted_release_in_the_place_of_the_bad_one() {
     let mut bench = Bench::with_two_live();
     let (color, _) = bench.live().unwrap();
-    assert!(matches!(bench.flip(), Answer::RollingBack(_)));
+    assert!(matches!(bench.flip(), AskReply::RollingBack(_)));
     bench.run_to("Switching");
     let step = bench.fail(Nature::FrontStuck);
     assert_eq!(bench.state(), "Replacing");
@@ -365,9 +365,9 @@ fn i5_a_second_flip_past_a_front_that_can_t_be_moved_is_refused_and_after_that_i
     bench.fail(Nature::FrontStuck);
     bench.succeed();
     let answer = bench.flip();
-    assert!(matches!(&answer, Answer::Denied(why) if why.message.contains("can't be moved")), "{answer:?}");
+    assert!(matches!(&answer, AskReply::Denied(why) if why.message.contains("can't be moved")), "{answer:?}");
     assert_eq!(bench.state(), "Resting");
     take_the_route(&mut bench);
     let answer = bench.flip();
-    assert!(matches!(answer, Answer::RollingBack(_)), "{answer:?}");
+    assert!(matches!(answer, AskReply::RollingBack(_)), "{answer:?}");
 }
