@@ -57,7 +57,11 @@ fn status_is_as_in_the_contract(stage: &Stage, first: &str, second: &str) {
     expect(&whole["daemon"], "running version pid started_at config_refused");
     assert_eq!(whole["daemon"]["pid"], stage.daemon_pid());
     let app = &whole["apps"][0];
-    expect(app, "name state trouble live idle deploy canary hold remote last rollback why");
+    expect(
+        app,
+        "name state trouble live idle deploy canary hold remote last rollback why gate schema_ahead workers tasks \
+         cron",
+    );
     expect(&app["why"], "code text hint again_at");
     let live = "color port socket release commit subject author pid healthy since instances given_up \
                 restarts up_since restart_wait_ms memory_bytes cpu_percent";
@@ -69,7 +73,7 @@ fn status_is_as_in_the_contract(stage: &Stage, first: &str, second: &str) {
     expect(&app["remote"], "branch head checked_at error hint next_at refs");
     expect(&app["last"], "id commit outcome phase error hint finished_at steps replaced");
     expect(&app["last"]["steps"][0], "name ms");
-    expect(&app["rollback"], "possible to warm");
+    expect(&app["rollback"], "possible to warm automatic barrier");
     assert_eq!(app["state"], "live");
     assert_eq!(app["live"]["commit"], second);
     assert_eq!(app["live"]["color"], "green");

@@ -69,7 +69,7 @@ fn flip_at(stage: &Stage, when: When) -> String {
             stage.until_phase(&bad, "building");
             let deploy = stage.status()["deploy"].clone();
             let keys: Vec<_> = deploy.as_object().unwrap().keys().map(String::as_str).collect();
-            let all = "color commit ending id kind phase phase_ms phase_since started_at";
+            let all = "color commit ending id kind phase phase_ms phase_since started_at task";
             assert_eq!(keys.join(" "), all);
             stage.done(&["flip"]);
             stage.open("build");
