@@ -20,14 +20,13 @@ use crate::{
         time::{Stamp, Time},
         words::CronOutcome,
     },
+    shim::logs::BEGINS,
 };
 
 /// Lines of output shown of a run that failed; `bgd logs --cron` has all.
 const TAIL: u32 = 5;
 /// Read to find the beginning of the last run.
 const SEARCHED: u32 = 200;
-/// The line that separates two runs in a log.
-const BEGINS: &str = "bgd: here begins release ";
 
 pub(super) async fn run(context: &CliContext, args: CronArgs) -> Result<Exit, CliProblem> {
     match args.command {

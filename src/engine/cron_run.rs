@@ -34,7 +34,7 @@ const SHIM_ALLOWANCE: Duration = Duration::from_secs(15);
 /// A shell gives the code of a command that a signal ended as 128 and the signal's number.
 const SIGNAL: i32 = 128;
 
-/// ExitKind a run ended.
+/// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CronEnd {
     pub outcome: CronOutcome,

@@ -220,7 +220,7 @@ pub(super) fn nature(exit: CommandExit) -> Nature {
     if exit.is_from_outside() { Nature::Transient } else { Nature::Deterministic }
 }
 
-/// ExitKind the run of a hook or a task ended, with its last lines.
+/// How the run of a hook or a task ended, with its last lines.
 fn ended(told: &Told, (phase, nature): (Phase, Nature), (spec, exit): (&Spec, CommandExit)) -> Ran {
     let tail = shown(&spec.log.path);
     let failure = failed(told, (phase, nature), (Some(spec), exit), &tail);

@@ -9,13 +9,15 @@
 //! whole route and the link alone tells it, also without a record. Called by the fronts; knows none of them.
 
 use std::{
-    fs, io,
-    os::unix::fs::symlink,
+    fs,
     path::{Path, PathBuf},
 };
 
 use crate::{
-    os::own_file::forgive_missing,
+    os::{
+        link::{LinkError, renew, repoint},
+        own_file::forgive_missing,
+    },
     rules::{
         ids::{Color, Generation, ReleaseId},
         route::Side,
@@ -35,17 +37,6 @@ pub struct LinkedRelease {
     /// The route's generation.
     pub generation: Generation,
     pub release: ReleaseId,
-}
-
-/// A step on the link that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("can't {step} {path}", path = .path.display())]
-pub struct LinkError {
-    /// A verb for the message.
-    pub step: &'static str,
-    pub path: PathBuf,
-    #[source]
-    pub source: io::Error,
 }
 
 impl LiveLink {
@@ -88,7 +79,7 @@ impl LiveLink {
     pub fn back_to(&self, middle: Option<&Path>) -> Result<(), LinkError> {
         match middle {
             Some(middle) => self.set(middle),
-            None => forgive_missing(fs::remove_file(&self.path)).map_err(failed("remove", &self.path)),
+            None => forgive_missing(fs::remove_file(&self.path)).map_err(LinkError::at("remove", &self.path)),
         }
     }
 
@@ -106,10 +97,7 @@ impl LiveLink {
 
     fn set(&self, middle: &Path) -> Result<(), LinkError> {
         let new = self.path.with_file_name(format!("{}new", self.prefix()));
-        renew(&new, middle)?;
-        fs::rename(&new, &self.path).map_err(failed("set", &self.path))?;
-        let directory = self.directory();
-        fs::File::open(directory).and_then(|open| open.sync_all()).map_err(failed("sync", directory))
+        repoint(&self.path, &new, middle)
     }
 
     fn middle_of(&self, color: Color, generation: Generation, release: &ReleaseId) -> PathBuf {
@@ -135,22 +123,10 @@ impl LiveLink {
     }
 }
 
-/// Makes a link at `path` to `target`, in place of any former file.
-fn renew(path: &Path, target: &Path) -> Result<(), LinkError> {
-    if fs::read_link(path).is_ok_and(|now| now == target) {
-        return Ok(());
-    }
-    forgive_missing(fs::remove_file(path)).map_err(failed("remove", path))?;
-    symlink(target, path).map_err(failed("write", path))
-}
-
-fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LinkError {
-    let path = path.to_owned();
-    move |source| LinkError { step, path, source }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     fn side(dir: &Path, color: Color, release: &str) -> Side {

@@ -10,6 +10,7 @@
 //! - `group`: the process group of a started command
 //! - `hash`: FNV-1a and SplitMix64
 //! - `holders`: the processes that have a socket open
+//! - `link`: a symbolic link that leads elsewhere by one rename
 //! - `lines`: messages of one JSON line each
 //! - `own_file`: a file that is replaced as a whole
 //! - `printable`: text without terminal control sequences
@@ -29,6 +30,7 @@ pub(crate) mod group;
 pub(crate) mod hash;
 pub mod holders;
 pub(crate) mod lines;
+pub mod link;
 pub(crate) mod netlink;
 pub(crate) mod own_file;
 pub mod printable;

@@ -47,75 +47,40 @@ impl FromStr for AppName {
     }
 }
 
-/// The name of one kind of worker of an app: 1 to 32 of `a-z 0-9 - _`, beginning with a letter or digit.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct WorkerName(String);
+/// Names in the form of an app's name, and what is expected in the place of another text.
+macro_rules! name_id {
+    ($($(#[$doc:meta])* $name:ident = $expected:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
 
-impl WorkerName {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for WorkerName {
-    type Err = BadId;
-
-    fn from_str(text: &str) -> Result<Self, BadId> {
-        if is_name(text) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(BadId { expected: "a worker's name (1 to 32 of a-z 0-9 - _)", value: text.to_owned() })
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
         }
-    }
-}
 
-/// The name of a schedule of an app, in the form of an app's name: it stands in file names.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct CronName(String);
+        impl FromStr for $name {
+            type Err = BadId;
 
-impl CronName {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for CronName {
-    type Err = BadId;
-
-    fn from_str(text: &str) -> Result<Self, BadId> {
-        if is_name(text) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(BadId { expected: "a schedule's name (1 to 32 of a-z 0-9 - _)", value: text.to_owned() })
+            fn from_str(text: &str) -> Result<Self, BadId> {
+                match is_name(text) {
+                    true => Ok(Self(text.to_owned())),
+                    false => Err(BadId { expected: $expected, value: text.to_owned() }),
+                }
+            }
         }
-    }
+    )*};
 }
-
-/// The name of a task, in the form of an app's name: it stands in file names and in names of steps.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct TaskName(String);
-
-impl TaskName {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for TaskName {
-    type Err = BadId;
-
-    fn from_str(text: &str) -> Result<Self, BadId> {
-        match is_name(text) {
-            true => Ok(Self(text.to_owned())),
-            false => Err(BadId { expected: "a task name (1 to 32 of a-z 0-9 - _)", value: text.to_owned() }),
-        }
-    }
+name_id! {
+    /// The name of one kind of worker of an app: 1 to 32 of `a-z 0-9 - _`, beginning with a letter or digit.
+    WorkerName = "a worker's name (1 to 32 of a-z 0-9 - _)";
+    /// The name of a schedule of an app: it stands in file names.
+    CronName = "a schedule's name (1 to 32 of a-z 0-9 - _)";
+    /// The name of a task: it stands in file names and in names of steps.
+    TaskName = "a task name (1 to 32 of a-z 0-9 - _)";
 }
 
 /// Whether a text is safe as a part of file names, and short.

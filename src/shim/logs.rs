@@ -22,7 +22,7 @@ const MAX_ROTATED: u32 = 1000;
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Prefix of the line that a shim writes where the output of another run begins.
-pub(super) const BEGINS: &str = "bgd: here begins release ";
+pub(crate) const BEGINS: &str = "bgd: here begins release ";
 
 /// The name of a rotated file: `<path>.1` is the newest.
 pub fn rotated(path: &Path, number: u32) -> PathBuf {

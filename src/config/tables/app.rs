@@ -2,15 +2,13 @@
 
 use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use toml::de::DeValue;
-
 use super::{
     Table as _,
     assets::{Assets, RawAssets},
     auth::{Auth, RawAuth},
     canary::{CanarySettings, RawCanary},
     checkout_limit::RawCheckoutLimit,
-    cron::{CronSettings, RawCrons},
+    cron::{CronSettings, RawCron},
     env::RawEnv,
     freeze::RawFreeze,
     front::{FrontSettings, RawFront},
@@ -21,6 +19,7 @@ use super::{
     limits::RawLimits,
     listen::Listen,
     migration::{MigrationRules, RawMigration},
+    named::{Named, NamedTable},
     ports::Ports,
     preview::{PreviewSettings, RawPreview},
     protocol::Protocol,
@@ -35,14 +34,14 @@ use super::{
     warmup::{RawWarmup, Warmup},
     watch::{RawWatch, Watch},
     window::RawWindow,
-    worker::{RawWorkers, WorkerSettings},
+    worker::{RawWorker, WorkerSettings},
 };
 use crate::{
     config::{
         commands::ProgramCall,
         duration::exact,
         judge::{Holds, Judge},
-        read::{FromToml, Given, Item, Reader, Written},
+        read::{Given, Written},
         span::Span,
     },
     os::privilege::NewPrivileges,
@@ -88,8 +87,8 @@ table! {
         watch: RawWatch,
         migration: RawMigration,
         hooks: RawHooks,
-        worker: RawWorkers,
-        cron: RawCrons,
+        worker: Named<RawWorker>,
+        cron: Named<RawCron>,
         task: Vec<Written<RawTask>>,
         front: RawFront,
         new_privileges: bool,
@@ -106,36 +105,10 @@ table! {
     }
 }
 
-/// `[app.NAME]` tables, by name as written.
-#[derive(Debug, Clone)]
-pub(in crate::config) struct RawApps(pub Vec<(String, RawApp)>);
-
-impl FromToml for RawApps {
-    fn from_toml(item: &Item<'_>, at: &Span, reader: &mut Reader<'_>) -> Option<Self> {
-        let DeValue::Table(table) = item.get_ref() else {
-            return reader.wrong_type(at, "tables [app.NAME]", item);
-        };
-        let (mut apps, keys) = (Vec::new(), RawApp::keys());
-        for (name, item) in table.iter() {
-            let at = at.key(name.get_ref(), reader.line(name.span().start));
-            match (item.get_ref(), keys.contains(&name.get_ref().as_ref())) {
-                (DeValue::Table(table), _) => {
-                    apps.push((name.get_ref().to_string(), RawApp::read(table, &at, reader)));
-                }
-                (_, true) => reader.notes.error(
-                    &at,
-                    "a key of an app, but the app has no name",
-                    "write the header with a name: [app.NAME]",
-                ),
-                (_, false) => {
-                    reader.wrong_type::<()>(&at, "a table", item);
-                }
-            }
-        }
-        // The parser sorts tables by name; messages should follow the order of the file.
-        apps.sort_by_key(|(_, app)| app.at.line);
-        Some(Self(apps))
-    }
+impl NamedTable for RawApp {
+    const FORM: &str = "tables [app.NAME]";
+    const NAMELESS: (&str, &str) =
+        ("a key of an app, but the app has no name", "write the header with a name: [app.NAME]");
 }
 
 /// The validated settings of one app.

@@ -2,15 +2,11 @@
 
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
-use toml::de::DeValue;
-
-use super::Table as _;
+use super::named::{Named, NamedTable};
 use crate::{
     config::{
         judge::Judge,
-        read::{FromToml, Given, Item, Reader, Written},
-        span::Span,
+        read::{Given, Written},
     },
     rules::{
         calendar::Schedule,
@@ -18,6 +14,7 @@ use crate::{
         ids::CronName,
     },
 };
+use jiff::tz::TimeZone;
 
 table! {
     /// `[app.NAME.cron.NAME]`.
@@ -32,34 +29,12 @@ table! {
     }
 }
 
-/// `[app.NAME.cron.NAME]` tables, by name as written.
-#[derive(Debug, Clone)]
-pub(in crate::config) struct RawCrons(pub Vec<(String, RawCron)>);
-
-impl FromToml for RawCrons {
-    fn from_toml(item: &Item<'_>, at: &Span, reader: &mut Reader<'_>) -> Option<Self> {
-        let DeValue::Table(table) = item.get_ref() else {
-            return reader.wrong_type(at, "tables [app.NAME.cron.NAME]", item);
-        };
-        let (mut all, keys) = (Vec::new(), RawCron::keys());
-        for (name, item) in table.iter() {
-            let at = at.key(name.get_ref(), reader.line(name.span().start));
-            match (item.get_ref(), keys.contains(&name.get_ref().as_ref())) {
-                (DeValue::Table(table), _) => {
-                    all.push((name.get_ref().to_string(), RawCron::read(table, &at, reader)));
-                }
-                (_, true) => {
-                    let hint = "write the header with a name: [app.NAME.cron.prune]";
-                    reader.notes.error(&at, "a key of a schedule, but the schedule has no name", hint);
-                }
-                (_, false) => {
-                    reader.wrong_type::<()>(&at, "a table", item);
-                }
-            }
-        }
-        all.sort_by_key(|(_, cron)| cron.at.line);
-        Some(Self(all))
-    }
+impl NamedTable for RawCron {
+    const FORM: &str = "tables [app.NAME.cron.NAME]";
+    const NAMELESS: (&str, &str) = (
+        "a key of a schedule, but the schedule has no name",
+        "write the header with a name: [app.NAME.cron.prune]",
+    );
 }
 
 /// A command of the live release at set times.
@@ -77,7 +52,7 @@ const TIMEOUT: Duration = Duration::from_secs(3600);
 
 impl Judge<'_> {
     /// Judges the schedules of an app.
-    pub(super) fn crons(&mut self, given: Given<RawCrons>) -> Vec<CronSettings> {
+    pub(super) fn crons(&mut self, given: Given<Named<RawCron>>) -> Vec<CronSettings> {
         let Some(all) = given.into_value() else { return Vec::new() };
         all.value.0.into_iter().filter_map(|(name, raw)| self.cron(&name, &raw)).collect()
     }

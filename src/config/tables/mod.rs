@@ -91,6 +91,7 @@ mod hooks;
 mod limits;
 mod listen;
 mod migration;
+mod named;
 pub(super) mod ports;
 mod preview;
 mod protocol;
@@ -108,10 +109,7 @@ mod watch;
 mod window;
 mod worker;
 
-use self::{
-    app::{RawApp, RawApps},
-    daemon::RawDaemon,
-};
+use self::{app::RawApp, daemon::RawDaemon, named::Named};
 /// The settings made from the tables.
 pub(super) mod settings {
     pub use super::{
@@ -147,7 +145,7 @@ pub(super) mod settings {
 
 table! {
     /// `bgd.toml`.
-    RawFile { app: RawApps, daemon: RawDaemon }
+    RawFile { app: Named<RawApp>, daemon: RawDaemon }
 }
 
 /// A table as written: every key optional, nothing judged.

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use toml::de::DeValue;
-
 use super::{
     Table as _,
+    named::{Named, NamedTable},
     start::{RawStart, Start},
     stop::{RawSignal, RawStop, Stop, StopHow},
 };
@@ -13,7 +12,7 @@ use crate::{
     config::{
         commands::{ProgramCall, calls},
         judge::Judge,
-        read::{FromToml, Given, Item, Reader},
+        read::Given,
         signal,
         span::Span,
     },
@@ -35,34 +34,12 @@ table! {
     }
 }
 
-/// `[app.NAME.worker.NAME]` tables, by name as written.
-#[derive(Debug, Clone)]
-pub(in crate::config) struct RawWorkers(pub Vec<(String, RawWorker)>);
-
-impl FromToml for RawWorkers {
-    fn from_toml(item: &Item<'_>, at: &Span, reader: &mut Reader<'_>) -> Option<Self> {
-        let DeValue::Table(table) = item.get_ref() else {
-            return reader.wrong_type(at, "tables [app.NAME.worker.NAME]", item);
-        };
-        let (mut workers, keys) = (Vec::new(), RawWorker::keys());
-        for (name, item) in table.iter() {
-            let at = at.key(name.get_ref(), reader.line(name.span().start));
-            match (item.get_ref(), keys.contains(&name.get_ref().as_ref())) {
-                (DeValue::Table(table), _) => {
-                    workers.push((name.get_ref().to_string(), RawWorker::read(table, &at, reader)));
-                }
-                (_, true) => {
-                    let hint = "write the header with a name: [app.NAME.worker.queue]";
-                    reader.notes.error(&at, "a key of a worker, but the worker has no name", hint);
-                }
-                (_, false) => {
-                    reader.wrong_type::<()>(&at, "a table", item);
-                }
-            }
-        }
-        workers.sort_by_key(|(_, worker)| worker.at.line);
-        Some(Self(workers))
-    }
+impl NamedTable for RawWorker {
+    const FORM: &str = "tables [app.NAME.worker.NAME]";
+    const NAMELESS: (&str, &str) = (
+        "a key of a worker, but the worker has no name",
+        "write the header with a name: [app.NAME.worker.queue]",
+    );
 }
 
 /// One kind of worker of an app.
@@ -85,7 +62,7 @@ const GRACE: Duration = Duration::from_secs(10 * 60);
 
 impl Judge<'_> {
     /// Judges the workers of an app.
-    pub(super) fn workers(&mut self, given: Given<RawWorkers>) -> Vec<WorkerSettings> {
+    pub(super) fn workers(&mut self, given: Given<Named<RawWorker>>) -> Vec<WorkerSettings> {
         let Some(all) = given.into_value() else { return Vec::new() };
         all.value.0.into_iter().filter_map(|(name, raw)| self.worker(&name, raw)).collect()
     }

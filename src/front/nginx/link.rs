@@ -21,7 +21,10 @@ use std::{
 use super::place::{IncludeFile, PlaceError, at};
 use crate::{
     config::settings::{Addresses, MOST_INSTANCES},
-    os::own_file::forgive_missing,
+    os::{
+        link::{renew, repoint},
+        own_file::forgive_missing,
+    },
     rules::{
         address::Address,
         ids::{Color, Generation, ReleaseId},
@@ -161,10 +164,7 @@ impl SocketLink {
     /// Points the link to this middle by one rename, and syncs the directory.
     fn set(&self, middle: &Path) -> Result<(), PlaceError> {
         let new = self.path.with_file_name(format!("{}.new", self.name()));
-        renew(&new, middle)?;
-        fs::rename(&new, &self.path).map_err(at("set", &self.path))?;
-        let directory = self.directory();
-        fs::File::open(directory).and_then(|open| open.sync_all()).map_err(at("sync", directory))
+        Ok(repoint(&self.path, &new, middle)?)
     }
 
     fn directory(&self) -> &Path {
@@ -211,15 +211,6 @@ fn renew_all(path: &Path, targets: &[&Path]) -> Result<(), PlaceError> {
         symlink(target, &link).map_err(at("write", &link))?;
     }
     fs::File::open(path).and_then(|open| open.sync_all()).map_err(at("sync", path))
-}
-
-/// Makes a link at `path` to `target`, in place of any former file.
-fn renew(path: &Path, target: &Path) -> Result<(), PlaceError> {
-    if fs::read_link(path).is_ok_and(|now| now == target) {
-        return Ok(());
-    }
-    forgive_missing(fs::remove_file(path)).map_err(at("remove", path))?;
-    symlink(target, path).map_err(at("write", path))
 }
 
 /// Turns the errors for a missing file, or one that is not a link, into `None`.

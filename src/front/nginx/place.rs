@@ -12,7 +12,10 @@ use std::{
 
 use nix::unistd::{AccessFlags, Gid, Uid, eaccess, fchown};
 
-use crate::os::own_file::{OwnFile, forgive_missing};
+use crate::os::{
+    link::LinkError,
+    own_file::{OwnFile, forgive_missing},
+};
 
 /// Why the file can't be read or replaced.
 #[derive(Debug, thiserror::Error)]
@@ -270,6 +273,12 @@ impl IncludeFile {
 
     fn sync_directory(&self) -> io::Result<()> {
         fs::File::open(&self.directory)?.sync_all()
+    }
+}
+
+impl From<LinkError> for PlaceError {
+    fn from(LinkError { step, path, source }: LinkError) -> Self {
+        Self::Write { step, path, source }
     }
 }
 
